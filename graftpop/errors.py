@@ -1,0 +1,65 @@
+"""What can go wrong in a way that a user can mend, and the one way to choose by name.
+
+Every message reads *where: rule, got value; choices or next step* and fits on one line. The command line prints
+it as it stands and exits with 2; anything else that is raised is a bug and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+__all__ = ["CheckpointError", "DataError", "GraftpopError", "ModelError", "PeerError", "ResourceError",
+           "SpaceError", "choose", "closest"]
+
+T = TypeVar("T")
+
+
+class GraftpopError(Exception):
+    """Base of all errors that carry a message for the user."""
+
+
+class SpaceError(GraftpopError, ValueError):
+    """A search space, or a setting, that cannot be accepted."""
+
+
+class DataError(GraftpopError):
+    """A data set that is absent, unreadable or does not fit its description."""
+
+
+class ModelError(GraftpopError):
+    """A network that is unknown or cannot take part in a population."""
+
+
+class CheckpointError(GraftpopError):
+    """A file or folder that is not the checkpoint, model or run it should be."""
+
+
+class ResourceError(GraftpopError):
+    """A demand that the cluster can never meet, or a cluster that cannot be reached."""
+
+
+class PeerError(GraftpopError):
+    """A peer that was lost, or that did not answer in time."""
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """Return "; did you mean 'NAME'?" for the name most like the given one, or an empty string."""
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def choose(table: Mapping[str, T], name: str, what: str, error: type[GraftpopError] = SpaceError) -> T:
+    """Return `table[name]`.
+
+    Args:
+        table: the choices.
+        name: the one that is wanted.
+        what: where the name was given, as the user would say it (`model.name`).
+        error: the kind of error an unknown name raises.
+
+    Raises:
+        GraftpopError: no such name; the message lists the choices and the closest one.
+    """
+    if name in table:
+        return table[name]
+    raise error(f"{what}: unknown name '{name}'; choose from {', '.join(table)}{closest(name, table)}")

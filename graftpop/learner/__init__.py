@@ -1,0 +1,1 @@
+"""One peer without Ray: networks, sites, data, augmentation and training."""

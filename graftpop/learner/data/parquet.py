@@ -1,0 +1,206 @@
+"""Image tables in Parquet, as the hubs store them: a struct column {bytes, path} and an integer label column."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftpop.errors import DataError, closest
+from graftpop.learner.data.decoding import decode_blocks, image_size
+from graftpop.learner.data.tables import Colour, Contents, Part, Source, root_folder, settle_parts
+from graftpop.settings import DataSettings
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["find_parquet", "parquet_files", "parquet_source"]
+
+IMAGE_COLUMNS: Final = ("image", "img")
+MAX_CLASSES: Final = 2**16                  # where no names say how many there are: more is no label column
+BATCH_ROWS: Final = 256                     # rows in memory, encoded
+
+
+def find_parquet(data: DataSettings) -> Source:
+    """Return the tables in `data.root`."""
+    root = root_folder(data)
+    return parquet_source("parquet", root, parquet_files(root), data.label, flip=True)
+
+
+def parquet_files(folder: Path) -> dict[str, list[Path]]:
+    """Return the Parquet files below a folder by part: "train", "val", "test".
+
+    A file belongs to the part that its name begins with, or else the name of the nearest folder above it that does.
+    """
+    files: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*.parquet")):
+        names = [name.lower() for name in reversed(file.relative_to(folder).parts)]
+        part = next((part for name in names for part in ("train", "val", "test") if name.startswith(part)), None)
+        if part is not None:
+            files.setdefault(part, []).append(file)
+    return files
+
+
+def parquet_source(
+    name: str, folder: Path, files: Mapping[str, list[Path]], label: str | None, *, flip: bool,
+    mean_std: tuple[Colour, Colour] | None = None, usual_label: str | None = None,
+) -> Source:
+    """Return a data set in Parquet files.
+
+    Args:
+        name: of the data set.
+        folder: where the files were looked for.
+        files: the files of each part.
+        label: the label column; None: found from the schema.
+        flip: whether its mirrored images are as good.
+        mean_std: of its pixels; None: those of the training images.
+        usual_label: the column that is meant, if there is such a one, where `label` is None.
+
+    Raises:
+        DataError: a part is missing, or the columns cannot be found.
+    """
+    parts = settle_parts(files, str(folder), "train*.parquet and test*.parquet (or val*.parquet)")
+    first = parts["train"][0]
+    schema = _schema(first)
+    features = _features(schema)
+    image = _image_column(schema, first)
+    if label is None and usual_label in schema.names:
+        label = usual_label
+    label = _label_column(schema, features, label, first)
+    names = features.get(label, {}).get("names")
+
+    def open_tables() -> Contents:
+        return _open(parts, image, label, tuple(map(str, names)) if isinstance(names, list) else None)
+
+    every_file = tuple(file for part in parts.values() for file in part)
+    return Source(name, every_file, open_tables, flip=flip, mean_std=mean_std, label=label)
+
+
+def _open(parts: Mapping[str, list[Path]], image: str, label: str, names: tuple[str, ...] | None) -> Contents:
+    labels = {part: [_labels(file, image, label, len(names) if names else MAX_CLASSES) for file in files]
+              for part, files in parts.items()}
+    num_images = {part: sum(map(len, of_files)) for part, of_files in labels.items()}
+    for part, files in parts.items():
+        if not num_images[part]:
+            raise DataError(f"{files[0]}: must hold images, got no rows")
+    if names is None:
+        num_classes = 1 + max(int(of_file.max()) for of_file in labels["train"] if len(of_file))
+        names = tuple(map(str, range(num_classes)))
+        for part, files in parts.items():
+            for file, of_file in zip(files, labels[part], strict=True):
+                _check_labels(of_file, file, label, num_classes)
+    encoded, where, _ = next(_images(parts["train"], image, label))
+    height, width = image_size(encoded, where)
+    return Contents(names, height, width, {
+        part: Part(num_images[part], decode_blocks(_images(files, image, label), height, width))
+        for part, files in parts.items()
+    })
+
+
+def _images(files: Sequence[Path], image: str, label: str) -> Iterator[tuple[bytes, str, int]]:
+    """Yield (encoded image, its name for errors, label) row by row, reading one row group at a time."""
+    import pyarrow
+    from pyarrow import parquet
+
+    for file in files:
+        row = 0
+        try:
+            with parquet.ParquetFile(file) as table:
+                for batch in table.iter_batches(BATCH_ROWS, columns=[f"{image}.bytes", label]):
+                    for cell, number in zip(batch.column(image).to_pylist(), batch.column(label), strict=True):
+                        where = f"{file} row {row}"
+                        if cell is None or cell["bytes"] is None:
+                            raise DataError(f"{where}: column '{image}' must hold the bytes of an image, got null")
+                        yield cell["bytes"], where, number.as_py()
+                        row += 1
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _unreadable(file, error) from error
+
+
+def _labels(file: Path, image: str, label: str, num_classes: int) -> NDArray[np.int64]:
+    """Return the labels of a file, checked."""
+    import pyarrow
+    from pyarrow import parquet
+
+    schema = _schema(file)
+    if label not in schema.names or image not in schema.names or not pyarrow.types.is_integer(schema.field(label).type):
+        raise DataError(f"{file}: must have the columns '{image}' and '{label}' (integer) of the first training file, "
+                        f"got {_columns(schema)}")
+    try:
+        column = parquet.read_table(file, columns=[label]).column(label)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from error
+    if column.null_count:
+        row = column.is_null().to_pylist().index(True)
+        raise DataError(f"{file} row {row}: column '{label}' must hold a class number, got null")
+    labels: NDArray[np.int64] = column.to_numpy().astype(np.int64)
+    _check_labels(labels, file, label, num_classes)
+    return labels
+
+
+def _check_labels(labels: NDArray[np.int64], file: Path, label: str, num_classes: int) -> None:
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise DataError(f"{file} row {wrong[0]}: column '{label}' must be in [0, {num_classes - 1}], "
+                        f"got {labels[wrong[0]]}")
+
+
+def _schema(file: Path) -> "pyarrow.Schema":
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_schema(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    reason = str(error).partition("\n")[0]
+    return DataError(f"{file}: cannot be read as Parquet ({reason}); fetch it again")
+
+
+def _features(schema: "pyarrow.Schema") -> dict[str, Any]:
+    """Return what the hub's metadata says of each column; empty where there is none."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+
+
+def _image_column(schema: "pyarrow.Schema", file: Path) -> str:
+    import pyarrow
+
+    for name in IMAGE_COLUMNS:
+        if name in schema.names:
+            kind = schema.field(name).type
+            if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+                return name
+    raise DataError(f"{file}: needs a column 'image' or 'img' of struct{{bytes, path}}, got {_columns(schema)}")
+
+
+def _label_column(schema: "pyarrow.Schema", features: Mapping[str, Any], wanted: str | None, file: Path) -> str:
+    import pyarrow
+
+    integers: list[str] = [field.name for field in schema if pyarrow.types.is_integer(field.type)]
+    if wanted is not None:
+        if wanted not in integers:
+            raise DataError(f"data.label: must be an integer column of {file}, got '{wanted}'; "
+                            f"the file has {_columns(schema)}{closest(wanted, integers)}")
+        return wanted
+    classes = [name for name in integers if features.get(name, {}).get("_type") == "ClassLabel"]
+    candidates = classes or integers
+    if len(candidates) != 1:
+        raise DataError(f"{file}: needs one column of labels, got {_columns(schema)}; name one by data.label")
+    return candidates[0]
+
+
+def _columns(schema: "pyarrow.Schema") -> str:
+    # Structs are shortened: their types print over several lines in some versions.
+    import pyarrow
+
+    return ", ".join(f"'{field.name}' ({'struct' if pyarrow.types.is_struct(field.type) else field.type})"
+                     for field in schema) or "no columns"

@@ -1,0 +1,31 @@
+"""A random share of a labelled set in which every class has its share."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["stratified_rows"]
+
+
+def stratified_rows(labels: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return `count` random rows, and the others, both in ascending order.
+
+    The rows are shuffled, put in order of their class, and taken at equal distances from a random start (systematic
+    sampling): every row is as likely as every other, and a class of n rows gives its exact share n * count / N
+    rounded up or down.
+
+    Args:
+        labels: int64 (N,).
+        count: rows to choose, in [0, N].
+        generator: on the CPU.
+
+    Returns:
+        int64 (count,) and (N - count,).
+    """
+    num_rows = len(labels)
+    shuffled = torch.randperm(num_rows, generator=generator)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    start = torch.randint(num_rows, (1,), generator=generator)
+    chosen = torch.zeros(num_rows, dtype=torch.bool)
+    if count:
+        chosen[by_class[(torch.arange(count) * num_rows + start) // count]] = True
+    return chosen.nonzero().squeeze(1), (~chosen).nonzero().squeeze(1)

@@ -1,0 +1,118 @@
+"""Images of many sizes, or too many for memory: read from their files batch by batch, with the ImageNet recipe.
+
+The augmentation of an image is a function of (the epoch's seed, the image's index), whatever the number of workers;
+the global random state is neither read nor changed.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from graftpop.errors import DataError
+from graftpop.learner.augment import Recipe, normalise, random_crop_box
+from graftpop.learner.data.decoding import decode_image
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "INPUT_SIDE", "StreamedImages"]
+
+# The constants and sizes that the field uses, e.g. pytorch/examples, imagenet/main.py.
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+RESIZED_SIDE: Final = 256                   # evaluation: the shorter side, before the centre is cut out
+INPUT_SIDE: Final = 224
+WORKER_LIMIT_S: Final = 300                 # a batch that takes longer is an error
+
+Item = tuple[Tensor, int] | DataError
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedImages:
+    """Images in files.
+
+    Args:
+        files: path of each image.
+        labels: int64 (num_images,).
+        recipe: how they become network input; its crop padding is not used.
+        num_workers: processes that read; 0 reads in this one.
+    """
+
+    files: Sequence[str]
+    labels: Tensor
+    recipe: Recipe
+    num_workers: int = 0
+
+    @property
+    def num_images(self) -> int:
+        """How many images the split has."""
+        return len(self.files)
+
+    def training_batches(
+        self, batch_size: int, seed: int, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield every image once: a random box of it, resized, mirrored at random, in random order; see `Images`."""
+        order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
+        batches = [rows for rows in torch.split(order, batch_size) if len(rows) > 1]
+        return self._read(batches, seed, device)
+
+    def evaluation_batches(self, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the centre of every image once, in the order of the files; see `Images`."""
+        return self._read(torch.split(torch.arange(self.num_images), batch_size), None, device)
+
+    def _read(
+        self, batches: Sequence[Tensor], seed: int | None, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = DataLoader(
+            _Files(self.files, self.labels, self.recipe.flip, seed),
+            batch_sampler=[rows.tolist() for rows in batches],
+            num_workers=self.num_workers,
+            collate_fn=_collate,
+            generator=torch.Generator(),    # else the loader draws from the global one
+            pin_memory=device.type == "cuda",
+            timeout=WORKER_LIMIT_S if self.num_workers else 0,
+        )
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            pixels, labels = (part.to(device, non_blocking=True) for part in batch)
+            yield normalise(pixels, self.recipe), labels
+
+
+class _Files(Dataset[Item]):
+    """Each image as uint8 (3, 224, 224), with its label; augmented if there is a seed."""
+
+    def __init__(self, files: Sequence[str], labels: Tensor, flip: bool, seed: int | None) -> None:
+        self.files, self.labels, self.flip, self.seed = files, labels, flip, seed
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Item:
+        from torchvision.transforms import functional
+
+        try:
+            image = decode_image(self.files[index], self.files[index])
+        except DataError as error:
+            return error                    # raised in the main process, where the message stays one line
+        if self.seed is None:
+            image = functional.center_crop(functional.resize(image, [RESIZED_SIDE]), [INPUT_SIDE])
+        else:
+            generator = np.random.default_rng((self.seed, index))
+            box = random_crop_box(image.height, image.width, generator)
+            image = functional.resized_crop(image, *box, [INPUT_SIDE, INPUT_SIDE])
+            if self.flip and generator.random() < 0.5:
+                image = functional.hflip(image)
+        return functional.pil_to_tensor(image), int(self.labels[index])
+
+
+def _collate(items: list[Item]) -> tuple[Tensor, Tensor] | DataError:
+    pixels, labels = [], []
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+        pixels.append(item[0])
+        labels.append(item[1])
+    return torch.stack(pixels), torch.tensor(labels)

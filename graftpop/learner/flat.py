@@ -1,0 +1,71 @@
+"""All floating-point state of a network in one contiguous buffer.
+
+Parameters and buffers become views of it, so that publishing a peer's weights is one copy and grafting one
+operation, while the network, its optimizer and its `state_dict` see what they always saw.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Entry", "FlatState"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one tensor of the network lies in the buffer."""
+
+    name: str
+    offset: int
+    numel: int
+
+
+class FlatState:
+    """A network's floating-point parameters and buffers as views of one float32 buffer, in `state_dict` order.
+
+    Four-dimensional tensors are laid out channels-last, the layout in which convolutions are fastest; equal
+    architectures have equal layouts.
+
+    Attributes:
+        buffer: (N,) float32 on the network's device.
+        entries: what lies where in the buffer.
+        integers: the integer buffers (batches seen by a BatchNorm), by name; they stay where they are.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        tensors = dict(_distinct_state(network))
+        floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+        self.integers = {name: tensor for name, tensor in tensors.items() if name not in floating}
+        device = next(iter(floating.values())).device
+        self.buffer = torch.empty(sum(tensor.numel() for tensor in floating.values()), device=device)
+        self.entries: list[Entry] = []
+        self._tensors = floating
+        offset = 0
+        for name, tensor in floating.items():
+            view = _shaped(self.buffer[offset : offset + tensor.numel()], tensor.shape)
+            view.copy_(tensor.detach())
+            tensor.data = view
+            self.entries.append(Entry(name, offset, tensor.numel()))
+            offset += tensor.numel()
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the view of one tensor, detached."""
+        return self._tensors[name].detach()
+
+
+def _distinct_state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield each tensor of the state once, under the first of its names: tied weights are one tensor."""
+    seen: set[int] = set()
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor
+
+
+def _shaped(span: Tensor, shape: torch.Size) -> Tensor:
+    if len(shape) == 4:
+        num_out, num_in, height, width = shape
+        return span.view(num_out, height, width, num_in).permute(0, 3, 1, 2)
+    return span.view(shape)

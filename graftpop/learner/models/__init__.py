@@ -1,0 +1,83 @@
+"""The networks that a population can be made of, chosen by name.
+
+All take RGB images, (N, 3, H, W), and give logits, (N, num_classes). Those of MODELS are the papers' forms for 32x32
+images and end in a global average, so that other sizes work as far as their strides permit; their weights come from
+torch's global generator. A new network is one class or function of `num_classes` and one line in MODELS.
+"""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import partial
+from typing import Final
+
+from torch import nn
+
+from graftpop.errors import ModelError, choose
+from graftpop.learner.models.densenet import DenseNet
+from graftpop.learner.models.mobilenetv2 import MobileNetV2
+from graftpop.learner.models.resnet import ResNet
+from graftpop.learner.models.resnext import ResNeXt
+from graftpop.learner.models.vgg import VGG16
+from graftpop.learner.models.wide_resnet import WideResNet
+
+__all__ = ["MODELS", "build"]
+
+MODELS: Final[Mapping[str, Callable[[int], nn.Module]]] = {
+    "resnet8": partial(ResNet, 1, nn.ReLU),
+    "resnet20": partial(ResNet, 3, nn.ReLU),
+    "resnet32": partial(ResNet, 5, nn.ReLU),
+    "resnet44": partial(ResNet, 7, nn.ReLU),
+    "resnet56": partial(ResNet, 9, nn.ReLU),
+    "resnet110": partial(ResNet, 18, nn.ReLU),
+    "resnet8_leaky": partial(ResNet, 1, nn.LeakyReLU),
+    "resnet20_leaky": partial(ResNet, 3, nn.LeakyReLU),
+    "resnet32_leaky": partial(ResNet, 5, nn.LeakyReLU),
+    "resnet44_leaky": partial(ResNet, 7, nn.LeakyReLU),
+    "resnet56_leaky": partial(ResNet, 9, nn.LeakyReLU),
+    "resnet110_leaky": partial(ResNet, 18, nn.LeakyReLU),
+    "mobilenetv2": MobileNetV2,
+    "vgg16": VGG16,
+    "wrn28_10": partial(WideResNet, 4, 10),
+    "densenet": partial(DenseNet, 16, 12),  # DenseNet-BC, 100 layers, growth rate 12
+    "resnext": partial(ResNeXt, 3, 8, 64),  # ResNeXt-29, 8x64d
+}
+TORCHVISION: Final = "torchvision:"
+
+
+def build(name: str, num_classes: int) -> nn.Module:
+    """Return a new network, its weights drawn from torch's global generator.
+
+    Args:
+        name: a key of MODELS, or `torchvision:NAME` for a classifier of torchvision.
+        num_classes: logits an image, at least 1.
+
+    Raises:
+        ModelError: no such network.
+    """
+    if name.startswith(TORCHVISION):
+        return torchvision_classifier(name.removeprefix(TORCHVISION), num_classes)
+    try:
+        network = choose(MODELS, name, what="model.name", error=ModelError)
+    except ModelError as error:
+        raise ModelError(f"{error}; {TORCHVISION}NAME builds a classifier of torchvision") from None
+    return network(num_classes)
+
+
+def torchvision_classifier(name: str, num_classes: int) -> nn.Module:
+    """Return torchvision's classifier of that name, without trained weights.
+
+    Raises:
+        ModelError: torchvision has no such classifier; networks for detection, segmentation and video are none.
+    """
+    import torchvision
+
+    get_model: Callable[..., nn.Module] = torchvision.models.get_model
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        near = get_close_matches(name, names, n=3)
+        hint = (f"did you mean {' or '.join(TORCHVISION + match for match in near)}?" if near
+                else "torchvision.models.list_models(module=torchvision.models) lists them")
+        raise ModelError(f"model.name: not a classifier of torchvision, got '{TORCHVISION}{name}'; {hint}")
+    if name in ("googlenet", "inception_v3"):  # by default they return auxiliary logits and warn about initialisation
+        return get_model(name, weights=None, num_classes=num_classes, aux_logits=False, init_weights=True)
+    return get_model(name, weights=None, num_classes=num_classes)

@@ -1,0 +1,93 @@
+"""Residual networks for small images, and He's initialisation, which the networks beside this file share.
+
+He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv:1512.03385, section 4.2: 6n+2 layers,
+widths 16, 32, 64, shortcuts without parameters (option A). State keys are those of the released filter-grafting code.
+"""
+
+from itertools import pairwise
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["ResNet", "he_convolutions_"]
+
+
+def he_convolutions_(network: nn.Module, mode: Literal["fan_in", "fan_out"]) -> None:
+    """Draw every convolution weight from N(0, 2 / fan), from torch's global generator.
+
+    Args:
+        network: the network to initialise, changed in place.
+        mode: fan_in keeps the variance of activations, fan_out that of gradients.
+
+    References:
+        He et al., Delving Deep into Rectifiers, ICCV 2015, arXiv:1502.01852, section 2.2.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut; a wider block than its input halves height and width."""
+
+    def __init__(self, num_inputs: int, num_filters: int, activation: type[nn.Module]) -> None:
+        super().__init__()
+        widens = num_inputs != num_filters
+        self.conv1 = nn.Conv2d(num_inputs, num_filters, 3, stride=2 if widens else 1, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(num_filters)
+        self.conv2 = nn.Conv2d(num_filters, num_filters, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(num_filters)
+        self.activation = activation()
+        self.num_zero_channels = num_filters // 4 if widens else 0
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """Return `x`, or in a widening block every second pixel of it between equally many channels of zeros."""
+        if not self.num_zero_channels:
+            return x
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.num_zero_channels, self.num_zero_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, (N, num_filters, H, W), or half that height and width."""
+        out = self.activation(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        activated: Tensor = self.activation(out + self.shortcut(x))
+        return activated
+
+
+class ResNet(nn.Module):
+    """Residual network of 6n+2 layers.
+
+    He's initialisation (fan in) of convolutions and classifier weight; the classifier's bias keeps torch's default.
+    The paper names the rule for all layers; which fan, and the bias, are as in the released filter-grafting code.
+
+    Args:
+        num_blocks: n, blocks in each of the three stages.
+        activation: class of the activation; `nn.LeakyReLU` has its default negative slope, 0.01.
+        num_classes: logits an image.
+    """
+
+    def __init__(self, num_blocks: int, activation: type[nn.Module], num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.activation = activation()
+        self.layer1 = stage(num_blocks, 16, 16, activation)
+        self.layer2 = stage(num_blocks, 16, 32, activation)
+        self.layer3 = stage(num_blocks, 32, 64, activation)
+        self.linear = nn.Linear(64, num_classes)
+        he_convolutions_(self, mode="fan_in")
+        nn.init.kaiming_normal_(self.linear.weight, nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, (N, num_classes), of images, (N, 3, H, W)."""
+        out = self.activation(self.bn1(self.conv1(images)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        logits: Tensor = self.linear(out.mean((2, 3)))
+        return logits
+
+
+def stage(num_blocks: int, num_inputs: int, num_filters: int, activation: type[nn.Module]) -> nn.Sequential:
+    """Return `num_blocks` blocks of one width, of which the first may be wider than its input."""
+    widths = [num_inputs] + [num_filters] * num_blocks
+    return nn.Sequential(*(BasicBlock(i, o, activation) for i, o in pairwise(widths)))

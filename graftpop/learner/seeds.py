@@ -1,0 +1,32 @@
+"""Every random number is a function of what it is for.
+
+A seed is derived from the study's seed, the peer, the epoch and the purpose, so that nothing depends on the order in
+which things happen, and a run that was killed and resumed draws what one that was not would have drawn.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["derive", "seeded"]
+
+
+def derive(seed: int, *purpose: int | str) -> int:
+    """Return a seed in [0, 2**63) for a purpose: `derive(seed, "order", peer, epoch)`."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators inside the block (initialisation and dropout draw from them); restore them after.
+
+    Args:
+        seed: what they are set to.
+        device: its generator is seeded and restored besides the CPU's.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

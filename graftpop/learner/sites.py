@@ -1,0 +1,70 @@
+"""Where a network can be grafted: its convolutions, each with the BatchNorm that consumes its output.
+
+Sites are found by running the network once on the meta device (shapes only, no arithmetic) and watching which
+BatchNorm is handed the very tensor that a convolution returned. Names play no part.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from graftpop.errors import ModelError
+
+__all__ = ["Site", "find_sites"]
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One convolution and the BatchNorm behind it, by their module names."""
+
+    conv: str
+    norm: str
+
+
+def find_sites(network: nn.Module, image_shape: tuple[int, int, int], name: str) -> list[Site]:
+    """Return the sites of a network in module order.
+
+    Args:
+        network: any module from images (B, C, H, W) to logits; it is not changed.
+        image_shape: (C, H, W) of what it will see.
+        name: what the user calls it, for messages.
+
+    Raises:
+        ModelError: the network cannot take such images, or has no convolution whose output a BatchNorm consumes.
+    """
+    twin = copy.deepcopy(network).to("meta").eval()
+    conv_of_output: dict[int, str] = {}
+    outputs: list[Tensor] = []  # kept alive, so that no two of them share an id
+    norm_of_conv: dict[str, str] = {}
+
+    def leaves_conv(conv_name: str, output: Tensor) -> None:
+        conv_of_output[id(output)] = conv_name
+        outputs.append(output)
+
+    def enters_norm(norm_name: str, output: Tensor) -> None:
+        conv_name = conv_of_output.get(id(output))
+        if conv_name is not None:
+            norm_of_conv.setdefault(conv_name, norm_name)
+
+    for module_name, module in twin.named_modules():
+        if isinstance(module, CONVOLUTIONS):
+            module.register_forward_hook(lambda _, __, output, n=module_name: leaves_conv(n, output))
+        elif isinstance(module, NORMALISATIONS):
+            module.register_forward_pre_hook(lambda _, inputs, n=module_name: enters_norm(n, inputs[0]))
+    try:
+        with torch.no_grad():
+            twin(torch.empty(2, *image_shape, device="meta"))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"model.name: '{name}' cannot take images of shape {image_shape}: {reason}; choose a network "
+                         f"made for this size, or larger images") from error
+    sites = [Site(conv, norm_of_conv[conv]) for conv, _ in twin.named_modules() if conv in norm_of_conv]
+    if not sites:
+        raise ModelError(f"model.name: '{name}' has no site, a convolution whose output a BatchNorm consumes, so there "
+                         f"is nothing to graft; choose a convolutional network with BatchNorm")
+    return sites

@@ -1,0 +1,61 @@
+"""`alpha`: the share of its own weights that a receiver keeps when it is grafted."""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["adaptive_alpha", "fixed_alpha"]
+
+
+def adaptive_alpha(receiver_entropy: Tensor, donor_entropy: Tensor, *, A: float = 0.4, c: float = 500.0) -> Tensor:
+    """Return alpha by which of two layers carries more information.
+
+        alpha = A / pi * atan(c * (H_receiver - H_donor)) + 1/2
+
+    Equal entropies give 1/2; what the receiver keeps of itself and what the donor, as receiver, would keep add up
+    to 1. With A = 0 this is plain averaging, with a large c almost a switch between the two bounds.
+
+    Args:
+        receiver_entropy: in nats, any shape.
+        donor_entropy: in nats, same shape.
+        A: width of the interval of alpha around 1/2, in [0, 1].
+        c: steepness, > 0, per nat.
+
+    Returns:
+        alpha as float64, same shape, in [1/2 - A/2, 1/2 + A/2].
+
+    Raises:
+        ValueError: shapes differ, or a parameter is outside its range.
+
+    References:
+        Meng et al., CVPR 2020, adaptive weighting. The text prints the formula without 1/pi, with which alpha
+        would leave [0, 1] at the published A = 0.4; the released code has it, and so have we.
+    """
+    if receiver_entropy.shape != donor_entropy.shape:
+        raise ValueError(f"adaptive_alpha: entropies must have one shape, got {tuple(receiver_entropy.shape)} and "
+                         f"{tuple(donor_entropy.shape)}")
+    if not 0 <= A <= 1:
+        raise ValueError(f"adaptive_alpha: A must be in [0, 1], got {A=}")
+    if not c > 0:
+        raise ValueError(f"adaptive_alpha: c must be above 0, got {c=}")
+    gap = receiver_entropy.double() - donor_entropy.double()
+    return A / math.pi * torch.atan(c * gap) + 0.5
+
+
+def fixed_alpha(receiver_entropy: Tensor, alpha: float) -> Tensor:
+    """Return the same alpha for every layer, whatever its entropy.
+
+    Args:
+        receiver_entropy: gives the shape.
+        alpha: in [0, 1]; 1/2 averages, 1 leaves the receiver as it is.
+
+    Returns:
+        alpha as float64, the shape of `receiver_entropy`.
+
+    Raises:
+        ValueError: alpha is outside [0, 1].
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"fixed_alpha: alpha must be in [0, 1], got {alpha=}")
+    return torch.full_like(receiver_entropy, alpha, dtype=torch.float64)

@@ -1,0 +1,31 @@
+"""Grafting itself: the receiver's weights blended with the donor's."""
+
+from torch import Tensor, lerp
+
+__all__ = ["blend"]
+
+
+def blend(receiver: Tensor, donor: Tensor, alpha: Tensor) -> Tensor:
+    """Return alpha * receiver + (1 - alpha) * donor.
+
+    Computed by linear interpolation, so that alpha = 1 gives the receiver, alpha = 0 the donor, and equal weights
+    themselves, all to the bit. With one alpha a layer this is layer-level grafting.
+
+    Args:
+        receiver: float weights, any shape.
+        donor: the same shape, dtype and device.
+        alpha: share of the receiver, in [0, 1]; a shape that broadcasts over the weights.
+
+    Returns:
+        A new tensor, shape and dtype of `receiver`.
+
+    Raises:
+        ValueError: the shapes of receiver and donor differ.
+
+    References:
+        Meng et al., Filter Grafting for Deep Neural Networks, CVPR 2020, section 3.3.
+    """
+    if receiver.shape != donor.shape:
+        raise ValueError(f"blend: receiver and donor must have one shape, got {tuple(receiver.shape)} and "
+                         f"{tuple(donor.shape)}; grafting needs equal architectures")
+    return lerp(donor, receiver, alpha.to(receiver.dtype))

@@ -1,0 +1,137 @@
+"""Search domains: the one-key maps of a search space, `{uniform: [0.0, 1.0]}`, that stand where a value would.
+
+A domain knows what it may yield, so that every value it can lead to is validated before anything starts; how Ray Tune
+draws from it is `graftpop.cluster.search`'s matter.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from graftpop.errors import SpaceError
+
+__all__ = ["DOMAINS", "Domain", "is_domain", "number_hint", "read_domain"]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What a searched key may be.
+
+    Attributes:
+        kind: a key of `DOMAINS`.
+        values: the choices of `choice` and `grid`; [low, high] of the others, and the step of `quniform`.
+    """
+
+    kind: str
+    values: tuple[Any, ...]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all its values can be listed."""
+        return self.kind in ("choice", "grid", "randint")
+
+    @property
+    def corners(self) -> tuple[Any, ...]:
+        """The values that have to be valid for all of them to be: the choices; both bounds and one value inside."""
+        if self.kind in ("choice", "grid", "randint"):
+            return self.values
+        low, high, *step = self.values
+        inside = low + float(step[0]) if step else low + (high - low) / math.e  # no whole number
+        return (low, high, inside)
+
+    def every_value(self) -> tuple[Any, ...]:
+        """Return all values of a finite domain."""
+        return tuple(range(self.values[0], self.values[1] + 1)) if self.kind == "randint" else self.values
+
+    def sample(self, rng: random.Random) -> Any:
+        """Return one value drawn at random."""
+        if self.is_finite:
+            return rng.choice(self.every_value())
+        low, high, *step = self.values
+        if self.kind == "loguniform":
+            return math.exp(rng.uniform(math.log(low), math.log(high)))
+        if self.kind == "quniform":
+            return low + step[0] * rng.randint(0, math.floor((high - low) / step[0] + 1e-9))
+        return rng.uniform(low, high)
+
+    def clip(self, value: Any) -> Any:
+        """Return the value of the domain that is nearest to a number."""
+        return value if self.kind in ("choice", "grid") else min(max(value, self.values[0]), self.values[1])
+
+    def __str__(self) -> str:
+        """Write the domain as the YAML has it."""
+        return f"{{{self.kind}: [{', '.join(str(value) for value in self.values)}]}}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_values(values: list[Any]) -> str | None:
+    if len({repr(value) for value in values}) < len(values):
+        return "values must differ from each other"
+    return None if values else "needs at least one value"
+
+
+def _check_range(values: list[Any]) -> str | None:
+    if len(values) != 2 or not all(map(_is_number, values)):
+        return "needs two numbers [low, high]"
+    return None if values[0] < values[1] else "low must be below high"
+
+
+def _check_log_range(values: list[Any]) -> str | None:
+    return _check_range(values) or (None if values[0] > 0 else "low must be above 0")
+
+
+def _check_stepped_range(values: list[Any]) -> str | None:
+    if len(values) != 3 or not all(map(_is_number, values)):
+        return "needs three numbers [low, high, step]"
+    if not 0 < values[2] <= values[1] - values[0]:
+        return "step must be above 0 and at most high - low"
+    return None
+
+
+def _check_integer_range(values: list[Any]) -> str | None:
+    if len(values) != 2 or not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        return "needs two whole numbers [low, high], both included"
+    return None if values[0] < values[1] else "low must be below high"
+
+
+DOMAINS: Final[Mapping[str, Callable[[list[Any]], str | None]]] = {
+    "choice": _check_values,           # one of the values
+    "uniform": _check_range,           # any number between the two
+    "loguniform": _check_log_range,    # the same, every factor as likely
+    "quniform": _check_stepped_range,  # low, low + step, ... up to high
+    "randint": _check_integer_range,   # a whole number, the upper bound included (unlike Ray's)
+    "grid": _check_values,             # each of the values, with search: grid
+}
+
+
+def is_domain(node: Any) -> bool:
+    """Return whether a node of a YAML file is a domain: a map with one key, and that the name of a domain."""
+    return isinstance(node, dict) and len(node) == 1 and next(iter(node)) in DOMAINS
+
+
+def read_domain(node: Mapping[str, Any], where: str) -> Domain:
+    """Return the domain that a node describes.
+
+    Raises:
+        SpaceError: its values do not fit its kind; the message begins with `where`.
+    """
+    ((kind, values),) = node.items()
+    if not isinstance(values, list):
+        raise SpaceError(f"{where}: {kind} needs a list of values, got {values!r}")
+    if reason := DOMAINS[kind](values):
+        hints = filter(None, (number_hint(value) for value in values if isinstance(value, str)))
+        raise SpaceError(f"{where}: {kind} {reason}, got {values}{next(hints, '')}")
+    return Domain(kind, tuple(values))
+
+
+def number_hint(text: str) -> str:
+    """Return "; ..." on how to write the number that a text spells, or nothing: YAML reads 1e-4 as text."""
+    try:
+        return f"; {text} is text in YAML, write {float(text)!r}"
+    except ValueError:
+        return ""

@@ -1,0 +1,219 @@
+"""Image tables in Parquet."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow
+import pytest
+from data_makers import png, random_pixels, write_parquet
+from PIL import Image
+from pyarrow import parquet
+
+from graftpop.errors import DataError
+from graftpop.learner.data import MemoryImages, Splits, load_splits
+from graftpop.settings import DataSettings
+
+PIXELS = random_pixels(30, 16, 24)
+IMAGES = [png(image) for image in PIXELS]
+LABELS = [number % 3 for number in range(30)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "table").mkdir()
+    return tmp_path / "table"
+
+
+def load(root: Path, **settings: Any) -> Splits:
+    return load_splits(DataSettings(name="parquet", root=str(root), **settings), seed=0)
+
+
+def write_both(root: Path, columns: dict[str, Any] | None = None, **kind: Any) -> None:
+    for part in ("train", "test"):
+        write_parquet(root / f"{part}.parquet", IMAGES, columns or {"label": LABELS}, **kind)
+
+
+def pixels_of(split: object) -> Any:
+    return cast(MemoryImages, split).pixels.permute(0, 2, 3, 1).numpy()
+
+
+def test_pixels_labels_and_class_names_are_those_of_the_table(root: Path) -> None:
+    write_both(root, image="img", class_names={"label": ["cat", "dog", "frog", "newt"]})
+    splits = load(root)
+    for split in (splits.train, splits.test):
+        assert np.array_equal(pixels_of(split), PIXELS)
+        assert cast(MemoryImages, split).labels.tolist() == LABELS
+    assert splits.class_names == ("cat", "dog", "frog", "newt")
+    assert splits.image_shape == (3, 16, 24)
+
+
+def test_classes_without_names_are_numbered(root: Path) -> None:
+    write_both(root)
+    assert load(root).class_names == ("0", "1", "2")
+
+
+def test_mean_and_deviation_come_from_the_training_images_and_the_padding_from_their_side(root: Path) -> None:
+    write_both(root)
+    recipe = load(root).recipe
+    np.testing.assert_allclose(recipe.mean, PIXELS.mean(axis=(0, 1, 2)) / 255, rtol=1e-12)
+    np.testing.assert_allclose(recipe.std, PIXELS.std(axis=(0, 1, 2)) / 255, rtol=1e-12)
+    assert (recipe.crop_padding, recipe.flip) == (2, True)
+
+
+@pytest.mark.parametrize("files", [
+    ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"),
+    ("data/train-0", "data/train-1", "data/test-0"),
+    ("train/0000", "train/0001", "test/0000"),
+    ("plain/train/0", "plain/train/1", "plain/validation/0"),
+])
+def test_files_are_found_by_their_names_or_their_folders(root: Path, files: tuple[str, str, str]) -> None:
+    for file, rows in zip(files, (slice(0, 12), slice(12, 20), slice(20, 30)), strict=True):
+        write_parquet(root / f"{file}.parquet", IMAGES[rows], {"label": LABELS[rows]})
+    splits = load(root)
+    assert np.array_equal(pixels_of(splits.train), PIXELS[:20])
+    assert np.array_equal(pixels_of(splits.test), PIXELS[20:])
+
+
+def test_validation_files_of_their_own_leave_the_training_set_whole(root: Path) -> None:
+    write_both(root)
+    write_parquet(root / "validation.parquet", IMAGES[:5], {"label": LABELS[:5]})
+    splits = load(root, limit=20)
+    assert (splits.train.num_images, splits.val.num_images, splits.test.num_images) == (20, 5, 30)
+
+
+def test_the_class_label_of_the_metadata_wins_over_other_integers(root: Path) -> None:
+    write_both(root, {"size": list(range(30)), "kind": LABELS}, class_names={"kind": ["a", "b", "c"]})
+    assert cast(MemoryImages, load(root).train).labels.tolist() == LABELS
+
+
+def test_a_label_column_can_be_named(root: Path) -> None:
+    write_both(root, {"fine": list(range(30)), "coarse": LABELS})
+    assert len(load(root, label="fine").class_names) == 30
+    assert len(load(root, label="coarse").class_names) == 3
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
+def test_images_of_other_colour_modes_become_rgb(root: Path, mode: str) -> None:
+    images = []
+    for pixels in PIXELS:
+        file = io.BytesIO()
+        Image.fromarray(pixels).convert(mode).save(file, "PNG")
+        images.append(file.getvalue())
+    for part in ("train", "test"):
+        write_parquet(root / f"{part}.parquet", images, {"label": LABELS})
+    with Image.open(io.BytesIO(images[4])) as image:
+        assert np.array_equal(pixels_of(load(root).train)[4], np.asarray(image.convert("RGB")))
+
+
+def sixteen_bit() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((16, 24), np.uint16)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("image", "message"), [
+    (b"nonsense", r"train\.parquet row 17: not an image of a known format"),
+    (IMAGES[17][:200], r"train\.parquet row 17: cannot be decoded \("),
+    (None, r"train\.parquet row 17: column 'image' must hold the bytes of an image, got null"),
+    (png(PIXELS[17, :8]), r"train\.parquet row 17: all images must have the size of the first, 24 x 16, got 24 x 8; "
+                          r"images of several sizes .*folder"),
+    (sixteen_bit(), r"train\.parquet row 17: images must have 8 bits a colour, got Pillow mode I;16"),
+])
+def test_an_image_that_cannot_be_used_is_named_by_file_and_row(root: Path, image: bytes, message: str) -> None:
+    write_both(root)
+    write_parquet(root / "train.parquet", [*IMAGES[:17], image, *IMAGES[18:]], {"label": LABELS})
+    with pytest.raises(DataError, match=message):
+        load(root)
+
+
+@pytest.mark.parametrize(("part", "label", "names", "message"), [
+    ("train", -1, None, r"train\.parquet row 17: column 'label' must be in \[0, .*\], got -1"),
+    ("train", None, None, r"train\.parquet row 17: column 'label' must hold a class number, got null"),
+    ("train", 3, ["a", "b", "c"], r"train\.parquet row 17: column 'label' must be in \[0, 2\], got 3"),
+    ("test", 3, None, r"test\.parquet row 17: column 'label' must be in \[0, 2\], got 3"),
+    ("train", 10**6, None, r"train\.parquet row 17: column 'label' must be in \[0, 65535\], got 1000000"),
+])
+def test_a_label_that_is_no_class_is_named_by_file_and_row(
+    root: Path, part: str, label: int | None, names: list[str] | None, message: str
+) -> None:
+    class_names = {"label": names} if names else None
+    write_both(root, class_names=class_names)
+    labels = pyarrow.array([*LABELS[:17], label, *LABELS[18:]], pyarrow.int64())
+    write_parquet(root / f"{part}.parquet", IMAGES, {"label": labels}, class_names=class_names)
+    with pytest.raises(DataError, match=message):
+        load(root)
+
+
+def no_files(root: Path) -> None:
+    parquet.write_table(pyarrow.table({"x": [1]}), root / "other.parquet")
+
+
+def no_test_files(root: Path) -> None:
+    write_parquet(root / "train.parquet", IMAGES, {"label": LABELS})
+
+
+def no_image_column(root: Path) -> None:
+    write_both(root, image="picture")
+
+
+def two_labels(root: Path) -> None:
+    write_both(root, {"fine": LABELS, "coarse": LABELS})
+
+
+def text_labels(root: Path) -> None:
+    write_both(root, {"label": [str(label) for label in LABELS]})
+
+
+def other_columns(root: Path) -> None:
+    write_both(root)
+    write_parquet(root / "test.parquet", IMAGES, {"kind": LABELS})
+
+
+def not_parquet(root: Path) -> None:
+    write_both(root)
+    (root / "train.parquet").write_bytes(b"nonsense" * 100)
+
+
+def damaged_pages(root: Path) -> None:
+    write_both(root)
+    content = bytearray((root / "train.parquet").read_bytes())
+    content[4:3000] = bytes(2996)
+    (root / "train.parquet").write_bytes(content)
+
+
+def no_rows(root: Path) -> None:
+    write_both(root)
+    write_parquet(root / "test.parquet", [], {"label": pyarrow.array([], pyarrow.int64())})
+
+
+@pytest.mark.parametrize(("write", "message"), [
+    (no_files, r"table: must hold training and test images, got no training images; expected train\*\.parquet"),
+    (no_test_files, r"table: must hold training and test images, got no test images"),
+    (no_image_column, r"needs a column 'image' or 'img' of struct\{bytes, path\}, got 'picture' \(struct\), 'label' "),
+    (two_labels, r"needs one column of labels, got 'image' \(struct\), 'fine' \(int64\), 'coarse' \(int64\); name one"),
+    (text_labels, r"needs one column of labels, got 'image' \(struct\), 'label' \(string\); name one by data\.label"),
+    (other_columns, r"test\.parquet: must have the columns 'image' and 'label' .* got 'image' \(struct\), 'kind'"),
+    (not_parquet, r"train\.parquet: cannot be read as Parquet \(.*\); fetch it again"),
+    (damaged_pages, r"train\.parquet: cannot be read as Parquet \(.*\); fetch it again"),
+    (no_rows, r"test\.parquet: must hold images, got no rows"),
+])
+def test_a_table_that_cannot_be_used_says_why(root: Path, write: Callable[[Path], None], message: str) -> None:
+    write(root)
+    with pytest.raises(DataError, match=message) as caught:
+        load(root)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_named_label_column_must_be_there(root: Path) -> None:
+    write_both(root, {"coarse": LABELS, "text": [str(label) for label in LABELS]})
+    for wanted in ("corse", "text"):
+        with pytest.raises(DataError, match=rf"data\.label: must be an integer column of .*, got '{wanted}'; .*coarse"):
+            load(root, label=wanted)
