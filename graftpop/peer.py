@@ -35,13 +35,14 @@ class Peer:
         settings: the population's.
         index: which peer this is, from 0.
         device: where it trains.
+        num_workers: processes that read images from disk for it, where they do not fit into memory.
     """
 
-    def __init__(self, settings: Settings, index: int, device: str = "cpu") -> None:
+    def __init__(self, settings: Settings, index: int, device: str = "cpu", num_workers: int = 0) -> None:
         self._settings = settings
         self._index = index
         torch_device = torch.device(device)
-        splits = load_splits(settings.data, seed=settings.seed)
+        splits = load_splits(settings.data, seed=settings.seed, num_workers=num_workers)
         self._val, self._test = splits.val, splits.test
         name = settings.model.name
         with seeded(derive(settings.seed, "initialisation", index), torch.device("cpu")):
@@ -131,7 +132,8 @@ class Peer:
         try:
             tensors = tensors_from_bytes(state)
         except SafetensorError as error:
-            raise CheckpointError(f"checkpoint of peer {self._index}: cut short or no safetensors file: {error}") from error
+            raise CheckpointError(f"checkpoint of peer {self._index}: cut short, or no safetensors file: "
+                                  f"{error}") from error
         self._learner.load_state_dict(tensors)
         self._entropies = self._grafting.entropies()
 

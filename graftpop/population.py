@@ -14,7 +14,7 @@ from graftpop.errors import PeerError
 from graftpop.ops.topology import TOPOLOGIES
 from graftpop.settings import Settings
 
-__all__ = ["Calls", "Group", "LocalGroup", "Population", "Round", "num_rounds"]
+__all__ = ["Calls", "Group", "LocalGroup", "Population", "Round"]
 
 Calls = Mapping[int, tuple[Any, ...]]
 """Peers and the arguments that each is called with; handles among them stand for what they hold."""
@@ -74,11 +74,6 @@ class Round:
         return float(max(row["val_accuracy"] for row in self.peers))
 
 
-def num_rounds(settings: Settings) -> int:
-    """Return the rounds of a whole training; the last may be shorter than the others."""
-    return -(-settings.training.epochs // settings.population.epochs_per_round)
-
-
 class Population:
     """Peers that train side by side and exchange weights at the end of each round but the last.
 
@@ -104,7 +99,7 @@ class Population:
         num_epochs = min(per_round, settings.training.epochs - self.round * per_round)
         rows = self._all("train", dict.fromkeys(self._peers, (num_epochs,)))
         self.round += 1
-        is_last = self.round == num_rounds(settings)
+        is_last = self.round == settings.num_rounds
         start = time.perf_counter()
         grafts = {} if is_last or settings.graft is None else self._exchange()
         exchange_s = time.perf_counter() - start if grafts else 0.0

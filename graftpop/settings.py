@@ -103,3 +103,8 @@ class Settings(Section):
     graft: GraftSettings | None = None
     tune: TuneSettings = TuneSettings()
     resources: ResourceSettings = ResourceSettings()
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds of the whole training; the last may be shorter than the others."""
+        return -(-self.training.epochs // self.population.epochs_per_round)

@@ -53,6 +53,12 @@ class Space:
         searched = self.domains.get("population.num_peers")
         return max(searched.corners) if searched else self.settle().population.num_peers
 
+    def most_rounds(self) -> int:
+        """Return the highest number of rounds that a trial can have."""
+        keys = ("training.epochs", "population.epochs_per_round")
+        corners = [[(key, value) for value in self.domains[key].corners] for key in keys if key in self.domains]
+        return max(self.settle(dict(sample)).num_rounds for sample in itertools.product(*corners))
+
     def num_trials(self) -> int:
         """Return how many trials the study has."""
         tune = self.settle().tune
@@ -90,6 +96,9 @@ def load_space(path: str | Path, overrides: Iterable[str] = ()) -> Space:
     for override in overrides:
         key = apply_override(tree, override)
         origins[key] = f"--set {override}"
+    data = tree.get("data")
+    if isinstance(data, dict) and isinstance(data.get("root"), str):
+        data["root"] = str(Path(data["root"]).expanduser().absolute())  # peers run in other folders
     return parse_space(tree, str(path), origins)
 
 

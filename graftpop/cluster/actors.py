@@ -1,0 +1,111 @@
+"""Peers as Ray actors, one process each, in the placement group of their trial.
+
+What one peer hands to another (a snapshot, class probabilities) stays in the object store of the node where it was
+made; the population only holds references, and Ray moves the bytes from node to node.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from graftpop.cluster.resources import Demand
+from graftpop.errors import PeerError
+from graftpop.population import Calls
+from graftpop.settings import Settings
+
+__all__ = ["RayGroup"]
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class PeerActor:
+    """One `Peer` in a process of its own. The process that creates it need not import torch."""
+
+    def __init__(self, settings: dict[str, Any], index: int, demand: Demand, title: str) -> None:
+        import torch
+
+        from graftpop.peer import Peer
+
+        self._title = title
+        num_cores = max(1, int(demand.cpus_per_peer))
+        torch.set_num_threads(num_cores)
+        device = "cuda" if demand.gpus_per_peer else "cpu"
+        self._peer = Peer(Settings.model_validate(settings), index, device, num_workers=num_cores - 1)
+
+    def __repr__(self) -> str:
+        """Name the actor for logs and the dashboard."""
+        return self._title
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Run a method of the peer; references among the arguments have become what they refer to."""
+        return getattr(self._peer, method)(*arguments)
+
+
+class RayGroup:
+    """The peers of one trial; see `graftpop.population.Group`.
+
+    Args:
+        settings: the population's.
+        demand: what each peer reserves.
+        placement_group: the trial's; bundle i is peer i's.
+        title: what the peers' names begin with (`study/trial`).
+    """
+
+    def __init__(self, settings: Settings, demand: Demand, placement_group: PlacementGroup, title: str) -> None:
+        plain = settings.model_dump()
+        self._actors = [
+            PeerActor.options(
+                num_cpus=demand.cpus_per_peer,
+                num_gpus=demand.gpus_per_peer,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    placement_group=placement_group, placement_group_bundle_index=peer),
+            ).remote(plain, peer, demand, f"{title}/peer-{peer}")
+            for peer in range(demand.num_peers)
+        ]
+        self._peer_of_actor = {actor._actor_id.hex(): peer for peer, actor in enumerate(self._actors)}
+
+    def run(self, method: str, calls: Calls, limit_s: float, *, hold: bool = False) -> Iterator[tuple[int, Any]]:
+        """See `Group.run`. A handle is an object reference; what it refers to is not fetched here."""
+        deadline = time.monotonic() + limit_s
+        peer_of = {
+            self._actors[peer].call.options(name=f"peer-{peer}.{method}").remote(method, *arguments): peer
+            for peer, arguments in calls.items()
+        }
+        pending = list(peer_of)
+        while pending:
+            done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()), fetch_local=not hold)
+            for reference in done:
+                yield peer_of[reference], reference if hold else self._result(reference, peer_of[reference], method)
+            if not done:
+                for reference in pending:
+                    peer = peer_of[reference]
+                    yield peer, PeerError(f"peer {peer}: did not finish '{method}' within {limit_s:g} s; see "
+                                          f"population.round_limit_s")
+                return
+
+    def _result(self, reference: ray.ObjectRef, peer: int, method: str) -> Any:
+        try:
+            return ray.get(reference, timeout=60)
+        except RayTaskError as error:
+            # a lost donor shows at its receiver, as the cause of the receiver's failure
+            if isinstance(error.cause, RayActorError):
+                return self._lost(error.cause, peer, method)
+            raise
+        except RayActorError as error:
+            return self._lost(error, peer, method)
+        except GetTimeoutError:
+            return PeerError(f"peer {peer}: its result of '{method}' did not arrive within 60 s")
+
+    def _lost(self, error: RayActorError, peer: int, method: str) -> PeerError:
+        peer = self._peer_of_actor.get(error.actor_id or "", peer)
+        reason = " ".join(str(error).split())
+        return PeerError(f"peer {peer}: lost in '{method}': {reason}")
+
+    def close(self) -> None:
+        """End the peers' processes."""
+        for actor in self._actors:
+            ray.kill(actor)

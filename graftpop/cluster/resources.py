@@ -1,0 +1,93 @@
+"""What a trial asks of the cluster, and whether the cluster can ever give it. Arithmetic only."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graftpop.errors import ResourceError
+from graftpop.settings import ResourceSettings
+
+__all__ = ["Demand", "Node", "demand_of"]
+
+MOST_PEERS_SHARING = 8
+"""`auto` lets at most so many peers share one core or one card."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one node of the cluster has."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one trial asks for: a placement group with a bundle a peer.
+
+    The process that leads the population only waits for its peers, so its own bundle is empty: it runs on a CPU that
+    it does not reserve, and never on a GPU.
+    """
+
+    num_peers: int
+    cpus_per_peer: float
+    gpus_per_peer: float
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """The bundles of the placement group: the empty one of the head, then the peers'."""
+        return [{}] + [self.peer_bundle] * self.num_peers
+
+    @property
+    def peer_bundle(self) -> dict[str, float]:
+        """What one peer reserves."""
+        bundle = {"CPU": self.cpus_per_peer}
+        return bundle | {"GPU": self.gpus_per_peer} if self.gpus_per_peer else bundle
+
+    def __str__(self) -> str:
+        """Say it as a person would."""
+        gpus = f" and {self.gpus_per_peer:g} GPU" if self.gpus_per_peer else ""
+        return f"{self.num_peers} peers of {self.cpus_per_peer:g} CPU{gpus}"
+
+
+def demand_of(num_peers: int, resources: ResourceSettings, nodes: Sequence[Node]) -> Demand:
+    """Return what a population of some peers asks for on a cluster.
+
+    `auto` gives a peer a whole core, and a whole card where there are cards, if all peers fit so; else 1/n of one
+    with the smallest n at which they do (Ray places fractions other than 1/n badly across nodes).
+
+    Args:
+        num_peers: of the population.
+        resources: the settings.
+        nodes: what the cluster has.
+
+    Raises:
+        ResourceError: the peers can never be placed.
+    """
+    cpus = _per_peer(resources.cpus_per_peer, num_peers, [node.cpus for node in nodes])
+    gpus = _per_peer(resources.gpus_per_peer, num_peers, [node.gpus for node in nodes])
+    demand = Demand(num_peers, cpus, gpus)
+    room = sum(min(_parts(node.cpus, cpus), _parts(node.gpus, gpus) if gpus else num_peers) for node in nodes)
+    if room < num_peers:
+        kinds = f"{sum(node.cpus for node in nodes):g} CPU, {sum(node.gpus for node in nodes):g} GPU"
+        raise ResourceError(
+            f"population.num_peers: {demand} can never be placed on this cluster ({len(nodes)} "
+            f"{'node' if len(nodes) == 1 else 'nodes'}, {kinds}), which has room for {room}; choose at most {room} peers, "
+            f"or less in resources.cpus_per_peer and resources.gpus_per_peer")
+    return demand
+
+
+def _per_peer(wanted: float | str, num_peers: int, of_nodes: Sequence[float]) -> float:
+    if not isinstance(wanted, str):
+        return wanted
+    if not any(of_nodes):
+        return 0.0
+    for sharing in range(1, MOST_PEERS_SHARING):
+        if sum(_parts(amount, 1 / sharing) for amount in of_nodes) >= num_peers:
+            return 1 / sharing
+    return 1 / MOST_PEERS_SHARING
+
+
+def _parts(amount: float, part: float) -> int:
+    """Return how often a part fits into an amount; Ray counts in ten-thousandths."""
+    return math.floor(amount / part + 1e-4)
