@@ -68,7 +68,8 @@ def open_folder(location: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), str(Path(location).absolute())
 
 
-def _write_whole(filesystem: pafs.FileSystem, path: str, content: bytes | Iterable[pa.Table], schema: Any = None) -> None:
+def _write_whole(filesystem: pafs.FileSystem, path: str, content: bytes | Iterable[pa.Table],
+                 schema: pa.Schema | None = None) -> None:
     """Write a file under another name and rename it, so that nobody reads half of it."""
     partial = f"{path}.partial"
     with filesystem.open_output_stream(partial) as stream:

@@ -21,7 +21,6 @@ from graftpop.settings import Settings
 __all__ = ["RayGroup"]
 
 
-@ray.remote(max_restarts=0, max_task_retries=0)
 class PeerActor:
     """One `Peer` in a process of its own. The process that creates it need not import torch."""
 
@@ -56,9 +55,11 @@ class RayGroup:
     """
 
     def __init__(self, settings: Settings, demand: Demand, placement_group: PlacementGroup, title: str) -> None:
+        # neither restarts nor retries: a peer that starts again would be another one, without its weights
+        remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
         plain = settings.model_dump()
         self._actors = [
-            PeerActor.options(
+            remote_peer.options(
                 num_cpus=demand.cpus_per_peer,
                 num_gpus=demand.gpus_per_peer,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
@@ -87,7 +88,7 @@ class RayGroup:
                                           f"population.round_limit_s")
                 return
 
-    def _result(self, reference: ray.ObjectRef, peer: int, method: str) -> Any:
+    def _result(self, reference: ray.ObjectRef[Any], peer: int, method: str) -> Any:
         try:
             return ray.get(reference, timeout=60)
         except RayTaskError as error:

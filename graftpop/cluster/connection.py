@@ -37,8 +37,7 @@ def connect(address: str | None) -> Iterator[Connection]:
     """Connect to a cluster for the time of a block; a cluster that was started for it ends with it.
 
     Args:
-        address: `auto`, `HOST:PORT` or `ray://...`; None is what `RAY_ADDRESS` says (Ray sets it in a job), else a
-            new cluster of this machine alone.
+        address: `auto`, `HOST:PORT` or `ray://...`; None starts a new cluster of this machine alone.
 
     Raises:
         ResourceError: the cluster cannot be reached or started.
@@ -51,8 +50,7 @@ def connect(address: str | None) -> Iterator[Connection]:
 
     try:
         # `local` and not None: None would join a cluster that happens to run here, with who knows what on it.
-        context = ray.init(address or os.environ.get("RAY_ADDRESS") or "local", log_to_driver=False,
-                           logging_level=logging.ERROR)
+        context = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, RaySystemError, TimeoutError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ResourceError(f"--address {address}: no cluster could be joined: {reason}; start one with "

@@ -9,6 +9,9 @@ from graftpop.settings import ResourceSettings
 
 __all__ = ["Demand", "Node", "demand_of"]
 
+RAY_UNITS = 10_000
+"""Ray counts a resource in ten-thousandths."""
+
 MOST_PEERS_SHARING = 8
 """`auto` lets at most so many peers share one core or one card."""
 
@@ -72,8 +75,8 @@ def demand_of(num_peers: int, resources: ResourceSettings, nodes: Sequence[Node]
         kinds = f"{sum(node.cpus for node in nodes):g} CPU, {sum(node.gpus for node in nodes):g} GPU"
         raise ResourceError(
             f"population.num_peers: {demand} can never be placed on this cluster ({len(nodes)} "
-            f"{'node' if len(nodes) == 1 else 'nodes'}, {kinds}), which has room for {room}; choose at most {room} peers, "
-            f"or less in resources.cpus_per_peer and resources.gpus_per_peer")
+            f"{'node' if len(nodes) == 1 else 'nodes'}, {kinds}), which has room for {room}; choose at most {room} "
+            f"peers, or less in resources.cpus_per_peer and resources.gpus_per_peer")
     return demand
 
 
@@ -82,12 +85,11 @@ def _per_peer(wanted: float | str, num_peers: int, of_nodes: Sequence[float]) ->
         return wanted
     if not any(of_nodes):
         return 0.0
-    for sharing in range(1, MOST_PEERS_SHARING):
-        if sum(_parts(amount, 1 / sharing) for amount in of_nodes) >= num_peers:
-            return 1 / sharing
-    return 1 / MOST_PEERS_SHARING
+    shares = [math.floor(RAY_UNITS / sharing) / RAY_UNITS for sharing in range(1, MOST_PEERS_SHARING + 1)]
+    fitting = (share for share in shares if sum(_parts(amount, share) for amount in of_nodes) >= num_peers)
+    return next(fitting, shares[-1])
 
 
 def _parts(amount: float, part: float) -> int:
-    """Return how often a part fits into an amount; Ray counts in ten-thousandths."""
-    return math.floor(amount / part + 1e-4)
+    """Return how often a part fits into an amount."""
+    return math.floor(amount / part + 1e-9)

@@ -142,7 +142,7 @@ class _Recorder(Callback):
     def _write_best(self) -> None:
         best = best_trial(self.trials)
         checkpoint = self._tune_trials[best.trial_id].checkpoint if best else None
-        if best is None or checkpoint is None:
+        if best is None or checkpoint is None or checkpoint.filesystem is None:
             return
         filesystem, path = checkpoint.filesystem, checkpoint.path
         with filesystem.open_input_stream(f"{path}/population.json") as stream:

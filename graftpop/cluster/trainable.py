@@ -9,7 +9,7 @@ from ray.util import get_current_placement_group
 
 from graftpop.cluster.actors import RayGroup
 from graftpop.cluster.resources import Demand, Node, demand_of
-from graftpop.errors import CheckpointError
+from graftpop.errors import CheckpointError, ResourceError
 from graftpop.population import Population, Round
 from graftpop.records import TrialRecords
 from graftpop.space import Space
@@ -28,7 +28,7 @@ def demand_of_sample(space: Space, sample: dict[str, Any], nodes: list[Node]) ->
 class PopulationTrainable(tune.Trainable):
     """A population of peers as Ray actors, led from this process, which neither computes nor holds weights."""
 
-    def setup(self, config: dict[str, Any], space: Space, nodes: list[Node], records: str) -> None:
+    def setup(self, config: dict[str, Any], space: Space, nodes: list[Node], records: str) -> None:  # type: ignore[override]
         """Start the peers.
 
         Args:
@@ -40,7 +40,11 @@ class PopulationTrainable(tune.Trainable):
         self._settings = space.settle(config)
         demand = demand_of_sample(space, config, nodes)
         title = f"{self._settings.name}/{self.trial_id}"
-        self._group = RayGroup(self._settings, demand, get_current_placement_group(), title)
+        placement_group = get_current_placement_group()
+        if placement_group is None:
+            raise ResourceError("PopulationTrainable: needs a placement group with a bundle a peer; wrap it in "
+                                "tune.with_resources with demand_of_sample(...).bundles")
+        self._group = RayGroup(self._settings, demand, placement_group, title)
         self._population = Population(self._group, self._settings)
         self._records = TrialRecords(records, self.trial_id)
         self._train_images = 0
@@ -93,9 +97,10 @@ class PopulationTrainable(tune.Trainable):
             version, num_peers = population["format_version"], population["num_peers"]
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{folder}: not a population's checkpoint: {error}") from error
-        if version != CHECKPOINT_FORMAT or num_peers != self._settings.population.num_peers:
-            raise CheckpointError(f"{folder}: needs format {CHECKPOINT_FORMAT} and "
-                                  f"{self._settings.population.num_peers} peers, got format {version} and {num_peers} peers")
+        wanted = self._settings.population.num_peers
+        if version != CHECKPOINT_FORMAT or num_peers != wanted:
+            raise CheckpointError(f"{folder}: must be of format {CHECKPOINT_FORMAT} with {wanted} peers, got format "
+                                  f"{version} with {num_peers}")
         states = {peer: (folder / f"peer-{peer}.safetensors").read_bytes() for peer in range(num_peers)}
         self._population.load(states, population["round"])
         self._train_images = population["summary"].get("train_images", 0)

@@ -43,9 +43,6 @@ def check_rules(settings: Settings, origin: Origin) -> None:
     if data.name in ("parquet", "folder") and data.root is None:
         raise SpaceError(f"{origin('data.root')}: data set '{data.name}' needs the folder it lies in, got null; set "
                          f"data.root")
-    if data.label is not None and data.name != "parquet":
-        raise SpaceError(f"{origin('data.label')}: names the label column of data set 'parquet', got data.name "
-                         f"{data.name}; leave it null")
 
 
 def check_search(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:

@@ -70,8 +70,20 @@ class Space:
         """Return the space in full, defaults included, as a YAML text that reads back as this space."""
         tree = self.settle().model_dump()
         for key, domain in self.domains.items():
-            put(tree, key, {domain.kind: list(domain.values)})
-        return yaml.safe_dump(tree, sort_keys=False)
+            put(tree, key, _OnOneLine({domain.kind: list(domain.values)}))
+        return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=120)
+
+
+class _OnOneLine(dict[str, Any]):
+    """A map that is written as `{key: [values]}`."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, with domains on one line each."""
+
+
+_Dumper.add_representer(_OnOneLine, lambda dumper, data: dumper.represent_mapping(
+    "tag:yaml.org,2002:map", data, flow_style=True))
 
 
 def load_space(path: str | Path, overrides: Iterable[str] = ()) -> Space:

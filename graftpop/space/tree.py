@@ -19,7 +19,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         """Construct a map after looking for repeated keys."""
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key '{key}' stands twice", key_node.start_mark)

@@ -8,7 +8,7 @@ torch's global generator. A new network is one class or function of `num_classes
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from torch import nn
 
@@ -20,7 +20,7 @@ from graftpop.learner.models.resnext import ResNeXt
 from graftpop.learner.models.vgg import VGG16
 from graftpop.learner.models.wide_resnet import WideResNet
 
-__all__ = ["MODELS", "build"]
+__all__ = ["MODELS", "build", "find_model"]
 
 MODELS: Final[Mapping[str, Callable[[int], nn.Module]]] = {
     "resnet8": partial(ResNet, 1, nn.ReLU),
@@ -44,40 +44,43 @@ MODELS: Final[Mapping[str, Callable[[int], nn.Module]]] = {
 TORCHVISION: Final = "torchvision:"
 
 
-def build(name: str, num_classes: int) -> nn.Module:
-    """Return a new network, its weights drawn from torch's global generator.
+def find_model(name: str) -> Callable[[int], nn.Module]:
+    """Return the function from a number of classes to a new network, its weights from torch's global generator.
 
     Args:
         name: a key of MODELS, or `torchvision:NAME` for a classifier of torchvision.
-        num_classes: logits an image, at least 1.
 
     Raises:
         ModelError: no such network.
     """
     if name.startswith(TORCHVISION):
-        return torchvision_classifier(name.removeprefix(TORCHVISION), num_classes)
+        return torchvision_classifier(name.removeprefix(TORCHVISION))
     try:
-        network = choose(MODELS, name, what="model.name", error=ModelError)
+        return choose(MODELS, name, what="model.name", error=ModelError)
     except ModelError as error:
         raise ModelError(f"{error}; {TORCHVISION}NAME builds a classifier of torchvision") from None
-    return network(num_classes)
 
 
-def torchvision_classifier(name: str, num_classes: int) -> nn.Module:
-    """Return torchvision's classifier of that name, without trained weights.
+def build(name: str, num_classes: int) -> nn.Module:
+    """Return a new network of that name; see `find_model`."""
+    return find_model(name)(num_classes)
+
+
+def torchvision_classifier(name: str) -> Callable[[int], nn.Module]:
+    """Return the function that builds torchvision's classifier of that name, without trained weights.
 
     Raises:
         ModelError: torchvision has no such classifier; networks for detection, segmentation and video are none.
     """
     import torchvision
 
-    get_model: Callable[..., nn.Module] = torchvision.models.get_model
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         near = get_close_matches(name, names, n=3)
         hint = (f"did you mean {' or '.join(TORCHVISION + match for match in near)}?" if near
                 else "torchvision.models.list_models(module=torchvision.models) lists them")
         raise ModelError(f"model.name: not a classifier of torchvision, got '{TORCHVISION}{name}'; {hint}")
+    options: dict[str, Any] = {"weights": None}
     if name in ("googlenet", "inception_v3"):  # by default they return auxiliary logits and warn about initialisation
-        return get_model(name, weights=None, num_classes=num_classes, aux_logits=False, init_weights=True)
-    return get_model(name, weights=None, num_classes=num_classes)
+        options |= {"aux_logits": False, "init_weights": True}
+    return lambda num_classes: torchvision.models.get_model(name, num_classes=num_classes, **options)

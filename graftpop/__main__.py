@@ -1,0 +1,21 @@
+"""`graftpop NAME` is the same as `python -m graftpop.NAME`."""
+
+import typer
+
+from graftpop.tune import tune
+
+__all__ = ["main"]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
+                  help="Populations of networks that exchange weights by filter grafting, tuned by Ray Tune.")
+app.callback()(lambda: None)  # with a single command typer would leave its name out
+app.command(name="tune")(tune)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="graftpop")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""`python -m graftpop.tune`: search over populations with Ray Tune."""
+
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from graftpop.errors import CheckpointError, GraftpopError, SpaceError
+
+if TYPE_CHECKING:  # everything that --help need not wait for is imported where it is used
+    from graftpop.cluster.connection import Connection
+    from graftpop.cluster.resources import Node
+    from graftpop.records import RunFolder
+    from graftpop.space import Space
+    from graftpop.trials import Trial
+
+__all__ = ["main", "tune"]
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+SAMPLES_SHOWN = 3
+
+console = Console(highlight=False)
+
+
+def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command end on a user's error with one line and exit code 2, and on Ctrl-C with code 130."""
+
+    @wraps(command)
+    def guarded(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except GraftpopError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(BAD_INPUT) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+    return guarded
+
+
+@one_line_errors
+def tune(
+    space: Annotated[Path | None, typer.Option(help="YAML file of the search space.", show_default=False)] = None,
+    out: Annotated[str | None, typer.Option(
+        help="Folder or URI of the run; default runs/NAME-TIME.", show_default=False)] = None,
+    overrides: Annotated[list[str] | None, typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set a key of the space, VALUE in YAML; repeatable.",
+        show_default=False)] = None,
+    num_samples: Annotated[int | None, typer.Option(help="Number of trials.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None,
+    address: Annotated[str | None, typer.Option(
+        envvar="RAY_ADDRESS", help="Ray cluster: auto, HOST:PORT or ray://...; default a new one on this machine.",
+        show_default=False)] = None,
+    resume: Annotated[str | None, typer.Option(
+        metavar="RUN", help="Go on with an interrupted run; only trusted folders: Ray's state is pickled.",
+        show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and start nothing.")] = False,
+) -> None:
+    """Search over populations of networks with Ray Tune."""
+    settings = list(overrides or ())
+    settings += [f"tune.num_samples={num_samples}"] if num_samples is not None else []
+    settings += [f"seed={seed}"] if seed is not None else []
+    if resume is not None:
+        if space or out or settings or dry_run:
+            raise SpaceError("--resume: a run goes on with the settings it has, got other options; give --resume RUN "
+                             "alone, or with --address")
+        go_on(resume, address)
+        return
+    if space is None:
+        raise SpaceError("--space: needs a YAML file, got none; try --space search_spaces/digits.yaml")
+    from graftpop.preflight import check_names
+    from graftpop.space import load_space
+
+    wanted = load_space(space, settings)
+    with named_by(str(space), settings):
+        check_names(wanted)
+        if dry_run:
+            show_plan(wanted, address)
+            return
+    start(wanted, str(space), settings, out, address)
+
+
+@contextmanager
+def named_by(where: str, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Let the messages of a block begin with the file, or the option, that set the key they are about."""
+    try:
+        yield
+    except GraftpopError as error:
+        origins = (f"--set {override}" for override in overrides if str(error).startswith(override.split("=")[0]))
+        raise type(error)(f"{next(origins, where)}: {error}") from error
+
+
+def start(space: "Space", where: str, overrides: Sequence[str], out: str | None, address: str | None) -> None:
+    """Check everything, then run a new study."""
+    from graftpop.cluster.connection import connect, local_node
+    from graftpop.preflight import check_data_and_models
+    from graftpop.records import RunFolder
+    from graftpop.run_facts import run_facts, utc_now
+
+    settings = space.settle()
+    folder = RunFolder(out or f"runs/{settings.name}-{utc_now():%Y%m%dT%H%M%SZ}")
+    if folder.exists("space.yaml") or folder.exists("tune"):
+        raise SpaceError(f"--out {folder.location}: holds a run already; choose another folder, or go on with that run "
+                         f"by --resume {folder.location}")
+    with named_by(where, overrides):
+        check_data_and_models(space)
+        if address is None:
+            check_demand(space, [local_node()])
+    with connect(address) as connection:
+        with named_by(where, overrides):
+            check_demand(space, connection.nodes)
+        folder.create()
+        folder.write_text("space.yaml", space.to_yaml())
+        folder.write_text("run.json", json.dumps(run_facts(sys.argv[1:], settings.seed), indent=2))
+        run(space, folder, connection)
+
+
+def go_on(location: str, address: str | None) -> None:
+    """Go on with the study of a run folder."""
+    from graftpop.cluster.connection import connect
+    from graftpop.preflight import check_data_and_models
+    from graftpop.records import RunFolder
+    from graftpop.space import parse_space
+    from graftpop.space.tree import read_yaml
+
+    folder = RunFolder(location)
+    for name in ("space.yaml", "run.json", "tune"):
+        if not folder.exists(name):
+            raise CheckpointError(f"--resume {location}: is no run, it has no {name}; give a folder that "
+                                  f"`python -m graftpop.tune` wrote, such as runs/NAME-TIME")
+    where = f"{folder.location}/space.yaml"
+    space = parse_space(read_yaml(folder.read_text("space.yaml"), where), where)
+    with named_by(where):
+        check_data_and_models(space)
+    with connect(address) as connection:
+        with named_by(where):
+            check_demand(space, connection.nodes)
+        run(space, folder, connection, resume=True)
+
+
+def check_demand(space: "Space", nodes: "Sequence[Node]") -> None:
+    """Check that the largest population a trial can have will ever find room."""
+    from graftpop.cluster.resources import demand_of
+
+    demand_of(space.largest_population(), space.settle().resources, nodes)
+
+
+def run(space: "Space", folder: "RunFolder", connection: "Connection", *, resume: bool = False) -> None:
+    """Run a study on a cluster, show it, and tell what came of it."""
+    from graftpop.cluster.study import run_study
+    from graftpop.progress import LiveProgress, PlainProgress
+    from graftpop.run_facts import utc_now
+
+    if connection.dashboard:
+        console.print(f"dashboard  http://{connection.dashboard}  (it asks for a token: ray get-auth-token)",
+                      soft_wrap=True)
+    console.print(f"run        {folder.location}", soft_wrap=True)
+    progress = LiveProgress if console.is_terminal else PlainProgress
+    with progress(console, space.num_trials(), space.most_rounds()) as watch:
+        trials = run_study(space, folder, connection, watch, resume=resume)
+    interrupted = sum(trial.is_over for trial in trials) < space.num_trials() or any(
+        trial.status == "interrupted" for trial in trials)
+    facts = json.loads(folder.read_text("run.json"))
+    facts |= {"finished": utc_now().isoformat(timespec="seconds"),
+              "status": "interrupted" if interrupted else "finished"}
+    folder.write_text("run.json", json.dumps(facts, indent=2))
+    tell(trials, folder)
+    if interrupted:
+        console.print(f"[yellow]interrupted[/]; go on with: python -m graftpop.tune --resume {folder.location}",
+                      soft_wrap=True)
+        raise typer.Exit(INTERRUPTED)
+    if not any(trial.status in ("completed", "stopped") for trial in trials):
+        raise typer.Exit(1)
+
+
+def tell(trials: list["Trial"], folder: "RunFolder") -> None:
+    """Print the table of trials, the best configuration and where everything lies."""
+    from graftpop.progress import trials_table, value_text
+    from graftpop.trials import best_trial
+
+    console.print(trials_table(trials))
+    for trial in trials:
+        if trial.error:
+            console.print(f"[red]trial {trial.number} failed[/]: ", end="")
+            console.print(trial.error, markup=False, soft_wrap=True)
+    best = best_trial(trials)
+    if best is None:
+        console.print("no trial finished a round, so there is no best network")
+    else:
+        values = ", ".join(f"{key} = {value_text(value)}" for key, value in best.sample.items())
+        console.print(f"best       trial {best.number}: {values or 'nothing was searched'}", soft_wrap=True)
+        console.print(f"network    {folder.location}/best, in Python: graftpop.load(\"{folder.location}/best\")",
+                      soft_wrap=True)
+    console.print(f"tables     {folder.location}/trials.parquet, rounds.parquet, grafts.parquet", soft_wrap=True)
+
+
+def show_plan(space: "Space", address: str | None) -> None:
+    """Print the resolved settings, what one trial asks for, and three sampled configurations."""
+    from graftpop.cluster.connection import connect, local_node
+    from graftpop.cluster.resources import demand_of
+    from graftpop.progress import value_text
+
+    console.print(space.to_yaml(), markup=False, end="")
+    if address is None:
+        nodes = [local_node()]
+    else:
+        with connect(address) as connection:
+            nodes = connection.nodes
+    console.print(f"\ncluster    {len(nodes)} node{'s' * (len(nodes) > 1)}, {sum(node.cpus for node in nodes):g} CPU, "
+                  f"{sum(node.gpus for node in nodes):g} GPU")
+    check_demand(space, nodes)
+    rng = random.Random(space.settle().seed)
+    console.print(f"study      {space.num_trials()} trials of up to {space.most_rounds()} rounds")
+    for number in range(SAMPLES_SHOWN if space.domains else 1):
+        sample = space.sample(rng)
+        settings = space.settle(sample)
+        demand = demand_of(settings.population.num_peers, settings.resources, nodes)
+        values = ", ".join(f"{key} = {value_text(value)}" for key, value in sample.items()) or "nothing is searched"
+        console.print(f"example {number + 1}  {values}  ({demand})", markup=False, soft_wrap=True)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(tune)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="python -m graftpop.tune")
+
+
+if __name__ == "__main__":
+    main()
