@@ -2,14 +2,15 @@
 
 import typer
 
+from graftpop.report import report
 from graftpop.tune import tune
 
 __all__ = ["main"]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
                   help="Populations of networks that exchange weights by filter grafting, tuned by Ray Tune.")
-app.callback()(lambda: None)  # with a single command typer would leave its name out
 app.command(name="tune")(tune)
+app.command(name="report")(report)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from graftpop.errors import CheckpointError
 from graftpop.population import Round
 
 __all__ = ["GRAFTS_SCHEMA", "ROUNDS_SCHEMA", "RunFolder", "TrialRecords", "open_folder"]
@@ -148,6 +149,31 @@ class RunFolder:
     def create(self) -> None:
         """Make the folder."""
         self._filesystem.create_dir(self._path)
+
+    def check_is_run(self) -> None:
+        """Check that the folder is a run's.
+
+        Raises:
+            CheckpointError: something that every run has is missing.
+        """
+        for name in ("space.yaml", "run.json", "tune"):
+            if not self.exists(name):
+                raise CheckpointError(f"{self.location}: is no run, it has no {name}; give a folder that "
+                                      f"`python -m graftpop.tune` wrote, such as runs/NAME-TIME")
+
+    def read_table(self, name: str) -> pa.Table:
+        """Return one of the run's tables: trials, rounds or grafts; an empty one where none is written yet.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = posixpath.join(self._path, f"{name}.parquet")
+        if not self.exists(f"{name}.parquet"):
+            return _TABLES.get(name, pa.schema({"trial_id": pa.string(), **_TRIAL_COLUMNS})).empty_table()
+        try:
+            return pq.read_table(path, filesystem=self._filesystem)
+        except pa.ArrowInvalid as error:
+            raise CheckpointError(f"{path}: cannot be read as Parquet: {error}") from error
 
     def read_text(self, name: str) -> str:
         """Return the content of a text file of the folder."""

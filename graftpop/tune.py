@@ -3,16 +3,16 @@
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from graftpop.errors import CheckpointError, GraftpopError, SpaceError
+from graftpop.commands import INTERRUPTED, one_line_errors
+from graftpop.errors import GraftpopError, SpaceError
 
 if TYPE_CHECKING:  # everything that --help need not wait for is imported where it is used
     from graftpop.cluster.connection import Connection
@@ -23,28 +23,9 @@ if TYPE_CHECKING:  # everything that --help need not wait for is imported where 
 
 __all__ = ["main", "tune"]
 
-BAD_INPUT = 2
-INTERRUPTED = 130
 SAMPLES_SHOWN = 3
 
 console = Console(highlight=False)
-
-
-def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command end on a user's error with one line and exit code 2, and on Ctrl-C with code 130."""
-
-    @wraps(command)
-    def guarded(*arguments: Any, **options: Any) -> None:
-        try:
-            command(*arguments, **options)
-        except GraftpopError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(BAD_INPUT) from None
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
-
-    return guarded
 
 
 @one_line_errors
@@ -133,10 +114,7 @@ def go_on(location: str, address: str | None) -> None:
     from graftpop.space.tree import read_yaml
 
     folder = RunFolder(location)
-    for name in ("space.yaml", "run.json", "tune"):
-        if not folder.exists(name):
-            raise CheckpointError(f"--resume {location}: is no run, it has no {name}; give a folder that "
-                                  f"`python -m graftpop.tune` wrote, such as runs/NAME-TIME")
+    folder.check_is_run()
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_yaml(folder.read_text("space.yaml"), where), where)
     with named_by(where):
@@ -158,6 +136,7 @@ def run(space: "Space", folder: "RunFolder", connection: "Connection", *, resume
     """Run a study on a cluster, show it, and tell what came of it."""
     from graftpop.cluster.study import run_study
     from graftpop.progress import LiveProgress, PlainProgress
+    from graftpop.report_page import write_report
     from graftpop.run_facts import utc_now
 
     if connection.dashboard:
@@ -173,6 +152,7 @@ def run(space: "Space", folder: "RunFolder", connection: "Connection", *, resume
     facts |= {"finished": utc_now().isoformat(timespec="seconds"),
               "status": "interrupted" if interrupted else "finished"}
     folder.write_text("run.json", json.dumps(facts, indent=2))
+    write_report(folder)
     tell(trials, folder)
     if interrupted:
         console.print(f"[yellow]interrupted[/]; go on with: python -m graftpop.tune --resume {folder.location}",
@@ -201,6 +181,7 @@ def tell(trials: list["Trial"], folder: "RunFolder") -> None:
         console.print(f"network    {folder.location}/best, in Python: graftpop.load(\"{folder.location}/best\")",
                       soft_wrap=True)
     console.print(f"tables     {folder.location}/trials.parquet, rounds.parquet, grafts.parquet", soft_wrap=True)
+    console.print(f"report     {folder.location}/report.html", soft_wrap=True)
 
 
 def show_plan(space: "Space", address: str | None) -> None:
