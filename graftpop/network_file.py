@@ -4,6 +4,7 @@ Weights are in safetensors, which is read without executing anything.
 """
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def load_network(folder: str | Path) -> nn.Module:
         with safe_open(folder / "model.safetensors", "pt"):
             network.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = textwrap.shorten(str(error), 300, placeholder=" ...")
         raise CheckpointError(f"{folder}: holds no network that can be loaded: {reason}; give the folder best/ of a "
                               f"run") from error
     return network.eval()

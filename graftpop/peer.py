@@ -5,6 +5,7 @@ as a Ray actor.
 """
 
 import json
+import os
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,10 @@ class Peer:
             "model": name, "num_classes": len(splits.class_names), "class_names": list(splits.class_names),
             "image_shape": list(splits.image_shape), "mean": list(splits.recipe.mean), "std": list(splits.recipe.std),
         }
+
+    def process_id(self) -> int:
+        """Return the number of the process that the peer runs in."""
+        return os.getpid()
 
     def model_card(self) -> dict[str, Any]:
         """Return what is needed to rebuild the network and to feed it: name, classes, image shape, mean and std."""

@@ -28,14 +28,14 @@ def check_data_and_models(space: Space) -> None:
         GraftpopError: data that cannot be read, or a network that cannot take it or has nothing to graft.
     """
     settings = space.settle()
+    released = any(one.graft is not None and one.graft.compat == "released_code" for one in space.corners())
     splits = load_splits(settings.data, seed=settings.seed)
     for name in _model_names(space):
         network = build(name, len(splits.class_names))
         find_sites(network, splits.image_shape, name)
-        if settings.graft is not None and settings.graft.compat == "released_code":
+        if released:
             released_assignment(list(network.state_dict()))
 
 
 def _model_names(space: Space) -> tuple[str, ...]:
-    searched = space.domains.get("model.name")
-    return searched.corners if searched else (space.settle().model.name,)
+    return tuple(dict.fromkeys(settings.model.name for settings in space.corners()))

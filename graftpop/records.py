@@ -62,9 +62,16 @@ _TRIAL_COLUMNS = {"val_accuracy": pa.float64(), "test_accuracy": pa.float64(), "
 
 
 def open_folder(location: str) -> tuple[pafs.FileSystem, str]:
-    """Return the file system and the path of a local folder or a URI such as s3://bucket/path."""
+    """Return the file system and the path of a local folder or a URI such as s3://bucket/path.
+
+    Raises:
+        CheckpointError: no such kind of URI.
+    """
     if "://" in location:
-        filesystem, path = pafs.FileSystem.from_uri(location)
+        try:
+            filesystem, path = pafs.FileSystem.from_uri(location)
+        except pa.ArrowInvalid as error:
+            raise CheckpointError(f"{location}: must be a folder or a URI such as s3://bucket/path: {error}") from error
         return filesystem, path
     return pafs.LocalFileSystem(), str(Path(location).absolute())
 
@@ -147,8 +154,15 @@ class RunFolder:
         return bool(found.type != pafs.FileType.NotFound)
 
     def create(self) -> None:
-        """Make the folder."""
-        self._filesystem.create_dir(self._path)
+        """Make the folder.
+
+        Raises:
+            CheckpointError: it cannot be made.
+        """
+        try:
+            self._filesystem.create_dir(self._path)
+        except OSError as error:
+            raise CheckpointError(f"--out {self.location}: cannot be made: {error}; choose another folder") from error
 
     def check_is_run(self) -> None:
         """Check that the folder is a run's.

@@ -26,6 +26,8 @@ __all__ = ["main", "tune"]
 SAMPLES_SHOWN = 3
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console.width = 200  # a file or a pipe has no width of its own, and 80 columns would cut the tables
 
 
 @one_line_errors
@@ -64,9 +66,9 @@ def tune(
     wanted = load_space(space, settings)
     with named_by(str(space), settings):
         check_names(wanted)
-        if dry_run:
-            show_plan(wanted, address)
-            return
+    if dry_run:
+        show_plan(wanted, str(space), settings, address)
+        return
     start(wanted, str(space), settings, out, address)
 
 
@@ -184,7 +186,7 @@ def tell(trials: list["Trial"], folder: "RunFolder") -> None:
     console.print(f"report     {folder.location}/report.html", soft_wrap=True)
 
 
-def show_plan(space: "Space", address: str | None) -> None:
+def show_plan(space: "Space", where: str, overrides: Sequence[str], address: str | None) -> None:
     """Print the resolved settings, what one trial asks for, and three sampled configurations."""
     from graftpop.cluster.connection import connect, local_node
     from graftpop.cluster.resources import demand_of
@@ -198,7 +200,8 @@ def show_plan(space: "Space", address: str | None) -> None:
             nodes = connection.nodes
     console.print(f"\ncluster    {len(nodes)} node{'s' * (len(nodes) > 1)}, {sum(node.cpus for node in nodes):g} CPU, "
                   f"{sum(node.gpus for node in nodes):g} GPU")
-    check_demand(space, nodes)
+    with named_by(where, overrides):
+        check_demand(space, nodes)
     rng = random.Random(space.settle().seed)
     console.print(f"study      {space.num_trials()} trials of up to {space.most_rounds()} rounds")
     for number in range(SAMPLES_SHOWN if space.domains else 1):

@@ -17,6 +17,7 @@ __all__ = ["param_space", "scheduler", "searcher"]
 ASHA_REDUCTION = 3
 ASHA_EARLIEST_ROUND = 5
 PBT_INTERVALS = 20
+PBT_FEWEST_ROUNDS = 5
 
 
 def param_space(space: Space) -> dict[str, Any]:
@@ -81,11 +82,11 @@ def _asha(space: Space) -> TrialScheduler:
 
 
 def _pbt(space: Space) -> TrialScheduler:
-    """Every twentieth of the rounds let the worst quarter go on from the best, with settings changed.
+    """Every twentieth of the rounds, but at least 5, let the worst quarter go on from the best with settings changed.
 
     Tune multiplies by 1.2 or 0.8 without regard to the domain, so what leaves it is brought back.
     """
-    interval = max(1, space.most_rounds() // PBT_INTERVALS)
+    interval = max(PBT_FEWEST_ROUNDS, space.most_rounds() // PBT_INTERVALS)
     rng = random.Random(space.settle().seed)
     mutations: dict[str, Any] = {
         key: list(domain.every_value()) if domain.is_finite else partial(domain.sample, rng)

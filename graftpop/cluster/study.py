@@ -1,18 +1,19 @@
 """A whole study: trials of populations under a searcher and a scheduler, recorded and watched as they run."""
 
 import json
+import re
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayTaskError
 from ray.tune import Callback, CheckpointConfig, ResumeConfig
 from ray.tune.experiment import Trial as TuneTrial
 
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.search import param_space, scheduler, searcher
 from graftpop.cluster.trainable import PopulationTrainable, demand_of_sample
-from graftpop.errors import GraftpopError
 from graftpop.records import RunFolder
 from graftpop.space import Space
 from graftpop.trials import Trial, best_trial, column_types
@@ -37,6 +38,7 @@ def run_study(space: Space, folder: RunFolder, connection: Connection, watch: Ca
     recorder = _Recorder(space, folder, watch)
     trainable = tune.with_parameters(PopulationTrainable, space=space, nodes=connection.nodes, records=folder.records)
     trainable.__name__ = "population"
+    warnings.filterwarnings("ignore", message="Consider boosting PBT")  # peers are not yet reused
     tune.run(
         tune.with_resources(trainable, lambda sample: tune.PlacementGroupFactory(
             demand_of_sample(space, sample, connection.nodes).bundles)),
@@ -77,10 +79,13 @@ class _Recorder(Callback):
         self._types = column_types(space.domains)
         self._tune_trials: dict[str, TuneTrial] = {}
         self._trials: dict[str, Trial] = {}
+        # a resumed study is handed to us in another order, and its trials keep their numbers
+        known = folder.read_table("trials")["trial_id"].to_pylist()
+        self._numbers = {trial_id: number for number, trial_id in enumerate(known)}
 
     @property
     def trials(self) -> list[Trial]:
-        return list(self._trials.values())
+        return sorted(self._trials.values(), key=lambda trial: trial.number)
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         if len(trials) > len(self._trials):
@@ -106,7 +111,7 @@ class _Recorder(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         seen = self._see(trial)
-        seen.status, seen.error = "failed", _reason(trial.get_error())
+        seen.status, seen.error = "failed", _reason(trial)
         self._changed(now=True)
 
     def finish(self) -> None:
@@ -121,20 +126,20 @@ class _Recorder(Callback):
         self._tune_trials[trial.trial_id] = trial
         if trial.trial_id not in self._trials:
             settings = self._space.settle(trial.config)
-            seen = Trial(trial.trial_id, len(self._trials), dict(trial.config), settings.num_rounds,
-                         settings.training.epochs)
+            number = self._numbers.setdefault(trial.trial_id, len(self._numbers))
+            seen = Trial(trial.trial_id, number, dict(trial.config), settings.num_rounds, settings.training.epochs)
             if trial.last_result and "round" in trial.last_result:
                 seen.result, seen.wall_s = trial.last_result, trial.last_result["time_total_s"]
             if trial.status == TuneTrial.TERMINATED:
                 seen.status = _status_of_terminated(seen)
             elif trial.status == TuneTrial.ERROR:
-                seen.status, seen.error = "failed", _reason(trial.get_error())
+                seen.status, seen.error = "failed", _reason(trial)
             self._trials[trial.trial_id] = seen
         return self._trials[trial.trial_id]
 
     def _changed(self, *, now: bool) -> None:
         self._folder.write_trials([trial.row() for trial in self.trials], self._types)
-        self._folder.join_records(self._trials, now=now)
+        self._folder.join_records([trial.trial_id for trial in self.trials], now=now)
         if now:
             self._write_best()
         self._watch(self.trials)
@@ -159,11 +164,18 @@ def _status_of_terminated(trial: Trial) -> str:
     return "completed" if trial.round == trial.num_rounds else "stopped"
 
 
-def _reason(error: BaseException | None) -> str:
-    """Return why a trial failed in one line: our own message where there is one, else what Python said."""
-    while isinstance(error, RayTaskError) and error.cause is not None:
-        error = error.cause
-    if isinstance(error, GraftpopError):
-        return str(error)
-    lines = str(error).strip().splitlines() or ["no reason was given"]
-    return f"{type(error).__name__}: {lines[-1].strip()}"
+def _reason(trial: TuneTrial) -> str:
+    """Return why a trial failed in one line: our own message where there is one, else what Python said last.
+
+    Tune has written the error as text, here first and to the run folder later.
+    """
+    here = Path(trial.error_file) if trial.error_file else None
+    text = here.read_text(encoding="utf-8") if here and here.exists() else str(trial.get_error() or "")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if ERROR_LINE.match(line)]
+    if not said:
+        return lines[-1] if lines else "no reason was given"
+    return re.sub(r"^graftpop\.errors\.\w+: ", "", said[-1])
+
+
+ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Interrupt|Exit)\b")

@@ -38,17 +38,17 @@ def find_sites(network: nn.Module, image_shape: tuple[int, int, int], name: str)
         ModelError: the network cannot take such images, or has no convolution whose output a BatchNorm consumes.
     """
     twin = copy.deepcopy(network).to("meta").eval()
-    conv_of_output: dict[int, str] = {}
+    conv_of_output: dict[int, tuple[str, int]] = {}
     outputs: list[Tensor] = []  # kept alive, so that no two of them share an id
     norm_of_conv: dict[str, str] = {}
 
     def leaves_conv(conv_name: str, output: Tensor) -> None:
-        conv_of_output[id(output)] = conv_name
+        conv_of_output[id(output)] = conv_name, output._version
         outputs.append(output)
 
     def enters_norm(norm_name: str, output: Tensor) -> None:
-        conv_name = conv_of_output.get(id(output))
-        if conv_name is not None:
+        conv_name, version = conv_of_output.get(id(output), (None, 0))
+        if conv_name is not None and output._version == version:  # changed in place (ReLU, a sum), it is another value
             norm_of_conv.setdefault(conv_name, norm_name)
 
     for module_name, module in twin.named_modules():
@@ -60,7 +60,7 @@ def find_sites(network: nn.Module, image_shape: tuple[int, int, int], name: str)
         with torch.no_grad():
             twin(torch.empty(2, *image_shape, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"model.name: '{name}' cannot take images of shape {image_shape}: {reason}; choose a network "
                          f"made for this size, or larger images") from error
     sites = [Site(conv, norm_of_conv[conv]) for conv, _ in twin.named_modules() if conv in norm_of_conv]

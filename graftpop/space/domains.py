@@ -6,7 +6,7 @@ draws from it is `graftpop.cluster.search`'s matter.
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -41,24 +41,34 @@ class Domain:
         inside = low + float(step[0]) if step else low + (high - low) / math.e  # no whole number
         return (low, high, inside)
 
-    def every_value(self) -> tuple[Any, ...]:
+    def every_value(self) -> Sequence[Any]:
         """Return all values of a finite domain."""
-        return tuple(range(self.values[0], self.values[1] + 1)) if self.kind == "randint" else self.values
+        return range(self.values[0], self.values[1] + 1) if self.kind == "randint" else self.values
 
     def sample(self, rng: random.Random) -> Any:
         """Return one value drawn at random."""
+        if self.kind == "randint":
+            return rng.randint(*self.values)
         if self.is_finite:
-            return rng.choice(self.every_value())
+            return rng.choice(self.values)
         low, high, *step = self.values
         if self.kind == "loguniform":
-            return math.exp(rng.uniform(math.log(low), math.log(high)))
-        if self.kind == "quniform":
-            return low + step[0] * rng.randint(0, math.floor((high - low) / step[0] + 1e-9))
-        return rng.uniform(low, high)
+            value = math.exp(rng.uniform(math.log(low), math.log(high)))
+        elif self.kind == "quniform":
+            value = low + step[0] * rng.randint(0, round((high - low) / step[0]))
+        else:
+            value = rng.uniform(low, high)
+        return self.clip(value)  # rounding can lead out of the range
 
     def clip(self, value: Any) -> Any:
         """Return the value of the domain that is nearest to a number."""
-        return value if self.kind in ("choice", "grid") else min(max(value, self.values[0]), self.values[1])
+        if self.kind in ("choice", "grid"):
+            return value
+        low, high, *step = self.values
+        if step:
+            value = low + step[0] * round((value - low) / step[0])
+        value = min(max(value, low), high)
+        return round(value) if self.kind == "randint" else value
 
     def __str__(self) -> str:
         """Write the domain as the YAML has it."""
@@ -90,6 +100,8 @@ def _check_stepped_range(values: list[Any]) -> str | None:
         return "needs three numbers [low, high, step]"
     if not 0 < values[2] <= values[1] - values[0]:
         return "step must be above 0 and at most high - low"
+    if not all(math.isclose(bound / values[2], round(bound / values[2])) for bound in values[:2]):
+        return "low and high must be multiples of step"  # Tune and Optuna know no other steps
     return None
 
 
@@ -132,6 +144,7 @@ def read_domain(node: Mapping[str, Any], where: str) -> Domain:
 def number_hint(text: str) -> str:
     """Return "; ..." on how to write the number that a text spells, or nothing: YAML reads 1e-4 as text."""
     try:
-        return f"; {text} is text in YAML, write {float(text)!r}"
+        number = float(text)
     except ValueError:
         return ""
+    return f"; '{text}' is text in YAML, write {int(text) if text.isdecimal() else number!r}"

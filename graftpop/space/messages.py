@@ -44,9 +44,9 @@ def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[st
     for problem in error.errors():
         by_key.setdefault(_key_of(problem, tree), []).append(problem)
     key, problems = next(iter(by_key.items()))
-    section, _, name = key.rpartition(".")
-    if problems[0]["type"] == "extra_forbidden":
-        names = _keys_of_section(section)
+    if problems[0]["type"] in ("extra_forbidden", "invalid_key"):
+        *sections, name = map(str, problems[0]["loc"])
+        names = _keys_of_section(".".join(sections))
         return f"{origin(key)}: unknown key '{name}'; choose from {', '.join(names)}{closest(name, names)}"
     value = problems[0]["input"]
     if isinstance(value, dict) and len(value) == 1:
@@ -54,7 +54,10 @@ def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[st
         return f"{origin(key)}: unknown domain '{kind}'; choose from {', '.join(DOMAINS)}{closest(kind, DOMAINS)}"
     rules = " or ".join(dict.fromkeys(_rule(problem) for problem in problems))
     searched = " among the searched values" if key in sample else ""
-    return f"{origin(key)}: must be {rules}, got {value!r}{searched}{_hint(value, problems)}"
+    hint = _hint(value, problems)
+    if searched and isinstance(value, float) and any(problem["type"].startswith("int_") for problem in problems):
+        hint = "; whole numbers are searched by choice, randint or grid"
+    return f"{origin(key)}: must be {rules}, got {value!r}{searched}{hint}"
 
 
 def _keys_of_section(section: str) -> list[str]:

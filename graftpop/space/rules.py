@@ -1,5 +1,6 @@
 """The rules of a space that no single value can break: names in tables, and keys that must fit each other."""
 
+import math
 from collections.abc import Callable, Mapping
 
 from graftpop.errors import SpaceError, choose
@@ -12,6 +13,8 @@ __all__ = ["UNDER_PBT", "check_names", "check_rules", "check_search"]
 
 UNDER_PBT = ("graft.A", "graft.c", "graft.alpha", "training.lr")
 """What population based training may change while a population runs: it leaves weights and peers as they are."""
+
+MOST_GRID_TRIALS = 100_000
 
 Origin = Callable[[str], str]
 
@@ -60,7 +63,8 @@ def check_search(settings: Settings, domains: Mapping[str, Domain], origin: Orig
                                  f"sample from it write {{choice: {list(domain.values)}}}")
     if settings.tune.scheduler == "pbt":
         _check_pbt(settings, domains, origin)
-    if settings.graft is not None and settings.graft.alpha != "adaptive" and "graft.alpha" not in domains:
+    alpha = domains.get("graft.alpha")
+    if settings.graft is not None and "adaptive" not in (alpha.corners if alpha else (settings.graft.alpha,)):
         for key in ("graft.A", "graft.c"):
             if key in domains:
                 raise SpaceError(f"{origin(key)}: has no effect where graft.alpha is a number, got {domains[key]}; set "
@@ -72,6 +76,10 @@ def _check_grid(settings: Settings, domains: Mapping[str, Domain], origin: Origi
         if not domain.is_finite:
             raise SpaceError(f"{origin(key)}: search grid runs every value, and there is no end to those of {domain}; "
                              f"choose choice, grid or randint, or tune.search: random")
+    num_trials = math.prod(len(domain.every_value()) for domain in domains.values())
+    if num_trials > MOST_GRID_TRIALS:
+        raise SpaceError(f"{origin('tune.search')}: search grid would run {num_trials:,} trials, the limit is "
+                         f"{MOST_GRID_TRIALS:,}; narrow the domains, or sample with tune.search: random")
     if settings.tune.num_samples is not None:
         raise SpaceError(f"{origin('tune.num_samples')}: search grid runs the whole product of the domains, got "
                          f"{settings.tune.num_samples}; leave it null")

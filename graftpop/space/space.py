@@ -48,16 +48,17 @@ class Space:
         """Return one value a searched key, drawn at random."""
         return {key: domain.sample(rng) for key, domain in self.domains.items()}
 
+    def corners(self) -> Iterator[Settings]:
+        """Yield settings that together hold every pair of extreme values of any two searched keys."""
+        return map(self.settle, _corner_samples(self.domains))
+
     def largest_population(self) -> int:
         """Return the highest number of peers that a trial can have."""
-        searched = self.domains.get("population.num_peers")
-        return max(searched.corners) if searched else self.settle().population.num_peers
+        return max(settings.population.num_peers for settings in self.corners())
 
     def most_rounds(self) -> int:
         """Return the highest number of rounds that a trial can have."""
-        keys = ("training.epochs", "population.epochs_per_round")
-        corners = [[(key, value) for value in self.domains[key].corners] for key in keys if key in self.domains]
-        return max(self.settle(dict(sample)).num_rounds for sample in itertools.product(*corners))
+        return max(settings.num_rounds for settings in self.corners())
 
     def num_trials(self) -> int:
         """Return how many trials the study has."""

@@ -51,8 +51,9 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
         raise SpaceError(f"--set {override}: must be KEY=VALUE, such as --set training.epochs=6")
     known = list(known_keys(Settings))
     if key not in known and key not in Settings.model_fields:
-        raise SpaceError(f"--set {override}: unknown key '{key}'; "
-                         f"keys are written section.key{closest(key, known)}")
+        in_full = [name for name in known if name.endswith(f".{key}")]
+        raise SpaceError(f"--set {override}: unknown key '{key}'; keys are written "
+                         f"section.key{closest(in_full[0] if in_full else key, known)}")
     put(tree, key, read_yaml(text, f"--set {override}"))
     return key
 

@@ -1,0 +1,151 @@
+"""Whole studies on a real Ray: what they leave, and that searchers, schedulers, failures and interruptions end well."""
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import graftpop
+from graftpop.cluster.connection import Connection
+from graftpop.cluster.study import run_study
+from graftpop.learner.data import load_splits
+from graftpop.records import RunFolder
+from graftpop.space import Space, parse_space
+from graftpop.trials import Trial
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+
+def space(**changes: dict[str, Any]) -> Space:
+    tree: dict[str, Any] = {
+        "data": {"name": "digits"},
+        "model": {"name": "resnet8"},
+        "training": {"epochs": 3, "batch_size": 128, "schedule": "cosine"},
+        "population": {"num_peers": 2},
+        "graft": {"A": {"uniform": [0.0, 1.0]}, "c": {"loguniform": [1, 500]}},
+        "tune": {"search": "random", "num_samples": 2},
+    }
+    for section, values in changes.items():
+        tree[section] = {**tree[section], **values}
+    return parse_space(tree)
+
+
+def run(wanted: Space, connection: Connection, folder: Path, **options: Any) -> tuple[RunFolder, list[Trial]]:
+    run_folder = RunFolder(str(folder))
+    run_folder.create()
+    return run_folder, run_study(wanted, run_folder, connection, options.pop("watch", lambda trials: None), **options)
+
+
+def untimed(table: Any) -> list[dict[str, Any]]:
+    return table.drop_columns(["trial_id", "images_per_s", "train_s", "exchange_s"]).to_pylist()
+
+
+def test_a_study_leaves_whole_tables_and_a_network_that_is_as_good_as_recorded(
+    connection: Connection, tmp_path: Path,
+) -> None:
+    wanted = space(population={"num_peers": {"choice": [2, 3]}}, tune={"search": "optuna", "num_samples": 3})
+    _, trials = run(wanted, connection, tmp_path)
+    assert [trial.status for trial in trials] == ["completed"] * 3
+    assert len({(trial.sample["graft.A"], trial.sample["graft.c"]) for trial in trials}) == 3
+
+    by_trial = {row["trial_id"]: row for row in pq.read_table(tmp_path / "trials.parquet").to_pylist()}
+    assert list(by_trial) == [trial.trial_id for trial in trials]
+    rounds = pq.read_table(tmp_path / "rounds.parquet").to_pylist()
+    places = [(row["trial_id"], row["round"], row["peer"]) for row in rounds]
+    assert sorted(places) == sorted((trial_id, round_, peer) for trial_id, row in by_trial.items()
+                                    for round_ in (1, 2, 3) for peer in range(row["population.num_peers"]))
+    for trial_id, row in by_trial.items():
+        last = [peer for peer in rounds if (peer["trial_id"], peer["round"]) == (trial_id, 3)]
+        assert row["val_accuracy"] == max(peer["val_accuracy"] for peer in last)
+        assert row["train_images"] == sum(peer["train_images"] for peer in rounds if peer["trial_id"] == trial_id)
+
+    grafts = pq.read_table(tmp_path / "grafts.parquet").to_pylist()
+    assert {row["round"] for row in grafts} == {1, 2}  # the last round does not graft
+    for row in grafts:
+        searched = by_trial[row["trial_id"]]
+        gap = row["receiver_entropy_nats"] - row["donor_entropy_nats"]
+        alpha = searched["graft.A"] / math.pi * math.atan(searched["graft.c"] * gap) + 0.5
+        assert row["alpha"] == pytest.approx(alpha, abs=1e-12)
+        assert row["donor"] == (row["receiver"] - 1) % searched["population.num_peers"]
+
+    metrics = json.loads((tmp_path / "best" / "metrics.json").read_text())
+    assert metrics["measured"]["val_accuracy"] == max(row["val_accuracy"] for row in by_trial.values())
+    network = graftpop.load(tmp_path / "best")
+    test = load_splits(wanted.settle().data, seed=0).test
+    with torch.no_grad():
+        right = [network(images).argmax(1) == labels for images, labels in test.evaluation_batches(100, torch.device("cpu"))]
+    assert torch.cat(right).double().mean().item() == pytest.approx(metrics["measured"]["test_accuracy"], abs=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
+def test_a_study_that_was_interrupted_and_resumed_ends_with_the_same_bits(connection: Connection, tmp_path: Path) -> None:
+    wanted = space(training={"epochs": 5}, tune={"num_samples": 2})
+    run(wanted, connection, tmp_path / "whole")
+
+    def interrupt(trials: list[Trial]) -> None:
+        if any(trial.round == 2 for trial in trials):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    _, trials = run(wanted, connection, tmp_path / "cut", watch=interrupt)
+    assert "interrupted" in {trial.status for trial in trials}
+    left = pq.read_table(tmp_path / "cut" / "rounds.parquet").to_pylist()
+    assert 0 < len(left) < 2 * 5 * 2
+    _, trials = run(wanted, connection, tmp_path / "cut", resume=True)
+    assert [trial.status for trial in trials] == ["completed"] * 2
+
+    for table in ("rounds", "grafts"):
+        whole, cut = (pq.read_table(tmp_path / name / f"{table}.parquet") for name in ("whole", "cut"))
+        if table == "rounds":
+            assert untimed(cut) == untimed(whole)
+        else:
+            assert cut.drop_columns(["trial_id"]).equals(whole.drop_columns(["trial_id"]))
+    expected, got = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("whole", "cut"))
+    assert all(got[name].equal(tensor) for name, tensor in expected.items())
+
+
+def test_a_grid_under_asha_runs_the_whole_product_and_tests_only_what_ran_to_the_end(
+    connection: Connection, tmp_path: Path,
+) -> None:
+    wanted = space(training={"epochs": 6, "lr": {"choice": [0.1, 1.0e-6]}}, graft={"A": {"grid": [0.0, 0.4]}, "c": 500.0},
+                   tune={"search": "grid", "num_samples": None, "scheduler": "asha"})
+    _, trials = run(wanted, connection, tmp_path)
+    assert sorted((trial.sample["training.lr"], trial.sample["graft.A"]) for trial in trials) == [
+        (1.0e-6, 0.0), (1.0e-6, 0.4), (0.1, 0.0), (0.1, 0.4)]
+    assert {trial.status for trial in trials} == {"completed", "stopped"}
+    for trial in trials:
+        assert ("test_accuracy" in trial.result) == (trial.status == "completed")
+    best = json.loads((tmp_path / "best" / "metrics.json").read_text())
+    assert best["searched"]["training.lr"] == 0.1
+
+
+def test_pbt_keeps_settings_inside_their_domains_and_records_every_round_once(
+    connection: Connection, tmp_path: Path,
+) -> None:
+    wanted = space(training={"epochs": 7, "lr": {"loguniform": [1.0e-4, 0.2]}},
+                   graft={"A": {"uniform": [0.3, 0.5]}, "c": 500.0},
+                   tune={"num_samples": 2, "scheduler": "pbt"})
+    _, trials = run(wanted, connection, tmp_path)
+    assert [trial.status for trial in trials] == ["completed"] * 2
+    for trial in trials:
+        assert 0.3 <= trial.sample["graft.A"] <= 0.5
+        assert 1.0e-4 <= trial.sample["training.lr"] <= 0.2
+    rounds = pq.read_table(tmp_path / "rounds.parquet").to_pylist()
+    places = [(row["trial_id"], row["round"], row["peer"]) for row in rounds]
+    assert sorted(places) == sorted((trial.trial_id, round_, peer) for trial in trials
+                                    for round_ in range(1, 8) for peer in (0, 1))
+
+
+def test_a_trial_that_fails_says_why_in_one_line_and_the_study_goes_on(connection: Connection, tmp_path: Path) -> None:
+    wanted = space(training={"epochs": 1}, tune={"num_samples": 1}, population={"round_limit_s": 0.01})
+    _, (trial,) = run(wanted, connection, tmp_path)
+    assert trial.status == "failed"
+    assert trial.error.startswith("peer 0: did not finish 'train' within 0.01 s")
+    assert pq.read_table(tmp_path / "trials.parquet")["status"].to_pylist() == ["failed"]
+    assert not (tmp_path / "best").exists()

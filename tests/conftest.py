@@ -1,0 +1,19 @@
+"""One thread, one cache folder a session, and property tests that draw the same examples every time."""
+
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import torch
+
+hypothesis.settings.register_profile("graftpop", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("graftpop")
+torch.set_num_threads(1)  # small networks gain nothing from more, and the figures in the tests are to the bit
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decode data sets into a folder of this session, not into the user's cache."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

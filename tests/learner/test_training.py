@@ -1,0 +1,230 @@
+"""A learner: it learns, it can be repeated and resumed to the bit, and it leaves the process as it was."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from network_makers import copied, digits, few_digits, learner, same_bits, seeded_network, seeded_small_net
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graftpop.errors import CheckpointError
+from graftpop.learner.data import MemoryImages, Splits
+from graftpop.learner.precision import training_dtype
+from graftpop.learner.seeds import derive
+from graftpop.learner.training import Learner
+
+CPU = torch.device("cpu")
+MAKERS: dict[str, Callable[[int], nn.Module]] = {
+    "small": seeded_small_net,
+    "dropout": lambda seed: seeded_small_net(seed, dropout=0.5),
+    "resnet8": lambda seed: seeded_network("resnet8", seed),
+}
+
+
+def first_images(count: int) -> Splits:
+    """Return the few digits with as many training images."""
+    splits = few_digits()
+    assert isinstance(splits.train, MemoryImages)
+    assert splits.train.rows is not None
+    train = MemoryImages(splits.train.pixels, splits.train.labels, splits.recipe, splits.train.rows[:count])
+    return Splits(train, splits.val, splits.test, splits.class_names, splits.image_shape, splits.recipe)
+
+
+def val_accuracy(one: Learner, splits: Splits) -> float:
+    logits, labels = one.evaluate(splits.val)
+    return (logits.argmax(1) == labels).float().mean().item()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_digits_are_learned_in_either_precision(precision: str) -> None:
+    one = learner(seeded_small_net(), epochs=8, lr=0.1, batch_size=64, precision=precision, splits=digits())
+    epochs = [one.train_epoch() for _ in range(8)]
+    assert epochs[-1].loss < 0.5 * epochs[0].loss
+    assert epochs[-1].accuracy > 0.85
+    assert val_accuracy(one, digits()) > 0.85
+    assert one.state.buffer.dtype == torch.float32
+
+
+def test_bfloat16_changes_the_arithmetic_of_training() -> None:
+    states = []
+    for precision in ("float32", "bfloat16"):
+        one = learner(seeded_small_net(), precision=precision)
+        one.train_epoch()
+        states.append(one.state.buffer.clone())
+    assert not torch.equal(*states)
+    assert torch.allclose(*states, atol=0.1)
+
+
+def test_an_epoch_equals_a_plain_loop_with_torchs_own_optimizer_and_scheduler() -> None:
+    train, network = few_digits().train, seeded_small_net()
+    one = learner(seeded_small_net(), peer=3, seed=7, epochs=2, lr=0.1, schedule="cosine")
+    metrics = [one.train_epoch(), one.train_epoch()]
+
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * 6)  # 180 images in batches of 32
+    for epoch in range(2):
+        losses, correct = [], 0
+        assert metrics[epoch].lr == pytest.approx(optimizer.param_groups[0]["lr"])
+        for pixels, labels in train.training_batches(32, derive(7, "data", 3, epoch), CPU):
+            optimizer.zero_grad()
+            logits = network(pixels)
+            loss = functional.cross_entropy(logits, labels)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            losses += [loss.item()] * len(labels)
+            correct += int((logits.argmax(1) == labels).sum())
+        assert metrics[epoch].num_images == len(losses) == 180
+        assert metrics[epoch].loss == pytest.approx(sum(losses) / 180, rel=1e-3)
+        assert metrics[epoch].accuracy == pytest.approx(correct / 180, abs=0.01)
+        assert metrics[epoch].train_s > 0
+    for name, tensor in network.state_dict().items():
+        assert torch.allclose(one.network.state_dict()[name], tensor, rtol=1e-2, atol=1e-4), name
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_training_can_be_repeated_to_the_bit(maker: str) -> None:
+    states = []
+    for _ in range(2):
+        one = learner(MAKERS[maker](0))
+        one.train_epoch()
+        torch.rand(7)  # what others draw in between plays no part
+        one.train_epoch()
+        states.append(copied(one.state_dict()))
+    assert same_bits(*states)
+
+
+@pytest.mark.parametrize("maker", ["small", "dropout"])
+def test_peers_and_seeds_see_the_data_in_other_orders(maker: str) -> None:
+    buffers = []
+    for peer, seed in [(0, 0), (1, 0), (0, 1)]:
+        one = learner(MAKERS[maker](0), peer=peer, seed=seed)
+        one.train_epoch()
+        buffers.append(one.state.buffer.clone())
+    assert not any(torch.equal(buffers[i], buffers[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
+
+
+def test_dropout_differs_from_peer_to_peer_and_epoch_to_epoch() -> None:
+    """With one batch of images that are never shifted, only dropout is left to differ."""
+    splits = first_images(16)
+    assert isinstance(splits.train, MemoryImages)
+    recipe = type(splits.recipe)(splits.recipe.mean, splits.recipe.std, 0, False)
+    still = MemoryImages(splits.train.pixels, splits.train.labels, recipe, splits.train.rows)
+    splits = Splits(still, splits.val, splits.test, splits.class_names, splits.image_shape, recipe)
+    losses = []
+    for peer in (0, 1):
+        one = learner(seeded_small_net(0, dropout=0.5), peer=peer, lr=1e-12, schedule="constant", splits=splits)
+        losses += [one.train_epoch().loss for _ in range(2)]
+    assert len({round(loss, 4) for loss in losses}) == 4
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_resumed_learner_gives_the_bits_of_one_that_never_stopped(maker: str, after: int) -> None:
+    undisturbed = learner(MAKERS[maker](0))
+    metrics = [undisturbed.train_epoch() for _ in range(4)]
+
+    stopped = learner(MAKERS[maker](0))
+    for _ in range(after):
+        stopped.train_epoch()
+    state = copied(stopped.state_dict())
+    stopped.train_epoch()  # nothing that happens later may reach the state
+
+    resumed = learner(MAKERS[maker](5))
+    resumed.train_epoch()
+    resumed.load_state_dict(state)
+    assert resumed.epoch == after
+    again = [resumed.train_epoch() for _ in range(after, 4)]
+    assert same_bits(resumed.state_dict(), undisturbed.state_dict())
+    assert [(one.loss, one.accuracy, one.lr) for one in again] == [
+        (one.loss, one.accuracy, one.lr) for one in metrics[after:]]
+
+
+def test_the_state_holds_the_network_the_momentum_and_the_epoch() -> None:
+    one = learner(seeded_small_net())
+    network = {f"network/{name}" for name in one.network.state_dict()}
+    assert set(one.state_dict()) == network | {"epoch"}
+    one.train_epoch()
+    momentum = {f"momentum/{name}" for name, _ in one.network.named_parameters()}
+    assert set(one.state_dict()) == network | momentum | {"epoch"}
+    assert one.state_dict()["epoch"].item() == one.epoch == 1
+    assert all(tensor.is_contiguous() for tensor in one.state_dict().values())
+
+
+@pytest.mark.parametrize(("schedule", "expected"), [
+    ("cosine", [0.05, 0.05 * 0.85355339, 0.025, 0.05 * 0.14644661]),
+    ("step", [0.05] * 4),
+    ("constant", [0.05] * 4),
+])
+def test_the_learning_rate_that_an_epoch_begins_with_is_recorded(schedule: str, expected: list[float]) -> None:
+    one = learner(seeded_small_net(), schedule=schedule, epochs=4, lr=0.05)
+    assert [one.train_epoch().lr for _ in range(4)] == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize(("count", "trained"), [(33, 32), (34, 34), (64, 64), (3, 3)])
+def test_a_last_batch_of_one_image_is_left_out(count: int, trained: int) -> None:
+    one = learner(seeded_small_net(), batch_size=32, splits=first_images(count))
+    metrics = one.train_epoch()
+    assert metrics.num_images == trained
+    assert torch.isfinite(one.state.buffer).all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_evaluation_is_in_float32_whatever_training_was_in(precision: str) -> None:
+    one = learner(seeded_small_net(), precision=precision)
+    one.train_epoch()
+    twin = seeded_small_net(1).eval()
+    twin.load_state_dict(one.network.state_dict())
+    logits, labels = one.evaluate(few_digits().val)
+    with torch.no_grad():
+        batches = [(twin(pixels), found) for pixels, found in few_digits().val.evaluation_batches(500, CPU)]
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits, torch.cat([found for found, _ in batches]), rtol=1e-5, atol=1e-5)
+    assert torch.equal(labels, torch.cat([found for _, found in batches]))
+
+
+def test_evaluation_changes_nothing_and_can_be_repeated() -> None:
+    one = learner(seeded_small_net(0, dropout=0.5))
+    one.train_epoch()
+    before = copied(one.state_dict())
+    first, second = one.evaluate(few_digits().test)[0], one.evaluate(few_digits().test)[0]
+    assert torch.equal(first, second)
+    assert len(first) == few_digits().test.num_images
+    assert same_bits(one.state_dict(), before)
+
+
+@pytest.mark.parametrize("other", [
+    lambda: seeded_network("resnet8"),
+    lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)),
+])
+def test_the_state_of_another_network_is_an_error(other: Callable[[], nn.Module]) -> None:
+    one = learner(seeded_small_net())
+    with pytest.raises(CheckpointError, match=r"^checkpoint: not one of this network: .+$"):
+        one.load_state_dict(learner(other()).state_dict())
+
+
+def test_torchs_own_random_state_is_left_alone() -> None:
+    network = seeded_small_net(0, dropout=0.5)
+    before = torch.get_rng_state()
+    one = learner(network)
+    one.train_epoch()
+    one.evaluate(few_digits().val)
+    one.load_state_dict(one.state_dict())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_weights_stay_views_of_the_buffer_through_training_and_loading() -> None:
+    one = learner(seeded_small_net())
+    one.train_epoch()
+    one.load_state_dict(copied(one.state_dict()))
+    one.train_epoch()
+    weight: Tensor = one.network[0].weight  # type: ignore[index,assignment]
+    assert weight.data_ptr() == one.state.buffer.data_ptr()
+    assert torch.equal(one.state["0.weight"], weight)
+
+
+def test_precision_can_be_chosen_or_left_to_the_hardware() -> None:
+    assert training_dtype("float32", CPU) == torch.float32
+    assert training_dtype("bfloat16", CPU) == torch.bfloat16
+    assert training_dtype("auto", CPU) in (torch.float32, torch.bfloat16)

@@ -1,0 +1,325 @@
+"""Populations of real peers on the digits, in this process."""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import references
+import torch
+from network_makers import same_bits, seeded_network
+from safetensors.torch import load as tensors_from_bytes
+from torch import Tensor
+
+from graftpop.errors import CheckpointError, PeerError
+from graftpop.learner.sites import find_sites
+from graftpop.peer import Peer
+from graftpop.population import Calls, LocalGroup, Population, Round
+from graftpop.settings import Settings
+
+ROUND_COLUMNS = {"round", "epoch", "peer", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
+                 "num_invalid_filters", "mean_entropy_nats", "images_per_s", "train_images", "train_s", "exchange_s"}
+GRAFT_COLUMNS = {"round", "receiver", "donor", "site", "receiver_entropy_nats", "donor_entropy_nats", "alpha",
+                 "num_invalid_before", "num_invalid_after"}
+
+States = dict[int, dict[str, Tensor]]
+
+
+def settings(**sections: Mapping[str, Any] | None) -> Settings:
+    """Return three small peers that graft for two rounds of one epoch, changed as told."""
+    tree: dict[str, Any] = {
+        "data": {"name": "digits", "limit": 200},
+        "model": {"name": "resnet8"},
+        "training": {"epochs": 2, "batch_size": 64, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
+        "population": {"num_peers": 3},
+        "graft": {},
+    }
+    for name, section in sections.items():
+        tree[name] = None if section is None else {**tree[name], **section}
+    return Settings.model_validate(tree)
+
+
+def peers(chosen: Settings) -> list[Peer]:
+    return [Peer(chosen, index) for index in range(chosen.population.num_peers)]
+
+
+def population(chosen: Settings) -> Population:
+    return Population(LocalGroup(peers(chosen)), chosen)
+
+
+def states(one: Population) -> States:
+    return {peer: tensors_from_bytes(content) for peer, content in one.save()}
+
+
+def network_state(peer: Peer) -> dict[str, Tensor]:
+    saved = tensors_from_bytes(peer.save())
+    return {name: saved[f"network/{name}"] for name in seeded_network("resnet8").state_dict()}  # in module order
+
+
+def same_states(one: States, other: States) -> bool:
+    return one.keys() == other.keys() and all(same_bits(one[peer], other[peer]) for peer in one)
+
+
+def run(chosen: Settings) -> tuple[list[Round], States]:
+    one = population(chosen)
+    rounds = [one.step() for _ in range(chosen.num_rounds)]
+    return rounds, states(one)
+
+
+@cache
+def grafted() -> tuple[list[Round], States]:
+    """Return the rounds and the last states of the standard population."""
+    return run(settings())
+
+
+class ReversedGroup:
+    """A group whose peers run, and are yielded, in reversed order."""
+
+    def __init__(self, members: list[Peer]) -> None:
+        self._members = members
+
+    def run(self, method: str, calls: Calls, limit_s: float, *, hold: bool = False) -> Iterator[tuple[int, Any]]:
+        del limit_s, hold
+        results = [(peer, getattr(self._members[peer], method)(*calls[peer])) for peer in sorted(calls, reverse=True)]
+        yield from results
+
+
+class LosingGroup(LocalGroup):
+    """A group that loses a peer as soon as a method is called."""
+
+    def __init__(self, members: list[Peer], lost: int, method: str) -> None:
+        super().__init__(members)
+        self._lost, self._method = lost, method
+
+    def run(self, method: str, calls: Calls, limit_s: float, *, hold: bool = False) -> Iterator[tuple[int, Any]]:
+        for peer, result in super().run(method, calls, limit_s, hold=hold):
+            is_lost = (peer, method) == (self._lost, self._method)
+            yield peer, PeerError(f"peer {peer} was lost in {method}") if is_lost else result
+
+
+@pytest.mark.parametrize("num_peers", [2, 3])
+def test_a_round_equals_the_formula_applied_to_the_snapshots(num_peers: int) -> None:
+    chosen = settings(population={"num_peers": num_peers})
+    one = population(chosen)
+    done = one.step()
+
+    twins = peers(chosen)
+    for twin in twins:
+        twin.train(1)
+    published = [network_state(twin) for twin in twins]
+    snapshots = [twin.publish() for twin in twins]
+    found = find_sites(seeded_network("resnet8"), (3, 8, 8), "resnet8")
+    sites = [(site.conv, site.norm) for site in found]
+    expected_alphas = []
+    for receiver, state in states(one).items():
+        donor = (receiver - 1) % num_peers
+        entropies = [[references.entropy(published[peer][f"{conv}.weight"].flatten()) for conv, _ in sites]
+                     for peer in (receiver, donor)]
+        assert snapshots[receiver].entropies.tolist() == pytest.approx(entropies[0], abs=1e-9)
+        alphas = [references.adaptive_alpha(*pair, A=0.4, c=500) for pair in zip(*entropies, strict=True)]
+        expected_alphas += alphas
+        expected = references.site_graft(published[receiver], published[donor], alphas, sites)
+        for name, value in expected.items():
+            assert np.allclose(state[f"network/{name}"].double().numpy(), value, rtol=1e-6, atol=1e-6), name
+    assert done.grafts["alpha"] == pytest.approx(expected_alphas, abs=1e-9)
+
+
+def test_the_order_in_which_peers_run_does_not_matter() -> None:
+    chosen = settings()
+    one = Population(ReversedGroup(peers(chosen)), chosen)
+    rounds = [one.step() for _ in range(2)]
+    assert same_states(states(one), grafted()[1])
+    assert [done.grafts for done in rounds] == [done.grafts for done in grafted()[0]]
+    assert [[row["peer"] for row in done.peers] for done in rounds] == [[0, 1, 2]] * 2
+
+
+def test_the_last_round_does_not_graft() -> None:
+    rounds, after_one = run(settings(training={"epochs": 1}))
+    _, trained_only = run(settings(training={"epochs": 1}, graft=None))
+    assert [(done.is_last, done.grafts) for done in rounds] == [(True, {})]
+    assert same_states(after_one, trained_only)
+    assert [(done.is_last, bool(done.grafts)) for done in grafted()[0]] == [(False, True), (True, False)]
+
+
+def test_grafting_makes_a_difference() -> None:
+    _, apart = run(settings(graft=None))
+    assert not any(same_bits(apart[peer], grafted()[1][peer]) for peer in range(3))
+
+
+def test_the_last_round_is_as_short_as_what_is_left() -> None:
+    chosen = settings(training={"epochs": 3}, population={"num_peers": 2, "epochs_per_round": 2})
+    rounds, _ = run(chosen)
+    assert chosen.num_rounds == 2
+    assert [[row["epoch"] for row in done.peers] for done in rounds] == [[2, 2], [3, 3]]
+    assert [[row["train_images"] for row in done.peers] for done in rounds] == [[360, 360], [180, 180]]
+    assert [done.is_last for done in rounds] == [False, True]
+
+
+def test_a_population_saved_and_loaded_midway_gives_the_bits_of_an_undisturbed_one() -> None:
+    chosen = settings()
+    first = population(chosen)
+    first.step()
+    saved = dict(first.save())
+
+    second = population(chosen)
+    second.load(saved, first.round)
+    done = second.step()
+    assert second.round == 2
+    assert done.is_last
+    assert same_states(states(second), grafted()[1])
+    timing = {"train_s", "images_per_s", "exchange_s"}
+    for row, expected in zip(done.peers, grafted()[0][1].peers, strict=True):
+        assert {key: row[key] for key in row.keys() - timing} == {key: expected[key] for key in row.keys() - timing}
+
+
+def test_equal_settings_give_equal_bits_and_another_seed_others() -> None:
+    assert same_states(run(settings())[1], grafted()[1])
+    other = Settings.model_validate(settings().model_dump() | {"seed": 1})
+    assert not same_states(run(other)[1], grafted()[1])
+
+
+def test_alpha_1_is_no_grafting_at_all() -> None:
+    _, kept = run(settings(graft={"alpha": 1.0}))
+    _, apart = run(settings(graft=None))
+    assert same_states(kept, apart)
+
+
+def test_alpha_0_hands_the_networks_round_the_ring() -> None:
+    chosen = settings(graft={"alpha": 0.0})
+    one = population(chosen)
+    one.step()
+    twins = peers(chosen)
+    for twin in twins:
+        twin.train(1)
+    for receiver, state in states(one).items():
+        donor = network_state(twins[(receiver - 1) % 3])
+        assert all(torch.equal(state[f"network/{name}"], tensor) for name, tensor in donor.items())
+
+
+def test_peers_start_from_different_weights() -> None:
+    weights = [state["network/conv1.weight"] for state in states(population(settings())).values()]
+    assert not any(torch.equal(weights[i], weights[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
+
+
+@pytest.mark.parametrize(("diversity", "rates"), [
+    ("none", [0.05, 0.05, 0.05]),
+    ("learning_rate", [0.0125, 0.0375, 0.05]),
+])
+def test_peers_may_have_different_learning_rates(diversity: str, rates: list[float]) -> None:
+    done = population(settings(population={"diversity": diversity})).step()
+    assert [row["lr"] for row in done.peers] == pytest.approx(rates)
+
+
+def test_rows_have_the_columns_of_the_tables() -> None:
+    for done in grafted()[0]:
+        assert all(set(row) == ROUND_COLUMNS for row in done.peers)
+        assert {row["round"] for row in done.peers} == {done.round}
+    first = grafted()[0][0].grafts
+    assert set(first) == GRAFT_COLUMNS
+    assert {len(column) for column in first.values()} == {3 * 7}
+    assert first["receiver"] == [receiver for receiver in range(3) for _ in range(7)]
+    assert first["donor"] == [donor for donor in (2, 0, 1) for _ in range(7)]
+    assert first["round"] == [1] * 21
+    assert first["site"][:3] == ["conv1", "layer1.0.conv1", "layer1.0.conv2"]
+
+
+def test_rows_hold_plain_numbers_that_hang_together() -> None:
+    done = grafted()[0][0]
+    json.dumps([done.peers, done.grafts])
+    for row in done.peers:
+        assert 0 <= row["val_accuracy"] <= 1
+        assert row["images_per_s"] == pytest.approx(row["train_images"] / row["train_s"])
+        of_peer = [entropy for receiver, entropy in zip(
+            done.grafts["receiver"], done.grafts["receiver_entropy_nats"], strict=True) if receiver == row["peer"]]
+        assert row["mean_entropy_nats"] == pytest.approx(sum(of_peer) / 7)
+    assert done.val_accuracy == max(row["val_accuracy"] for row in done.peers)
+    assert done.peers[done.best_peer]["val_accuracy"] == done.val_accuracy
+
+
+def test_a_rounds_figures_are_measured_before_its_exchange() -> None:
+    apart = population(settings(graft=None)).step()
+    keys = ("train_loss", "val_loss", "val_accuracy", "num_invalid_filters", "mean_entropy_nats")
+    for row, expected in zip(grafted()[0][0].peers, apart.peers, strict=True):
+        assert {key: row[key] for key in keys} == {key: expected[key] for key in keys}
+
+
+def test_the_first_of_equally_good_peers_is_the_best() -> None:
+    done = Round(1, True, [{"peer": peer, "val_accuracy": accuracy} for peer, accuracy in enumerate([0.5, 0.7, 0.7])])
+    assert (done.best_peer, done.val_accuracy) == (1, 0.7)
+
+
+def test_the_ensembles_accuracy_is_that_of_the_mean_softmax() -> None:
+    chosen = settings()
+    members = peers(chosen)
+    one = Population(LocalGroup(members), chosen)
+    one.step()
+    best, ensemble = one.test(2)
+    tests = [member.test() for member in members]
+    labels = tests[0][1]
+    num_right, num_right_of_best = 0, 0
+    for image, label in enumerate(labels):
+        mean = [sum(float(probabilities[image][k]) for probabilities, _ in tests) / 3 for k in range(10)]
+        num_right += mean.index(max(mean)) == label
+        own = tests[2][0][image].tolist()
+        num_right_of_best += own.index(max(own)) == label
+    assert len(labels) == 359
+    assert ensemble == num_right / len(labels)
+    assert best == num_right_of_best / len(labels)
+    assert all(np.allclose(probabilities.sum(1), 1, atol=1e-5) for probabilities, _ in tests)
+
+
+@pytest.mark.parametrize("method", ["train", "publish", "graft"])
+def test_a_lost_peer_ends_the_round_by_its_error(method: str) -> None:
+    chosen = settings()
+    one = Population(LosingGroup(peers(chosen), lost=1, method=method), chosen)
+    with pytest.raises(PeerError, match=f"peer 1 was lost in {method}"):
+        one.step()
+
+
+def test_one_peer_alone_is_a_baseline() -> None:
+    rounds, _ = run(settings(population={"num_peers": 1}, graft=None))
+    assert [len(done.peers) for done in rounds] == [1, 1]
+    assert rounds[-1].best_peer == 0
+
+
+def test_a_checkpoint_that_is_cut_short_or_anothers_is_an_error() -> None:
+    one = peers(settings(population={"num_peers": 2}))[0]
+    state = one.save()
+    with pytest.raises(CheckpointError, match=r"checkpoint of peer 0: cut short, or no safetensors file"):
+        one.load(state[: len(state) // 2])
+    other = Peer(settings(model={"name": "resnet20"}), 0)
+    with pytest.raises(CheckpointError, match=r"checkpoint: not one of this network"):
+        one.load(other.save())
+
+
+def test_the_model_card_says_how_to_rebuild_and_feed_the_network() -> None:
+    card = Peer(settings(), 0).model_card()
+    assert (card["model"], card["num_classes"], card["image_shape"]) == ("resnet8", 10, [3, 8, 8])
+    assert card["class_names"] == [str(digit) for digit in range(10)]
+    assert json.loads(json.dumps(card)) == card
+    assert len(card["mean"]) == len(card["std"]) == 3
+
+
+def test_peers_leave_torchs_own_random_state_alone() -> None:
+    chosen = settings(population={"num_peers": 2})
+    before = torch.get_rng_state()
+    run(chosen)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_released_codes_exchange_can_be_run_in_a_population() -> None:
+    chosen = settings(graft={"compat": "released_code"}, population={"num_peers": 2})
+    one = population(chosen)
+    done = one.step()
+    twins = peers(chosen)
+    for twin in twins:
+        twin.train(1)
+    published = [network_state(twin) for twin in twins]
+    for receiver, state in states(one).items():
+        reference = seeded_network("resnet8")
+        reference.load_state_dict(published[receiver])
+        alphas = references.released_graft(reference, published[1 - receiver], A=0.4, c=500)
+        assert done.grafts["alpha"][7 * receiver : 7 * receiver + 7] == list(alphas.values())
+        assert all(torch.equal(state[f"network/{name}"], tensor) for name, tensor in reference.state_dict().items())

@@ -1,0 +1,147 @@
+"""The settings, key by key: what each may be, where its range ends, and what is said of the rest."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from graftpop.errors import SpaceError
+from graftpop.settings import Settings, TrainingSettings
+from graftpop.space import parse_space
+from graftpop.space.tree import known_keys, put
+
+# key: (accepted values, its bounds among them; refused values with the rule that the message states)
+WHOLE = "must be a valid integer, got"
+NUMBER = "must be a valid number, got"
+AUTO_NUMBER = "must be a valid number or 'auto', got"
+KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
+    "name": (["a", "A.b_c-9", "9" * 64], {
+        "": "must be made of letters, digits, '.', '_' and '-', beginning with a letter or digit, got ''",
+        "-a": "must be made of letters", "a b": "must be made of letters", "a/b": "must be made of letters",
+        "a" * 65: "must be made of letters", 3: "must be a valid string, got 3", None: "must be a valid string, got"}),
+    "seed": ([0, 2**63 - 1], {
+        -1: "must be greater than or equal to 0, got -1", 2**63: "must be less than 9223372036854775808, got",
+        0.5: WHOLE, "3": f"{WHOLE} '3'; '3' is text in YAML, write 3", True: f"{WHOLE} True"}),
+    "data.name": (["digits"], {1: "must be a valid string, got 1"}),
+    "data.root": ([None, "some/folder"], {3: "must be a valid string, got 3"}),
+    "data.val_fraction": ([1e-9, 0.999], {
+        0: "must be greater than 0, got 0", 1: "must be less than 1, got 1", math.nan: "must be",
+        "0.1": f"{NUMBER} '0.1'; '0.1' is text in YAML, write 0.1"}),
+    "data.limit": ([None, 1, 10**9], {0: "must be greater than or equal to 1, got 0", 2.0: WHOLE}),
+    "data.label": ([None, "fine_label"], {0: "must be a valid string, got 0"}),
+    "data.crop_padding": (["auto", 0, 4], {
+        -1: "must be greater than or equal to 0 or 'auto', got -1",
+        "atuo": "must be a valid integer or 'auto', got 'atuo'; did you mean 'auto'?"}),
+    "data.flip": (["auto", True, False], {
+        "on": "must be a valid boolean or 'auto', got 'on'", 1: "must be a valid boolean or 'auto', got 1"}),
+    "model.name": (["resnet8", "torchvision:alexnet"], {8: "must be a valid string, got 8"}),
+    "training.epochs": ([1, 10**6], {0: "must be greater than or equal to 1, got 0", 1.5: f"{WHOLE} 1.5"}),
+    "training.batch_size": ([2, 4096], {1: "must be greater than or equal to 2, got 1", None: f"{WHOLE} None"}),
+    "training.lr": ([1e-12, 1, 100.0], {
+        0: "must be greater than 0, got 0", -0.1: "must be greater than 0, got -0.1",
+        math.inf: "must be a finite number, got inf", math.nan: "must be",
+        "1e-4": f"{NUMBER} '1e-4'; '1e-4' is text in YAML, write 0.0001", "fast": f"{NUMBER} 'fast'"}),
+    "training.momentum": ([0, 0.999], {1: "must be less than 1, got 1", -0.1: "must be greater than or equal to 0"}),
+    "training.weight_decay": ([0, 1.0], {
+        -1e-4: "must be greater than or equal to 0, got -0.0001", math.inf: "must be a finite number, got inf"}),
+    "training.schedule": (["step", "cosine", "constant"], {
+        "cosin": "unknown name 'cosin'; choose from step, cosine, constant; did you mean 'cosine'?"}),
+    "training.precision": (["auto", "float32", "bfloat16"], {
+        "float23": "must be 'auto', 'float32' or 'bfloat16', got 'float23'; did you mean 'float32'?"}),
+    "population.num_peers": ([2, 64], {0: "must be greater than or equal to 1, got 0", "two": f"{WHOLE} 'two'"}),
+    "population.topology": (["ring"], {"rign": "unknown name 'rign'; choose from ring; did you mean 'ring'?"}),
+    "population.epochs_per_round": ([1, 200], {0: "must be greater than or equal to 1, got 0"}),
+    "population.diversity": (["none", "learning_rate"], {
+        "lr": "must be 'none' or 'learning_rate', got 'lr'",
+        "learning_rat": "got 'learning_rat'; did you mean 'learning_rate'?"}),
+    "population.round_limit_s": ([0.1, 10**6], {0: "must be greater than 0, got 0", math.inf: "must be a finite"}),
+    "graft.alpha": (["adaptive", 0, 0.5, 1], {
+        1.5: "must be less than or equal to 1 or 'adaptive', got 1.5",
+        -0.1: "must be greater than or equal to 0 or 'adaptive', got -0.1",
+        "adaptiv": "must be a valid number or 'adaptive', got 'adaptiv'; did you mean 'adaptive'?"}),
+    "graft.A": ([0, 1], {1.1: "must be less than or equal to 1, got 1.1", -1: "must be greater than or equal to 0"}),
+    "graft.c": ([1e-9, 1e9], {0: "must be greater than 0, got 0", math.inf: "must be a finite number, got inf"}),
+    "graft.level": (["layer"], {"layers": "must be 'layer', got 'layers'; did you mean 'layer'?"}),
+    "graft.num_bins": ([2, 4096], {
+        1: "must be greater than or equal to 2, got 1", 4097: "must be less than or equal to 4096, got 4097"}),
+    "graft.compat": (["none", "released_code"], {"released": "got 'released'; did you mean 'released_code'?"}),
+    "tune.metric": (["val_accuracy"], {"accuracy": "must be 'val_accuracy', got 'accuracy'; did you mean"}),
+    "tune.mode": (["max"], {"min": "must be 'max', got 'min'"}),
+    "tune.num_samples": ([None, 1], {0: "must be greater than or equal to 1, got 0"}),
+    "tune.search": (["optuna", "random", "grid"], {
+        "optun": "must be 'optuna', 'random' or 'grid', got 'optun'; did you mean 'optuna'?"}),
+    "tune.scheduler": (["none", "asha"], {
+        "ahsa": "must be 'none', 'asha' or 'pbt', got 'ahsa'; did you mean 'asha'?"}),
+    "resources.cpus_per_peer": (["auto", 0.1, 8], {
+        0: "must be greater than 0 or 'auto', got 0", "all": f"{AUTO_NUMBER} 'all'", math.inf: "must be a finite"}),
+    "resources.gpus_per_peer": (["auto", 0, 0.5, 8], {-1: "must be greater than or equal to 0 or 'auto', got -1"}),
+}
+
+
+def tree_with(key: str, value: Any) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    put(tree, key, value)
+    return tree
+
+
+def test_every_key_is_covered_here() -> None:
+    assert set(KEYS) == set(known_keys(Settings))
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, (accepted, _) in KEYS.items() for value in accepted])
+def test_values_within_the_range_are_kept_as_they_are(key: str, value: Any) -> None:
+    settings: Any = parse_space(tree_with(key, value)).settle()
+    for name in key.split("."):
+        settings = getattr(settings, name)
+    assert settings == value
+
+
+@pytest.mark.parametrize(("key", "value", "rule"), [
+    (key, value, rule) for key, (_, refused) in KEYS.items() for value, rule in refused.items()])
+def test_other_values_are_refused_in_one_line_with_key_rule_and_value(key: str, value: Any, rule: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        parse_space(tree_with(key, value), "space.yaml")
+    message = str(caught.value)
+    assert message.startswith(f"space.yaml: {key}: ")
+    assert rule in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("section", [key for key in Settings.model_fields if key not in ("name", "seed", "graft")])
+@pytest.mark.parametrize("value", [None, 3, "text", [1]])
+def test_a_section_that_is_no_map_is_refused(section: str, value: Any) -> None:
+    with pytest.raises(SpaceError, match=f"^space.yaml: {section}: must be a section: a map of keys, got "):
+        parse_space({section: value}, "space.yaml")
+
+
+def test_graft_may_be_null_but_nothing_else_that_is_no_map() -> None:
+    assert parse_space({"graft": None}).settle().graft is None
+    with pytest.raises(SpaceError, match=r"graft: must be a section: a map of keys, got True"):
+        parse_space({"graft": True})
+
+
+def test_without_a_section_graft_there_is_no_grafting_and_an_empty_one_means_the_published_values() -> None:
+    assert Settings().graft is None
+    graft = parse_space({"graft": {}}).settle().graft
+    assert graft is not None
+    assert (graft.alpha, graft.A, graft.c, graft.num_bins) == ("adaptive", 0.4, 500.0, 10)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().training.epochs = 3  # type: ignore[misc]
+
+
+@given(st.integers(1, 500), st.data())
+def test_rounds_are_just_enough_for_all_epochs(epochs: int, data: st.DataObject) -> None:
+    per_round = data.draw(st.integers(1, epochs))
+    settings = parse_space({"training": {"epochs": epochs}, "population": {"epochs_per_round": per_round}}).settle()
+    assert (settings.num_rounds - 1) * per_round < epochs <= settings.num_rounds * per_round
+
+
+def test_the_defaults_are_the_papers_recipe() -> None:
+    assert Settings().training == TrainingSettings(
+        epochs=200, batch_size=128, lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="step", precision="auto")

@@ -1,0 +1,361 @@
+"""Spaces from files and options: what is read, what is refused and how, and that a written space reads back."""
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from graftpop.errors import SpaceError
+from graftpop.learner.models import find_model
+from graftpop.settings import Settings
+from graftpop.space import Domain, Space, load_space, parse_space
+from graftpop.space.rules import UNDER_PBT
+from graftpop.space.tree import known_keys, put
+
+SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
+CIFAR = next(path for path in SPACES if path.name == "cifar.yaml")
+SECTIONS = [key for key in Settings.model_fields if key not in ("name", "seed")]
+
+
+@pytest.fixture
+def space_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path("space.yaml")
+
+
+def refusal(file: Path, text: str, *overrides: str) -> str:
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(SpaceError) as caught:
+        load_space(file, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def loaded(file: Path, text: str, *overrides: str) -> Space:
+    file.write_text(text, encoding="utf-8")
+    return load_space(file, overrides)
+
+
+# files
+
+
+def test_an_empty_file_is_the_defaults(space_file: Path) -> None:
+    space = loaded(space_file, "# nothing\n")
+    assert space.settle() == Settings()
+    assert not space.domains
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[1]", "space.yaml: must be a map of sections, got list"),
+    ("just text", "space.yaml: must be a map of sections, got str"),
+    ("a: b: c", "space.yaml: line 1 not valid YAML: mapping values are not allowed here"),
+    ("seed: 1\n\t- a", "space.yaml: line 2 not valid YAML: found character '\\t' that cannot start any token"),
+    ("seed: *other", "space.yaml: line 1 not valid YAML: found undefined alias 'other'"),
+    ("? [1]\n: 2", "space.yaml: line 1 not valid YAML: found unhashable key"),
+    ("seed: !!python/object:os.system {}",
+     "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
+    ("seed: 1\n---\nseed: 2", "space.yaml: line 2 not valid YAML: but found another document"),
+    ("name: \x01", "space.yaml: not valid YAML: unacceptable character #x0001"),
+    ("[" * 3000, "space.yaml: not valid YAML: maximum recursion depth exceeded"),
+])
+def test_what_is_no_yaml_of_sections_is_refused_with_the_line(space_file: Path, text: str, message: str) -> None:
+    assert refusal(space_file, text).startswith(message)
+
+
+@pytest.mark.parametrize("text", [
+    "seed: 1\ntraining: {epochs: 3}\nseed: 2\n",
+    "training:\n  lr: 0.1\n  lr: 0.2\n",
+    "seed: {choice: [1], choice: [2]}",
+])
+def test_a_key_that_stands_twice_is_refused(space_file: Path, text: str) -> None:
+    assert re.fullmatch(r"space.yaml: line \d not valid YAML: key '(seed|lr|choice)' stands twice",
+                        refusal(space_file, text))
+
+
+def test_a_file_that_cannot_be_read_is_named_with_what_to_give_instead(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for path, reason in ((tmp_path / "absent.yaml", "No such file"), (tmp_path, "directory"),
+                         (tmp_path / "binary.yaml", "codec can't decode")):
+        with pytest.raises(SpaceError, match=f"^{re.escape(str(path))}: cannot be read: .*{reason}.*; --space needs a "
+                                             f"YAML file such as search_spaces/digits.yaml$"):
+            load_space(path)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("trainin: {epochs: 3}", "trainin: unknown key 'trainin'; choose from name, seed, data, model, training, "
+                             "population, graft, tune, resources; did you mean 'training'?"),
+    ("training: {epoch: 3}", "training.epoch: unknown key 'epoch'; choose from epochs, batch_size, lr, momentum, "
+                             "weight_decay, schedule, precision; did you mean 'epochs'?"),
+    ("graft: {apha: adaptive}", "graft.apha: unknown key 'apha'; choose from alpha, A, c, level, num_bins, compat; did "
+                                "you mean 'alpha'?"),
+    ("training.epochs: 3", "training.epochs: unknown key 'training.epochs'; choose from name, seed, data, model, "
+                           "training, population, graft, tune, resources; did you mean 'training'?"),
+    ("3: {}", "3: unknown key '3'; choose from name, "),
+    ("training: {lr: {choises: [0.1]}}", "training.lr: unknown domain 'choises'; choose from choice, uniform, "
+                                         "loguniform, quniform, randint, grid; did you mean 'choice'?"),
+    ("training: {lr: 1e-4}",
+     "training.lr: must be a valid number, got '1e-4'; '1e-4' is text in YAML, write 0.0001"),
+    ("training: {lr: {loguniform: [1e-4, 1e-1]}}", "training.lr: loguniform needs two numbers [low, high], got "
+                                                   "['1e-4', '1e-1']; '1e-4' is text in YAML, write 0.0001"),
+    ("training: {lr: {choice: []}}", "training.lr: choice needs at least one value, got []"),
+    ("training: {lr: [0.1, 0.2]}", "training.lr: must be a valid number, got [0.1, 0.2]"),
+])
+def test_a_mistake_is_one_line_with_file_key_rule_value_and_the_nearest_choice(
+    space_file: Path, text: str, message: str,
+) -> None:
+    assert refusal(space_file, text).startswith(f"space.yaml: {message}")
+
+
+def test_a_relative_folder_of_the_data_becomes_absolute_since_peers_run_elsewhere(space_file: Path) -> None:
+    space = loaded(space_file, "data: {name: folder, root: images/mine}")
+    assert space.settle().data.root == str(Path.cwd() / "images/mine")
+    assert loaded(space_file, "data: {name: folder, root: ~/mine}").settle().data.root == str(Path.home() / "mine")
+
+
+# --set
+
+
+def test_options_go_over_the_file_and_later_ones_over_earlier_ones(space_file: Path) -> None:
+    text = "training: {epochs: 3, lr: 0.5}\npopulation: {num_peers: {choice: [2, 3]}}"
+    space = loaded(space_file, text, "training.epochs=4", "training.epochs=5", "population.num_peers=6")
+    assert (space.settle().training.epochs, space.settle().training.lr) == (5, 0.5)
+    assert space.settle().population.num_peers == 6
+    assert not space.domains
+
+
+def test_an_option_can_set_a_domain_a_section_and_a_section_the_file_lacks(space_file: Path) -> None:
+    space = loaded(space_file, "training: {lr: 0.5}", "population.num_peers={choice: [2, 3]}", "training={epochs: 3}",
+                   "graft.alpha=0.25")
+    assert space.domains == {"population.num_peers": Domain("choice", (2, 3))}
+    assert (space.settle().training.epochs, space.settle().training.lr) == (3, 0.1)
+    graft = space.settle().graft
+    assert graft is not None
+    assert graft.alpha == 0.25
+
+
+def test_an_option_turns_grafting_off_and_with_it_the_domains_of_the_section(space_file: Path) -> None:
+    space = loaded(space_file, "graft: {A: {uniform: [0.0, 1.0]}}", "graft=null", "population.num_peers=1")
+    assert space.settle().graft is None
+    assert not space.domains
+
+
+def test_an_option_mends_what_the_file_has_wrong(space_file: Path) -> None:
+    assert loaded(space_file, "training: {epochs: 0}", "training.epochs=5").settle().training.epochs == 5
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("training.epochs", "must be KEY=VALUE, such as --set training.epochs=6"),
+    ("=3", "must be KEY=VALUE, such as --set training.epochs=6"),
+    ("training.epoch=6", "unknown key 'training.epoch'; keys are written section.key; did you mean 'training.epochs'?"),
+    ("epochs=6", "unknown key 'epochs'; keys are written section.key; did you mean 'training.epochs'?"),
+    ("trainin.epochs=6", "unknown key 'trainin.epochs'; keys are written section.key; did you mean 'training.epochs'?"),
+    ("elsewhere=6", "unknown key 'elsewhere'; keys are written section.key"),
+    ("graft.A.uniform=[0, 1]", "unknown key 'graft.A.uniform'; keys are written section.key"),
+    ("training.epochs=abc", "training.epochs: must be a valid integer, got 'abc'"),
+    ("training.lr=1e-4",
+     "training.lr: must be a valid number, got '1e-4'; '1e-4' is text in YAML, write 0.0001"),
+    ("training.epochs={choice: [1, 2}", "line 1 not valid YAML: expected ',' or ']', but got '}'"),
+    ("training.epochs={choice: []}", "training.epochs: choice needs at least one value, got []"),
+    ("training={epochs: 3, lr: x}", "training.lr: must be a valid number, got 'x'"),
+    ("model=resnet8", "model: must be a section: a map of keys, got 'resnet8'"),
+    ("population.num_peers=1", "population.num_peers: grafting over a ring needs at least 2 peers, got 1"),
+    ("graft.alpha=0.5", None),
+    ("graft.level=filter", "graft.level: must be 'layer', got 'filter'"),
+])
+def test_a_mistake_in_an_option_is_told_by_the_option(space_file: Path, override: str, message: str | None) -> None:
+    text = "graft: {A: {uniform: [0.0, 1.0]}}"
+    if message is None:  # the mistake is in the file, now that the option has made alpha a number
+        assert refusal(space_file, text, override).startswith("space.yaml: graft.A: has no effect where graft.alpha")
+    else:
+        assert refusal(space_file, text, override).startswith(f"--set {override}: {message}")
+
+
+# laws
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> dict[str, Any]:
+    """Valid spaces of every search and scheduler, with any keys fixed or searched."""
+    search = draw(st.sampled_from(["optuna", "random", "grid"]))
+    scheduler = draw(st.sampled_from(["none", "asha", "pbt"] if search == "random" else ["none", "asha"]))
+    tree: dict[str, Any] = {"tune": {"search": search, "scheduler": scheduler}}
+    if search != "grid" and draw(st.booleans()):
+        tree["tune"]["num_samples"] = draw(st.integers(1, 1000))
+
+    def put_some(key: str, value: st.SearchStrategy[Any], *, ranges: bool = False, whole: bool = False) -> None:
+        """Leave a key out, fix it, or search it where it may be searched."""
+        searchable = key.split(".")[0] not in ("name", "data", "tune", "resources") and (
+            scheduler != "pbt" or key in UNDER_PBT)
+        how = draw(st.sampled_from(["absent", "fixed", "searched"] if searchable else ["absent", "fixed"]))
+        if how == "fixed":
+            put(tree, key, draw(value))
+        elif how == "searched":
+            kinds = ["choice"] + (["grid"] if search == "grid" else ["randint"] * whole)
+            kinds += ["uniform", "loguniform"] * (ranges and search != "grid")
+            kind = draw(st.sampled_from(kinds))
+            size = (2, 2) if kind in ("uniform", "loguniform", "randint") else (1, 4)
+            values = draw(st.lists(value, min_size=size[0], max_size=size[1], unique=True))
+            put(tree, key, {kind: sorted(values) if size == (2, 2) else values})
+
+    def between(low: float, high: float) -> st.SearchStrategy[float]:
+        return st.floats(low, high) | st.integers(int(low) + 1, int(high))
+
+    put_some("name", st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True))
+    put_some("seed", st.integers(0, 2**63 - 1), whole=True)
+    put_some("data.root", st.text(max_size=20) | st.none())
+    put_some("data.val_fraction", st.floats(0.01, 0.99))
+    put_some("data.flip", st.booleans() | st.just("auto"))
+    put_some("model.name", st.text(max_size=20))
+    put_some("training.lr", between(1e-9, 100), ranges=True)
+    put_some("training.epochs", st.integers(5, 500), whole=True)
+    put_some("training.schedule", st.sampled_from(["step", "cosine", "constant"]))
+    put_some("population.epochs_per_round", st.integers(1, 5), whole=True)
+    put_some("population.num_peers", st.integers(2, 16), whole=True)
+    if draw(st.booleans()):
+        tree["graft"] = {}
+        put_some("graft.alpha", between(0, 1) | st.just("adaptive"))
+        alpha = tree["graft"].get("alpha", "adaptive")
+        if alpha == "adaptive" or (isinstance(alpha, dict) and "adaptive" in next(iter(alpha.values()))):
+            put_some("graft.A", between(1e-9, 1), ranges=True)
+            put_some("graft.c", between(1e-9, 1e6), ranges=True)
+        put_some("graft.num_bins", st.integers(2, 4096), whole=True)
+    put_some("resources.cpus_per_peer", between(0.01, 64) | st.just("auto"))
+    return tree
+
+
+@given(trees(), st.integers(0, 2**32))
+def test_a_written_space_reads_back_as_the_same_space(tree: dict[str, Any], seed: int) -> None:
+    assume(tree["tune"]["scheduler"] != "pbt" or any(has_domain(tree, key) for key in UNDER_PBT))
+    space = parse_space(tree)
+    again = parse_space(yaml.safe_load(space.to_yaml()))
+    assert again.domains == space.domains
+    rng = random.Random(seed)
+    for sample in ({}, space.sample(rng), space.sample(rng)):
+        assert again.settle(sample) == space.settle(sample)
+    assert again.to_yaml() == space.to_yaml()
+
+
+def has_domain(tree: dict[str, Any], key: str) -> bool:
+    section, name = key.split(".")
+    return isinstance(tree.get(section, {}).get(name), dict)
+
+
+@given(st.sampled_from(["", *SECTIONS]),
+       st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12) | st.integers() | st.none(),
+       st.integers() | st.none() | st.text(max_size=5) | st.just({}) | st.just({"a": 1, "b": 2}))
+def test_an_unknown_key_always_fails(section: str, name: Any, value: Any) -> None:
+    names = {key.split(".")[0] if not section else key.removeprefix(f"{section}.") for key in known_keys(Settings)
+             if key.startswith(f"{section}." if section else "")}
+    assume(name not in names)
+    with pytest.raises(SpaceError, match=r"unknown key '.*'; choose from (name|epochs|num_peers|alpha|metric|cpus)"):
+        parse_space({section: {name: value}} if section else {name: value})
+
+
+@given(st.sampled_from(sorted(known_keys(Settings))), st.data())
+def test_a_misspelt_key_is_answered_with_the_right_one(key: str, data: st.DataObject) -> None:
+    section, _, name = key.rpartition(".")
+    assume(len(name) > 3)
+    place = data.draw(st.integers(0, len(name) - 1))
+    wrong = name[:place] + name[place + 1:]
+    assume(wrong not in {other.rpartition(".")[2] for other in known_keys(Settings)})
+    with pytest.raises(SpaceError, match=f"unknown key '{wrong}'; .*; did you mean '{name}'"):
+        parse_space({section: {wrong: 1}} if section else {wrong: 1})
+
+
+def test_settling_changes_neither_the_space_nor_what_was_parsed() -> None:
+    tree = {"population": {"num_peers": {"choice": [2, 3]}}, "graft": {"A": {"uniform": [0.0, 1.0]}}}
+    before = repr(tree)
+    space = parse_space(tree)
+    written = space.to_yaml()
+    settings = space.settle({"population.num_peers": 3, "graft.A": 0.25})
+    assert settings.graft is not None
+    assert (settings.population.num_peers, settings.graft.A) == (3, 0.25)
+    assert repr(tree) == before
+    assert space.to_yaml() == written
+
+
+def test_a_whole_section_can_be_searched(space_file: Path) -> None:
+    space = loaded(space_file, "graft: {choice: [null, {alpha: 0.5}]}\ntune: {search: random}")
+    assert space.settle({"graft": None}).graft is None
+    graft = space.settle({"graft": {"alpha": 0.5}}).graft
+    assert graft is not None
+    assert graft.alpha == 0.5
+    assert parse_space(yaml.safe_load(space.to_yaml())).domains == space.domains
+
+
+# the files that come with the project
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.name)
+def test_every_space_that_comes_with_the_project_is_valid_wherever_it_is_sampled(path: Path) -> None:
+    space = load_space(path)
+    rng = random.Random(0)
+    for _ in range(20):
+        sample = space.sample(rng)
+        assert sample.keys() == space.domains.keys()
+        find_model(space.settle(sample).model.name)
+    assert parse_space(yaml.safe_load(space.to_yaml())).domains == space.domains
+
+
+def test_the_cifar_space_is_the_papers_recipe() -> None:
+    space = load_space(CIFAR)
+    for sample in ({}, {"population.num_peers": 8, "graft.A": 0.1}):
+        training = space.settle(sample).training
+        assert (training.epochs, training.batch_size, training.lr, training.schedule) == (200, 128, 0.1, "step")
+        assert (training.weight_decay, training.momentum) == (5e-4, 0.9)
+    assert space.settle().data.name == "cifar10"
+    assert {"population.num_peers", "graft.alpha", "graft.A", "graft.c"} <= space.domains.keys()
+
+
+def commented_keys() -> Iterator[tuple[str, str]]:
+    """Yield each dotted key of cifar.yaml with the comment above it."""
+    section, comment = "", ""
+    for line in CIFAR.read_text(encoding="utf-8").splitlines():
+        if line.strip().startswith("#"):
+            comment += line.strip().removeprefix("#")
+        elif match := re.match(r"( *)(\w+):(.*)", line):
+            indent, name, rest = match.groups()
+            if not indent:
+                section = "" if rest else f"{name}."
+            if rest:
+                yield section + name if indent else name, comment.strip()
+            comment = ""
+        else:
+            comment = ""
+
+
+def test_the_cifar_space_is_the_reference_of_every_key() -> None:
+    assert [key for key, _ in commented_keys()] == list(known_keys(Settings))
+    assert [key for key, comment in commented_keys() if not comment] == ["tune.mode"]  # told with tune.metric
+
+
+def default_of(key: str) -> Any:
+    if key == "tune.num_samples":
+        return parse_space({}).num_trials()
+    settings: Any = parse_space({"graft": {}}).settle()
+    for name in key.split("."):
+        settings = getattr(settings, name)
+    return settings
+
+
+def test_the_defaults_that_the_cifar_space_tells_are_those_of_the_settings() -> None:
+    told = {key: yaml.safe_load(match.group(1).rstrip(".")) for key, comment in commented_keys()
+            if (match := re.search(r"\bDefault (\S+)", comment))}
+    assert told == {key: default_of(key) for key in told}
+    others = {key: value for key in known_keys(Settings) if key not in told and (value := default_of(key)) is not None}
+    assert others == {"name": "population", "data.crop_padding": "auto", "data.flip": "auto",
+                      "tune.metric": "val_accuracy", "tune.mode": "max"}
+
+
+def test_the_cifar_space_tells_what_auto_and_null_mean() -> None:
+    comments = dict(commented_keys())
+    assert all(word in comments[key] for word, key in (
+        ("null:", "data.root"), ("null:", "data.limit"), ("null:", "data.label"), ("auto:", "data.crop_padding"),
+        ("auto:", "data.flip"), ("auto:", "training.precision"), ("auto:", "resources.cpus_per_peer"),
+        ("auto:", "resources.gpus_per_peer")))
