@@ -5,6 +5,7 @@ as a Ray actor.
 """
 
 import json
+import math
 import os
 from typing import Any
 
@@ -16,13 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
-from graftpop.errors import CheckpointError
+from graftpop.errors import CheckpointError, PeerError
 from graftpop.learner.data import load_splits
 from graftpop.learner.models import build
 from graftpop.learner.schedules import peer_learning_rate
 from graftpop.learner.seeds import derive, seeded
 from graftpop.learner.sites import find_sites
-from graftpop.learner.training import Learner
+from graftpop.learner.training import EpochMetrics, Learner
 from graftpop.methods.grafting import Grafting, Snapshot
 from graftpop.settings import Settings
 
@@ -70,8 +71,12 @@ class Peer:
         return self._model_card
 
     def train(self, num_epochs: int) -> dict[str, Any]:
-        """Train some epochs, measure on the validation split, and return the peer's row of the round's record."""
-        epochs = [self._learner.train_epoch() for _ in range(num_epochs)]
+        """Train some epochs, measure on the validation split, and return the peer's row of the round's record.
+
+        Raises:
+            PeerError: the training diverged.
+        """
+        epochs = [self._train_epoch() for _ in range(num_epochs)]
         logits, labels = self._learner.evaluate(self._val)
         self._entropies = self._grafting.entropies()
         train_images = sum(epoch.num_images for epoch in epochs)
@@ -90,6 +95,13 @@ class Peer:
             "train_s": train_s,
             "train_images": train_images,
         }
+
+    def _train_epoch(self) -> EpochMetrics:
+        done = self._learner.train_epoch()
+        if not (math.isfinite(done.loss) and self._learner.state.buffer.isfinite().all()):
+            raise PeerError(f"peer {self._index}: diverged in epoch {self._learner.epoch}, training loss {done.loss:g} at a "
+                            f"learning rate of {done.lr:g}; choose a lower training.lr")
+        return done
 
     def publish(self) -> Snapshot:
         """Return a snapshot of the weights as the last training left them."""

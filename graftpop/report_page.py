@@ -16,7 +16,7 @@ from graftpop.records import RunFolder
 __all__ = ["report_html", "write_report"]
 
 WIDTH, HEIGHT = 760, 300
-LEFT, RIGHT, TOP, BOTTOM = 60, 16, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 60, 40, 12, 44
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --faint: #6a737d; --line: #d0d7de; --best: #b3530a;
@@ -71,9 +71,10 @@ def report_html(trials: pa.Table, rounds: pa.Table, grafts: pa.Table, *, space: 
         _accuracy_plot(rounds, best),
     ]
     if best is not None and grafts.num_rows:
-        parts += ["<h2>What receivers kept: alpha by site and round</h2>",
-                  f"<p class='note'>Best trial, mean over its receivers. {LEGEND}</p>",
-                  _alpha_map(grafts, best["trial_id"])]
+        peer = _best_peer(rounds, best["trial_id"])
+        parts += ["<h2>What the best peer kept of itself: alpha by site and round</h2>",
+                  f"<p class='note'>Peer {peer} of the best trial. {LEGEND}</p>",
+                  _alpha_map(grafts, best["trial_id"], peer)]
     parts += ["<h2>Search space</h2>", f"<pre>{escape(space)}</pre>"]
     return (f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{escape(name)}</title>"
             f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{STYLE}</style></head>\n"
@@ -155,26 +156,32 @@ def _accuracy_plot(rounds: pa.Table, best: Mapping[str, Any] | None) -> str:
             + "".join(marks) + label + "".join(lines) + "</svg>")
 
 
-def _alpha_map(grafts: pa.Table, trial_id: str) -> str:
-    of_trial = grafts.filter(pc.equal(grafts["trial_id"], trial_id))
-    sites = list(dict.fromkeys(of_trial["site"].to_pylist()))
-    means = of_trial.group_by(["site", "round"]).aggregate([("alpha", "mean")]).to_pylist()
-    num_rounds = max((row["round"] for row in means), default=0)
+def _best_peer(rounds: pa.Table, trial_id: str) -> int:
+    """Return the peer of a trial with the highest validation accuracy in its last round."""
+    rows = rounds.filter(pc.equal(rounds["trial_id"], trial_id)).to_pylist()
+    return int(max(rows, key=lambda row: (row["round"], row["val_accuracy"]))["peer"])
+
+
+def _alpha_map(grafts: pa.Table, trial_id: str, receiver: int) -> str:
+    wanted = pc.and_(pc.equal(grafts["trial_id"], trial_id), pc.equal(grafts["receiver"], receiver))
+    rows = grafts.filter(wanted).to_pylist()
+    sites = list(dict.fromkeys(row["site"] for row in rows))
+    num_rounds = max((row["round"] for row in rows), default=0)
     if not num_rounds:
         return "<p>The best trial has not exchanged weights.</p>"
     left, cell_height = 150, max(6, min(16, 480 // len(sites)))
     cell_width = (WIDTH - left - RIGHT) / num_rounds
     row_of = {site: index for index, site in enumerate(sites)}
     cells = [f"<rect x='{left + (row['round'] - 1) * cell_width:.1f}' y='{TOP + row_of[row['site']] * cell_height}' "
-             f"width='{cell_width + 0.3:.1f}' height='{cell_height}' fill='{_colour(row['alpha_mean'])}'>"
-             f"<title>{escape(row['site'])}, round {row['round']}: {row['alpha_mean']:.3f}</title></rect>"
-             for row in means]
+             f"width='{cell_width + 0.3:.1f}' height='{cell_height}' fill='{_colour(row['alpha'])}'>"
+             f"<title>{escape(row['site'])}, round {row['round']}: {row['alpha']:.3f}</title></rect>"
+             for row in rows]
     every = max(1, -(-12 // cell_height))
     names = [f"<text x='{left - 8}' y='{TOP + (index + 0.75) * cell_height:.1f}' text-anchor='end'>"
              f"{escape(site)}</text>" for index, site in enumerate(sites) if index % every == 0]
     height = TOP + len(sites) * cell_height + 34
     label = f"<text x='{(left + WIDTH) / 2}' y='{height - 8}' text-anchor='middle'>round 1 to {num_rounds}</text>"
-    return (f"<svg viewBox='0 0 {WIDTH} {height}' role='img' aria-label='Mean alpha by site and round'>"
+    return (f"<svg viewBox='0 0 {WIDTH} {height}' role='img' aria-label='Alpha by site and round'>"
             + "".join(cells) + "".join(names) + label + "</svg>")
 
 

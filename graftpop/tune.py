@@ -113,12 +113,12 @@ def go_on(location: str, address: str | None) -> None:
     from graftpop.preflight import check_data_and_models
     from graftpop.records import RunFolder
     from graftpop.space import parse_space
-    from graftpop.space.tree import read_yaml
+    from graftpop.space.tree import read_sections
 
     folder = RunFolder(location)
     folder.check_is_run()
     where = f"{folder.location}/space.yaml"
-    space = parse_space(read_yaml(folder.read_text("space.yaml"), where), where)
+    space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
     with named_by(where):
         check_data_and_models(space)
     with connect(address) as connection:

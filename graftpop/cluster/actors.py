@@ -4,6 +4,7 @@ What one peer hands to another (a snapshot, class probabilities) stays in the ob
 made; the population only holds references, and Ray moves the bytes from node to node.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -103,10 +104,19 @@ class RayGroup:
 
     def _lost(self, error: RayActorError, peer: int, method: str) -> PeerError:
         peer = self._peer_of_actor.get(error.actor_id or "", peer)
-        reason = " ".join(str(error).split())
-        return PeerError(f"peer {peer}: lost in '{method}': {reason}")
+        return PeerError(f"peer {peer}: lost in '{method}': {_why(str(error))}")
 
     def close(self) -> None:
         """End the peers' processes."""
         for actor in self._actors:
             ray.kill(actor)
+
+
+def _why(text: str) -> str:
+    """Return in one line why an actor was lost, from the page that Ray has to say about it."""
+    if ours := re.findall(r"graftpop\.errors\.\w+: (.+)", text):
+        return str(ours[-1])
+    where = [match[0] for key in ("ip", "pid") if (match := re.search(rf"{key}: \S+", text))]
+    detail = re.search(r"Worker exit detail: ([^.]+)", text)
+    said = detail[1] if detail else text.strip().splitlines()[0]
+    return f"{said} ({', '.join(where)})"

@@ -50,14 +50,15 @@ class Demand:
     def __str__(self) -> str:
         """Say it as a person would."""
         gpus = f" and {self.gpus_per_peer:g} GPU" if self.gpus_per_peer else ""
-        return f"{self.num_peers} peers of {self.cpus_per_peer:g} CPU{gpus}"
+        return f"{self.num_peers} peer{'s' * (self.num_peers > 1)} of {self.cpus_per_peer:g} CPU{gpus}"
 
 
 def demand_of(num_peers: int, resources: ResourceSettings, nodes: Sequence[Node]) -> Demand:
     """Return what a population of some peers asks for on a cluster.
 
     `auto` gives a peer a whole core, and a whole card where there are cards, if all peers fit so; else 1/n of one
-    with the smallest n at which they do (Ray places fractions other than 1/n badly across nodes).
+    with the smallest n at which they do, of cores before cards (Ray places fractions other than 1/n badly across
+    nodes).
 
     Args:
         num_peers: of the population.
@@ -67,27 +68,26 @@ def demand_of(num_peers: int, resources: ResourceSettings, nodes: Sequence[Node]
     Raises:
         ResourceError: the peers can never be placed.
     """
-    cpus = _per_peer(resources.cpus_per_peer, num_peers, [node.cpus for node in nodes])
-    gpus = _per_peer(resources.gpus_per_peer, num_peers, [node.gpus for node in nodes])
-    demand = Demand(num_peers, cpus, gpus)
-    room = sum(min(_parts(node.cpus, cpus), _parts(node.gpus, gpus) if gpus else num_peers) for node in nodes)
+    has_gpus = any(node.gpus for node in nodes)
+    shares = [math.floor(RAY_UNITS / sharing) / RAY_UNITS for sharing in range(1, MOST_PEERS_SHARING + 1)]
+    of_cpus = shares if resources.cpus_per_peer == "auto" else [resources.cpus_per_peer]
+    of_gpus = (shares if has_gpus else [0.0]) if resources.gpus_per_peer == "auto" else [resources.gpus_per_peer]
+    demands = [Demand(num_peers, cpus, gpus) for gpus in of_gpus for cpus in of_cpus]
+    demand = next((demand for demand in demands if _room(demand, nodes) >= num_peers), demands[-1])
+    room = _room(demand, nodes)
     if room < num_peers:
         kinds = f"{sum(node.cpus for node in nodes):g} CPU, {sum(node.gpus for node in nodes):g} GPU"
         raise ResourceError(
             f"population.num_peers: {demand} can never be placed on this cluster ({len(nodes)} "
-            f"{'node' if len(nodes) == 1 else 'nodes'}, {kinds}), which has room for {room}; choose at most {room} "
-            f"peers, or less in resources.cpus_per_peer and resources.gpus_per_peer")
+            f"{'node' if len(nodes) == 1 else 'nodes'}, {kinds}), which has room for {room or 'none'}; choose "
+            f"{f'at most {room} peers, or ' * bool(room)}less in resources.cpus_per_peer and resources.gpus_per_peer")
     return demand
 
 
-def _per_peer(wanted: float | str, num_peers: int, of_nodes: Sequence[float]) -> float:
-    if not isinstance(wanted, str):
-        return wanted
-    if not any(of_nodes):
-        return 0.0
-    shares = [math.floor(RAY_UNITS / sharing) / RAY_UNITS for sharing in range(1, MOST_PEERS_SHARING + 1)]
-    fitting = (share for share in shares if sum(_parts(amount, share) for amount in of_nodes) >= num_peers)
-    return next(fitting, shares[-1])
+def _room(demand: Demand, nodes: Sequence[Node]) -> int:
+    """Return how many of a demand's peers find a place on all nodes together."""
+    cpus, gpus = demand.cpus_per_peer, demand.gpus_per_peer
+    return sum(min(_parts(node.cpus, cpus), _parts(node.gpus, gpus) if gpus else demand.num_peers) for node in nodes)
 
 
 def _parts(amount: float, part: float) -> int:

@@ -39,7 +39,7 @@ def run_study(space: Space, folder: RunFolder, connection: Connection, watch: Ca
     trainable = tune.with_parameters(PopulationTrainable, space=space, nodes=connection.nodes, records=folder.records)
     trainable.__name__ = "population"
     warnings.filterwarnings("ignore", message="Consider boosting PBT")  # peers are not yet reused
-    tune.run(
+    ended = tune.run(
         tune.with_resources(trainable, lambda sample: tune.PlacementGroupFactory(
             demand_of_sample(space, sample, connection.nodes).bundles)),
         name="tune",
@@ -61,7 +61,7 @@ def run_study(space: Space, folder: RunFolder, connection: Connection, watch: Ca
         resume=resume,
         verbose=0,
     )
-    recorder.finish()
+    recorder.finish(ended.trials or [])
     return recorder.trials
 
 
@@ -114,11 +114,13 @@ class _Recorder(Callback):
         seen.status, seen.error = "failed", _reason(trial)
         self._changed(now=True)
 
-    def finish(self) -> None:
+    def finish(self, trials: list[TuneTrial]) -> None:
         """Write everything once more, with what was still running marked as interrupted."""
-        for trial in self.trials:
-            if not trial.is_over:
-                trial.status = "interrupted"
+        for trial in trials:  # of a study that was resumed when nothing was left to do, none has been seen
+            self._see(trial)
+        for seen in self.trials:
+            if not seen.is_over:
+                seen.status = "interrupted"
         self._changed(now=True)
 
     def _see(self, trial: TuneTrial) -> Trial:
@@ -157,6 +159,8 @@ class _Recorder(Callback):
             peer_file = stream.read()
         self._folder.write_best(peer_file, {
             "trial_id": best.trial_id, "status": best.status, "peer": summary["best_peer"], "searched": best.sample,
+            # a round is measured before its exchange; the last has none, so a completed trial's figures are its weights'
+            "grafted_since_measured": population["settings"]["graft"] is not None and best.status != "completed",
             "measured": summary, "settings": population["settings"]})
 
 

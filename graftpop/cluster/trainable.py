@@ -58,8 +58,8 @@ class PopulationTrainable(tune.Trainable):
         self._summary = self._summarise(done)
         if done.is_last:
             best, ensemble = self._population.test(done.best_peer)
-            self._summary |= {"test_accuracy": best, "ensemble_test_accuracy": ensemble, "done": True}
-        return dict(self._summary)
+            self._summary |= {"test_accuracy": best, "ensemble_test_accuracy": ensemble}
+        return {**self._summary, "done": done.is_last}
 
     def _summarise(self, done: Round) -> dict[str, Any]:
         rows = done.peers

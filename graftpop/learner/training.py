@@ -122,7 +122,10 @@ class Learner:
         prefix = "network/"
         network = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         try:
+            epoch = int(tensors["epoch"])
             self.network.load_state_dict(network)
+        except KeyError as error:
+            raise CheckpointError("checkpoint: not one of a peer: it has no epoch") from error
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise CheckpointError(f"checkpoint: not one of this network: {reason}") from error
@@ -131,4 +134,4 @@ class Learner:
             if (momentum := tensors.get(f"momentum/{name}")) is not None:
                 buffer = torch.empty_like(parameter).copy_(momentum)
                 self._optimizer.state[parameter]["momentum_buffer"] = buffer
-        self.epoch = int(tensors["epoch"])
+        self.epoch = epoch

@@ -43,6 +43,10 @@ def check_rules(settings: Settings, origin: Origin) -> None:
     if population.epochs_per_round > settings.training.epochs:
         raise SpaceError(f"{origin('population.epochs_per_round')}: must be at most training.epochs "
                          f"({settings.training.epochs}), got {population.epochs_per_round}")
+    gpus = settings.resources.gpus_per_peer
+    if gpus != "auto" and gpus > 1 and gpus % 1:
+        raise SpaceError(f"{origin('resources.gpus_per_peer')}: above 1 must be a whole number, got {gpus}; choose "
+                         f"{int(gpus)}, {int(gpus) + 1}, or a share of one")
     if data.name in ("parquet", "folder") and data.root is None:
         raise SpaceError(f"{origin('data.root')}: data set '{data.name}' needs the folder it lies in, got null; set "
                          f"data.root")

@@ -17,7 +17,7 @@ from graftpop.settings import Settings
 from graftpop.space.domains import Domain, is_domain, read_domain
 from graftpop.space.messages import Origins, describe
 from graftpop.space.rules import check_names, check_rules, check_search
-from graftpop.space.tree import apply_override, put, read_yaml
+from graftpop.space.tree import apply_override, put, read_sections
 
 __all__ = ["Space", "load_space", "parse_space"]
 
@@ -102,9 +102,7 @@ def load_space(path: str | Path, overrides: Iterable[str] = ()) -> Space:
     except (OSError, UnicodeDecodeError) as error:
         raise SpaceError(f"{path}: cannot be read: {error}; --space needs a YAML file such as "
                          f"search_spaces/digits.yaml") from error
-    tree = read_yaml(text, str(path)) or {}
-    if not isinstance(tree, dict):
-        raise SpaceError(f"{path}: must be a map of sections, got {type(tree).__name__}")
+    tree = read_sections(text, str(path))
     origins = {}
     for override in overrides:
         key = apply_override(tree, override)

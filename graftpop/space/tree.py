@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from graftpop.errors import SpaceError, closest
 from graftpop.settings import Settings
 
-__all__ = ["apply_override", "known_keys", "put", "read_yaml"]
+__all__ = ["apply_override", "known_keys", "put", "read_sections", "read_yaml"]
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -41,6 +41,18 @@ def read_yaml(text: str, where: str) -> Any:
         raise SpaceError(f"{where}:{line} not valid YAML: {error.problem}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise SpaceError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from error
+
+
+def read_sections(text: str, where: str) -> dict[str, Any]:
+    """Return the sections of a space's YAML text; none where it is empty.
+
+    Raises:
+        SpaceError: it is not valid YAML, or no map; the message begins with `where`.
+    """
+    tree = read_yaml(text, where) or {}
+    if not isinstance(tree, dict):
+        raise SpaceError(f"{where}: must be a map of sections, got {type(tree).__name__}")
+    return tree
 
 
 def apply_override(tree: dict[str, Any], override: str) -> str:

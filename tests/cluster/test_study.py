@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,13 @@ def test_pbt_keeps_settings_inside_their_domains_and_records_every_round_once(
     places = [(row["trial_id"], row["round"], row["peer"]) for row in rounds]
     assert sorted(places) == sorted((trial.trial_id, round_, peer) for trial in trials
                                     for round_ in range(1, 8) for peer in (0, 1))
+
+
+def test_a_population_that_diverges_fails_and_says_so(connection: Connection, tmp_path: Path) -> None:
+    wanted = space(training={"epochs": 3, "lr": 1.0e6}, tune={"num_samples": 1})
+    _, (trial,) = run(wanted, connection, tmp_path)
+    assert trial.status == "failed"
+    assert re.fullmatch(r"peer \d: diverged in epoch \d, .*; choose a lower training.lr", trial.error)
 
 
 def test_a_trial_that_fails_says_why_in_one_line_and_the_study_goes_on(connection: Connection, tmp_path: Path) -> None:

@@ -174,6 +174,24 @@ def test_a_convolution_without_batchnorm_takes_the_alpha_of_the_site_before() ->
     assert of_module == {0: 0, 1: 0, 2: 0, 3: 0, 5: 1, 6: 1, 7: 1}  # module 4 has no weights; 0 stands before any site
 
 
+def test_a_batchnorm_follows_its_convolution_wherever_it_is_registered() -> None:
+    class NormsLast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+            self.of_second, self.of_first = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+            self.classifier = nn.Linear(4, 10)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            features = self.of_second(self.second(self.of_first(self.first(images))))
+            return self.classifier(features.mean((2, 3)))
+
+    network = NormsLast()
+    assignment = site_assignment(float_names(network), find_sites(network, (3, 8, 8), "network"))
+    of_module = {name.partition(".")[0]: site for name, site in assignment.site_of.items()}
+    assert of_module == {"first": 0, "second": 1, "of_second": 1, "of_first": 0, "classifier": 1}
+
+
 def test_momentum_is_not_touched() -> None:
     receiver, donor = learner(seeded_small_net(1)), learner(seeded_small_net(2))
     for one in (receiver, donor):

@@ -1,0 +1,51 @@
+"""Tables of one or more runs of the same study with different seeds, in Markdown.
+
+    python benchmarks/summary.py RUN...
+
+Prints the trials of every run, then mean and standard deviation (n - 1) over the runs of what each run's best trial,
+chosen by validation accuracy, reached. The last line is the same as JSON.
+"""
+
+import json
+import statistics
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+MEASURES = ("val_accuracy", "test_accuracy", "ensemble_test_accuracy")
+
+
+def main(folders: list[str]) -> None:
+    chosen = []
+    for folder in map(Path, folders):
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        trials = pq.read_table(folder / "trials.parquet").to_pylist()
+        print(f"\nseed {facts['seed']}\n")
+        columns = [name for name in trials[0] if name not in ("trial_id", "num_peers", "epochs")]
+        print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+        for row in trials:
+            print(f"| {' | '.join(text(row[name]) for name in columns)} |")
+        metrics = json.loads((folder / "best" / "metrics.json").read_text(encoding="utf-8"))["measured"]
+        began, ended = (datetime.fromisoformat(facts[name]) for name in ("started", "finished"))
+        chosen.append({"seed": facts["seed"], **{name: metrics[name] for name in MEASURES},
+                       "run_s": (ended - began).total_seconds()})
+    summary = {"n": len(chosen), "hardware": facts["hardware"], "commit": facts["git"]}
+    print(f"\nbest trial of each run, n = {len(chosen)}\n\n| measure | mean | std |\n|---|---|---|")
+    for name in (*MEASURES, "run_s"):
+        values = [row[name] for row in chosen]
+        std = statistics.stdev(values) if len(values) > 1 else None
+        summary[name] = {"mean": statistics.fmean(values), "std": std}
+        print(f"| {name} | {text(statistics.fmean(values))} | {text(std)} |")
+    print(f"\n{json.dumps(summary)}")
+
+
+def text(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

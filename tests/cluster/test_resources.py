@@ -1,0 +1,157 @@
+"""What a trial asks of the cluster: as much as all its peers can have at once, and never what can never be placed."""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graftpop.cluster.resources import Demand, Node, demand_of
+from graftpop.errors import ResourceError, SpaceError
+from graftpop.settings import ResourceSettings
+from graftpop.space import parse_space
+
+SHARES = {1: 1.0, 2: 0.5, 3: 0.3333, 4: 0.25, 5: 0.2, 6: 0.1666, 7: 0.1428, 8: 0.125}  # 1/n in Ray's ten-thousandths
+LAPTOP = [Node(2, 0)]
+WORKSTATION = [Node(16, 2)]
+CLUSTER = [Node(4, 0), Node(8, 1), Node(8, 1)]
+AUTO = ResourceSettings()
+
+NODES = st.lists(st.builds(Node, st.integers(0, 64).map(float), st.integers(0, 8).map(float)), min_size=1, max_size=5)
+ASKED = st.just("auto") | st.sampled_from([0.1, 0.25, 0.5, 1, 2, 3.5])
+ASKED_GPUS = st.just("auto") | st.sampled_from([0, 0.25, 0.5, 1, 2])
+RESOURCES = st.builds(lambda cpus, gpus: ResourceSettings(cpus_per_peer=cpus, gpus_per_peer=gpus), ASKED, ASKED_GPUS)
+
+
+def per_peer(num_peers: int, nodes: list[Node], **resources: Any) -> tuple[float, float]:
+    demand = demand_of(num_peers, ResourceSettings(**resources), nodes)
+    return demand.cpus_per_peer, demand.gpus_per_peer
+
+
+def all_fit(bundles: list[dict[str, float]], nodes: list[Node]) -> bool:
+    """Place bundle by bundle where there is room, in whole ten-thousandths as Ray counts; return whether all fit."""
+    free = [{"CPU": round(1e4 * node.cpus), "GPU": round(1e4 * node.gpus)} for node in nodes]
+    for bundle in bundles:
+        wanted = {kind: round(1e4 * amount) for kind, amount in bundle.items()}
+        place = next((node for node in free if all(node[kind] >= amount for kind, amount in wanted.items())), None)
+        if place is None:
+            return False
+        for kind, amount in wanted.items():
+            place[kind] -= amount
+    return True
+
+
+@pytest.mark.parametrize(("nodes", "sharing"), [
+    (LAPTOP, [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8]),
+    ([Node(1, 0), Node(1, 0)], [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8]),
+    ([Node(3, 0), Node(2, 0)], [1] * 5 + [2] * 5 + [3] * 5 + [4]),
+    ([Node(16, 0)], [1] * 16),
+])
+def test_auto_gives_a_whole_core_where_all_peers_fit_so_and_else_an_equal_share(
+    nodes: list[Node], sharing: list[int],
+) -> None:
+    assert [per_peer(num_peers, nodes) for num_peers in range(1, 17)] == [(SHARES[n], 0.0) for n in sharing]
+
+
+@pytest.mark.parametrize(("nodes", "cores", "cards"), [
+    (WORKSTATION, [1] * 16, [n for n in range(1, 9) for _ in range(2)]),
+    (CLUSTER, [1] * 16, [n for n in range(1, 9) for _ in range(2)]),
+    ([Node(2, 1)], [1, 1, 2, 2, 3, 3, 4, 4], range(1, 9)),
+])
+def test_auto_gives_a_whole_card_where_there_are_cards_for_all_and_else_an_equal_share(
+    nodes: list[Node], cores: list[int], cards: list[int],
+) -> None:
+    assert [per_peer(num_peers, nodes) for num_peers in range(1, len(cores) + 1)] == [
+        (SHARES[core], SHARES[card]) for core, card in zip(cores, cards, strict=True)]
+
+
+def test_the_cores_of_a_node_without_cards_are_not_counted_for_peers_that_need_one() -> None:
+    """Sixteen peers share four cards, so they share the eight cores beside them; the head node has others."""
+    assert per_peer(16, [Node(64, 0), Node(8, 4)]) == (0.5, 0.25)
+
+
+def test_auto_shares_a_card_where_the_asked_cores_leave_no_other_place() -> None:
+    assert per_peer(4, [Node(64, 1), Node(4, 8)], cpus_per_peer=4) == (4, SHARES[3])
+
+
+def test_what_is_asked_for_is_given_as_it_is() -> None:
+    assert per_peer(2, WORKSTATION, cpus_per_peer=3, gpus_per_peer=0.5) == (3, 0.5)
+    assert per_peer(2, WORKSTATION, gpus_per_peer=0) == (1.0, 0.0)
+    assert per_peer(1, LAPTOP, cpus_per_peer=0.1) == (0.1, 0.0)
+
+
+def test_the_head_of_a_trial_reserves_nothing_and_peers_have_a_bundle_each() -> None:
+    assert demand_of(3, AUTO, LAPTOP).bundles == [{}, {"CPU": 0.5}, {"CPU": 0.5}, {"CPU": 0.5}]
+    assert demand_of(2, AUTO, WORKSTATION).bundles == [{}, {"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}]
+
+
+@given(st.integers(1, 40), RESOURCES, NODES)
+def test_what_is_accepted_can_be_placed_and_what_is_refused_cannot(
+    num_peers: int, resources: ResourceSettings, nodes: list[Node],
+) -> None:
+    try:
+        demand = demand_of(num_peers, resources, nodes)
+    except ResourceError as error:
+        room = re.search(r"has room for (\w+);", str(error))
+        assert room is not None
+        num_fitting = 0 if room.group(1) == "none" else int(room.group(1))
+        assert num_fitting < num_peers
+        if num_fitting:
+            assert all_fit(demand_of(num_fitting, resources, nodes).bundles, nodes)
+    else:
+        assert all_fit(demand.bundles, nodes)
+        assert len(demand.bundles) == 1 + num_peers
+
+
+@given(st.integers(1, 40), RESOURCES, NODES)
+def test_auto_is_refused_only_where_no_equal_shares_could_be_placed(
+    num_peers: int, resources: ResourceSettings, nodes: list[Node],
+) -> None:
+    cpus = SHARES.values() if resources.cpus_per_peer == "auto" else [resources.cpus_per_peer]
+    gpus: Any = [resources.gpus_per_peer]
+    if resources.gpus_per_peer == "auto":
+        gpus = SHARES.values() if any(node.gpus for node in nodes) else [0.0]
+    can_be_placed = any(all_fit(Demand(num_peers, core, card).bundles, nodes)  # type: ignore[arg-type]
+                        for core in cpus for card in gpus)
+    try:
+        demand_of(num_peers, resources, nodes)
+    except ResourceError:
+        assert not can_be_placed
+    else:
+        assert can_be_placed
+
+
+@pytest.mark.parametrize(("num_peers", "nodes", "resources", "message"), [
+    (17, LAPTOP, {}, "17 peers of 0.125 CPU can never be placed on this cluster (1 node, 2 CPU, 0 GPU), which has room "
+                     "for 16; choose at most 16 peers, or less in "),
+    (2, LAPTOP, {"cpus_per_peer": 2}, "2 peers of 2 CPU can never be placed on this cluster (1 node, 2 CPU, 0 GPU), "
+                                      "which has room for 1; choose at most 1 peers, or less in "),
+    (3, CLUSTER, {"gpus_per_peer": 1}, "3 peers of 0.125 CPU and 1 GPU can never be placed on this cluster (3 nodes, "
+                                       "20 CPU, 2 GPU), which has room for 2; choose at most 2 peers, or less in "),
+    (1, LAPTOP, {"gpus_per_peer": 0.5}, "1 peer of 0.125 CPU and 0.5 GPU can never be placed on this cluster (1 node, "
+                                        "2 CPU, 0 GPU), which has room for none; choose less in "),
+    (2, [Node(0, 0)], {}, "2 peers of 0.125 CPU can never be placed on this cluster (1 node, 0 CPU, 0 GPU), which has "
+                          "room for none; choose less in "),
+    (1, [Node(3, 0), Node(3, 0)], {"cpus_per_peer": 4}, "1 peer of 4 CPU can never be placed on this cluster (2 nodes, "
+                                                        "6 CPU, 0 GPU), which has room for none; choose less in "),
+])
+def test_a_demand_that_can_never_be_met_is_refused_with_the_room_there_is(
+    num_peers: int, nodes: list[Node], resources: dict[str, Any], message: str,
+) -> None:
+    with pytest.raises(ResourceError) as caught:
+        demand_of(num_peers, ResourceSettings(**resources), nodes)
+    assert str(caught.value) == (
+        f"population.num_peers: {message}resources.cpus_per_peer and resources.gpus_per_peer")
+
+
+@pytest.mark.parametrize("gpus", [1.5, 2.25])
+def test_more_than_one_card_is_asked_for_in_whole_cards_as_ray_wants_it(gpus: float) -> None:
+    with pytest.raises(SpaceError, match=rf"resources\.gpus_per_peer: above 1 must be a whole number, got {gpus}; "
+                                         rf"choose {int(gpus)}, {int(gpus) + 1}, or a share of one$"):
+        parse_space({"resources": {"gpus_per_peer": gpus}})
+
+
+def test_a_demand_reads_as_a_person_would_say_it() -> None:
+    assert str(Demand(1, 1.0, 0.0)) == "1 peer of 1 CPU"
+    assert str(Demand(4, 0.5, 0.25)) == "4 peers of 0.5 CPU and 0.25 GPU"
