@@ -99,8 +99,8 @@ class Peer:
     def _train_epoch(self) -> EpochMetrics:
         done = self._learner.train_epoch()
         if not (math.isfinite(done.loss) and self._learner.state.buffer.isfinite().all()):
-            raise PeerError(f"peer {self._index}: diverged in epoch {self._learner.epoch}, training loss {done.loss:g} at a "
-                            f"learning rate of {done.lr:g}; choose a lower training.lr")
+            raise PeerError(f"peer {self._index}: diverged in epoch {self._learner.epoch}, training loss "
+                            f"{done.loss:g} at a learning rate of {done.lr:g}; choose a lower training.lr")
         return done
 
     def publish(self) -> Snapshot:

@@ -90,6 +90,16 @@ def _write_whole(filesystem: pafs.FileSystem, path: str, content: bytes | Iterab
     filesystem.move(partial, path)
 
 
+def _read_whole(filesystem: pafs.FileSystem, path: str, schema: pa.Schema | None = None) -> pa.Table:
+    """Return a table as one read of its file gave it.
+
+    pyarrow opens a path twice, for the footer and for the data; in between another process may have renamed a newer
+    file to it.
+    """
+    with filesystem.open_input_stream(path) as stream:
+        return pq.read_table(pa.BufferReader(stream.read()), schema=schema)
+
+
 class TrialRecords:
     """The rounds and grafts of one trial, as the process that leads its population writes them.
 
@@ -118,7 +128,7 @@ class TrialRecords:
         """Take up what was recorded up to a round and drop what came after it."""
         for name, path in self._paths.items():
             if self._filesystem.get_file_info(path).type == pafs.FileType.File:
-                table = pq.read_table(path, filesystem=self._filesystem, schema=_TABLES[name])
+                table = _read_whole(self._filesystem, path, _TABLES[name])
                 self._tables[name] = table.filter(pc.less_equal(table["round"], round))
         self._write()
 
@@ -185,8 +195,8 @@ class RunFolder:
         if not self.exists(f"{name}.parquet"):
             return _TABLES.get(name, pa.schema({"trial_id": pa.string(), **_TRIAL_COLUMNS})).empty_table()
         try:
-            return pq.read_table(path, filesystem=self._filesystem)
-        except pa.ArrowInvalid as error:
+            return _read_whole(self._filesystem, path)
+        except (pa.ArrowInvalid, OSError) as error:
             raise CheckpointError(f"{path}: cannot be read as Parquet: {error}") from error
 
     def read_text(self, name: str) -> str:
@@ -224,7 +234,7 @@ class RunFolder:
         trials = list(trial_ids)
         for name, schema in _TABLES.items():
             parts = (f"{self._path}/tune/records/{trial_id}.{name}.parquet" for trial_id in trials)
-            tables = (pq.read_table(part, filesystem=self._filesystem, schema=schema) for part in parts
+            tables = (_read_whole(self._filesystem, part, schema) for part in parts
                       if self._filesystem.get_file_info(part).type == pafs.FileType.File)
             _write_whole(self._filesystem, posixpath.join(self._path, f"{name}.parquet"), tables, schema)
         self._joined_at = time.monotonic()

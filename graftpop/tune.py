@@ -94,7 +94,7 @@ def start(space: "Space", where: str, overrides: Sequence[str], out: str | None,
     if folder.exists("space.yaml") or folder.exists("tune"):
         raise SpaceError(f"--out {folder.location}: holds a run already; choose another folder, or go on with that run "
                          f"by --resume {folder.location}")
-    with named_by(where, overrides):
+    with named_by(where, overrides), console.status("checking the data and the networks"):
         check_data_and_models(space)
         if address is None:
             check_demand(space, [local_node()])
@@ -119,7 +119,7 @@ def go_on(location: str, address: str | None) -> None:
     folder.check_is_run()
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
-    with named_by(where):
+    with named_by(where), console.status("checking the data and the networks"):
         check_data_and_models(space)
     with connect(address) as connection:
         with named_by(where):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from graftpop.cluster.resources import Node
 from graftpop.errors import ResourceError
 
 __all__ = ["Connection", "connect", "local_node"]
+
+ANSWER_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,10 @@ def connect(address: str | None) -> Iterator[Connection]:
     from ray.exceptions import RaySystemError
 
     try:
+        _check_answers(address)
         # `local` and not None: None would join a cluster that happens to run here, with who knows what on it.
         context = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError, RaySystemError, TimeoutError) as error:
+    except (OSError, ValueError, RuntimeError, RaySystemError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ResourceError(f"--address {address}: no cluster could be joined: {reason}; start one with "
                             f"`ray start --head`, or leave --address out to use this machine alone") from error
@@ -63,3 +67,14 @@ def connect(address: str | None) -> Iterator[Connection]:
         yield Connection(nodes, context.dashboard_url or "")
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str | None) -> None:
+    """Check that something answers at HOST:PORT: Ray itself tries for minutes before it gives up.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=ANSWER_LIMIT_S).close()

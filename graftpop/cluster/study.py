@@ -20,6 +20,9 @@ from graftpop.trials import Trial, best_trial, column_types
 
 __all__ = ["run_study"]
 
+KEPT_CHECKPOINTS = {"none": 1, "asha": 1, "pbt": 4}
+"""The best of a trial, besides its last; under pbt others read a trial's checkpoints while it goes on writing them."""
+
 
 def run_study(space: Space, folder: RunFolder, connection: Connection, watch: Callable[[list[Trial]], None], *,
               resume: bool = False) -> list[Trial]:
@@ -53,7 +56,7 @@ def run_study(space: Space, folder: RunFolder, connection: Connection, watch: Ca
         checkpoint_config=CheckpointConfig(
             checkpoint_frequency=1, checkpoint_score_attribute=tune_settings.metric,
             checkpoint_score_order=tune_settings.mode,
-            num_to_keep=KEPT_CHECKPOINTS.get(tune_settings.scheduler, 1)),  # the last one is kept besides
+            num_to_keep=KEPT_CHECKPOINTS[tune_settings.scheduler]),
         trial_dirname_creator=lambda trial: str(trial.trial_id),
         callbacks=[recorder],
         raise_on_failed_trial=False,
@@ -63,10 +66,6 @@ def run_study(space: Space, folder: RunFolder, connection: Connection, watch: Ca
     )
     recorder.finish(ended.trials or [])
     return recorder.trials
-
-
-KEPT_CHECKPOINTS = {"pbt": 4}
-"""Under pbt others read a trial's checkpoints while it goes on writing them."""
 
 
 class _Recorder(Callback):
@@ -159,7 +158,7 @@ class _Recorder(Callback):
             peer_file = stream.read()
         self._folder.write_best(peer_file, {
             "trial_id": best.trial_id, "status": best.status, "peer": summary["best_peer"], "searched": best.sample,
-            # a round is measured before its exchange; the last has none, so a completed trial's figures are its weights'
+            # a round is measured before its exchange; the last has none: a completed trial's figures are its weights'
             "grafted_since_measured": population["settings"]["graft"] is not None and best.status != "completed",
             "measured": summary, "settings": population["settings"]})
 

@@ -38,7 +38,7 @@ class Domain:
         if self.kind in ("choice", "grid", "randint"):
             return self.values
         low, high, *step = self.values
-        inside = low + float(step[0]) if step else low + (high - low) / math.e  # no whole number
+        inside = min(low + float(step[0]), float(high)) if step else low + (high - low) / math.e  # no whole number
         return (low, high, inside)
 
     def every_value(self) -> Sequence[Any]:
