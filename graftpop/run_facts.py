@@ -52,13 +52,14 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> dict[str, Any] | None:
-    """Return the commit that this package is run from, or None where it is not run from a repository of its own."""
+    """Return the commit that this package is run from, or None where no repository tracks it."""
     package = Path(__file__).resolve().parent
+    questions = (("rev-parse", "HEAD"), ("status", "--porcelain", "--", str(package)),
+                 ("ls-files", "--error-unmatch", Path(__file__).name))  # installed somewhere below another repository
     try:
-        commit, status = (
+        commit, status, _ = (
             subprocess.run(["git", "-C", str(package), *question], capture_output=True, text=True, timeout=10,
-                           check=True)
-            for question in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", str(package))))
+                           check=True) for question in questions)
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}

@@ -98,10 +98,10 @@ def start(space: "Space", where: str, overrides: Sequence[str], out: str | None,
         check_data_and_models(space)
         if address is None:
             check_demand(space, [local_node()])
+    folder.create()
     with connect(address) as connection:
         with named_by(where, overrides):
             check_demand(space, connection.nodes)
-        folder.create()
         folder.write_text("space.yaml", space.to_yaml())
         folder.write_text("run.json", json.dumps(run_facts(sys.argv[1:], settings.seed), indent=2))
         run(space, folder, connection)

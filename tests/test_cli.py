@@ -216,6 +216,20 @@ def test_a_folder_that_holds_a_run_is_not_written_over(empty_folder: Path) -> No
     assert (held / "space.yaml").read_text() == "seed: 5"
 
 
+@pytest.mark.parametrize(("text", "message"), [
+    ("[1]", "must be a map of sections, got list"),
+    ("a: b: c", "line 1 not valid YAML: mapping values are not allowed here"),
+    ("trainin: {}", "trainin: unknown key 'trainin'"),
+])
+def test_a_run_whose_space_is_damaged_does_not_go_on(text: str, message: str, empty_folder: Path) -> None:
+    (empty_folder / "run" / "tune").mkdir(parents=True)
+    (empty_folder / "run" / "space.yaml").write_text(text)
+    (empty_folder / "run" / "run.json").write_text("{}")
+    result = tune("--resume", "run")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {empty_folder}/run/space.yaml: {message}")
+
+
 # data
 
 

@@ -52,4 +52,11 @@ def test_one_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path: Path) -> None:
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     rounds = pq.read_table(run / "rounds.parquet").to_pylist()
-    assert [(row["round"], row["peer"]) for row in rounds] == [(round_, peer) for round_ in range(1, 41) for peer in (0, 1)]
+    expected = [(round_, peer) for round_ in range(1, 41) for peer in (0, 1)]
+    assert [(row["round"], row["peer"]) for row in rounds] == expected
+
+    tables = {name: pq.read_table(run / f"{name}.parquet") for name in ("trials", "rounds", "grafts")}
+    again = subprocess.run([*command, "--resume", str(run)], cwd=tmp_path, env=environment, timeout=120,
+                           capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert all(pq.read_table(run / f"{name}.parquet").equals(table) for name, table in tables.items())

@@ -39,7 +39,8 @@ def test_every_file_that_the_readme_names_exists() -> None:
 def test_the_first_command_leaves_a_whole_run_folder_with_a_network_above_95_per_cent(tmp_path: Path) -> None:
     command = shlex.split(SET_UP[0].rpartition("&&")[2])[1:]
     run = tmp_path / "run"
-    ended = subprocess.run([sys.executable, *command, "--out", str(run)], cwd=ROOT, env=os.environ | {"PYTHONPATH": "."},
+    environment = os.environ | {"PYTHONPATH": "."}
+    ended = subprocess.run([sys.executable, *command, "--out", str(run)], cwd=ROOT, env=environment,
                            timeout=280, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     first, second = ended.stdout.splitlines()[:2]

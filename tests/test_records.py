@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,42 +161,43 @@ def test_joined_before_any_trial_has_written_the_tables_are_empty_but_have_their
     assert parquet.read_table(Path(run.location, "grafts.parquet")).num_rows == 0
 
 
-def test_a_reader_sees_whole_rounds_only_while_they_are_written(run: RunFolder) -> None:
-    file = Path(run.location, "rounds.parquet")
-    trials = {name: TrialRecords(run.records, name) for name in ("a", "b")}
+def test_a_reader_sees_whole_rounds_only_while_trials_write_and_the_driver_joins(run: RunFolder) -> None:
+    trials, num_rounds = ("a", "b"), 40
     run.join_records(trials, now=True)
-    stop, failures, seen = threading.Event(), list[str](), list[int]()
+    all_written, failures, seen = threading.Event(), list[str](), list[int]()
+
+    def write(trial_id: str) -> None:
+        records = TrialRecords(run.records, trial_id)
+        for number in range(1, num_rounds + 1):
+            records.append(round_of(number))
 
     def read() -> None:
-        while not stop.is_set():
-            try:
-                rows = columns_of(file, "trial_id", "round", "peer", "train_loss")
-            except Exception as error:  # whatever it is, the test fails with it
-                failures.append(repr(error))
-                return
+        while not all_written.is_set():
+            table = run.read_table("rounds")
+            rows = [tuple(row.values()) for row in table.select(
+                ["trial_id", "round", "peer", "train_loss"]).to_pylist()]
             lengths = {name: sum(row[0] == name for row in rows) // NUM_PEERS for name in trials}
             whole = [row for name in trials
                      for row in expected_rounds(name, ((number + 1, 0) for number in range(lengths[name])))]
             if rows != whole:
                 failures.append(f"{rows}")
-                return
             seen.append(len(rows))
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        for number in range(1, 31):
-            for records in trials.values():
-                records.append(round_of(number))
+    with ThreadPoolExecutor() as pool:
+        writers = [pool.submit(write, trial_id) for trial_id in trials]
+        reader = pool.submit(read)
+        try:
+            while not all(writer.done() for writer in writers):
                 run.join_records(trials, now=True)
-    finally:
-        stop.set()
-        reader.join(timeout=30)
-    assert not reader.is_alive()
+        finally:
+            all_written.set()
+        for thread in (*writers, reader):
+            thread.result(timeout=30)
+    run.join_records(trials, now=True)
     assert not failures
     assert seen == sorted(seen)
     assert len(set(seen)) > 3  # it did read while rounds were added
-    assert len(columns_of(file, "round")) == 2 * 30 * NUM_PEERS
+    assert run.read_table("rounds").num_rows == 2 * num_rounds * NUM_PEERS
 
 
 def test_a_joining_that_fails_leaves_the_table_as_it_was(run: RunFolder) -> None:
@@ -234,7 +236,7 @@ def test_the_table_of_trials_has_the_searched_keys_and_mixed_values_as_text(run:
 
 
 def test_a_searched_value_of_none_stays_none_in_a_column_of_text(run: RunFolder) -> None:
-    run.write_trials([trial_row("a", **{"graft": None}), trial_row("b", **{"graft": {"alpha": 0.5}})],
+    run.write_trials([trial_row("a", graft=None), trial_row("b", graft={"alpha": 0.5})],
                      {"graft": pyarrow.string()})
     assert run.read_table("trials")["graft"].to_pylist() == [None, "{'alpha': 0.5}"]
 
@@ -362,7 +364,7 @@ def test_a_better_network_takes_the_place_of_the_best(run: RunFolder, best: Path
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 100])
 def test_a_file_that_is_no_peers_is_not_taken_for_the_best(run: RunFolder, content: bytes) -> None:
-    with pytest.raises(CheckpointError, match="^checkpoint of a peer: not readable: "):
+    with pytest.raises(CheckpointError, match=r"^checkpoint of a peer: not readable: "):
         run.write_best(content, {})
     assert not run.exists("best")
 

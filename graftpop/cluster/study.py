@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,9 @@ from graftpop.space import Space
 from graftpop.trials import Trial, best_trial, column_types
 
 __all__ = ["run_study"]
+
+SECONDS_BETWEEN_WRITES = 1.0
+"""While a study runs, its tables are not replaced under a reader more often than this."""
 
 KEPT_CHECKPOINTS = {"none": 1, "asha": 1, "pbt": 4}
 """The best of a trial, besides its last; under pbt others read a trial's checkpoints while it goes on writing them."""
@@ -78,6 +82,7 @@ class _Recorder(Callback):
         self._types = column_types(space.domains)
         self._tune_trials: dict[str, TuneTrial] = {}
         self._trials: dict[str, Trial] = {}
+        self._written_at = 0.0
         # a resumed study is handed to us in another order, and its trials keep their numbers
         known = folder.read_table("trials")["trial_id"].to_pylist()
         self._numbers = {trial_id: number for number, trial_id in enumerate(known)}
@@ -139,11 +144,14 @@ class _Recorder(Callback):
         return self._trials[trial.trial_id]
 
     def _changed(self, *, now: bool) -> None:
+        self._watch(self.trials)
+        if not now and time.monotonic() - self._written_at < SECONDS_BETWEEN_WRITES:
+            return
         self._folder.write_trials([trial.row() for trial in self.trials], self._types)
         self._folder.join_records([trial.trial_id for trial in self.trials], now=now)
         if now:
             self._write_best()
-        self._watch(self.trials)
+        self._written_at = time.monotonic()
 
     def _write_best(self) -> None:
         best = best_trial(self.trials)

@@ -57,7 +57,14 @@ def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[st
     hint = _hint(value, problems)
     if searched and isinstance(value, float) and any(problem["type"].startswith("int_") for problem in problems):
         hint = "; whole numbers are searched by choice, randint or grid"
-    return f"{origin(key)}: must be {rules}, got {value!r}{searched}{hint}"
+    return f"{origin(key)}: must be {rules}, got {_shown(value)}{searched}{hint}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as YAML writes it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _keys_of_section(section: str) -> list[str]:

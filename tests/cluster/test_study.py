@@ -81,12 +81,15 @@ def test_a_study_leaves_whole_tables_and_a_network_that_is_as_good_as_recorded(
     network = graftpop.load(tmp_path / "best")
     test = load_splits(wanted.settle().data, seed=0).test
     with torch.no_grad():
-        right = [network(images).argmax(1) == labels for images, labels in test.evaluation_batches(100, torch.device("cpu"))]
+        batches = test.evaluation_batches(100, torch.device("cpu"))
+        right = [network(images).argmax(1) == labels for images, labels in batches]
     assert torch.cat(right).double().mean().item() == pytest.approx(metrics["measured"]["test_accuracy"], abs=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
-def test_a_study_that_was_interrupted_and_resumed_ends_with_the_same_bits(connection: Connection, tmp_path: Path) -> None:
+def test_a_study_that_was_interrupted_and_resumed_ends_with_the_same_bits(
+    connection: Connection, tmp_path: Path,
+) -> None:
     wanted = space(training={"epochs": 5}, tune={"num_samples": 2})
     run(wanted, connection, tmp_path / "whole")
 
@@ -114,7 +117,8 @@ def test_a_study_that_was_interrupted_and_resumed_ends_with_the_same_bits(connec
 def test_a_grid_under_asha_runs_the_whole_product_and_tests_only_what_ran_to_the_end(
     connection: Connection, tmp_path: Path,
 ) -> None:
-    wanted = space(training={"epochs": 6, "lr": {"choice": [0.1, 1.0e-6]}}, graft={"A": {"grid": [0.0, 0.4]}, "c": 500.0},
+    wanted = space(training={"epochs": 6, "lr": {"choice": [0.1, 1.0e-6]}},
+                   graft={"A": {"grid": [0.0, 0.4]}, "c": 500.0},
                    tune={"search": "grid", "num_samples": None, "scheduler": "asha"})
     _, trials = run(wanted, connection, tmp_path)
     assert sorted((trial.sample["training.lr"], trial.sample["graft.A"]) for trial in trials) == [

@@ -119,7 +119,7 @@ def test_a_section_that_is_no_map_is_refused(section: str, value: Any) -> None:
 
 def test_graft_may_be_null_but_nothing_else_that_is_no_map() -> None:
     assert parse_space({"graft": None}).settle().graft is None
-    with pytest.raises(SpaceError, match=r"graft: must be a section: a map of keys, got True"):
+    with pytest.raises(SpaceError, match=r"graft: must be a section: a map of keys, got true"):
         parse_space({"graft": True})
 
 

@@ -257,15 +257,13 @@ def test_an_unknown_key_always_fails(section: str, name: Any, value: Any) -> Non
         parse_space({section: {name: value}} if section else {name: value})
 
 
-@given(st.sampled_from(sorted(known_keys(Settings))), st.data())
-def test_a_misspelt_key_is_answered_with_the_right_one(key: str, data: st.DataObject) -> None:
+@pytest.mark.parametrize("key", [key for key in known_keys(Settings) if len(key.rpartition(".")[2]) > 2])
+def test_a_key_that_lacks_a_letter_is_answered_with_the_right_one(key: str) -> None:
     section, _, name = key.rpartition(".")
-    assume(len(name) > 3)
-    place = data.draw(st.integers(0, len(name) - 1))
-    wrong = name[:place] + name[place + 1:]
-    assume(wrong not in {other.rpartition(".")[2] for other in known_keys(Settings)})
-    with pytest.raises(SpaceError, match=f"unknown key '{wrong}'; .*; did you mean '{name}'"):
-        parse_space({section: {wrong: 1}} if section else {wrong: 1})
+    for place in range(1, len(name)):
+        wrong = name[:place] + name[place + 1:]
+        with pytest.raises(SpaceError, match=f"unknown key '{wrong}'; .*; did you mean '{name}'"):
+            parse_space({section: {wrong: 1}} if section else {wrong: 1})
 
 
 def test_settling_changes_neither_the_space_nor_what_was_parsed() -> None:
