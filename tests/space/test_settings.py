@@ -24,7 +24,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         "a" * 65: "must be made of letters", 3: "must be a valid string, got 3", None: "must be a valid string, got"}),
     "seed": ([0, 2**63 - 1], {
         -1: "must be greater than or equal to 0, got -1", 2**63: "must be less than 9223372036854775808, got",
-        0.5: WHOLE, "3": f"{WHOLE} '3'; '3' is text in YAML, write 3", True: f"{WHOLE} True"}),
+        0.5: WHOLE, "3": f"{WHOLE} '3'; '3' is text in YAML, write 3", True: f"{WHOLE} true"}),
     "data.name": (["digits"], {1: "must be a valid string, got 1"}),
     "data.root": ([None, "some/folder"], {3: "must be a valid string, got 3"}),
     "data.val_fraction": ([1e-9, 0.999], {
@@ -39,7 +39,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         "on": "must be a valid boolean or 'auto', got 'on'", 1: "must be a valid boolean or 'auto', got 1"}),
     "model.name": (["resnet8", "torchvision:alexnet"], {8: "must be a valid string, got 8"}),
     "training.epochs": ([1, 10**6], {0: "must be greater than or equal to 1, got 0", 1.5: f"{WHOLE} 1.5"}),
-    "training.batch_size": ([2, 4096], {1: "must be greater than or equal to 2, got 1", None: f"{WHOLE} None"}),
+    "training.batch_size": ([2, 4096], {1: "must be greater than or equal to 2, got 1", None: f"{WHOLE} null"}),
     "training.lr": ([1e-12, 1, 100.0], {
         0: "must be greater than 0, got 0", -0.1: "must be greater than 0, got -0.1",
         math.inf: "must be a finite number, got inf", math.nan: "must be",
