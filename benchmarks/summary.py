@@ -1,9 +1,10 @@
 """Tables of one or more runs of the same study with different seeds, in Markdown.
 
-    python benchmarks/summary.py RUN...
+    python benchmarks/summary.py RUN...               tables, and the last line the same as JSON
+    python benchmarks/summary.py --trials RUN...      every trial of every run, a JSON object a line
 
-Prints the trials of every run, then mean and standard deviation (n - 1) over the runs of what each run's best trial,
-chosen by validation accuracy, reached. The last line is the same as JSON.
+The tables hold the trials of every run, then mean and standard deviation (n - 1) over the runs of what each run's best
+trial, chosen by validation accuracy, reached.
 """
 
 import json
@@ -17,7 +18,14 @@ import pyarrow.parquet as pq
 MEASURES = ("val_accuracy", "test_accuracy", "ensemble_test_accuracy")
 
 
-def main(folders: list[str]) -> None:
+def print_trials(folders: list[str]) -> None:
+    for folder in map(Path, folders):
+        seed = json.loads((folder / "run.json").read_text(encoding="utf-8"))["seed"]
+        for row in pq.read_table(folder / "trials.parquet").to_pylist():
+            print(json.dumps({"seed": seed, **row}))
+
+
+def print_tables(folders: list[str]) -> None:
     chosen = []
     for folder in map(Path, folders):
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -48,4 +56,7 @@ def text(value: object) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1] == "--trials":
+        print_trials(sys.argv[2:])
+    else:
+        print_tables(sys.argv[1:])

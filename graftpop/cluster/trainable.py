@@ -28,7 +28,9 @@ def demand_of_sample(space: Space, sample: dict[str, Any], nodes: list[Node]) ->
 class PopulationTrainable(tune.Trainable):
     """A population of peers as Ray actors, led from this process, which neither computes nor holds weights."""
 
-    def setup(self, config: dict[str, Any], space: Space, nodes: list[Node], records: str) -> None:  # type: ignore[override]
+    def setup(  # type: ignore[override]  # tune.with_parameters adds the other arguments
+        self, config: dict[str, Any], space: Space, nodes: list[Node], records: str,
+    ) -> None:
         """Start the peers.
 
         Args:
