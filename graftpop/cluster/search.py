@@ -75,10 +75,14 @@ def _none(space: Space) -> TrialScheduler:
 
 
 def _asha(space: Space) -> TrialScheduler:
-    """Stop the worse two thirds at a ninth and at a third of the rounds, but not before the fifth."""
+    """Stop the worse two thirds at a ninth and at a third of the rounds, where that is not before the fifth.
+
+    A training too short for that is not stopped at all: its first rounds say little, and little would be saved.
+    """
     rounds = space.most_rounds()
-    grace = max(rounds // ASHA_REDUCTION**2, min(rounds, ASHA_EARLIEST_ROUND))
-    return ASHAScheduler(time_attr="round", max_t=rounds, grace_period=grace, reduction_factor=ASHA_REDUCTION)
+    rungs = (rounds // ASHA_REDUCTION**2, rounds // ASHA_REDUCTION)
+    first = next((rung for rung in rungs if rung >= ASHA_EARLIEST_ROUND), rounds)
+    return ASHAScheduler(time_attr="round", max_t=rounds, grace_period=first, reduction_factor=ASHA_REDUCTION)
 
 
 def _pbt(space: Space) -> TrialScheduler:

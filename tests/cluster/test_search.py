@@ -145,3 +145,10 @@ def test_pbt_changes_what_is_searched_and_stays_within_the_domains() -> None:
     for value, nearest in ((0.48, 0.4), (0.32, 0.3), (0.1, 0.2)):
         assert explore({"training.lr": 0.1, "graft.A": value, "graft.alpha": "adaptive"}) == {
             "training.lr": 0.1, "graft.A": pytest.approx(nearest), "graft.alpha": "adaptive"}
+
+
+@pytest.mark.parametrize(("epochs", "first_rung"), [(6, 6), (14, 14), (15, 5), (44, 14), (45, 5), (200, 22)])
+def test_asha_stops_nothing_before_the_fifth_round(epochs: int, first_rung: int) -> None:
+    made = scheduler(parse_space({"tune": {"scheduler": "asha"}, "training": {"epochs": epochs}}))
+    (rungs,) = [sorted(rung for rung, _ in bracket._rungs) for bracket in made._brackets]
+    assert rungs[0] == first_rung

@@ -117,7 +117,7 @@ def test_a_study_that_was_interrupted_and_resumed_ends_with_the_same_bits(
 def test_a_grid_under_asha_runs_the_whole_product_and_tests_only_what_ran_to_the_end(
     connection: Connection, tmp_path: Path,
 ) -> None:
-    wanted = space(training={"epochs": 6, "lr": {"choice": [0.1, 1.0e-6]}},
+    wanted = space(training={"epochs": 15, "lr": {"choice": [0.1, 1.0e-6]}},
                    graft={"A": {"grid": [0.0, 0.4]}, "c": 500.0},
                    tune={"search": "grid", "num_samples": None, "scheduler": "asha"})
     _, trials = run(wanted, connection, tmp_path)
