@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from graftpop.records import RunFolder
+from graftpop.trials import best_row
 
 __all__ = ["report_html", "write_report"]
 
@@ -55,7 +56,7 @@ def report_html(trials: pa.Table, rounds: pa.Table, grafts: pa.Table, *, space: 
         facts: the content of `run.json`.
     """
     rows = trials.to_pylist()
-    best = _best(rows)
+    best = best_row(rows)
     name = next((line.partition(":")[2].strip() for line in space.splitlines() if line.startswith("name:")), "run")
     hardware = facts["hardware"]
     machine = ", ".join([f"{hardware['cores']} cores of {hardware['processor']}", *hardware["gpus"]])
@@ -82,11 +83,6 @@ def report_html(trials: pa.Table, rounds: pa.Table, grafts: pa.Table, *, space: 
 
 
 LEGEND = "Blue: below 1/2, more of the donor; orange: above 1/2, more of itself."
-
-
-def _best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    measured = [row for row in rows if row["val_accuracy"] is not None]
-    return max(measured, key=lambda row: (row["status"] == "completed", row["val_accuracy"]), default=None)
 
 
 def _searched(columns: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """The trials of a study as they stand: what the tables, the terminal and the final report are made from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from graftpop.space import Domain
 
-__all__ = ["Trial", "best_trial", "column_types"]
+__all__ = ["Trial", "best_row", "best_trial", "column_types"]
 
 
 @dataclass
@@ -55,10 +55,19 @@ class Trial:
                 "epochs": self.result.get("epoch", 0), "wall_s": self.wall_s}
 
 
-def best_trial(trials: Iterable[Trial]) -> Trial | None:
-    """Return the trial with the highest validation accuracy: a completed one if there is one, the first of equals."""
-    measured = [trial for trial in trials if "val_accuracy" in trial.result]
-    return max(measured, key=lambda trial: (trial.status == "completed", trial.result["val_accuracy"]), default=None)
+def best_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the row of `trials.parquet` with the highest validation accuracy.
+
+    Of a completed trial if there is one, the first of equals; None where no trial has finished a round.
+    """
+    measured = [row for row in rows if row["val_accuracy"] is not None]
+    return max(measured, key=lambda row: (row["status"] == "completed", row["val_accuracy"]), default=None)
+
+
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
+    """Return the best trial, as `best_row` says."""
+    best = best_row(trial.row() for trial in trials)
+    return next((trial for trial in trials if best and trial.trial_id == best["trial_id"]), None)
 
 
 def column_types(domains: Mapping[str, Domain]) -> dict[str, pa.DataType]:
