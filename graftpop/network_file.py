@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import nn
 
@@ -54,8 +54,7 @@ def load_network(folder: str | Path) -> nn.Module:
     try:
         card = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         network = build(card["model"], card["num_classes"])
-        with safe_open(folder / "model.safetensors", "pt"):
-            network.load_state_dict(load_file(folder / "model.safetensors"))
+        network.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = textwrap.shorten(str(error), 300, placeholder=" ...")
         raise CheckpointError(f"{folder}: holds no network that can be loaded: {reason}; give the folder best/ of a "

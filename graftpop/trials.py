@@ -20,7 +20,6 @@ class Trial:
         number: from 0, in the order in which the trials were made.
         sample: the searched keys and their values.
         num_rounds: how many it has when nothing stops it.
-        epochs: that each peer trains in them.
         status: pending, running, completed, stopped (by the scheduler), failed or interrupted.
         result: what its last round reported.
         wall_s: seconds it has run.
@@ -31,7 +30,6 @@ class Trial:
     number: int
     sample: Mapping[str, Any]
     num_rounds: int
-    epochs: int
     status: str = "pending"
     result: Mapping[str, Any] = field(default_factory=dict)
     wall_s: float = 0.0

@@ -17,7 +17,7 @@ RESULT = {"round": 6, "val_accuracy": 0.9123, "mean_val_accuracy": 0.9, "num_inv
 
 
 def trial(number: int, status: str = "running", **result: Any) -> Trial:
-    return Trial(f"t{number}", number, {"population.num_peers": 2, "graft.A": 0.123456}, num_rounds=12, epochs=12,
+    return Trial(f"t{number}", number, {"population.num_peers": 2, "graft.A": 0.123456}, num_rounds=12,
                  status=status, result=result)
 
 
@@ -53,7 +53,7 @@ def test_the_table_leaves_open_what_is_not_yet_measured() -> None:
 
 
 def test_the_table_of_a_space_without_domains_has_no_columns_of_them() -> None:
-    alone = Trial("t0", 0, {}, num_rounds=12, epochs=12)
+    alone = Trial("t0", 0, {}, num_rounds=12)
     assert shown(alone)[0][:3] == ["trial", "status", "round"]
     assert shown()[0][:3] == ["trial", "status", "round"]
 

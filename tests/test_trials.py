@@ -10,7 +10,7 @@ from graftpop.trials import Trial, best_trial, column_types
 
 
 def trial(number: int, status: str = "completed", **result: Any) -> Trial:
-    return Trial(f"t{number}", number, {"graft.A": 0.25}, num_rounds=12, epochs=24, status=status, result=result)
+    return Trial(f"t{number}", number, {"graft.A": 0.25}, num_rounds=12, status=status, result=result)
 
 
 def number_of_best(*trials: Trial) -> int | None:

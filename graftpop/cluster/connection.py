@@ -47,7 +47,6 @@ def connect(address: str | None) -> Iterator[Connection]:
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns until one has chosen
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own table would stand between ours
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     import ray
     from ray.exceptions import RaySystemError
 
@@ -56,7 +55,9 @@ def connect(address: str | None) -> Iterator[Connection]:
         # `local` and not None: None would join a cluster that happens to run here, with who knows what on it.
         context = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, RaySystemError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if address is None:
+            raise ResourceError(f"ray: no cluster could be started on this machine: {reason}") from error
         raise ResourceError(f"--address {address}: no cluster could be joined: {reason}; start one with "
                             f"`ray start --head`, or leave --address out to use this machine alone") from error
     try:

@@ -133,7 +133,7 @@ class _Recorder(Callback):
         if trial.trial_id not in self._trials:
             settings = self._space.settle(trial.config)
             number = self._numbers.setdefault(trial.trial_id, len(self._numbers))
-            seen = Trial(trial.trial_id, number, dict(trial.config), settings.num_rounds, settings.training.epochs)
+            seen = Trial(trial.trial_id, number, dict(trial.config), settings.num_rounds)
             if trial.last_result and "round" in trial.last_result:
                 seen.result, seen.wall_s = trial.last_result, trial.last_result["time_total_s"]
             if trial.status == TuneTrial.TERMINATED:
