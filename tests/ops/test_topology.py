@@ -1,28 +1,115 @@
-"""Who gives to whom."""
+"""Who gives to whom: what holds of every topology, and what each of them says."""
+
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftpop.ops.topology import ring
+from graftpop.ops.topology import TOPOLOGIES, Donors, Topology, best, everyone, random_pairs, ring
+
+every_topology = pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
+sizes = st.integers(2, 60)
+seeds = st.integers(0, 999)
 
 
-def test_peer_i_receives_from_peer_i_less_1_and_the_first_from_the_last() -> None:
-    assert ring(4) == (3, 0, 1, 2)
-    assert ring(2) == (1, 0)
+def pairs_of(donors: Donors) -> set[frozenset[int]]:
+    return {frozenset((receiver, donor)) for receiver, given_by in enumerate(donors) for donor in given_by}
+
+
+@every_topology
+@given(sizes, seeds)
+def test_each_peer_receives_at_most_once_from_each_of_the_others(topology: Topology, num_peers: int, seed: int) -> None:
+    donors = topology(num_peers, seed % num_peers, Random(seed))
+    assert len(donors) == num_peers
+    for receiver, given_by in enumerate(donors):
+        assert receiver not in given_by
+        assert len(set(given_by)) == len(given_by)
+        assert set(given_by) <= set(range(num_peers))
+
+
+@every_topology
+@given(sizes, seeds)
+def test_the_same_random_state_gives_the_same_donors(topology: Topology, num_peers: int, seed: int) -> None:
+    assert topology(num_peers, 0, Random(seed)) == topology(num_peers, 0, Random(seed))
+
+
+@pytest.mark.parametrize("topology", [ring, everyone, best])
+def test_only_random_pairs_draw_from_the_random_state(topology: Topology) -> None:
+    rng = Random(0)
+    before = rng.getstate()
+    topology(6, 2, rng)
+    assert rng.getstate() == before
+
+
+@pytest.mark.parametrize("topology", [ring, random_pairs, everyone])
+def test_only_the_topology_best_looks_at_the_best_peer(topology: Topology) -> None:
+    assert len({topology(6, best_peer, Random(3)) for best_peer in range(6)}) == 1
+
+
+def test_in_a_ring_peer_i_receives_from_peer_i_less_1_and_the_first_from_the_last() -> None:
+    assert ring(4, 0, Random(0)) == ((3,), (0,), (1,), (2,))
+    assert ring(2, 0, Random(0)) == ((1,), (0,))
 
 
 @given(st.integers(2, 300))
 def test_a_ring_is_one_cycle_through_all_peers(num_peers: int) -> None:
-    donors, peer, visited = ring(num_peers), 0, set()
+    donors, peer, visited = ring(num_peers, 0, Random(0)), 0, set()
     for _ in range(num_peers):
         visited.add(peer)
-        peer = donors[peer]
+        (peer,) = donors[peer]
     assert peer == 0
     assert visited == set(range(num_peers))
 
 
+@given(sizes, seeds)
+def test_both_of_a_pair_receive_from_each_other_and_one_of_an_odd_number_from_nobody(num_peers: int, seed: int) -> None:
+    donors = random_pairs(num_peers, 0, Random(seed))
+    partners = {receiver: given_by[0] for receiver, given_by in enumerate(donors) if given_by}
+    assert all(len(given_by) <= 1 for given_by in donors)
+    assert all(partners[partner] == peer for peer, partner in partners.items())
+    assert len(partners) == num_peers - num_peers % 2
+
+
+def test_two_peers_are_always_a_pair() -> None:
+    rng = Random(0)
+    assert {random_pairs(2, 0, rng) for _ in range(20)} == {((1,), (0,))}
+
+
+def test_pairs_are_drawn_anew_each_time_until_every_matching_has_come() -> None:
+    rng = Random(0)
+    matchings = [frozenset(pairs_of(random_pairs(4, 0, rng))) for _ in range(50)]
+    assert len(set(matchings)) == 3
+
+
+def test_every_peer_of_an_odd_number_is_left_over_at_some_time() -> None:
+    rng = Random(0)
+    assert {random_pairs(5, 0, rng).index(()) for _ in range(60)} == set(range(5))
+
+
+@given(sizes)
+def test_with_all_each_receives_from_all_others(num_peers: int) -> None:
+    donors = everyone(num_peers, 0, Random(0))
+    assert all({receiver, *donors[receiver]} == set(range(num_peers)) for receiver in range(num_peers))
+    assert {len(given_by) for given_by in donors} == {num_peers - 1}
+
+
+@given(sizes, seeds)
+def test_the_best_peer_gives_to_all_others_and_receives_from_nobody(num_peers: int, seed: int) -> None:
+    best_peer = seed % num_peers
+    donors = best(num_peers, best_peer, Random(0))
+    assert donors[best_peer] == ()
+    assert all(donors[receiver] == (best_peer,) for receiver in range(num_peers) if receiver != best_peer)
+
+
+@every_topology
 @pytest.mark.parametrize("num_peers", [1, 0, -1])
-def test_a_ring_of_fewer_than_two_is_an_error(num_peers: int) -> None:
-    with pytest.raises(ValueError, match=f"ring: needs at least 2 peers, got num_peers={num_peers}"):
-        ring(num_peers)
+def test_fewer_than_two_peers_are_an_error(topology: Topology, num_peers: int) -> None:
+    with pytest.raises(ValueError, match=rf"^\w+: needs at least 2 peers, got num_peers={num_peers}$"):
+        topology(num_peers, 0, Random(0))
+
+
+@pytest.mark.parametrize("best_peer", [-1, 4])
+def test_a_best_peer_that_there_is_not_is_an_error(best_peer: int) -> None:
+    with pytest.raises(ValueError, match=rf"best: best_peer must be in \[0, 4\), got best_peer={best_peer}"):
+        best(4, best_peer, Random(0))

@@ -1,0 +1,114 @@
+"""Weak filters fade: after an epoch the weakest share `rate` of each layer's filters is multiplied by a factor.
+
+Rate and factor may change in training by a schedule; one rule then covers a family of methods. With factor 0 it is
+soft filter pruning (He et al., IJCAI 2018), with a growing rate asymptotic soft filter pruning, with a falling
+factor softer filter pruning (Cai et al., arXiv:2010.09498), and with a constant factor in between our reading of
+filter attenuation (Mousa-Pasandi et al., ICIP 2020), of which the abstract alone is known to us.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import torch
+from torch import Tensor
+
+__all__ = ["FACTOR_SCHEDULES", "RATE_SCHEDULES", "ShareSchedule", "attenuate_", "constant", "falling", "growing",
+           "weakest"]
+
+ShareSchedule = Callable[[int, int], float]
+"""From the epochs trained so far and the epochs in all to a share, in [0, 1], of the value that the settings name."""
+
+
+def constant(epochs_done: int, epochs: int) -> float:
+    """Return 1."""
+    del epochs_done, epochs
+    return 1.0
+
+
+def growing(epochs_done: int, epochs: int) -> float:
+    """Return the share of the final rate that is reached: fast at first, three quarters at 1/8 of the training.
+
+        1 - exp(-k * t),    k = log(4) / (epochs / 8),    and exactly 1 at the end
+
+    Args:
+        epochs_done: the formula's t, in [0, epochs].
+        epochs: at least 1.
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    References:
+        He et al., Asymptotic Soft Filter Pruning, arXiv:1808.07471; the constants are a re-implementation's.
+    """
+    _check_epochs("growing", epochs_done, epochs)
+    return 1.0 if epochs_done == epochs else 1 - 4.0 ** (-8 * epochs_done / epochs)
+
+
+def falling(epochs_done: int, epochs: int) -> float:
+    """Return the share of the initial factor that is left.
+
+        1 - epochs_done / epochs
+
+    Args:
+        epochs_done: in [0, epochs].
+        epochs: at least 1.
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    References:
+        Cai et al., arXiv:2010.09498, multiply by what decreases monotonically; by which law is not known to us, and
+        the straight line to 0 is ours.
+    """
+    _check_epochs("falling", epochs_done, epochs)
+    return 1 - epochs_done / epochs
+
+
+def _check_epochs(where: str, epochs_done: int, epochs: int) -> None:
+    if not 0 <= epochs_done <= epochs or epochs < 1:
+        raise ValueError(f"{where}: epochs_done must be in [0, epochs] and epochs at least 1, got {epochs_done=}, "
+                         f"{epochs=}")
+
+
+RATE_SCHEDULES: Final[Mapping[str, ShareSchedule]] = {"constant": constant, "growing": growing}
+FACTOR_SCHEDULES: Final[Mapping[str, ShareSchedule]] = {"constant": constant, "falling": falling}
+
+
+def weakest(scores: Tensor, rate: float) -> Tensor:
+    """Return the indices of the floor(rate * O) filters of a layer that matter least, never of all.
+
+    Args:
+        scores: (O,), higher matters more; of equal scores the lower index is the weaker.
+        rate: in [0, 1).
+
+    Returns:
+        int64 indices on the device of `scores`, the weakest first.
+
+    Raises:
+        ValueError: rate is outside its range, or scores have another shape.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"weakest: rate must be in [0, 1), got {rate=}")
+    if scores.dim() != 1:
+        raise ValueError(f"weakest: scores must have shape (O,), got {tuple(scores.shape)}")
+    # 0.29 * 100 is 28.999999999999996, and 29 filters are meant; a rate just below 1 is not to round up to all
+    num_weak = max(0, min(math.floor(rate * len(scores) + 1e-9), len(scores) - 1))
+    return scores.argsort(stable=True)[:num_weak]
+
+
+def attenuate_(weight: Tensor, weak: Tensor, factor: float) -> None:
+    """Multiply some filters of a layer by a factor, in place and outside any graph.
+
+    Args:
+        weight: (O, ...), float; a parameter's scale or shift (O,) may be attenuated alike.
+        weak: int64 indices of filters, as `weakest` gives them.
+        factor: in [0, 1]; 1 changes nothing to the bit, 0 leaves zeros.
+
+    Raises:
+        ValueError: factor is outside its range.
+    """
+    if not 0 <= factor <= 1:
+        raise ValueError(f"attenuate_: factor must be in [0, 1], got {factor=}")
+    with torch.no_grad():
+        weight[weak] *= factor

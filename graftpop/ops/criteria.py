@@ -1,0 +1,164 @@
+"""How much the filters of one layer matter: functions from a layer to one score a filter, higher matters more.
+
+All have one signature, so that a user can choose by name; only `random` draws from the generator. Scores are float32
+on the device of the weights, (O,), and outside any graph. A score sees the layer it is from and nothing else; of
+those here `orthogonality`, `entropy` and `random` lie in the same interval in every layer, the others grow with the
+size of weights or of BatchNorm entries.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from graftpop.ops.entropy import filter_entropies
+from graftpop.ops.importance import filter_l1_norms
+from graftpop.ops.orthogonal import overlaps
+
+__all__ = ["CRITERIA", "Criterion", "Filters", "bn_activation", "bn_scale", "entropy", "geometric_median", "l1", "l2",
+           "orthogonality", "random"]
+
+
+class Filters(NamedTuple):
+    """The filters of one layer, with the BatchNorm behind them.
+
+    Attributes:
+        weight: of the convolution, (O, ...), one row a filter, finite.
+        scale: gamma of the BatchNorm, (O,); None: 1.
+        shift: beta of the BatchNorm, (O,); None: 0.
+    """
+
+    weight: Tensor
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+
+Criterion = Callable[[Filters, torch.Generator], Tensor]
+"""From the filters of a layer and a generator on the CPU to one score a filter."""
+
+
+def l1(filters: Filters, generator: torch.Generator) -> Tensor:
+    """Return the L1 norm of each filter.
+
+    References:
+        Meng et al., Filter Grafting for Deep Neural Networks, CVPR 2020: a small norm makes a filter invalid.
+    """
+    del generator
+    return filter_l1_norms(filters.weight)
+
+
+def l2(filters: Filters, generator: torch.Generator) -> Tensor:
+    """Return the L2 norm of each filter.
+
+    References:
+        He et al., Soft Filter Pruning, IJCAI 2018, and its released code.
+    """
+    del generator
+    norms_O: Tensor = torch.linalg.vector_norm(filters.weight.detach().float().flatten(1), dim=1)
+    return norms_O
+
+
+def entropy(filters: Filters, generator: torch.Generator) -> Tensor:
+    """Return the entropy of each filter's own weights in 10 bins, in nats, in [0, log(10)].
+
+    References:
+        Meng et al., CVPR 2020, measure a layer so; filter by filter is our use of it.
+    """
+    del generator
+    return filter_entropies(filters.weight).float()
+
+
+def bn_scale(filters: Filters, generator: torch.Generator) -> Tensor:
+    """Return |gamma|, the standard deviation of what leaves the BatchNorm.
+
+    Without a BatchNorm all filters score 1.
+
+    References:
+        The released filter-grafting code, filter_level_grafting.py.
+    """
+    del generator
+    return _deviation(filters).float()
+
+
+def bn_activation(filters: Filters, generator: torch.Generator) -> Tensor:
+    """Return the mean of what leaves the ReLU, if what enters it is normal with mean beta and deviation |gamma|.
+
+        E[ReLU(x)] = beta * Phi(beta / |gamma|) + |gamma| * phi(beta / |gamma|)      and ReLU(beta) where gamma = 0
+
+    with phi and Phi the density and the distribution function of N(0, 1). Computed in float64: for a negative beta
+    the two terms cancel. Without a BatchNorm all filters score alike.
+
+    References:
+        Oh et al., Batch Normalization Tells You Which Filter is Important, WACV 2022, arXiv:2112.01155. That it
+        ranks by gamma and beta alone is in the abstract, which is all of it that we have read; the formula is the
+        expectation itself, which follows from its assumption, and not a copy of theirs.
+    """
+    del generator
+    deviation_O = _deviation(filters)
+    mean_O = torch.zeros_like(deviation_O) if filters.shift is None else filters.shift.detach().double()
+    in_deviations_O = mean_O / deviation_O.clamp_min(torch.finfo(torch.float64).tiny)
+    # torch.special.ndtr has no correct digit left below -8; erfc keeps them all
+    share_above_0_O = torch.erfc(-in_deviations_O / math.sqrt(2)) / 2
+    density_O = torch.exp(-0.5 * in_deviations_O.square()) / math.sqrt(2 * math.pi)
+    return (mean_O * share_above_0_O + deviation_O * density_O).clamp_min(0.0).float()
+
+
+def orthogonality(filters: Filters, generator: torch.Generator) -> Tensor:
+    """Return minus each filter's overlap with the others of its layer, in (-1, 0].
+
+    A filter that is all zero overlaps with nothing and scores 0, the highest there is.
+
+    References:
+        Prakash et al., RePr, CVPR 2019: what overlaps most is dropped first; see `overlaps`.
+    """
+    del generator
+    return -overlaps(filters.weight)
+
+
+def geometric_median(filters: Filters, generator: torch.Generator) -> Tensor:
+    """Return the sum of each filter's distances to all filters of its layer.
+
+        g_i = sum over j of ||F_i - F_j||_2
+
+    The filter nearest to the layer's geometric median has the lowest score: the others can best stand in for it.
+
+    References:
+        He et al., Filter Pruning via Geometric Median, CVPR 2019: the filters that minimise g are pruned.
+    """
+    del generator
+    rows_OK = filters.weight.detach().float().flatten(1)
+    # by differences and not by a matrix product, in which filters that are equal can be 1e-3 apart
+    distances_OO: Tensor = torch.cdist(rows_OK, rows_OK, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances_OO.sum(1)
+
+
+def random(filters: Filters, generator: torch.Generator) -> Tensor:
+    """Return uniform random numbers in [0, 1): the control that every other criterion has to beat.
+
+    They are drawn on the CPU, so that one generator gives the same scores on every device.
+
+    References:
+        Prakash et al., RePr, CVPR 2019, compare with it.
+    """
+    return torch.rand(len(filters.weight), generator=generator, dtype=torch.float32).to(filters.weight.device)
+
+
+def _deviation(filters: Filters) -> Tensor:
+    """Return |gamma| in float64, (O,)."""
+    if filters.scale is None:
+        return torch.ones(len(filters.weight), dtype=torch.float64, device=filters.weight.device)
+    return filters.scale.detach().double().abs()
+
+
+CRITERIA: Final[Mapping[str, Criterion]] = {
+    "l1": l1,
+    "l2": l2,
+    "entropy": entropy,
+    "bn_scale": bn_scale,
+    "bn_activation": bn_activation,
+    "orthogonality": orthogonality,
+    "geometric_median": geometric_median,
+    "random": random,
+}

@@ -1,0 +1,214 @@
+"""Scores of filters: closed forms, slow loops, and what every criterion has to keep to."""
+
+import math
+from itertools import pairwise, product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import integrate, stats
+from torch import Tensor
+
+from graftpop.ops.criteria import (
+    CRITERIA,
+    Criterion,
+    Filters,
+    bn_activation,
+    bn_scale,
+    entropy,
+    geometric_median,
+    l1,
+    l2,
+    orthogonality,
+    random,
+)
+from graftpop.ops.entropy import filter_entropies
+from graftpop.ops.importance import filter_l1_norms
+from graftpop.ops.orthogonal import overlaps
+
+JUDGED = {name: criterion for name, criterion in CRITERIA.items() if name != "random"}
+"""Criteria that look at the filters."""
+
+NUMBERS = st.integers(-64, 64)
+LAYERS = st.tuples(st.integers(1, 6), st.integers(1, 12)).flatmap(lambda sizes: st.tuples(
+    st.lists(st.lists(NUMBERS, min_size=sizes[1], max_size=sizes[1]), min_size=sizes[0], max_size=sizes[0]),
+    *[st.none() | st.lists(NUMBERS, min_size=sizes[0], max_size=sizes[0])] * 2,
+)).map(lambda parts: Filters(*(None if part is None else torch.tensor(part) / 64 for part in parts)))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed))
+
+
+def layer(seed: int = 0) -> Filters:
+    return Filters(normal(8, 4, 3, 3, seed=seed), normal(8, seed=seed + 1), normal(8, seed=seed + 2))
+
+
+def activations(*pairs: tuple[float, float]) -> list[float]:
+    """Return the mean activation by pairs of scale and shift."""
+    scale, shift = torch.tensor(pairs, dtype=torch.float64).T
+    scores: list[float] = bn_activation(Filters(torch.zeros(len(pairs), 1), scale, shift), generator()).tolist()
+    return scores
+
+
+@given(LAYERS)
+def test_scores_equal_loops_over_filters(filters: Filters) -> None:
+    rows = filters.weight.tolist()
+    assert l1(filters, generator()).tolist() == pytest.approx([sum(map(abs, row)) for row in rows], rel=1e-6)
+    assert l2(filters, generator()).tolist() == pytest.approx([math.hypot(*row) for row in rows], rel=1e-6)
+    assert geometric_median(filters, generator()).tolist() == pytest.approx(
+        [sum(math.dist(row, other) for other in rows) for row in rows], rel=1e-5)
+    scale = [1.0] * len(rows) if filters.scale is None else filters.scale.tolist()
+    assert bn_scale(filters, generator()).tolist() == [abs(value) for value in scale]
+
+
+@given(LAYERS)
+def test_scores_with_a_function_of_their_own_are_what_it_returns(filters: Filters) -> None:
+    assert torch.equal(l1(filters, generator()), filter_l1_norms(filters.weight))
+    assert torch.equal(entropy(filters, generator()), filter_entropies(filters.weight).float())
+    assert torch.equal(orthogonality(filters, generator()), -overlaps(filters.weight))
+
+
+@given(st.floats(-4, 4), st.floats(0.01, 4), st.booleans())
+def test_the_mean_activation_equals_the_integral_over_the_activations(
+    shift: float, deviation: float, is_negative: bool
+) -> None:
+    expected, _ = integrate.quad(lambda x: x * stats.norm.pdf(x, shift, deviation), max(0.0, shift - 12 * deviation),
+                                 max(0.0, shift + 12 * deviation), epsabs=1e-12)
+    result = activations((-deviation if is_negative else deviation, shift))
+    assert result == pytest.approx([expected], rel=1e-5, abs=1e-9)
+
+
+def test_the_mean_activation_in_numbers() -> None:
+    root = math.sqrt(2 * math.pi)
+    assert activations((1.0, 0.0), (-2.0, 0.0), (1.0, 1.0)) == pytest.approx(
+        [1 / root, 2 / root, 0.8413447461 + math.exp(-0.5) / root], rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.0, 1e-320, 1e-40, 1e-9])
+def test_without_spread_the_mean_activation_is_that_of_the_mean(scale: float) -> None:
+    assert activations((scale, 1.5), (scale, -1.5), (scale, 0.0)) == pytest.approx([1.5, 0.0, 0.0], abs=1e-8)
+    assert activations((0.0, 1.5), (0.0, -1.5), (0.0, 0.0)) == [1.5, 0.0, 0.0]
+
+
+def test_far_below_zero_the_mean_activation_keeps_its_digits_and_its_sign() -> None:
+    """At z deviations below 0 it is phi(z) / z^2 * (1 - 3 / z^2 + 15 / z^4 - 105 / z^6 + ...)."""
+    for z in (9.0, 11.0, 13.0):  # further out it is no normal number of float32
+        series = 1 - 3 / z**2 + 15 / z**4 - 105 / z**6 + 945 / z**8
+        assert activations((1.0, -z)) == pytest.approx([stats.norm.pdf(z) / z**2 * series], rel=1e-4, abs=0)
+    scores = activations(*((1.0, -z / 10) for z in range(500)))
+    assert all(later <= earlier for earlier, later in pairwise(scores))
+    assert min(scores) == 0.0
+
+
+def test_without_a_batchnorm_its_scale_is_1_and_its_shift_0() -> None:
+    filters = layer()
+    ones, zeros = torch.ones(8), torch.zeros(8)
+    for scale, shift in product((None, filters.scale), (None, filters.shift)):
+        given_ones = Filters(filters.weight, ones if scale is None else scale, zeros if shift is None else shift)
+        for criterion in (bn_scale, bn_activation):
+            assert torch.equal(criterion(Filters(filters.weight, scale, shift), generator()),
+                               criterion(given_ones, generator()))
+
+
+def test_what_matters_more_scores_higher() -> None:
+    weight = torch.tensor([[0.1, -0.1, 0.1, 0.0], [2.0, -1.0, 0.5, 0.0]])
+    filters = Filters(weight, scale=torch.tensor([0.1, -2.0]), shift=torch.tensor([-1.0, 1.0]))
+    for criterion in (l1, l2, entropy, bn_scale, bn_activation):
+        low, high = criterion(filters, generator()).tolist()
+        assert low < high, criterion.__name__
+
+
+def test_filters_that_others_can_stand_in_for_score_lowest() -> None:
+    one, other, third = torch.eye(3)
+    duplicates = Filters(torch.stack([one, other, third, one]))
+    for criterion in (orthogonality, geometric_median):
+        first, second, _, fourth = criterion(duplicates, generator()).tolist()
+        assert first == fourth < second, criterion.__name__
+
+
+def test_the_filter_at_the_geometric_median_scores_lowest() -> None:
+    weight = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [0.0, 0.0], [-1.0, -1.0], [1.0, -1.0]])
+    scores = geometric_median(Filters(weight), generator())
+    assert scores.argmin() == 2
+    assert scores[2].item() == pytest.approx(4 * math.sqrt(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 27, 4608])
+def test_equal_filters_are_exactly_no_distance_apart(size: int) -> None:
+    weight = (normal(1, size) * 100).expand(40, size)
+    assert geometric_median(Filters(weight), generator()).tolist() == [0.0] * 40
+
+
+def test_distances_keep_their_digits_far_from_the_origin() -> None:
+    near = (normal(30, 64) * 64).round() / 64
+    assert torch.allclose(geometric_median(Filters(near + 1000), generator()),
+                          geometric_median(Filters(near), generator()), rtol=1e-5)
+
+
+def test_a_zero_filter_scores_highest_for_orthogonality_and_lowest_for_its_norms() -> None:
+    weight = torch.cat([torch.zeros(1, 36), normal(5, 36)])
+    assert orthogonality(Filters(weight), generator()).argmax() == 0
+    assert l1(Filters(weight), generator()).argmin() == l2(Filters(weight), generator()).argmin() == 0
+
+
+@pytest.mark.parametrize("criterion", JUDGED.values(), ids=JUDGED)
+@given(filters=LAYERS, shuffled=st.randoms(use_true_random=False))
+def test_scores_move_with_their_filters(criterion: Criterion, filters: Filters, shuffled: object) -> None:
+    order = list(range(len(filters.weight)))
+    shuffled.shuffle(order)  # type: ignore[attr-defined]
+    moved = Filters(*(None if part is None else part[order] for part in filters))
+    assert torch.allclose(criterion(moved, generator()), criterion(filters, generator())[order], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("criterion", JUDGED.values(), ids=JUDGED)
+def test_criteria_that_judge_leave_the_generator_alone(criterion: Criterion) -> None:
+    used = generator()
+    criterion(layer(), used)
+    assert torch.equal(used.get_state(), generator().get_state())
+
+
+def test_random_scores_are_uniform_and_decided_by_the_generator_alone() -> None:
+    many = Filters(torch.zeros(10_000, 1))
+    before = torch.random.get_rng_state()
+    scores = random(many, generator(3))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(scores, random(many._replace(weight=normal(10_000, 2)), generator(3)))
+    assert not torch.equal(scores, random(many, generator(4)))
+    assert stats.kstest(scores.numpy(), "uniform").pvalue > 0.01
+    assert 0.0 <= scores.min() <= scores.max() < 1.0
+
+
+@pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_scores_are_float32_in_every_number_format(criterion: Criterion, dtype: torch.dtype) -> None:
+    exact = Filters(*((part * 8).round() / 8 for part in layer() if part is not None))
+    scores = criterion(Filters(*(part.to(dtype) for part in exact if part is not None)), generator())
+    assert scores.dtype == torch.float32
+    assert scores.shape == (8,)
+    assert torch.equal(scores, criterion(exact, generator()))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
+def test_layout_in_memory_does_not_matter_and_arguments_are_neither_changed_nor_tracked(criterion: Criterion) -> None:
+    plain = layer()
+    tracked = Filters(*(part.clone().requires_grad_() for part in plain if part is not None))
+    laid_out = tracked._replace(weight=tracked.weight.to(memory_format=torch.channels_last))
+    scores = criterion(laid_out, generator())
+    assert not scores.requires_grad
+    assert torch.allclose(scores, criterion(plain, generator()), rtol=1e-5)
+    assert all(torch.equal(after, before) for after, before in zip(tracked, plain, strict=True)
+               if after is not None and before is not None)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
+def test_one_filter_alone_has_a_finite_score(criterion: Criterion) -> None:
+    for weight in (torch.zeros(1, 1, 1, 1), normal(1, 1, 3, 3)):
+        scores = criterion(Filters(weight), generator())
+        assert scores.shape == (1,)
+        assert scores.isfinite().all()
