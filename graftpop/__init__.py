@@ -12,7 +12,8 @@ __all__ = ["__version__", "load"]
 
 
 def load(folder: "str | Path") -> "nn.Module":
-    """Return the trained network of a folder `RUN/best`; see `graftpop.network_file.load_network`."""
-    from graftpop.network_file import load_network  # torch takes seconds to import, and --help must not wait for it
+    """Return the trained network of a folder `RUN/best`; see `graftpop.learner.network_file.load_network`."""
+    # torch takes seconds to import, and --help must not wait for it
+    from graftpop.learner.network_file import load_network
 
     return load_network(folder)

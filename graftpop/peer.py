@@ -7,7 +7,8 @@ as a Ray actor.
 import json
 import math
 import os
-from typing import Any
+from collections.abc import Generator
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,18 +17,33 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError, PeerError
 from graftpop.learner.data import load_splits
+from graftpop.learner.filters import filters_of
+from graftpop.learner.flops import count_flops, count_parameters
 from graftpop.learner.models import build
-from graftpop.learner.schedules import peer_learning_rate
+from graftpop.learner.precision import training_dtype
+from graftpop.learner.removal import remove_dropped
+from graftpop.learner.schedules import learning_rate, peer_learning_rate
 from graftpop.learner.seeds import derive, seeded
 from graftpop.learner.sites import find_sites
-from graftpop.learner.training import EpochMetrics, Learner
+from graftpop.learner.training import EpochMetrics, Learner, Steps
+from graftpop.methods.distillation import distillation_term, mutual_term
 from graftpop.methods.grafting import Grafting, Snapshot
+from graftpop.methods.measures import Measures, compare_pair
+from graftpop.methods.rules import make_rules
+from graftpop.methods.teaching import Classmates, Teachers
+from graftpop.methods.weight_averaging import greedy_soup, uniform_soup
 from graftpop.settings import Settings
 
-__all__ = ["Peer"]
+__all__ = ["Meeting", "Peer"]
+
+Result = TypeVar("Result")
+Exchanging: TypeAlias = Generator[NDArray[np.float32], NDArray[np.float32], Result]
+Meeting: TypeAlias = Exchanging[dict[str, Any]]
+"""A method that meets with the other peers' calls of it: it yields an array, and is sent those of all, stacked."""
 
 
 class Peer:
@@ -43,44 +59,77 @@ class Peer:
     def __init__(self, settings: Settings, index: int, device: str = "cpu", num_workers: int = 0) -> None:
         self._settings = settings
         self._index = index
-        torch_device = torch.device(device)
+        self._device = torch.device(device)
         splits = load_splits(settings.data, seed=settings.seed, num_workers=num_workers)
-        self._val, self._test = splits.val, splits.test
+        self._splits = splits
         name = settings.model.name
         with seeded(derive(settings.seed, "initialisation", index), torch.device("cpu")):
             network = build(name, len(splits.class_names))
-        sites = find_sites(network, splits.image_shape, name)
-        lr = settings.training.lr
-        if settings.population.diversity == "learning_rate":
-            lr = peer_learning_rate(lr, index, settings.population.num_peers)
-        self._learner = Learner(network, splits.train, settings.training, lr=lr, seed=settings.seed, peer=index,
-                                device=torch_device)
-        self._grafting = Grafting(self._learner.state, sites, settings.graft)
+        self._sites = find_sites(network, splits.image_shape, name)
+        self._learner = self._make_learner(network)
+        filters = filters_of(self._learner, self._sites)
+        self._grafting = Grafting(self._learner.state, self._sites, settings.graft)
+        self._rules = make_rules(settings, self._learner, filters, index)
+        self._measures = Measures(filters, settings.measures)
+        self._teachers = Teachers(settings, splits, self._device)
+        self._classmates = Classmates(network)
+        self._add_loss_terms()
+        self._small: nn.Module | None = None
+        self._num_removed = 0
         self._entropies = self._grafting.entropies()
-        self._model_card = {
-            "model": name, "num_classes": len(splits.class_names), "class_names": list(splits.class_names),
-            "image_shape": list(splits.image_shape), "mean": list(splits.recipe.mean), "std": list(splits.recipe.std),
-        }
+        self._predicted = torch.empty(0, dtype=torch.int64)
+        self._teacher_images = 0
 
-    def process_id(self) -> int:
-        """Return the number of the process that the peer runs in."""
-        return os.getpid()
+    def _make_learner(self, network: nn.Module) -> Learner:
+        settings = self._settings
+        training, population = settings.training, settings.population
+        lr = training.lr
+        if population.diversity == "learning_rate":
+            lr = peer_learning_rate(lr, self._index, population.num_peers)
+        meets = settings.mutual is not None and settings.mutual.exchange == "logits"
+        return Learner(network, self._splits.train, training,
+                       lr=learning_rate(lr, training.schedule, settings.num_epochs, settings.swa), seed=settings.seed,
+                       peer=self._index, device=self._device, data_peer=0 if meets else None)
 
-    def model_card(self) -> dict[str, Any]:
-        """Return what is needed to rebuild the network and to feed it: name, classes, image shape, mean and std."""
-        return self._model_card
+    def _add_loss_terms(self) -> None:
+        dtype = training_dtype(self._settings.training.precision, self._device)
+        distillation, mutual = self._settings.distillation, self._settings.mutual
+        if distillation is not None:
+            self._learner.loss_terms.append(distillation_term(
+                self._teachers.networks, temperature=distillation.temperature, weight=distillation.weight, dtype=dtype))
+        if mutual is not None and mutual.exchange == "snapshots":
+            self._learner.loss_terms.append(distillation_term(
+                self._classmates.networks, temperature=mutual.temperature, weight=mutual.weight, dtype=dtype))
+        elif mutual is not None:
+            self._learner.mutual_term = mutual_term(
+                self._index, temperature=mutual.temperature, weight=mutual.weight)
 
-    def train(self, num_epochs: int) -> dict[str, Any]:
+    # --- a round ---
+
+    def train(self, num_epochs: int) -> dict[str, Any] | Meeting:
         """Train some epochs, measure on the validation split, and return the peer's row of the round's record.
+
+        With logits exchanged at every batch it is a meeting, whose result is the row.
 
         Raises:
             PeerError: the training diverged.
         """
-        epochs = [self._train_epoch() for _ in range(num_epochs)]
-        logits, labels = self._learner.evaluate(self._val)
-        self._entropies = self._grafting.entropies()
+        meeting = self._train(num_epochs)
+        if self._learner.mutual_term is not None:
+            return meeting
+        return finished(meeting)
+
+    def _train(self, num_epochs: int) -> Meeting:
+        epochs = []
+        for _ in range(num_epochs):
+            epochs.append((yield from self._train_epoch()))
+        if self._learner.epoch == self._settings.num_epochs:
+            self._finish()
+        logits, labels = self._learner.evaluate(self._splits.val)
+        self._entropies, self._predicted = self._grafting.entropies(), logits.argmax(1)
         train_images = sum(epoch.num_images for epoch in epochs)
         train_s = sum(epoch.train_s for epoch in epochs)
+        teacher_images, self._teacher_images = self._teacher_images, 0
         return {
             "peer": self._index,
             "epoch": self._learner.epoch,
@@ -88,29 +137,44 @@ class Peer:
             "train_loss": epochs[-1].loss,
             "train_accuracy": epochs[-1].accuracy,
             "val_loss": float(F.cross_entropy(logits, labels)),
-            "val_accuracy": _accuracy(logits.argmax(1).numpy(), labels.numpy()),
+            "val_accuracy": _accuracy(self._predicted, labels),
             "num_invalid_filters": int(self._grafting.num_invalid_filters().sum()),
             "mean_entropy_nats": float(self._entropies.mean()),
             "images_per_s": train_images / train_s,
             "train_s": train_s,
-            "train_images": train_images,
+            "train_images": train_images + teacher_images,
+            "measures": self._measures.measure(self._entropies),
         }
 
-    def _train_epoch(self) -> EpochMetrics:
-        done = self._learner.train_epoch()
+    def _finish(self) -> None:
+        for rule in self._rules:
+            rule.finish()
+        if self._settings.attenuation is not None and self._settings.attenuation.remove:
+            self._small, self._num_removed = remove_dropped(
+                self._learner.network, self._sites, self._splits.image_shape, self._settings.model.name)
+
+    def _train_epoch(self) -> Exchanging[EpochMetrics]:
+        if self._learner.epoch > 0:
+            for rule in self._rules:
+                rule.before_epoch(self._learner.epoch)
+        done = yield from met_in_numpy(self._learner.epoch_steps(), self._device)
         if not (math.isfinite(done.loss) and self._learner.state.buffer.isfinite().all()):
             raise PeerError(f"peer {self._index}: diverged in epoch {self._learner.epoch}, training loss "
                             f"{done.loss:g} at a learning rate of {done.lr:g}; choose a lower training.lr")
         return done
 
     def publish(self) -> Snapshot:
-        """Return a snapshot of the weights as the last training left them."""
-        return self._grafting.publish(self._index, self._entropies)
+        """Return a snapshot of the weights, with the entropies and the predictions that the last round measured."""
+        return self._grafting.publish(self._index, self._entropies, self._predicted)
 
-    def graft(self, donor: Snapshot) -> dict[str, list[Any]]:
-        """Blend a donor's snapshot into the weights; return the record's columns, one value a site."""
-        theirs = torch.from_numpy(donor.entropies.copy()).to(self._entropies.device)
-        alpha = self._grafting.alpha(self._entropies, theirs)
+    def graft(self, *donors: Snapshot) -> dict[str, list[Any]]:
+        """Blend a donor's snapshot, or the mean of several, into the weights.
+
+        Returns:
+            The columns of the record, one value a site.
+        """
+        donor = self._grafting.merged(donors)
+        alpha = self._grafting.alpha(self._entropies, donor)
         before = self._grafting.num_invalid_filters()
         self._grafting.graft_(alpha, donor)
         after = self._grafting.num_invalid_filters()
@@ -120,25 +184,103 @@ class Peer:
             "donor": [donor.peer] * num_sites,
             "site": list(self._grafting.site_names),
             "receiver_entropy_nats": self._entropies.tolist(),
-            "donor_entropy_nats": theirs.tolist(),
-            "alpha": alpha.tolist(),
+            "donor_entropy_nats": donor.entropies.tolist(),
+            "alpha": alpha[:num_sites].tolist(),
             "num_invalid_before": before.tolist(),
             "num_invalid_after": after.tolist(),
         }
 
-    def test(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the class probabilities (N, C) of the test images, and their labels (N,)."""
-        logits, labels = self._learner.evaluate(self._test)
+    def compare(self, *snapshots: Snapshot) -> list[dict[str, Any]]:
+        """Return the measures of some pairs of peers: of the first snapshot with each of the others."""
+        own, *others = snapshots
+        return [{"peer": own.peer, "other": other.peer, "measure": measure, "value": value}
+                for other in others for measure, value in compare_pair(own, other)]
+
+    # --- teachers ---
+
+    def train_teachers(self, *indices: int) -> dict[int, bytes]:
+        """Train some of the teachers, and return their states by index."""
+        trained = {index: self._teachers.train(index) for index in indices}
+        self._teacher_images += sum(num_images for _, num_images in trained.values())
+        return {index: state for index, (state, _) in trained.items()}
+
+    def take_teachers(self, *trained: dict[int, bytes]) -> None:
+        """Learn from the teachers that some peers trained."""
+        self._teachers.take({index: state for states in trained for index, state in states.items()})
+
+    def trained_teachers(self) -> dict[int, bytes]:
+        """Return the states of the teachers that were trained, by index."""
+        return self._teachers.trained_states()
+
+    def learn_from(self, *classmates: Snapshot) -> None:
+        """Learn from other peers as they are now."""
+        self._classmates.take(classmates)
+
+    # --- the end ---
+
+    def predict(self, split: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the class probabilities (N, C) of the images of a split, `val` or `test`, and their labels (N,)."""
+        logits, labels = self._learner.evaluate({"val": self._splits.val, "test": self._splits.test}[split])
         return logits.softmax(1).numpy(), labels.numpy()
 
-    def ensemble_accuracy(self, *tests: tuple[NDArray[np.float32], NDArray[np.int64]]) -> float:
-        """Return the accuracy of the mean of some peers' class probabilities, each as `test` returned it."""
-        mean = sum(probability for probability, _ in tests) / len(tests)
-        return _accuracy(np.asarray(mean).argmax(1), tests[0][1])
+    def ensemble_accuracy(self, *predictions: tuple[NDArray[np.float32], NDArray[np.int64]]) -> float:
+        """Return the accuracy of the mean of some peers' class probabilities, each as `predict` returned it."""
+        mean = sum(probability for probability, _ in predictions) / len(predictions)
+        return float((np.asarray(mean).argmax(1) == predictions[0][1]).mean())
+
+    def cook(self, kind: str, *snapshots: Snapshot) -> None:
+        """Become the mean of some peers' weights, with BatchNorm statistics of its own.
+
+        Args:
+            kind: `uniform_soup`, all of them, or `greedy_soup`, those that do not make it worse.
+            snapshots: of the peers, the most accurate first.
+        """
+        weights = [torch.tensor(snapshot.weights) for snapshot in snapshots]
+        self._become(uniform_soup(weights) if kind == "uniform_soup" else greedy_soup(weights, self._val_accuracy_of))
+
+    def _become(self, weights: Tensor) -> None:
+        self._learner.state.buffer.copy_(weights)
+        self._learner.recalibrate()
+
+    def _val_accuracy_of(self, weights: Tensor) -> float:
+        self._become(weights)
+        logits, labels = self._learner.evaluate(self._splits.val)
+        return _accuracy(logits.argmax(1), labels)
+
+    def cost(self) -> dict[str, int]:
+        """Return the network's parameters and FLOPs for one image, and where filters were removed, those left."""
+        shape = self._splits.image_shape
+        network = self._learner.network
+        cost = {"parameters": count_parameters(network), "flops": count_flops(network, shape)}
+        if self._small is not None:
+            cost |= {"removed_filters": self._num_removed, "parameters_left": count_parameters(self._small),
+                     "flops_left": count_flops(self._small, shape)}
+        return cost
+
+    def process_id(self) -> int:
+        """Return the number of the process that the peer runs in."""
+        return os.getpid()
+
+    def model_card(self) -> dict[str, Any]:
+        """Return what is needed to rebuild the network and to feed it: name, classes, image shape, mean and std."""
+        splits = self._splits
+        card = {
+            "model": self._settings.model.name, "num_classes": len(splits.class_names),
+            "class_names": list(splits.class_names), "image_shape": list(splits.image_shape),
+            "mean": list(splits.recipe.mean), "std": list(splits.recipe.std),
+        }
+        if self._small is not None:
+            card["removed_filters"] = self._num_removed
+        return card
 
     def save(self) -> bytes:
         """Return the peer's whole state in the safetensors format; its header holds the model card."""
-        return tensors_to_bytes(self._learner.state_dict(), {"model_card": json.dumps(self._model_card)})
+        tensors = self._learner.state_dict()
+        for rule in self._rules:
+            tensors |= {f"{rule.name}/{key}": tensor.contiguous() for key, tensor in rule.state_dict().items()}
+        if self._small is not None:
+            tensors |= {f"small/{name}": tensor.contiguous() for name, tensor in self._small.state_dict().items()}
+        return tensors_to_bytes(tensors, {"model_card": json.dumps(self.model_card())})
 
     def load(self, state: bytes) -> None:
         """Go on from a state that `save` returned.
@@ -152,8 +294,32 @@ class Peer:
             raise CheckpointError(f"checkpoint of peer {self._index}: cut short, or no safetensors file: "
                                   f"{error}") from error
         self._learner.load_state_dict(tensors)
+        for rule in self._rules:
+            prefix = f"{rule.name}/"
+            rule.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()
+                                  if name.startswith(prefix)})
         self._entropies = self._grafting.entropies()
 
 
-def _accuracy(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    return float((predicted == labels).mean())
+def finished(meeting: Meeting) -> dict[str, Any]:
+    """Return the result of a meeting in which nobody has anything to say."""
+    try:
+        next(meeting)
+    except StopIteration as done:
+        return dict(done.value)
+    raise RuntimeError("peer.finished: someone has something to say in this meeting")
+
+
+def met_in_numpy(steps: Steps, device: torch.device) -> Exchanging[EpochMetrics]:
+    """Let an epoch meet with others by arrays, which travel between processes, instead of tensors on a device."""
+    everyone: Tensor | None = None
+    while True:
+        try:
+            own = next(steps) if everyone is None else steps.send(everyone)
+        except StopIteration as done:
+            return cast(EpochMetrics, done.value)
+        everyone = torch.from_numpy((yield own.cpu().numpy())).to(device)
+
+
+def _accuracy(predicted: Tensor, labels: Tensor) -> float:
+    return int(torch.count_nonzero(predicted == labels)) / len(labels)

@@ -1,10 +1,19 @@
-"""What can be known to fail is found before anything starts: names, data, and networks that cannot be grafted."""
+"""What can be known to fail is found before anything starts: names, data, networks that cannot be grafted, teachers."""
 
-from graftpop.errors import DataError, choose
-from graftpop.learner.data import DATASETS, load_splits
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from graftpop.errors import DataError, ModelError, choose
+from graftpop.learner.data import DATASETS, Splits, load_splits
 from graftpop.learner.models import build, find_model
+from graftpop.learner.removal import check_removable
 from graftpop.learner.sites import find_sites
+from graftpop.learner.teachers import load_teacher
 from graftpop.methods.grafting import released_assignment
+from graftpop.methods.measures import valid_filters
+from graftpop.settings import Settings, TeacherSettings
 from graftpop.space import Space
 
 __all__ = ["check_data_and_models", "check_names"]
@@ -16,26 +25,80 @@ def check_names(space: Space) -> None:
     Raises:
         GraftpopError: an unknown name.
     """
-    choose(DATASETS, space.settle().data.name, "data.name", DataError)
-    for name in _model_names(space):
+    every = _all_settings(space)
+    for data in dict.fromkeys(settings.data.name for settings in every):
+        choose(DATASETS, data, "data.name", DataError)
+    for name in dict.fromkeys(settings.model.name for settings in every):
         find_model(name)
+    for where, teacher in dict.fromkeys(pair for settings in every for pair in _teachers(settings)):
+        if teacher.model is not None:
+            find_model(teacher.model, f"{where}.model")
 
 
 def check_data_and_models(space: Space) -> None:
-    """Decode the data, unless this node has done so before, and find the sites of every network a trial may have.
+    """Decode all data that trials may have, unless this node has done so before, and fit every network to it.
+
+    Networks are built for each data set that they may meet and their sites found; teachers that were trained before
+    are loaded.
 
     Raises:
         GraftpopError: data that cannot be read, or a network that cannot take it or has nothing to graft.
     """
-    settings = space.settle()
-    released = any(one.graft is not None and one.graft.compat == "released_code" for one in space.corners())
-    splits = load_splits(settings.data, seed=settings.seed)
-    for name in _model_names(space):
-        network = build(name, len(splits.class_names))
-        find_sites(network, splits.image_shape, name)
-        if released:
-            released_assignment(list(network.state_dict()))
+    every = _all_settings(space)
+    released = {settings.model.name for settings in every
+                if settings.graft is not None and settings.graft.compat == "released_code"}
+    for data in dict.fromkeys(settings.data for settings in every):
+        here = [settings for settings in every if settings.data == data]
+        splits = load_splits(data, seed=here[0].seed)
+        for name in dict.fromkeys(settings.model.name for settings in here):
+            _check_network(name, splits, [settings for settings in here if settings.model.name == name],
+                           released=name in released)
+        for where, teacher in dict.fromkeys(pair for settings in here for pair in _teachers(settings)):
+            _check_teacher(teacher, splits, where)
 
 
-def _model_names(space: Space) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(settings.model.name for settings in space.corners()))
+def _all_settings(space: Space) -> list[Settings]:
+    """Return settings in which every network and every teacher meets all data that it can meet in a trial."""
+    return [*space.settings_of("data", "model"), *space.settings_of("data", "distillation"), *space.corners()]
+
+
+def _teachers(settings: Settings) -> Iterator[tuple[str, TeacherSettings]]:
+    """Yield where each teacher stands, and the teacher."""
+    if settings.distillation is not None:
+        for index, teacher in enumerate(settings.distillation.teachers):
+            yield f"distillation.teachers[{index}]", teacher
+
+
+def _check_network(name: str, splits: Splits, wanted: list[Settings], *, released: bool) -> None:
+    """Check that a network takes the data, and what some settings want to do with it."""
+    network = build(name, len(splits.class_names))
+    sites = find_sites(network, splits.image_shape, name)
+    if released:
+        released_assignment(list(network.state_dict()))
+    if any(settings.attenuation is not None and settings.attenuation.remove for settings in wanted):
+        check_removable(network, sites, splits.image_shape, name)
+    baselines = dict.fromkeys((settings.measures.density_of, settings.measures.density_threshold)
+                              for settings in wanted)
+    for folder, threshold in baselines:
+        if folder is not None:
+            weights = {site.conv: network.get_parameter(f"{site.conv}.weight") for site in sites}
+            valid_filters(folder, weights, threshold)
+
+
+def _check_teacher(teacher: TeacherSettings, splits: Splits, where: str) -> None:
+    num_classes = len(splits.class_names)
+    if teacher.epochs is not None:
+        _check_takes(build(teacher.model or "", num_classes, f"{where}.model"), splits, f"{where}.model")
+    else:
+        load_teacher(teacher, num_classes, splits.image_shape, where, mean=splits.recipe.mean, std=splits.recipe.std)
+
+
+def _check_takes(network: nn.Module, splits: Splits, where: str) -> None:
+    """Check on the meta device, where nothing is computed, that a network takes the data's images."""
+    try:
+        with torch.no_grad():
+            network.to("meta").eval()(torch.empty(2, *splits.image_shape, device="meta"))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{where}: cannot take images of shape {splits.image_shape}: {reason}; choose a network made "
+                         f"for this size, or larger images") from error

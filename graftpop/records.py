@@ -1,9 +1,9 @@
 """What a run leaves behind: tables in Parquet, and the best network.
 
-Each trial writes its own rounds and grafts, whole rounds only, one file each, anew after every round; the driver joins
-them into `rounds.parquet` and `grafts.parquet`. A trial that goes on from a checkpoint first drops what it had
-recorded after it, so that no row is missing or doubled. Every file is written under another name and then renamed:
-who reads never sees half of one.
+Each trial writes its own rounds, grafts and measures, whole rounds only, one file each, anew after every round; the
+driver joins them into `rounds.parquet`, `grafts.parquet` and `measures.parquet`. A trial that goes on from a checkpoint
+first drops what it had recorded after it, so that no row is missing or doubled. Every file is written under another
+name and then renamed: who reads never sees half of one.
 """
 
 import json
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from graftpop.errors import CheckpointError
 from graftpop.population import Round
 
-__all__ = ["GRAFTS_SCHEMA", "ROUNDS_SCHEMA", "RunFolder", "TrialRecords", "open_folder"]
+__all__ = ["GRAFTS_SCHEMA", "MEASURES_SCHEMA", "ROUNDS_SCHEMA", "RunFolder", "TrialRecords", "open_folder"]
 
 ROUNDS_SCHEMA = pa.schema([
     ("trial_id", pa.string()),
@@ -54,11 +54,23 @@ GRAFTS_SCHEMA = pa.schema([
     ("num_invalid_before", pa.int64()),
     ("num_invalid_after", pa.int64()),
 ])
-"""One row a trial, round, receiver and site."""
+"""One row a trial, round, receiver and site; the donor is -1 where it is the mean of several peers."""
 
-_TABLES = {"rounds": ROUNDS_SCHEMA, "grafts": GRAFTS_SCHEMA}
+MEASURES_SCHEMA = pa.schema([
+    ("trial_id", pa.string()),
+    ("round", pa.int64()),
+    ("peer", pa.int64()),
+    ("other", pa.int64()),
+    ("measure", pa.string()),
+    ("value", pa.float64()),
+])
+"""One row a trial, round, peer and measure; `other` is the second peer of those that compare two."""
+
+_TABLES = {"rounds": ROUNDS_SCHEMA, "grafts": GRAFTS_SCHEMA, "measures": MEASURES_SCHEMA}
 _TRIAL_COLUMNS = {"val_accuracy": pa.float64(), "test_accuracy": pa.float64(), "ensemble_test_accuracy": pa.float64(),
-                  "num_peers": pa.int64(), "epochs": pa.int64(), "train_images": pa.int64(), "wall_s": pa.float64()}
+                  "num_peers": pa.int64(), "epochs": pa.int64(), "train_images": pa.int64(), "wall_s": pa.float64(),
+                  "parameters": pa.int64(), "flops": pa.int64(), "removed_filters": pa.int64(),
+                  "parameters_left": pa.int64(), "flops_left": pa.int64()}
 
 
 def open_folder(location: str) -> tuple[pafs.FileSystem, str]:
@@ -101,7 +113,7 @@ def _read_whole(filesystem: pafs.FileSystem, path: str, schema: pa.Schema | None
 
 
 class TrialRecords:
-    """The rounds and grafts of one trial, as the process that leads its population writes them.
+    """The rounds, grafts and measures of one trial, as the process that leads its population writes them.
 
     Args:
         location: folder or URI that all trials of the run share.
@@ -119,9 +131,11 @@ class TrialRecords:
         """Add a round and write the trial's tables anew."""
         rounds = [{"trial_id": self._trial_id, **row} for row in done.peers]
         grafts = {"trial_id": [self._trial_id] * len(done.grafts.get("site", [])), **done.grafts}
+        measures = [{"trial_id": self._trial_id, **row} for row in done.measures]
         self._add("rounds", pa.Table.from_pylist(rounds, ROUNDS_SCHEMA))
         if done.grafts:
             self._add("grafts", pa.Table.from_pydict(grafts, GRAFTS_SCHEMA))
+        self._add("measures", pa.Table.from_pylist(measures, MEASURES_SCHEMA))
         self._write()
 
     def restart_after(self, round: int) -> None:
@@ -186,7 +200,7 @@ class RunFolder:
                                       f"`python -m graftpop.tune` wrote, such as runs/NAME-TIME")
 
     def read_table(self, name: str) -> pa.Table:
-        """Return one of the run's tables: trials, rounds or grafts; an empty one where none is written yet.
+        """Return one of the run's tables: trials, rounds, grafts or measures; an empty one where none is written yet.
 
         Raises:
             CheckpointError: the file is damaged.
@@ -222,7 +236,7 @@ class RunFolder:
                      [pa.Table.from_pylist(rows, schema)], schema)
 
     def join_records(self, trial_ids: Iterable[str], *, now: bool) -> None:
-        """Write `rounds.parquet` and `grafts.parquet` from what the trials have written.
+        """Write `rounds.parquet`, `grafts.parquet` and `measures.parquet` from what the trials have written.
 
         Args:
             trial_ids: in the order in which they shall stand.
@@ -250,7 +264,7 @@ class RunFolder:
         Raises:
             CheckpointError: the file is not one of a peer.
         """
-        from graftpop.network_file import split_peer_file
+        from graftpop.learner.network_file import split_peer_file
 
         weights, card = split_peer_file(peer_file)
         folder = posixpath.join(self._path, "best")

@@ -1,4 +1,4 @@
-"""`python -m graftpop.report RUN`: write the report of a run anew from its tables."""
+"""`python -m graftpop.report RUN`: write the report of a run anew from its tables, or print its comparison."""
 
 from typing import Annotated
 
@@ -10,13 +10,20 @@ __all__ = ["main", "report"]
 
 
 @one_line_errors
-def report(run: Annotated[str, typer.Argument(help="Folder or URI of a run.", metavar="RUN")]) -> None:
+def report(
+    run: Annotated[str, typer.Argument(help="Folder or URI of a run.", metavar="RUN")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of a comparison, and write nothing."),
+                        ] = False,
+) -> None:
     """Write RUN/report.html, one self-contained page."""
     from graftpop.records import RunFolder
-    from graftpop.report_page import write_report
+    from graftpop.report_page import report_markdown, write_report
 
     folder = RunFolder(run)
     folder.check_is_run()
+    if markdown:
+        print(report_markdown(folder))
+        return
     write_report(folder)
     print(f"{folder.location}/report.html")
 

@@ -11,10 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from graftpop.comparison import compare_trials
+from graftpop.comparison_page import comparison_html, comparison_markdown
+from graftpop.errors import CheckpointError
 from graftpop.records import RunFolder
+from graftpop.space import parse_space
+from graftpop.space.tree import read_sections
 from graftpop.trials import best_row
 
-__all__ = ["report_html", "write_report"]
+__all__ = ["report_html", "report_markdown", "write_report"]
 
 WIDTH, HEIGHT = 760, 300
 LEFT, RIGHT, TOP, BOTTOM = 60, 40, 12, 44
@@ -35,6 +40,16 @@ svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px s
 svg .axis { stroke: var(--line); } svg .other { stroke: var(--other); opacity: .45; } svg .best { stroke: var(--best); }
 svg polyline { fill: none; stroke-width: 2; } pre { background: color-mix(in srgb, var(--ink) 6%, var(--paper));
   padding: 1rem; overflow-x: auto; }
+table.variants { font-size: 14px; } .variants th, .variants td { padding: .25rem .5rem; }
+.variants th { white-space: normal; vertical-align: bottom; } .variants th[scope=row] { font-weight: 500; }
+.variants th:first-child { min-width: 7rem; max-width: 11rem; overflow-wrap: anywhere; position: sticky; left: 0;
+  background: var(--paper); }
+caption { text-align: left; color: var(--faint); padding-bottom: .3rem; }
+caption span { display: inline-block; position: sticky; left: 0; max-width: min(58rem, 100vw - 2rem); }
+svg.differences { display: block; width: 38rem; margin-top: 1rem; }
+svg.differences text { stroke: none; font-size: 11px; } svg .zero { stroke: var(--ink); }
+svg .level, svg .apart { stroke-width: 2; stroke: var(--other); fill: var(--paper); }
+svg .apart { stroke: var(--best); fill: var(--best); }
 """
 
 
@@ -43,6 +58,20 @@ def write_report(folder: RunFolder) -> None:
     facts = json.loads(folder.read_text("run.json"))
     tables = [folder.read_table(name) for name in ("trials", "rounds", "grafts")]
     folder.write_text("report.html", report_html(*tables, space=folder.read_text("space.yaml"), facts=facts))
+
+
+def report_markdown(folder: RunFolder) -> str:
+    """Return the tables of a comparison study in Markdown.
+
+    Raises:
+        CheckpointError: the run is no comparison.
+    """
+    where = f"{folder.location}/space.yaml"
+    space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
+    if not space.variants:
+        raise CheckpointError(f"{where}: --markdown needs the run of a space with variants, got one without; leave the "
+                              f"option out to write the report")
+    return comparison_markdown(compare_trials(folder.read_table("trials").to_pylist(), space), space.published)
 
 
 def report_html(trials: pa.Table, rounds: pa.Table, grafts: pa.Table, *, space: str, facts: Mapping[str, Any]) -> str:
@@ -64,6 +93,7 @@ def report_html(trials: pa.Table, rounds: pa.Table, grafts: pa.Table, *, space: 
         f"<h1>{escape(name)}</h1>",
         f"<p class='note'>{escape(facts['started'])}, {escape(str(facts.get('status', 'running')))}; "
         f"{escape(machine)}; {escape(' '.join(facts['command']))}</p>",
+        *([_comparison(rows, space)] if "variant" in trials.column_names else []),
         "<h2>Best configuration</h2>", _best_sentence(best, trials.column_names),
         "<h2>Trials</h2>", _trials_table(rows, trials.column_names, best),
         "<h2>Validation accuracy by images trained</h2>",
@@ -85,8 +115,13 @@ def report_html(trials: pa.Table, rounds: pa.Table, grafts: pa.Table, *, space: 
 LEGEND = "Blue: below 1/2, more of the donor; orange: above 1/2, more of itself."
 
 
+def _comparison(rows: Sequence[Mapping[str, Any]], text: str) -> str:
+    space = parse_space(read_sections(text, "space.yaml"), "space.yaml")
+    return comparison_html(compare_trials(rows, space), space.published)
+
+
 def _searched(columns: Sequence[str]) -> list[str]:
-    return [column for column in columns if "." in column or column == "seed"]
+    return [column for column in columns if "." in column or column in ("variant", "seed")]
 
 
 def _text(column: str, value: Any) -> str:
@@ -105,7 +140,7 @@ def _best_sentence(best: Mapping[str, Any] | None, columns: Sequence[str]) -> st
     values = ", ".join(f"<b>{escape(key)}</b> = {_text(key, best[key])}" for key in _searched(columns))
     tested = ""
     if best["test_accuracy"] is not None:
-        tested = (f", test accuracy {_text('accuracy', best['test_accuracy'])} of the peer that validation chose and "
+        tested = (f", test accuracy {_text('accuracy', best['test_accuracy'])} of the population's output and "
                   f"{_text('accuracy', best['ensemble_test_accuracy'])} of the ensemble of all peers")
     return (f"<p>Trial {escape(best['trial_id'])}: {values or 'nothing was searched'}. Validation accuracy "
             f"{_text('accuracy', best['val_accuracy'])}{tested}.</p>")

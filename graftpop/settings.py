@@ -8,13 +8,19 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["DataSettings", "GraftSettings", "ModelSettings", "PopulationSettings", "ResourceSettings", "Settings",
-           "TrainingSettings", "TuneSettings"]
+__all__ = ["AttenuationSettings", "DataSettings", "DistillationSettings", "GraftSettings", "MeasureSettings",
+           "ModelSettings", "MutualSettings", "PopulationSettings", "ReprSettings", "ResourceSettings", "Settings",
+           "SwaSettings", "TeacherSettings", "TrainingSettings", "TuneSettings"]
 
 Auto = Literal["auto"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+
+
+DEFAULT_EPOCHS = 200
 
 
 class Section(BaseModel):
@@ -44,34 +50,106 @@ class ModelSettings(Section):
 class TrainingSettings(Section):
     """How one peer trains: SGD with momentum and weight decay."""
 
-    epochs: Count = 200
+    epochs: Count | None = None             # epochs that each peer trains; None: 200, or its part of total_epochs
+    total_epochs: Count | None = None       # epochs of all peers together
     batch_size: Annotated[int, Field(ge=2)] = 128
     lr: Positive = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+    momentum: Rate = 0.9
+    weight_decay: NotNegative = 5e-4
     schedule: str = "step"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 class PopulationSettings(Section):
-    """How many peers, how they differ, and when they meet."""
+    """How many peers, how they differ, when they meet, and what they give in the end."""
 
     num_peers: Count = 2
     topology: str = "ring"
     epochs_per_round: Count = 1
     diversity: Literal["none", "learning_rate"] = "none"
+    output: Literal["best_peer", "ensemble", "uniform_soup", "greedy_soup"] = "best_peer"  # whose test accuracy counts
     round_limit_s: Positive = 7200.0        # a round that takes longer fails, and names the peers that were missing
 
 
 class GraftSettings(Section):
-    """The exchange at a round's end. The section is absent where peers do not exchange weights."""
+    """Weights from elsewhere: a donor's at a round's end, or noise or a peer's own strong filters between epochs."""
 
+    scion: Literal["external", "internal", "noise"] = "external"
     alpha: Share | Literal["adaptive"] = "adaptive"
     A: Share = 0.4
-    c: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 500.0
-    level: Literal["layer"] = "layer"
+    c: Positive = 500.0
+    criterion: Literal["entropy", "l1"] = "entropy"
+    level: Literal["layer", "filter"] = "layer"
+    burn_in_rounds: Annotated[int, Field(ge=0)] = 0   # first rounds without an exchange
+    threshold: Positive = 0.1               # internal and noise: L1 norm below which a filter is invalid
+    noise_base: Annotated[float, Field(gt=0, lt=1)] = 0.975   # noise: its deviation is noise_base ** epochs trained
     num_bins: Annotated[int, Field(ge=2, le=4096)] = 10
     compat: Literal["none", "released_code"] = "none"
+
+
+class TeacherSettings(Section):
+    """One teacher: trained first in the same trial, or taken from a checkpoint, or with published weights."""
+
+    model: str | None = None                # None: the checkpoint says
+    epochs: Count | None = None             # how long to train it, in the trial and before the students
+    checkpoint: str | None = None           # a run's folder best/, or a file of a state_dict
+    pretrained: bool = False                # the weights that torchvision or timm have for it
+
+
+class DistillationSettings(Section):
+    """A loss beside the labels': the mean of some teachers' probabilities, at every step."""
+
+    teachers: Annotated[list[TeacherSettings], Field(min_length=1)]
+    temperature: Positive = 2.0
+    weight: NotNegative = 1.0
+
+
+class MutualSettings(Section):
+    """Peers that teach each other: on the same batch (deep mutual learning), or by their last snapshots."""
+
+    exchange: Literal["logits", "snapshots"] = "logits"
+    temperature: Positive = 1.0
+    weight: NotNegative = 1.0
+
+
+class ReprSettings(Section):
+    """Cycles of RePr: train all, drop the filters that repeat others, train the rest, give them back orthogonal."""
+
+    S1: Count = 20                          # epochs of the whole network
+    S2: Count = 10                          # epochs without the dropped filters
+    N: Count = 3                            # cycles
+    rate: Rate = 0.3                        # share of all filters that is dropped
+    criterion: str = "orthogonality"
+    skip_first: bool = True                 # leave the first convolution alone
+
+
+class AttenuationSettings(Section):
+    """Weak filters are multiplied by a factor after every epoch, and removed at the end."""
+
+    factor: Share = 0.5
+    factor_schedule: str = "constant"
+    rate: Rate = 0.3                        # share of each layer's filters that counts as weak
+    rate_schedule: str = "constant"
+    recoverable: bool = True                # whether what was weak trains on and may come back
+    criterion: str = "l2"
+    skip_first: bool = False                # leave the first convolution alone
+    remove: bool = True                     # cut the weak filters out of the network at the end
+
+
+class SwaSettings(Section):
+    """Stochastic weight averaging: the mean of the weights after each of the last epochs."""
+
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.75   # share of the epochs after which averaging begins
+    lr: Positive | None = None              # constant rate from there on; None: the schedule goes on
+
+
+class MeasureSettings(Section):
+    """What is measured by round beyond the figures of every peer."""
+
+    thresholds: list[Positive] = []         # L1 norms below which to count filters
+    density_of: str | None = None           # best/ of a baseline, whose valid and invalid filters are followed
+    density_threshold: Positive = 0.1       # L1 norm that parts them there
+    pairs: bool = False                     # distance and disagreement of every two peers
 
 
 class TuneSettings(Section):
@@ -101,10 +179,23 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     population: PopulationSettings = PopulationSettings()
     graft: GraftSettings | None = None
+    distillation: DistillationSettings | None = None
+    mutual: MutualSettings | None = None
+    repr: ReprSettings | None = None
+    attenuation: AttenuationSettings | None = None
+    swa: SwaSettings | None = None
+    measures: MeasureSettings = MeasureSettings()
     tune: TuneSettings = TuneSettings()
     resources: ResourceSettings = ResourceSettings()
 
     @property
+    def num_epochs(self) -> int:
+        """Epochs that each peer trains."""
+        if self.training.total_epochs is not None:
+            return self.training.total_epochs // self.population.num_peers
+        return self.training.epochs or DEFAULT_EPOCHS
+
+    @property
     def num_rounds(self) -> int:
         """Rounds of the whole training; the last may be shorter than the others."""
-        return -(-self.training.epochs // self.population.epochs_per_round)
+        return -(-self.num_epochs // self.population.epochs_per_round)

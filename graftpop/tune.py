@@ -128,10 +128,12 @@ def go_on(location: str, address: str | None) -> None:
 
 
 def check_demand(space: "Space", nodes: "Sequence[Node]") -> None:
-    """Check that the largest population a trial can have will ever find room."""
+    """Check that every population a trial can have will ever find room."""
     from graftpop.cluster.resources import demand_of
 
-    demand_of(space.largest_population(), space.settle().resources, nodes)
+    every = {(one.population.num_peers, one.resources) for one in space.corners()}
+    for num_peers, resources in sorted(every, key=lambda pair: pair[0], reverse=True):
+        demand_of(num_peers, resources, nodes)
 
 
 def run(space: "Space", folder: "RunFolder", connection: "Connection", *, resume: bool = False) -> None:
@@ -155,7 +157,7 @@ def run(space: "Space", folder: "RunFolder", connection: "Connection", *, resume
               "status": "interrupted" if interrupted else "finished"}
     folder.write_text("run.json", json.dumps(facts, indent=2))
     write_report(folder)
-    tell(trials, folder)
+    tell(trials, folder, space)
     if interrupted:
         console.print(f"[yellow]interrupted[/]; go on with: python -m graftpop.tune --resume {folder.location}",
                       soft_wrap=True)
@@ -164,8 +166,10 @@ def run(space: "Space", folder: "RunFolder", connection: "Connection", *, resume
         raise typer.Exit(1)
 
 
-def tell(trials: list["Trial"], folder: "RunFolder") -> None:
-    """Print the table of trials, the best configuration and where everything lies."""
+def tell(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
+    """Print the table of trials, the comparison if it is one, the best configuration and where everything lies."""
+    from graftpop.comparison import compare_trials
+    from graftpop.comparison_page import comparison_tables
     from graftpop.progress import trials_table, value_text
     from graftpop.trials import best_trial
 
@@ -174,6 +178,9 @@ def tell(trials: list["Trial"], folder: "RunFolder") -> None:
         if trial.error:
             console.print(f"[red]trial {trial.number} failed[/]: ", end="")
             console.print(trial.error, markup=False, soft_wrap=True)
+    if space.variants:
+        for part in comparison_tables(compare_trials([trial.row() for trial in trials], space), space.published):
+            console.print(part)
     best = best_trial(trials)
     if best is None:
         console.print("no trial finished a round, so there is no best network")
@@ -182,7 +189,8 @@ def tell(trials: list["Trial"], folder: "RunFolder") -> None:
         console.print(f"best       trial {best.number}: {values or 'nothing was searched'}", soft_wrap=True)
         console.print(f"network    {folder.location}/best, in Python: graftpop.load(\"{folder.location}/best\")",
                       soft_wrap=True)
-    console.print(f"tables     {folder.location}/trials.parquet, rounds.parquet, grafts.parquet", soft_wrap=True)
+    console.print(f"tables     {folder.location}/trials.parquet, rounds.parquet, grafts.parquet, measures.parquet",
+                  soft_wrap=True)
     console.print(f"report     {folder.location}/report.html", soft_wrap=True)
 
 

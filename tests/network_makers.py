@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from graftpop.learner.data import Splits, load_splits
 from graftpop.learner.models import build
+from graftpop.learner.schedules import learning_rate
 from graftpop.learner.training import Learner
 from graftpop.settings import DataSettings, TrainingSettings
 
@@ -61,8 +62,8 @@ def learner(
 ) -> Learner:
     settings = TrainingSettings.model_validate({
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule, "precision": precision})
-    return Learner(network, (splits or few_digits()).train, settings, lr=lr, seed=seed, peer=peer,
-                   device=torch.device("cpu"))
+    return Learner(network, (splits or few_digits()).train, settings, lr=learning_rate(lr, schedule, epochs), seed=seed,
+                   peer=peer, device=torch.device("cpu"))
 
 
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,28 +1,61 @@
 """What every entry of a table that users choose from must keep to. No test looks at a name."""
 
-from collections.abc import Callable
+import random
 from itertools import pairwise
 
 import pytest
+import torch
 
 from graftpop.learner.data import DATASETS, load_splits
 from graftpop.learner.models import MODELS
 from graftpop.learner.schedules import SCHEDULES, Schedule
-from graftpop.ops.topology import TOPOLOGIES
-from graftpop.settings import DataSettings, ModelSettings, PopulationSettings, TrainingSettings
+from graftpop.ops.attenuation import FACTOR_SCHEDULES, RATE_SCHEDULES, ShareSchedule
+from graftpop.ops.criteria import CRITERIA, Criterion, Filters
+from graftpop.ops.topology import TOPOLOGIES, Topology
+from graftpop.settings import (
+    AttenuationSettings,
+    DataSettings,
+    ModelSettings,
+    PopulationSettings,
+    ReprSettings,
+    TrainingSettings,
+)
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
 @pytest.mark.parametrize("num_peers", [2, 3, 8, 101])
-def test_a_topology_gives_each_peer_one_other_as_donor(
-    topology: Callable[[int], tuple[int, ...]], num_peers: int
-) -> None:
-    donors = topology(num_peers)
-    assert donors == topology(num_peers)
+def test_a_topology_gives_each_peer_others_as_donors(topology: Topology, num_peers: int) -> None:
+    donors = topology(num_peers, num_peers - 1, random.Random(0))
+    assert donors == topology(num_peers, num_peers - 1, random.Random(0))
     assert len(donors) == num_peers
-    assert all(isinstance(donor, int) and 0 <= donor < num_peers for donor in donors)
-    assert all(donor != receiver for receiver, donor in enumerate(donors))
+    assert any(donors)
+    for receiver, of_receiver in enumerate(donors):
+        assert len(set(of_receiver)) == len(of_receiver)
+        assert all(isinstance(donor, int) and 0 <= donor < num_peers for donor in of_receiver)
+        assert receiver not in of_receiver
     assert topology.__doc__
+
+
+@pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
+def test_a_criterion_gives_each_filter_a_finite_score(criterion: Criterion) -> None:
+    generator = torch.Generator().manual_seed(0)
+    filters = Filters(*(torch.randn(shape, generator=generator) for shape in ((8, 3, 3, 3), (8,), (8,))))
+    for one in (filters, filters._replace(scale=None, shift=None), Filters(torch.zeros(8, 3, 3, 3), None, None)):
+        scores = criterion(one, torch.Generator().manual_seed(1))
+        assert scores.shape == (8,)
+        assert scores.dtype == torch.float32
+        assert scores.isfinite().all()
+        assert scores.equal(criterion(one, torch.Generator().manual_seed(1)))
+    assert criterion.__doc__
+
+
+@pytest.mark.parametrize("schedule", [*RATE_SCHEDULES.values(), *FACTOR_SCHEDULES.values()])
+@pytest.mark.parametrize("epochs", [1, 2, 61, 200])
+def test_a_schedule_of_attenuation_stays_between_0_and_1(schedule: ShareSchedule, epochs: int) -> None:
+    shares = [schedule(done, epochs) for done in range(epochs + 1)]
+    assert all(0.0 <= share <= 1.0 for share in shares)
+    assert shares in (sorted(shares), sorted(shares, reverse=True))
+    assert schedule.__doc__
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -48,3 +81,6 @@ def test_defaults_stand_in_their_tables() -> None:
     assert ModelSettings().name in MODELS
     assert TrainingSettings().schedule in SCHEDULES
     assert PopulationSettings().topology in TOPOLOGIES
+    assert {AttenuationSettings().criterion, ReprSettings().criterion} <= set(CRITERIA)
+    assert AttenuationSettings().rate_schedule in RATE_SCHEDULES
+    assert AttenuationSettings().factor_schedule in FACTOR_SCHEDULES

@@ -5,6 +5,7 @@ import importlib
 import re
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 import torch
@@ -13,7 +14,16 @@ from network_makers import seeded_network
 from graftpop.learner.flat import FlatState
 from graftpop.learner.sites import find_sites
 from graftpop.methods.grafting import Grafting
-from graftpop.settings import GraftSettings, PopulationSettings, TrainingSettings
+from graftpop.settings import (
+    DistillationSettings,
+    GraftSettings,
+    MutualSettings,
+    PopulationSettings,
+    ReprSettings,
+    Settings,
+    TeacherSettings,
+    TrainingSettings,
+)
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
@@ -41,7 +51,7 @@ def test_every_mention_of_a_test_is_one_of_these() -> None:
 @pytest.mark.parametrize("module", OPS)
 def test_every_public_function_of_ops_stands_in_the_document(module: str) -> None:
     public = importlib.import_module(f"graftpop.ops.{module}")
-    functions = [name for name in public.__all__ if callable(getattr(public, name))]
+    functions = [name for name in public.__all__ if isinstance(getattr(public, name), FunctionType)]
     assert functions
     assert [name for name in functions if f"`ops.{module}.{name}`" not in DOCUMENT] == []
 
@@ -72,9 +82,16 @@ def test_departures_are_numbered_one_by_one() -> None:
 def test_defaults_are_the_published_ones() -> None:
     graft, training = GraftSettings(), TrainingSettings()
     assert (graft.alpha, graft.A, graft.c, graft.num_bins, graft.level) == ("adaptive", 0.4, 500.0, 10, "layer")
-    assert (training.epochs, training.batch_size, training.lr) == (200, 128, 0.1)
+    assert (Settings().num_epochs, training.batch_size, training.lr) == (200, 128, 0.1)
     assert (training.momentum, training.weight_decay, training.schedule) == (0.9, 5e-4, "step")
     assert (PopulationSettings().topology, PopulationSettings().epochs_per_round) == ("ring", 1)
+    assert (graft.scion, graft.criterion, graft.threshold, graft.noise_base) == ("external", "entropy", 0.1, 0.975)
+    taught = DistillationSettings(teachers=[TeacherSettings(model="resnet56", epochs=200)])
+    assert (taught.temperature, taught.weight) == (2.0, 1.0)
+    assert (MutualSettings().temperature, MutualSettings().weight) == (1.0, 1.0)
+    repr_ = ReprSettings()
+    assert (repr_.S1, repr_.S2, repr_.N, repr_.rate, repr_.skip_first) == (20, 10, 3, 0.3, True)
+    assert repr_.criterion == "orthogonality"
 
 
 @pytest.mark.parametrize(("compat", "expected"), [("none", 17_544), ("released_code", 17_088)])

@@ -35,7 +35,8 @@ ROUNDS = ["trial_id", "round", "epoch", "peer", "lr", "train_loss", "train_accur
           "num_invalid_filters", "mean_entropy_nats", "images_per_s", "train_images", "train_s", "exchange_s"]
 GRAFTS = ["trial_id", "round", "receiver", "donor", "site", "receiver_entropy_nats", "donor_entropy_nats", "alpha",
           "num_invalid_before", "num_invalid_after"]
-TRIALS = ["val_accuracy", "test_accuracy", "ensemble_test_accuracy", "num_peers", "epochs", "train_images", "wall_s"]
+TRIALS = ["val_accuracy", "test_accuracy", "ensemble_test_accuracy", "num_peers", "epochs", "train_images", "wall_s",
+          "parameters", "flops", "removed_filters", "parameters_left", "flops_left"]
 
 
 def round_of(number: int, attempt: int = 0, *, is_last: bool = False) -> Round:
@@ -340,7 +341,7 @@ def test_the_best_network_loads_with_the_weights_and_outputs_of_the_trained_one(
     mean, std = (torch.tensor(card[name]).view(3, 1, 1) for name in ("mean", "std"))
     with torch.no_grad():
         outputs = network((test.pixels.float() / 255 - mean) / std).softmax(1)
-    probabilities, labels = trained.test()
+    probabilities, labels = trained.predict("test")
     np.testing.assert_allclose(outputs.numpy(), probabilities, rtol=0, atol=1e-5)
     assert labels.tolist() == test.labels.tolist()
 

@@ -47,13 +47,17 @@ def test_without_a_measured_trial_there_is_no_best() -> None:
     assert best_trial([trial(0, "failed"), trial(1, "pending")]) is None
 
 
+UNKNOWN_COST = dict.fromkeys(("parameters", "flops", "removed_filters", "parameters_left", "flops_left"))
+
+
 def test_a_row_has_the_searched_values_and_what_the_last_round_reported() -> None:
     done = trial(3, val_accuracy=0.5, test_accuracy=0.4, ensemble_test_accuracy=0.45, num_peers=2, epoch=24,
                  train_images=900, round=12, images_per_s=5.0)
     done.wall_s = 7.5
     assert done.row() == {
         "trial_id": "t3", "status": "completed", "graft.A": 0.25, "val_accuracy": 0.5, "test_accuracy": 0.4,
-        "ensemble_test_accuracy": 0.45, "num_peers": 2, "train_images": 900, "epochs": 24, "wall_s": 7.5}
+        "ensemble_test_accuracy": 0.45, "num_peers": 2, "train_images": 900, "epochs": 24, "wall_s": 7.5,
+        **UNKNOWN_COST}
     assert done.round == 12
 
 
@@ -61,7 +65,8 @@ def test_a_row_before_the_first_round_has_gaps_where_nothing_is_measured() -> No
     begun = trial(0, "running")
     assert begun.row() == {
         "trial_id": "t0", "status": "running", "graft.A": 0.25, "val_accuracy": None, "test_accuracy": None,
-        "ensemble_test_accuracy": None, "num_peers": None, "train_images": None, "epochs": 0, "wall_s": 0.0}
+        "ensemble_test_accuracy": None, "num_peers": None, "train_images": None, "epochs": 0, "wall_s": 0.0,
+        **UNKNOWN_COST}
     assert begun.round == 0
 
 

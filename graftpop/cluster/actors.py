@@ -6,7 +6,7 @@ made; the population only holds references, and Ray moves the bytes from node to
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import ray
@@ -14,6 +14,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from graftpop.cluster.meeting import MeetingBroken, MeetingPlace
 from graftpop.cluster.resources import Demand
 from graftpop.errors import PeerError
 from graftpop.population import Calls
@@ -34,6 +35,7 @@ class PeerActor:
         num_cores = max(1, int(demand.cpus_per_peer))
         torch.set_num_threads(num_cores)
         device = "cuda" if demand.gpus_per_peer else "cpu"
+        self._place = MeetingPlace(index, demand.num_peers)
         self._peer = Peer(Settings.model_validate(settings), index, device, num_workers=num_cores - 1)
 
     def __repr__(self) -> str:
@@ -42,7 +44,16 @@ class PeerActor:
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Run a method of the peer; references among the arguments have become what they refer to."""
-        return getattr(self._peer, method)(*arguments)
+        result = getattr(self._peer, method)(*arguments)
+        return self._place.hold(result) if isinstance(result, Generator) else result
+
+    def open_meetings(self, limit_s: float) -> tuple[str, int]:
+        """Open the place where the peers meet; return its address and port."""
+        return self._place.open(limit_s)
+
+    def come_to_meetings(self, address: tuple[str, int], limit_s: float) -> None:
+        """Come to the place that another peer has opened."""
+        self._place.come(address, limit_s)
 
 
 class RayGroup:
@@ -68,6 +79,12 @@ class RayGroup:
             ).remote(plain, peer, demand, f"{title}/peer-{peer}")
             for peer in range(demand.num_peers)
         ]
+        if settings.mutual is not None and settings.mutual.exchange == "logits":
+            # the calls of an actor run in their order: who is asked to train has come to the meetings before
+            limit_s = settings.population.round_limit_s
+            address = self._actors[0].open_meetings.remote(limit_s)
+            for actor in self._actors[1:]:
+                actor.come_to_meetings.remote(address, limit_s)
         self._peer_of_actor = {actor._actor_id.hex(): peer for peer, actor in enumerate(self._actors)}
 
     def run(self, method: str, calls: Calls, limit_s: float, *, hold: bool = False) -> Iterator[tuple[int, Any]]:
@@ -78,16 +95,23 @@ class RayGroup:
             for peer, arguments in calls.items()
         }
         pending = list(peer_of)
+        broken = []  # those that could not meet with another come after that other, the cause
         while pending:
             done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()), fetch_local=not hold)
             for reference in done:
-                yield peer_of[reference], reference if hold else self._result(reference, peer_of[reference], method)
+                peer = peer_of[reference]
+                result = reference if hold else self._result(reference, peer, method)
+                if isinstance(result, MeetingBroken):
+                    broken.append((peer, result))
+                else:
+                    yield peer, result
             if not done:
                 for reference in pending:
                     peer = peer_of[reference]
                     yield peer, PeerError(f"peer {peer}: did not finish '{method}' within {limit_s:g} s; see "
                                           f"population.round_limit_s")
-                return
+                break
+        yield from broken
 
     def _result(self, reference: ray.ObjectRef[Any], peer: int, method: str) -> Any:
         try:
@@ -96,6 +120,8 @@ class RayGroup:
             # a lost donor shows at its receiver, as the cause of the receiver's failure
             if isinstance(error.cause, RayActorError):
                 return self._lost(error.cause, peer, method)
+            if isinstance(error.cause, PeerError):
+                return error.cause
             raise
         except RayActorError as error:
             return self._lost(error, peer, method)

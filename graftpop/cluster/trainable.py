@@ -59,8 +59,7 @@ class PopulationTrainable(tune.Trainable):
         self._train_images += sum(row["train_images"] for row in done.peers)
         self._summary = self._summarise(done)
         if done.is_last:
-            best, ensemble = self._population.test(done.best_peer)
-            self._summary |= {"test_accuracy": best, "ensemble_test_accuracy": ensemble}
+            self._summary |= self._population.finish(done)
         return {**self._summary, "done": done.is_last}
 
     def _summarise(self, done: Round) -> dict[str, Any]:
@@ -79,13 +78,15 @@ class PopulationTrainable(tune.Trainable):
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write every peer's state and where the population stands.
+        """Write every peer's state, the teachers that were trained here, and where the population stands.
 
         What is random or scheduled is a function of the seed and the round, so it needs no state of its own.
         """
         folder = Path(checkpoint_dir)
         for peer, state in self._population.save():
             (folder / f"peer-{peer}.safetensors").write_bytes(state)
+        for teacher, state in self._population.save_teachers().items():
+            (folder / f"teacher-{teacher}.safetensors").write_bytes(state)
         population = {"format_version": CHECKPOINT_FORMAT, "round": self._population.round,
                       "num_peers": self._settings.population.num_peers, "summary": self._summary,
                       "settings": self._settings.model_dump()}
@@ -104,7 +105,9 @@ class PopulationTrainable(tune.Trainable):
             raise CheckpointError(f"{folder}: must be of format {CHECKPOINT_FORMAT} with {wanted} peers, got format "
                                   f"{version} with {num_peers}")
         states = {peer: (folder / f"peer-{peer}.safetensors").read_bytes() for peer in range(num_peers)}
-        self._population.load(states, population["round"])
+        teachers = {int(path.stem.removeprefix("teacher-")): path.read_bytes()
+                    for path in folder.glob("teacher-*.safetensors")}
+        self._population.load(states, population["round"], teachers)
         self._train_images = population["summary"].get("train_images", 0)
         self._summary = population["summary"]
         self._records.restart_after(population["round"])

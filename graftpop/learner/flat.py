@@ -4,7 +4,7 @@ Parameters and buffers become views of it, so that publishing a peer's weights i
 operation, while the network, its optimizer and its `state_dict` see what they always saw.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,15 @@ class FlatState:
     def __getitem__(self, name: str) -> Tensor:
         """Return the view of one tensor, detached."""
         return self._tensors[name].detach()
+
+    def get(self, name: str) -> Tensor | None:
+        """Return the view of one tensor, detached; None where there is none of that name."""
+        return self[name] if name in self._tensors else None
+
+    def views_of(self, buffer: Tensor, names: Sequence[str]) -> list[Tensor]:
+        """Return some tensors as they lie in another buffer of this layout, such as a snapshot's."""
+        spans = {entry.name: (entry.offset, entry.numel) for entry in self.entries}
+        return [_shaped(buffer.narrow(0, *spans[name]), self._tensors[name].shape) for name in names]
 
 
 def _distinct_state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
-__all__ = ["SCHEDULES", "Schedule", "constant", "cosine", "peer_learning_rate", "step"]
+from graftpop.settings import SwaSettings
+
+__all__ = ["SCHEDULES", "Schedule", "constant", "cosine", "learning_rate", "peer_learning_rate", "step"]
 
 Schedule = Callable[[float, int], float]
 """From the epochs trained so far (fractional within an epoch) and the epochs in all to a factor in [0, 1]."""
@@ -31,6 +33,25 @@ def constant(epochs_done: float, epochs: int) -> float:
 
 
 SCHEDULES: Final[Mapping[str, Schedule]] = {"step": step, "cosine": cosine, "constant": constant}
+
+
+def learning_rate(lr: float, schedule: str, epochs: int, swa: SwaSettings | None = None) -> Callable[[float], float]:
+    """Return the learning rate as a function of the epochs trained so far.
+
+    Args:
+        lr: at the start.
+        schedule: a key of SCHEDULES.
+        epochs: of the whole training.
+        swa: where its rate is set, that holds once its start is past.
+    """
+    factor = SCHEDULES[schedule]
+
+    def at(epochs_done: float) -> float:
+        if swa is not None and swa.lr is not None and epochs_done >= swa.start * epochs:
+            return swa.lr
+        return lr * factor(epochs_done, epochs)
+
+    return at
 
 
 def peer_learning_rate(lr: float, peer: int, num_peers: int) -> float:

@@ -1,22 +1,23 @@
 """One peer's own training: epochs of SGD, evaluation, and the state that a checkpoint keeps."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from graftpop.errors import CheckpointError
 from graftpop.learner.data.images import Images
 from graftpop.learner.flat import FlatState
 from graftpop.learner.precision import training_dtype
-from graftpop.learner.schedules import SCHEDULES
 from graftpop.learner.seeds import derive, seeded
 from graftpop.settings import TrainingSettings
 
-__all__ = ["EpochMetrics", "Learner"]
+__all__ = ["EpochMetrics", "Learner", "LossTerm", "MutualTerm", "Steps"]
 
 EVALUATION_BATCH = 500
 
@@ -32,65 +33,136 @@ class EpochMetrics:
     train_s: float
 
 
+LossTerm = Callable[[Tensor, Tensor], Tensor]
+"""From a step's logits (B, C) in float32 and its images (B, 3, H, W), as the network saw them, to a scalar that is
+added to the loss."""
+
+MutualTerm = Callable[[Tensor, Tensor], Tensor]
+"""The same from the logits and those of all peers, (K, B, C), on the same images."""
+
+Steps = Generator[Tensor, Tensor, EpochMetrics]
+"""An epoch that meets with others: it yields its logits of a batch and is sent those of all peers."""
+
+
 class Learner:
     """A network, its optimizer and its place in the training.
 
-    Data order, augmentation and dropout of an epoch are functions of (seed, peer, epoch); the schedule is a function
-    of the epoch. The state to keep is therefore the weights, the momentum and the number of epochs trained.
+    Data order, augmentation and dropout of an epoch are functions of (seed, peer, epoch); the learning rate is a
+    function of the epoch. The state to keep is therefore the weights, the momentum and the number of epochs trained.
+
+    Args:
+        network: what is trained.
+        train: the images.
+        settings: of the training.
+        lr: from the epochs trained so far, fractional within an epoch, to the learning rate.
+        seed: the study's.
+        peer: whose initialisation, dropout and data order these are.
+        device: where it trains.
+        data_peer: whose data order it follows, where that is another peer's.
 
     Attributes:
         network: the module that is trained; its tensors are views of `state.buffer`.
         state: the network's tensors as one buffer.
         epoch: epochs trained so far.
+        loss_terms: added to the labels' cross-entropy at every step.
+        mutual_term: the same, from the logits of all peers; None: the learner meets with nobody.
     """
 
     def __init__(
-        self, network: nn.Module, train: Images, settings: TrainingSettings, *,
-        lr: float, seed: int, peer: int, device: torch.device,
+        self, network: nn.Module, train: Images, settings: TrainingSettings, *, lr: Callable[[float], float],
+        seed: int, peer: int | str, device: torch.device, data_peer: int | str | None = None,
     ) -> None:
         self.network = network.to(device)
         self.state = FlatState(self.network)
         self.epoch = 0
+        self.loss_terms: list[LossTerm] = []
+        self.mutual_term: MutualTerm | None = None
         self._train_images = train
         self._settings = settings
-        self._schedule = SCHEDULES[settings.schedule]
         self._lr, self._seed, self._peer, self._device = lr, seed, peer, device
+        self._data_peer = peer if data_peer is None else data_peer
         self._dtype = training_dtype(settings.precision, device)
+        self._parameters = dict(self.network.named_parameters())
+        self._held: tuple[list[nn.Parameter], list[Tensor]] = ([], [])
         self._optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay,
+            self.network.parameters(), lr=lr(0.0), momentum=settings.momentum, weight_decay=settings.weight_decay,
             fused=True)
 
     def train_epoch(self) -> EpochMetrics:
         """Train on every image once and return what it gave. The host waits for the device once, at the end."""
+        try:
+            next(self.epoch_steps())
+        except StopIteration as done:
+            return cast(EpochMetrics, done.value)
+        raise RuntimeError("Learner.train_epoch: a learner with a mutual term meets with others; use epoch_steps")
+
+    def epoch_steps(self) -> Steps:
+        """Train on every image once; with a mutual term, meet with the other peers at every batch."""
         start = time.perf_counter()
-        images, settings = self._train_images, self._settings
-        num_batches = -(-images.num_images // settings.batch_size)
+        images, batch_size = self._train_images, self._settings.batch_size
+        num_batches = -(-images.num_images // batch_size)
         loss_sum = torch.zeros((), device=self._device)
         num_correct = torch.zeros((), dtype=torch.int64, device=self._device)
         num_images = 0
         self.network.train()
-        order_seed = derive(self._seed, "data", self._peer, self.epoch)
-        with seeded(derive(self._seed, "dropout", self._peer, self.epoch), self._device):
-            for batch, (pixels, labels) in enumerate(
-                    images.training_batches(settings.batch_size, order_seed, self._device)):
-                self._set_learning_rate(self.epoch + batch / num_batches)
-                with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-                    logits = self.network(pixels)
-                loss = F.cross_entropy(logits.float(), labels)
-                self._optimizer.zero_grad()
-                loss.backward()
-                self._optimizer.step()
-                loss_sum += loss.detach() * len(labels)
-                num_correct += torch.count_nonzero(logits.detach().argmax(1) == labels)
-                num_images += len(labels)
-        lr = self._lr * self._schedule(self.epoch, settings.epochs)
+        order_seed = derive(self._seed, "data", self._data_peer, self.epoch)
+        batches = images.training_batches(batch_size, order_seed, self._device)
+        for batch, (pixels, labels) in enumerate(batches):
+            self._optimizer.param_groups[0]["lr"] = self._lr(self.epoch + batch / num_batches)
+            # by batch, since between two of them other peers of this process may draw from torch's generators too
+            with seeded(derive(self._seed, "dropout", self._peer, self.epoch, batch), self._device), \
+                    torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+                logits = self.network(pixels)
+            logits = logits.float()
+            of_labels = F.cross_entropy(logits, labels)
+            loss = of_labels
+            for term in self.loss_terms:
+                loss = loss + term(logits, pixels)
+            if self.mutual_term is not None:
+                everyone = yield logits.detach()
+                loss = loss + self.mutual_term(logits, everyone)
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._hold_gradients()
+            self._optimizer.step()
+            loss_sum += of_labels.detach() * len(labels)
+            num_correct += torch.count_nonzero(logits.detach().argmax(1) == labels)
+            num_images += len(labels)
+        lr = self._lr(self.epoch)
         self.epoch += 1
         return EpochMetrics(float(loss_sum) / num_images, int(num_correct) / num_images, lr, num_images,
                             time.perf_counter() - start)
 
-    def _set_learning_rate(self, epochs_done: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._lr * self._schedule(epochs_done, self._settings.epochs)
+    def momentum(self, name: str) -> Tensor | None:
+        """Return the momentum of a parameter, to read or to change; None before its first step."""
+        momentum: Tensor | None = self._optimizer.state.get(self._parameters[name], {}).get("momentum_buffer")
+        return momentum
+
+    def hold(self, masks: Mapping[str, Tensor]) -> None:
+        """Let some parameters, or parts of them, receive no gradient from here on; what was held before is let go.
+
+        What is held at zero, with zero momentum, is then changed by neither momentum nor weight decay.
+
+        Args:
+            masks: by parameter name, 0 where it is held and 1 elsewhere; a shape that broadcasts over it.
+        """
+        self._held = ([self._parameters[name] for name in masks],
+                      [mask.to(self.state.buffer.dtype) for mask in masks.values()])
+
+    def _hold_gradients(self) -> None:
+        parameters, masks = self._held
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, masks)
+
+    def recalibrate(self) -> None:
+        """Measure the statistics of every BatchNorm anew, as the mean over the training images' batches.
+
+        Weights that were averaged need it: the average of the statistics is not what the average network gives.
+        """
+        order_seed = derive(self._seed, "recalibration", self._data_peer)
+        batches = self._train_images.training_batches(self._settings.batch_size, order_seed, self._device)
+        update_bn((pixels for pixels, _ in batches), self.network)
 
     @torch.no_grad()
     def evaluate(self, images: Images) -> tuple[Tensor, Tensor]:
@@ -106,9 +178,8 @@ class Learner:
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that a resumed learner needs: the network, the momentum and the epoch."""
         tensors = {f"network/{name}": tensor.detach() for name, tensor in self.network.state_dict().items()}
-        for name, parameter in self.network.named_parameters():
-            momentum = self._optimizer.state.get(parameter, {}).get("momentum_buffer")
-            if momentum is not None:
+        for name in self._parameters:
+            if (momentum := self.momentum(name)) is not None:
                 tensors[f"momentum/{name}"] = momentum
         tensors["epoch"] = torch.tensor(self.epoch)
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -130,7 +201,7 @@ class Learner:
             reason = str(error).splitlines()[-1].strip()
             raise CheckpointError(f"checkpoint: not one of this network: {reason}") from error
         self._optimizer.state.clear()
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self._parameters.items():
             if (momentum := tensors.get(f"momentum/{name}")) is not None:
                 buffer = torch.empty_like(parameter).copy_(momentum)
                 self._optimizer.state[parameter]["momentum_buffer"] = buffer

@@ -1,17 +1,20 @@
 """What pydantic refused, said in one line: where, key, rule, value and the nearest right choice."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from graftpop.errors import closest
-from graftpop.settings import Settings
 from graftpop.space.domains import DOMAINS, number_hint
-from graftpop.space.tree import known_keys
+from graftpop.space.tree import names_at
 
-__all__ = ["Origins", "describe"]
+__all__ = ["Origin", "Origins", "VariantOrigins", "describe", "shown"]
+
+Origin = Callable[[str], str]
+"""From a dotted key to the beginning of a message on it."""
 
 
 class Origins:
@@ -28,10 +31,48 @@ class Origins:
 
     def __call__(self, key: str) -> str:
         """Return the beginning of a message on a key."""
-        return f"{self._overridden.get(key) or self._overridden.get(key.split('.')[0]) or self._where}: {key}"
+        section = re.split(r"[.\[]", key)[0]
+        return f"{self._overridden.get(key) or self._overridden.get(section) or self._where}: {key}"
 
 
-def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[str, Any], origin: Origins) -> str:
+class VariantOrigins:
+    """Where each key of one variant came from: the variant itself, or what all variants have in common.
+
+    Args:
+        origin: of the whole space.
+        name: of the variant.
+        variant: its sections.
+        common: the sections of all.
+    """
+
+    def __init__(self, origin: Origin, name: str, variant: Mapping[str, Any], common: Mapping[str, Any]) -> None:
+        self._origin, self._name, self._variant, self._common = origin, name, variant, common
+
+    def __call__(self, key: str) -> str:
+        """Return the beginning of a message on a key that does not fit another one in this variant."""
+        return self._origin(self._own(key) or f"{key} (in variant {self._name})")
+
+    def of_value(self, key: str) -> str:
+        """Return the beginning of a message on a key whose value no variant could have."""
+        return self._origin(self._own(key) or key)
+
+    def _own(self, key: str) -> str:
+        """Return the name of a key within the variant, or nothing where the variant does not set it."""
+        names = re.sub(r"\[\d+\]", "", key).split(".")
+        own = _depth(self._variant, names)
+        return f"variants.{self._name}.{key}" if own and own >= _depth(self._common, names) else ""
+
+
+def _depth(tree: Any, names: list[str]) -> int:
+    """Return how many of the names lead from map to map."""
+    depth = 0
+    while depth < len(names) and isinstance(tree, Mapping) and names[depth] in tree:
+        tree = tree[names[depth]]
+        depth += 1
+    return depth
+
+
+def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[str, Any], origin: Origin) -> str:
     """Return one line for the first key that was refused.
 
     Args:
@@ -41,47 +82,47 @@ def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[st
         origin: what messages on a key begin with.
     """
     by_key: dict[str, list[ErrorDetails]] = {}
-    for problem in error.errors():
+    for problem in sorted(error.errors(), key=lambda problem: problem["type"] == "missing"):  # a misspelt key is both
         by_key.setdefault(_key_of(problem, tree), []).append(problem)
     key, problems = next(iter(by_key.items()))
-    if problems[0]["type"] in ("extra_forbidden", "invalid_key"):
-        *sections, name = map(str, problems[0]["loc"])
-        names = _keys_of_section(".".join(sections))
-        return f"{origin(key)}: unknown key '{name}'; choose from {', '.join(names)}{closest(name, names)}"
     value = problems[0]["input"]
-    if isinstance(value, dict) and len(value) == 1:
+    if problems[0]["type"] in ("extra_forbidden", "invalid_key"):
+        *sections, name = problems[0]["loc"]
+        names = names_at(tuple(sections))
+        return f"{origin(key)}: unknown key '{name}'; choose from {', '.join(names)}{closest(str(name), names)}"
+    if problems[0]["type"] == "missing":
+        return f"{origin(key)}: must be given, got nothing"
+    if isinstance(value, dict) and len(value) == 1 and problems[0]["type"] != "list_type":
         kind = str(next(iter(value)))
+        if kind in DOMAINS:
+            return f"{origin(key)}: cannot be searched inside a list, got {value}; search the list as a whole"
         return f"{origin(key)}: unknown domain '{kind}'; choose from {', '.join(DOMAINS)}{closest(kind, DOMAINS)}"
     rules = " or ".join(dict.fromkeys(_rule(problem) for problem in problems))
-    searched = " among the searched values" if key in sample else ""
+    searched = " among the searched values" if any(f"{key}.".startswith(f"{name}.") for name in sample) else ""
     hint = _hint(value, problems)
     if searched and isinstance(value, float) and any(problem["type"].startswith("int_") for problem in problems):
         hint = "; whole numbers are searched by choice, randint or grid"
-    return f"{origin(key)}: must be {rules}, got {_shown(value)}{searched}{hint}"
+    return f"{origin(key)}: must be {rules}, got {shown(value)}{searched}{hint}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value as YAML writes it."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _keys_of_section(section: str) -> list[str]:
-    prefix = f"{section}." if section else ""
-    below = [key.removeprefix(prefix).split(".")[0] for key in known_keys(Settings) if key.startswith(prefix)]
-    return list(dict.fromkeys(below))
-
-
 def _key_of(problem: ErrorDetails, tree: Any) -> str:
     """Return the dotted key of a problem: pydantic's location without the union members it goes on with."""
-    names = []
+    key = ""
     for part in problem["loc"]:
-        names.append(str(part))
-        if not isinstance(tree, dict) or not isinstance(tree.get(part), dict):
+        if isinstance(tree, list) and isinstance(part, int):
+            key, tree = f"{key}[{part}]", tree[part]
+        elif isinstance(tree, dict) and (part in tree or problem["type"] in ("missing", "invalid_key")):
+            key, tree = f"{key}.{part}", tree.get(part)
+        else:
             break
-        tree = tree[part]
-    return ".".join(names)
+    return key.removeprefix(".")
 
 
 def _rule(problem: ErrorDetails) -> str:
@@ -89,6 +130,8 @@ def _rule(problem: ErrorDetails) -> str:
         return "a section: a map of keys"
     if problem["type"] == "string_pattern_mismatch":
         return "made of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+    if problem["type"] == "too_short":
+        return f"a list of {problem['ctx']['min_length']} or more"
     return problem["msg"].removeprefix("Input should be ")
 
 

@@ -1,22 +1,23 @@
 """The rules of a space that no single value can break: names in tables, and keys that must fit each other."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from graftpop.errors import SpaceError, choose
 from graftpop.learner.schedules import SCHEDULES
+from graftpop.ops.attenuation import FACTOR_SCHEDULES, RATE_SCHEDULES
+from graftpop.ops.criteria import CRITERIA
 from graftpop.ops.topology import TOPOLOGIES
 from graftpop.settings import Settings
 from graftpop.space.domains import Domain
+from graftpop.space.messages import Origin
 
-__all__ = ["UNDER_PBT", "check_names", "check_rules", "check_search"]
+__all__ = ["UNDER_PBT", "check_curve", "check_names", "check_rules", "check_search"]
 
 UNDER_PBT = ("graft.A", "graft.c", "graft.alpha", "training.lr")
 """What population based training may change while a population runs: it leaves weights and peers as they are."""
 
 MOST_GRID_TRIALS = 100_000
-
-Origin = Callable[[str], str]
 
 
 def check_names(settings: Settings, origin: Origin) -> None:
@@ -27,22 +28,27 @@ def check_names(settings: Settings, origin: Origin) -> None:
     """
     choose(SCHEDULES, settings.training.schedule, origin("training.schedule"))
     choose(TOPOLOGIES, settings.population.topology, origin("population.topology"))
+    if settings.repr is not None:
+        choose(CRITERIA, settings.repr.criterion, origin("repr.criterion"))
+    if settings.attenuation is not None:
+        choose(CRITERIA, settings.attenuation.criterion, origin("attenuation.criterion"))
+        choose(FACTOR_SCHEDULES, settings.attenuation.factor_schedule, origin("attenuation.factor_schedule"))
+        choose(RATE_SCHEDULES, settings.attenuation.rate_schedule, origin("attenuation.rate_schedule"))
 
 
-def check_rules(settings: Settings, origin: Origin) -> None:
-    """Check what ties two settings together.
+def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:
+    """Check what ties data, training, population and resources together.
 
     Raises:
         SpaceError: two of them do not fit.
     """
     population, data = settings.population, settings.data
-    if settings.graft is not None and population.num_peers < 2:
-        raise SpaceError(f"{origin('population.num_peers')}: grafting over a {population.topology} needs at least 2 "
-                         f"peers, got {population.num_peers}; choose 2 or more, or take out the section graft to train "
-                         f"a single network")
-    if population.epochs_per_round > settings.training.epochs:
-        raise SpaceError(f"{origin('population.epochs_per_round')}: must be at most training.epochs "
-                         f"({settings.training.epochs}), got {population.epochs_per_round}")
+    _check_epochs(settings, domains, origin)
+    if population.epochs_per_round > settings.num_epochs:
+        of = ("training.epochs" if settings.training.total_epochs is None
+              else "training.total_epochs / population.num_peers")
+        raise SpaceError(f"{origin('population.epochs_per_round')}: must be at most {of} ({settings.num_epochs}), got "
+                         f"{population.epochs_per_round}")
     gpus = settings.resources.gpus_per_peer
     if gpus != "auto" and gpus > 1 and gpus % 1:
         raise SpaceError(f"{origin('resources.gpus_per_peer')}: above 1 must be a whole number, got {gpus}; choose "
@@ -52,14 +58,35 @@ def check_rules(settings: Settings, origin: Origin) -> None:
                          f"data.root")
 
 
-def check_search(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:
+def _check_epochs(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:
+    """Check that the epochs are said once, and that those of all peers together can be shared out."""
+    epochs, total, num_peers = settings.training.epochs, settings.training.total_epochs, settings.population.num_peers
+    if total is None:
+        return
+    if epochs is not None:
+        raise SpaceError(f"{origin('training.total_epochs')}: excludes training.epochs, got {total} beside {epochs}; "
+                         f"take one out, or set it to null")
+    for key in ("population.num_peers", "training.total_epochs"):
+        if key in domains and domains[key].kind == "randint":
+            raise SpaceError(f"{origin(key)}: total_epochs must be a multiple of num_peers in every trial, so neither "
+                             f"is searched by randint, got {domains[key]}; list the values with choice or grid")
+    if total % num_peers:
+        below = total - total % num_peers
+        nearest = f"{below} or {below + num_peers}" if below else str(num_peers)
+        raise SpaceError(f"{origin('training.total_epochs')}: must be a multiple of population.num_peers "
+                         f"({num_peers}), got {total}; choose {nearest}")
+
+
+def check_search(settings: Settings, domains: Mapping[str, Domain], origin: Origin, *, is_comparison: bool) -> None:
     """Check what ties the searcher and the scheduler to the domains.
 
     Raises:
         SpaceError: a domain that the searcher cannot draw from, or that the scheduler would break.
     """
+    if is_comparison:
+        _check_comparison(settings, origin)
     if settings.tune.search == "grid":
-        _check_grid(settings, domains, origin)
+        _check_grid(settings, domains, origin, or_else="" if is_comparison else ", or tune.search: random")
     else:
         for key, domain in domains.items():
             if domain.kind == "grid":
@@ -67,23 +94,27 @@ def check_search(settings: Settings, domains: Mapping[str, Domain], origin: Orig
                                  f"sample from it write {{choice: {list(domain.values)}}}")
     if settings.tune.scheduler == "pbt":
         _check_pbt(settings, domains, origin)
-    alpha = domains.get("graft.alpha")
-    if settings.graft is not None and "adaptive" not in (alpha.corners if alpha else (settings.graft.alpha,)):
-        for key in ("graft.A", "graft.c"):
-            if key in domains:
-                raise SpaceError(f"{origin(key)}: has no effect where graft.alpha is a number, got {domains[key]}; set "
-                                 f"graft.alpha: adaptive, or do not search it")
 
 
-def _check_grid(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:
+def _check_comparison(settings: Settings, origin: Origin) -> None:
+    if settings.tune.search != "grid":
+        raise SpaceError(f"{origin('tune.search')}: variants and seeds run in all combinations, which is grid, got "
+                         f"{settings.tune.search}; write grid, or leave it out")
+    if settings.tune.scheduler != "none":
+        raise SpaceError(f"{origin('tune.scheduler')}: a trial that is stopped or changed compares with nothing, so "
+                         f"with variants or seeds it is none, got {settings.tune.scheduler}; write none, or leave it "
+                         f"out")
+
+
+def _check_grid(settings: Settings, domains: Mapping[str, Domain], origin: Origin, or_else: str) -> None:
     for key, domain in domains.items():
         if not domain.is_finite:
             raise SpaceError(f"{origin(key)}: search grid runs every value, and there is no end to those of {domain}; "
-                             f"choose choice, grid or randint, or tune.search: random")
+                             f"choose choice, grid or randint{or_else}")
     num_trials = math.prod(len(domain.every_value()) for domain in domains.values())
     if num_trials > MOST_GRID_TRIALS:
         raise SpaceError(f"{origin('tune.search')}: search grid would run {num_trials:,} trials, the limit is "
-                         f"{MOST_GRID_TRIALS:,}; narrow the domains, or sample with tune.search: random")
+                         f"{MOST_GRID_TRIALS:,}; narrow the domains{or_else.replace('or ', 'or sample with ')}")
     if settings.tune.num_samples is not None:
         raise SpaceError(f"{origin('tune.num_samples')}: search grid runs the whole product of the domains, got "
                          f"{settings.tune.num_samples}; leave it null")
@@ -102,3 +133,20 @@ def _check_pbt(settings: Settings, domains: Mapping[str, Domain], origin: Origin
     if not domains:
         raise SpaceError(f"{origin('tune.scheduler')}: pbt needs something to change; search one of "
                          f"{', '.join(UNDER_PBT)}")
+
+
+def check_curve(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:
+    """Check that searched keys of alpha's curve make a difference in some trials.
+
+    Raises:
+        SpaceError: one does not.
+    """
+    if settings.graft is None:
+        return
+    for name, wanted, fixed, otherwise in (
+            ("graft.alpha", "adaptive", settings.graft.alpha, "a number"),
+            ("graft.scion", "external", settings.graft.scion, "internal or noise")):
+        for key in ("graft.A", "graft.c"):
+            if key in domains and wanted not in (domains[name].corners if name in domains else (fixed,)):
+                raise SpaceError(f"{origin(key)}: has no effect where {name} is {otherwise}, got {domains[key]}; set "
+                                 f"{name}: {wanted}, or do not search it")

@@ -1,11 +1,10 @@
-"""A space: settings in which some keys are searched."""
+"""A space: settings in which some keys are searched, and variants of them are compared."""
 
-import itertools
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,26 @@ from pydantic import ValidationError
 
 from graftpop.errors import SpaceError
 from graftpop.settings import Settings
+from graftpop.space.corners import combinations, corner_samples
 from graftpop.space.domains import Domain, is_domain, read_domain
-from graftpop.space.messages import Origins, describe
-from graftpop.space.rules import check_names, check_rules, check_search
-from graftpop.space.tree import apply_override, put, read_sections
+from graftpop.space.messages import Origin, Origins, VariantOrigins, describe
+from graftpop.space.method_rules import check_methods
+from graftpop.space.rules import check_curve, check_names, check_rules, check_search
+from graftpop.space.tree import (
+    STUDY_KEYS,
+    apply_override,
+    make_paths_absolute_,
+    merged,
+    put,
+    read_sections,
+    with_defaults,
+)
+from graftpop.space.variants import check_overlap, read_baseline, read_published, read_seeds, read_variants
 
 __all__ = ["Space", "load_space", "parse_space"]
 
-SEARCHABLE = ("seed", "model", "training", "population", "graft")
+SEARCHABLE = ("seed", "data", "model", "training", "population", "graft", "distillation", "mutual", "repr",
+              "attenuation", "swa")
 DEFAULT_NUM_SAMPLES = 10
 
 
@@ -30,31 +41,48 @@ class Space:
     """Settings in which some keys are searched.
 
     Attributes:
-        tree: the sections as plain data, every searched key at the first value of its domain.
-        domains: what is searched, by dotted name.
+        tree: the sections as plain data, defaults included, every searched key at the first value of its domain.
+        domains: what is searched, by dotted name; `variant` is first among them where there are variants.
+        variants: sections that go over `tree` key by key, by the variant's name; none where nothing is compared.
+        baseline: the variant that the others are compared with; None without variants.
+        published: `source` and `accuracy` of the numbers of a paper, see `read_published`.
     """
 
     tree: Mapping[str, Any]
     domains: Mapping[str, Domain]
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    baseline: str | None = None
+    published: Mapping[str, Any] | None = None
 
     def settle(self, sample: Mapping[str, Any] | None = None) -> Settings:
         """Return the settings with the searched keys as sampled; those that are not in the sample at their first."""
-        tree = deepcopy(dict(self.tree))
-        for key, value in (sample or {}).items():
-            put(tree, key, value)
-        return Settings.model_validate(tree)
+        return Settings.model_validate(self.plain(sample or {}))
+
+    def plain(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what `settle` validates: the tree, the variant over it, and the sampled values over both."""
+        variant = self.variants[sample.get("variant", next(iter(self.variants)))] if self.variants else {}
+        tree = deepcopy(merged(self.tree, variant))
+        for key, value in sample.items():
+            if key != "variant":
+                put(tree, key, value)
+        return tree
 
     def sample(self, rng: random.Random) -> dict[str, Any]:
         """Return one value a searched key, drawn at random."""
         return {key: domain.sample(rng) for key, domain in self.domains.items()}
 
     def corners(self) -> Iterator[Settings]:
-        """Yield settings that together hold every pair of extreme values of any two searched keys."""
-        return map(self.settle, _corner_samples(self.domains))
+        """Yield settings that together hold, in each variant, every pair of extreme values of any two searched keys."""
+        return map(self.settle, corner_samples(self.domains))
 
-    def largest_population(self) -> int:
-        """Return the highest number of peers that a trial can have."""
-        return max(settings.population.num_peers for settings in self.corners())
+    def settings_of(self, *sections: str) -> Iterator[Settings]:
+        """Yield settings that together hold, in each variant, every combination of what is searched in some sections.
+
+        Args:
+            sections: their names; of ranges in them only the extremes are taken.
+        """
+        return map(self.settle, combinations({key: domain.corners for key, domain in self.domains.items()
+                                              if key == "variant" or key.split(".")[0] in sections}))
 
     def most_rounds(self) -> int:
         """Return the highest number of rounds that a trial can have."""
@@ -69,9 +97,14 @@ class Space:
 
     def to_yaml(self) -> str:
         """Return the space in full, defaults included, as a YAML text that reads back as this space."""
-        tree = self.settle().model_dump()
+        tree = deepcopy(dict(self.tree))
         for key, domain in self.domains.items():
-            put(tree, key, _OnOneLine({domain.kind: list(domain.values)}))
+            if key != "variant":
+                put(tree, key, _OnOneLine({domain.kind: list(domain.values)}))
+        if self.variants:
+            tree |= {"baseline": self.baseline, "variants": dict(self.variants)}
+        if self.published is not None:
+            tree["published"] = {**self.published, "accuracy": [_OnOneLine(row) for row in self.published["accuracy"]]}
         return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=120)
 
 
@@ -80,7 +113,10 @@ class _OnOneLine(dict[str, Any]):
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper, with domains on one line each."""
+    """PyYAML's safe dumper, with domains on one line each, and what stands in two places written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 _Dumper.add_representer(_OnOneLine, lambda dumper, data: dumper.represent_mapping(
@@ -92,7 +128,7 @@ def load_space(path: str | Path, overrides: Iterable[str] = ()) -> Space:
 
     Args:
         path: the file.
-        overrides: `section.key=VALUE`, VALUE in YAML, later ones over earlier ones.
+        overrides: `section.key=VALUE`, VALUE in YAML, later ones over earlier ones; variants go over them.
 
     Raises:
         SpaceError: the file cannot be read, or something in it cannot be accepted.
@@ -107,9 +143,7 @@ def load_space(path: str | Path, overrides: Iterable[str] = ()) -> Space:
     for override in overrides:
         key = apply_override(tree, override)
         origins[key] = f"--set {override}"
-    data = tree.get("data")
-    if isinstance(data, dict) and isinstance(data.get("root"), str):
-        data["root"] = str(Path(data["root"]).expanduser().absolute())  # peers run in other folders
+    make_paths_absolute_(tree)
     return parse_space(tree, str(path), origins)
 
 
@@ -117,7 +151,7 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     """Return the space that plain data describes.
 
     Args:
-        tree: sections, keys and values, domains among them.
+        tree: sections, keys and values, domains among them; beside them variants, seeds, baseline and published.
         where: what messages begin with.
         origins: for keys that did not come from there, what to begin with instead.
 
@@ -125,21 +159,48 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
         SpaceError: something in it cannot be accepted.
     """
     origin = Origins(where, origins)
-    domains: dict[str, Domain] = {}
-    space = Space(_take_domains(deepcopy(dict(tree)), (), domains, origin), domains)
-    for sample in _corner_samples(domains):
-        try:
-            settings = space.settle(sample)
-        except ValidationError as error:
-            raise SpaceError(describe(error, space.tree, sample, origin)) from error
-        check_names(settings, origin)
-        check_rules(settings, origin)
-    check_search(space.settle(), domains, origin)
+    sections = deepcopy({name: value for name, value in tree.items() if name not in STUDY_KEYS})
+    study = deepcopy({name: tree.get(name) for name in STUDY_KEYS})
+    variants = read_variants(study["variants"], origin)
+    is_comparison = bool(variants) or study["seeds"] is not None
+    if study["seeds"] is not None:
+        _put_seeds(sections, read_seeds(study["seeds"], origin), origin)
+    if is_comparison and isinstance(sections.setdefault("tune", {}), dict):
+        sections["tune"].setdefault("search", "grid")
+    domains: dict[str, Domain] = {"variant": Domain("grid", tuple(variants))} if variants else {}
+    common = with_defaults(_take_domains(sections, (), domains, origin))
+    check_overlap(variants, domains, origin)
+    space = Space(common, domains, variants, read_baseline(study["baseline"], variants, origin),
+                  read_published(study["published"], domains, origin))
+    of_variant = {name: VariantOrigins(origin, name, variants[name], common) for name in variants}
+    for sample in corner_samples(domains):
+        _check(space, sample, of_variant.get(sample.get("variant", ""), origin))
+    check_search(space.settle(), domains, origin, is_comparison=is_comparison)
+    for sample in combinations({"variant": tuple(variants)} if variants else {}):
+        check_curve(space.settle(sample), domains, of_variant.get(sample.get("variant", ""), origin))
     return space
 
 
+def _check(space: Space, sample: Mapping[str, Any], origin: Origin) -> None:
+    """Check the settings of a sample."""
+    try:
+        settings = space.settle(sample)
+    except ValidationError as error:
+        of_value = origin.of_value if isinstance(origin, VariantOrigins) else origin
+        raise SpaceError(describe(error, space.plain(sample), sample, of_value)) from error
+    check_names(settings, origin)
+    check_rules(settings, space.domains, origin)
+    check_methods(settings, origin)
+
+
+def _put_seeds(sections: dict[str, Any], seeds: list[int], origin: Origin) -> None:
+    if "seed" in sections:
+        raise SpaceError(f"{origin('seeds')}: excludes seed, got {seeds} beside seed {sections['seed']}; take one out")
+    sections["seed"] = {"grid": seeds}
+
+
 def _take_domains(node: dict[str, Any], path: tuple[str, ...], domains: dict[str, Domain],
-                  origin: Origins) -> dict[str, Any]:
+                  origin: Origin) -> dict[str, Any]:
     """Return a tree in which each domain is replaced by its first value, and collect the domains."""
     for name, value in node.items():
         key = ".".join((*path, str(name)))
@@ -147,20 +208,11 @@ def _take_domains(node: dict[str, Any], path: tuple[str, ...], domains: dict[str
             if key.split(".")[0] not in SEARCHABLE:
                 raise SpaceError(f"{origin(key)}: cannot be searched, got {value}; what is searched lies in "
                                  f"{', '.join(SEARCHABLE)}")
+            if key.split(".")[0] == "data" and not {"choice", "grid"} & value.keys():
+                raise SpaceError(f"{origin(key)}: data is searched by choice or grid, since all of it is looked at "
+                                 f"before anything starts, got {value}")
             domains[key] = read_domain(value, origin(key))
             node[name] = domains[key].corners[0]
         elif isinstance(value, dict):
             _take_domains(value, (*path, str(name)), domains, origin)
     return node
-
-
-def _corner_samples(domains: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
-    """Yield samples that together hold every pair of corner values of any two domains: rules tie two keys at most."""
-    yield {key: domain.corners[0] for key, domain in domains.items()}
-    for key, domain in domains.items():
-        yield from ({key: value} for value in domain.corners)
-    for (key, domain), (other_key, other) in itertools.combinations(domains.items(), 2):
-        yield from ({key: value, other_key: other_value}
-                    for value, other_value in itertools.product(domain.corners, other.corners))
-
-

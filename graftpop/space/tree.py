@@ -1,15 +1,27 @@
-"""The plain data of a YAML file: read safely, changed by dotted keys."""
+"""The plain data of a YAML file: read safely, changed by dotted keys, laid over each other."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
 from graftpop.errors import SpaceError, closest
 from graftpop.settings import Settings
+from graftpop.space.domains import is_domain
 
-__all__ = ["apply_override", "known_keys", "put", "read_sections", "read_yaml"]
+__all__ = ["STUDY_KEYS", "apply_override", "known_keys", "make_paths_absolute_", "merged", "names_at", "put",
+           "read_sections", "read_yaml", "with_defaults"]
+
+STUDY_KEYS = ("variants", "seeds", "baseline", "published")
+"""What stands beside the sections of the settings, and makes a study of them."""
+
+PATHS = ("root", "checkpoint", "density_of")
+"""Keys of files and folders, in whatever section."""
+
+INSTEAD_OF = {"seed": "seeds", "seeds": "seed"}
+"""Keys of which an option sets the one in place of the other."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -62,11 +74,12 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
     if not equals or not key:
         raise SpaceError(f"--set {override}: must be KEY=VALUE, such as --set training.epochs=6")
     known = list(known_keys(Settings))
-    if key not in known and key not in Settings.model_fields:
+    if key not in (*known, *Settings.model_fields, *STUDY_KEYS):
         in_full = [name for name in known if name.endswith(f".{key}")]
         raise SpaceError(f"--set {override}: unknown key '{key}'; keys are written "
-                         f"section.key{closest(in_full[0] if in_full else key, known)}")
+                         f"section.key{closest(in_full[0] if in_full else key, [*known, *STUDY_KEYS])}")
     put(tree, key, read_yaml(text, f"--set {override}"))
+    tree.pop(INSTEAD_OF.get(key, ""), None)
     return key
 
 
@@ -80,6 +93,47 @@ def put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
+def merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tree with another over it, key by key; what is no map in both is replaced, a list as a whole."""
+    result = dict(tree)
+    for name, value in over.items():
+        below = result.get(name)
+        result[name] = merged(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+    return result
+
+
+def with_defaults(tree: Mapping[str, Any], section: type[BaseModel] = Settings) -> dict[str, Any]:
+    """Return a tree with the defaults of all keys that it lacks, in the order of the settings; the rest is kept."""
+    full: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        below = _section_of(field.annotation)
+        if name in tree:
+            full[name] = with_defaults(tree[name], below) if below and isinstance(tree[name], dict) else tree[name]
+        elif not field.is_required():
+            default = field.get_default()
+            full[name] = default.model_dump() if isinstance(default, BaseModel) else default
+    return full | {name: value for name, value in tree.items() if name not in full}
+
+
+def make_paths_absolute_(tree: Any) -> None:
+    """Write files and folders in full, searched ones and those of variants too: peers run in other folders."""
+    if isinstance(tree, list):
+        for item in tree:
+            make_paths_absolute_(item)
+    elif isinstance(tree, dict):
+        for name, value in tree.items():
+            if name in PATHS and isinstance(value, str):
+                tree[name] = _absolute(value)
+            elif name in PATHS and is_domain(value) and isinstance(values := next(iter(value.values())), list):
+                values[:] = map(_absolute, values)
+            else:
+                make_paths_absolute_(value)
+
+
+def _absolute(path: Any) -> Any:
+    return str(Path(path).expanduser().absolute()) if isinstance(path, str) else path
+
+
 def known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield the dotted names of all keys of a section and of those below it."""
     for name, field in section.model_fields.items():
@@ -90,9 +144,19 @@ def known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from known_keys(below, f"{prefix}{name}.")
 
 
+def names_at(path: tuple[str | int, ...]) -> list[str]:
+    """Return the names that a map can have at a place of the settings, such as (distillation, teachers, 0)."""
+    section: Any = Settings
+    for part in path:
+        annotation = section.model_fields[part].annotation if isinstance(part, str) else section
+        section = _section_of(annotation) or get_args(annotation)[0]
+    return [*section.model_fields, *(() if path else STUDY_KEYS)]
+
+
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the section class of a field, through `Section | None`."""
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+    """Return the section class of a field, through `Section | None`, but not through a list of them."""
+    candidates = () if get_origin(annotation) is list else get_args(annotation)
+    for candidate in (annotation, *candidates):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None

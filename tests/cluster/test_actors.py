@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,44 +24,73 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 NUM_PEERS = 3
 
 
-def settings() -> Settings:
+METHODS: dict[str, dict[str, Any]] = {
+    "grafting": {"graft": {}},
+    "mutual learning with grafting": {"mutual": {}, "graft": {"level": "filter"}},
+    "cultivation with codistillation and measures": {
+        "distillation": {"teachers": [{"model": "resnet8", "epochs": 1}]}, "mutual": {"exchange": "snapshots"},
+        "graft": {"criterion": "l1"}, "population": {"topology": "all", "output": "greedy_soup"},
+        "measures": {"pairs": True}},
+}
+
+
+def settings(method: str = "grafting") -> Settings:
+    tree = METHODS[method]
     return parse_space({
         "data": {"name": "digits"},
         "model": {"name": "resnet8"},
         "training": {"epochs": 3, "batch_size": 128, "lr": 0.05},
-        "population": {"num_peers": NUM_PEERS, "diversity": "learning_rate"},
-        "graft": {},
+        **tree,
+        "population": {"num_peers": NUM_PEERS, "diversity": "learning_rate", **tree.get("population", {})},
     }).settle()
 
 
 @pytest.fixture
-def group(connection: Any) -> Iterator[RayGroup]:
+def group(connection: Any, request: pytest.FixtureRequest) -> Iterator[RayGroup]:
     from ray.util import placement_group, remove_placement_group
 
-    demand = demand_of(NUM_PEERS, settings().resources, connection.nodes)
+    chosen = settings(getattr(request, "param", "grafting"))
+    demand = demand_of(NUM_PEERS, chosen.resources, connection.nodes)
     place = placement_group(demand.bundles[1:])
-    actors = RayGroup(settings(), demand, place, "study/trial")
+    actors = RayGroup(chosen, demand, place, "study/trial")
     yield actors
     actors.close()
     remove_placement_group(place)
 
 
-def test_actors_give_the_tensors_and_records_of_peers_in_this_process(group: RayGroup) -> None:
+@pytest.mark.parametrize(("group", "method"), [(method, method) for method in METHODS], indirect=["group"])
+def test_actors_give_the_tensors_and_records_of_peers_in_this_process(group: RayGroup, method: str) -> None:
     torch.set_num_threads(1)  # as an actor of one core has: how a sum is split among threads changes its last bits
-    local = Population(LocalGroup([Peer(settings(), peer) for peer in range(NUM_PEERS)]), settings())
-    remote = Population(group, settings())
+    chosen = settings(method)
+    local = Population(LocalGroup([Peer(chosen, peer) for peer in range(NUM_PEERS)]), chosen)
+    remote = Population(group, chosen)
     for _ in range(3):
         expected, got = local.step(), remote.step()
-        assert got.grafts == expected.grafts
+        assert (got.grafts, got.measures) == (expected.grafts, expected.measures)
         untimed = {"images_per_s", "train_s", "exchange_s"}
         assert [{key: value for key, value in row.items() if key not in untimed} for row in got.peers] == [
             {key: value for key, value in row.items() if key not in untimed} for row in expected.peers]
-    assert remote.test(1) == local.test(1)
+    assert remote.finish(got) == local.finish(expected)
+    assert remote.save_teachers() == local.save_teachers()
     for (peer, expected_state), (_, state) in zip(local.save(), remote.save(), strict=True):
         expected_tensors, tensors = tensors_from_bytes(expected_state), tensors_from_bytes(state)
         assert tensors.keys() == expected_tensors.keys()
         for name, tensor in tensors.items():
             assert tensor.equal(expected_tensors[name]), f"peer {peer}: {name}"
+
+
+@pytest.mark.parametrize("group", ["mutual learning with grafting"], indirect=True)
+def test_who_meets_with_a_lost_peer_names_it_and_does_not_wait(group: RayGroup) -> None:
+    pids = dict(group.run("process_id", dict.fromkeys(range(NUM_PEERS), ()), limit_s=120))
+    population = Population(group, settings("mutual learning with grafting"))
+    population.step()  # they have met
+    threading.Timer(1.0, os.kill, (pids[1], signal.SIGKILL)).start()
+    start = time.monotonic()
+    outcomes = list(group.run("train", dict.fromkeys(range(NUM_PEERS), (1000,)), limit_s=120))
+    assert time.monotonic() - start < 60
+    assert outcomes[0][0] == 1
+    assert "peer 1: lost in 'train'" in str(outcomes[0][1])
+    assert all(isinstance(outcome, PeerError) for _, outcome in outcomes)
 
 
 def test_a_peer_whose_process_ends_is_named(group: RayGroup) -> None:

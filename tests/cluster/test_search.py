@@ -1,8 +1,10 @@
 """Domains, searchers and schedulers in Tune's terms; Ray itself is not started."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
+import yaml
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
@@ -75,6 +77,21 @@ def test_a_grid_lists_every_value_of_every_domain() -> None:
     assert len({tuple(sorted(variant.items(), key=str)) for variant in variants}) == 12
     for variant in variants:
         assert space.settle(variant).population.num_peers == variant["population.num_peers"]
+
+
+def test_tune_gets_every_variant_with_every_seed_and_every_other_value_once() -> None:
+    space = parse_space(yaml.safe_load("seeds: [0, 1, 2]\nmodel: {name: {grid: [resnet8, resnet20]}}\n"
+                                       "variants: {plain: {}, mutual: {mutual: {}}, grafting: {graft: {}}}"))
+    samples = [sample for _, sample in generate_variants(param_space(space))]
+    assert len(samples) == space.num_trials() == 18
+    assert Counter((one["variant"], one["seed"], one["model.name"]) for one in samples) == {
+        (variant, seed, model): 1 for variant in ("plain", "mutual", "grafting") for seed in (0, 1, 2)
+        for model in ("resnet8", "resnet20")}
+    for one in samples:
+        settings = space.settle(one)
+        assert (settings.seed, settings.model.name) == (one["seed"], one["model.name"])
+        assert (settings.mutual is not None) == (one["variant"] == "mutual")
+        assert (settings.graft is not None) == (one["variant"] == "grafting")
 
 
 def test_every_kind_of_domain_is_known_to_tune() -> None:

@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
-from graftpop.learner.models import MODELS, build
+from graftpop.learner.models import MODELS, build, find_model
+from graftpop.learner.sites import find_sites
 
 RESNETS = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
 
@@ -303,6 +305,7 @@ def test_torchvision_classifier_gives_plain_logits_in_training(name: str, size: 
     ("torchvision:fasterrcnn_resnet50_fpn", ["not a classifier of torchvision"]),
     ("torchvision:r3d_18", ["not a classifier of torchvision"]),
     ("torchvision:", ["got 'torchvision:'", "list_models(module=torchvision.models) lists them"]),
+    ("timmy:resnet18", ["unknown name 'timmy:resnet18'", "timm:NAME"]),
 ])
 def test_unknown_name_gives_one_line_with_the_closest_choice(name: str, hints: list[str]) -> None:
     with pytest.raises(ModelError) as failure:
@@ -311,3 +314,52 @@ def test_unknown_name_gives_one_line_with_the_closest_choice(name: str, hints: l
     assert "\n" not in message
     assert len(message) < 400
     assert all(hint in message for hint in hints), message
+
+
+@pytest.mark.parametrize("where", ["model.name", "distillation.teachers[1].model"])
+@pytest.mark.parametrize("name", ["resnet23", "torchvision:resnet19"])
+def test_unknown_name_is_reported_where_it_was_given(name: str, where: str) -> None:
+    with pytest.raises(ModelError, match=f"^{re.escape(where)}: .*'{name}'"):
+        find_model(name, where)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_resnet.r160_in1k"])
+def test_timm_classifier_gives_logits_and_a_seed_fixes_its_weights(name: str) -> None:
+    pytest.importorskip("timm")
+    network, twin = (seeded(f"timm:{name}", num_classes=7) for _ in range(2))
+    assert network.training
+    assert all(map(torch.equal, network.state_dict().values(), twin.state_dict().values()))
+    with torch.no_grad():
+        logits = network(images(2, 3, 160, 160))
+    assert logits.shape == (2, 7)
+    assert torch.isfinite(logits).all()
+
+
+def test_timm_convolutions_with_their_batchnorms_are_sites() -> None:
+    pytest.importorskip("timm")
+    network = seeded("timm:test_resnet")
+    sites = find_sites(network, (3, 32, 32), "timm:test_resnet")
+    assert {site.conv for site in sites} == set(convolutions(network))
+
+
+@pytest.mark.parametrize(("name", "hints"), [
+    ("resnet19", ["not a classifier of timm, got 'timm:resnet19'", "did you mean timm:resnet"]),
+    ("resnet18.a9_in1k", ["got 'timm:resnet18.a9_in1k'", "timm:resnet18.a1_in1k"]),
+    ("", ["got 'timm:'", "timm.list_models() lists them"]),
+    ("hf-hub:timm/resnet18.a1_in1k", ["not a classifier of timm"]),   # timm itself would fetch it
+    ("local-dir:/tmp", ["not a classifier of timm"]),
+])
+def test_unknown_name_of_timm_gives_one_line_with_the_closest_choice(name: str, hints: list[str]) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(ModelError) as failure:
+        build(f"timm:{name}", 10)
+    message = str(failure.value)
+    assert "\n" not in message
+    assert len(message) < 400
+    assert all(hint in message for hint in hints), message
+
+
+def test_without_timm_its_classifiers_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)   # import then fails as if it were not there
+    with pytest.raises(ModelError, match=r"^model\.name: needs timm, .*; pip install 'graftpop\[timm\]'$"):
+        find_model("timm:resnet18")

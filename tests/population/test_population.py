@@ -164,7 +164,7 @@ def test_a_population_saved_and_loaded_midway_gives_the_bits_of_an_undisturbed_o
     saved = dict(first.save())
 
     second = population(chosen)
-    second.load(saved, first.round)
+    second.load(saved, first.round, {})
     done = second.step()
     assert second.round == 2
     assert done.is_last
@@ -251,22 +251,23 @@ def test_the_first_of_equally_good_peers_is_the_best() -> None:
 
 
 def test_the_ensembles_accuracy_is_that_of_the_mean_softmax() -> None:
-    chosen = settings()
+    chosen = settings(graft=None)
     members = peers(chosen)
     one = Population(LocalGroup(members), chosen)
-    one.step()
-    best, ensemble = one.test(2)
-    tests = [member.test() for member in members]
+    done = one.step()
+    outcome = one.finish(done)
+    tests = [member.predict("test") for member in members]
     labels = tests[0][1]
     num_right, num_right_of_best = 0, 0
     for image, label in enumerate(labels):
         mean = [sum(float(probabilities[image][k]) for probabilities, _ in tests) / 3 for k in range(10)]
         num_right += mean.index(max(mean)) == label
-        own = tests[2][0][image].tolist()
+        own = tests[done.best_peer][0][image].tolist()
         num_right_of_best += own.index(max(own)) == label
     assert len(labels) == 359
-    assert ensemble == num_right / len(labels)
-    assert best == num_right_of_best / len(labels)
+    assert outcome["ensemble_test_accuracy"] == num_right / len(labels)
+    assert outcome["test_accuracy"] == num_right_of_best / len(labels)
+    assert outcome["val_accuracy"] == done.val_accuracy
     assert all(np.allclose(probabilities.sum(1), 1, atol=1e-5) for probabilities, _ in tests)
 
 

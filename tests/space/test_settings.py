@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from graftpop.errors import SpaceError
-from graftpop.settings import Settings, TrainingSettings
+from graftpop.ops.criteria import CRITERIA
+from graftpop.settings import Settings, TeacherSettings, TrainingSettings
 from graftpop.space import parse_space
 from graftpop.space.tree import known_keys, put
 
@@ -17,6 +18,8 @@ from graftpop.space.tree import known_keys, put
 WHOLE = "must be a valid integer, got"
 NUMBER = "must be a valid number, got"
 AUTO_NUMBER = "must be a valid number or 'auto', got"
+CRITERION = "unknown name"
+TEACHERS = [{"model": "resnet8", "epochs": 3}]
 KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "name": (["a", "A.b_c-9", "9" * 64], {
         "": "must be made of letters, digits, '.', '_' and '-', beginning with a letter or digit, got ''",
@@ -38,7 +41,8 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "data.flip": (["auto", True, False], {
         "on": "must be a valid boolean or 'auto', got 'on'", 1: "must be a valid boolean or 'auto', got 1"}),
     "model.name": (["resnet8", "torchvision:alexnet"], {8: "must be a valid string, got 8"}),
-    "training.epochs": ([1, 10**6], {0: "must be greater than or equal to 1, got 0", 1.5: f"{WHOLE} 1.5"}),
+    "training.epochs": ([None, 1, 10**6], {0: "must be greater than or equal to 1, got 0", 1.5: f"{WHOLE} 1.5"}),
+    "training.total_epochs": ([None, 2, 10**6], {0: "must be greater than or equal to 1, got 0", 1.5: f"{WHOLE} 1.5"}),
     "training.batch_size": ([2, 4096], {1: "must be greater than or equal to 2, got 1", None: f"{WHOLE} null"}),
     "training.lr": ([1e-12, 1, 100.0], {
         0: "must be greater than 0, got 0", -0.1: "must be greater than 0, got -0.1",
@@ -52,22 +56,64 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "training.precision": (["auto", "float32", "bfloat16"], {
         "float23": "must be 'auto', 'float32' or 'bfloat16', got 'float23'; did you mean 'float32'?"}),
     "population.num_peers": ([2, 64], {0: "must be greater than or equal to 1, got 0", "two": f"{WHOLE} 'two'"}),
-    "population.topology": (["ring"], {"rign": "unknown name 'rign'; choose from ring; did you mean 'ring'?"}),
+    "population.topology": (["ring", "random_pairs", "all", "best"], {
+        "rign": "unknown name 'rign'; choose from ring, random_pairs, all, best; did you mean 'ring'?"}),
     "population.epochs_per_round": ([1, 200], {0: "must be greater than or equal to 1, got 0"}),
     "population.diversity": (["none", "learning_rate"], {
         "lr": "must be 'none' or 'learning_rate', got 'lr'",
         "learning_rat": "got 'learning_rat'; did you mean 'learning_rate'?"}),
+    "population.output": (["best_peer", "ensemble", "uniform_soup", "greedy_soup"], {
+        "best": "must be 'best_peer', 'ensemble', 'uniform_soup' or 'greedy_soup', got 'best'"}),
     "population.round_limit_s": ([0.1, 10**6], {0: "must be greater than 0, got 0", math.inf: "must be a finite"}),
+    "graft.scion": (["external", "internal", "noise"], {
+        "intern": "must be 'external', 'internal' or 'noise', got 'intern'; did you mean 'internal'?"}),
     "graft.alpha": (["adaptive", 0, 0.5, 1], {
         1.5: "must be less than or equal to 1 or 'adaptive', got 1.5",
         -0.1: "must be greater than or equal to 0 or 'adaptive', got -0.1",
         "adaptiv": "must be a valid number or 'adaptive', got 'adaptiv'; did you mean 'adaptive'?"}),
     "graft.A": ([0, 1], {1.1: "must be less than or equal to 1, got 1.1", -1: "must be greater than or equal to 0"}),
     "graft.c": ([1e-9, 1e9], {0: "must be greater than 0, got 0", math.inf: "must be a finite number, got inf"}),
-    "graft.level": (["layer"], {"layers": "must be 'layer', got 'layers'; did you mean 'layer'?"}),
+    "graft.criterion": (["entropy", "l1"], {"l2": "must be 'entropy' or 'l1', got 'l2'"}),
+    "graft.level": (["layer", "filter"], {
+        "layers": "must be 'layer' or 'filter', got 'layers'; did you mean 'layer'?"}),
+    "graft.burn_in_rounds": ([0, 199], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
+    "graft.threshold": ([1e-9, 10], {0: "must be greater than 0, got 0", math.inf: "must be a finite number, got inf"}),
+    "graft.noise_base": ([1e-9, 0.999], {0: "must be greater than 0, got 0", 1: "must be less than 1, got 1"}),
     "graft.num_bins": ([2, 4096], {
         1: "must be greater than or equal to 2, got 1", 4097: "must be less than or equal to 4096, got 4097"}),
     "graft.compat": (["none", "released_code"], {"released": "got 'released'; did you mean 'released_code'?"}),
+    "distillation.teachers": ([TEACHERS, TEACHERS * 3], {
+        (): "must be a valid list, got ()", "resnet8": "must be a valid list, got 'resnet8'"}),
+    "distillation.temperature": ([1e-9, 20], {0: "must be greater than 0, got 0", "2": "'2' is text in YAML, write 2"}),
+    "distillation.weight": ([0, 10.0], {-1: "must be greater than or equal to 0, got -1", math.inf: "must be"}),
+    "mutual.exchange": (["logits", "snapshots"], {
+        "logit": "must be 'logits' or 'snapshots', got 'logit'; did you mean 'logits'?"}),
+    "mutual.temperature": ([1e-9, 20], {0: "must be greater than 0, got 0"}),
+    "mutual.weight": ([0, 10.0], {-1: "must be greater than or equal to 0, got -1"}),
+    "repr.S1": ([1, 56], {0: "must be greater than or equal to 1, got 0", 1.5: WHOLE}),
+    "repr.S2": ([1, 46], {0: "must be greater than or equal to 1, got 0", 1.5: WHOLE}),
+    "repr.N": ([1, 6], {0: "must be greater than or equal to 1, got 0", 1.5: WHOLE}),
+    "repr.rate": ([0, 0.999], {1: "must be less than 1, got 1", -0.1: "must be greater than or equal to 0, got -0.1"}),
+    "repr.criterion": (list(CRITERIA), {"orthogonal": f"{CRITERION} 'orthogonal'; choose from l1, l2, entropy, "
+                                                      "bn_scale, bn_activation, orthogonality, geometric_median, "
+                                                      "random; did you mean 'orthogonality'?"}),
+    "repr.skip_first": ([True, False], {1: "must be a valid boolean, got 1"}),
+    "attenuation.factor": ([0, 1], {1.1: "must be less than or equal to 1, got 1.1", -1: "must be greater than or"}),
+    "attenuation.factor_schedule": (["constant", "falling"], {
+        "growing": "unknown name 'growing'; choose from constant, falling"}),
+    "attenuation.rate": ([0, 0.999], {1: "must be less than 1, got 1", -0.1: "must be greater than or equal to 0"}),
+    "attenuation.rate_schedule": (["constant", "growing"], {
+        "falling": "unknown name 'falling'; choose from constant, growing"}),
+    "attenuation.recoverable": ([True], {"no": "must be a valid boolean, got 'no'"}),
+    "attenuation.criterion": (list(CRITERIA), {"l3": f"{CRITERION} 'l3'; choose from l1, l2, "}),
+    "attenuation.skip_first": ([True, False], {0: "must be a valid boolean, got 0"}),
+    "attenuation.remove": ([True, False], {None: "must be a valid boolean, got null"}),
+    "swa.start": ([0, 0.999], {1: "must be less than 1, got 1", -0.1: "must be greater than or equal to 0, got -0.1"}),
+    "swa.lr": ([None, 1e-9, 1], {0: "must be greater than 0, got 0", "1e-3": "'1e-3' is text in YAML, write 0.001"}),
+    "measures.thresholds": ([[], [0.1, 1]], {0.1: "must be a valid list, got 0.1"}),
+    "measures.density_of": ([None, "run/best"], {1: "must be a valid string, got 1"}),
+    "measures.density_threshold": ([1e-9, 10], {0: "must be greater than 0, got 0"}),
+    "measures.pairs": ([True, False], {1: "must be a valid boolean, got 1"}),
     "tune.metric": (["val_accuracy"], {"accuracy": "must be 'val_accuracy', got 'accuracy'; did you mean"}),
     "tune.mode": (["max"], {"min": "must be 'max', got 'min'"}),
     "tune.num_samples": ([None, 1], {0: "must be greater than or equal to 1, got 0"}),
@@ -83,6 +129,8 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
 
 def tree_with(key: str, value: Any) -> dict[str, Any]:
     tree: dict[str, Any] = {}
+    if key.startswith("distillation"):
+        put(tree, "distillation.teachers", TEACHERS)
     put(tree, key, value)
     return tree
 
@@ -96,7 +144,7 @@ def test_values_within_the_range_are_kept_as_they_are(key: str, value: Any) -> N
     settings: Any = parse_space(tree_with(key, value)).settle()
     for name in key.split("."):
         settings = getattr(settings, name)
-    assert settings == value
+    assert settings == ([TeacherSettings(**teacher) for teacher in value] if key.endswith("teachers") else value)
 
 
 @pytest.mark.parametrize(("key", "value", "rule"), [
@@ -110,17 +158,22 @@ def test_other_values_are_refused_in_one_line_with_key_rule_and_value(key: str, 
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("section", [key for key in Settings.model_fields if key not in ("name", "seed", "graft")])
-@pytest.mark.parametrize("value", [None, 3, "text", [1]])
+SECTIONS = [key for key in Settings.model_fields if key not in ("name", "seed")]
+METHODS = ["graft", "distillation", "mutual", "repr", "attenuation", "swa"]
+
+
+@pytest.mark.parametrize(("section", "value"), [
+    (section, value) for section in SECTIONS for value in (None, 3, True, "text", [1])
+    if value is not None or section not in METHODS])
 def test_a_section_that_is_no_map_is_refused(section: str, value: Any) -> None:
     with pytest.raises(SpaceError, match=f"^space.yaml: {section}: must be a section: a map of keys, got "):
         parse_space({section: value}, "space.yaml")
 
 
-def test_graft_may_be_null_but_nothing_else_that_is_no_map() -> None:
-    assert parse_space({"graft": None}).settle().graft is None
-    with pytest.raises(SpaceError, match=r"graft: must be a section: a map of keys, got true"):
-        parse_space({"graft": True})
+@pytest.mark.parametrize("section", METHODS)
+def test_a_method_is_off_where_its_section_is_null_or_absent(section: str) -> None:
+    assert getattr(parse_space({section: None}).settle(), section) is None
+    assert getattr(parse_space({}).settle(), section) is None
 
 
 def test_without_a_section_graft_there_is_no_grafting_and_an_empty_one_means_the_published_values() -> None:
@@ -144,4 +197,5 @@ def test_rounds_are_just_enough_for_all_epochs(epochs: int, data: st.DataObject)
 
 def test_the_defaults_are_the_papers_recipe() -> None:
     assert Settings().training == TrainingSettings(
-        epochs=200, batch_size=128, lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="step", precision="auto")
+        epochs=None, batch_size=128, lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="step", precision="auto")
+    assert Settings().num_epochs == 200

@@ -20,7 +20,7 @@ from graftpop.learner.models.resnext import ResNeXt
 from graftpop.learner.models.vgg import VGG16
 from graftpop.learner.models.wide_resnet import WideResNet
 
-__all__ = ["MODELS", "build", "find_model"]
+__all__ = ["MODELS", "TIMM", "TORCHVISION", "build", "find_model"]
 
 MODELS: Final[Mapping[str, Callable[[int], nn.Module]]] = {
     "resnet8": partial(ResNet, 1, nn.ReLU),
@@ -42,31 +42,35 @@ MODELS: Final[Mapping[str, Callable[[int], nn.Module]]] = {
     "resnext": partial(ResNeXt, 3, 8, 64),  # ResNeXt-29, 8x64d
 }
 TORCHVISION: Final = "torchvision:"
+TIMM: Final = "timm:"
 
 
-def find_model(name: str) -> Callable[[int], nn.Module]:
+def find_model(name: str, where: str = "model.name") -> Callable[[int], nn.Module]:
     """Return the function from a number of classes to a new network, its weights from torch's global generator.
 
     Args:
-        name: a key of MODELS, or `torchvision:NAME` for a classifier of torchvision.
+        name: a key of MODELS, or `torchvision:NAME` or `timm:NAME` for a classifier of torchvision or timm.
+        where: where the name was given, for messages.
 
     Raises:
-        ModelError: no such network.
+        ModelError: no such network, or timm is not installed.
     """
     if name.startswith(TORCHVISION):
-        return torchvision_classifier(name.removeprefix(TORCHVISION))
+        return torchvision_classifier(name.removeprefix(TORCHVISION), where)
+    if name.startswith(TIMM):
+        return timm_classifier(name.removeprefix(TIMM), where)
     try:
-        return choose(MODELS, name, what="model.name", error=ModelError)
+        return choose(MODELS, name, what=where, error=ModelError)
     except ModelError as error:
-        raise ModelError(f"{error}; {TORCHVISION}NAME builds a classifier of torchvision") from None
+        raise ModelError(f"{error}; {TORCHVISION}NAME builds a classifier of torchvision, {TIMM}NAME of timm") from None
 
 
-def build(name: str, num_classes: int) -> nn.Module:
+def build(name: str, num_classes: int, where: str = "model.name") -> nn.Module:
     """Return a new network of that name; see `find_model`."""
-    return find_model(name)(num_classes)
+    return find_model(name, where)(num_classes)
 
 
-def torchvision_classifier(name: str) -> Callable[[int], nn.Module]:
+def torchvision_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
     """Return the function that builds torchvision's classifier of that name, without trained weights.
 
     Raises:
@@ -76,11 +80,37 @@ def torchvision_classifier(name: str) -> Callable[[int], nn.Module]:
 
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
-        near = get_close_matches(name, names, n=3)
-        hint = (f"did you mean {' or '.join(TORCHVISION + match for match in near)}?" if near
-                else "torchvision.models.list_models(module=torchvision.models) lists them")
-        raise ModelError(f"model.name: not a classifier of torchvision, got '{TORCHVISION}{name}'; {hint}")
+        hint = _near(TORCHVISION, name, names) or "torchvision.models.list_models(module=torchvision.models) lists them"
+        raise ModelError(f"{where}: not a classifier of torchvision, got '{TORCHVISION}{name}'; {hint}")
     options: dict[str, Any] = {"weights": None}
     if name in ("googlenet", "inception_v3"):  # by default they return auxiliary logits and warn about initialisation
         options |= {"aux_logits": False, "init_weights": True}
     return lambda num_classes: torchvision.models.get_model(name, num_classes=num_classes, **options)
+
+
+def timm_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
+    """Return the function that builds timm's classifier of that name, without trained weights.
+
+    Args:
+        name: of an architecture, as `resnet18`, or of one with its weights, as `resnet18.a1_in1k`.
+        where: where the name was given, for messages.
+
+    Raises:
+        ModelError: timm has no such classifier, or is not installed.
+    """
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{where}: needs timm, which is not installed, got '{TIMM}{name}'; pip install "
+                         f"'graftpop[timm]'") from error
+
+    names = [*timm.list_models(), *timm.list_pretrained()]
+    if name not in names:  # timm would take an address as well, and fetch what lies there
+        hint = _near(TIMM, name, names) or "timm.list_models() lists them"
+        raise ModelError(f"{where}: not a classifier of timm, got '{TIMM}{name}'; {hint}")
+    return lambda num_classes: timm.create_model(name, pretrained=False, num_classes=num_classes)
+
+
+def _near(prefix: str, name: str, names: list[str]) -> str:
+    matches = get_close_matches(name, names, n=3)
+    return f"did you mean {' or '.join(prefix + match for match in matches)}?" if matches else ""

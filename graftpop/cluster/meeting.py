@@ -1,0 +1,94 @@
+"""Where the peers of a population meet: a collective of their processes, for what is exchanged at every batch.
+
+Through torch's own gloo backend, whatever the device: what is exchanged are a batch's logits, some kilobytes.
+"""
+
+import datetime
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from graftpop.errors import PeerError
+
+__all__ = ["MeetingBroken", "MeetingPlace"]
+
+
+class MeetingBroken(PeerError):
+    """A peer could not meet with the others: one of them did not come in time, was lost, or had failed before."""
+
+
+class MeetingPlace:
+    """One peer's side of the meetings.
+
+    Args:
+        peer: whose side it is.
+        num_peers: how many meet.
+    """
+
+    def __init__(self, peer: int, num_peers: int) -> None:
+        self._peer, self._num_peers = peer, num_peers
+        self._store: Any = None
+        self._limit = datetime.timedelta(0)
+
+    def open(self, limit_s: float) -> tuple[str, int]:
+        """Open the place; return its address and port.
+
+        Args:
+            limit_s: how long anyone waits for the others.
+        """
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, and not in its __all__
+
+        self._limit = datetime.timedelta(seconds=limit_s)
+        host = ray.util.get_node_ip_address()
+        self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=self._limit)
+        return host, self._store.port
+
+    def come(self, address: tuple[str, int], limit_s: float) -> None:
+        """Come to a place that is open; see `open`."""
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, and not in its __all__
+
+        self._limit = datetime.timedelta(seconds=limit_s)
+        self._store = TCPStore(*address, is_master=False, timeout=self._limit)
+
+    def hold(self, meeting: Generator[NDArray[Any], NDArray[Any], Any]) -> Any:
+        """Run a method that meets to its end, exchanging what it says with all peers; return its result.
+
+        Raises:
+            MeetingBroken: another peer did not come in time, or left.
+        """
+        everyone = None
+        try:
+            while True:
+                try:
+                    own = meeting.send(everyone)  # type: ignore[arg-type]  # None starts a generator
+                except StopIteration as done:
+                    return done.value
+                everyone = self._exchange(own)
+        except BaseException:
+            self._leave()  # the others shall not wait for who has failed
+            raise
+
+    def _exchange(self, own: NDArray[Any]) -> NDArray[Any]:
+        """Return what all peers say, stacked in their order."""
+        import torch.distributed
+
+        everyone = np.empty((self._num_peers, *own.shape), own.dtype)
+        try:
+            if not torch.distributed.is_initialized():
+                torch.distributed.init_process_group("gloo", store=self._store, rank=self._peer,
+                                                     world_size=self._num_peers, timeout=self._limit)
+            gathered = torch.from_numpy(everyone).flatten(0, 1)
+            torch.distributed.all_gather_into_tensor(gathered, torch.from_numpy(own))
+        except RuntimeError as error:  # gloo has no other kind
+            raise MeetingBroken(f"peer {self._peer}: its meeting with the other peers broke off: "
+                            f"{str(error).splitlines()[0]}") from error
+        return everyone
+
+    def _leave(self) -> None:
+        import torch.distributed
+
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

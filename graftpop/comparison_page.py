@@ -1,0 +1,229 @@
+"""A comparison study as it is read: the section of the report page, the same in Markdown and on a terminal."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from rich.console import RenderableType
+from rich.markup import escape as plain
+from rich.table import Table
+
+from graftpop.comparison import CONFIDENCE, Difference, Group, Line, published_percent, verdict
+
+__all__ = ["comparison_html", "comparison_markdown", "comparison_tables"]
+
+COLUMNS = {"variant": "variant", "n": "n", "test accuracy, %": "test %", "images trained, millions": "M images",
+           "peers": "peers", "epochs a peer": "epochs", "wall time": "time", "difference, points": "points",
+           f"{100 * CONFIDENCE:.0f} % interval": f"{100 * CONFIDENCE:.0f} %", "published, %": "publ. %"}
+"""Heads of the columns, and the same on a terminal; the last is there only where something is published."""
+
+UNDIVIDED = ("n", "peers", "epochs a peer", "wall time", "difference, points")
+"""Columns whose texts have no blank where a narrow terminal could break them."""
+
+PLUS_MINUS = "\u00b1"
+
+WIDTH, RIGHT, TOP, BOTTOM, ROW = 440, 18, 8, 40, 22
+LONGEST_LABEL = 24
+NUM_TICKS = 6
+
+
+def comparison_html(groups: Sequence[Group], published: Mapping[str, Any] | None) -> str:
+    """Return the section of the report page.
+
+    Args:
+        groups: as `compare_trials` returns them.
+        published: as the space has it.
+    """
+    parts = ["<h2>Comparison of variants</h2>"]
+    for group in groups:
+        parts += [_table(group, published), f"<p>{escape(verdict(group))}</p>"]
+        parts += [_intervals(group)] if group.differences else []
+        warnings = "".join(f"<li>{escape(line)}</li>" for line in _warnings(group))
+        parts += [f"<p>Before comparing:</p><ul>{warnings}</ul>"] if warnings else []
+    parts += [f"<p class='note'>Published: {escape(published['source'])}</p>"] if published else []
+    return "\n".join([*parts, f"<p class='note'>{escape(_note(groups))}</p>"])
+
+
+def comparison_markdown(groups: Sequence[Group], published: Mapping[str, Any] | None) -> str:
+    """Return the tables of all groups with what is to be said of them, in Markdown."""
+    heads = _heads(published)
+    parts = []
+    for group in groups:
+        parts += [f"**{_name(group)}**"] if group.values else []
+        table = [heads, ["---", *["---:"] * (len(heads) - 1)],
+                 *(_cells(line, group, published) for line in group.lines)]
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in table))
+        parts += filter(None, [verdict(group), "\n".join(f"- {line}" for line in _warnings(group))])
+    parts += [f"Published: {published['source']}"] if published else []
+    return "\n\n".join([*parts, _note(groups)])
+
+
+def comparison_tables(groups: Sequence[Group], published: Mapping[str, Any] | None) -> list[RenderableType]:
+    """Return what a terminal shows: for each group its table, what its intervals say, and its warnings."""
+    parts: list[RenderableType] = []
+    for group in groups:
+        table = Table(box=None, pad_edge=False, header_style="bold", title=plain(_name(group)) or None,
+                      title_justify="left")
+        for head in _heads(published):
+            table.add_column(COLUMNS[head], justify="left" if head == "variant" else "right", overflow="fold",
+                             no_wrap=head in UNDIVIDED)
+        for line in group.lines:
+            table.add_row(*map(plain, _cells(line, group, published)))
+        parts += ["", table, plain(verdict(group)), *(f"[yellow]{plain(text)}[/]" for text in _warnings(group))]
+    return [*parts, ""]
+
+
+def _heads(published: Mapping[str, Any] | None) -> list[str]:
+    return list(COLUMNS) if published else list(COLUMNS)[:-1]
+
+
+def _cells(line: Line, group: Group, published: Mapping[str, Any] | None) -> list[str]:
+    """Return the texts of one variant's row, one for each of `COLUMNS`.
+
+    Args:
+        line: the variant.
+        group: the one that the line is of.
+        published: as the space has it.
+    """
+    images = None if line.train_images is None else line.train_images / 1e6
+    texts = [line.variant, str(line.n), _with_std(line.mean, line.std),
+             *("" if value is None else f"{value:.4g}" for value in (images, line.num_peers, line.epochs)),
+             "" if line.wall_s is None else _time(line.wall_s), *_difference(line, group)]
+    if published:
+        found = published_percent(group, line.variant, published)
+        texts.append(" or ".join(f"{percent:g}{'' if std is None else f' {PLUS_MINUS} {std:g}'}"
+                                 for percent, std in found))
+    return texts
+
+
+def _name(group: Group) -> str:
+    """Return the values that make the group, or nothing where nothing but variants and seeds is searched."""
+    return ", ".join(f"{key} = {value}" for key, value in group.values.items())
+
+
+def _note(groups: Sequence[Group]) -> str:
+    """Return how to read the differences and their intervals, all of them together."""
+    text = ("Difference: mean over the seeds that both completed of variant minus baseline, in percentage points, with "
+            f"its {100 * CONFIDENCE:.0f} % interval by Student's t.")
+    num = sum(difference.interval is not None for group in groups for difference in group.differences.values())
+    if not num:
+        return text
+    misses = 1 - CONFIDENCE
+    return (f"{text} By chance alone such an interval misses the true difference in {100 * misses:.0f} % of all "
+            f"studies: of the {num} here, {num * misses:.2g} are expected to. One of many intervals that only just "
+            f"leaves out 0 is weak evidence.")
+
+
+def _warnings(group: Group) -> list[str]:
+    """Return the warnings of a group, one line each, beginning with the variants that they are about."""
+    variants_of: dict[str, list[str]] = {}
+    for line in group.lines:
+        for warning in line.warnings:
+            variants_of.setdefault(warning, []).append(line.variant)
+    return [f"{', '.join(variants)}: {warning}" for warning, variants in variants_of.items()]
+
+
+def _with_std(mean: float | None, std: float | None) -> str:
+    """Return an accuracy and its standard deviation, in per cent."""
+    if mean is None:
+        return ""
+    return f"{100 * mean:.2f}" + ("" if std is None else f" {PLUS_MINUS} {100 * std:.2f}")
+
+
+def _time(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
+
+
+def _difference(line: Line, group: Group) -> tuple[str, str]:
+    if line.variant == group.baseline:
+        return "baseline", ""
+    if line.difference is None:
+        return "", ""
+    return _points(line.difference.mean), _interval(line.difference)
+
+
+def _interval(difference: Difference) -> str:
+    if difference.interval is None:
+        return ""
+    return " to ".join(map(_points, difference.interval))
+
+
+def _points(share: float) -> str:
+    """Return a difference in percentage points; what rounds to 0 has no minus."""
+    return f"{round(100 * share, 2) + 0.0:+.2f}"
+
+
+def _table(group: Group, published: Mapping[str, Any] | None) -> str:
+    name = _name(group)
+    caption = (f"{name}. " if name else "") + (f"Test accuracy: mean {PLUS_MINUS} standard deviation over n seeds. "
+                                              f"The rest: means over the same trials.")
+    head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in _heads(published))
+    body = []
+    for line in group.lines:
+        _, *others = (escape(_minus(text)) for text in _cells(line, group, published))
+        body.append(f"<tr><th scope='row'>{escape(line.variant)}</th>"
+                    + "".join(f"<td>{text}</td>" for text in others) + "</tr>")
+    label = f"Comparison of variants {name}".strip()
+    return (f"<div class='wide' role='region' tabindex='0' aria-label='{escape(label)}'><table class='variants'>"
+            f"<caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead>\n<tbody>"
+            + "\n".join(body) + "</tbody></table></div>")
+
+
+def _intervals(group: Group) -> str:
+    """Return a drawing of the differences: a dot each with its interval, filled where that leaves out 0."""
+    differences = group.differences
+    ends = [100 * end for difference in differences.values()
+            for end in (difference.interval or (difference.mean, difference.mean))]
+    step = _step(max(0.0, *ends) - min(0.0, *ends))
+    low = math.floor(min(0.0, *ends) / step) * step
+    high = max(math.ceil(max(0.0, *ends) / step) * step, low + step)
+    left = 20 + 6.2 * min(LONGEST_LABEL, max(map(len, differences)))
+    bottom = TOP + ROW * len(differences)
+
+    def across(points: float) -> float:
+        return left + (points - low) / (high - low) * (WIDTH - RIGHT - left)
+
+    parts = []
+    for index in range(round((high - low) / step) + 1):
+        points = low + index * step
+        x, is_zero = f"{across(points):.1f}", abs(points) < step / 2
+        parts.append(f"<line class='{'zero' if is_zero else 'axis'}' x1='{x}' x2='{x}' y1='{TOP}' y2='{bottom}'/>"
+                     f"<text x='{x}' y='{bottom + 16}' text-anchor='middle'>"
+                     f"{'0' if is_zero else _minus(f'{points:+.4g}')}</text>")
+    for index, (variant, difference) in enumerate(differences.items()):
+        y = TOP + ROW * (index + 0.5)
+        interval = difference.interval
+        is_apart = interval is not None and not interval[0] <= 0 <= interval[1]
+        whisker = ""
+        if interval is not None:
+            whisker = (f"<line x1='{across(100 * interval[0]):.1f}' x2='{across(100 * interval[1]):.1f}' y1='{y}' "
+                       f"y2='{y}'/>")
+        label = variant if len(variant) <= LONGEST_LABEL else f"{variant[:LONGEST_LABEL - 1]}\u2026"
+        parts.append(f"<g class='{'apart' if is_apart else 'level'}'><title>{escape(variant)}: "
+                     f"{_minus(f'{_points(difference.mean)} points{_brackets(_interval(difference))}')}</title>"
+                     f"<text x='{left - 14:.1f}' y='{y + 4}' text-anchor='end'>{escape(label)}</text>{whisker}"
+                     f"<circle cx='{across(100 * difference.mean):.1f}' cy='{y}' r='4'/></g>")
+    axis = (f"<text x='{(left + WIDTH - RIGHT) / 2:.1f}' y='{bottom + 34}' text-anchor='middle'>"
+            f"difference to {escape(group.baseline)}, percentage points</text>")
+    return (f"<svg class='differences' viewBox='0 0 {WIDTH} {bottom + BOTTOM}' role='img' aria-label='Differences of "
+            f"{len(differences)} variants to {escape(group.baseline)} with their intervals, as in the table'>"
+            + "".join(parts) + axis + "</svg>")
+
+
+def _minus(text: str) -> str:
+    """Return a text with the sign for minus in place of the hyphen, which is too short beside digits."""
+    return text.replace("-", "\u2212")
+
+
+def _brackets(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def _step(span: float) -> float:
+    """Return the distance of the marks on an axis: 1, 2 or 5 times a power of ten, at most `NUM_TICKS` to the span."""
+    if span <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(span / NUM_TICKS))
+    return next((factor * power for factor in (1, 2, 5) if factor * power >= span / NUM_TICKS), 10 * power)

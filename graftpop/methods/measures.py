@@ -1,0 +1,82 @@
+"""What is measured by round beyond the figures of every peer, as (measure, value) pairs."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from graftpop.errors import CheckpointError
+from graftpop.learner.filters import SiteFilters
+from graftpop.learner.network_file import load_network
+from graftpop.methods.grafting import Snapshot
+from graftpop.ops.importance import filter_l1_norms, num_invalid_filters
+from graftpop.ops.measures import density, disagreement, distance, network_information
+from graftpop.settings import MeasureSettings
+
+__all__ = ["Measured", "Measures", "compare_pair"]
+
+Measured = list[tuple[str, float]]
+
+
+class Measures:
+    """The measures of one peer.
+
+    - `network_information_nats`: sum of the sites' entropies.
+    - `num_filters_below_T`: filters with an L1 norm below T, for every threshold T of the settings.
+    - `density_valid`, `density_invalid`: mean L1 norm of the filters that are valid, or invalid, in a baseline.
+
+    Args:
+        filters: of every site.
+        settings: what to measure.
+
+    Raises:
+        CheckpointError: the baseline cannot be read, or is of another architecture.
+    """
+
+    def __init__(self, filters: Sequence[SiteFilters], settings: MeasureSettings) -> None:
+        self._weights = [site.weight for site in filters]
+        self._thresholds = settings.thresholds
+        by_name = {site.site.conv: site.weight for site in filters}
+        self._valid = None if settings.density_of is None else valid_filters(
+            settings.density_of, by_name, settings.density_threshold)
+
+    def measure(self, entropies: Tensor) -> Measured:
+        """Return the measures of the network as it is, given its entropies (S,)."""
+        measured = [("network_information_nats", network_information(entropies))]
+        measured += [(f"num_filters_below_{threshold:g}",
+                      float(sum(int(num_invalid_filters(weight, threshold)) for weight in self._weights)))
+                     for threshold in self._thresholds]
+        if self._valid is not None:
+            names = ("density_valid", "density_invalid")
+            measured += [(name, value) for name, value in
+                         zip(names, density(self._weights, self._valid), strict=True) if not math.isnan(value)]
+        return measured
+
+
+def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float) -> list[Tensor]:
+    """Return which filters are valid in a baseline, a bool tensor (O) a site.
+
+    Args:
+        folder: the baseline's best/.
+        weights: of a network of the same architecture, (O, ...) by the names of the convolutions.
+        threshold: L1 norm from which on a filter is valid.
+
+    Raises:
+        CheckpointError: the folder holds no network, or one of another architecture.
+    """
+    baseline = load_network(folder).state_dict()
+    valid = []
+    for name, weight in weights.items():
+        theirs = baseline.get(f"{name}.weight")
+        if theirs is None or theirs.shape != weight.shape:
+            raise CheckpointError(f"measures.density_of: {folder} must hold a network of the same architecture, got "
+                                  f"another {name}; give best/ of a run of this model")
+        valid.append((filter_l1_norms(theirs) >= threshold).to(weight.device))
+    return valid
+
+
+def compare_pair(own: Snapshot, other: Snapshot) -> Measured:
+    """Return the distance of two peers' weights, and on how many validation images they disagree, as a share."""
+    return [("distance", distance(torch.tensor(own.weights), torch.tensor(other.weights))),
+            ("disagreement", disagreement(torch.tensor(own.predicted), torch.tensor(other.predicted)))]

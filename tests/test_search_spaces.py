@@ -1,0 +1,206 @@
+"""The search spaces that come with the project: all load and run, and those of papers have the papers' recipes."""
+
+import math
+import re
+import shlex
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graftpop.peer import Peer
+from graftpop.population import LocalGroup, Population
+from graftpop.settings import Settings
+from graftpop.space import Space, load_space
+from graftpop.space.corners import combinations
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "search_spaces"
+PAPERS = sorted((FOLDER / "papers").glob("*.yaml"))
+SPACES = sorted(FOLDER.rglob("*.yaml"))
+NUM_CLASSES, NUM_TRAINING_IMAGES = 10, 24
+MOST_PEERS, NUM_ROUNDS = 3, 2
+MOST_EPOCHS_OF_A_SMALL_RUN = 300
+
+of_each = partial(pytest.mark.parametrize, ids=lambda file: file.stem)
+
+RAN: dict[str, None] = {}
+"""Settings that ran through: spaces have many in common."""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Write a few images of CIFAR's size in class folders, and return the folder above them."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for part, num_images in (("train", NUM_TRAINING_IMAGES), ("test", NUM_CLASSES)):
+        for number in range(num_images):
+            of_class = root / part / str(number % NUM_CLASSES)
+            of_class.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(of_class / f"{number}.png")
+    return str(root)
+
+
+def every_settings(space: Space, *seeds: int) -> Iterator[Settings]:
+    """Yield the settings of every trial of some seeds, by default of the first; of ranges the lowest value alone."""
+    values = {key: domain.every_value() if domain.is_finite else domain.corners[:1]
+              for key, domain in space.domains.items() if key != "seed"}
+    return map(space.settle, combinations(values | ({"seed": seeds} if seeds else {})))
+
+
+def small(settings: Settings, root: str, *, model: str | None = None) -> Settings:
+    """Return the settings with tiny data and networks, two rounds, and no more peers and cycles than it takes."""
+    tree = settings.model_dump()
+    tree["name"] = "small"
+    tree["data"] |= {"name": "folder", "root": root, "val_fraction": 0.25, "limit": None}
+    tree["model"]["name"] = model or small_model(settings.model.name)
+    tree["training"] |= {"epochs": NUM_ROUNDS, "total_epochs": None, "batch_size": 8, "precision": "float32"}
+    tree["population"] |= {"num_peers": min(settings.population.num_peers, MOST_PEERS), "epochs_per_round": 1}
+    for teacher in tree["distillation"]["teachers"] if tree["distillation"] else ():
+        teacher |= {"model": small_model(teacher["model"]), "epochs": 1}
+    if tree["repr"]:
+        tree["repr"] |= {"S1": 1, "S2": 1, "N": 1}
+    tree["tune"], tree["measures"]["density_of"] = {}, None
+    return Settings.model_validate(tree)
+
+
+def small_model(name: str) -> str:
+    return "resnet8_leaky" if name.endswith("_leaky") else "resnet8"
+
+
+def assert_finite_figures(settings: Settings) -> None:
+    """Train a population and read its test set, and assert that every peer has a row of numbers in every round."""
+    peers = range(settings.population.num_peers)
+    population = Population(LocalGroup([Peer(settings, peer) for peer in peers]), settings)
+    for _ in range(settings.num_rounds):
+        done = population.step()
+        assert [row["peer"] for row in done.peers] == [*peers]
+        figures = [value for row in done.peers for value in row.values()]
+        assert all(map(math.isfinite, [*figures, *done.grafts.get("alpha", ())]))
+    assert 0 <= population.finish(done)["test_accuracy"] <= 1
+
+
+def head_comment(file: Path) -> str:
+    """Return the lines before the first key, without their number signs."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    first_key = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    return "\n".join(line.removeprefix("#").strip() for line in lines[:first_key])
+
+
+def epochs_of(space: Space) -> int:
+    """Return the epochs that all networks of all trials train together, teachers among them."""
+    return sum(settings.num_epochs * settings.population.num_peers + epochs_of_teachers(settings)
+               for settings in every_settings(space, *space.domains["seed"].values))
+
+
+def epochs_of_teachers(settings: Settings) -> int:
+    return sum(teacher.epochs or 0 for teacher in settings.distillation.teachers) if settings.distillation else 0
+
+
+# all spaces
+
+
+@of_each("file", SPACES)
+def test_a_space_loads_and_reads_back_as_it_was_written(file: Path, tmp_path: Path) -> None:
+    space = load_space(file)
+    (tmp_path / "written.yaml").write_text(space.to_yaml(), encoding="utf-8")
+    assert load_space(tmp_path / "written.yaml") == space
+
+
+@of_each("file", SPACES)
+def test_published_rows_name_values_that_a_trial_has_and_each_names_others(file: Path) -> None:
+    space = load_space(file)
+    rows = space.published["accuracy"] if space.published else []
+    seen = set()
+    for row in rows:
+        named = {key: value for key, value in row.items() if key not in ("percent", "std")}
+        assert named.keys() == space.domains.keys() - {"seed"}
+        assert all(value in space.domains[key].values for key, value in named.items())
+        seen.add(tuple(sorted(named.items())))
+    assert len(seen) == len(rows)
+
+
+@of_each("file", SPACES)
+def test_every_trial_of_a_space_trains_two_rounds_on_tiny_images(file: Path, images: str) -> None:
+    every = {settings.model_dump_json(): settings
+             for settings in (small(settings, images) for settings in every_settings(load_space(file)))}
+    assert every
+    for key, settings in every.items():
+        if key not in RAN:
+            assert_finite_figures(settings)
+            RAN[key] = None
+
+
+@pytest.mark.parametrize(("name", "variant"), [("grafting_filter_level", "filter"), ("grafting_peers", "grafting-2")])
+def test_the_networks_that_others_stand_in_for_run_too(name: str, variant: str, images: str) -> None:
+    settings = load_space(FOLDER / "papers" / f"{name}.yaml").settle({"variant": variant})
+    assert settings.model.name in ("vgg16", "mobilenetv2")
+    assert_finite_figures(small(settings, images, model=settings.model.name))
+
+
+# those of papers
+
+
+@of_each("file", [file for file in PAPERS if file.stem.startswith(("grafting", "cultivation"))])
+def test_a_grafting_paper_is_run_by_the_published_recipe(file: Path) -> None:
+    for settings in every_settings(load_space(file)):
+        training, graft = settings.training, settings.graft
+        assert (training.lr, training.momentum, training.weight_decay) == (0.1, 0.9, 5e-4)
+        assert (settings.num_epochs, training.batch_size, settings.population.epochs_per_round) == (200, 128, 1)
+        if graft is not None:
+            has_rates_of_its_own = settings.population.diversity == "learning_rate"
+            assert training.schedule == ("cosine" if has_rates_of_its_own else "step")
+        if graft is not None and file.stem != "grafting_alpha":
+            assert (graft.A, graft.c, graft.alpha, graft.num_bins) == (0.4, 500, "adaptive", 10)
+        if settings.distillation is not None:
+            assert (settings.distillation.temperature, settings.distillation.weight) == (2, 1)
+            assert {teacher.epochs for teacher in settings.distillation.teachers} == {200}
+
+
+def test_the_ablation_of_alpha_holds_one_of_a_and_c_fixed() -> None:
+    space = load_space(FOLDER / "papers" / "grafting_alpha.yaml")
+    grafts = {name: space.settle({"variant": name}).graft for name in space.variants}
+    pairs = {(graft.A, graft.c): name for name, graft in grafts.items() if graft is not None}
+    assert pairs.keys() == {*((0.4, c) for c in (1, 5, 10, 50, 100, 500)), *((a, 100) for a in (0, 0.2, 0.6, 0.8, 1))}
+    assert all(name == f"A{a}-c{c:g}" for (a, c), name in pairs.items())
+
+
+def test_repr_runs_its_published_cycles_in_the_baselines_epochs() -> None:
+    for settings in every_settings(load_space(FOLDER / "papers" / "repr_resnet.yaml")):
+        assert (settings.num_epochs, settings.population.num_peers) == (150, 1)
+        if settings.repr is not None:
+            assert (settings.repr.S1, settings.repr.S2, settings.repr.N, settings.repr.rate) == (20, 10, 3, 0.3)
+
+
+@of_each("file", PAPERS)
+def test_a_paper_is_repeated_by_as_many_seeds_as_it_had_runs_or_by_three(file: Path) -> None:
+    space = load_space(file)
+    has_std = space.published is not None and any("std" in row for row in space.published["accuracy"])
+    assert space.domains["seed"].values == tuple(range(5 if has_std else 3))
+
+
+@of_each("file", PAPERS)
+def test_a_papers_cost_in_epochs_is_what_its_comment_says(file: Path) -> None:
+    (said,) = re.findall(r"^Cost: ([\d,]+) epochs in all", head_comment(file), re.MULTILINE)
+    assert int(said.replace(",", "")) == epochs_of(load_space(file))
+
+
+@of_each("file", PAPERS)
+def test_the_commands_of_a_papers_comment_load_and_the_last_is_small(
+    file: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    joined = head_comment(file).replace("\\\n", " ")
+    commands = [shlex.split(line) for line in joined.splitlines() if line.startswith("python -m graftpop.tune ")]
+    spaces = []
+    for _, _, _, *options in commands:
+        assert options[:2] == ["--space", str(file.relative_to(ROOT))]
+        assert set(options[2::2]) == {"--set"}
+        spaces.append(load_space(options[1], options[3::2]))
+    assert epochs_of(spaces[-1]) <= MOST_EPOCHS_OF_A_SMALL_RUN
+    for settings in every_settings(spaces[-1]):
+        assert settings.data.name == "digits"
+        assert settings.model.name.startswith("resnet8")
