@@ -37,6 +37,7 @@ def comparison_html(groups: Sequence[Group], published: Mapping[str, Any] | None
     """
     parts = ["<h2>Comparison of variants</h2>"]
     for group in groups:
+        parts += [f"<h3>{escape(_name(group))}</h3>"] if group.values else []
         parts += [_table(group, published), f"<p>{escape(verdict(group))}</p>"]
         parts += [_intervals(group)] if group.differences else []
         warnings = "".join(f"<li>{escape(line)}</li>" for line in _warnings(group))
@@ -156,16 +157,14 @@ def _points(share: float) -> str:
 
 
 def _table(group: Group, published: Mapping[str, Any] | None) -> str:
-    name = _name(group)
-    caption = (f"{name}. " if name else "") + (f"Test accuracy: mean {PLUS_MINUS} standard deviation over n seeds. "
-                                              f"The rest: means over the same trials.")
+    caption = f"Test accuracy: mean {PLUS_MINUS} standard deviation over n seeds. The rest: means over the same trials."
     head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in _heads(published))
     body = []
     for line in group.lines:
         _, *others = (escape(_minus(text)) for text in _cells(line, group, published))
         body.append(f"<tr><th scope='row'>{escape(line.variant)}</th>"
                     + "".join(f"<td>{text}</td>" for text in others) + "</tr>")
-    label = f"Comparison of variants {name}".strip()
+    label = f"Comparison of variants {_name(group)}".strip()
     return (f"<div class='wide' role='region' tabindex='0' aria-label='{escape(label)}'><table class='variants'>"
             f"<caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead>\n<tbody>"
             + "\n".join(body) + "</tbody></table></div>")

@@ -32,6 +32,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
   margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+h3 { font-size: 1rem; margin: 1.8rem 0 .4rem; }
 p.note { color: var(--faint); margin-top: .2rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -43,7 +44,7 @@ svg polyline { fill: none; stroke-width: 2; } pre { background: color-mix(in srg
 table.variants { font-size: 14px; } .variants th, .variants td { padding: .25rem .5rem; }
 .variants th { white-space: normal; vertical-align: bottom; } .variants th[scope=row] { font-weight: 500; }
 .variants th:first-child { min-width: 7rem; max-width: 11rem; overflow-wrap: anywhere; position: sticky; left: 0;
-  background: var(--paper); }
+  background: var(--paper); background-clip: padding-box; }
 caption { text-align: left; color: var(--faint); padding-bottom: .3rem; }
 caption span { display: inline-block; position: sticky; left: 0; max-width: min(58rem, 100vw - 2rem); }
 svg.differences { display: block; width: 38rem; margin-top: 1rem; }

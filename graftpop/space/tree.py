@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from graftpop.errors import SpaceError, closest
+from graftpop.errors import SpaceError, choose, closest
 from graftpop.settings import Settings
 from graftpop.space.domains import is_domain
 
@@ -68,19 +68,28 @@ def read_sections(text: str, where: str) -> dict[str, Any]:
 
 
 def apply_override(tree: dict[str, Any], override: str) -> str:
-    """Set `key=value` in a tree and return the key."""
+    """Set `key=value` in a tree, or `variants.NAME.key=value` in one of its variants, and return the key."""
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
         raise SpaceError(f"--set {override}: must be KEY=VALUE, such as --set training.epochs=6")
     known = list(known_keys(Settings))
-    if key not in (*known, *Settings.model_fields, *STUDY_KEYS):
-        in_full = [name for name in known if name.endswith(f".{key}")]
-        raise SpaceError(f"--set {override}: unknown key '{key}'; keys are written "
-                         f"section.key{closest(in_full[0] if in_full else key, [*known, *STUDY_KEYS])}")
+    of_common = _key_in_variant(tree, key, override) if key.startswith("variants.") else key
+    if of_common not in (*known, *Settings.model_fields, *STUDY_KEYS):
+        in_full = [name for name in known if name.endswith(f".{of_common}")]
+        raise SpaceError(f"--set {override}: unknown key '{of_common}'; keys are written "
+                         f"section.key{closest(in_full[0] if in_full else of_common, [*known, *STUDY_KEYS])}")
     put(tree, key, read_yaml(text, f"--set {override}"))
     tree.pop(INSTEAD_OF.get(key, ""), None)
     return key
+
+
+def _key_in_variant(tree: Mapping[str, Any], key: str, override: str) -> str:
+    """Return the `section.key` of `variants.NAME.section.key`; the variant must be there."""
+    variants = tree.get("variants")
+    name, _, of_common = key.removeprefix("variants.").partition(".")
+    choose(variants if isinstance(variants, dict) else {}, name, f"--set {override}: variants")
+    return of_common
 
 
 def put(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -14,6 +14,7 @@ from graftpop.space import Domain, Space, load_space, parse_space
 
 TWO = "variants: {plain: {}, other: %s}\n"
 OTHER = "variants.other"
+FIXED = "where it is fixed, take the rows out by --set published=null"
 PUBLISHED = "published: {source: Table 1, accuracy: [%s]}"
 
 
@@ -241,8 +242,9 @@ def test_published_numbers_name_variants_and_searched_keys() -> None:
     ("{variant: plan, percent: 90}",
      "[0].variant: unknown name 'plan'; choose from plain, other; did you mean 'plain'?"),
     ("{variant: plain, percent: 90, model.name: resnet8}",
-     "[0]: 'model.name' is not searched here; choose from variant, percent, std"),
-    ("{variant: plain, percent: 90, seed: 0}", "[0]: 'seed' is not searched here; choose from variant, percent, std"),
+     "[0]: 'model.name' is not searched here; choose from variant, percent, std; " + FIXED),
+    ("{variant: plain, percent: 90, seed: 0}",
+     "[0]: 'seed' is not searched here; choose from variant, percent, std; " + FIXED),
     ("{variant: plain, percent: 92.8 %}", "[0].percent: must be a number of per cent in [0, 100], got '92.8 %'"),
     ("{variant: plain, percent: 101}", "[0].percent: must be a number of per cent in [0, 100], got 101"),
     ("{variant: plain, percent: 90, std: -1}", "[0].std: must be a number of per cent in [0, 100], got -1"),
@@ -343,3 +345,21 @@ def test_corners_hold_every_variant_with_every_seed_and_data_set(tree: dict[str,
                 sample = {"variant": name, "seed": seed} | ({"data.name": data} if "data" in tree else {})
                 settings = space.settle(sample)
                 assert (seed, data, settings.training.lr, settings.mutual) in seen
+
+
+# --set in a variant
+
+
+def test_a_key_of_a_variant_can_be_set_anew(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text("training: {epochs: 60}\npopulation: {num_peers: 1}\nvariants: {plain: {}, repr: {repr: {S1: 4}}}")
+    space = load_space(file, ["variants.repr.repr.S2=3", "variants.plain.training.lr=0.2"])
+    settled = {name: space.settle({"variant": name}) for name in ("plain", "repr")}
+    assert settled["repr"].repr is not None
+    assert (settled["repr"].repr.S1, settled["repr"].repr.S2, settled["repr"].training.lr) == (4, 3, 0.1)
+    assert (settled["plain"].repr, settled["plain"].training.lr) == (None, 0.2)
+    with pytest.raises(SpaceError, match=r"--set variants.rpr.repr.S2=3: variants: unknown name 'rpr'; choose from "
+                                         r"plain, repr; did you mean 'repr'\?"):
+        load_space(file, ["variants.rpr.repr.S2=3"])
+    with pytest.raises(SpaceError, match=r"--set variants.repr.repr.S3=3: unknown key 'repr.S3'; .*did you mean"):
+        load_space(file, ["variants.repr.repr.S3=3"])
