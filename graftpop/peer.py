@@ -7,8 +7,7 @@ as a Ray actor.
 import json
 import math
 import os
-from collections.abc import Generator
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +22,14 @@ from graftpop.errors import CheckpointError, PeerError
 from graftpop.learner.data import load_splits
 from graftpop.learner.filters import filters_of
 from graftpop.learner.flops import count_flops, count_parameters
+from graftpop.learner.meeting import Exchanging, Meeting, finished, in_numpy
 from graftpop.learner.models import build
 from graftpop.learner.precision import training_dtype
 from graftpop.learner.removal import remove_dropped
 from graftpop.learner.schedules import learning_rate, peer_learning_rate
 from graftpop.learner.seeds import derive, seeded
 from graftpop.learner.sites import find_sites
-from graftpop.learner.training import EpochMetrics, Learner, Steps
+from graftpop.learner.training import EpochMetrics, Learner
 from graftpop.methods.distillation import distillation_term, mutual_term
 from graftpop.methods.grafting import Grafting, Snapshot
 from graftpop.methods.measures import Measures, compare_pair
@@ -38,12 +38,7 @@ from graftpop.methods.teaching import Classmates, Teachers
 from graftpop.methods.weight_averaging import greedy_soup, uniform_soup
 from graftpop.settings import Settings
 
-__all__ = ["Meeting", "Peer"]
-
-Result = TypeVar("Result")
-Exchanging: TypeAlias = Generator[NDArray[np.float32], NDArray[np.float32], Result]
-Meeting: TypeAlias = Exchanging[dict[str, Any]]
-"""A method that meets with the other peers' calls of it: it yields an array, and is sent those of all, stacked."""
+__all__ = ["Peer"]
 
 
 class Peer:
@@ -157,7 +152,7 @@ class Peer:
         if self._learner.epoch > 0:
             for rule in self._rules:
                 rule.before_epoch(self._learner.epoch)
-        done = yield from met_in_numpy(self._learner.epoch_steps(), self._device)
+        done = yield from in_numpy(self._learner.epoch_steps(), self._device)
         if not (math.isfinite(done.loss) and self._learner.state.buffer.isfinite().all()):
             raise PeerError(f"peer {self._index}: diverged in epoch {self._learner.epoch}, training loss "
                             f"{done.loss:g} at a learning rate of {done.lr:g}; choose a lower training.lr")
@@ -299,26 +294,6 @@ class Peer:
             rule.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()
                                   if name.startswith(prefix)})
         self._entropies = self._grafting.entropies()
-
-
-def finished(meeting: Meeting) -> dict[str, Any]:
-    """Return the result of a meeting in which nobody has anything to say."""
-    try:
-        next(meeting)
-    except StopIteration as done:
-        return dict(done.value)
-    raise RuntimeError("peer.finished: someone has something to say in this meeting")
-
-
-def met_in_numpy(steps: Steps, device: torch.device) -> Exchanging[EpochMetrics]:
-    """Let an epoch meet with others by arrays, which travel between processes, instead of tensors on a device."""
-    everyone: Tensor | None = None
-    while True:
-        try:
-            own = next(steps) if everyone is None else steps.send(everyone)
-        except StopIteration as done:
-            return cast(EpochMetrics, done.value)
-        everyone = torch.from_numpy((yield own.cpu().numpy())).to(device)
 
 
 def _accuracy(predicted: Tensor, labels: Tensor) -> float:

@@ -217,6 +217,8 @@ class Population:
 
     def save_teachers(self) -> dict[int, bytes]:
         """Return the states of the teachers that were trained in this trial, by index."""
+        if self._settings.distillation is None:
+            return {}
         trained: dict[int, bytes] = self._one("trained_teachers", 0)
         return trained
 

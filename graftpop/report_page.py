@@ -11,8 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from graftpop.comparison import compare_trials
-from graftpop.comparison_page import comparison_html, comparison_markdown
+from graftpop.comparison import compare_trials, comparison_html, comparison_markdown
 from graftpop.errors import CheckpointError
 from graftpop.records import RunFolder
 from graftpop.space import parse_space
@@ -41,10 +40,11 @@ svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px s
 svg .axis { stroke: var(--line); } svg .other { stroke: var(--other); opacity: .45; } svg .best { stroke: var(--best); }
 svg polyline { fill: none; stroke-width: 2; } pre { background: color-mix(in srgb, var(--ink) 6%, var(--paper));
   padding: 1rem; overflow-x: auto; }
-table.variants { font-size: 14px; } .variants th, .variants td { padding: .25rem .5rem; }
+table.variants { font-size: 14px; border-collapse: separate; border-spacing: 0; }
+.variants th, .variants td { padding: .25rem .5rem; }
 .variants th { white-space: normal; vertical-align: bottom; } .variants th[scope=row] { font-weight: 500; }
 .variants th:first-child { min-width: 7rem; max-width: 11rem; overflow-wrap: anywhere; position: sticky; left: 0;
-  background: var(--paper); background-clip: padding-box; }
+  background: var(--paper); }
 caption { text-align: left; color: var(--faint); padding-bottom: .3rem; }
 caption span { display: inline-block; position: sticky; left: 0; max-width: min(58rem, 100vw - 2rem); }
 svg.differences { display: block; width: 38rem; margin-top: 1rem; }

@@ -168,8 +168,7 @@ def run(space: "Space", folder: "RunFolder", connection: "Connection", *, resume
 
 def tell(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
     """Print the table of trials, the comparison if it is one, the best configuration and where everything lies."""
-    from graftpop.comparison import compare_trials
-    from graftpop.comparison_page import comparison_tables
+    from graftpop.comparison import compare_trials, comparison_tables
     from graftpop.progress import trials_table, value_text
     from graftpop.trials import best_trial
 

@@ -65,7 +65,10 @@ def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float) 
     Raises:
         CheckpointError: the folder holds no network, or one of another architecture.
     """
-    baseline = load_network(folder).state_dict()
+    try:
+        baseline = load_network(folder).state_dict()
+    except CheckpointError as error:
+        raise CheckpointError(f"measures.density_of: {error}") from error
     valid = []
     for name, weight in weights.items():
         theirs = baseline.get(f"{name}.weight")

@@ -44,6 +44,7 @@ class Teachers:
             load_teacher(teacher, len(splits.class_names), splits.image_shape, f"distillation.teachers[{index}]",
                          mean=splits.recipe.mean, std=splits.recipe.std).to(device)
             for index, teacher in enumerate(self._wanted) if teacher.epochs is None]
+        self._num_loaded = len(self.networks)
 
     def train(self, index: int) -> tuple[bytes, int]:
         """Train a teacher as its settings say, on what the students see; return its state and the images it took.
@@ -63,12 +64,13 @@ class Teachers:
         return tensors_to_bytes({key: tensor.contiguous() for key, tensor in network.state_dict().items()}), num_images
 
     def take(self, states: Mapping[int, bytes]) -> None:
-        """Complete the teachers by those that were trained.
+        """Complete the teachers by those that were trained, in place of any that were taken before.
 
         Args:
             states: by index, as `train` returned them.
         """
         self._trained = dict(states)
+        del self.networks[self._num_loaded :]
         for index in sorted(states):
             network = self._network_of(self._wanted[index])
             network.load_state_dict(tensors_from_bytes(states[index]))

@@ -143,9 +143,10 @@ def _check_row(row: Any, where: str, domains: Mapping[str, Domain], origin: Orig
     names = [*(key for key in domains if key != "seed"), "percent", "std"]
     for key in row:
         if key not in names:
-            fixed = "; where it is fixed, take the rows out by --set published=null" if key in known_keys(Settings) else ""
-            raise SpaceError(f"{origin(where)}: '{key}' is not searched here; choose from {', '.join(names)}"
-                             f"{fixed or closest(str(key), names)}")
+            hint = closest(str(key), names)
+            if key in known_keys(Settings):
+                hint = "; where it is fixed, take the rows out by --set published=null"
+            raise SpaceError(f"{origin(where)}: '{key}' is not searched here; choose from {', '.join(names)}{hint}")
     variants = {name: name for name in domains["variant"].values}
     choose(variants, str(row["variant"]), origin(f"{where}.variant"))
     for key in sorted({"percent", "std"} & row.keys()):

@@ -298,7 +298,8 @@ def test_the_network_itself_is_not_changed() -> None:
     assert network.state_dict().keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     for module in (*network.modules(), *small.modules()):
-        assert not (module._forward_hooks or module._forward_pre_hooks)
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
     assert torch.equal(torch.random.get_rng_state(), generator)
 
 

@@ -1,44 +1,20 @@
 """A comparison study in figures: the test accuracy of every variant over seeds, and its difference to the baseline.
 
 Differences are paired: variant minus baseline of the same seed, so that what a seed does to both does not count.
-Arithmetic only; `comparison_page` and `progress` show it.
+Arithmetic only; `page` shows it.
 """
 
-import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
+from graftpop.comparison.caveats import compute_warnings, pairing_warnings, schedule_warnings, trial_warnings
+from graftpop.comparison.difference import Difference, paired_difference
 from graftpop.settings import Settings
 from graftpop.space import Domain, Space
 
-__all__ = ["CONFIDENCE", "Difference", "Group", "Line", "compare", "compare_trials", "paired_difference",
-           "published_percent", "verdict"]
-
-CONFIDENCE = 0.95
-EQUAL_COMPUTE = 0.01
-"""Share of the baseline's images by which another variant's may differ without a warning."""
-
-SCHEDULE_KEYS = ("training.lr", "training.momentum", "training.weight_decay", "training.schedule",
-                 "training.batch_size", "training.precision", "population.diversity", "swa.lr")
-"""What moves accuracy by itself: variants that differ in it show more than the difference of their methods."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Variant minus baseline over the seeds that both completed, as shares in [-1, 1].
-
-    Attributes:
-        n: seeds in common.
-        mean: of the differences.
-        interval: by Student's t at `CONFIDENCE`; None for fewer than two seeds, one point where all are equal.
-    """
-
-    n: int
-    mean: float
-    interval: tuple[float, float] | None
+__all__ = ["Group", "Line", "compare", "compare_trials", "published_percent", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +30,8 @@ class Line:
         num_peers: of a trial.
         epochs: that each peer trained.
         wall_s: of a trial.
+        flops_left: FLOPs of one image through the output network, as a share of those before filters were removed; None
+            where none were.
         difference: to the baseline; None for the baseline and where no seed is in common.
         num_missing: trials of the study that have not completed.
         warnings: what to know before this line is compared, each without the variant's name.
@@ -67,6 +45,7 @@ class Line:
     num_peers: float | None
     epochs: float | None
     wall_s: float | None
+    flops_left: float | None
     difference: Difference | None
     num_missing: int
     warnings: tuple[str, ...]
@@ -133,27 +112,6 @@ def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Grou
                    searched=list(domains), settings_of=space.settle)
 
 
-def paired_difference(values: Mapping[Any, float], baseline: Mapping[Any, float]) -> Difference | None:
-    """Return values minus baseline, both by seed, over the seeds that both have; None where there is none.
-
-        mean +- t_{(1 + CONFIDENCE) / 2, n - 1} * sd / sqrt(n)        (Student 1908, The probable error of a mean)
-    """
-    differences = [value - baseline[seed] for seed, value in values.items() if seed in baseline]
-    n = len(differences)
-    if not n:
-        return None
-    mean = statistics.mean(differences)
-    if n < 2:
-        return Difference(n, mean, None)
-    error = statistics.stdev(differences) / math.sqrt(n)
-    if error == 0:
-        return Difference(n, mean, (mean, mean))
-    from scipy import stats
-
-    low, high = stats.t.interval(CONFIDENCE, n - 1, loc=mean, scale=error)
-    return Difference(n, mean, (float(low), float(high)))
-
-
 def published_percent(group: Group, variant: str,
                       published: Mapping[str, Any] | None) -> list[tuple[float, float | None]]:
     """Return the published test accuracies of a variant under a group's values, in per cent, each with its std or None.
@@ -178,7 +136,9 @@ def verdict(group: Group) -> str:
     without = [line.variant for line in group.lines if line.variant != group.baseline
                and (line.difference is None or line.difference.interval is None)]
     sentences = [f"The interval of the difference to {group.baseline} {'; it '.join(said)}."] if said else []
-    sentences += [f"There is no interval for {_listed(without)}."] if without else []
+    if without:
+        is_all = len(without) == len(group.lines) - 1
+        sentences.append("There is no interval yet." if is_all else f"There is no interval for {_listed(without)}.")
     return " ".join(sentences)
 
 
@@ -196,55 +156,26 @@ def _line(variant: str, baseline: str, completed: Mapping[str, Mapping[Any, Mapp
     difference = None if variant == baseline else paired_difference(own, accuracies[baseline])
     rows = completed[variant].values()
     num_missing = max(0, len(seeds) - len(own))
-    warnings = list(_trial_warnings(num_missing, len(seeds), difference, is_baseline=variant == baseline))
+    warnings = list(trial_warnings(num_missing, len(seeds)))
     if variant != baseline:
-        warnings += _compute_warnings(_mean(rows, "train_images"),
+        warnings += pairing_warnings(difference)
+        warnings += compute_warnings(_mean(rows, "train_images"),
                                       _mean(completed[baseline].values(), "train_images"), baseline)
-        warnings += _schedule_warnings(settings[variant], settings[baseline], baseline)
+        warnings += schedule_warnings(settings[variant], settings[baseline], baseline)
     return Line(variant, len(own), statistics.mean(own.values()) if own else None,
                 statistics.stdev(own.values()) if len(own) > 1 else None,
                 _mean(rows, "train_images"), _mean(rows, "num_peers"), _mean(rows, "epochs"), _mean(rows, "wall_s"),
-                difference, num_missing, tuple(warnings))
+                _flops_left(rows), difference, num_missing, tuple(warnings))
+
+
+def _flops_left(rows: Iterable[Mapping[str, Any]]) -> float | None:
+    shares = [row["flops_left"] / row["flops"] for row in rows if row.get("flops_left") is not None]
+    return statistics.mean(shares) if shares else None
 
 
 def _mean(rows: Iterable[Mapping[str, Any]], name: str) -> float | None:
     values = [row[name] for row in rows if row[name] is not None]
     return float(statistics.mean(values)) if values else None
-
-
-def _trial_warnings(num_missing: int, num_trials: int, difference: Difference | None, *,
-                    is_baseline: bool) -> Iterator[str]:
-    if num_missing:
-        yield f"{num_missing} of {num_trials} trials not completed"
-    if is_baseline:
-        return
-    num_pairs = 0 if difference is None else difference.n
-    if difference is None or difference.interval is None:
-        yield f"{num_pairs} seed{'s' * (num_pairs != 1)} in common with the baseline, and an interval needs 2"
-    elif difference.interval[0] == difference.interval[1]:
-        yield f"all {num_pairs} differences are equal, so the interval has no width and says nothing of chance"
-
-
-def _compute_warnings(images: float | None, of_baseline: float | None, baseline: str) -> Iterator[str]:
-    if images is not None and of_baseline is not None and abs(images - of_baseline) > EQUAL_COMPUTE * of_baseline:
-        yield (f"compute is not equal: {images:,.0f} images trained against {of_baseline:,.0f} of {baseline} "
-               f"({100 * (images / of_baseline - 1):+.3g} %)")
-
-
-def _schedule_warnings(settings: Settings, of_baseline: Settings, baseline: str) -> Iterator[str]:
-    pairs = ((key, _value(settings, key), _value(of_baseline, key)) for key in SCHEDULE_KEYS)
-    differing = [f"{key} is {_shown(value)} and not {_shown(other)}" for key, value, other in pairs if value != other]
-    if differing:
-        yield f"trained otherwise than {baseline}: {', '.join(differing)}"
-
-
-def _value(settings: Settings, key: str) -> Any:
-    """Return the value of a dotted key; None where its section is absent."""
-    return reduce(lambda section, name: None if section is None else getattr(section, name), key.split("."), settings)
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)
 
 
 def _restore(value: Any, domain: Domain) -> Any:

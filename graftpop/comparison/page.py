@@ -9,14 +9,17 @@ from rich.console import RenderableType
 from rich.markup import escape as plain
 from rich.table import Table
 
-from graftpop.comparison import CONFIDENCE, Difference, Group, Line, published_percent, verdict
+from graftpop.comparison.difference import CONFIDENCE, Difference
+from graftpop.comparison.study import Group, Line, published_percent, verdict
 
 __all__ = ["comparison_html", "comparison_markdown", "comparison_tables"]
 
 COLUMNS = {"variant": "variant", "n": "n", "test accuracy, %": "test %", "images trained, millions": "M images",
-           "peers": "peers", "epochs a peer": "epochs", "wall time": "time", "difference, points": "points",
-           f"{100 * CONFIDENCE:.0f} % interval": f"{100 * CONFIDENCE:.0f} %", "published, %": "publ. %"}
-"""Heads of the columns, and the same on a terminal; the last is there only where something is published."""
+           "peers": "peers", "epochs a peer": "epochs", "wall time": "time", "FLOPs left, %": "FLOPs %",
+           "difference, points": "points", f"{100 * CONFIDENCE:.0f} % interval": f"{100 * CONFIDENCE:.0f} %", "published, %": "publ. %"}
+"""Heads of the columns, and the same on a terminal; of two each is there only where it says something."""
+
+OPTIONAL = ("FLOPs left, %", "published, %")
 
 UNDIVIDED = ("n", "peers", "epochs a peer", "wall time", "difference, points")
 """Columns whose texts have no blank where a narrow terminal could break them."""
@@ -38,7 +41,7 @@ def comparison_html(groups: Sequence[Group], published: Mapping[str, Any] | None
     parts = ["<h2>Comparison of variants</h2>"]
     for group in groups:
         parts += [f"<h3>{escape(_name(group))}</h3>"] if group.values else []
-        parts += [_table(group, published), f"<p>{escape(verdict(group))}</p>"]
+        parts += [_table(group, _heads(groups, published), published), f"<p>{escape(verdict(group))}</p>"]
         parts += [_intervals(group)] if group.differences else []
         warnings = "".join(f"<li>{escape(line)}</li>" for line in _warnings(group))
         parts += [f"<p>Before comparing:</p><ul>{warnings}</ul>"] if warnings else []
@@ -48,12 +51,12 @@ def comparison_html(groups: Sequence[Group], published: Mapping[str, Any] | None
 
 def comparison_markdown(groups: Sequence[Group], published: Mapping[str, Any] | None) -> str:
     """Return the tables of all groups with what is to be said of them, in Markdown."""
-    heads = _heads(published)
+    heads = _heads(groups, published)
     parts = []
     for group in groups:
         parts += [f"**{_name(group)}**"] if group.values else []
         table = [heads, ["---", *["---:"] * (len(heads) - 1)],
-                 *(_cells(line, group, published) for line in group.lines)]
+                 *(_texts(line, group, heads, published) for line in group.lines)]
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in table))
         parts += filter(None, [verdict(group), "\n".join(f"- {line}" for line in _warnings(group))])
     parts += [f"Published: {published['source']}"] if published else []
@@ -63,39 +66,47 @@ def comparison_markdown(groups: Sequence[Group], published: Mapping[str, Any] | 
 def comparison_tables(groups: Sequence[Group], published: Mapping[str, Any] | None) -> list[RenderableType]:
     """Return what a terminal shows: for each group its table, what its intervals say, and its warnings."""
     parts: list[RenderableType] = []
+    heads = _heads(groups, published)
     for group in groups:
         table = Table(box=None, pad_edge=False, header_style="bold", title=plain(_name(group)) or None,
                       title_justify="left")
-        for head in _heads(published):
+        for head in heads:
             table.add_column(COLUMNS[head], justify="left" if head == "variant" else "right", overflow="fold",
                              no_wrap=head in UNDIVIDED)
         for line in group.lines:
-            table.add_row(*map(plain, _cells(line, group, published)))
+            table.add_row(*map(plain, _texts(line, group, heads, published)))
         parts += ["", table, plain(verdict(group)), *(f"[yellow]{plain(text)}[/]" for text in _warnings(group))]
     return [*parts, ""]
 
 
-def _heads(published: Mapping[str, Any] | None) -> list[str]:
-    return list(COLUMNS) if published else list(COLUMNS)[:-1]
+def _heads(groups: Sequence[Group], published: Mapping[str, Any] | None) -> list[str]:
+    is_cut = any(line.flops_left is not None for group in groups for line in group.lines)
+    says = dict(zip(OPTIONAL, (is_cut, published is not None), strict=True))
+    return [head for head in COLUMNS if says.get(head, True)]
 
 
-def _cells(line: Line, group: Group, published: Mapping[str, Any] | None) -> list[str]:
-    """Return the texts of one variant's row, one for each of `COLUMNS`.
+def _texts(line: Line, group: Group, heads: Sequence[str], published: Mapping[str, Any] | None) -> list[str]:
+    """Return the texts of one variant's row under some of `COLUMNS`.
 
     Args:
         line: the variant.
         group: the one that the line is of.
+        heads: what of `COLUMNS` is shown.
         published: as the space has it.
     """
+    cells = dict(zip(COLUMNS, _cells(line, group, published), strict=True))
+    return [cells[head] for head in heads]
+
+
+def _cells(line: Line, group: Group, published: Mapping[str, Any] | None) -> list[str]:
     images = None if line.train_images is None else line.train_images / 1e6
     texts = [line.variant, str(line.n), _with_std(line.mean, line.std),
              *("" if value is None else f"{value:.4g}" for value in (images, line.num_peers, line.epochs)),
-             "" if line.wall_s is None else _time(line.wall_s), *_difference(line, group)]
-    if published:
-        found = published_percent(group, line.variant, published)
-        texts.append(" or ".join(f"{percent:g}{'' if std is None else f' {PLUS_MINUS} {std:g}'}"
-                                 for percent, std in found))
-    return texts
+             "" if line.wall_s is None else _time(line.wall_s),
+             "" if line.flops_left is None else f"{100 * line.flops_left:.1f}", *_difference(line, group)]
+    found = published_percent(group, line.variant, published)
+    return [*texts, " or ".join(f"{percent:.2f}{'' if std is None else f' {PLUS_MINUS} {std:.2f}'}"
+                                for percent, std in found)]
 
 
 def _name(group: Group) -> str:
@@ -122,7 +133,9 @@ def _warnings(group: Group) -> list[str]:
     for line in group.lines:
         for warning in line.warnings:
             variants_of.setdefault(warning, []).append(line.variant)
-    return [f"{', '.join(variants)}: {warning}" for warning, variants in variants_of.items()]
+    num_others = len(group.lines) - 1
+    return [f"{'every variant' if 2 < num_others == len(variants) else ', '.join(variants)}: {warning}"
+            for warning, variants in variants_of.items()]
 
 
 def _with_std(mean: float | None, std: float | None) -> str:
@@ -156,12 +169,12 @@ def _points(share: float) -> str:
     return f"{round(100 * share, 2) + 0.0:+.2f}"
 
 
-def _table(group: Group, published: Mapping[str, Any] | None) -> str:
+def _table(group: Group, heads: Sequence[str], published: Mapping[str, Any] | None) -> str:
     caption = f"Test accuracy: mean {PLUS_MINUS} standard deviation over n seeds. The rest: means over the same trials."
-    head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in _heads(published))
+    head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in heads)
     body = []
     for line in group.lines:
-        _, *others = (escape(_minus(text)) for text in _cells(line, group, published))
+        _, *others = (escape(_minus(text)) for text in _texts(line, group, heads, published))
         body.append(f"<tr><th scope='row'>{escape(line.variant)}</th>"
                     + "".join(f"<td>{text}</td>" for text in others) + "</tr>")
     label = f"Comparison of variants {_name(group)}".strip()

@@ -1,0 +1,47 @@
+"""The difference of two things that were measured with the same seeds, and how sure it is."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["CONFIDENCE", "Difference", "paired_difference"]
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Variant minus baseline over the seeds that both completed, as shares in [-1, 1].
+
+    Attributes:
+        n: seeds in common.
+        mean: of the differences.
+        interval: by Student's t at `CONFIDENCE`; None for fewer than two seeds, one point where all are equal.
+    """
+
+    n: int
+    mean: float
+    interval: tuple[float, float] | None
+
+
+def paired_difference(values: Mapping[Any, float], baseline: Mapping[Any, float]) -> Difference | None:
+    """Return values minus baseline, both by seed, over the seeds that both have; None where there is none.
+
+        mean +- t_{(1 + CONFIDENCE) / 2, n - 1} * sd / sqrt(n)        (Student 1908, The probable error of a mean)
+    """
+    differences = [value - baseline[seed] for seed, value in values.items() if seed in baseline]
+    n = len(differences)
+    if not n:
+        return None
+    mean = statistics.mean(differences)
+    if n < 2:
+        return Difference(n, mean, None)
+    error = statistics.stdev(differences) / math.sqrt(n)
+    if error == 0:
+        return Difference(n, mean, (mean, mean))
+    from scipy import stats
+
+    low, high = stats.t.interval(CONFIDENCE, n - 1, loc=mean, scale=error)
+    return Difference(n, mean, (float(low), float(high)))
