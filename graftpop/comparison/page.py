@@ -16,7 +16,8 @@ __all__ = ["comparison_html", "comparison_markdown", "comparison_tables"]
 
 COLUMNS = {"variant": "variant", "n": "n", "test accuracy, %": "test %", "images trained, millions": "M images",
            "peers": "peers", "epochs a peer": "epochs", "wall time": "time", "FLOPs left, %": "FLOPs %",
-           "difference, points": "points", f"{100 * CONFIDENCE:.0f} % interval": f"{100 * CONFIDENCE:.0f} %", "published, %": "publ. %"}
+           "difference, points": "points", f"{100 * CONFIDENCE:.0f} % interval": f"{100 * CONFIDENCE:.0f} %",
+           "published, %": "publ. %"}
 """Heads of the columns, and the same on a terminal; of two each is there only where it says something."""
 
 OPTIONAL = ("FLOPs left, %", "published, %")

@@ -32,7 +32,7 @@ class StochasticWeightAveraging(Rule):
 
     def __init__(self, learner: Learner, *, start: float, epochs: int) -> None:
         self._learner = learner
-        self._first_epoch = math.floor(start * epochs) + 1
+        self._first_epoch = math.floor(start * epochs + 1e-9) + 1  # 0.29 * 100 is 28.999999999999996
         self._mean = torch.zeros_like(learner.state.buffer)
         self._num_averaged = 0
 

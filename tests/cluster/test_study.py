@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import graftpop
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.study import run_study
+from graftpop.comparison import compare_trials
 from graftpop.learner.data import load_splits
 from graftpop.records import RunFolder
 from graftpop.space import Space, parse_space
@@ -45,7 +46,8 @@ def run(wanted: Space, connection: Connection, folder: Path, **options: Any) -> 
 
 
 def untimed(table: Any) -> list[dict[str, Any]]:
-    return table.drop_columns(["trial_id", "images_per_s", "train_s", "exchange_s"]).to_pylist()
+    timed = ("trial_id", "images_per_s", "train_s", "exchange_s")
+    return table.drop_columns([name for name in timed if name in table.column_names]).to_pylist()
 
 
 def test_a_study_leaves_whole_tables_and_a_network_that_is_as_good_as_recorded(
@@ -90,28 +92,55 @@ def test_a_study_leaves_whole_tables_and_a_network_that_is_as_good_as_recorded(
 def test_a_study_that_was_interrupted_and_resumed_ends_with_the_same_bits(
     connection: Connection, tmp_path: Path,
 ) -> None:
-    wanted = space(training={"epochs": 5}, tune={"num_samples": 2})
-    run(wanted, connection, tmp_path / "whole")
+    check_interruption(space(training={"epochs": 5}, tune={"num_samples": 2}), connection, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
+def test_a_comparison_that_was_interrupted_and_resumed_ends_with_the_same_bits(
+    connection: Connection, tmp_path: Path,
+) -> None:
+    wanted = parse_space({
+        "data": {"name": "digits"}, "model": {"name": "resnet8"}, "seeds": [3],
+        "training": {"total_epochs": 10, "batch_size": 128, "schedule": "cosine"}, "measures": {"pairs": True},
+        "variants": {
+            "pruned": {"population": {"num_peers": 1}, "attenuation": {"factor": 0.0, "recoverable": False}},
+            "taught": {"distillation": {"teachers": [{"model": "resnet8", "epochs": 2}]}, "graft": {"level": "filter"},
+                       "mutual": {"exchange": "snapshots"}, "population": {"output": "ensemble"}},
+        }})
+    check_interruption(wanted, connection, tmp_path)
+    trials = {row["variant"]: row for row in pq.read_table(tmp_path / "cut" / "trials.parquet").to_pylist()}
+    assert trials["taught"]["test_accuracy"] == trials["taught"]["ensemble_test_accuracy"]
+    assert trials["taught"]["train_images"] == 1.2 * trials["pruned"]["train_images"]
+    assert trials["pruned"]["parameters_left"] < trials["pruned"]["parameters"]
+    assert trials["taught"]["parameters_left"] is None
+    (group,) = compare_trials(list(trials.values()), wanted)
+    assert [line.variant for line in group.lines] == ["pruned", "taught"]
+    assert any("compute is not equal" in warning for warning in group.lines[1].warnings)
+
+
+def check_interruption(wanted: Space, connection: Connection, folder: Path) -> None:
+    """Run a study of two trials as a whole, and cut after a second round and resumed; check that both are equal."""
+    run(wanted, connection, folder / "whole")
 
     def interrupt(trials: list[Trial]) -> None:
         if any(trial.round == 2 for trial in trials):
             os.kill(os.getpid(), signal.SIGINT)
 
-    _, trials = run(wanted, connection, tmp_path / "cut", watch=interrupt)
+    _, trials = run(wanted, connection, folder / "cut", watch=interrupt)
     assert "interrupted" in {trial.status for trial in trials}
-    left = pq.read_table(tmp_path / "cut" / "rounds.parquet").to_pylist()
-    assert 0 < len(left) < 2 * 5 * 2
-    _, trials = run(wanted, connection, tmp_path / "cut", resume=True)
+    left = pq.read_table(folder / "cut" / "rounds.parquet").num_rows
+    assert 0 < left < pq.read_table(folder / "whole" / "rounds.parquet").num_rows
+    _, trials = run(wanted, connection, folder / "cut", resume=True)
     assert [trial.status for trial in trials] == ["completed"] * 2
 
-    for table in ("rounds", "grafts"):
-        whole, cut = (pq.read_table(tmp_path / name / f"{table}.parquet") for name in ("whole", "cut"))
-        if table == "rounds":
-            assert untimed(cut) == untimed(whole)
-        else:
-            assert cut.drop_columns(["trial_id"]).equals(whole.drop_columns(["trial_id"]))
-    expected, got = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("whole", "cut"))
+    for name in ("rounds", "grafts", "measures"):
+        whole, cut = (pq.read_table(folder / part / f"{name}.parquet") for part in ("whole", "cut"))
+        assert untimed(cut) == untimed(whole)
+    expected, got = (load_file(folder / part / "best" / "model.safetensors") for part in ("whole", "cut"))
+    assert got.keys() == expected.keys()
     assert all(got[name].equal(tensor) for name, tensor in expected.items())
+    network = graftpop.load(folder / "cut" / "best")
+    assert all(network.state_dict()[name].equal(tensor) for name, tensor in got.items())
 
 
 def test_a_grid_under_asha_runs_the_whole_product_and_tests_only_what_ran_to_the_end(
