@@ -76,7 +76,7 @@ def read_network(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     folder = Path(folder)
     try:
         card = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if absent := {"model", "num_classes", "mean", "std"}.difference(card):
+        if absent := {"model", "num_classes", "image_shape", "mean", "std"}.difference(card):
             raise ValueError(f"config.json does not give {' and '.join(sorted(absent))}")
         network = build(card["model"], card["num_classes"], f"{folder / 'config.json'}: model")
         weights = load_file(folder / "model.safetensors")

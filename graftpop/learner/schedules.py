@@ -47,7 +47,8 @@ def learning_rate(lr: float, schedule: str, epochs: int, swa: SwaSettings | None
     factor = SCHEDULES[schedule]
 
     def at(epochs_done: float) -> float:
-        if swa is not None and swa.lr is not None and epochs_done >= swa.start * epochs:
+        # 0.07 * 100 is 7.000000000000001
+        if swa is not None and swa.lr is not None and epochs_done >= swa.start * epochs - 1e-9:
             return swa.lr
         return lr * factor(epochs_done, epochs)
 

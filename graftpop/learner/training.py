@@ -83,7 +83,7 @@ class Learner:
         self._data_peer = peer if data_peer is None else data_peer
         self._dtype = training_dtype(settings.precision, device)
         self._parameters = dict(self.network.named_parameters())
-        self._held: tuple[list[nn.Parameter], list[Tensor]] = ([], [])
+        self._held: list[tuple[nn.Parameter, Tensor]] = []
         self._optimizer = torch.optim.SGD(
             self.network.parameters(), lr=lr(0.0), momentum=settings.momentum, weight_decay=settings.weight_decay,
             fused=True)
@@ -146,14 +146,12 @@ class Learner:
         Args:
             masks: by parameter name, 0 where it is held and 1 elsewhere; a shape that broadcasts over it.
         """
-        self._held = ([self._parameters[name] for name in masks],
-                      [mask.to(self.state.buffer.dtype) for mask in masks.values()])
+        self._held = [(self._parameters[name], mask.to(self.state.buffer.dtype)) for name, mask in masks.items()]
 
     def _hold_gradients(self) -> None:
-        parameters, masks = self._held
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if gradients:
-            torch._foreach_mul_(gradients, masks)
+        held = [(parameter.grad, mask) for parameter, mask in self._held if parameter.grad is not None]
+        if held:
+            torch._foreach_mul_([gradient for gradient, _ in held], [mask for _, mask in held])
 
     def recalibrate(self) -> None:
         """Measure the statistics of every BatchNorm anew, as the mean over the training images' batches.
@@ -162,7 +160,8 @@ class Learner:
         """
         order_seed = derive(self._seed, "recalibration", self._data_peer)
         batches = self._train_images.training_batches(self._settings.batch_size, order_seed, self._device)
-        update_bn((pixels for pixels, _ in batches), self.network)
+        with seeded(derive(self._seed, "recalibration dropout", self._peer), self._device):
+            update_bn((pixels for pixels, _ in batches), self.network)
 
     @torch.no_grad()
     def evaluate(self, images: Images) -> tuple[Tensor, Tensor]:

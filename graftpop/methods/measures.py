@@ -8,7 +8,8 @@ from torch import Tensor
 
 from graftpop.errors import CheckpointError
 from graftpop.learner.filters import SiteFilters
-from graftpop.learner.network_file import load_network
+from graftpop.learner.network_file import read_network
+from graftpop.learner.sites import find_sites
 from graftpop.methods.grafting import Snapshot
 from graftpop.ops.importance import filter_l1_norms, num_invalid_filters
 from graftpop.ops.measures import density, disagreement, distance, network_information
@@ -66,17 +67,16 @@ def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float) 
         CheckpointError: the folder holds no network, or one of another architecture.
     """
     try:
-        baseline = load_network(folder).state_dict()
+        network, card = read_network(folder)
+        sites = find_sites(network, tuple(card["image_shape"]), card["model"])
     except CheckpointError as error:
         raise CheckpointError(f"measures.density_of: {error}") from error
-    valid = []
-    for name, weight in weights.items():
-        theirs = baseline.get(f"{name}.weight")
-        if theirs is None or theirs.shape != weight.shape:
+    theirs = {site.conv: network.get_parameter(f"{site.conv}.weight") for site in sites}
+    for name in (*weights, *theirs):  # a deeper network has all filters of a shallower one, and more
+        if name not in weights or name not in theirs or weights[name].shape != theirs[name].shape:
             raise CheckpointError(f"measures.density_of: {folder} must hold a network of the same architecture, got "
                                   f"another {name}; give best/ of a run of this model")
-        valid.append((filter_l1_norms(theirs) >= threshold).to(weight.device))
-    return valid
+    return [(filter_l1_norms(theirs[name]) >= threshold).to(weight.device) for name, weight in weights.items()]
 
 
 def compare_pair(own: Snapshot, other: Snapshot) -> Measured:

@@ -1,10 +1,14 @@
 """Learning rates over time, against torch's own schedulers and the reference's table."""
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 
-from graftpop.learner.schedules import SCHEDULES, constant, cosine, peer_learning_rate, step
+from graftpop.learner.schedules import SCHEDULES, constant, cosine, learning_rate, peer_learning_rate, step
+from graftpop.settings import SwaSettings
 
 
 def rates(scheduler: LRScheduler, num_steps: int) -> list[float]:
@@ -70,3 +74,32 @@ def test_eight_peers_span_learning_rates_from_one_26th_to_the_full_one() -> None
     assert found == sorted(found)
     assert found[0] == pytest.approx(0.0038, abs=5e-5)
     assert found[-1] == 0.1
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_learning_rate_is_the_initial_one_times_the_schedule(schedule: str) -> None:
+    at = learning_rate(0.2, schedule, 100)
+    assert [at(epochs_done) for epochs_done in (0.0, 12.5, 61.0)] == [
+        0.2 * SCHEDULES[schedule](epochs_done, 100) for epochs_done in (0.0, 12.5, 61.0)]
+
+
+def test_weight_averaging_keeps_its_own_rate_from_its_start_on() -> None:
+    at = learning_rate(0.2, "cosine", 100, SwaSettings(start=0.75, lr=0.03))
+    plain = learning_rate(0.2, "cosine", 100)
+    steps = [batch / 8 for batch in range(800)]
+    assert [at(done) for done in steps if done < 75] == [plain(done) for done in steps if done < 75]
+    assert {at(done) for done in steps if done >= 75} == {0.03}
+
+
+@pytest.mark.parametrize("swa", [None, SwaSettings(start=0.5)])
+def test_weight_averaging_without_a_rate_leaves_the_schedule(swa: SwaSettings | None) -> None:
+    at, plain = learning_rate(0.2, "cosine", 10, swa), learning_rate(0.2, "cosine", 10)
+    assert [at(done / 4) for done in range(41)] == [plain(done / 4) for done in range(41)]
+
+
+@pytest.mark.parametrize(("start", "epochs"), [(0.75, 100), (0.29, 100), (0.07, 100), (0.14, 50), (0.0, 3), (0.3, 7)])
+def test_the_rate_holds_in_the_first_step_of_the_first_whole_epoch_past_the_start(start: float, epochs: int) -> None:
+    """0.07 * 100 is 7.000000000000001, and the eighth epoch is meant from its first step on."""
+    at = learning_rate(0.2, "constant", epochs, SwaSettings(start=start, lr=0.03))
+    first = next(epoch for epoch in range(epochs + 1) if at(float(epoch)) == 0.03)
+    assert first == math.ceil(Fraction(str(start)) * epochs)

@@ -157,7 +157,7 @@ def test_a_folder_that_is_not_a_runs_best_is_named(tmp_path: Path, best: Path) -
     (best / "config.json").write_text('{"architecture": "resnet18"}')
     message = failure(CheckpointError, checkpoint=str(best))
     assert message.startswith(f"{WHERE}.checkpoint: {best}: ")
-    assert "config.json does not give mean and model and num_classes and std" in message
+    assert "config.json does not give image_shape and mean and model and num_classes and std" in message
     assert message.endswith("; give the folder best/ of a run")
 
 

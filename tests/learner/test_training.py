@@ -12,8 +12,9 @@ from torch.nn import functional
 from graftpop.errors import CheckpointError
 from graftpop.learner.data import MemoryImages, Splits
 from graftpop.learner.precision import training_dtype
-from graftpop.learner.seeds import derive
+from graftpop.learner.seeds import derive, seeded
 from graftpop.learner.training import Learner
+from graftpop.settings import TrainingSettings
 
 CPU = torch.device("cpu")
 MAKERS: dict[str, Callable[[int], nn.Module]] = {
@@ -228,3 +229,198 @@ def test_precision_can_be_chosen_or_left_to_the_hardware() -> None:
     assert training_dtype("float32", CPU) == torch.float32
     assert training_dtype("bfloat16", CPU) == torch.bfloat16
     assert training_dtype("auto", CPU) in (torch.float32, torch.bfloat16)
+
+
+# terms of the loss, meeting with others, what is held, and statistics measured anew
+
+def assert_close(one: Learner, network: nn.Module) -> None:
+    for name, tensor in network.state_dict().items():
+        assert torch.allclose(one.network.state_dict()[name], tensor, rtol=1e-3, atol=1e-4), name
+
+
+def plain_sgd(network: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+
+
+def test_terms_are_added_to_the_loss_of_every_step_and_not_to_the_record() -> None:
+    def of_logits(logits: Tensor, pixels: Tensor) -> Tensor:
+        return 0.01 * logits.square().mean() * len(pixels)
+
+    def of_pixels(logits: Tensor, pixels: Tensor) -> Tensor:
+        return (logits[:, 0] * pixels.mean((1, 2, 3))).mean()
+
+    one, bare, network = (seeded_small_net() for _ in range(3))
+    trained, without = (learner(each, schedule="constant") for each in (one, bare))
+    trained.loss_terms += [of_logits, of_pixels]
+    metrics, _ = trained.train_epoch(), without.train_epoch()
+    optimizer, losses = plain_sgd(network), []
+    for pixels, labels in few_digits().train.training_batches(32, derive(0, "data", 0, 0), CPU):
+        optimizer.zero_grad()
+        logits = network(pixels)
+        of_labels = functional.cross_entropy(logits, labels)
+        (of_labels + of_logits(logits, pixels) + of_pixels(logits, pixels)).backward()
+        optimizer.step()
+        losses += [of_labels.item()] * len(labels)
+    assert_close(trained, network)
+    assert metrics.loss == pytest.approx(sum(losses) / 180, rel=1e-4)
+    assert not torch.allclose(trained.state.buffer, without.state.buffer, atol=1e-3)
+
+
+def mutual_learners() -> list[Learner]:
+    """Return two learners with dropout that see the second one's batches."""
+    settings = TrainingSettings(batch_size=32, lr=0.05, precision="float32")
+    return [Learner(seeded_small_net(peer, dropout=0.3), few_digits().train, settings, lr=lambda _: 0.05, seed=7,
+                    peer=peer, device=CPU, data_peer=1) for peer in range(2)]
+
+
+def test_two_learners_that_meet_equal_a_plain_loop_over_both() -> None:
+    def divergence(own: Tensor, other: Tensor) -> Tensor:
+        share = other.softmax(1)
+        return (share * (share.log() - own.log_softmax(1))).sum(1).mean()
+
+    learners, networks = mutual_learners(), [seeded_small_net(peer, dropout=0.3) for peer in range(2)]
+    for peer, one in enumerate(learners):
+        one.mutual_term = lambda logits, everyone, other=1 - peer: divergence(logits, everyone[other])
+    optimizers = [plain_sgd(network) for network in networks]
+    for epoch in range(2):
+        meetings = [one.epoch_steps() for one in learners]
+        said = [next(meeting) for meeting in meetings]
+        batches = few_digits().train.training_batches(32, derive(7, "data", 1, epoch), CPU)
+        for batch, (pixels, labels) in enumerate(batches):
+            logits = []
+            for peer, network in enumerate(networks):
+                with seeded(derive(7, "dropout", peer, epoch, batch), CPU):
+                    logits.append(network(pixels))
+            assert all(torch.allclose(ours, theirs, atol=1e-2) for ours, theirs in zip(said, logits, strict=True))
+            for peer, optimizer in enumerate(optimizers):
+                optimizer.zero_grad()
+                loss = functional.cross_entropy(logits[peer], labels)
+                (loss + divergence(logits[peer], logits[1 - peer].detach())).backward(retain_graph=True)
+                optimizer.step()
+            torch.rand(7)  # what others draw in between plays no part
+            everyone, said, ended = torch.stack(said), [], []
+            for meeting in meetings:
+                try:
+                    said.append(meeting.send(everyone))
+                except StopIteration as done:
+                    ended.append(done.value)
+        assert [(metrics.num_images, metrics.lr) for metrics in ended] == [(180, 0.05)] * 2
+    for one, network in zip(learners, networks, strict=True):
+        assert one.epoch == 2
+        assert_close(one, network)
+
+
+def test_a_learner_that_meets_others_does_not_train_alone() -> None:
+    one = learner(seeded_small_net())
+    one.mutual_term = lambda logits, everyone: logits.sum() * 0
+    with pytest.raises(RuntimeError, match=r"^Learner\.train_epoch: .+ use epoch_steps$"):
+        one.train_epoch()
+
+
+def test_what_is_held_at_zero_stays_zero_and_the_rest_trains_as_without() -> None:
+    filters, features = torch.ones(16, 1, 1, 1), torch.ones(1, 256)
+    filters[[2, 5]], features[:, ::3] = 0.0, 0.0
+    masks = {"0.weight": filters, "6.weight": features}
+    one, network = learner(seeded_small_net(), schedule="constant"), seeded_small_net()
+    for each in (one.network, network):
+        each.state_dict()["1.bias"].fill_(0.1)  # or no gradient would reach a channel of zeros through the ReLU
+        for name, mask in masks.items():
+            each.state_dict()[name].mul_(mask)
+    one.hold(masks)
+    optimizer = plain_sgd(network)
+    for epoch in range(2):
+        one.train_epoch()
+        for pixels, labels in few_digits().train.training_batches(32, derive(0, "data", 0, epoch), CPU):
+            optimizer.zero_grad()
+            functional.cross_entropy(network(pixels), labels).backward()
+            optimizer.step()
+            for name, mask in masks.items():  # as if it had never moved
+                parameter = network.get_parameter(name)
+                assert (parameter.data * (1 - mask)).any()
+                parameter.data.mul_(mask)
+                optimizer.state[parameter]["momentum_buffer"].mul_(mask)
+    for name, mask in masks.items():
+        momentum = one.momentum(name)
+        assert momentum is not None
+        for tensor in (one.state[name], momentum):
+            assert not (tensor * (1 - mask)).any(), name
+            assert tensor[mask.expand_as(tensor) > 0].any(), name
+    assert_close(one, network)
+
+
+def test_what_is_held_next_replaces_what_was_held_before() -> None:
+    one, free = learner(seeded_small_net()), learner(seeded_small_net())
+    one.hold({"0.weight": torch.zeros(16, 1, 1, 1)})
+    one.hold({"6.bias": torch.zeros(10)})
+    before = copied(one.network.state_dict())
+    one.train_epoch()
+    after = one.network.state_dict()
+    assert not torch.equal(after["0.weight"], before["0.weight"])
+    momentum = one.momentum("6.bias")
+    assert momentum is not None
+    assert momentum.abs().max() < 0.01 * before["6.bias"].abs().max()  # weight decay alone
+    one, before = learner(seeded_small_net()), {}
+    one.hold({"6.bias": torch.zeros(10)})
+    one.hold(before)
+    one.train_epoch()
+    free.train_epoch()
+    assert same_bits(one.state_dict(), free.state_dict())
+
+
+def test_what_is_held_may_stand_beside_what_has_no_gradient() -> None:
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused, self.used = nn.Conv2d(3, 4, 1), seeded_small_net()
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.used(images)
+
+    one = learner(Unused())
+    one.state["used.0.weight"].zero_()
+    one.hold({"unused.weight": torch.zeros(4, 1, 1, 1), "used.0.weight": torch.zeros(16, 1, 1, 1)})
+    one.train_epoch()
+    assert not one.state["used.0.weight"].any()
+    assert one.state["used.6.bias"].any()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_statistics_measured_anew_are_the_mean_over_the_batches(dropout: float) -> None:
+    one = learner(seeded_small_net(0, dropout), peer=3, seed=7)
+    one.train_epoch()
+    before = copied(one.state_dict())
+    for is_training in (True, False):
+        one.network.train(is_training)
+        random_state = torch.get_rng_state()
+        one.recalibrate()
+        assert torch.equal(torch.get_rng_state(), random_state)
+        assert one.network.training == is_training
+    convolution = one.network[0]  # type: ignore[index]
+    with torch.no_grad():
+        outputs = [convolution(pixels) for pixels, _ in few_digits().train.training_batches(
+            32, derive(7, "recalibration", 3), CPU)]
+    assert len(outputs) == 6
+    means = torch.stack([output.mean((0, 2, 3)) for output in outputs]).mean(0)
+    variances = torch.stack([output.var((0, 2, 3)) for output in outputs]).mean(0)
+    assert torch.allclose(one.state["1.running_mean"], means, atol=1e-5)
+    assert torch.allclose(one.state["1.running_var"], variances, rtol=1e-4)
+    after = one.state_dict()
+    statistics = {"network/1.running_mean", "network/1.running_var", "network/1.num_batches_tracked"}
+    assert not torch.allclose(before["network/1.running_mean"], means, atol=1e-3)
+    rest = after.keys() - statistics
+    assert same_bits({name: after[name] for name in rest}, {name: before[name] for name in rest})
+
+
+def test_statistics_measured_anew_behind_dropout_can_be_repeated_to_the_bit() -> None:
+    states = []
+    for random_state in (1, 2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            one = learner(nn.Sequential(
+                nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(4, 4, 3),
+                nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)))
+            one.train_epoch()
+            torch.manual_seed(random_state)
+            one.recalibrate()
+        states.append(copied(one.state_dict()))
+    assert same_bits(*states)
