@@ -112,7 +112,7 @@ class Peer:
         meeting = self._train(num_epochs)
         if self._learner.mutual_term is not None:
             return meeting
-        return finished(meeting)
+        return finished(meeting, f"peer {self._index}: meets with others, and has no mutual term")
 
     def _train(self, num_epochs: int) -> Meeting:
         epochs = []

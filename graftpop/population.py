@@ -202,9 +202,12 @@ class Population:
             self._one("cook", best, output, *(snapshots[peer] for peer in ranked))
             tested = self._all("predict", {best: ("test",)}, hold=True)
         givers = self._peers if output == "ensemble" else [best]
-        validated = self._all("predict", dict.fromkeys(givers, ("val",)), hold=True)
+        val_accuracy = done.val_accuracy
+        if output != "best_peer":  # which the round has measured
+            validated = self._all("predict", dict.fromkeys(givers, ("val",)), hold=True)
+            val_accuracy = self._one("ensemble_accuracy", best, *validated.values())
         return {
-            "val_accuracy": self._one("ensemble_accuracy", best, *validated.values()),
+            "val_accuracy": val_accuracy,
             "test_accuracy": self._one("ensemble_accuracy", best, *(tested[peer] for peer in givers)),
             "ensemble_test_accuracy": of_all,
             **self._one("cost", best),

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 
-import torch
-from torch import nn
-
-from graftpop.errors import DataError, ModelError, choose
+from graftpop.errors import DataError, choose
 from graftpop.learner.data import DATASETS, Splits, load_splits
 from graftpop.learner.models import build, find_model
 from graftpop.learner.removal import check_removable
+from graftpop.learner.shapes import check_takes
 from graftpop.learner.sites import find_sites
 from graftpop.learner.teachers import load_teacher
 from graftpop.methods.grafting import released_assignment
@@ -88,17 +86,6 @@ def _check_network(name: str, splits: Splits, wanted: list[Settings], *, release
 def _check_teacher(teacher: TeacherSettings, splits: Splits, where: str) -> None:
     num_classes = len(splits.class_names)
     if teacher.epochs is not None:
-        _check_takes(build(teacher.model or "", num_classes, f"{where}.model"), splits, f"{where}.model")
+        check_takes(build(teacher.model or "", num_classes, f"{where}.model"), splits.image_shape, f"{where}.model:")
     else:
         load_teacher(teacher, num_classes, splits.image_shape, where, mean=splits.recipe.mean, std=splits.recipe.std)
-
-
-def _check_takes(network: nn.Module, splits: Splits, where: str) -> None:
-    """Check on the meta device, where nothing is computed, that a network takes the data's images."""
-    try:
-        with torch.no_grad():
-            network.to("meta").eval()(torch.empty(2, *splits.image_shape, device="meta"))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{where}: cannot take images of shape {splits.image_shape}: {reason}; choose a network made "
-                         f"for this size, or larger images") from error

@@ -30,6 +30,7 @@ class MeetingPlace:
 
     def __init__(self, peer: int, num_peers: int) -> None:
         self._peer, self._num_peers = peer, num_peers
+        self._address: tuple[str, int] | None = None
         self._store: Any = None
         self._limit = datetime.timedelta(0)
 
@@ -39,19 +40,19 @@ class MeetingPlace:
         Args:
             limit_s: how long anyone waits for the others.
         """
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, and not in its __all__
-
-        self._limit = datetime.timedelta(seconds=limit_s)
         host = ray.util.get_node_ip_address()
-        self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=self._limit)
+        self._limit = datetime.timedelta(seconds=limit_s)
+        self._store = self._store_at(host, 0, is_master=True)
         return host, self._store.port
 
     def come(self, address: tuple[str, int], limit_s: float) -> None:
-        """Come to a place that is open; see `open`."""
+        """Come to a place that another peer has opened, at the first meeting; see `open`."""
+        self._address, self._limit = address, datetime.timedelta(seconds=limit_s)
+
+    def _store_at(self, host: str, port: int, *, is_master: bool) -> Any:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, and not in its __all__
 
-        self._limit = datetime.timedelta(seconds=limit_s)
-        self._store = TCPStore(*address, is_master=False, timeout=self._limit)
+        return TCPStore(host, port, is_master=is_master, wait_for_workers=False, timeout=self._limit)
 
     def hold(self, meeting: Generator[NDArray[Any], NDArray[Any], Any]) -> Any:
         """Run a method that meets to its end, exchanging what it says with all peers; return its result.
@@ -78,14 +79,28 @@ class MeetingPlace:
         everyone = np.empty((self._num_peers, *own.shape), own.dtype)
         try:
             if not torch.distributed.is_initialized():
-                torch.distributed.init_process_group("gloo", store=self._store, rank=self._peer,
-                                                     world_size=self._num_peers, timeout=self._limit)
+                self._join()
             gathered = torch.from_numpy(everyone).flatten(0, 1)
             torch.distributed.all_gather_into_tensor(gathered, torch.from_numpy(own))
         except RuntimeError as error:  # gloo has no other kind
             raise MeetingBroken(f"peer {self._peer}: its meeting with the other peers broke off: "
                             f"{str(error).splitlines()[0]}") from error
         return everyone
+
+    def _join(self) -> None:
+        """Come to the place and wait until all peers have.
+
+        Raises:
+            RuntimeError: nobody has opened it, it cannot be reached, or not all came in time.
+        """
+        import torch.distributed
+
+        if self._store is None:
+            if self._address is None:
+                raise RuntimeError("the peer that opens the place of the meetings could not")
+            self._store = self._store_at(*self._address, is_master=False)
+        torch.distributed.init_process_group("gloo", store=self._store, rank=self._peer, world_size=self._num_peers,
+                                             timeout=self._limit)
 
     def _leave(self) -> None:
         import torch.distributed

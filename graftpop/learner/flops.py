@@ -1,10 +1,10 @@
 """How large a network is: floating-point operations of one image, and parameters."""
 
-import copy
-
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from graftpop.learner.shapes import meta_twin
 
 __all__ = ["count_flops", "count_parameters"]
 
@@ -19,7 +19,7 @@ def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
         network: any module from images (B, C, H, W) to logits; it is not changed.
         image_shape: (C, H, W).
     """
-    twin = copy.deepcopy(network).to("meta").eval()
+    twin = meta_twin(network)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         twin(torch.empty(1, *image_shape, device="meta"))
     return int(counter.get_total_flops())

@@ -12,8 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graftpop.learner.training import EpochMetrics, Steps
-
 __all__ = ["Exchanging", "Meeting", "finished", "in_numpy"]
 
 Result = TypeVar("Result")
@@ -21,21 +19,29 @@ Exchanging: TypeAlias = Generator[NDArray[np.float32], NDArray[np.float32], Resu
 Meeting: TypeAlias = Exchanging[dict[str, Any]]
 
 
-def finished(meeting: Meeting) -> dict[str, Any]:
-    """Return the result of a meeting in which nobody has anything to say."""
+def finished(meeting: Generator[Any, Any, Result], otherwise: str) -> Result:
+    """Return the result of a meeting in which nobody has anything to say.
+
+    Args:
+        meeting: a method's call.
+        otherwise: what the error says where someone has.
+
+    Raises:
+        RuntimeError: someone has something to say.
+    """
     try:
         next(meeting)
     except StopIteration as done:
-        return dict(done.value)
-    raise RuntimeError("finished: someone has something to say in this meeting")
+        return cast(Result, done.value)
+    raise RuntimeError(otherwise)
 
 
-def in_numpy(steps: Steps, device: torch.device) -> Exchanging[EpochMetrics]:
-    """Let an epoch meet with others by arrays, which travel between processes, instead of tensors on a device."""
+def in_numpy(steps: Generator[Tensor, Tensor, Result], device: torch.device) -> Exchanging[Result]:
+    """Let a meeting of tensors on a device be one of arrays, which travel between processes."""
     everyone: Tensor | None = None
     while True:
         try:
             own = next(steps) if everyone is None else steps.send(everyone)
         except StopIteration as done:
-            return cast(EpochMetrics, done.value)
+            return cast(Result, done.value)
         everyone = torch.from_numpy((yield own.cpu().numpy())).to(device)

@@ -4,13 +4,12 @@ Sites are found by running the network once on the meta device (shapes only, no 
 BatchNorm is handed the very tensor that a convolution returned. Names play no part.
 """
 
-import copy
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
+from graftpop.learner.shapes import meta_twin, run_twin
 
 __all__ = ["Site", "find_sites"]
 
@@ -37,7 +36,7 @@ def find_sites(network: nn.Module, image_shape: tuple[int, int, int], name: str)
     Raises:
         ModelError: the network cannot take such images, or has no convolution whose output a BatchNorm consumes.
     """
-    twin = copy.deepcopy(network).to("meta").eval()
+    twin = meta_twin(network)
     conv_of_output: dict[int, tuple[str, int]] = {}
     outputs: list[Tensor] = []  # kept alive, so that no two of them share an id
     norm_of_conv: dict[str, str] = {}
@@ -56,13 +55,7 @@ def find_sites(network: nn.Module, image_shape: tuple[int, int, int], name: str)
             module.register_forward_hook(lambda _, __, output, n=module_name: leaves_conv(n, output))
         elif isinstance(module, NORMALISATIONS):
             module.register_forward_pre_hook(lambda _, inputs, n=module_name: enters_norm(n, inputs[0]))
-    try:
-        with torch.no_grad():
-            twin(torch.empty(2, *image_shape, device="meta"))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"model.name: '{name}' cannot take images of shape {image_shape}: {reason}; choose a network "
-                         f"made for this size, or larger images") from error
+    run_twin(twin, image_shape, f"model.name: '{name}'")
     sites = [Site(conv, norm_of_conv[conv]) for conv, _ in twin.named_modules() if conv in norm_of_conv]
     if not sites:
         raise ModelError(f"model.name: '{name}' has no site, a convolution whose output a BatchNorm consumes, so there "

@@ -18,6 +18,7 @@ from graftpop.errors import CheckpointError, ModelError
 from graftpop.learner.models import TIMM, TORCHVISION, build, find_model
 from graftpop.learner.network_file import read_network, read_weights
 from graftpop.learner.seeds import seeded
+from graftpop.learner.shapes import check_takes
 from graftpop.settings import TeacherSettings
 
 __all__ = ["load_teacher"]
@@ -63,7 +64,7 @@ def load_teacher(settings: TeacherSettings, num_classes: int, image_shape: tuple
         else:
             network, own = _from_file(Path(settings.checkpoint), settings.model, num_classes, where), data
     network = network.eval().requires_grad_(False)
-    _check_takes(network, image_shape, f"{where}.{'checkpoint' if settings.checkpoint else 'pretrained'}")
+    check_takes(network, image_shape, f"{where}.{'checkpoint' if settings.checkpoint else 'pretrained'}:")
     return network if own == data else Renormalised(network, data, own)
 
 
@@ -148,17 +149,6 @@ def _check_classes(num_teacher_classes: int, num_classes: int, at: str) -> None:
     if num_teacher_classes != num_classes:
         raise ModelError(f"{at}: has {num_teacher_classes} classes, the data has {num_classes}; choose a teacher of "
                          f"the same classes")
-
-
-def _check_takes(network: nn.Module, image_shape: tuple[int, int, int], at: str) -> None:
-    """Check on a black image that a network takes the data's images."""
-    try:
-        with torch.no_grad():
-            network(torch.zeros(1, *image_shape))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
-        raise ModelError(f"{at}: cannot take images of shape {image_shape}: {reason}; choose a teacher made for "
-                         f"this size") from error
 
 
 class Published(NamedTuple):

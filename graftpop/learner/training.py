@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,7 @@ from torch.optim.swa_utils import update_bn
 from graftpop.errors import CheckpointError
 from graftpop.learner.data.images import Images
 from graftpop.learner.flat import FlatState
+from graftpop.learner.meeting import finished
 from graftpop.learner.precision import training_dtype
 from graftpop.learner.seeds import derive, seeded
 from graftpop.settings import TrainingSettings
@@ -89,12 +89,12 @@ class Learner:
             fused=True)
 
     def train_epoch(self) -> EpochMetrics:
-        """Train on every image once and return what it gave. The host waits for the device once, at the end."""
-        try:
-            next(self.epoch_steps())
-        except StopIteration as done:
-            return cast(EpochMetrics, done.value)
-        raise RuntimeError("Learner.train_epoch: a learner with a mutual term meets with others; use epoch_steps")
+        """Train on every image once, meeting with nobody, and return what it gave.
+
+        The host waits for the device once, at the end.
+        """
+        return finished(self.epoch_steps(), "Learner.train_epoch: a learner with a mutual term meets with others; use "
+                                            "epoch_steps")
 
     def epoch_steps(self) -> Steps:
         """Train on every image once; with a mutual term, meet with the other peers at every batch."""

@@ -20,9 +20,9 @@ from torch import Tensor
 from graftpop.learner.filters import SiteFilters, hold_dropped
 from graftpop.learner.seeds import derive
 from graftpop.learner.training import Learner
+from graftpop.methods.ranking import ranked, scores
 from graftpop.methods.rule import Rule
 from graftpop.ops.attenuation import FACTOR_SCHEDULES, RATE_SCHEDULES, attenuate_, weakest
-from graftpop.ops.criteria import CRITERIA, Filters
 from graftpop.settings import AttenuationSettings
 
 __all__ = ["Attenuation"]
@@ -45,7 +45,7 @@ class Attenuation(Rule):
     def __init__(self, learner: Learner, filters: Sequence[SiteFilters], settings: AttenuationSettings, *, epochs: int,
                  seed: int, peer: int) -> None:
         self._learner, self._settings, self._epochs = learner, settings, epochs
-        self._filters = filters[1:] if settings.skip_first and len(filters) > 1 else filters
+        self._filters = ranked(filters, skip_first=settings.skip_first)
         self._seed, self._peer = seed, peer
         self._dropped = [torch.empty(0, dtype=torch.int64, device=site.weight.device) for site in self._filters]
 
@@ -69,15 +69,12 @@ class Attenuation(Rule):
             self._learner.recalibrate()
 
     def _weak(self, epoch: int) -> list[Tensor]:
-        criterion = CRITERIA[self._settings.criterion]
         generator = torch.Generator().manual_seed(derive(self._seed, "attenuation", self._peer, epoch))
         rate = self._settings.rate * RATE_SCHEDULES[self._settings.rate_schedule](epoch, self._epochs)
-        weak = []
-        for site, dropped in zip(self._filters, self._dropped, strict=True):
-            scores = criterion(Filters(site.weight, site.scale, site.shift), generator).clone()
-            scores[dropped] = -torch.inf  # what is gone for good counts, and counts first
-            weak.append(weakest(scores, rate))
-        return weak
+        found = scores(self._filters, self._settings.criterion, generator)
+        for of_site, dropped in zip(found, self._dropped, strict=True):
+            of_site[dropped] = -torch.inf  # what is gone for good counts, and counts first
+        return [weakest(of_site, rate) for of_site in found]
 
     def _drop(self, weak: list[Tensor]) -> None:
         self._dropped = weak

@@ -17,8 +17,8 @@ from torch import Tensor
 from graftpop.learner.filters import SiteFilters, hold_dropped
 from graftpop.learner.seeds import derive
 from graftpop.learner.training import Learner
+from graftpop.methods.ranking import ranked, scores
 from graftpop.methods.rule import Rule
-from graftpop.ops.criteria import CRITERIA, Filters
 from graftpop.ops.orthogonal import orthogonal_filters
 from graftpop.settings import ReprSettings
 
@@ -41,7 +41,7 @@ class RePr(Rule):
     def __init__(self, learner: Learner, filters: Sequence[SiteFilters], settings: ReprSettings, *, seed: int,
                  peer: int) -> None:
         self._learner, self._settings = learner, settings
-        self._filters = filters[1:] if settings.skip_first and len(filters) > 1 else filters
+        self._filters = ranked(filters, skip_first=settings.skip_first)
         self._seed, self._peer = seed, peer
         self._forget()
 
@@ -60,16 +60,12 @@ class RePr(Rule):
             self._keep_dropped()
 
     def _drop(self, epoch: int) -> None:
-        self._dropped = lowest_of_all(self._scores(epoch), self._settings.rate)
+        found = scores(self._filters, self._settings.criterion, self._generator("ranking", epoch))
+        self._dropped = lowest_of_all(found, self._settings.rate)
         self._old_weights = [site.weight[dropped].clone()
                              for site, dropped in zip(self._filters, self._dropped, strict=True)]
         self._keep_dropped()
         hold_dropped(self._learner, self._filters, self._dropped)
-
-    def _scores(self, epoch: int) -> list[Tensor]:
-        criterion = CRITERIA[self._settings.criterion]
-        generator = self._generator("ranking", epoch)
-        return [criterion(Filters(site.weight, site.scale, site.shift), generator) for site in self._filters]
 
     def _keep_dropped(self) -> None:
         for site, dropped in zip(self._filters, self._dropped, strict=True):
@@ -104,25 +100,25 @@ class RePr(Rule):
         hold_dropped(self._learner, self._filters, self._dropped)
 
 
-def lowest_of_all(scores: Sequence[Tensor], rate: float) -> list[Tensor]:
+def lowest_of_all(of_layers: Sequence[Tensor], rate: float) -> list[Tensor]:
     """Return the filters with the lowest scores of all layers together, never all of one layer.
 
     The best filter of each layer stays, whatever the others' scores.
 
     Args:
-        scores: one tensor (O) a layer.
+        of_layers: their scores, one tensor (O) a layer.
         rate: share of all filters, in [0, 1).
 
     Returns:
         Indices of filters, ascending, one int64 tensor a layer.
     """
     protected = []
-    for of_layer in scores:
+    for of_layer in of_layers:
         of_layer = of_layer.clone()
         of_layer[of_layer.argmax()] = torch.inf
         protected.append(of_layer)
     everyone = torch.cat(protected)
-    num_dropped = min(int(rate * len(everyone) + 1e-9), len(everyone) - len(scores))
+    num_dropped = min(int(rate * len(everyone) + 1e-9), len(everyone) - len(of_layers))
     is_dropped = torch.zeros(len(everyone), dtype=torch.bool, device=everyone.device)
     is_dropped[everyone.argsort(stable=True)[:num_dropped]] = True
-    return [part.nonzero().flatten() for part in is_dropped.split([len(of_layer) for of_layer in scores])]
+    return [part.nonzero().flatten() for part in is_dropped.split([len(of_layer) for of_layer in of_layers])]

@@ -112,7 +112,7 @@ def test_auto_is_refused_only_where_no_equal_shares_could_be_placed(
     gpus: Any = [resources.gpus_per_peer]
     if resources.gpus_per_peer == "auto":
         gpus = SHARES.values() if any(node.gpus for node in nodes) else [0.0]
-    can_be_placed = any(all_fit(Demand(num_peers, core, card).bundles, nodes)  # type: ignore[arg-type]
+    can_be_placed = any(all_fit(Demand(num_peers, core, card).bundles, nodes)
                         for core in cpus for card in gpus)
     try:
         demand_of(num_peers, resources, nodes)

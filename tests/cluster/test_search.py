@@ -131,8 +131,8 @@ def test_the_largest_seed_is_taken_by_every_searcher() -> None:
 
 def test_every_choice_of_the_settings_has_its_searcher_and_scheduler() -> None:
     fields = TuneSettings.model_fields
-    assert set(SEARCHERS) == set(fields["search"].annotation.__args__)  # type: ignore[union-attr]
-    assert set(SCHEDULERS) == set(fields["scheduler"].annotation.__args__)  # type: ignore[union-attr]
+    assert set(SEARCHERS) == set(fields["search"].annotation.__args__)
+    assert set(SCHEDULERS) == set(fields["scheduler"].annotation.__args__)
 
 
 @pytest.mark.parametrize("search", ["random", "grid"])

@@ -86,8 +86,8 @@ def test_a_dropped_filter_gives_exactly_zero(is_training: bool) -> None:
         site.drop_(SOME)
     pixels, _ = next(few_digits().val.evaluation_batches(20, torch.device("cpu")))
     with torch.no_grad():
-        first = one.network[:2].train(is_training)(pixels)  # type: ignore[index]
-        second = one.network[2:5].train(is_training)(first)  # type: ignore[index]
+        first = one.network[:2].train(is_training)(pixels)
+        second = one.network[2:5].train(is_training)(first)
     for output in (first, second):
         silent = [index for index in range(output.shape[1]) if not output[:, index].any()]
         assert silent == [1, 4]
@@ -155,8 +155,8 @@ def test_only_sites_with_dropped_filters_are_held() -> None:
         site.drop_(SOME)
     hold_dropped(one, filters, [SOME, SOME[:0]])
     one.train_epoch()
-    assert not filters[0].shift[SOME].any()  # type: ignore[index]
-    assert filters[1].shift[SOME].all()  # type: ignore[index]
+    assert not filters[0].shift[SOME].any()
+    assert filters[1].shift[SOME].all()
 
 
 def test_filters_of_a_residual_network_are_found_with_their_norms() -> None:

@@ -38,7 +38,7 @@ def drop_thirds_(network: nn.Module, sites: list[Site], everywhere_the_same: boo
     generator = torch.Generator().manual_seed(0)
     dropped = {}
     for site in sites:
-        width = network.get_submodule(site.conv).weight.shape[0]  # type: ignore[union-attr, operator]
+        width = network.get_submodule(site.conv).weight.shape[0]
         chosen = range(0, width, 3) if everywhere_the_same else torch.randperm(width, generator=generator)[: width // 3]
         dropped[site.conv] = sorted(int(index) for index in chosen)
         drop_(network, site.conv, site.norm, dropped[site.conv])

@@ -10,7 +10,7 @@ from graftpop.learner.sites import find_sites
 
 
 def pairs(network: nn.Module, *image_shape: int) -> list[tuple[str, str]]:
-    sites = find_sites(network, image_shape or (3, 8, 8), "network")  # type: ignore[arg-type]
+    sites = find_sites(network, image_shape or (3, 8, 8), "network")
     return [(site.conv, site.norm) for site in sites]
 
 

@@ -220,7 +220,7 @@ def test_weights_stay_views_of_the_buffer_through_training_and_loading() -> None
     one.train_epoch()
     one.load_state_dict(copied(one.state_dict()))
     one.train_epoch()
-    weight: Tensor = one.network[0].weight  # type: ignore[index,assignment]
+    weight: Tensor = one.network[0].weight
     assert weight.data_ptr() == one.state.buffer.data_ptr()
     assert torch.equal(one.state["0.weight"], weight)
 
@@ -395,7 +395,7 @@ def test_statistics_measured_anew_are_the_mean_over_the_batches(dropout: float) 
         one.recalibrate()
         assert torch.equal(torch.get_rng_state(), random_state)
         assert one.network.training == is_training
-    convolution = one.network[0]  # type: ignore[index]
+    convolution = one.network[0]
     with torch.no_grad():
         outputs = [convolution(pixels) for pixels, _ in few_digits().train.training_batches(
             32, derive(7, "recalibration", 3), CPU)]

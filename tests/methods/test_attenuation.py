@@ -9,7 +9,7 @@ import pytest
 import torch
 from network_makers import same_bits
 from rule_makers import CONVS, NORMS, WIDTHS, entries, gives_zero, of_filters, others, three_site_learner, train
-from torch import Tensor
+from torch import Tensor, nn
 
 from graftpop.learner.training import Learner
 from graftpop.methods.attenuation import Attenuation
@@ -249,3 +249,19 @@ def test_scores_by_batchnorm_read_the_sites_own() -> None:
     sizes = [[abs(1 - 2.9 * index / (width - 1)) for index in range(width)] for width in WIDTHS]
     assert zeroed(one) == {site: sorted(sorted(range(len(of_site)), key=of_site.__getitem__)[: len(of_site) // 4])
                            for site, of_site in enumerate(sizes)}
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-3])
+def test_behind_batchnorm_the_gradient_of_a_filter_at_zero_is_divided_by_the_root_of_eps(eps: float) -> None:
+    """docs/methods.md warns of it: by 316 at torch's eps, where other filters have 1 over the deviation they give."""
+    generator = torch.Generator().manual_seed(0)
+    images, weighting = (torch.randn(8, channels, 5, 5, generator=generator) for channels in (3, 1))
+    convolution, norm = nn.Conv2d(3, 1, 1, bias=False), nn.BatchNorm2d(1, eps=eps)
+    with torch.no_grad():
+        convolution.weight.zero_()
+    (norm(convolution(images)) * weighting).sum().backward()
+    centred = weighting - weighting.mean()
+    expected = (centred * images).sum((0, 2, 3)) / math.sqrt(eps)
+    assert nn.BatchNorm2d(1).eps == 1e-5
+    assert convolution.weight.grad is not None
+    assert torch.allclose(convolution.weight.grad.flatten(), expected, rtol=1e-4)

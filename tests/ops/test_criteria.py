@@ -161,7 +161,7 @@ def test_a_zero_filter_scores_highest_for_orthogonality_and_lowest_for_its_norms
 @given(filters=LAYERS, shuffled=st.randoms(use_true_random=False))
 def test_scores_move_with_their_filters(criterion: Criterion, filters: Filters, shuffled: object) -> None:
     order = list(range(len(filters.weight)))
-    shuffled.shuffle(order)  # type: ignore[attr-defined]
+    shuffled.shuffle(order)
     moved = Filters(*(None if part is None else part[order] for part in filters))
     assert torch.allclose(criterion(moved, generator()), criterion(filters, generator())[order], rtol=1e-5, atol=1e-6)
 

@@ -68,7 +68,7 @@ def test_a_permutation_of_filters_permutes_the_result(pair: tuple[Tensor, Tensor
     receiver, donor = pair
     alpha = torch.linspace(0, 1, len(receiver))[:, None]
     order = list(range(len(receiver)))
-    random.shuffle(order)  # type: ignore[attr-defined]
+    random.shuffle(order)
     assert torch.equal(blend(receiver[order], donor[order], alpha[order]), blend(receiver, donor, alpha)[order])
 
 

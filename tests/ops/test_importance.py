@@ -24,7 +24,7 @@ def test_norms_and_invalid_filters_equal_a_loop_over_filters(weight: Tensor) -> 
 @given(filters, st.randoms(use_true_random=False))
 def test_norms_move_with_their_filters(weight: Tensor, random: object) -> None:
     order = list(range(len(weight)))
-    random.shuffle(order)  # type: ignore[attr-defined]
+    random.shuffle(order)
     assert torch.equal(filter_l1_norms(weight[order]), filter_l1_norms(weight)[order])
 
 

@@ -79,7 +79,7 @@ def test_overlaps_are_shares_of_the_other_filters(weight: Tensor) -> None:
 @given(LAYERS, st.randoms(use_true_random=False))
 def test_overlaps_move_with_their_filters(weight: Tensor, random: object) -> None:
     order = list(range(len(weight)))
-    random.shuffle(order)  # type: ignore[attr-defined]
+    random.shuffle(order)
     assert torch.allclose(overlaps(weight[order]), overlaps(weight)[order], atol=1e-6)
 
 

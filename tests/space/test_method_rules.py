@@ -4,22 +4,13 @@ from typing import Any
 
 import pytest
 import yaml
+from space_makers import refusal
 
-from graftpop.errors import SpaceError
 from graftpop.settings import Settings
 from graftpop.space import parse_space
 
 GRID = "tune: {search: grid}\n"
 TEACHER = "distillation.teachers[0]"
-
-
-def refusal(text: str) -> str:
-    with pytest.raises(SpaceError) as caught:
-        parse_space(yaml.safe_load(text), "space.yaml")
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith("space.yaml: ")
-    return message.removeprefix("space.yaml: ")
 
 
 def accepted(text: str) -> Settings:

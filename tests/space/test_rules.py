@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import yaml
+from space_makers import refusal
 
-from graftpop.errors import SpaceError
 from graftpop.space import Domain, parse_space
 from graftpop.space.rules import UNDER_PBT
 
@@ -14,15 +14,6 @@ GRID = "tune: {search: grid}\n"
 LONELY = ("population.num_peers: grafting over a ring needs at least 2 peers, got 1; choose 2 or more, or take out the "
           "section graft to train a single network")
 NO_EFFECT = "has no effect where graft.alpha is a number, got "
-
-
-def refusal(text: str) -> str:
-    with pytest.raises(SpaceError) as caught:
-        parse_space(yaml.safe_load(text), "space.yaml")
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith("space.yaml: ")
-    return message.removeprefix("space.yaml: ")
 
 
 def accepted(text: str) -> bool:

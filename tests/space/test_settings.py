@@ -185,7 +185,7 @@ def test_without_a_section_graft_there_is_no_grafting_and_an_empty_one_means_the
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Settings().training.epochs = 3  # type: ignore[misc]
+        Settings().training.epochs = 3
 
 
 @given(st.integers(1, 500), st.data())

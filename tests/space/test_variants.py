@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from space_makers import refusal
 
 from graftpop.errors import SpaceError
 from graftpop.space import Domain, Space, load_space, parse_space
@@ -20,15 +21,6 @@ PUBLISHED = "published: {source: Table 1, accuracy: [%s]}"
 
 def space_of(text: str) -> Space:
     return parse_space(yaml.safe_load(text), "space.yaml")
-
-
-def refusal(text: str) -> str:
-    with pytest.raises(SpaceError) as caught:
-        space_of(text)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith("space.yaml: ")
-    return message.removeprefix("space.yaml: ")
 
 
 # what a variant is
