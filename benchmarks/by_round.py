@@ -1,0 +1,44 @@
+"""Means by variant of a column of a run's tables, in the trials' last rounds or in all of them.
+
+    python benchmarks/by_round.py RUN train_accuracy            rounds.parquet, last round: mean over peers and seeds
+    python benchmarks/by_round.py RUN alpha                     grafts.parquet, all rounds: smallest, mean, largest
+    python benchmarks/by_round.py RUN num_filters_below_50      measures.parquet, by round: mean over peers and seeds
+"""
+
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+
+def main(folder: Path, column: str) -> None:
+    variant_of = {row["trial_id"]: row["variant"] for row in pq.read_table(folder / "trials.parquet").to_pylist()}
+    rounds = pq.read_table(folder / "rounds.parquet").to_pylist()
+    if column == "alpha":
+        for variant, rows in by_variant(pq.read_table(folder / "grafts.parquet").to_pylist(), variant_of).items():
+            values = [row["alpha"] for row in rows]
+            print(f"{variant}: {min(values):.3f} to {max(values):.3f}, mean {statistics.fmean(values):.3f}")
+    elif column in rounds[0]:
+        for variant, rows in by_variant(rounds, variant_of).items():
+            last = max(row["round"] for row in rows)
+            print(f"{variant}: {statistics.fmean(row[column] for row in rows if row['round'] == last):.4g}")
+    else:
+        measures = [row for row in pq.read_table(folder / "measures.parquet").to_pylist() if row["measure"] == column]
+        for variant, rows in by_variant(measures, variant_of).items():
+            means = (statistics.fmean(row["value"] for row in rows if row["round"] == round_)
+                     for round_ in sorted({row["round"] for row in rows}))
+            print(f"{variant}: {' '.join(f'{mean:.4g}' for mean in means)}")
+
+
+def by_variant(rows: list[dict], variant_of: dict[str, str]) -> dict[str, list[dict]]:
+    """Return the rows of a table by the variant of their trial."""
+    found: dict[str, list[dict]] = defaultdict(list)
+    for row in rows:
+        found[variant_of[row["trial_id"]]].append(row)
+    return found
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
