@@ -8,8 +8,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-__all__ = ["CheckpointError", "DataError", "GraftpopError", "ModelError", "PeerError", "ResourceError",
-           "SpaceError", "choose", "closest"]
+__all__ = ["CheckpointError", "DataError", "GraftpopError", "HandleLost", "MeetingBroken", "ModelError",
+           "PeerDiverged", "PeerError", "PeerLost", "PopulationLost", "ResourceError", "SpaceError",
+           "StorageError", "choose", "closest"]
 
 T = TypeVar("T")
 
@@ -34,12 +35,36 @@ class CheckpointError(GraftpopError):
     """A file or folder that is not the checkpoint, model or run it should be."""
 
 
+class StorageError(GraftpopError):
+    """Storage that could not be reached, or had no room, for too long."""
+
+
 class ResourceError(GraftpopError):
     """A demand that the cluster can never meet, or a cluster that cannot be reached."""
 
 
 class PeerError(GraftpopError):
-    """A peer that was lost, or that did not answer in time."""
+    """What a peer had to say instead of a result."""
+
+
+class PeerLost(PeerError):
+    """Its process is gone, or it did not answer in time."""
+
+
+class PeerDiverged(PeerError):
+    """Its loss or its weights are no longer finite."""
+
+
+class PopulationLost(GraftpopError):
+    """A population cannot go on with the peers that are left; from its last round it can."""
+
+
+class HandleLost(PeerError):
+    """What it was called with is gone, with the process or the node that held it."""
+
+
+class MeetingBroken(PeerError):
+    """It could not meet with the other peers: one of them did not come in time, was lost, or had failed before."""
 
 
 def closest(name: str, names: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
-from graftpop.errors import CheckpointError, PeerError
+from graftpop.errors import CheckpointError, PeerDiverged
 from graftpop.learner.data import load_splits
 from graftpop.learner.filters import filters_of
 from graftpop.learner.flops import count_flops, count_parameters
@@ -74,6 +74,7 @@ class Peer:
         self._entropies = self._grafting.entropies()
         self._predicted = torch.empty(0, dtype=torch.int64)
         self._teacher_images = 0
+        self._epochs: list[EpochMetrics] = []  # of this round
 
     def _make_learner(self, network: nn.Module) -> Learner:
         settings = self._settings
@@ -107,7 +108,7 @@ class Peer:
         With logits exchanged at every batch it is a meeting, whose result is the row.
 
         Raises:
-            PeerError: the training diverged.
+            PeerDiverged: the loss or the weights are no longer finite.
         """
         meeting = self._train(num_epochs)
         if self._learner.mutual_term is not None:
@@ -115,9 +116,14 @@ class Peer:
         return finished(meeting, f"peer {self._index}: meets with others, and has no mutual term")
 
     def _train(self, num_epochs: int) -> Meeting:
-        epochs = []
+        self._epochs.clear()
         for _ in range(num_epochs):
-            epochs.append((yield from self._train_epoch()))
+            yield from self._train_epoch()
+        return self._measured()
+
+    def _measured(self) -> dict[str, Any]:
+        """Measure the network on the validation split and return the peer's row of the round."""
+        epochs = self._epochs
         if self._learner.epoch == self._settings.num_epochs:
             self._finish()
         logits, labels = self._learner.evaluate(self._splits.val)
@@ -144,19 +150,35 @@ class Peer:
     def _finish(self) -> None:
         for rule in self._rules:
             rule.finish()
+        self._remove_dropped()
+
+    def _remove_dropped(self) -> None:
         if self._settings.attenuation is not None and self._settings.attenuation.remove:
             self._small, self._num_removed = remove_dropped(
                 self._learner.network, self._sites, self._splits.image_shape, self._settings.model.name)
 
-    def _train_epoch(self) -> Exchanging[EpochMetrics]:
+    def _train_epoch(self) -> Exchanging[None]:
         if self._learner.epoch > 0:
             for rule in self._rules:
                 rule.before_epoch(self._learner.epoch)
         done = yield from in_numpy(self._learner.epoch_steps(), self._device)
+        self._epochs.append(done)
         if not (math.isfinite(done.loss) and self._learner.state.buffer.isfinite().all()):
-            raise PeerError(f"peer {self._index}: diverged in epoch {self._learner.epoch}, training loss "
-                            f"{done.loss:g} at a learning rate of {done.lr:g}; choose a lower training.lr")
-        return done
+            raise PeerDiverged(f"peer {self._index}: diverged in epoch {self._learner.epoch}, training loss "
+                               f"{done.loss:g} at a learning rate of {done.lr:g}; choose a lower training.lr")
+
+    def reseed(self, donor: Snapshot, num_epochs: int) -> dict[str, Any]:
+        """Take a donor's weights, without momentum, in place of what diverged; return the row of the round.
+
+        What is measured is the donor's, the training loss is that of the epoch that diverged.
+
+        Args:
+            donor: whose weights.
+            num_epochs: of the round; those that were not trained are skipped.
+        """
+        self._grafting.become_(donor)
+        self._learner.skip_to(self._learner.epoch + num_epochs - len(self._epochs))
+        return self._measured()
 
     def publish(self) -> Snapshot:
         """Return a snapshot of the weights, with the entropies and the predictions that the last round measured."""
@@ -202,10 +224,6 @@ class Peer:
     def take_teachers(self, *trained: dict[int, bytes]) -> None:
         """Learn from the teachers that some peers trained."""
         self._teachers.take({index: state for states in trained for index, state in states.items()})
-
-    def trained_teachers(self) -> dict[int, bytes]:
-        """Return the states of the teachers that were trained, by index."""
-        return self._teachers.trained_states()
 
     def learn_from(self, *classmates: Snapshot) -> None:
         """Learn from other peers as they are now."""
@@ -273,6 +291,7 @@ class Peer:
         tensors = self._learner.state_dict()
         for rule in self._rules:
             tensors |= {f"{rule.name}/{key}": tensor.contiguous() for key, tensor in rule.state_dict().items()}
+        tensors["teacher_images"] = torch.tensor(self._teacher_images)
         if self._small is not None:
             tensors |= {f"small/{name}": tensor.contiguous() for name, tensor in self._small.state_dict().items()}
         return tensors_to_bytes(tensors, {"model_card": json.dumps(self.model_card())})
@@ -293,7 +312,10 @@ class Peer:
             prefix = f"{rule.name}/"
             rule.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()
                                   if name.startswith(prefix)})
+        self._teacher_images = int(tensors.get("teacher_images", 0))
         self._entropies = self._grafting.entropies()
+        if self._learner.epoch == self._settings.num_epochs:
+            self._remove_dropped()
 
 
 def _accuracy(predicted: Tensor, labels: Tensor) -> float:

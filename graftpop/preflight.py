@@ -9,7 +9,7 @@ from graftpop.learner.removal import check_removable
 from graftpop.learner.shapes import check_takes
 from graftpop.learner.sites import find_sites
 from graftpop.learner.teachers import load_teacher
-from graftpop.methods.grafting import released_assignment
+from graftpop.methods.assignment import released_assignment
 from graftpop.methods.measures import valid_filters
 from graftpop.settings import Settings, TeacherSettings
 from graftpop.space import Space

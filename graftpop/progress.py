@@ -1,7 +1,7 @@
 """A study as it is watched: one live table of trials and one bar, or plain lines where the output is no terminal."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from graftpop.trials import Trial, best_trial
 
@@ -87,6 +88,20 @@ class Pace:
         return f"{left_s // 3600}:{left_s % 3600 // 60:02}:{left_s % 60:02} left"
 
 
+class NewEvents:
+    """What happened besides, each line once."""
+
+    def __init__(self) -> None:
+        self._num_told: dict[str, int] = {}
+
+    def lines(self, trials: Sequence[Trial]) -> Iterator[str]:
+        """Yield what was not yielded before."""
+        for trial in trials:
+            for event in trial.events[self._num_told.get(trial.trial_id, 0):]:
+                yield f"trial {trial.number}  {event}"
+            self._num_told[trial.trial_id] = len(trial.events)
+
+
 def images_per_s(trials: Sequence[Trial]) -> float:
     """Return the images that the running trials train on in a second, together."""
     return sum(float(trial.result.get("images_per_s", 0.0)) for trial in trials if trial.status == "running")
@@ -97,6 +112,7 @@ class LiveProgress:
 
     def __init__(self, console: Console, num_trials: int, rounds_of_trial: int) -> None:
         self._pace = Pace(num_trials, rounds_of_trial)
+        self._events = NewEvents()
         self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds"),
                              TextColumn("{task.fields[speed]}"), TextColumn("{task.fields[left]}"))
         self._task = self._bar.add_task("study", total=num_trials * rounds_of_trial, speed="", left="")
@@ -111,7 +127,9 @@ class LiveProgress:
         self._live.stop()
 
     def __call__(self, trials: list[Trial]) -> None:
-        """Draw the trials as they stand."""
+        """Draw the trials as they stand, and what happened besides above them."""
+        for line in self._events.lines(trials):
+            self._live.console.print(Text(line, style="yellow"), soft_wrap=True)
         speed = images_per_s(trials)
         self._bar.update(self._task, completed=self._pace.rounds_done(trials), total=self._pace.total_rounds(trials),
                          speed=f"{speed:,.0f} images/s" if speed else "", left=self._pace.time_left(trials))
@@ -137,6 +155,7 @@ class PlainProgress:
     def __init__(self, console: Console, num_trials: int, rounds_of_trial: int) -> None:
         self._console = console
         self._pace = Pace(num_trials, rounds_of_trial)
+        self._events = NewEvents()
         self._last: dict[str, tuple[str, float]] = {}
 
     def __enter__(self) -> Self:
@@ -148,6 +167,8 @@ class PlainProgress:
 
     def __call__(self, trials: list[Trial]) -> None:
         """Print what is new of the trials."""
+        for line in self._events.lines(trials):
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         for trial in trials:
             status, when = self._last.get(trial.trial_id, ("pending", 0.0))
             now = time.monotonic()

@@ -68,7 +68,11 @@ class PopulationSettings(Section):
     epochs_per_round: Count = 1
     diversity: Literal["none", "learning_rate"] = "none"
     output: Literal["best_peer", "ensemble", "uniform_soup", "greedy_soup"] = "best_peer"  # whose test accuracy counts
-    round_limit_s: Positive = 7200.0        # a round that takes longer fails, and names the peers that were missing
+    deadline_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10.0  # who needs more median rounds is lost
+    round_limit_s: Positive = 7200.0        # who needs longer is lost, however long the rounds are
+    max_peer_restarts: Annotated[int, Field(ge=0)] = 3   # how often a lost peer is replaced before the trial fails
+    replace_limit_s: Positive = 300.0       # how long a lost peer may take to find room and to start
+    min_peers: Count | None = None          # with how many to go on if it finds none; None: all, from the last round
 
 
 class GraftSettings(Section):
@@ -160,6 +164,7 @@ class TuneSettings(Section):
     num_samples: Count | None = None        # trials; None: 10, or the whole product where search is grid
     search: Literal["optuna", "random", "grid"] = "optuna"
     scheduler: Literal["none", "asha", "pbt"] = "none"
+    max_failures: Annotated[int, Field(ge=0)] = 3   # how often a trial that was lost goes on from its last round
 
 
 class ResourceSettings(Section):

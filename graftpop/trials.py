@@ -1,14 +1,17 @@
 """The trials of a study as they stand: what the tables, the terminal and the final report are made from."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
 
+from graftpop.errors import CheckpointError
 from graftpop.space import Domain
 
-__all__ = ["Trial", "best_row", "best_trial", "column_types"]
+__all__ = ["Trial", "best_row", "best_trial", "column_types", "trials_from_json", "trials_to_json"]
 
 
 @dataclass
@@ -20,10 +23,11 @@ class Trial:
         number: from 0, in the order in which the trials were made.
         sample: the searched keys and their values.
         num_rounds: how many it has when nothing stops it.
-        status: pending, running, completed, stopped (by the scheduler), failed or interrupted.
+        status: pending, running, completed, stopped (by the scheduler), failed, or interrupted (can be gone on with).
         result: what its last round reported.
         wall_s: seconds it has run.
-        error: why it failed, in one line.
+        error: why it failed or was interrupted, in one line.
+        events: what else happened, a line each.
     """
 
     trial_id: str
@@ -34,6 +38,7 @@ class Trial:
     result: Mapping[str, Any] = field(default_factory=dict)
     wall_s: float = 0.0
     error: str = ""
+    events: list[str] = field(default_factory=list)
 
     @property
     def round(self) -> int:
@@ -42,8 +47,13 @@ class Trial:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether nothing more will come of it now."""
         return self.status not in ("pending", "running")
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will come of it, when the study is resumed."""
+        return self.is_over and self.status != "interrupted"
 
     def row(self) -> dict[str, Any]:
         """Return the trial's row of `trials.parquet`."""
@@ -52,6 +62,26 @@ class Trial:
         return {"trial_id": self.trial_id, "status": self.status, **self.sample,
                 **{name: self.result.get(name) for name in measured},
                 "epochs": self.result.get("epoch", 0), "wall_s": self.wall_s}
+
+
+def trials_to_json(trials: Iterable[Trial]) -> str:
+    """Return trials as text from which `trials_from_json` makes them again."""
+    return json.dumps([asdict(trial) for trial in trials], default=dict)
+
+
+def trials_from_json(text: str) -> list[Trial]:
+    """Return the trials that `trials_to_json` wrote.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    try:
+        return TypeAdapter(list[Trial]).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"tune/trials.json: {where}: {first['msg']}; it was not written by graftpop, or is "
+                              f"damaged") from error
 
 
 def best_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

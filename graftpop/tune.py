@@ -41,11 +41,10 @@ def tune(
     num_samples: Annotated[int | None, typer.Option(help="Number of trials.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None,
     address: Annotated[str | None, typer.Option(
-        envvar="RAY_ADDRESS", help="Ray cluster: auto, HOST:PORT or ray://...; default a new one on this machine.",
+        envvar="RAY_ADDRESS", help="Ray cluster: auto or HOST:PORT, ray://... for --dry-run; default this machine.",
         show_default=False)] = None,
     resume: Annotated[str | None, typer.Option(
-        metavar="RUN", help="Go on with an interrupted run; only trusted folders: Ray's state is pickled.",
-        show_default=False)] = None,
+        metavar="RUN", help="Go on with a run that was interrupted or killed.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and start nothing.")] = False,
 ) -> None:
     """Search over populations of networks with Ray Tune."""
@@ -84,11 +83,13 @@ def named_by(where: str, overrides: Sequence[str] = ()) -> Iterator[None]:
 
 def start(space: "Space", where: str, overrides: Sequence[str], out: str | None, address: str | None) -> None:
     """Check everything, then run a new study."""
-    from graftpop.cluster.connection import connect, local_node
+    from graftpop.cluster.connection import check_can_lead, connect, local_node
+    from graftpop.cluster.nodes import check_nodes
     from graftpop.preflight import check_data_and_models
     from graftpop.records import RunFolder
     from graftpop.run_facts import run_facts, utc_now
 
+    check_can_lead(address)
     settings = space.settle()
     folder = RunFolder(out or f"runs/{settings.name}-{utc_now():%Y%m%dT%H%M%SZ}")
     if folder.exists("space.yaml") or folder.exists("tune"):
@@ -99,9 +100,10 @@ def start(space: "Space", where: str, overrides: Sequence[str], out: str | None,
         if address is None:
             check_demand(space, [local_node()])
     folder.create()
-    with connect(address) as connection:
+    with folder.locked(), connect(address) as connection:
         with named_by(where, overrides):
             check_demand(space, connection.nodes)
+        check_nodes(space, folder.location)
         folder.write_text("space.yaml", space.to_yaml())
         folder.write_text("run.json", json.dumps(run_facts(sys.argv[1:], settings.seed), indent=2))
         run(space, folder, connection)
@@ -109,22 +111,25 @@ def start(space: "Space", where: str, overrides: Sequence[str], out: str | None,
 
 def go_on(location: str, address: str | None) -> None:
     """Go on with the study of a run folder."""
-    from graftpop.cluster.connection import connect
+    from graftpop.cluster.connection import check_can_lead, connect
+    from graftpop.cluster.nodes import check_nodes
     from graftpop.preflight import check_data_and_models
     from graftpop.records import RunFolder
     from graftpop.space import parse_space
     from graftpop.space.tree import read_sections
 
+    check_can_lead(address)
     folder = RunFolder(location)
     folder.check_is_run()
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
     with named_by(where), console.status("checking the data and the networks"):
         check_data_and_models(space)
-    with connect(address) as connection:
+    with folder.locked(), connect(address) as connection:
         with named_by(where):
             check_demand(space, connection.nodes)
-        run(space, folder, connection, resume=True)
+        check_nodes(space, folder.location)
+        run(space, folder, connection)
 
 
 def check_demand(space: "Space", nodes: "Sequence[Node]") -> None:
@@ -136,7 +141,7 @@ def check_demand(space: "Space", nodes: "Sequence[Node]") -> None:
         demand_of(num_peers, resources, nodes)
 
 
-def run(space: "Space", folder: "RunFolder", connection: "Connection", *, resume: bool = False) -> None:
+def run(space: "Space", folder: "RunFolder", connection: "Connection") -> None:
     """Run a study on a cluster, show it, and tell what came of it."""
     from graftpop.cluster.study import run_study
     from graftpop.progress import LiveProgress, PlainProgress
@@ -149,7 +154,7 @@ def run(space: "Space", folder: "RunFolder", connection: "Connection", *, resume
     console.print(f"run        {folder.location}", soft_wrap=True)
     progress = LiveProgress if console.is_terminal else PlainProgress
     with progress(console, space.num_trials(), space.most_rounds()) as watch:
-        trials = run_study(space, folder, connection, watch, resume=resume)
+        trials = run_study(space, folder, connection, watch)
     interrupted = sum(trial.is_over for trial in trials) < space.num_trials() or any(
         trial.status == "interrupted" for trial in trials)
     facts = json.loads(folder.read_text("run.json"))
@@ -175,7 +180,7 @@ def tell(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
     console.print(trials_table(trials))
     for trial in trials:
         if trial.error:
-            console.print(f"[red]trial {trial.number} failed[/]: ", end="")
+            console.print(f"[red]trial {trial.number} {trial.status}[/]: ", end="")
             console.print(trial.error, markup=False, soft_wrap=True)
     if space.variants:
         for part in comparison_tables(compare_trials([trial.row() for trial in trials], space), space.published):

@@ -22,9 +22,10 @@ from graftpop.errors import CheckpointError
 from graftpop.learner.data import MemoryImages, load_splits
 from graftpop.peer import Peer
 from graftpop.population import Round
-from graftpop.records import RunFolder, TrialRecords, open_folder
+from graftpop.records import RunFolder, TrialRecords
 from graftpop.settings import Settings
 from graftpop.space import parse_space
+from graftpop.storage import Folder
 from graftpop.trials import column_types
 
 NUM_PEERS = 3
@@ -76,6 +77,11 @@ def expected_grafts(trial_id: str, kept: Iterable[tuple[int, int]]) -> list[tupl
             for receiver in range(NUM_PEERS) for site in SITES]
 
 
+def append(records: TrialRecords, done: Round) -> None:
+    records.add_round(done)
+    records.write()
+
+
 def no_partial(folder: Path) -> bool:
     return not list(folder.rglob("*.partial"))
 
@@ -91,8 +97,8 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_the_columns_are_those_of_the_design(run: RunFolder) -> None:
-    records = TrialRecords(run.records, "a")
-    records.append(round_of(1))
+    records = TrialRecords(run.of_trials("records"), "a")
+    append(records, round_of(1))
     run.join_records(["a"], now=True)
     assert run.read_table("rounds").column_names == ROUNDS
     assert run.read_table("grafts").column_names == GRAFTS
@@ -106,17 +112,18 @@ def test_whatever_is_appended_and_taken_up_again_no_row_is_missing_or_doubled(
 ) -> None:
     """None runs the next round; a share goes back to that part of the rounds, in this process or a new one."""
     folder = tmp_path_factory.mktemp("records")
-    records = TrialRecords(str(folder), "a")
+    records = TrialRecords(Folder(str(folder)), "a")
     kept: list[tuple[int, int]] = []
     for attempt, step in enumerate(steps):
         if step is None:
             kept.append((len(kept) + 1, attempt))
-            records.append(round_of(len(kept), attempt))
+            append(records, round_of(len(kept), attempt))
         else:
             share, in_new_process = step
             kept = kept[:round(share * len(kept))]
-            records = TrialRecords(str(folder), "a") if in_new_process else records
+            records = TrialRecords(Folder(str(folder)), "a") if in_new_process else records
             records.restart_after(len(kept))
+            records.write()
         assert columns_of(folder / "a.rounds.parquet", "trial_id", "round", "peer", "train_loss") == (
             expected_rounds("a", kept))
         assert columns_of(folder / "a.grafts.parquet", "trial_id", "round", "receiver", "site", "alpha") == (
@@ -126,17 +133,17 @@ def test_whatever_is_appended_and_taken_up_again_no_row_is_missing_or_doubled(
 
 def test_a_trial_that_goes_on_where_nothing_was_recorded_begins_anew(tmp_path: Path) -> None:
     """Under population based training a trial takes up another's checkpoint before it has run a round itself."""
-    records = TrialRecords(str(tmp_path), "b")
+    records = TrialRecords(Folder(str(tmp_path)), "b")
     records.restart_after(7)
-    records.append(round_of(8, attempt=2))
+    append(records, round_of(8, attempt=2))
     assert columns_of(tmp_path / "b.rounds.parquet", "trial_id", "round", "peer", "train_loss") == (
         expected_rounds("b", [(8, 2)]))
 
 
 def test_the_last_round_adds_no_grafts(tmp_path: Path) -> None:
-    records = TrialRecords(str(tmp_path), "a")
-    records.append(round_of(1))
-    records.append(round_of(2, is_last=True))
+    records = TrialRecords(Folder(str(tmp_path)), "a")
+    append(records, round_of(1))
+    append(records, round_of(2, is_last=True))
     assert len(columns_of(tmp_path / "a.rounds.parquet", "round")) == 2 * NUM_PEERS
     assert {number for number, in columns_of(tmp_path / "a.grafts.parquet", "round")} == {1}
 
@@ -146,9 +153,9 @@ def test_the_last_round_adds_no_grafts(tmp_path: Path) -> None:
 
 def test_trials_are_joined_in_order_and_one_without_a_file_is_left_out(run: RunFolder) -> None:
     for name, num_rounds in (("b", 1), ("a", 2)):
-        records = TrialRecords(run.records, name)
+        records = TrialRecords(run.of_trials("records"), name)
         for number in range(1, num_rounds + 1):
-            records.append(round_of(number))
+            append(records, round_of(number))
     run.join_records(["a", "not-begun", "b"], now=True)
     assert columns_of(Path(run.location, "rounds.parquet"), "trial_id", "round", "peer", "train_loss") == (
         expected_rounds("a", [(1, 0), (2, 0)]) + expected_rounds("b", [(1, 0)]))
@@ -168,9 +175,9 @@ def test_a_reader_sees_whole_rounds_only_while_trials_write_and_the_driver_joins
     all_written, failures, seen = threading.Event(), list[str](), list[int]()
 
     def write(trial_id: str) -> None:
-        records = TrialRecords(run.records, trial_id)
+        records = TrialRecords(run.of_trials("records"), trial_id)
         for number in range(1, num_rounds + 1):
-            records.append(round_of(number))
+            append(records, round_of(number))
 
     def read() -> None:
         while not all_written.is_set():
@@ -202,10 +209,10 @@ def test_a_reader_sees_whole_rounds_only_while_trials_write_and_the_driver_joins
 
 
 def test_a_joining_that_fails_leaves_the_table_as_it_was(run: RunFolder) -> None:
-    TrialRecords(run.records, "a").append(round_of(1))
+    append(TrialRecords(run.of_trials("records"), "a"), round_of(1))
     run.join_records(["a"], now=True)
-    Path(run.records, "a.rounds.parquet").write_bytes(b"cut short")
-    with pytest.raises(pyarrow.ArrowInvalid):
+    Path(run.location, "tune/records/a.rounds.parquet").write_bytes(b"cut short")
+    with pytest.raises(CheckpointError, match=r"a\.rounds\.parquet: cannot be read as Parquet"):
         run.join_records(["a"], now=True)
     assert run.read_table("rounds").num_rows == NUM_PEERS
 
@@ -258,17 +265,15 @@ def test_a_damaged_table_is_named(run: RunFolder) -> None:
 
 
 def test_a_folder_can_be_given_as_a_uri(tmp_path: Path) -> None:
-    filesystem, path = open_folder(f"file://{tmp_path}/run")
-    assert path == f"{tmp_path}/run"
     run = RunFolder(f"file://{tmp_path}/run")
     assert not run.exists()
     run.create()
     run.write_text("space.yaml", "name: caf\u00e9\n")
-    TrialRecords(run.records, "a").append(round_of(1))
+    append(TrialRecords(run.of_trials("records"), "a"), round_of(1))
     run.join_records(["a"], now=True)
     assert run.read_text("space.yaml") == (tmp_path / "run" / "space.yaml").read_text(encoding="utf-8")
     assert len(columns_of(tmp_path / "run" / "rounds.parquet", "round")) == NUM_PEERS
-    assert filesystem.get_file_info(f"{path}/tune/records/a.rounds.parquet").is_file
+    assert (tmp_path / "run" / "tune" / "records" / "a.rounds.parquet").is_file()
     assert no_partial(tmp_path)
 
 
@@ -276,7 +281,7 @@ def test_a_relative_folder_is_taken_from_where_the_command_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert open_folder("runs/a")[1] == RunFolder("runs/a").location == f"{tmp_path}/runs/a"
+    assert RunFolder("runs/a").location == f"{tmp_path}/runs/a"
 
 
 @pytest.mark.parametrize("location", ["nosuch://bucket/run", "file://relative", "s3:// spaced"])

@@ -74,7 +74,7 @@ def small_model(name: str) -> str:
 def assert_finite_figures(settings: Settings) -> None:
     """Train a population and read its test set, and assert that every peer has a row of numbers in every round."""
     peers = range(settings.population.num_peers)
-    population = Population(LocalGroup([Peer(settings, peer) for peer in peers]), settings)
+    population = Population(LocalGroup(partial(Peer, settings), len(peers)), settings)
     for _ in range(settings.num_rounds):
         done = population.step()
         assert [row["peer"] for row in done.peers] == [*peers]

@@ -5,8 +5,9 @@ from typing import Any
 import pyarrow
 import pytest
 
+from graftpop.errors import CheckpointError
 from graftpop.space import Domain
-from graftpop.trials import Trial, best_trial, column_types
+from graftpop.trials import Trial, best_trial, column_types, trials_from_json, trials_to_json
 
 
 def trial(number: int, status: str = "completed", **result: Any) -> Trial:
@@ -92,3 +93,26 @@ def test_a_trial_is_over_unless_it_is_pending_or_running(status: str, is_over: b
 ])
 def test_the_column_of_a_key_holds_numbers_where_all_its_values_are_numbers(domain: Domain, kind: object) -> None:
     assert column_types({"key": domain}) == {"key": kind}
+
+
+def test_trials_are_read_as_they_were_written() -> None:
+    trials = [
+        Trial("00000", 0, {"graft.alpha": "adaptive", "graft.A": 0.1 + 0.2}, 12, "completed", {"round": 12}, 1.5),
+        Trial("00001", 1, {"distillation.teachers": [{"model": "resnet8", "epochs": 2}], "graft": None}, 12, "failed",
+              error="peer 1: lost", events=["round 3: peer 1 lost"]),
+        Trial("00002", 2, {"variant": "plain", "seed": 2**62}, 3)]
+    assert trials_from_json(trials_to_json(trials)) == trials
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", '[{"trial_id": 3}]', "[" * 10**5, "null", '["a"]'])
+def test_what_is_no_list_of_trials_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(CheckpointError, match=r"^tune/trials\.json: [^\n]*; it was not written by graftpop, or is "
+                                              r"damaged$"):
+        trials_from_json(text)
+
+
+@pytest.mark.parametrize(("status", "is_over", "is_final"), [
+    ("pending", False, False), ("running", False, False), ("interrupted", True, False), ("completed", True, True),
+    ("stopped", True, True), ("failed", True, True)])
+def test_what_was_interrupted_is_over_now_and_not_for_good(status: str, is_over: bool, is_final: bool) -> None:
+    assert (trial(0, status).is_over, trial(0, status).is_final) == (is_over, is_final)

@@ -6,21 +6,25 @@ made; the population only holds references, and Ray moves the bytes from node to
 
 import re
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from graftpop.cluster.meeting import MeetingBroken, MeetingPlace
+from graftpop.cluster.meeting import MeetingPlace
 from graftpop.cluster.resources import Demand
-from graftpop.errors import PeerError
+from graftpop.errors import HandleLost, MeetingBroken, PeerError, PeerLost
 from graftpop.population import Calls
+from graftpop.population.group import Wanted
 from graftpop.settings import Settings
 
 __all__ = ["RayGroup"]
+
+GET_LIMIT_S = 300.0
+SECONDS_BETWEEN_STARTS = 1.0
 
 
 class PeerActor:
@@ -35,7 +39,7 @@ class PeerActor:
         num_cores = max(1, int(demand.cpus_per_peer))
         torch.set_num_threads(num_cores)
         device = "cuda" if demand.gpus_per_peer else "cpu"
-        self._place = MeetingPlace(index, demand.num_peers)
+        self._place = MeetingPlace(index)
         self._peer = Peer(Settings.model_validate(settings), index, device, num_workers=num_cores - 1)
 
     def __repr__(self) -> str:
@@ -47,13 +51,17 @@ class PeerActor:
         result = getattr(self._peer, method)(*arguments)
         return self._place.hold(result) if isinstance(result, Generator) else result
 
-    def open_meetings(self, limit_s: float) -> tuple[str, int]:
-        """Open the place where the peers meet; return its address and port."""
-        return self._place.open(limit_s)
+    def make(self, method: str, *arguments: Any) -> tuple[None, Any]:
+        """Run a method of the peer whose result stays here; that it is made can be known without it."""
+        return None, self.call(method, *arguments)
 
-    def come_to_meetings(self, address: tuple[str, int], limit_s: float) -> None:
+    def open_meetings(self, place: int, num_places: int, limit_s: float) -> tuple[str, int]:
+        """Open the place where the peers meet; return its address and port."""
+        return self._place.open(place, num_places, limit_s)
+
+    def come_to_meetings(self, address: tuple[str, int], place: int, num_places: int, limit_s: float) -> None:
         """Come to the place that another peer has opened."""
-        self._place.come(address, limit_s)
+        self._place.come(address, place, num_places, limit_s)
 
 
 class RayGroup:
@@ -67,82 +75,125 @@ class RayGroup:
     """
 
     def __init__(self, settings: Settings, demand: Demand, placement_group: PlacementGroup, title: str) -> None:
-        # neither restarts nor retries: a peer that starts again would be another one, without its weights
-        remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
-        plain = settings.model_dump()
-        self._actors = [
-            remote_peer.options(
-                num_cpus=demand.cpus_per_peer,
-                num_gpus=demand.gpus_per_peer,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    placement_group=placement_group, placement_group_bundle_index=peer),
-            ).remote(plain, peer, demand, f"{title}/peer-{peer}")
-            for peer in range(demand.num_peers)
-        ]
-        if settings.mutual is not None and settings.mutual.exchange == "logits":
-            # the calls of an actor run in their order: who is asked to train has come to the meetings before
-            limit_s = settings.population.round_limit_s
-            address = self._actors[0].open_meetings.remote(limit_s)
-            for actor in self._actors[1:]:
-                actor.come_to_meetings.remote(address, limit_s)
-        self._peer_of_actor = {actor._actor_id.hex(): peer for peer, actor in enumerate(self._actors)}
+        # Ray neither restarts nor retries: who starts again has first to be given its state
+        self._remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
+        self._settings, self._demand, self._placement_group, self._title = settings, demand, placement_group, title
+        self._actors: dict[int, Any] = {}
+        for peer in range(demand.num_peers):
+            self._start(peer)
+        self._arrange_meetings()
 
-    def run(self, method: str, calls: Calls, limit_s: float, *, hold: bool = False) -> Iterator[tuple[int, Any]]:
-        """See `Group.run`. A handle is an object reference; what it refers to is not fetched here."""
+    def _start(self, peer: int) -> None:
+        """Start a peer's process, in place of any that there was."""
+        if peer in self._actors:
+            ray.kill(self._actors[peer])
+        demand = self._demand
+        self._actors[peer] = self._remote_peer.options(
+            num_cpus=demand.cpus_per_peer,
+            num_gpus=demand.gpus_per_peer,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                placement_group=self._placement_group, placement_group_bundle_index=peer),
+        ).remote(self._settings.model_dump(), peer, demand, f"{self._title}/peer-{peer}")
+
+    def _arrange_meetings(self) -> None:
+        """Tell all peers where they meet, where they do; before what they are asked next, since they do it in order."""
+        mutual = self._settings.mutual
+        if mutual is None or mutual.exchange != "logits":
+            return
+        limit_s = self._settings.population.round_limit_s
+        opener, *others = self._actors.values()
+        address = opener.open_meetings.remote(0, len(self._actors), limit_s)
+        for place, actor in enumerate(others, start=1):
+            actor.come_to_meetings.remote(address, place, len(self._actors), limit_s)
+
+    def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
+        """See `Group.run`. A handle is an object reference."""
         deadline = time.monotonic() + limit_s
-        peer_of = {
-            self._actors[peer].call.options(name=f"peer-{peer}.{method}").remote(method, *arguments): peer
-            for peer, arguments in calls.items()
-        }
-        pending = list(peer_of)
+        made: dict[ray.ObjectRef[Any], tuple[int, Any]] = {}  # what is waited for: whose it is, and the handle
+        for peer, arguments in calls.items():
+            actor, name = self._actors[peer], f"peer-{peer}.{method}"
+            if wanted == "held":
+                is_made, handle = actor.make.options(name=name, num_returns=2).remote(method, *arguments)
+                made[is_made] = peer, handle
+            else:
+                reference = actor.call.options(name=name).remote(method, *arguments)
+                made[reference] = peer, None
+        pending = list(made)
         broken = []  # those that could not meet with another come after that other, the cause
         while pending:
-            done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()), fetch_local=not hold)
+            done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
             for reference in done:
-                peer = peer_of[reference]
-                result = reference if hold else self._result(reference, peer, method)
+                peer, handle = made[reference]
+                result = self._result(reference, peer, method)
                 if isinstance(result, MeetingBroken):
                     broken.append((peer, result))
-                else:
+                elif isinstance(result, PeerError) or wanted == "value":
                     yield peer, result
+                else:
+                    yield peer, handle if wanted == "held" else self.put(result)
             if not done:
                 for reference in pending:
-                    peer = peer_of[reference]
-                    yield peer, PeerError(f"peer {peer}: did not finish '{method}' within {limit_s:g} s; see "
-                                          f"population.round_limit_s")
+                    peer, _ = made[reference]
+                    yield peer, PeerLost(f"peer {peer}: did not finish '{method}' within {limit_s:g} s; see "
+                                         f"population.deadline_factor and population.round_limit_s")
                 break
         yield from broken
 
     def _result(self, reference: ray.ObjectRef[Any], peer: int, method: str) -> Any:
         try:
-            return ray.get(reference, timeout=60)
+            return ray.get(reference, timeout=GET_LIMIT_S)
         except RayTaskError as error:
-            # a lost donor shows at its receiver, as the cause of the receiver's failure
-            if isinstance(error.cause, RayActorError):
-                return self._lost(error.cause, peer, method)
             if isinstance(error.cause, PeerError):
                 return error.cause
+            if isinstance(error.cause, ObjectLostError | RayActorError):  # of what it was called with
+                return _handle_lost(error.cause, peer, method)
             raise
-        except RayActorError as error:
-            return self._lost(error, peer, method)
-        except GetTimeoutError:
-            return PeerError(f"peer {peer}: its result of '{method}' did not arrive within 60 s")
+        except ObjectLostError as error:
+            return _handle_lost(error, peer, method)
+        except RayError as error:
+            return PeerLost(f"peer {peer}: lost in '{method}': {_why(str(error))}")
 
-    def _lost(self, error: RayActorError, peer: int, method: str) -> PeerError:
-        peer = self._peer_of_actor.get(error.actor_id or "", peer)
-        return PeerError(f"peer {peer}: lost in '{method}': {_why(str(error))}")
+    def restart(self, peers: Collection[int], limit_s: float) -> list[int]:
+        """See `Group.restart`. Where the node of a peer is gone, Ray looks for room on others meanwhile."""
+        deadline = time.monotonic() + limit_s
+        absent = list(peers)
+        while absent and (left_s := deadline - time.monotonic()) > 0:
+            for peer in absent:
+                self._start(peer)
+            answers = dict(self.run("process_id", dict.fromkeys(absent, ()), left_s))
+            absent = [peer for peer in absent if isinstance(answers[peer], PeerError)]
+            if absent:
+                time.sleep(SECONDS_BETWEEN_STARTS)
+        self._arrange_meetings()
+        return absent
+
+    def dismiss(self, peers: Collection[int]) -> None:
+        """See `Group.dismiss`."""
+        for peer in peers:
+            ray.kill(self._actors.pop(peer))
+
+    def put(self, value: Any) -> Any:
+        """See `Group.put`; it is kept by this process, on its node."""
+        return ray.put(value)
+
+    def get(self, handle: Any) -> Any:
+        """See `Group.get`."""
+        return ray.get(handle, timeout=GET_LIMIT_S)
 
     def close(self) -> None:
         """End the peers' processes."""
-        for actor in self._actors:
-            ray.kill(actor)
+        self.dismiss(list(self._actors))
+
+
+def _handle_lost(error: Exception, peer: int, method: str) -> HandleLost:
+    return HandleLost(f"peer {peer}: what another made for its '{method}' is gone: {_why(str(error))}")
 
 
 def _why(text: str) -> str:
-    """Return in one line why an actor was lost, from the page that Ray has to say about it."""
+    """Return in one line why an actor or an object was lost, from the page that Ray has to say about it."""
     if ours := re.findall(r"graftpop\.errors\.\w+: (.+)", text):
         return str(ours[-1])
-    where = [match[0] for key in ("ip", "pid") if (match := re.search(rf"{key}: \S+", text))]
+    where = [match[0] for key in ("ip", "pid") if (match := re.search(rf"{key}: [^\s,]+", text))]
     detail = re.search(r"Worker exit detail: ([^.]+)", text)
     said = detail[1] if detail else text.strip().splitlines()[0]
-    return f"{said} ({', '.join(where)})"
+    return f"{said} ({', '.join(where)})" if where else said

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from graftpop.cluster.resources import Node
 from graftpop.errors import ResourceError
 
-__all__ = ["Connection", "connect", "local_node"]
+__all__ = ["check_can_lead", "Connection", "connect", "local_node"]
 
 ANSWER_LIMIT_S = 10.0
+CLIENT_SCHEME = "ray://"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,19 @@ def local_node() -> Node:
     return Node(float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count()))
 
 
+def check_can_lead(address: str | None) -> None:
+    """Check that a study can be led over an address: Tune's driver needs a node of the cluster under it.
+
+    Raises:
+        ResourceError: it is a client's address, by which one can only look.
+    """
+    if address is not None and address.startswith(CLIENT_SCHEME):
+        host = _host_and_port(address)[0] or "HEAD"
+        raise ResourceError(
+            f"--address {address}: Ray Tune cannot lead a study through a Ray client, which is for --dry-run only; use "
+            f"ray job submit --address http://{host}:8265 --working-dir . -- python -m graftpop.tune ...")
+
+
 @contextmanager
 def connect(address: str | None) -> Iterator[Connection]:
     """Connect to a cluster for the time of a block; a cluster that was started for it ends with it.
@@ -48,14 +62,15 @@ def connect(address: str | None) -> Iterator[Connection]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns until one has chosen
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own table would stand between ours
     import ray
-    from ray.exceptions import RaySystemError
+    from ray.exceptions import AuthenticationError, RaySystemError
 
     try:
-        _check_answers(address)
+        if address is not None:
+            _check_answers(address)
         # `local` and not None: None would join a cluster that happens to run here, with who knows what on it.
         context = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError, RaySystemError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (OSError, ValueError, RuntimeError, RaySystemError, AuthenticationError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if address is None:
             raise ResourceError(f"ray: no cluster could be started on this machine: {reason}") from error
         raise ResourceError(f"--address {address}: no cluster could be joined: {reason}; start one with "
@@ -70,12 +85,61 @@ def connect(address: str | None) -> Iterator[Connection]:
         ray.shutdown()
 
 
-def _check_answers(address: str | None) -> None:
-    """Check that something answers at HOST:PORT: Ray itself tries for minutes before it gives up.
+def _host_and_port(address: str) -> tuple[str, str]:
+    host, _, port = address.removeprefix(CLIENT_SCHEME).rpartition(":")
+    return host, port
+
+
+def _check_answers(address: str) -> None:
+    """Check that a cluster answers, knows our token and has a node here: Ray itself tries for a minute, and says less.
 
     Raises:
-        OSError: nothing does.
+        OSError: nothing answers.
+        ResourceError: what answers will not have us.
     """
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=ANSWER_LIMIT_S).close()
+    from ray._private import services
+
+    is_client = address.startswith(CLIENT_SCHEME)
+    place = services.canonicalize_bootstrap_address("auto") if address == "auto" else address
+    if place is None:  # no cluster has been started here: Ray says so at once
+        return
+    host, port = _host_and_port(place)
+    if not (host and port.isdecimal()):
+        return
+    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_LIMIT_S).close()
+    if is_client:
+        refusal = _refusal(f"{host}:{port}", "/ray.rpc.RayletDriver/ClusterInfo", "a client server's port is 10001")
+    else:
+        refusal = _refusal(f"{host}:{port}", "/ray.rpc.NodeInfoGcsService/CheckAlive", "the head's port is 6379")
+        if not refusal and not services.find_node_ids():
+            refusal = (f"this machine is no node of that cluster; run `ray start --address={host}:{port}` here, or "
+                       "`ray job submit` with this command")
+    if refusal:
+        raise ResourceError(f"--address {address}: {refusal}")
+
+
+def _refusal(place: str, method: str, usual: str) -> str:
+    """Ask HOST:PORT for a sign of life; return why it gives none and what to do, or an empty string.
+
+    Args:
+        place: HOST:PORT.
+        method: what is called, with a request of no content.
+        usual: which port it usually is.
+    """
+    import grpc  # type: ignore[import-untyped]
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.exceptions import AuthenticationError
+
+    token = "export RAY_AUTH_MODE=token, and as RAY_AUTH_TOKEN what `ray get-auth-token` prints on the head"
+    try:
+        with init_grpc_channel(place) as channel:
+            channel.unary_unary(method)(b"", timeout=ANSWER_LIMIT_S)
+    except AuthenticationError:
+        return f"RAY_AUTH_MODE is token, and there is no token here; {token}"
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            return f"the cluster got no token, or not its own; {token}"
+        if error.code() == grpc.StatusCode.NOT_FOUND:  # a client server, that we have not yet introduced ourselves to
+            return ""
+        return f"what answers there is something else ({error.code().name}); {usual} unless it was set"
+    return ""

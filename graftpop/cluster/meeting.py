@@ -4,20 +4,18 @@ Through torch's own gloo backend, whatever the device: what is exchanged are a b
 """
 
 import datetime
+import os
 from collections.abc import Generator
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 from numpy.typing import NDArray
 
-from graftpop.errors import PeerError
+from graftpop.errors import MeetingBroken
 
-__all__ = ["MeetingBroken", "MeetingPlace"]
-
-
-class MeetingBroken(PeerError):
-    """A peer could not meet with the others: one of them did not come in time, was lost, or had failed before."""
+__all__ = ["MeetingPlace"]
 
 
 class MeetingPlace:
@@ -25,29 +23,38 @@ class MeetingPlace:
 
     Args:
         peer: whose side it is.
-        num_peers: how many meet.
     """
 
-    def __init__(self, peer: int, num_peers: int) -> None:
-        self._peer, self._num_peers = peer, num_peers
+    def __init__(self, peer: int) -> None:
+        self._peer = peer
+        self._place = self._num_places = 0
         self._address: tuple[str, int] | None = None
         self._store: Any = None
         self._limit = datetime.timedelta(0)
 
-    def open(self, limit_s: float) -> tuple[str, int]:
-        """Open the place; return its address and port.
+    def open(self, place: int, num_places: int, limit_s: float) -> tuple[str, int]:
+        """Open the place, in place of any before; return its address and port.
 
         Args:
+            place: which of those that meet this is, from 0.
+            num_places: how many meet.
             limit_s: how long anyone waits for the others.
         """
         host = ray.util.get_node_ip_address()
-        self._limit = datetime.timedelta(seconds=limit_s)
+        self._expect(place, num_places, limit_s)
         self._store = self._store_at(host, 0, is_master=True)
         return host, self._store.port
 
-    def come(self, address: tuple[str, int], limit_s: float) -> None:
+    def come(self, address: tuple[str, int], place: int, num_places: int, limit_s: float) -> None:
         """Come to a place that another peer has opened, at the first meeting; see `open`."""
-        self._address, self._limit = address, datetime.timedelta(seconds=limit_s)
+        self._expect(place, num_places, limit_s)
+        self._address = address
+
+    def _expect(self, place: int, num_places: int, limit_s: float) -> None:
+        self._leave()
+        self._store, self._address = None, None
+        self._place, self._num_places = place, num_places
+        self._limit = datetime.timedelta(seconds=limit_s)
 
     def _store_at(self, host: str, port: int, *, is_master: bool) -> Any:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, and not in its __all__
@@ -76,7 +83,7 @@ class MeetingPlace:
         """Return what all peers say, stacked in their order."""
         import torch.distributed
 
-        everyone = np.empty((self._num_peers, *own.shape), own.dtype)
+        everyone = np.empty((self._num_places, *own.shape), own.dtype)
         try:
             if not torch.distributed.is_initialized():
                 self._join()
@@ -99,11 +106,26 @@ class MeetingPlace:
             if self._address is None:
                 raise RuntimeError("the peer that opens the place of the meetings could not")
             self._store = self._store_at(*self._address, is_master=False)
-        torch.distributed.init_process_group("gloo", store=self._store, rank=self._peer, world_size=self._num_peers,
-                                             timeout=self._limit)
+        # left to itself gloo binds what the host name stands for, which on many machines is the loopback: Debian writes
+        # 127.0.1.1 beside it. Peers on other nodes then wait in vain.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_of(ray.util.get_node_ip_address()))
+        torch.distributed.init_process_group("gloo", store=self._store, rank=self._place,
+                                             world_size=self._num_places, timeout=self._limit)
 
     def _leave(self) -> None:
         import torch.distributed
 
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _interface_of(address: str) -> str:
+    """Return the name of this machine's network interface that has an address.
+
+    Raises:
+        RuntimeError: none has.
+    """
+    for name, entries in psutil.net_if_addrs().items():
+        if any(entry.address == address for entry in entries):
+            return str(name)
+    raise RuntimeError(f"no network interface of this machine has its node's address, {address}")

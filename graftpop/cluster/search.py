@@ -1,67 +1,99 @@
-"""Search domains, searchers and schedulers, in Ray Tune's terms."""
+"""The trials of a study as Ray Tune is told of them: configurations that are known, or that a searcher suggests.
+
+Whatever was known before stands in the run folder, not in Tune's own snapshots: those lag behind, are not written as a
+whole, and leave the scheduler out.
+"""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
 from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
-from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search import Searcher
 
-from graftpop.space import Domain, Space
+from graftpop.sampling import Sampler
+from graftpop.space import Space
+from graftpop.trials import Trial
 
-__all__ = ["param_space", "scheduler", "searcher"]
+__all__ = ["SuggestedTrials", "planned", "plans", "remind", "remind_of_final", "scheduler", "trial_id_of"]
 
 ASHA_REDUCTION = 3
 ASHA_EARLIEST_ROUND = 5
 PBT_INTERVALS = 20
 PBT_FEWEST_ROUNDS = 5
 
-
-def param_space(space: Space) -> dict[str, Any]:
-    """Return the searched keys with Tune's domains; everything else of a space reaches a trial as it is."""
-    if space.settle().tune.search == "grid":
-        return {key: tune.grid_search(list(domain.every_value())) for key, domain in space.domains.items()}
-    return {key: _tune_domain(domain) for key, domain in space.domains.items()}
+NO_CONTROLLER: Any = None
+"""For what a scheduler is told of the past; it asks nothing of Tune's controller then."""
 
 
-def _tune_domain(domain: Domain) -> Any:
-    return TUNE_DOMAINS[domain.kind](domain.values)
+def trial_id_of(number: int) -> str:
+    """Return the id of a trial by its number: the same in every session of a study."""
+    return f"{number:05}"
 
 
-TUNE_DOMAINS: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
-    "choice": lambda values: tune.choice(list(values)),
-    "uniform": lambda values: tune.uniform(*values),
-    "loguniform": lambda values: tune.loguniform(*values),
-    "quniform": lambda values: tune.quniform(*values),
-    "randint": lambda values: tune.randint(values[0], values[1] + 1),  # Tune's excludes the upper bound
-}
+def plans(known: Iterable[Trial], sampler: Sampler, new_numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """Yield trials as Tune carries them in their configs, under `trial`; each is sampled when it is asked for.
+
+    Args:
+        known: trials to be gone on with.
+        sampler: gives the new ones their configurations.
+        new_numbers: of the new ones.
+    """
+    for trial in known:
+        yield {"trial_id": trial.trial_id, "sample": dict(trial.sample)}
+    for number in new_numbers:
+        yield {"trial_id": trial_id_of(number), "sample": sampler.sample(number)}
 
 
-def searcher(space: Space) -> Searcher | SearchAlgorithm:
-    """Return the searcher of a study, seeded."""
-    settings = space.settle()
-    return SEARCHERS[settings.tune.search](settings.seed)
+def planned(wanted: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return Tune's search space over trials whose configurations do not depend on each other."""
+    return {"trial": tune.grid_search(list(wanted))}
 
 
-def _optuna(seed: int) -> Searcher:
-    import optuna
-    from optuna.samplers import TPESampler
+class SuggestedTrials(Searcher):
+    """Trials whose configurations depend on what the others before them reached.
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # constant_liar: trials that run side by side are not all sent to the same place
-    return OptunaSearch(sampler=TPESampler(seed=seed % 2**32, constant_liar=True), study_name="graftpop")
+    Args:
+        wanted: all trials, each sampled when it is asked for.
+        sampler: that they come from, and that is told what they reach.
+        metric: what is maximised.
+    """
 
+    def __init__(self, wanted: Iterator[dict[str, Any]], sampler: Sampler, metric: str) -> None:
+        super().__init__(metric=metric, mode="max")
+        self._wanted, self._sampler = wanted, sampler
+        self._number_of: dict[str, int] = {}
 
-def _variants(seed: int) -> SearchAlgorithm:
-    return BasicVariantGenerator(random_state=seed % 2**32)
+    def suggest(self, trial_id: str) -> Any:
+        """Return the config of the next trial, or that there is none."""
+        trial = next(self._wanted, None)
+        if trial is None:
+            return Searcher.FINISHED
+        self._number_of[trial_id] = int(trial["trial_id"])
+        return {"trial": trial}
 
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Let the sampler learn what a round gave."""
+        if not result.get("error"):
+            self._sampler.report(self._number_of[trial_id], result["round"], result[self.metric])
 
-SEARCHERS: Final[Mapping[str, Callable[[int], Searcher | SearchAlgorithm]]] = {
-    "optuna": _optuna, "random": _variants, "grid": _variants,
-}
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Let the sampler learn how a trial ended."""
+        number = self._number_of.pop(trial_id)
+        if error or result is None or result.get("error"):
+            self._sampler.tell(number, "failed", None)
+        else:
+            is_complete = "test_accuracy" in result  # `done` is set for a trial that the scheduler stops, too
+            self._sampler.tell(number, "completed" if is_complete else "stopped", result[self.metric])
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune's snapshots are not read."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Tune's snapshots are not read."""
 
 
 def scheduler(space: Space) -> TrialScheduler:
@@ -82,7 +114,23 @@ def _asha(space: Space) -> TrialScheduler:
     rounds = space.most_rounds()
     rungs = (rounds // ASHA_REDUCTION**2, rounds // ASHA_REDUCTION)
     first = next((rung for rung in rungs if rung >= ASHA_EARLIEST_ROUND), rounds)
-    return ASHAScheduler(time_attr="round", max_t=rounds, grace_period=first, reduction_factor=ASHA_REDUCTION)
+    tuned = space.settle().tune
+    return ASHAScheduler(time_attr="round", metric=tuned.metric, mode=tuned.mode, max_t=rounds, grace_period=first,
+                         reduction_factor=ASHA_REDUCTION)
+
+
+def remind(scheduler: TrialScheduler, trial: TuneTrial, scores: Mapping[int, float], metric: str) -> None:
+    """Let a scheduler that stops trials know what a trial of before reached, by round."""
+    if isinstance(scheduler, ASHAScheduler):
+        for round, score in sorted(scores.items()):
+            scheduler.on_trial_result(NO_CONTROLLER, trial, {"round": round, metric: score})
+
+
+def remind_of_final(scheduler: TrialScheduler, trial: Trial, scores: Mapping[int, float], metric: str) -> None:
+    """Let a scheduler that stops trials know of one that will not run again."""
+    stub = TuneTrial("population", stub=True, trial_id=trial.trial_id)
+    scheduler.on_trial_add(NO_CONTROLLER, stub)
+    remind(scheduler, stub, scores, metric)
 
 
 def _pbt(space: Space) -> TrialScheduler:
@@ -95,12 +143,17 @@ def _pbt(space: Space) -> TrialScheduler:
     mutations: dict[str, Any] = {
         key: list(domain.every_value()) if domain.is_finite else partial(domain.sample, rng)
         for key, domain in space.domains.items()}
+    tuned = space.settle().tune
 
     def keep_inside(config: dict[str, Any]) -> dict[str, Any]:
-        return config | {key: domain.clip(config[key]) for key, domain in space.domains.items()}
+        trial = config["trial"]
+        sample = {key: domain.clip(trial["sample"][key]) for key, domain in space.domains.items()}
+        return {"trial": {**trial, "sample": sample}}
 
-    return PopulationBasedTraining(time_attr="round", perturbation_interval=interval, burn_in_period=interval,
-                                   hyperparam_mutations=mutations, custom_explore_fn=keep_inside)
+    return PopulationBasedTraining(
+        time_attr="round", metric=tuned.metric, mode=tuned.mode, perturbation_interval=interval,
+        burn_in_period=interval, hyperparam_mutations={"trial": {"sample": mutations}}, custom_explore_fn=keep_inside)
 
 
 SCHEDULERS: Final[Mapping[str, Callable[[Space], TrialScheduler]]] = {"none": _none, "asha": _asha, "pbt": _pbt}
+

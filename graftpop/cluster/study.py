@@ -1,101 +1,136 @@
 """A whole study: trials of populations under a searcher and a scheduler, recorded and watched as they run."""
 
-import json
+import logging
+import os
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune import Callback, CheckpointConfig, ResumeConfig
+from ray.exceptions import RayActorError, RayTaskError
+from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.logger import TBXLoggerCallback
+from ray.tune.schedulers import TrialScheduler
 
+from graftpop.checkpoints import Checkpoints
 from graftpop.cluster.connection import Connection
-from graftpop.cluster.search import param_space, scheduler, searcher
+from graftpop.cluster.search import SuggestedTrials, planned, plans, remind, remind_of_final, scheduler
 from graftpop.cluster.trainable import PopulationTrainable, demand_of_sample
+from graftpop.errors import CheckpointError, PopulationLost, StorageError
 from graftpop.records import RunFolder
+from graftpop.sampling import make_sampler
 from graftpop.space import Space
-from graftpop.trials import Trial, best_trial, column_types
+from graftpop.storage import patiently
+from graftpop.trials import Trial, best_trial, column_types, trials_from_json, trials_to_json
 
 __all__ = ["run_study"]
 
 SECONDS_BETWEEN_WRITES = 1.0
 """While a study runs, its tables are not replaced under a reader more often than this."""
 
-KEPT_CHECKPOINTS = {"none": 1, "asha": 1, "pbt": 4}
-"""The best of a trial, besides its last; under pbt others read a trial's checkpoints while it goes on writing them."""
+logger = logging.getLogger("graftpop")
+
+TRIALS = "tune/trials.json"
+"""Every trial with its configuration, exactly, and how far it came: what a study is resumed from."""
 
 
-def run_study(space: Space, folder: RunFolder, connection: Connection, watch: Callable[[list[Trial]], None], *,
-              resume: bool = False) -> list[Trial]:
-    """Run the trials of a study and return them.
+def run_study(space: Space, folder: RunFolder, connection: Connection,
+              watch: Callable[[list[Trial]], None]) -> list[Trial]:
+    """Run the trials of a study, or those that are left of it, and return them all.
 
     The records are written as the trials go; one SIGINT ends the study after what is being written is written.
 
     Args:
         space: what is searched.
-        folder: where everything is kept.
+        folder: where everything is kept, and what was done before is found.
         connection: the cluster.
         watch: called with all trials whenever one of them changed.
-        resume: go on with the study that the folder holds.
     """
-    tune_settings = space.settle().tune
-    recorder = _Recorder(space, folder, watch)
-    trainable = tune.with_parameters(PopulationTrainable, space=space, nodes=connection.nodes, records=folder.records)
-    trainable.__name__ = "population"
-    warnings.filterwarnings("ignore", message="Consider boosting PBT")  # peers are not yet reused
-    ended = tune.run(
-        tune.with_resources(trainable, lambda sample: tune.PlacementGroupFactory(
-            demand_of_sample(space, sample, connection.nodes).bundles)),
-        name="tune",
-        storage_path=folder.location,
-        config=param_space(space),
-        num_samples=1 if tune_settings.search == "grid" else space.num_trials(),
-        metric=tune_settings.metric,
-        mode=tune_settings.mode,
-        search_alg=searcher(space),
-        scheduler=scheduler(space),
-        checkpoint_config=CheckpointConfig(
-            checkpoint_frequency=1, checkpoint_score_attribute=tune_settings.metric,
-            checkpoint_score_order=tune_settings.mode,
-            num_to_keep=KEPT_CHECKPOINTS[tune_settings.scheduler]),
-        trial_dirname_creator=lambda trial: str(trial.trial_id),
-        callbacks=[recorder],
-        raise_on_failed_trial=False,
-        resume_config=ResumeConfig() if resume else None,
-        resume=resume,
-        verbose=0,
-    )
-    recorder.finish(ended.trials or [])
+    known = read_known(folder)
+    tuned, scheduled = space.settle().tune, scheduler(space)
+    sampler, scores = make_sampler(space), scores_by_round(folder, known)
+    recorder = _Recorder(space, folder, watch, known, scheduled, scores)
+    for trial in known:
+        sampler.recall(trial, scores[trial.trial_id])
+        if trial.is_final:
+            remind_of_final(scheduled, trial, scores[trial.trial_id], tuned.metric)
+    left = [trial for trial in known if not trial.is_final]
+    new_numbers = range(len(known), space.num_trials())
+    if left or new_numbers:
+        wanted = plans(left, sampler, new_numbers)
+        suggests = tuned.search == "optuna"
+        warnings.filterwarnings("ignore", message="Consider boosting PBT")  # peers are not yet reused
+        os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # their files would begin anew when a study is resumed
+        trainable = tune.with_parameters(PopulationTrainable, space=space, nodes=connection.nodes,
+                                         location=folder.location)
+        trainable.__name__ = "population"
+        tune.run(
+            tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory(
+                demand_of_sample(space, config["trial"]["sample"], connection.nodes).bundles)),
+            name="tune",
+            storage_path=folder.location,
+            config={} if suggests else planned(wanted),
+            num_samples=len(left) + len(new_numbers) if suggests else 1,
+            search_alg=SuggestedTrials(wanted, sampler, tuned.metric) if suggests else None,
+            scheduler=scheduled,
+            max_failures=tuned.max_failures,
+            trial_dirname_creator=lambda trial: str(trial.config["trial"]["trial_id"]),
+            callbacks=[recorder, TBXLoggerCallback()],
+            raise_on_failed_trial=False,
+            verbose=0,
+        )
+    recorder.finish()
     return recorder.trials
+
+
+def read_known(folder: RunFolder) -> list[Trial]:
+    """Return the trials that a run has already, none of them running."""
+    if not folder.exists(TRIALS):
+        return []
+    known = trials_from_json(folder.read_text(TRIALS))
+    for trial in known:
+        if not trial.is_over:
+            trial.status = "interrupted"
+    return known
+
+
+def scores_by_round(folder: RunFolder, known: list[Trial]) -> dict[str, dict[int, float]]:
+    """Return by trial and round the best validation accuracy of a peer."""
+    folder.join_records([trial.trial_id for trial in known], now=True)
+    scores: dict[str, dict[int, float]] = {trial.trial_id: {} for trial in known}
+    for row in folder.read_table("rounds").select(["trial_id", "round", "val_accuracy"]).to_pylist():
+        of_trial, round, score = scores[row["trial_id"]], row["round"], row["val_accuracy"]
+        of_trial[round] = max(score, of_trial.get(round, score))
+    return scores
 
 
 class _Recorder(Callback):
     """Turns what Tune says of its trials into the run folder's tables and what is watched."""
 
-    def __init__(self, space: Space, folder: RunFolder, watch: Callable[[list[Trial]], None]) -> None:
+    def __init__(self, space: Space, folder: RunFolder, watch: Callable[[list[Trial]], None], known: list[Trial],
+                 scheduled: TrialScheduler, scores: Mapping[str, Mapping[int, float]]) -> None:
         self._space = space
         self._folder = folder
         self._watch = watch
+        self._scheduled, self._scores = scheduled, scores
         self._types = column_types(space.domains)
-        self._tune_trials: dict[str, TuneTrial] = {}
-        self._trials: dict[str, Trial] = {}
+        self._trials = {trial.trial_id: trial for trial in known}
+        self._seen: dict[str, Trial] = {}  # by Tune's own ids
         self._written_at = 0.0
-        # a resumed study is handed to us in another order, and its trials keep their numbers
-        known = folder.read_table("trials")["trial_id"].to_pylist()
-        self._numbers = {trial_id: number for number, trial_id in enumerate(known)}
 
     @property
     def trials(self) -> list[Trial]:
         return sorted(self._trials.values(), key=lambda trial: trial.number)
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        if len(trials) > len(self._trials):
+        if len(trials) > len(self._seen):
             for trial in trials:
                 self._see(trial)
-            self._watch(self.trials)
+            self._changed(now=False, all_known=True)
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._see(trial).status = "running"
@@ -104,75 +139,97 @@ class _Recorder(Callback):
     def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any],
                         **info: Any) -> None:
         seen = self._see(trial)
-        seen.status, seen.result, seen.wall_s = "running", result, result["time_total_s"]
-        seen.sample = dict(trial.config)  # pbt changes it on the way
+        seen.status, seen.error = "running", result.get("error", "")
+        seen.sample = dict(trial.config["trial"]["sample"])  # pbt changes it on the way
+        seen.events += result["events"]
+        if result["round"]:
+            seen.result = {key: value for key, value in result.items() if isinstance(value, int | float)}
+            seen.wall_s = result["wall_s"]
         self._changed(now=False)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         seen = self._see(trial)
-        seen.status = _status_of_terminated(seen)
+        seen.status = "failed" if seen.error else "completed" if seen.round == seen.num_rounds else "stopped"
         self._changed(now=True)
+
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        seen = self._see(trial)
+        seen.status = "pending"
+        seen.events.append(f"goes on from its last round after: {_reason(trial)}")
+        self._changed(now=False)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         seen = self._see(trial)
-        seen.status, seen.error = "failed", _reason(trial)
+        seen.status, seen.error = "interrupted" if _can_go_on(trial) else "failed", _reason(trial)
         self._changed(now=True)
 
-    def finish(self, trials: list[TuneTrial]) -> None:
+    def finish(self) -> None:
         """Write everything once more, with what was still running marked as interrupted."""
-        for trial in trials:  # of a study that was resumed when nothing was left to do, none has been seen
-            self._see(trial)
         for seen in self.trials:
             if not seen.is_over:
                 seen.status = "interrupted"
-        self._changed(now=True)
+        patiently(lambda: self._write(best=True), f"{self._folder.location}: the tables cannot be written")
+        self._watch(self.trials)
 
     def _see(self, trial: TuneTrial) -> Trial:
-        """Return our view of a trial, made when it is first seen: new, or restored with its last result."""
-        self._tune_trials[trial.trial_id] = trial
-        if trial.trial_id not in self._trials:
-            settings = self._space.settle(trial.config)
-            number = self._numbers.setdefault(trial.trial_id, len(self._numbers))
-            seen = Trial(trial.trial_id, number, dict(trial.config), settings.num_rounds)
-            if trial.last_result and "round" in trial.last_result:
-                seen.result, seen.wall_s = trial.last_result, trial.last_result["time_total_s"]
-            if trial.status == TuneTrial.TERMINATED:
-                seen.status = _status_of_terminated(seen)
-            elif trial.status == TuneTrial.ERROR:
-                seen.status, seen.error = "failed", _reason(trial)
-            self._trials[trial.trial_id] = seen
-        return self._trials[trial.trial_id]
+        """Return our view of a trial, made when it is first seen, or known from before."""
+        if trial.trial_id not in self._seen:
+            planned = trial.config["trial"]
+            trial_id = planned["trial_id"]
+            if trial_id in self._trials:
+                known = self._trials[trial_id]
+                known.status = "pending"
+                remind(self._scheduled, trial, self._scores[trial_id], self._space.settle().tune.metric)
+            else:
+                settings = self._space.settle(planned["sample"])
+                self._trials[trial_id] = Trial(trial_id, int(trial_id), dict(planned["sample"]), settings.num_rounds)
+            self._seen[trial.trial_id] = self._trials[trial_id]
+        return self._seen[trial.trial_id]
 
-    def _changed(self, *, now: bool) -> None:
+    def _changed(self, *, now: bool, all_known: bool = False) -> None:
         self._watch(self.trials)
-        if not now and time.monotonic() - self._written_at < SECONDS_BETWEEN_WRITES:
+        if not now and not all_known and time.monotonic() - self._written_at < SECONDS_BETWEEN_WRITES:
             return
+        try:
+            self._write(best=now)
+        except OSError as error:
+            # the next change writes it all; the trials write and wait by themselves
+            logger.warning("%s: cannot be written now: %s", self._folder.location, error)
+
+    def _write(self, *, best: bool) -> None:
+        self._folder.write_text(TRIALS, trials_to_json(self.trials))
         self._folder.write_trials([trial.row() for trial in self.trials], self._types)
-        self._folder.join_records([trial.trial_id for trial in self.trials], now=now)
-        if now:
+        self._folder.join_records([trial.trial_id for trial in self.trials], now=best)
+        if best:
             self._write_best()
         self._written_at = time.monotonic()
 
     def _write_best(self) -> None:
         best = best_trial(self.trials)
-        checkpoint = self._tune_trials[best.trial_id].checkpoint if best else None
-        if best is None or checkpoint is None or checkpoint.filesystem is None:
+        if best is None:
             return
-        filesystem, path = checkpoint.filesystem, checkpoint.path
-        with filesystem.open_input_stream(f"{path}/population.json") as stream:
-            population = json.loads(stream.read())
-        summary = population["summary"]
-        with filesystem.open_input_stream(f"{path}/peer-{summary['best_peer']}.safetensors") as stream:
-            peer_file = stream.read()
-        self._folder.write_best(peer_file, {
-            "trial_id": best.trial_id, "status": best.status, "peer": summary["best_peer"], "searched": best.sample,
-            # a round is measured before its exchange; the last has none: a completed trial's figures are its weights'
-            "grafted_since_measured": population["settings"]["graft"] is not None and best.status != "completed",
-            "measured": summary, "settings": population["settings"]})
+        for checkpoint in Checkpoints(self._folder.of_trials("checkpoints") / best.trial_id).newest_first():
+            facts = checkpoint.facts
+            if not facts.round:
+                continue  # the teachers only
+            try:
+                peer_file = checkpoint.read(f"peer-{facts.summary['best_peer']}.safetensors")
+            except CheckpointError:
+                continue  # the trial tells of it when it goes on
+            self._folder.write_best(peer_file, {
+                "trial_id": best.trial_id, "status": best.status, "peer": facts.summary["best_peer"],
+                "searched": best.sample,
+                # a round is measured before its exchange; the last has none: then the figures are the weights'
+                "grafted_since_measured": facts.settings["graft"] is not None and not facts.is_complete,
+                "measured": facts.summary, "settings": facts.settings})
+            return
 
 
-def _status_of_terminated(trial: Trial) -> str:
-    return "completed" if trial.round == trial.num_rounds else "stopped"
+def _can_go_on(trial: TuneTrial) -> bool:
+    """Return whether what ended a trial is what resuming the study can mend: it lost processes, nodes or storage."""
+    error = trial.get_pickled_error()
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return isinstance(cause, RayActorError | PopulationLost | StorageError)
 
 
 def _reason(trial: TuneTrial) -> str:

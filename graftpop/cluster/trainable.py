@@ -1,22 +1,34 @@
-"""One population as a trial of Ray Tune: a step is a round, a checkpoint is the population after it."""
+"""One population as a trial of Ray Tune: a step is a round.
+
+The trial keeps its own checkpoints and goes on from the newest that is whole, whatever Tune remembers of it: so it can
+be killed at any moment, with the process that leads the study or without it.
+"""
 
 import json
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.util import get_current_placement_group
 
+from graftpop.checkpoints import Checkpoint, Checkpoints, Facts
 from graftpop.cluster.actors import RayGroup
 from graftpop.cluster.resources import Demand, Node, demand_of
-from graftpop.errors import CheckpointError, ResourceError
-from graftpop.population import Population, Round
-from graftpop.records import TrialRecords
+from graftpop.errors import CheckpointError, GraftpopError, PopulationLost, ResourceError, StorageError
+from graftpop.population import Event, Population, Round
+from graftpop.records import RunFolder, TrialRecords
 from graftpop.space import Space
+from graftpop.storage import patiently
 
-__all__ = ["CHECKPOINT_FORMAT", "PopulationTrainable", "demand_of_sample"]
+__all__ = ["PopulationTrainable", "demand_of_sample"]
 
-CHECKPOINT_FORMAT = 1
+POINTER = "trial.json"
+PREDECESSOR_LIMIT_S = 120.0
+"""How long a process that led this trial before may take to end, after what it belonged to was killed."""
 
 
 def demand_of_sample(space: Space, sample: dict[str, Any], nodes: list[Node]) -> Demand:
@@ -29,38 +41,116 @@ class PopulationTrainable(tune.Trainable):
     """A population of peers as Ray actors, led from this process, which neither computes nor holds weights."""
 
     def setup(  # type: ignore[override]  # tune.with_parameters adds the other arguments
-        self, config: dict[str, Any], space: Space, nodes: list[Node], records: str,
+        self, config: dict[str, Any], space: Space, nodes: list[Node], location: str,
     ) -> None:
-        """Start the peers.
+        """Take note of what to run; the peers start with the first step.
 
         Args:
-            config: the searched keys and their values.
+            config: `trial`, with the trial's `trial_id` and its `sample`: the searched keys and their values.
             space: everything else.
             nodes: the cluster that the demand was worked out for.
-            records: folder or URI of the trials' records.
+            location: of the run.
         """
-        self._settings = space.settle(config)
-        demand = demand_of_sample(space, config, nodes)
-        title = f"{self._settings.name}/{self.trial_id}"
+        self._id = Path(self.logdir).name  # the config's `trial_id` is under pbt that of the trial it was copied from
+        self._sample: dict[str, Any] = config["trial"]["sample"]
+        self._space, self._nodes = space, nodes
+        self._settings = space.settle(self._sample)
+        self._run = RunFolder(location)
+        self._checkpoints = Checkpoints(self._run.of_trials("checkpoints") / self._id)
+        self._records = TrialRecords(self._run.of_trials("records"), self._id)
+        self._source, self._adopted = self._checkpoints, ""  # under pbt another trial's
+        self._until_cleanup = ExitStack()
+        self._population: Population | None = None
+        self._events: list[str] = []
+        self._summary: dict[str, Any] = {}
+
+    def step(self) -> dict[str, Any]:
+        """Run one round, record it, and report it; the last round also reads the test set.
+
+        A population that cannot go on for a reason of its own is reported as done, with the `error`; what the loss of
+        processes, nodes or storage ends is raised, since it can go on from its last round.
+        """
+        start = time.monotonic()
+        try:
+            population = self._population or self._begin()
+            done = None if population is None else population.step()
+            if population is not None and done is not None:
+                self._finish_round(population, done, start)
+        except (PopulationLost, StorageError):
+            with suppress(OSError):
+                self._records.write()
+            raise
+        except GraftpopError as error:
+            self._keep(self._records.write, "its records")
+            return {"round": 0, "val_accuracy": 0.0, **self._report(), "error": str(error), "done": True}
+        return {**self._report(), "done": done is None or done.is_last}
+
+    def _finish_round(self, population: Population, done: Round, start: float) -> None:
+        self._summary = self._summarise(done)
+        if done.is_last:
+            self._summary |= population.finish(done)
+        self._summary["wall_s"] += time.monotonic() - start
+        self._records.add_round(done)
+        self._keep(self._records.write, "its records")
+        self._write_checkpoint(population, is_complete=done.is_last)
+
+    def _begin(self) -> Population | None:
+        """Start the peers, from the newest checkpoint that is whole; None where nothing is left to do."""
+        self._keep(self._run.check_is_there, "the run")
+        self._until_cleanup.enter_context(self._run.of_trials("locks").locked(self._id, PREDECESSOR_LIMIT_S))
+        newest, files = self._newest()
+        self._records.restart_after(newest.facts.round if newest else 0)
+        self._keep(self._records.write, "its records")
+        if newest is not None:
+            self._summary = newest.facts.summary
+            self._adopted = self._adopted or newest.facts.adopted
+            if newest.facts.is_complete:
+                return None
         placement_group = get_current_placement_group()
         if placement_group is None:
             raise ResourceError("PopulationTrainable: needs a placement group with a bundle a peer; wrap it in "
                                 "tune.with_resources with demand_of_sample(...).bundles")
-        self._group = RayGroup(self._settings, demand, placement_group, title)
-        self._population = Population(self._group, self._settings)
-        self._records = TrialRecords(records, self.trial_id)
-        self._train_images = 0
-        self._summary: dict[str, Any] = {}
+        demand = demand_of_sample(self._space, self._sample, self._nodes)
+        group = RayGroup(self._settings, demand, placement_group, f"{self._settings.name}/{self._id}")
+        self._until_cleanup.callback(group.close)
+        self._population = Population(group, self._settings, self._tell)
+        if newest is not None:
+            states = {peer: files[f"peer-{peer}.safetensors"] for peer in newest.facts.peers}
+            teachers = {int(Path(name).stem.removeprefix("teacher-")): content for name, content in files.items()
+                        if name.startswith("teacher-")}
+            self._population.load(states, newest.facts.round, teachers, newest.facts.num_restarts)
+        elif self._population.prepare():  # the teachers are trained, which shall not be done again
+            self._write_checkpoint(self._population, is_complete=False)
+        return self._population
 
-    def step(self) -> dict[str, Any]:
-        """Run one round, record it, and report it; the last round also reads the test set."""
-        done = self._population.step()
-        self._records.append(done)
-        self._train_images += sum(row["train_images"] for row in done.peers)
-        self._summary = self._summarise(done)
-        if done.is_last:
-            self._summary |= self._population.finish(done)
-        return {**self._summary, "done": done.is_last}
+    def _newest(self) -> tuple[Checkpoint | None, dict[str, bytes]]:
+        """Return the newest whole checkpoint and its files, of this trial or of that whose it shall adopt."""
+        for checkpoint in self._source.newest_first():
+            try:
+                files = checkpoint.files()
+            except CheckpointError as error:
+                self._tell(Event(checkpoint.facts.round, None, "checkpoint_skipped", str(error)))
+                continue
+            wanted = self._settings.population.num_peers
+            if max(checkpoint.facts.peers) >= wanted:
+                raise CheckpointError(f"checkpoint of trial {self._id}: must be of at most {wanted} peers, got peers "
+                                      f"{checkpoint.facts.peers}")
+            if self._source is not self._checkpoints:
+                self._checkpoints.forget_after(checkpoint.facts.round)
+            return checkpoint, files
+        return None, {}
+
+    def _tell(self, event: Event) -> None:
+        self._records.add_event(event)
+        who = f"peer {event.peer} " if event.peer is not None else ""
+        took = f" after {event.took_s:.1f} s" if event.took_s is not None else ""
+        self._events.append(f"round {event.round}: {who}{event.event.replace('_', ' ')}{took}"
+                            f"{': ' * bool(event.cause)}{event.cause}")
+
+    def _report(self) -> dict[str, Any]:
+        """Return what Tune is told, with what happened since it was told last."""
+        events, self._events = self._events, []
+        return {**self._summary, "events": events, "timesteps_total": self._summary.get("train_images", 0)}
 
     def _summarise(self, done: Round) -> dict[str, Any]:
         rows = done.peers
@@ -73,45 +163,38 @@ class PopulationTrainable(tune.Trainable):
             "mean_val_accuracy": sum(row["val_accuracy"] for row in rows) / len(rows),
             "num_invalid_filters": sum(row["num_invalid_filters"] for row in rows) / len(rows),
             "images_per_s": sum(row["images_per_s"] for row in rows),
-            "train_images": self._train_images,
+            "train_images": self._summary.get("train_images", 0) + sum(row["train_images"] for row in rows),
             "exchange_s": rows[0]["exchange_s"],
+            "wall_s": self._summary.get("wall_s", 0.0),
         }
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write every peer's state, the teachers that were trained here, and where the population stands.
+    def _write_checkpoint(self, population: Population, *, is_complete: bool) -> None:
+        facts = Facts(
+            round=population.round, score=self._summary.get("val_accuracy", -1.0), is_complete=is_complete,
+            peers=population.peers, num_restarts=population.num_restarts, adopted=self._adopted, summary=self._summary,
+            settings=self._settings.model_dump())
+        self._keep(lambda: self._checkpoints.write(facts, population.files), "its checkpoint")
 
-        What is random or scheduled is a function of the seed and the round, so it needs no state of its own.
-        """
-        folder = Path(checkpoint_dir)
-        for peer, state in self._population.save():
-            (folder / f"peer-{peer}.safetensors").write_bytes(state)
-        for teacher, state in self._population.save_teachers().items():
-            (folder / f"teacher-{teacher}.safetensors").write_bytes(state)
-        population = {"format_version": CHECKPOINT_FORMAT, "round": self._population.round,
-                      "num_peers": self._settings.population.num_peers, "summary": self._summary,
-                      "settings": self._settings.model_dump()}
-        (folder / "population.json").write_text(json.dumps(population, indent=2), encoding="utf-8")
+    def _keep(self, act: Callable[[], None], what: str) -> None:
+        """Write something, waiting while storage is away."""
+        round = self._summary.get("round", 0)
+        patiently(act, f"trial {self._id}: {what} cannot be reached",
+                  lambda cause: self._tell(Event(round, None, "storage_away", cause)))
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write whose checkpoints to go on from: population based training lets other trials load it."""
+        pointer = {"trial_id": self._id, "hand_over": uuid.uuid4().hex}
+        (Path(checkpoint_dir) / POINTER).write_text(json.dumps(pointer), encoding="utf-8")
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
-        """Go on from a checkpoint: this trial's own, or under population based training another's."""
-        folder = Path(str(checkpoint))
-        try:
-            population = json.loads((folder / "population.json").read_text(encoding="utf-8"))
-            version, num_peers = population["format_version"], population["num_peers"]
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{folder}: not a population's checkpoint: {error}") from error
-        wanted = self._settings.population.num_peers
-        if version != CHECKPOINT_FORMAT or num_peers != wanted:
-            raise CheckpointError(f"{folder}: must be of format {CHECKPOINT_FORMAT} with {wanted} peers, got format "
-                                  f"{version} with {num_peers}")
-        states = {peer: (folder / f"peer-{peer}.safetensors").read_bytes() for peer in range(num_peers)}
-        teachers = {int(path.stem.removeprefix("teacher-")): path.read_bytes()
-                    for path in folder.glob("teacher-*.safetensors")}
-        self._population.load(states, population["round"], teachers)
-        self._train_images = population["summary"].get("train_images", 0)
-        self._summary = population["summary"]
-        self._records.restart_after(population["round"])
+        """Go on from the newest checkpoint of another trial, unless this one has done so already."""
+        pointer = json.loads((Path(str(checkpoint)) / POINTER).read_text(encoding="utf-8"))
+        own = next(self._checkpoints.newest_first(), None)
+        if pointer["trial_id"] == self._id or (own is not None and own.facts.adopted == pointer["hand_over"]):
+            return
+        self._adopted = pointer["hand_over"]
+        self._source = Checkpoints(self._run.of_trials("checkpoints") / pointer["trial_id"])
 
     def cleanup(self) -> None:
         """End the peers."""
-        self._group.close()
+        self._until_cleanup.close()

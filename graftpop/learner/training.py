@@ -153,6 +153,11 @@ class Learner:
         if held:
             torch._foreach_mul_([gradient for gradient, _ in held], [mask for _, mask in held])
 
+    def skip_to(self, epoch: int) -> None:
+        """Go on at an epoch without momentum, with weights that came from elsewhere."""
+        self._optimizer.state.clear()
+        self.epoch = epoch
+
     def recalibrate(self) -> None:
         """Measure the statistics of every BatchNorm anew, as the mean over the training images' batches.
 

@@ -5,7 +5,7 @@ copied or pickled. `Grafting` knows which alpha each stretch of the flat buffer 
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graftpop.errors import ModelError
 from graftpop.learner.flat import Entry, FlatState
 from graftpop.learner.sites import Site
+from graftpop.methods.assignment import released_assignment, site_assignment
 from graftpop.ops.alpha import adaptive_alpha, fixed_alpha
 from graftpop.ops.entropy import filter_entropies, layer_entropies
 from graftpop.ops.graft import blend
@@ -29,7 +29,7 @@ from graftpop.ops.released import (
 )
 from graftpop.settings import GraftSettings
 
-__all__ = ["ALL_OTHERS", "Grafting", "Snapshot", "released_assignment", "site_assignment"]
+__all__ = ["ALL_OTHERS", "Grafting", "Snapshot"]
 
 ALL_OTHERS = -1
 """In place of a peer's number: the mean of several peers."""
@@ -52,63 +52,6 @@ class Snapshot:
     integers: NDArray[np.int64]
     entropies: NDArray[np.float64]
     predicted: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """Which tensors carry a site's information, and which site's alpha every tensor takes.
-
-    Attributes:
-        site_names: (S) as the records call them.
-        measured: (S) the tensor whose entropy decides.
-        site_of: for every tensor of the state, the index of its site.
-        modules_of: (S) the modules whose tensors have an entry a filter of the site.
-    """
-
-    site_names: tuple[str, ...]
-    measured: tuple[str, ...]
-    site_of: Mapping[str, int]
-    modules_of: tuple[tuple[str, ...], ...]
-
-
-def site_assignment(names: list[str], sites: list[Site]) -> Assignment:
-    """Assign each tensor to a site: what belongs to a site's convolution and BatchNorm to that site, the rest to
-    the site before it in module order (before the first site: to the first).
-
-    Args:
-        names: all tensors of the state, in module order.
-        sites: in module order.
-    """
-    owner = {module: index for index, site in enumerate(sites) for module in (site.conv, site.norm)}
-    site_of, latest = {}, 0
-    for name in names:
-        module = name.rpartition(".")[0]
-        if module in owner:
-            site_of[name] = owner[module]
-            latest = max(latest, owner[module])
-        else:
-            site_of[name] = latest
-    conv_names = tuple(site.conv for site in sites)
-    return Assignment(conv_names, tuple(f"{conv}.weight" for conv in conv_names), site_of,
-                      tuple((site.conv, site.norm) for site in sites))
-
-
-def released_assignment(names: list[str]) -> Assignment:
-    """Assign as the released code does: a name with "conv" in it is a site, every other follows the last such one.
-
-    Raises:
-        ModelError: the first name has no "conv" in it, where the released code ends in an UnboundLocalError.
-    """
-    if "conv" not in names[0]:
-        raise ModelError(f"graft.compat: the released code needs a network whose first tensor has 'conv' in its name, "
-                         f"got '{names[0]}'; choose compat: none")
-    measured = tuple(name for name in names if "conv" in name)
-    site_of, site = {}, -1
-    for name in names:
-        site += "conv" in name
-        site_of[name] = site
-    site_names = tuple(name.removesuffix(".weight") for name in measured)
-    return Assignment(site_names, measured, site_of, ((),) * len(measured))
 
 
 class Grafting:
@@ -225,15 +168,27 @@ class Grafting:
         mix = released_blend if self._released else blend
         self._state.buffer.copy_(mix(self._state.buffer, weights, per_weight))
         if self._released:
-            self._graft_integers_(alpha, _tensor(donor.integers).to(device))
+            self._graft_integers_(alpha, donor)
 
-    def _graft_integers_(self, alpha: Tensor, theirs: Tensor) -> None:
+    def become_(self, donor: Snapshot) -> None:
+        """Take a donor's weights and integer buffers in place of one's own."""
+        self._state.buffer.copy_(_tensor(donor.weights))
+        for _, tensor, theirs in self._integers_of(donor):
+            tensor.copy_(theirs)
+
+    def _graft_integers_(self, alpha: Tensor, donor: Snapshot) -> None:
         """Blend the integer buffers; one (`bn1.num_batches_tracked`) follows the site of the tensors beside it."""
         site_of_module = {name.rpartition(".")[0]: site for name, site in self._plan.site_of.items()}
-        parts = theirs.split([tensor.numel() for tensor in self._state.integers.values()])
-        for (name, tensor), part in zip(self._state.integers.items(), parts, strict=True):
-            site = site_of_module[name.rpartition(".")[0]]
-            tensor.copy_(released_integer_blend(tensor, part.view_as(tensor), alpha[site]))
+        for name, tensor, theirs in self._integers_of(donor):
+            tensor.copy_(released_integer_blend(tensor, theirs.to(tensor.device),
+                                                alpha[site_of_module[name.rpartition(".")[0]]]))
+
+    def _integers_of(self, donor: Snapshot) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield the name of each integer buffer, the buffer, and the donor's."""
+        own = self._state.integers
+        parts = _tensor(donor.integers).split([tensor.numel() for tensor in own.values()])
+        for (name, tensor), part in zip(own.items(), parts, strict=True):
+            yield name, tensor, part.view_as(tensor)
 
 
 def _total_norms(weights: Sequence[Tensor]) -> Tensor:

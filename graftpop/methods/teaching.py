@@ -38,7 +38,6 @@ class Teachers:
 
     def __init__(self, settings: Settings, splits: Splits, device: torch.device) -> None:
         self._settings, self._splits, self._device = settings, splits, device
-        self._trained: dict[int, bytes] = {}
         self._wanted = settings.distillation.teachers if settings.distillation else []
         self.networks = [
             load_teacher(teacher, len(splits.class_names), splits.image_shape, f"distillation.teachers[{index}]",
@@ -69,16 +68,11 @@ class Teachers:
         Args:
             states: by index, as `train` returned them.
         """
-        self._trained = dict(states)
         del self.networks[self._num_loaded :]
         for index in sorted(states):
             network = self._network_of(self._wanted[index])
             network.load_state_dict(tensors_from_bytes(states[index]))
             self.networks.append(network.to(self._device).eval().requires_grad_(False))
-
-    def trained_states(self) -> dict[int, bytes]:
-        """Return the states of the teachers that were trained, by index."""
-        return self._trained
 
     def _network_of(self, teacher: TeacherSettings) -> nn.Module:
         return build(teacher.model or "", len(self._splits.class_names))

@@ -49,6 +49,8 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
               else "training.total_epochs / population.num_peers")
         raise SpaceError(f"{origin('population.epochs_per_round')}: must be at most {of} ({settings.num_epochs}), got "
                          f"{population.epochs_per_round}")
+    if population.min_peers is not None:
+        _check_min_peers(settings, population.min_peers, origin)
     gpus = settings.resources.gpus_per_peer
     if gpus != "auto" and gpus > 1 and gpus % 1:
         raise SpaceError(f"{origin('resources.gpus_per_peer')}: above 1 must be a whole number, got {gpus}; choose "
@@ -56,6 +58,15 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
     if data.name in ("parquet", "folder") and data.root is None:
         raise SpaceError(f"{origin('data.root')}: data set '{data.name}' needs the folder it lies in, got null; set "
                          f"data.root")
+
+
+def _check_min_peers(settings: Settings, min_peers: int, origin: Origin) -> None:
+    where, num_peers = origin("population.min_peers"), settings.population.num_peers
+    if min_peers > num_peers:
+        raise SpaceError(f"{where}: must be at most population.num_peers ({num_peers}), got {min_peers}")
+    if settings.mutual is not None and settings.mutual.exchange == "logits" and min_peers < num_peers:
+        raise SpaceError(f"{where}: peers that meet at every batch cannot go on with fewer, got {min_peers} of "
+                         f"{num_peers}; leave it null, or set mutual.exchange: snapshots")
 
 
 def _check_epochs(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:

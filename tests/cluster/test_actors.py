@@ -5,6 +5,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +15,9 @@ from safetensors.torch import load as tensors_from_bytes
 
 from graftpop.cluster.actors import RayGroup
 from graftpop.cluster.resources import demand_of
-from graftpop.errors import PeerError
+from graftpop.errors import HandleLost, MeetingBroken, PeerLost
 from graftpop.peer import Peer
-from graftpop.population import LocalGroup, Population
+from graftpop.population import Event, LocalGroup, Population
 from graftpop.settings import Settings
 from graftpop.space import parse_space
 
@@ -62,7 +64,7 @@ def group(connection: Any, request: pytest.FixtureRequest) -> Iterator[RayGroup]
 def test_actors_give_the_tensors_and_records_of_peers_in_this_process(group: RayGroup, method: str) -> None:
     torch.set_num_threads(1)  # as an actor of one core has: how a sum is split among threads changes its last bits
     chosen = settings(method)
-    local = Population(LocalGroup([Peer(chosen, peer) for peer in range(NUM_PEERS)]), chosen)
+    local = Population(LocalGroup(partial(Peer, chosen), NUM_PEERS), chosen)
     remote = Population(group, chosen)
     for _ in range(3):
         expected, got = local.step(), remote.step()
@@ -79,38 +81,94 @@ def test_actors_give_the_tensors_and_records_of_peers_in_this_process(group: Ray
             assert tensor.equal(expected_tensors[name]), f"peer {peer}: {name}"
 
 
+def pids_of(group: RayGroup) -> dict[int, int]:
+    return dict(group.run("process_id", dict.fromkeys(range(NUM_PEERS), ()), limit_s=120))
+
+
 @pytest.mark.parametrize("group", ["mutual learning with grafting"], indirect=True)
 def test_who_meets_with_a_lost_peer_names_it_and_does_not_wait(group: RayGroup) -> None:
-    pids = dict(group.run("process_id", dict.fromkeys(range(NUM_PEERS), ()), limit_s=120))
-    population = Population(group, settings("mutual learning with grafting"))
-    population.step()  # they have met
-    threading.Timer(1.0, os.kill, (pids[1], signal.SIGKILL)).start()
+    Population(group, settings("mutual learning with grafting")).step()  # they have met
+    threading.Timer(1.0, os.kill, (pids_of(group)[1], signal.SIGKILL)).start()
     start = time.monotonic()
     outcomes = list(group.run("train", dict.fromkeys(range(NUM_PEERS), (1000,)), limit_s=120))
     assert time.monotonic() - start < 60
     assert outcomes[0][0] == 1
     assert "peer 1: lost in 'train'" in str(outcomes[0][1])
-    assert all(isinstance(outcome, PeerError) for _, outcome in outcomes)
+    assert [type(outcome) for _, outcome in outcomes] == [PeerLost, MeetingBroken, MeetingBroken]
 
 
-def test_a_peer_whose_process_ends_is_named(group: RayGroup) -> None:
-    pids = dict(group.run("process_id", dict.fromkeys(range(NUM_PEERS), ()), limit_s=120))
-    os.kill(pids[1], signal.SIGKILL)
-    with pytest.raises(PeerError, match="peer 1: lost in 'train'"):
-        Population(group, settings()).step()
+@pytest.mark.parametrize(("group", "method"), [(method, method) for method in METHODS], indirect=["group"])
+def test_a_population_of_which_peers_are_killed_ends_with_the_bits_of_one_left_alone(
+    group: RayGroup, method: str,
+) -> None:
+    torch.set_num_threads(1)
+    chosen = settings(method)
+    local = Population(LocalGroup(partial(Peer, chosen), NUM_PEERS), chosen)
+    events: list[Event] = []
+    remote = Population(group, chosen, events.append)
+    for round_ in range(3):
+        expected = local.step()
+        if round_ == 1:
+            pids = pids_of(group)
+            os.kill(pids[1], signal.SIGKILL)
+            threading.Timer(0.3, os.kill, (pids[2], signal.SIGKILL)).start()  # while it trains
+        got = remote.step()
+        assert (got.grafts, got.measures) == (expected.grafts, expected.measures)
+    assert {(event.round, event.peer, event.event) for event in events} >= {
+        (2, 1, "lost"), (2, 2, "lost"), (2, 1, "replaced"), (2, 2, "replaced")}
+    assert all("SIGKILL" in event.cause or "unexpected" in event.cause or "connection" in event.cause
+               for event in events if event.event == "lost"), events
+    os.kill(pids_of(group)[0], signal.SIGKILL)
+    assert remote.finish(got) == local.finish(expected)
+    for (peer, expected_state), (_, state) in zip(local.save(), remote.save(), strict=True):
+        expected_tensors, tensors = tensors_from_bytes(expected_state), tensors_from_bytes(state)
+        assert tensors.keys() == expected_tensors.keys()
+        assert all(tensor.equal(expected_tensors[name]) for name, tensor in tensors.items()), f"peer {peer}"
 
 
-def test_a_lost_donor_is_named_and_not_its_receiver(group: RayGroup) -> None:
+def test_a_peer_that_hangs_is_replaced_at_the_deadline(group: RayGroup) -> None:
+    chosen = settings()
+    patient = chosen.population.model_copy(update={"round_limit_s": 8.0})
+    events: list[Event] = []
+    population = Population(group, chosen.model_copy(update={"population": patient}), events.append)
+    pid = pids_of(group)[2]
+    os.kill(pid, signal.SIGSTOP)
+    done = population.step()
+    assert [row["peer"] for row in done.peers] == [0, 1, 2]
+    lost, replaced = events
+    assert (lost.peer, lost.event, replaced.event) == (2, "lost", "replaced")
+    assert lost.cause.startswith("peer 2: did not finish 'save' within 8 s; see population.deadline_factor")
+    assert not os.path.exists(f"/proc/{pid}") or "zombie" in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_what_a_lost_peer_held_for_another_is_told_as_lost(group: RayGroup) -> None:
     calls = dict.fromkeys(range(NUM_PEERS), ())
-    pids = dict(group.run("process_id", calls, limit_s=120))
-    os.kill(pids[0], signal.SIGKILL)
-    handles = dict(group.run("publish", calls, limit_s=120, hold=True))
-    ((_, outcome),) = group.run("graft", {1: (handles[0],)}, limit_s=120)
-    assert isinstance(outcome, PeerError)
-    assert "peer 0: lost in 'graft'" in str(outcome)
+    os.kill(pids_of(group)[0], signal.SIGKILL)
+    outcomes = dict(group.run("publish", calls, limit_s=120, wanted="held"))
+    assert isinstance(outcomes[0], PeerLost)
+    assert str(outcomes[0]).startswith("peer 0: lost in 'publish': ")
+    handle = group._actors[0].call.remote("publish")  # of a process that is gone
+    ((_, outcome),) = group.run("graft", {1: (handle,)}, limit_s=120)
+    assert isinstance(outcome, HandleLost)
+    assert str(outcome).startswith("peer 1: what another made for its 'graft' is gone: ")
 
 
 def test_a_wait_ends_at_its_limit_and_names_who_was_missing(group: RayGroup) -> None:
     outcomes = dict(group.run("train", {2: (1000,)}, limit_s=0.5))
-    assert isinstance(outcomes[2], PeerError)
+    assert isinstance(outcomes[2], PeerLost)
     assert "peer 2: did not finish 'train' within 0.5 s" in str(outcomes[2])
+
+
+def test_what_is_put_or_kept_can_be_had_again_without_the_peer(group: RayGroup) -> None:
+    assert group.get(group.put(b"state")) == b"state"
+    saved = dict(group.run("save", {0: ()}, limit_s=120, wanted="kept"))
+    os.kill(pids_of(group)[0], signal.SIGKILL)
+    tensors = tensors_from_bytes(group.get(saved[0]))
+    assert int(tensors["epoch"]) == 0
+    assert group.restart([0], limit_s=60) == []
+    assert dict(group.run("load", {0: (saved[0],)}, limit_s=120)) == {0: None}
+
+
+def test_there_is_room_for_a_peer_within_the_limit_or_it_is_told_absent(group: RayGroup) -> None:
+    assert group.restart([1], limit_s=0.01) == [1]
+    assert group.restart([1], limit_s=60) == []

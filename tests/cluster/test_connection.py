@@ -1,10 +1,11 @@
-"""Addresses at which no cluster answers end in one line, and soon."""
+"""Addresses by which no study can be led end in one line, and soon."""
 
 import socket
+import threading
 
 import pytest
 
-from graftpop.cluster.connection import connect, local_node
+from graftpop.cluster.connection import check_can_lead, connect, local_node
 from graftpop.errors import ResourceError
 
 
@@ -17,6 +18,40 @@ def test_an_address_where_nothing_answers_is_an_error_of_one_line(scheme: str) -
         with pytest.raises(ResourceError, match=message) as caught, connect(address):
             pass
     assert "\n" not in str(caught.value)
+
+
+def hang_up(server: socket.socket) -> None:
+    while True:
+        try:
+            server.accept()[0].close()
+        except OSError:  # the server is closed
+            return
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_something_else_answers_is_an_error_of_one_line(scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=hang_up, args=[server])
+        thread.start()
+        address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
+        message = rf"^--address {address}: what answers there is something else \(UNAVAILABLE\); .* unless it was set$"
+        with pytest.raises(ResourceError, match=message), connect(address):
+            pass
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("address", [None, "auto", "10.0.0.1:6379", "head.example.com:6379"])
+def test_a_study_is_led_from_this_machine_or_a_node(address: str | None) -> None:
+    assert check_can_lead(address) is None  # type: ignore[func-returns-value]
+
+
+@pytest.mark.parametrize(("address", "host"), [("ray://10.0.0.1:10001", "10.0.0.1"), ("ray://head:1", "head"),
+                                               ("ray://", "HEAD")])
+def test_a_study_is_not_led_through_a_client_and_the_message_has_the_command_that_does(address: str, host: str) -> None:
+    with pytest.raises(ResourceError, match=rf"^--address {address}: .* ray job submit --address http://{host}:8265 "):
+        check_can_lead(address)
 
 
 def test_this_machine_has_cores() -> None:

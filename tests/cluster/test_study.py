@@ -130,7 +130,7 @@ def check_interruption(wanted: Space, connection: Connection, folder: Path) -> N
     assert "interrupted" in {trial.status for trial in trials}
     left = pq.read_table(folder / "cut" / "rounds.parquet").num_rows
     assert 0 < left < pq.read_table(folder / "whole" / "rounds.parquet").num_rows
-    _, trials = run(wanted, connection, folder / "cut", resume=True)
+    _, trials = run(wanted, connection, folder / "cut")
     assert [trial.status for trial in trials] == ["completed"] * 2
 
     for name in ("rounds", "grafts", "measures"):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from graftpop.errors import ModelError
 from graftpop.learner.flat import FlatState
 from graftpop.learner.sites import find_sites
-from graftpop.methods.grafting import ALL_OTHERS, Grafting, Snapshot, released_assignment, site_assignment
+from graftpop.methods.assignment import released_assignment, site_assignment
+from graftpop.methods.grafting import ALL_OTHERS, Grafting, Snapshot
 from graftpop.settings import GraftSettings
 
 A, C = 0.4, 500.0

@@ -1,6 +1,7 @@
 """The laws of the methods in whole populations of real peers on the digits, in this process."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def settings(tree: Tree | None = None, **sections: Tree) -> Settings:
 
 
 def population(chosen: Settings) -> Population:
-    return Population(LocalGroup([Peer(chosen, index) for index in range(chosen.population.num_peers)]), chosen)
+    return Population(LocalGroup(partial(Peer, chosen), chosen.population.num_peers), chosen)
 
 
 def states(one: Population) -> States:
@@ -136,7 +137,7 @@ def test_equal_peers_have_nothing_to_teach_each_other() -> None:
     chosen = settings(mutual={})
     members = [Peer(chosen, 0), Peer(chosen, 1)]
     members[1].load(members[0].save())
-    one = Population(LocalGroup(members), chosen)
+    one = Population(LocalGroup(members.__getitem__, len(members)), chosen)
     one.step()
     after = networks(one)
     alone = population(settings(population={"num_peers": 1}))

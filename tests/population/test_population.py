@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from network_makers import same_bits, seeded_network
 from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 
-from graftpop.errors import CheckpointError, PeerError
+from graftpop.errors import CheckpointError
 from graftpop.learner.sites import find_sites
 from graftpop.peer import Peer
 from graftpop.population import Calls, LocalGroup, Population, Round
+from graftpop.population.group import Wanted
 from graftpop.settings import Settings
 
 ROUND_COLUMNS = {"round", "epoch", "peer", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
@@ -46,7 +47,7 @@ def peers(chosen: Settings) -> list[Peer]:
 
 
 def population(chosen: Settings) -> Population:
-    return Population(LocalGroup(peers(chosen)), chosen)
+    return Population(LocalGroup(partial(Peer, chosen), chosen.population.num_peers), chosen)
 
 
 def states(one: Population) -> States:
@@ -74,29 +75,11 @@ def grafted() -> tuple[list[Round], States]:
     return run(settings())
 
 
-class ReversedGroup:
+class ReversedGroup(LocalGroup):
     """A group whose peers run, and are yielded, in reversed order."""
 
-    def __init__(self, members: list[Peer]) -> None:
-        self._members = members
-
-    def run(self, method: str, calls: Calls, limit_s: float, *, hold: bool = False) -> Iterator[tuple[int, Any]]:
-        del limit_s, hold
-        results = [(peer, getattr(self._members[peer], method)(*calls[peer])) for peer in sorted(calls, reverse=True)]
-        yield from results
-
-
-class LosingGroup(LocalGroup):
-    """A group that loses a peer as soon as a method is called."""
-
-    def __init__(self, members: list[Peer], lost: int, method: str) -> None:
-        super().__init__(members)
-        self._lost, self._method = lost, method
-
-    def run(self, method: str, calls: Calls, limit_s: float, *, hold: bool = False) -> Iterator[tuple[int, Any]]:
-        for peer, result in super().run(method, calls, limit_s, hold=hold):
-            is_lost = (peer, method) == (self._lost, self._method)
-            yield peer, PeerError(f"peer {peer} was lost in {method}") if is_lost else result
+    def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
+        yield from super().run(method, dict(sorted(calls.items(), reverse=True)), limit_s, wanted=wanted)
 
 
 @pytest.mark.parametrize("num_peers", [2, 3])
@@ -128,7 +111,7 @@ def test_a_round_equals_the_formula_applied_to_the_snapshots(num_peers: int) -> 
 
 def test_the_order_in_which_peers_run_does_not_matter() -> None:
     chosen = settings()
-    one = Population(ReversedGroup(peers(chosen)), chosen)
+    one = Population(ReversedGroup(partial(Peer, chosen), chosen.population.num_peers), chosen)
     rounds = [one.step() for _ in range(2)]
     assert same_states(states(one), grafted()[1])
     assert [done.grafts for done in rounds] == [done.grafts for done in grafted()[0]]
@@ -253,7 +236,7 @@ def test_the_first_of_equally_good_peers_is_the_best() -> None:
 def test_the_ensembles_accuracy_is_that_of_the_mean_softmax() -> None:
     chosen = settings(graft=None)
     members = peers(chosen)
-    one = Population(LocalGroup(members), chosen)
+    one = Population(LocalGroup(members.__getitem__, len(members)), chosen)
     done = one.step()
     outcome = one.finish(done)
     tests = [member.predict("test") for member in members]
@@ -269,14 +252,6 @@ def test_the_ensembles_accuracy_is_that_of_the_mean_softmax() -> None:
     assert outcome["test_accuracy"] == num_right_of_best / len(labels)
     assert outcome["val_accuracy"] == done.val_accuracy
     assert all(np.allclose(probabilities.sum(1), 1, atol=1e-5) for probabilities, _ in tests)
-
-
-@pytest.mark.parametrize("method", ["train", "publish", "graft"])
-def test_a_lost_peer_ends_the_round_by_its_error(method: str) -> None:
-    chosen = settings()
-    one = Population(LosingGroup(peers(chosen), lost=1, method=method), chosen)
-    with pytest.raises(PeerError, match=f"peer 1 was lost in {method}"):
-        one.step()
 
 
 def test_one_peer_alone_is_a_baseline() -> None:

@@ -187,3 +187,24 @@ def test_the_most_rounds_are_those_of_any_trial(sections: dict[str, Any], rounds
 def test_without_a_number_of_samples_there_are_ten_trials() -> None:
     assert parse_space({}).num_trials() == 10
     assert parse_space({"tune": {"num_samples": 3}}).num_trials() == 3
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ("population: {num_peers: 2, min_peers: 3}",
+     "population.min_peers: must be at most population.num_peers (2), got 3"),
+    ("population: {num_peers: {choice: [4, 2]}, min_peers: 3}",
+     "population.min_peers: must be at most population.num_peers (2), got 3"),
+    ("population: {num_peers: 3, min_peers: 2}\nmutual: {}",
+     "population.min_peers: peers that meet at every batch cannot go on with fewer, got 2 of 3; leave it null, or set "
+     "mutual.exchange: snapshots"),
+])
+def test_a_population_can_only_go_on_with_some_of_its_peers(text: str, reason: str) -> None:
+    assert refusal(text) == reason
+
+
+@pytest.mark.parametrize("text", [
+    "population: {num_peers: 3, min_peers: 2}", "population: {num_peers: 3, min_peers: 3}\nmutual: {}",
+    "population: {num_peers: 3, min_peers: 1}\nmutual: {exchange: snapshots}",
+])
+def test_fewer_peers_may_go_on_where_they_do_not_meet(text: str) -> None:
+    assert accepted(text)

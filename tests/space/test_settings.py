@@ -64,6 +64,10 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         "learning_rat": "got 'learning_rat'; did you mean 'learning_rate'?"}),
     "population.output": (["best_peer", "ensemble", "uniform_soup", "greedy_soup"], {
         "best": "must be 'best_peer', 'ensemble', 'uniform_soup' or 'greedy_soup', got 'best'"}),
+    "population.deadline_factor": ([1.1, 1000], {1: "must be greater than 1, got 1", math.inf: "must be a finite"}),
+    "population.max_peer_restarts": ([0, 100], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
+    "population.replace_limit_s": ([0.1, 10**6], {0: "must be greater than 0, got 0", math.inf: "must be a finite"}),
+    "population.min_peers": ([1, 2, None], {0: "must be greater than or equal to 1", 1.5: WHOLE}),
     "population.round_limit_s": ([0.1, 10**6], {0: "must be greater than 0, got 0", math.inf: "must be a finite"}),
     "graft.scion": (["external", "internal", "noise"], {
         "intern": "must be 'external', 'internal' or 'noise', got 'intern'; did you mean 'internal'?"}),
@@ -119,6 +123,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "tune.num_samples": ([None, 1], {0: "must be greater than or equal to 1, got 0"}),
     "tune.search": (["optuna", "random", "grid"], {
         "optun": "must be 'optuna', 'random' or 'grid', got 'optun'; did you mean 'optuna'?"}),
+    "tune.max_failures": ([0, 100], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
     "tune.scheduler": (["none", "asha"], {
         "ahsa": "must be 'none', 'asha' or 'pbt', got 'ahsa'; did you mean 'asha'?"}),
     "resources.cpus_per_peer": (["auto", 0.1, 8], {

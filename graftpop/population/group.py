@@ -1,0 +1,127 @@
+"""Peers somewhere: in this process (`LocalGroup`) or as Ray actors (`graftpop.cluster.actors`).
+
+A group is told which peers shall run which method and gives the results back as they complete. What peers hand to each
+other (snapshots, class probabilities) is passed on as handles.
+"""
+
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftpop.errors import MeetingBroken, PeerError
+
+__all__ = ["Calls", "Group", "LocalGroup", "Wanted"]
+
+Calls = Mapping[int, tuple[Any, ...]]
+"""Peers and the arguments that each is called with; handles among them stand for what they hold."""
+
+Wanted = Literal["value", "held", "kept"]
+"""What a call shall give: its result, a handle of it that is lost with the peer, or one that is not."""
+
+
+class Group(Protocol):
+    """Peers that can be asked to run a method, and started anew."""
+
+    def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
+        """Start a method on some peers and yield each peer with its result as they complete.
+
+        Args:
+            method: name of a method of `graftpop.peer.Peer`.
+            calls: who, with which arguments.
+            limit_s: how long to wait for all of them.
+            wanted: a handle can be an argument of later calls; what is `held` stays where it was made.
+
+        Yields:
+            The peer, and its result, its handle, or the `PeerError` that came instead.
+        """
+        ...
+
+    def restart(self, peers: Collection[int], limit_s: float) -> list[int]:
+        """Start some peers anew, as they were before they trained at all; return those that did not come in time."""
+        ...
+
+    def dismiss(self, peers: Collection[int]) -> None:
+        """End some peers for good; the others meet without them."""
+        ...
+
+    def put(self, value: Any) -> Any:
+        """Return a handle of a value, which is not lost with any peer."""
+        ...
+
+    def get(self, handle: Any) -> Any:
+        """Return what a handle that is not lost with a peer stands for."""
+        ...
+
+
+class LocalGroup:
+    """Peers in this process, one after the other; where they meet, in step.
+
+    Args:
+        make_peer: makes a peer of its index.
+        num_peers: how many to make.
+    """
+
+    def __init__(self, make_peer: Callable[[int], object], num_peers: int) -> None:
+        self._make_peer = make_peer
+        self._peers = {peer: make_peer(peer) for peer in range(num_peers)}
+
+    def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
+        """See `Group.run`; there is nothing to wait for here, and a handle is the result itself."""
+        del limit_s, wanted
+        meetings = {}
+        for peer, arguments in calls.items():
+            try:
+                result = getattr(self._peers[peer], method)(*arguments)
+            except PeerError as error:
+                result = error
+            if isinstance(result, Generator):
+                meetings[peer] = result
+            else:
+                yield peer, result
+        yield from in_step(meetings)
+
+    def restart(self, peers: Collection[int], limit_s: float) -> list[int]:
+        """See `Group.restart`; here everyone comes."""
+        del limit_s
+        for peer in peers:
+            self._peers[peer] = self._make_peer(peer)
+        return []
+
+    def dismiss(self, peers: Collection[int]) -> None:
+        """See `Group.dismiss`."""
+        for peer in peers:
+            del self._peers[peer]
+
+    def put(self, value: Any) -> Any:
+        """See `Group.put`."""
+        return value
+
+    def get(self, handle: Any) -> Any:
+        """See `Group.get`."""
+        return handle
+
+
+def in_step(meetings: Mapping[int, Generator[NDArray[Any], NDArray[Any], Any]]) -> Iterator[tuple[int, Any]]:
+    """Run methods that meet, each up to its next meeting, and send all what all had to say; yield their results.
+
+    Once one has failed the others have nobody to meet, and end with `MeetingBroken`.
+    """
+    said: dict[int, Any] = dict.fromkeys(sorted(meetings))
+    everyone = None
+    while said:
+        for peer in list(said):
+            try:
+                said[peer] = meetings[peer].send(everyone)  # type: ignore[arg-type]  # None starts a generator
+            except StopIteration as done:
+                del said[peer]
+                yield peer, done.value
+            except PeerError as error:
+                del said[peer]
+                yield peer, error
+                for other in said:
+                    meetings[other].close()
+                    yield other, MeetingBroken(f"peer {other}: has nobody to meet, since peer {peer} failed")
+                return
+        everyone = np.stack(list(said.values())) if said else None

@@ -1,0 +1,260 @@
+"""Rounds of training and exchange over a group of peers.
+
+The population tells the group which peers shall run which method. Every value it computes with is a small number; what
+peers hand to each other it only passes on.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from graftpop.errors import PeerDiverged, PeerError
+from graftpop.population.deadlines import Deadlines
+from graftpop.population.donors import donors_among, reseeding_donor
+from graftpop.population.group import Group
+from graftpop.population.recovery import Made, PeersLeft, Recovery
+from graftpop.population.round import Event, Round, Row
+from graftpop.settings import Settings
+
+__all__ = ["Population"]
+
+T = TypeVar("T")
+
+
+def untold(event: Event) -> None:
+    """Tell nobody."""
+    del event
+
+
+class Population:
+    """Peers that train side by side and exchange weights at the end of each round but the last.
+
+    Args:
+        group: the peers, as many as the settings say.
+        settings: of this population.
+        tell: called with what happens besides.
+
+    Attributes:
+        round: rounds done.
+    """
+
+    def __init__(self, group: Group, settings: Settings, tell: Callable[[Event], None] = untold) -> None:
+        self.round = 0
+        self._group, self._settings, self._tell = group, settings, tell
+        self._deadlines = Deadlines(settings.population)
+        meets = settings.mutual is not None and settings.mutual.exchange == "logits"
+        self._recovery = Recovery(group, settings.population, self._deadlines, together=meets, tell=tell)
+        self._states: dict[int, Any] = {}
+        self._teachers: tuple[Any, ...] = ()
+
+    @property
+    def peers(self) -> list[int]:
+        """Who takes part."""
+        return self._recovery.peers
+
+    @property
+    def num_restarts(self) -> dict[int, int]:
+        """How often each peer was replaced, of those that were."""
+        return dict(self._recovery.num_restarts)
+
+    def step(self) -> Round:
+        """Train every peer for a round, then let each receive from its donors.
+
+        Raises:
+            PeerError: a peer failed, or was lost more often than it may be.
+            PopulationLost: too few peers are left.
+        """
+        start = time.monotonic()
+        self._recovery.round = self.round + 1
+        self.prepare()
+        done = self._undisturbed(self._round)
+        self.round = done.round
+        self._deadlines.add(time.monotonic() - start)
+        return done
+
+    def _undisturbed(self, act: Callable[[], T]) -> T:
+        """Do something with all peers; whenever some leave, from its beginning with the others."""
+        while True:
+            try:
+                return act()
+            except PeersLeft:
+                self._recovery.rewind()
+
+    def prepare(self) -> bool:
+        """Before the first round train the teachers that need it; return whether there are any."""
+        if not self._states:
+            self._undisturbed(self._prepare)
+        return bool(self._teachers)
+
+    def _prepare(self) -> None:
+        distillation = self._settings.distillation
+        teachers = distillation.teachers if distillation is not None else []
+        wanted = [index for index, teacher in enumerate(teachers) if teacher.epochs]
+        if wanted:
+            trainers = {peer: tuple(wanted[place :: len(self.peers)])
+                        for place, peer in enumerate(self.peers[: len(wanted)])}
+            rounds = max(sum(teachers[index].epochs or 0 for index in indices) for indices in trainers.values())
+            taught = self._recovery.call("train_teachers", trainers, wanted="kept", num_rounds=rounds)
+            self._call_all("take_teachers", *taught.values())
+            self._teachers = tuple(made.handle for made in taught.values())
+        self._commit()
+
+    def _round(self) -> Round:
+        settings, number = self._settings, self.round + 1
+        mutual = settings.mutual
+        if self.round > 0 and mutual is not None and mutual.exchange == "snapshots":
+            snapshots = self._publish(self.peers)
+            self._recovery.call("learn_from", {peer: tuple(snapshots[other] for other in self.peers if other != peer)
+                                               for peer in self.peers})
+        per_round = settings.population.epochs_per_round
+        num_epochs = min(per_round, settings.num_epochs - self.round * per_round)
+        trained = self._call_all("train", num_epochs)
+        rows: dict[int, Row] = {peer: row for peer, row in trained.items() if not isinstance(row, PeerDiverged)}
+        done = Round(number, number == settings.num_rounds, list(rows.values()))
+        grafts, compares = self._grafts(done), settings.measures.pairs and len(rows) > 1
+        start = time.perf_counter()
+        # all snapshots are taken before any receiver changes, and only of those whose weights are finite
+        snapshots = self._publish(rows) if grafts or compares or len(rows) < len(trained) else {}
+        if grafts:
+            self._graft(done, snapshots)
+        exchange_s = time.perf_counter() - start if grafts else 0.0
+        if compares:
+            pairs = self._recovery.call("compare", {
+                peer: tuple(snapshots[other] for other in list(rows)[place:])
+                for place, peer in enumerate(list(rows)[:-1])})
+            done.measures.extend(row for found in pairs.values() for row in found)
+        self._reseed(done, {peer: error for peer, error in trained.items() if peer not in rows}, snapshots, num_epochs)
+        own_measures = [{"peer": row["peer"], "other": None, "measure": measure, "value": value}
+                        for row in done.peers for measure, value in row.pop("measures")]
+        done.measures[:0] = own_measures
+        for row in (*done.peers, *done.measures):
+            row["round"] = number
+        for row in done.peers:
+            row["exchange_s"] = exchange_s
+        self._commit()
+        return done
+
+    def _grafts(self, done: Round) -> bool:
+        """Return whether there is an exchange at the end of a round."""
+        graft = self._settings.graft
+        return (graft is not None and graft.scion == "external" and not done.is_last
+                and done.round > graft.burn_in_rounds and len(done.peers) > 1)
+
+    def _graft(self, done: Round, snapshots: Mapping[int, Made]) -> None:
+        rng = random.Random(f"{self._settings.seed}/donors/{done.round}")
+        donors = donors_among(list(snapshots), self._settings.population.topology, done.best_peer, rng)
+        calls = {receiver: tuple(snapshots[donor] for donor in given) for receiver, given in donors.items()}
+        by_receiver = self._recovery.call("graft", calls)
+        for column in next(iter(by_receiver.values())):
+            done.grafts[column] = [value for columns in by_receiver.values() for value in columns[column]]
+        done.grafts["round"] = [done.round] * len(done.grafts["site"])
+
+    def _reseed(self, done: Round, diverged: Mapping[int, PeerError], snapshots: Mapping[int, Made],
+                num_epochs: int) -> None:
+        """Give peers whose training diverged the weights of their donors, and add their rows to the round.
+
+        Raises:
+            PeerError: there is nobody to take them from, or weights are not exchanged in this population.
+        """
+        graft, topology = self._settings.graft, self._settings.population.topology
+        for peer, error in diverged.items():
+            if graft is None or graft.scion != "external" or not snapshots:
+                raise error
+            donor = reseeding_donor(peer, list(snapshots), topology, done.best_peer)
+            row = self._recovery.call("reseed", {peer: (snapshots[donor], num_epochs)})[peer]
+            done.peers.append(row)
+            self._tell(Event(done.round, peer, "reseeded", f"{error}; has the weights of peer {donor}"))
+        done.peers.sort(key=lambda row: int(row["peer"]))
+
+    def _publish(self, peers: Iterable[int]) -> dict[int, Made]:
+        return self._recovery.call("publish", dict.fromkeys(peers, ()), wanted="held")
+
+    def _call_all(self, method: str, *arguments: Any) -> dict[int, Any]:
+        return self._recovery.call(method, dict.fromkeys(self.peers, arguments))
+
+    def finish(self, done: Round) -> dict[str, Any]:
+        """Make the population's output of its peers and read the test set, once.
+
+        Args:
+            done: the last round.
+
+        Returns:
+            `val_accuracy` and `test_accuracy` of the output, `ensemble_test_accuracy` of the mean softmax of all peers,
+            and what the best peer's network costs.
+        """
+        return self._undisturbed(lambda: self._finish(done))
+
+    def _finish(self, done: Round) -> dict[str, Any]:
+        ranked = sorted((row for row in done.peers if row["peer"] in self.peers), key=lambda row: -row["val_accuracy"])
+        best, output = int(ranked[0]["peer"]), self._settings.population.output
+        tested = self._predict("test", self.peers)
+        of_all = self._one("ensemble_accuracy", best, *tested.values())
+        if output in ("uniform_soup", "greedy_soup"):
+            snapshots = self._publish(self.peers)
+            self._one("cook", best, output, *(snapshots[row["peer"]] for row in ranked))
+            tested = self._predict("test", [best])
+        givers = self.peers if output == "ensemble" else [best]
+        val_accuracy = ranked[0]["val_accuracy"]
+        if output != "best_peer":  # which the round has measured
+            val_accuracy = self._one("ensemble_accuracy", best, *self._predict("val", givers).values())
+        outcome = {
+            "best_peer": best,
+            "val_accuracy": val_accuracy,
+            "test_accuracy": self._one("ensemble_accuracy", best, *(tested[peer] for peer in givers)),
+            "ensemble_test_accuracy": of_all,
+            **self._one("cost", best),
+        }
+        self._commit()
+        return outcome
+
+    def _predict(self, split: str, peers: Iterable[int]) -> dict[int, Made]:
+        return self._recovery.call("predict", dict.fromkeys(peers, (split,)), wanted="held")
+
+    def _one(self, method: str, peer: int, *arguments: Any) -> Any:
+        return self._recovery.call(method, {peer: arguments})[peer]
+
+    def _commit(self) -> None:
+        """Let everyone come back from here on as it is now."""
+        saved = self._recovery.call("save", dict.fromkeys(self.peers, ()), wanted="kept")
+        self._states = {peer: made.handle for peer, made in saved.items()}
+        self._recovery.commit(self._base())
+
+    def _base(self) -> list[tuple[str, dict[int, tuple[Any, ...]]]]:
+        base = [("load", {peer: (state,) for peer, state in self._states.items()})]
+        return base + ([("take_teachers", dict.fromkeys(self._states, self._teachers))] if self._teachers else [])
+
+    def save(self) -> Iterator[tuple[int, bytes]]:
+        """Yield each peer with its whole state after the last round, or before the first."""
+        self.prepare()
+        for peer, state in self._states.items():  # one at a time: the states of all peers need not fit into one process
+            yield peer, self._group.get(state)
+
+    def save_teachers(self) -> dict[int, bytes]:
+        """Return the states of the teachers that were trained in this trial, by index."""
+        return {index: state for handle in self._teachers for index, state in self._group.get(handle).items()}
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the name and the content of each file of a checkpoint."""
+        for peer, state in self.save():
+            yield f"peer-{peer}.safetensors", state
+        for teacher, state in self.save_teachers().items():
+            yield f"teacher-{teacher}.safetensors", state
+
+    def load(self, states: Mapping[int, bytes], round: int, teachers: Mapping[int, bytes],
+             num_restarts: Mapping[int, int] = MappingProxyType({})) -> None:
+        """Go on from the states that `save` and `save_teachers` gave after a round.
+
+        Args:
+            states: by peer; those without one left before, and do not come back.
+            round: after which they were saved.
+            teachers: by index.
+            num_restarts: how often each peer was replaced until then.
+        """
+        self._recovery.round = self.round = round
+        self._recovery.num_restarts.update(num_restarts)
+        self._recovery.dismiss([peer for peer in self.peers if peer not in states])
+        self._states = {peer: self._group.put(state) for peer, state in states.items()}
+        self._teachers = (self._group.put(dict(teachers)),) if teachers else ()
+        self._undisturbed(lambda: self._recovery.commit(self._base(), done=False))

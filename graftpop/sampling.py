@@ -1,0 +1,142 @@
+"""Which configuration each trial of a study has: the n-th of a grid, the n-th draw, or what Optuna suggests.
+
+A configuration is a function of the seed, the trial's number and, for Optuna, of what is known of other trials by then.
+Nothing needs to be stored but the trials themselves: a study that is resumed tells a new sampler what it has.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from graftpop.learner.seeds import derive
+from graftpop.space import Domain, Space
+from graftpop.trials import Trial
+
+__all__ = ["Sampler", "make_sampler"]
+
+
+class Sampler(Protocol):
+    """Where configurations come from."""
+
+    def recall(self, trial: Trial, scores: Mapping[int, float]) -> None:
+        """Learn of a trial of before; of all of them, in the order of their numbers, before any other call.
+
+        Args:
+            trial: over or not.
+            scores: what it reached, by round.
+        """
+
+    def sample(self, number: int) -> dict[str, Any]:
+        """Return the configuration of a new trial."""
+        ...
+
+    def report(self, number: int, round: int, score: float) -> None:
+        """Learn what a trial reached after a round."""
+
+    def tell(self, number: int, status: str, score: float | None) -> None:
+        """Learn that a trial is over: completed, stopped or failed."""
+
+
+class _Independent:
+    """Configurations that depend on nothing but their number."""
+
+    def __init__(self, of_number: Callable[[int], dict[str, Any]]) -> None:
+        self.sample = of_number
+
+    def recall(self, trial: Trial, scores: Mapping[int, float]) -> None:
+        """See `Sampler.recall`."""
+
+    def report(self, number: int, round: int, score: float) -> None:
+        """See `Sampler.report`."""
+
+    def tell(self, number: int, status: str, score: float | None) -> None:
+        """See `Sampler.tell`."""
+
+
+class _Optuna:
+    """Optuna's tree-structured Parzen estimator. An Optuna trial has the number of ours."""
+
+    def __init__(self, space: Space) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._seed = space.settle().seed
+        self._choices = {key: _named(domain) for key, domain in space.domains.items() if domain.kind == "choice"}
+        self._distributions = {key: self._distribution(key, domain) for key, domain in space.domains.items()}
+        self._study = optuna.create_study(direction="maximize", study_name="graftpop")
+        self._running: dict[int, optuna.Trial] = {}
+
+    def _distribution(self, key: str, domain: Domain) -> Any:
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if domain.kind == "choice":
+            return CategoricalDistribution(list(self._choices[key]))
+        if domain.kind == "randint":
+            return IntDistribution(*domain.values)
+        low, high, *step = map(float, domain.values)
+        return FloatDistribution(low, high, log=domain.kind == "loguniform", step=step[0] if step else None)
+
+    def recall(self, trial: Trial, scores: Mapping[int, float]) -> None:
+        """See `Sampler.recall`."""
+        name_of = {key: {repr(value): name for name, value in choices.items()} for key, choices in
+                   self._choices.items()}
+        params = {key: name_of[key][repr(value)] if key in name_of else value for key, value in trial.sample.items()}
+        self._study.enqueue_trial(params)
+        self._running[trial.number] = self._study.ask(self._distributions)
+        for round, score in sorted(scores.items()):
+            self.report(trial.number, round, score)
+        if trial.is_over and trial.status != "interrupted":
+            self.tell(trial.number, trial.status, trial.result.get("val_accuracy"))
+
+    def sample(self, number: int) -> dict[str, Any]:
+        """See `Sampler.sample`."""
+        from optuna.samplers import TPESampler
+
+        # constant_liar: trials that run side by side are not all sent to the same place
+        self._study.sampler = TPESampler(seed=derive(self._seed, "sample", number) % 2**32, constant_liar=True)
+        trial = self._study.ask(self._distributions)
+        if trial.number != number:
+            raise RuntimeError(f"optuna's trial {trial.number} cannot stand for trial {number}")
+        self._running[number] = trial
+        return {key: self._choices[key][value] if key in self._choices else value
+                for key, value in trial.params.items()}
+
+    def report(self, number: int, round: int, score: float) -> None:
+        """See `Sampler.report`."""
+        self._running[number].report(score, round)
+
+    def tell(self, number: int, status: str, score: float | None) -> None:
+        """See `Sampler.tell`. Of a stopped trial Optuna counts how far it came."""
+        from optuna.trial import TrialState
+
+        trial = self._running.pop(number)
+        if status == "completed" and score is not None:
+            self._study.tell(trial, score)
+        else:
+            self._study.tell(trial, state=TrialState.PRUNED if status == "stopped" else TrialState.FAIL)
+
+
+def _named(domain: Domain) -> dict[Any, Any]:
+    """Return the choices by what Optuna knows them as: themselves where they are plain, else their text."""
+    return {value if isinstance(value, None | bool | int | float | str) else str(value): value
+            for value in domain.values}
+
+
+def _grid(space: Space) -> Sampler:
+    values: Sequence[Sequence[Any]] = [domain.every_value() for domain in space.domains.values()]
+    product = [dict(zip(space.domains, sample, strict=True)) for sample in itertools.product(*values)]
+    return _Independent(product.__getitem__)
+
+
+def _random(space: Space) -> Sampler:
+    seed = space.settle().seed
+    return _Independent(lambda number: space.sample(random.Random(derive(seed, "sample", number))))
+
+
+def make_sampler(space: Space) -> Sampler:
+    """Return what gives the trials of a study their configurations."""
+    return _SAMPLERS[space.settle().tune.search](space)
+
+
+_SAMPLERS: Final[Mapping[str, Callable[[Space], Sampler]]] = {"optuna": _Optuna, "random": _random, "grid": _grid}

@@ -1,0 +1,192 @@
+"""Files of a run, in a local folder or at a URI: there as a whole, or not there.
+
+A file on a disk is written under another name and then renamed; in an object store it appears when it is complete
+anyway, and a renaming would be a copy.
+"""
+
+import copy
+import posixpath
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from graftpop.errors import CheckpointError, StorageError
+
+__all__ = ["Folder", "STORAGE_LIMIT_S", "patiently"]
+
+T = TypeVar("T")
+
+STORAGE_LIMIT_S = 600.0
+"""How long storage may be away before what needs it gives up."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
+
+
+def patiently(act: Callable[[], T], what: str, tell: Callable[[str], None] = lambda cause: None,
+              limit_s: float = STORAGE_LIMIT_S) -> T:
+    """Return what an action on storage returns, trying again while it fails: a full disk, a mount that is away.
+
+    Args:
+        act: may be begun again from any point of it.
+        what: is being done, as messages have it.
+        tell: called once with the cause, when it fails for the first time.
+        limit_s: how long to try.
+
+    Raises:
+        StorageError: it could not be done in all that time.
+    """
+    deadline, pause_s, is_told = time.monotonic() + limit_s, FIRST_PAUSE_S, False
+    while True:
+        try:
+            return act()
+        except OSError as error:
+            reason = f"{what}: {str(error).splitlines()[0]}"
+            if time.monotonic() + pause_s > deadline:
+                raise StorageError(f"{reason}; tried for {limit_s:g} s; make room or bring the storage back, then go "
+                                   f"on with --resume") from error
+        if not is_told:
+            tell(reason)
+            is_told = True
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+class Folder:
+    """A folder of a run.
+
+    Args:
+        location: a path, or a URI such as s3://bucket/path.
+
+    Raises:
+        CheckpointError: no such kind of URI.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.location = location.rstrip("/") if "://" in location else str(Path(location).absolute())
+        try:
+            self._filesystem, self._path = pafs.FileSystem.from_uri(self.location)
+        except pa.ArrowInvalid as error:
+            raise CheckpointError(f"{location}: must be a folder or a URI such as s3://bucket/path: {error}") from error
+        self.is_local = isinstance(self._filesystem, pafs.LocalFileSystem)
+
+    def __truediv__(self, name: str) -> "Folder":
+        inner = copy.copy(self)  # of the same connection
+        inner.location, inner._path = f"{self.location}/{name}", self._in(name)
+        return inner
+
+    def create(self) -> None:
+        """Make the folder, and those above it."""
+        self._filesystem.create_dir(self._path)
+
+    def exists(self, name: str = "") -> bool:
+        """Return whether the folder, or something in it, is there."""
+        return bool(self._filesystem.get_file_info(self._in(name)).type != pafs.FileType.NotFound)
+
+    def check_is_there(self) -> None:
+        """Check that the folder can be reached.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        if not self.exists():
+            raise FileNotFoundError(f"{self.location}: is not there")
+
+    @contextmanager
+    def locked(self, name: str, wait_s: float) -> Iterator[None]:
+        """Keep other processes from writing here for the time of a block. At a URI there is no such lock.
+
+        Args:
+            name: of the file that is locked.
+            wait_s: how long to wait for another process that holds it; it lets go when it ends, however it ends.
+
+        Raises:
+            StorageError: another process still holds it.
+        """
+        if not self.is_local:
+            yield
+            return
+        self.create()
+        lock = FileLock(self._in(name), timeout=wait_s)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise StorageError(f"{self.location}: is being written by another process; wait until it has ended, or end "
+                               f"it") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def names(self) -> list[str]:
+        """Return the names of what is in the folder, sorted; none where it is not there."""
+        found = self._filesystem.get_file_info(pafs.FileSelector(self._path, allow_not_found=True))
+        return sorted(info.base_name for info in found)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file."""
+        with self._whole(name) as stream:
+            stream.write(content)
+
+    def write_tables(self, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+        """Write tables, one after the other, as one Parquet file."""
+        with self._whole(name) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table)
+
+    @contextmanager
+    def _whole(self, name: str) -> Iterator[pa.NativeFile]:
+        """Open a file to write; what fails on the way leaves no part of it."""
+        path = self._in(name)
+        partial = f"{path}.partial" if self.is_local else path
+        try:
+            with self._filesystem.open_output_stream(partial) as stream:
+                yield stream
+        except BaseException:
+            with suppress(OSError):
+                self._filesystem.delete_file(partial)
+            raise
+        if self.is_local:
+            self._filesystem.move(partial, path)
+
+    def read(self, name: str, most_bytes: int | None = None) -> bytes:
+        """Return the content of a file, or its beginning where there is more than wanted.
+
+        Raises:
+            OSError: it is not there, or cannot be read.
+        """
+        with self._filesystem.open_input_stream(self._in(name)) as stream:
+            return bytes(stream.read(most_bytes))
+
+    def read_table(self, name: str, schema: pa.Schema | None = None) -> pa.Table:
+        """Return a table as one read of its file gave it.
+
+        pyarrow opens a path twice, for the footer and for the data; in between another process may have renamed a
+        newer file to it.
+
+        Raises:
+            CheckpointError: the file is damaged.
+            OSError: it is not there, or cannot be read.
+        """
+        content = self.read(name)
+        try:
+            return pq.read_table(pa.BufferReader(content), schema=schema)
+        except (pa.ArrowException, OSError) as error:
+            raise CheckpointError(f"{self._in(name)}: cannot be read as Parquet: {error}") from error
+
+    def remove(self, name: str) -> None:
+        """Remove what is in the folder under a name, if it is there."""
+        info = self._filesystem.get_file_info(self._in(name))
+        if info.type == pafs.FileType.Directory:
+            self._filesystem.delete_dir(info.path)
+        elif info.type == pafs.FileType.File:
+            self._filesystem.delete_file(info.path)
+
+    def _in(self, name: str) -> str:
+        return posixpath.join(self._path, name)
