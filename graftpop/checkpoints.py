@@ -89,7 +89,7 @@ class Checkpoint:
         Raises:
             CheckpointError: it is absent, cut short or changed.
         """
-        where = f"{self._folder.location}/{name}"
+        where = (self._folder / name).location
         if name not in self.facts.files:
             raise CheckpointError(f"{where}: is no part of this checkpoint")
         expected = self.facts.files[name]

@@ -78,7 +78,8 @@ class Folder:
 
     def __truediv__(self, name: str) -> "Folder":
         inner = copy.copy(self)  # of the same connection
-        inner.location, inner._path = f"{self.location}/{name}", self._in(name)
+        place, mark, options = self.location.partition("?")  # of a URI: how to reach it
+        inner.location, inner._path = f"{place}/{name}{mark}{options}", self._in(name)
         return inner
 
     def create(self) -> None:

@@ -191,10 +191,10 @@ def tell(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
     else:
         values = ", ".join(f"{key} = {value_text(value)}" for key, value in best.sample.items())
         console.print(f"best       trial {best.number}: {values or 'nothing was searched'}", soft_wrap=True)
-        console.print(f"network    {folder.location}/best, in Python: graftpop.load(\"{folder.location}/best\")",
-                      soft_wrap=True)
-    console.print(f"tables     {folder.location}/trials.parquet, rounds.parquet, grafts.parquet, measures.parquet",
-                  soft_wrap=True)
+        loaded = "" if "://" in folder.location else f", in Python: graftpop.load(\"{folder.location}/best\")"
+        console.print(f"network    {folder.location}/best{loaded}", soft_wrap=True)
+    tables = ", ".join(f"{name}.parquet" for name in ("trials", "rounds", "grafts", "measures", "events"))
+    console.print(f"tables     {folder.location}/{tables}", soft_wrap=True)
     console.print(f"report     {folder.location}/report.html", soft_wrap=True)
 
 

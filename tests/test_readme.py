@@ -48,8 +48,8 @@ def test_the_first_command_leaves_a_whole_run_folder_with_a_network_above_95_per
     assert second == f"run        {run}"
 
     assert {path.name for path in run.iterdir()} == {
-        "space.yaml", "run.json", "trials.parquet", "rounds.parquet", "grafts.parquet", "measures.parquet", "best",
-        "report.html", "tune"}
+        "space.yaml", "run.json", "trials.parquet", "rounds.parquet", "grafts.parquet", "measures.parquet",
+        "events.parquet", "best", "report.html", "tune"}
     assert {path.name for path in (run / "best").iterdir()} == {"model.safetensors", "config.json", "metrics.json"}
     trials = pq.read_table(run / "trials.parquet").to_pylist()
     assert [row["status"] for row in trials] == ["completed"] * 4

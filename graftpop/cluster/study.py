@@ -20,7 +20,7 @@ from graftpop.checkpoints import Checkpoints
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.search import SuggestedTrials, planned, plans, remind, remind_of_final, scheduler
 from graftpop.cluster.trainable import PopulationTrainable, demand_of_sample
-from graftpop.errors import CheckpointError, PopulationLost, StorageError
+from graftpop.errors import CheckpointError, PopulationLost, ResourceError, StorageError
 from graftpop.records import RunFolder
 from graftpop.sampling import make_sampler
 from graftpop.space import Space
@@ -31,6 +31,9 @@ __all__ = ["run_study"]
 
 SECONDS_BETWEEN_WRITES = 1.0
 """While a study runs, its tables are not replaced under a reader more often than this."""
+
+ROOM_LIMIT_S = 1800.0
+"""How long all trials may wait for room: a cluster that lost its nodes may get others."""
 
 logger = logging.getLogger("graftpop")
 
@@ -49,6 +52,9 @@ def run_study(space: Space, folder: RunFolder, connection: Connection,
         folder: where everything is kept, and what was done before is found.
         connection: the cluster.
         watch: called with all trials whenever one of them changed.
+
+    Raises:
+        ResourceError: for a long time no trial found room: the cluster has lost nodes.
     """
     known = read_known(folder)
     tuned, scheduled = space.settle().tune, scheduler(space)
@@ -68,22 +74,26 @@ def run_study(space: Space, folder: RunFolder, connection: Connection,
         trainable = tune.with_parameters(PopulationTrainable, space=space, nodes=connection.nodes,
                                          location=folder.location)
         trainable.__name__ = "population"
-        tune.run(
-            tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory(
-                demand_of_sample(space, config["trial"]["sample"], connection.nodes).bundles)),
-            name="tune",
-            storage_path=folder.location,
-            config={} if suggests else planned(wanted),
-            num_samples=len(left) + len(new_numbers) if suggests else 1,
-            search_alg=SuggestedTrials(wanted, sampler, tuned.metric) if suggests else None,
-            scheduler=scheduled,
-            max_failures=tuned.max_failures,
-            trial_dirname_creator=lambda trial: str(trial.config["trial"]["trial_id"]),
-            callbacks=[recorder, TBXLoggerCallback()],
-            raise_on_failed_trial=False,
-            verbose=0,
-        )
-    recorder.finish()
+        try:
+            tune.run(
+                tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory(
+                    demand_of_sample(space, config["trial"]["sample"], connection.nodes).bundles)),
+                name="tune",
+                storage_path=folder.location,
+                config={} if suggests else planned(wanted),
+                num_samples=len(left) + len(new_numbers) if suggests else 1,
+                search_alg=SuggestedTrials(wanted, sampler, tuned.metric) if suggests else None,
+                scheduler=scheduled,
+                max_failures=tuned.max_failures,
+                trial_dirname_creator=lambda trial: str(trial.config["trial"]["trial_id"]),
+                callbacks=[recorder, TBXLoggerCallback()],
+                raise_on_failed_trial=False,
+                verbose=0,
+            )
+        finally:
+            recorder.finish()
+    else:
+        recorder.finish()
     return recorder.trials
 
 
@@ -121,16 +131,33 @@ class _Recorder(Callback):
         self._trials = {trial.trial_id: trial for trial in known}
         self._seen: dict[str, Trial] = {}  # by Tune's own ids
         self._written_at = 0.0
+        self._waits_since: float | None = None
 
     @property
     def trials(self) -> list[Trial]:
         return sorted(self._trials.values(), key=lambda trial: trial.number)
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        self._check_room(trials)
         if len(trials) > len(self._seen):
             for trial in trials:
                 self._see(trial)
             self._changed(now=False, all_known=True)
+
+    def _check_room(self, trials: list[TuneTrial]) -> None:
+        """Check that not all trials wait for room for too long: Tune would wait for ever.
+
+        Raises:
+            ResourceError: they do.
+        """
+        statuses = {trial.status for trial in trials}
+        if TuneTrial.RUNNING in statuses or TuneTrial.PENDING not in statuses:
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = time.monotonic()
+        elif time.monotonic() - self._waits_since > ROOM_LIMIT_S:
+            raise ResourceError(f"{self._folder.location}: no trial has found room on the cluster for "
+                                f"{ROOM_LIMIT_S:g} s; bring its nodes back (`ray status`), then go on with --resume")
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._see(trial).status = "running"
@@ -141,7 +168,7 @@ class _Recorder(Callback):
         seen = self._see(trial)
         seen.status, seen.error = "running", result.get("error", "")
         seen.sample = dict(trial.config["trial"]["sample"])  # pbt changes it on the way
-        seen.events += result["events"]
+        seen.events += result["events"].splitlines()
         if result["round"]:
             seen.result = {key: value for key, value in result.items() if isinstance(value, int | float)}
             seen.wall_s = result["wall_s"]

@@ -87,10 +87,10 @@ class PopulationTrainable(tune.Trainable):
 
     def _finish_round(self, population: Population, done: Round, start: float) -> None:
         self._summary = self._summarise(done)
+        self._records.add_round(done)
         if done.is_last:
             self._summary |= population.finish(done)
         self._summary["wall_s"] += time.monotonic() - start
-        self._records.add_round(done)
         self._keep(self._records.write, "its records")
         self._write_checkpoint(population, is_complete=done.is_last)
 
@@ -125,7 +125,7 @@ class PopulationTrainable(tune.Trainable):
 
     def _newest(self) -> tuple[Checkpoint | None, dict[str, bytes]]:
         """Return the newest whole checkpoint and its files, of this trial or of that whose it shall adopt."""
-        for checkpoint in self._source.newest_first():
+        for checkpoint in self._candidates():
             try:
                 files = checkpoint.files()
             except CheckpointError as error:
@@ -140,6 +140,18 @@ class PopulationTrainable(tune.Trainable):
             return checkpoint, files
         return None, {}
 
+    def _candidates(self) -> list[Checkpoint]:
+        """Return what to go on from, the best choice first; of another trial nothing that is ahead of this one.
+
+        Else rounds would be missing from this trial's records.
+        """
+        found = list(self._source.newest_first())
+        if self._source is self._checkpoints:
+            return found
+        own = next((checkpoint.facts.round for checkpoint in self._checkpoints.newest_first()), 0)
+        ahead = [checkpoint for checkpoint in found if checkpoint.facts.round > own]
+        return [checkpoint for checkpoint in found if checkpoint.facts.round <= own] + ahead[::-1]
+
     def _tell(self, event: Event) -> None:
         self._records.add_event(event)
         who = f"peer {event.peer} " if event.peer is not None else ""
@@ -150,7 +162,7 @@ class PopulationTrainable(tune.Trainable):
     def _report(self) -> dict[str, Any]:
         """Return what Tune is told, with what happened since it was told last."""
         events, self._events = self._events, []
-        return {**self._summary, "events": events, "timesteps_total": self._summary.get("train_images", 0)}
+        return {**self._summary, "events": "\n".join(events), "timesteps_total": self._summary.get("train_images", 0)}
 
     def _summarise(self, done: Round) -> dict[str, Any]:
         rows = done.peers

@@ -14,9 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 import graftpop
+from graftpop.checkpoints import Checkpoints
+from graftpop.cluster import study
 from graftpop.cluster.connection import Connection
+from graftpop.cluster.resources import Node
 from graftpop.cluster.study import run_study
 from graftpop.comparison import compare_trials
+from graftpop.errors import ResourceError
 from graftpop.learner.data import load_splits
 from graftpop.records import RunFolder
 from graftpop.space import Space, parse_space
@@ -162,7 +166,7 @@ def test_a_grid_under_asha_runs_the_whole_product_and_tests_only_what_ran_to_the
 def test_pbt_keeps_settings_inside_their_domains_and_records_every_round_once(
     connection: Connection, tmp_path: Path,
 ) -> None:
-    wanted = space(training={"epochs": 7, "lr": {"loguniform": [1.0e-4, 0.2]}},
+    wanted = space(training={"epochs": 16, "lr": {"loguniform": [1.0e-4, 0.2]}},
                    graft={"A": {"uniform": [0.3, 0.5]}, "c": 500.0},
                    tune={"num_samples": 2, "scheduler": "pbt"})
     _, trials = run(wanted, connection, tmp_path)
@@ -173,7 +177,11 @@ def test_pbt_keeps_settings_inside_their_domains_and_records_every_round_once(
     rounds = pq.read_table(tmp_path / "rounds.parquet").to_pylist()
     places = [(row["trial_id"], row["round"], row["peer"]) for row in rounds]
     assert sorted(places) == sorted((trial.trial_id, round_, peer) for trial in trials
-                                    for round_ in range(1, 8) for peer in (0, 1))
+                                    for round_ in range(1, 17) for peer in (0, 1))
+    checkpoints = RunFolder(str(tmp_path)).of_trials("checkpoints")
+    last = [next(Checkpoints(checkpoints / trial.trial_id).newest_first()).facts for trial in trials]
+    assert any(facts.adopted for facts in last)  # the worse went on from the better's weights
+    assert all((facts.round, facts.is_complete) == (16, True) for facts in last)
 
 
 def test_a_population_that_diverges_fails_and_says_so(connection: Connection, tmp_path: Path) -> None:
@@ -184,9 +192,32 @@ def test_a_population_that_diverges_fails_and_says_so(connection: Connection, tm
 
 
 def test_a_trial_that_fails_says_why_in_one_line_and_the_study_goes_on(connection: Connection, tmp_path: Path) -> None:
-    wanted = space(training={"epochs": 1}, tune={"num_samples": 1}, population={"round_limit_s": 0.01})
+    wanted = space(training={"epochs": 1}, tune={"num_samples": 1},
+                   population={"round_limit_s": 0.01, "max_peer_restarts": 0})
     _, (trial,) = run(wanted, connection, tmp_path)
     assert trial.status == "failed"
-    assert trial.error.startswith("peer 0: did not finish 'train' within 0.01 s")
+    assert re.match(r"peer \d: did not finish '\w+' within 0\.01 s; see population.deadline_factor", trial.error)
+    assert [event.partition(": ")[2][:11] for event in trial.events] == ["peer 0 lost"]
     assert pq.read_table(tmp_path / "trials.parquet")["status"].to_pylist() == ["failed"]
     assert not (tmp_path / "best").exists()
+
+
+@pytest.mark.parametrize("search", ["random", "optuna"])
+def test_a_study_in_which_nothing_is_searched_is_one_population_as_often_as_is_wanted(
+    connection: Connection, tmp_path: Path, search: str,
+) -> None:
+    wanted = space(training={"epochs": 1}, graft={"A": 0.4, "c": 500.0}, tune={"search": search, "num_samples": 1})
+    _, (trial,) = run(wanted, connection, tmp_path)
+    assert (trial.status, trial.trial_id, trial.sample) == ("completed", "00000", {})
+
+
+def test_trials_that_find_no_room_end_the_study_after_a_while_and_can_be_gone_on_with(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The cluster has half the CPUs that it had when the demand was worked out."""
+    monkeypatch.setattr(study, "ROOM_LIMIT_S", 3.0)
+    was = Connection([Node(2 * node.cpus, node.gpus) for node in connection.nodes], "")
+    wanted = space(training={"epochs": 1}, population={"num_peers": 8}, tune={"num_samples": 1})
+    with pytest.raises(ResourceError, match=r"no trial has found room on the cluster for 3 s; bring its nodes back"):
+        run(wanted, was, tmp_path)
+    assert pq.read_table(tmp_path / "trials.parquet")["status"].to_pylist() == ["interrupted"]

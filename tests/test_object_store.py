@@ -1,0 +1,162 @@
+"""A run in an object store, by the S3 protocol of a real server on this machine."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+
+from graftpop.checkpoints import Checkpoints, Facts
+from graftpop.errors import CheckpointError, StorageError
+from graftpop.storage import Folder, patiently
+
+SCHEMA = pa.schema([("number", pa.int64())])
+KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true"}
+
+SPACE = """
+name: stored
+data: {name: digits}
+model: {name: resnet8}
+training: {epochs: 3, batch_size: 128, precision: float32}
+population: {num_peers: 2}
+graft: {A: {grid: [0.4]}}
+tune: {search: grid}
+"""
+
+
+class Server:
+    """An S3 server that can be stopped and started again; what it held is gone then, as that of a wiped one."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/moto-api/", timeout=5).close()
+                return
+            except OSError:
+                assert time.monotonic() < deadline, "the S3 server did not answer within 60 s"
+                time.sleep(0.2)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def uri(self, path: str) -> str:
+        return f"s3://{path}?scheme=http&endpoint_override=127.0.0.1%3A{self.port}"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in KEYS.items():
+            environment.setenv(name, value)
+        server = Server()
+        filesystem, _ = pafs.FileSystem.from_uri(server.uri("bucket") + "&allow_bucket_creation=true")
+        filesystem.create_dir("bucket")
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def folder(server: Server, request: pytest.FixtureRequest) -> Folder:
+    return Folder(server.uri(f"bucket/{request.node.name}"))
+
+
+def test_files_and_tables_are_written_read_listed_and_removed(folder: Folder) -> None:
+    assert not folder.is_local
+    assert not folder.exists()
+    folder.create()
+    folder.write("a", b"one")
+    folder.write("a", b"other")
+    inner = folder / "tune" / "records"
+    inner.write_tables("b.parquet", [pa.Table.from_pydict({"number": [1, 2]}, SCHEMA)], SCHEMA)
+    assert folder.read("a") == b"other"
+    assert inner.read_table("b.parquet").to_pydict() == {"number": [1, 2]}
+    assert folder.names() == ["a", "tune"]
+    assert inner.location.endswith(f"tune/records?{folder.location.partition('?')[2]}")
+    folder.remove("tune")
+    assert folder.names() == ["a"]
+    with pytest.raises(FileNotFoundError):
+        folder.read("absent")
+
+
+def test_a_writing_that_fails_leaves_no_part_of_it(folder: Folder) -> None:
+    def tables() -> Iterator[pa.Table]:
+        yield pa.Table.from_pydict({"number": [2]}, SCHEMA)
+        raise OSError("the network is gone")
+
+    with pytest.raises(OSError, match="the network is gone"):
+        folder.write_tables("a", tables(), SCHEMA)
+    assert folder.names() == []
+
+
+def test_checkpoints_are_whole_or_none(folder: Folder) -> None:
+    checkpoints = Checkpoints(folder)
+    for round in (1, 2, 3, 4):
+        facts = Facts(round=round, score=1 / round, is_complete=False, peers=[0], num_restarts={}, summary={},
+                      settings={})
+        checkpoints.write(facts, lambda round=round: [("peer-0.safetensors", bytes([round]))])
+    assert [(one.facts.round, one.files()) for one in checkpoints.newest_first()] == [
+        (round, {"peer-0.safetensors": bytes([round])}) for round in (4, 3, 1)]
+    (folder / "round-000004").write("peer-0.safetensors", b"x")
+    newest = next(checkpoints.newest_first())
+    with pytest.raises(CheckpointError, match=r"round-000004/peer-0\.safetensors\?.*: damaged, is not what was"):
+        newest.files()
+
+
+@pytest.mark.timeout(120)
+def test_a_store_that_is_away_is_waited_for(server: Server) -> None:
+    other = Server()
+    folder = Folder(other.uri("bucket/away"))
+    filesystem, _ = pafs.FileSystem.from_uri(other.uri("bucket") + "&allow_bucket_creation=true")
+    filesystem.create_dir("bucket")
+    folder.write("a", b"one")
+    other.stop()
+    with pytest.raises(StorageError, match=r"^a table: .*; tried for 2 s; make room or bring the storage back"):
+        patiently(lambda: folder.write("a", b"two"), "a table", limit_s=2)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_a_study_runs_and_is_resumed_in_an_object_store(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    uri = server.uri("bucket/runs/study")
+    command = [sys.executable, "-m", "graftpop.tune"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+
+    def tune(*options: str) -> str:
+        done = subprocess.run([*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                              timeout=180, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "completed" in tune("--space", "space.yaml", "--out", uri)
+    folder = Folder(uri)
+    assert {"best", "report.html", "rounds.parquet", "run.json", "space.yaml", "trials.parquet", "tune"} <= set(
+        folder.names())
+    rounds = folder.read_table("rounds.parquet").to_pylist()
+    assert [(row["round"], row["peer"]) for row in rounds] == [(round, peer) for round in (1, 2, 3) for peer in (0, 1)]
+    assert (folder / "best").names() == ["config.json", "metrics.json", "model.safetensors"]
+    before = folder.read("best/model.safetensors")
+    assert "completed" in tune("--resume", uri)
+    assert folder.read("best/model.safetensors") == before
+    assert folder.read_table("rounds.parquet").to_pylist() == rounds
+    assert pq.read_schema(pa.BufferReader(folder.read("events.parquet"))).names[0] == "trial_id"
