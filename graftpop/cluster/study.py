@@ -1,44 +1,22 @@
-"""A whole study: trials of populations under a searcher and a scheduler, recorded and watched as they run."""
+"""A whole study, new or gone on with: trials of populations under a searcher and a scheduler."""
 
-import logging
 import os
-import re
-import time
 import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 from ray import tune
-from ray.exceptions import RayActorError, RayTaskError
-from ray.tune import Callback
-from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.logger import TBXLoggerCallback
-from ray.tune.schedulers import TrialScheduler
 
-from graftpop.checkpoints import Checkpoints
 from graftpop.cluster.connection import Connection
-from graftpop.cluster.search import SuggestedTrials, planned, plans, remind, remind_of_final, scheduler
+from graftpop.cluster.recorder import TRIALS, Recorder
+from graftpop.cluster.search import SuggestedTrials, planned, plans, remind_of_final, scheduler
 from graftpop.cluster.trainable import PopulationTrainable, demand_of_sample
-from graftpop.errors import CheckpointError, PopulationLost, ResourceError, StorageError
 from graftpop.records import RunFolder
 from graftpop.sampling import make_sampler
 from graftpop.space import Space
-from graftpop.storage import patiently
-from graftpop.trials import Trial, best_trial, column_types, trials_from_json, trials_to_json
+from graftpop.trials import Trial, trials_from_json
 
 __all__ = ["run_study"]
-
-SECONDS_BETWEEN_WRITES = 1.0
-"""While a study runs, its tables are not replaced under a reader more often than this."""
-
-ROOM_LIMIT_S = 1800.0
-"""How long all trials may wait for room: a cluster that lost its nodes may get others."""
-
-logger = logging.getLogger("graftpop")
-
-TRIALS = "tune/trials.json"
-"""Every trial with its configuration, exactly, and how far it came: what a study is resumed from."""
 
 
 def run_study(space: Space, folder: RunFolder, connection: Connection,
@@ -59,7 +37,7 @@ def run_study(space: Space, folder: RunFolder, connection: Connection,
     known = read_known(folder)
     tuned, scheduled = space.settle().tune, scheduler(space)
     sampler, scores = make_sampler(space), scores_by_round(folder, known)
-    recorder = _Recorder(space, folder, watch, known, scheduled, scores)
+    recorder = Recorder(space, folder, watch, known, scheduled, scores)
     for trial in known:
         sampler.recall(trial, scores[trial.trial_id])
         if trial.is_final:
@@ -116,161 +94,3 @@ def scores_by_round(folder: RunFolder, known: list[Trial]) -> dict[str, dict[int
         of_trial, round, score = scores[row["trial_id"]], row["round"], row["val_accuracy"]
         of_trial[round] = max(score, of_trial.get(round, score))
     return scores
-
-
-class _Recorder(Callback):
-    """Turns what Tune says of its trials into the run folder's tables and what is watched."""
-
-    def __init__(self, space: Space, folder: RunFolder, watch: Callable[[list[Trial]], None], known: list[Trial],
-                 scheduled: TrialScheduler, scores: Mapping[str, Mapping[int, float]]) -> None:
-        self._space = space
-        self._folder = folder
-        self._watch = watch
-        self._scheduled, self._scores = scheduled, scores
-        self._types = column_types(space.domains)
-        self._trials = {trial.trial_id: trial for trial in known}
-        self._seen: dict[str, Trial] = {}  # by Tune's own ids
-        self._written_at = 0.0
-        self._waits_since: float | None = None
-
-    @property
-    def trials(self) -> list[Trial]:
-        return sorted(self._trials.values(), key=lambda trial: trial.number)
-
-    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        self._check_room(trials)
-        if len(trials) > len(self._seen):
-            for trial in trials:
-                self._see(trial)
-            self._changed(now=False, all_known=True)
-
-    def _check_room(self, trials: list[TuneTrial]) -> None:
-        """Check that not all trials wait for room for too long: Tune would wait for ever.
-
-        Raises:
-            ResourceError: they do.
-        """
-        statuses = {trial.status for trial in trials}
-        if TuneTrial.RUNNING in statuses or TuneTrial.PENDING not in statuses:
-            self._waits_since = None
-        elif self._waits_since is None:
-            self._waits_since = time.monotonic()
-        elif time.monotonic() - self._waits_since > ROOM_LIMIT_S:
-            raise ResourceError(f"{self._folder.location}: no trial has found room on the cluster for "
-                                f"{ROOM_LIMIT_S:g} s; bring its nodes back (`ray status`), then go on with --resume")
-
-    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._see(trial).status = "running"
-        self._changed(now=False)
-
-    def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any],
-                        **info: Any) -> None:
-        seen = self._see(trial)
-        seen.status, seen.error = "running", result.get("error", "")
-        seen.sample = dict(trial.config["trial"]["sample"])  # pbt changes it on the way
-        seen.events += result["events"].splitlines()
-        if result["round"]:
-            seen.result = {key: value for key, value in result.items() if isinstance(value, int | float)}
-            seen.wall_s = result["wall_s"]
-        self._changed(now=False)
-
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        seen = self._see(trial)
-        seen.status = "failed" if seen.error else "completed" if seen.round == seen.num_rounds else "stopped"
-        self._changed(now=True)
-
-    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        seen = self._see(trial)
-        seen.status = "pending"
-        seen.events.append(f"goes on from its last round after: {_reason(trial)}")
-        self._changed(now=False)
-
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        seen = self._see(trial)
-        seen.status, seen.error = "interrupted" if _can_go_on(trial) else "failed", _reason(trial)
-        self._changed(now=True)
-
-    def finish(self) -> None:
-        """Write everything once more, with what was still running marked as interrupted."""
-        for seen in self.trials:
-            if not seen.is_over:
-                seen.status = "interrupted"
-        patiently(lambda: self._write(best=True), f"{self._folder.location}: the tables cannot be written")
-        self._watch(self.trials)
-
-    def _see(self, trial: TuneTrial) -> Trial:
-        """Return our view of a trial, made when it is first seen, or known from before."""
-        if trial.trial_id not in self._seen:
-            planned = trial.config["trial"]
-            trial_id = planned["trial_id"]
-            if trial_id in self._trials:
-                known = self._trials[trial_id]
-                known.status = "pending"
-                remind(self._scheduled, trial, self._scores[trial_id], self._space.settle().tune.metric)
-            else:
-                settings = self._space.settle(planned["sample"])
-                self._trials[trial_id] = Trial(trial_id, int(trial_id), dict(planned["sample"]), settings.num_rounds)
-            self._seen[trial.trial_id] = self._trials[trial_id]
-        return self._seen[trial.trial_id]
-
-    def _changed(self, *, now: bool, all_known: bool = False) -> None:
-        self._watch(self.trials)
-        if not now and not all_known and time.monotonic() - self._written_at < SECONDS_BETWEEN_WRITES:
-            return
-        try:
-            self._write(best=now)
-        except OSError as error:
-            # the next change writes it all; the trials write and wait by themselves
-            logger.warning("%s: cannot be written now: %s", self._folder.location, error)
-
-    def _write(self, *, best: bool) -> None:
-        self._folder.write_text(TRIALS, trials_to_json(self.trials))
-        self._folder.write_trials([trial.row() for trial in self.trials], self._types)
-        self._folder.join_records([trial.trial_id for trial in self.trials], now=best)
-        if best:
-            self._write_best()
-        self._written_at = time.monotonic()
-
-    def _write_best(self) -> None:
-        best = best_trial(self.trials)
-        if best is None:
-            return
-        for checkpoint in Checkpoints(self._folder.of_trials("checkpoints") / best.trial_id).newest_first():
-            facts = checkpoint.facts
-            if not facts.round:
-                continue  # the teachers only
-            try:
-                peer_file = checkpoint.read(f"peer-{facts.summary['best_peer']}.safetensors")
-            except CheckpointError:
-                continue  # the trial tells of it when it goes on
-            self._folder.write_best(peer_file, {
-                "trial_id": best.trial_id, "status": best.status, "peer": facts.summary["best_peer"],
-                "searched": best.sample,
-                # a round is measured before its exchange; the last has none: then the figures are the weights'
-                "grafted_since_measured": facts.settings["graft"] is not None and not facts.is_complete,
-                "measured": facts.summary, "settings": facts.settings})
-            return
-
-
-def _can_go_on(trial: TuneTrial) -> bool:
-    """Return whether what ended a trial is what resuming the study can mend: it lost processes, nodes or storage."""
-    error = trial.get_pickled_error()
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    return isinstance(cause, RayActorError | PopulationLost | StorageError)
-
-
-def _reason(trial: TuneTrial) -> str:
-    """Return why a trial failed in one line: our own message where there is one, else what Python said last.
-
-    Tune has written the error as text, here first and to the run folder later.
-    """
-    here = Path(trial.error_file) if trial.error_file else None
-    text = here.read_text(encoding="utf-8") if here and here.exists() else str(trial.get_error() or "")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if ERROR_LINE.match(line)]
-    if not said:
-        return lines[-1] if lines else "no reason was given"
-    return re.sub(r"^graftpop\.errors\.\w+: ", "", said[-1])
-
-
-ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Interrupt|Exit)\b")

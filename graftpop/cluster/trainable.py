@@ -96,7 +96,7 @@ class PopulationTrainable(tune.Trainable):
 
     def _begin(self) -> Population | None:
         """Start the peers, from the newest checkpoint that is whole; None where nothing is left to do."""
-        self._keep(self._run.check_is_there, "the run")
+        self._keep(self._run.check_is_there, "anything")
         self._until_cleanup.enter_context(self._run.of_trials("locks").locked(self._id, PREDECESSOR_LIMIT_S))
         newest, files = self._newest()
         self._records.restart_after(newest.facts.round if newest else 0)
@@ -190,7 +190,7 @@ class PopulationTrainable(tune.Trainable):
     def _keep(self, act: Callable[[], None], what: str) -> None:
         """Write something, waiting while storage is away."""
         round = self._summary.get("round", 0)
-        patiently(act, f"trial {self._id}: {what} cannot be reached",
+        patiently(act, f"trial {self._id}: {what} cannot be written",
                   lambda cause: self._tell(Event(round, None, "storage_away", cause)))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import graftpop
 from graftpop.checkpoints import Checkpoints
-from graftpop.cluster import study
+from graftpop.cluster import recorder
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.resources import Node
 from graftpop.cluster.study import run_study
@@ -215,7 +215,7 @@ def test_trials_that_find_no_room_end_the_study_after_a_while_and_can_be_gone_on
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The cluster has half the CPUs that it had when the demand was worked out."""
-    monkeypatch.setattr(study, "ROOM_LIMIT_S", 3.0)
+    monkeypatch.setattr(recorder, "ROOM_LIMIT_S", 3.0)
     was = Connection([Node(2 * node.cpus, node.gpus) for node in connection.nodes], "")
     wanted = space(training={"epochs": 1}, population={"num_peers": 8}, tune={"num_samples": 1})
     with pytest.raises(ResourceError, match=r"no trial has found room on the cluster for 3 s; bring its nodes back"):
