@@ -16,7 +16,14 @@ T = TypeVar("T")
 
 
 class GraftpopError(Exception):
-    """Base of all errors that carry a message for the user."""
+    """Base of all errors that carry a message for the user.
+
+    Args:
+        message: on one line; breaks that came in with a name or another's message are made blanks.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 class SpaceError(GraftpopError, ValueError):

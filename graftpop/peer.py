@@ -308,14 +308,26 @@ class Peer:
             raise CheckpointError(f"checkpoint of peer {self._index}: cut short, or no safetensors file: "
                                   f"{error}") from error
         self._learner.load_state_dict(tensors)
+        self._check_state(tensors)
         for rule in self._rules:
             prefix = f"{rule.name}/"
             rule.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()
                                   if name.startswith(prefix)})
-        self._teacher_images = int(tensors.get("teacher_images", 0))
+        self._teacher_images = int(tensors["teacher_images"])
         self._entropies = self._grafting.entropies()
         if self._learner.epoch == self._settings.num_epochs:
             self._remove_dropped()
+
+    def _check_state(self, tensors: dict[str, Tensor]) -> None:
+        """Check of a state that was loaded what its shapes do not tell."""
+        where, most = f"checkpoint of peer {self._index}", self._settings.num_epochs
+        if not 0 <= self._learner.epoch <= most:
+            raise CheckpointError(f"{where}: its epoch must be in [0, {most}], got {self._learner.epoch}")
+        if not self._learner.state.buffer.isfinite().all():
+            raise CheckpointError(f"{where}: its weights must be finite, got some that are not")
+        images = tensors.get("teacher_images")
+        if images is None or images.numel() != 1 or images.dtype != torch.int64:
+            raise CheckpointError(f"{where}: must have teacher_images, one whole number")
 
 
 def _accuracy(predicted: Tensor, labels: Tensor) -> float:

@@ -395,13 +395,13 @@ def test_a_folder_without_a_network_is_named(tmp_path: Path, best: Path) -> None
 def test_weights_that_were_cut_short_are_refused(best: Path, length: int) -> None:
     file = best / "model.safetensors"
     file.write_bytes(file.read_bytes()[:length])
-    assert "header" in load_error(best)
+    assert re.search(r"too small|incomplete metadata", load_error(best))
 
 
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"num_classes": 3}, "size mismatch for linear.weight"),
-    ({"model": "resnet20"}, "Missing key(s) in state_dict"),
-    ({"model": "vgg16"}, "Missing key(s) in state_dict"),
+    ({"model": "resnet20"}, "model.safetensors is too small for this network"),
+    ({"model": "vgg16"}, "model.safetensors is too small for this network"),
 ])
 def test_weights_of_another_architecture_are_refused(best: Path, changes: dict[str, Any], reason: str) -> None:
     card = json.loads((best / "config.json").read_text())

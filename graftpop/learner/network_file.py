@@ -1,31 +1,44 @@
 """Networks on disk, and back: the best one of a run, `graftpop.load("RUN/best")`, and plain files of weights.
 
-Nothing that is read is executed: safetensors cannot hold code, and pickles are opened for their tensors alone.
+Nothing that is read is executed: safetensors cannot hold code, and pickles are opened for their tensors alone. Nothing
+is downloaded: a card names an architecture, never an address. What loading takes is bounded by the size of the file.
 """
 
 import json
+import math
 import pickle
 import textwrap
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from graftpop.errors import CheckpointError
+from graftpop.errors import CheckpointError, ModelError
 from graftpop.learner.models import build
 from graftpop.learner.removal import narrow_
 
-__all__ = ["load_network", "read_network", "read_weights", "split_peer_file"]
+__all__ = ["load_network", "read_card", "read_network", "read_weights", "split_peer_file"]
 
 WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net")
 """Where training scripts put the weights in what they save."""
 
 PARALLEL: Final = "module."
 """What DataParallel puts before every name."""
+
+
+MAX_CARD_BYTES: Final = 2**24               # names of 65,536 classes
+MAX_CLASSES: Final = 2**16
+MAX_IMAGE_VALUES: Final = 3 * 2**25         # as many pixels as an image may have
+MAX_WHOLE_PARAMETERS: Final = 15 * 10**7    # of the whole network from which filters were removed: VGG-16 has 1.4e8
+
+TORCH_FILES: Final = (b"PK\x03\x04", pickle.dumps(0x1950A86A20F9469CFC6C, 2))
+"""How a file of torch.save begins: a zip archive, before torch 1.6 its magic number; never a tar archive."""
 
 
 def split_peer_file(content: bytes) -> tuple[bytes, dict[str, Any]]:
@@ -42,12 +55,57 @@ def split_peer_file(content: bytes) -> tuple[bytes, dict[str, Any]]:
     try:
         tensors = load(content)
         header_length = int.from_bytes(content[:8], "little")
-        card = json.loads(json.loads(content[8 : 8 + header_length])["__metadata__"]["model_card"])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"checkpoint of a peer: not readable: {error}") from error
+        card = read_card(json.loads(content[8 : 8 + header_length])["__metadata__"]["model_card"])
+    except CheckpointError:
+        raise
+    except Exception as error:              # as in `read_weights`
+        raise CheckpointError(f"checkpoint of a peer: not readable: {_reason(error)}") from error
     prefix = "small/" if "removed_filters" in card else "network/"
     weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     return save(weights, {"format": "pt"}), card
+
+
+def read_card(text: str | bytes) -> dict[str, Any]:
+    """Return a model card: what is needed to rebuild a network and to feed it.
+
+    Args:
+        text: JSON, a map with `model`, `num_classes`, `image_shape`, `mean`, `std` and more.
+
+    Raises:
+        ValueError: it is not JSON, or a value is absent, of another kind or absurd.
+    """
+    if len(text) > MAX_CARD_BYTES:
+        raise ValueError(f"a card has at most {MAX_CARD_BYTES} bytes, got more")
+    try:
+        card = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("a card is nested too deep") from error
+    if not isinstance(card, dict):
+        raise ValueError(f"a card is a map, got {type(card).__name__}")
+    if absent := {"model", "num_classes", "image_shape", "mean", "std"}.difference(card):
+        raise ValueError(f"config.json does not give {' and '.join(sorted(absent))}")
+    shape, colours = card["image_shape"], [card["mean"], card["std"]]
+    if not (isinstance(card["model"], str) and card["model"].isprintable()):
+        raise ValueError(f"model must be a name, got {card['model']!r}")
+    if not _is_count(card["num_classes"]) or card["num_classes"] > MAX_CLASSES:
+        raise ValueError(f"num_classes must be in [1, {MAX_CLASSES}], got {card['num_classes']!r}")
+    if not (isinstance(shape, list) and len(shape) == 3 and all(map(_is_count, shape))
+            and math.prod(shape) <= MAX_IMAGE_VALUES):
+        raise ValueError(f"image_shape must be [channels, height, width], at most {MAX_IMAGE_VALUES} in all, got "
+                         f"{shape!r}")
+    if not all(isinstance(values, list) and len(values) == 3 and all(map(_is_finite, values)) for values in colours):
+        raise ValueError(f"mean and std must be three numbers each, got {colours[0]!r} and {colours[1]!r}")
+    if min(card["std"]) <= 0:
+        raise ValueError(f"std must be above 0, got {card['std']!r}")
+    return card
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e30     # float32 holds it
 
 
 def load_network(folder: str | Path) -> nn.Module:
@@ -75,19 +133,48 @@ def read_network(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     folder = Path(folder)
     try:
-        card = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if absent := {"model", "num_classes", "image_shape", "mean", "std"}.difference(card):
-            raise ValueError(f"config.json does not give {' and '.join(sorted(absent))}")
-        network = build(card["model"], card["num_classes"], f"{folder / 'config.json'}: model")
-        weights = load_file(folder / "model.safetensors")
-        if "removed_filters" in card:
+        with open(folder / "config.json", "rb") as stream:
+            card = read_card(stream.read(MAX_CARD_BYTES + 1))
+        is_narrow, file = "removed_filters" in card, folder / "model.safetensors"
+        # twice: some networks make a parameter anew; // 4: bytes of a weight
+        with _at_most(MAX_WHOLE_PARAMETERS if is_narrow else 2 * file.stat().st_size // 4):
+            network = build(card["model"], card["num_classes"], f"{folder / 'config.json'}: model")
+        weights = load_file(file)
+        if is_narrow:
             narrow_(network, weights)
         network.load_state_dict(weights)
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = textwrap.shorten(str(error), 300, placeholder=" ...")
-        raise CheckpointError(f"{folder}: holds no network that can be loaded: {reason}; give the folder best/ of a "
-                              f"run") from error
+    except ModelError:
+        raise
+    except Exception as error:              # as in `read_weights`
+        raise CheckpointError(f"{folder}: holds no network that can be loaded: {_reason(error)}; give the folder best/ "
+                              f"of a run") from error
     return network.eval(), card
+
+
+@contextmanager
+def _at_most(num_parameters: int) -> Iterator[None]:
+    """Let building a network inside the block fail as soon as it has more parameters.
+
+    On the meta device, where nothing would be allocated, some networks cannot be built (torchvision's RegNets).
+    """
+    num_left = num_parameters
+
+    def count(_: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal num_left
+        num_left -= 0 if parameter is None else parameter.numel()
+        if num_left < 0:
+            raise ValueError(f"model.safetensors is too small for this network, which has more than {num_parameters} "
+                             f"parameters")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _reason(error: Exception) -> str:
+    return textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -102,8 +189,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         CheckpointError: it is cut short, or holds something else.
     """
     try:
-        content = (load_file(file) if file.suffix == ".safetensors"
-                   else torch.load(file, map_location="cpu", weights_only=True))
+        content = load_file(file) if file.suffix == ".safetensors" else _torch_content(file)
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be opened: {error.strerror or error}; give a file of weights") from error
     except Exception as error:  # of a damaged file torch.load raises nearly anything, struct.error and IndexError too
@@ -114,8 +200,26 @@ def read_weights(file: Path) -> dict[str, Tensor]:
                               f"network.state_dict() anew") from error
     if isinstance(content, Mapping):
         content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    if not (isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values())):
+    if not (isinstance(content, Mapping) and content and all(map(_is_weight, content.items()))):
         raise CheckpointError(f"{file}: must hold a state_dict, names with a tensor each, alone or under one of "
                               f"{', '.join(WRAPPERS)}; save network.state_dict()")
     prefix = PARALLEL if all(name.startswith(PARALLEL) for name in content) else ""
     return {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+
+
+def _torch_content(file: Path) -> Any:
+    """Return what torch.save wrote; of an archive the content is not larger than the file."""
+    with open(file, "rb") as stream:
+        if not stream.read(16).startswith(TORCH_FILES):
+            raise ValueError("it does not begin as one of torch.save")
+        if zipfile.is_zipfile(stream) and sum(entry.file_size for entry in zipfile.ZipFile(stream).infolist()) > (
+                file.stat().st_size):
+            raise ValueError("its content is larger than the file")
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _is_weight(entry: tuple[Any, Any]) -> bool:
+    """Say whether a name and a value could be of a state_dict; sparse, quantised and meta tensors are of none."""
+    name, value = entry
+    return (isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+            and value.device.type == "cpu" and not value.is_quantized)

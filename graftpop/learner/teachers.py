@@ -4,6 +4,7 @@ Students see images normalised as their data set's recipe says. A teacher that w
 gets a first layer that turns the one into the other; a plain file of weights is taken to have had the student's own.
 """
 
+import os
 import socket
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +60,7 @@ def load_teacher(settings: TeacherSettings, num_classes: int, image_shape: tuple
     with seeded(0, torch.device("cpu")):    # initial weights, soon replaced, draw nothing from the global generator
         if settings.checkpoint is None:
             network, own = _published(settings.model, num_classes, where)
-        elif Path(settings.checkpoint).is_dir():
+        elif os.path.isdir(settings.checkpoint):
             network, own = _from_run(Path(settings.checkpoint), settings.model, num_classes, where)
         else:
             network, own = _from_file(Path(settings.checkpoint), settings.model, num_classes, where), data
@@ -104,7 +105,7 @@ def _from_run(folder: Path, model: str | None, num_classes: int, where: str) -> 
 
 def _from_file(file: Path, model: str | None, num_classes: int, where: str) -> nn.Module:
     """Return a network with the weights of a file."""
-    if not file.exists():
+    if not os.path.exists(file):
         raise CheckpointError(f"{where}.checkpoint: no such file or folder, got '{file}'; give a run's folder best/ "
                               f"or a file of a state_dict")
     if model is None:

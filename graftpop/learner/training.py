@@ -196,17 +196,22 @@ class Learner:
         """
         prefix = "network/"
         network = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        epoch = tensors.get("epoch")
+        if epoch is None or epoch.numel() != 1 or epoch.dtype != torch.int64:
+            raise CheckpointError("checkpoint: not one of a peer: it has no epoch, which is one whole number")
+        for name, parameter in self._parameters.items():
+            momentum = tensors.get(f"momentum/{name}", parameter)
+            if (momentum.shape, momentum.dtype) != (parameter.shape, parameter.dtype):
+                raise CheckpointError(f"checkpoint: not one of this network: the momentum of {name} must have the "
+                                      f"shape {tuple(parameter.shape)} in float32, got {tuple(momentum.shape)}")
         try:
-            epoch = int(tensors["epoch"])
             self.network.load_state_dict(network)
-        except KeyError as error:
-            raise CheckpointError("checkpoint: not one of a peer: it has no epoch") from error
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise CheckpointError(f"checkpoint: not one of this network: {reason}") from error
         self._optimizer.state.clear()
         for name, parameter in self._parameters.items():
-            if (momentum := tensors.get(f"momentum/{name}")) is not None:
-                buffer = torch.empty_like(parameter).copy_(momentum)
+            if (held := tensors.get(f"momentum/{name}")) is not None:
+                buffer = torch.empty_like(parameter).copy_(held)
                 self._optimizer.state[parameter]["momentum_buffer"] = buffer
-        self.epoch = epoch
+        self.epoch = int(epoch)

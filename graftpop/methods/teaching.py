@@ -4,10 +4,12 @@ import copy
 from collections.abc import Mapping, Sequence
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import nn
 
+from graftpop.errors import CheckpointError
 from graftpop.learner.data import Splits
 from graftpop.learner.flat import FlatState
 from graftpop.learner.models import build
@@ -67,11 +69,17 @@ class Teachers:
 
         Args:
             states: by index, as `train` returned them.
+
+        Raises:
+            CheckpointError: one is not that of its network.
         """
         del self.networks[self._num_loaded :]
         for index in sorted(states):
-            network = self._network_of(self._wanted[index])
-            network.load_state_dict(tensors_from_bytes(states[index]))
+            try:
+                network = self._network_of(self._wanted[index])
+                network.load_state_dict(tensors_from_bytes(states[index]))
+            except (IndexError, RuntimeError, SafetensorError) as error:
+                raise CheckpointError(f"checkpoint of teacher {index}: not that of its network: {error}") from error
             self.networks.append(network.to(self._device).eval().requires_grad_(False))
 
     def _network_of(self, teacher: TeacherSettings) -> nn.Module:

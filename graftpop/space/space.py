@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from graftpop.space.messages import Origin, Origins, VariantOrigins, describe
 from graftpop.space.method_rules import check_methods
 from graftpop.space.rules import check_curve, check_names, check_rules, check_search
 from graftpop.space.tree import (
+    MAX_CHARS,
     STUDY_KEYS,
     apply_override,
     make_paths_absolute_,
@@ -34,6 +36,7 @@ __all__ = ["Space", "load_space", "parse_space"]
 SEARCHABLE = ("seed", "data", "model", "training", "population", "graft", "distillation", "mutual", "repr",
               "attenuation", "swa")
 DEFAULT_NUM_SAMPLES = 10
+MAX_CORNERS = 100_000  # some 4 s to check
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ def load_space(path: str | Path, overrides: Iterable[str] = ()) -> Space:
         SpaceError: the file cannot be read, or something in it cannot be accepted.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_CHARS + 1)  # one more is refused where the text is read
     except (OSError, UnicodeDecodeError) as error:
         raise SpaceError(f"{path}: cannot be read: {error}; --space needs a YAML file such as "
                          f"search_spaces/digits.yaml") from error
@@ -173,6 +177,9 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     space = Space(common, domains, variants, read_baseline(study["baseline"], variants, origin),
                   read_published(study["published"], domains, origin))
     of_variant = {name: VariantOrigins(origin, name, variants[name], common) for name in variants}
+    if sum(1 for _ in islice(corner_samples(domains), MAX_CORNERS + 1)) > MAX_CORNERS:
+        raise SpaceError(f"{where}: must have at most {MAX_CORNERS} pairs of searched values, all are checked, "
+                         f"got more; search ranges instead of long lists, or fewer variants")
     for sample in corner_samples(domains):
         _check(space, sample, of_variant.get(sample.get("variant", ""), origin))
     check_search(space.settle(), domains, origin, is_comparison=is_comparison)

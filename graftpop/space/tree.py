@@ -1,8 +1,14 @@
-"""The plain data of a YAML file: read safely, changed by dotted keys, laid over each other."""
+"""The plain data of a YAML file: read safely, changed by dotted keys, laid over each other.
 
+Whatever the text, reading it ends soon and gives maps, lists, one-line texts, numbers, booleans and nulls: size, depth
+and number of nodes are bounded, and no node stands for another one, so that what is read is never larger than the text.
+"""
+
+import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -11,8 +17,8 @@ from graftpop.errors import SpaceError, choose, closest
 from graftpop.settings import Settings
 from graftpop.space.domains import is_domain
 
-__all__ = ["STUDY_KEYS", "apply_override", "known_keys", "make_paths_absolute_", "merged", "names_at", "put",
-           "read_sections", "read_yaml", "with_defaults"]
+__all__ = ["MAX_CHARS", "STUDY_KEYS", "apply_override", "known_keys", "make_paths_absolute_", "merged", "names_at",
+           "put", "read_sections", "read_yaml", "with_defaults"]
 
 STUDY_KEYS = ("variants", "seeds", "baseline", "published")
 """What stands beside the sections of the settings, and makes a study of them."""
@@ -23,9 +29,47 @@ PATHS = ("root", "checkpoint", "density_of")
 INSTEAD_OF = {"seed": "seeds", "seeds": "seed"}
 """Keys of which an option sets the one in place of the other."""
 
+MAX_CHARS: Final = 2**20                    # of a text; the longest space of the project has 7 thousand
+MAX_NODES: Final = 10_000                   # keys, values, maps and lists; 336 there
+MAX_DEPTH: Final = 32                       # 7 there
+MAX_SCALAR_CHARS: Final = 4096              # the longest path that Linux takes
+SMALLEST: Final = 1e-100                    # number above 0, and one by the largest
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, but a key that stands twice in one map is an error and not the last one's silent win."""
+YAML: Final = "tag:yaml.org,2002:"
+PLAIN_KINDS: Final = {None, *(YAML + kind for kind in ("null", "bool", "int", "float", "str", "seq", "map"))}
+NOT_ON_ONE_LINE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, bounded, without aliases, and for plain data alone: a date is text.
+
+    A key that stands twice in one map is an error and not the last one's silent win.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._num_nodes = self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node, if what is bounded permits it."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        self._num_nodes += 1
+        self._depth += 1
+        if self._num_nodes > MAX_NODES:
+            raise _refusal(f"more than {MAX_NODES} keys and values", event)
+        if self._depth > MAX_DEPTH:
+            raise _refusal(f"nested more than {MAX_DEPTH} deep", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(event, yaml.AliasEvent):
+            raise _refusal(f"aliases are not followed, write out what *{event.anchor} stands for", event)
+        if isinstance(event, yaml.ScalarEvent):
+            if len(event.value) > MAX_SCALAR_CHARS:
+                raise _refusal(f"text of more than {MAX_SCALAR_CHARS} characters", event)
+            if NOT_ON_ONE_LINE.search(event.value):
+                raise _refusal(f"texts have one line and no control characters, got {event.value[:60]!a}; long ones "
+                               f"follow >-", event)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Construct a map after looking for repeated keys."""
@@ -33,26 +77,58 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key '{key}' stands twice", key_node.start_mark)
+                raise _refusal(f"key '{key}' stands twice", key_node)
             seen.add(str(key))
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Construct a whole number of at most 64 bits: longer ones cannot even be printed."""
+        if (value := super().construct_yaml_int(node)).bit_length() > 64:
+            raise _refusal("whole number of more than 64 bits", node)
+        return value
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """Construct a number with which sums and quotients are still numbers."""
+        value = super().construct_yaml_float(node)
+        if value and math.isfinite(value) and not SMALLEST <= abs(value) <= 1 / SMALLEST:
+            raise _refusal(f"number beyond {SMALLEST:g} to {1 / SMALLEST:g}", node)
+        return value
+
+
+_PlainLoader.yaml_constructors = {
+    tag: constructor for tag, constructor in yaml.SafeLoader.yaml_constructors.items() if tag in PLAIN_KINDS}
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != YAML + "timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_PlainLoader.add_constructor(YAML + "int", _PlainLoader.construct_yaml_int)
+_PlainLoader.add_constructor(YAML + "float", _PlainLoader.construct_yaml_float)
+
+
+def _refusal(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
 
 
 def read_yaml(text: str, where: str) -> Any:
     """Return the plain data of a YAML text.
 
     Raises:
-        SpaceError: it is not valid YAML, or a key stands twice; the message begins with `where`.
+        SpaceError: it is not valid YAML, is too large or nested too deep, follows an alias, or a key stands twice; the
+            message begins with `where`.
     """
+    if len(text) > MAX_CHARS:
+        raise SpaceError(f"{where}: must have at most {MAX_CHARS} characters, got {len(text)}; is it a search space?")
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
+        return yaml.load(text, Loader=_PlainLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f" line {mark.line + 1}" if mark else ""
-        raise SpaceError(f"{where}:{line} not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise SpaceError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from error
+        raise SpaceError(f"{where}:{line} not valid YAML: {_one_line(error.problem)}") from error
+    except (yaml.YAMLError, ValueError, LookupError, ArithmeticError) as error:  # the last three: of `!!int x`
+        raise SpaceError(f"{where}: not valid YAML: {_one_line(error)}") from error
+
+
+def _one_line(reason: object) -> str:
+    return " ".join(str(reason).split())[:300]
 
 
 def read_sections(text: str, where: str) -> dict[str, Any]:
@@ -71,6 +147,9 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
     """Set `key=value` in a tree, or `variants.NAME.key=value` in one of its variants, and return the key."""
     key, equals, text = override.partition("=")
     key = key.strip()
+    if NOT_ON_ONE_LINE.search(override):
+        raise SpaceError(f"--set {key[:60]!a}: must be one line without control characters; lists are written [1, 2], "
+                         f"maps {{a: 1}}")
     if not equals or not key:
         raise SpaceError(f"--set {override}: must be KEY=VALUE, such as --set training.epochs=6")
     known = list(known_keys(Settings))
@@ -132,15 +211,19 @@ def make_paths_absolute_(tree: Any) -> None:
     elif isinstance(tree, dict):
         for name, value in tree.items():
             if name in PATHS and isinstance(value, str):
-                tree[name] = _absolute(value)
+                tree[name] = _absolute(value, name)
             elif name in PATHS and is_domain(value) and isinstance(values := next(iter(value.values())), list):
-                values[:] = map(_absolute, values)
+                values[:] = [_absolute(one, name) for one in values]
             else:
                 make_paths_absolute_(value)
 
 
-def _absolute(path: Any) -> Any:
-    return str(Path(path).expanduser().absolute()) if isinstance(path, str) else path
+def _absolute(path: Any, name: str) -> Any:
+    try:
+        return str(Path(path).expanduser().absolute()) if isinstance(path, str) else path
+    except RuntimeError as error:           # of ~nobody
+        raise SpaceError(f"{name}: begins with the home folder of a user that is not known here, got '{path}'; write "
+                         f"the path in full") from error
 
 
 def known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

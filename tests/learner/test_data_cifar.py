@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import os
+import pickle
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from pyarrow import parquet
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from graftpop.errors import DataError
-from graftpop.learner.data import DATASETS, MemoryImages, Splits, load_splits
+from graftpop.learner.data import DATASETS, MemoryImages, Splits, download, load_splits
+from graftpop.learner.data.batches import read_batches, unpickled
 from graftpop.learner.data.tables import Source
 from graftpop.settings import DataSettings
 
@@ -219,3 +221,77 @@ def test_real_cifar10_images_are_decoded_as_by_pillow(tmp_path: Path) -> None:
         encoded = rows["train"].column("img")[row]["bytes"].as_py()
         assert np.array_equal(pixels[row], np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")))
     assert cast(MemoryImages, splits.train).labels.tolist() == rows["train"].column("label").to_pylist()
+
+
+# hostile archives
+
+
+def test_a_batch_holds_numbers_texts_and_arrays_and_nothing_is_called(tmp_path: Path) -> None:
+    class Call:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    for content in (Call(), {"data": Call()}, {"data": os.system}, {"data": np.array([Call()], object)}):
+        with pytest.raises(DataError, match="every file must be there and have its published MD5"):
+            unpickled(pickle.dumps(content), tmp_path)
+    assert not (tmp_path / "executed").exists()
+    assert np.array_equal(unpickled(pickle.dumps({"data": PIXELS}), tmp_path)["data"], PIXELS)
+
+
+def test_batches_pickled_by_python_2_are_read(tmp_path: Path) -> None:
+    # What Python 2.7 writes for {"labels": [1], "data": numpy.zeros((1, 3), "uint8")} with protocol 2.
+    old = (b"\x80\x02}q\x01(U\x06labelsq\x02]q\x03K\x01aU\x04dataq\x04cnumpy.core.multiarray\n_reconstruct\nq\x05cnum"
+           b"py\nndarray\nq\x06K\x00\x85U\x01b\x87Rq\x07(K\x01K\x01K\x03\x86cnumpy\ndtype\nq\x08U\x02u1K\x00K\x01\x87Rq\t(K\x03U"
+           b"\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x03\x00\x01\x02tbu.")
+    batch = unpickled(old, tmp_path)
+    assert batch["labels"] == [1]
+    assert batch["data"].tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("batch", [{}, [], 7, {"data": PIXELS, "labels": LABELS}, {"data": [0], "labels": [0]},
+                                   {"data": np.zeros((1, 3072), np.uint8), "labels": [0.5]},
+                                   {"data": np.zeros((2, 3072), np.uint8), "labels": [1]}])
+def test_a_batch_of_another_form_is_refused(tmp_path: Path, batch: Any) -> None:
+    content = pickle.dumps(batch)
+    (tmp_path / "batch").write_bytes(content)
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    with pytest.raises(DataError, match="every file must be there and have its published MD5"):
+        read_batches(tmp_path, {"batch": md5}, "labels")
+
+
+def evil_archive(kind: str) -> bytes:
+    """Return an archive with a member that would leave its folder, or one that is cut short."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        member = tarfile.TarInfo(f"cifar-10-batches-py/{'../../../escaped' if kind == 'up' else 'link'}")
+        if kind == "link":
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        elif kind == "device":
+            member.type = tarfile.CHRTYPE
+        tar.addfile(member)
+        member = tarfile.TarInfo("cifar-10-batches-py/large")
+        member.size = 10**6
+        tar.addfile(member, io.BytesIO(os.urandom(10**6)))
+    return archive.getvalue()[: 10**5 if kind == "cut" else None]
+
+
+@pytest.mark.parametrize("kind", ["up", "link", "device", "cut", "nonsense"])
+def test_an_archive_that_leaves_its_folder_or_is_damaged_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    content = b"nonsense" if kind == "nonsense" else evil_archive(kind)
+    (tmp_path / "archive").write_bytes(content)
+    monkeypatch.setattr(CIFAR10, "url", (tmp_path / "archive").as_uri())
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(content, usedforsecurity=False).hexdigest())
+    with pytest.raises(DataError, match=r"download of file:.*/archive to .* failed \(") as caught:
+        load()
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("escaped"))
+    assert list((tmp_path / "cache" / "graftpop" / "cifar10").iterdir()) == []
+
+
+def test_a_download_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "MAX_ARCHIVE_BYTES", 10**6)
+    monkeypatch.setattr(CIFAR10, "url", "file:///dev/zero")
+    with pytest.raises(DataError, match=r"failed \(it has more than 1000000 bytes\)"):
+        load()

@@ -1,5 +1,6 @@
 """Images as files in class folders, in memory."""
 
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,3 +135,31 @@ def test_a_class_folder_may_be_a_link_and_a_circle_of_links_does_not_hang(root: 
     (root / "test" / "dog").rename(root / "gone")
     (root / "test" / "dog").symlink_to(root / "gone")
     assert load(root).test.num_images == 6
+
+
+@pytest.mark.parametrize("link", ["train", "train/cat", "train/cat/000.png"])
+def test_a_link_that_leads_out_of_the_folder_is_refused(root: Path, tmp_path: Path, link: str) -> None:
+    (root / link).rename(tmp_path / "elsewhere")
+    (root / link).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=rf"{link}: must lie in .*images, got a link to .*elsewhere; copy what it "
+                                        "points to, or set data.root to a folder that holds both"):
+        load(root)
+    assert load_splits(DataSettings(name="folder", root=str(move_up(root, tmp_path))), seed=0).test.num_images == 6
+
+
+def move_up(root: Path, tmp_path: Path) -> Path:
+    """Return a folder that holds the data set and what its links lead to."""
+    for part in ("train", "test"):
+        (tmp_path / part).symlink_to(root / part)
+    return tmp_path
+
+
+def test_a_folder_may_itself_be_reached_by_a_link(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(root)
+    assert load(tmp_path / "link").test.num_images == 6
+
+
+def test_a_pipe_is_refused_and_not_waited_for(root: Path) -> None:
+    os.mkfifo(root / "train" / "cat" / "pipe.png")
+    with pytest.raises(DataError, match=r"cat/pipe\.png: must be a file, got a link that leads to none, a pipe or "):
+        load(root)

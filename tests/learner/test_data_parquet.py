@@ -14,6 +14,8 @@ from pyarrow import parquet
 
 from graftpop.errors import DataError
 from graftpop.learner.data import MemoryImages, Splits, load_splits
+from graftpop.learner.data.pages import largest_page
+from graftpop.learner.data.thrift import read_struct
 from graftpop.settings import DataSettings
 
 PIXELS = random_pixels(30, 16, 24)
@@ -217,3 +219,134 @@ def test_a_named_label_column_must_be_there(root: Path) -> None:
     for wanted in ("corse", "text"):
         with pytest.raises(DataError, match=rf"data\.label: must be an integer column of .*, got '{wanted}'; .*coarse"):
             load(root, label=wanted)
+
+
+# hostile tables
+
+
+def test_text_in_place_of_an_image_is_not_taken_for_a_path(root: Path) -> None:
+    write_both(root)
+    (root / "secret.png").write_bytes(IMAGES[0])
+    cells = pyarrow.array([{"bytes": str(root / "secret.png")}] * 30, pyarrow.struct([("bytes", pyarrow.string())]))
+    parquet.write_table(pyarrow.table({"image": cells, "label": LABELS}), root / "train.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet: needs a column 'image' or 'img' of struct\{bytes, path\}, "):
+        load(root)
+
+
+def test_a_path_in_a_table_is_never_followed(root: Path) -> None:
+    write_both(root)        # every path is x.png
+    (root / "x.png").mkdir()
+    assert np.array_equal(pixels_of(load(root).train), PIXELS)
+
+
+def test_a_table_that_is_a_link_out_of_the_folder_is_refused(root: Path, tmp_path: Path) -> None:
+    write_both(root)
+    (root / "train.parquet").rename(tmp_path / "elsewhere.parquet")
+    (root / "train.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet: must lie in .*/table, got a link to .*elsewhere\.parquet; "):
+        load(root)
+
+
+def test_more_rows_than_bytes_are_refused_before_they_are_read(root: Path) -> None:
+    write_both(root)
+    kind = pyarrow.struct([("bytes", pyarrow.binary())])
+    image = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(300_000, np.int32)), pyarrow.array([IMAGES[0]]))
+    column = pyarrow.StructArray.from_arrays([image.cast(pyarrow.binary())], fields=list(kind))
+    table = pyarrow.table({"image": column, "label": np.zeros(300_000, np.int64)})
+    parquet.write_table(table, root / "train.parquet", compression="zstd")
+    assert (root / "train.parquet").stat().st_size < 100_000
+    with pytest.raises(DataError, match=r"train\.parquet: must have at most 16777216 rows, and no more than it has "
+                                        "bytes, got 300000; write it anew"):
+        load(root)
+
+
+def test_a_page_that_would_fill_the_memory_is_refused_before_it_is_decompressed(root: Path) -> None:
+    write_both(root)
+    table = parquet.read_table(root / "train.parquet").slice(0, 1)
+    cells = pyarrow.array([{"bytes": bytes(2**28), "path": None}], table.schema.field("image").type)
+    parquet.write_table(table.set_column(0, "image", cells), root / "train.parquet", compression="zstd")
+    assert (root / "train.parquet").stat().st_size < 100_000
+    with pytest.raises(DataError, match=r"train\.parquet: pages must have at most 268435456 bytes decompressed, got "):
+        load(root)
+
+
+def test_a_page_of_one_image_repeated_is_read_in_few_rows_at_a_time(root: Path) -> None:
+    large = png(random_pixels(1, 600, 600)[0])      # a million bytes, once in the dictionary of its column
+    write_parquet(root / "train.parquet", [large] * 100, {"label": [0, 1] * 50})
+    write_parquet(root / "test.parquet", [large] * 2, {"label": [0, 1]})
+    before = pyarrow.default_memory_pool().max_memory()
+    load(root)
+    assert pyarrow.default_memory_pool().max_memory() - before < 2**27
+
+
+def test_images_that_the_disk_has_no_room_for_are_refused_before_they_are_decoded(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_both(root)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 69_119})())
+    with pytest.raises(DataError, match=r"cache: parquet decoded takes 69120 bytes, 60 images of 24 x 16, got 69119 "):
+        load(root)
+
+
+@pytest.mark.parametrize("names", [[], "abc", 7])
+def test_class_names_that_are_none_are_not_used(root: Path, names: Any) -> None:
+    write_both(root, class_names={"label": names})
+    assert load(root).class_names == ("0", "1", "2")
+
+
+def test_too_many_class_names_are_refused(root: Path) -> None:
+    write_both(root, class_names={"label": ["a"] * 70_000})
+    with pytest.raises(DataError, match=r"train\.parquet: must have at most 65536 classes, got 70000 names of 'label'"):
+        load(root)
+
+
+@pytest.mark.parametrize("metadata", [b"[" * 10**5, b"\xff", b"[]", b'{"info": 7}', b'{"info": {"features": [1]}}'])
+def test_metadata_that_say_nothing_are_not_used(root: Path, metadata: bytes) -> None:
+    write_both(root)
+    table = parquet.read_table(root / "train.parquet").replace_schema_metadata({"huggingface": metadata})
+    parquet.write_table(table, root / "train.parquet")
+    assert load(root).class_names == ("0", "1", "2")
+
+
+def test_names_of_columns_have_one_line(root: Path) -> None:
+    write_both(root, {"a\nb": LABELS})
+    with pytest.raises(DataError, match=r"train\.parquet: names of columns must have one line, got 'a\\nb'; rename it"):
+        load(root)
+
+
+@pytest.mark.parametrize("name", ["label", "image"])
+def test_a_column_that_is_there_twice_is_not_used(root: Path, name: str) -> None:
+    write_both(root)
+    table = parquet.read_table(root / "train.parquet")
+    twice = pyarrow.Table.from_arrays([*table.columns, table[name]], [*table.column_names, name])
+    parquet.write_table(twice, root / "train.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet: needs (one column of labels|a column 'image')"):
+        load(root)
+
+
+def varint(number: int) -> bytes:
+    """Return an integer as Thrift's compact protocol writes it."""
+    return bytes([number & 127 | 128]) + varint(number >> 7) if number > 127 else bytes([number])
+
+
+@pytest.mark.parametrize(("struct", "reason"), [
+    (b"\x15\x02\x18" + varint(2**40) + b"x", "cut short"), (b"\x19\xfc" + varint(2**40), "cut short"),
+    (b"\x1c" * 100, "nested too deep"), (b"\x15" + b"\xff" * 20, "more than 64 bits"), (b"\x1e\x00", "unknown kind 14"),
+    (b"\x19\xf1" + varint(10**6) + bytes(10**6), "too many values"), (b"", "cut short"),
+])
+def test_a_struct_of_thrift_that_lies_is_refused(struct: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        read_struct(io.BytesIO(struct), 1000)
+
+
+def test_the_largest_page_is_known_whatever_the_footer_says(root: Path) -> None:
+    # 1 MiB of zeros is far less in the file; the sizes in the footer are then made 1.
+    cells = pyarrow.array([{"bytes": bytes(2**20)}], pyarrow.struct([("bytes", pyarrow.binary())]))
+    parquet.write_table(pyarrow.table({"image": cells}), root / "t.parquet", compression="zstd", use_dictionary=False)
+    size = parquet.ParquetFile(root / "t.parquet").metadata.row_group(0).column(0).total_uncompressed_size
+    content = (root / "t.parquet").read_bytes()
+    assert content.count(varint(2 * size)) == 2     # of the column chunk and of its row group
+    (root / "t.parquet").write_bytes(content.replace(varint(2 * size), b"\x82\x80\x80\x00"))
+    assert parquet.ParquetFile(root / "t.parquet").metadata.row_group(0).column(0).total_uncompressed_size == 1
+    assert largest_page(root / "t.parquet", ["image.bytes"]) > 2**20
+    assert largest_page(root / "t.parquet", ["label"]) == 0

@@ -115,6 +115,14 @@ def test_teachers_that_are_taken_again_replace_those_before() -> None:
     assert torch.equal(outputs(again.networks[0]), outputs(held[0]))
 
 
+def test_a_state_that_is_no_teachers_is_an_error() -> None:
+    one = teachers({"model": "resnet8", "epochs": 1})
+    state, _ = one.train(0)
+    for states in ({0: state[:-1]}, {0: b""}, {3: state}):
+        with pytest.raises(CheckpointError, match=r"^checkpoint of teacher \d: not that of its network: [^\n]+$"):
+            one.take(states)
+
+
 def test_a_checkpoint_that_is_no_teacher_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"^distillation\.teachers\[1\]\.checkpoint: .+$"):
         teachers({"model": "resnet8", "epochs": 1}, {"checkpoint": str(tmp_path)})

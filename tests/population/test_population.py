@@ -11,6 +11,7 @@ import references
 import torch
 from network_makers import same_bits, seeded_network
 from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from graftpop.errors import CheckpointError
@@ -268,6 +269,32 @@ def test_a_checkpoint_that_is_cut_short_or_anothers_is_an_error() -> None:
     other = Peer(settings(model={"name": "resnet20"}), 0)
     with pytest.raises(CheckpointError, match=r"checkpoint: not one of this network"):
         one.load(other.save())
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("epoch", torch.tensor(0.5), "it has no epoch, which is one whole number"),
+    ("epoch", torch.tensor([1, 2]), "it has no epoch, which is one whole number"),
+    ("epoch", torch.tensor(-5), r"its epoch must be in \[0, 2\], got -5"),
+    ("epoch", torch.tensor(10**15), r"its epoch must be in \[0, 2\], got 10{15}"),
+    ("epoch", None, "it has no epoch"),
+    ("momentum/conv1.weight", torch.zeros(1), r"the momentum of conv1.weight must have the shape \(16, 3, 3, 3\), got"),
+    ("momentum/conv1.weight", torch.zeros(16, 3, 3, 3, dtype=torch.float64), "the momentum of conv1.weight must have"),
+    ("network/conv1.weight", torch.full((16, 3, 3, 3), float("nan")), "its weights must be finite"),
+    ("network/conv1.weight", torch.zeros(1), "not one of this network"),
+    ("teacher_images", torch.tensor(float("inf")), "must have teacher_images, one whole number"),
+    ("teacher_images", None, "must have teacher_images, one whole number"),
+])
+def test_a_state_that_no_peer_of_the_population_can_have_had_is_refused_in_one_line(
+    name: str, value: Tensor | None, message: str,
+) -> None:
+    peer = Peer(settings(), 0)
+    tensors = tensors_from_bytes(peer.save())
+    tensors.pop(name, None)
+    if value is not None:
+        tensors[name] = value
+    with pytest.raises(CheckpointError, match=message) as raised:
+        peer.load(tensors_to_bytes(tensors))
+    assert "\n" not in str(raised.value)
 
 
 def test_the_model_card_says_how_to_rebuild_and_feed_the_network() -> None:

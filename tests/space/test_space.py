@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_an_empty_file_is_the_defaults(space_file: Path) -> None:
      "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
     ("seed: 1\n---\nseed: 2", "space.yaml: line 2 not valid YAML: but found another document"),
     ("name: \x01", "space.yaml: not valid YAML: unacceptable character #x0001"),
-    ("[" * 3000, "space.yaml: not valid YAML: maximum recursion depth exceeded"),
+    ("[" * 3000, "space.yaml: line 1 not valid YAML: nested more than 32 deep"),
 ])
 def test_what_is_no_yaml_of_sections_is_refused_with_the_line(space_file: Path, text: str, message: str) -> None:
     assert refusal(space_file, text).startswith(message)
@@ -76,6 +77,50 @@ def test_what_is_no_yaml_of_sections_is_refused_with_the_line(space_file: Path, 
 def test_a_key_that_stands_twice_is_refused(space_file: Path, text: str) -> None:
     assert re.fullmatch(r"space.yaml: line \d not valid YAML: key '(seed|lr|choice)' stands twice",
                         refusal(space_file, text))
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("#" * 2**20 + "\n", "space.yaml: must have at most 1048576 characters, got 1048577; is it a search space?"),
+    ("a: " + "{a: " * 100, "space.yaml: line 1 not valid YAML: nested more than 32 deep"),
+    ("\n".join(f"k{number}: 1" for number in range(6000)), "space.yaml: line 5000 not valid YAML: more than 10000 k"),
+    ("a: &a [x]\nb: &b [*a, *a]", "space.yaml: line 2 not valid YAML: aliases are not followed, write out what *a "),
+    ("a: &a {b: *a}", "space.yaml: line 1 not valid YAML: aliases are not followed, write out what *a stands for"),
+    ("name: " + "x" * 4097, "space.yaml: line 1 not valid YAML: text of more than 4096 characters"),
+    ('name: "a\\nb"', r"space.yaml: line 1 not valid YAML: texts have one line and no control characters, got 'a\nb'"),
+    ('"a\\0": 1', r"space.yaml: line 1 not valid YAML: texts have one line and no control characters, got 'a\x00'; "),
+    ('name: "\\ud800"', r"space.yaml: line 1 not valid YAML: texts have one line and no control characters, got '\ud"),
+    ("seed: " + "9" * 5000, "space.yaml: line 1 not valid YAML: text of more than 4096 characters"),
+    ("seed: 0x" + "f" * 17, "space.yaml: line 1 not valid YAML: whole number of more than 64 bits"),
+    ("seed: " + ":".join(["59"] * 400) + ".5", "space.yaml: not valid YAML: int too large to convert to float"),
+    ("training: {lr: 1.0e+300}", "space.yaml: line 1 not valid YAML: number beyond 1e-100 to 1e+100"),
+    ("training: {lr: 1.0e-300}", "space.yaml: line 1 not valid YAML: number beyond 1e-100 to 1e+100"),
+    ("seed: !!int x", "space.yaml: not valid YAML: invalid literal for int() with base 10: 'x'"),
+    ("seed: !!int ''", "space.yaml: not valid YAML: string index out of range"),
+    ("seed: !!bool x", "space.yaml: not valid YAML: 'x'"),
+    ("seed: !!set {1}", "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
+    ("seed: !!timestamp x", "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
+    ("seed: !!binary x", "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
+    ("data: {root: ~nobody-here/images}", "root: begins with the home folder of a user that is not known here, got "),
+])
+def test_what_is_no_plain_data_of_bounded_size_is_refused(space_file: Path, text: str, message: str) -> None:
+    start = time.monotonic()
+    assert refusal(space_file, text).startswith(message)
+    assert time.monotonic() - start < 5
+
+
+def test_a_billion_laughs_end_soon(space_file: Path) -> None:
+    layers = "".join(f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]\n" for number in range(1, 12))
+    assert "aliases are not followed" in refusal(space_file, f"a0: &a0 [ha]\n{layers}")
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "&a [*a]", '"a\\nb"', "!!python/object/apply:os.system [id]",
+                                  "0x" + "f" * 99, "1\n", "x" * 2**20])
+def test_what_is_refused_in_a_file_is_refused_in_an_option(space_file: Path, text: str) -> None:
+    assert refusal(space_file, "", f"name={text}").startswith(("--set name=", "--set 'name': must be one line"))
+
+
+def test_a_date_is_text(space_file: Path) -> None:
+    assert loaded(space_file, "name: 2026-11-21").settle().name == "2026-11-21"
 
 
 def test_a_file_that_cannot_be_read_is_named_with_what_to_give_instead(tmp_path: Path) -> None:
@@ -327,3 +372,11 @@ def test_every_space_that_comes_with_the_project_is_valid_wherever_it_is_sampled
         assert sample.keys() == space.domains.keys()
         find_model(space.settle(sample).model.name)
     assert parse_space(yaml.safe_load(space.to_yaml())) == space
+
+
+def test_more_pairs_of_values_than_can_be_checked_in_seconds_are_refused() -> None:
+    many = ", ".join(f"{0.0001 * number:.4f}" for number in range(1, 600))
+    text = f"graft: {{A: {{choice: [{many}]}}, c: {{choice: [{many}]}}}}"
+    with pytest.raises(SpaceError, match=r"^space.yaml: must have at most 100000 pairs of searched values, all are "
+                                         r"checked, got more; search ranges instead of long lists, or fewer variants$"):
+        parse_space(yaml.safe_load(text), "space.yaml")

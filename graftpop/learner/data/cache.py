@@ -112,7 +112,7 @@ def _stored(folder: Path) -> Decoded | None:
         parts = {part: (_mapped(folder / f"{part}_pixels.npy").permute(0, 3, 1, 2),
                         _mapped(folder / f"{part}_labels.npy")) for part in meta["parts"]}
         return Decoded(tuple(meta["class_names"]), _colour(meta["mean"]), _colour(meta["std"]), parts)
-    except (OSError, ValueError, EOFError, KeyError):
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
 
 
@@ -133,6 +133,7 @@ def _store(source: Source, folder: Path) -> None:
         for old in (partial, folder):       # what a process that was killed, or a failing disk, has left
             shutil.rmtree(old, ignore_errors=True)
         partial.mkdir(parents=True)
+        _check_room(partial, source.name, contents)
         counts = {part: _store_part(partial, part, contents) for part in contents.parts}
         mean, std = _mean_std(counts["train"])
         meta = {"data_set": source.name, "class_names": contents.class_names, "mean": mean, "std": std,
@@ -143,6 +144,16 @@ def _store(source: Source, folder: Path) -> None:
         raise _unwritable(folder.parent, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_room(folder: Path, name: str, contents: Contents) -> None:
+    """Check that the disk has room for the pixels, which a small file can hold very many of."""
+    num_images = sum(part.num_images for part in contents.parts.values())
+    needed, free = num_images * contents.height * contents.width * 3, shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(f"cache: {name} decoded takes {needed} bytes, {num_images} images of {contents.width} x "
+                        f"{contents.height}, got {free} free in {folder.parent}; set XDG_CACHE_HOME to a folder with "
+                        "room, or take smaller images")
 
 
 def _store_part(folder: Path, name: str, contents: Contents) -> NDArray[np.int64]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from graftpop.errors import DataError
+from graftpop.learner.data.batches import SIDE, read_batches, read_class_names
 from graftpop.learner.data.cache import cache_folder
 from graftpop.learner.data.download import download_archive
 from graftpop.learner.data.folder import class_folders, folder_source
@@ -28,15 +27,16 @@ __all__ = ["find_cifar10", "find_cifar100"]
 class _Facts:
     name: str
     batches: str                            # the folder in the published archive
+    labels: str                             # there: the key of the labels
     label: str | None                       # Parquet: the label column, where there are several
     mean_std: tuple[Colour, Colour]
 
 
 # CIFAR-10: as in the released filter-grafting code (fxmeng/filter-grafting); the deviations are means over images of
 # each image's own, not those of all pixels. CIFAR-100: as usual in the field, e.g. weiaicunzai/pytorch-cifar100.
-CIFAR10_FACTS: Final = _Facts("cifar10", "cifar-10-batches-py", None,
+CIFAR10_FACTS: Final = _Facts("cifar10", "cifar-10-batches-py", "labels", None,
                               ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)))
-CIFAR100_FACTS: Final = _Facts("cifar100", "cifar-100-python", "fine_label",
+CIFAR100_FACTS: Final = _Facts("cifar100", "cifar-100-python", "fine_labels", "fine_label",
                                ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)))
 
 
@@ -97,18 +97,16 @@ def _archive(facts: _Facts) -> "type[CIFAR10]":
 
 
 def _batches_source(folder: Path, facts: _Facts) -> Source:
+    batches = folder / facts.batches
+
     def open_batches() -> Contents:
         archive = _archive(facts)
-        try:                                # compares every file's MD5 before it is unpickled
-            parts = {name: archive(folder, train=name == "train") for name in ("train", "test")}
-        except (RuntimeError, OSError) as error:
-            raise DataError(f"{folder / facts.batches}: every file must be there and have its published MD5, "
-                            "got one that has not; remove the folder and fetch it again") from error
-        height, width = parts["train"].data.shape[1:3]
-        return Contents(tuple(parts["train"].classes), height, width, {
-            name: Part(len(part.data), iter([(part.data, np.array(part.targets, np.int64))]))
-            for name, part in parts.items()
-        })
+        names = read_class_names(batches, archive.meta["filename"], archive.meta["md5"], archive.meta["key"])
+        parts = {}
+        for part, files in (("train", archive.train_list), ("test", archive.test_list)):
+            pixels, labels = read_batches(batches, dict(files), facts.labels)
+            parts[part] = Part(len(pixels), iter([(pixels, labels)]))
+        return Contents(tuple(names), SIDE, SIDE, parts)
 
-    files = tuple(file for file in sorted((folder / facts.batches).iterdir()) if file.is_file())
+    files = tuple(file for file in sorted(batches.iterdir()) if file.is_file())
     return Source(facts.name, files, open_batches, flip=True, mean_std=facts.mean_std)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftpop.errors import DataError
+from graftpop.learner.data.checks import one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,23 +21,37 @@ __all__ = ["Block", "decode_blocks", "decode_image", "image_size"]
 
 Block = tuple[NDArray[np.uint8], NDArray[np.int64]]     # pixels (B, H, W, 3), labels (B,)
 
+FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")    # no others: Pillow gives EPS to Ghostscript
+MAX_PIXELS: Final = 2**25                   # decoding WebP takes 22 bytes a pixel at its peak: 0.7 GiB
+MAX_FILE_BYTES: Final = 4 * MAX_PIXELS      # no image of 8 bits a colour needs more
+MAX_SCANS: Final = 100                      # progressive JPEG has about 10; each further one costs a whole pass
 MAX_BLOCK_IMAGES: Final = 1024
 MAX_BLOCK_BYTES: Final = 2**25
 MAX_THREADS: Final = 8
 
 
-def decode_image(encoded: bytes | str, where: str) -> "Image.Image":
+def decode_image(encoded: bytes | str, where: str, size: tuple[int, int] | None = None) -> "Image.Image":
     """Return an image in RGB.
 
     Args:
         encoded: the content of an image file, or the path of one.
         where: how an error names the image.
+        size: (height, width) that it must have; None: any.
 
     Raises:
-        DataError: not an image, damaged, or with more than 8 bits a colour.
+        DataError: not an image, damaged, too large, of another size, or with more than 8 bits a colour.
     """
+    encoded = encoded if isinstance(encoded, bytes) else _content(encoded, where)
+    if len(encoded) > MAX_FILE_BYTES:
+        raise DataError(f"{where}: images must have at most {MAX_FILE_BYTES} bytes, got more; shrink it")
+    if encoded.startswith(b"\xff\xd8") and encoded.count(b"\xff\xda") > MAX_SCANS:
+        raise DataError(f"{where}: a JPEG must have at most {MAX_SCANS} scans, got more; save it anew")
     with _opened(encoded, where) as image:
-        return image.convert("RGB")
+        _check_size(image, size, where)
+        image.info.pop("transparency", None)    # Pillow warns that RGB has none
+        converted = image.convert("RGB")
+    _check_size(converted, size, where)     # a TIFF may turn itself round
+    return converted
 
 
 def image_size(encoded: bytes | str, where: str) -> tuple[int, int]:
@@ -45,19 +60,44 @@ def image_size(encoded: bytes | str, where: str) -> tuple[int, int]:
         return image.height, image.width
 
 
+def _content(file: str, where: str) -> bytes:
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise _damaged(error, where) from error
+
+
 @contextmanager
 def _opened(encoded: bytes | str, where: str) -> Iterator["Image.Image"]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=FORMATS) as image:
             if image.mode[0] in "IF":       # Pillow would clip these to 255 in silence
                 raise DataError(f"{where}: images must have 8 bits a colour, got Pillow mode {image.mode}; convert it")
+            if not 0 < image.width * image.height <= MAX_PIXELS:
+                raise DataError(f"{where}: images must have at most {MAX_PIXELS} pixels, got {image.width} x "
+                                f"{image.height}; shrink it")
             yield image
+    except DataError:
+        raise
     except UnidentifiedImageError as error:
         raise DataError(f"{where}: not an image of a known format; replace or remove it") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: cannot be decoded ({error}); replace or remove it") from error
+    except Exception as error:  # of a damaged image Pillow raises nearly anything, struct.error and IndexError too
+        raise _damaged(error, where) from error
+
+
+def _damaged(error: Exception, where: str) -> DataError:
+    return DataError(f"{where}: cannot be decoded ({one_line(error) or type(error).__name__}); replace or remove it")
+
+
+def _check_size(image: "Image.Image", size: tuple[int, int] | None, where: str) -> None:
+    if size not in (None, (image.height, image.width)):
+        height, width = size
+        raise DataError(f"{where}: all images must have the size of the first, {width} x {height}, got {image.width} x "
+                        f"{image.height}; images of several sizes can only be streamed, from class folders of files "
+                        "(data.name: folder)")
 
 
 def decode_blocks(images: Iterable[tuple[bytes | str, str, int]], height: int, width: int) -> Iterator[Block]:
@@ -69,16 +109,11 @@ def decode_blocks(images: Iterable[tuple[bytes | str, str, int]], height: int, w
         width: of every image.
 
     Raises:
-        DataError: an image is damaged or has another size.
+        DataError: an image cannot be decoded or has another size.
     """
     def pixels(image: tuple[bytes | str, str, int]) -> NDArray[np.uint8]:
         encoded, where, _ = image
-        array = np.asarray(decode_image(encoded, where))
-        if array.shape != (height, width, 3):
-            raise DataError(f"{where}: all images must have the size of the first, {width} x {height}, got "
-                            f"{array.shape[1]} x {array.shape[0]}; images of several sizes can only be streamed, from "
-                            "class folders of files (data.name: folder)")
-        return array
+        return np.asarray(decode_image(encoded, where, (height, width)))
 
     block_images = max(1, min(MAX_BLOCK_IMAGES, MAX_BLOCK_BYTES // (height * width * 3)))
     stream = iter(images)

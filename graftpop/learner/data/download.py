@@ -6,16 +6,19 @@ import shutil
 import tarfile
 import time
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import Final
 
 from graftpop.errors import DataError
 from graftpop.learner.data.cache import LOCK_LIMIT_S, locked
+from graftpop.learner.data.checks import one_line
 
 __all__ = ["download_archive"]
 
 SOCKET_LIMIT_S: Final = 20.0
 CHUNK_BYTES: Final = 2**18
+MAX_ARCHIVE_BYTES: Final = 2**28            # those of CIFAR have 170 million
 
 
 def download_archive(url: str, md5: str, folder: Path, member: str) -> None:
@@ -38,10 +41,10 @@ def download_archive(url: str, md5: str, folder: Path, member: str) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             _fetch(url, md5, archive)
             with tarfile.open(archive) as tar:
-                tar.extractall(unpacked, filter="data")
+                tar.extractall(unpacked, filter="data")    # nothing outside of the folder, no devices
             (unpacked / member).rename(folder / member)
-        except (OSError, http.client.HTTPException) as error:
-            raise DataError(f"download of {url} to {folder} failed ({error})") from error
+        except (OSError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException) as error:
+            raise DataError(f"download of {url} to {folder} failed ({one_line(error)})") from error
         finally:
             archive.unlink(missing_ok=True)
             shutil.rmtree(unpacked, ignore_errors=True)
@@ -54,6 +57,8 @@ def _fetch(url: str, md5: str, archive: Path) -> None:
     with urllib.request.urlopen(url, timeout=SOCKET_LIMIT_S) as response, open(archive, "wb") as file:
         while chunk := response.read(CHUNK_BYTES):
             file.write(chunk)
+            if file.tell() > MAX_ARCHIVE_BYTES:
+                raise OSError(f"it has more than {MAX_ARCHIVE_BYTES} bytes")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not done within {LOCK_LIMIT_S:g} s")
     if not check_integrity(os.fspath(archive), md5):

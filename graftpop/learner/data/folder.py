@@ -11,6 +11,7 @@ from typing import Final
 
 from graftpop.errors import DataError
 from graftpop.learner.data.cache import is_stored
+from graftpop.learner.data.checks import check_inside
 from graftpop.learner.data.decoding import decode_blocks, image_size
 from graftpop.learner.data.tables import Colour, Contents, Part, Source, root_folder, settle_parts
 from graftpop.settings import DataSettings
@@ -64,20 +65,20 @@ def class_folders(root: Path) -> ImageFiles:
     """Return the files below train/, val/ and test/ of a folder, with the classes of train/ in sorted order.
 
     Raises:
-        DataError: a part or a class is empty, or a class is not one of train/.
+        DataError: a part or a class is empty, a class is not one of train/, or a link leads out of the folder.
     """
     found = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
     folders = settle_parts(found, str(root), LAYOUT)
-    class_names = tuple(_class_names(folders["train"]))
+    class_names = tuple(_class_names(folders["train"], root))
     numbers = {name: number for number, name in enumerate(class_names)}
     parts = {}
     for part, folder in folders.items():
-        names = _class_names(folder)
+        names = _class_names(folder, root)
         unknown = [name for name in names if name not in numbers]
         if unknown:
             raise DataError(f"{folder}: its classes must be among those of {folders['train']}, "
                             f"got {_some(unknown)}; choose from {_some(class_names)}")
-        parts[part] = [(file, numbers[name]) for name in names for file in _image_files(folder / name)]
+        parts[part] = [(file, numbers[name]) for name in names for file in _image_files(folder / name, root)]
     return ImageFiles(class_names, parts)
 
 
@@ -85,25 +86,34 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _class_names(folder: Path) -> list[str]:
+def _class_names(folder: Path, root: Path) -> list[str]:
+    check_inside(folder, root)
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise DataError(f"{folder}: must hold a folder of images for each class, got no folders; expected {LAYOUT}")
     return names
 
 
-def _image_files(folder: Path) -> list[str]:
-    files = sorted(_walk(folder))
+def _image_files(folder: Path, root: Path) -> list[str]:
+    check_inside(folder, root)
+    files = sorted(_walk(folder, root))
     if not files:
         raise DataError(f"{folder}: a class must have images, got none; expected files of {', '.join(SUFFIXES)}")
     return files
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    def fail(error: OSError) -> None:
-        raise error                         # os.walk would pass over a folder that it cannot read
-
-    for parent, _, names in os.walk(folder, onerror=fail):
-        for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield os.path.join(parent, name)
+def _walk(folder: Path, root: Path) -> Iterator[str]:
+    """Yield the images below a folder; links are followed to files, not to folders."""
+    folders = [os.fspath(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+                    if entry.is_symlink():
+                        check_inside(Path(entry.path), root)
+                    if not entry.is_file():
+                        raise DataError(f"{entry.path}: must be a file, got a link that leads to none, a pipe or a "
+                                        "device; remove it")
+                    yield entry.path

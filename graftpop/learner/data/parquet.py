@@ -1,7 +1,12 @@
-"""Image tables in Parquet, as the hubs store them: a struct column {bytes, path} and an integer label column."""
+"""Image tables in Parquet, as the hubs store them: a struct column {bytes, path} and an integer label column.
+
+A path in a table is never followed. What reading a file takes is known before it is read: its rows are no more than its
+bytes, its pages are of bounded size, and the larger they are, the fewer rows are in memory at once.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftpop.errors import DataError, closest
+from graftpop.learner.data.checks import check_inside, one_line
 from graftpop.learner.data.decoding import decode_blocks, image_size
+from graftpop.learner.data.pages import largest_page
 from graftpop.learner.data.tables import Colour, Contents, Part, Source, root_folder, settle_parts
 from graftpop.settings import DataSettings
 
@@ -19,8 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["find_parquet", "parquet_files", "parquet_source"]
 
 IMAGE_COLUMNS: Final = ("image", "img")
-MAX_CLASSES: Final = 2**16                  # where no names say how many there are: more is no label column
+MAX_CLASSES: Final = 2**16                  # more is no label column
+MAX_ROWS: Final = 2**24                     # of a part; ImageNet-21k has 14 million images
+MAX_PAGE_BYTES: Final = 2**28               # decompressed; writers cut pages after 1 MiB or 1024 images
 BATCH_ROWS: Final = 256                     # rows in memory, encoded
+BATCH_BYTES: Final = 2**26                  # fewer rows where each could be as large as a page: a page may repeat one
 
 
 def find_parquet(data: DataSettings) -> Source:
@@ -39,6 +49,7 @@ def parquet_files(folder: Path) -> dict[str, list[Path]]:
         names = [name.lower() for name in reversed(file.relative_to(folder).parts)]
         part = next((part for name in names for part in ("train", "val", "test") if name.startswith(part)), None)
         if part is not None:
+            check_inside(file, folder)
             files.setdefault(part, []).append(file)
     return files
 
@@ -65,14 +76,18 @@ def parquet_source(
     first = parts["train"][0]
     schema = _schema(first)
     features = _features(schema)
-    image = _image_column(schema, first)
+    image = _image_column(schema, first, IMAGE_COLUMNS)
     if label is None and usual_label in schema.names:
         label = usual_label
     label = _label_column(schema, features, label, first)
     names = features.get(label, {}).get("names")
+    class_names = tuple(map(str, names)) if isinstance(names, list) and names else None
+    if class_names is not None and len(class_names) > MAX_CLASSES:
+        raise DataError(f"{first}: must have at most {MAX_CLASSES} classes, got {len(class_names)} names of '{label}'; "
+                        "name another column by data.label")
 
     def open_tables() -> Contents:
-        return _open(parts, image, label, tuple(map(str, names)) if isinstance(names, list) else None)
+        return _open(parts, image, label, class_names)
 
     every_file = tuple(file for part in parts.values() for file in part)
     return Source(name, every_file, open_tables, flip=flip, mean_std=mean_std, label=label)
@@ -85,6 +100,9 @@ def _open(parts: Mapping[str, list[Path]], image: str, label: str, names: tuple[
     for part, files in parts.items():
         if not num_images[part]:
             raise DataError(f"{files[0]}: must hold images, got no rows")
+        if num_images[part] > MAX_ROWS:
+            raise DataError(f"{files[0]}: must have at most {MAX_ROWS} rows with the other files of {part}, got "
+                            f"{num_images[part]}; set data.root to a folder with fewer")
     if names is None:
         num_classes = 1 + max(int(of_file.max()) for of_file in labels["train"] if len(of_file))
         names = tuple(map(str, range(num_classes)))
@@ -101,43 +119,54 @@ def _open(parts: Mapping[str, list[Path]], image: str, label: str, names: tuple[
 
 def _images(files: Sequence[Path], image: str, label: str) -> Iterator[tuple[bytes, str, int]]:
     """Yield (encoded image, its name for errors, label) row by row, reading one row group at a time."""
-    import pyarrow
     from pyarrow import parquet
 
+    columns = [f"{image}.bytes", label]
     for file in files:
         row = 0
-        try:
-            with parquet.ParquetFile(file) as table:
-                for batch in table.iter_batches(BATCH_ROWS, columns=[f"{image}.bytes", label]):
-                    for cell, number in zip(batch.column(image).to_pylist(), batch.column(label), strict=True):
-                        where = f"{file} row {row}"
-                        if cell is None or cell["bytes"] is None:
-                            raise DataError(f"{where}: column '{image}' must hold the bytes of an image, got null")
-                        yield cell["bytes"], where, number.as_py()
-                        row += 1
-        except (pyarrow.ArrowException, OSError) as error:
-            raise _unreadable(file, error) from error
+        with _reading(file), parquet.ParquetFile(file) as table:
+            batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // (_page_bytes(file, columns) + 1)))
+            for batch in table.iter_batches(batch_rows, columns=columns):
+                for cell, number in zip(batch.column(image), batch.column(label), strict=True):
+                    where, encoded = f"{file} row {row}", (cell.as_py() or {}).get("bytes")
+                    if encoded is None:
+                        raise DataError(f"{where}: column '{image}' must hold the bytes of an image, got null")
+                    yield encoded, where, number.as_py()
+                    row += 1
 
 
 def _labels(file: Path, image: str, label: str, num_classes: int) -> NDArray[np.int64]:
     """Return the labels of a file, checked."""
-    import pyarrow
     from pyarrow import parquet
 
     schema = _schema(file)
-    if label not in schema.names or image not in schema.names or not pyarrow.types.is_integer(schema.field(label).type):
-        raise DataError(f"{file}: must have the columns '{image}' and '{label}' (integer) of the first training file, "
-                        f"got {_columns(schema)}")
     try:
-        column = parquet.read_table(file, columns=[label]).column(label)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(file, error) from error
-    if column.null_count:
-        row = column.is_null().to_pylist().index(True)
-        raise DataError(f"{file} row {row}: column '{label}' must hold a class number, got null")
-    labels: NDArray[np.int64] = column.to_numpy().astype(np.int64)
+        _image_column(schema, file, [image])
+        _label_column(schema, {}, label, file)
+    except DataError as error:
+        raise DataError(f"{file}: must have the columns '{image}' and '{label}' (integer) of the first training file, "
+                        f"got {_columns(schema)}") from error
+    with _reading(file), parquet.ParquetFile(file) as table:
+        if not 0 <= table.metadata.num_rows <= min(MAX_ROWS, file.stat().st_size):     # an image takes several bytes
+            raise DataError(f"{file}: must have at most {MAX_ROWS} rows, and no more than it has bytes, got "
+                            f"{table.metadata.num_rows}; write it anew, in several files")
+        _page_bytes(file, [f"{image}.bytes", label])
+        column = table.read([label]).column(label)
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            raise DataError(f"{file} row {row}: column '{label}' must hold a class number, got null")
+        labels: NDArray[np.int64] = column.to_numpy().astype(np.int64)
     _check_labels(labels, file, label, num_classes)
     return labels
+
+
+def _page_bytes(file: Path, columns: Sequence[str]) -> int:
+    """Return the bytes of the largest page, checked."""
+    page_bytes = largest_page(file, columns)
+    if page_bytes > MAX_PAGE_BYTES:
+        raise DataError(f"{file}: pages must have at most {MAX_PAGE_BYTES} bytes decompressed, got {page_bytes}; write "
+                        "it anew in smaller pages")
+    return page_bytes
 
 
 def _check_labels(labels: NDArray[np.int64], file: Path, label: str, num_classes: int) -> None:
@@ -148,36 +177,45 @@ def _check_labels(labels: NDArray[np.int64], file: Path, label: str, num_classes
 
 
 def _schema(file: Path) -> "pyarrow.Schema":
-    import pyarrow
     from pyarrow import parquet
 
+    with _reading(file):
+        schema = parquet.read_schema(file)
+        if broken := [name for name in schema.names if "".join(name.splitlines()) != name]:
+            raise DataError(f"{file}: names of columns must have one line, got {broken[0]!a}; rename it")
+        return schema
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Let what a damaged file makes a library raise be a DataError."""
+    import pyarrow
+
     try:
-        return parquet.read_schema(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: Path, error: Exception) -> DataError:
-    reason = str(error).partition("\n")[0]
-    return DataError(f"{file}: cannot be read as Parquet ({reason}); fetch it again")
+        yield
+    except DataError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{file}: cannot be read as Parquet ({one_line(error)}); fetch it again") from error
 
 
 def _features(schema: "pyarrow.Schema") -> dict[str, Any]:
     """Return what the hub's metadata says of each column; empty where there is none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return {}
-    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
 
 
-def _image_column(schema: "pyarrow.Schema", file: Path) -> str:
+def _image_column(schema: "pyarrow.Schema", file: Path, names: Sequence[str]) -> str:
     import pyarrow
 
-    for name in IMAGE_COLUMNS:
-        if name in schema.names:
+    for name in names:
+        if schema.names.count(name) == 1:
             kind = schema.field(name).type
-            if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            index = kind.get_field_index("bytes") if pyarrow.types.is_struct(kind) else -1
+            if index >= 0 and kind[index].type in (pyarrow.binary(), pyarrow.large_binary()):
                 return name
     raise DataError(f"{file}: needs a column 'image' or 'img' of struct{{bytes, path}}, got {_columns(schema)}")
 
@@ -185,7 +223,8 @@ def _image_column(schema: "pyarrow.Schema", file: Path) -> str:
 def _label_column(schema: "pyarrow.Schema", features: Mapping[str, Any], wanted: str | None, file: Path) -> str:
     import pyarrow
 
-    integers: list[str] = [field.name for field in schema if pyarrow.types.is_integer(field.type)]
+    integers: list[str] = [field.name for field in schema
+                           if pyarrow.types.is_integer(field.type) and schema.names.count(field.name) == 1]
     if wanted is not None:
         if wanted not in integers:
             raise DataError(f"data.label: must be an integer column of {file}, got '{wanted}'; "
@@ -202,5 +241,5 @@ def _columns(schema: "pyarrow.Schema") -> str:
     # Structs are shortened: their types print over several lines in some versions.
     import pyarrow
 
-    return ", ".join(f"'{field.name}' ({'struct' if pyarrow.types.is_struct(field.type) else field.type})"
-                     for field in schema) or "no columns"
+    return one_line(", ".join(f"'{field.name}' ({'struct' if pyarrow.types.is_struct(field.type) else field.type})"
+                              for field in schema)) or "no columns"

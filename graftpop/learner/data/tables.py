@@ -3,6 +3,7 @@
 Finding is cheap and every process does it; opening and decoding is done by one process of a node (`cache.py`).
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def root_folder(data: DataSettings) -> Path:
     """Return the folder `data.root`, or raise a DataError."""
     if data.root is None:
         raise DataError(f"data.root: data.name '{data.name}' needs the folder of the images, got none; set data.root")
-    root = Path(data.root).expanduser()
+    root = Path(os.path.expanduser(data.root))
     if not root.is_dir():
         raise DataError(f"data.root: must be a folder, got '{root}'; check the path, on every node")
     return root

@@ -1,0 +1,103 @@
+"""The readers of what users give, each fed with one random input; only one-line GraftpopErrors may come out."""
+
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from checkpoint_inputs import best_input, peer_input, weights_input
+from image_inputs import image_input
+from parquet_inputs import parquet_input, whole_table
+from space_inputs import space_input
+
+from graftpop.errors import CheckpointError, DataError, GraftpopError, ModelError, SpaceError
+from graftpop.learner.data.decoding import decode_image, image_size
+from graftpop.learner.data.parquet import parquet_files, parquet_source
+from graftpop.learner.network_file import read_network, read_weights, split_peer_file
+from graftpop.space import load_space, parse_space
+from graftpop.space.tree import read_sections
+
+__all__ = ["READERS", "outcome"]
+
+
+def read_space(rng: random.Random, folder: Path) -> None:
+    """Read a space; what is accepted is written as for --resume, and has to read back."""
+    content, overrides = space_input(rng)
+    (folder / "space.yaml").write_bytes(content)
+    space = load_space(folder / "space.yaml", overrides)
+    assert parse_space(read_sections(space.to_yaml(), "again")) == space
+
+
+def read_parquet(rng: random.Random, folder: Path) -> None:
+    """Decode all images of two tables, of which one is odd, or both are in the same way."""
+    odd = parquet_input(rng)
+    parts = rng.choice(((odd, whole_table()), (whole_table(), odd), (odd, odd), (odd, odd)))
+    for name, content in zip(("train", "test"), parts, strict=True):
+        (folder / f"{name}.parquet").write_bytes(content)
+    contents = parquet_source("fuzz", folder, parquet_files(folder), None, flip=True).open()
+    for part in contents.parts.values():
+        num_images = 0
+        for pixels, labels in part.blocks:
+            assert pixels.shape == (len(labels), contents.height, contents.width, 3)
+            num_images += len(labels)
+        assert num_images == part.num_images
+
+
+def read_image(rng: random.Random, folder: Path) -> None:
+    """Decode an image from its bytes or from a file."""
+    encoded: bytes | str = image_input(rng)
+    if rng.random() < 0.1:
+        (folder / "image").write_bytes(encoded)
+        encoded = str(folder / "image")
+    decoded = decode_image(encoded, "image")
+    assert (decoded.height, decoded.width) == image_size(encoded, "image")
+    assert decoded.mode == "RGB"
+
+
+def read_checkpoint(rng: random.Random, folder: Path) -> None:
+    """Load a folder best/, a file of weights or a peer's file."""
+    kind = rng.random()
+    if kind < 0.45:
+        card, weights = best_input(rng)
+        (folder / "config.json").write_bytes(card)
+        (folder / "model.safetensors").write_bytes(weights)
+        read_network(folder)
+    elif kind < 0.85:
+        name, content = weights_input(rng)
+        (folder / name).write_bytes(content)
+        assert all(isinstance(name, str) for name in read_weights(folder / name))
+    else:
+        split_peer_file(peer_input(rng))
+
+
+READERS: Final[Mapping[str, tuple[Callable[[random.Random, Path], None], tuple[type[GraftpopError], ...]]]] = {
+    "space": (read_space, (SpaceError,)),
+    "parquet": (read_parquet, (DataError,)),
+    "image": (read_image, (DataError,)),
+    "checkpoint": (read_checkpoint, (CheckpointError, ModelError)),
+}
+"""By name: the function, and the errors that it may raise."""
+
+
+def outcome(reader: str, seed: int | str, folder: Path) -> str:
+    """Return how a reader ended on the input of a seed: `accepted`, or the error without names and numbers.
+
+    Args:
+        reader: a key of READERS.
+        seed: of the input.
+        folder: to write the input to; it is used again and again.
+    """
+    read, expected = READERS[reader]
+    try:
+        read(random.Random(f"{reader} {seed}"), folder)
+    except expected as error:
+        message = str(error)
+        assert len(message.splitlines()) == 1, f"not one line: {message!r}"
+        return _kind(type(error).__name__, message.replace(str(folder), "FOLDER"))
+    return "accepted"
+
+
+def _kind(name: str, message: str) -> str:
+    """Return what was wrong in words alone, without what was got."""
+    words = "".join(letter if letter.isalpha() else " " for letter in message.partition(", got")[0]).split()
+    return f"{name}: {' '.join(words)[:70]}"
