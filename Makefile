@@ -1,5 +1,7 @@
 # What takes too long for every change.
 
-.PHONY: chaos
+.PHONY: nodes chaos
+nodes:  ## studies on a cluster of several nodes, some of which die; about five minutes on 2 cores
+	python -m pytest -m nodes
 chaos:  ## kill peers, trials and drivers a hundred times; about an hour on 2 cores
 	python -m pytest -m chaos -s

@@ -19,9 +19,12 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+LONG = ("chaos", "nodes")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run what takes an hour only where it is asked for."""
-    if "chaos" not in config.option.markexpr:
-        long = [item for item in items if item.get_closest_marker("chaos")]
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+    """Run what takes minutes, or an hour, only where it is asked for."""
+    unwanted = [marker for marker in LONG if marker not in config.option.markexpr]
+    long = [item for item in items if any(item.get_closest_marker(marker) for marker in unwanted)]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]

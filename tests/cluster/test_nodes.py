@@ -17,7 +17,7 @@ import pytest
 from data_makers import random_pixels, write_class_folders
 from nodes import Machine, Node, Nodes, nodes_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(300)]
 
 SPACE = """
 name: nodes

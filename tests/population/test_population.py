@@ -277,7 +277,7 @@ def test_a_checkpoint_that_is_cut_short_or_anothers_is_an_error() -> None:
     ("epoch", torch.tensor(-5), r"its epoch must be in \[0, 2\], got -5"),
     ("epoch", torch.tensor(10**15), r"its epoch must be in \[0, 2\], got 10{15}"),
     ("epoch", None, "it has no epoch"),
-    ("momentum/conv1.weight", torch.zeros(1), r"the momentum of conv1.weight must have the shape \(16, 3, 3, 3\), got"),
+    ("momentum/conv1.weight", torch.zeros(1), r"the momentum of conv1.weight must have the shape \(16, 3, 3, 3\)"),
     ("momentum/conv1.weight", torch.zeros(16, 3, 3, 3, dtype=torch.float64), "the momentum of conv1.weight must have"),
     ("network/conv1.weight", torch.full((16, 3, 3, 3), float("nan")), "its weights must be finite"),
     ("network/conv1.weight", torch.zeros(1), "not one of this network"),
