@@ -13,7 +13,7 @@ import pytest
 from nodes import Node, Nodes, nodes_of
 from safetensors.torch import load_file
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(400)]
 
 SPACE = """
 name: loss
@@ -104,7 +104,6 @@ def test_after_the_death_of_a_node_a_study_goes_on_elsewhere_with_the_same_bits(
         assert all(tensor.equal(expected[name]) for name, tensor in got.items())
 
 
-@pytest.mark.nodes
 def test_where_there_is_no_room_for_a_peer_the_others_may_go_on_without_it() -> None:
     with (nodes_of(1, 1, environment=SEEN_DEAD_SOON) as nodes,
           study(nodes, "run", "--set", "population.min_peers=1", "--set", "population.replace_limit_s=5") as
@@ -119,7 +118,6 @@ def test_where_there_is_no_room_for_a_peer_the_others_may_go_on_without_it() -> 
         assert peers == {0, 1} - left
 
 
-@pytest.mark.nodes
 def test_where_all_peers_are_needed_a_trial_waits_for_a_node_and_goes_on_from_its_last_round(calm: Path) -> None:
     with (nodes_of(1, 1, environment=SEEN_DEAD_SOON) as nodes,
           study(nodes, "run", "--set", "population.replace_limit_s=5") as (run, process)):
