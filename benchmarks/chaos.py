@@ -54,14 +54,14 @@ class Study:
         folder.mkdir(parents=True)
         (folder / "space.yaml").write_text(space)
         self.run = folder / "run"
-        self._log = (folder / "log").open("ab")
         self._first = ["--space", str(folder / "space.yaml"), "--out", str(self.run)]
         self.driver = self._start(self._first)
 
     def _start(self, options: list[str]) -> "subprocess.Popen[bytes]":
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        return subprocess.Popen([sys.executable, "-m", "graftpop.tune", *options], cwd=self.run.parent,
-                                env=environment, stdout=self._log, stderr=subprocess.STDOUT)
+        with (self.run.parent / "log").open("ab") as log:
+            return subprocess.Popen([sys.executable, "-m", "graftpop.tune", *options], cwd=self.run.parent,
+                                    env=environment, stdout=log, stderr=subprocess.STDOUT)
 
     def resume(self) -> None:
         """Go on with the run, or begin it where the driver was killed before there was one."""
