@@ -10,7 +10,7 @@ from typing import TypeVar
 
 __all__ = ["CheckpointError", "DataError", "GraftpopError", "HandleLost", "MeetingBroken", "ModelError",
            "PeerDiverged", "PeerError", "PeerLost", "PopulationLost", "ResourceError", "SpaceError",
-           "StorageError", "choose", "closest"]
+           "StorageError", "choose", "closest", "one_line"]
 
 T = TypeVar("T")
 
@@ -72,6 +72,11 @@ class HandleLost(PeerError):
 
 class MeetingBroken(PeerError):
     """It could not meet with the other peers: one of them did not come in time, was lost, or had failed before."""
+
+
+def one_line(text: object) -> str:
+    """Return what a library or a file says as one line of bounded length, for a message."""
+    return " ".join(str(text).split())[:300]
 
 
 def closest(name: str, names: Iterable[str]) -> str:

@@ -86,7 +86,7 @@ class _Optuna:
         self._running[trial.number] = self._study.ask(self._distributions)
         for round, score in sorted(scores.items()):
             self.report(trial.number, round, score)
-        if trial.is_over and trial.status != "interrupted":
+        if trial.is_final:
             self.tell(trial.number, trial.status, trial.result.get("val_accuracy"))
 
     def sample(self, number: int) -> dict[str, Any]:

@@ -78,7 +78,9 @@ class Folder:
 
     def __truediv__(self, name: str) -> "Folder":
         inner = copy.copy(self)  # of the same connection
-        place, mark, options = self.location.partition("?")  # of a URI: how to reach it
+        place, mark, options = self.location, "", ""
+        if not self.is_local:
+            place, mark, options = self.location.partition("?")  # how to reach it
         inner.location, inner._path = f"{place}/{name}{mark}{options}", self._in(name)
         return inner
 
@@ -149,7 +151,7 @@ class Folder:
         try:
             with self._filesystem.open_output_stream(partial) as stream:
                 yield stream
-        except BaseException:
+        except BaseException:  # an interrupt too leaves no part
             with suppress(OSError):
                 self._filesystem.delete_file(partial)
             raise

@@ -92,7 +92,7 @@ def start(space: "Space", where: str, overrides: Sequence[str], out: str | None,
     check_can_lead(address)
     settings = space.settle()
     folder = RunFolder(out or f"runs/{settings.name}-{utc_now():%Y%m%dT%H%M%SZ}")
-    if folder.exists("space.yaml") or folder.exists("tune"):
+    if folder.exists("space.yaml"):
         raise SpaceError(f"--out {folder.location}: holds a run already; choose another folder, or go on with that run "
                          f"by --resume {folder.location}")
     with named_by(where, overrides), console.status("checking the data and the networks"):

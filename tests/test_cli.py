@@ -216,6 +216,13 @@ def test_a_folder_that_holds_a_run_is_not_written_over(empty_folder: Path) -> No
     assert (held / "space.yaml").read_text() == "seed: 5"
 
 
+def test_a_folder_in_which_no_run_came_to_be_can_be_given_again(empty_folder: Path) -> None:
+    unreachable = ("--space", DIGITS, "--out", "out", "--address", "127.0.0.1:1")
+    assert refusal(*unreachable).startswith("--address 127.0.0.1:1: no cluster could be joined")
+    assert refusal(*unreachable).startswith("--address 127.0.0.1:1: no cluster could be joined")
+    assert refusal("--resume", "out").startswith(f"{empty_folder}/out: is no run, it has no space.yaml")
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("[1]", "must be a map of sections, got list"),
     ("a: b: c", "line 1 not valid YAML: mapping values are not allowed here"),

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -48,12 +49,12 @@ def test_what_is_written_is_read_again_and_nothing_else_lies_beside_it(folder: F
 def test_a_writing_that_fails_leaves_what_was_there_and_no_part_of_the_new(folder: Folder) -> None:
     folder.write_tables("a", [table(1)], SCHEMA)
 
-    def tables() -> object:
+    def tables() -> Iterator[pa.Table]:
         yield table(2)
         raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space left"):
-        folder.write_tables("a", tables(), SCHEMA)  # type: ignore[arg-type]
+        folder.write_tables("a", tables(), SCHEMA)
     assert folder.read_table("a").to_pydict() == {"number": [1]}
     assert folder.names() == ["a"]
 
@@ -87,6 +88,15 @@ def test_a_damaged_table_is_named(folder: Folder) -> None:
     folder.write("a.parquet", b"PAR1 no more")
     with pytest.raises(CheckpointError, match=r"run/a\.parquet: cannot be read as Parquet: [^\n]*$"):
         folder.read_table("a.parquet")
+
+
+@pytest.mark.parametrize("name", ["a b", "a%20b", "a?b=c", "a#b", "s3:x"])
+def test_a_path_is_taken_as_it_stands(name: str, tmp_path: Path) -> None:
+    inner = Folder(str(tmp_path / name)) / "inner"
+    inner.create()
+    inner.write("file", b"content")
+    assert (tmp_path / name / "inner" / "file").read_bytes() == b"content"
+    assert inner.location == str(tmp_path / name / "inner")
 
 
 def test_a_folder_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:

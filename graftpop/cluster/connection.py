@@ -126,7 +126,7 @@ def _refusal(place: str, method: str, usual: str) -> str:
         method: what is called, with a request of no content.
         usual: which port it usually is.
     """
-    import grpc  # type: ignore[import-untyped]
+    import grpc
     from ray._private.grpc_utils import init_grpc_channel
     from ray.exceptions import AuthenticationError
 

@@ -75,8 +75,8 @@ class MeetingPlace:
                 except StopIteration as done:
                     return done.value
                 everyone = self._exchange(own)
-        except BaseException:
-            self._leave()  # the others shall not wait for who has failed
+        except BaseException:  # an interrupt too: the others shall not wait for who has failed
+            self._leave()
             raise
 
     def _exchange(self, own: NDArray[Any]) -> NDArray[Any]:

@@ -1,6 +1,7 @@
 """A study as it goes: its trials' states, written to the run folder and shown, from what Tune says of them."""
 
 import logging
+import pickle
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -69,7 +70,7 @@ class Recorder(Callback):
         if len(trials) > len(self._seen):
             for trial in trials:
                 self._see(trial)
-            self._changed(now=False, all_known=True)
+            self._changed(now=True)
 
     def _check_room(self, trials: list[TuneTrial]) -> None:
         """Check that not all trials wait for room for too long: Tune would wait for ever.
@@ -89,7 +90,7 @@ class Recorder(Callback):
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Take note of a trial that begins, or begins again."""
         self._see(trial).status = "running"
-        self._changed(now=False)
+        self._changed()
 
     def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any],
                         **info: Any) -> None:
@@ -101,26 +102,26 @@ class Recorder(Callback):
         if result["round"]:
             seen.result = {key: value for key, value in result.items() if isinstance(value, int | float)}
             seen.wall_s = result["wall_s"]
-        self._changed(now=False)
+        self._changed()
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Take note of a trial that is over."""
         seen = self._see(trial)
         seen.status = "failed" if seen.error else "completed" if seen.round == seen.num_rounds else "stopped"
-        self._changed(now=True)
+        self._changed(now=True, best=True)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Take note of a trial that goes on from its last round."""
         seen = self._see(trial)
         seen.status = "pending"
         seen.events.append(f"goes on from its last round after: {_reason(trial)}")
-        self._changed(now=False)
+        self._changed()
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Take note of a trial that was lost too often, or by a fault of ours."""
         seen = self._see(trial)
         seen.status, seen.error = "interrupted" if _can_go_on(trial) else "failed", _reason(trial)
-        self._changed(now=True)
+        self._changed(now=True, best=True)
 
     def finish(self) -> None:
         """Write everything once more, with what was still running marked as interrupted."""
@@ -145,12 +146,13 @@ class Recorder(Callback):
             self._seen[trial.trial_id] = self._trials[trial_id]
         return self._seen[trial.trial_id]
 
-    def _changed(self, *, now: bool, all_known: bool = False) -> None:
+    def _changed(self, *, now: bool = False, best: bool = False) -> None:
+        """Show what changed and write it: unless it shall be `now`, not too often; of trials that ended the `best`."""
         self._watch(self.trials)
-        if not now and not all_known and time.monotonic() - self._written_at < SECONDS_BETWEEN_WRITES:
+        if not now and time.monotonic() - self._written_at < SECONDS_BETWEEN_WRITES:
             return
         try:
-            self._write(best=now)
+            self._write(best=best)
         except OSError as error:
             # the next change writes it all; the trials write and wait by themselves
             logger.warning("%s: cannot be written now: %s", self._folder.location, error)
@@ -186,7 +188,10 @@ class Recorder(Callback):
 
 def _can_go_on(trial: TuneTrial) -> bool:
     """Return whether what ended a trial is what resuming the study can mend: it lost processes, nodes or storage."""
-    error = trial.get_pickled_error()
+    here = Path(trial.pickled_error_file) if trial.pickled_error_file else None
+    if here is None or not here.exists():  # the copy in the run folder may be what is away
+        return False
+    error = pickle.loads(here.read_bytes())
     cause = error.cause if isinstance(error, RayTaskError) else error
     return isinstance(cause, RayActorError | PopulationLost | StorageError)
 

@@ -18,7 +18,7 @@ from graftpop.sampling import Sampler
 from graftpop.space import Space
 from graftpop.trials import Trial
 
-__all__ = ["SuggestedTrials", "planned", "plans", "remind", "remind_of_final", "scheduler", "trial_id_of"]
+__all__ = ["SuggestedTrials", "grid_of", "trials_to_run", "remind", "remind_of_final", "scheduler", "trial_id_of"]
 
 ASHA_REDUCTION = 3
 ASHA_EARLIEST_ROUND = 5
@@ -34,7 +34,7 @@ def trial_id_of(number: int) -> str:
     return f"{number:05}"
 
 
-def plans(known: Iterable[Trial], sampler: Sampler, new_numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
+def trials_to_run(known: Iterable[Trial], sampler: Sampler, new_numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
     """Yield trials as Tune carries them in their configs, under `trial`; each is sampled when it is asked for.
 
     Args:
@@ -48,7 +48,7 @@ def plans(known: Iterable[Trial], sampler: Sampler, new_numbers: Iterable[int]) 
         yield {"trial_id": trial_id_of(number), "sample": sampler.sample(number)}
 
 
-def planned(wanted: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def grid_of(wanted: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Return Tune's search space over trials whose configurations do not depend on each other."""
     return {"trial": tune.grid_search(list(wanted))}
 

@@ -9,7 +9,7 @@ from ray.tune.logger import TBXLoggerCallback
 
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.recorder import TRIALS, Recorder
-from graftpop.cluster.search import SuggestedTrials, planned, plans, remind_of_final, scheduler
+from graftpop.cluster.search import SuggestedTrials, grid_of, remind_of_final, scheduler, trials_to_run
 from graftpop.cluster.trainable import PopulationTrainable, demand_of_sample
 from graftpop.records import RunFolder
 from graftpop.sampling import make_sampler
@@ -45,7 +45,7 @@ def run_study(space: Space, folder: RunFolder, connection: Connection,
     left = [trial for trial in known if not trial.is_final]
     new_numbers = range(len(known), space.num_trials())
     if left or new_numbers:
-        wanted = plans(left, sampler, new_numbers)
+        wanted = trials_to_run(left, sampler, new_numbers)
         suggests = tuned.search == "optuna"
         warnings.filterwarnings("ignore", message="Consider boosting PBT")  # peers are not yet reused
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # their files would begin anew when a study is resumed
@@ -58,7 +58,7 @@ def run_study(space: Space, folder: RunFolder, connection: Connection,
                     demand_of_sample(space, config["trial"]["sample"], connection.nodes).bundles)),
                 name="tune",
                 storage_path=folder.location,
-                config={} if suggests else planned(wanted),
+                config={} if suggests else grid_of(wanted),
                 num_samples=len(left) + len(new_numbers) if suggests else 1,
                 search_alg=SuggestedTrials(wanted, sampler, tuned.metric) if suggests else None,
                 scheduler=scheduled,

@@ -206,7 +206,8 @@ class Population:
             "ensemble_test_accuracy": of_all,
             **self._one("cost", best),
         }
-        self._commit()
+        if output in ("uniform_soup", "greedy_soup"):  # which the best peer has become
+            self._commit()
         return outcome
 
     def _predict(self, split: str, peers: Iterable[int]) -> dict[int, Made]:

@@ -57,7 +57,6 @@ class Recovery:
         group: the peers as they are.
         settings: how often, and how long, a lost peer is waited for.
         deadlines: how long the others are.
-        num_peers: of the group.
         together: whether peers meet within a call, so that who has lost one begins the round again too.
         tell: called with what happens.
 

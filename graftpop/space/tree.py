@@ -13,7 +13,7 @@ from typing import Any, Final, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from graftpop.errors import SpaceError, choose, closest
+from graftpop.errors import SpaceError, choose, closest, one_line
 from graftpop.settings import Settings
 from graftpop.space.domains import is_domain
 
@@ -52,7 +52,7 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose a node, if what is bounded permits it."""
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it out
         self._num_nodes += 1
         self._depth += 1
         if self._num_nodes > MAX_NODES:
@@ -122,13 +122,9 @@ def read_yaml(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f" line {mark.line + 1}" if mark else ""
-        raise SpaceError(f"{where}:{line} not valid YAML: {_one_line(error.problem)}") from error
+        raise SpaceError(f"{where}:{line} not valid YAML: {one_line(error.problem)}") from error
     except (yaml.YAMLError, ValueError, LookupError, ArithmeticError) as error:  # the last three: of `!!int x`
-        raise SpaceError(f"{where}: not valid YAML: {_one_line(error)}") from error
-
-
-def _one_line(reason: object) -> str:
-    return " ".join(str(reason).split())[:300]
+        raise SpaceError(f"{where}: not valid YAML: {one_line(error)}") from error
 
 
 def read_sections(text: str, where: str) -> dict[str, Any]:

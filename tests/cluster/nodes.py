@@ -122,7 +122,7 @@ class Machine:
             (own / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 node-{number}\n")
             run("mount", "--bind", str(own / "hosts"), "/etc/hosts")
             run("mount", "--bind", str(own), str(folder / "local"))
-        except BaseException:
+        except BaseException:  # an interrupt too leaves no machine behind
             self.kill()
             raise
 

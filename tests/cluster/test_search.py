@@ -12,12 +12,12 @@ from graftpop.cluster.search import (
     NO_CONTROLLER,
     SCHEDULERS,
     SuggestedTrials,
-    planned,
-    plans,
+    grid_of,
     remind,
     remind_of_final,
     scheduler,
     trial_id_of,
+    trials_to_run,
 )
 from graftpop.sampling import make_sampler
 from graftpop.settings import TuneSettings
@@ -31,7 +31,7 @@ def trial(number: int, status: str = "completed") -> Trial:
 
 def test_trials_are_handed_to_tune_once_each_those_that_go_on_first() -> None:
     space = parse_space({"tune": {"search": "grid"}, "graft": {"A": {"grid": [0.0, 0.1, 0.2, 0.3]}}})
-    param_space = planned(plans([trial(1)], make_sampler(space), range(2, 4)))
+    param_space = grid_of(trials_to_run([trial(1)], make_sampler(space), range(2, 4)))
     assert [config["trial"] for _, config in generate_variants(param_space)] == [
         {"trial_id": "00001", "sample": {"graft.A": 0.1}}, {"trial_id": "00002", "sample": {"graft.A": 0.2}},
         {"trial_id": "00003", "sample": {"graft.A": 0.3}}]
@@ -41,7 +41,7 @@ def test_a_suggested_trial_is_sampled_when_tune_asks_for_it_and_its_end_is_told(
     space = parse_space({"graft": {"A": {"uniform": [0.0, 0.9]}}})
     sampler: Any = make_sampler(space)
     sampler.recall(trial(0, "interrupted"), {})
-    search = SuggestedTrials(plans([trial(0)], sampler, range(1, 4)), sampler, "val_accuracy")
+    search = SuggestedTrials(trials_to_run([trial(0)], sampler, range(1, 4)), sampler, "val_accuracy")
     first = search.suggest("a")
     assert first == {"trial": {"trial_id": "00000", "sample": {"graft.A": 0.0}}}
     assert len(sampler._study.trials) == 1

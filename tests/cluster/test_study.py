@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,19 @@ def run(wanted: Space, connection: Connection, folder: Path, **options: Any) -> 
     run_folder = RunFolder(str(folder))
     run_folder.create()
     return run_folder, run_study(wanted, run_folder, connection, options.pop("watch", lambda trials: None), **options)
+
+
+def interrupting_once_at(round: int) -> Callable[[list[Trial]], None]:
+    """Return what watches a study and sends it one SIGINT once a trial has done so many rounds."""
+    is_sent = False
+
+    def watch(trials: list[Trial]) -> None:
+        nonlocal is_sent
+        if not is_sent and any(trial.round >= round for trial in trials):
+            is_sent = True
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return watch
 
 
 def untimed(table: Any) -> list[dict[str, Any]]:
@@ -126,11 +140,7 @@ def check_interruption(wanted: Space, connection: Connection, folder: Path) -> N
     """Run a study of two trials as a whole, and cut after a second round and resumed; check that both are equal."""
     run(wanted, connection, folder / "whole")
 
-    def interrupt(trials: list[Trial]) -> None:
-        if any(trial.round == 2 for trial in trials):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    _, trials = run(wanted, connection, folder / "cut", watch=interrupt)
+    _, trials = run(wanted, connection, folder / "cut", watch=interrupting_once_at(2))
     assert "interrupted" in {trial.status for trial in trials}
     left = pq.read_table(folder / "cut" / "rounds.parquet").num_rows
     assert 0 < left < pq.read_table(folder / "whole" / "rounds.parquet").num_rows
@@ -163,12 +173,16 @@ def test_a_grid_under_asha_runs_the_whole_product_and_tests_only_what_ran_to_the
     assert best["searched"]["training.lr"] == 0.1
 
 
-def test_pbt_keeps_settings_inside_their_domains_and_records_every_round_once(
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
+def test_pbt_goes_on_with_what_it_had_changed_stays_inside_the_domains_and_records_every_round_once(
     connection: Connection, tmp_path: Path,
 ) -> None:
-    wanted = space(training={"epochs": 16, "lr": {"loguniform": [1.0e-4, 0.2]}},
+    wanted = space(training={"epochs": 16, "lr": {"loguniform": [1.0e-4, 0.2]}, "schedule": "constant"},
                    graft={"A": {"uniform": [0.3, 0.5]}, "c": 500.0},
                    tune={"num_samples": 2, "scheduler": "pbt"})
+    _, trials = run(wanted, connection, tmp_path, watch=interrupting_once_at(8))
+    before = {trial.trial_id: trial for trial in trials}
+    assert "interrupted" in {trial.status for trial in trials}
     _, trials = run(wanted, connection, tmp_path)
     assert [trial.status for trial in trials] == ["completed"] * 2
     for trial in trials:
@@ -178,6 +192,9 @@ def test_pbt_keeps_settings_inside_their_domains_and_records_every_round_once(
     places = [(row["trial_id"], row["round"], row["peer"]) for row in rounds]
     assert sorted(places) == sorted((trial.trial_id, round_, peer) for trial in trials
                                     for round_ in range(1, 17) for peer in (0, 1))
+    rates = {(row["trial_id"], row["round"]): row["lr"] for row in rounds}
+    for trial_id, cut in before.items():
+        assert rates[trial_id, cut.round + 1] == cut.sample["training.lr"]
     checkpoints = RunFolder(str(tmp_path)).of_trials("checkpoints")
     last = [next(Checkpoints(checkpoints / trial.trial_id).newest_first()).facts for trial in trials]
     assert any(facts.adopted for facts in last)  # the worse went on from the better's weights
@@ -209,6 +226,26 @@ def test_a_study_in_which_nothing_is_searched_is_one_population_as_often_as_is_w
     wanted = space(training={"epochs": 1}, graft={"A": 0.4, "c": 500.0}, tune={"search": search, "num_samples": 1})
     _, (trial,) = run(wanted, connection, tmp_path)
     assert (trial.status, trial.trial_id, trial.sample) == ("completed", "00000", {})
+
+
+def test_a_trial_whose_process_was_lost_too_often_is_interrupted_and_can_be_gone_on_with(
+    connection: Connection, tmp_path: Path,
+) -> None:
+    wanted = space(graft={"A": 0.4, "c": 500.0}, tune={"num_samples": 1, "max_failures": 0})
+    killed: list[int] = []
+
+    def kill(trials: list[Trial]) -> None:
+        if trials and trials[0].round == 1 and not killed:
+            killed.append(int(trials[0].result["pid"]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    folder, (lost,) = run(wanted, connection, tmp_path, watch=kill)
+    assert (lost.status, lost.round) == ("interrupted", 1)
+    assert lost.error
+    _, (trial,) = run(wanted, connection, tmp_path)
+    assert (trial.status, trial.round, trial.error) == ("completed", 3, "")
+    rounds = [(row["round"], row["peer"]) for row in folder.read_table("rounds").to_pylist()]
+    assert rounds == [(round_, peer) for round_ in (1, 2, 3) for peer in (0, 1)]
 
 
 def test_trials_that_find_no_room_end_the_study_after_a_while_and_can_be_gone_on_with(

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from graftpop.errors import DataError
-from graftpop.learner.data.checks import one_line
+from graftpop.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,9 +10,8 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from graftpop.errors import DataError
+from graftpop.errors import DataError, one_line
 from graftpop.learner.data.cache import LOCK_LIMIT_S, locked
-from graftpop.learner.data.checks import one_line
 
 __all__ = ["download_archive"]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from graftpop.errors import DataError, closest
-from graftpop.learner.data.checks import check_inside, one_line
+from graftpop.errors import DataError, closest, one_line
+from graftpop.learner.data.checks import check_inside
 from graftpop.learner.data.decoding import decode_blocks, image_size
 from graftpop.learner.data.pages import largest_page
 from graftpop.learner.data.tables import Colour, Contents, Part, Source, root_folder, settle_parts
