@@ -53,8 +53,13 @@ GRAFTS_SCHEMA = pa.schema([
     ("alpha", pa.float64()),
     ("num_invalid_before", pa.int64()),
     ("num_invalid_after", pa.int64()),
+    ("staleness", pa.int64()),
 ])
-"""One row a trial, round, receiver and site; the donor is -1 where it is the mean of several peers."""
+"""One row a trial, round, receiver and site.
+
+The donor is -1 where it is the mean of several peers. `staleness` is how many rounds the snapshot is older than the
+receiver, below 0 where the donor was ahead; of several peers that of the oldest.
+"""
 
 MEASURES_SCHEMA = pa.schema([
     ("trial_id", pa.string()),

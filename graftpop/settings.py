@@ -66,6 +66,8 @@ class PopulationSettings(Section):
     num_peers: Count = 2
     topology: str = "ring"
     epochs_per_round: Count = 1
+    mode: Literal["wait_for_all", "no_wait"] = "wait_for_all"   # no_wait: a donor's newest snapshot, of whatever round
+    max_staleness: Annotated[int, Field(ge=0)] = 2   # no_wait: how many rounds it, or any peer, may be behind
     diversity: Literal["none", "learning_rate"] = "none"
     output: Literal["best_peer", "ensemble", "uniform_soup", "greedy_soup"] = "best_peer"  # whose test accuracy counts
     deadline_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10.0  # who needs more median rounds is lost
@@ -201,6 +203,21 @@ class Settings(Section):
         return self.training.epochs or DEFAULT_EPOCHS
 
     @property
+    def exchanges(self) -> bool:
+        """Whether peers graft from each other."""
+        return self.graft is not None and self.graft.scion == "external"
+
+    def exchanges_after(self, round: int) -> bool:
+        """Return whether they do so at the end of a round: after the burn-in, and not after the last."""
+        return (self.graft is not None and self.exchanges
+                and self.graft.burn_in_rounds < round < self.num_rounds)
+
+    def epochs_of_round(self, round: int) -> int:
+        """Return how many epochs a round has, from 1; the last may have fewer than the others."""
+        per_round = self.population.epochs_per_round
+        return min(per_round, self.num_epochs - (round - 1) * per_round)
+
+    @property
     def num_rounds(self) -> int:
-        """Rounds of the whole training; the last may be shorter than the others."""
+        """Rounds of the whole training."""
         return -(-self.num_epochs // self.population.epochs_per_round)

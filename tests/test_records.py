@@ -35,7 +35,7 @@ SITES = ("conv1", "conv2")
 ROUNDS = ["trial_id", "round", "epoch", "peer", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
           "num_invalid_filters", "mean_entropy_nats", "images_per_s", "train_images", "train_s", "exchange_s"]
 GRAFTS = ["trial_id", "round", "receiver", "donor", "site", "receiver_entropy_nats", "donor_entropy_nats", "alpha",
-          "num_invalid_before", "num_invalid_after"]
+          "num_invalid_before", "num_invalid_after", "staleness"]
 TRIALS = ["val_accuracy", "test_accuracy", "ensemble_test_accuracy", "num_peers", "epochs", "train_images", "wall_s",
           "parameters", "flops", "removed_filters", "parameters_left", "flops_left"]
 
@@ -59,6 +59,7 @@ def round_of(number: int, attempt: int = 0, *, is_last: bool = False) -> Round:
         "alpha": [float(attempt)] * len(rows),
         "num_invalid_before": [0] * len(rows),
         "num_invalid_after": [0] * len(rows),
+        "staleness": [0] * len(rows),
     }
     return Round(number, False, peers, grafts)
 

@@ -7,7 +7,7 @@ made; the population only holds references, and Ray moves the bytes from node to
 import re
 import time
 from collections.abc import Collection, Generator, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
@@ -24,7 +24,6 @@ from graftpop.settings import Settings
 __all__ = ["RayGroup"]
 
 GET_LIMIT_S = 300.0
-SECONDS_BETWEEN_STARTS = 1.0
 
 
 class PeerActor:
@@ -64,6 +63,17 @@ class PeerActor:
         self._place.come(address, place, num_places, limit_s)
 
 
+class Asked(NamedTuple):
+    """What a peer was asked for."""
+
+    peer: int
+    method: str
+    wanted: Wanted
+    handle: "ray.ObjectRef[Any] | None"  # of what is held
+    limit_s: float
+    deadline: float
+
+
 class RayGroup:
     """The peers of one trial; see `graftpop.population.Group`.
 
@@ -79,11 +89,12 @@ class RayGroup:
         self._remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
         self._settings, self._demand, self._placement_group, self._title = settings, demand, placement_group, title
         self._actors: dict[int, Any] = {}
+        self._started: dict[ray.ObjectRef[Any], Asked] = {}
         for peer in range(demand.num_peers):
-            self._start(peer)
+            self._start_process(peer)
         self._arrange_meetings()
 
-    def _start(self, peer: int) -> None:
+    def _start_process(self, peer: int) -> None:
         """Start a peer's process, in place of any that there was."""
         if peer in self._actors:
             ray.kill(self._actors[peer])
@@ -108,36 +119,51 @@ class RayGroup:
 
     def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
         """See `Group.run`. A handle is an object reference."""
-        deadline = time.monotonic() + limit_s
-        made: dict[ray.ObjectRef[Any], tuple[int, Any]] = {}  # what is waited for: whose it is, and the handle
-        for peer, arguments in calls.items():
-            actor, name = self._actors[peer], f"peer-{peer}.{method}"
-            if wanted == "held":
-                is_made, handle = actor.make.options(name=name, num_returns=2).remote(method, *arguments)
-                made[is_made] = peer, handle
-            else:
-                reference = actor.call.options(name=name).remote(method, *arguments)
-                made[reference] = peer, None
-        pending = list(made)
+        asked = dict(self._ask(peer, method, arguments, limit_s, wanted) for peer, arguments in calls.items())
         broken = []  # those that could not meet with another come after that other, the cause
-        while pending:
-            done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
-            for reference in done:
-                peer, handle = made[reference]
-                result = self._result(reference, peer, method)
-                if isinstance(result, MeetingBroken):
-                    broken.append((peer, result))
-                elif isinstance(result, PeerError) or wanted == "value":
-                    yield peer, result
-                else:
-                    yield peer, handle if wanted == "held" else self.put(result)
-            if not done:
-                for reference in pending:
-                    peer, _ = made[reference]
-                    yield peer, PeerLost(f"peer {peer}: did not finish '{method}' within {limit_s:g} s; see "
-                                         f"population.deadline_factor and population.round_limit_s")
-                break
+        while asked:
+            peer, result = self._next_of(asked)
+            if isinstance(result, MeetingBroken):
+                broken.append((peer, result))
+            else:
+                yield peer, result
         yield from broken
+
+    def start(self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, *,
+              wanted: Wanted = "value") -> None:
+        """See `Group.start`."""
+        reference, asked = self._ask(peer, method, arguments, limit_s, wanted)
+        self._started[reference] = asked
+
+    def finished(self) -> tuple[int, Any]:
+        """See `Group.finished`."""
+        return self._next_of(self._started)
+
+    def _ask(self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float,
+             wanted: Wanted) -> "tuple[ray.ObjectRef[Any], Asked]":
+        """Start a method on one peer; return by which reference its end is known, and what it is the end of."""
+        actor, name = self._actors[peer], f"peer-{peer}.{method}"
+        handle = None
+        if wanted == "held":
+            reference, handle = actor.make.options(name=name, num_returns=2).remote(method, *arguments)
+        else:
+            reference = actor.call.options(name=name).remote(method, *arguments)
+        return reference, Asked(peer, method, wanted, handle, limit_s, time.monotonic() + limit_s)
+
+    def _next_of(self, pending: "dict[ray.ObjectRef[Any], Asked]") -> tuple[int, Any]:
+        """Wait for what is done, or late, first; take it away and return the peer, and the result or the error."""
+        deadline = min(asked.deadline for asked in pending.values())
+        done, _ = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            late = next(reference for reference, asked in pending.items() if asked.deadline == deadline)
+            asked = pending.pop(late)
+            return asked.peer, PeerLost(f"peer {asked.peer}: did not finish '{asked.method}' within {asked.limit_s:g} "
+                                        f"s; see population.deadline_factor and population.round_limit_s")
+        asked = pending.pop(done[0])
+        result = self._result(done[0], asked.peer, asked.method)
+        if isinstance(result, PeerError) or asked.wanted == "value":
+            return asked.peer, result
+        return asked.peer, asked.handle if asked.wanted == "held" else self.put(result)
 
     def _result(self, reference: ray.ObjectRef[Any], peer: int, method: str) -> Any:
         try:
@@ -153,19 +179,11 @@ class RayGroup:
         except RayError as error:
             return PeerLost(f"peer {peer}: lost in '{method}': {_why(str(error))}")
 
-    def restart(self, peers: Collection[int], limit_s: float) -> list[int]:
+    def restart(self, peers: Collection[int]) -> None:
         """See `Group.restart`. Where the node of a peer is gone, Ray looks for room on others meanwhile."""
-        deadline = time.monotonic() + limit_s
-        absent = list(peers)
-        while absent and (left_s := deadline - time.monotonic()) > 0:
-            for peer in absent:
-                self._start(peer)
-            answers = dict(self.run("process_id", dict.fromkeys(absent, ()), left_s))
-            absent = [peer for peer in absent if isinstance(answers[peer], PeerError)]
-            if absent:
-                time.sleep(SECONDS_BETWEEN_STARTS)
+        for peer in peers:
+            self._start_process(peer)
         self._arrange_meetings()
-        return absent
 
     def dismiss(self, peers: Collection[int]) -> None:
         """See `Group.dismiss`."""

@@ -1,6 +1,6 @@
 """One population: rounds of training and exchange over a group of peers, some of which may be lost on the way.
 
-Knows neither Ray nor files. Imports go `population` -> `recovery` -> `group`, `deadlines`, `round`.
+Knows neither Ray nor files. Imports go `population` -> `recovery`, `own_pace` -> `roster` -> `group`, `round`.
 """
 
 from graftpop.population.group import Calls, Group, LocalGroup

@@ -4,6 +4,8 @@ A group is told which peers shall run which method and gives the results back as
 other (snapshots, class probabilities) is passed on as handles.
 """
 
+import math
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
@@ -38,8 +40,20 @@ class Group(Protocol):
         """
         ...
 
-    def restart(self, peers: Collection[int], limit_s: float) -> list[int]:
-        """Start some peers anew, as they were before they trained at all; return those that did not come in time."""
+    def start(self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, *,
+              wanted: Wanted = "value") -> None:
+        """Ask one peer for something and go on meanwhile; see `run` and `finished`. It is asked for one at a time."""
+        ...
+
+    def finished(self) -> tuple[int, Any]:
+        """Wait for whatever was started and is done, or late, first; return what `run` would yield of it.
+
+        Something has to have been started.
+        """
+        ...
+
+    def restart(self, peers: Collection[int]) -> None:
+        """Start some peers anew, as they were before they trained at all; what they are asked for waits for them."""
         ...
 
     def dismiss(self, peers: Collection[int]) -> None:
@@ -66,6 +80,7 @@ class LocalGroup:
     def __init__(self, make_peer: Callable[[int], object], num_peers: int) -> None:
         self._make_peer = make_peer
         self._peers = {peer: make_peer(peer) for peer in range(num_peers)}
+        self._started: deque[tuple[int, str, tuple[Any, ...], Wanted]] = deque()
 
     def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
         """See `Group.run`; there is nothing to wait for here, and a handle is the result itself."""
@@ -82,12 +97,21 @@ class LocalGroup:
                 yield peer, result
         yield from in_step(meetings)
 
-    def restart(self, peers: Collection[int], limit_s: float) -> list[int]:
-        """See `Group.restart`; here everyone comes."""
+    def start(self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, *,
+              wanted: Wanted = "value") -> None:
+        """See `Group.start`."""
         del limit_s
+        self._started.append((peer, method, arguments, wanted))
+
+    def finished(self) -> tuple[int, Any]:
+        """See `Group.finished`; here what was started first is done first."""
+        peer, method, arguments, wanted = self._started.popleft()
+        return next(iter(self.run(method, {peer: arguments}, math.inf, wanted=wanted)))
+
+    def restart(self, peers: Collection[int]) -> None:
+        """See `Group.restart`."""
         for peer in peers:
             self._peers[peer] = self._make_peer(peer)
-        return []
 
     def dismiss(self, peers: Collection[int]) -> None:
         """See `Group.dismiss`."""

@@ -14,7 +14,9 @@ from graftpop.errors import PeerDiverged, PeerError
 from graftpop.population.deadlines import Deadlines
 from graftpop.population.donors import donors_among, reseeding_donor
 from graftpop.population.group import Group
+from graftpop.population.own_pace import OwnPace
 from graftpop.population.recovery import Made, PeersLeft, Recovery
+from graftpop.population.roster import Roster
 from graftpop.population.round import Event, Round, Row
 from graftpop.settings import Settings
 
@@ -45,19 +47,21 @@ class Population:
         self._group, self._settings, self._tell = group, settings, tell
         self._deadlines = Deadlines(settings.population)
         meets = settings.mutual is not None and settings.mutual.exchange == "logits"
-        self._recovery = Recovery(group, settings.population, self._deadlines, together=meets, tell=tell)
+        self._roster = Roster(group, settings.population, tell)
+        self._recovery = Recovery(group, self._roster, self._deadlines, together=meets)
+        self._own_pace: OwnPace | None = None
         self._states: dict[int, Any] = {}
         self._teachers: tuple[Any, ...] = ()
 
     @property
     def peers(self) -> list[int]:
         """Who takes part."""
-        return self._recovery.peers
+        return self._roster.peers
 
     @property
     def num_restarts(self) -> dict[int, int]:
         """How often each peer was replaced, of those that were."""
-        return dict(self._recovery.num_restarts)
+        return dict(self._roster.num_restarts)
 
     def step(self) -> Round:
         """Train every peer for a round, then let each receive from its donors.
@@ -66,12 +70,15 @@ class Population:
             PeerError: a peer failed, or was lost more often than it may be.
             PopulationLost: too few peers are left.
         """
-        start = time.monotonic()
         self._recovery.round = self.round + 1
         self.prepare()
-        done = self._undisturbed(self._round)
+        if self._settings.population.mode == "no_wait":
+            done = self._round_at_own_pace()
+        else:
+            start = time.monotonic()
+            done = self._undisturbed(self._round)
+            self._deadlines.add(time.monotonic() - start)
         self.round = done.round
-        self._deadlines.add(time.monotonic() - start)
         return done
 
     def _undisturbed(self, act: Callable[[], T]) -> T:
@@ -108,12 +115,12 @@ class Population:
             snapshots = self._publish(self.peers)
             self._recovery.call("learn_from", {peer: tuple(snapshots[other] for other in self.peers if other != peer)
                                                for peer in self.peers})
-        per_round = settings.population.epochs_per_round
-        num_epochs = min(per_round, settings.num_epochs - self.round * per_round)
+        num_epochs = settings.epochs_of_round(number)
         trained = self._call_all("train", num_epochs)
         rows: dict[int, Row] = {peer: row for peer, row in trained.items() if not isinstance(row, PeerDiverged)}
         done = Round(number, number == settings.num_rounds, list(rows.values()))
-        grafts, compares = self._grafts(done), settings.measures.pairs and len(rows) > 1
+        grafts = settings.exchanges_after(number) and len(rows) > 1
+        compares = settings.measures.pairs and len(rows) > 1
         start = time.perf_counter()
         # all snapshots are taken before any receiver changes, and only of those whose weights are finite
         snapshots = self._publish(rows) if grafts or compares or len(rows) < len(trained) else {}
@@ -126,30 +133,32 @@ class Population:
                 for place, peer in enumerate(list(rows)[:-1])})
             done.measures.extend(row for found in pairs.values() for row in found)
         self._reseed(done, {peer: error for peer, error in trained.items() if peer not in rows}, snapshots, num_epochs)
-        own_measures = [{"peer": row["peer"], "other": None, "measure": measure, "value": value}
-                        for row in done.peers for measure, value in row.pop("measures")]
-        done.measures[:0] = own_measures
-        for row in (*done.peers, *done.measures):
-            row["round"] = number
         for row in done.peers:
             row["exchange_s"] = exchange_s
+        done.complete()
         self._commit()
         return done
 
-    def _grafts(self, done: Round) -> bool:
-        """Return whether there is an exchange at the end of a round."""
-        graft = self._settings.graft
-        return (graft is not None and graft.scion == "external" and not done.is_last
-                and done.round > graft.burn_in_rounds and len(done.peers) > 1)
+    def _round_at_own_pace(self) -> Round:
+        number = self.round + 1
+        if self._own_pace is None:
+            self._own_pace = OwnPace(self._group, self._roster, self._deadlines, self._settings, self._states,
+                                     self.round, self._teachers, self._tell)
+        left = self._own_pace.step(number)
+        done = Round(number, number == self._settings.num_rounds, [one.row for one in left.values()])
+        done.add_grafts(one.grafts for one in left.values())
+        done.complete()
+        self._states = {peer: one.state for peer, one in left.items()}
+        if done.is_last:
+            self._recovery.commit(self._base())
+        return done
 
     def _graft(self, done: Round, snapshots: Mapping[int, Made]) -> None:
         rng = random.Random(f"{self._settings.seed}/donors/{done.round}")
         donors = donors_among(list(snapshots), self._settings.population.topology, done.best_peer, rng)
         calls = {receiver: tuple(snapshots[donor] for donor in given) for receiver, given in donors.items()}
         by_receiver = self._recovery.call("graft", calls)
-        for column in next(iter(by_receiver.values())):
-            done.grafts[column] = [value for columns in by_receiver.values() for value in columns[column]]
-        done.grafts["round"] = [done.round] * len(done.grafts["site"])
+        done.add_grafts({**columns, "staleness": [0] * len(columns["site"])} for columns in by_receiver.values())
 
     def _reseed(self, done: Round, diverged: Mapping[int, PeerError], snapshots: Mapping[int, Made],
                 num_epochs: int) -> None:
@@ -158,9 +167,9 @@ class Population:
         Raises:
             PeerError: there is nobody to take them from, or weights are not exchanged in this population.
         """
-        graft, topology = self._settings.graft, self._settings.population.topology
+        topology = self._settings.population.topology
         for peer, error in diverged.items():
-            if graft is None or graft.scion != "external" or not snapshots:
+            if not self._settings.exchanges or not snapshots:
                 raise error
             donor = reseeding_donor(peer, list(snapshots), topology, done.best_peer)
             row = self._recovery.call("reseed", {peer: (snapshots[donor], num_epochs)})[peer]
@@ -254,8 +263,8 @@ class Population:
             num_restarts: how often each peer was replaced until then.
         """
         self._recovery.round = self.round = round
-        self._recovery.num_restarts.update(num_restarts)
-        self._recovery.dismiss([peer for peer in self.peers if peer not in states])
+        self._roster.num_restarts.update(num_restarts)
+        self._roster.dismiss([peer for peer in self.peers if peer not in states])
         self._states = {peer: self._group.put(state) for peer, state in states.items()}
         self._teachers = (self._group.put(dict(teachers)),) if teachers else ()
         self._undisturbed(lambda: self._recovery.commit(self._base(), done=False))

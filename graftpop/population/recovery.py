@@ -5,17 +5,14 @@ is started anew, given its state of the last round, and asked the same again, un
 it then holds is what was lost, to the bit.
 """
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from graftpop.errors import HandleLost, MeetingBroken, PeerDiverged, PeerError, PeerLost, PopulationLost
 from graftpop.population.deadlines import Deadlines
 from graftpop.population.group import Calls, Group, Wanted
-from graftpop.population.round import Event
-from graftpop.settings import PopulationSettings
+from graftpop.population.roster import Roster
 
 __all__ = ["Made", "PeersLeft", "Recovery"]
 
@@ -55,27 +52,19 @@ class Recovery:
 
     Args:
         group: the peers as they are.
-        settings: how often, and how long, a lost peer is waited for.
-        deadlines: how long the others are.
+        roster: who takes part.
+        deadlines: how long the others are waited for.
         together: whether peers meet within a call, so that who has lost one begins the round again too.
-        tell: called with what happens.
 
     Attributes:
-        peers: who takes part.
         round: that events are told with.
-        num_restarts: by peer, how often it was started anew.
     """
 
-    def __init__(self, group: Group, settings: PopulationSettings, deadlines: Deadlines, *, together: bool,
-                 tell: Callable[[Event], None]) -> None:
-        self.peers = list(range(settings.num_peers))
+    def __init__(self, group: Group, roster: Roster, deadlines: Deadlines, *, together: bool) -> None:
         self.round = 0
-        self.num_restarts: Counter[int] = Counter()
-        self._group, self._settings, self._deadlines = group, settings, deadlines
-        self._together, self._tell = together, tell
+        self._group, self._roster, self._deadlines, self._together = group, roster, deadlines, together
         self._base: list[Phase] = []      # brings a new peer to where the last round ended
         self._journal: list[Phase] = []   # and these to where it is now
-        self._away: dict[int, float] = {}
 
     def call(self, method: str, calls: Calls, *, wanted: Wanted = "value", num_rounds: int = 1) -> dict[int, Any]:
         """Return the results of all calls by peer, or what stands for their handles; see `Group.run`.
@@ -113,13 +102,7 @@ class Recovery:
         for phase in self._base:
             phase.outcomes.clear()
         if not self._base:
-            self._group.restart(self.peers, self._settings.replace_limit_s)
-
-    def dismiss(self, peers: Iterable[int]) -> None:
-        """Go on without some peers."""
-        gone = set(peers)
-        self.peers = [peer for peer in self.peers if peer not in gone]
-        self._group.dismiss(gone)
+            self._group.restart(self._roster.peers)
 
     def _catch_up(self) -> None:
         """Ask of every peer what it was not yet asked, in order."""
@@ -130,14 +113,13 @@ class Recovery:
             if failures:
                 self._replace(self._who_is_lost(failures, phases[number]), phases)
             number = 0 if failures else number + 1
-        for peer, since in self._away.items():
-            self._tell(Event(self.round, peer, "replaced", "", time.monotonic() - since))
-        self._away.clear()
+        for peer in filter(self._roster.is_away, self._roster.peers):
+            self._roster.is_back(peer, self.round)
 
     def _run(self, phase: Phase) -> dict[int, PeerError]:
         """Run a phase with those that have not been through it; return who could not, and why."""
         calls = {peer: _resolved(arguments) for peer, arguments in phase.calls.items()
-                 if peer in self.peers and peer not in phase.outcomes}
+                 if peer in self._roster.peers and peer not in phase.outcomes}
         failures: dict[int, PeerError] = {}
         limit_s = phase.num_rounds * self._deadlines.limit_s
         for peer, outcome in self._group.run(phase.method, calls, limit_s, wanted=phase.wanted):
@@ -167,31 +149,13 @@ class Recovery:
     def _replace(self, lost: Mapping[int, PeerError], phases: list[Phase]) -> None:
         """Start lost peers anew, and let them, and whoever has to begin again with them, have done nothing yet."""
         for peer, error in lost.items():
-            self._away.setdefault(peer, time.monotonic())
-            self._tell(Event(self.round, peer, "lost", str(error)))
-            self.num_restarts[peer] += 1
-            most = self._settings.max_peer_restarts
-            if self.num_restarts[peer] > most:
-                raise PeerError(f"{error} (replaced {most} times before, as many as population.max_peer_restarts "
-                                f"allows)")
+            self._roster.lose(peer, error, self.round)
         for phase in phases:
-            for peer in self.peers if self._together else lost:
+            for peer in self._roster.peers if self._together else lost:
                 phase.outcomes.pop(peer, None)
-        if absent := self._group.restart(list(lost), self._settings.replace_limit_s):
-            self._go_on_without(absent)
-
-    def _go_on_without(self, absent: list[int]) -> None:
-        left = len(self.peers) - len(absent)
-        fewest = self._settings.min_peers or self._settings.num_peers
-        who = f"peer{'s' * (len(absent) > 1)} {', '.join(map(str, absent))}"
-        cause = f"{who}: found no room on the cluster within {self._settings.replace_limit_s:g} s"
-        if left < fewest:
-            raise PopulationLost(f"{cause}; a population of {left} is less than population.min_peers allows ({fewest})")
-        self.dismiss(absent)
-        for peer in absent:
-            self._away.pop(peer, None)
-            self._tell(Event(self.round, peer, "left", cause))
-        raise PeersLeft
+        if absent := self._roster.start_anew(lost):
+            self._roster.leave(absent, self.round)
+            raise PeersLeft
 
 
 def _resolved(arguments: tuple[Any, ...]) -> tuple[Any, ...]:

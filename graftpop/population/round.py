@@ -1,5 +1,6 @@
 """What a round leaves, and what happened in it that should not have."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -38,6 +39,21 @@ class Round:
     peers: list[Row]
     grafts: dict[str, list[Any]] = field(default_factory=dict)
     measures: list[Row] = field(default_factory=list)
+
+    def add_grafts(self, by_receiver: Iterable[Mapping[str, list[Any]]]) -> None:
+        """Add the columns of what some receivers took, one receiver after the other."""
+        for columns in by_receiver:
+            for column, values in columns.items():
+                self.grafts.setdefault(column, []).extend(values)
+
+    def complete(self) -> None:
+        """Write the round's number into all rows, and make rows of what each peer measured of itself."""
+        self.measures[:0] = [{"peer": row["peer"], "other": None, "measure": measure, "value": value}
+                             for row in self.peers for measure, value in row.pop("measures")]
+        for row in (*self.peers, *self.measures):
+            row["round"] = self.round
+        if self.grafts:
+            self.grafts["round"] = [self.round] * len(self.grafts["site"])
 
     @property
     def best_peer(self) -> int:

@@ -12,7 +12,7 @@ from graftpop.settings import Settings
 from graftpop.space.domains import Domain
 from graftpop.space.messages import Origin
 
-__all__ = ["UNDER_PBT", "check_curve", "check_names", "check_rules", "check_search"]
+__all__ = ["UNDER_PBT", "check_effect", "check_names", "check_rules", "check_search"]
 
 UNDER_PBT = ("graft.A", "graft.c", "graft.alpha", "training.lr")
 """What population based training may change while a population runs: it leaves weights and peers as they are."""
@@ -51,6 +51,8 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
                          f"{population.epochs_per_round}")
     if population.min_peers is not None:
         _check_min_peers(settings, population.min_peers, origin)
+    if population.mode == "no_wait":
+        _check_no_wait(settings, origin)
     gpus = settings.resources.gpus_per_peer
     if gpus != "auto" and gpus > 1 and gpus % 1:
         raise SpaceError(f"{origin('resources.gpus_per_peer')}: above 1 must be a whole number, got {gpus}; choose "
@@ -58,6 +60,13 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
     if data.name in ("parquet", "folder") and data.root is None:
         raise SpaceError(f"{origin('data.root')}: data set '{data.name}' needs the folder it lies in, got null; set "
                          f"data.root")
+
+
+def _check_no_wait(settings: Settings, origin: Origin) -> None:
+    needing_all = {"mutual": settings.mutual is not None, "measures.pairs": settings.measures.pairs}
+    for key in (key for key, is_set in needing_all.items() if is_set):
+        raise SpaceError(f"{origin('population.mode')}: {key} needs all peers after the same round, got no_wait; set "
+                         f"population.mode: wait_for_all, or leave {key} out")
 
 
 def _check_min_peers(settings: Settings, min_peers: int, origin: Origin) -> None:
@@ -146,18 +155,20 @@ def _check_pbt(settings: Settings, domains: Mapping[str, Domain], origin: Origin
                          f"{', '.join(UNDER_PBT)}")
 
 
-def check_curve(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:
-    """Check that searched keys of alpha's curve make a difference in some trials.
+def check_effect(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:
+    """Check that searched keys make a difference in some trials.
 
     Raises:
         SpaceError: one does not.
     """
-    if settings.graft is None:
-        return
-    for name, wanted, fixed, otherwise in (
-            ("graft.alpha", "adaptive", settings.graft.alpha, "a number"),
-            ("graft.scion", "external", settings.graft.scion, "internal or noise")):
-        for key in ("graft.A", "graft.c"):
+    graft, curve = settings.graft, ("graft.A", "graft.c")
+    rules: list[tuple[tuple[str, ...], str, str, object, str]] = [
+        (("population.max_staleness",), "population.mode", "no_wait", settings.population.mode, "wait_for_all")]
+    if graft is not None:
+        rules += [(curve, "graft.alpha", "adaptive", graft.alpha, "a number"),
+                  (curve, "graft.scion", "external", graft.scion, "internal or noise")]
+    for keys, name, wanted, fixed, otherwise in rules:
+        for key in keys:
             if key in domains and wanted not in (domains[name].corners if name in domains else (fixed,)):
                 raise SpaceError(f"{origin(key)}: has no effect where {name} is {otherwise}, got {domains[key]}; set "
                                  f"{name}: {wanted}, or do not search it")

@@ -18,7 +18,7 @@ from graftpop.space.corners import combinations, corner_samples
 from graftpop.space.domains import Domain, is_domain, read_domain
 from graftpop.space.messages import Origin, Origins, VariantOrigins, describe
 from graftpop.space.method_rules import check_methods
-from graftpop.space.rules import check_curve, check_names, check_rules, check_search
+from graftpop.space.rules import check_effect, check_names, check_rules, check_search
 from graftpop.space.tree import (
     MAX_CHARS,
     STUDY_KEYS,
@@ -184,7 +184,7 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
         _check(space, sample, of_variant.get(sample.get("variant", ""), origin))
     check_search(space.settle(), domains, origin, is_comparison=is_comparison)
     for sample in combinations({"variant": tuple(variants)} if variants else {}):
-        check_curve(space.settle(sample), domains, of_variant.get(sample.get("variant", ""), origin))
+        check_effect(space.settle(sample), domains, of_variant.get(sample.get("variant", ""), origin))
     return space
 
 

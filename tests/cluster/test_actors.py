@@ -18,6 +18,7 @@ from graftpop.cluster.resources import demand_of
 from graftpop.errors import HandleLost, MeetingBroken, PeerLost
 from graftpop.peer import Peer
 from graftpop.population import Event, LocalGroup, Population
+from graftpop.population.roster import Roster
 from graftpop.settings import Settings
 from graftpop.space import parse_space
 
@@ -34,15 +35,18 @@ METHODS: dict[str, dict[str, Any]] = {
         "graft": {"criterion": "l1"}, "population": {"topology": "all", "output": "greedy_soup"},
         "measures": {"pairs": True}},
 }
+AT_OWN_PACE = "grafting without waiting"
+METHODS_AT_OWN_PACE = {AT_OWN_PACE: {"graft": {}, "training": {"epochs": 8},
+                                     "population": {"mode": "no_wait", "max_staleness": 2}}}
 
 
 def settings(method: str = "grafting") -> Settings:
-    tree = METHODS[method]
+    tree = (METHODS | METHODS_AT_OWN_PACE)[method]
     return parse_space({
         "data": {"name": "digits"},
         "model": {"name": "resnet8"},
-        "training": {"epochs": 3, "batch_size": 128, "lr": 0.05},
         **tree,
+        "training": {"epochs": 3, "batch_size": 128, "lr": 0.05, **tree.get("training", {})},
         "population": {"num_peers": NUM_PEERS, "diversity": "learning_rate", **tree.get("population", {})},
     }).settle()
 
@@ -126,6 +130,27 @@ def test_a_population_of_which_peers_are_killed_ends_with_the_bits_of_one_left_a
         assert all(tensor.equal(expected_tensors[name]) for name, tensor in tensors.items()), f"peer {peer}"
 
 
+@pytest.mark.parametrize("group", [AT_OWN_PACE], indirect=True)
+def test_peers_that_do_not_wait_go_on_beside_one_that_is_slow_and_one_that_is_lost(group: RayGroup) -> None:
+    chosen = settings(AT_OWN_PACE)
+    events: list[Event] = []
+    population = Population(group, chosen, events.append)
+    rounds = [population.step()]
+    pids = pids_of(group)
+    os.kill(pids[2], signal.SIGSTOP)
+    threading.Timer(6.0, os.kill, (pids[2], signal.SIGCONT)).start()
+    rounds += [population.step() for _ in range(3)]
+    os.kill(pids[1], signal.SIGKILL)
+    rounds += [population.step() for _ in range(4)]
+    assert [[row["peer"] for row in done.peers] for done in rounds] == [[0, 1, 2]] * 8
+    assert all({row["epoch"] for row in done.peers} == {done.round} for done in rounds)
+    staleness = [stale for done in rounds[:-1] for stale in done.grafts["staleness"]]
+    assert max(staleness) == 2  # peer 0 while peer 2, its donor, was stopped
+    assert min(staleness) < 0
+    assert [(event.peer, event.event) for event in events] == [(1, "lost"), (1, "replaced")]
+    assert 0.5 < population.finish(rounds[-1])["test_accuracy"] <= 1
+
+
 def test_a_peer_that_hangs_is_replaced_at_the_deadline(group: RayGroup) -> None:
     chosen = settings()
     patient = chosen.population.model_copy(update={"round_limit_s": 8.0})
@@ -165,10 +190,15 @@ def test_what_is_put_or_kept_can_be_had_again_without_the_peer(group: RayGroup) 
     os.kill(pids_of(group)[0], signal.SIGKILL)
     tensors = tensors_from_bytes(group.get(saved[0]))
     assert int(tensors["epoch"]) == 0
-    assert group.restart([0], limit_s=60) == []
+    group.restart([0])
     assert dict(group.run("load", {0: (saved[0],)}, limit_s=120)) == {0: None}
 
 
-def test_there_is_room_for_a_peer_within_the_limit_or_it_is_told_absent(group: RayGroup) -> None:
-    assert group.restart([1], limit_s=0.01) == [1]
-    assert group.restart([1], limit_s=60) == []
+@pytest.mark.parametrize(("limit_s", "absent"), [(0.01, [1]), (60.0, [])])
+def test_there_is_room_for_a_peer_within_the_limit_or_it_is_told_absent(
+    group: RayGroup, limit_s: float, absent: list[int],
+) -> None:
+    population = settings().population.model_copy(update={"replace_limit_s": limit_s})
+    roster = Roster(group, population, lambda event: None)
+    roster.lose(1, PeerLost("peer 1: is lost"), 1)
+    assert roster.start_anew([1]) == absent

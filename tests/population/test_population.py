@@ -24,7 +24,7 @@ from graftpop.settings import Settings
 ROUND_COLUMNS = {"round", "epoch", "peer", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
                  "num_invalid_filters", "mean_entropy_nats", "images_per_s", "train_images", "train_s", "exchange_s"}
 GRAFT_COLUMNS = {"round", "receiver", "donor", "site", "receiver_entropy_nats", "donor_entropy_nats", "alpha",
-                 "num_invalid_before", "num_invalid_after"}
+                 "num_invalid_before", "num_invalid_after", "staleness"}
 
 States = dict[int, dict[str, Tensor]]
 

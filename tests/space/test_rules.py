@@ -202,6 +202,25 @@ def test_a_population_can_only_go_on_with_some_of_its_peers(text: str, reason: s
     assert refusal(text) == reason
 
 
+@pytest.mark.parametrize(("text", "reason"), [
+    ("mutual: {exchange: snapshots}\npopulation: {mode: no_wait}",
+     "population.mode: mutual needs all peers after the same round, got no_wait; set population.mode: wait_for_all, or "
+     "leave mutual out"),
+    ("measures: {pairs: true}\npopulation: {mode: {choice: [wait_for_all, no_wait]}}",
+     "population.mode: measures.pairs needs all peers after the same round, got no_wait; set population.mode: "
+     "wait_for_all, or leave measures.pairs out"),
+    ("population: {max_staleness: {choice: [1, 2]}}",
+     "population.max_staleness: has no effect where population.mode is wait_for_all, got {choice: [1, 2]}; set "
+     "population.mode: no_wait, or do not search it"),
+])
+def test_who_does_not_wait_meets_nobody_after_the_same_round(text: str, reason: str) -> None:
+    assert refusal(text) == reason
+
+
+def test_how_long_to_wait_may_be_searched() -> None:
+    assert accepted("population: {mode: {choice: [wait_for_all, no_wait]}, max_staleness: {choice: [0, 4]}}\ngraft: {}")
+
+
 @pytest.mark.parametrize("text", [
     "population: {num_peers: 3, min_peers: 2}", "population: {num_peers: 3, min_peers: 3}\nmutual: {}",
     "population: {num_peers: 3, min_peers: 1}\nmutual: {exchange: snapshots}",

@@ -64,6 +64,9 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         "learning_rat": "got 'learning_rat'; did you mean 'learning_rate'?"}),
     "population.output": (["best_peer", "ensemble", "uniform_soup", "greedy_soup"], {
         "best": "must be 'best_peer', 'ensemble', 'uniform_soup' or 'greedy_soup', got 'best'"}),
+    "population.mode": (["wait_for_all", "no_wait"], {
+        "nowait": "must be 'wait_for_all' or 'no_wait', got 'nowait'"}),
+    "population.max_staleness": ([0, 2, 100], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
     "population.deadline_factor": ([1.1, 1000], {1: "must be greater than 1, got 1", math.inf: "must be a finite"}),
     "population.max_peer_restarts": ([0, 100], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
     "population.replace_limit_s": ([0.1, 10**6], {0: "must be greater than 0, got 0", math.inf: "must be a finite"}),
