@@ -1,7 +1,11 @@
-"""Kill peers, trials and drivers of small studies at random moments, and compare with a study that was left alone.
+"""Kill peers, trials, drivers and nodes of small studies at random moments, and compare with one that was left alone.
 
     python benchmarks/chaos.py                     20 kills
     python benchmarks/chaos.py --kills 100 --seed 3
+
+Every second study runs on a cluster of three nodes, each with namespaces of its own; any of them but the head may die,
+and another comes in its place. The rest run on this machine, as all do where it does not permit namespaces: then no
+node dies.
 
 A grid study must end with the same trials, every row of its records once, and equal weights to the bit; one with
 Optuna and ASHA, whose trials depend on timing, with every trial over once and its records complete. Prints a line a
@@ -10,27 +14,24 @@ kill, and at the end one JSON line.
 
 import argparse
 import json
-import os
 import random
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
+from nodes import SEEN_DEAD_SOON
+from studies import KINDS, KINDS_ON_NODES, Study, has_namespaces, rounds_done, started
 
-ROOT = Path(__file__).resolve().parents[1]
-LIMIT_S = 600.0
+LIMIT_S = 900.0
+REFUSED = 2
+REFUSAL_LIMIT_S = 120.0
 TIMED = {"images_per_s", "train_s", "exchange_s"}
-KINDS = ("peer", "trial", "driver")
+CPUS = (0, 1, 1)  # the trial that runs needs both nodes that can die, so that each death hits it
 
 NUM_ROUNDS = 24
 COMMON = f"""
@@ -45,103 +46,48 @@ SPACES = {
     "optuna": COMMON + "graft: {A: {uniform: [0.0, 1.0]}, c: {loguniform: [1, 500]}}\n"
                        "tune: {search: optuna, scheduler: asha, num_samples: 4, max_failures: 1000}\n",
 }
-
-
-class Study:
-    """One study as a user runs it, from the command line, through as many drivers as it takes."""
-
-    def __init__(self, space: str, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        (folder / "space.yaml").write_text(space)
-        self.run = folder / "run"
-        self._first = ["--space", str(folder / "space.yaml"), "--out", str(self.run)]
-        self.driver = self._start(self._first)
-
-    def _start(self, options: list[str]) -> "subprocess.Popen[bytes]":
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        with (self.run.parent / "log").open("ab") as log:
-            return subprocess.Popen([sys.executable, "-m", "graftpop.tune", *options], cwd=self.run.parent,
-                                    env=environment, stdout=log, stderr=subprocess.STDOUT)
-
-    def resume(self) -> None:
-        """Go on with the run, or begin it where the driver was killed before there was one."""
-        is_run = all((self.run / name).exists() for name in ("space.yaml", "run.json", "tune"))
-        if not is_run:
-            subprocess.run(["rm", "-rf", str(self.run)], check=True)
-        self.driver = self._start(["--resume", str(self.run)] if is_run else self._first)
-
-    def processes(self, kind: str) -> list[psutil.Process]:
-        """Return the processes of a kind that there are now."""
-        if kind == "driver":
-            return [psutil.Process(self.driver.pid)]
-        found = []
-        for process in psutil.Process(self.driver.pid).children(recursive=True):
-            try:
-                title = " ".join(process.cmdline())
-            except psutil.Error:
-                continue
-            is_peer = title.startswith(("ray::peer-", "ray::PeerActor"))
-            is_trial = title.startswith(("ray::population", "ray::PopulationTrainable", "ray::ImplicitFunc"))
-            if is_peer if kind == "peer" else is_trial:
-                found.append(process)
-        return found
-
-    def log(self) -> str:
-        return (self.run.parent / "log").read_text(errors="replace")
+NUM_TRIALS = {"grid": 2, "optuna": 4}
 
 
 def disturb(study: Study, rng: random.Random, num_kills: int, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Kill processes of a study until it has ended; yield what was killed when, and how long the next round took."""
+    """Kill what belongs to a study until it has ended; yield what was killed, and after how many rounds."""
     deadline = time.monotonic() + LIMIT_S
-    done = 0
-    while study.driver.poll() is None:
+    done, node_killed_at = 0, -REFUSAL_LIMIT_S
+    due: list[str] = []  # each kind comes as often as any other, in random order
+    while True:
+        if study.driver.poll() is not None:
+            # a driver that starts while a node dies says so and ends; whoever started it starts it again
+            if study.driver.returncode != REFUSED or time.monotonic() - node_killed_at > REFUSAL_LIMIT_S:
+                return
+            print(f"  refused: {study.log().splitlines()[-1]}", flush=True)
+            study.resume()
         if time.monotonic() > deadline:
-            raise AssertionError(f"{study.run}: not over within {LIMIT_S:g} s, {done} kills:\n{study.log()[-3000:]}")
+            raise AssertionError(f"{study.run}: not over within {LIMIT_S:g} s, {done} kills:\n{study.log()}")
         if done == num_kills:
             time.sleep(0.1)
             continue
-        kind = rng.choice(kinds)
+        due = due or rng.sample(kinds, len(kinds))
         if rng.random() < 0.8:  # somewhere in the next rounds, else anywhere, the start of everything included
-            wanted = rounds_done(study.run) + rng.randint(1, 6)
-            while rounds_done(study.run) < wanted and study.driver.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.02)
+            study.wait_for_rounds(rounds_done(study.run) + rng.randint(1, 6), deadline - time.monotonic())
             time.sleep(rng.uniform(0.0, 0.5))
         else:
             time.sleep(rng.uniform(0.0, 15.0))
-        if study.driver.poll() is not None or not (victims := study.processes(kind)):
+        if study.driver.poll() is not None or not (victim := study.kill(due[-1], rng)):
             continue
-        victim = rng.choice(sorted(victims, key=lambda process: process.pid))
-        victim.send_signal(signal.SIGKILL)
+        kind = due.pop()
         done += 1
-        yield {"kind": kind, "pid": victim.pid, "round": rounds_done(study.run)}
+        yield {"kind": kind, "victim": victim, "round": rounds_done(study.run)}
         if kind == "driver":
             study.driver.wait()
             study.resume()
+        if kind == "node":
+            node_killed_at = time.monotonic()
+            study.add_node()
 
 
-@contextmanager
-def started(space: str, folder: Path) -> Iterator[Study]:
-    """Start a study, and end what is left of it at the end of the block."""
-    study = Study(space, folder)
-    try:
-        yield study
-    finally:
-        study.driver.kill()
-        study.driver.wait()
-
-
-def rounds_done(run: Path) -> int:
-    """Return how many rounds the trials have recorded together."""
-    total = 0
-    for path in (run / "tune" / "records").glob("*.rounds.parquet"):
-        with path.open("rb") as file:  # by one open file: the path may get a newer one meanwhile
-            total += len(set(pq.read_table(file)["round"].to_pylist()))
-    return total
-
-
-def check_ended_well(study: Study, num_trials: int) -> list[dict[str, Any]]:
-    """Check that every trial is over once and its records are whole; return the table of trials."""
-    assert study.driver.returncode == 0, f"ended with {study.driver.returncode}:\n{study.log()[-3000:]}"
+def check_ended_well(study: Study, num_trials: int) -> None:
+    """Check that every trial is over once and its records are whole."""
+    assert study.driver.returncode == 0, f"{study.run}: ended with {study.driver.returncode}:\n{study.log()}"
     trials = pq.read_table(study.run / "trials.parquet").to_pylist()
     assert [row["trial_id"] for row in trials] == [f"{number:05}" for number in range(num_trials)], trials
     rounds = pq.read_table(study.run / "rounds.parquet").to_pylist()
@@ -151,7 +97,6 @@ def check_ended_well(study: Study, num_trials: int) -> list[dict[str, Any]]:
         assert own == [(round_, peer) for round_ in range(1, len(own) // 2 + 1) for peer in (0, 1)], own
         assert (len(own) == 2 * NUM_ROUNDS) == (trial["status"] == "completed"), trial
     assert sum(row["trial_id"] in {trial["trial_id"] for trial in trials} for row in rounds) == len(rounds)
-    return trials
 
 
 def check_equal(study: Study, calm: Study) -> None:
@@ -170,37 +115,55 @@ def check_equal(study: Study, calm: Study) -> None:
 
 
 def chaos(folder: Path, num_kills: int, seed: int, *, per_study: int = 5,
-          kinds: tuple[str, ...] = KINDS) -> dict[str, Any]:
-    """Run studies until enough was killed, and return the figures; an AssertionError names what was lost."""
+          kinds: tuple[str, ...] = KINDS_ON_NODES) -> dict[str, Any]:
+    """Run studies until enough was killed, and return the figures; an AssertionError names what was lost.
+
+    Args:
+        folder: that the runs lie in.
+        num_kills: of all studies together.
+        seed: of what is killed when; what it hits depends on timing too.
+        per_study: most kills of one study.
+        kinds: what may be killed; nodes only where the machine permits namespaces.
+    """
     rng = random.Random(seed)
     print(f"seed {seed}", flush=True)
-    with started(SPACES["grid"], folder / "calm") as calm:
-        list(disturb(calm, rng, 0, kinds))
-        check_ended_well(calm, 2)
+    has_nodes = "node" in kinds and has_namespaces()
+    if "node" in kinds and not has_nodes:
+        print("no node will die: network namespaces are not permitted here, or `unshare` is not installed", flush=True)
     kills: list[dict[str, Any]] = []
     events: Counter[str] = Counter()
-    recoveries_s: list[float] = []
+    back_s: list[float] = []
     number = 0
+    start = time.monotonic()
+    with started(SPACES["grid"], folder / "calm") as calm:
+        list(disturb(calm, rng, 0, KINDS))
+        check_ended_well(calm, NUM_TRIALS["grid"])
     while len(kills) < num_kills:
         search = "optuna" if number % 3 == 2 else "grid"
-        with started(SPACES[search], folder / f"{number}-{search}") as study:
-            for kill in disturb(study, rng, min(per_study, num_kills - len(kills)), kinds):
-                kills.append(kill | {"study": number, "search": search})
+        on_nodes = has_nodes and number % 2 == 0
+        where = f"{search}, {len(CPUS)} nodes" if on_nodes else search
+        with started(SPACES[search], folder / f"{number}-{search}", *CPUS * on_nodes,
+                     environment=SEEN_DEAD_SOON) as study:
+            wanted = [kind for kind in kinds if on_nodes or kind != "node"]
+            for kill in disturb(study, rng, min(per_study, num_kills - len(kills)), tuple(wanted)):
+                kills.append(kill)
                 print(f"kill {len(kills):3} of {num_kills}: {kill['kind']:6} after {kill['round']:2} rounds of study "
-                      f"{number} ({search})", flush=True)
-            check_ended_well(study, 2 if search == "grid" else 4)
+                      f"{number} ({where}), {kill['victim']}", flush=True)
+            check_ended_well(study, NUM_TRIALS[search])
         if search == "grid":
             check_equal(study, calm)
         for event in pq.read_table(study.run / "events.parquet").to_pylist():
             events[event["event"]] += 1
             if event["event"] == "replaced":
-                recoveries_s.append(event["took_s"])
+                back_s.append(event["took_s"])
         number += 1
-    back_s = {"median": statistics.median(recoveries_s), "max": max(recoveries_s)} if recoveries_s else None
+    by_kind = Counter(kill["kind"] for kill in kills)
     return {
         "name": "chaos", "seed": seed, "kills": len(kills), "lost": 0, "studies": number,
-        "by_kind": dict(Counter(kill["kind"] for kill in kills)), "events": dict(events),
-        "peer_back_after_s": back_s,
+        "studies_on_nodes": (number + 1) // 2 * has_nodes, "by_kind": {kind: by_kind[kind] for kind in kinds},
+        "events": dict(events),
+        "peer_back_after_s": {"median": statistics.median(back_s), "max": max(back_s)} if back_s else None,
+        "set_on_nodes": SEEN_DEAD_SOON if has_nodes else None, "took_s": round(time.monotonic() - start),
     }
 
 

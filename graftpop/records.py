@@ -132,9 +132,20 @@ class TrialRecords:
         Raises:
             OSError: they cannot be written now.
         """
+        for name in self._tables:
+            self._write(name)
+
+    def write_events(self) -> None:
+        """Write the trial's events anew: what happened in a round is known then even if the round is never done.
+
+        Raises:
+            OSError: they cannot be written now.
+        """
+        self._write("events")
+
+    def _write(self, name: str) -> None:
         self._folder.create()
-        for name, table in self._tables.items():
-            self._folder.write_tables(self._file(name), [table], table.schema)
+        self._folder.write_tables(self._file(name), [self._tables[name]], _TABLES[name])
 
     def _add(self, name: str, rows: pa.Table) -> None:
         self._tables[name] = pa.concat_tables([self._tables[name], rows]).combine_chunks()

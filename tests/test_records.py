@@ -21,7 +21,7 @@ import graftpop
 from graftpop.errors import CheckpointError
 from graftpop.learner.data import MemoryImages, load_splits
 from graftpop.peer import Peer
-from graftpop.population import Round
+from graftpop.population import Event, Round
 from graftpop.records import RunFolder, TrialRecords
 from graftpop.settings import Settings
 from graftpop.space import parse_space
@@ -139,6 +139,16 @@ def test_a_trial_that_goes_on_where_nothing_was_recorded_begins_anew(tmp_path: P
     append(records, round_of(8, attempt=2))
     assert columns_of(tmp_path / "b.rounds.parquet", "trial_id", "round", "peer", "train_loss") == (
         expected_rounds("b", [(8, 2)]))
+
+
+def test_an_event_is_known_before_its_round_is_done(tmp_path: Path) -> None:
+    records = TrialRecords(Folder(str(tmp_path)), "a")
+    append(records, round_of(1))
+    records.add_round(round_of(2))
+    records.add_event(Event(2, 1, "lost", "killed"))
+    records.write_events()
+    assert columns_of(tmp_path / "a.events.parquet", "round", "peer", "event") == [(2, 1, "lost")]
+    assert {number for number, in columns_of(tmp_path / "a.rounds.parquet", "round")} == {1}
 
 
 def test_the_last_round_adds_no_grafts(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What must hold on every node of a cluster before a study starts there: it sees the run folder and has the data."""
 
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ __all__ = ["check_nodes"]
 
 SIGHT_LIMIT_S = 60.0
 """A node needs a process to look with, which takes seconds where it is busy."""
+
+DEATH_LIMIT_S = 40.0
+"""Ray takes about 25 s at its defaults to notice that a node is gone."""
 
 DATA_LIMIT_S = 1800.0
 """A node that decodes a data set of millions of images takes minutes, once."""
@@ -97,25 +101,40 @@ def _reads(data: DataSettings, seed: int) -> str:
 def _ask(nodes: dict[str, str], limit_s: float, what: str, task: Callable[..., str], *arguments: Any) -> dict[str, str]:
     """Run a task on every node at once; return by address what those say that say something.
 
+    A node that is dead, which the cluster only notices meanwhile, is asked for nothing.
+
     Raises:
         ResourceError: a node did not answer in time.
     """
     remote: Any = ray.remote(num_cpus=0, max_retries=0)(task)
-    address_of = {
-        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*arguments): address
-        for node, address in nodes.items()}
-    _, late = ray.wait(list(address_of), num_returns=len(address_of), timeout=limit_s)
+    node_of = {
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*arguments): node
+        for node in nodes}
+    _, late = ray.wait(list(node_of), num_returns=len(node_of), timeout=limit_s)
     if late:
-        raise ResourceError(f"node {', '.join(sorted(address_of[one] for one in late))}: did not {what} within "
+        raise ResourceError(f"node {', '.join(sorted(nodes[node_of[one]] for one in late))}: did not {what} within "
                             f"{limit_s:g} s; see that it runs (`ray status`), or take it out of the cluster")
     said = {}
-    for reference, address in address_of.items():
+    for reference, node in node_of.items():
+        address = nodes[node]
         try:
             said[address] = ray.get(reference, timeout=limit_s)
-        except RayError as error:  # it died, or has no graftpop
+        except RayError as error:
+            if _is_found_dead(node):
+                continue
             raise ResourceError(f"node {address}: could not {what}: {_last_line(error)}; see that it runs and has the "
                                 f"same graftpop installed, or take it out of the cluster") from error
     return {address: text for address, text in said.items() if text}
+
+
+def _is_found_dead(node: str) -> bool:
+    """Return whether the cluster finds a node dead that did not do what it was asked for."""
+    deadline = time.monotonic() + DEATH_LIMIT_S
+    while any(one["NodeID"] == node and one["Alive"] for one in ray.nodes()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(1.0)
+    return True
 
 
 def _one_of(said: dict[str, str]) -> str:

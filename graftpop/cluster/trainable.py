@@ -154,6 +154,9 @@ class PopulationTrainable(tune.Trainable):
 
     def _tell(self, event: Event) -> None:
         self._records.add_event(event)
+        if self._population is not None:  # before, those of an earlier process are not yet taken up
+            with suppress(OSError):  # they are written with the round too, patiently
+                self._records.write_events()
         who = f"peer {event.peer} " if event.peer is not None else ""
         took = f" after {event.took_s:.1f} s" if event.took_s is not None else ""
         self._events.append(f"round {event.round}: {who}{event.event.replace('_', ' ')}{took}"

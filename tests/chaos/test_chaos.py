@@ -1,20 +1,31 @@
-"""Peers, trials and drivers killed at random moments: nothing is lost. `pytest -m chaos` kills a hundred times."""
+"""What belongs to a study is killed at random moments: nothing is lost. `pytest -m chaos` kills a hundred times."""
 
 from pathlib import Path
 
 import chaos
 import pytest
+from studies import KINDS, KINDS_ON_NODES, has_namespaces
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(570)
 def test_a_few_kills_of_every_kind_lose_nothing(tmp_path: Path) -> None:
-    figures = chaos.chaos(tmp_path, num_kills=5, seed=4, kinds=("peer", "trial", "driver"))
-    assert figures["kills"] == 5
+    figures = chaos.chaos(tmp_path, num_kills=5, seed=4, kinds=KINDS)
     assert figures["lost"] == 0
+    assert figures["kills"] == 5
+    assert min(figures["by_kind"].values()) > 0
+
+
+def test_where_there_are_no_namespaces_no_node_can_die(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")  # `unshare` is not installed
+    assert not has_namespaces()
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(4 * 3600)
 def test_a_hundred_kills_lose_nothing(tmp_path: Path) -> None:
-    assert chaos.chaos(tmp_path, num_kills=100, seed=100)["lost"] == 0
+    expected = set(KINDS_ON_NODES if has_namespaces() else KINDS)
+    figures = chaos.chaos(tmp_path, num_kills=100, seed=100)
+    assert figures["lost"] == 0
+    assert sum(figures["by_kind"].values()) == 100
+    assert {kind for kind, num_kills in figures["by_kind"].items() if num_kills} == expected

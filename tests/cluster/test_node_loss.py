@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from nodes import Node, Nodes, nodes_of
+from nodes import SEEN_DEAD_SOON, Node, Nodes, nodes_of
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(400)]
@@ -24,9 +24,6 @@ population: {num_peers: 2}
 graft: {A: 0.4}
 tune: {search: grid}
 """
-SEEN_DEAD_SOON = {"RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000",
-                  "RAY_health_check_timeout_ms": "2000", "RAY_health_check_failure_threshold": "3"}
-"""Ray's defaults take about 25 s to give up a node without power."""
 
 
 @contextmanager
@@ -102,6 +99,13 @@ def test_after_the_death_of_a_node_a_study_goes_on_elsewhere_with_the_same_bits(
             assert untimed(run, table) == untimed(calm, table)
         got, expected = (load_file(one / "best" / "model.safetensors") for one in (run, calm))
         assert all(tensor.equal(expected[name]) for name, tensor in got.items())
+
+
+def test_a_study_starts_before_the_cluster_has_noticed_that_a_node_is_gone() -> None:
+    with nodes_of(2, 1) as nodes:
+        nodes.nodes[1].kill()
+        with study(nodes, "run") as (_, process):
+            assert "completed" in end(process)
 
 
 def test_where_there_is_no_room_for_a_peer_the_others_may_go_on_without_it() -> None:

@@ -1,6 +1,6 @@
 """A real cluster of several nodes: studies run across them, and what is wrong with it is said in one line and soon.
 
-The nodes are machines of their own as far as Ray can see; see `nodes.py`.
+The nodes are machines of their own as far as Ray can see; see `benchmarks/nodes.py`.
 """
 
 import os

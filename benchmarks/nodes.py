@@ -22,13 +22,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Machine", "Node", "Nodes", "nodes_of", "process_inside"]
+__all__ = ["Machine", "Node", "Nodes", "SEEN_DEAD_SOON", "nodes_of", "process_inside"]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 HEAD_PORT = 6379
 OBJECT_STORE_BYTES = 150_000_000
 START_LIMIT_S = 90.0
 END_LIMIT_S = 30.0
+SEEN_DEAD_SOON = {"RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000",
+                  "RAY_health_check_timeout_ms": "2000", "RAY_health_check_failure_threshold": "3"}
+"""An environment for nodes in which Ray gives up one without power within seconds; at its defaults it takes 25 s."""
 HOLD = "echo up; while :; do sleep 3600 & wait $!; done"  # bash as process 1: it also buries orphans
 
 
@@ -102,12 +105,14 @@ class Machine:
     Attributes:
         address: its IP address.
         own: the folder that it sees as `Nodes.local`.
+        holder: the process that all others on it descend from, as this host numbers it.
     """
 
     def __init__(self, switch: _Namespaces, folder: Path, number: int) -> None:
         self.address = f"10.0.0.{number}"
         self.own = own = folder / f"node-{number}"
         self._inside = _Namespaces("--uts")
+        self.holder = self._inside.holder
         run = self._inside.run
         try:
             _run(["ip", "link", "add", f"port{number}", "netns", str(switch.holder), "type", "veth",
@@ -143,13 +148,17 @@ class Node:
         own: the folder that it sees as `Nodes.local`; one for all where there are no namespaces.
         command: returns the command that runs a command on this node; see `process_inside` to send that a signal.
         kill: ends everything on the node, and its address, at once.
+        holder: the process that all others of the node descend from, as this host numbers it; None where there are no
+            namespaces.
     """
 
-    def __init__(self, address: str, own: Path, command: Callable[..., list[str]], kill: Callable[[], Any]) -> None:
+    def __init__(self, address: str, own: Path, command: Callable[..., list[str]], kill: Callable[[], Any],
+                 holder: int | None = None) -> None:
         self.address = address
         self.own = own
         self.command = command
         self.kill = kill
+        self.holder = holder
 
 
 class Nodes:
@@ -177,7 +186,7 @@ class Nodes:
             "RAY_TMPDIR": str(self.local / "ray"),
             "RAY_USAGE_STATS_ENABLED": "0",
             "XDG_CACHE_HOME": str(self.local / "cache"),
-        } | extra
+        } | dict(extra)
         self.environment.pop("RAY_ADDRESS", None)
         self.nodes: list[Node] = []
         self._folder, self._stack = folder, stack
@@ -227,7 +236,7 @@ class Nodes:
         _run(machine.command("ray", "start", *where, f"--node-ip-address={machine.address}",
                              f"--num-cpus={num_cpus}", "--num-gpus=0", f"--object-store-memory={OBJECT_STORE_BYTES}",
                              *options), START_LIMIT_S, self.environment | dict(environment or {}))
-        node = Node(machine.address, machine.own, machine.command, machine.kill)
+        node = Node(machine.address, machine.own, machine.command, machine.kill, machine.holder)
         self.nodes.append(node)
         return node
 

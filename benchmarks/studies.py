@@ -1,0 +1,165 @@
+"""A study as a user runs it, from the command line, on this machine or on several nodes, and what can die of it."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+from nodes import Node, Nodes, nodes_of, process_inside
+
+__all__ = ["KINDS", "KINDS_ON_NODES", "Study", "has_namespaces", "read_rows", "rounds_done", "started"]
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = ("peer", "trial", "driver")
+KINDS_ON_NODES = (*KINDS, "node")
+TITLES = {"peer": ("ray::peer-", "ray::PeerActor"), "trial": ("ray::ResourceTrainable",)}  # of tune.with_resources
+POLL_S = 0.02
+
+
+class Study:
+    """One study, through as many drivers as it takes.
+
+    Args:
+        space: of the study, in YAML.
+        folder: of this study alone; made here.
+        nodes: the cluster that it runs on, led from its head; None lets each driver start Ray on this machine.
+
+    Attributes:
+        run: the run's folder.
+        driver: the command that runs the driver.
+        nodes: those that can die: all but the head.
+    """
+
+    def __init__(self, space: str, folder: Path, nodes: Nodes | None) -> None:
+        folder.mkdir(parents=True)
+        (folder / "space.yaml").write_text(space)
+        self.run = folder / "run"
+        self.nodes: list[Node] = nodes.nodes[1:] if nodes else []
+        self._cluster = nodes
+        self._first = ["--space", str(folder / "space.yaml"), "--out", str(self.run)]
+        self._start(self._first)
+
+    def _start(self, options: list[str]) -> None:
+        command = [sys.executable, "-m", "graftpop.tune", *options]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        if self._cluster:
+            command = self._cluster.head.command(*command, "--address", "auto")
+            environment = self._cluster.environment
+        with (self.run.parent / "log").open("ab") as log:
+            self.driver = subprocess.Popen(command, cwd=self.run.parent, env=environment | {"PYTHONUNBUFFERED": "1"},
+                                           stdout=log, stderr=subprocess.STDOUT)
+        self._driver_id = process_inside(self.driver) if self._cluster else self.driver.pid
+
+    def resume(self) -> None:
+        """Go on with the run, or begin it where the driver ended before there was one."""
+        is_run = all((self.run / name).exists() for name in ("space.yaml", "run.json", "tune"))
+        if not is_run and self.run.exists():
+            shutil.rmtree(self.run)
+        self._start(["--resume", str(self.run)] if is_run else self._first)
+
+    def add_node(self) -> None:
+        """Add a node of one CPU to the cluster."""
+        assert self._cluster
+        self.nodes.append(self._cluster.add_node(1))
+
+    def processes(self, kind: str, node: Node | None = None) -> list[psutil.Process]:
+        """Return the processes of a kind that there are now, on one node or wherever they are.
+
+        Raises:
+            psutil.NoSuchProcess: the driver has ended, or the node.
+        """
+        if kind == "driver":
+            return [psutil.Process(self._driver_id)]
+        every = [node] if node else [self._cluster.head, *self.nodes] if self._cluster else []
+        roots = [one.holder for one in every] if every else [self._driver_id]
+        found = []
+        for root in roots:
+            for process in psutil.Process(root).children(recursive=True):
+                try:
+                    title = " ".join(process.cmdline())
+                except psutil.Error:  # it has ended
+                    continue
+                if title.startswith(TITLES[kind]):
+                    found.append(process)
+        return found
+
+    def kill(self, kind: str, rng: random.Random) -> str | None:
+        """Kill one of a kind at once, at random; return which it was, or None where there is none now."""
+        try:
+            if kind == "node":
+                return self.kill_node(rng.choice(self.nodes))
+            victims = self.processes(kind)
+            if not victims:
+                return None
+            victim = rng.choice(sorted(victims, key=lambda process: process.pid))
+            victim.kill()
+        except psutil.NoSuchProcess:  # it ended by itself
+            return None
+        return f"process {victim.pid}"
+
+    def kill_node(self, node: Node) -> str:
+        """Kill everything on a node, and its address, at once; return which it was."""
+        self.nodes.remove(node)
+        node.kill()
+        return f"node {node.address}"
+
+    def log(self) -> str:
+        """Return the end of what the drivers printed."""
+        return (self.run.parent / "log").read_text(errors="replace")[-3000:]
+
+    def wait_for_rounds(self, wanted: int, limit_s: float) -> bool:
+        """Wait until the trials have recorded so many rounds, or the driver has ended; return whether either came."""
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            if rounds_done(self.run) >= wanted or self.driver.poll() is not None:
+                return True
+            time.sleep(POLL_S)
+        return False
+
+
+@contextmanager
+def started(space: str, folder: Path, *cpus: int, environment: dict[str, str] | None = None) -> Iterator[Study]:
+    """Start a study, and end what is left of it at the end of the block.
+
+    Args:
+        space: of the study, in YAML.
+        folder: of this study alone.
+        cpus: of each node of a cluster to run it on, the head first; none runs it on this machine.
+        environment: set on every node in addition.
+    """
+    with ExitStack() as stack:
+        nodes = stack.enter_context(nodes_of(*cpus, environment=environment)) if cpus else None
+        study = Study(space, folder, nodes)
+        try:
+            yield study
+        finally:
+            study.driver.kill()
+            study.driver.wait()
+
+
+def has_namespaces() -> bool:
+    """Return whether this machine lets us make nodes that can die."""
+    with nodes_of() as nodes:
+        return nodes.separate
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table that may be written anew meanwhile; none where it is not there yet."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:  # by one open file: the path may get a newer one
+        return list(pq.read_table(file).to_pylist())
+
+
+def rounds_done(run: Path) -> int:
+    """Return how many rounds the trials have recorded together."""
+    return sum(len({row["round"] for row in read_rows(path)})
+               for path in (run / "tune" / "records").glob("*.rounds.parquet"))
