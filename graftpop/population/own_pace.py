@@ -10,7 +10,7 @@ bit. A peer that is lost comes back as it was at the end of its last round, whil
 
 import random
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -91,15 +91,14 @@ class OwnPace:
 
         Raises:
             PeerError: a peer failed, or was lost more often than it may be.
-            PopulationLost: too few peers are left, or what one gave to others is gone and cannot be had again.
+            PopulationLost: too few peers are left.
         """
         while any(self._done[peer] < number for peer in self._roster.peers):
-            for peer in sorted(self._waiting):
-                if peer in self._waiting:  # another that went on may have found it lost
-                    self._waiting.discard(peer)
-                    self._go_on(peer, None)
+            waiting, self._waiting = self._waiting, set()
+            for peer in sorted(waiting):
+                self._go_on(peer, None)
             if not self._asked:
-                raise next(iter(self._diverged.values()))
+                self._unblock()
             peer, outcome = self._group.finished()
             self._take(peer, self._asked.pop(peer), outcome)
         left = self._left.pop(number)
@@ -183,7 +182,8 @@ class OwnPace:
         """Graft a peer with what its donors published last; return the columns of the record."""
         while True:
             rng = random.Random(f"{self._settings.seed}/donors/{number}")
-            donors = donors_among(self._roster.peers, self._settings.population.topology, self._best(), rng)
+            best = self._best_of(other for other in self._roster.peers if other in self._newest)
+            donors = donors_among(self._roster.peers, self._settings.population.topology, best, rng)
             if peer not in donors:
                 return {}
             oldest = number - self._settings.population.max_staleness
@@ -203,7 +203,7 @@ class OwnPace:
             if not others:
                 yield WAIT
                 continue
-            donor = reseeding_donor(peer, others, self._settings.population.topology, self._best())
+            donor = reseeding_donor(peer, others, self._settings.population.topology, self._best_of(others))
             taken = yield from self._take_from((donor,), 0, "reseed", num_epochs)
             if taken is not None:
                 del self._diverged[peer]
@@ -225,30 +225,36 @@ class OwnPace:
             yield WAIT
             return None
         answer = yield Ask(method, (*(published.handle for published in there), *arguments))
-        if isinstance(answer, HandleLost):
+        if isinstance(answer, HandleLost):  # with a node; who was on it is lost too, or publishes again soon
             for donor, published in zip(donors, there, strict=True):
                 if self._newest.get(donor) is published:
-                    self._forget(donor, published, answer)
+                    self._newest[donor] = published._replace(handle=None)
             return None
         return answer, min(published.round for published in there)
 
-    def _best(self) -> int:
-        """Return the best peer of those that have published, by what they had reached then."""
-        return max((peer for peer in self._roster.peers if peer in self._newest),
-                   key=lambda peer: self._newest[peer].val_accuracy)
+    def _best_of(self, peers: Iterable[int]) -> int:
+        """Return the best of some peers that have published, by what they had reached then."""
+        return max(peers, key=lambda peer: self._newest[peer].val_accuracy)
 
     # --- losses ---
 
-    def _forget(self, donor: int, published: Published, error: HandleLost) -> None:
-        """Let a peer whose snapshot is gone, with its node, publish again: if it is not about to, by starting anew."""
-        self._newest[donor] = published._replace(handle=None)
-        if donor not in self._asked:
-            self._waiting.discard(donor)
-            self._replace(donor, PeerLost(str(error)))
+    def _unblock(self) -> None:
+        """Let peers whose snapshots are gone publish again, now that all are done or wait, by starting them anew.
+
+        Raises:
+            PeerDiverged: it is weights that are waited for, and there are none.
+        """
+        gone = [peer for peer, newest in self._newest.items() if newest.handle is None]
+        if not gone:
+            raise next(iter(self._diverged.values()))
+        self._waiting.difference_update(gone)
+        for peer in gone:
+            self._replace(peer, PeerLost(f"peer {peer}: its snapshot is gone with the node that held it"))
 
     def _replace(self, peer: int, error: PeerLost) -> None:
         """Start a lost peer anew, if it may be; the others go on."""
         number = self._done[peer] + 1
+        self._diverged.pop(peer, None)
         if peer not in self._starting:
             self._roster.lose(peer, error, number)
         elif self._roster.left_s(peer) > SECONDS_BETWEEN_STARTS:

@@ -244,6 +244,16 @@ def test_a_peer_that_diverges_takes_what_its_donor_published_last(seed: int, pee
     assert all(tensor.isfinite().all() for state in states.values() for tensor in state.values())
 
 
+@pytest.mark.parametrize("topology", ["all", "best"])
+def test_without_a_ring_a_peer_that_diverges_takes_the_weights_of_the_best_other(topology: str) -> None:
+    chosen = settings(population={"topology": topology})
+    for peer in range(NUM_PEERS):
+        poisoned = type("Poisoned", (PoisonedPeer,), {"poisoned": {peer: [2]}})
+        _, _, _, (event,) = run(chosen, PacedGroup(chosen, Random(peer), make_peer=poisoned))
+        assert (event.event, event.peer, event.round) == ("reseeded", peer, 3)
+        assert not event.cause.endswith(f"peer {peer}")
+
+
 @pytest.mark.parametrize("changes", [{}, {"graft": {"scion": "noise"}}, {"population": {"num_peers": 1}}])
 def test_where_nobody_can_give_it_weights_a_population_that_diverges_says_so(changes: Mapping[str, Any]) -> None:
     chosen = settings(**changes)
