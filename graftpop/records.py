@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from graftpop.errors import CheckpointError
 from graftpop.population import Event, Round
-from graftpop.storage import Folder
+from graftpop.storage import Folder, unreachable
 
 __all__ = ["EVENTS_SCHEMA", "GRAFTS_SCHEMA", "MEASURES_SCHEMA", "ROUNDS_SCHEMA", "RunFolder", "TrialRecords"]
 
@@ -188,8 +188,15 @@ class RunFolder:
         return self._folder / "tune" / name
 
     def exists(self, name: str = "") -> bool:
-        """Return whether the folder, or something in it, is there."""
-        return self._folder.exists(name)
+        """Return whether the folder, or something in it, is there.
+
+        Raises:
+            StorageError: it cannot be reached.
+        """
+        try:
+            return self._folder.exists(name)
+        except OSError as error:
+            raise unreachable(self.location, error) from error
 
     def create(self) -> None:
         """Make the folder.

@@ -17,14 +17,16 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from graftpop.errors import CheckpointError, StorageError
+from graftpop.errors import CheckpointError, StorageError, one_line
 
-__all__ = ["Folder", "STORAGE_LIMIT_S", "patiently"]
+__all__ = ["Folder", "STORAGE_LIMIT_S", "patiently", "unreachable"]
 
 T = TypeVar("T")
 
 STORAGE_LIMIT_S = 600.0
 """How long storage may be away before what needs it gives up."""
+
+GOOGLE_LIMIT = "retry_limit_seconds"
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 
@@ -66,14 +68,17 @@ class Folder:
 
     Raises:
         CheckpointError: no such kind of URI.
+        StorageError: what it names cannot be reached.
     """
 
     def __init__(self, location: str) -> None:
         self.location = location.rstrip("/") if "://" in location else str(Path(location).absolute())
         try:
-            self._filesystem, self._path = pafs.FileSystem.from_uri(self.location)
+            self._filesystem, self._path = pafs.FileSystem.from_uri(_bounded(self.location))
         except pa.ArrowInvalid as error:
             raise CheckpointError(f"{location}: must be a folder or a URI such as s3://bucket/path: {error}") from error
+        except OSError as error:  # a bucket's region is asked for here
+            raise unreachable(self.location, error) from error
         self.is_local = isinstance(self._filesystem, pafs.LocalFileSystem)
 
     def __truediv__(self, name: str) -> "Folder":
@@ -129,8 +134,10 @@ class Folder:
 
     def names(self) -> list[str]:
         """Return the names of what is in the folder, sorted; none where it is not there."""
-        found = self._filesystem.get_file_info(pafs.FileSelector(self._path, allow_not_found=True))
-        return sorted(info.base_name for info in found)
+        # object stores know files; whether what they call folders is listed depends on the store
+        selector = pafs.FileSelector(self._path, allow_not_found=True, recursive=not self.is_local)
+        found = self._filesystem.get_file_info(selector)
+        return sorted({posixpath.relpath(info.path, self._path).partition("/")[0] for info in found})
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file."""
@@ -193,3 +200,15 @@ class Folder:
 
     def _in(self, name: str) -> str:
         return posixpath.join(self._path, name)
+
+
+def unreachable(location: str, error: OSError) -> StorageError:
+    """Return the error of a location that does not answer as it should at the first time."""
+    return StorageError(f"{location}: cannot be reached: {one_line(error)}; see its address and the credentials for it")
+
+
+def _bounded(location: str) -> str:
+    """Return a location with a limit to what Google's library tries again by itself, for 15 minutes otherwise."""
+    if not location.startswith(("gs://", "gcs://")) or GOOGLE_LIMIT in location:
+        return location
+    return f"{location}{'&' if '?' in location else '?'}{GOOGLE_LIMIT}=30"

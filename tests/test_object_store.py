@@ -1,11 +1,10 @@
-"""A run in an object store, by the S3 protocol of a real server on this machine."""
+"""A run in an object store, by the protocols of S3 and of Google's, spoken by real servers on this machine."""
 
 import os
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from graftpop.checkpoints import Checkpoints, Facts
 from graftpop.errors import CheckpointError, StorageError
+from graftpop.records import RunFolder
 from graftpop.storage import Folder, patiently
 
 SCHEMA = pa.schema([("number", pa.int64())])
@@ -34,50 +34,69 @@ tune: {search: grid}
 
 
 class Server:
-    """An S3 server that can be stopped and started again; what it held is gone then, as that of a wiped one."""
+    """A server that can be stopped and started again; what it held is gone then, as that of a wiped one.
 
-    def __init__(self) -> None:
+    Args:
+        protocol: `s3` or `gs`.
+    """
+
+    def __init__(self, protocol: str) -> None:
+        self._protocol = protocol
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+            self._port = free.getsockname()[1]
         self.start()
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        """Start it, and wait until it answers and has a bucket."""
+        module, *options = {
+            "s3": ["moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
+            "gs": ["gcp_storage_emulator", "start", "--host=127.0.0.1", f"--port={self._port}", "--in-memory"],
+        }[self._protocol]
+        self._process = subprocess.Popen([sys.executable, "-m", module, *options], stdout=subprocess.DEVNULL,
+                                         stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/moto-api/", timeout=5).close()
-                return
-            except OSError:
-                assert time.monotonic() < deadline, "the S3 server did not answer within 60 s"
-                time.sleep(0.2)
+        while not self._answers():
+            assert time.monotonic() < deadline, f"the {self._protocol} server did not answer within 60 s"
+            time.sleep(0.2)
+        making = {"s3": "&allow_bucket_creation=true", "gs": "&project_id=test"}[self._protocol]
+        filesystem, _ = pafs.FileSystem.from_uri(self.uri("bucket") + making)
+        filesystem.create_dir("bucket")
+
+    def _answers(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self._port)) == 0
 
     def stop(self) -> None:
+        """Kill it."""
         self._process.kill()
         self._process.wait()
 
     def uri(self, path: str) -> str:
-        return f"s3://{path}?scheme=http&endpoint_override=127.0.0.1%3A{self.port}"
+        """Return the URI of a path, which begins with the bucket."""
+        user = {"s3": "", "gs": "anonymous@"}[self._protocol]
+        limit = {"s3": "", "gs": "&retry_limit_seconds=1"}[self._protocol]
+        return f"{self._protocol}://{user}{path}?scheme=http&endpoint_override=127.0.0.1%3A{self._port}{limit}"
+
+
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def server(protocol: str) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as environment:
         for name, value in KEYS.items():
             environment.setenv(name, value)
-        server = Server()
-        filesystem, _ = pafs.FileSystem.from_uri(server.uri("bucket") + "&allow_bucket_creation=true")
-        filesystem.create_dir("bucket")
+        server = Server(protocol)
         yield server
         server.stop()
 
 
 @pytest.fixture
 def folder(server: Server, request: pytest.FixtureRequest) -> Folder:
-    return Folder(server.uri(f"bucket/{request.node.name}"))
+    return Folder(server.uri(f"bucket/{request.function.__name__}"))
 
 
 def test_files_and_tables_are_written_read_listed_and_removed(folder: Folder) -> None:
@@ -87,6 +106,7 @@ def test_files_and_tables_are_written_read_listed_and_removed(folder: Folder) ->
     folder.write("a", b"one")
     folder.write("a", b"other")
     inner = folder / "tune" / "records"
+    inner.create()
     inner.write_tables("b.parquet", [pa.Table.from_pydict({"number": [1, 2]}, SCHEMA)], SCHEMA)
     assert folder.read("a") == b"other"
     assert inner.read_table("b.parquet").to_pydict() == {"number": [1, 2]}
@@ -123,15 +143,16 @@ def test_checkpoints_are_whole_or_none(folder: Folder) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_store_that_is_away_is_waited_for(server: Server) -> None:
-    other = Server()
+def test_a_store_that_is_away_is_waited_for(server: Server, protocol: str) -> None:
+    other = Server(protocol)
     folder = Folder(other.uri("bucket/away"))
-    filesystem, _ = pafs.FileSystem.from_uri(other.uri("bucket") + "&allow_bucket_creation=true")
-    filesystem.create_dir("bucket")
     folder.write("a", b"one")
     other.stop()
     with pytest.raises(StorageError, match=r"^a table: .*; tried for 2 s; make room or bring the storage back"):
         patiently(lambda: folder.write("a", b"two"), "a table", limit_s=2)
+    run = RunFolder(other.uri("bucket/away"))
+    with pytest.raises(StorageError, match=rf"^{protocol}://.*: cannot be reached: .*; see its address and the cred"):
+        run.check_is_run()
 
 
 @pytest.mark.ray
