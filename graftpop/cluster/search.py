@@ -18,7 +18,7 @@ from graftpop.sampling import Sampler
 from graftpop.space import Space
 from graftpop.trials import Trial
 
-__all__ = ["SuggestedTrials", "grid_of", "trials_to_run", "remind", "remind_of_final", "scheduler", "trial_id_of"]
+__all__ = ["SuggestedTrials", "grid_of", "remind", "remind_of_final", "scheduler", "trial_id_of", "trials_to_run"]
 
 ASHA_REDUCTION = 3
 ASHA_EARLIEST_ROUND = 5

@@ -141,7 +141,7 @@ class OwnPace:
         yield Ask("load", (self._states[peer],))
         if self._teachers:
             yield Ask("take_teachers", self._teachers)
-        self._roster.is_back(peer, self._done[peer] + 1)
+        self._roster.came_back(peer, self._done[peer] + 1)
         newest = self._newest.get(peer)
         if newest is not None and newest.handle is None:
             yield from self._publish(peer, self._done[peer], newest.val_accuracy)

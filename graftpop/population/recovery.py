@@ -114,7 +114,7 @@ class Recovery:
                 self._replace(self._who_is_lost(failures, phases[number]), phases)
             number = 0 if failures else number + 1
         for peer in filter(self._roster.is_away, self._roster.peers):
-            self._roster.is_back(peer, self.round)
+            self._roster.came_back(peer, self.round)
 
     def _run(self, phase: Phase) -> dict[int, PeerError]:
         """Run a phase with those that have not been through it; return who could not, and why."""

@@ -73,7 +73,7 @@ class Roster:
             time.sleep(SECONDS_BETWEEN_STARTS)
         return absent
 
-    def is_back(self, peer: int, round: int) -> None:
+    def came_back(self, peer: int, round: int) -> None:
         """Take note that a peer that was lost is where it was."""
         since = self._away_since.pop(peer)
         self._tell(Event(round, peer, "replaced", "", time.monotonic() - since))
