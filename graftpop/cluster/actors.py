@@ -80,7 +80,7 @@ class RayGroup:
     Args:
         settings: the population's.
         demand: what each peer reserves.
-        placement_group: the trial's; bundle i is peer i's.
+        placement_group: the trial's; its last bundles are the peers'.
         title: what the peers' names begin with (`study/trial`).
     """
 
@@ -103,7 +103,8 @@ class RayGroup:
             num_cpus=demand.cpus_per_peer,
             num_gpus=demand.gpus_per_peer,
             scheduling_strategy=PlacementGroupSchedulingStrategy(
-                placement_group=self._placement_group, placement_group_bundle_index=peer),
+                placement_group=self._placement_group,
+                placement_group_bundle_index=self._placement_group.bundle_count - demand.num_peers + peer),
         ).remote(self._settings.model_dump(), peer, demand, f"{self._title}/peer-{peer}")
 
     def _arrange_meetings(self) -> None:

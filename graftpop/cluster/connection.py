@@ -23,10 +23,12 @@ class Connection:
     Attributes:
         nodes: what its nodes have.
         dashboard: address of its dashboard, or an empty string where there is none.
+        here: the resource that only the node of this process has.
     """
 
     nodes: list[Node]
     dashboard: str
+    here: str
 
 
 def local_node() -> Node:
@@ -80,7 +82,7 @@ def connect(address: str | None) -> Iterator[Connection]:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by our own table and records
         nodes = [Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
                  for node in ray.nodes() if node["Alive"]]
-        yield Connection(nodes, context.dashboard_url or "")
+        yield Connection(nodes, context.dashboard_url or "", f"node:{ray.util.get_node_ip_address()}")
     finally:
         ray.shutdown()
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from graftpop.errors import ResourceError
 from graftpop.settings import ResourceSettings
 
-__all__ = ["Demand", "Node", "demand_of"]
+__all__ = ["LEAST", "Demand", "Node", "demand_of"]
 
 RAY_UNITS = 10_000
 """Ray counts a resource in ten-thousandths."""
+
+LEAST = 1 / RAY_UNITS
+"""The least that can be asked of a resource."""
 
 MOST_PEERS_SHARING = 8
 """`auto` lets at most so many peers share one core or one card."""
@@ -26,10 +29,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Demand:
-    """What one trial asks for: a placement group with a bundle a peer.
+    """What the peers of one trial ask for: a placement group with a bundle a peer.
 
-    The process that leads the population only waits for its peers, so its own bundle is empty: it runs on a CPU that
-    it does not reserve, and never on a GPU.
+    The process that leads them only waits for them: it runs on a CPU that it does not reserve, and never on a GPU.
     """
 
     num_peers: int
@@ -38,14 +40,9 @@ class Demand:
 
     @property
     def bundles(self) -> list[dict[str, float]]:
-        """The bundles of the placement group: the empty one of the head, then the peers'."""
-        return [{}] + [self.peer_bundle] * self.num_peers
-
-    @property
-    def peer_bundle(self) -> dict[str, float]:
-        """What one peer reserves."""
-        bundle = {"CPU": self.cpus_per_peer}
-        return bundle | {"GPU": self.gpus_per_peer} if self.gpus_per_peer else bundle
+        """What each peer reserves."""
+        gpus = {"GPU": self.gpus_per_peer} if self.gpus_per_peer else {}
+        return [{"CPU": self.cpus_per_peer} | gpus for _ in range(self.num_peers)]
 
     def __str__(self) -> str:
         """Say it as a person would."""

@@ -10,7 +10,7 @@ from ray.tune.logger import TBXLoggerCallback
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.recorder import TRIALS, Recorder
 from graftpop.cluster.search import SuggestedTrials, grid_of, remind_of_final, scheduler, trials_to_run
-from graftpop.cluster.trainable import PopulationTrainable, demand_of_sample
+from graftpop.cluster.trainable import PopulationTrainable, placement_of
 from graftpop.records import RunFolder
 from graftpop.sampling import make_sampler
 from graftpop.space import Space
@@ -54,8 +54,7 @@ def run_study(space: Space, folder: RunFolder, connection: Connection,
         trainable.__name__ = "population"
         try:
             tune.run(
-                tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory(
-                    demand_of_sample(space, config["trial"]["sample"], connection.nodes).bundles)),
+                tune.with_resources(trainable, lambda config: placement_of(space, config, connection)),
                 name="tune",
                 storage_path=folder.location,
                 config={} if suggests else grid_of(wanted),

@@ -17,24 +17,31 @@ from ray.util import get_current_placement_group
 
 from graftpop.checkpoints import Checkpoint, Checkpoints, Facts
 from graftpop.cluster.actors import RayGroup
-from graftpop.cluster.resources import Demand, Node, demand_of
+from graftpop.cluster.connection import Connection
+from graftpop.cluster.resources import LEAST, Node, demand_of
 from graftpop.errors import CheckpointError, GraftpopError, PopulationLost, ResourceError, StorageError
 from graftpop.population import Event, Population, Round
 from graftpop.records import RunFolder, TrialRecords
 from graftpop.space import Space
 from graftpop.storage import patiently
 
-__all__ = ["PopulationTrainable", "demand_of_sample"]
+__all__ = ["PopulationTrainable", "placement_of"]
 
 POINTER = "trial.json"
 PREDECESSOR_LIMIT_S = 120.0
 """How long a process that led this trial before may take to end, after what it belonged to was killed."""
 
 
-def demand_of_sample(space: Space, sample: dict[str, Any], nodes: list[Node]) -> Demand:
-    """Return what the trial of a sampled configuration asks for."""
-    settings = space.settle(sample)
-    return demand_of(settings.population.num_peers, settings.resources, nodes)
+def placement_of(space: Space, config: dict[str, Any], connection: Connection) -> tune.PlacementGroupFactory:
+    """Return what a trial asks of the cluster: a bundle for the process that leads it, then one a peer.
+
+    The first is empty: that process goes where there is a place. But where a population may lose peers for good and
+    go on, it must outlive all nodes of peers, so it stays on the node of the driver, without which nothing goes on.
+    """
+    settings = space.settle(config["trial"]["sample"])
+    demand = demand_of(settings.population.num_peers, settings.resources, connection.nodes)
+    may_shrink = (settings.population.min_peers or demand.num_peers) < demand.num_peers
+    return tune.PlacementGroupFactory([{connection.here: LEAST} if may_shrink else {}, *demand.bundles])
 
 
 class PopulationTrainable(tune.Trainable):
@@ -109,8 +116,8 @@ class PopulationTrainable(tune.Trainable):
         placement_group = get_current_placement_group()
         if placement_group is None:
             raise ResourceError("PopulationTrainable: needs a placement group with a bundle a peer; wrap it in "
-                                "tune.with_resources with demand_of_sample(...).bundles")
-        demand = demand_of_sample(self._space, self._sample, self._nodes)
+                                "tune.with_resources with placement_of")
+        demand = demand_of(self._settings.population.num_peers, self._settings.resources, self._nodes)
         group = RayGroup(self._settings, demand, placement_group, f"{self._settings.name}/{self._id}")
         self._until_cleanup.callback(group.close)
         self._population = Population(group, self._settings, self._tell)

@@ -17,5 +17,5 @@ def connection() -> Iterator[Connection]:
     import ray
 
     ray.init("local", num_cpus=NUM_CPUS, num_gpus=0, include_dashboard=False, log_to_driver=False)
-    yield Connection([Node(float(NUM_CPUS), 0.0)], "")
+    yield Connection([Node(float(NUM_CPUS), 0.0)], "", f"node:{ray.util.get_node_ip_address()}")
     ray.shutdown()

@@ -57,7 +57,7 @@ def group(connection: Any, request: pytest.FixtureRequest) -> Iterator[RayGroup]
 
     chosen = settings(getattr(request, "param", "grafting"))
     demand = demand_of(NUM_PEERS, chosen.resources, connection.nodes)
-    place = placement_group(demand.bundles[1:])
+    place = placement_group(demand.bundles)
     actors = RayGroup(chosen, demand, place, "study/trial")
     yield actors
     actors.close()

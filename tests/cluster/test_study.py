@@ -20,6 +20,7 @@ from graftpop.cluster import recorder
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.resources import Node
 from graftpop.cluster.study import run_study
+from graftpop.cluster.trainable import placement_of
 from graftpop.comparison import compare_trials
 from graftpop.errors import ResourceError
 from graftpop.learner.data import load_splits
@@ -248,12 +249,22 @@ def test_a_trial_whose_process_was_lost_too_often_is_interrupted_and_can_be_gone
     assert rounds == [(round_, peer) for round_ in (1, 2, 3) for peer in (0, 1)]
 
 
+def test_where_peers_may_be_lost_for_good_a_trial_is_led_from_the_node_of_the_driver(
+    connection: Connection, tmp_path: Path,
+) -> None:
+    wanted = space(training={"epochs": 1}, population={"min_peers": 1}, tune={"num_samples": 1})
+    config = {"trial": {"sample": {"graft.A": 0.4, "graft.c": 5.0}}}
+    assert placement_of(space(), config, connection).bundles == 2 * [{"CPU": 1.0}]  # no empty one is reserved
+    assert placement_of(wanted, config, connection).bundles == [{connection.here: 1e-4}, *2 * [{"CPU": 1.0}]]
+    assert [trial.status for trial in run(wanted, connection, tmp_path)[1]] == ["completed"]
+
+
 def test_trials_that_find_no_room_end_the_study_after_a_while_and_can_be_gone_on_with(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The cluster has half the CPUs that it had when the demand was worked out."""
     monkeypatch.setattr(recorder, "ROOM_LIMIT_S", 3.0)
-    was = Connection([Node(2 * node.cpus, node.gpus) for node in connection.nodes], "")
+    was = Connection([Node(2 * node.cpus, node.gpus) for node in connection.nodes], "", connection.here)
     wanted = space(training={"epochs": 1}, population={"num_peers": 8}, tune={"num_samples": 1})
     with pytest.raises(ResourceError, match=r"no trial has found room on the cluster for 3 s; bring its nodes back"):
         run(wanted, was, tmp_path)
