@@ -178,7 +178,7 @@ def test_a_grid_under_asha_runs_the_whole_product_and_tests_only_what_ran_to_the
 def test_pbt_goes_on_with_what_it_had_changed_stays_inside_the_domains_and_records_every_round_once(
     connection: Connection, tmp_path: Path,
 ) -> None:
-    wanted = space(training={"epochs": 16, "lr": {"loguniform": [1.0e-4, 0.2]}, "schedule": "constant"},
+    wanted = space(training={"epochs": 21, "lr": {"loguniform": [1.0e-4, 0.2]}, "schedule": "constant"},
                    graft={"A": {"uniform": [0.3, 0.5]}, "c": 500.0},
                    tune={"num_samples": 2, "scheduler": "pbt"})
     _, trials = run(wanted, connection, tmp_path, watch=interrupting_once_at(8))
@@ -192,14 +192,14 @@ def test_pbt_goes_on_with_what_it_had_changed_stays_inside_the_domains_and_recor
     rounds = pq.read_table(tmp_path / "rounds.parquet").to_pylist()
     places = [(row["trial_id"], row["round"], row["peer"]) for row in rounds]
     assert sorted(places) == sorted((trial.trial_id, round_, peer) for trial in trials
-                                    for round_ in range(1, 17) for peer in (0, 1))
+                                    for round_ in range(1, 22) for peer in (0, 1))
     rates = {(row["trial_id"], row["round"]): row["lr"] for row in rounds}
     for trial_id, cut in before.items():
         assert rates[trial_id, cut.round + 1] == cut.sample["training.lr"]
     checkpoints = RunFolder(str(tmp_path)).of_trials("checkpoints")
     last = [next(Checkpoints(checkpoints / trial.trial_id).newest_first()).facts for trial in trials]
     assert any(facts.adopted for facts in last)  # the worse went on from the better's weights
-    assert all((facts.round, facts.is_complete) == (16, True) for facts in last)
+    assert all((facts.round, facts.is_complete) == (21, True) for facts in last)
 
 
 def test_a_population_that_diverges_fails_and_says_so(connection: Connection, tmp_path: Path) -> None:
