@@ -71,7 +71,7 @@ class Peer:
         self._add_loss_terms()
         self._small: nn.Module | None = None
         self._num_removed = 0
-        self._entropies = self._grafting.entropies()
+        self._entropies, self._num_invalid = self._grafting.entropies(), self._grafting.num_invalid_filters()
         self._predicted = torch.empty(0, dtype=torch.int64)
         self._teacher_images = 0
         self._epochs: list[EpochMetrics] = []  # of this round
@@ -128,6 +128,7 @@ class Peer:
             self._finish()
         logits, labels = self._learner.evaluate(self._splits.val)
         self._entropies, self._predicted = self._grafting.entropies(), logits.argmax(1)
+        self._num_invalid = self._grafting.num_invalid_filters()
         train_images = sum(epoch.num_images for epoch in epochs)
         train_s = sum(epoch.train_s for epoch in epochs)
         teacher_images, self._teacher_images = self._teacher_images, 0
@@ -139,7 +140,7 @@ class Peer:
             "train_accuracy": epochs[-1].accuracy,
             "val_loss": float(F.cross_entropy(logits, labels)),
             "val_accuracy": _accuracy(self._predicted, labels),
-            "num_invalid_filters": int(self._grafting.num_invalid_filters().sum()),
+            "num_invalid_filters": int(self._num_invalid.sum()),
             "mean_entropy_nats": float(self._entropies.mean()),
             "images_per_s": train_images / train_s,
             "train_s": train_s,
@@ -181,7 +182,10 @@ class Peer:
         return self._measured()
 
     def publish(self) -> Snapshot:
-        """Return a snapshot of the weights, with the entropies and the predictions that the last round measured."""
+        """Return the weights, with the entropies and the predictions that the last round measured.
+
+        To be copied before the peer goes on: its arrays are the weights themselves.
+        """
         return self._grafting.publish(self._index, self._entropies, self._predicted)
 
     def graft(self, *donors: Snapshot) -> dict[str, list[Any]]:
@@ -192,7 +196,6 @@ class Peer:
         """
         donor = self._grafting.merged(donors)
         alpha = self._grafting.alpha(self._entropies, donor)
-        before = self._grafting.num_invalid_filters()
         self._grafting.graft_(alpha, donor)
         after = self._grafting.num_invalid_filters()
         num_sites = len(self._grafting.site_names)
@@ -203,7 +206,7 @@ class Peer:
             "receiver_entropy_nats": self._entropies.tolist(),
             "donor_entropy_nats": donor.entropies.tolist(),
             "alpha": alpha[:num_sites].tolist(),
-            "num_invalid_before": before.tolist(),
+            "num_invalid_before": self._num_invalid.tolist(),
             "num_invalid_after": after.tolist(),
         }
 
@@ -314,7 +317,7 @@ class Peer:
             rule.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()
                                   if name.startswith(prefix)})
         self._teacher_images = int(tensors["teacher_images"])
-        self._entropies = self._grafting.entropies()
+        self._entropies, self._num_invalid = self._grafting.entropies(), self._grafting.num_invalid_filters()
         if self._learner.epoch == self._settings.num_epochs:
             self._remove_dropped()
 

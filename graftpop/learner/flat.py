@@ -58,10 +58,14 @@ class FlatState:
         """Return the view of one tensor, detached; None where there is none of that name."""
         return self[name] if name in self._tensors else None
 
-    def views_of(self, buffer: Tensor, names: Sequence[str]) -> list[Tensor]:
-        """Return some tensors as they lie in another buffer of this layout, such as a snapshot's."""
-        spans = {entry.name: (entry.offset, entry.numel) for entry in self.entries}
-        return [_shaped(buffer.narrow(0, *spans[name]), self._tensors[name].shape) for name in names]
+    def rows_of(self, buffer: Tensor, names: Sequence[str]) -> list[Tensor]:
+        """Return some tensors of a buffer of this layout, one's own or a snapshot's, as rows (O, rest): one a filter.
+
+        A row has its values in the order of memory, so that what goes over them runs over the buffer.
+        """
+        entries = {entry.name: entry for entry in self.entries}
+        return [buffer.narrow(0, entries[name].offset, entries[name].numel).view(len(self._tensors[name]), -1)
+                for name in names]
 
 
 def _distinct_state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:

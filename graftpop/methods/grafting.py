@@ -5,9 +5,9 @@ copied or pickled. `Grafting` knows which alpha each stretch of the flat buffer 
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -54,6 +54,15 @@ class Snapshot:
     predicted: NDArray[np.int64]
 
 
+class _Stretch(NamedTuple):
+    """A part of the flat buffer, cut into as many equal parts as there are units whose alpha they take in turn."""
+
+    offset: int
+    numel: int
+    unit: int
+    num_units: int
+
+
 class Grafting:
     """What one peer does in an exchange: publish a snapshot, and blend a donor's into itself.
 
@@ -72,25 +81,31 @@ class Grafting:
         self._released = self._settings.compat == "released_code"
         names = [entry.name for entry in state.entries]
         self._plan = released_assignment(names) if self._released else site_assignment(names, sites)
-        self._measured = [state[name] for name in self._plan.measured]
-        self._num_filters = [len(weight) for weight in self._measured]
-        device = state.buffer.device
-        of_filter = self._settings.level == "filter"
-        units, lengths = zip(*(self._units_of(entry, of_filter=of_filter) for entry in state.entries), strict=True)
-        self._units = torch.cat(units).to(device)
-        self._lengths = torch.cat(lengths).to(device)
+        self._measured = state.rows_of(state.buffer, self._plan.measured)
+        self._stretches = self._joined(map(self._stretch_of, state.entries))
 
-    def _units_of(self, entry: Entry, *, of_filter: bool) -> tuple[Tensor, Tensor]:
-        """Return the units whose alpha the stretches of a tensor take, one after the other, and their lengths.
+    def _stretch_of(self, entry: Entry) -> "_Stretch":
+        """Return which units a tensor takes its alpha from.
 
         Units are counted over the sites: S sites come first, as a whole, and then the filters of each.
         """
         site = self._plan.site_of[entry.name]
-        num_filters = self._num_filters[site]
+        of_filter = self._settings.level == "filter"
         if of_filter and entry.name.rpartition(".")[0] in self._plan.modules_of[site]:
-            first = len(self._measured) + sum(self._num_filters[:site])
-            return torch.arange(first, first + num_filters), torch.full((num_filters,), entry.numel // num_filters)
-        return torch.tensor([site]), torch.tensor([entry.numel])
+            first = len(self._measured) + sum(map(len, self._measured[:site]))
+            return _Stretch(entry.offset, entry.numel, first, len(self._measured[site]))
+        return _Stretch(entry.offset, entry.numel, site, 1)
+
+    @staticmethod
+    def _joined(stretches: "Iterable[_Stretch]") -> "list[_Stretch]":
+        """Join stretches that lie side by side and follow one unit."""
+        joined: list[_Stretch] = []
+        for stretch in stretches:
+            if joined and stretch.num_units == joined[-1].num_units == 1 and stretch.unit == joined[-1].unit:
+                joined[-1] = joined[-1]._replace(numel=joined[-1].numel + stretch.numel)
+            else:
+                joined.append(stretch)
+        return joined
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -110,11 +125,14 @@ class Grafting:
         return torch.stack([num_invalid_filters(weight) for weight in self._measured])
 
     def publish(self, peer: int, entropies: Tensor, predicted: Tensor) -> Snapshot:
-        """Return a copy of the weights as they are now, with their entropies and what they predicted."""
+        """Return the weights with their entropies and what they predicted, to be copied before they change.
+
+        On a CPU its arrays are the weights themselves.
+        """
         integers = [tensor.flatten() for tensor in self._state.integers.values()]
         return Snapshot(
             peer=peer,
-            weights=self._state.buffer.detach().cpu().numpy().copy(),
+            weights=self._state.buffer.detach().cpu().numpy(),
             integers=torch.cat(integers).cpu().numpy() if integers else np.empty(0, np.int64),
             entropies=entropies.cpu().numpy(),
             predicted=predicted.cpu().numpy(),
@@ -125,8 +143,8 @@ class Grafting:
         if len(snapshots) == 1:
             return snapshots[0]
         mean = torch.stack([_tensor(snapshot.weights) for snapshot in snapshots]).mean(0)
-        views = self._state.views_of(mean, self._plan.measured)
-        return replace(snapshots[0], peer=ALL_OTHERS, weights=mean.numpy(), entropies=self._entropies(views).numpy())
+        rows = self._state.rows_of(mean, self._plan.measured)
+        return replace(snapshots[0], peer=ALL_OTHERS, weights=mean.numpy(), entropies=self._entropies(rows).numpy())
 
     def alpha(self, own: Tensor, donor: Snapshot) -> Tensor:
         """Return the share that each unit keeps of itself, float64: of the S sites as a whole, then of their filters.
@@ -158,15 +176,19 @@ class Grafting:
     def _of(self, snapshot: Snapshot) -> list[Tensor]:
         """Return the measured tensors of a snapshot."""
         buffer = _tensor(snapshot.weights).to(self._state.buffer.device)
-        return self._state.views_of(buffer, self._plan.measured)
+        return self._state.rows_of(buffer, self._plan.measured)
 
     def graft_(self, alpha: Tensor, donor: Snapshot) -> None:
         """Blend a donor's weights into this peer's, with the shares that `alpha` returned. Momentum is not touched."""
-        device = self._state.buffer.device
-        per_weight = alpha[self._units].repeat_interleave(self._lengths, output_size=len(self._state.buffer))
-        weights = _tensor(donor.weights).to(device)
-        mix = released_blend if self._released else blend
-        self._state.buffer.copy_(mix(self._state.buffer, weights, per_weight))
+        weights = _tensor(donor.weights).to(self._state.buffer.device)
+        for offset, numel, unit, num_units in self._stretches:  # each is read and written while it is in the cache
+            share = alpha[unit : unit + num_units, None]
+            own, theirs = (buffer[offset : offset + numel].view(num_units, -1)
+                           for buffer in (self._state.buffer, weights))
+            if self._released:
+                own.copy_(released_blend(own, theirs, share))
+            else:
+                blend(own, theirs, share, out=own)
         if self._released:
             self._graft_integers_(alpha, donor)
 

@@ -5,7 +5,7 @@ from torch import Tensor, lerp
 __all__ = ["blend"]
 
 
-def blend(receiver: Tensor, donor: Tensor, alpha: Tensor) -> Tensor:
+def blend(receiver: Tensor, donor: Tensor, alpha: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Return alpha * receiver + (1 - alpha) * donor.
 
     Computed by linear interpolation, so that alpha = 1 gives the receiver, alpha = 0 the donor, and equal weights
@@ -15,9 +15,10 @@ def blend(receiver: Tensor, donor: Tensor, alpha: Tensor) -> Tensor:
         receiver: float weights, any shape.
         donor: the same shape, dtype and device.
         alpha: share of the receiver, in [0, 1]; a shape that broadcasts over the weights.
+        out: where to write it, which may be the receiver; None makes a new tensor.
 
     Returns:
-        A new tensor, shape and dtype of `receiver`.
+        A tensor of the shape and dtype of `receiver`.
 
     Raises:
         ValueError: the shapes of receiver and donor differ.
@@ -28,4 +29,4 @@ def blend(receiver: Tensor, donor: Tensor, alpha: Tensor) -> Tensor:
     if receiver.shape != donor.shape:
         raise ValueError(f"blend: receiver and donor must have one shape, got {tuple(receiver.shape)} and "
                          f"{tuple(donor.shape)}; grafting needs equal architectures")
-    return lerp(donor, receiver, alpha.to(receiver.dtype))
+    return lerp(donor, receiver, alpha.to(receiver.dtype), out=out)

@@ -4,6 +4,7 @@ A group is told which peers shall run which method and gives the results back as
 other (snapshots, class probabilities) is passed on as handles.
 """
 
+import copy
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -33,7 +34,7 @@ class Group(Protocol):
             method: name of a method of `graftpop.peer.Peer`.
             calls: who, with which arguments.
             limit_s: how long to wait for all of them.
-            wanted: a handle can be an argument of later calls; what is `held` stays where it was made.
+            wanted: a handle can be an argument of later calls; what is `held` stays where it was made, as it was then.
 
         Yields:
             The peer, and its result, its handle, or the `PeerError` that came instead.
@@ -83,8 +84,8 @@ class LocalGroup:
         self._started: deque[tuple[int, str, tuple[Any, ...], Wanted]] = deque()
 
     def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
-        """See `Group.run`; there is nothing to wait for here, and a handle is the result itself."""
-        del limit_s, wanted
+        """See `Group.run`; there is nothing to wait for here, and a handle is a copy of the result."""
+        del limit_s
         meetings = {}
         for peer, arguments in calls.items():
             try:
@@ -94,7 +95,7 @@ class LocalGroup:
             if isinstance(result, Generator):
                 meetings[peer] = result
             else:
-                yield peer, result
+                yield peer, copy.deepcopy(result) if wanted == "held" else result
         yield from in_step(meetings)
 
     def start(self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, *,

@@ -1,7 +1,6 @@
 """A whole exchange on real networks, against references that loop over the entries of the state."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -218,19 +217,6 @@ def test_training_goes_on_from_the_grafted_weights() -> None:
     one.train_epoch()
     other.train_epoch()
     assert same_bits(one.state_dict(), other.state_dict())
-
-
-def test_a_snapshot_is_not_changed_by_what_its_peer_does_later() -> None:
-    one = learner(seeded_small_net(1))
-    graft = Grafting(one.state, find_sites(one.network, (3, 8, 8), "network"), GraftSettings())
-    one.train_epoch()
-    snapshot = graft.publish(0, graft.entropies(), NOTHING)
-    before = snapshot.weights.copy(), snapshot.integers.copy(), snapshot.entropies.copy()
-    one.train_epoch()
-    graft.graft_(torch.zeros(1, dtype=torch.float64), replace(snapshot, weights=np.zeros_like(before[0])))
-    after = snapshot.weights, snapshot.integers, snapshot.entropies
-    assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
-    assert not one.state.buffer.any()
 
 
 @pytest.mark.parametrize("compat", ["none", "released_code"])

@@ -1,6 +1,8 @@
 """Populations of real peers on the digits, in this process."""
 
+import copy
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from typing import Any
@@ -81,6 +83,21 @@ class ReversedGroup(LocalGroup):
 
     def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
         yield from super().run(method, dict(sorted(calls.items(), reverse=True)), limit_s, wanted=wanted)
+
+
+def test_a_snapshot_that_is_held_is_not_changed_by_what_its_peer_does_later() -> None:
+    group = LocalGroup(partial(Peer, settings()), 2)
+
+    def ask(method: str, peer: int, *arguments: Any) -> Any:
+        return next(group.run(method, {peer: arguments}, math.inf, wanted="held"))[1]
+
+    snapshot = ask("publish", 0)
+    before = copy.deepcopy(snapshot)
+    ask("train", 0, 1)
+    ask("graft", 0, ask("publish", 1))
+    for name in ("weights", "integers", "entropies", "predicted"):
+        assert np.array_equal(getattr(snapshot, name), getattr(before, name))
+    assert not np.array_equal(ask("publish", 0).weights, before.weights)
 
 
 @pytest.mark.parametrize("num_peers", [2, 3])

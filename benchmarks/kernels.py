@@ -1,0 +1,84 @@
+"""What one peer computes in an exchange, against the plain recipe: entropy of all layers, alpha, blend.
+
+    python benchmarks/kernels.py [--models resnet110 ...] [--turns 9]
+
+Both blend a donor into a network of the same weights, on one core of this machine, and on its GPU where there is one.
+The plain recipe computes the entropies of receiver and donor; graftpop those of the receiver, since a donor's come
+with its snapshot, from the donor's own round.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from plain import graft
+from turns import Case, in_turns, report
+
+from graftpop.learner.flat import FlatState
+from graftpop.learner.models import build
+from graftpop.learner.seeds import seeded
+from graftpop.learner.sites import find_sites
+from graftpop.methods.grafting import Grafting
+from graftpop.settings import GraftSettings
+
+MODELS = ("resnet110", "mobilenetv2", "torchvision:resnet50")
+NUM_TURNS = 9
+WANTED = {"cpu": 5.0, "cuda": 20.0}
+REPEATS = {"cpu": 5, "cuda": 20}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--turns", type=int, default=NUM_TURNS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    kinds = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    for kind in kinds:
+        cases = [measured(model, torch.device(kind), given.turns) for model in given.models]
+        report(f"kernels-{kind}", "times as fast as the plain recipe", WANTED[kind], cases)
+
+
+def measured(model: str, device: torch.device, num_turns: int) -> Case:
+    receiver, donor = (network_of(model, seed).to(device) for seed in (0, 1))
+    plain_receiver = network_of(model, 0).to(device)
+    side = 224 if model.startswith("torchvision:") else 32
+    sites = find_sites(receiver, (3, side, side), model)
+    ours, theirs = (Grafting(FlatState(network), sites, GraftSettings()) for network in (receiver, donor))
+    snapshot = theirs.publish(1, theirs.entropies(), torch.zeros(0, dtype=torch.int64))
+    donor_state = {name: tensor.clone().contiguous() for name, tensor in donor.state_dict().items()}
+
+    def graft_ours() -> None:
+        ours.graft_(ours.alpha(ours.entropies(), snapshot), snapshot)
+
+    ours_s, plain_s = in_turns(timed(graft_ours, device), timed(lambda: graft(plain_receiver, donor_state), device),
+                               num_turns=num_turns)
+    num_weights = sum(tensor.numel() for tensor in donor_state.values())
+    return Case(f"{model}, {device.type}", ours_s, plain_s, {
+        "weights": num_weights, "graftpop, ms": 1000 * median(ours_s), "plain, ms": 1000 * median(plain_s)})
+
+
+def network_of(model: str, seed: int) -> torch.nn.Module:
+    with seeded(seed, torch.device("cpu")):
+        return build(model, 10)
+
+
+def timed(act: Callable[[], None], device: torch.device) -> Callable[[], float]:
+    """Return what does something some times, and returns the seconds of one of them."""
+    repeats = REPEATS[device.type]
+
+    def run() -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            act()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - start) / repeats
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

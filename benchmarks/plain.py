@@ -1,0 +1,204 @@
+"""The plain recipe, which a user would otherwise run: one process a network, each with a loader of its own.
+
+Written from the description of the released script of filter grafting (fxmeng/filter-grafting): PIL transforms in a
+DataLoader with two workers, float32 in the framework's default layout, `.item()` twice a batch, weights exchanged
+through files that are polled for, a layer's entropy by ten passes over it. Polled every 0.1 s, where the script sleeps
+10 s, so that nothing here is about sleeping; and each process is given its share of the cores, without which the
+processes of a population slow each other down.
+
+`PlainPeers` starts such processes and stops all of them, workers too, whenever they are not asked for anything.
+"""
+
+import argparse
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["PlainPeers"]
+
+POLL_S = 0.1
+BATCH_SIZE = 128
+NUM_WORKERS = 2
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+ANSWER_LIMIT_S = 120
+
+
+class PlainPeers:
+    """The processes of a population; each is asked by a line, and answers with the seconds that it took.
+
+    Args:
+        model: name of the network.
+        num_peers: how many processes.
+        folder: through which they exchange weights.
+        num_cores: that they share.
+    """
+
+    def __init__(self, model: str, num_peers: int, folder: Path, num_cores: int) -> None:
+        threads = max(1, num_cores // num_peers)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(Path(__file__).parents[1])}
+        self._processes = [subprocess.Popen(
+            [sys.executable, __file__, "--model", model, "--peer", str(peer), "--peers", str(num_peers), "--folder",
+             str(folder)], env=environment, text=True, start_new_session=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE) for peer in range(num_peers)]
+        self._answers()
+        self._signal(signal.SIGSTOP)
+
+    def ask(self, what: str) -> float:
+        """Ask all for something, and return the seconds until the last was done."""
+        self._signal(signal.SIGCONT)
+        start = time.perf_counter()
+        for process in self._processes:
+            assert process.stdin
+            print(what, file=process.stdin, flush=True)
+        self._answers()
+        took_s = time.perf_counter() - start
+        self._signal(signal.SIGSTOP)
+        return took_s
+
+    def close(self) -> None:
+        """End all processes."""
+        self._signal(signal.SIGKILL)
+        for process in self._processes:
+            process.wait()
+
+    def _answers(self) -> None:
+        for process in self._processes:
+            assert process.stdout
+            if process.stdout.readline() != "done\n":
+                raise RuntimeError(f"plain.py: a process ended with {process.wait(ANSWER_LIMIT_S)}")
+
+    def _signal(self, number: int) -> None:
+        for process in self._processes:
+            os.killpg(process.pid, number)
+
+
+class PlainPeer:
+    """One process of the plain recipe."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        import torch
+        from torch import nn
+
+        from graftpop.learner.models import build
+
+        self._given = given
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.manual_seed(given.peer)
+        self._network = build(given.model, 10).to(self._device)
+        self._criterion = nn.CrossEntropyLoss()
+        self._optimizer = torch.optim.SGD(self._network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+        self._epoch = 0
+
+    def train(self, batches: Iterator[tuple[Any, Any]], num_batches: int) -> None:
+        """Train so many batches, and count as the script does."""
+        self._network.train()
+        total_loss, correct, total = 0.0, 0, 0
+        for _ in range(num_batches):
+            images, targets = (tensor.to(self._device) for tensor in next(batches))
+            self._optimizer.zero_grad()
+            outputs = self._network(images)
+            loss = self._criterion(outputs, targets)
+            loss.backward()
+            self._optimizer.step()
+            total_loss += loss.item()
+            predicted = outputs.max(1)[1]
+            total += len(targets)
+            correct += predicted.eq(targets).sum().item()
+
+    def exchange(self) -> None:
+        """Write the weights to a file, wait for the donor's, and blend layer by layer."""
+        import torch
+
+        given = self._given
+        file = given.folder / f"peer-{given.peer}-{self._epoch}.pt"
+        torch.save({"net": self._network.state_dict()}, file.with_suffix(".part"))
+        file.with_suffix(".part").rename(file)
+        donor = given.folder / f"peer-{(given.peer - 1) % given.peers}-{self._epoch}.pt"
+        while not donor.exists():
+            time.sleep(POLL_S)
+        graft(self._network, torch.load(donor)["net"])
+        self._epoch += 1
+
+
+def graft(network: Any, donor: dict[str, Any], A: float = 0.4, c: float = 500.0) -> None:
+    """Blend a donor's state into a network, the share decided at every convolution."""
+    blended = OrderedDict()
+    share = 0.5
+    for name, tensor in network.state_dict().items():
+        if "conv" in name:
+            share = round(A / math.pi * math.atan(c * (entropy(tensor) - entropy(donor[name]))) + 0.5, 2)
+        blended[name] = tensor * share + donor[name] * (1 - share)
+    network.load_state_dict(blended)
+
+
+def entropy(values: Any, num_bins: int = 10) -> float:
+    """Return a layer's entropy in nats, by a pass over it for each bin."""
+    import torch
+
+    values = values.reshape(-1)
+    width = (values.max() - values.min()) / num_bins
+    total: Any = 0.0
+    for place in range(num_bins):
+        inside = (values >= values.min() + place * width) * (values < values.min() + (place + 1) * width)
+        share = torch.sum(inside, dtype=torch.float) / len(values)
+        if share != 0:
+            total -= share * torch.log(share)
+    return float(total)
+
+
+def batches_for_ever() -> Iterator[tuple[Any, Any]]:
+    """Yield shuffled batches of the training images of CIFAR-10, epoch after epoch."""
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
+    from graftpop.learner.data.cache import decoded
+    from graftpop.learner.data.cifar import find_cifar10
+    from graftpop.settings import DataSettings
+
+    transform = transforms.Compose([
+        transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
+        transforms.Normalize(MEAN, STD)])
+    pixels, labels = decoded(find_cifar10(DataSettings(name="cifar10"))).parts["train"]
+    arrays, targets = pixels.permute(0, 2, 3, 1).numpy(), labels.tolist()
+
+    class Cifar(torch.utils.data.Dataset[tuple[Any, int]]):
+        def __len__(self) -> int:
+            return len(targets)
+
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            return transform(Image.fromarray(arrays[index])), targets[index]
+
+    loader = torch.utils.data.DataLoader(Cifar(), batch_size=BATCH_SIZE, shuffle=True, num_workers=NUM_WORKERS,
+                                         drop_last=True)
+    while True:
+        yield from loader
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--peer", type=int, required=True)
+    parser.add_argument("--peers", type=int, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    peer = PlainPeer(parser.parse_args())
+    batches = batches_for_ever()
+    print("done", flush=True)
+    for line in sys.stdin:
+        match line.split():
+            case ["train", number]:
+                peer.train(batches, int(number))
+            case ["exchange"]:
+                peer.exchange()
+        print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
