@@ -24,26 +24,35 @@ from graftpop.settings import Settings
 __all__ = ["RayGroup"]
 
 GET_LIMIT_S = 300.0
+BEGIN_LIMIT_S = 60.0
+"""How long a peer may take to begin another trial, before it is started anew."""
 
 
 class PeerActor:
     """One `Peer` in a process of its own. The process that creates it need not import torch."""
 
-    def __init__(self, settings: dict[str, Any], index: int, demand: Demand, title: str) -> None:
+    def __init__(self, settings: dict[str, Any], index: int, demand: Demand) -> None:
         import torch
 
+        self._index, self._demand, self._study = index, demand, settings["name"]
+        self._num_cores = max(1, int(demand.cpus_per_peer))
+        torch.set_num_threads(self._num_cores)
+        self._place = MeetingPlace(index)
+        self._peer: Any = None
+        self.begin(settings)
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Be a peer of a population that begins, in place of any that this process was."""
         from graftpop.peer import Peer
 
-        self._title = title
-        num_cores = max(1, int(demand.cpus_per_peer))
-        torch.set_num_threads(num_cores)
-        device = "cuda" if demand.gpus_per_peer else "cpu"
-        self._place = MeetingPlace(index)
-        self._peer = Peer(Settings.model_validate(settings), index, device, num_workers=num_cores - 1)
+        self._peer = None  # its memory is free before that of the next is taken
+        self._place.leave()
+        device = "cuda" if self._demand.gpus_per_peer else "cpu"
+        self._peer = Peer(Settings.model_validate(settings), self._index, device, num_workers=self._num_cores - 1)
 
     def __repr__(self) -> str:
-        """Name the actor for logs and the dashboard."""
-        return self._title
+        """Name the actor for logs and the dashboard; its tasks have the name of the trial."""
+        return f"{self._study}/peer-{self._index}"
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Run a method of the peer; references among the arguments have become what they refer to."""
@@ -81,17 +90,36 @@ class RayGroup:
         settings: the population's.
         demand: what each peer reserves.
         placement_group: the trial's; its last bundles are the peers'.
-        title: what the peers' names begin with (`study/trial`).
+        trial: what the peers' tasks are named after.
     """
 
-    def __init__(self, settings: Settings, demand: Demand, placement_group: PlacementGroup, title: str) -> None:
+    def __init__(self, settings: Settings, demand: Demand, placement_group: PlacementGroup, trial: str) -> None:
         # Ray neither restarts nor retries: who starts again has first to be given its state
         self._remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
-        self._settings, self._demand, self._placement_group, self._title = settings, demand, placement_group, title
+        self._settings, self._demand, self._placement_group, self._trial = settings, demand, placement_group, trial
         self._actors: dict[int, Any] = {}
         self._started: dict[ray.ObjectRef[Any], Asked] = {}
         for peer in range(demand.num_peers):
             self._start_process(peer)
+        self._arrange_meetings()
+
+    def begin(self, settings: Settings, trial: str) -> None:
+        """Be the peers of another trial of the same demand, in the same processes where these have nothing to do.
+
+        Args:
+            settings: of the other population.
+            trial: its name.
+        """
+        self._settings, self._trial = settings, trial
+        busy = {asked.peer for asked in self._started.values()}
+        self._started.clear()
+        begun = {peer: actor.begin.remote(settings.model_dump())
+                 for peer, actor in self._actors.items() if peer not in busy}
+        if begun:
+            ray.wait(list(begun.values()), num_returns=len(begun), timeout=BEGIN_LIMIT_S)
+        for peer in range(self._demand.num_peers):
+            if peer not in begun or not _is_done(begun[peer]):
+                self._start_process(peer)
         self._arrange_meetings()
 
     def _start_process(self, peer: int) -> None:
@@ -105,7 +133,7 @@ class RayGroup:
             scheduling_strategy=PlacementGroupSchedulingStrategy(
                 placement_group=self._placement_group,
                 placement_group_bundle_index=self._placement_group.bundle_count - demand.num_peers + peer),
-        ).remote(self._settings.model_dump(), peer, demand, f"{self._title}/peer-{peer}")
+        ).remote(self._settings.model_dump(), peer, demand)
 
     def _arrange_meetings(self) -> None:
         """Tell all peers where they meet, where they do; before what they are asked next, since they do it in order."""
@@ -143,7 +171,7 @@ class RayGroup:
     def _ask(self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float,
              wanted: Wanted) -> "tuple[ray.ObjectRef[Any], Asked]":
         """Start a method on one peer; return by which reference its end is known, and what it is the end of."""
-        actor, name = self._actors[peer], f"peer-{peer}.{method}"
+        actor, name = self._actors[peer], f"{self._trial}/peer-{peer}.{method}"
         handle = None
         if wanted == "held":
             reference, handle = actor.make.options(name=name, num_returns=2).remote(method, *arguments)
@@ -202,6 +230,15 @@ class RayGroup:
     def close(self) -> None:
         """End the peers' processes."""
         self.dismiss(list(self._actors))
+
+
+def _is_done(reference: ray.ObjectRef[Any]) -> bool:
+    """Return whether a call has ended, and without an error."""
+    try:
+        ray.get(reference, timeout=0)
+    except RayError:
+        return False
+    return True
 
 
 def _handle_lost(error: Exception, peer: int, method: str) -> HandleLost:

@@ -51,7 +51,7 @@ class MeetingPlace:
         self._address = address
 
     def _expect(self, place: int, num_places: int, limit_s: float) -> None:
-        self._leave()
+        self.leave()
         self._store, self._address = None, None
         self._place, self._num_places = place, num_places
         self._limit = datetime.timedelta(seconds=limit_s)
@@ -76,7 +76,7 @@ class MeetingPlace:
                     return done.value
                 everyone = self._exchange(own)
         except BaseException:  # an interrupt too: the others shall not wait for who has failed
-            self._leave()
+            self.leave()
             raise
 
     def _exchange(self, own: NDArray[Any]) -> NDArray[Any]:
@@ -112,7 +112,8 @@ class MeetingPlace:
         torch.distributed.init_process_group("gloo", store=self._store, rank=self._place,
                                              world_size=self._num_places, timeout=self._limit)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Meet no more with those that one has met with."""
         import torch.distributed
 
         if torch.distributed.is_initialized():

@@ -1,7 +1,6 @@
 """A whole study, new or gone on with: trials of populations under a searcher and a scheduler."""
 
 import os
-import warnings
 from collections.abc import Callable
 
 from ray import tune
@@ -47,7 +46,6 @@ def run_study(space: Space, folder: RunFolder, connection: Connection,
     if left or new_numbers:
         wanted = trials_to_run(left, sampler, new_numbers)
         suggests = tuned.search == "optuna"
-        warnings.filterwarnings("ignore", message="Consider boosting PBT")  # peers are not yet reused
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # their files would begin anew when a study is resumed
         trainable = tune.with_parameters(PopulationTrainable, space=space, nodes=connection.nodes,
                                          location=folder.location)
@@ -62,6 +60,7 @@ def run_study(space: Space, folder: RunFolder, connection: Connection,
                 search_alg=SuggestedTrials(wanted, sampler, tuned.metric) if suggests else None,
                 scheduler=scheduled,
                 max_failures=tuned.max_failures,
+                reuse_actors=True,
                 trial_dirname_creator=lambda trial: str(trial.config["trial"]["trial_id"]),
                 callbacks=[recorder, TBXLoggerCallback()],
                 raise_on_failed_trial=False,

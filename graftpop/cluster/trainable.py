@@ -58,15 +58,25 @@ class PopulationTrainable(tune.Trainable):
             nodes: the cluster that the demand was worked out for.
             location: of the run.
         """
+        self._space, self._nodes = space, nodes
+        self._run = RunFolder(location)
+        self._lock, self._is_locked = ExitStack(), False
+        self._group: RayGroup | None = None
+        self._take_up(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take note of another trial, to run with the same peers' processes."""
+        self._let_go()
+        self._take_up(new_config)
+        return True
+
+    def _take_up(self, config: dict[str, Any]) -> None:
         self._id = Path(self.logdir).name  # the config's `trial_id` is under pbt that of the trial it was copied from
         self._sample: dict[str, Any] = config["trial"]["sample"]
-        self._space, self._nodes = space, nodes
-        self._settings = space.settle(self._sample)
-        self._run = RunFolder(location)
+        self._settings = self._space.settle(self._sample)
         self._checkpoints = Checkpoints(self._run.of_trials("checkpoints") / self._id)
         self._records = TrialRecords(self._run.of_trials("records"), self._id)
         self._source, self._adopted = self._checkpoints, ""  # under pbt another trial's
-        self._until_cleanup = ExitStack()
         self._population: Population | None = None
         self._events: list[str] = []
         self._summary: dict[str, Any] = {}
@@ -79,6 +89,7 @@ class PopulationTrainable(tune.Trainable):
         """
         start = time.monotonic()
         try:
+            self._hold()
             population = self._population or self._begin()
             done = None if population is None else population.step()
             if population is not None and done is not None:
@@ -88,6 +99,7 @@ class PopulationTrainable(tune.Trainable):
                 self._records.write()
             raise
         except GraftpopError as error:
+            self._end_peers()
             self._keep(self._records.write, "its records")
             return {"round": 0, "val_accuracy": 0.0, **self._report(), "error": str(error), "done": True}
         return {**self._report(), "done": done is None or done.is_last}
@@ -101,10 +113,19 @@ class PopulationTrainable(tune.Trainable):
         self._keep(self._records.write, "its records")
         self._write_checkpoint(population, is_complete=done.is_last)
 
+    def _hold(self) -> None:
+        """Keep a process that led this trial before, and does not know that it was given up, from writing."""
+        if not self._is_locked:
+            self._keep(self._run.check_is_there, "anything")
+            self._lock.enter_context(self._run.of_trials("locks").locked(self._id, PREDECESSOR_LIMIT_S))
+            self._is_locked = True
+
+    def _let_go(self) -> None:
+        self._lock.close()
+        self._is_locked = False
+
     def _begin(self) -> Population | None:
         """Start the peers, from the newest checkpoint that is whole; None where nothing is left to do."""
-        self._keep(self._run.check_is_there, "anything")
-        self._until_cleanup.enter_context(self._run.of_trials("locks").locked(self._id, PREDECESSOR_LIMIT_S))
         newest, files = self._newest()
         self._records.restart_after(newest.facts.round if newest else 0)
         self._keep(self._records.write, "its records")
@@ -113,14 +134,7 @@ class PopulationTrainable(tune.Trainable):
             self._adopted = self._adopted or newest.facts.adopted
             if newest.facts.is_complete:
                 return None
-        placement_group = get_current_placement_group()
-        if placement_group is None:
-            raise ResourceError("PopulationTrainable: needs a placement group with a bundle a peer; wrap it in "
-                                "tune.with_resources with placement_of")
-        demand = demand_of(self._settings.population.num_peers, self._settings.resources, self._nodes)
-        group = RayGroup(self._settings, demand, placement_group, f"{self._settings.name}/{self._id}")
-        self._until_cleanup.callback(group.close)
-        self._population = Population(group, self._settings, self._tell)
+        self._population = Population(self._start_peers(), self._settings, self._tell)
         if newest is not None:
             states = {peer: files[f"peer-{peer}.safetensors"] for peer in newest.facts.peers}
             teachers = {int(Path(name).stem.removeprefix("teacher-")): content for name, content in files.items()
@@ -129,6 +143,24 @@ class PopulationTrainable(tune.Trainable):
         elif self._population.prepare():  # the teachers are trained, which shall not be done again
             self._write_checkpoint(self._population, is_complete=False)
         return self._population
+
+    def _start_peers(self) -> RayGroup:
+        """Start the peers, in the processes of another trial's where this one led such a trial before."""
+        if self._group is not None:
+            self._group.begin(self._settings, self._id)
+            return self._group
+        placement_group = get_current_placement_group()
+        if placement_group is None:
+            raise ResourceError("PopulationTrainable: needs a placement group with a bundle a peer; wrap it in "
+                                "tune.with_resources with placement_of")
+        demand = demand_of(self._settings.population.num_peers, self._settings.resources, self._nodes)
+        self._group = RayGroup(self._settings, demand, placement_group, self._id)
+        return self._group
+
+    def _end_peers(self) -> None:
+        if self._group is not None:
+            self._group.close()
+            self._group = None
 
     def _newest(self) -> tuple[Checkpoint | None, dict[str, bytes]]:
         """Return the newest whole checkpoint and its files, of this trial or of that whose it shall adopt."""
@@ -204,7 +236,11 @@ class PopulationTrainable(tune.Trainable):
                   lambda cause: self._tell(Event(round, None, "storage_away", cause)))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write whose checkpoints to go on from: population based training lets other trials load it."""
+        """Write whose checkpoints to go on from: population based training lets other trials load it.
+
+        It does so when it pauses this one, which another process may then take up.
+        """
+        self._let_go()
         pointer = {"trial_id": self._id, "hand_over": uuid.uuid4().hex}
         (Path(checkpoint_dir) / POINTER).write_text(json.dumps(pointer), encoding="utf-8")
 
@@ -219,4 +255,5 @@ class PopulationTrainable(tune.Trainable):
 
     def cleanup(self) -> None:
         """End the peers."""
-        self._until_cleanup.close()
+        self._end_peers()
+        self._let_go()

@@ -58,7 +58,7 @@ def group(connection: Any, request: pytest.FixtureRequest) -> Iterator[RayGroup]
     chosen = settings(getattr(request, "param", "grafting"))
     demand = demand_of(NUM_PEERS, chosen.resources, connection.nodes)
     place = placement_group(demand.bundles)
-    actors = RayGroup(chosen, demand, place, "study/trial")
+    actors = RayGroup(chosen, demand, place, "trial")
     yield actors
     actors.close()
     remove_placement_group(place)

@@ -1,0 +1,95 @@
+"""Seconds from the request to publish until every peer is grafted, against the plain recipe and a copy in memory.
+
+    python benchmarks/exchange.py [--models resnet32 ...] [--peers 2 8] [--turns 5]
+
+Peers are Ray actors on this machine in a ring, as in a trial. The plain recipe exchanges through files in a temporary
+folder. The copy is of as many bytes as all peers publish, one buffer after the other in one process, into memory that
+has been written to before.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from peers import NUM_CORES, peers_of, this_machine
+from plain import PlainPeers
+from turns import NUM_TURNS, Case, in_turns, report
+
+MODELS = ("resnet32", "mobilenetv2", "torchvision:resnet18", "torchvision:resnet50")
+PEERS = (2, 8)
+LARGE_BYTES = 10_000_000
+MOST_COPIES = 4.0
+BYTES_A_WEIGHT = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--peers", nargs="+", type=int, default=PEERS)
+    parser.add_argument("--turns", type=int, default=NUM_TURNS)
+    given = parser.parse_args()
+
+    cases = []
+    with this_machine():
+        for model in given.models:
+            with exchanging(model, max(given.peers)) as (exchange, num_bytes):
+                for num_peers in given.peers:
+                    cases.append(measured(model, num_peers, given.turns, exchange, num_bytes))
+    large = [case for case in cases if case.shown["MB a peer"] * 1e6 >= LARGE_BYTES]
+    most = max((case.shown["times a copy"] for case in large), default=None)
+    report("exchange", "times as fast as the plain recipe", 1.0, cases, times_a_copy=most,
+           wanted_times_a_copy=MOST_COPIES)
+    print(f"of {LARGE_BYTES / 1e6:g} MB and more: at most {most} times a copy, wanted below {MOST_COPIES:g}")
+
+
+def measured(model: str, num_peers: int, num_turns: int, exchange: Callable[[int], float], num_bytes: int) -> Case:
+    with tempfile.TemporaryDirectory() as folder:
+        plain = PlainPeers(model, num_peers, Path(folder), NUM_CORES)
+        try:
+            ours_s, plain_s, copy_s = in_turns(
+                lambda: exchange(num_peers), lambda: plain.ask("exchange"), copying(num_peers, num_bytes),
+                num_turns=num_turns)
+        finally:
+            plain.close()
+    copies = median(own / copy for own, copy in zip(ours_s, copy_s, strict=True))
+    return Case(f"{model}, {num_peers} peers", ours_s, plain_s, {
+        "MB a peer": round(num_bytes / 1e6, 1), "graftpop, ms": round(1000 * median(ours_s), 1),
+        "plain, ms": round(1000 * median(plain_s), 1), "copy, ms": round(1000 * median(copy_s), 2),
+        "times a copy": round(copies, 2)})
+
+
+def copying(num_peers: int, num_bytes: int) -> Callable[[], float]:
+    sources = [np.ones(num_bytes, np.uint8) for _ in range(num_peers)]
+    targets = [np.zeros(num_bytes, np.uint8) for _ in range(num_peers)]
+
+    def copy() -> float:
+        start = time.perf_counter()
+        for target, source in zip(targets, sources, strict=True):
+            np.copyto(target, source)
+        return time.perf_counter() - start
+
+    return copy
+
+
+@contextmanager
+def exchanging(model: str, num_peers: int) -> Iterator[tuple[Callable[[int], float], int]]:
+    """Start peers; yield what lets the first of them exchange, and the bytes that each publishes."""
+    with peers_of({"data": {"name": "digits"}, "model": {"name": model}, "population": {"num_peers": num_peers},
+                   "graft": {}}) as ask:
+
+        def exchange(num_exchanging: int) -> float:
+            start = time.perf_counter()
+            snapshots = ask("publish", dict.fromkeys(range(num_exchanging), ()), wanted="held")
+            ask("graft", {peer: (snapshots[(peer - 1) % num_exchanging],) for peer in snapshots})
+            return time.perf_counter() - start
+
+        yield exchange, BYTES_A_WEIGHT * ask("cost", {0: ()})[0]["parameters"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Peers as a trial of Ray Tune starts them, without the trial."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.util import placement_group, remove_placement_group
+
+from graftpop.cluster.actors import RayGroup
+from graftpop.cluster.resources import Node, demand_of
+from graftpop.space import parse_space
+
+__all__ = ["NUM_CORES", "Ask", "peers_of", "this_machine"]
+
+NUM_CORES = len(os.sched_getaffinity(0))
+LIMIT_S = 300.0
+Ask = Callable[..., dict[int, Any]]
+"""Of a method's name and calls, by peer its arguments, to what each answered."""
+
+
+@contextmanager
+def this_machine() -> Iterator[None]:
+    """Be a cluster of this machine alone."""
+    ray.init("local", num_cpus=NUM_CORES, include_dashboard=False, log_to_driver=False,
+             logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def peers_of(tree: Mapping[str, Any]) -> Iterator[Ask]:
+    """Start the peers of a space that searches nothing; yield what asks some of them for something."""
+    settings = parse_space(dict(tree)).settle()
+    nodes = [Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in ray.nodes()]
+    demand = demand_of(settings.population.num_peers, settings.resources, nodes)
+    place = placement_group(demand.bundles)
+    group = RayGroup(settings, demand, place, "trial")
+
+    def ask(method: str, calls: Mapping[int, tuple[Any, ...]], **options: Any) -> dict[int, Any]:
+        answers = dict(group.run(method, calls, LIMIT_S, **options))
+        for answer in answers.values():
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    try:
+        yield ask
+    finally:
+        group.close()
+        remove_placement_group(place)

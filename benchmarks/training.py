@@ -1,0 +1,77 @@
+"""Images a second of a population that trains, against the plain recipe in as many processes.
+
+    python benchmarks/training.py [--models resnet20 ...] [--peers 1 2 4] [--turns 5]
+
+CIFAR-10 from GRAFTPOP_DATA. Both train the same networks on as many images, batches of 128, augmented; graftpop in the
+precision that `auto` chooses here. In each turn a population of either kind trains some batches; who is not asked
+stands still. Measured is the time from the request to the last peer's answer, so with graftpop's measuring on a few
+validation images and its calls through Ray.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import torch
+from peers import NUM_CORES, peers_of, this_machine
+from plain import BATCH_SIZE, PlainPeers
+from turns import NUM_TURNS, Case, in_turns, report
+
+MODELS = ("resnet20", "resnet32", "mobilenetv2")
+PEERS = (1, 2, 4)
+NUM_BATCHES = {"cpu": 8, "cuda": 800}  # of all peers in a turn
+WANTED = {"cpu": 1.7, "cuda": 5.0}
+VAL_FRACTION = 0.01
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--peers", nargs="+", type=int, default=PEERS)
+    parser.add_argument("--turns", type=int, default=NUM_TURNS)
+    given = parser.parse_args()
+
+    with this_machine():
+        cases = [measured(model, num_peers, given.turns) for model in given.models for num_peers in given.peers]
+    report("training", "times the images/s of the plain recipe", WANTED[DEVICE], cases)
+
+
+def measured(model: str, num_peers: int, num_turns: int) -> Case:
+    batches_each = max(1, NUM_BATCHES[DEVICE] // num_peers)
+    images = batches_each * BATCH_SIZE * num_peers
+    with tempfile.TemporaryDirectory() as folder:
+        plain = PlainPeers(model, num_peers, Path(folder), NUM_CORES)
+        try:
+            with population(model, num_peers, batches_each * BATCH_SIZE) as train:
+                ours_s, plain_s = in_turns(train, lambda: plain.ask(f"train {batches_each}"), num_turns=num_turns)
+        finally:
+            plain.close()
+    return Case(f"{model}, {num_peers} peer{'s' * (num_peers > 1)}", ours_s, plain_s,
+                {"graftpop, images/s": images / median(ours_s), "plain, images/s": images / median(plain_s)})
+
+
+@contextmanager
+def population(model: str, num_peers: int, images_each: int) -> Iterator[Callable[[], float]]:
+    """Start peers; yield what lets all train an epoch of so many images."""
+    with peers_of({
+        "data": {"name": "cifar10", "limit": round(images_each / (1 - VAL_FRACTION)), "val_fraction": VAL_FRACTION},
+        "model": {"name": model}, "training": {"epochs": 10**4, "batch_size": BATCH_SIZE},
+        "population": {"num_peers": num_peers},
+    }) as ask:
+
+        def train() -> float:
+            start = time.perf_counter()
+            rows = ask("train", dict.fromkeys(range(num_peers), (1,)))
+            assert all(row["train_images"] == images_each for row in rows.values())
+            return time.perf_counter() - start
+
+        yield train
+
+
+if __name__ == "__main__":
+    main()
