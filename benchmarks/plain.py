@@ -24,7 +24,6 @@ from typing import Any
 __all__ = ["PlainPeers"]
 
 POLL_S = 0.1
-BATCH_SIZE = 128
 NUM_WORKERS = 2
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 ANSWER_LIMIT_S = 120
@@ -38,15 +37,16 @@ class PlainPeers:
         num_peers: how many processes.
         folder: through which they exchange weights.
         num_cores: that they share.
+        batch: size of a batch.
     """
 
-    def __init__(self, model: str, num_peers: int, folder: Path, num_cores: int) -> None:
+    def __init__(self, model: str, num_peers: int, folder: Path, num_cores: int, batch: int = 128) -> None:
         threads = max(1, num_cores // num_peers)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(Path(__file__).parents[1])}
         self._processes = [subprocess.Popen(
             [sys.executable, __file__, "--model", model, "--peer", str(peer), "--peers", str(num_peers), "--folder",
-             str(folder)], env=environment, text=True, start_new_session=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE) for peer in range(num_peers)]
+             str(folder), "--batch", str(batch)], env=environment, text=True, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE) for peer in range(num_peers)]
         self._answers()
         self._signal(signal.SIGSTOP)
 
@@ -153,7 +153,7 @@ def entropy(values: Any, num_bins: int = 10) -> float:
     return float(total)
 
 
-def batches_for_ever() -> Iterator[tuple[Any, Any]]:
+def batches_for_ever(batch_size: int) -> Iterator[tuple[Any, Any]]:
     """Yield shuffled batches of the training images of CIFAR-10, epoch after epoch."""
     import torch
     from PIL import Image
@@ -176,7 +176,7 @@ def batches_for_ever() -> Iterator[tuple[Any, Any]]:
         def __getitem__(self, index: int) -> tuple[Any, int]:
             return transform(Image.fromarray(arrays[index])), targets[index]
 
-    loader = torch.utils.data.DataLoader(Cifar(), batch_size=BATCH_SIZE, shuffle=True, num_workers=NUM_WORKERS,
+    loader = torch.utils.data.DataLoader(Cifar(), batch_size=batch_size, shuffle=True, num_workers=NUM_WORKERS,
                                          drop_last=True)
     while True:
         yield from loader
@@ -188,8 +188,10 @@ def main() -> None:
     parser.add_argument("--peer", type=int, required=True)
     parser.add_argument("--peers", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True)
-    peer = PlainPeer(parser.parse_args())
-    batches = batches_for_ever()
+    parser.add_argument("--batch", type=int, required=True)
+    given = parser.parse_args()
+    peer = PlainPeer(given)
+    batches = batches_for_ever(given.batch)
     print("done", flush=True)
     for line in sys.stdin:
         match line.split():

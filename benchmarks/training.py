@@ -2,10 +2,10 @@
 
     python benchmarks/training.py [--models resnet20 ...] [--peers 1 2 4] [--turns 5]
 
-CIFAR-10 from GRAFTPOP_DATA. Both train the same networks on as many images, batches of 128, augmented; graftpop in the
-precision that `auto` chooses here. In each turn a population of either kind trains some batches; who is not asked
-stands still. Measured is the time from the request to the last peer's answer, so with graftpop's measuring on a few
-validation images and its calls through Ray.
+CIFAR-10 from GRAFTPOP_DATA. Both train the same networks on as many images in the same batches, augmented; graftpop in
+the precision that `auto` chooses here. In each turn a population of either kind trains an epoch of few images; who is
+not asked stands still. Measured is the time from the request to the last peer's answer, so with graftpop's measuring
+on a few validation images and its calls through Ray. Each peer has its share of the cores.
 """
 
 import argparse
@@ -18,12 +18,14 @@ from statistics import median
 
 import torch
 from peers import NUM_CORES, peers_of, this_machine
-from plain import BATCH_SIZE, PlainPeers
+from plain import PlainPeers
 from turns import NUM_TURNS, Case, in_turns, report
 
 MODELS = ("resnet20", "resnet32", "mobilenetv2")
 PEERS = (1, 2, 4)
-NUM_BATCHES = {"cpu": 8, "cuda": 800}  # of all peers in a turn
+NUM_IMAGES = {"cpu": {"resnet20": 512, "resnet32": 512}, "cuda": {}}  # of all peers in a turn
+OTHERWISE = {"cpu": 128, "cuda": 102_400}
+LARGEST_BATCH = 128
 WANTED = {"cpu": 1.7, "cuda": 5.0}
 VAL_FRACTION = 0.01
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -42,26 +44,27 @@ def main() -> None:
 
 
 def measured(model: str, num_peers: int, num_turns: int) -> Case:
-    batches_each = max(1, NUM_BATCHES[DEVICE] // num_peers)
-    images = batches_each * BATCH_SIZE * num_peers
-    with tempfile.TemporaryDirectory() as folder:
-        plain = PlainPeers(model, num_peers, Path(folder), NUM_CORES)
+    images = NUM_IMAGES[DEVICE].get(model, OTHERWISE[DEVICE])
+    each = images // num_peers
+    batch = min(LARGEST_BATCH, each)
+    with population(model, num_peers, each, batch) as train, tempfile.TemporaryDirectory() as folder:
+        plain = PlainPeers(model, num_peers, Path(folder), NUM_CORES, batch)
         try:
-            with population(model, num_peers, batches_each * BATCH_SIZE) as train:
-                ours_s, plain_s = in_turns(train, lambda: plain.ask(f"train {batches_each}"), num_turns=num_turns)
+            ours_s, plain_s = in_turns(train, lambda: plain.ask(f"train {each // batch}"), num_turns=num_turns)
         finally:
             plain.close()
-    return Case(f"{model}, {num_peers} peer{'s' * (num_peers > 1)}", ours_s, plain_s,
-                {"graftpop, images/s": images / median(ours_s), "plain, images/s": images / median(plain_s)})
+    return Case(f"{model}, {num_peers} peer{'s' * (num_peers > 1)}", ours_s, plain_s, {
+        "batch": batch, "graftpop, images/s": images / median(ours_s), "plain, images/s": images / median(plain_s)})
 
 
 @contextmanager
-def population(model: str, num_peers: int, images_each: int) -> Iterator[Callable[[], float]]:
+def population(model: str, num_peers: int, images_each: int, batch: int) -> Iterator[Callable[[], float]]:
     """Start peers; yield what lets all train an epoch of so many images."""
     with peers_of({
         "data": {"name": "cifar10", "limit": round(images_each / (1 - VAL_FRACTION)), "val_fraction": VAL_FRACTION},
-        "model": {"name": model}, "training": {"epochs": 10**4, "batch_size": BATCH_SIZE},
-        "population": {"num_peers": num_peers},
+        "model": {"name": model}, "training": {"epochs": 10**4, "batch_size": batch},
+        "population": {"num_peers": num_peers}, "resources": {"cpus_per_peer": max(1, NUM_CORES // num_peers)
+                                                              if num_peers <= NUM_CORES else "auto"},
     }) as ask:
 
         def train() -> float:
