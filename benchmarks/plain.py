@@ -21,9 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PlainPeers"]
+__all__ = ["TEST_BATCH", "PlainPeers"]
 
 POLL_S = 0.1
+TEST_BATCH = 100
 NUM_WORKERS = 2
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 ANSWER_LIMIT_S = 120
@@ -112,6 +113,20 @@ class PlainPeer:
             total += len(targets)
             correct += predicted.eq(targets).sum().item()
 
+    def evaluate(self, batches: Iterator[tuple[Any, Any]], num_batches: int) -> None:
+        """Measure so many batches of test images, as the script does."""
+        import torch
+
+        self._network.eval()
+        total_loss, correct, total = 0.0, 0, 0
+        with torch.no_grad():
+            for _ in range(num_batches):
+                images, targets = (tensor.to(self._device) for tensor in next(batches))
+                outputs = self._network(images)
+                total_loss += self._criterion(outputs, targets).item()
+                total += len(targets)
+                correct += outputs.max(1)[1].eq(targets).sum().item()
+
     def exchange(self) -> None:
         """Write the weights to a file, wait for the donor's, and blend layer by layer."""
         import torch
@@ -153,8 +168,8 @@ def entropy(values: Any, num_bins: int = 10) -> float:
     return float(total)
 
 
-def batches_for_ever(batch_size: int) -> Iterator[tuple[Any, Any]]:
-    """Yield shuffled batches of the training images of CIFAR-10, epoch after epoch."""
+def batches_for_ever(part: str, batch_size: int) -> Iterator[tuple[Any, Any]]:
+    """Yield batches of the images of CIFAR-10, epoch after epoch; those to train on shuffled and varied."""
     import torch
     from PIL import Image
     from torchvision import transforms
@@ -163,10 +178,9 @@ def batches_for_ever(batch_size: int) -> Iterator[tuple[Any, Any]]:
     from graftpop.learner.data.cifar import find_cifar10
     from graftpop.settings import DataSettings
 
-    transform = transforms.Compose([
-        transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-        transforms.Normalize(MEAN, STD)])
-    pixels, labels = decoded(find_cifar10(DataSettings(name="cifar10"))).parts["train"]
+    varied = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()] if part == "train" else []
+    transform = transforms.Compose([*varied, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    pixels, labels = decoded(find_cifar10(DataSettings(name="cifar10"))).parts[part]
     arrays, targets = pixels.permute(0, 2, 3, 1).numpy(), labels.tolist()
 
     class Cifar(torch.utils.data.Dataset[tuple[Any, int]]):
@@ -176,8 +190,8 @@ def batches_for_ever(batch_size: int) -> Iterator[tuple[Any, Any]]:
         def __getitem__(self, index: int) -> tuple[Any, int]:
             return transform(Image.fromarray(arrays[index])), targets[index]
 
-    loader = torch.utils.data.DataLoader(Cifar(), batch_size=batch_size, shuffle=True, num_workers=NUM_WORKERS,
-                                         drop_last=True)
+    loader = torch.utils.data.DataLoader(Cifar(), batch_size=batch_size, shuffle=part == "train",
+                                         num_workers=NUM_WORKERS, drop_last=True)
     while True:
         yield from loader
 
@@ -191,12 +205,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     given = parser.parse_args()
     peer = PlainPeer(given)
-    batches = batches_for_ever(given.batch)
+    batches, tests = batches_for_ever("train", given.batch), batches_for_ever("test", TEST_BATCH)
     print("done", flush=True)
     for line in sys.stdin:
         match line.split():
             case ["train", number]:
                 peer.train(batches, int(number))
+            case ["evaluate", number]:
+                peer.evaluate(tests, int(number))
             case ["exchange"]:
                 peer.exchange()
         print("done", flush=True)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,8 @@ __all__ = ["KINDS", "KINDS_ON_NODES", "Study", "has_namespaces", "read_rows", "r
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("peer", "trial", "driver")
 KINDS_ON_NODES = (*KINDS, "node")
-TITLES = {"peer": ("ray::peer-", "ray::PeerActor"), "trial": ("ray::ResourceTrainable",)}  # of tune.with_resources
+TITLES = {"peer": re.compile(r"ray::(PeerActor|\d+/peer-)"),  # idle, or at a task
+          "trial": re.compile("ray::ResourceTrainable")}       # of tune.with_resources
 POLL_S = 0.02
 
 
@@ -87,7 +89,7 @@ class Study:
                     title = " ".join(process.cmdline())
                 except psutil.Error:  # it has ended
                     continue
-                if title.startswith(TITLES[kind]):
+                if TITLES[kind].match(title):
                     found.append(process)
         return found
 

@@ -1,0 +1,103 @@
+"""Share of a trial's wall time that its peers spend training, against the plain recipe's.
+
+    python benchmarks/overhead.py [--images 5000] [--rounds 5]      about four minutes on 2 cores
+
+One study from the command line: ResNet-20, four peers that graft after each round, CIFAR-10, checkpoints and records as
+always. Peers train `--images` of the training images a round and measure on the tenth that is cut from them. The share
+is what peers trained, by their own clocks, of the time from the end of one round's record to that of the next; the
+first round, which starts the processes, and the last, which reads the test set, stand by themselves, since a trial has
+two hundred rounds of 45,000 images. Shorter rounds than those make the share smaller, not larger.
+
+The plain recipe trains as many images in four processes, measures on as large a part of the test images as its own
+(10,000 after 50,000), and exchanges.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from peers import NUM_CORES
+from plain import TEST_BATCH, PlainPeers
+from turns import Case, report
+
+NUM_PEERS = 4
+BATCH = 128
+VAL_FRACTION = 0.1
+TEST_SHARE = 10_000 / 50_000
+WANTED = 0.95
+LIMIT_S = 900.0
+SPACE = """
+name: overhead
+data: {{name: cifar10, limit: {images}, val_fraction: {val_fraction}}}
+model: {{name: resnet20}}
+training: {{epochs: {rounds}, batch_size: {batch}}}
+population: {{num_peers: {num_peers}}}
+graft: {{}}
+tune: {{search: grid}}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=5_000, help="of the training images, with those that validate")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        shares, first_s, last_s = of_a_study(Path(folder), given.images, given.rounds)
+        plain = of_plain(Path(folder), given.images)
+    case = Case(f"resnet20, {NUM_PEERS} peers", [1 / share for share in shares], [1 / plain] * len(shares),
+                {"training": f"{statistics.median(shares):.1%}", "plain": f"{plain:.1%}"})
+    report("overhead", "times the plain recipe's share", 1.0, [case], share=round(statistics.median(shares), 4),
+           wanted_share=WANTED, shares=[round(share, 4) for share in shares], plain_share=round(plain, 4),
+           images=given.images, first_round_s=round(first_s, 2), last_round_s=round(last_s, 2))
+    print(f"peers train {statistics.median(shares):.1%} of the time, wanted {WANTED:.0%}")
+
+
+def of_a_study(folder: Path, images: int, rounds: int) -> tuple[list[float], float, float]:
+    """Return the share of each round between the first and the last, and the seconds of these two."""
+    (folder / "space.yaml").write_text(SPACE.format(
+        images=images, val_fraction=VAL_FRACTION, rounds=rounds, batch=BATCH, num_peers=NUM_PEERS))
+    run = folder / "run"
+    file = run / "tune" / "records" / "00000.rounds.parquet"
+    start = time.time()
+    study = subprocess.Popen([sys.executable, "-m", "graftpop.tune", "--space", str(folder / "space.yaml"), "--out",
+                              str(run)], stdout=subprocess.DEVNULL)
+    ends = [0.0]  # the trial writes its records first when it begins, then after each round
+    while study.poll() is None:
+        if time.time() - start > LIMIT_S:
+            study.kill()
+            raise SystemExit(f"overhead.py: the study did not end within {LIMIT_S:g} s")
+        if file.exists() and file.stat().st_mtime > ends[-1]:
+            ends.append(file.stat().st_mtime)
+        time.sleep(0.005)
+    ends.pop(0)
+    rows = pq.read_table(run / "rounds.parquet").to_pylist()
+    if study.returncode or len(ends) != rounds + 1:
+        raise SystemExit(f"overhead.py: the study ended with {study.returncode}, {len(ends) - 1} rounds seen")
+    trained = {number: statistics.fmean(row["train_s"] for row in rows if row["round"] == number)
+               for number in range(1, rounds + 1)}
+    seconds = {number: ends[number] - ends[number - 1] for number in trained}
+    return [trained[number] / seconds[number] for number in range(2, rounds)], seconds[1], seconds[rounds]
+
+
+def of_plain(folder: Path, images: int) -> float:
+    """Return the share of an epoch of the plain recipe."""
+    num_batches = round(images * (1 - VAL_FRACTION)) // BATCH
+    plain = PlainPeers("resnet20", NUM_PEERS, folder, NUM_CORES, BATCH)
+    try:
+        for once in ("train 2", "evaluate 2", "exchange"):
+            plain.ask(once)
+        train_s = plain.ask(f"train {num_batches}")
+        other_s = plain.ask(f"evaluate {round(TEST_SHARE * num_batches * BATCH) // TEST_BATCH}") + plain.ask("exchange")
+    finally:
+        plain.close()
+    return train_s / (train_s + other_s)
+
+
+if __name__ == "__main__":
+    main()
