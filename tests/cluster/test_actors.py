@@ -66,8 +66,11 @@ def group(connection: Any, request: pytest.FixtureRequest) -> Iterator[RayGroup]
 
 @pytest.mark.parametrize(("group", "method"), [(method, method) for method in METHODS], indirect=["group"])
 def test_actors_give_the_tensors_and_records_of_peers_in_this_process(group: RayGroup, method: str) -> None:
+    assert_equal_to_peers_in_this_process(group, settings(method))
+
+
+def assert_equal_to_peers_in_this_process(group: RayGroup, chosen: Settings) -> None:
     torch.set_num_threads(1)  # as an actor of one core has: how a sum is split among threads changes its last bits
-    chosen = settings(method)
     local = Population(LocalGroup(partial(Peer, chosen), NUM_PEERS), chosen)
     remote = Population(group, chosen)
     for _ in range(3):
@@ -86,7 +89,22 @@ def test_actors_give_the_tensors_and_records_of_peers_in_this_process(group: Ray
 
 
 def pids_of(group: RayGroup) -> dict[int, int]:
-    return dict(group.run("process_id", dict.fromkeys(range(NUM_PEERS), ()), limit_s=120))
+    return dict(sorted(group.run("process_id", dict.fromkeys(range(NUM_PEERS), ()), limit_s=120)))
+
+
+@pytest.mark.parametrize("group", ["mutual learning with grafting"], indirect=True)
+def test_the_processes_of_a_trial_become_the_peers_of_the_next(group: RayGroup) -> None:
+    Population(group, settings("mutual learning with grafting")).step()  # they have met
+    first = pids_of(group)
+    group.begin(settings("grafting"), "next")
+    assert pids_of(group) == first
+    assert_equal_to_peers_in_this_process(group, settings("grafting"))
+    group.start(1, "train", (1000,), limit_s=600)
+    os.kill(first[2], signal.SIGKILL)
+    group.begin(settings("mutual learning with grafting"), "last")
+    last = pids_of(group)
+    assert [last[peer] == first[peer] for peer in range(NUM_PEERS)] == [True, False, False]
+    assert_equal_to_peers_in_this_process(group, settings("mutual learning with grafting"))
 
 
 @pytest.mark.parametrize("group", ["mutual learning with grafting"], indirect=True)
