@@ -113,6 +113,11 @@ class Checkpoints:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
+        self._handed_over: int | None = None
+
+    def hand_over(self) -> None:
+        """Keep the newest, besides what is kept anyhow, until the next time: others may go on from it."""
+        self._handed_over = next((checkpoint.facts.round for checkpoint in self.newest_first()), None)
 
     def write(self, facts: Facts, files: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
         """Write a checkpoint, in place of one of the same round, and remove those that are no longer kept.
@@ -148,14 +153,19 @@ class Checkpoints:
             if name == _name(facts.round):
                 yield Checkpoint(facts, folder)
 
+    def up_to(self, round: int) -> list[Checkpoint]:
+        """Return the checkpoints up to a round, the newest first."""
+        return [found for found in self.newest_first() if found.facts.round <= round]
+
     def forget_after(self, round: int) -> None:
         """Remove the checkpoints after a round: the trial goes on from another's."""
-        self._remove_but({found.facts.round for found in self.newest_first() if found.facts.round <= round})
+        self._remove_but({found.facts.round for found in self.up_to(round)})
 
     def _kept(self) -> set[int]:
         found = [checkpoint.facts for checkpoint in self.newest_first()]
         best = max(found, key=lambda facts: (facts.score, -facts.round))
-        return {facts.round for facts in (*found[:LAST_KEPT], best)}
+        return {facts.round for facts in found
+                if facts in found[:LAST_KEPT] or facts is best or facts.round == self._handed_over}
 
     def _remove_but(self, rounds: set[int]) -> None:
         kept = {_name(round) for round in rounds}

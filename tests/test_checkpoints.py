@@ -64,6 +64,21 @@ def test_the_last_two_and_the_first_best_are_kept(
     assert all(checkpoint.files() == files_of(checkpoint.facts.round) for checkpoint in checkpoints.newest_first())
 
 
+def test_what_was_handed_over_is_kept_until_another_is(checkpoints: Checkpoints) -> None:
+    checkpoints.hand_over()  # there is none yet
+    write(checkpoints, 1, 0.9)
+    for round in range(2, 6):
+        write(checkpoints, round)
+        if round == 3:
+            checkpoints.hand_over()
+    assert rounds(checkpoints) == [5, 4, 3, 1]
+    assert [checkpoint.facts.round for checkpoint in checkpoints.up_to(4)] == [4, 3, 1]
+    checkpoints.hand_over()
+    for round in range(6, 9):
+        write(checkpoints, round)
+    assert rounds(checkpoints) == [8, 7, 5, 1]
+
+
 @pytest.mark.parametrize("num_written", range(4))
 def test_one_that_was_not_completed_is_none_and_the_one_before_is_as_it_was(
     checkpoints: Checkpoints, tmp_path: Path, num_written: int,

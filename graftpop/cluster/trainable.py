@@ -164,7 +164,16 @@ class PopulationTrainable(tune.Trainable):
 
     def _newest(self) -> tuple[Checkpoint | None, dict[str, bytes]]:
         """Return the newest whole checkpoint and its files, of this trial or of that whose it shall adopt."""
-        for checkpoint in self._candidates():
+        candidates = list(self._checkpoints.newest_first())
+        adopts = self._source is not self._checkpoints
+        if adopts:
+            reached = candidates[0].facts.round if candidates else 0
+            theirs = self._source.up_to(reached)  # of what is ahead, rounds would be missing from this one's records
+            if not theirs:
+                self._tell(Event(reached, None, "checkpoint_skipped", "the trial whose weights it was to take is ahead "
+                                 "of it in all that it kept; it goes on with its own"))
+            candidates = theirs + candidates
+        for checkpoint in candidates:
             try:
                 files = checkpoint.files()
             except CheckpointError as error:
@@ -174,22 +183,10 @@ class PopulationTrainable(tune.Trainable):
             if max(checkpoint.facts.peers) >= wanted:
                 raise CheckpointError(f"checkpoint of trial {self._id}: must be of at most {wanted} peers, got peers "
                                       f"{checkpoint.facts.peers}")
-            if self._source is not self._checkpoints:
+            if adopts:
                 self._checkpoints.forget_after(checkpoint.facts.round)
             return checkpoint, files
         return None, {}
-
-    def _candidates(self) -> list[Checkpoint]:
-        """Return what to go on from, the best choice first; of another trial nothing that is ahead of this one.
-
-        Else rounds would be missing from this trial's records.
-        """
-        found = list(self._source.newest_first())
-        if self._source is self._checkpoints:
-            return found
-        own = next((checkpoint.facts.round for checkpoint in self._checkpoints.newest_first()), 0)
-        ahead = [checkpoint for checkpoint in found if checkpoint.facts.round > own]
-        return [checkpoint for checkpoint in found if checkpoint.facts.round <= own] + ahead[::-1]
 
     def _tell(self, event: Event) -> None:
         self._records.add_event(event)
@@ -241,6 +238,7 @@ class PopulationTrainable(tune.Trainable):
         It does so when it pauses this one, which another process may then take up.
         """
         self._let_go()
+        self._checkpoints.hand_over()
         pointer = {"trial_id": self._id, "hand_over": uuid.uuid4().hex}
         (Path(checkpoint_dir) / POINTER).write_text(json.dumps(pointer), encoding="utf-8")
 

@@ -18,7 +18,8 @@ class Event:
         peer: to whom; None: to all.
         event: `lost` (its process is gone, or it did not answer in time), `replaced` (it is back where it was), `left`
             (the others go on without it), `reseeded` (its loss was not finite, it has its donor's weights), and of the
-            trial `checkpoint_skipped` (it was damaged) and `storage_away` (nothing could be written for a while).
+            trial `checkpoint_skipped` (it was damaged, or ahead of who was to adopt it) and `storage_away` (nothing
+            could be written for a while).
         cause: in one line.
         took_s: how long it took to go on, where that is known.
     """
