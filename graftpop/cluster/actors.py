@@ -34,6 +34,9 @@ class PeerActor:
     def __init__(self, settings: dict[str, Any], index: int, demand: Demand) -> None:
         import torch
 
+        from graftpop.learner.heap import keep_freed_memory
+
+        keep_freed_memory()
         self._index, self._demand, self._study = index, demand, settings["name"]
         self._num_cores = max(1, int(demand.cpus_per_peer))
         torch.set_num_threads(self._num_cores)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from graftpop.learner.shapes import meta_twin
+from graftpop.learner.shapes import blank_images, twin_of
 
 __all__ = ["count_flops", "count_parameters"]
 
@@ -19,9 +19,9 @@ def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
         network: any module from images (B, C, H, W) to logits; it is not changed.
         image_shape: (C, H, W).
     """
-    twin = meta_twin(network)
+    twin = twin_of(network)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        twin(torch.empty(1, *image_shape, device="meta"))
+        twin(blank_images(twin, 1, image_shape))
     return int(counter.get_total_flops())
 
 

@@ -1,7 +1,7 @@
 """Where a network can be grafted: its convolutions, each with the BatchNorm that consumes its output.
 
-Sites are found by running the network once on the meta device (shapes only, no arithmetic) and watching which
-BatchNorm is handed the very tensor that a convolution returned. Names play no part.
+Sites are found by running the network once on blank images and watching which BatchNorm is handed the very tensor that
+a convolution returned. Names play no part.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
-from graftpop.learner.shapes import meta_twin, run_twin
+from graftpop.learner.shapes import run_twin, twin_of
 
 __all__ = ["Site", "find_sites"]
 
@@ -36,7 +36,7 @@ def find_sites(network: nn.Module, image_shape: tuple[int, int, int], name: str)
     Raises:
         ModelError: the network cannot take such images, or has no convolution whose output a BatchNorm consumes.
     """
-    twin = meta_twin(network)
+    twin = twin_of(network)
     conv_of_output: dict[int, tuple[str, int]] = {}
     outputs: list[Tensor] = []  # kept alive, so that no two of them share an id
     norm_of_conv: dict[str, str] = {}

@@ -16,6 +16,7 @@ from graftpop.learner.flat import FlatState
 from graftpop.learner.meeting import finished
 from graftpop.learner.precision import training_dtype
 from graftpop.learner.seeds import derive, seeded
+from graftpop.learner.sgd import MomentumSGD
 from graftpop.settings import TrainingSettings
 
 __all__ = ["EpochMetrics", "Learner", "LossTerm", "MutualTerm", "Steps"]
@@ -86,9 +87,8 @@ class Learner:
         self._dtype = training_dtype(settings.precision, device)
         self._parameters = dict(self.network.named_parameters())
         self._held: list[tuple[nn.Parameter, Tensor]] = []
-        self._optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=lr(0.0), momentum=settings.momentum, weight_decay=settings.weight_decay,
-            fused=True)
+        self._optimizer = MomentumSGD(self._parameters, lr=lr(0.0), momentum=settings.momentum,
+                                      weight_decay=settings.weight_decay)
 
     def train_epoch(self) -> EpochMetrics:
         """Train on every image once, meeting with nobody, and return what it gave.
@@ -110,7 +110,7 @@ class Learner:
         order_seed = derive(self._seed, "data", self._data_peer, self.epoch)
         batches = images.training_batches(batch_size, order_seed, self._device)
         for batch, (pixels, labels) in enumerate(batches):
-            self._optimizer.param_groups[0]["lr"] = self._lr(self.epoch + batch / num_batches)
+            self._optimizer.lr = self._lr(self.epoch + batch / num_batches)
             # by batch, since between two of them other peers of this process may draw from torch's generators too
             with seeded(derive(self._seed, "dropout", self._peer, self.epoch, batch), self._device), \
                     torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
@@ -137,8 +137,7 @@ class Learner:
 
     def momentum(self, name: str) -> Tensor | None:
         """Return the momentum of a parameter, to read or to change; None before its first step."""
-        momentum: Tensor | None = self._optimizer.state.get(self._parameters[name], {}).get("momentum_buffer")
-        return momentum
+        return self._optimizer.momenta.get(name)
 
     def hold(self, masks: Mapping[str, Tensor]) -> None:
         """Let some parameters, or parts of them, receive no gradient from here on; what was held before is let go.
@@ -157,7 +156,7 @@ class Learner:
 
     def skip_to(self, epoch: int) -> None:
         """Go on at an epoch without momentum, with weights that came from elsewhere."""
-        self._optimizer.state.clear()
+        self._optimizer.momenta.clear()
         self.epoch = epoch
 
     def recalibrate(self) -> None:
@@ -184,9 +183,7 @@ class Learner:
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that a resumed learner needs: the network, the momentum and the epoch."""
         tensors = {f"network/{name}": tensor.detach() for name, tensor in self.network.state_dict().items()}
-        for name in self._parameters:
-            if (momentum := self.momentum(name)) is not None:
-                tensors[f"momentum/{name}"] = momentum
+        tensors |= {f"momentum/{name}": momentum for name, momentum in self._optimizer.momenta.items()}
         tensors["epoch"] = torch.tensor(self.epoch)
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
@@ -211,9 +208,7 @@ class Learner:
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise CheckpointError(f"checkpoint: not one of this network: {reason}") from error
-        self._optimizer.state.clear()
-        for name, parameter in self._parameters.items():
-            if (held := tensors.get(f"momentum/{name}")) is not None:
-                buffer = torch.empty_like(parameter).copy_(held)
-                self._optimizer.state[parameter]["momentum_buffer"] = buffer
+        self._optimizer.momenta = {
+            name: torch.empty_like(parameter.detach()).copy_(held) for name, parameter in self._parameters.items()
+            if (held := tensors.get(f"momentum/{name}")) is not None}
         self.epoch = int(epoch)

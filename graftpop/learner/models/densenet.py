@@ -25,8 +25,8 @@ class DenseLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the input and the new channels, (N, num_inputs + growth, H, W)."""
-        out = self.conv1(F.relu(self.bn1(x)))
-        return torch.cat((x, self.conv2(F.relu(self.bn2(out)))), dim=1)
+        out = self.conv1(F.relu(self.bn1(x), inplace=True))
+        return torch.cat((x, self.conv2(F.relu(self.bn2(out), inplace=True))), dim=1)
 
 
 class Transition(nn.Module):
@@ -39,7 +39,7 @@ class Transition(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, num_inputs // 2, H / 2, W / 2)."""
-        return F.avg_pool2d(self.conv(F.relu(self.bn(x))), 2)
+        return F.avg_pool2d(self.conv(F.relu(self.bn(x), inplace=True)), 2)
 
 
 class DenseNet(nn.Module):
@@ -73,6 +73,6 @@ class DenseNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, (N, num_classes), of images, (N, 3, H, W)."""
-        out = F.relu(self.bn(self.layers(self.conv1(images))))
+        out = F.relu(self.bn(self.layers(self.conv1(images))), inplace=True)
         logits: Tensor = self.linear(out.mean((2, 3)))
         return logits

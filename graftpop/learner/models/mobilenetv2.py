@@ -37,8 +37,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, (N, num_filters, H / stride, W / stride)."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         projected: Tensor = self.bn3(self.conv3(out))
         return projected + self.shortcut(x) if self.is_residual else projected
 
@@ -70,7 +70,7 @@ class MobileNetV2(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, (N, num_classes), of images, (N, 3, H, W)."""
-        out = F.relu(self.bn1(self.conv1(images)))
-        out = F.relu(self.bn2(self.conv2(self.layers(out))))
+        out = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(self.layers(out))), inplace=True)
         logits: Tensor = self.linear(out.mean((2, 3)))
         return logits

@@ -38,7 +38,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(num_filters)
         self.conv2 = nn.Conv2d(num_filters, num_filters, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(num_filters)
-        self.activation = activation()
+        self.activation = activation(inplace=True)
         self.num_zero_channels = num_filters // 4 if widens else 0
 
     def shortcut(self, x: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.activation = activation()
+        self.activation = activation(inplace=True)
         self.layer1 = stage(num_blocks, 16, 16, activation)
         self.layer2 = stage(num_blocks, 16, 32, activation)
         self.layer3 = stage(num_blocks, 32, 64, activation)

@@ -31,10 +31,10 @@ class AggregatedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, (N, num_filters, H / stride, W / stride)."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
-        return F.relu(out + self.shortcut(x))
+        return F.relu(out + self.shortcut(x), inplace=True)
 
 
 class ResNeXt(nn.Module):
@@ -69,6 +69,6 @@ class ResNeXt(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, (N, num_classes), of images, (N, 3, H, W)."""
-        out = F.relu(self.bn1(self.conv1(images)))
+        out = F.relu(self.bn1(self.conv1(images)), inplace=True)
         logits: Tensor = self.linear(self.layers(out).mean((2, 3)))
         return logits

@@ -28,8 +28,8 @@ class PreactivationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, (N, num_filters, H / stride, W / stride)."""
-        activated = F.relu(self.bn1(x))
-        out = F.relu(self.bn2(self.conv1(activated)))
+        activated = F.relu(self.bn1(x), inplace=True)
+        out = F.relu(self.bn2(self.conv1(activated)), inplace=True)
         change: Tensor = self.conv2(out)
         return change + (x if self.shortcut is None else self.shortcut(activated))
 
@@ -60,7 +60,7 @@ class WideResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, (N, num_classes), of images, (N, 3, H, W)."""
         out = self.layer3(self.layer2(self.layer1(self.conv1(images))))
-        logits: Tensor = self.linear(F.relu(self.bn(out)).mean((2, 3)))
+        logits: Tensor = self.linear(F.relu(self.bn(out), inplace=True).mean((2, 3)))
         return logits
 
 
