@@ -51,6 +51,11 @@ class PlainPeers:
         self._answers()
         self._signal(signal.SIGSTOP)
 
+    @property
+    def process_ids(self) -> list[int]:
+        """The number of each process."""
+        return [process.pid for process in self._processes]
+
     def ask(self, what: str) -> float:
         """Ask all for something, and return the seconds until the last was done."""
         self._signal(signal.SIGCONT)

@@ -12,9 +12,8 @@ NEVER = 2**31 - 1
 def keep_freed_memory() -> None:
     """Let this process keep what it frees, up to the most that it ever held at once, for whatever comes next.
 
-    A step frees its activations and the next asks for as much again. The GNU C library gives large blocks back to the
-    system in between, which then clears every page of them anew: a tenth of a ResNet-20's training, more of larger
-    networks. Elsewhere than under that library nothing is changed.
+    A step frees its activations and the next asks for as much again. In between the GNU C library gives large blocks
+    back to the system, which then has to clear every page of them anew. Under another library nothing is changed.
 
     References:
         mallopt(3).

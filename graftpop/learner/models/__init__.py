@@ -2,8 +2,8 @@
 
 All take RGB images, (N, 3, H, W), and give logits, (N, num_classes). Those of MODELS are the papers' forms for 32x32
 images and end in a global average, so that other sizes work as far as their strides permit; their weights come from
-torch's global generator. Activations overwrite what BatchNorm or a sum gave them, which no gradient needs. A new network
-is one class or function of `num_classes` and one line in MODELS.
+torch's global generator. Activations overwrite what BatchNorm or a sum gave them, which no gradient needs. A new
+network is one class or function of `num_classes` and one line in MODELS.
 """
 
 from collections.abc import Callable, Mapping

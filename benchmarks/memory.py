@@ -1,0 +1,165 @@
+"""Memory that a node pays for each further peer and each further trial, against a process of the plain recipe.
+
+    python benchmarks/memory.py [--models resnet20 ...] [--turns 5]      about five minutes on 2 cores
+
+Peers train on CIFAR-10 in batches of 128. Measured is the most proportional set size (PSS) that they reach together
+while they train: a page that several processes share counts once, so the data set, which all of them map, does too. A
+further peer is what two more cost, divided by two; of a trial of its own it comes with the process that leads the
+trial, measured in a study from the command line with two trials at once.
+
+The budget of a further peer is its weights and momentum and 350 MB. What this machine's torch takes in each process
+that does nothing but import it is stated.
+"""
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import psutil
+from peers import NUM_CORES, peers_of, this_machine
+from plain import PlainPeers
+from studies import started
+from turns import NUM_TURNS, Case, report
+
+MODELS = ("resnet20", "mobilenetv2")
+FEW, MORE = 1, 3
+BATCH, NUM_BATCHES = 128, 3
+VAL_IMAGES = 10
+BUDGET_MB = 350
+MB = 1e6
+LIMIT_S = 120.0
+STUDY = """
+name: memory
+data: {name: digits}
+model: {name: resnet20}
+training: {epochs: 1000}
+population: {num_peers: 1}
+resources: {cpus_per_peer: 0.5}
+graft: {A: {grid: [0.2, 0.4]}}
+tune: {search: grid}
+"""
+SAMPLED_EVERY_S = 0.05
+IDLE = [sys.executable, "-c", "import torch; print('imported', flush=True); input()"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--turns", type=int, default=NUM_TURNS)
+    given = parser.parse_args()
+    with this_machine():
+        cases = [measured(model, given.turns) for model in given.models]
+    leaders = [leading() for _ in range(given.turns)]
+    imported = importing()
+    report("memory", "times the plain recipe's memory", 1.0, cases, torch_alone_mb=round(imported),
+           leading_a_trial_mb=[round(one) for one in leaders], wanted_mb_besides_weights=BUDGET_MB)
+    most = max(float(case.shown["besides weights and momentum, MB"]) for case in cases)
+    print(f"a further peer: at most {most:.0f} MB besides its weights and momentum, wanted {BUDGET_MB}; a further "
+          f"trial: its peers and {statistics.median(leaders):.0f} MB; `import torch` alone: {imported:.0f} MB")
+
+
+def measured(model: str, num_turns: int) -> Case:
+    ours, plain = [], []
+    for _ in range(num_turns):
+        few, _ = of_peers(model, FEW)
+        more, num_bytes = of_peers(model, MORE)
+        ours.append((more - few) / (MORE - FEW))
+        plain.append((of_plain(model, MORE) - of_plain(model, FEW)) / (MORE - FEW))
+    weights = num_bytes / MB
+    return Case(model, ours, plain, {
+        "graftpop, MB": round(statistics.median(ours)), "plain, MB": round(statistics.median(plain)),
+        "weights and momentum, MB": round(weights, 1),
+        "besides weights and momentum, MB": round(statistics.median(ours) - weights)})
+
+
+def of_peers(model: str, num_peers: int) -> tuple[float, int]:
+    """Return the most that some peers need together in MB, and the bytes of a peer's weights and momentum."""
+    with peers_of({
+        "data": {"name": "cifar10", "limit": BATCH * NUM_BATCHES + VAL_IMAGES,
+                 "val_fraction": VAL_IMAGES / (BATCH * NUM_BATCHES + VAL_IMAGES)},
+        "model": {"name": model}, "training": {"epochs": 10**4, "batch_size": BATCH},
+        "population": {"num_peers": num_peers}, "resources": {"cpus_per_peer": min(1, NUM_CORES / num_peers)},
+    }) as ask:
+        peers = range(num_peers)
+        pids = list(ask("process_id", dict.fromkeys(peers, ())).values())
+        most = most_of(pids, lambda: ask("train", dict.fromkeys(peers, (1,))))
+        return most, len(ask("save", {0: ()})[0])
+
+
+def of_plain(model: str, num_peers: int) -> float:
+    """Return the most that so many processes of the plain recipe and their workers need together in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain = PlainPeers(model, num_peers, Path(folder), NUM_CORES, BATCH)
+        try:
+            plain.ask("train 1")  # its workers start with the first batch
+            pids = [number for root in plain.process_ids for number in with_children(root)]
+            most = most_of(pids, lambda: plain.ask(f"train {NUM_BATCHES}"))
+        finally:
+            plain.close()
+    return most
+
+
+def leading() -> float:
+    """Return what a process that leads a trial needs in MB, where another does too."""
+    with tempfile.TemporaryDirectory() as folder, started(STUDY, Path(folder) / "study") as study:
+        deadline = time.monotonic() + LIMIT_S
+        records = study.run / "tune" / "records"
+        while len(list(records.glob("*.rounds.parquet"))) < 2:
+            if time.monotonic() > deadline or study.driver.poll() is not None:
+                raise SystemExit(f"memory.py: no second trial within {LIMIT_S:g} s:\n{study.log()}")
+            time.sleep(0.1)
+        time.sleep(1.0)
+        found = study.processes("trial")
+        return sum(pss(process.pid) for process in found) / len(found)
+
+
+def importing() -> float:
+    """Return what a further process needs in MB that imports torch and does nothing."""
+    idle = [subprocess.Popen(IDLE, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for process in idle:
+            assert process.stdout
+            process.stdout.readline()
+        together = sum(pss(process.pid) for process in idle)
+        idle[0].kill()
+        idle[0].wait()
+        return together - pss(idle[1].pid)
+    finally:
+        for process in idle:
+            process.kill()
+            process.wait()
+
+
+def with_children(pid: int) -> list[int]:
+    """Return a process and all that it started, by number."""
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def most_of(pids: Collection[int], act: Callable[[], object]) -> float:
+    """Return the most that some processes need together in MB while something is done."""
+    thread = threading.Thread(target=act)
+    thread.start()
+    most = 0.0
+    while thread.is_alive():
+        most = max(most, sum(map(pss, pids)))
+        time.sleep(SAMPLED_EVERY_S)
+    return most
+
+
+def pss(pid: int) -> float:
+    """Return the proportional set size of a process in MB."""
+    told = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    found = re.search(r"^Pss:\s+(\d+) kB$", told, re.MULTILINE)
+    assert found
+    return int(found[1]) * 1024 / MB
+
+
+if __name__ == "__main__":
+    main()

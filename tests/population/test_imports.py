@@ -1,0 +1,29 @@
+"""What a peer imports is memory and seconds of each process: no more than training needs."""
+
+import json
+import subprocess
+import sys
+
+ROUNDS = """
+import json, sys
+from graftpop.peer import Peer
+from graftpop.space import parse_space
+settings = parse_space({"data": {"name": "digits"}, "model": {"name": "resnet8"}, "training": {"epochs": 2},
+                        "population": {"num_peers": 2}, "graft": {}}).settle()
+one, other = Peer(settings, 0), Peer(settings, 1)
+for peer in (one, other):
+    peer.train(1)
+one.graft(other.publish())
+other.load(one.save())
+other.train(1)
+other.predict("test")
+print(json.dumps(sorted(sys.modules)))
+"""
+NOT_FOR_TRAINING = ("ray", "torch._dynamo", "torch._inductor", "sympy", "torchvision", "timm", "pyarrow.parquet")
+
+
+def test_a_peer_of_the_digits_imports_neither_a_compiler_nor_other_libraries_of_networks() -> None:
+    ran = subprocess.run([sys.executable, "-c", ROUNDS], capture_output=True, text=True, check=True, timeout=120)
+    imported = set(json.loads(ran.stdout))
+    assert "torch" in imported
+    assert [name for name in NOT_FOR_TRAINING if name in imported] == []
