@@ -1,0 +1,158 @@
+"""Rounds a second of populations of 1 to 64 simulated peers whose training takes a fixed time, and the CPU it costs.
+
+    python benchmarks/scaling.py [--peers 1 4 16 64] [--rounds 12]      about four minutes on 2 cores
+
+A study through Ray Tune as the command line runs it, a trial a number of peers, with everything that a round has: calls
+to every peer, snapshots, grafts, states, checkpoints, records. Only what a peer computes is left out: it sleeps instead
+of training, and hands out weights of ResNet-20's size that it made once. So all peers fit on this machine at once, and
+what a round takes longer with more of them is what the framework takes. Each peer is a process of its own.
+
+The ratio is a round's time of one peer by that of many. CPU is that of the driver, and of the process that leads the
+trial, in the time of a round.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import psutil
+import safetensors.numpy
+from turns import Case, report
+
+from graftpop.cluster import actors, study
+from graftpop.cluster.actors import PeerActor
+from graftpop.cluster.connection import Connection, connect
+from graftpop.cluster.resources import Demand
+from graftpop.cluster.trainable import PopulationTrainable
+from graftpop.records import RunFolder
+from graftpop.space import parse_space
+from graftpop.trials import Trial
+
+STEP_S = 2.0
+NUM_WEIGHTS, NUM_SITES = 274_442, 21  # of ResNet-20
+NUM_VAL = 5_000
+PEERS = (1, 4, 16, 64)
+WANTED = 0.9
+CPUS_IN_ALL = 1.9
+"""That the peers reserve together; they need none."""
+
+
+class SimulatedPeer:
+    """What a population asks of a peer, answered without a network."""
+
+    def __init__(self, index: int) -> None:
+        self._index, self._epoch = index, 0
+        weights = np.random.default_rng(index).standard_normal(NUM_WEIGHTS, dtype=np.float32)
+        self._weights, self._predicted = weights, np.zeros(NUM_VAL, np.int64)
+        self._state = safetensors.numpy.save({"weights": weights, "momentum": weights}, {"model_card": "{}"})
+
+    def train(self, num_epochs: int) -> dict[str, Any]:
+        time.sleep(STEP_S)
+        self._epoch += num_epochs
+        return {"peer": self._index, "epoch": self._epoch, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5,
+                "val_loss": 1.0, "val_accuracy": 0.5, "num_invalid_filters": 0, "mean_entropy_nats": 1.0,
+                "images_per_s": 1.0, "train_s": STEP_S, "train_images": 1, "measures": []}
+
+    def publish(self) -> tuple[int, Any, Any]:
+        return self._index, self._weights, self._predicted
+
+    def graft(self, donor: tuple[int, Any, Any]) -> dict[str, list[Any]]:
+        self._weights = 0.5 * (self._weights + donor[1])
+        floats, counts = [0.5] * NUM_SITES, [0] * NUM_SITES
+        return {"receiver": [self._index] * NUM_SITES, "donor": [donor[0]] * NUM_SITES,
+                "site": [f"layer{number}" for number in range(NUM_SITES)], "receiver_entropy_nats": floats,
+                "donor_entropy_nats": floats, "alpha": floats, "num_invalid_before": counts,
+                "num_invalid_after": counts}
+
+    def save(self) -> bytes:
+        return self._state
+
+    def load(self, state: bytes) -> None:
+        raise AssertionError(f"nothing goes on from {len(state)} bytes here: no peer is lost")
+
+    def predict(self, split: str) -> tuple[Any, Any]:
+        return np.zeros((NUM_VAL, 10), np.float32), self._predicted
+
+    def ensemble_accuracy(self, *predictions: tuple[Any, Any]) -> float:
+        return float(np.mean(sum(probability for probability, _ in predictions)))
+
+    def cost(self) -> dict[str, int]:
+        return {"parameters": NUM_WEIGHTS, "flops": 0}
+
+
+class SimulatedActor(PeerActor):
+    """The process of a simulated peer."""
+
+    def __init__(self, settings: dict[str, Any], index: int, demand: Demand) -> None:
+        self._study, self._index = settings["name"], index
+        self._peer = SimulatedPeer(index)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._peer, method)(*arguments)
+
+
+class SimulatedTrainable(PopulationTrainable):
+    """A trial whose peers are simulated; it also reports the CPU seconds of its process in a round after the first."""
+
+    def step(self) -> dict[str, Any]:
+        actors.PeerActor = SimulatedActor  # type: ignore[misc]  # in this process
+        result = super().step()
+        spent = psutil.Process().cpu_times()
+        spent_s = spent.user + spent.system
+        if result["round"] == 1:
+            self._first_spent_s = spent_s
+        return result | {"leading_cpu_s": (spent_s - self._first_spent_s) / max(1, result["round"] - 1)}
+
+
+class Watch:
+    """What the driver sees of a trial: when each round came, and what CPU the driver had taken until then."""
+
+    def __init__(self) -> None:
+        self.at: dict[int, tuple[float, float]] = {}
+        self._process = psutil.Process()
+
+    def __call__(self, trials: list[Trial]) -> None:
+        spent = self._process.cpu_times()
+        for trial in trials:
+            if trial.round:
+                self.at.setdefault(trial.round, (time.perf_counter(), spent.user + spent.system))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", nargs="+", type=int, default=PEERS, help="the first is what the others are held to")
+    parser.add_argument("--rounds", type=int, default=12)
+    given = parser.parse_args()
+    study.PopulationTrainable = SimulatedTrainable  # type: ignore[misc, attr-defined]
+    with connect(None) as connection:
+        measured = [run(num_peers, given.rounds, connection) for num_peers in given.peers]
+    first_s, _ = measured[0]
+    cases = [Case(f"{num_peers} peers", seconds, first_s, {"s a round": round(statistics.median(seconds), 3), **shown})
+             for num_peers, (seconds, shown) in zip(given.peers, measured, strict=True)]
+    report("scaling", f"times the rounds/s of {given.peers[0]} peer", WANTED, cases, step_s=STEP_S)
+
+
+def run(num_peers: int, num_rounds: int, connection: Connection) -> tuple[list[float], dict[str, float]]:
+    """Run a trial of some peers; return the seconds of each round, and CPU seconds of a round by what spent them."""
+    space = parse_space({
+        "name": "scaling", "data": {"name": "digits"}, "training": {"epochs": num_rounds}, "graft": {},
+        "population": {"num_peers": num_peers}, "tune": {"num_samples": 1},
+        "resources": {"cpus_per_peer": round(CPUS_IN_ALL / num_peers, 4)}})
+    watch = Watch()
+    with tempfile.TemporaryDirectory() as folder:
+        trial, = study.run_study(space, RunFolder(f"{folder}/run"), connection, watch)
+    if trial.status != "completed":
+        raise SystemExit(f"scaling.py: {num_peers} peers: {trial.status}: {trial.error}")
+    # without the first round, which starts the peers, and the last, which tests them
+    at, spent_s = zip(*(watch.at[number] for number in range(1, num_rounds)), strict=True)
+    return [after - before for before, after in pairwise(at)], {
+        "driver, CPU s a round": round((spent_s[-1] - spent_s[0]) / (len(at) - 1), 3),
+        "leading, CPU s a round": round(trial.result["leading_cpu_s"], 3)}
+
+
+if __name__ == "__main__":
+    main()
