@@ -7,11 +7,12 @@ to every peer, snapshots, grafts, states, checkpoints, records. Only what a peer
 of training, and hands out weights of ResNet-20's size that it made once. So all peers fit on this machine at once, and
 what a round takes longer with more of them is what the framework takes. Each peer is a process of its own.
 
-The ratio is a round's time of one peer by that of many. CPU is that of the driver, and of the process that leads the
+The ratio is a round's time of one peer, which exchanges nothing, by that of many. CPU is that of the driver, and of the process that leads the
 trial, in the time of a round.
 """
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -35,6 +36,8 @@ from graftpop.trials import Trial
 STEP_S = 2.0
 NUM_WEIGHTS, NUM_SITES = 274_442, 21  # of ResNet-20
 NUM_VAL = 5_000
+CARD = json.dumps({"model": "resnet20", "num_classes": 10, "image_shape": [3, 32, 32], "mean": [0.5] * 3,
+                   "std": [0.25] * 3})
 PEERS = (1, 4, 16, 64)
 WANTED = 0.9
 CPUS_IN_ALL = 1.9
@@ -48,7 +51,7 @@ class SimulatedPeer:
         self._index, self._epoch = index, 0
         weights = np.random.default_rng(index).standard_normal(NUM_WEIGHTS, dtype=np.float32)
         self._weights, self._predicted = weights, np.zeros(NUM_VAL, np.int64)
-        self._state = safetensors.numpy.save({"weights": weights, "momentum": weights}, {"model_card": "{}"})
+        self._state = safetensors.numpy.save({"network/weights": weights, "momentum/weights": weights}, {"model_card": CARD})
 
     def train(self, num_epochs: int) -> dict[str, Any]:
         time.sleep(STEP_S)
@@ -139,12 +142,12 @@ def main() -> None:
 def run(num_peers: int, num_rounds: int, connection: Connection) -> tuple[list[float], dict[str, float]]:
     """Run a trial of some peers; return the seconds of each round, and CPU seconds of a round by what spent them."""
     space = parse_space({
-        "name": "scaling", "data": {"name": "digits"}, "training": {"epochs": num_rounds}, "graft": {},
-        "population": {"num_peers": num_peers}, "tune": {"num_samples": 1},
-        "resources": {"cpus_per_peer": round(CPUS_IN_ALL / num_peers, 4)}})
+        "name": "scaling", "data": {"name": "digits"}, "training": {"epochs": num_rounds},
+        "population": {"num_peers": num_peers}, **({"graft": {}} if num_peers > 1 else {}),
+        "tune": {"num_samples": 1}, "resources": {"cpus_per_peer": round(CPUS_IN_ALL / num_peers, 4)}})
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
-        trial, = study.run_study(space, RunFolder(f"{folder}/run"), connection, watch)
+        trial, = study.run_study(space, RunFolder(folder), connection, watch)
     if trial.status != "completed":
         raise SystemExit(f"scaling.py: {num_peers} peers: {trial.status}: {trial.error}")
     # without the first round, which starts the peers, and the last, which tests them

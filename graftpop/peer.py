@@ -122,11 +122,11 @@ class Peer:
         return self._measured()
 
     def _measured(self) -> dict[str, Any]:
-        """Measure the network on the validation split and return the peer's row of the round."""
+        """Measure the network on the validation split, in the precision of training, and return the peer's row."""
         epochs = self._epochs
         if self._learner.epoch == self._settings.num_epochs:
             self._finish()
-        logits, labels = self._learner.evaluate(self._splits.val)
+        logits, labels = self._learner.evaluate(self._splits.val, exactly=False)
         self._entropies, self._predicted = self._grafting.entropies(), logits.argmax(1)
         self._num_invalid = self._grafting.num_invalid_filters()
         train_images = sum(epoch.num_images for epoch in epochs)
@@ -235,8 +235,12 @@ class Peer:
     # --- the end ---
 
     def predict(self, split: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the class probabilities (N, C) of the images of a split, `val` or `test`, and their labels (N,)."""
-        logits, labels = self._learner.evaluate({"val": self._splits.val, "test": self._splits.test}[split])
+        """Return the class probabilities (N, C) of the images of a split, `val` or `test`, and their labels (N,).
+
+        Of the test set in float32, of the validation split as after every round.
+        """
+        images = {"val": self._splits.val, "test": self._splits.test}[split]
+        logits, labels = self._learner.evaluate(images, exactly=split == "test")
         return logits.softmax(1).numpy(), labels.numpy()
 
     def ensemble_accuracy(self, *predictions: tuple[NDArray[np.float32], NDArray[np.int64]]) -> float:
@@ -260,7 +264,7 @@ class Peer:
 
     def _val_accuracy_of(self, weights: Tensor) -> float:
         self._become(weights)
-        logits, labels = self._learner.evaluate(self._splits.val)
+        logits, labels = self._learner.evaluate(self._splits.val, exactly=False)
         return _accuracy(logits.argmax(1), labels)
 
     def cost(self) -> dict[str, int]:

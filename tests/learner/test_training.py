@@ -172,7 +172,7 @@ def test_a_last_batch_of_one_image_is_left_out(count: int, trained: int) -> None
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_evaluation_is_in_float32_whatever_training_was_in(precision: str) -> None:
+def test_exact_evaluation_is_in_float32_whatever_training_was_in(precision: str) -> None:
     one = learner(seeded_small_net(), precision=precision)
     one.train_epoch()
     twin = seeded_small_net(1).eval()
@@ -183,6 +183,18 @@ def test_evaluation_is_in_float32_whatever_training_was_in(precision: str) -> No
     assert logits.dtype == torch.float32
     assert torch.allclose(logits, torch.cat([found for found, _ in batches]), rtol=1e-5, atol=1e-5)
     assert torch.equal(labels, torch.cat([found for _, found in batches]))
+
+
+def test_evaluation_that_need_not_be_exact_is_in_the_precision_of_training() -> None:
+    exact, quick = {}, {}
+    for precision in ("float32", "bfloat16"):
+        one = learner(seeded_small_net(), precision=precision)
+        exact[precision] = one.evaluate(few_digits().val)[0]
+        quick[precision] = one.evaluate(few_digits().val, exactly=False)[0]
+    assert torch.equal(quick["float32"], exact["float32"])
+    assert torch.equal(exact["bfloat16"], exact["float32"])
+    assert not torch.equal(quick["bfloat16"], exact["bfloat16"])
+    assert torch.allclose(quick["bfloat16"], exact["bfloat16"], atol=0.05)
 
 
 def test_evaluation_changes_nothing_and_can_be_repeated() -> None:
