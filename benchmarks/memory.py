@@ -39,13 +39,12 @@ STUDY = """
 name: memory
 data: {name: digits}
 model: {name: resnet20}
-training: {epochs: 1000}
+training: {epochs: 1000, lr: {grid: [0.05, 0.1]}}
 population: {num_peers: 1}
 resources: {cpus_per_peer: 0.5}
-graft: {A: {grid: [0.2, 0.4]}}
 tune: {search: grid}
 """
-SAMPLED_EVERY_S = 0.05
+SAMPLED_EVERY_S = 0.2
 IDLE = [sys.executable, "-c", "import torch; print('imported', flush=True); input()"]
 
 

@@ -17,8 +17,6 @@ from graftpop.settings import Settings
 from graftpop.space.corners import combinations, corner_samples
 from graftpop.space.domains import Domain, is_domain, read_domain
 from graftpop.space.messages import Origin, Origins, VariantOrigins, describe
-from graftpop.space.method_rules import check_methods
-from graftpop.space.rules import check_effect, check_names, check_rules, check_search
 from graftpop.space.tree import (
     MAX_CHARS,
     STUDY_KEYS,
@@ -162,6 +160,9 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     Raises:
         SpaceError: something in it cannot be accepted.
     """
+    # here, since the tables of names stand beside functions that need torch, and who settles a sample needs no names
+    from graftpop.space.rules import check_effect, check_search
+
     origin = Origins(where, origins)
     sections = deepcopy({name: value for name, value in tree.items() if name not in STUDY_KEYS})
     study = deepcopy({name: tree.get(name) for name in STUDY_KEYS})
@@ -190,6 +191,9 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
 
 def _check(space: Space, sample: Mapping[str, Any], origin: Origin) -> None:
     """Check the settings of a sample."""
+    from graftpop.space.method_rules import check_methods
+    from graftpop.space.rules import check_names, check_rules
+
     try:
         settings = space.settle(sample)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What a peer imports is memory and seconds of each process: no more than training needs."""
+"""What is imported is memory and seconds of each process: peers and who leads them import no more than they need."""
 
 import json
 import subprocess
@@ -22,8 +22,26 @@ print(json.dumps(sorted(sys.modules)))
 NOT_FOR_TRAINING = ("ray", "torch._dynamo", "torch._inductor", "sympy", "torchvision", "timm", "pyarrow.parquet")
 
 
+LEADING = """
+import json, sys
+import graftpop.cluster.trainable
+from graftpop.records import RunFolder
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def imported_by(program: str) -> set[str]:
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    return set(json.loads(ran.stdout))
+
+
 def test_a_peer_of_the_digits_imports_neither_a_compiler_nor_other_libraries_of_networks() -> None:
-    ran = subprocess.run([sys.executable, "-c", ROUNDS], capture_output=True, text=True, check=True, timeout=120)
-    imported = set(json.loads(ran.stdout))
+    imported = imported_by(ROUNDS)
     assert "torch" in imported
     assert [name for name in NOT_FOR_TRAINING if name in imported] == []
+
+
+def test_who_leads_a_trial_does_not_import_torch() -> None:
+    imported = imported_by(LEADING)
+    assert "graftpop.cluster.trainable" in imported
+    assert "torch" not in imported
