@@ -7,8 +7,8 @@ to every peer, snapshots, grafts, states, checkpoints, records. Only what a peer
 of training, and hands out weights of ResNet-20's size that it made once. So all peers fit on this machine at once, and
 what a round takes longer with more of them is what the framework takes. Each peer is a process of its own.
 
-The ratio is a round's time of one peer, which exchanges nothing, by that of many. CPU is that of the driver, and of the process that leads the
-trial, in the time of a round.
+The ratio is a round's time of one peer, which exchanges nothing, by that of many. CPU is that of the driver, and of the
+process that leads the trial, in the time of a round.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -51,7 +52,8 @@ class SimulatedPeer:
         self._index, self._epoch = index, 0
         weights = np.random.default_rng(index).standard_normal(NUM_WEIGHTS, dtype=np.float32)
         self._weights, self._predicted = weights, np.zeros(NUM_VAL, np.int64)
-        self._state = safetensors.numpy.save({"network/weights": weights, "momentum/weights": weights}, {"model_card": CARD})
+        self._state = safetensors.numpy.save({"network/weights": weights, "momentum/weights": weights},
+                                             {"model_card": CARD})
 
     def train(self, num_epochs: int) -> dict[str, Any]:
         time.sleep(STEP_S)
@@ -90,12 +92,12 @@ class SimulatedPeer:
 class SimulatedActor(PeerActor):
     """The process of a simulated peer."""
 
-    def __init__(self, settings: dict[str, Any], index: int, demand: Demand) -> None:
-        self._study, self._index = settings["name"], index
-        self._peer = SimulatedPeer(index)
+    def __init__(self, settings: dict[str, Any], peers: Sequence[int], demand: Demand) -> None:
+        self._name = settings["name"]
+        self._peers = {peer: SimulatedPeer(peer) for peer in peers}
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        return getattr(self._peer, method)(*arguments)
+    def call(self, peer: int, method: str, *arguments: Any) -> Any:
+        return getattr(self._peers[peer], method)(*arguments)
 
 
 class SimulatedTrainable(PopulationTrainable):

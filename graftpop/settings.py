@@ -75,6 +75,7 @@ class PopulationSettings(Section):
     max_peer_restarts: Annotated[int, Field(ge=0)] = 3   # how often a lost peer is replaced before the trial fails
     replace_limit_s: Positive = 300.0       # how long a lost peer may take to find room and to start
     min_peers: Count | None = None          # with how many to go on if it finds none; None: all, from the last round
+    peers_per_actor: Count | Literal["auto"] = "auto"   # in one process, one after the other; auto: who share a core
 
 
 class GraftSettings(Section):
@@ -201,6 +202,13 @@ class Settings(Section):
         if self.training.total_epochs is not None:
             return self.training.total_epochs // self.population.num_peers
         return self.training.epochs or DEFAULT_EPOCHS
+
+    @property
+    def peers_per_actor(self) -> int | Literal["auto"]:
+        """How many peers a process has: one where a peer must not wait for another to be done."""
+        population = self.population
+        meets = self.mutual is not None and self.mutual.exchange == "logits"
+        return 1 if meets or population.mode == "no_wait" else population.peers_per_actor
 
     @property
     def exchanges(self) -> bool:

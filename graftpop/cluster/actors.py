@@ -1,4 +1,4 @@
-"""Peers as Ray actors, one process each, in the placement group of their trial.
+"""Peers in Ray actors, a process each or several in one, in the placement group of their trial.
 
 What one peer hands to another (a snapshot, class probabilities) stays in the object store of the node where it was
 made; the population only holds references, and Ray moves the bytes from node to node.
@@ -6,7 +6,7 @@ made; the population only holds references, and Ray moves the bytes from node to
 
 import re
 import time
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import ray
@@ -29,42 +29,48 @@ BEGIN_LIMIT_S = 60.0
 
 
 class PeerActor:
-    """One `Peer` in a process of its own. The process that creates it need not import torch."""
+    """A process that has some peers and runs them one after the other. Who creates it need not import torch."""
 
-    def __init__(self, settings: dict[str, Any], index: int, demand: Demand) -> None:
+    def __init__(self, settings: dict[str, Any], peers: Sequence[int], demand: Demand) -> None:
         import torch
 
         from graftpop.learner.heap import keep_freed_memory
 
         keep_freed_memory()
-        self._index, self._demand, self._study = index, demand, settings["name"]
-        self._num_cores = max(1, int(demand.cpus_per_peer))
+        self._name = f"{settings['name']}/peer-{'-'.join(map(str, peers))}"
+        self._device = "cuda" if demand.gpus_per_peer else "cpu"
+        self._num_cores = max(1, int(len(peers) * demand.cpus_per_peer))
         torch.set_num_threads(self._num_cores)
-        self._place = MeetingPlace(index)
-        self._peer: Any = None
-        self.begin(settings)
+        self._place = MeetingPlace(peers[0])
+        self._peers: dict[int, Any] = {}
+        self.begin(settings, peers)
 
-    def begin(self, settings: dict[str, Any]) -> None:
-        """Be a peer of a population that begins, in place of any that this process was."""
+    def begin(self, settings: dict[str, Any], peers: Sequence[int]) -> None:
+        """Have peers of a population that begins, in place of those of another."""
         from graftpop.peer import Peer
 
-        self._peer = None  # its memory is free before that of the next is taken
+        self._peers.clear()  # their memory is free before that of the next is taken
         self._place.leave()
-        device = "cuda" if self._demand.gpus_per_peer else "cpu"
-        self._peer = Peer(Settings.model_validate(settings), self._index, device, num_workers=self._num_cores - 1)
+        population = Settings.model_validate(settings)
+        for peer in peers:
+            self._peers[peer] = Peer(population, peer, self._device, num_workers=self._num_cores - 1)
 
     def __repr__(self) -> str:
         """Name the actor for logs and the dashboard; its tasks have the name of the trial."""
-        return f"{self._study}/peer-{self._index}"
+        return self._name
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Run a method of the peer; references among the arguments have become what they refer to."""
-        result = getattr(self._peer, method)(*arguments)
+    def call(self, peer: int, method: str, *arguments: Any) -> Any:
+        """Run a method of a peer; references among the arguments have become what they refer to."""
+        result = getattr(self._peers[peer], method)(*arguments)
         return self._place.hold(result) if isinstance(result, Generator) else result
 
-    def make(self, method: str, *arguments: Any) -> tuple[None, Any]:
-        """Run a method of the peer whose result stays here; that it is made can be known without it."""
-        return None, self.call(method, *arguments)
+    def make(self, peer: int, method: str, *arguments: Any) -> tuple[None, Any]:
+        """Run a method of a peer whose result stays here; that it is made can be known without it."""
+        return None, self.call(peer, method, *arguments)
+
+    def dismiss(self, peer: int) -> None:
+        """Have a peer no more."""
+        del self._peers[peer]
 
     def open_meetings(self, place: int, num_places: int, limit_s: float) -> tuple[str, int]:
         """Open the place where the peers meet; return its address and port."""
@@ -91,8 +97,8 @@ class RayGroup:
 
     Args:
         settings: the population's.
-        demand: what each peer reserves.
-        placement_group: the trial's; its last bundles are the peers'.
+        demand: what the peers reserve, and which of them share a process.
+        placement_group: the trial's; its last bundles are the actors'.
         trial: what the peers' tasks are named after.
     """
 
@@ -100,11 +106,16 @@ class RayGroup:
         # Ray neither restarts nor retries: who starts again has first to be given its state
         self._remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
         self._settings, self._demand, self._placement_group, self._trial = settings, demand, placement_group, trial
-        self._actors: dict[int, Any] = {}
+        self._actors: dict[int, Any] = {}   # by place
+        self._places: dict[int, int] = {}   # by peer
         self._started: dict[ray.ObjectRef[Any], Asked] = {}
-        for peer in range(demand.num_peers):
-            self._start_process(peer)
+        self._place_peers()
+        for place in range(len(demand.actors)):
+            self._start_process(place)
         self._arrange_meetings()
+
+    def _place_peers(self) -> None:
+        self._places = {peer: place for place, peers in enumerate(self._demand.actors) for peer in peers}
 
     def begin(self, settings: Settings, trial: str) -> None:
         """Be the peers of another trial of the same demand, in the same processes where these have nothing to do.
@@ -114,29 +125,33 @@ class RayGroup:
             trial: its name.
         """
         self._settings, self._trial = settings, trial
-        busy = {asked.peer for asked in self._started.values()}
+        busy = {self._places[asked.peer] for asked in self._started.values()}
         self._started.clear()
-        begun = {peer: actor.begin.remote(settings.model_dump())
-                 for peer, actor in self._actors.items() if peer not in busy}
+        self._place_peers()
+        begun = {place: actor.begin.remote(settings.model_dump(), self._peers_at(place))
+                 for place, actor in self._actors.items() if place not in busy}
         if begun:
             ray.wait(list(begun.values()), num_returns=len(begun), timeout=BEGIN_LIMIT_S)
-        for peer in range(self._demand.num_peers):
-            if peer not in begun or not _is_done(begun[peer]):
-                self._start_process(peer)
+        for place in range(len(self._demand.actors)):
+            if place not in begun or not _is_done(begun[place]):
+                self._start_process(place)
         self._arrange_meetings()
 
-    def _start_process(self, peer: int) -> None:
-        """Start a peer's process, in place of any that there was."""
-        if peer in self._actors:
-            ray.kill(self._actors[peer])
-        demand = self._demand
-        self._actors[peer] = self._remote_peer.options(
-            num_cpus=demand.cpus_per_peer,
-            num_gpus=demand.gpus_per_peer,
+    def _peers_at(self, place: int) -> list[int]:
+        return [peer for peer, other in self._places.items() if other == place]
+
+    def _start_process(self, place: int) -> None:
+        """Start the process of a place, in place of any that there was."""
+        if place in self._actors:
+            ray.kill(self._actors[place])
+        bundles = self._demand.bundles
+        self._actors[place] = self._remote_peer.options(
+            num_cpus=bundles[place]["CPU"],
+            num_gpus=bundles[place].get("GPU", 0.0),
             scheduling_strategy=PlacementGroupSchedulingStrategy(
                 placement_group=self._placement_group,
-                placement_group_bundle_index=self._placement_group.bundle_count - demand.num_peers + peer),
-        ).remote(self._settings.model_dump(), peer, demand)
+                placement_group_bundle_index=self._placement_group.bundle_count - len(bundles) + place),
+        ).remote(self._settings.model_dump(), self._peers_at(place), self._demand)
 
     def _arrange_meetings(self) -> None:
         """Tell all peers where they meet, where they do; before what they are asked next, since they do it in order."""
@@ -174,12 +189,12 @@ class RayGroup:
     def _ask(self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float,
              wanted: Wanted) -> "tuple[ray.ObjectRef[Any], Asked]":
         """Start a method on one peer; return by which reference its end is known, and what it is the end of."""
-        actor, name = self._actors[peer], f"{self._trial}/peer-{peer}.{method}"
+        actor, name = self._actors[self._places[peer]], f"{self._trial}/peer-{peer}.{method}"
         handle = None
         if wanted == "held":
-            reference, handle = actor.make.options(name=name, num_returns=2).remote(method, *arguments)
+            reference, handle = actor.make.options(name=name, num_returns=2).remote(peer, method, *arguments)
         else:
-            reference = actor.call.options(name=name).remote(method, *arguments)
+            reference = actor.call.options(name=name).remote(peer, method, *arguments)
         return reference, Asked(peer, method, wanted, handle, limit_s, time.monotonic() + limit_s)
 
     def _next_of(self, pending: "dict[ray.ObjectRef[Any], Asked]") -> tuple[int, Any]:
@@ -211,16 +226,25 @@ class RayGroup:
         except RayError as error:
             return PeerLost(f"peer {peer}: lost in '{method}': {_why(str(error))}")
 
+    def beside(self, peers: Collection[int]) -> set[int]:
+        """See `Group.beside`."""
+        places = {self._places[peer] for peer in peers}
+        return {peer for peer, place in self._places.items() if place in places}
+
     def restart(self, peers: Collection[int]) -> None:
         """See `Group.restart`. Where the node of a peer is gone, Ray looks for room on others meanwhile."""
-        for peer in peers:
-            self._start_process(peer)
+        for place in sorted({self._places[peer] for peer in peers}):
+            self._start_process(place)
         self._arrange_meetings()
 
     def dismiss(self, peers: Collection[int]) -> None:
         """See `Group.dismiss`."""
         for peer in peers:
-            ray.kill(self._actors.pop(peer))
+            place = self._places.pop(peer)
+            if self._peers_at(place):
+                self._actors[place].dismiss.remote(peer)
+            else:
+                ray.kill(self._actors.pop(place))
 
     def put(self, value: Any) -> Any:
         """See `Group.put`; it is kept by this process, on its node."""
@@ -232,7 +256,8 @@ class RayGroup:
 
     def close(self) -> None:
         """End the peers' processes."""
-        self.dismiss(list(self._actors))
+        for actor in self._actors.values():
+            ray.kill(actor)
 
 
 def _is_done(reference: ray.ObjectRef[Any]) -> bool:

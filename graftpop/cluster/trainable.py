@@ -33,13 +33,13 @@ PREDECESSOR_LIMIT_S = 120.0
 
 
 def placement_of(space: Space, config: dict[str, Any], connection: Connection) -> tune.PlacementGroupFactory:
-    """Return what a trial asks of the cluster: a bundle for the process that leads it, then one a peer.
+    """Return what a trial asks of the cluster: a bundle for the process that leads it, then one an actor of peers.
 
     The first is empty: that process goes where there is a place. But where a population may lose peers for good and
     go on, it must outlive all nodes of peers, so it stays on the node of the driver, without which nothing goes on.
     """
     settings = space.settle(config["trial"]["sample"])
-    demand = demand_of(settings.population.num_peers, settings.resources, connection.nodes)
+    demand = demand_of(settings.population.num_peers, settings.resources, connection.nodes, settings.peers_per_actor)
     may_shrink = (settings.population.min_peers or demand.num_peers) < demand.num_peers
     return tune.PlacementGroupFactory([{connection.here: LEAST} if may_shrink else {}, *demand.bundles])
 
@@ -151,9 +151,10 @@ class PopulationTrainable(tune.Trainable):
             return self._group
         placement_group = get_current_placement_group()
         if placement_group is None:
-            raise ResourceError("PopulationTrainable: needs a placement group with a bundle a peer; wrap it in "
+            raise ResourceError("PopulationTrainable: needs a placement group with a bundle an actor; wrap it in "
                                 "tune.with_resources with placement_of")
-        demand = demand_of(self._settings.population.num_peers, self._settings.resources, self._nodes)
+        settings = self._settings
+        demand = demand_of(settings.population.num_peers, settings.resources, self._nodes, settings.peers_per_actor)
         self._group = RayGroup(self._settings, demand, placement_group, self._id)
         return self._group
 

@@ -53,8 +53,15 @@ class Group(Protocol):
         """
         ...
 
+    def beside(self, peers: Collection[int]) -> set[int]:
+        """Return who is lost where some peers are: these, and whoever shares a process with one of them."""
+        ...
+
     def restart(self, peers: Collection[int]) -> None:
-        """Start some peers anew, as they were before they trained at all; what they are asked for waits for them."""
+        """Start some peers anew, as they were before they trained at all; what they are asked for waits for them.
+
+        All who share a process have to be among them.
+        """
         ...
 
     def dismiss(self, peers: Collection[int]) -> None:
@@ -108,6 +115,10 @@ class LocalGroup:
         """See `Group.finished`; here what was started first is done first."""
         peer, method, arguments, wanted = self._started.popleft()
         return next(iter(self.run(method, {peer: arguments}, math.inf, wanted=wanted)))
+
+    def beside(self, peers: Collection[int]) -> set[int]:
+        """See `Group.beside`; here each can be made anew by itself."""
+        return set(peers)
 
     def restart(self, peers: Collection[int]) -> None:
         """See `Group.restart`."""

@@ -148,12 +148,14 @@ class Recovery:
 
     def _replace(self, lost: Mapping[int, PeerError], phases: list[Phase]) -> None:
         """Start lost peers anew, and let them, and whoever has to begin again with them, have done nothing yet."""
-        for peer, error in lost.items():
+        gone = {peer: lost.get(peer) or PeerLost(f"peer {peer}: lost with another peer of its process")
+                for peer in sorted(self._group.beside(lost))}
+        for peer, error in gone.items():
             self._roster.lose(peer, error, self.round)
         for phase in phases:
-            for peer in self._roster.peers if self._together else lost:
+            for peer in self._roster.peers if self._together else gone:
                 phase.outcomes.pop(peer, None)
-        if absent := self._roster.start_anew(lost):
+        if absent := self._roster.start_anew(gone):
             self._roster.leave(absent, self.round)
             raise PeersLeft
 

@@ -67,7 +67,7 @@ class Roster:
             self._group.restart(absent)
             left_s = max(0.0, min(map(self.left_s, absent)))
             answers = dict(self._group.run("process_id", dict.fromkeys(absent, ()), left_s))
-            absent = [peer for peer in absent if isinstance(answers[peer], PeerError)]
+            absent = sorted(self._group.beside([peer for peer in absent if isinstance(answers[peer], PeerError)]))
             if not absent or min(map(self.left_s, absent)) <= SECONDS_BETWEEN_STARTS:
                 break
             time.sleep(SECONDS_BETWEEN_STARTS)

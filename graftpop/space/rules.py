@@ -53,13 +53,26 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
         _check_min_peers(settings, population.min_peers, origin)
     if population.mode == "no_wait":
         _check_no_wait(settings, origin)
-    gpus = settings.resources.gpus_per_peer
-    if gpus != "auto" and gpus > 1 and gpus % 1:
-        raise SpaceError(f"{origin('resources.gpus_per_peer')}: above 1 must be a whole number, got {gpus}; choose "
-                         f"{int(gpus)}, {int(gpus) + 1}, or a share of one")
+    _check_actors(settings, origin)
     if data.name in ("parquet", "folder") and data.root is None:
         raise SpaceError(f"{origin('data.root')}: data set '{data.name}' needs the folder it lies in, got null; set "
                          f"data.root")
+
+
+def _check_actors(settings: Settings, origin: Origin) -> None:
+    """Check how peers share processes, and cards."""
+    gpus, together = settings.resources.gpus_per_peer, settings.population.peers_per_actor
+    if gpus != "auto" and gpus > 1 and gpus % 1:
+        raise SpaceError(f"{origin('resources.gpus_per_peer')}: above 1 must be a whole number, got {gpus}; choose "
+                         f"{int(gpus)}, {int(gpus) + 1}, or a share of one")
+    where = origin("population.peers_per_actor")
+    if together not in ("auto", settings.peers_per_actor):
+        cause = "population.mode: no_wait" if settings.mutual is None else "mutual.exchange: logits"
+        raise SpaceError(f"{where}: peers of one process train one after the other, which does not go with {cause}, "
+                         f"got {together}; choose 1 or auto")
+    if gpus != "auto" and together != "auto" and gpus < 1 < together * gpus:
+        raise SpaceError(f"{where}: peers of one process share at most one card, got {together} peers of {gpus:g} "
+                         f"each; choose at most {int(1 / gpus)}, or less in resources.gpus_per_peer")
 
 
 def _check_no_wait(settings: Settings, origin: Origin) -> None:

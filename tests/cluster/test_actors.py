@@ -35,6 +35,8 @@ METHODS: dict[str, dict[str, Any]] = {
         "graft": {"criterion": "l1"}, "population": {"topology": "all", "output": "greedy_soup"},
         "measures": {"pairs": True}},
 }
+IN_SHARED_PROCESSES = "grafting in shared processes"
+METHODS[IN_SHARED_PROCESSES] = {"graft": {}, "population": {"peers_per_actor": 2}, "resources": {"cpus_per_peer": 0.5}}
 AT_OWN_PACE = "grafting without waiting"
 METHODS_AT_OWN_PACE = {AT_OWN_PACE: {"graft": {}, "training": {"epochs": 8},
                                      "population": {"mode": "no_wait", "max_staleness": 2}}}
@@ -56,7 +58,7 @@ def group(connection: Any, request: pytest.FixtureRequest) -> Iterator[RayGroup]
     from ray.util import placement_group, remove_placement_group
 
     chosen = settings(getattr(request, "param", "grafting"))
-    demand = demand_of(NUM_PEERS, chosen.resources, connection.nodes)
+    demand = demand_of(NUM_PEERS, chosen.resources, connection.nodes, chosen.peers_per_actor)
     place = placement_group(demand.bundles)
     actors = RayGroup(chosen, demand, place, "trial")
     yield actors
@@ -119,7 +121,8 @@ def test_who_meets_with_a_lost_peer_names_it_and_does_not_wait(group: RayGroup) 
     assert [type(outcome) for _, outcome in outcomes] == [PeerLost, MeetingBroken, MeetingBroken]
 
 
-@pytest.mark.parametrize(("group", "method"), [(method, method) for method in list(METHODS)[:2]], indirect=["group"])
+@pytest.mark.parametrize(("group", "method"), [
+    (method, method) for method in (*list(METHODS)[:2], IN_SHARED_PROCESSES)], indirect=["group"])
 def test_a_population_of_which_peers_are_killed_ends_with_the_bits_of_one_left_alone(
     group: RayGroup, method: str,
 ) -> None:
@@ -138,7 +141,10 @@ def test_a_population_of_which_peers_are_killed_ends_with_the_bits_of_one_left_a
         assert (got.grafts, got.measures) == (expected.grafts, expected.measures)
     assert {(event.round, event.peer, event.event) for event in events} >= {
         (2, 1, "lost"), (2, 2, "lost"), (2, 1, "replaced"), (2, 2, "replaced")}
+    assert ((2, 0, "replaced") in {(event.round, event.peer, event.event) for event in events}) == (
+        method == IN_SHARED_PROCESSES)
     assert all("SIGKILL" in event.cause or "unexpected" in event.cause or "connection" in event.cause
+               or event.cause.endswith("lost with another peer of its process")
                for event in events if event.event == "lost"), events
     os.kill(pids_of(group)[0], signal.SIGKILL)
     assert remote.finish(got) == local.finish(expected)
@@ -190,7 +196,7 @@ def test_what_a_lost_peer_held_for_another_is_told_as_lost(group: RayGroup) -> N
     outcomes = dict(group.run("publish", calls, limit_s=120, wanted="held"))
     assert isinstance(outcomes[0], PeerLost)
     assert str(outcomes[0]).startswith("peer 0: lost in 'publish': ")
-    handle = group._actors[0].call.remote("publish")  # of a process that is gone
+    handle = group._actors[0].call.remote(0, "publish")  # of a process that is gone
     ((_, outcome),) = group.run("graft", {1: (handle,)}, limit_s=120)
     assert isinstance(outcome, HandleLost)
     assert str(outcome).startswith("peer 1: what another made for its 'graft' is gone: ")
@@ -200,6 +206,28 @@ def test_a_wait_ends_at_its_limit_and_names_who_was_missing(group: RayGroup) -> 
     outcomes = dict(group.run("train", {2: (1000,)}, limit_s=0.5))
     assert isinstance(outcomes[2], PeerLost)
     assert "peer 2: did not finish 'train' within 0.5 s" in str(outcomes[2])
+
+
+@pytest.mark.parametrize("group", [IN_SHARED_PROCESSES], indirect=True)
+def test_peers_of_one_process_are_lost_together_and_can_be_dismissed_one_by_one(group: RayGroup) -> None:
+    first = pids_of(group)
+    assert first[0] == first[1] != first[2]
+    assert [group.beside([peer]) for peer in range(NUM_PEERS)] == [{0, 1}, {0, 1}, {2}]
+    os.kill(first[1], signal.SIGKILL)
+    lost = dict(group.run("train", dict.fromkeys(range(NUM_PEERS), (1,)), limit_s=120))
+    assert [isinstance(lost[peer], PeerLost) for peer in range(NUM_PEERS)] == [True, True, False]
+    group.restart([0, 1])
+    second = pids_of(group)
+    assert second[0] == second[1] != first[1]
+    assert second[2] == first[2]
+    group.dismiss([0])
+    assert group.beside([1]) == {1}
+    assert dict(group.run("process_id", {1: ()}, limit_s=120)) == {1: second[1]}
+    group.dismiss([1])
+    group.begin(settings(IN_SHARED_PROCESSES), "next")
+    third = pids_of(group)
+    assert third[0] == third[1] != second[1]
+    assert third[2] == first[2]
 
 
 def test_what_is_put_or_kept_can_be_had_again_without_the_peer(group: RayGroup) -> None:

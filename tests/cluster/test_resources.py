@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from graftpop.cluster.resources import Demand, Node, demand_of
@@ -81,27 +81,74 @@ def test_what_is_asked_for_is_given_as_it_is() -> None:
     assert per_peer(1, LAPTOP, cpus_per_peer=0.1) == (0.1, 0.0)
 
 
-def test_peers_have_a_bundle_each() -> None:
+def test_actors_have_a_bundle_each() -> None:
     assert demand_of(3, AUTO, LAPTOP).bundles == 3 * [{"CPU": 0.5}]
     assert demand_of(2, AUTO, WORKSTATION).bundles == 2 * [{"CPU": 1.0, "GPU": 1.0}]
+    assert demand_of(5, AUTO, LAPTOP, 2).actors == [range(2), range(2, 4), range(4, 5)]
+    assert demand_of(5, AUTO, LAPTOP, 2).bundles == 2 * [{"CPU": 0.6666}] + [{"CPU": 0.3333}]
+    assert demand_of(4, AUTO, [Node(8, 1)], 4).bundles == [{"CPU": 4.0, "GPU": 1.0}]
+    assert demand_of(2, AUTO, LAPTOP, 7).actors == [range(2)]
 
 
-@given(st.integers(1, 40), RESOURCES, NODES)
-def test_what_is_accepted_can_be_placed_and_what_is_refused_cannot(
-    num_peers: int, resources: ResourceSettings, nodes: list[Node],
+@pytest.mark.parametrize(("nodes", "sharing_a_process"), [
+    (LAPTOP, {2: 1, 3: 1, 4: 2, 5: 1, 6: 3, 8: 4, 9: 1, 16: 8}),
+    ([Node(3, 0), Node(1, 0)], {4: 1, 6: 1, 8: 2, 12: 3}),
+    ([Node(2, 1)], {2: 1, 4: 1, 8: 1}),
+])
+def test_auto_lets_peers_that_share_a_core_share_a_process_where_all_cores_have_equally_many(
+    nodes: list[Node], sharing_a_process: dict[int, int],
 ) -> None:
+    assert {num_peers: demand_of(num_peers, AUTO, nodes).peers_per_actor
+            for num_peers in sharing_a_process} == sharing_a_process
+    asked = ResourceSettings(cpus_per_peer=0.25)
+    assert {demand_of(num_peers, asked, nodes).peers_per_actor for num_peers in sharing_a_process
+            if num_peers <= 8} == {1}
+
+
+@pytest.mark.parametrize(("tree", "message"), [
+    ({"population": {"mode": "no_wait", "peers_per_actor": 2}, "graft": {}},
+     "peers of one process train one after the other, which does not go with population.mode: no_wait, got 2; choose "
+     "1 or auto"),
+    ({"population": {"peers_per_actor": 2}, "mutual": {}},
+     "peers of one process train one after the other, which does not go with mutual.exchange: logits, got 2; choose "
+     "1 or auto"),
+    ({"population": {"peers_per_actor": 3}, "resources": {"gpus_per_peer": 0.5}},
+     "peers of one process share at most one card, got 3 peers of 0.5 each; choose at most 2, or less in "
+     "resources.gpus_per_peer"),
+])
+def test_peers_share_a_process_only_where_they_can(tree: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        parse_space(tree)
+    assert str(caught.value) == f"space: population.peers_per_actor: {message}"
+
+
+def test_who_must_not_wait_for_another_has_a_process_alone() -> None:
+    for tree in ({"population": {"mode": "no_wait"}, "graft": {}}, {"mutual": {}}):
+        assert parse_space(tree).settle().peers_per_actor == 1
+    for tree in ({"mutual": {"exchange": "snapshots"}}, {"population": {"peers_per_actor": "auto"}}):
+        assert parse_space(tree).settle().peers_per_actor == "auto"
+    assert parse_space({"population": {"peers_per_actor": 2}}).settle().peers_per_actor == 2
+
+
+@given(st.integers(1, 40), RESOURCES, NODES, st.just("auto") | st.integers(1, 8))
+def test_what_is_accepted_can_be_placed_and_what_is_refused_cannot(
+    num_peers: int, resources: ResourceSettings, nodes: list[Node], together: Any,
+) -> None:
+    gpus = resources.gpus_per_peer
+    assume("auto" in (gpus, together) or gpus % 1 == 0 or together * gpus <= 1)
     try:
-        demand = demand_of(num_peers, resources, nodes)
+        demand = demand_of(num_peers, resources, nodes, together)
     except ResourceError as error:
         room = re.search(r"has room for (\w+);", str(error))
         assert room is not None
         num_fitting = 0 if room.group(1) == "none" else int(room.group(1))
         assert num_fitting < num_peers
         if num_fitting:
-            assert all_fit(demand_of(num_fitting, resources, nodes).bundles, nodes)
+            assert all_fit(demand_of(num_fitting, resources, nodes, together).bundles, nodes)
     else:
         assert all_fit(demand.bundles, nodes)
-        assert len(demand.bundles) == num_peers
+        assert [peer for peers in demand.actors for peer in peers] == list(range(num_peers))
+        assert all(bundle.get("GPU", 0) <= 1 or bundle["GPU"] % 1 == 0 for bundle in demand.bundles)
 
 
 @given(st.integers(1, 40), RESOURCES, NODES)
@@ -155,3 +202,4 @@ def test_more_than_one_card_is_asked_for_in_whole_cards_as_ray_wants_it(gpus: fl
 def test_a_demand_reads_as_a_person_would_say_it() -> None:
     assert str(Demand(1, 1.0, 0.0)) == "1 peer of 1 CPU"
     assert str(Demand(4, 0.5, 0.25)) == "4 peers of 0.5 CPU and 0.25 GPU"
+    assert str(Demand(4, 0.5, 0.0, 2)) == "4 peers of 0.5 CPU, 2 to a process"

@@ -1,0 +1,118 @@
+"""What training reaches of what one core of this machine can do: floating-point operations and bytes a second.
+
+    python benchmarks/roofline.py [--models resnet20 ...] [--turns 5]      about two minutes on 2 cores
+
+One peer in this process on one thread, CIFAR-10, batches of 128, in the precision that `auto` chooses here and in
+float32. Its operations are those of the convolutions and the classifier, forward and twice as many backward; BatchNorm,
+activations, augmentation and the optimizer take time and count nothing. The most that the core can do is measured in
+turns with it: the product of two large matrices in the same precision, and a copy in memory that counts what it reads
+and writes. What the activations of a step alone have to move, once written and once read, is the least that training
+moves; the time for it at the speed of the copy is a bound too.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Final, Literal
+
+import torch
+from turns import NUM_TURNS, in_turns, print_table
+
+from graftpop.learner.data import load_splits
+from graftpop.learner.flops import count_flops
+from graftpop.learner.heap import keep_freed_memory
+from graftpop.learner.models import build
+from graftpop.learner.precision import training_dtype
+from graftpop.learner.training import Learner
+from graftpop.run_facts import run_facts
+from graftpop.settings import DataSettings, TrainingSettings
+
+MODELS = ("resnet20", "resnet32", "mobilenetv2")
+PRECISIONS: Final = ("auto", "float32")
+BATCH, NUM_BATCHES = 128, 2
+VAL_IMAGES = 10
+SIDE = 2048
+COPIED_BYTES = 2**28
+FORWARD_AND_BACKWARD = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--turns", type=int, default=NUM_TURNS)
+    given = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    found = [measured(model, precision, given.turns) for model in given.models for precision in PRECISIONS]
+    columns = list(found[0])
+    print_table(columns, [[value if isinstance(value, str) else f"{value:,.4g}" for value in case.values()]
+                          for case in found])
+    print(json.dumps({"name": "roofline", "turns": given.turns, **{
+        key: run_facts([], 0)[key] for key in ("hardware", "git", "versions")}, "cases": found}))
+
+
+def measured(model: str, precision: Literal["auto", "float32"], num_turns: int) -> dict[str, str | float]:
+    dtype = training_dtype(precision, torch.device("cpu"))
+    num_images = BATCH * NUM_BATCHES
+    limit = num_images + VAL_IMAGES
+    data = DataSettings(name="cifar10", limit=limit, val_fraction=VAL_IMAGES / limit)
+    learner = Learner(build(model, 10), load_splits(data, seed=0).train,
+                      TrainingSettings(batch_size=BATCH, precision=precision), lr=lambda epoch: 0.05, seed=0, peer=0,
+                      device=torch.device("cpu"))
+    flops = FORWARD_AND_BACKWARD * count_flops(learner.network, (3, 32, 32))
+    train_s, product_s, copy_s = map(statistics.median, in_turns(
+        lambda: learner.train_epoch().train_s, product_of_matrices(dtype), copying(), num_turns=num_turns))
+    images_per_s = num_images / train_s
+    most_flops, most_bytes = 2 * SIDE**3 / product_s, 2 * COPIED_BYTES / copy_s
+    moved = 2 * activation_bytes(learner, dtype)
+    return {"model": model, "precision": str(dtype).removeprefix("torch."), "images/s": round(images_per_s, 1),
+            "GFLOP/s": round(images_per_s * flops / 1e9, 1), "at most": round(most_flops / 1e9, 1),
+            "share": round(images_per_s * flops / most_flops, 3), "GB/s": round(images_per_s * moved / 1e9, 2),
+            "copy, GB/s": round(most_bytes / 1e9, 2), "share of bytes": round(images_per_s * moved / most_bytes, 3)}
+
+
+def product_of_matrices(dtype: torch.dtype) -> Callable[[], float]:
+    one, other = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
+
+    def multiply() -> float:
+        start = time.perf_counter()
+        torch.mm(one, other)
+        return time.perf_counter() - start
+
+    return multiply
+
+
+def copying() -> Callable[[], float]:
+    source, target = (torch.ones(COPIED_BYTES, dtype=torch.uint8) for _ in range(2))
+
+    def copy() -> float:
+        start = time.perf_counter()
+        target.copy_(source)
+        return time.perf_counter() - start
+
+    return copy
+
+
+def activation_bytes(learner: Learner, dtype: torch.dtype) -> float:
+    """Return the bytes that one image's way forward leaves for its way back."""
+    network = learner.network.train()
+    images = torch.zeros(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), \
+            torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        logits = network(images)
+    del logits
+    weights = learner.state.buffer.untyped_storage()
+    return sum(size for place, size in kept.items() if place != weights.data_ptr()) / BATCH
+
+
+if __name__ == "__main__":
+    main()
