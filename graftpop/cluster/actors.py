@@ -64,9 +64,9 @@ class PeerActor:
         result = getattr(self._peers[peer], method)(*arguments)
         return self._place.hold(result) if isinstance(result, Generator) else result
 
-    def make(self, peer: int, method: str, *arguments: Any) -> tuple[None, Any]:
-        """Run a method of a peer whose result stays here; that it is made can be known without it."""
-        return None, self.call(peer, method, *arguments)
+    def make(self, peer: int, method: str, *arguments: Any) -> tuple[str, Any]:
+        """Run a method of a peer whose result stays here; return apart from it on which node that is."""
+        return _this_node(), self.call(peer, method, *arguments)
 
     def dismiss(self, peer: int) -> None:
         """Have a peer no more."""
@@ -87,7 +87,7 @@ class Asked(NamedTuple):
     peer: int
     method: str
     wanted: Wanted
-    handle: "ray.ObjectRef[Any] | None"  # of what is held
+    made: "ray.ObjectRef[Any]"
     limit_s: float
     deadline: float
 
@@ -190,12 +190,11 @@ class RayGroup:
              wanted: Wanted) -> "tuple[ray.ObjectRef[Any], Asked]":
         """Start a method on one peer; return by which reference its end is known, and what it is the end of."""
         actor, name = self._actors[self._places[peer]], f"{self._trial}/peer-{peer}.{method}"
-        handle = None
-        if wanted == "held":
-            reference, handle = actor.make.options(name=name, num_returns=2).remote(peer, method, *arguments)
+        if wanted == "value":
+            reference = made = actor.call.options(name=name).remote(peer, method, *arguments)
         else:
-            reference = actor.call.options(name=name).remote(peer, method, *arguments)
-        return reference, Asked(peer, method, wanted, handle, limit_s, time.monotonic() + limit_s)
+            reference, made = actor.make.options(name=name, num_returns=2).remote(peer, method, *arguments)
+        return reference, Asked(peer, method, wanted, made, limit_s, time.monotonic() + limit_s)
 
     def _next_of(self, pending: "dict[ray.ObjectRef[Any], Asked]") -> tuple[int, Any]:
         """Wait for what is done, or late, first; take it away and return the peer, and the result or the error."""
@@ -210,7 +209,11 @@ class RayGroup:
         result = self._result(done[0], asked.peer, asked.method)
         if isinstance(result, PeerError) or asked.wanted == "value":
             return asked.peer, result
-        return asked.peer, asked.handle if asked.wanted == "held" else self.put(result)
+        # what a process has handed out outlives it, but not its node
+        if asked.wanted == "held" or result == _this_node():
+            return asked.peer, asked.made
+        kept = self._result(asked.made, asked.peer, asked.method)
+        return asked.peer, kept if isinstance(kept, PeerError) else self.put(kept)
 
     def _result(self, reference: ray.ObjectRef[Any], peer: int, method: str) -> Any:
         try:
@@ -258,6 +261,10 @@ class RayGroup:
         """End the peers' processes."""
         for actor in self._actors.values():
             ray.kill(actor)
+
+
+def _this_node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def _is_done(reference: ray.ObjectRef[Any]) -> bool:

@@ -8,9 +8,11 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray import tune
 from ray.util import get_current_placement_group
@@ -44,6 +46,14 @@ def placement_of(space: Space, config: dict[str, Any], connection: Connection) -
     return tune.PlacementGroupFactory([{connection.here: LEAST} if may_shrink else {}, *demand.bundles])
 
 
+class Writing(NamedTuple):
+    """A checkpoint that is being written: after which round, its end, and why storage was away meanwhile."""
+
+    round: int
+    done: Future[None]
+    causes: list[str]
+
+
 class PopulationTrainable(tune.Trainable):
     """A population of peers as Ray actors, led from this process, which neither computes nor holds weights."""
 
@@ -61,6 +71,8 @@ class PopulationTrainable(tune.Trainable):
         self._space, self._nodes = space, nodes
         self._run = RunFolder(location)
         self._lock, self._is_locked = ExitStack(), False
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Writing | None = None
         self._group: RayGroup | None = None
         self._take_up(config)
 
@@ -121,8 +133,11 @@ class PopulationTrainable(tune.Trainable):
             self._is_locked = True
 
     def _let_go(self) -> None:
-        self._lock.close()
-        self._is_locked = False
+        try:
+            self._finish_writing()
+        finally:
+            self._lock.close()
+            self._is_locked = False
 
     def _begin(self) -> Population | None:
         """Start the peers, from the newest checkpoint that is whole; None where nothing is left to do."""
@@ -225,7 +240,30 @@ class PopulationTrainable(tune.Trainable):
             round=population.round, score=self._summary.get("val_accuracy", -1.0), is_complete=is_complete,
             peers=population.peers, num_restarts=population.num_restarts, adopted=self._adopted, summary=self._summary,
             settings=self._settings.model_dump())
-        self._keep(lambda: self._checkpoints.write(facts, population.files), "its checkpoint")
+        causes: list[str] = []
+        self._finish_writing()
+        done = self._writer.submit(patiently, partial(self._checkpoints.write, facts, population.files()),
+                                   f"trial {self._id}: its checkpoint cannot be written", causes.append)
+        self._writing = Writing(facts.round, done, causes)
+        if is_complete:
+            self._finish_writing()
+
+    def _finish_writing(self) -> None:
+        """Wait until the last checkpoint is there: it is written while peers go on.
+
+        Who is killed before that goes on from the one before.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        try:
+            writing.done.result()
+        finally:
+            for cause in writing.causes:
+                self._tell(Event(writing.round, None, "storage_away", cause))
 
     def _keep(self, act: Callable[[], None], what: str) -> None:
         """Write something, waiting while storage is away."""
@@ -254,5 +292,7 @@ class PopulationTrainable(tune.Trainable):
 
     def cleanup(self) -> None:
         """End the peers."""
-        self._end_peers()
-        self._let_go()
+        try:
+            self._let_go()
+        finally:
+            self._end_peers()

@@ -238,19 +238,25 @@ class Population:
     def save(self) -> Iterator[tuple[int, bytes]]:
         """Yield each peer with its whole state after the last round, or before the first."""
         self.prepare()
-        for peer, state in self._states.items():  # one at a time: the states of all peers need not fit into one process
+        for peer, state in self._states.items():
             yield peer, self._group.get(state)
 
     def save_teachers(self) -> dict[int, bytes]:
         """Return the states of the teachers that were trained in this trial, by index."""
         return {index: state for handle in self._teachers for index, state in self._group.get(handle).items()}
 
-    def files(self) -> Iterator[tuple[str, bytes]]:
-        """Yield the name and the content of each file of a checkpoint."""
-        for peer, state in self.save():
-            yield f"peer-{peer}.safetensors", state
-        for teacher, state in self.save_teachers().items():
-            yield f"teacher-{teacher}.safetensors", state
+    def files(self) -> Callable[[], Iterator[tuple[str, bytes]]]:
+        """Return what yields the name and the content of each file of a checkpoint of now, whenever it is called."""
+        states, teachers, get = dict(self._states), self._teachers, self._group.get
+
+        def each() -> Iterator[tuple[str, bytes]]:
+            for peer, state in states.items():  # one at a time: those of all peers need not fit into one process
+                yield f"peer-{peer}.safetensors", get(state)
+            for handle in teachers:
+                for teacher, state in get(handle).items():
+                    yield f"teacher-{teacher}.safetensors", state
+
+        return each
 
     def load(self, states: Mapping[int, bytes], round: int, teachers: Mapping[int, bytes],
              num_restarts: Mapping[int, int] = MappingProxyType({})) -> None:
