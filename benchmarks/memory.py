@@ -1,11 +1,12 @@
 """Memory that a node pays for each further peer and each further trial, against a process of the plain recipe.
 
-    python benchmarks/memory.py [--models resnet20 ...] [--turns 5]      about five minutes on 2 cores
+    python benchmarks/memory.py [--models resnet20 ...] [--turns 5]      about four minutes on 2 cores
 
 Peers train on CIFAR-10 in batches of 128. Measured is the most proportional set size (PSS) that they reach together
 while they train: a page that several processes share counts once, so the data set, which all of them map, does too. A
-further peer is what two more cost, divided by two; of a trial of its own it comes with the process that leads the
-trial, measured in a study from the command line with two trials at once.
+further peer is what two more cost, divided by two: each in a process of its own, and all three in one. One of a trial
+of its own comes with the process that leads the trial, measured in a study from the command line with two trials at
+once.
 
 The budget of a further peer is its weights and momentum and 350 MB. What this machine's torch takes in each process
 that does nothing but import it is stated.
@@ -28,7 +29,7 @@ from plain import PlainPeers
 from studies import started
 from turns import NUM_TURNS, Case, report
 
-MODELS = ("resnet20", "mobilenetv2")
+MODELS = ("resnet20",)
 FEW, MORE = 1, 3
 BATCH, NUM_BATCHES = 128, 3
 VAL_IMAGES = 10
@@ -54,40 +55,48 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=NUM_TURNS)
     given = parser.parse_args()
     with this_machine():
-        cases = [measured(model, given.turns) for model in given.models]
+        cases = [case for model in given.models for case in measured(model, given.turns)]
     leaders = [leading() for _ in range(given.turns)]
     imported = importing()
     report("memory", "times the plain recipe's memory", 1.0, cases, torch_alone_mb=round(imported),
            leading_a_trial_mb=[round(one) for one in leaders], wanted_mb_besides_weights=BUDGET_MB)
-    most = max(float(case.shown["besides weights and momentum, MB"]) for case in cases)
-    print(f"a further peer: at most {most:.0f} MB besides its weights and momentum, wanted {BUDGET_MB}; a further "
-          f"trial: its peers and {statistics.median(leaders):.0f} MB; `import torch` alone: {imported:.0f} MB")
+    print(f"wanted besides weights and momentum: at most {BUDGET_MB} MB; a further trial: its peers and "
+          f"{statistics.median(leaders):.0f} MB; `import torch` alone: {imported:.0f} MB")
 
 
-def measured(model: str, num_turns: int) -> Case:
-    ours, plain = [], []
+def measured(model: str, num_turns: int) -> list[Case]:
+    ways: dict[str, list[float]] = {"a process each": [], "one process": []}
+    plain = []
     for _ in range(num_turns):
-        few, _ = of_peers(model, FEW)
-        more, num_bytes = of_peers(model, MORE)
-        ours.append((more - few) / (MORE - FEW))
+        few, num_bytes = of_peers(model, FEW, 1)
+        for together, further in zip((1, MORE), ways.values(), strict=True):
+            further.append((of_peers(model, MORE, together)[0] - few) / (MORE - FEW))
         plain.append((of_plain(model, MORE) - of_plain(model, FEW)) / (MORE - FEW))
     weights = num_bytes / MB
-    return Case(model, ours, plain, {
-        "graftpop, MB": round(statistics.median(ours)), "plain, MB": round(statistics.median(plain)),
+    return [Case(f"{model}, {way}", further, plain, {
+        "graftpop, MB": round(statistics.median(further), 1), "plain, MB": round(statistics.median(plain), 1),
         "weights and momentum, MB": round(weights, 1),
-        "besides weights and momentum, MB": round(statistics.median(ours) - weights)})
+        "besides weights and momentum, MB": round(statistics.median(further) - weights, 1)})
+        for way, further in ways.items()]
 
 
-def of_peers(model: str, num_peers: int) -> tuple[float, int]:
-    """Return the most that some peers need together in MB, and the bytes of a peer's weights and momentum."""
+def of_peers(model: str, num_peers: int, together: int) -> tuple[float, int]:
+    """Return the most that some peers need together in MB, and the bytes of a peer's weights and momentum.
+
+    Args:
+        model: name of the network.
+        num_peers: how many peers.
+        together: how many of them share a process.
+    """
     with peers_of({
         "data": {"name": "cifar10", "limit": BATCH * NUM_BATCHES + VAL_IMAGES,
                  "val_fraction": VAL_IMAGES / (BATCH * NUM_BATCHES + VAL_IMAGES)},
         "model": {"name": model}, "training": {"epochs": 10**4, "batch_size": BATCH},
-        "population": {"num_peers": num_peers}, "resources": {"cpus_per_peer": min(1, NUM_CORES / num_peers)},
+        "population": {"num_peers": num_peers, "peers_per_actor": together},
+        "resources": {"cpus_per_peer": min(1, NUM_CORES / num_peers)},
     }) as ask:
         peers = range(num_peers)
-        pids = list(ask("process_id", dict.fromkeys(peers, ())).values())
+        pids = set(ask("process_id", dict.fromkeys(peers, ())).values())
         most = most_of(pids, lambda: ask("train", dict.fromkeys(peers, (1,))))
         return most, len(ask("save", {0: ()})[0])
 

@@ -4,9 +4,10 @@
 
 One study from the command line: ResNet-20, four peers that graft after each round, CIFAR-10, checkpoints and records as
 always. Peers train `--images` of the training images a round and measure on the tenth that is cut from them. The share
-is what peers trained, by their own clocks, of the time from the end of one round's record to that of the next; the
-first round, which starts the processes, and the last, which reads the test set, stand by themselves, since a trial has
-two hundred rounds of 45,000 images. Shorter rounds than those make the share smaller, not larger.
+is what peers trained, by their own clocks, of the time that their processes had from the end of one round's record to
+that of the next; the first round, which starts the processes, and the last, which reads the test set, stand by
+themselves, since a trial has two hundred rounds of 45,000 images. Shorter rounds than those make the share smaller, not
+larger.
 
 The plain recipe trains as many images in four processes, measures on as large a part of the test images as its own
 (10,000 after 50,000), and exchanges.
@@ -24,6 +25,10 @@ import pyarrow.parquet as pq
 from peers import NUM_CORES
 from plain import TEST_BATCH, PlainPeers
 from turns import Case, report
+
+from graftpop.cluster.connection import local_node
+from graftpop.cluster.resources import demand_of
+from graftpop.space import load_space
 
 NUM_PEERS = 4
 BATCH = 128
@@ -79,7 +84,9 @@ def of_a_study(folder: Path, images: int, rounds: int) -> tuple[list[float], flo
     rows = pq.read_table(run / "rounds.parquet").to_pylist()
     if study.returncode or len(ends) != rounds + 1:
         raise SystemExit(f"overhead.py: the study ended with {study.returncode}, {len(ends) - 1} rounds seen")
-    trained = {number: statistics.fmean(row["train_s"] for row in rows if row["round"] == number)
+    settings = load_space(run / "space.yaml").settle()
+    processes = demand_of(NUM_PEERS, settings.resources, [local_node()], settings.peers_per_actor).actors
+    trained = {number: sum(row["train_s"] for row in rows if row["round"] == number) / len(processes)
                for number in range(1, rounds + 1)}
     seconds = {number: ends[number] - ends[number - 1] for number in trained}
     return [trained[number] / seconds[number] for number in range(2, rounds)], seconds[1], seconds[rounds]
