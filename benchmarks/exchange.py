@@ -2,9 +2,9 @@
 
     python benchmarks/exchange.py [--models resnet32 ...] [--peers 2 8] [--turns 5]
 
-Peers are in Ray actors on this machine in a ring, as in a trial. The plain recipe exchanges through files in a temporary
-folder. The copy is of as many bytes as all peers publish, one buffer after the other in one process, into memory that
-has been written to before.
+Peers are in Ray actors on this machine in a ring, as in a trial. The plain recipe exchanges through files in a
+temporary folder. The copy is of as many bytes as all peers publish, one buffer after the other in one process, into
+memory that has been written to before.
 """
 
 import argparse

@@ -84,6 +84,25 @@ def test_an_epoch_equals_a_plain_loop_with_torchs_own_optimizer_and_scheduler() 
         assert torch.allclose(one.network.state_dict()[name], tensor, rtol=1e-2, atol=1e-4), name
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.05)])
+@pytest.mark.parametrize("name", ["resnet8", "resnet20"])
+def test_losses_are_those_of_a_plain_loop_in_torchs_default_layout_on_the_same_batches(
+    name: str, precision: str, tolerance: float,
+) -> None:
+    """What is done for speed (layout, arithmetic, one buffer, in-place activations) leaves the losses what they are."""
+    one, network = learner(seeded_network(name), lr=0.02, schedule="constant", precision=precision), seeded_network(name)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
+    for epoch in range(2):
+        losses = []
+        for pixels, labels in few_digits().train.training_batches(32, derive(0, "data", 0, epoch), CPU):
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(network(pixels.contiguous()), labels)
+            loss.backward()
+            optimizer.step()
+            losses += [loss.item()] * len(labels)
+        assert one.train_epoch().loss == pytest.approx(sum(losses) / len(losses), rel=tolerance)
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 def test_training_can_be_repeated_to_the_bit(maker: str) -> None:
     states = []
