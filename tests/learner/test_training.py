@@ -90,7 +90,8 @@ def test_losses_are_those_of_a_plain_loop_in_torchs_default_layout_on_the_same_b
     name: str, precision: str, tolerance: float,
 ) -> None:
     """What is done for speed (layout, arithmetic, one buffer, in-place activations) leaves the losses what they are."""
-    one, network = learner(seeded_network(name), lr=0.02, schedule="constant", precision=precision), seeded_network(name)
+    one = learner(seeded_network(name), lr=0.02, schedule="constant", precision=precision)
+    network = seeded_network(name)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
     for epoch in range(2):
         losses = []
