@@ -71,6 +71,9 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "population.max_peer_restarts": ([0, 100], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
     "population.replace_limit_s": ([0.1, 10**6], {0: "must be greater than 0, got 0", math.inf: "must be a finite"}),
     "population.min_peers": ([1, 2, None], {0: "must be greater than or equal to 1", 1.5: WHOLE}),
+    "population.peers_per_actor": (["auto", 1, 8], {
+        0: "must be greater than or equal to 1 or 'auto', got 0", 1.5: "must be a valid integer or 'auto', got 1.5",
+        "all": "must be a valid integer or 'auto', got 'all'"}),
     "population.round_limit_s": ([0.1, 10**6], {0: "must be greater than 0, got 0", math.inf: "must be a finite"}),
     "graft.scion": (["external", "internal", "noise"], {
         "intern": "must be 'external', 'internal' or 'noise', got 'intern'; did you mean 'internal'?"}),
