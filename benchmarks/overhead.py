@@ -1,6 +1,6 @@
 """Share of a trial's wall time that its peers spend training, against the plain recipe's.
 
-    python benchmarks/overhead.py [--images 5000] [--rounds 5]      about four minutes on 2 cores
+    python benchmarks/overhead.py [--images 5000] [--rounds 7]      about five minutes on 2 cores
 
 One study from the command line: ResNet-20, four peers that graft after each round, CIFAR-10, checkpoints and records as
 always. Peers train `--images` of the training images a round and measure on the tenth that is cut from them. The share
@@ -50,7 +50,7 @@ tune: {{search: grid}}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5_000, help="of the training images, with those that validate")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         shares, first_s, last_s = of_a_study(Path(folder), given.images, given.rounds)

@@ -27,7 +27,7 @@ NUM_IMAGES = {"cpu": {"resnet20": 512, "resnet32": 512}, "cuda": {}}  # of all p
 OTHERWISE = {"cpu": 128, "cuda": 102_400}
 LARGEST_BATCH = 128
 WANTED = {"cpu": 1.7, "cuda": 5.0}
-VAL_FRACTION = 0.01
+VAL_IMAGES = 10
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -61,7 +61,8 @@ def measured(model: str, num_peers: int, num_turns: int) -> Case:
 def population(model: str, num_peers: int, images_each: int, batch: int) -> Iterator[Callable[[], float]]:
     """Start peers; yield what lets all train an epoch of so many images."""
     with peers_of({
-        "data": {"name": "cifar10", "limit": round(images_each / (1 - VAL_FRACTION)), "val_fraction": VAL_FRACTION},
+        "data": {"name": "cifar10", "limit": images_each + VAL_IMAGES,
+                 "val_fraction": VAL_IMAGES / (images_each + VAL_IMAGES)},
         "model": {"name": model}, "training": {"epochs": 10**4, "batch_size": batch},
         "population": {"num_peers": num_peers}, "resources": {"cpus_per_peer": max(1, NUM_CORES // num_peers)
                                                               if num_peers <= NUM_CORES else "auto"},

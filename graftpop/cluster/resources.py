@@ -54,9 +54,9 @@ class Demand:
 
     @property
     def bundles(self) -> list[dict[str, float]]:
-        """What each actor reserves."""
-        return [{kind: round(len(peers) * amount, 4) for kind, amount in
-                 (("CPU", self.cpus_per_peer), ("GPU", self.gpus_per_peer)) if amount or kind == "CPU"}
+        """What each actor reserves, in whole units of Ray and never more than it was found room for."""
+        each = {"CPU": self.cpus_per_peer} | ({"GPU": self.gpus_per_peer} if self.gpus_per_peer else {})
+        return [{kind: math.floor(len(peers) * amount * RAY_UNITS + 1e-6) / RAY_UNITS for kind, amount in each.items()}
                 for peers in self.actors]
 
     def __str__(self) -> str:

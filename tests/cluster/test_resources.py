@@ -19,7 +19,7 @@ CLUSTER = [Node(4, 0), Node(8, 1), Node(8, 1)]
 AUTO = ResourceSettings()
 
 NODES = st.lists(st.builds(Node, st.integers(0, 64).map(float), st.integers(0, 8).map(float)), min_size=1, max_size=5)
-ASKED = st.just("auto") | st.sampled_from([0.1, 0.25, 0.5, 1, 2, 3.5])
+ASKED = st.just("auto") | st.sampled_from([0.1, 0.25, 0.5, 2 / 3, 1, 2, 3.5])
 ASKED_GPUS = st.just("auto") | st.sampled_from([0, 0.25, 0.5, 1, 2])
 RESOURCES = st.builds(lambda cpus, gpus: ResourceSettings(cpus_per_peer=cpus, gpus_per_peer=gpus), ASKED, ASKED_GPUS)
 
@@ -88,6 +88,8 @@ def test_actors_have_a_bundle_each() -> None:
     assert demand_of(5, AUTO, LAPTOP, 2).bundles == 2 * [{"CPU": 0.6666}] + [{"CPU": 0.3333}]
     assert demand_of(4, AUTO, [Node(8, 1)], 4).bundles == [{"CPU": 4.0, "GPU": 1.0}]
     assert demand_of(2, AUTO, LAPTOP, 7).actors == [range(2)]
+    assert demand_of(3, ResourceSettings(cpus_per_peer=2 / 3), LAPTOP).bundles == 3 * [{"CPU": 0.6666}]
+    assert demand_of(3, ResourceSettings(cpus_per_peer=2 / 3), LAPTOP, 3).bundles == [{"CPU": 2.0}]
 
 
 @pytest.mark.parametrize(("nodes", "sharing_a_process"), [
