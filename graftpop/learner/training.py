@@ -14,7 +14,7 @@ from graftpop.errors import CheckpointError
 from graftpop.learner.data.images import Images
 from graftpop.learner.flat import FlatState
 from graftpop.learner.meeting import finished
-from graftpop.learner.precision import training_dtype
+from graftpop.learner.precision import avoid_slow_kernels_, training_dtype
 from graftpop.learner.seeds import derive, seeded
 from graftpop.learner.sgd import MomentumSGD
 from graftpop.settings import TrainingSettings
@@ -85,6 +85,8 @@ class Learner:
         self._lr, self._seed, self._peer, self._device = lr, seed, peer, device
         self._data_peer = peer if data_peer is None else data_peer
         self._dtype = training_dtype(settings.precision, device)
+        if self._dtype == torch.bfloat16 and device.type == "cpu":
+            avoid_slow_kernels_(self.network)
         self._parameters = dict(self.network.named_parameters())
         self._held: list[tuple[nn.Parameter, Tensor]] = []
         self._optimizer = MomentumSGD(self._parameters, lr=lr(0.0), momentum=settings.momentum,
