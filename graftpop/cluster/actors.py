@@ -117,15 +117,16 @@ class RayGroup:
     def _place_peers(self) -> None:
         self._places = {peer: place for place, peers in enumerate(self._demand.actors) for peer in peers}
 
-    def begin(self, settings: Settings, trial: str) -> None:
-        """Be the peers of another trial of the same demand, in the same processes where these have nothing to do.
+    def begin(self, settings: Settings, demand: Demand, trial: str) -> None:
+        """Be the peers of another trial of the same bundles, in the same processes where these have nothing to do.
 
         Args:
             settings: of the other population.
+            demand: its own; of the same bundles, though other peers may share them.
             trial: its name.
         """
-        self._settings, self._trial = settings, trial
         busy = {self._places[asked.peer] for asked in self._started.values()}
+        self._settings, self._demand, self._trial = settings, demand, trial
         self._started.clear()
         self._place_peers()
         begun = {place: actor.begin.remote(settings.model_dump(), self._peers_at(place))

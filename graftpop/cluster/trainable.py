@@ -161,16 +161,16 @@ class PopulationTrainable(tune.Trainable):
 
     def _start_peers(self) -> RayGroup:
         """Start the peers, in the processes of another trial's where this one led such a trial before."""
+        settings = self._settings
+        demand = demand_of(settings.population.num_peers, settings.resources, self._nodes, settings.peers_per_actor)
         if self._group is not None:
-            self._group.begin(self._settings, self._id)
+            self._group.begin(settings, demand, self._id)
             return self._group
         placement_group = get_current_placement_group()
         if placement_group is None:
             raise ResourceError("PopulationTrainable: needs a placement group with a bundle an actor; wrap it in "
                                 "tune.with_resources with placement_of")
-        settings = self._settings
-        demand = demand_of(settings.population.num_peers, settings.resources, self._nodes, settings.peers_per_actor)
-        self._group = RayGroup(self._settings, demand, placement_group, self._id)
+        self._group = RayGroup(settings, demand, placement_group, self._id)
         return self._group
 
     def _end_peers(self) -> None:

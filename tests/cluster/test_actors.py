@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load as tensors_from_bytes
 
 from graftpop.cluster.actors import RayGroup
-from graftpop.cluster.resources import demand_of
+from graftpop.cluster.resources import Demand, Node, demand_of
 from graftpop.errors import HandleLost, MeetingBroken, PeerLost
 from graftpop.peer import Peer
 from graftpop.population import Event, LocalGroup, Population
@@ -25,6 +25,7 @@ from graftpop.space import parse_space
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 NUM_PEERS = 3
+NUM_CPUS = 4.0  # of the connection
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -53,14 +54,19 @@ def settings(method: str = "grafting") -> Settings:
     }).settle()
 
 
+def demand_for(method: str) -> Demand:
+    chosen = settings(method)
+    return demand_of(chosen.population.num_peers, chosen.resources, [Node(NUM_CPUS, 0.0)], chosen.peers_per_actor)
+
+
 @pytest.fixture
 def group(connection: Any, request: pytest.FixtureRequest) -> Iterator[RayGroup]:
     from ray.util import placement_group, remove_placement_group
 
-    chosen = settings(getattr(request, "param", "grafting"))
-    demand = demand_of(NUM_PEERS, chosen.resources, connection.nodes, chosen.peers_per_actor)
+    method = getattr(request, "param", "grafting")
+    demand = demand_for(method)
     place = placement_group(demand.bundles)
-    actors = RayGroup(chosen, demand, place, "trial")
+    actors = RayGroup(settings(method), demand, place, "trial")
     yield actors
     actors.close()
     remove_placement_group(place)
@@ -98,15 +104,28 @@ def pids_of(group: RayGroup) -> dict[int, int]:
 def test_the_processes_of_a_trial_become_the_peers_of_the_next(group: RayGroup) -> None:
     Population(group, settings("mutual learning with grafting")).step()  # they have met
     first = pids_of(group)
-    group.begin(settings("grafting"), "next")
+    group.begin(settings("grafting"), demand_for("grafting"), "next")
     assert pids_of(group) == first
     assert_equal_to_peers_in_this_process(group, settings("grafting"))
     group.start(1, "train", (1000,), limit_s=600)
     os.kill(first[2], signal.SIGKILL)
-    group.begin(settings("mutual learning with grafting"), "last")
+    group.begin(settings("mutual learning with grafting"), demand_for("mutual learning with grafting"), "last")
     last = pids_of(group)
     assert [last[peer] == first[peer] for peer in range(NUM_PEERS)] == [True, False, False]
     assert_equal_to_peers_in_this_process(group, settings("mutual learning with grafting"))
+
+
+@pytest.mark.parametrize("group", [IN_SHARED_PROCESSES], indirect=True)
+def test_the_next_trial_may_have_other_peers_in_the_same_bundles(group: RayGroup) -> None:
+    first = pids_of(group)
+    fewer = settings(IN_SHARED_PROCESSES)
+    fewer = fewer.model_copy(update={"population": fewer.population.model_copy(
+        update={"num_peers": 2, "peers_per_actor": 1})})
+    group.begin(fewer, Demand(2, 0.75, 0.0), "next")
+    assert dict(sorted(group.run("process_id", {0: (), 1: ()}, limit_s=120))) == {0: first[0], 1: first[2]}
+    group.begin(settings(IN_SHARED_PROCESSES), demand_for(IN_SHARED_PROCESSES), "last")
+    assert pids_of(group) == first
+    assert_equal_to_peers_in_this_process(group, settings(IN_SHARED_PROCESSES))
 
 
 @pytest.mark.parametrize("group", ["mutual learning with grafting"], indirect=True)
@@ -224,7 +243,7 @@ def test_peers_of_one_process_are_lost_together_and_can_be_dismissed_one_by_one(
     assert group.beside([1]) == {1}
     assert dict(group.run("process_id", {1: ()}, limit_s=120)) == {1: second[1]}
     group.dismiss([1])
-    group.begin(settings(IN_SHARED_PROCESSES), "next")
+    group.begin(settings(IN_SHARED_PROCESSES), demand_for(IN_SHARED_PROCESSES), "next")
     third = pids_of(group)
     assert third[0] == third[1] != second[1]
     assert third[2] == first[2]
