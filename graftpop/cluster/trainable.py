@@ -7,7 +7,7 @@ be killed at any moment, with the process that leads the study or without it.
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -23,6 +23,7 @@ from graftpop.cluster.connection import Connection
 from graftpop.cluster.resources import LEAST, Node, demand_of
 from graftpop.errors import CheckpointError, GraftpopError, PopulationLost, ResourceError, StorageError
 from graftpop.population import Event, Population, Round
+from graftpop.population.round import Row
 from graftpop.records import RunFolder, TrialRecords
 from graftpop.space import Space
 from graftpop.storage import patiently
@@ -162,7 +163,8 @@ class PopulationTrainable(tune.Trainable):
     def _start_peers(self) -> RayGroup:
         """Start the peers, in the processes of another trial's where this one led such a trial before."""
         settings = self._settings
-        demand = demand_of(settings.population.num_peers, settings.resources, self._nodes, settings.peers_per_actor)
+        self._demand = demand = demand_of(settings.population.num_peers, settings.resources, self._nodes,
+                                          settings.peers_per_actor)
         if self._group is not None:
             self._group.begin(settings, demand, self._id)
             return self._group
@@ -229,11 +231,17 @@ class PopulationTrainable(tune.Trainable):
             "val_accuracy": done.val_accuracy,
             "mean_val_accuracy": sum(row["val_accuracy"] for row in rows) / len(rows),
             "num_invalid_filters": sum(row["num_invalid_filters"] for row in rows) / len(rows),
-            "images_per_s": sum(row["images_per_s"] for row in rows),
+            "images_per_s": self._images_per_s({row["peer"]: row for row in rows}),
             "train_images": self._summary.get("train_images", 0) + sum(row["train_images"] for row in rows),
             "exchange_s": rows[0]["exchange_s"],
             "wall_s": self._summary.get("wall_s", 0.0),
         }
+
+    def _images_per_s(self, rows: Mapping[int, Row]) -> float:
+        """Return how many images all peers trained in a second: those of one process trained one after the other."""
+        busy_s = [sum(rows[peer]["train_s"] for peer in peers if peer in rows) for peers in self._demand.actors]
+        num_images: float = sum(row["images_per_s"] * row["train_s"] for row in rows.values())
+        return num_images / max(busy_s)
 
     def _write_checkpoint(self, population: Population, *, is_complete: bool) -> None:
         facts = Facts(
