@@ -239,7 +239,8 @@ class PopulationTrainable(tune.Trainable):
 
     def _images_per_s(self, rows: Mapping[int, Row]) -> float:
         """Return how many images all peers trained in a second: those of one process trained one after the other."""
-        busy_s = [sum(rows[peer]["train_s"] for peer in peers if peer in rows) for peers in self._demand.actors]
+        busy_s: list[float] = [sum(rows[peer]["train_s"] for peer in peers if peer in rows)
+                               for peers in self._demand.actors]
         num_images: float = sum(row["images_per_s"] * row["train_s"] for row in rows.values())
         return num_images / max(busy_s)
 
