@@ -101,8 +101,8 @@ def test_a_dry_run_shows_settings_resources_and_three_examples_and_starts_nothin
     assert len(lines) == 5
     for number, line in enumerate(lines[2:], start=1):
         assert line.startswith(f"example {number}  population.num_peers = ")
-        assert re.search(r"graft\.A = 0?\.?\d+, graft\.c = \d+(\.\d+)?  \(\d peers of [\d.]+ CPU( and [\d.]+ GPU)?\)$",
-                         line)
+        assert re.search(r"graft\.A = 0?\.?\d+, graft\.c = \d+(\.\d+)?  "
+                         r"\(\d peers of [\d.]+ CPU( and [\d.]+ GPU)?(, \d to a process)?\)$", line)
     assert not list(empty_folder.iterdir())
 
 
