@@ -84,8 +84,7 @@ def of_a_study(folder: Path, images: int, rounds: int) -> tuple[list[float], flo
     rows = pq.read_table(run / "rounds.parquet").to_pylist()
     if study.returncode or len(ends) != rounds + 1:
         raise SystemExit(f"overhead.py: the study ended with {study.returncode}, {len(ends) - 1} rounds seen")
-    settings = load_space(run / "space.yaml").settle()
-    processes = demand_of(NUM_PEERS, settings.resources, [local_node()], settings.peers_per_actor).actors
+    processes = demand_of(load_space(run / "space.yaml").settle(), [local_node()]).actors
     trained = {number: sum(row["train_s"] for row in rows if row["round"] == number) / len(processes)
                for number in range(1, rounds + 1)}
     seconds = {number: ends[number] - ends[number - 1] for number in trained}

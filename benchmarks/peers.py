@@ -37,7 +37,7 @@ def peers_of(tree: Mapping[str, Any]) -> Iterator[Ask]:
     """Start the peers of a space that searches nothing; yield what asks some of them for something."""
     settings = parse_space(dict(tree)).settle()
     nodes = [Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in ray.nodes()]
-    demand = demand_of(settings.population.num_peers, settings.resources, nodes, settings.peers_per_actor)
+    demand = demand_of(settings, nodes)
     place = placement_group(demand.bundles)
     group = RayGroup(settings, demand, place, "trial")
 

@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", type=int, default=PEERS, help="the first is what the others are held to")
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
-    study.PopulationTrainable = SimulatedTrainable  # type: ignore[misc, attr-defined]
+    study.PopulationTrainable = SimulatedTrainable  # type: ignore[misc, attr-defined]  # the driver's, in this process
     with connect(None) as connection:
         measured = [run(num_peers, given.rounds, connection) for num_peers in given.peers]
     first_s, _ = measured[0]

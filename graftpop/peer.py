@@ -82,10 +82,9 @@ class Peer:
         lr = training.lr
         if population.diversity == "learning_rate":
             lr = peer_learning_rate(lr, self._index, population.num_peers)
-        meets = settings.mutual is not None and settings.mutual.exchange == "logits"
         return Learner(network, self._splits.train, training,
                        lr=learning_rate(lr, training.schedule, settings.num_epochs, settings.swa), seed=settings.seed,
-                       peer=self._index, device=self._device, data_peer=0 if meets else None)
+                       peer=self._index, device=self._device, data_peer=0 if settings.meets else None)
 
     def _add_loss_terms(self) -> None:
         dtype = training_dtype(self._settings.training.precision, self._device)

@@ -206,9 +206,13 @@ class Settings(Section):
     @property
     def peers_per_actor(self) -> int | Literal["auto"]:
         """How many peers a process has: one where a peer must not wait for another to be done."""
-        population = self.population
-        meets = self.mutual is not None and self.mutual.exchange == "logits"
-        return 1 if meets or population.mode == "no_wait" else population.peers_per_actor
+        waits_for_nobody = self.meets or self.population.mode == "no_wait"
+        return 1 if waits_for_nobody else self.population.peers_per_actor
+
+    @property
+    def meets(self) -> bool:
+        """Whether peers meet at every batch."""
+        return self.mutual is not None and self.mutual.exchange == "logits"
 
     @property
     def exchanges(self) -> bool:

@@ -136,9 +136,9 @@ def check_demand(space: "Space", nodes: "Sequence[Node]") -> None:
     """Check that every population a trial can have will ever find room."""
     from graftpop.cluster.resources import demand_of
 
-    every = {(one.population.num_peers, one.resources, one.peers_per_actor) for one in space.corners()}
-    for num_peers, resources, together in sorted(every, key=lambda asked: asked[0], reverse=True):
-        demand_of(num_peers, resources, nodes, together)
+    every = {(one.population.num_peers, one.resources, one.peers_per_actor): one for one in space.corners()}
+    for settings in sorted(every.values(), key=lambda one: one.population.num_peers, reverse=True):
+        demand_of(settings, nodes)
 
 
 def run(space: "Space", folder: "RunFolder", connection: "Connection") -> None:
@@ -219,7 +219,7 @@ def show_plan(space: "Space", where: str, overrides: Sequence[str], address: str
     for number in range(SAMPLES_SHOWN if space.domains else 1):
         sample = space.sample(rng)
         settings = space.settle(sample)
-        demand = demand_of(settings.population.num_peers, settings.resources, nodes, settings.peers_per_actor)
+        demand = demand_of(settings, nodes)
         values = ", ".join(f"{key} = {value_text(value)}" for key, value in sample.items()) or "nothing is searched"
         console.print(f"example {number + 1}  {values}  ({demand})", markup=False, soft_wrap=True)
 

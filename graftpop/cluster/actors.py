@@ -156,8 +156,7 @@ class RayGroup:
 
     def _arrange_meetings(self) -> None:
         """Tell all peers where they meet, where they do; before what they are asked next, since they do it in order."""
-        mutual = self._settings.mutual
-        if mutual is None or mutual.exchange != "logits":
+        if not self._settings.meets:
             return
         limit_s = self._settings.population.round_limit_s
         opener, *others = self._actors.values()

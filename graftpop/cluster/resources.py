@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graftpop.errors import ResourceError
-from graftpop.settings import ResourceSettings
+from graftpop.settings import Settings
 
 __all__ = ["LEAST", "Demand", "Node", "demand_of"]
 
@@ -48,11 +48,6 @@ class Demand:
         return [range(start, min(start + self.peers_per_actor, self.num_peers)) for start in starts]
 
     @property
-    def gpus_per_actor(self) -> float:
-        """What an actor reserves that has as many peers as it may."""
-        return self.peers_per_actor * self.gpus_per_peer
-
-    @property
     def bundles(self) -> list[dict[str, float]]:
         """What each actor reserves, in whole units of Ray and never more than it was found room for."""
         each = {"CPU": self.cpus_per_peer} | ({"GPU": self.gpus_per_peer} if self.gpus_per_peer else {})
@@ -66,9 +61,8 @@ class Demand:
         return f"{self.num_peers} peer{'s' * (self.num_peers > 1)} of {self.cpus_per_peer:g} CPU{gpus}{together}"
 
 
-def demand_of(num_peers: int, resources: ResourceSettings, nodes: Sequence[Node],
-              peers_per_actor: int | Literal["auto"] = "auto") -> Demand:
-    """Return what a population of some peers asks for on a cluster.
+def demand_of(settings: Settings, nodes: Sequence[Node]) -> Demand:
+    """Return what a population asks for on a cluster.
 
     `auto` gives a peer a whole core, and a whole card where there are cards, if all peers fit so; else 1/n of one
     with the smallest n at which they do, of cores before cards (Ray places fractions other than 1/n badly across
@@ -78,21 +72,21 @@ def demand_of(num_peers: int, resources: ResourceSettings, nodes: Sequence[Node]
     than side by side, and need less memory. On cards that is not chosen by itself: there it was not measured.
 
     Args:
-        num_peers: of the population.
-        resources: the settings.
+        settings: of the population.
         nodes: what the cluster has.
-        peers_per_actor: the setting.
 
     Raises:
         ResourceError: the peers can never be placed.
     """
+    num_peers, resources = settings.population.num_peers, settings.resources
     has_gpus = any(node.gpus for node in nodes)
     shares = [math.floor(RAY_UNITS / sharing) / RAY_UNITS for sharing in range(1, MOST_PEERS_SHARING + 1)]
     of_cpus = list(enumerate(shares, 1)) if resources.cpus_per_peer == "auto" else [(1, resources.cpus_per_peer)]
     of_gpus = (shares if has_gpus else [0.0]) if resources.gpus_per_peer == "auto" else [resources.gpus_per_peer]
-    demands = [Demand(num_peers, cpus, gpus, _together(peers_per_actor, num_peers, sharing, gpus, nodes))
+    demands = [Demand(num_peers, cpus, gpus, _together(settings.peers_per_actor, num_peers, sharing, gpus, nodes))
                for gpus in of_gpus for sharing, cpus in of_cpus]
-    demands = [demand for demand in demands if demand.gpus_per_peer % 1 == 0 or demand.gpus_per_actor <= 1]
+    demands = [demand for demand in demands  # Ray gives out cards whole, or a part of one
+               if demand.gpus_per_peer % 1 == 0 or demand.peers_per_actor * demand.gpus_per_peer <= 1]
     demand = next((demand for demand in demands if _room(demand, nodes) >= num_peers), demands[-1])
     room = _room(demand, nodes)
     if room < num_peers:

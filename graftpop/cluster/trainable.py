@@ -42,7 +42,7 @@ def placement_of(space: Space, config: dict[str, Any], connection: Connection) -
     go on, it must outlive all nodes of peers, so it stays on the node of the driver, without which nothing goes on.
     """
     settings = space.settle(config["trial"]["sample"])
-    demand = demand_of(settings.population.num_peers, settings.resources, connection.nodes, settings.peers_per_actor)
+    demand = demand_of(settings, connection.nodes)
     may_shrink = (settings.population.min_peers or demand.num_peers) < demand.num_peers
     return tune.PlacementGroupFactory([{connection.here: LEAST} if may_shrink else {}, *demand.bundles])
 
@@ -163,8 +163,7 @@ class PopulationTrainable(tune.Trainable):
     def _start_peers(self) -> RayGroup:
         """Start the peers, in the processes of another trial's where this one led such a trial before."""
         settings = self._settings
-        self._demand = demand = demand_of(settings.population.num_peers, settings.resources, self._nodes,
-                                          settings.peers_per_actor)
+        self._demand = demand = demand_of(settings, self._nodes)
         if self._group is not None:
             self._group.begin(settings, demand, self._id)
             return self._group

@@ -1,7 +1,7 @@
 """Stochastic gradient descent with momentum: torch's arithmetic, without torch's optimizer class.
 
-Making a `torch.optim.Optimizer` imports torch's compiler, which no peer uses: 100 MB and more than a second of every
-process. Its function is public and does the same.
+Making a `torch.optim.Optimizer` imports torch's compiler, which no peer uses, into every process. Its function is
+public and does the same.
 """
 
 from collections.abc import Mapping

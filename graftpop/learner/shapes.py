@@ -1,7 +1,7 @@
 """Running a copy of a network on blank images, to learn what it takes and how it is put together.
 
 On the device that the network is on. The meta device, where nothing would be computed, costs more than two small images
-do: to use it torch imports its compiler, which takes seconds and 150 MB in every process.
+do: to use it torch imports its compiler, into every process.
 """
 
 import copy

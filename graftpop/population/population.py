@@ -46,9 +46,8 @@ class Population:
         self.round = 0
         self._group, self._settings, self._tell = group, settings, tell
         self._deadlines = Deadlines(settings.population)
-        meets = settings.mutual is not None and settings.mutual.exchange == "logits"
         self._roster = Roster(group, settings.population, tell)
-        self._recovery = Recovery(group, self._roster, self._deadlines, together=meets)
+        self._recovery = Recovery(group, self._roster, self._deadlines, together=settings.meets)
         self._own_pace: OwnPace | None = None
         self._states: dict[int, Any] = {}
         self._teachers: tuple[Any, ...] = ()
@@ -247,14 +246,13 @@ class Population:
 
     def files(self) -> Callable[[], Iterator[tuple[str, bytes]]]:
         """Return what yields the name and the content of each file of a checkpoint of now, whenever it is called."""
-        states, teachers, get = dict(self._states), self._teachers, self._group.get
+        states = dict(self._states)
 
         def each() -> Iterator[tuple[str, bytes]]:
             for peer, state in states.items():  # one at a time: those of all peers need not fit into one process
-                yield f"peer-{peer}.safetensors", get(state)
-            for handle in teachers:
-                for teacher, state in get(handle).items():
-                    yield f"teacher-{teacher}.safetensors", state
+                yield f"peer-{peer}.safetensors", self._group.get(state)
+            for teacher, state in self.save_teachers().items():  # which stay what they are
+                yield f"teacher-{teacher}.safetensors", state
 
         return each
 

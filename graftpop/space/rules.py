@@ -67,7 +67,7 @@ def _check_actors(settings: Settings, origin: Origin) -> None:
                          f"{int(gpus)}, {int(gpus) + 1}, or a share of one")
     where = origin("population.peers_per_actor")
     if together not in ("auto", settings.peers_per_actor):
-        cause = "population.mode: no_wait" if settings.mutual is None else "mutual.exchange: logits"
+        cause = "mutual.exchange: logits" if settings.meets else "population.mode: no_wait"
         raise SpaceError(f"{where}: peers of one process train one after the other, which does not go with {cause}, "
                          f"got {together}; choose 1 or auto")
     if gpus != "auto" and together != "auto" and gpus < 1 < together * gpus:
@@ -86,7 +86,7 @@ def _check_min_peers(settings: Settings, min_peers: int, origin: Origin) -> None
     where, num_peers = origin("population.min_peers"), settings.population.num_peers
     if min_peers > num_peers:
         raise SpaceError(f"{where}: must be at most population.num_peers ({num_peers}), got {min_peers}")
-    if settings.mutual is not None and settings.mutual.exchange == "logits" and min_peers < num_peers:
+    if settings.meets and min_peers < num_peers:
         raise SpaceError(f"{where}: peers that meet at every batch cannot go on with fewer, got {min_peers} of "
                          f"{num_peers}; leave it null, or set mutual.exchange: snapshots")
 

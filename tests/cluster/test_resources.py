@@ -7,9 +7,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from graftpop.cluster.resources import Demand, Node, demand_of
+from graftpop.cluster import resources as cluster_resources
+from graftpop.cluster.resources import Demand, Node
 from graftpop.errors import ResourceError, SpaceError
-from graftpop.settings import ResourceSettings
+from graftpop.settings import ResourceSettings, Settings
 from graftpop.space import parse_space
 
 SHARES = {1: 1.0, 2: 0.5, 3: 0.3333, 4: 0.25, 5: 0.2, 6: 0.1666, 7: 0.1428, 8: 0.125}  # 1/n in Ray's ten-thousandths
@@ -22,6 +23,11 @@ NODES = st.lists(st.builds(Node, st.integers(0, 64).map(float), st.integers(0, 8
 ASKED = st.just("auto") | st.sampled_from([0.1, 0.25, 0.5, 2 / 3, 1, 2, 3.5])
 ASKED_GPUS = st.just("auto") | st.sampled_from([0, 0.25, 0.5, 1, 2])
 RESOURCES = st.builds(lambda cpus, gpus: ResourceSettings(cpus_per_peer=cpus, gpus_per_peer=gpus), ASKED, ASKED_GPUS)
+
+
+def demand_of(num_peers: int, resources: ResourceSettings, nodes: list[Node], together: Any = "auto") -> Demand:
+    return cluster_resources.demand_of(Settings.model_validate({
+        "population": {"num_peers": num_peers, "peers_per_actor": together}, "resources": resources}), nodes)
 
 
 def per_peer(num_peers: int, nodes: list[Node], **resources: Any) -> tuple[float, float]:
@@ -150,6 +156,8 @@ def test_what_is_accepted_can_be_placed_and_what_is_refused_cannot(
     else:
         assert all_fit(demand.bundles, nodes)
         assert [peer for peers in demand.actors for peer in peers] == list(range(num_peers))
+        assert len(demand.bundles) == len(demand.actors)
+        assert together != 1 or len(demand.bundles) == num_peers
         assert all(bundle.get("GPU", 0) <= 1 or bundle["GPU"] % 1 == 0 for bundle in demand.bundles)
 
 
