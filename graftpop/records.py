@@ -7,8 +7,7 @@ stay, since they happened.
 """
 
 import json
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 
 from graftpop.errors import CheckpointError
 from graftpop.population import Event, Round
+from graftpop.sparing import Sparing
 from graftpop.storage import Folder, unreachable
 
 __all__ = ["EVENTS_SCHEMA", "GRAFTS_SCHEMA", "MEASURES_SCHEMA", "ROUNDS_SCHEMA", "RunFolder", "TrialRecords"]
@@ -83,6 +83,9 @@ EVENTS_SCHEMA = pa.schema([
 """One row an event, in the order in which they happened; see `graftpop.population.Event`."""
 
 _TABLES = {"rounds": ROUNDS_SCHEMA, "grafts": GRAFTS_SCHEMA, "measures": MEASURES_SCHEMA, "events": EVENTS_SCHEMA}
+SHARE_OF_JOINING = 0.05
+"""Of the time of the process that leads a study."""
+
 _TRIAL_COLUMNS = {"val_accuracy": pa.float64(), "test_accuracy": pa.float64(), "ensemble_test_accuracy": pa.float64(),
                   "num_peers": pa.int64(), "epochs": pa.int64(), "train_images": pa.int64(), "wall_s": pa.float64(),
                   "parameters": pa.int64(), "flops": pa.int64(), "removed_filters": pa.int64(),
@@ -164,8 +167,7 @@ class RunFolder:
     def __init__(self, location: str) -> None:
         self._folder = Folder(location)
         self.location = self._folder.location
-        self._joined_at = 0.0
-        self._join_took_s = 0.0
+        self._joining = Sparing(SHARE_OF_JOINING)
 
     def locked(self) -> AbstractContextManager[None]:
         """Keep other processes from writing the run for the time of a block.
@@ -220,18 +222,22 @@ class RunFolder:
                 raise CheckpointError(f"{self.location}: is no run, it has no {name}; give a folder that "
                                       f"`python -m graftpop.tune` wrote, such as runs/NAME-TIME")
 
-    def read_table(self, name: str) -> pa.Table:
+    def read_table(self, name: str, *, of: Sequence[str] | None = None,
+                   columns: Sequence[str] | None = None) -> pa.Table:
         """Return one of the run's tables; an empty one where none is written yet.
 
         Args:
             name: trials, rounds, grafts, measures or events.
+            of: trials whose rows are wanted; None: all. A trial's rows stand together, so others are not read.
+            columns: that are wanted; None: all.
 
         Raises:
             CheckpointError: the file is damaged.
         """
         if not self.exists(f"{name}.parquet"):
             return _TABLES.get(name, pa.schema({"trial_id": pa.string(), **_TRIAL_COLUMNS})).empty_table()
-        return self._folder.read_table(f"{name}.parquet")
+        return self._folder.read_table(f"{name}.parquet", only=None if of is None else {"trial_id": of},
+                                       columns=columns)
 
     def read_text(self, name: str) -> str:
         """Return the content of a text file of the folder."""
@@ -260,17 +266,16 @@ class RunFolder:
             trial_ids: in the order in which they shall stand.
             now: False leaves it for later if it would take more than a twentieth of the time.
         """
-        if not now and time.monotonic() - self._joined_at < 20 * self._join_took_s:
-            return
-        start = time.monotonic()
-        trials, records = list(trial_ids), self.of_trials("records")
+        if now or self._joining.is_due:
+            self._joining.do(lambda: self._join(list(trial_ids)))
+
+    def _join(self, trial_ids: Sequence[str]) -> None:
+        records = self.of_trials("records")
         there = set(records.names())
         for name, schema in _TABLES.items():
-            parts = (f"{trial_id}.{name}.parquet" for trial_id in trials)
+            parts = (f"{trial_id}.{name}.parquet" for trial_id in trial_ids)
             tables = (records.read_table(part, schema) for part in parts if part in there)
             self._folder.write_tables(f"{name}.parquet", tables, schema)
-        self._joined_at = time.monotonic()
-        self._join_took_s = self._joined_at - start
 
     def write_best(self, peer_file: bytes, metrics: Mapping[str, Any]) -> None:
         """Write `best/`: the weights, what is needed to rebuild and feed the network, and how good it is.

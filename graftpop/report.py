@@ -1,31 +1,50 @@
-"""`python -m graftpop.report RUN`: write the report of a run anew from its tables, or print its comparison."""
+"""`python -m graftpop.report RUN...`: write the report of a run, or of several, from their tables."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from graftpop.commands import one_line_errors
+from graftpop.errors import SpaceError, StorageError
 
 __all__ = ["main", "report"]
 
 
 @one_line_errors
 def report(
-    run: Annotated[str, typer.Argument(help="Folder or URI of a run.", metavar="RUN")],
+    runs: Annotated[list[str], typer.Argument(help="Folder or URI of a run; several are put side by side.",
+                                              metavar="RUN...")],
+    out: Annotated[Path | None, typer.Option(
+        help="File of the page; default RUN/report.html, of several runs runs.html.", show_default=False)] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of a comparison, and write nothing."),
                         ] = False,
 ) -> None:
-    """Write RUN/report.html, one self-contained page."""
+    """Write the report of a run, or of several side by side: one self-contained page."""
     from graftpop.records import RunFolder
-    from graftpop.report_page import report_markdown, write_report
 
-    folder = RunFolder(run)
-    folder.check_is_run()
+    folders = [RunFolder(run) for run in runs]
+    for folder in folders:
+        folder.check_is_run()
+    if markdown and (out is not None or len(folders) > 1):
+        raise SpaceError(f"--markdown: prints the comparison of one run, got {len(folders)} runs"
+                         f"{' and --out' if out else ''}; give one RUN alone")
+    from graftpop.report_page.page import read_report_html, report_markdown, write_report
+    from graftpop.report_page.side_by_side import several_runs_html
+
     if markdown:
-        print(report_markdown(folder))
-        return
-    write_report(folder)
-    print(f"{folder.location}/report.html")
+        print(report_markdown(folders[0]))
+    elif len(folders) == 1 and out is None:
+        write_report(folders[0])
+        print(f"{folders[0].location}/report.html")
+    else:
+        where = out or Path("runs.html")
+        html = read_report_html(folders[0]) if len(folders) == 1 else several_runs_html(folders)
+        try:
+            where.write_text(html, encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"--out {where}: cannot be written: {error.strerror}; choose another file") from error
+        print(where)
 
 
 def main() -> None:

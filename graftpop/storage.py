@@ -7,7 +7,7 @@ anyway, and a renaming would be a copy.
 import copy
 import posixpath
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -174,19 +174,29 @@ class Folder:
         with self._filesystem.open_input_stream(self._in(name)) as stream:
             return bytes(stream.read(most_bytes))
 
-    def read_table(self, name: str, schema: pa.Schema | None = None) -> pa.Table:
-        """Return a table as one read of its file gave it.
+    def read_table(self, name: str, schema: pa.Schema | None = None,
+                   only: Mapping[str, Sequence[str]] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return a table as one opening of its file gives it.
 
         pyarrow opens a path twice, for the footer and for the data; in between another process may have renamed a
-        newer file to it.
+        newer file to it. An object in a store may even be replaced while it is read in parts.
+
+        Args:
+            name: of the file.
+            schema: that it has; None: as it says.
+            only: by column, the values of the rows that are wanted.
+            columns: that are wanted; None: all.
 
         Raises:
             CheckpointError: the file is damaged.
             OSError: it is not there, or cannot be read.
         """
-        content = self.read(name)
+        filters = None if only is None else [(column, "in", list(values)) for column, values in only.items()]
+        file = self._filesystem.open_input_file(self._in(name)) if self.is_local else pa.BufferReader(self.read(name))
         try:
-            return pq.read_table(pa.BufferReader(content), schema=schema)
+            with file:
+                return pq.read_table(file, schema=schema, filters=filters,
+                                     columns=None if columns is None else list(columns))
         except (pa.ArrowException, OSError) as error:
             raise CheckpointError(f"{self._in(name)}: cannot be read as Parquet: {error}") from error
 

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from graftpop.errors import CheckpointError
 from graftpop.space import Domain
 
-__all__ = ["Trial", "best_row", "best_trial", "column_types", "trials_from_json", "trials_to_json"]
+__all__ = ["Trial", "best_row", "best_trial", "column_types", "restored_row", "trials_from_json",
+           "trials_to_json"]
 
 
 @dataclass
@@ -102,6 +103,17 @@ def best_trial(trials: Sequence[Trial]) -> Trial | None:
 def column_types(domains: Mapping[str, Domain]) -> dict[str, pa.DataType]:
     """Return what the column of each searched key holds: numbers where all its values are, else text."""
     return {key: _column_type(domain.corners) for key, domain in domains.items()}
+
+
+def restored_row(row: Mapping[str, Any], domains: Mapping[str, Domain]) -> dict[str, Any]:
+    """Return a row of `trials.parquet` with the searched values as they were: of mixed kinds they are text there."""
+    return {**row, **{key: _restored(row[key], domain) for key, domain in domains.items()}}
+
+
+def _restored(value: Any, domain: Domain) -> Any:
+    if not domain.is_finite:
+        return value
+    return next((choice for choice in domain.every_value() if value in (choice, str(choice))), value)
 
 
 def _column_type(values: Iterable[Any]) -> pa.DataType:

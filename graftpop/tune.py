@@ -145,7 +145,7 @@ def run(space: "Space", folder: "RunFolder", connection: "Connection") -> None:
     """Run a study on a cluster, show it, and tell what came of it."""
     from graftpop.cluster.study import run_study
     from graftpop.progress import LiveProgress, PlainProgress
-    from graftpop.report_page import write_report
+    from graftpop.report_page.page import write_report
     from graftpop.run_facts import utc_now
 
     if connection.dashboard:

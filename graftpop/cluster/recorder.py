@@ -17,6 +17,7 @@ from graftpop.checkpoints import Checkpoints
 from graftpop.cluster.search import remind
 from graftpop.errors import CheckpointError, PopulationLost, ResourceError, StorageError
 from graftpop.records import RunFolder
+from graftpop.report_page import LiveReport
 from graftpop.space import Space
 from graftpop.storage import patiently
 from graftpop.trials import Trial, best_trial, column_types, trials_to_json
@@ -54,6 +55,7 @@ class Recorder(Callback):
         self._watch = watch
         self._scheduled, self._scores = scheduled, scores
         self._types = column_types(space.domains)
+        self._report = LiveReport(folder)
         self._trials = {trial.trial_id: trial for trial in known}
         self._seen: dict[str, Trial] = {}  # by Tune's own ids
         self._written_at = 0.0
@@ -129,6 +131,7 @@ class Recorder(Callback):
             if not seen.is_over:
                 seen.status = "interrupted"
         patiently(lambda: self._write(best=True), f"{self._folder.location}: the tables cannot be written")
+        self._report.close()
         self._watch(self.trials)
 
     def _see(self, trial: TuneTrial) -> Trial:
@@ -161,6 +164,7 @@ class Recorder(Callback):
         self._folder.write_text(TRIALS, trials_to_json(self.trials))
         self._folder.write_trials([trial.row() for trial in self.trials], self._types)
         self._folder.join_records([trial.trial_id for trial in self.trials], now=best)
+        self._report.changed()
         if best:
             self._write_best()
         self._written_at = time.monotonic()

@@ -18,11 +18,13 @@ class Difference:
     Attributes:
         n: seeds in common.
         mean: of the differences.
+        by_seed: the difference of each seed.
         interval: by Student's t at `CONFIDENCE`; None for fewer than two seeds, one point where all are equal.
     """
 
     n: int
     mean: float
+    by_seed: Mapping[Any, float]
     interval: tuple[float, float] | None
 
 
@@ -31,17 +33,18 @@ def paired_difference(values: Mapping[Any, float], baseline: Mapping[Any, float]
 
         mean +- t_{(1 + CONFIDENCE) / 2, n - 1} * sd / sqrt(n)        (Student 1908, The probable error of a mean)
     """
-    differences = [value - baseline[seed] for seed, value in values.items() if seed in baseline]
+    by_seed = {seed: value - baseline[seed] for seed, value in values.items() if seed in baseline}
+    differences = list(by_seed.values())
     n = len(differences)
     if not n:
         return None
     mean = statistics.mean(differences)
     if n < 2:
-        return Difference(n, mean, None)
+        return Difference(n, mean, by_seed, None)
     error = statistics.stdev(differences) / math.sqrt(n)
     if error == 0:
-        return Difference(n, mean, (mean, mean))
+        return Difference(n, mean, by_seed, (mean, mean))
     from scipy import stats
 
     low, high = stats.t.interval(CONFIDENCE, n - 1, loc=mean, scale=error)
-    return Difference(n, mean, (float(low), float(high)))
+    return Difference(n, mean, by_seed, (float(low), float(high)))

@@ -1,6 +1,5 @@
 """A comparison study as it is read: the section of the report page, the same in Markdown and on a terminal."""
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -25,25 +24,24 @@ OPTIONAL = ("FLOPs left, %", "published, %")
 UNDIVIDED = ("n", "peers", "epochs a peer", "wall time", "difference, points")
 """Columns whose texts have no blank where a narrow terminal could break them."""
 
+DRAWING = """<figure class="drawing" data-drawing="differences/{index}">
+<figcaption>Differences to {baseline}, as in the table, and of every seed.</figcaption>
+<div class="plot" role="img"></div></figure>"""
+
 PLUS_MINUS = "\u00b1"
 
-WIDTH, RIGHT, TOP, BOTTOM, ROW = 440, 18, 8, 40, 22
-LONGEST_LABEL = 24
-NUM_TICKS = 6
-
-
 def comparison_html(groups: Sequence[Group], published: Mapping[str, Any] | None) -> str:
-    """Return the section of the report page.
+    """Return the content of the report's section, with a place for the drawing of each group: `differences/INDEX`.
 
     Args:
         groups: as `compare_trials` returns them.
         published: as the space has it.
     """
-    parts = ["<h2>Comparison of variants</h2>"]
-    for group in groups:
+    parts = []
+    for index, group in enumerate(groups):
         parts += [f"<h3>{escape(_name(group))}</h3>"] if group.values else []
         parts += [_table(group, _heads(groups, published), published), f"<p>{escape(verdict(group))}</p>"]
-        parts += [_intervals(group)] if group.differences else []
+        parts += [DRAWING.format(index=index, baseline=escape(group.baseline))] if group.differences else []
         warnings = "".join(f"<li>{escape(line)}</li>" for line in _warnings(group))
         parts += [f"<p>Before comparing:</p><ul>{warnings}</ul>"] if warnings else []
     parts += [f"<p class='note'>Published: {escape(published['source'])}</p>"] if published else []
@@ -184,59 +182,6 @@ def _table(group: Group, heads: Sequence[str], published: Mapping[str, Any] | No
             + "\n".join(body) + "</tbody></table></div>")
 
 
-def _intervals(group: Group) -> str:
-    """Return a drawing of the differences: a dot each with its interval, filled where that leaves out 0."""
-    differences = group.differences
-    ends = [100 * end for difference in differences.values()
-            for end in (difference.interval or (difference.mean, difference.mean))]
-    step = _step(max(0.0, *ends) - min(0.0, *ends))
-    low = math.floor(min(0.0, *ends) / step) * step
-    high = max(math.ceil(max(0.0, *ends) / step) * step, low + step)
-    left = 20 + 6.2 * min(LONGEST_LABEL, max(map(len, differences)))
-    bottom = TOP + ROW * len(differences)
-
-    def across(points: float) -> float:
-        return left + (points - low) / (high - low) * (WIDTH - RIGHT - left)
-
-    parts = []
-    for index in range(round((high - low) / step) + 1):
-        points = low + index * step
-        x, is_zero = f"{across(points):.1f}", abs(points) < step / 2
-        parts.append(f"<line class='{'zero' if is_zero else 'axis'}' x1='{x}' x2='{x}' y1='{TOP}' y2='{bottom}'/>"
-                     f"<text x='{x}' y='{bottom + 16}' text-anchor='middle'>"
-                     f"{'0' if is_zero else _minus(f'{points:+.4g}')}</text>")
-    for index, (variant, difference) in enumerate(differences.items()):
-        y = TOP + ROW * (index + 0.5)
-        interval = difference.interval
-        is_apart = interval is not None and not interval[0] <= 0 <= interval[1]
-        whisker = ""
-        if interval is not None:
-            whisker = (f"<line x1='{across(100 * interval[0]):.1f}' x2='{across(100 * interval[1]):.1f}' y1='{y}' "
-                       f"y2='{y}'/>")
-        label = variant if len(variant) <= LONGEST_LABEL else f"{variant[:LONGEST_LABEL - 1]}\u2026"
-        parts.append(f"<g class='{'apart' if is_apart else 'level'}'><title>{escape(variant)}: "
-                     f"{_minus(f'{_points(difference.mean)} points{_brackets(_interval(difference))}')}</title>"
-                     f"<text x='{left - 14:.1f}' y='{y + 4}' text-anchor='end'>{escape(label)}</text>{whisker}"
-                     f"<circle cx='{across(100 * difference.mean):.1f}' cy='{y}' r='4'/></g>")
-    axis = (f"<text x='{(left + WIDTH - RIGHT) / 2:.1f}' y='{bottom + 34}' text-anchor='middle'>"
-            f"difference to {escape(group.baseline)}, percentage points</text>")
-    return (f"<svg class='differences' viewBox='0 0 {WIDTH} {bottom + BOTTOM}' role='img' aria-label='Differences of "
-            f"{len(differences)} variants to {escape(group.baseline)} with their intervals, as in the table'>"
-            + "".join(parts) + axis + "</svg>")
-
-
 def _minus(text: str) -> str:
     """Return a text with the sign for minus in place of the hyphen, which is too short beside digits."""
     return text.replace("-", "\u2212")
-
-
-def _brackets(text: str) -> str:
-    return f" ({text})" if text else ""
-
-
-def _step(span: float) -> float:
-    """Return the distance of the marks on an axis: 1, 2 or 5 times a power of ten, at most `NUM_TICKS` to the span."""
-    if span <= 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(span / NUM_TICKS))
-    return next((factor * power for factor in (1, 2, 5) if factor * power >= span / NUM_TICKS), 10 * power)

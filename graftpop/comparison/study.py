@@ -12,7 +12,8 @@ from typing import Any
 from graftpop.comparison.caveats import compute_warnings, pairing_warnings, schedule_warnings, trial_warnings
 from graftpop.comparison.difference import Difference, paired_difference
 from graftpop.settings import Settings
-from graftpop.space import Domain, Space
+from graftpop.space import Space
+from graftpop.trials import restored_row
 
 __all__ = ["Group", "Line", "compare", "compare_trials", "published_percent", "verdict"]
 
@@ -106,7 +107,7 @@ def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Grou
     """
     assert space.baseline is not None, "compare_trials: needs a space with variants"
     domains = {key: domain for key, domain in space.domains.items() if key != "variant"}
-    restored = [{**row, **{key: _restore(row[key], domain) for key, domain in domains.items()}} for row in rows]
+    restored = [restored_row(row, domains) for row in rows]
     seeds = domains["seed"].every_value() if "seed" in domains else [None]
     return compare(restored, variants=list(space.variants), baseline=space.baseline, seeds=seeds,
                    searched=list(domains), settings_of=space.settle)
@@ -176,11 +177,6 @@ def _flops_left(rows: Iterable[Mapping[str, Any]]) -> float | None:
 def _mean(rows: Iterable[Mapping[str, Any]], name: str) -> float | None:
     values = [row[name] for row in rows if row[name] is not None]
     return float(statistics.mean(values)) if values else None
-
-
-def _restore(value: Any, domain: Domain) -> Any:
-    """Return the value of a domain that a table's cell stands for: values of mixed kinds are text there."""
-    return next((choice for choice in domain.every_value() if value in (choice, str(choice))), value)
 
 
 def _listed(names: Sequence[str]) -> str:
