@@ -1,19 +1,27 @@
 """Populations of networks that exchange weights by entropy-weighted filter grafting, tuned by Ray Tune."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import nn
+    from graftpop.cluster.own_tuner import trainable
+    from graftpop.learner.network_file import load_network as load
+    from graftpop.library import Population
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["Population", "__version__", "load", "trainable"]
+
+_WHERE = {
+    "Population": ("graftpop.library", "Population"),
+    "load": ("graftpop.learner.network_file", "load_network"),
+    "trainable": ("graftpop.cluster.own_tuner", "trainable"),
+}
 
 
-def load(folder: "str | Path") -> "nn.Module":
-    """Return the trained network of a folder `RUN/best`; see `graftpop.learner.network_file.load_network`."""
+def __getattr__(name: str) -> Any:
     # torch takes seconds to import, and --help must not wait for it
-    from graftpop.learner.network_file import load_network
+    if name not in _WHERE:
+        raise AttributeError(f"module 'graftpop' has no attribute '{name}'")
+    from importlib import import_module
 
-    return load_network(folder)
+    module, attribute = _WHERE[name]
+    return getattr(import_module(module), attribute)

@@ -19,11 +19,10 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError, PeerDiverged
-from graftpop.learner.data import load_splits
 from graftpop.learner.filters import filters_of
 from graftpop.learner.flops import count_flops, count_parameters
 from graftpop.learner.meeting import Exchanging, Meeting, finished, in_numpy
-from graftpop.learner.models import build
+from graftpop.learner.parts import Parts, named_parts
 from graftpop.learner.precision import training_dtype
 from graftpop.learner.removal import remove_dropped
 from graftpop.learner.schedules import learning_rate, peer_learning_rate
@@ -49,18 +48,19 @@ class Peer:
         index: which peer this is, from 0.
         device: where it trains.
         num_workers: processes that read images from disk for it, where they do not fit into memory.
+        parts: what it is made of; None: what the settings name.
     """
 
-    def __init__(self, settings: Settings, index: int, device: str = "cpu", num_workers: int = 0) -> None:
+    def __init__(self, settings: Settings, index: int, device: str = "cpu", num_workers: int = 0,
+                 parts: Parts | None = None) -> None:
         self._settings = settings
         self._index = index
         self._device = torch.device(device)
-        splits = load_splits(settings.data, seed=settings.seed, num_workers=num_workers)
-        self._splits = splits
-        name = settings.model.name
+        self._parts = parts or named_parts(settings)
+        splits = self._splits = self._parts.make_splits(num_workers)
         with seeded(derive(settings.seed, "initialisation", index), torch.device("cpu")):
-            network = build(name, len(splits.class_names))
-        self._sites = find_sites(network, splits.image_shape, name)
+            network = self._parts.make_network(len(splits.class_names))
+        self._sites = find_sites(network, splits.image_shape, settings.model.name)
         self._learner = self._make_learner(network)
         filters = filters_of(self._learner, self._sites)
         self._grafting = Grafting(self._learner.state, self._sites, settings.graft)
@@ -84,7 +84,8 @@ class Peer:
             lr = peer_learning_rate(lr, self._index, population.num_peers)
         return Learner(network, self._splits.train, training,
                        lr=learning_rate(lr, training.schedule, settings.num_epochs, settings.swa), seed=settings.seed,
-                       peer=self._index, device=self._device, data_peer=0 if settings.meets else None)
+                       peer=self._index, device=self._device, data_peer=0 if settings.meets else None,
+                       make_optimizer=self._parts.make_optimizer)
 
     def _add_loss_terms(self) -> None:
         dtype = training_dtype(self._settings.training.precision, self._device)

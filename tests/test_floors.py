@@ -1,11 +1,14 @@
 """Imports go down only: read from the source, those inside functions included."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import graftpop
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
@@ -17,7 +20,7 @@ FLOORS = {
     "records": 4, "report_page": 4, "run_facts": 4, "sampling": 4, "space": 4, "sparing": 4, "storage": 4,
     "trials": 4,
     "cluster": 5,
-    "__main__": 6, "report": 6, "tune": 6,
+    "__main__": 6, "library": 6, "report": 6, "tune": 6,
 }
 """The floor of every module or folder of graftpop; those of one floor may import each other from floor 4 on."""
 
@@ -84,12 +87,17 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     assert finished == set(PLACED)
 
 
-def test_the_package_itself_imports_network_file_only_and_only_when_asked() -> None:
-    tree = ast.parse(MODULES["graftpop"].read_text(encoding="utf-8"))
-    assert set(INSIDE["graftpop"]) <= {"graftpop.learner.network_file"}
-    at_import = [name for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
-                 for name in imports("graftpop", node)]
-    assert all(name.split(".")[0] in sys.stdlib_module_names for name in at_import), at_import
+def test_the_package_itself_imports_nothing_before_it_is_asked_for() -> None:
+    script = ("import sys, graftpop\n"
+              "print([name for name in sys.modules if name.startswith(('graftpop.', 'torch', 'ray'))])")
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60,
+                          cwd=ROOT).stdout == "[]\n"
+
+
+def test_everything_that_the_package_offers_is_there() -> None:
+    assert all(getattr(graftpop, name) is not None for name in graftpop.__all__)
+    with pytest.raises(AttributeError, match="module 'graftpop' has no attribute 'grfat'"):
+        graftpop.grfat  # noqa: B018
 
 
 @pytest.mark.parametrize("module", MODULES)

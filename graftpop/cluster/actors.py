@@ -31,7 +31,7 @@ BEGIN_LIMIT_S = 60.0
 class PeerActor:
     """A process that has some peers and runs them one after the other. Who creates it need not import torch."""
 
-    def __init__(self, settings: dict[str, Any], peers: Sequence[int], demand: Demand) -> None:
+    def __init__(self, settings: dict[str, Any], peers: Sequence[int], demand: Demand, parts: Any = None) -> None:
         import torch
 
         from graftpop.learner.heap import keep_freed_memory
@@ -41,6 +41,7 @@ class PeerActor:
         self._device = "cuda" if demand.gpus_per_peer else "cpu"
         self._num_cores = max(1, int(len(peers) * demand.cpus_per_peer))
         torch.set_num_threads(self._num_cores)
+        self._parts = parts
         self._place = MeetingPlace(peers[0])
         self._peers: dict[int, Any] = {}
         self.begin(settings, peers)
@@ -53,7 +54,8 @@ class PeerActor:
         self._place.leave()
         population = Settings.model_validate(settings)
         for peer in peers:
-            self._peers[peer] = Peer(population, peer, self._device, num_workers=self._num_cores - 1)
+            self._peers[peer] = Peer(population, peer, self._device, num_workers=self._num_cores - 1,
+                                     parts=self._parts)
 
     def __repr__(self) -> str:
         """Name the actor for logs and the dashboard; its tasks have the name of the trial."""
@@ -100,12 +102,15 @@ class RayGroup:
         demand: what the peers reserve, and which of them share a process.
         placement_group: the trial's; its last bundles are the actors'.
         trial: what the peers' tasks are named after.
+        parts: a `graftpop.learner.parts.Parts`, or None; what it holds is pickled.
     """
 
-    def __init__(self, settings: Settings, demand: Demand, placement_group: PlacementGroup, trial: str) -> None:
+    def __init__(self, settings: Settings, demand: Demand, placement_group: PlacementGroup, trial: str,
+                 parts: Any = None) -> None:
         # Ray neither restarts nor retries: who starts again has first to be given its state
         self._remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
         self._settings, self._demand, self._placement_group, self._trial = settings, demand, placement_group, trial
+        self._parts = ray.put(parts)        # once, however many processes are started
         self._actors: dict[int, Any] = {}   # by place
         self._places: dict[int, int] = {}   # by peer
         self._started: dict[ray.ObjectRef[Any], Asked] = {}
@@ -152,7 +157,7 @@ class RayGroup:
             scheduling_strategy=PlacementGroupSchedulingStrategy(
                 placement_group=self._placement_group,
                 placement_group_bundle_index=self._placement_group.bundle_count - len(bundles) + place),
-        ).remote(self._settings.model_dump(), self._peers_at(place), self._demand)
+        ).remote(self._settings.model_dump(), self._peers_at(place), self._demand, self._parts)
 
     def _arrange_meetings(self) -> None:
         """Tell all peers where they meet, where they do; before what they are asked next, since they do it in order."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from graftpop.cluster.resources import Node
 from graftpop.errors import ResourceError
 
-__all__ = ["check_can_lead", "Connection", "connect", "local_node"]
+__all__ = ["Connection", "check_can_lead", "connect", "local_node", "nodes_of_cluster"]
 
 ANSWER_LIMIT_S = 10.0
 CLIENT_SCHEME = "ray://"
@@ -80,11 +80,17 @@ def connect(address: str | None) -> Iterator[Connection]:
     try:
         for name in ("ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by our own table and records
-        nodes = [Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-                 for node in ray.nodes() if node["Alive"]]
-        yield Connection(nodes, context.dashboard_url or "", f"node:{ray.util.get_node_ip_address()}")
+        yield Connection(nodes_of_cluster(), context.dashboard_url or "", f"node:{ray.util.get_node_ip_address()}")
     finally:
         ray.shutdown()
+
+
+def nodes_of_cluster() -> list[Node]:
+    """Return what the nodes of the cluster have that this process is connected to."""
+    import ray
+
+    return [Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+            for node in ray.nodes() if node["Alive"]]
 
 
 def _host_and_port(address: str) -> tuple[str, str]:

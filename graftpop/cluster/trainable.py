@@ -64,7 +64,8 @@ class PopulationTrainable(tune.Trainable):
         """Take note of what to run; the peers start with the first step.
 
         Args:
-            config: `trial`, with the trial's `trial_id` and its `sample`: the searched keys and their values.
+            config: `trial`, with the trial's `trial_id` and its `sample`: the searched keys and their values; of a
+                user's own Tuner these keys and values alone.
             space: everything else.
             nodes: the cluster that the demand was worked out for.
             location: of the run.
@@ -85,7 +86,7 @@ class PopulationTrainable(tune.Trainable):
 
     def _take_up(self, config: dict[str, Any]) -> None:
         self._id = Path(self.logdir).name  # the config's `trial_id` is under pbt that of the trial it was copied from
-        self._sample: dict[str, Any] = config["trial"]["sample"]
+        self._sample: dict[str, Any] = config["trial"]["sample"] if "trial" in config else config
         self._settings = self._space.settle(self._sample)
         self._checkpoints = Checkpoints(self._run.of_trials("checkpoints") / self._id)
         self._records = TrialRecords(self._run.of_trials("records"), self._id)

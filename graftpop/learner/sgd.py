@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
+from graftpop.learner.optimizers import checked_like
+
 __all__ = ["MomentumSGD"]
+
+PREFIX = "momentum/"
 
 
 class MomentumSGD:
@@ -37,6 +41,28 @@ class MomentumSGD:
         self.momenta: dict[str, Tensor] = {}
         self._parameters = parameters
         self._momentum, self._weight_decay = momentum, weight_decay
+
+    def momentum(self, name: str) -> Tensor | None:
+        """Return `v` of a parameter, to read or to change; None before its first step."""
+        return self.momenta.get(name)
+
+    def forget(self) -> None:
+        """Let there be no `v`."""
+        self.momenta.clear()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return `v` of each parameter that has one."""
+        return {f"{PREFIX}{name}": momentum for name, momentum in self.momenta.items()}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a state that `state_dict` returned; of what is none of its own it takes nothing.
+
+        Raises:
+            CheckpointError: the state is that of other parameters.
+        """
+        self.momenta = {name: checked_like(parameter, held, f"momentum of {name}")
+                        for name, parameter in self._parameters.items()
+                        if (held := tensors.get(f"{PREFIX}{name}")) is not None}
 
     def zero_grad(self) -> None:
         """Let every parameter have no gradient."""

@@ -14,6 +14,7 @@ from graftpop.errors import CheckpointError
 from graftpop.learner.data.images import Images
 from graftpop.learner.flat import FlatState
 from graftpop.learner.meeting import finished
+from graftpop.learner.optimizers import MakeOptimizer, Optimizer, TorchOptimizer
 from graftpop.learner.precision import avoid_slow_kernels_, training_dtype
 from graftpop.learner.seeds import derive, seeded
 from graftpop.learner.sgd import MomentumSGD
@@ -62,6 +63,7 @@ class Learner:
         peer: whose initialisation, dropout and data order these are.
         device: where it trains.
         data_peer: whose data order it follows, where that is another peer's.
+        make_optimizer: makes its optimizer; None: SGD with the settings' momentum and weight decay.
 
     Attributes:
         network: the module that is trained; its tensors are views of `state.buffer`.
@@ -74,6 +76,7 @@ class Learner:
     def __init__(
         self, network: nn.Module, train: Images, settings: TrainingSettings, *, lr: Callable[[float], float],
         seed: int, peer: int | str, device: torch.device, data_peer: int | str | None = None,
+        make_optimizer: MakeOptimizer | None = None,
     ) -> None:
         self.network = network.to(device)
         self.state = FlatState(self.network)
@@ -89,8 +92,9 @@ class Learner:
             avoid_slow_kernels_(self.network)
         self._parameters = dict(self.network.named_parameters())
         self._held: list[tuple[nn.Parameter, Tensor]] = []
-        self._optimizer = MomentumSGD(self._parameters, lr=lr(0.0), momentum=settings.momentum,
-                                      weight_decay=settings.weight_decay)
+        self._optimizer: Optimizer = MomentumSGD(
+            self._parameters, lr=lr(0.0), momentum=settings.momentum, weight_decay=settings.weight_decay,
+        ) if make_optimizer is None else TorchOptimizer(self._parameters, make_optimizer)
 
     def train_epoch(self) -> EpochMetrics:
         """Train on every image once, meeting with nobody, and return what it gave.
@@ -139,7 +143,7 @@ class Learner:
 
     def momentum(self, name: str) -> Tensor | None:
         """Return the momentum of a parameter, to read or to change; None before its first step."""
-        return self._optimizer.momenta.get(name)
+        return self._optimizer.momentum(name)
 
     def hold(self, masks: Mapping[str, Tensor]) -> None:
         """Let some parameters, or parts of them, receive no gradient from here on; what was held before is let go.
@@ -158,7 +162,7 @@ class Learner:
 
     def skip_to(self, epoch: int) -> None:
         """Go on at an epoch without momentum, with weights that came from elsewhere."""
-        self._optimizer.momenta.clear()
+        self._optimizer.forget()
         self.epoch = epoch
 
     def recalibrate(self) -> None:
@@ -188,7 +192,7 @@ class Learner:
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that a resumed learner needs: the network, the momentum and the epoch."""
         tensors = {f"network/{name}": tensor.detach() for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"momentum/{name}": momentum for name, momentum in self._optimizer.momenta.items()}
+        tensors |= self._optimizer.state_dict()
         tensors["epoch"] = torch.tensor(self.epoch)
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
@@ -203,17 +207,10 @@ class Learner:
         epoch = tensors.get("epoch")
         if epoch is None or epoch.numel() != 1 or epoch.dtype != torch.int64:
             raise CheckpointError("checkpoint: not one of a peer: it has no epoch, which is one whole number")
-        for name, parameter in self._parameters.items():
-            momentum = tensors.get(f"momentum/{name}", parameter)
-            if (momentum.shape, momentum.dtype) != (parameter.shape, parameter.dtype):
-                raise CheckpointError(f"checkpoint: not one of this network: the momentum of {name} must have the "
-                                      f"shape {tuple(parameter.shape)} in float32, got {tuple(momentum.shape)}")
+        self._optimizer.load_state_dict(tensors)
         try:
             self.network.load_state_dict(network)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise CheckpointError(f"checkpoint: not one of this network: {reason}") from error
-        self._optimizer.momenta = {
-            name: torch.empty_like(parameter.detach()).copy_(held) for name, parameter in self._parameters.items()
-            if (held := tensors.get(f"momentum/{name}")) is not None}
         self.epoch = int(epoch)

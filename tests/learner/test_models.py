@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -301,6 +302,10 @@ def test_torchvision_classifier_gives_plain_logits_in_training(name: str, size: 
 @pytest.mark.parametrize(("name", "hints"), [
     ("resnet23", ["model.name: unknown name 'resnet23'", "did you mean 'resnet32'", "torchvision:NAME"]),
     ("resnet18", ["unknown name 'resnet18'", "torchvision:NAME"]),
+    ("python:not_there.Net", ["'python:not_there.Net' cannot be imported: No module named 'not_there'"]),
+    ("python:math.Net", ["cannot be imported: module 'math' has no attribute 'Net'"]),
+    ("python:math.pi", ["must be python:MODULE.FUNCTION", "got 'python:math.pi'"]),
+    ("python:Net", ["must be python:MODULE.FUNCTION"]),
     ("torchvision:resnet19", ["got 'torchvision:resnet19'", "did you mean torchvision:resnet18 or "]),
     ("torchvision:fasterrcnn_resnet50_fpn", ["not a classifier of torchvision"]),
     ("torchvision:r3d_18", ["not a classifier of torchvision"]),
@@ -363,3 +368,14 @@ def test_without_timm_its_classifiers_say_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "timm", None)   # import then fails as if it were not there
     with pytest.raises(ModelError, match=r"^model\.name: needs timm, .*; pip install 'graftpop\[timm\]'$"):
         find_model("timm:resnet18")
+
+
+def test_ones_own_network_is_found_in_the_folder_where_the_command_is_typed(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets_of_a_test.py").write_text("from torch import nn\n\n\ndef small(num_classes):\n"
+                                                "    return nn.Linear(2, num_classes)\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    network = build("python:nets_of_a_test.small", 7)
+    assert isinstance(network, nn.Linear)
+    assert network.out_features == 7

@@ -6,6 +6,9 @@ torch's global generator. Activations overwrite what BatchNorm or a sum gave the
 network is one class or function of `num_classes` and one line in MODELS.
 """
 
+import importlib
+import os
+import sys
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
@@ -21,7 +24,7 @@ from graftpop.learner.models.resnext import ResNeXt
 from graftpop.learner.models.vgg import VGG16
 from graftpop.learner.models.wide_resnet import WideResNet
 
-__all__ = ["MODELS", "TIMM", "TORCHVISION", "build", "find_model"]
+__all__ = ["MODELS", "PYTHON", "TIMM", "TORCHVISION", "build", "find_model"]
 
 MODELS: Final[Mapping[str, Callable[[int], nn.Module]]] = {
     "resnet8": partial(ResNet, 1, nn.ReLU),
@@ -44,13 +47,15 @@ MODELS: Final[Mapping[str, Callable[[int], nn.Module]]] = {
 }
 TORCHVISION: Final = "torchvision:"
 TIMM: Final = "timm:"
+PYTHON: Final = "python:"
 
 
 def find_model(name: str, where: str = "model.name") -> Callable[[int], nn.Module]:
     """Return the function from a number of classes to a new network, its weights from torch's global generator.
 
     Args:
-        name: a key of MODELS, or `torchvision:NAME` or `timm:NAME` for a classifier of torchvision or timm.
+        name: a key of MODELS, `torchvision:NAME` or `timm:NAME` for a classifier of torchvision or timm, or
+            `python:MODULE.FUNCTION` for one's own.
         where: where the name was given, for messages.
 
     Raises:
@@ -60,10 +65,13 @@ def find_model(name: str, where: str = "model.name") -> Callable[[int], nn.Modul
         return torchvision_classifier(name.removeprefix(TORCHVISION), where)
     if name.startswith(TIMM):
         return timm_classifier(name.removeprefix(TIMM), where)
+    if name.startswith(PYTHON):
+        return own_classifier(name.removeprefix(PYTHON), where)
     try:
         return choose(MODELS, name, what=where, error=ModelError)
     except ModelError as error:
-        raise ModelError(f"{error}; {TORCHVISION}NAME builds a classifier of torchvision, {TIMM}NAME of timm") from None
+        raise ModelError(f"{error}; {TORCHVISION}NAME builds a classifier of torchvision, {TIMM}NAME of timm, "
+                         f"{PYTHON}MODULE.FUNCTION one's own") from None
 
 
 def build(name: str, num_classes: int, where: str = "model.name") -> nn.Module:
@@ -110,6 +118,30 @@ def timm_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
         hint = _near(TIMM, name, names) or "timm.list_models() lists them"
         raise ModelError(f"{where}: not a classifier of timm, got '{TIMM}{name}'; {hint}")
     return lambda num_classes: timm.create_model(name, pretrained=False, num_classes=num_classes)
+
+
+def own_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
+    """Return a function of a module that Python can import, from the folder where the command was typed for example.
+
+    Args:
+        name: MODULE.FUNCTION; from the number of classes to a new network. A class is such a function.
+        where: where the name was given, for messages.
+
+    Raises:
+        ModelError: there is no such module, or no such function in it.
+    """
+    module, _, function = name.rpartition(".")
+    if os.getcwd() not in sys.path:  # the command `graftpop` does not look there, `python -m` does
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), function) if module else None
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"{where}: '{PYTHON}{name}' cannot be imported: {error}; start the command where {module} "
+                         f"lies, or install it on every node") from error
+    if not callable(found):
+        raise ModelError(f"{where}: must be {PYTHON}MODULE.FUNCTION, a function from the number of classes to a "
+                         f"network, got '{PYTHON}{name}'")
+    return found  # type: ignore[no-any-return]  # what it returns is seen when it is called
 
 
 def _near(prefix: str, name: str, names: list[str]) -> str:

@@ -1,0 +1,37 @@
+"""Populations as trials of one's own Tuner: its searcher, its scheduler, its callbacks."""
+
+import tempfile
+from pathlib import Path
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+
+import graftpop
+
+SPACE = """
+name: own-tuner
+data: {name: digits}
+model: {name: resnet8}
+training: {epochs: 4, batch_size: 64, schedule: cosine}
+graft: {}
+"""
+
+
+def main() -> None:
+    """Search over the number of peers and the width of alpha."""
+    with tempfile.TemporaryDirectory() as folder:
+        space = Path(folder) / "space.yaml"
+        space.write_text(SPACE, encoding="utf-8")
+        tuner = tune.Tuner(
+            graftpop.trainable(space, out=f"{folder}/out"),
+            param_space={"graft.A": tune.uniform(0, 1), "population.num_peers": tune.choice([2, 3])},
+            tune_config=tune.TuneConfig(metric="val_accuracy", mode="max", num_samples=3,
+                                        scheduler=ASHAScheduler(grace_period=2)),
+            run_config=tune.RunConfig(storage_path=f"{folder}/tune", verbose=0))
+        best = tuner.fit().get_best_result()
+    print(f"best: {best.config}, validation accuracy {best.metrics['val_accuracy']:.1%} after round "
+          f"{best.metrics['round']}")
+
+
+if __name__ == "__main__":
+    main()
