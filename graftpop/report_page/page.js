@@ -67,7 +67,8 @@ function trialOfAddress() {
 
 function select(trial) {
   for (const row of document.querySelectorAll("tr[data-trial]")) {
-    row.toggleAttribute("aria-current", row.dataset.trial === trial);
+    if (row.dataset.trial === trial) row.setAttribute("aria-current", "true");
+    else row.removeAttribute("aria-current");
   }
   const plot = document.querySelector("[data-drawing='curves'] .plot");
   if (!plot?.data || !trial) return;

@@ -172,18 +172,22 @@ def _search(rows: Sequence[Mapping[str, Any]], space: Space, drawings: dict[str,
     drawings["parallel"] = parallel_coordinates(measured, space.domains).to_json()
     body = part("drawing", "parallel", "A line a trial, through what it tried to what it reached; drag along an axis "
                 "to keep some of them, and a head to move it.", f"{8 + 6 * len(space.domains)}rem")
-    shares = importances(rows, space.domains)
-    if shares:
-        drawings["importances"] = importance_drawing(shares).to_json()
-        num = sum(row["status"] == "completed" for row in rows)
-        body += part("drawing", "importances",
-                      f"How much each value had to do with the validation accuracy, estimated by PED-ANOVA from {num} "
-                      f"completed trials; from few trials it is a hint and no more.")
-        body += part("table", "Importance of the searched values", ["key", "share"],
-                      [(key, f"{share:.1%}") for key, share in shares.items()])
-    else:
-        body += part("paragraphs", [f"Importances need {FEWEST_TRIALS} completed trials of different accuracies."])
+    if not space.variants:  # which have a table of their own, by seed
+        body += _importances(rows, space, drawings)
     yield Section("search", "What was searched", body)
+
+
+def _importances(rows: Sequence[Mapping[str, Any]], space: Space, drawings: dict[str, str]) -> Markup:
+    shares = importances(rows, space.domains)
+    if not shares:
+        return part("paragraphs", [f"Importances need {FEWEST_TRIALS} completed trials of different accuracies."])
+    drawings["importances"] = importance_drawing(shares).to_json()
+    num = sum(row["status"] == "completed" for row in rows)
+    caption = (f"How much each value had to do with the validation accuracy, estimated by PED-ANOVA from {num} "
+               f"completed trials; from few trials it is a hint and no more.")
+    return part("drawing", "importances", caption) + part(
+        "table", "Importance of the searched values", ["key", "share"],
+        [(key, f"{share:.1%}") for key, share in shares.items()])
 
 
 def _details(rows: Sequence[Mapping[str, Any]], tables: Tables, drawings: dict[str, str]) -> Iterator[Section]:

@@ -24,12 +24,13 @@ def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str
         rows: of `trials.parquet`, with a validation accuracy, at least one.
         domains: what was searched, at least one key.
     """
+    rows = sorted(rows, key=lambda row: float(row["val_accuracy"]))  # those that reached most lie on top
     accuracies = [row["val_accuracy"] for row in rows]
     dimensions = [_dimension(key, domain, [row[key] for row in rows]) for key, domain in domains.items()]
     dimensions.append({"label": "val accuracy", "values": accuracies, "tickformat": ".1%"})
     figure = go.Figure(go.Parcoords(dimensions=dimensions, labelangle=-14, line={
         "color": accuracies, "colorscale": GREY_TO_ORANGE}))
-    laid_out(figure, height=430).update_layout(margin={"l": 72, "r": 24, "t": 84, "b": 24})
+    laid_out(figure, height=430).update_layout(margin={"l": 72, "r": 64, "t": 84, "b": 24})
     return Drawing(figure, f"The searched values of {len(rows)} trials, {', '.join(domains)}, and the validation "
                            f"accuracy that each reached, {min(accuracies):.2%} to {max(accuracies):.2%}.")
 
