@@ -236,7 +236,7 @@ class RunFolder:
         """
         if not self.exists(f"{name}.parquet"):
             return _TABLES.get(name, pa.schema({"trial_id": pa.string(), **_TRIAL_COLUMNS})).empty_table()
-        return self._folder.read_table(f"{name}.parquet", only=None if of is None else {"trial_id": of},
+        return self._folder.read_table(f"{name}.parquet", only=None if of is None else ("trial_id", of),
                                        columns=columns)
 
     def read_text(self, name: str) -> str:

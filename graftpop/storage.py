@@ -7,12 +7,13 @@ anyway, and a renaming would be a copy.
 import copy
 import posixpath
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
@@ -175,7 +176,7 @@ class Folder:
             return bytes(stream.read(most_bytes))
 
     def read_table(self, name: str, schema: pa.Schema | None = None,
-                   only: Mapping[str, Sequence[str]] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+                   only: tuple[str, Sequence[str]] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Return a table as one opening of its file gives it.
 
         pyarrow opens a path twice, for the footer and for the data; in between another process may have renamed a
@@ -184,18 +185,18 @@ class Folder:
         Args:
             name: of the file.
             schema: that it has; None: as it says.
-            only: by column, the values of the rows that are wanted.
+            only: a column of text, and its values in the rows that are wanted; None: all rows.
             columns: that are wanted; None: all.
 
         Raises:
             CheckpointError: the file is damaged.
             OSError: it is not there, or cannot be read.
         """
-        filters = None if only is None else [(column, "in", list(values)) for column, values in only.items()]
+        wanted = None if only is None else pc.field(only[0]).isin(pa.array(only[1], pa.string()))
         file = self._filesystem.open_input_file(self._in(name)) if self.is_local else pa.BufferReader(self.read(name))
         try:
             with file:
-                return pq.read_table(file, schema=schema, filters=filters,
+                return pq.read_table(file, schema=schema, filters=wanted,
                                      columns=None if columns is None else list(columns))
         except (pa.ArrowException, OSError) as error:
             raise CheckpointError(f"{self._in(name)}: cannot be read as Parquet: {error}") from error

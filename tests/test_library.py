@@ -86,7 +86,7 @@ def test_the_networks_of_a_loop_that_was_left_are_those_of_its_last_round() -> N
 @pytest.mark.timeout(240)
 def test_actors_give_the_bits_of_this_process() -> None:
     here, there = own(optimizer=adam), own(optimizer=adam, on_ray=True)
-    rounds = list(here.run())
+    rounds = list(here.run())  # with one thread, as conftest.py says and an actor of one core has
     assert [done.val_accuracy for done in there.run()] == [done.val_accuracy for done in rounds]
     assert there.outcome == here.outcome
     assert all(same_bits(weights_of(here.network(peer)), weights_of(there.network(peer))) for peer in (0, 1))

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from graftpop.__main__ import app
 from graftpop.records import GRAFTS_SCHEMA, RunFolder
+from graftpop.report_page import LiveReport
 from graftpop.report_page.words import in_words
 from graftpop.settings import Settings
 from graftpop.space import parse_space
@@ -260,3 +261,23 @@ def test_markdown_is_of_one_run(tmp_path: Path) -> None:
     ended = report(str(tmp_path / "one"), str(tmp_path / "two"), "--markdown")
     assert ended.exit_code == 2
     assert ended.stderr.startswith("error: --markdown: prints the comparison of one run, got 2 runs")
+
+
+def test_a_report_is_written_while_the_run_goes_on(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", "00000")
+    live = LiveReport(RunFolder(str(tmp_path / "run")))
+    live.changed()
+    live.changed()  # while the first is being written
+    live.close()
+    assert "trial/00000/alpha/0" in drawings_of((tmp_path / "run/report.html").read_text())
+
+
+def test_a_report_that_cannot_be_written_now_does_not_end_the_run(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_run(tmp_path / "run", "00000")
+    (tmp_path / "run/rounds.parquet").write_bytes(b"cut short")
+    live = LiveReport(RunFolder(str(tmp_path / "run")))
+    live.changed()
+    live.close()
+    assert "report.html: cannot be written now" in caplog.text
+    assert not (tmp_path / "run/report.html").exists()

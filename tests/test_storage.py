@@ -84,6 +84,14 @@ except OSError as error:
     assert folder.names() == ["a"]
 
 
+@pytest.mark.parametrize(("values", "numbers"), [(["b"], [2]), (["c", "a"], [1, 3]), ([], []), (["z"], [])])
+def test_the_rows_and_columns_that_are_wanted_are_read(folder: Folder, values: list[str], numbers: list[int]) -> None:
+    schema = pa.schema({"name": pa.string(), "number": pa.int64(), "other": pa.int64()})
+    parts = [pa.table([[name], [number], [0]], schema=schema) for name, number in (("a", 1), ("b", 2), ("c", 3))]
+    folder.write_tables("t", parts, schema)
+    assert folder.read_table("t", only=("name", values), columns=["number"]).to_pydict() == {"number": numbers}
+
+
 def test_a_damaged_table_is_named(folder: Folder) -> None:
     folder.write("a.parquet", b"PAR1 no more")
     with pytest.raises(CheckpointError, match=r"run/a\.parquet: cannot be read as Parquet: [^\n]*$"):
