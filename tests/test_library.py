@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -234,3 +235,11 @@ def test_items_that_are_no_images_are_one_line(items: Any, message: str) -> None
 def test_a_network_is_there_after_a_round_only() -> None:
     with pytest.raises(ModelError, match=r"peer must be one of \[\], which have done a round, got 0"):
         own().network()
+
+
+def test_what_a_tuner_searches_stands_in_its_param_space(tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("graft: {A: {uniform: [0.0, 1.0]}}\ndata: {name: digits}\n", encoding="utf-8")
+    with pytest.raises(SpaceError, match="must search nothing, since the Tuner does, got a domain for graft"):
+        graftpop.trainable(space, out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
