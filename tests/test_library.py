@@ -1,20 +1,23 @@
 """Populations of one's own network, images and optimizer, as a script has them."""
 
+import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from library_makers import Net, adam, digits
 from network_makers import same_bits
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, Subset
 
 import graftpop
-from graftpop.errors import DataError, GraftpopError, ModelError, SpaceError
+from graftpop.errors import DataError, GraftpopError, ModelError, PeerError, SpaceError
 from graftpop.learner.data.dataset import DatasetImages, splits_of
 from graftpop.learner.optimizers import TorchOptimizer
 from graftpop.learner.sgd import MomentumSGD
@@ -22,37 +25,11 @@ from graftpop.learner.sgd import MomentumSGD
 CPU = torch.device("cpu")
 
 
-class Net(nn.Module):
-    """A network for images of one channel."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, padding=1),
-            nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits."""
-        logits: Tensor = self.layers(images)
-        return logits
-
-
-def digits() -> tuple[Dataset[Any], Dataset[Any]]:
-    """Return 300 images to train on and 100 to test with, of one channel."""
-    found = load_digits()
-    images, labels = torch.tensor(found.images).float()[:, None] / 16, torch.tensor(found.target)
-    return TensorDataset(images[:300], labels[:300]), TensorDataset(images[300:400], labels[300:400])
-
-
 def own(network: Callable[[int], nn.Module] = Net, **options: Any) -> graftpop.Population:
     train, test = digits()
     sections: dict[str, Any] = {
         "classes": list("0123456789"), "training": {"epochs": 2, "batch_size": 32, "precision": "float32"}, "graft": {}}
     return graftpop.Population(network, train, test, **(sections | options))
-
-
-def adam(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=4e-3)
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
@@ -85,12 +62,24 @@ def test_the_networks_of_a_loop_that_was_left_are_those_of_its_last_round() -> N
 
 @pytest.mark.ray
 @pytest.mark.timeout(240)
-def test_actors_give_the_bits_of_this_process() -> None:
+def test_actors_give_the_bits_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))))
     here, there = own(optimizer=adam), own(optimizer=adam, on_ray=True)
     rounds = list(here.run())  # with one thread, as conftest.py says and an actor of one core has
     assert [done.val_accuracy for done in there.run()] == [done.val_accuracy for done in rounds]
     assert there.outcome == here.outcome
     assert all(same_bits(weights_of(here.network(peer)), weights_of(there.network(peer))) for peer in (0, 1))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_what_a_peers_process_cannot_import_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, module = type("Hidden", (Net,), {"__module__": "only_here"}), ModuleType("only_here")
+    monkeypatch.setattr(module, "Hidden", hidden, raising=False)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    with pytest.raises(PeerError, match=r"peer \d: its process cannot have the network, images or optimizer: No module "
+                                        r"named 'only_here'; put their modules where every node can import them"):
+        next(own(hidden, on_ray=True).run())
 
 
 @pytest.mark.parametrize(("make", "plain"), [

@@ -10,6 +10,7 @@ from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import ray
+from ray import cloudpickle
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -31,7 +32,7 @@ BEGIN_LIMIT_S = 60.0
 class PeerActor:
     """A process that has some peers and runs them one after the other. Who creates it need not import torch."""
 
-    def __init__(self, settings: dict[str, Any], peers: Sequence[int], demand: Demand, parts: Any = None) -> None:
+    def __init__(self, settings: dict[str, Any], peers: Sequence[int], demand: Demand, parts: bytes | None) -> None:
         import torch
 
         from graftpop.learner.heap import keep_freed_memory
@@ -42,6 +43,7 @@ class PeerActor:
         self._num_cores = max(1, int(len(peers) * demand.cpus_per_peer))
         torch.set_num_threads(self._num_cores)
         self._parts = parts
+        self._failure: PeerError | None = None
         self._place = MeetingPlace(peers[0])
         self._peers: dict[int, Any] = {}
         self.begin(settings, peers)
@@ -53,9 +55,15 @@ class PeerActor:
         self._peers.clear()  # their memory is free before that of the next is taken
         self._place.leave()
         population = Settings.model_validate(settings)
+        try:
+            parts = None if self._parts is None else cloudpickle.loads(self._parts)
+        except (ImportError, AttributeError) as error:  # a constructor that fails would be tried again and again
+            self._failure = PeerError(f"peer {', '.join(map(str, peers))}: its process cannot have the network, images "
+                                      f"or optimizer: {error}; put their modules where every node can import them")
+            return
         for peer in peers:
             self._peers[peer] = Peer(population, peer, self._device, num_workers=self._num_cores - 1,
-                                     parts=self._parts)
+                                     parts=parts)
 
     def __repr__(self) -> str:
         """Name the actor for logs and the dashboard; its tasks have the name of the trial."""
@@ -63,6 +71,8 @@ class PeerActor:
 
     def call(self, peer: int, method: str, *arguments: Any) -> Any:
         """Run a method of a peer; references among the arguments have become what they refer to."""
+        if self._failure is not None:
+            raise self._failure
         result = getattr(self._peers[peer], method)(*arguments)
         return self._place.hold(result) if isinstance(result, Generator) else result
 
@@ -110,7 +120,7 @@ class RayGroup:
         # Ray neither restarts nor retries: who starts again has first to be given its state
         self._remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
         self._settings, self._demand, self._placement_group, self._trial = settings, demand, placement_group, trial
-        self._parts = ray.put(parts)        # once, however many processes are started
+        self._parts = ray.put(None if parts is None else cloudpickle.dumps(parts))  # once, however many processes start
         self._actors: dict[int, Any] = {}   # by place
         self._places: dict[int, int] = {}   # by peer
         self._started: dict[ray.ObjectRef[Any], Asked] = {}
