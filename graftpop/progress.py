@@ -102,6 +102,26 @@ class NewEvents:
             self._num_told[trial.trial_id] = len(trial.events)
 
 
+class NewEndings:
+    """Trials that ended before their last round, each once; not those that had before the study was resumed."""
+
+    def __init__(self) -> None:
+        self._were_going: set[str] = set()
+
+    def lines(self, trials: Sequence[Trial]) -> Iterator[str]:
+        """Yield what was not yielded before."""
+        for trial in trials:
+            if not trial.is_over:
+                self._were_going.add(trial.trial_id)
+            elif trial.trial_id in self._were_going:
+                self._were_going.remove(trial.trial_id)
+                if trial.status == "stopped":
+                    yield f"trial {trial.number}  stopped early by the scheduler, after round {trial.round} of " \
+                          f"{trial.num_rounds}"
+                elif trial.error:
+                    yield f"trial {trial.number}  {trial.status}: {trial.error}"
+
+
 def images_per_s(trials: Sequence[Trial]) -> float:
     """Return the images that the running trials train on in a second, together."""
     return sum(float(trial.result.get("images_per_s", 0.0)) for trial in trials if trial.status == "running")
@@ -112,7 +132,7 @@ class LiveProgress:
 
     def __init__(self, console: Console, num_trials: int, rounds_of_trial: int) -> None:
         self._pace = Pace(num_trials, rounds_of_trial)
-        self._events = NewEvents()
+        self._events, self._endings = NewEvents(), NewEndings()
         self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds"),
                              TextColumn("{task.fields[speed]}"), TextColumn("{task.fields[left]}"))
         self._task = self._bar.add_task("study", total=num_trials * rounds_of_trial, speed="", left="")
@@ -128,7 +148,7 @@ class LiveProgress:
 
     def __call__(self, trials: list[Trial]) -> None:
         """Draw the trials as they stand, and what happened besides above them."""
-        for line in self._events.lines(trials):
+        for line in (*self._events.lines(trials), *self._endings.lines(trials)):
             self._live.console.print(Text(line, style="yellow"), soft_wrap=True)
         speed = images_per_s(trials)
         self._bar.update(self._task, completed=self._pace.rounds_done(trials), total=self._pace.total_rounds(trials),

@@ -189,3 +189,24 @@ def test_the_live_table_shows_what_runs_before_what_is_over_and_says_how_many_it
 def test_the_live_table_is_the_bar_alone_before_there_are_trials() -> None:
     lines = last_drawn([], num_trials=3)
     assert re.fullmatch(r"study .* 0/36 +rounds", lines[0])
+
+
+def test_events_and_early_ends_stand_once_as_lines_above_the_live_table() -> None:
+    replaced, stopped, failed, done, before = (trial(number, **RESULT) for number in range(5))
+    before.status = "stopped"
+    trials = [replaced, stopped, failed, done, before]
+    output = StringIO()
+    with LiveProgress(Console(width=160, height=60, file=output, force_terminal=True), 5, 12) as watch:
+        watch(trials)
+        replaced.events += ["round 7: peer 1 replaced after 8.1 s",
+                            "round 8: peer 0 reseeded: peer 0: diverged in epoch 8, training loss nan [...]"]
+        stopped.status, failed.status, done.status = "stopped", "failed", "completed"
+        failed.error = "peer 0: diverged in epoch 7, training loss inf"
+        watch(trials)
+        watch(trials)
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip(" \r") for line in output.getvalue().splitlines()]
+    assert [line for line in lines if line.startswith("trial ") and "status" not in line] == [
+        "trial 0  round 7: peer 1 replaced after 8.1 s",
+        "trial 0  round 8: peer 0 reseeded: peer 0: diverged in epoch 8, training loss nan [...]",
+        "trial 1  stopped early by the scheduler, after round 6 of 12",
+        "trial 2  failed: peer 0: diverged in epoch 7, training loss inf"]
