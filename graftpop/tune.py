@@ -149,8 +149,7 @@ def run(space: "Space", folder: "RunFolder", connection: "Connection") -> None:
     from graftpop.run_facts import utc_now
 
     if connection.dashboard:
-        console.print(f"dashboard  http://{connection.dashboard}  (it asks for a token: ray get-auth-token)",
-                      soft_wrap=True)
+        console.print(f"dashboard  {connection.dashboard}", soft_wrap=True)
     console.print(f"run        {folder.location}", soft_wrap=True)
     progress = LiveProgress if console.is_terminal else PlainProgress
     with progress(console, space.num_trials(), space.most_rounds()) as watch:

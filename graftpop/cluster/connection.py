@@ -3,17 +3,18 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from graftpop.cluster.resources import Node
 from graftpop.errors import ResourceError
 
-__all__ = ["Connection", "check_can_lead", "connect", "local_node", "nodes_of_cluster"]
+__all__ = ["Connection", "check_can_lead", "connect", "dashboard_text", "local_node", "nodes_of_cluster"]
 
 ANSWER_LIMIT_S = 10.0
 CLIENT_SCHEME = "ray://"
+HEAD_RESOURCE = "node:__internal_head__"
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Connection:
 
     Attributes:
         nodes: what its nodes have.
-        dashboard: address of its dashboard, or an empty string where there is none.
+        dashboard: where its dashboard is and what it asks for, or an empty string where there is none.
         here: the resource that only the node of this process has.
     """
 
@@ -64,6 +65,7 @@ def connect(address: str | None) -> Iterator[Connection]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns until one has chosen
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own table would stand between ours
     import ray
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
     from ray.exceptions import AuthenticationError, RaySystemError
 
     try:
@@ -80,7 +82,10 @@ def connect(address: str | None) -> Iterator[Connection]:
     try:
         for name in ("ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by our own table and records
-        yield Connection(nodes_of_cluster(), context.dashboard_url or "", f"node:{ray.util.get_node_ip_address()}")
+        here = ray.util.get_node_ip_address()
+        heads = [node["NodeManagerAddress"] for node in ray.nodes() if HEAD_RESOURCE in node["Resources"]]
+        dashboard = dashboard_text(context.dashboard_url or "", here, heads, asks=is_token_auth_enabled())
+        yield Connection(nodes_of_cluster(), dashboard, f"node:{here}")
     finally:
         ray.shutdown()
 
@@ -91,6 +96,22 @@ def nodes_of_cluster() -> list[Node]:
 
     return [Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
             for node in ray.nodes() if node["Alive"]]
+
+
+def dashboard_text(place: str, here: str, heads: Sequence[str], *, asks: bool) -> str:
+    """Return in words where a dashboard is. Unless it is told otherwise it listens on its own node only, the head.
+
+    Args:
+        place: HOST:PORT as Ray tells it on any node, or an empty string where there is none.
+        here: address of this node.
+        heads: address of the head.
+        asks: whether it asks for a token.
+    """
+    if not place:
+        return ""
+    is_elsewhere = place.startswith(("127.", "localhost:")) and here not in heads
+    where = f" on {', '.join(heads)} only" if is_elsewhere else ""
+    return f"http://{place}{where}{'  (it asks for a token: ray get-auth-token)' if asks else ''}"
 
 
 def _host_and_port(address: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from graftpop.cluster.connection import check_can_lead, connect, local_node
+from graftpop.cluster.connection import check_can_lead, connect, dashboard_text, local_node
 from graftpop.errors import ResourceError
 
 
@@ -56,3 +56,14 @@ def test_a_study_is_not_led_through_a_client_and_the_message_has_the_command_tha
 
 def test_this_machine_has_cores() -> None:
     assert local_node().cpus >= 1
+
+
+@pytest.mark.parametrize(("place", "here", "asks", "text"), [
+    ("127.0.0.1:8265", "10.0.0.1", True, "http://127.0.0.1:8265  (it asks for a token: ray get-auth-token)"),
+    ("127.0.0.1:8265", "10.0.0.1", False, "http://127.0.0.1:8265"),
+    ("127.0.0.1:8265", "10.0.0.2", False, "http://127.0.0.1:8265 on 10.0.0.1 only"),
+    ("10.0.0.1:8265", "10.0.0.2", False, "http://10.0.0.1:8265"),
+    ("", "10.0.0.2", True, ""),
+])
+def test_the_dashboard_is_told_with_the_node_where_it_listens(place: str, here: str, asks: bool, text: str) -> None:
+    assert dashboard_text(place, here, ["10.0.0.1"], asks=asks) == text
