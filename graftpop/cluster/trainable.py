@@ -78,6 +78,10 @@ class PopulationTrainable(tune.Trainable):
         self._group: RayGroup | None = None
         self._take_up(config)
 
+    def __repr__(self) -> str:
+        """Name the actor for the dashboard, once for all trials that it leads."""
+        return f"{self._settings.name}/population"
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take note of another trial, to run with the same peers' processes."""
         self._let_go()
