@@ -5,11 +5,15 @@ PATH that say what they were called with. The schema of KubeRay's RayJob is over
 `rayjob.yaml` was written, it was checked by jsonschema against the fields of KubeRay's Go types `RayJobSpec`,
 `RayClusterSpec`, `HeadGroupSpec`, `WorkerGroupSpec` and `AuthOptions` (v1.6 API reference) with no others allowed, and
 its pod templates against the strict schema of Kubernetes 1.37 (package kubernetes-validate). What is checked below is
-what graftpop needs of it.
+what graftpop needs of it. `grafana-dashboard.json` went through Grafana's own types when it was written (package
+grafana-foundation-sdk): nothing was left out or changed, apart from what belongs to an import.
 """
 
 import copy
+import json
 import os
+import re
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +21,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from graftpop.cluster.metrics import LABELS, METRICS
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -136,3 +142,59 @@ def test_slurm_says_what_is_missing(slurm: dict[str, str]) -> None:
     done = submit(slurm, "digits.yaml")
     assert done.returncode != 0
     assert "OUT is missing" in done.stderr
+
+
+# monitoring
+
+
+@pytest.fixture
+def dashboard() -> dict[str, Any]:
+    content = json.loads((DEPLOY / "grafana-dashboard.json").read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def names(text: str) -> list[str]:
+    """Return the metrics that are named in a text, less the prefix of Ray."""
+    return re.findall(r"\bray_(graftpop_\w+)", text)
+
+
+def test_the_dashboard_of_grafana_has_a_panel_for_each_metric_that_is_exported_and_for_no_other(
+        dashboard: dict[str, Any]) -> None:
+    assert sorted(names(json.dumps(dashboard["panels"]))) == sorted(METRICS)
+    for panel in dashboard["panels"]:
+        (target,) = panel["targets"]
+        (metric,) = names(target["expr"])
+        assert panel["description"] == f"{METRICS[metric][1]}."
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert target["legendFormat"] == "{{trial}}/peer-{{peer}}"
+        for label in LABELS:  # the variable of its name chooses which are shown
+            assert re.search(rf'\b{label}=~?"\${label}"', target["expr"])
+    assert set(names(json.dumps(dashboard["templating"]))) <= METRICS.keys()
+
+
+def test_the_dashboard_of_grafana_asks_for_the_prometheus_and_takes_all_from_it(dashboard: dict[str, Any]) -> None:
+    assert [(wanted["name"], wanted["pluginId"]) for wanted in dashboard["__inputs"]] == [
+        ("DS_PROMETHEUS", "prometheus")]
+    source, *variables = dashboard["templating"]["list"]
+    assert (source["name"], source["type"], source["current"]["value"]) == (
+        "datasource", "datasource", "${DS_PROMETHEUS}")
+    assert [variable["name"] for variable in variables] == list(LABELS)
+    targets = [target for panel in dashboard["panels"] for target in panel["targets"]]
+    assert {part["datasource"]["uid"] for part in (*variables, *dashboard["panels"], *targets)} == {"${datasource}"}
+
+
+def test_the_documentation_explains_each_metric() -> None:
+    text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `ray_graftpop_")]
+    assert sorted(names("".join(row[1] for row in rows))) == sorted(METRICS)
+    assert all(cell.strip() for row in rows for cell in row[1:4])
+
+
+def test_prometheus_accepts_its_configuration() -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("there is no `promtool` here; on Debian: apt-get install prometheus")
+    done = subprocess.run([program, "check", "config", str(DEPLOY / "prometheus.yml")], capture_output=True, text=True,
+                          timeout=30, check=False)
+    assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
 from graftpop.cluster.connection import Connection
+from graftpop.cluster.metrics import MetricsExport
 from graftpop.cluster.recorder import TRIALS, Recorder
 from graftpop.cluster.search import SuggestedTrials, grid_of, remind_of_final, scheduler, trials_to_run
 from graftpop.cluster.trainable import PopulationTrainable, placement_of
@@ -50,6 +51,7 @@ def run_study(space: Space, folder: RunFolder, connection: Connection,
         trainable = tune.with_parameters(PopulationTrainable, space=space, nodes=connection.nodes,
                                          location=folder.location)
         trainable.__name__ = "population"
+        metrics = MetricsExport(folder.location.rstrip("/").rpartition("/")[2])
         try:
             tune.run(
                 tune.with_resources(trainable, lambda config: placement_of(space, config, connection)),
@@ -62,12 +64,13 @@ def run_study(space: Space, folder: RunFolder, connection: Connection,
                 max_failures=tuned.max_failures,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: str(trial.config["trial"]["trial_id"]),
-                callbacks=[recorder, TBXLoggerCallback()],
+                callbacks=[recorder, metrics, TBXLoggerCallback()],
                 raise_on_failed_trial=False,
                 verbose=0,
             )
         finally:
             recorder.finish()
+        metrics.finish()
     else:
         recorder.finish()
     return recorder.trials

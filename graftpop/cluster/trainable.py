@@ -20,6 +20,7 @@ from ray.util import get_current_placement_group
 from graftpop.checkpoints import Checkpoint, Checkpoints, Facts
 from graftpop.cluster.actors import RayGroup
 from graftpop.cluster.connection import Connection
+from graftpop.cluster.metrics import figures_of
 from graftpop.cluster.resources import LEAST, Node, demand_of
 from graftpop.errors import CheckpointError, GraftpopError, PopulationLost, ResourceError, StorageError
 from graftpop.population import Event, Population, Round
@@ -98,6 +99,7 @@ class PopulationTrainable(tune.Trainable):
         self._population: Population | None = None
         self._events: list[str] = []
         self._summary: dict[str, Any] = {}
+        self._figures = ""
 
     def step(self) -> dict[str, Any]:
         """Run one round, record it, and report it; the last round also reads the test set.
@@ -124,6 +126,7 @@ class PopulationTrainable(tune.Trainable):
 
     def _finish_round(self, population: Population, done: Round, start: float) -> None:
         self._summary = self._summarise(done)
+        self._figures = figures_of(done, population.num_restarts)
         self._records.add_round(done)
         if done.is_last:
             self._summary |= population.finish(done)
@@ -223,7 +226,9 @@ class PopulationTrainable(tune.Trainable):
     def _report(self) -> dict[str, Any]:
         """Return what Tune is told, with what happened since it was told last."""
         events, self._events = self._events, []
-        return {**self._summary, "events": "\n".join(events), "timesteps_total": self._summary.get("train_images", 0)}
+        figures, self._figures = self._figures, ""
+        return {**self._summary, "events": "\n".join(events), "figures": figures,
+                "timesteps_total": self._summary.get("train_images", 0)}
 
     def _summarise(self, done: Round) -> dict[str, Any]:
         rows = done.peers

@@ -1,0 +1,251 @@
+"""Metrics as Ray exports them, and as a real Prometheus has them after a study is over."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from graftpop.cluster import metrics
+from graftpop.cluster.connection import Connection
+from graftpop.cluster.metrics import METRICS, MetricsExport, figures_of
+from graftpop.population import Round
+
+ROOT = Path(__file__).parents[2]
+SPACE = """
+name: watched
+data: {name: digits}
+model: {name: resnet8}
+training: {epochs: 12, batch_size: 64}
+population: {num_peers: {grid: [2, 3]}}
+graft: {A: 0.4}
+tune: {search: grid}
+"""
+ray_test = pytest.mark.ray
+
+
+# what is told of a round
+
+
+def round_of(*peers: dict[str, Any], **grafts: list[Any]) -> Round:
+    return Round(3, False, list(peers), grafts)
+
+
+def test_of_a_round_each_peers_figures_are_told_with_the_means_of_what_it_took() -> None:
+    done = round_of({"peer": 0, "val_accuracy": 0.5, "lr": 0.1}, {"peer": 1, "val_accuracy": 0.25, "lr": 0.1},
+                    receiver=[1, 1, 0, 0], alpha=[0.5, 0.75, 0.25, 0.5], staleness=[2, 2, -1, -1], site=[*"abab"])
+    assert json.loads(figures_of(done, {1: 4})) == [
+        {"peer": 0, "val_accuracy": 0.5, "mean_alpha": 0.375, "num_restarts": 0, "staleness": -1},
+        {"peer": 1, "val_accuracy": 0.25, "mean_alpha": 0.625, "num_restarts": 4, "staleness": 2}]
+
+
+def test_of_a_round_without_an_exchange_neither_alpha_nor_staleness_is_told() -> None:
+    assert json.loads(figures_of(round_of({"peer": 0, "val_loss": 1.5}), {})) == [
+        {"peer": 0, "val_loss": 1.5, "num_restarts": 0}]
+
+
+# what Ray exports
+
+
+def exported(metric: str, study: str) -> dict[tuple[str, str], float]:
+    """Return what the node of the driver shows of a metric, by trial and peer."""
+    (node,) = ray.nodes()
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    values = {}
+    for line in lines:
+        if line.startswith(f"ray_{metric}{{") and f'study="{study}"' in line:
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+            values[labels["trial"], labels["peer"]] = float(line.rsplit(" ", 1)[1])
+    return values
+
+
+def show(export: MetricsExport, metric: str, study: str, wanted: dict[tuple[str, str], float]) -> None:
+    """Go on as Tune does until exactly the wanted values are shown."""
+    deadline = time.monotonic() + 60.0
+    while (found := exported(metric, study)) != wanted:
+        assert time.monotonic() < deadline, f"not shown within 60 s: {wanted}, but {found}"
+        export.on_step_begin(0, [])
+        time.sleep(0.5)
+
+
+@ray_test
+@pytest.mark.timeout(200)
+def test_values_are_shown_until_a_while_after_the_end_of_their_trial_though_ray_forgets_them(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "HELD_S", 1.0)
+    export = MetricsExport("slow")
+    export.take("00000", '[{"peer": 0, "val_loss": 0.5}]')
+    export.take("00001", '[{"peer": 0, "val_loss": 2.5, "mean_alpha": 0.25}]')
+    both = {("00000", "0"): 0.5, ("00001", "0"): 2.5}
+    show(export, "graftpop_val_loss_nats", "slow", both)
+    start = time.monotonic()
+    while time.monotonic() - start < 22.0:  # Ray shows for 20 s what it was told once
+        export.on_step_begin(0, [])
+        time.sleep(0.5)
+    assert exported("graftpop_val_loss_nats", "slow") == both
+    export.end("00000")
+    export.take("00001", '[{"peer": 0, "val_loss": 1.5}]')
+    show(export, "graftpop_val_loss_nats", "slow", {("00001", "0"): 1.5})
+    assert exported("graftpop_mean_alpha_ratio", "slow") == {("00001", "0"): 0.25}
+
+
+@ray_test
+def test_what_cannot_be_exported_is_logged_once_and_the_rest_is_exported(
+    connection: Connection, caplog: pytest.LogCaptureFixture,
+) -> None:
+    export = MetricsExport("faulty")
+    export.take("00000", '[{"peer": 0, "train_loss": "none", "val_loss": 0.5}]')
+    export.set()
+    export.set()
+    assert [record.getMessage() for record in caplog.records] == [
+        "metrics: train_loss of peer 0 cannot be exported: value must be int or float, got <class 'str'>."]
+    show(export, "graftpop_val_loss_nats", "faulty", {("00000", "0"): 0.5})
+
+
+LARGE = """
+import json, logging, sys
+import ray
+from graftpop.cluster.metrics import MetricsExport
+from test_metrics import show
+
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+export = MetricsExport("large")
+for number in range(260):
+    export.take(f"{number:05}", json.dumps([{"peer": peer, "num_restarts": number} for peer in range(8)]))
+places = [(f"{number:05}", str(peer)) for number in range(260) for peer in range(8)]
+show(export, "graftpop_restarts", "large", {place: float(place[0]) for place in places[:1990]})
+"""
+
+
+@ray_test
+@pytest.mark.timeout(120)
+def test_of_more_peers_than_ray_can_show_the_first_are_right_and_the_others_are_told_of() -> None:
+    """In a process of its own, since what a Ray has shown it never forgets."""
+    paths = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))
+    done = subprocess.run([sys.executable, "-c", LARGE], env=os.environ | {"PYTHONPATH": paths}, timeout=100,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("metrics: Ray shows those of 1990 peers only; rounds.parquet has all") == 1
+
+
+# what Prometheus scrapes
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as open_one:
+        open_one.bind(("127.0.0.1", 0))
+        return int(open_one.getsockname()[1])
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """A folder for a Ray apart from others of this machine; sockets lie in it, whose paths must be short."""
+    with tempfile.TemporaryDirectory(prefix="graftpop-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def prometheus(ray_folder: Path, tmp_path: Path) -> Iterator[str]:
+    """The address of a Prometheus with the configuration of deploy/, which looks for Ray where this test has it."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("there is no `prometheus` here; on Debian: apt-get install prometheus")
+    shipped = (ROOT / "deploy" / "prometheus.yml").read_text(encoding="utf-8")
+    assert "/tmp/ray/" in shipped
+    config, address = tmp_path / "prometheus.yml", f"127.0.0.1:{free_port()}"
+    config.write_text(shipped.replace("/tmp/ray/", f"{ray_folder}/ray/"), encoding="utf-8")
+    with subprocess.Popen([program, f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'series'}",
+                           f"--web.listen-address={address}"], stderr=subprocess.DEVNULL) as process:
+        yield f"http://{address}"
+        process.terminate()
+
+
+def dashboard_queries() -> dict[str, str]:
+    """Return the queries of the panels of deploy/grafana-dashboard.json, by metric."""
+    dashboard = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text(encoding="utf-8"))
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    return {metric: expression for metric in METRICS for expression in expressions if f"ray_{metric}{{" in expression}
+
+
+def last_values(prometheus: str, query: str, since: float) -> dict[tuple[str, int], float]:
+    """Return the last value that a query gave since a time for each trial and peer, as a panel of Grafana asks."""
+    options = urllib.parse.urlencode({"query": query, "start": since, "end": time.time(), "step": 1})
+    with urllib.request.urlopen(f"{prometheus}/api/v1/query_range?{options}", timeout=10) as answer:
+        series = json.load(answer)["data"]["result"]
+    assert all(one["metric"].keys() == {"study", "trial", "peer"} for one in series)
+    return {(one["metric"]["trial"], int(one["metric"]["peer"])): float(one["values"][-1][1]) for one in series}
+
+
+def kill_one_peer(study: "subprocess.Popen[str]", run: Path) -> None:
+    """Kill the process of a second peer once two rounds are recorded."""
+    deadline = time.monotonic() + 60.0
+    while not list(run.glob("tune/records/00000.rounds.parquet")) or pq.read_table(
+            run / "tune/records/00000.rounds.parquet").num_rows < 4:
+        assert time.monotonic() < deadline, "no two rounds were recorded within 60 s"
+        assert study.poll() is None, study.communicate()
+        time.sleep(0.1)
+    processes = [process for process in psutil.Process(study.pid).children(recursive=True)
+                 if any("peer-1" in word for word in process.cmdline())]
+    assert len(processes) == 1
+    processes[0].kill()
+
+
+def recorded(run: Path) -> dict[str, dict[tuple[str, int], float]]:
+    """Return by metric, trial and peer what the run's tables have of the last round, or the last exchange."""
+    rounds, grafts, events = (pq.read_table(run / f"{name}.parquet").to_pylist()
+                              for name in ("rounds", "grafts", "events"))
+    last = {(row["trial_id"], row["peer"]): row for row in rounds}
+    lost = Counter((event["trial_id"], event["peer"]) for event in events if event["event"] == "lost")
+    taken: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in grafts:
+        sites = taken.setdefault((row["trial_id"], row["receiver"]), [])
+        sites[:] = [*(site for site in sites if site["round"] == row["round"]), row]
+    of_rounds = {metric: {place: float(row[column]) for place, row in last.items()}
+                 for metric, (column, _) in METRICS.items() if column in rounds[0]}
+    return of_rounds | {
+        "graftpop_mean_alpha_ratio": {place: sum(site["alpha"] for site in sites) / len(sites)
+                                      for place, sites in taken.items()},
+        "graftpop_staleness_rounds": {place: float(sites[-1]["staleness"]) for place, sites in taken.items()},
+        "graftpop_restarts": {place: float(lost[place]) for place in last}}
+
+
+@ray_test
+@pytest.mark.timeout(240)
+def test_prometheus_has_every_metric_as_it_is_recorded_when_the_study_is_over(
+    prometheus: str, ray_folder: Path, tmp_path: Path,
+) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    run, since = tmp_path / "watched", time.time()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(ray_folder)}
+    with subprocess.Popen([sys.executable, "-m", "graftpop.tune", "--space", "space.yaml", "--out", str(run)],
+                          cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as study:
+        kill_one_peer(study, run)
+        output, errors = study.communicate(timeout=150)
+    assert study.returncode == 0, errors
+    assert "round 3: peer 1 replaced" in output or "round 4: peer 1 replaced" in output
+    expected, queries = recorded(run), dashboard_queries()
+    assert expected.keys() == queries.keys() == METRICS.keys()
+    assert sum(expected["graftpop_restarts"].values()) == 1.0
+    for metric, query in queries.items():
+        shown = query.replace("$study", "watched").replace("$trial", ".*").replace("$peer", ".*")
+        assert last_values(prometheus, shown, since) == pytest.approx(expected[metric], rel=1e-12), metric
