@@ -6,12 +6,14 @@ if TYPE_CHECKING:
     from graftpop.cluster.own_tuner import trainable
     from graftpop.learner.network_file import load_network as load
     from graftpop.library import Population
+    from graftpop.methods.state_dicts import graft_state_dicts as graft
 
 __version__ = "0.1.0"
-__all__ = ["Population", "__version__", "load", "trainable"]
+__all__ = ["Population", "__version__", "graft", "load", "trainable"]
 
 _WHERE = {
     "Population": ("graftpop.library", "Population"),
+    "graft": ("graftpop.methods.state_dicts", "graft_state_dicts"),
     "load": ("graftpop.learner.network_file", "load_network"),
     "trainable": ("graftpop.cluster.own_tuner", "trainable"),
 }
