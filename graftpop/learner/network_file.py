@@ -7,6 +7,7 @@ is downloaded: a card names an architecture, never an address. What loading take
 import json
 import math
 import pickle
+import re
 import textwrap
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from graftpop.errors import CheckpointError, ModelError
 from graftpop.learner.models import build
 from graftpop.learner.removal import narrow_
 
-__all__ = ["load_network", "read_card", "read_network", "read_weights", "split_peer_file"]
+__all__ = ["load_network", "read_any_weights", "read_card", "read_network", "read_weights", "split_peer_file"]
 
 WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net")
 """Where training scripts put the weights in what they save."""
@@ -205,6 +206,32 @@ def read_weights(file: Path) -> dict[str, Tensor]:
                               f"{', '.join(WRAPPERS)}; save network.state_dict()")
     prefix = PARALLEL if all(name.startswith(PARALLEL) for name in content) else ""
     return {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+
+
+def read_any_weights(place: Path) -> dict[str, Tensor]:
+    """Return the weights of one network, whatever they lie in, by the names that the bare network has.
+
+    Those of a safetensors file, which keeps no order, are sorted by name, numbers in it by their value.
+
+    Args:
+        place: a folder with `model.safetensors`, such as best/ of a run; a peer's file of a checkpoint, of which only
+            the network is returned; or a file as `read_weights` takes it.
+
+    Raises:
+        CheckpointError: it is cut short, or holds something else.
+    """
+    file = place / "model.safetensors" if place.is_dir() else place
+    if file != place and not file.exists():
+        raise CheckpointError(f"{place}: a folder must hold model.safetensors, got none; give best/ of a run, or a "
+                              f"file of weights")
+    weights = read_weights(file)
+    if any(name.startswith("network/") for name in weights):
+        weights = load(split_peer_file(file.read_bytes())[0])
+    return dict(sorted(weights.items(), key=_by_numbers)) if file.suffix == ".safetensors" else weights
+
+
+def _by_numbers(entry: tuple[str, Tensor]) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split("([0-9]+)", entry[0])]
 
 
 def _torch_content(file: Path) -> Any:

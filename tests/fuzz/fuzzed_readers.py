@@ -11,9 +11,10 @@ from parquet_inputs import parquet_input, whole_table
 from space_inputs import space_input
 
 from graftpop.errors import CheckpointError, DataError, GraftpopError, ModelError, SpaceError
+from graftpop.inspection import network_figures
 from graftpop.learner.data.decoding import decode_image, image_size
 from graftpop.learner.data.parquet import parquet_files, parquet_source
-from graftpop.learner.network_file import read_network, read_weights, split_peer_file
+from graftpop.learner.network_file import read_any_weights, read_network, read_weights, split_peer_file
 from graftpop.space import load_space, parse_space
 from graftpop.space.tree import read_sections
 
@@ -55,13 +56,16 @@ def read_image(rng: random.Random, folder: Path) -> None:
 
 
 def read_checkpoint(rng: random.Random, folder: Path) -> None:
-    """Load a folder best/, a file of weights or a peer's file."""
+    """Load or inspect a folder best/, load a file of weights or a peer's file."""
     kind = rng.random()
     if kind < 0.45:
         card, weights = best_input(rng)
         (folder / "config.json").write_bytes(card)
         (folder / "model.safetensors").write_bytes(weights)
-        read_network(folder)
+        if kind < 0.15:
+            network_figures("fuzz", read_any_weights(folder), [0.1])
+        else:
+            read_network(folder)
     elif kind < 0.85:
         name, content = weights_input(rng)
         (folder / name).write_bytes(content)
