@@ -2,6 +2,7 @@
 
 import typer
 
+from graftpop.export import export
 from graftpop.inspect import InspectCommand, inspect
 from graftpop.report import report
 from graftpop.tune import tune
@@ -12,6 +13,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
                   help="Populations of networks that exchange weights by filter grafting, tuned by Ray Tune.")
 app.command(name="tune")(tune)
 app.command(name="report")(report)
+app.command(name="export")(export)
 app.command(name="inspect", cls=InspectCommand)(inspect)
 
 

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from graftpop.errors import CheckpointError, ModelError
+from graftpop.learner.ensemble import Ensemble
 from graftpop.learner.models import build
 from graftpop.learner.removal import narrow_
 
-__all__ = ["load_network", "read_any_weights", "read_card", "read_network", "read_weights", "split_peer_file"]
+__all__ = ["load_network", "read_any_weights", "read_card", "read_network", "read_weights", "rebuilt_network",
+           "split_peer_file"]
 
 WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net")
 """Where training scripts put the weights in what they save."""
@@ -36,7 +38,7 @@ PARALLEL: Final = "module."
 MAX_CARD_BYTES: Final = 2**24               # names of 65,536 classes
 MAX_CLASSES: Final = 2**16
 MAX_IMAGE_VALUES: Final = 3 * 2**25         # as many pixels as an image may have
-MAX_WHOLE_PARAMETERS: Final = 15 * 10**7    # of the whole network from which filters were removed: VGG-16 has 1.4e8
+MAX_WHOLE_PARAMETERS: Final = 15 * 10**7    # of all from which filters were removed: VGG-16 has 1.4e8
 
 TORCH_FILES: Final = (b"PK\x03\x04", pickle.dumps(0x1950A86A20F9469CFC6C, 2))
 """How a file of torch.save begins: a zip archive, before torch 1.6 its magic number; never a tar archive."""
@@ -90,6 +92,8 @@ def read_card(text: str | bytes) -> dict[str, Any]:
         raise ValueError(f"model must be a name, got {card['model']!r}")
     if not _is_count(card["num_classes"]) or card["num_classes"] > MAX_CLASSES:
         raise ValueError(f"num_classes must be in [1, {MAX_CLASSES}], got {card['num_classes']!r}")
+    if not _is_count(card.get("ensemble", 1)):
+        raise ValueError(f"ensemble must be a number of networks, got {card['ensemble']!r}")
     if not (isinstance(shape, list) and len(shape) == 3 and all(map(_is_count, shape))
             and math.prod(shape) <= MAX_IMAGE_VALUES):
         raise ValueError(f"image_shape must be [channels, height, width], at most {MAX_IMAGE_VALUES} in all, got "
@@ -113,7 +117,7 @@ def load_network(folder: str | Path) -> nn.Module:
     """Return the trained network of a folder `RUN/best`, in evaluation mode and ready to call.
 
     It takes images (B, 3, H, W) as floats in [0, 1], less the `mean` and divided by the `std` of `config.json`, and
-    returns logits (B, num_classes).
+    returns logits (B, num_classes). An exported ensemble returns the log of the mean of its members' probabilities.
 
     Args:
         folder: with `config.json` and `model.safetensors`.
@@ -136,20 +140,44 @@ def read_network(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         with open(folder / "config.json", "rb") as stream:
             card = read_card(stream.read(MAX_CARD_BYTES + 1))
-        is_narrow, file = "removed_filters" in card, folder / "model.safetensors"
+        weights = load_file(folder / "model.safetensors")
+    except Exception as error:              # as in `read_weights`
+        raise _no_network(str(folder), error) from error
+    return rebuilt_network(card, weights, str(folder)), card
+
+
+def rebuilt_network(card: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> nn.Module:
+    """Return the network of a card with some weights, in evaluation mode.
+
+    Args:
+        card: of the network.
+        weights: its state dict.
+        where: they were found, for messages.
+
+    Raises:
+        CheckpointError: the weights are not those of such a network.
+        ModelError: it is of a kind that is unknown here, or needs a package that is not installed.
+    """
+    num_bytes, is_narrow = sum(tensor.nbytes for tensor in weights.values()), "removed_filters" in card
+    try:
         # twice: some networks make a parameter anew; // 4: bytes of a weight
-        with _at_most(MAX_WHOLE_PARAMETERS if is_narrow else 2 * file.stat().st_size // 4):
-            network = build(card["model"], card["num_classes"], f"{folder / 'config.json'}: model")
-        weights = load_file(file)
+        with _at_most(MAX_WHOLE_PARAMETERS if is_narrow else 2 * num_bytes // 4):
+            members = [build(card["model"], card["num_classes"], f"{where}/config.json: model")
+                       for _ in range(card.get("ensemble", 1))]
+        network = Ensemble(members) if "ensemble" in card else members[0]
         if is_narrow:
             narrow_(network, weights)
         network.load_state_dict(weights)
     except ModelError:
         raise
     except Exception as error:              # as in `read_weights`
-        raise CheckpointError(f"{folder}: holds no network that can be loaded: {_reason(error)}; give the folder best/ "
-                              f"of a run") from error
-    return network.eval(), card
+        raise _no_network(where, error) from error
+    return network.eval()
+
+
+def _no_network(where: str, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{where}: holds no network that can be loaded: {_reason(error)}; give the folder best/ of "
+                           f"a run")
 
 
 @contextmanager

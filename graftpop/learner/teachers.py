@@ -22,7 +22,7 @@ from graftpop.learner.seeds import seeded
 from graftpop.learner.shapes import check_takes
 from graftpop.settings import TeacherSettings
 
-__all__ = ["load_teacher"]
+__all__ = ["Colours", "Renormalised", "load_teacher"]
 
 SOCKET_LIMIT_S: Final = 20.0                # without a byte while weights are downloaded
 
