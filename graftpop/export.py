@@ -29,8 +29,8 @@ def export(
     console = Console(highlight=False, markup=False)
     with console.status("exporting, and checking what was exported"):
         exported = export_network(RunFolder(run), format, peer, out)
-    lines = [f"network    {exported.what}", f"file       {exported.location}/{exported.file}",
-             f"card       {exported.location}/README.md"]
+    lines = [f"network    {exported.what}", f"file       {exported.file}",
+             f"card       {exported.card}"]
     for one in exported.measured:
         accuracy = "" if exported.unmeasured else f"accuracy {100 * one.accuracy:.2f} %, "
         lines.append(f"{one.images:<10} {accuracy}{one.num_images:,} images, differs by {one.difference:.1e} at most")

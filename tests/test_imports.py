@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 ROUNDS = """
 import json, sys
 from graftpop.peer import Peer
@@ -45,3 +47,12 @@ def test_who_leads_a_trial_does_not_import_torch() -> None:
     imported = imported_by(LEADING)
     assert "graftpop.cluster.trainable" in imported
     assert "torch" not in imported
+
+
+@pytest.mark.parametrize("command", ["inspect", "export"])
+def test_the_help_of_a_command_waits_for_no_large_library(command: str) -> None:
+    ran = subprocess.run([sys.executable, "-X", "importtime", "-m", f"graftpop.{command}", "--help"],
+                         capture_output=True, text=True, check=True, timeout=60)
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in ran.stderr.splitlines()}
+    assert "typer" in imported
+    assert not imported & {"torch", "ray", "torchvision", "numpy", "pyarrow", "onnx", "pydantic"}

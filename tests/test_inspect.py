@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from graftpop.__main__ import app
 from graftpop.inspection import network_figures
+from graftpop.learner.network_file import read_any_weights
 
 CARD = {"model": "resnet8", "num_classes": 10, "image_shape": [3, 8, 8], "mean": [0.5] * 3, "std": [0.2] * 3}
 
@@ -113,6 +114,12 @@ def test_two_networks_stand_side_by_side_and_of_more_the_sums(network: nn.Module
     sums = inspected(one, other, one).output.splitlines()
     assert [line.split()[:4] for line in sums[1:]] == [
         ["(1)", str(one), "240", "3"], ["(2)", str(other), "112", "0"], ["(3)", str(one), "240", "3"]]
+
+
+def test_layers_of_a_safetensors_file_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = ["block.2.weight", "block.10.weight", f"block.{'9' * 5000}.weight"]
+    save_file({name: torch.ones(1, 1, 1, 1) for name in names}, tmp_path / "a.safetensors")
+    assert list(read_any_weights(tmp_path / "a.safetensors")) == names
 
 
 def test_a_networks_names_are_printed_as_they_are(tmp_path: Path) -> None:

@@ -20,15 +20,15 @@ class Exported:
     """What an export wrote.
 
     Attributes:
-        location: of the folder.
-        file: the name of the network's file in it, beside `config.json` and `README.md`, its card.
+        file: where the network's file is; `config.json` lies beside it.
+        card: where the card is.
         what: the network is, in a sentence.
         measured: the file beside the network, on the validation and test images, or on noise.
         unmeasured: why it was noise; empty where it was not.
     """
 
-    location: str
     file: str
+    card: str
     what: str
     measured: list[Measured]
     unmeasured: str
@@ -67,7 +67,8 @@ def export_network(run: RunFolder, format: str, peer: str = "best", out: str | N
         folder.write("README.md", text.encode())
     except OSError as error:
         raise StorageError(f"--out {folder.location}: cannot be written: {error}; choose another folder") from error
-    return Exported(folder.location, chosen_format.file, chosen.what, measured, unmeasured)
+    return Exported((folder / chosen_format.file).location, (folder / "README.md").location, chosen.what, measured,
+                    unmeasured)
 
 
 def _check_is_free(folder: Folder) -> None:

@@ -98,7 +98,9 @@ def _cannot_follow(exporter: str, card: Card, error: Exception) -> ModelError:
 
 def _to_safetensors(network: nn.Module, card: Card) -> bytes:
     del card
-    return save({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, {"format": "pt"})
+    weights = {name: tensor.clone(memory_format=torch.contiguous_format)  # tied weights may not share memory there
+               for name, tensor in network.state_dict().items()}
+    return save(weights, {"format": "pt"})
 
 
 def _from_safetensors(content: bytes, card: Card) -> Predict:

@@ -259,7 +259,8 @@ def read_any_weights(place: Path) -> dict[str, Tensor]:
 
 
 def _by_numbers(entry: tuple[str, Tensor]) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split("([0-9]+)", entry[0])]
+    # a longer number is a larger one, and is no int that may have too many digits
+    return [(len(part) if part.isdecimal() else 0, part) for part in re.split("([0-9]+)", entry[0])]
 
 
 def _torch_content(file: Path) -> Any:

@@ -76,6 +76,8 @@ def test_a_sound_folder_is_loaded(best: Path, network: nn.Module) -> None:
     ({"mean": [10**400] * 3}, "mean and std must be three numbers each, got "),
     ({"std": [0.2]}, "mean and std must be three numbers each, got "),
     ({"std": [0.2, 0, 0.2]}, "std must be above 0, got [0.2, 0, 0.2]"),
+    ({"ensemble": 0}, "ensemble must be a number of networks, got 0"),
+    ({"ensemble": "2"}, "ensemble must be a number of networks, got '2'"),
     ({"model": ["resnet8"]}, "model must be a name, got ['resnet8']"),
     ({"model": "resnet8\nx"}, "model must be a name, got 'resnet8\\nx'"),
 ])
@@ -107,6 +109,7 @@ def test_a_card_names_an_architecture_and_never_an_address(best: Path, model: st
     ({"model": "torchvision:regnet_y_128gf"}, "model.safetensors is too small for this network, which has more than "),
     ({"model": "vgg16"}, "model.safetensors is too small for this network, which has more than "),
     ({"num_classes": 65536}, "model.safetensors is too small for this network, which has more than "),
+    ({"ensemble": 10**12}, "model.safetensors is too small for this network, which has more than "),
     ({"model": "torchvision:regnet_y_128gf", "removed_filters": 9}, "which has more than 150000000 "),
 ])
 def test_a_network_that_is_larger_than_its_file_is_not_built(best: Path, changes: dict[str, Any], reason: str) -> None:
