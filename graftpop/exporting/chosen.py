@@ -11,6 +11,7 @@ from torch import nn
 from graftpop.checkpoints import Checkpoint, Checkpoints, Facts
 from graftpop.errors import CheckpointError, one_line
 from graftpop.learner.ensemble import Ensemble
+from graftpop.learner.models import find_model
 from graftpop.learner.network_file import rebuilt_network, split_peer_file
 from graftpop.peer import Peer
 from graftpop.records import RunFolder
@@ -63,6 +64,7 @@ def choose_network(run: RunFolder, peer: str) -> Chosen:
     checkpoint = _newest(run, row["trial_id"])
     facts = checkpoint.facts
     settings = _settings_of(facts, run.location)
+    find_model(settings.model.name)  # one's own class is imported, as where the run is gone on with
     if peer == "soup":
         network, card, what = _soup(checkpoint, settings)
     elif peer == "ensemble":

@@ -1,13 +1,15 @@
 """Networks on disk, and back: the best one of a run, `graftpop.load("RUN/best")`, and plain files of weights.
 
 Nothing that is read is executed: safetensors cannot hold code, and pickles are opened for their tensors alone. Nothing
-is downloaded: a card names an architecture, never an address. What loading takes is bounded by the size of the file.
+is downloaded: a card names an architecture, never an address. Nor is anything imported: a class of networks of one's
+own has to be there before. What loading takes is bounded by the size of the file.
 """
 
 import json
 import math
 import pickle
 import re
+import sys
 import textwrap
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -22,7 +24,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from graftpop.errors import CheckpointError, ModelError
 from graftpop.learner.ensemble import Ensemble
-from graftpop.learner.models import build
+from graftpop.learner.models import PYTHON, build
 from graftpop.learner.removal import narrow_
 
 __all__ = ["load_network", "read_any_weights", "read_card", "read_network", "read_weights", "rebuilt_network",
@@ -158,6 +160,7 @@ def rebuilt_network(card: Mapping[str, Any], weights: Mapping[str, Tensor], wher
         CheckpointError: the weights are not those of such a network.
         ModelError: it is of a kind that is unknown here, or needs a package that is not installed.
     """
+    _check_is_imported(card["model"], where)
     num_bytes, is_narrow = sum(tensor.nbytes for tensor in weights.values()), "removed_filters" in card
     try:
         # twice: some networks make a parameter anew; // 4: bytes of a weight
@@ -173,6 +176,14 @@ def rebuilt_network(card: Mapping[str, Any], weights: Mapping[str, Tensor], wher
     except Exception as error:              # as in `read_weights`
         raise _no_network(where, error) from error
     return network.eval()
+
+
+def _check_is_imported(model: str, where: str) -> None:
+    """Check that a user's own class, if the network is one, need not be imported because a file says so."""
+    module = model.removeprefix(PYTHON).rpartition(".")[0]
+    if model.startswith(PYTHON) and module not in sys.modules:
+        raise ModelError(f"{where}: holds a network of '{model}', and no module is imported because a file names it; "
+                         f"import {module} first")
 
 
 def _no_network(where: str, error: Exception) -> CheckpointError:

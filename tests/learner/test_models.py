@@ -304,8 +304,10 @@ def test_torchvision_classifier_gives_plain_logits_in_training(name: str, size: 
     ("resnet18", ["unknown name 'resnet18'", "torchvision:NAME"]),
     ("python:not_there.Net", ["'python:not_there.Net' cannot be imported: No module named 'not_there'"]),
     ("python:math.Net", ["cannot be imported: module 'math' has no attribute 'Net'"]),
-    ("python:math.pi", ["must be python:MODULE.FUNCTION", "got 'python:math.pi'"]),
-    ("python:Net", ["must be python:MODULE.FUNCTION"]),
+    ("python:math.pi", ["must be python:MODULE.CLASS", "got 'python:math.pi'"]),
+    ("python:os._exit", ["must be python:MODULE.CLASS"]),
+    ("python:builtins.int", ["must be python:MODULE.CLASS"]),
+    ("python:Net", ["must be python:MODULE.CLASS"]),
     ("torchvision:resnet19", ["got 'torchvision:resnet19'", "did you mean torchvision:resnet18 or "]),
     ("torchvision:fasterrcnn_resnet50_fpn", ["not a classifier of torchvision"]),
     ("torchvision:r3d_18", ["not a classifier of torchvision"]),
@@ -372,10 +374,11 @@ def test_without_timm_its_classifiers_say_what_to_install(monkeypatch: pytest.Mo
 
 def test_ones_own_network_is_found_in_the_folder_where_the_command_is_typed(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "nets_of_a_test.py").write_text("from torch import nn\n\n\ndef small(num_classes):\n"
-                                                "    return nn.Linear(2, num_classes)\n", encoding="utf-8")
+    (tmp_path / "nets_of_a_test.py").write_text(
+        "from torch import nn\n\n\nclass Small(nn.Linear):\n    def __init__(self, num_classes):\n"
+        "        super().__init__(2, num_classes)\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
-    network = build("python:nets_of_a_test.small", 7)
+    network = build("python:nets_of_a_test.Small", 7)
     assert isinstance(network, nn.Linear)
     assert network.out_features == 7

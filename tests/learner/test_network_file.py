@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import resource
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,32 @@ def test_a_card_names_an_architecture_and_never_an_address(best: Path, model: st
     message = refusal(best, CARD | {"model": model})
     assert "config.json: model: " in message
     assert "not a classifier of" in message or "unknown name" in message
+
+
+@pytest.mark.parametrize(("model", "reason"), [
+    ("python:antigravity.Net", "no module is imported because a file names it; import antigravity first"),
+    ("python:os._exit", "must be python:MODULE.CLASS, a class of torch.nn.Module"),
+    ("python:builtins.exec", "must be python:MODULE.CLASS, a class of torch.nn.Module"),
+    ("python:json.JSONDecoder", "must be python:MODULE.CLASS, a class of torch.nn.Module"),
+])
+def test_a_card_has_nothing_imported_and_nothing_called_but_a_class_of_networks(
+        best: Path, model: str, reason: str) -> None:
+    assert reason in refusal(best, CARD | {"model": model})
+    assert "antigravity" not in sys.modules
+
+
+class Own(nn.Module):
+    """A user's own network."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, num_classes)
+
+
+def test_a_class_of_ones_own_is_loaded_once_its_module_is_imported(best: Path) -> None:
+    (best / "config.json").write_text(json.dumps(CARD | {"model": f"python:{Own.__module__}.Own"}))
+    save_file(Own(10).state_dict(), best / "model.safetensors")
+    assert type(load_network(best)) is Own
 
 
 @pytest.mark.parametrize(("changes", "reason"), [

@@ -55,7 +55,7 @@ def find_model(name: str, where: str = "model.name") -> Callable[[int], nn.Modul
 
     Args:
         name: a key of MODELS, `torchvision:NAME` or `timm:NAME` for a classifier of torchvision or timm, or
-            `python:MODULE.FUNCTION` for one's own.
+            `python:MODULE.CLASS` for one's own.
         where: where the name was given, for messages.
 
     Raises:
@@ -71,7 +71,7 @@ def find_model(name: str, where: str = "model.name") -> Callable[[int], nn.Modul
         return choose(MODELS, name, what=where, error=ModelError)
     except ModelError as error:
         raise ModelError(f"{error}; {TORCHVISION}NAME builds a classifier of torchvision, {TIMM}NAME of timm, "
-                         f"{PYTHON}MODULE.FUNCTION one's own") from None
+                         f"{PYTHON}MODULE.CLASS one's own") from None
 
 
 def build(name: str, num_classes: int, where: str = "model.name") -> nn.Module:
@@ -121,27 +121,27 @@ def timm_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
 
 
 def own_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
-    """Return a function of a module that Python can import, from the folder where the command was typed for example.
+    """Return a class of networks in a module that Python can import, such as a file where the command was typed.
 
     Args:
-        name: MODULE.FUNCTION; from the number of classes to a new network. A class is such a function.
+        name: MODULE.CLASS; an instance is made from the number of classes.
         where: where the name was given, for messages.
 
     Raises:
-        ModelError: there is no such module, or no such function in it.
+        ModelError: there is no such module, or no such class of networks in it.
     """
-    module, _, function = name.rpartition(".")
+    module, _, attribute = name.rpartition(".")
     if os.getcwd() not in sys.path:  # the command `graftpop` does not look there, `python -m` does
         sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), function) if module else None
+        found = getattr(importlib.import_module(module), attribute) if module else None
     except (ImportError, AttributeError) as error:
         raise ModelError(f"{where}: '{PYTHON}{name}' cannot be imported: {error}; start the command where {module} "
                          f"lies, or install it on every node") from error
-    if not callable(found):
-        raise ModelError(f"{where}: must be {PYTHON}MODULE.FUNCTION, a function from the number of classes to a "
-                         f"network, got '{PYTHON}{name}'")
-    return found  # type: ignore[no-any-return]  # what it returns is seen when it is called
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):  # nothing else is called: a file may name it
+        raise ModelError(f"{where}: must be {PYTHON}MODULE.CLASS, a class of torch.nn.Module that takes the number of "
+                         f"classes, got '{PYTHON}{name}'")
+    return found
 
 
 def _near(prefix: str, name: str, names: list[str]) -> str:
