@@ -1,0 +1,23 @@
+"""The settings of one population, validated: what a trial runs with once every searched value is fixed.
+
+Each class is one section of the YAML. Structure, kinds and ranges are checked here; names that stand in a table
+beside their functions (models, data sets, schedules, topologies) and rules between sections in `graftpop.space`.
+"""
+
+from graftpop.settings.methods import (
+    AttenuationSettings,
+    DistillationSettings,
+    GraftSettings,
+    MutualSettings,
+    ReprSettings,
+    SwaSettings,
+    TeacherSettings,
+)
+from graftpop.settings.population import MeasureSettings, PopulationSettings
+from graftpop.settings.study import ResourceSettings, TuneSettings
+from graftpop.settings.training import DataSettings, ModelSettings, TrainingSettings
+from graftpop.settings.whole import Settings
+
+__all__ = ["AttenuationSettings", "DataSettings", "DistillationSettings", "GraftSettings", "MeasureSettings",
+           "ModelSettings", "MutualSettings", "PopulationSettings", "ReprSettings", "ResourceSettings", "Settings",
+           "SwaSettings", "TeacherSettings", "TrainingSettings", "TuneSettings"]

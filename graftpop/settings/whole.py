@@ -1,0 +1,80 @@
+"""All sections together: the settings of one population."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from graftpop.settings.methods import (
+    AttenuationSettings,
+    DistillationSettings,
+    GraftSettings,
+    MutualSettings,
+    ReprSettings,
+    SwaSettings,
+)
+from graftpop.settings.population import MeasureSettings, PopulationSettings
+from graftpop.settings.section import Section
+from graftpop.settings.study import ResourceSettings, TuneSettings
+from graftpop.settings.training import DataSettings, ModelSettings, TrainingSettings
+
+__all__ = ["Settings"]
+
+DEFAULT_EPOCHS = 200
+
+
+class Settings(Section):
+    """One population, in full."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "population"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    population: PopulationSettings = PopulationSettings()
+    graft: GraftSettings | None = None
+    distillation: DistillationSettings | None = None
+    mutual: MutualSettings | None = None
+    repr: ReprSettings | None = None
+    attenuation: AttenuationSettings | None = None
+    swa: SwaSettings | None = None
+    measures: MeasureSettings = MeasureSettings()
+    tune: TuneSettings = TuneSettings()
+    resources: ResourceSettings = ResourceSettings()
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that each peer trains."""
+        if self.training.total_epochs is not None:
+            return self.training.total_epochs // self.population.num_peers
+        return self.training.epochs or DEFAULT_EPOCHS
+
+    @property
+    def peers_per_actor(self) -> int | Literal["auto"]:
+        """How many peers a process has: one where a peer must not wait for another to be done."""
+        waits_for_nobody = self.meets or self.population.mode == "no_wait"
+        return 1 if waits_for_nobody else self.population.peers_per_actor
+
+    @property
+    def meets(self) -> bool:
+        """Whether peers meet at every batch."""
+        return self.mutual is not None and self.mutual.exchange == "logits"
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether peers graft from each other."""
+        return self.graft is not None and self.graft.scion == "external"
+
+    def exchanges_after(self, round: int) -> bool:
+        """Return whether they do so at the end of a round: after the burn-in, and not after the last."""
+        return (self.graft is not None and self.exchanges
+                and self.graft.burn_in_rounds < round < self.num_rounds)
+
+    def epochs_of_round(self, round: int) -> int:
+        """Return how many epochs a round has, from 1; the last may have fewer than the others."""
+        per_round = self.population.epochs_per_round
+        return min(per_round, self.num_epochs - (round - 1) * per_round)
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds of the whole training."""
+        return -(-self.num_epochs // self.population.epochs_per_round)
