@@ -13,15 +13,30 @@ class TuneSettings(Section):
     """What Ray Tune looks for, and how."""
 
     metric: Literal["val_accuracy"] = "val_accuracy"
+    """val_accuracy: the validation accuracy of a population's output."""
+
     mode: Literal["max"] = "max"
-    num_samples: Count | None = None        # trials; None: 10, or the whole product where search is grid
+    """max: the highest is the best."""
+
+    num_samples: Count | None = None
+    """Trials; not with search: grid, which runs them all. null: 10, or all of the grid."""
+
     search: Literal["optuna", "random", "grid"] = "optuna"
+    """optuna (TPE), random, or grid. With variants or seeds it is grid."""
+
     scheduler: Literal["none", "asha", "pbt"] = "none"
-    max_failures: Annotated[int, Field(ge=0)] = 3   # how often a trial that was lost goes on from its last round
+    """none, asha: stops the worse two thirds at a ninth and at a third of the rounds, from the 5th round on, or pbt,
+    with search: random."""
+
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often a trial whose process or whose node was lost goes on from its last round."""
 
 
 class ResourceSettings(Section):
     """What one peer asks of the cluster."""
 
     cpus_per_peer: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Auto = "auto"
+    """Cores that a peer reserves. auto: one, or 1/n of one where all peers would not fit."""
+
     gpus_per_peer: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Auto = "auto"
+    """Cards that a peer reserves. auto: one, or 1/n of one, where there are cards."""

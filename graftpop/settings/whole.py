@@ -26,7 +26,11 @@ class Settings(Section):
     """One population, in full."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "population"
+    """Begins the run folder's name and the actors' names. Letters, digits, '.', '_' and '-'."""
+
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Initialisation, data order, augmentation, splits and search are functions of it."""
+
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()

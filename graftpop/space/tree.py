@@ -29,7 +29,7 @@ PATHS = ("root", "checkpoint", "density_of")
 INSTEAD_OF = {"seed": "seeds", "seeds": "seed"}
 """Keys of which an option sets the one in place of the other."""
 
-MAX_CHARS: Final = 2**20                    # of a text; the longest space of the project has 7 thousand
+MAX_CHARS: Final = 2**20                    # of a text; the longest space of the project has 12 thousand
 MAX_NODES: Final = 10_000                   # keys, values, maps and lists; 336 there
 MAX_DEPTH: Final = 32                       # 7 there
 MAX_SCALAR_CHARS: Final = 4096              # the longest path that Linux takes

@@ -1,17 +1,21 @@
-"""search_spaces/cifar.yaml is the papers' recipe, and the reference of every key."""
+"""search_spaces/cifar.yaml is the papers' recipe, and tells of every key what the settings tell."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from generated_files import generated_files
 
 from graftpop.settings import Settings
 from graftpop.space import load_space, parse_space
+from graftpop.space.settings_schema import parts_of, settings_schema
 from graftpop.space.tree import STUDY_KEYS, known_keys
 
-CIFAR = Path(__file__).parents[2] / "search_spaces" / "cifar.yaml"
+ROOT = Path(__file__).parents[2]
+CIFAR = ROOT / "search_spaces" / "cifar.yaml"
 
 
 def test_the_cifar_space_is_the_papers_recipe() -> None:
@@ -55,29 +59,19 @@ def sections_that_are_off() -> dict[str, dict[str, Any]]:
 
 def test_the_cifar_space_is_the_reference_of_every_key() -> None:
     assert [key for key, _ in commented_keys()] == list(known_keys(Settings))
-    assert [key for key, comment in commented_keys() if not comment] == ["tune.mode"]  # told with tune.metric
+    assert [key for key, comment in commented_keys() if not comment] == []
 
 
-def default_of(key: str) -> Any:
-    if key == "tune.num_samples":
-        return parse_space({}).num_trials()
-    if key == "training.epochs":
-        return Settings().num_epochs
-    settings: Any = parse_space({"graft": {}}).settle()
-    for name in key.split("."):
-        settings = getattr(settings, name)
-    return settings
+@pytest.mark.parametrize("name", generated_files())
+def test_what_is_generated_from_the_settings_is_up_to_date(name: str) -> None:
+    is_text = (ROOT / name).read_text(encoding="utf-8")
+    assert is_text == generated_files()[name], f"{name}: run python tests/generated_files.py, which writes it anew"
 
 
-def test_the_defaults_that_the_cifar_space_tells_are_those_of_the_settings() -> None:
-    told = {key: yaml.safe_load(match.group(1).rstrip(".,")) for key, comment in commented_keys()
-            if (match := re.search(r"\bDefault (\S+)", comment))}
-    assert told == {key: default_of(key) for key in told}
-    off = sections_that_are_off()
-    others = {key: value for key in known_keys(Settings)
-              if key not in told and key.split(".")[0] not in off and (value := default_of(key)) is not None}
-    assert others == {"name": "population", "data.crop_padding": "auto", "data.flip": "auto",
-                      "tune.metric": "val_accuracy", "tune.mode": "max"}
+def test_what_null_stands_for_where_it_is_a_number() -> None:
+    comments = dict(commented_keys())
+    assert f"null: {Settings().num_epochs}," in comments["training.epochs"]
+    assert f"null: {parse_space({}).num_trials()}," in comments["tune.num_samples"]
 
 
 def test_the_sections_that_are_off_in_the_cifar_space_stand_there_with_their_defaults() -> None:
@@ -89,12 +83,14 @@ def test_the_sections_that_are_off_in_the_cifar_space_stand_there_with_their_def
         assert parse_space({name: keys}).tree[name] == keys
 
 
-def test_the_cifar_space_tells_what_auto_and_null_mean() -> None:
-    comments = dict(commented_keys())
-    assert all(word in comments[key] for word, key in (
-        ("null:", "data.root"), ("null:", "data.limit"), ("null:", "data.label"), ("auto:", "data.crop_padding"),
-        ("auto:", "data.flip"), ("auto:", "training.precision"), ("auto:", "resources.cpus_per_peer"),
-        ("auto:", "resources.gpus_per_peer")))
+def test_the_text_of_a_key_says_what_its_words_stand_for() -> None:
+    schema = settings_schema()
+    keys = [(key, value) for section in schema["$defs"].values() for key, value in section["properties"].items()]
+    for key, value in keys:
+        words = [part["const"] for part in parts_of(value) if "const" in part]
+        words += ["null"] * ({"type": "null"} in parts_of(value))
+        assert all(f"{word}: " in value["description"] for word in words), key
+        assert not re.search(r"[Dd]efault \S+\.|\b(above|below) \d|\d or more", value["description"]), key
 
 
 def test_the_cifar_space_tells_of_every_key_of_a_comparison() -> None:

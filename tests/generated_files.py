@@ -1,0 +1,24 @@
+"""The files of the project that are written from the settings: `python tests/generated_files.py` writes them anew."""
+
+from pathlib import Path
+
+from graftpop.space.commented import commented_yaml
+from graftpop.space.schema import schema_text, space_schema
+from graftpop.space.tree import read_sections
+
+__all__ = ["generated_files"]
+
+ROOT = Path(__file__).parents[1]
+
+
+def generated_files() -> dict[str, str]:
+    """Return what they hold, by their path in the project."""
+    cifar = (ROOT / "search_spaces/cifar.yaml").read_text(encoding="utf-8")
+    head = cifar.partition("\n\n")[0]
+    return {"search_spaces/cifar.yaml": commented_yaml(read_sections(cifar, "search_spaces/cifar.yaml"), head),
+            "search_spaces/schema.json": f"{schema_text(space_schema())}\n"}
+
+
+if __name__ == "__main__":
+    for name, text in generated_files().items():
+        (ROOT / name).write_text(text, encoding="utf-8")
