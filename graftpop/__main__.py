@@ -3,6 +3,7 @@
 import typer
 
 from graftpop.export import export
+from graftpop.init import init
 from graftpop.inspect import InspectCommand, inspect
 from graftpop.report import report
 from graftpop.tune import tune
@@ -11,6 +12,7 @@ __all__ = ["main"]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
                   help="Populations of networks that exchange weights by filter grafting, tuned by Ray Tune.")
+app.command(name="init")(init)
 app.command(name="tune")(tune)
 app.command(name="report")(report)
 app.command(name="export")(export)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from graftpop.space.commented import commented_yaml
+from graftpop.space.key_tables import keys_markdown
 from graftpop.space.schema import schema_text, space_schema
 from graftpop.space.tree import read_sections
 
@@ -16,6 +17,7 @@ def generated_files() -> dict[str, str]:
     cifar = (ROOT / "search_spaces/cifar.yaml").read_text(encoding="utf-8")
     head = cifar.partition("\n\n")[0]
     return {"search_spaces/cifar.yaml": commented_yaml(read_sections(cifar, "search_spaces/cifar.yaml"), head),
+            "docs/keys.md": keys_markdown(),
             "search_spaces/schema.json": f"{schema_text(space_schema())}\n"}
 
 

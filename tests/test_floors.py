@@ -20,7 +20,7 @@ FLOORS = {
     "preflight": 4, "progress": 4, "records": 4, "report_page": 4, "run_facts": 4, "sampling": 4, "space": 4,
     "sparing": 4, "storage": 4, "trials": 4,
     "cluster": 5,
-    "__main__": 6, "export": 6, "inspect": 6, "library": 6, "report": 6, "tune": 6,
+    "__main__": 6, "export": 6, "init": 6, "inspect": 6, "library": 6, "report": 6, "tune": 6,
 }
 """The floor of every module or folder of graftpop; those of one floor may import each other from floor 4 on."""
 

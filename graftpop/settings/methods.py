@@ -75,7 +75,7 @@ class DistillationSettings(Section):
     """By which logits are divided."""
 
     weight: NotNegative = 1.0
-    """Of this loss; that of the labels has 1."""
+    """Weight of this loss; that of the labels has 1."""
 
 
 class MutualSettings(Section):
@@ -88,7 +88,7 @@ class MutualSettings(Section):
     """By which logits are divided."""
 
     weight: NotNegative = 1.0
-    """Of this loss; that of the labels has 1."""
+    """Weight of this loss; that of the labels has 1."""
 
 
 class ReprSettings(Section):

@@ -27,7 +27,7 @@ class PopulationSettings(Section):
     newest snapshot, of whatever round, and goes on; not with mutual or measures.pairs."""
 
     max_staleness: Annotated[int, Field(ge=0)] = 2
-    """Under no_wait, how many rounds that snapshot, or any peer, may be behind before it is waited for."""
+    """Under no_wait, how many rounds a donor's snapshot, or any peer, may be behind before it is waited for."""
 
     diversity: Literal["none", "learning_rate"] = "none"
     """none, or learning_rate: peer i of n starts at lr * (1 + cos(pi * (n - i) / n)) / 2."""
@@ -40,7 +40,7 @@ class PopulationSettings(Section):
     """How many times the median round a peer may need before it counts as lost, but never less than a minute."""
 
     round_limit_s: Positive = 7200.0
-    """Seconds after which it does however long the rounds are."""
+    """Seconds of a round after which a peer counts as lost however long the rounds are."""
 
     max_peer_restarts: Annotated[int, Field(ge=0)] = 3
     """How often a lost peer is replaced before the trial fails."""
@@ -49,7 +49,7 @@ class PopulationSettings(Section):
     """Seconds that a lost peer may take to find room on the cluster and to start."""
 
     min_peers: Count | None = None
-    """With how many peers to go on if one finds no room. null: with all of them, from the last round on."""
+    """With how many peers to go on if a lost one finds no room. null: with all of them, from the last round on."""
 
     peers_per_actor: Count | Auto = "auto"
     """How many peers share a process: they train one after the other, which needs less memory, and are lost together.
@@ -67,7 +67,7 @@ class MeasureSettings(Section):
     """Folder best/ of a baseline, whose valid and invalid filters are followed. null: none."""
 
     density_threshold: Positive = 0.1
-    """L1 norm that parts them there."""
+    """L1 norm that parts the valid filters of that baseline from the invalid ones."""
 
     pairs: bool = False
     """Whether distance and disagreement of every two peers are measured."""

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from graftpop.settings import Settings
-from graftpop.space.settings_schema import Schema, number_in, settings_schema
+from graftpop.space.settings_schema import Schema, class_of, number_in, settings_schema
 from graftpop.space.space import SEARCHABLE
 from graftpop.space.tree import known_keys
 from graftpop.space.variants import SECTIONS
 
-__all__ = ["schema_text", "space_schema"]
+__all__ = ["KINDS", "schema_text", "space_schema"]
 
 NULL: Final = {"type": "null"}
 LISTED: Final = ("choice", "grid")
@@ -41,7 +41,7 @@ def space_schema() -> Schema:
     """
     settings = settings_schema()
     fixed, top = settings["$defs"], settings["properties"]
-    required = {name: fixed[_class_of(node)].get("required", []) for name, node in top.items() if _class_of(node)}
+    required = {name: fixed[class_of(node)].get("required", []) for name, node in top.items() if class_of(node)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A search space of graftpop",
@@ -52,7 +52,7 @@ def space_schema() -> Schema:
         "else": {"properties": {name: {"anyOf": [NULL, *({"required": [key]} for key in (*keys, *LISTED))]}
                                 for name, keys in required.items() if keys}},
         "$defs": fixed | {f"Searched{name}": _with_domains(fixed[name], f"#/$defs/{name}", ranges=section != "data")
-                          for section in SEARCHABLE if (name := _class_of(top[section]))}
+                          for section in SEARCHABLE if (name := class_of(top[section]))}
         | {"Variant": _variant(top, fixed), **KINDS},
     }
 
@@ -71,15 +71,9 @@ def schema_text(node: Any, indent: int = 0) -> str:
     return "\n".join([start, ",\n".join(parts), f"{' ' * indent}{end}"])
 
 
-def _class_of(node: Schema) -> str:
-    """Return the name of the definition that a section stands for; nothing where it is no section."""
-    refs = [part["$ref"] for part in (node, *node.get("anyOf", ())) if "$ref" in part]
-    return str(refs[0]).rpartition("/")[2] if refs else ""
-
-
 def _at_top(name: str, node: Schema, fixed: Schema) -> Schema:
     """Return what may stand under a name at the top of a file."""
-    section = _class_of(node)
+    section = class_of(node)
     null = [NULL] if NULL in node.get("anyOf", ()) else []
     told = {"description": fixed[section]["description"] if section else node["description"]}
     value = {"$ref": f"#/$defs/{section}"} if section else {key: node[key] for key in node if key not in told}
@@ -125,11 +119,11 @@ def _variant(top: Schema, fixed: Schema) -> Schema:
     """Return the sections of a variant, whose values are fixed, and of which none must be whole."""
     sections = {}
     for name in SECTIONS:
-        ref = f"#/$defs/{_class_of(top[name])}"
-        keys = fixed[_class_of(top[name])]["properties"]
+        ref = f"#/$defs/{class_of(top[name])}"
+        keys = fixed[class_of(top[name])]["properties"]
         whole = {"type": "object", "additionalProperties": False,
                  "properties": {key: {"$ref": f"{ref}/properties/{key}"} for key in keys}}
-        of_class = whole if "required" in fixed[_class_of(top[name])] else {"$ref": ref}
+        of_class = whole if "required" in fixed[class_of(top[name])] else {"$ref": ref}
         sections[name] = {"anyOf": [of_class, NULL]} if NULL in top[name].get("anyOf", ()) else of_class
     return {"type": "object", "additionalProperties": False, "properties": sections}
 

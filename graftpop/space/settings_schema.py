@@ -7,7 +7,8 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from graftpop.settings import Settings
 
-__all__ = ["Schema", "choices_in", "number_in", "parts_of", "range_in_words", "section_of", "settings_schema"]
+__all__ = ["Schema", "choices_in", "class_of", "number_in", "parts_of", "range_in_words", "section_of",
+           "settings_schema"]
 
 Schema = dict[str, Any]
 """A JSON Schema, or a part of one."""
@@ -90,10 +91,16 @@ def choices_in(value: Schema) -> list[str]:
             for word in part.get("enum", [part["const"]] if "const" in part else ())]
 
 
+def class_of(node: Schema) -> str:
+    """Return the name of the definition that a section stands for; nothing where it is no section."""
+    refs = [part["$ref"] for part in parts_of(node) if "$ref" in part]
+    return str(refs[0]).rpartition("/")[2] if refs else ""
+
+
 def section_of(node: Schema, schema: Schema) -> Schema | None:
     """Return the section that stands for a name at the top of the settings; None where the name is a key."""
-    refs = [part["$ref"] for part in parts_of(node) if "$ref" in part]
-    return schema["$defs"][refs[0].rpartition("/")[2]] if refs else None
+    name = class_of(node)
+    return schema["$defs"][name] if name else None
 
 
 def range_in_words(value: Schema) -> str:

@@ -1,0 +1,75 @@
+"""`python -m graftpop.init [FILE]`: write a small space to begin with, and its schema for the editor."""
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from graftpop.commands import one_line_errors
+from graftpop.errors import SpaceError, StorageError
+
+__all__ = ["init", "main"]
+
+TREE: Final[dict[str, Any]] = {
+    "name": "first-study",
+    "data": {"name": "digits"},
+    "model": {"name": "resnet8"},
+    "training": {"epochs": 4, "batch_size": 64, "lr": 0.1, "schedule": "cosine"},
+    "population": {"num_peers": 2},
+    "graft": {"A": {"uniform": [0.0, 1.0]}, "c": {"loguniform": [1.0, 500.0]}},
+    "tune": {"num_samples": 4},
+}
+HEAD: Final = """\
+# yaml-language-server: $schema={schema}
+# A first study: two small networks learn scikit-learn's digits side by side and graft filters from each other; Ray Tune
+# tries four such populations, with other values of graft.A and graft.c. Under a minute on 2 cores.
+#   python -m graftpop.tune --space {file} --dry-run   what would run
+#   python -m graftpop.tune --space {file}             run it; the report is RUN/report.html
+#
+# What is searched is a domain in place of a value, here or by --set:
+#   {{choice: [2, 3]}}   one of the values
+#   {{uniform: [0.0, 1.0]}}  {{loguniform: [1.0, 500.0]}}   a number between two
+#   {{quniform: [0.0, 1.0, 0.1]}}  {{randint: [2, 8]}}   in steps; both ends included
+#
+# To go on, change a line or add one:
+#   training.epochs: 12 and tune.num_samples: 16, for figures that say more
+#   population.num_peers: {{choice: [2, 3, 4]}}, to search the number of networks too
+#   data: {{name: cifar10}} with model: {{name: resnet20}}; data: {{name: folder, root: FOLDER}}, images of your own
+#   distillation, mutual, repr, attenuation or swa, sections of other methods, beside graft or in its place
+#   variants and seeds, which make a comparison
+# An editor that reads the first line completes all keys and tells what they mean.
+"""
+
+
+@one_line_errors
+def init(
+    file: Annotated[Path, typer.Argument(help="YAML file to write; its schema goes beside it.")] = Path("space.yaml"),
+) -> None:
+    """Write a small space to begin with: it runs as it is, and tells what its keys mean."""
+    schema_file = file.with_suffix(".schema.json")
+    for path in (file, schema_file):
+        if path.exists():
+            raise SpaceError(f"{path}: is there already, and is not overwritten; choose another FILE")
+    from graftpop.space.commented import commented_yaml
+    from graftpop.space.schema import schema_text, space_schema
+
+    texts = {schema_file: f"{schema_text(space_schema())}\n",
+             file: commented_yaml(TREE, HEAD.format(file=file, schema=schema_file.name))}
+    for path, text in texts.items():
+        try:
+            with path.open("x", encoding="utf-8") as written:
+                written.write(text)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written: {error.strerror}; choose another FILE") from error
+    print(f"{file}\nnext: python -m graftpop.tune --space {file} --dry-run")
+
+
+def main() -> None:
+    """Run the command line."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(init)
+    app(prog_name="python -m graftpop.init")
+
+
+if __name__ == "__main__":
+    main()
