@@ -120,6 +120,8 @@ def test_a_key_is_found_by_its_name(site: Path) -> None:
     with served(site) as address, browser() as running:
         page = running.new_page()
         page.goto(f"{address}/index.html", wait_until="networkidle")
-        page.fill("input.md-search__input", "burn_in_rounds")
-        page.wait_for_selector(".md-search-result__item a[href*='docs/keys.html']", timeout=20_000)
+        page.click("input.md-search__input")
+        page.get_by_text("Type to start searching").wait_for()      # its index is loaded when it says so
+        page.keyboard.type("burn_in_rounds")
+        page.wait_for_selector(".md-search-result__item a[href*='docs/keys.html']")
         assert re.search("graft", page.inner_text(".md-search-result__item a[href*='docs/keys.html#']"))
