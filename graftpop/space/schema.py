@@ -44,12 +44,12 @@ def space_schema() -> Schema:
     required = {name: fixed[class_of(node)].get("required", []) for name, node in top.items() if class_of(node)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "A search space of graftpop",
+        "description": "A search space of graftpop.",
         "type": "object",
         "additionalProperties": False,
         "properties": {name: _at_top(name, node, fixed) for name, node in top.items()} | _study_keys(),
         "if": {"required": ["variants"]},   # which may give what a section itself then lacks
-        "else": {"properties": {name: {"anyOf": [NULL, *({"required": [key]} for key in (*keys, *LISTED))]}
+        "else": {"properties": {name: {"anyOf": [*({"required": [key]} for key in (*keys, *LISTED)), NULL]}
                                 for name, keys in required.items() if keys}},
         "$defs": fixed | {f"Searched{name}": _with_domains(fixed[name], f"#/$defs/{name}", ranges=section != "data")
                           for section in SEARCHABLE if (name := class_of(top[section]))}
@@ -90,6 +90,7 @@ def _with_domains(section: Schema, ref: str, *, ranges: bool) -> Schema:
     keys = {}
     for key, value in section["properties"].items():
         own = {"$ref": f"{ref}/properties/{key}"}
+        # the description is that of `own`, but editors that complete the key look for it here
         keys[key] = {"description": value["description"], "anyOf": [own, _domain(value, own, ranges=ranges)]}
     return {name: section[name] for name in section if name != "required"} | {"properties": keys}
 
