@@ -38,7 +38,7 @@ class ModelSettings(Section):
     """Which network every peer is."""
 
     name: str = "resnet32"
-    """Its name; torchvision:NAME and timm:NAME are classifiers of these libraries."""
+    """Its name; torchvision:NAME and timm:NAME are classifiers of these libraries, python:MODULE.CLASS one's own."""
 
 
 class TrainingSettings(Section):

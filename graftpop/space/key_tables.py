@@ -96,7 +96,7 @@ def _values(value: Schema) -> str:
     kinds = {part.get("type") for part in parts_of(value) if not {"enum", "const"} & part.keys()}
     others = {"boolean": "true or false", "string": "text", "null": "null"}
     patterns = any("pattern" in part for part in parts_of(value)) and bool(choices)
-    named = ["`torchvision:NAME`", "`timm:NAME`"] if patterns else []
+    named = ["`torchvision:NAME`", "`timm:NAME`", "`python:MODULE.CLASS`"] if patterns else []
     return "; ".join([*choices, *named, *(text for kind, text in others.items() if kind in kinds and not
                                           (kind == "string" and named))])
 

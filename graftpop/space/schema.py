@@ -37,7 +37,7 @@ def space_schema() -> Schema:
     """Return the JSON Schema (2020-12) of a space file: all sections and keys, domains where a key can be searched.
 
     A key has its description, its range or choices, and its default. Names that stand in tables beside their functions
-    are choices, those of networks also `torchvision:NAME` and `timm:NAME`.
+    are choices, those of networks also `torchvision:NAME` and the like.
     """
     settings = settings_schema()
     fixed, top = settings["$defs"], settings["properties"]

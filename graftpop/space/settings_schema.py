@@ -13,7 +13,7 @@ __all__ = ["Schema", "choices_in", "class_of", "number_in", "parts_of", "range_i
 Schema = dict[str, Any]
 """A JSON Schema, or a part of one."""
 
-OTHER_LIBRARIES: Final = {"type": "string", "pattern": "^(torchvision|timm):.+"}
+OTHER_LIBRARIES: Final = {"type": "string", "pattern": "^(torchvision|timm|python):.+"}
 
 
 class _Untitled(GenerateJsonSchema):
