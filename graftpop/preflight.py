@@ -1,8 +1,10 @@
 """What can be known to fail is found before anything starts: names, data, networks that cannot be grafted, teachers."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Final
 
-from graftpop.errors import DataError, choose
+from graftpop.errors import DataError, SpaceError, choose
 from graftpop.learner.data import DATASETS, Splits, load_splits
 from graftpop.learner.models import build, find_model
 from graftpop.learner.removal import check_removable
@@ -14,7 +16,22 @@ from graftpop.methods.measures import valid_filters
 from graftpop.settings import Settings, TeacherSettings
 from graftpop.space import Space
 
-__all__ = ["check_data_and_models", "check_names"]
+__all__ = ["check_data_and_models", "check_names", "check_packages"]
+
+PACKAGES: Final = {"wandb": "wandb", "mlflow": "mlflow", "comet": "comet_ml", "aim": "aim"}
+"""What each tracker is imported as."""
+
+
+def check_packages(space: Space) -> None:
+    """Look up the packages of the trackers that a study is logged to.
+
+    Raises:
+        SpaceError: one is not installed.
+    """
+    for tracker in space.settle().tune.log:
+        if find_spec(PACKAGES[tracker]) is None:
+            raise SpaceError(f"tune.log: {tracker} needs the package {PACKAGES[tracker]}, which is not installed; pip "
+                             f"install 'graftpop[{tracker}]'")
 
 
 def check_names(space: Space) -> None:

@@ -7,6 +7,7 @@ stay, since they happened.
 """
 
 import json
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -167,6 +168,8 @@ class RunFolder:
     def __init__(self, location: str) -> None:
         self._folder = Folder(location)
         self.location = self._folder.location
+        self.local_path = self._folder.local_path
+        self.name = posixpath.basename(self.location.partition("?")[0])  # what the run is called elsewhere
         self._joining = Sparing(SHARE_OF_JOINING)
 
     def locked(self) -> AbstractContextManager[None]:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from graftpop.learner.seeds import derive
-from graftpop.space import Domain, Space
+from graftpop.optuna_terms import Searched
+from graftpop.space import Space
 from graftpop.trials import Trial
 
 __all__ = ["Sampler", "make_sampler"]
@@ -62,28 +63,14 @@ class _Optuna:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._seed = space.settle().seed
-        self._choices = {key: _named(domain) for key, domain in space.domains.items() if domain.kind == "choice"}
-        self._distributions = {key: self._distribution(key, domain) for key, domain in space.domains.items()}
+        self._searched = Searched(space.domains)
         self._study = optuna.create_study(direction="maximize", study_name="graftpop")
         self._running: dict[int, optuna.Trial] = {}
 
-    def _distribution(self, key: str, domain: Domain) -> Any:
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        if domain.kind == "choice":
-            return CategoricalDistribution(list(self._choices[key]))
-        if domain.kind == "randint":
-            return IntDistribution(*domain.values)
-        low, high, *step = map(float, domain.values)
-        return FloatDistribution(low, high, log=domain.kind == "loguniform", step=step[0] if step else None)
-
     def recall(self, trial: Trial, scores: Mapping[int, float]) -> None:
         """See `Sampler.recall`."""
-        name_of = {key: {repr(value): name for name, value in choices.items()} for key, choices in
-                   self._choices.items()}
-        params = {key: name_of[key][repr(value)] if key in name_of else value for key, value in trial.sample.items()}
-        self._study.enqueue_trial(params)
-        self._running[trial.number] = self._study.ask(self._distributions)
+        self._study.enqueue_trial(self._searched.params(trial.sample))
+        self._running[trial.number] = self._study.ask(self._searched.distributions)
         for round, score in sorted(scores.items()):
             self.report(trial.number, round, score)
         if trial.is_final:
@@ -95,12 +82,11 @@ class _Optuna:
 
         # constant_liar: trials that run side by side are not all sent to the same place
         self._study.sampler = TPESampler(seed=derive(self._seed, "sample", number) % 2**32, constant_liar=True)
-        trial = self._study.ask(self._distributions)
+        trial = self._study.ask(self._searched.distributions)
         if trial.number != number:
             raise RuntimeError(f"optuna's trial {trial.number} cannot stand for trial {number}")
         self._running[number] = trial
-        return {key: self._choices[key][value] if key in self._choices else value
-                for key, value in trial.params.items()}
+        return self._searched.sample(trial.params)
 
     def report(self, number: int, round: int, score: float) -> None:
         """See `Sampler.report`."""
@@ -115,12 +101,6 @@ class _Optuna:
             self._study.tell(trial, score)
         else:
             self._study.tell(trial, state=TrialState.PRUNED if status == "stopped" else TrialState.FAIL)
-
-
-def _named(domain: Domain) -> dict[Any, Any]:
-    """Return the choices by what Optuna knows them as: themselves where they are plain, else their text."""
-    return {value if isinstance(value, None | bool | int | float | str) else str(value): value
-            for value in domain.values}
 
 
 def _grid(space: Space) -> Sampler:

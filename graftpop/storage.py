@@ -90,6 +90,11 @@ class Folder:
         inner.location, inner._path = f"{place}/{name}{mark}{options}", self._in(name)
         return inner
 
+    @property
+    def local_path(self) -> Path | None:
+        """Where it is on this machine's disks; None where it is not."""
+        return Path(self._path) if self.is_local else None
+
     def create(self) -> None:
         """Make the folder, and those above it."""
         self._filesystem.create_dir(self._path)

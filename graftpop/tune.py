@@ -40,6 +40,9 @@ def tune(
         show_default=False)] = None,
     num_samples: Annotated[int | None, typer.Option(help="Number of trials.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None,
+    log: Annotated[list[str] | None, typer.Option(
+        metavar="NAME", help="Tracker of each trial: wandb, mlflow, comet or aim; repeatable.",
+        show_default=False)] = None,
     address: Annotated[str | None, typer.Option(
         envvar="RAY_ADDRESS", help="Ray cluster: auto or HOST:PORT, ray://... for --dry-run; default this machine.",
         show_default=False)] = None,
@@ -51,6 +54,7 @@ def tune(
     settings = list(overrides or ())
     settings += [f"tune.num_samples={num_samples}"] if num_samples is not None else []
     settings += [f"seed={seed}"] if seed is not None else []
+    settings += [f"tune.log=[{', '.join(log)}]"] if log else []
     if resume is not None:
         if space or out or settings or dry_run:
             raise SpaceError("--resume: a run goes on with the settings it has, got other options; give --resume RUN "
@@ -59,12 +63,13 @@ def tune(
         return
     if space is None:
         raise SpaceError("--space: needs a YAML file, got none; try --space search_spaces/digits.yaml")
-    from graftpop.preflight import check_names
+    from graftpop.preflight import check_names, check_packages
     from graftpop.space import load_space
 
     wanted = load_space(space, settings)
     with named_by(str(space), settings):
         check_names(wanted)
+        check_packages(wanted)
     if dry_run:
         show_plan(wanted, str(space), settings, address)
         return
@@ -84,7 +89,9 @@ def named_by(where: str, overrides: Sequence[str] = ()) -> Iterator[None]:
 def start(space: "Space", where: str, overrides: Sequence[str], out: str | None, address: str | None) -> None:
     """Check everything, then run a new study."""
     from graftpop.cluster.connection import check_can_lead, connect, local_node
+    from graftpop.cluster.loggers import check_loggers
     from graftpop.cluster.nodes import check_nodes
+    from graftpop.optuna_storage import check_storage
     from graftpop.preflight import check_data_and_models
     from graftpop.records import RunFolder
     from graftpop.run_facts import run_facts, utc_now
@@ -100,6 +107,9 @@ def start(space: "Space", where: str, overrides: Sequence[str], out: str | None,
         if address is None:
             check_demand(space, [local_node()])
     folder.create()
+    with named_by(where, overrides), console.status("asking the trackers and the storage"):
+        check_loggers(space, folder)
+        check_storage(space, folder)
     with folder.locked(), connect(address) as connection:
         with named_by(where, overrides):
             check_demand(space, connection.nodes)
@@ -113,7 +123,7 @@ def go_on(location: str, address: str | None) -> None:
     """Go on with the study of a run folder."""
     from graftpop.cluster.connection import check_can_lead, connect
     from graftpop.cluster.nodes import check_nodes
-    from graftpop.preflight import check_data_and_models
+    from graftpop.preflight import check_data_and_models, check_packages
     from graftpop.records import RunFolder
     from graftpop.space import parse_space
     from graftpop.space.tree import read_sections
@@ -124,6 +134,7 @@ def go_on(location: str, address: str | None) -> None:
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
     with named_by(where), console.status("checking the data and the networks"):
+        check_packages(space)
         check_data_and_models(space)
     with folder.locked(), connect(address) as connection:
         with named_by(where):

@@ -22,7 +22,8 @@ from graftpop.tune import app
 
 SPACES = Path(__file__).parents[1] / "search_spaces"
 DIGITS, CIFAR = str(SPACES / "digits.yaml"), str(SPACES / "cifar.yaml")
-FLAGS = {"--space", "--out", "--set", "--num-samples", "--seed", "--address", "--resume", "--dry-run", "--help"}
+FLAGS = {"--space", "--out", "--set", "--num-samples", "--seed", "--log", "--address", "--resume", "--dry-run",
+         "--help"}
 
 
 @pytest.fixture(autouse=True)
@@ -113,8 +114,9 @@ def test_the_dry_run_of_the_cifar_space_shows_the_papers_recipe() -> None:
 
 def test_a_dry_run_shows_what_the_options_have_changed() -> None:
     result = tune("--space", DIGITS, "--set", "training.epochs=7", "--set", "population.num_peers=5", "--num-samples",
-                  "9", "--seed", "3", "--dry-run")
+                  "9", "--seed", "3", "--log", "mlflow", "--log", "wandb", "--dry-run")
     settings = yaml.safe_load(result.stdout.partition("\n\n")[0])
+    assert settings["tune"]["log"] == ["mlflow", "wandb"]
     assert (settings["training"]["epochs"], settings["population"]["num_peers"], settings["seed"]) == (7, 5, 3)
     assert "9 trials of up to 7 rounds" in result.stdout
     assert "(5 peers of " in result.stdout
@@ -165,6 +167,7 @@ def test_more_peers_than_the_cluster_can_ever_place_end_the_command_before_it_st
     (["--space", DIGITS, "--set", "graft.A={choice: []}"],
      r"--set graft.A=\{choice: \[\]\}: graft.A: choice needs at least one value, got \[\]"),
     (["--space", DIGITS, "--num-samples", "0"], "--set tune.num_samples=0: tune.num_samples: must be greater than or "),
+    (["--space", DIGITS, "--log", "wandbb"], r"--set tune.log=\[wandbb\]: tune.log\[0\]: must be 'wandb', 'mlflow', "),
     (["--space", DIGITS, "--seed", "-1"], "--set seed=-1: seed: must be greater than or equal to 0, got -1"),
     (["--space", DIGITS, "--set", "data.name=digit"],
      r"--set data.name=digit: data.name: unknown name 'digit'; choose from digits, cifar10, .*did you mean 'digits'\?"),

@@ -150,15 +150,17 @@ class Recorder(Callback):
         return self._seen[trial.trial_id]
 
     def _changed(self, *, now: bool = False, best: bool = False) -> None:
-        """Show what changed and write it: unless it shall be `now`, not too often; of trials that ended the `best`."""
+        """Write what changed: unless it shall be `now`, not too often; of trials that ended the `best`. Then show it.
+
+        Who watches may keep what it sees: of a trial that is new or over it sees what a resumed study will know.
+        """
+        if now or time.monotonic() - self._written_at >= SECONDS_BETWEEN_WRITES:
+            try:
+                self._write(best=best)
+            except OSError as error:
+                # the next change writes it all; the trials write and wait by themselves
+                logger.warning("%s: cannot be written now: %s", self._folder.location, error)
         self._watch(self.trials)
-        if not now and time.monotonic() - self._written_at < SECONDS_BETWEEN_WRITES:
-            return
-        try:
-            self._write(best=best)
-        except OSError as error:
-            # the next change writes it all; the trials write and wait by themselves
-            logger.warning("%s: cannot be written now: %s", self._folder.location, error)
 
     def _write(self, *, best: bool) -> None:
         self._folder.write_text(TRIALS, trials_to_json(self.trials))

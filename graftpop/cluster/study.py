@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
 from graftpop.cluster.connection import Connection
+from graftpop.cluster.loggers import Tracker
 from graftpop.cluster.metrics import MetricsExport
 from graftpop.cluster.recorder import TRIALS, Recorder
 from graftpop.cluster.search import SuggestedTrials, grid_of, remind_of_final, scheduler, trials_to_run
 from graftpop.cluster.trainable import PopulationTrainable, placement_of
+from graftpop.optuna_storage import OptunaStorage
 from graftpop.records import RunFolder
 from graftpop.sampling import make_sampler
 from graftpop.space import Space
@@ -37,22 +40,32 @@ def run_study(space: Space, folder: RunFolder, connection: Connection,
     known = read_known(folder)
     tuned, scheduled = space.settle().tune, scheduler(space)
     sampler, scores = make_sampler(space), scores_by_round(folder, known)
-    recorder = Recorder(space, folder, watch, known, scheduled, scores)
+    trackers = [Tracker(name, space, folder, known) for name in dict.fromkeys(tuned.log)]
+    stored = [OptunaStorage(space, folder, known, scores)] if tuned.storage is not None else []
+    metrics = MetricsExport(folder.name)
+
+    def tell(trials: list[Trial]) -> None:
+        for storage in stored:
+            storage(trials)
+        watch(trials)
+
+    recorder = Recorder(space, folder, tell, known, scheduled, scores)
     for trial in known:
         sampler.recall(trial, scores[trial.trial_id])
         if trial.is_final:
             remind_of_final(scheduled, trial, scores[trial.trial_id], tuned.metric)
     left = [trial for trial in known if not trial.is_final]
     new_numbers = range(len(known), space.num_trials())
-    if left or new_numbers:
-        wanted = trials_to_run(left, sampler, new_numbers)
-        suggests = tuned.search == "optuna"
-        os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # their files would begin anew when a study is resumed
-        trainable = tune.with_parameters(PopulationTrainable, space=space, nodes=connection.nodes,
-                                         location=folder.location)
-        trainable.__name__ = "population"
-        metrics = MetricsExport(folder.location.rstrip("/").rpartition("/")[2])
-        try:
+    with ExitStack() as ending:
+        for finish in (*(one.finish for one in trackers), *(one.finish for one in stored), recorder.finish):
+            ending.callback(finish)  # the last is the first to be called
+        if left or new_numbers:
+            wanted = trials_to_run(left, sampler, new_numbers)
+            suggests = tuned.search == "optuna"
+            os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # theirs would begin anew when a study is resumed
+            trainable = tune.with_parameters(PopulationTrainable, space=space, nodes=connection.nodes,
+                                             location=folder.location)
+            trainable.__name__ = "population"
             tune.run(
                 tune.with_resources(trainable, lambda config: placement_of(space, config, connection)),
                 name="tune",
@@ -64,15 +77,11 @@ def run_study(space: Space, folder: RunFolder, connection: Connection,
                 max_failures=tuned.max_failures,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: str(trial.config["trial"]["trial_id"]),
-                callbacks=[recorder, metrics, TBXLoggerCallback()],
+                callbacks=[recorder, metrics, TBXLoggerCallback(), *trackers],
                 raise_on_failed_trial=False,
                 verbose=0,
             )
-        finally:
-            recorder.finish()
-        metrics.finish()
-    else:
-        recorder.finish()
+    metrics.finish()
     return recorder.trials
 
 

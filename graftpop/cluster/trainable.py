@@ -239,6 +239,7 @@ class PopulationTrainable(tune.Trainable):
             "best_peer": done.best_peer,
             "val_accuracy": done.val_accuracy,
             "mean_val_accuracy": sum(row["val_accuracy"] for row in rows) / len(rows),
+            "train_loss": sum(row["train_loss"] for row in rows) / len(rows),
             "num_invalid_filters": sum(row["num_invalid_filters"] for row in rows) / len(rows),
             "images_per_s": self._images_per_s({row["peer"]: row for row in rows}),
             "train_images": self._summary.get("train_images", 0) + sum(row["train_images"] for row in rows),

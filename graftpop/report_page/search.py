@@ -6,6 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from graftpop.optuna_terms import Searched
 from graftpop.report_page.drawing import Drawing, colour, laid_out
 from graftpop.space import Domain
 
@@ -56,7 +57,7 @@ def importances(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]
     where these are too few, or all reached the same.
 
     Args:
-        rows: of `trials.parquet`.
+        rows: of `trials.parquet`, restored.
         domains: what was searched.
     """
     import optuna
@@ -66,26 +67,11 @@ def importances(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
-    distributions = {key: _distribution(domain) for key, domain in domains.items()}
+    searched = Searched(domains)
     study.add_trials([optuna.create_trial(
-        params={key: str(row[key]) if _is_named(domain) else row[key] for key, domain in domains.items()},
-        distributions=distributions, value=row["val_accuracy"]) for row in completed])
+        params=searched.params({key: row[key] for key in domains}), distributions=searched.distributions,
+        value=row["val_accuracy"]) for row in completed])
     return optuna.importance.get_param_importances(study)
-
-
-def _is_named(domain: Domain) -> bool:
-    return domain.kind in ("choice", "grid")
-
-
-def _distribution(domain: Domain) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if _is_named(domain):
-        return CategoricalDistribution(list(dict.fromkeys(map(str, domain.values))))
-    if domain.kind == "randint":
-        return IntDistribution(*domain.values)
-    low, high, *step = map(float, domain.values)
-    return FloatDistribution(low, high, log=domain.kind == "loguniform", step=step[0] if step else None)
 
 
 def importance_drawing(shares: Mapping[str, float]) -> Drawing:

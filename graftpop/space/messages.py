@@ -31,8 +31,8 @@ class Origins:
 
     def __call__(self, key: str) -> str:
         """Return the beginning of a message on a key."""
-        section = re.split(r"[.\[]", key)[0]
-        return f"{self._overridden.get(key) or self._overridden.get(section) or self._where}: {key}"
+        set_by = (self._overridden.get(name) for name in (key, key.partition("[")[0], re.split(r"[.\[]", key)[0]))
+        return f"{next(filter(None, set_by), self._where)}: {key}"
 
 
 class VariantOrigins:

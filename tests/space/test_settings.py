@@ -132,6 +132,9 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "tune.max_failures": ([0, 100], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
     "tune.scheduler": (["none", "asha"], {
         "ahsa": "must be 'none', 'asha' or 'pbt', got 'ahsa'; did you mean 'asha'?"}),
+    "tune.log": ([[], ["wandb", "mlflow", "comet", "aim"]], {
+        "mlflow": "must be a valid list, got 'mlflow'"}),
+    "tune.storage": ([None, "study.log", "sqlite:///study.db"], {1: "must be a valid string, got 1"}),
     "resources.cpus_per_peer": (["auto", 0.1, 8], {
         0: "must be greater than 0 or 'auto', got 0", "all": f"{AUTO_NUMBER} 'all'", math.inf: "must be a finite"}),
     "resources.gpus_per_peer": (["auto", 0, 0.5, 8], {-1: "must be greater than or equal to 0 or 'auto', got -1"}),

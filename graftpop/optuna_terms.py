@@ -1,0 +1,49 @@
+"""What is searched, in Optuna's terms: distributions, and parameters that are plain values."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from graftpop.space import Domain
+
+__all__ = ["Searched"]
+
+
+class Searched:
+    """The searched keys as Optuna knows them.
+
+    Args:
+        domains: by dotted key, which are the names of Optuna's parameters.
+
+    Attributes:
+        distributions: by the same names.
+    """
+
+    def __init__(self, domains: Mapping[str, Domain]) -> None:
+        self._choices = {key: _named(domain) for key, domain in domains.items() if domain.kind in ("choice", "grid")}
+        self.distributions = {key: self._distribution(key, domain) for key, domain in domains.items()}
+
+    def _distribution(self, key: str, domain: Domain) -> Any:
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if key in self._choices:
+            return CategoricalDistribution(list(self._choices[key]))
+        if domain.kind == "randint":
+            return IntDistribution(*domain.values)
+        low, high, *step = map(float, domain.values)
+        return FloatDistribution(low, high, log=domain.kind == "loguniform", step=step[0] if step else None)
+
+    def params(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a configuration as Optuna's parameters."""
+        name_of = {key: {repr(value): name for name, value in choices.items()} for key, choices in
+                   self._choices.items()}
+        return {key: name_of[key][repr(value)] if key in name_of else value for key, value in sample.items()}
+
+    def sample(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the configuration that Optuna's parameters stand for."""
+        return {key: self._choices[key][value] if key in self._choices else value for key, value in params.items()}
+
+
+def _named(domain: Domain) -> dict[Any, Any]:
+    """Return the choices by what Optuna knows them as: themselves where they are plain, else their text."""
+    return {value if isinstance(value, None | bool | int | float | str) else str(value): value
+            for value in domain.values}
