@@ -14,7 +14,7 @@ LINK = re.compile(r"(?<=\]\()[^)#:\s]+(?=[)#])")
 
 def on_files(files: Files, config: Any) -> Files:
     """Return the files of the site; a folder that is linked to is a page that lists it."""
-    root = Path(config.config_file_path).parent
+    root = Path(config.config_file_path).resolve().parent
     wanted = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
     found: dict[str, File] = {}
     while wanted:

@@ -5,7 +5,7 @@ from pathlib import Path
 from graftpop.space.commented import commented_yaml
 from graftpop.space.key_tables import keys_markdown
 from graftpop.space.schema import schema_text, space_schema
-from graftpop.space.tree import read_sections
+from graftpop.space.tree import read_sections, with_defaults
 
 __all__ = ["generated_files"]
 
@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 def generated_files() -> dict[str, str]:
     """Return what they hold, by their path in the project."""
     cifar = (ROOT / "search_spaces/cifar.yaml").read_text(encoding="utf-8")
-    head = cifar.partition("\n\n")[0]
-    return {"search_spaces/cifar.yaml": commented_yaml(read_sections(cifar, "search_spaces/cifar.yaml"), head),
+    tree = with_defaults(read_sections(cifar, "search_spaces/cifar.yaml"))
+    return {"search_spaces/cifar.yaml": commented_yaml(tree, head=cifar.partition("\n\n")[0]),
             "docs/keys.md": keys_markdown(),
             "search_spaces/schema.json": f"{schema_text(space_schema())}\n"}
 

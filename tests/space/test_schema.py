@@ -18,7 +18,7 @@ from graftpop.errors import GraftpopError
 from graftpop.preflight import check_names
 from graftpop.settings import Settings
 from graftpop.space import DOMAINS, parse_space
-from graftpop.space.schema import schema_text, space_schema
+from graftpop.space.schema import KINDS, schema_text, space_schema
 from graftpop.space.tree import STUDY_KEYS, known_keys, put
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").rglob("*.yaml"))
@@ -136,6 +136,11 @@ def test_every_key_has_a_description_and_every_one_of_a_section_says_what_it_is(
             *schema["properties"].items()]
     assert [key for key, value in keys if not value.get("description", "").endswith(".")] == []
     assert set(schema["properties"]) == {*Settings.model_fields, *STUDY_KEYS}
+
+
+def test_every_kind_of_domain_is_told_of() -> None:
+    assert KINDS.keys() == DOMAINS.keys()
+    assert all(kind["description"] for kind in KINDS.values())
 
 
 def test_the_text_of_a_schema_reads_back_as_it() -> None:
