@@ -1,5 +1,6 @@
 """`python -m graftpop.init [FILE]`: write a small space to begin with, and its schema for the editor."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -53,15 +54,16 @@ def init(
     from graftpop.space.commented import commented_yaml
     from graftpop.space.schema import schema_text, space_schema
 
+    shown = shlex.quote(str(file))
     texts = {schema_file: f"{schema_text(space_schema())}\n",
-             file: commented_yaml(TREE, HEAD.format(file=file, schema=schema_file.name))}
+             file: commented_yaml(TREE, HEAD.format(file=shown, schema=schema_file.name))}
     for path, text in texts.items():
         try:
             with path.open("x", encoding="utf-8") as written:
                 written.write(text)
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {error.strerror}; choose another FILE") from error
-    print(f"{file}\nnext: python -m graftpop.tune --space {file} --dry-run")
+    print(f"{file}\nnext: python -m graftpop.tune --space {shown} --dry-run")
 
 
 def main() -> None:
