@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import browser
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
-CHROMIUM = Path("/usr/bin/chromium")
 TOKEN = "0123456789abcdef" * 4
 SPACE = """
 name: watched
@@ -42,20 +42,16 @@ def run(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
 def test_the_dashboard_is_where_the_first_line_says_and_names_the_peers_and_who_leads_them(
     run: "subprocess.Popen[str]", tmp_path: Path,
 ) -> None:
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM} here; on Debian: apt-get install chromium")
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
     assert run.stdout is not None
     first = re.match(r"dashboard +(http://\S+)  \(it asks for a token: ray get-auth-token\)", run.stdout.readline())
     assert first is not None
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    with browser() as chromium:
+        page = chromium.new_page(viewport={"width": 1600, "height": 1000})
         page.goto(f"{first[1]}/#/actors")
         page.get_by_role("dialog").get_by_role("textbox").fill(TOKEN)
         page.get_by_role("dialog").get_by_role("button", name="Submit").click()
         for name in ("watched/population", "watched/peer-0", "watched/peer-1"):
             expect(page.get_by_role("cell", name=name, exact=True)).to_be_visible(timeout=60_000)
         page.screenshot(path=tmp_path / "actors.png", full_page=True)
-        browser.close()

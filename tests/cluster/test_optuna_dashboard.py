@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from browser import browser
 
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.study import run_study
@@ -20,7 +21,6 @@ from graftpop.trials import Trial
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
-CHROMIUM = Path("/usr/bin/chromium")
 PLOTS = "[...document.querySelectorAll('.js-plotly-plot')].map(plot => [plot.id, plot.data])"
 
 
@@ -49,15 +49,14 @@ def dashboard_of(storage: str, folder: Path) -> Iterator[str]:
 
 def look(address: str, trials: list[Trial], folder: Path) -> None:
     """See that the dashboard draws a study as it stands, without an error."""
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
     completed = [trial for trial in trials if trial.status == "completed"]
     running = next(trial for trial in trials if trial.status == "running")
     best = max(completed, key=lambda trial: (trial.result["val_accuracy"], -trial.number))
     said: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 2100})
+    with browser() as chromium:
+        page = chromium.new_page(viewport={"width": 1400, "height": 2100})
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: said.append(str(error)))
         page.goto(f"{address}/dashboard")
@@ -77,7 +76,6 @@ def look(address: str, trials: list[Trial], folder: Path) -> None:
         expect(page.get_by_text(title)).to_be_visible(timeout=30_000)
         expect(page.get_by_text("Running").first).to_be_visible()
         page.screenshot(path=folder / "trials.png")
-        browser.close()
     assert said == []
 
 
@@ -85,8 +83,6 @@ def look(address: str, trials: list[Trial], folder: Path) -> None:
 def test_a_running_study_is_drawn_with_its_trials_its_best_value_and_importances(
     connection: Connection, tmp_path: Path,
 ) -> None:
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM} here; on Debian: apt-get install chromium")
     folder = RunFolder(str(tmp_path / "run"))
     folder.create()
     wanted = parse_space({
