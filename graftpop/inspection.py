@@ -14,8 +14,9 @@ from torch import Tensor
 
 from graftpop.errors import CheckpointError
 from graftpop.methods.state_dicts import convolutions_of
+from graftpop.ops.criteria import Filters, l1, l2
 from graftpop.ops.entropy import entropy
-from graftpop.ops.importance import filter_l1_norms, filter_l2_norms, num_invalid_filters
+from graftpop.ops.importance import num_invalid_filters
 from graftpop.ops.measures import network_information
 
 __all__ = ["LayerFigures", "NetworkFigures", "layers_table", "network_figures", "totals_table"]
@@ -91,14 +92,14 @@ def network_figures(name: str, weights: Mapping[str, Tensor], thresholds: Sequen
 
 
 def _layer_figures(weight: Tensor, thresholds: Sequence[float]) -> LayerFigures:
-    values = weight.float()
+    values, draws_nothing = weight.float(), torch.Generator()
     has_range = (values.max() - values.min()).isfinite()  # infinite too where two finite values lie too far apart
     return LayerFigures(
         num_filters=len(weight),
         num_invalid=tuple(int(num_invalid_filters(values, threshold)) for threshold in thresholds),
         entropy_nats=float(entropy(values)) if has_range else math.nan,
-        l1_norm=float(filter_l1_norms(values).double().mean()),
-        l2_norm=float(filter_l2_norms(values).double().mean()),
+        l1_norm=float(l1(Filters(values), draws_nothing).double().mean()),
+        l2_norm=float(l2(Filters(values), draws_nothing).double().mean()),
     )
 
 

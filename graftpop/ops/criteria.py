@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from graftpop.ops.entropy import filter_entropies
-from graftpop.ops.importance import filter_l1_norms, filter_l2_norms
+from graftpop.ops.importance import filter_l1_norms
 from graftpop.ops.orthogonal import overlaps
 
 __all__ = ["CRITERIA", "Criterion", "Filters", "bn_activation", "bn_scale", "entropy", "geometric_median", "l1", "l2",
@@ -56,7 +56,8 @@ def l2(filters: Filters, generator: torch.Generator) -> Tensor:
         He et al., Soft Filter Pruning, IJCAI 2018, and its released code.
     """
     del generator
-    return filter_l2_norms(filters.weight)
+    norms_O: Tensor = torch.linalg.vector_norm(filters.weight.detach().float().flatten(1), dim=1)
+    return norms_O
 
 
 def entropy(filters: Filters, generator: torch.Generator) -> Tensor:

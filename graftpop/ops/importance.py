@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["INVALID_BELOW", "filter_l1_norms", "filter_l2_norms", "num_invalid_filters"]
+__all__ = ["INVALID_BELOW", "filter_l1_norms", "num_invalid_filters"]
 
 INVALID_BELOW = 0.1
 """L1 norm under which a filter counts as invalid in the records (the larger of the papers' two thresholds)."""
@@ -12,12 +12,6 @@ INVALID_BELOW = 0.1
 def filter_l1_norms(weight: Tensor) -> Tensor:
     """Return the L1 norm of each filter, (O,), for weights (O, ...)."""
     return weight.detach().float().abs().reshape(len(weight), -1).sum(1)
-
-
-def filter_l2_norms(weight: Tensor) -> Tensor:
-    """Return the L2 norm of each filter, (O,), for weights (O, ...)."""
-    norms_O: Tensor = torch.linalg.vector_norm(weight.detach().float().reshape(len(weight), -1), dim=1)
-    return norms_O
 
 
 def num_invalid_filters(weight: Tensor, threshold: float = INVALID_BELOW) -> Tensor:
