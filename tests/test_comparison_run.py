@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,9 @@ def test_the_report_of_a_comparison_has_its_section_and_prints_as_markdown(tmp_p
     assert written.exit_code == 0
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert html.count("<table class='variants'>") == 2
-    assert "<b>variant</b> = late, <b>graft.alpha</b> = adaptive, <b>seed</b> = 7" in html
+    assert re.search(r"<code>variant</code> = <b>late</b>,\s+<code>seed</code> = <b>7</b>,\s+"
+                     r"<code>graft.alpha</code> = <b>adaptive</b>", html)
+    assert html.count("data-drawing='differences/") + html.count('data-drawing="differences/') == 2
 
 
 def test_a_run_without_variants_has_no_comparison(tmp_path: Path) -> None:
@@ -97,4 +100,6 @@ def test_a_run_without_variants_has_no_comparison(tmp_path: Path) -> None:
     assert refused.stderr.count("\n") == 1
     assert refused.stderr.startswith(f"error: {tmp_path}/space.yaml: --markdown needs the run of a space with variants")
     assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 0
-    assert "variant" not in (tmp_path / "report.html").read_text(encoding="utf-8").partition("<body>")[2]
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Comparison of variants" not in html
+    assert "<table class='variants'>" not in html
