@@ -2,15 +2,13 @@
 
 import json
 import logging
-import os
-import signal
 import struct
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from watchers import interrupting_once_at
 
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.loggers import LOGGERS, Tracker, check_loggers
@@ -20,7 +18,6 @@ from graftpop.preflight import PACKAGES, check_packages
 from graftpop.records import RunFolder
 from graftpop.settings import TuneSettings
 from graftpop.space import Space, parse_space
-from graftpop.trials import Trial
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.filterwarnings("default")]  # theirs are not ours to mend
 NOBODY = "http://127.0.0.1:9"
@@ -49,18 +46,6 @@ def run_folder(folder: Path) -> RunFolder:
     made = RunFolder(str(folder))
     made.create()
     return made
-
-
-def interrupting_once_at(round: int) -> Callable[[list[Trial]], None]:
-    is_sent = False
-
-    def watch(trials: list[Trial]) -> None:
-        nonlocal is_sent
-        if not is_sent and any(trial.round >= round for trial in trials):
-            is_sent = True
-            os.kill(os.getpid(), signal.SIGINT)
-
-    return watch
 
 
 def runs_of_mlflow(uri: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import math
 import os
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from watchers import interrupting_once_at
 
 import graftpop
 from graftpop.checkpoints import Checkpoints
@@ -49,19 +49,6 @@ def run(wanted: Space, connection: Connection, folder: Path, **options: Any) -> 
     run_folder = RunFolder(str(folder))
     run_folder.create()
     return run_folder, run_study(wanted, run_folder, connection, options.pop("watch", lambda trials: None), **options)
-
-
-def interrupting_once_at(round: int) -> Callable[[list[Trial]], None]:
-    """Return what watches a study and sends it one SIGINT once a trial has done so many rounds."""
-    is_sent = False
-
-    def watch(trials: list[Trial]) -> None:
-        nonlocal is_sent
-        if not is_sent and any(trial.round >= round for trial in trials):
-            is_sent = True
-            os.kill(os.getpid(), signal.SIGINT)
-
-    return watch
 
 
 def untimed(table: Any) -> list[dict[str, Any]]:
