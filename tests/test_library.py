@@ -1,6 +1,5 @@
 """Populations of one's own network, images and optimizer, as a script has them."""
 
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -8,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import library_makers
 import numpy as np
 import pytest
 import torch
@@ -62,8 +62,10 @@ def test_the_networks_of_a_loop_that_was_left_are_those_of_its_last_round() -> N
 
 @pytest.mark.ray
 @pytest.mark.timeout(240)
-def test_actors_give_the_bits_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))))
+def test_actors_give_the_bits_of_this_process() -> None:
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(library_makers)  # a Ray that runs already does not find modules of tests
     here, there = own(optimizer=adam), own(optimizer=adam, on_ray=True)
     rounds = list(here.run())  # with one thread, as conftest.py says and an actor of one core has
     assert [done.val_accuracy for done in there.run()] == [done.val_accuracy for done in rounds]

@@ -86,7 +86,7 @@ class Tracker(Callback):
     def __init__(self, name: str, space: Space, folder: RunFolder, known: list[Trial]) -> None:
         self._inner: Any = LOGGERS[name](space.settle().name, folder)
         self._space, self._folder = space, folder
-        self._resumed = {trial.trial_id for trial in known if trial.round}
+        self._resumed = {trial.trial_id for trial in known}  # even before its first round one may have had a run
         self._runs: dict[str, Run] = {}  # by Tune's own ids
         self._is_set_up = False
         self.sideline = Sideline(f"tune.log: {name}")
