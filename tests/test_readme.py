@@ -58,7 +58,7 @@ def test_the_first_command_leaves_a_whole_run_folder_with_a_network_above_95_per
     assert max(row["val_accuracy"] for row in trials) == best["val_accuracy"]
     report = (run / "report.html").read_text()
     assert all(row["trial_id"] in report for row in trials)
-    page = re.sub(r"<(pre|script)[ >].*?</\1>", "", report, flags=re.DOTALL)  # what scripts ask for, a browser's test sees
+    page = re.sub(r"<(pre|script)[ >].*?</\1>", "", report, flags=re.DOTALL)  # test_report_browser sees what scripts do
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert "http" not in page
     assert not graftpop.load(run / "best").training
