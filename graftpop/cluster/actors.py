@@ -120,7 +120,8 @@ class RayGroup:
         # Ray neither restarts nor retries: who starts again has first to be given its state
         self._remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
         self._settings, self._demand, self._placement_group, self._trial = settings, demand, placement_group, trial
-        self._parts = ray.put(None if parts is None else cloudpickle.dumps(parts))  # once, however many processes start
+        # put once, however many processes start; what is not there depends on no node
+        self._parts = None if parts is None else ray.put(cloudpickle.dumps(parts))
         self._actors: dict[int, Any] = {}   # by place
         self._places: dict[int, int] = {}   # by peer
         self._started: dict[ray.ObjectRef[Any], Asked] = {}
