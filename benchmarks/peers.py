@@ -10,7 +10,8 @@ import ray
 from ray.util import placement_group, remove_placement_group
 
 from graftpop.cluster.actors import RayGroup
-from graftpop.cluster.resources import Node, demand_of
+from graftpop.cluster.connection import nodes_of_cluster
+from graftpop.cluster.resources import demand_of
 from graftpop.space import parse_space
 
 __all__ = ["NUM_CORES", "Ask", "peers_of", "this_machine"]
@@ -36,8 +37,7 @@ def this_machine() -> Iterator[None]:
 def peers_of(tree: Mapping[str, Any]) -> Iterator[Ask]:
     """Start the peers of a space that searches nothing; yield what asks some of them for something."""
     settings = parse_space(dict(tree)).settle()
-    nodes = [Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in ray.nodes()]
-    demand = demand_of(settings, nodes)
+    demand = demand_of(settings, nodes_of_cluster())
     place = placement_group(demand.bundles)
     group = RayGroup(settings, demand, place, "trial")
 

@@ -93,7 +93,7 @@ class SimulatedPeer:
 class SimulatedActor(PeerActor):
     """The process of a simulated peer."""
 
-    def __init__(self, settings: dict[str, Any], peers: Sequence[int], demand: Demand) -> None:
+    def __init__(self, settings: dict[str, Any], peers: Sequence[int], demand: Demand, parts: bytes | None) -> None:
         self._name = settings["name"]
         self._peers = {peer: SimulatedPeer(peer) for peer in peers}
 

@@ -156,7 +156,8 @@ def _settings(network: Callable[[int], nn.Module], num_classes: int, optimizer: 
     if optimizer is not None:
         if wrong := [name for name in OF_THE_OPTIMIZER if name in training]:
             raise SpaceError(f"training.{wrong[0]}: is the optimizer's, got both; leave it out")
-        training["lr"] = optimizer(network(num_classes).parameters()).param_groups[0]["lr"]
+        with seeded(0, torch.device("cpu")):  # nothing is drawn from the user's own generator
+            training["lr"] = optimizer(network(num_classes).parameters()).param_groups[0]["lr"]
     name = f"{PYTHON}{getattr(network, '__module__', '')}.{getattr(network, '__qualname__', 'network')}"
     space = parse_space({**sections, "training": training, "model": {"name": name}}, "Population")
     if space.domains:

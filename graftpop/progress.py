@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from graftpop.trials import Trial, best_trial
+from graftpop.trials import Trial, best_trial, duration
 
 __all__ = ["LiveProgress", "PlainProgress", "trials_table", "value_text"]
 
@@ -84,8 +84,7 @@ class Pace:
         if done <= self._done_before:
             return ""
         pace_s = (time.monotonic() - self._start) / (done - self._done_before)
-        left_s = int(pace_s * (self.total_rounds(trials) - done))
-        return f"{left_s // 3600}:{left_s % 3600 // 60:02}:{left_s % 60:02} left"
+        return f"{duration(pace_s * (self.total_rounds(trials) - done))} left"
 
 
 class NewEvents:

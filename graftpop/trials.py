@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from graftpop.errors import CheckpointError
 from graftpop.space import Domain
 
-__all__ = ["Trial", "best_row", "best_trial", "column_types", "restored_row", "trials_from_json",
+__all__ = ["Trial", "best_row", "best_trial", "column_types", "duration", "restored_row", "trials_from_json",
            "trials_to_json"]
 
 
@@ -98,6 +98,12 @@ def best_trial(trials: Sequence[Trial]) -> Trial | None:
     """Return the best trial, as `best_row` says."""
     best = best_row(trial.row() for trial in trials)
     return next((trial for trial in trials if best and trial.trial_id == best["trial_id"]), None)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as hours, minutes and seconds."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
 
 
 def column_types(domains: Mapping[str, Domain]) -> dict[str, pa.DataType]:

@@ -128,6 +128,7 @@ def test_the_drawings_follow_when_the_scheme_changes(chromium: Any, report: str)
     tab.page.wait_for_function(f"{paper} === '#ffffff'")
     tab.page.emulate_media(color_scheme="dark")
     tab.page.wait_for_function(f"{paper} === '#0d1117'")
+    assert tab.said == []
 
 
 def test_a_run_that_has_just_begun_opens_without_an_error(chromium: Any, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def _wandb(project: str, folder: RunFolder) -> LoggerCallback:
         """Ray's process of a trial, which is killed with what writes its files before that is done."""
 
         def run(self) -> None:
-            super().run()  # type: ignore[no-untyped-call]
+            super().run()  # type: ignore[no-untyped-call]  # Ray has no types there
             self._wandb.teardown()
 
     class Wandb(WandbLoggerCallback):
@@ -202,7 +202,7 @@ def _wandb(project: str, folder: RunFolder) -> LoggerCallback:
 
         def setup(self, *arguments: Any, **options: Any) -> None:
             try:
-                super().setup(*arguments, **options)  # type: ignore[no-untyped-call]
+                super().setup(*arguments, **options)  # type: ignore[no-untyped-call]  # nor here
             except ValueError as error:
                 raise SpaceError("tune.log: wandb needs a login, got none; run `wandb login`, set WANDB_API_KEY, or "
                                  "WANDB_MODE=offline to write to the run folder alone") from error

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from graftpop.comparison.difference import CONFIDENCE, Difference
 from graftpop.comparison.study import Group, Line, published_percent, verdict
+from graftpop.trials import duration
 
 __all__ = ["comparison_html", "comparison_markdown", "comparison_tables"]
 
@@ -101,7 +102,7 @@ def _cells(line: Line, group: Group, published: Mapping[str, Any] | None) -> lis
     images = None if line.train_images is None else line.train_images / 1e6
     texts = [line.variant, str(line.n), _with_std(line.mean, line.std),
              *("" if value is None else f"{value:.4g}" for value in (images, line.num_peers, line.epochs)),
-             "" if line.wall_s is None else _time(line.wall_s),
+             "" if line.wall_s is None else duration(line.wall_s),
              "" if line.flops_left is None else f"{100 * line.flops_left:.1f}", *_difference(line, group)]
     found = published_percent(group, line.variant, published)
     return [*texts, " or ".join(f"{percent:.2f}{'' if std is None else f' {PLUS_MINUS} {std:.2f}'}"
@@ -142,11 +143,6 @@ def _with_std(mean: float | None, std: float | None) -> str:
     if mean is None:
         return ""
     return f"{100 * mean:.2f}" + ("" if std is None else f" {PLUS_MINUS} {100 * std:.2f}")
-
-
-def _time(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
 
 
 def _difference(line: Line, group: Group) -> tuple[str, str]:

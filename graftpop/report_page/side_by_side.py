@@ -15,11 +15,11 @@ from graftpop.report_page.curves import accuracy_by_images
 from graftpop.report_page.drawing import Drawing, colour, laid_out
 from graftpop.report_page.frame import Section, page_html, part
 from graftpop.report_page.page import ROUND_COLUMNS
-from graftpop.report_page.tables import duration, text_of
+from graftpop.report_page.tables import text_of
 from graftpop.space import Space, parse_space
 from graftpop.space.domains import is_domain
 from graftpop.space.tree import read_sections
-from graftpop.trials import best_row, restored_row
+from graftpop.trials import best_row, duration, restored_row
 
 __all__ = ["several_runs_html"]
 

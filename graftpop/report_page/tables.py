@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Cell", "cells", "duration", "heads", "shown_columns", "text_of"]
+from graftpop.trials import duration
+
+__all__ = ["Cell", "cells", "heads", "shown_columns", "text_of"]
 
 LAST = "-Infinity"
 """What cells without a value are sorted by."""
@@ -47,9 +49,3 @@ def text_of(column: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as hours, minutes and seconds."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"

@@ -38,7 +38,7 @@ class DatasetImages:
     @property
     def num_images(self) -> int:
         """How many images the split has."""
-        return len(self.dataset)  # type: ignore[arg-type]  # torch does not say that it has one
+        return _length(self.dataset)
 
     def training_batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every image once, in random order; see `Images`."""
@@ -70,7 +70,7 @@ class _Seeded(Dataset[Any]):
         self.dataset, self.seed = dataset, seed
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return _length(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
         with seeded(derive(self.seed, "item", index), torch.device("cpu")):
@@ -98,7 +98,7 @@ def splits_of(train: Dataset[Any], val: Dataset[Any] | None, test: Dataset[Any],
     if len(set(shapes.values())) > 1:
         raise DataError(f"data: images must have one shape in all splits, got {shapes}")
     if val is None:
-        num = len(train)  # type: ignore[arg-type]
+        num = _length(train)
         order = torch.randperm(num, generator=torch.Generator().manual_seed(derive(seed, "split"))).tolist()
         num_val = max(1, round(val_fraction * num))
         train, val = Subset(train, order[num_val:]), Subset(train, order[:num_val])
@@ -109,8 +109,12 @@ def splits_of(train: Dataset[Any], val: Dataset[Any] | None, test: Dataset[Any],
     return Splits(trains, validates, tests, tuple(classes), shapes["train"], AS_THEY_ARE)
 
 
+def _length(dataset: Dataset[Any]) -> int:
+    return len(dataset)  # type: ignore[arg-type]  # torch leaves it to those data sets that have one to say so
+
+
 def _image_shape(dataset: Dataset[Any], name: str) -> tuple[int, int, int]:
-    if not len(dataset):  # type: ignore[arg-type]
+    if not _length(dataset):
         raise DataError(f"data: {name} has no images; each split needs some")
     item = dataset[0]
     image, label = item if isinstance(item, tuple | list) and len(item) == 2 else (None, None)
