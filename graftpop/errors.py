@@ -5,12 +5,14 @@ it as it stands and exits with 2; anything else that is raised is a bug and keep
 """
 
 import difflib
+import traceback
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 __all__ = ["CheckpointError", "DataError", "GraftpopError", "HandleLost", "MeetingBroken", "ModelError",
            "PeerDiverged", "PeerError", "PeerLost", "PopulationLost", "ResourceError", "SpaceError",
-           "StorageError", "choose", "closest", "one_line"]
+           "StorageError", "choose", "closest", "one_line", "raised"]
 
 T = TypeVar("T")
 
@@ -77,6 +79,16 @@ class MeetingBroken(PeerError):
 def one_line(text: object) -> str:
     """Return what a library or a file says as one line of bounded length, for a message."""
     return " ".join(str(text).split())[:300]
+
+
+def raised(error: Exception) -> str:
+    """Return in one line what the user's own code raised: the kind of error, its text, and their line, if the command
+    was typed where the code lies.
+    """
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    theirs = [f"{file.name}:{line}" for file, line in frames if Path.cwd() in file.parents
+              and Path(__file__).parent not in file.parents and "site-packages" not in file.parts]
+    return f"{type(error).__name__}: {one_line(error)}" + (f" ({theirs[-1]})" if theirs else "")
 
 
 def closest(name: str, names: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from graftpop.learner.models import PYTHON
 from graftpop.learner.optimizers import MakeOptimizer
 from graftpop.learner.parts import Parts
 from graftpop.learner.seeds import derive, seeded
+from graftpop.learner.shapes import check_takes
 from graftpop.learner.sites import find_sites
 from graftpop.peer import Peer
 from graftpop.population.group import Group, LocalGroup
@@ -80,7 +81,9 @@ class Population:
         self.settings = _settings(network, self._num_classes, optimizer, sections)
         make_splits = partial(splits_of, train, val, test, classes=list(map(str, names)), val_fraction=val_fraction,
                               seed=self.settings.seed)
-        find_sites(self._new_network(), make_splits().image_shape, self.settings.model.name)
+        image_shape, name = make_splits().image_shape, self.settings.model.name
+        check_takes(self._new_network(), image_shape, self._num_classes, f"model.name: '{name}'")
+        find_sites(self._new_network(), image_shape, name)
         self._parts = Parts(network, _Splits(make_splits, num_workers), optimizer)
         self._read_states: Callable[[], Iterable[tuple[int, bytes]]] = tuple
         self._best_peer = 0

@@ -87,6 +87,7 @@ def _teachers(settings: Settings) -> Iterator[tuple[str, TeacherSettings]]:
 def _check_network(name: str, splits: Splits, wanted: list[Settings], *, released: bool) -> None:
     """Check that a network takes the data, and what some settings want to do with it."""
     network = build(name, len(splits.class_names))
+    check_takes(network, splits.image_shape, len(splits.class_names), f"model.name: '{name}'")
     sites = find_sites(network, splits.image_shape, name)
     if released:
         released_assignment(list(network.state_dict()))
@@ -103,6 +104,7 @@ def _check_network(name: str, splits: Splits, wanted: list[Settings], *, release
 def _check_teacher(teacher: TeacherSettings, splits: Splits, where: str) -> None:
     num_classes = len(splits.class_names)
     if teacher.epochs is not None:
-        check_takes(build(teacher.model or "", num_classes, f"{where}.model"), splits.image_shape, f"{where}.model:")
+        check_takes(build(teacher.model or "", num_classes, f"{where}.model"), splits.image_shape, num_classes,
+                    f"{where}.model:")
     else:
         load_teacher(teacher, num_classes, splits.image_shape, where, mean=splits.recipe.mean, std=splits.recipe.std)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import library_makers
 import numpy as np
@@ -23,6 +23,20 @@ from graftpop.learner.optimizers import TorchOptimizer
 from graftpop.learner.sgd import MomentumSGD
 
 CPU = torch.device("cpu")
+
+
+class Twice(Net):
+    """Gives its logits twice."""
+
+    def forward(self, images: Tensor) -> Any:
+        return super().forward(images), super().forward(images)
+
+
+class Typo(Net):
+    """Names a layer that it does not have."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.layer(images))
 
 
 def own(network: Callable[[int], nn.Module] = Net, **options: Any) -> graftpop.Population:
@@ -202,6 +216,11 @@ def test_momentum_can_be_read_and_changed_and_forgotten(make: Any) -> None:
      "has no site"),
     ({"network": lambda num_classes: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))}, ModelError,
      r"cannot take images of shape \(1, 8, 8\)"),
+    ({"network": lambda num_classes: Net(num_classes + 1)}, ModelError,
+     r"must give logits of shape \(images, 10\), one a class, got \(2, 11\) for 2 images"),
+    ({"network": Twice}, ModelError, r"must give logits .*, got tuple for 2 images"),
+    ({"network": Typo}, ModelError,
+     r"'.*Typo' must take images of shape \(1, 8, 8\), got AttributeError: 'Typo' object has no attribute 'layer'"),
 ])
 def test_what_cannot_be_accepted_is_one_line_before_anything_trains(options: dict[str, Any], error: type[GraftpopError],
                                                                      message: str) -> None:

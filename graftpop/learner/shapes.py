@@ -9,7 +9,7 @@ import copy
 import torch
 from torch import nn
 
-from graftpop.errors import ModelError
+from graftpop.errors import ModelError, raised
 
 __all__ = ["blank_images", "check_takes", "run_twin", "twin_of"]
 
@@ -25,8 +25,8 @@ def blank_images(network: nn.Module, num_images: int, image_shape: tuple[int, in
     return torch.zeros(num_images, *image_shape, device=weights.device)
 
 
-def run_twin(twin: nn.Module, image_shape: tuple[int, int, int], what: str) -> None:
-    """Run a network's twin on two images.
+def run_twin(twin: nn.Module, image_shape: tuple[int, int, int], what: str) -> object:
+    """Run a network's twin on two images, and return what it gives.
 
     Args:
         twin: of the network.
@@ -34,17 +34,24 @@ def run_twin(twin: nn.Module, image_shape: tuple[int, int, int], what: str) -> N
         what: which network it is, for messages, such as `model.name: 'resnet20'`.
 
     Raises:
-        ModelError: the network cannot take such images.
+        ModelError: the network cannot take such images, or fails for another reason.
     """
     try:
         with torch.no_grad():
-            twin(blank_images(twin, 2, image_shape))
+            given: object = twin(blank_images(twin, 2, image_shape))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{what} cannot take images of shape {image_shape}: {reason}; choose a network made for this "
                          f"size, or larger images") from error
+    except Exception as error:  # one's own network may raise anything
+        raise ModelError(f"{what} must take images of shape {image_shape}, got {raised(error)}; mend it") from error
+    return given
 
 
-def check_takes(network: nn.Module, image_shape: tuple[int, int, int], what: str) -> None:
-    """Check that a network takes images of a shape; see `run_twin`. The network is not changed."""
-    run_twin(twin_of(network), image_shape, what)
+def check_takes(network: nn.Module, image_shape: tuple[int, int, int], num_classes: int, what: str) -> None:
+    """Check that a network takes images of a shape and gives a logit a class; see `run_twin`. It is not changed."""
+    given = run_twin(twin_of(network), image_shape, what)
+    shape = tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+    if shape != (2, num_classes):
+        raise ModelError(f"{what} must give logits of shape (images, {num_classes}), one a class, got {shape} for 2 "
+                         f"images; mend its forward, or the classes")

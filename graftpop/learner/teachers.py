@@ -65,7 +65,7 @@ def load_teacher(settings: TeacherSettings, num_classes: int, image_shape: tuple
         else:
             network, own = _from_file(Path(settings.checkpoint), settings.model, num_classes, where), data
     network = network.eval().requires_grad_(False)
-    check_takes(network, image_shape, f"{where}.{'checkpoint' if settings.checkpoint else 'pretrained'}:")
+    check_takes(network, image_shape, num_classes, f"{where}.{'checkpoint' if settings.checkpoint else 'pretrained'}:")
     return network if own == data else Renormalised(network, data, own)
 
 

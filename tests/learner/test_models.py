@@ -372,6 +372,26 @@ def test_without_timm_its_classifiers_say_what_to_install(monkeypatch: pytest.Mo
         find_model("timm:resnet18")
 
 
+@pytest.mark.parametrize(("code", "message"), [
+    ("class Net(nn.Module):\n    def __init__(self):\n        super().__init__()",
+     r"model\.name: must be a class that is called with the number of classes, got TypeError: Net\.__init__\(\) "
+     r"takes 1 positional argument but 2 were given from python:{module}\.Net\(7\); mend it"),
+    ("class Net(nn.Module):\n    def __init__(self, num_classes):\n        super().__init__()\n        nn.Conv2d(3)",
+     r"model\.name: .*, got TypeError: Conv2d\.__init__\(\) missing .* \({module}\.py:6\) from .*; mend it"),
+    ("class Net(:", r"model\.name: 'python:{module}\.Net' cannot be imported: SyntaxError: .*; mend {module}"),
+    ("nets = undefined", r".* cannot be imported: NameError: name 'undefined' is not defined \({module}\.py:3\); .*"),
+])
+def test_what_is_wrong_in_ones_own_network_is_said_in_one_line(
+        code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = f"wrong_nets_{abs(hash(code))}"
+    (tmp_path / f"{module}.py").write_text(f"from torch import nn\n\n{code}\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModelError) as caught:
+        build(f"python:{module}.Net", 7)
+    assert re.fullmatch(message.replace("{module}", module), str(caught.value)), str(caught.value)
+
+
 def test_ones_own_network_is_found_in_the_folder_where_the_command_is_typed(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "nets_of_a_test.py").write_text(

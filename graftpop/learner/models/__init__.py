@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from graftpop.errors import ModelError, choose
+from graftpop.errors import ModelError, choose, raised
 from graftpop.learner.models.densenet import DenseNet
 from graftpop.learner.models.mobilenetv2 import MobileNetV2
 from graftpop.learner.models.resnet import ResNet
@@ -128,7 +128,7 @@ def own_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
         where: where the name was given, for messages.
 
     Raises:
-        ModelError: there is no such module, or no such class of networks in it.
+        ModelError: there is no such module, or no such class of networks in it; also when an instance cannot be made.
     """
     module, _, attribute = name.rpartition(".")
     if os.getcwd() not in sys.path:  # the command `graftpop` does not look there, `python -m` does
@@ -138,10 +138,21 @@ def own_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
     except (ImportError, AttributeError) as error:
         raise ModelError(f"{where}: '{PYTHON}{name}' cannot be imported: {error}; start the command where {module} "
                          f"lies, or install it on every node") from error
+    except Exception as error:  # a module of the user's may do anything
+        raise ModelError(f"{where}: '{PYTHON}{name}' cannot be imported: {raised(error)}; mend {module}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):  # nothing else is called: a file may name it
         raise ModelError(f"{where}: must be {PYTHON}MODULE.CLASS, a class of torch.nn.Module that takes the number of "
                          f"classes, got '{PYTHON}{name}'")
-    return found
+
+    def make(num_classes: int) -> nn.Module:
+        try:
+            network: nn.Module = found(num_classes)
+        except Exception as error:  # and so may its class
+            raise ModelError(f"{where}: must be a class that is called with the number of classes, got {raised(error)} "
+                             f"from {PYTHON}{name}({num_classes}); mend it") from error
+        return network
+
+    return make
 
 
 def _near(prefix: str, name: str, names: list[str]) -> str:
