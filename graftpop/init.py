@@ -35,7 +35,8 @@ HEAD: Final = """\
 # To go on, change a line or add one:
 #   training.epochs: 12 and tune.num_samples: 16, for figures that say more
 #   population.num_peers: {{choice: [2, 3, 4]}}, to search the number of networks too
-#   data: {{name: cifar10}} with model: {{name: resnet20}}; data: {{name: folder, root: FOLDER}}, images of your own
+#   data: {{name: cifar10}} with model: {{name: resnet20}}
+#   data: {{name: folder, root: FOLDER, image_size: 64}}, your images; model: {{name: python:my_nets.Net}}, your network
 #   distillation, mutual, repr, attenuation or swa, sections of other methods, beside graft or in its place
 #   variants and seeds, which make a comparison
 # An editor that reads the first line completes all keys and tells what they mean.

@@ -259,7 +259,8 @@ def test_a_folder_that_is_no_run_or_has_something_else_in_it_is_left_alone(run: 
 
 
 def test_where_the_data_is_gone_the_card_says_that_accuracies_were_not_measured(run: Path, tmp_path: Path) -> None:
-    gone = small_settings(data={"name": "parquet", "root": str(tmp_path / "gone"), "limit": None})
+    gone = small_settings(
+        data={"name": "parquet", "root": str(tmp_path / "gone"), "limit": None, "image_size": 16})
     untrained = small_settings()
     untrained_run(tmp_path / "run", untrained)
     facts = checkpoint(tmp_path / "run") / "population.json"
@@ -269,6 +270,7 @@ def test_where_the_data_is_gone_the_card_says_that_accuracies_were_not_measured(
     assert "accuracy   not measured: data.root: must be a folder" in ended.output
     card = (tmp_path / "run" / "export" / "best-onnx" / "README.md").read_text()
     assert "Not measured: the run's data was not found" in card
+    assert "each cut to a square around its middle and scaled to 16 pixels" in card
     assert str(tmp_path) not in card
     assert "data.root: must be a folder" in refusal(tmp_path / "run", "--format", "onnx", "--peer", "soup")
 

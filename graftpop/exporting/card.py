@@ -150,6 +150,7 @@ def _data(settings: Settings) -> str:
     data = settings.data
     parts = [f"`{data.name}`" + (f", label `{data.label}`" if data.label else "")]
     parts += [f"{data.limit:,} training images of it"] if data.limit else []
+    parts += [f"each cut to a square around its middle and scaled to {data.image_size} pixels"] * bool(data.image_size)
     return (f"{', '.join(parts)}; a share of {data.val_fraction:g} of the training images is for validation, unless "
             f"the data set has validation images of its own. Cut by the seed {settings.seed}.")
 

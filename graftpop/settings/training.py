@@ -16,7 +16,8 @@ class DataSettings(Section):
     """The data set; parquet are tables of images, folder is class folders of images."""
 
     root: str | None = None
-    """Folder of the data. null: $GRAFTPOP_DATA/cifar10, else the cache folder, else it is downloaded there."""
+    """Folder of the data, which parquet and folder must have. null: of cifar10 $GRAFTPOP_DATA/cifar10 (cifar100
+    likewise), else the cache folder, else it is downloaded there."""
 
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training images held out for selection."""
@@ -27,11 +28,15 @@ class DataSettings(Section):
     label: str | None = None
     """Name of the label column of a Parquet table. null: found from its schema."""
 
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Side in pixels of the square that every image of parquet or folder is scaled and cut to. null: images of one size
+    stay as they are, folder makes others 224."""
+
     crop_padding: Annotated[int, Field(ge=0)] | Auto = "auto"
-    """Pixels by which training images are padded and cropped at random. auto: 4 for CIFAR."""
+    """Pixels by which training images are padded and cropped at random. auto: an eighth of the side, 4 for CIFAR."""
 
     flip: bool | Auto = "auto"
-    """Whether training images are mirrored at random: true, false, or auto: true for CIFAR."""
+    """Whether training images are mirrored at random: true, false, or auto: true but for digits."""
 
 
 class ModelSettings(Section):

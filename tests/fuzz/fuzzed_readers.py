@@ -12,7 +12,7 @@ from space_inputs import space_input
 
 from graftpop.errors import CheckpointError, DataError, GraftpopError, ModelError, SpaceError
 from graftpop.inspection import network_figures
-from graftpop.learner.data.decoding import decode_image, image_size
+from graftpop.learner.data.decoding import decode_image, size_of
 from graftpop.learner.data.parquet import parquet_files, parquet_source
 from graftpop.learner.network_file import read_any_weights, read_network, read_weights, split_peer_file
 from graftpop.space import load_space, parse_space
@@ -51,7 +51,7 @@ def read_image(rng: random.Random, folder: Path) -> None:
         (folder / "image").write_bytes(encoded)
         encoded = str(folder / "image")
     decoded = decode_image(encoded, "image")
-    assert (decoded.height, decoded.width) == image_size(encoded, "image")
+    assert (decoded.height, decoded.width) == size_of(encoded, "image")
     assert decoded.mode == "RGB"
 
 

@@ -13,7 +13,7 @@ from data_makers import png, random_pixels
 from PIL import Image
 
 from graftpop.errors import DataError
-from graftpop.learner.data.decoding import decode_blocks, decode_image, image_size
+from graftpop.learner.data.decoding import decode_blocks, decode_image, size_of
 
 
 def header_alone(width: int, height: int) -> bytes:
@@ -46,7 +46,7 @@ def test_an_image_above_the_pixel_limit_is_refused_from_its_header(width: int, h
     expected = f"the image: images must have at most 33554432 pixels, got {width} x {height}; shrink it"
     assert refusal(header_alone(width, height)) == expected
     with pytest.raises(DataError, match="images must have at most 33554432 pixels"):
-        image_size(header_alone(width, height), "the image")
+        size_of(header_alone(width, height), "the image")
 
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (2**31 - 1, 2**31 - 1)])
@@ -70,7 +70,7 @@ def test_a_tiff_that_turns_itself_round_has_one_size() -> None:
     exif[0x0112] = 6
     turned = encoded(Image.new("RGB", (8, 4)), "TIFF", exif=exif)
     decoded = decode_image(turned, "the image")
-    assert (decoded.height, decoded.width) == image_size(turned, "the image")
+    assert (decoded.height, decoded.width) == size_of(turned, "the image")
 
 
 def test_a_jpeg_of_very_many_scans_is_refused_and_not_decoded_for_hours() -> None:

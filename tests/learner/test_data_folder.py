@@ -6,7 +6,9 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from data_makers import png, random_pixels, write_class_folders
+from torchvision.transforms import functional
 
 from graftpop.errors import DataError
 from graftpop.learner.data import MemoryImages, Splits, StreamedImages, folder, load_splits
@@ -81,6 +83,31 @@ def test_images_of_several_sizes_are_streamed(root: Path) -> None:
     splits = load(root)
     assert isinstance(splits.train, StreamedImages)
     assert splits.image_shape == (3, 224, 224)
+
+
+def test_images_of_several_sizes_can_be_given_one(root: Path) -> None:
+    wide = random_pixels(1, 24, 60)[0]
+    write_class_folders(root / "train" / "cat", {"wide": [wide]})
+    splits = load(root, image_size=6)
+    assert splits.image_shape == (3, 6, 6)
+    middle = torch.from_numpy(wide[:, 18:42].copy()).permute(2, 0, 1)
+    expected = functional.resize(middle, [6, 6], antialias=True)
+    pixels = cast(MemoryImages, splits.train).pixels
+    inside = slice(1, 5)  # the filter of the outer columns sees pixels beside the cut
+    assert min(int((image.int() - expected.int())[..., inside].abs().max()) for image in pixels) <= 1
+    assert load(root, image_size=5).image_shape == (3, 5, 5)
+
+
+def test_images_given_a_size_that_would_fill_the_memory_are_streamed(
+        root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "MEMORY_SHARE", 10**12)
+    splits = load(root, image_size=6)
+    assert isinstance(splits.train, StreamedImages)
+    assert splits.image_shape == (3, 6, 6)
+    images, _ = next(iter(splits.test.evaluation_batches(4, torch.device("cpu"))))
+    assert images.shape == (4, 3, 6, 6)
+    images, _ = next(iter(splits.train.training_batches(4, 0, torch.device("cpu"))))
+    assert images.shape == (4, 3, 6, 6)
 
 
 def test_images_that_would_fill_the_memory_are_streamed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

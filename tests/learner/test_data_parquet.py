@@ -126,7 +126,7 @@ def sixteen_bit() -> bytes:
     (IMAGES[17][:200], r"train\.parquet row 17: cannot be decoded \("),
     (None, r"train\.parquet row 17: column 'image' must hold the bytes of an image, got null"),
     (png(PIXELS[17, :8]), r"train\.parquet row 17: all images must have the size of the first, 24 x 16, got 24 x 8; "
-                          r"images of several sizes .*folder"),
+                          r"data\.image_size brings them to one"),
     (sixteen_bit(), r"train\.parquet row 17: images must have 8 bits a colour, got Pillow mode I;16"),
 ])
 def test_an_image_that_cannot_be_used_is_named_by_file_and_row(root: Path, image: bytes, message: str) -> None:
@@ -134,6 +134,15 @@ def test_an_image_that_cannot_be_used_is_named_by_file_and_row(root: Path, image
     write_parquet(root / "train.parquet", [*IMAGES[:17], image, *IMAGES[18:]], {"label": LABELS})
     with pytest.raises(DataError, match=message):
         load(root)
+
+
+def test_images_of_several_sizes_can_be_given_one(root: Path) -> None:
+    write_both(root)
+    tall = png(np.broadcast_to(PIXELS[17, :, :8], (16, 8, 3)))
+    write_parquet(root / "train.parquet", [*IMAGES[:17], tall, *IMAGES[18:]], {"label": LABELS})
+    splits = load(root, image_size=8)
+    assert splits.image_shape == (3, 8, 8)
+    assert np.array_equal(pixels_of(splits.train)[17], PIXELS[17, 4:12, :8])  # as wide as the size: cut, not scaled
 
 
 @pytest.mark.parametrize(("part", "label", "names", "message"), [

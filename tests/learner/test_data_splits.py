@@ -95,6 +95,12 @@ def test_training_and_validation_are_disjoint_complete_and_stratified() -> None:
     assert all(abs(of_val[label] - 0.25 * (of_val[label] + of_train[label])) <= 1 for label in range(10))
 
 
+def test_a_size_has_no_place_where_images_have_one() -> None:
+    with pytest.raises(DataError, match=r"^data\.image_size: is for data\.name parquet or folder, got 16 where "
+                                        r"digits has images of one size; leave it out$"):
+        digits(image_size=16)
+
+
 def test_the_cut_is_a_function_of_the_seed() -> None:
     assert rows(digits(seed=5).val) == rows(digits(seed=5).val)
     assert rows(digits(seed=5).val) != rows(digits(seed=6).val)

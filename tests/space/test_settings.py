@@ -35,6 +35,8 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         "0.1": f"{NUMBER} '0.1'; '0.1' is text in YAML, write 0.1"}),
     "data.limit": ([None, 1, 10**9], {0: "must be greater than or equal to 1, got 0", 2.0: WHOLE}),
     "data.label": ([None, "fine_label"], {0: "must be a valid string, got 0"}),
+    "data.image_size": ([None, 1, 4096], {0: "must be greater than or equal to 1, got 0",
+                                          4097: "must be less than or equal to 4096, got 4097", 8.0: WHOLE}),
     "data.crop_padding": (["auto", 0, 4], {
         -1: "must be greater than or equal to 0 or 'auto', got -1",
         "atuo": "must be a valid integer or 'auto', got 'atuo'; did you mean 'auto'?"}),

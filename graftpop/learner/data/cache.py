@@ -101,7 +101,7 @@ def _folder_of(source: Source) -> Path:
     for file in source.files:
         status = file.stat()
         files.append((str(file.resolve()), status.st_size, status.st_mtime_ns))
-    key = json.dumps([FORMAT_VERSION, source.name, source.label, files])
+    key = json.dumps([FORMAT_VERSION, source.name, source.label, source.image_size, files])
     return cache_folder() / "decoded" / f"{source.name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
 
 

@@ -16,7 +16,7 @@ from graftpop.errors import DataError, one_line
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Block", "decode_blocks", "decode_image", "image_size"]
+__all__ = ["Block", "decode_blocks", "decode_image", "size_of", "square"]
 
 Block = tuple[NDArray[np.uint8], NDArray[np.int64]]     # pixels (B, H, W, 3), labels (B,)
 
@@ -53,7 +53,7 @@ def decode_image(encoded: bytes | str, where: str, size: tuple[int, int] | None 
     return converted
 
 
-def image_size(encoded: bytes | str, where: str) -> tuple[int, int]:
+def size_of(encoded: bytes | str, where: str) -> tuple[int, int]:
     """Return (height, width) of an image from its header alone; arguments and errors as `decode_image`."""
     with _opened(encoded, where) as image:
         return image.height, image.width
@@ -95,23 +95,34 @@ def _check_size(image: "Image.Image", size: tuple[int, int] | None, where: str) 
     if size not in (None, (image.height, image.width)):
         height, width = size
         raise DataError(f"{where}: all images must have the size of the first, {width} x {height}, got {image.width} x "
-                        f"{image.height}; images of several sizes can only be streamed, from class folders of files "
-                        "(data.name: folder)")
+                        f"{image.height}; data.image_size brings them to one")
 
 
-def decode_blocks(images: Iterable[tuple[bytes | str, str, int]], height: int, width: int) -> Iterator[Block]:
-    """Yield the pixels and labels of images that all have one size, decoded by a few threads.
+def square(image: "Image.Image", side: int) -> "Image.Image":
+    """Return the middle of an image, a square of its shorter side, scaled to (side, side); bilinear, antialiased."""
+    from PIL import Image, ImageOps
+
+    return ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+
+
+def decode_blocks(
+    images: Iterable[tuple[bytes | str, str, int]], height: int, width: int, *, scaled: bool = False
+) -> Iterator[Block]:
+    """Yield the pixels and labels of images, decoded by a few threads.
 
     Args:
         images: (content or path, name for errors, label) of each image.
         height: of every image.
         width: of every image.
+        scaled: whether images of any size are brought to this one, a square; see `square`.
 
     Raises:
         DataError: an image cannot be decoded or has another size.
     """
     def pixels(image: tuple[bytes | str, str, int]) -> NDArray[np.uint8]:
         encoded, where, _ = image
+        if scaled:
+            return np.asarray(square(decode_image(encoded, where), height))
         return np.asarray(decode_image(encoded, where, (height, width)))
 
     block_images = max(1, min(MAX_BLOCK_IMAGES, MAX_BLOCK_BYTES // (height * width * 3)))

@@ -1,6 +1,7 @@
 """Images as files in class folders: train/<class>/*.png and so on.
 
-Where all images have one size and fit, they are decoded into memory; otherwise they are streamed from their files.
+Where all images have one size, or are given one, and fit, they are decoded into memory; otherwise they are streamed
+from their files.
 """
 
 import os
@@ -12,7 +13,7 @@ from typing import Final
 from graftpop.errors import DataError
 from graftpop.learner.data.cache import is_stored
 from graftpop.learner.data.checks import check_inside
-from graftpop.learner.data.decoding import decode_blocks, image_size
+from graftpop.learner.data.decoding import decode_blocks, size_of
 from graftpop.learner.data.tables import Colour, Contents, Part, Source, root_folder, settle_parts
 from graftpop.settings import DataSettings
 
@@ -32,33 +33,39 @@ class ImageFiles:
 
 
 def find_folder(data: DataSettings) -> Source | ImageFiles:
-    """Return the images in `data.root`: as a table to decode if they have one size and fit, else as files."""
+    """Return the images in `data.root`: as a table to decode if they have one size, or are given one, and fit; else
+    as files.
+    """
     images = class_folders(root_folder(data))
     files = [file for part in images.parts.values() for file, _ in part]
-    height, width = image_size(files[0], files[0])
+    height, width = (data.image_size, data.image_size) if data.image_size else size_of(files[0], files[0])
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if len(files) * height * width * 3 > memory_bytes // MEMORY_SHARE:
         return images
-    source = folder_source("folder", images, flip=True)
-    if is_stored(source) or all(image_size(file, file) == (height, width) for file in files):
+    source = folder_source("folder", images, flip=True, image_size=data.image_size)
+    if data.image_size or is_stored(source) or all(size_of(file, file) == (height, width) for file in files):
         return source
     return images
 
 
 def folder_source(
-    name: str, images: ImageFiles, *, flip: bool, mean_std: tuple[Colour, Colour] | None = None
+    name: str, images: ImageFiles, *, flip: bool, mean_std: tuple[Colour, Colour] | None = None,
+    image_size: int | None = None,
 ) -> Source:
-    """Return files as a table to decode; one of another size than the first is an error when it is decoded."""
+    """Return files as a table to decode, to squares of that size; without it, one of another size than the first is an
+    error when it is decoded.
+    """
     def open_files() -> Contents:
         first = images.parts["train"][0][0]
-        height, width = image_size(first, first)
+        height, width = (image_size, image_size) if image_size else size_of(first, first)
         return Contents(images.class_names, height, width, {
-            part: Part(len(files), decode_blocks(((file, file, label) for file, label in files), height, width))
+            part: Part(len(files), decode_blocks(((file, file, label) for file, label in files), height, width,
+                                                 scaled=image_size is not None))
             for part, files in images.parts.items()
         })
 
     every_file = tuple(Path(file) for part in images.parts.values() for file, _ in part)
-    return Source(name, every_file, open_files, flip=flip, mean_std=mean_std)
+    return Source(name, every_file, open_files, flip=flip, mean_std=mean_std, image_size=image_size)
 
 
 def class_folders(root: Path) -> ImageFiles:

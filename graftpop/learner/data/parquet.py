@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from graftpop.errors import DataError, closest, one_line
 from graftpop.learner.data.checks import check_inside
-from graftpop.learner.data.decoding import decode_blocks, image_size
+from graftpop.learner.data.decoding import decode_blocks, size_of
 from graftpop.learner.data.pages import largest_page
 from graftpop.learner.data.tables import Colour, Contents, Part, Source, root_folder, settle_parts
 from graftpop.settings import DataSettings
@@ -36,7 +36,7 @@ BATCH_BYTES: Final = 2**26                  # fewer rows where each could be as 
 def find_parquet(data: DataSettings) -> Source:
     """Return the tables in `data.root`."""
     root = root_folder(data)
-    return parquet_source("parquet", root, parquet_files(root), data.label, flip=True)
+    return parquet_source("parquet", root, parquet_files(root), data.label, flip=True, image_size=data.image_size)
 
 
 def parquet_files(folder: Path) -> dict[str, list[Path]]:
@@ -56,7 +56,7 @@ def parquet_files(folder: Path) -> dict[str, list[Path]]:
 
 def parquet_source(
     name: str, folder: Path, files: Mapping[str, list[Path]], label: str | None, *, flip: bool,
-    mean_std: tuple[Colour, Colour] | None = None, usual_label: str | None = None,
+    mean_std: tuple[Colour, Colour] | None = None, usual_label: str | None = None, image_size: int | None = None,
 ) -> Source:
     """Return a data set in Parquet files.
 
@@ -68,6 +68,7 @@ def parquet_source(
         flip: whether its mirrored images are as good.
         mean_std: of its pixels; None: those of the training images.
         usual_label: the column that is meant, if there is such a one, where `label` is None.
+        image_size: the side that images are brought to; None: they have one size.
 
     Raises:
         DataError: a part is missing, or the columns cannot be found.
@@ -87,13 +88,16 @@ def parquet_source(
                         "name another column by data.label")
 
     def open_tables() -> Contents:
-        return _open(parts, image, label, class_names)
+        return _open(parts, image, label, class_names, image_size)
 
     every_file = tuple(file for part in parts.values() for file in part)
-    return Source(name, every_file, open_tables, flip=flip, mean_std=mean_std, label=label)
+    return Source(name, every_file, open_tables, flip=flip, mean_std=mean_std, label=label,
+                  image_size=image_size)
 
 
-def _open(parts: Mapping[str, list[Path]], image: str, label: str, names: tuple[str, ...] | None) -> Contents:
+def _open(
+    parts: Mapping[str, list[Path]], image: str, label: str, names: tuple[str, ...] | None, side: int | None
+) -> Contents:
     labels = {part: [_labels(file, image, label, len(names) if names else MAX_CLASSES) for file in files]
               for part, files in parts.items()}
     num_images = {part: sum(map(len, of_files)) for part, of_files in labels.items()}
@@ -110,9 +114,10 @@ def _open(parts: Mapping[str, list[Path]], image: str, label: str, names: tuple[
             for file, of_file in zip(files, labels[part], strict=True):
                 _check_labels(of_file, file, label, num_classes)
     encoded, where, _ = next(_images(parts["train"], image, label))
-    height, width = image_size(encoded, where)
+    height, width = (side, side) if side else size_of(encoded, where)
     return Contents(names, height, width, {
-        part: Part(num_images[part], decode_blocks(_images(files, image, label), height, width))
+        part: Part(num_images[part],
+                   decode_blocks(_images(files, image, label), height, width, scaled=side is not None))
         for part, files in parts.items()
     })
 

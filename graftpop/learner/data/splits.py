@@ -54,6 +54,9 @@ def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0) -> Split
         if data.label is not None and (isinstance(found, ImageFiles) or found.label is None):
             raise DataError(f"data.label: names a column of Parquet files, got '{data.label}' where {data.name} is not "
                             "in Parquet files; leave it out")
+        if data.image_size is not None and isinstance(found, Source) and found.image_size is None:
+            raise DataError(f"data.image_size: is for data.name parquet or folder, got {data.image_size} where "
+                            f"{data.name} has images of one size; leave it out")
         if isinstance(found, ImageFiles):
             return _streamed_splits(found, data, seed, num_workers)
         return _memory_splits(found, decoded(found), data, seed)
@@ -80,18 +83,19 @@ def _streamed_splits(images: ImageFiles, data: DataSettings, seed: int, num_work
     if data.crop_padding != "auto":
         raise DataError("data.crop_padding: these images are streamed, each cut to a random box, "
                         f"got {data.crop_padding}; leave it out")
+    side = data.image_size or INPUT_SIDE
     recipe = Recipe(IMAGENET_MEAN, IMAGENET_STD, 0, True if data.flip == "auto" else data.flip)
 
     def split(part: str, rows: Tensor | None) -> StreamedImages:
         chosen = images.parts[part] if rows is None else [images.parts[part][row] for row in rows.tolist()]
         labels = torch.tensor([label for _, label in chosen])
-        return StreamedImages([file for file, _ in chosen], labels, recipe, num_workers)
+        return StreamedImages([file for file, _ in chosen], labels, recipe, side, num_workers)
 
     labels = torch.tensor([label for _, label in images.parts["train"]])
     train_rows, val_rows = _cut(labels, data, seed, has_val="val" in images.parts)
     val = split("val", None) if val_rows is None else split("train", val_rows)
     return Splits(split("train", train_rows), val, split("test", None), images.class_names,
-                  (3, INPUT_SIDE, INPUT_SIDE), recipe)
+                  (3, side, side), recipe)
 
 
 def _cut(labels: Tensor, data: DataSettings, seed: int, *, has_val: bool) -> tuple[Tensor, Tensor | None]:

@@ -22,8 +22,8 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "INPUT_SIDE", "StreamedImages"]
 # The constants and sizes that the field uses, e.g. pytorch/examples, imagenet/main.py.
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
-RESIZED_SIDE: Final = 256                   # evaluation: the shorter side, before the centre is cut out
-INPUT_SIDE: Final = 224
+RESIZED_SHARE: Final = 256 / 224            # evaluation: the shorter side to the square that is cut from its centre
+INPUT_SIDE: Final = 224                     # unless data.image_size says another
 WORKER_LIMIT_S: Final = 300                 # a batch that takes longer is an error
 
 Item = tuple[Tensor, int] | DataError
@@ -37,12 +37,14 @@ class StreamedImages:
         files: path of each image.
         labels: int64 (num_images,).
         recipe: how they become network input; its crop padding is not used.
+        side: of the squares that they become.
         num_workers: processes that read; 0 reads in this one.
     """
 
     files: Sequence[str]
     labels: Tensor
     recipe: Recipe
+    side: int = INPUT_SIDE
     num_workers: int = 0
 
     @property
@@ -66,7 +68,7 @@ class StreamedImages:
         self, batches: Sequence[Tensor], seed: int | None, device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
         loader = DataLoader(
-            _Files(self.files, self.labels, self.recipe.flip, seed),
+            _Files(self.files, self.labels, self.recipe.flip, self.side, seed),
             batch_sampler=[rows.tolist() for rows in batches],
             num_workers=self.num_workers,
             collate_fn=_collate,
@@ -82,10 +84,10 @@ class StreamedImages:
 
 
 class _Files(Dataset[Item]):
-    """Each image as uint8 (3, 224, 224), with its label; augmented if there is a seed."""
+    """Each image as uint8 (3, side, side), with its label; augmented if there is a seed."""
 
-    def __init__(self, files: Sequence[str], labels: Tensor, flip: bool, seed: int | None) -> None:
-        self.files, self.labels, self.flip, self.seed = files, labels, flip, seed
+    def __init__(self, files: Sequence[str], labels: Tensor, flip: bool, side: int, seed: int | None) -> None:
+        self.files, self.labels, self.flip, self.side, self.seed = files, labels, flip, side, seed
 
     def __len__(self) -> int:
         return len(self.files)
@@ -98,11 +100,11 @@ class _Files(Dataset[Item]):
         except DataError as error:
             return error                    # raised in the main process, where the message stays one line
         if self.seed is None:
-            image = functional.center_crop(functional.resize(image, [RESIZED_SIDE]), [INPUT_SIDE])
+            image = functional.center_crop(functional.resize(image, [round(self.side * RESIZED_SHARE)]), [self.side])
         else:
             generator = np.random.default_rng((self.seed, index))
             box = random_crop_box(image.height, image.width, generator)
-            image = functional.resized_crop(image, *box, [INPUT_SIDE, INPUT_SIDE])
+            image = functional.resized_crop(image, *box, [self.side, self.side])
             if self.flip and generator.random() < 0.5:
                 image = functional.hflip(image)
         return functional.pil_to_tensor(image), int(self.labels[index])

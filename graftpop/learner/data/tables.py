@@ -47,6 +47,7 @@ class Source:
     flip: bool                              # whether its mirrored images are as good
     mean_std: tuple[Colour, Colour] | None = None   # None: those of the training images
     label: str | None = None                # Parquet: the label column
+    image_size: int | None = None           # the side that images are brought to; None: they have one size
 
 
 def root_folder(data: DataSettings) -> Path:
