@@ -3,14 +3,16 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, current_thread
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graftpop.checkpoint_writer import CheckpointWriter
 from graftpop.checkpoints import Checkpoints, Facts
-from graftpop.errors import CheckpointError
+from graftpop.errors import CheckpointError, PopulationLost
 from graftpop.storage import Folder
 
 PEERS = {f"peer-{peer}.safetensors": bytes([peer]) * 100 for peer in range(3)}
@@ -31,6 +33,10 @@ def write(checkpoints: Checkpoints, round: int, score: float = 0.5) -> None:
 
 def rounds(checkpoints: Checkpoints) -> list[int]:
     return [checkpoint.facts.round for checkpoint in checkpoints.newest_first()]
+
+
+def told_nothing(round: int, cause: str) -> None:
+    raise AssertionError(f"round {round}: {cause}")
 
 
 @pytest.fixture
@@ -164,3 +170,53 @@ def test_what_came_after_a_round_can_be_forgotten(checkpoints: Checkpoints) -> N
         write(checkpoints, round, score=1 / round)
     checkpoints.forget_after(1)
     assert rounds(checkpoints) == [1]
+
+
+def test_a_checkpoint_is_written_while_its_writer_goes_on_and_before_the_next(checkpoints: Checkpoints) -> None:
+    may_go_on = Event()
+
+    def states() -> Iterator[tuple[str, bytes]]:
+        assert may_go_on.wait(60)
+        yield from files_of(1).items()
+
+    writer = CheckpointWriter(checkpoints, "00000", told_nothing)
+    writer.write(facts(1), states)
+    assert rounds(checkpoints) == []
+    may_go_on.set()
+    writer.write(facts(2), lambda: files_of(2).items())
+    assert 1 in rounds(checkpoints)
+    writer.finish()
+    writer.finish()
+    assert rounds(checkpoints) == [2, 1]
+
+
+def test_who_waits_for_a_checkpoint_is_told_why_storage_was_away(checkpoints: Checkpoints) -> None:
+    tries: list[int] = []
+
+    def states() -> Iterator[tuple[str, bytes]]:
+        tries.append(4)
+        if len(tries) == 1:
+            raise OSError("No space left on device")
+        yield from files_of(4).items()
+
+    told: list[tuple[int, str, str]] = []
+    writer = CheckpointWriter(checkpoints, "00007",
+                              lambda round, cause: told.append((round, cause, current_thread().name)))
+    writer.write(facts(4), states)
+    writer.finish()
+    assert rounds(checkpoints) == [4]
+    assert told == [(4, "trial 00007: its checkpoint cannot be written: No space left on device",
+                     current_thread().name)]
+
+
+def test_a_writer_that_fails_for_another_reason_says_so_to_who_waits(checkpoints: Checkpoints) -> None:
+    def lost() -> Iterator[tuple[str, bytes]]:
+        raise PopulationLost("the states are gone")
+
+    writer = CheckpointWriter(checkpoints, "00000", told_nothing)
+    writer.write(facts(1), lost)
+    with pytest.raises(PopulationLost, match="the states are gone"):
+        writer.write(facts(2), lambda: files_of(2).items())
+    writer.write(facts(3), lambda: files_of(3).items())
+    writer.finish()
+    assert rounds(checkpoints) == [3]

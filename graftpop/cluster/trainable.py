@@ -8,15 +8,14 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ray import tune
 from ray.util import get_current_placement_group
 
+from graftpop.checkpoint_writer import CheckpointWriter
 from graftpop.checkpoints import Checkpoint, Checkpoints, Facts
 from graftpop.cluster.actors import RayGroup
 from graftpop.cluster.connection import Connection
@@ -48,14 +47,6 @@ def placement_of(space: Space, config: dict[str, Any], connection: Connection) -
     return tune.PlacementGroupFactory([{connection.here: LEAST} if may_shrink else {}, *demand.bundles])
 
 
-class Writing(NamedTuple):
-    """A checkpoint that is being written: after which round, its end, and why storage was away meanwhile."""
-
-    round: int
-    done: Future[None]
-    causes: list[str]
-
-
 class PopulationTrainable(tune.Trainable):
     """A population of peers as Ray actors, led from this process, which neither computes nor holds weights."""
 
@@ -74,8 +65,6 @@ class PopulationTrainable(tune.Trainable):
         self._space, self._nodes = space, nodes
         self._run = RunFolder(location)
         self._lock, self._is_locked = ExitStack(), False
-        self._writer = ThreadPoolExecutor(1)
-        self._writing: Writing | None = None
         self._group: RayGroup | None = None
         self._take_up(config)
 
@@ -94,6 +83,7 @@ class PopulationTrainable(tune.Trainable):
         self._sample: dict[str, Any] = config["trial"]["sample"] if "trial" in config else config
         self._settings = self._space.settle(self._sample)
         self._checkpoints = Checkpoints(self._run.of_trials("checkpoints") / self._id)
+        self._writer = CheckpointWriter(self._checkpoints, self._id, self._tell_storage_away)
         self._records = TrialRecords(self._run.of_trials("records"), self._id)
         self._source, self._adopted = self._checkpoints, ""  # under pbt another trial's
         self._population: Population | None = None
@@ -143,7 +133,7 @@ class PopulationTrainable(tune.Trainable):
 
     def _let_go(self) -> None:
         try:
-            self._finish_writing()
+            self._writer.finish()
         finally:
             self._lock.close()
             self._is_locked = False
@@ -259,36 +249,18 @@ class PopulationTrainable(tune.Trainable):
             round=population.round, score=self._summary.get("val_accuracy", -1.0), is_complete=is_complete,
             peers=population.peers, num_restarts=population.num_restarts, adopted=self._adopted, summary=self._summary,
             settings=self._settings.model_dump())
-        causes: list[str] = []
-        self._finish_writing()
-        done = self._writer.submit(patiently, partial(self._checkpoints.write, facts, population.files()),
-                                   f"trial {self._id}: its checkpoint cannot be written", causes.append)
-        self._writing = Writing(facts.round, done, causes)
+        self._writer.write(facts, population.files())
         if is_complete:
-            self._finish_writing()
+            self._writer.finish()
 
-    def _finish_writing(self) -> None:
-        """Wait until the last checkpoint is there: it is written while peers go on.
-
-        Who is killed before that goes on from the one before.
-
-        Raises:
-            StorageError: it could not be written.
-        """
-        if self._writing is None:
-            return
-        writing, self._writing = self._writing, None
-        try:
-            writing.done.result()
-        finally:
-            for cause in writing.causes:
-                self._tell(Event(writing.round, None, "storage_away", cause))
+    def _tell_storage_away(self, round: int, cause: str) -> None:
+        self._tell(Event(round, None, "storage_away", cause))
 
     def _keep(self, act: Callable[[], None], what: str) -> None:
         """Write something, waiting while storage is away."""
         round = self._summary.get("round", 0)
         patiently(act, f"trial {self._id}: {what} cannot be written",
-                  lambda cause: self._tell(Event(round, None, "storage_away", cause)))
+                  lambda cause: self._tell_storage_away(round, cause))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write whose checkpoints to go on from: population based training lets other trials load it.
