@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from watchers import interrupting_once_at
 
 import graftpop
@@ -74,6 +75,12 @@ def test_a_study_leaves_whole_tables_and_a_network_that_is_as_good_as_recorded(
         last = [peer for peer in rounds if (peer["trial_id"], peer["round"]) == (trial_id, 3)]
         assert row["val_accuracy"] == max(peer["val_accuracy"] for peer in last)
         assert row["train_images"] == sum(peer["train_images"] for peer in rounds if peer["trial_id"] == trial_id)
+
+        curve = EventAccumulator(str(tmp_path / "tune" / trial_id)).Reload().Scalars("ray/tune/val_accuracy")
+        best = [max(peer["val_accuracy"] for peer in rounds if (peer["trial_id"], peer["round"]) == (trial_id, round_))
+                for round_ in (1, 2, 3)]
+        assert [point.value for point in curve] == pytest.approx(best, abs=1e-7)
+        assert curve[-1].step == row["train_images"]
 
     grafts = pq.read_table(tmp_path / "grafts.parquet").to_pylist()
     assert {row["round"] for row in grafts} == {1, 2}  # the last round does not graft
