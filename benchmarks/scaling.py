@@ -27,8 +27,8 @@ import safetensors.numpy
 from turns import Case, report
 
 from graftpop.cluster import actors, study
-from graftpop.cluster.actors import PeerActor
 from graftpop.cluster.connection import Connection, connect
+from graftpop.cluster.peer_actor import PeerActor
 from graftpop.cluster.resources import Demand
 from graftpop.cluster.trainable import PopulationTrainable
 from graftpop.records import RunFolder

@@ -4,7 +4,6 @@ What a peer hands out and takes in is numbers, bytes and numpy arrays, so that i
 as a Ray actor.
 """
 
-import json
 import math
 import os
 from typing import Any
@@ -13,12 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
-from graftpop.errors import CheckpointError, PeerDiverged
+from graftpop.errors import PeerDiverged
 from graftpop.learner.filters import filters_of
 from graftpop.learner.flops import count_flops, count_parameters
 from graftpop.learner.meeting import Exchanging, Meeting, finished, in_numpy
@@ -35,6 +31,7 @@ from graftpop.methods.measures import Measures, compare_pair
 from graftpop.methods.rules import make_rules
 from graftpop.methods.teaching import Classmates, Teachers
 from graftpop.methods.weight_averaging import greedy_soup, uniform_soup
+from graftpop.peer_state import load_state, state_bytes
 from graftpop.settings import Settings
 
 __all__ = ["Peer"]
@@ -294,14 +291,8 @@ class Peer:
         return card
 
     def save(self) -> bytes:
-        """Return the peer's whole state in the safetensors format; its header holds the model card."""
-        tensors = self._learner.state_dict()
-        for rule in self._rules:
-            tensors |= {f"{rule.name}/{key}": tensor.contiguous() for key, tensor in rule.state_dict().items()}
-        tensors["teacher_images"] = torch.tensor(self._teacher_images)
-        if self._small is not None:
-            tensors |= {f"small/{name}": tensor.contiguous() for name, tensor in self._small.state_dict().items()}
-        return tensors_to_bytes(tensors, {"model_card": json.dumps(self.model_card())})
+        """Return the peer's whole state; see `state_bytes`."""
+        return state_bytes(self._learner, self._rules, self._teacher_images, self._small, self.model_card())
 
     def load(self, state: bytes) -> None:
         """Go on from a state that `save` returned.
@@ -309,32 +300,11 @@ class Peer:
         Raises:
             CheckpointError: the bytes are cut short or another network's.
         """
-        try:
-            tensors = tensors_from_bytes(state)
-        except SafetensorError as error:
-            raise CheckpointError(f"checkpoint of peer {self._index}: cut short, or no safetensors file: "
-                                  f"{error}") from error
-        self._learner.load_state_dict(tensors)
-        self._check_state(tensors)
-        for rule in self._rules:
-            prefix = f"{rule.name}/"
-            rule.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()
-                                  if name.startswith(prefix)})
-        self._teacher_images = int(tensors["teacher_images"])
+        self._teacher_images = load_state(state, self._learner, self._rules, f"checkpoint of peer {self._index}",
+                                          self._settings.num_epochs)
         self._entropies, self._num_invalid = self._grafting.entropies(), self._grafting.num_invalid_filters()
         if self._learner.epoch == self._settings.num_epochs:
             self._remove_dropped()
-
-    def _check_state(self, tensors: dict[str, Tensor]) -> None:
-        """Check of a state that was loaded what its shapes do not tell."""
-        where, most = f"checkpoint of peer {self._index}", self._settings.num_epochs
-        if not 0 <= self._learner.epoch <= most:
-            raise CheckpointError(f"{where}: its epoch must be in [0, {most}], got {self._learner.epoch}")
-        if not self._learner.state.buffer.isfinite().all():
-            raise CheckpointError(f"{where}: its weights must be finite, got some that are not")
-        images = tensors.get("teacher_images")
-        if images is None or images.numel() != 1 or images.dtype != torch.int64:
-            raise CheckpointError(f"{where}: must have teacher_images, one whole number")
 
 
 def _accuracy(predicted: Tensor, labels: Tensor) -> float:

@@ -16,9 +16,10 @@ FLOORS = {
     "settings": 1, "ops": 1,
     "learner": 2,
     "methods": 3,
-    "checkpoints": 4, "commands": 4, "comparison": 4, "exporting": 4, "inspection": 4, "optuna_storage": 4,
-    "optuna_terms": 4, "peer": 4, "population": 4, "preflight": 4, "progress": 4, "records": 4, "report_page": 4,
-    "run_facts": 4, "sampling": 4, "sideline": 4, "space": 4, "sparing": 4, "storage": 4, "trials": 4,
+    "checkpoint_writer": 4, "checkpoints": 4, "commands": 4, "comparison": 4, "exporting": 4, "inspection": 4,
+    "optuna_storage": 4, "optuna_terms": 4, "peer": 4, "peer_state": 4, "population": 4, "preflight": 4, "progress": 4,
+    "records": 4, "report_page": 4, "run_facts": 4, "sampling": 4, "sideline": 4, "space": 4, "sparing": 4,
+    "storage": 4, "trials": 4,
     "cluster": 5,
     "__main__": 6, "export": 6, "init": 6, "inspect": 6, "library": 6, "report": 6, "tune": 6,
 }

@@ -1,4 +1,4 @@
-"""Peers in Ray actors, a process each or several in one, in the placement group of their trial.
+"""The peers of a trial as a group of Ray actors, a process each or several in one, in the trial's placement group.
 
 What one peer hands to another (a snapshot, class probabilities) stays in the object store of the node where it was
 made; the population only holds references, and Ray moves the bytes from node to node.
@@ -6,7 +6,7 @@ made; the population only holds references, and Ray moves the bytes from node to
 
 import re
 import time
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import ray
@@ -15,7 +15,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from graftpop.cluster.meeting import MeetingPlace
+from graftpop.cluster.peer_actor import PeerActor, this_node
 from graftpop.cluster.resources import Demand
 from graftpop.errors import HandleLost, MeetingBroken, PeerError, PeerLost
 from graftpop.population import Calls
@@ -27,70 +27,6 @@ __all__ = ["RayGroup"]
 GET_LIMIT_S = 300.0
 BEGIN_LIMIT_S = 60.0
 """How long a peer may take to begin another trial, before it is started anew."""
-
-
-class PeerActor:
-    """A process that has some peers and runs them one after the other. Who creates it need not import torch."""
-
-    def __init__(self, settings: dict[str, Any], peers: Sequence[int], demand: Demand, parts: bytes | None) -> None:
-        import torch
-
-        from graftpop.learner.heap import keep_freed_memory
-
-        keep_freed_memory()
-        self._name = f"{settings['name']}/peer-{'-'.join(map(str, peers))}"
-        self._device = "cuda" if demand.gpus_per_peer else "cpu"
-        self._num_cores = max(1, int(len(peers) * demand.cpus_per_peer))
-        torch.set_num_threads(self._num_cores)
-        self._parts = parts
-        self._failure: PeerError | None = None
-        self._place = MeetingPlace(peers[0])
-        self._peers: dict[int, Any] = {}
-        self.begin(settings, peers)
-
-    def begin(self, settings: dict[str, Any], peers: Sequence[int]) -> None:
-        """Have peers of a population that begins, in place of those of another."""
-        from graftpop.peer import Peer
-
-        self._peers.clear()  # their memory is free before that of the next is taken
-        self._place.leave()
-        population = Settings.model_validate(settings)
-        try:
-            parts = None if self._parts is None else cloudpickle.loads(self._parts)
-        except (ImportError, AttributeError) as error:  # a constructor that fails would be tried again and again
-            self._failure = PeerError(f"peer {', '.join(map(str, peers))}: its process cannot have the network, images "
-                                      f"or optimizer: {error}; put their modules where every node can import them")
-            return
-        for peer in peers:
-            self._peers[peer] = Peer(population, peer, self._device, num_workers=self._num_cores - 1,
-                                     parts=parts)
-
-    def __repr__(self) -> str:
-        """Name the actor for logs and the dashboard; its tasks have the name of the trial."""
-        return self._name
-
-    def call(self, peer: int, method: str, *arguments: Any) -> Any:
-        """Run a method of a peer; references among the arguments have become what they refer to."""
-        if self._failure is not None:
-            raise self._failure
-        result = getattr(self._peers[peer], method)(*arguments)
-        return self._place.hold(result) if isinstance(result, Generator) else result
-
-    def make(self, peer: int, method: str, *arguments: Any) -> tuple[str, Any]:
-        """Run a method of a peer whose result stays here; return apart from it on which node that is."""
-        return _this_node(), self.call(peer, method, *arguments)
-
-    def dismiss(self, peer: int) -> None:
-        """Have a peer no more."""
-        del self._peers[peer]
-
-    def open_meetings(self, place: int, num_places: int, limit_s: float) -> tuple[str, int]:
-        """Open the place where the peers meet; return its address and port."""
-        return self._place.open(place, num_places, limit_s)
-
-    def come_to_meetings(self, address: tuple[str, int], place: int, num_places: int, limit_s: float) -> None:
-        """Come to the place that another peer has opened."""
-        self._place.come(address, place, num_places, limit_s)
 
 
 class Asked(NamedTuple):
@@ -226,7 +162,7 @@ class RayGroup:
         if isinstance(result, PeerError) or asked.wanted == "value":
             return asked.peer, result
         # what a process has handed out outlives it, but not its node
-        if asked.wanted == "held" or result == _this_node():
+        if asked.wanted == "held" or result == this_node():
             return asked.peer, asked.made
         kept = self._result(asked.made, asked.peer, asked.method)
         return asked.peer, kept if isinstance(kept, PeerError) else self.put(kept)
@@ -277,10 +213,6 @@ class RayGroup:
         """End the peers' processes."""
         for actor in self._actors.values():
             ray.kill(actor)
-
-
-def _this_node() -> str:
-    return str(ray.get_runtime_context().get_node_id())
 
 
 def _is_done(reference: ray.ObjectRef[Any]) -> bool:
