@@ -6,16 +6,16 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from graftpop.errors import DataError
 from graftpop.learner.augment import Recipe
 from graftpop.learner.data.images import Splits
+from graftpop.learner.data.reading import in_order, read_batches, shuffled
 from graftpop.learner.seeds import derive, seeded
 
 __all__ = ["DatasetImages", "splits_of"]
 
-WORKER_LIMIT_S: Final = 300                 # a batch that takes longer is an error
 AS_THEY_ARE: Final = Recipe((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0, False)
 """What is done to the images of such a data set: nothing."""
 
@@ -42,23 +42,14 @@ class DatasetImages:
 
     def training_batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every image once, in random order; see `Images`."""
-        order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
-        return self._read([rows for rows in torch.split(order, batch_size) if len(rows) > 1], seed, device)
+        return self._read(shuffled(self.num_images, batch_size, seed), seed, device)
 
     def evaluation_batches(self, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every image once, in the order of the data set; see `Images`."""
-        return self._read(torch.split(torch.arange(self.num_images), batch_size), 0, device)
+        return self._read(in_order(self.num_images, batch_size), 0, device)
 
     def _read(self, batches: Sequence[Tensor], seed: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = DataLoader(
-            _Seeded(self.dataset, seed),
-            batch_sampler=[rows.tolist() for rows in batches],
-            num_workers=self.num_workers,
-            generator=torch.Generator(),    # else the loader draws from the global one
-            pin_memory=device.type == "cuda",
-            timeout=WORKER_LIMIT_S if self.num_workers else 0,
-        )
-        for images, labels in loader:
+        for images, labels in read_batches(_Seeded(self.dataset, seed), batches, self.num_workers, device):
             laid_out = images.float().contiguous(memory_format=torch.channels_last)
             yield laid_out.to(device, non_blocking=True), labels.long().to(device, non_blocking=True)
 

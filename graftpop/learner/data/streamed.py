@@ -11,11 +11,12 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from graftpop.errors import DataError
 from graftpop.learner.augment import Recipe, normalise, random_crop_box
 from graftpop.learner.data.decoding import decode_image
+from graftpop.learner.data.reading import in_order, read_batches, shuffled
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "INPUT_SIDE", "StreamedImages"]
 
@@ -24,7 +25,6 @@ IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 RESIZED_SHARE: Final = 256 / 224            # evaluation: the shorter side to the square that is cut from its centre
 INPUT_SIDE: Final = 224                     # unless data.image_size says another
-WORKER_LIMIT_S: Final = 300                 # a batch that takes longer is an error
 
 Item = tuple[Tensor, int] | DataError
 
@@ -56,27 +56,17 @@ class StreamedImages:
         self, batch_size: int, seed: int, device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every image once: a random box of it, resized, mirrored at random, in random order; see `Images`."""
-        order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
-        batches = [rows for rows in torch.split(order, batch_size) if len(rows) > 1]
-        return self._read(batches, seed, device)
+        return self._read(shuffled(self.num_images, batch_size, seed), seed, device)
 
     def evaluation_batches(self, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the centre of every image once, in the order of the files; see `Images`."""
-        return self._read(torch.split(torch.arange(self.num_images), batch_size), None, device)
+        return self._read(in_order(self.num_images, batch_size), None, device)
 
     def _read(
         self, batches: Sequence[Tensor], seed: int | None, device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = DataLoader(
-            _Files(self.files, self.labels, self.recipe.flip, self.side, seed),
-            batch_sampler=[rows.tolist() for rows in batches],
-            num_workers=self.num_workers,
-            collate_fn=_collate,
-            generator=torch.Generator(),    # else the loader draws from the global one
-            pin_memory=device.type == "cuda",
-            timeout=WORKER_LIMIT_S if self.num_workers else 0,
-        )
-        for batch in loader:
+        files = _Files(self.files, self.labels, self.recipe.flip, self.side, seed)
+        for batch in read_batches(files, batches, self.num_workers, device, _collate):
             if isinstance(batch, DataError):
                 raise batch
             pixels, labels = (part.to(device, non_blocking=True) for part in batch)
