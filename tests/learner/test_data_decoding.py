@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_makers import png, random_pixels
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from graftpop.errors import DataError
@@ -63,6 +65,17 @@ def test_an_image_of_another_size_than_the_first_is_refused_before_it_is_decoded
     images = [(png(random_pixels(1, 8, 8)[0]), "0", 0), (header_alone(4096, 4096), "1", 0)]
     with pytest.raises(DataError, match="1: all images must have the size of the first, 8 x 8, got 4096 x 4096"):
         list(decode_blocks(images, 8, 8))
+
+
+@given(short=st.integers(1, 20), ends=st.integers(0, 20), is_tall=st.booleans(), side=st.integers(1, 40))
+def test_of_an_image_of_any_size_the_middle_becomes_a_square(short: int, ends: int, is_tall: bool, side: int) -> None:
+    pixels = np.zeros((short, 3 * short + 2 * ends, 3), np.uint8)
+    pixels[:, ends:ends + 3 * short] = (200, 100, 50)  # as far beside the cut as the filter of one pixel can see
+    image = png(pixels.swapaxes(0, 1) if is_tall else pixels)
+    ((blocks, labels),) = decode_blocks([(image, "0", 3)], side, side, scaled=True)
+    assert blocks.shape == (1, side, side, 3)
+    assert (blocks == (200, 100, 50)).all()
+    assert labels.tolist() == [3]
 
 
 def test_a_tiff_that_turns_itself_round_has_one_size() -> None:
