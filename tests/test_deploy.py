@@ -15,12 +15,16 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from graftpop.cluster.metrics import LABELS, METRICS
 
@@ -182,6 +186,27 @@ def test_the_dashboard_of_grafana_asks_for_the_prometheus_and_takes_all_from_it(
     assert [variable["name"] for variable in variables] == list(LABELS)
     targets = [target for panel in dashboard["panels"] for target in panel["targets"]]
     assert {part["datasource"]["uid"] for part in (*variables, *dashboard["panels"], *targets)} == {"${datasource}"}
+
+
+def missing(wanted: Any, read: Any, where: str = "") -> Iterator[str]:
+    """Yield where something of one tree is not in another, which may have more keys."""
+    if isinstance(wanted, dict) and isinstance(read, dict):
+        for key, value in wanted.items():
+            yield from missing(value, read[key], f"{where}.{key}") if key in read else [f"{where}.{key}"]
+    elif isinstance(wanted, list) and isinstance(read, list) and len(wanted) == len(read):
+        for index, (value, other) in enumerate(zip(wanted, read, strict=True)):
+            yield from missing(value, other, f"{where}[{index}]")
+    elif wanted != read:
+        yield where
+
+
+def test_grafanas_own_model_of_a_dashboard_reads_all_of_it(dashboard: dict[str, Any]) -> None:
+    register_default_plugins()
+    read = json.loads(json.dumps(Dashboard.from_json(dashboard), cls=JSONEncoder))
+    of_the_import = {"__inputs", "__requires", "id"}  # the form asks for them, the dashboard that it makes has none
+    assert [panel["type"] for panel in read["panels"]] == ["timeseries"] * len(METRICS)
+    lost = list(missing({key: value for key, value in dashboard.items() if key not in of_the_import}, read))
+    assert not lost, lost
 
 
 def test_the_documentation_explains_each_metric() -> None:
