@@ -29,8 +29,9 @@ def main() -> None:
                                         scheduler=ASHAScheduler(grace_period=2)),
             run_config=tune.RunConfig(storage_path=f"{folder}/tune", verbose=0))
         best = tuner.fit().get_best_result()
+        network = graftpop.load(best.metrics["network"])
     print(f"best: {best.config}, validation accuracy {best.metrics['val_accuracy']:.1%} after round "
-          f"{best.metrics['round']}")
+          f"{best.metrics['round']}, a network of {sum(weight.numel() for weight in network.parameters()):,} weights")
 
 
 if __name__ == "__main__":

@@ -139,6 +139,10 @@ class Checkpoints:
         folder.write(FACTS, facts.model_copy(update={"files": written}).model_dump_json(indent=2).encode())
         self._remove_but(self._kept())
 
+    def location_of(self, round: int, name: str) -> str:
+        """Return where a file of the checkpoint after a round lies, will lie, or lay."""
+        return (self._folder / _name(round) / name).location
+
     def newest_first(self) -> Iterator[Checkpoint]:
         """Yield the checkpoints that are there, the newest first.
 

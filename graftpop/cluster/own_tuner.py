@@ -24,13 +24,15 @@ def trainable(space: str | Path, out: str, overrides: Iterable[str] = ()) -> Any
             graftpop.trainable("space.yaml", out="runs/mine"),
             param_space={"graft.A": tune.uniform(0, 1), "population.num_peers": tune.choice([2, 3])},
             tune_config=tune.TuneConfig(metric="val_accuracy", mode="max", num_samples=8))
-        results = tuner.fit()
+        best = tuner.fit().get_best_result()
+        network = graftpop.load(best.metrics["network"])
 
     Keys of `param_space` are dotted keys of the space. A round reports `round`, `epoch`, `val_accuracy`,
-    `mean_val_accuracy`, `num_invalid_filters`, `images_per_s`, `train_images`, `exchange_s` and `wall_s`, the last also
-    `test_accuracy` and `ensemble_test_accuracy`. A trial reserves its peers' cores by itself. It keeps its own
-    checkpoints below `out` and goes on from the newest, whenever Tune starts it again. One that cannot go on, since it
-    diverged for example, is done with a `val_accuracy` of 0 and says why in `error`.
+    `mean_val_accuracy`, `num_invalid_filters`, `images_per_s`, `train_images`, `exchange_s`, `wall_s` and `network`,
+    the best peer's file, which lies there when the trial has ended; the last round also `test_accuracy` and
+    `ensemble_test_accuracy`. A trial reserves its peers' cores by itself. It keeps its own checkpoints below `out` and
+    goes on from the newest, whenever Tune starts it again. One that cannot go on, since it diverged for example, is
+    done with a `val_accuracy` of 0 and says why in `error`.
 
     Connects to Ray as `ray.init()` does, where this process is not connected.
 

@@ -80,7 +80,8 @@ class PopulationTrainable(tune.Trainable):
 
     def _take_up(self, config: dict[str, Any]) -> None:
         self._id = Path(self.logdir).name  # the config's `trial_id` is under pbt that of the trial it was copied from
-        self._sample: dict[str, Any] = config["trial"]["sample"] if "trial" in config else config
+        self._is_of_own_tuner = "trial" not in config
+        self._sample: dict[str, Any] = config if self._is_of_own_tuner else config["trial"]["sample"]
         self._settings = self._space.settle(self._sample)
         self._checkpoints = Checkpoints(self._run.of_trials("checkpoints") / self._id)
         self._writer = CheckpointWriter(self._checkpoints, self._id, self._tell_storage_away)
@@ -214,11 +215,19 @@ class PopulationTrainable(tune.Trainable):
                             f"{': ' * bool(event.cause)}{event.cause}")
 
     def _report(self) -> dict[str, Any]:
-        """Return what Tune is told, with what happened since it was told last."""
+        """Return what Tune is told, with what happened since it was told last.
+
+        The driver of a study is also told the figures of all peers, a user's own Tuner where the best network lies.
+        """
         events, self._events = self._events, []
-        figures, self._figures = self._figures, ""
-        return {**self._summary, "events": "\n".join(events), "figures": figures,
-                "timesteps_total": self._summary.get("train_images", 0)}
+        report = {**self._summary, "events": "\n".join(events),
+                  "timesteps_total": self._summary.get("train_images", 0)}
+        if not self._is_of_own_tuner:
+            report["figures"], self._figures = self._figures, ""
+        elif "best_peer" in self._summary:
+            file = f"peer-{self._summary['best_peer']}.safetensors"
+            report["network"] = self._checkpoints.location_of(self._summary["round"], file)
+        return report
 
     def _summarise(self, done: Round) -> dict[str, Any]:
         rows = done.peers

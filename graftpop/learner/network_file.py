@@ -115,37 +115,42 @@ def _is_finite(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e30     # float32 holds it
 
 
-def load_network(folder: str | Path) -> nn.Module:
-    """Return the trained network of a folder `RUN/best`, in evaluation mode and ready to call.
+def load_network(place: str | Path) -> nn.Module:
+    """Return the trained network of a folder `RUN/best`, or of one peer, in evaluation mode and ready to call.
 
     It takes images (B, 3, H, W) as floats in [0, 1], less the `mean` and divided by the `std` of `config.json`, and
     returns logits (B, num_classes). An exported ensemble returns the log of the mean of its members' probabilities.
 
     Args:
-        folder: with `config.json` and `model.safetensors`.
+        place: a folder with `config.json` and `model.safetensors`, or a peer's file of a checkpoint, whose header has
+            the card.
 
     Raises:
-        CheckpointError: the folder holds no such network.
+        CheckpointError: it holds no such network.
         ModelError: it is of a kind that is unknown here, or needs a package that is not installed.
     """
-    return read_network(folder)[0]
+    return read_network(place)[0]
 
 
-def read_network(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+def read_network(place: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """Return what `load_network` does, and the card: `config.json` with `model`, `num_classes`, `mean`, `std` and more.
 
     Raises:
-        CheckpointError: the folder holds no such network.
+        CheckpointError: it holds no such network.
         ModelError: it is of a kind that is unknown here, or needs a package that is not installed.
     """
-    folder = Path(folder)
+    place = Path(place)
     try:
-        with open(folder / "config.json", "rb") as stream:
-            card = read_card(stream.read(MAX_CARD_BYTES + 1))
-        weights = load_file(folder / "model.safetensors")
+        if place.is_file():
+            content, card = split_peer_file(place.read_bytes())
+            weights = load(content)
+        else:
+            with open(place / "config.json", "rb") as stream:
+                card = read_card(stream.read(MAX_CARD_BYTES + 1))
+            weights = load_file(place / "model.safetensors")
     except Exception as error:              # as in `read_weights`
-        raise _no_network(str(folder), error) from error
-    return rebuilt_network(card, weights, str(folder)), card
+        raise _no_network(str(place), error) from error
+    return rebuilt_network(card, weights, str(place)), card
 
 
 def rebuilt_network(card: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> nn.Module:

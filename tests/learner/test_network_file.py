@@ -221,6 +221,17 @@ def test_a_tar_archive_is_not_opened(tmp_path: Path) -> None:
 # peers' files
 
 
+def test_a_peers_file_is_loaded_by_the_card_in_its_header(tmp_path: Path, network: nn.Module) -> None:
+    file = tmp_path / "peer-1.safetensors"
+    state = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
+    file.write_bytes(save(state | {"epoch": torch.tensor(3)}, {"model_card": json.dumps(CARD)}))
+    assert same_bits(load_network(file).state_dict(), network.state_dict())
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"peer-1\.safetensors: holds no network that can be loaded: .*; give the "
+                                              r"folder best/ of a run$"):
+        load_network(file)
+
+
 @pytest.mark.parametrize("card", ["[" * 10**5, "[]", "7", "", json.dumps(CARD | {"num_classes": 10**12}), "{}"])
 def test_a_peers_file_with_an_absurd_card_is_refused(card: str) -> None:
     with pytest.raises(CheckpointError, match="checkpoint of a peer: not readable: ") as caught:
