@@ -13,7 +13,7 @@ SAYS = {
     "own_network": r"round 6: validation accuracy \d+\.\d%\ntest accuracy \d+\.\d%, of the ensemble \d+\.\d%\n"
                    r"the first image is a \d\n",
     "own_tuner": r"best: \{'graft.A': [\d.e-]+, 'population.num_peers': [23]\}, validation accuracy \d+\.\d% after "
-                 r"round \d, a network of 77,\d+ weights\n",
+                 r"round \d, a network of 75,290 weights\n",
 }
 ON_RAY = ("own_tuner",)
 
