@@ -259,7 +259,17 @@ def _comet(project: str, folder: RunFolder) -> LoggerCallback:
 def _aim(experiment: str, folder: RunFolder) -> LoggerCallback:
     from ray.tune.logger.aim import AimLoggerCallback
 
-    return AimLoggerCallback(_disk(folder, "Aim", ""), experiment_name=experiment)
+    class Aim(AimLoggerCallback):
+        """Ray's callback, which leaves a run without a name."""
+
+        def _create_run(self, trial: Any) -> Any:
+            run = super()._create_run(trial)
+            run.name = trial.name
+            return run
+
+    # the figures of this process and what it prints are the study's, and no trial's
+    return Aim(_disk(folder, "Aim", ""), experiment_name=experiment, system_tracking_interval=None,
+               capture_terminal_logs=False)
 
 
 def _disk(folder: RunFolder, tracker: str, variable: str) -> str:

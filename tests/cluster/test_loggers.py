@@ -91,14 +91,28 @@ def runs_of_wandb(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
     return found
 
 
+def runs_of_aim(folder: Path) -> dict[str, tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Return the runs of a folder by name, each with its experiment, its settings and the table of each metric."""
+    from aim import Repo
+    from aim import Run as AimRun
+
+    found = {}
+    for run_hash in Repo(str(folder)).list_all_runs():
+        run = AimRun(run_hash, repo=str(folder), system_tracking_interval=None, capture_terminal_logs=False)
+        tables = {name: run.get_metric(name, context).dataframe() for name, context, _ in run.iter_metrics_info()}
+        found[run.name] = run.experiment, run["hparams"], tables
+        run.close()
+    return found
+
+
 # what is logged
 
 
 @pytest.mark.ray
-def test_a_study_that_was_cut_and_gone_on_with_is_in_mlflow_and_in_weights_and_biases(
+def test_a_study_that_was_cut_and_gone_on_with_is_in_mlflow_in_weights_and_biases_and_in_aim(
     connection: Connection, tmp_path: Path,
 ) -> None:
-    wanted, folder = space("mlflow", "wandb", epochs=6), run_folder(tmp_path / "run")
+    wanted, folder = space("mlflow", "wandb", *({"aim"} & INSTALLED), epochs=6), run_folder(tmp_path / "run")
     check_loggers(wanted, folder)
     cut = run_study(wanted, folder, connection, interrupting_once_at(2))
     assert "interrupted" in {trial.status for trial in cut}
@@ -124,6 +138,13 @@ def test_a_study_that_was_cut_and_gone_on_with_is_in_mlflow_and_in_weights_and_b
         assert (config["graft.A"], config["training.epochs"]) == (trial.sample["graft.A"], 6)
         assert [one["_step"] for one in rounds] == steps
         assert rounds[-1]["test_accuracy"] == trial.result["test_accuracy"]
+
+        if "aim" in INSTALLED:
+            experiment, hparams, tables = runs_of_aim(tmp_path / "run")[last]
+            assert (experiment, hparams["graft.A"], hparams["run"]) == ("logged", trial.sample["graft.A"], "run")
+            assert tables["ray/tune/val_accuracy"]["step"].tolist() == steps
+            assert tables["ray/tune/test_accuracy"]["value"].tolist() == [trial.result["test_accuracy"]]
+            assert not any(name.startswith("__system__") for name in tables)
     for trial_id in (trial_id for trial_id, num_rounds in resumed.items() if num_rounds):
         run, steps = in_mlflow[trial_id]
         assert run.info.status == "FAILED"
