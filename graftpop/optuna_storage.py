@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
-from graftpop.errors import SpaceError, one_line
+from graftpop.errors import ResourceError, SpaceError, one_line
 from graftpop.optuna_terms import Searched
 from graftpop.records import RunFolder
 from graftpop.sideline import Sideline
@@ -78,19 +78,29 @@ class OptunaStorage:
         self._study_id, self._storage = storage.get_study_id_from_name(name), storage
 
     def _flush(self) -> None:
-        """Write what is pending, in the order of the numbers, which are Optuna's too; what fails stays pending."""
-        if self._storage is None:
-            self._open()
-        while True:
-            with self._lock:
-                if not self._pending:
-                    return
-                number = min(self._pending)
-                newest = self._pending[number]
-            self._write(*newest)
-            with self._lock:
-                if self._pending[number] is newest:
-                    del self._pending[number]
+        """Write what is pending, in the order of the numbers, which are Optuna's too; what fails stays pending.
+
+        Raises:
+            ResourceError: the database is away.
+        """
+        from optuna.exceptions import StorageInternalError
+
+        try:
+            if self._storage is None:
+                self._open()
+            while True:
+                with self._lock:
+                    if not self._pending:
+                        return
+                    number = min(self._pending)
+                    newest = self._pending[number]
+                self._write(*newest)
+                with self._lock:
+                    if self._pending[number] is newest:
+                        del self._pending[number]
+        except StorageInternalError as error:
+            raise ResourceError(f"tune.storage: cannot be written, got {_shown(self._where)}: "
+                                f"{_behind(error)}") from error
 
     def _write(self, trial: Trial, scores: Mapping[int, float]) -> None:
         """Make Optuna's trial what ours is, whatever it was."""
@@ -176,8 +186,17 @@ def opened(storage: str, folder: RunFolder) -> Any:
         return RDBStorage(url.render_as_string(hide_password=False))
     except SpaceError:
         raise
-    except (ImportError, OSError, RuntimeError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        raise SpaceError(f"tune.storage: cannot be opened, got {_shown(storage)}: {one_line(error)}") from error
+    except ImportError as error:
+        raise SpaceError(f"tune.storage: needs the driver of its database, got {_shown(storage)}: {_behind(error)}; "
+                         f"install it, or choose another storage") from error
+    except (OSError, RuntimeError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        raise SpaceError(f"tune.storage: cannot be opened, got {_shown(storage)}: {_behind(error)}") from error
+
+
+def _behind(error: Exception) -> str:
+    """Return what is wrong with a database: Optuna's own errors have it as their cause alone."""
+    reason = str(error.__cause__ or error)
+    return one_line(reason.partition("\n")[0])
 
 
 def _place(file: str, folder: RunFolder) -> str:

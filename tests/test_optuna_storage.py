@@ -147,6 +147,22 @@ def test_a_storage_that_is_away_is_told_of_and_has_everything_when_it_is_back(
     assert [(one.number, one.intermediate_values) for one in study.trials] == [(0, {1: 0.5}), (1, {})]
 
 
+def test_a_database_that_breaks_is_told_of_with_what_it_says_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture,
+) -> None:
+    stored = OptunaStorage(space_of("sqlite:///study.db"), run_folder(tmp_path), [], {})
+    trials = [trial(0)]
+    stored(trials)
+    stored._sideline.ask(lambda: None)  # until it has written
+    (tmp_path / "study.db").write_bytes(b"no database" * 1000)
+    went_on(trials[0], "running", 1, 0.5)
+    with caplog.at_level(logging.WARNING, "graftpop"):
+        stored(trials)
+        stored.finish()
+    assert caplog.messages == ["tune.storage: cannot be written, got 'sqlite:///study.db': (sqlite3.DatabaseError) "
+                               "file is not a database; the study goes on"]
+
+
 def test_two_runs_in_one_database_do_not_mix(tmp_path: Path) -> None:
     wanted = space_of(f"sqlite:///{tmp_path}/all.db")
     one, other, namesake = (run_folder(tmp_path / name) for name in ("one", "other", "elsewhere/one"))
@@ -171,6 +187,8 @@ def test_where_no_storage_is_wanted_nothing_is_written(tmp_path: Path) -> None:
     ("sqlite://", "must name a file that others can open, got none; write sqlite:///study.db"),
     ("sqlite:///:memory:", "must name a file that others can open, got none; write sqlite:///study.db"),
     ("nosuch://me:secret@host/base", "cannot be opened, got 'nosuch://host/base': "),
+    ("postgresql+pg8000://me:secret@host/base", "needs the driver of its database, got 'postgresql+pg8000://host/base'"
+     ": No module named 'pg8000'; install it, or choose another storage"),
     ("://", "cannot be opened, got '://': "),
     ("sqlite:////absent/study.db", "cannot be opened, got 'sqlite:////absent/study.db': "),
     ("/absent/study.log", "cannot be opened, got '/absent/study.log': "),
