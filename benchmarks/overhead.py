@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5_000, help="of the training images, with those that validate")
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
+    if given.rounds < 3:
+        parser.error(f"--rounds: must be 3 or more, since the first and the last are left out, got {given.rounds}")
     with tempfile.TemporaryDirectory() as folder:
         shares, first_s, last_s = of_a_study(Path(folder), given.images, given.rounds)
         plain = of_plain(Path(folder), given.images)

@@ -133,6 +133,8 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", type=int, default=PEERS, help="the first is what the others are held to")
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
+    if given.rounds < 3:
+        parser.error(f"--rounds: must be 3 or more, since the first and the last are left out, got {given.rounds}")
     study.PopulationTrainable = SimulatedTrainable  # type: ignore[misc, attr-defined]  # the driver's, in this process
     with connect(None) as connection:
         measured = [run(num_peers, given.rounds, connection) for num_peers in given.peers]
