@@ -44,7 +44,8 @@ def main() -> None:
     most = max((case.shown["times a copy"] for case in large), default=None)
     report("exchange", "times as fast as the plain recipe", 1.0, cases, times_a_copy=most,
            wanted_times_a_copy=MOST_COPIES)
-    print(f"of {LARGE_BYTES / 1e6:g} MB and more: at most {most} times a copy, wanted below {MOST_COPIES:g}")
+    if large:
+        print(f"of {LARGE_BYTES / 1e6:g} MB and more: at most {most} times a copy, wanted below {MOST_COPIES:g}")
 
 
 def measured(model: str, num_peers: int, num_turns: int, exchange: Callable[[], float], num_bytes: int) -> Case:
