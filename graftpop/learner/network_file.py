@@ -208,8 +208,8 @@ def _at_most(num_parameters: int) -> Iterator[None]:
         nonlocal num_left
         num_left -= 0 if parameter is None else parameter.numel()
         if num_left < 0:
-            raise ValueError(f"model.safetensors is too small for this network, which has more than {num_parameters} "
-                             f"parameters")
+            raise CheckpointError(f"model.safetensors is too small for this network, which has more than "
+                                  f"{num_parameters} parameters")
 
     hook = register_module_parameter_registration_hook(count)
     try:

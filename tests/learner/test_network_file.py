@@ -130,6 +130,9 @@ def test_a_class_of_ones_own_is_loaded_once_its_module_is_imported(best: Path) -
     (best / "config.json").write_text(json.dumps(CARD | {"model": f"python:{Own.__module__}.Own"}))
     save_file(Own(10).state_dict(), best / "model.safetensors")
     assert type(load_network(best)) is Own
+    save_file(Own(2).state_dict(), best / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is too small for this network"):
+        load_network(best)
 
 
 @pytest.mark.parametrize(("changes", "reason"), [

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from graftpop.errors import ModelError, choose, raised
+from graftpop.errors import GraftpopError, ModelError, choose, raised
 from graftpop.learner.models.densenet import DenseNet
 from graftpop.learner.models.mobilenetv2 import MobileNetV2
 from graftpop.learner.models.resnet import ResNet
@@ -147,6 +147,8 @@ def own_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
     def make(num_classes: int) -> nn.Module:
         try:
             network: nn.Module = found(num_classes)
+        except GraftpopError:       # it is made where a checkpoint allows for so much
+            raise
         except Exception as error:  # and so may its class
             raise ModelError(f"{where}: must be a class that is called with the number of classes, got {raised(error)} "
                              f"from {PYTHON}{name}({num_classes}); mend it") from error
