@@ -81,9 +81,9 @@ class Population:
         self.settings = _settings(network, self._num_classes, optimizer, sections)
         make_splits = partial(splits_of, train, val, test, classes=list(map(str, names)), val_fraction=val_fraction,
                               seed=self.settings.seed)
-        image_shape, name = make_splits().image_shape, self.settings.model.name
-        check_takes(self._new_network(), image_shape, self._num_classes, f"model.name: '{name}'")
-        find_sites(self._new_network(), image_shape, name)
+        image_shape, name, tried = make_splits().image_shape, self.settings.model.name, self._new_network()
+        check_takes(tried, image_shape, self._num_classes, f"model.name: '{name}'")
+        find_sites(tried, image_shape, name)
         self._parts = Parts(network, _Splits(make_splits, num_workers), optimizer)
         self._read_states: Callable[[], Iterable[tuple[int, bytes]]] = tuple
         self._best_peer = 0

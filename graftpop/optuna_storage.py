@@ -78,29 +78,33 @@ class OptunaStorage:
         self._study_id, self._storage = storage.get_study_id_from_name(name), storage
 
     def _flush(self) -> None:
-        """Write what is pending, in the order of the numbers, which are Optuna's too; what fails stays pending.
+        """Write what is pending.
 
         Raises:
-            ResourceError: the database is away.
+            ResourceError: the database fails.
         """
         from optuna.exceptions import StorageInternalError
 
         try:
-            if self._storage is None:
-                self._open()
-            while True:
-                with self._lock:
-                    if not self._pending:
-                        return
-                    number = min(self._pending)
-                    newest = self._pending[number]
-                self._write(*newest)
-                with self._lock:
-                    if self._pending[number] is newest:
-                        del self._pending[number]
+            self._write_pending()
         except StorageInternalError as error:
             raise ResourceError(f"tune.storage: cannot be written, got {_shown(self._where)}: "
                                 f"{_behind(error)}") from error
+
+    def _write_pending(self) -> None:
+        """Write in the order of the numbers, which are Optuna's too; what fails stays pending."""
+        if self._storage is None:
+            self._open()
+        while True:
+            with self._lock:
+                if not self._pending:
+                    return
+                number = min(self._pending)
+                newest = self._pending[number]
+            self._write(*newest)
+            with self._lock:
+                if self._pending[number] is newest:
+                    del self._pending[number]
 
     def _write(self, trial: Trial, scores: Mapping[int, float]) -> None:
         """Make Optuna's trial what ours is, whatever it was."""

@@ -121,6 +121,7 @@ def test_a_study_that_was_cut_and_gone_on_with_is_in_mlflow_in_weights_and_biase
     assert [trial.status for trial in trials] == ["completed"] * 2
 
     in_mlflow, in_wandb = runs_of_mlflow(f"sqlite:///{tmp_path}/run/mlflow.db"), runs_of_wandb(tmp_path / "run")
+    in_aim = runs_of_aim(tmp_path / "run") if "aim" in INSTALLED else {}
     assert in_mlflow.keys() == in_wandb.keys() >= {f"{trial_id} (resumed)" for trial_id in resumed}
     for trial in trials:
         last = f"{trial.trial_id} (resumed)" if trial.trial_id in resumed else trial.trial_id
@@ -140,7 +141,7 @@ def test_a_study_that_was_cut_and_gone_on_with_is_in_mlflow_in_weights_and_biase
         assert rounds[-1]["test_accuracy"] == trial.result["test_accuracy"]
 
         if "aim" in INSTALLED:
-            experiment, hparams, tables = runs_of_aim(tmp_path / "run")[last]
+            experiment, hparams, tables = in_aim[last]
             assert (experiment, hparams["graft.A"], hparams["run"]) == ("logged", trial.sample["graft.A"], "run")
             assert tables["ray/tune/val_accuracy"]["step"].tolist() == steps
             assert tables["ray/tune/test_accuracy"]["value"].tolist() == [trial.result["test_accuracy"]]
