@@ -2,7 +2,7 @@
 
     python benchmarks/depthwise.py      under a minute
 
-Why `graftpop.learner.precision` lets some of them compute in float32 where all else trains in bfloat16: for the way
+Why `graftpop.training.precision` lets some of them compute in float32 where all else trains in bfloat16: for the way
 back through a depthwise convolution with a stride, or with filters wider than 3, torch has no fast kernel in bfloat16
 on a CPU. The shapes are like MobileNetV2's, batches of 64.
 """

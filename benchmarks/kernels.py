@@ -16,12 +16,12 @@ import torch
 from plain import graft
 from turns import Case, in_turns, report
 
-from graftpop.learner.flat import FlatState
-from graftpop.learner.models import build
-from graftpop.learner.seeds import seeded
-from graftpop.learner.sites import find_sites
-from graftpop.methods.grafting import Grafting
+from graftpop.exchange.grafting import Grafting
+from graftpop.models import build
+from graftpop.seeds import seeded
 from graftpop.settings import GraftSettings
+from graftpop.training.flat_state import FlatState
+from graftpop.training.sites import find_sites
 
 MODELS = ("resnet110", "mobilenetv2", "torchvision:resnet50")
 NUM_TURNS = 9

@@ -92,7 +92,7 @@ class PlainPeer:
         import torch
         from torch import nn
 
-        from graftpop.learner.models import build
+        from graftpop.models import build
 
         self._given = given
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -179,8 +179,8 @@ def batches_for_ever(part: str, batch_size: int) -> Iterator[tuple[Any, Any]]:
     from PIL import Image
     from torchvision import transforms
 
-    from graftpop.learner.data.cache import decoded
-    from graftpop.learner.data.cifar import find_cifar10
+    from graftpop.data.cache import decoded
+    from graftpop.data.cifar import find_cifar10
     from graftpop.settings import DataSettings
 
     varied = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()] if part == "train" else []

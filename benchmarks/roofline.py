@@ -20,14 +20,14 @@ from typing import Final, Literal
 import torch
 from turns import NUM_TURNS, in_turns, print_table
 
-from graftpop.learner.data import load_splits
-from graftpop.learner.flops import count_flops
-from graftpop.learner.heap import keep_freed_memory
-from graftpop.learner.models import build
-from graftpop.learner.precision import training_dtype
-from graftpop.learner.training import Learner
-from graftpop.run_facts import run_facts
+from graftpop.cluster.malloc import keep_freed_memory
+from graftpop.data import load_splits
+from graftpop.models import build
+from graftpop.models.flops import count_flops
+from graftpop.run.provenance import run_facts
 from graftpop.settings import DataSettings, TrainingSettings
+from graftpop.training.learner import Learner
+from graftpop.training.precision import training_dtype
 
 MODELS = ("resnet20", "resnet32", "mobilenetv2")
 PRECISIONS: Final = ("auto", "float32")

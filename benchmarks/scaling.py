@@ -31,9 +31,9 @@ from graftpop.cluster.connection import Connection, connect
 from graftpop.cluster.peer_actor import PeerActor
 from graftpop.cluster.resources import Demand
 from graftpop.cluster.trainable import PopulationTrainable
-from graftpop.records import RunFolder
+from graftpop.run.tables import RunFolder
 from graftpop.space import parse_space
-from graftpop.trials import Trial
+from graftpop.study.trials import Trial
 
 STEP_S = 10.0
 NUM_WEIGHTS, NUM_SITES = 274_442, 21  # of ResNet-20

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graftpop.run_facts import run_facts
+from graftpop.run.provenance import run_facts
 
 __all__ = ["NUM_TURNS", "Case", "in_turns", "report"]
 

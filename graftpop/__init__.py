@@ -3,19 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graftpop.cluster.own_tuner import trainable
-    from graftpop.learner.network_file import load_network as load
-    from graftpop.library import Population
-    from graftpop.methods.state_dicts import graft_state_dicts as graft
+    from graftpop.api import Population
+    from graftpop.cluster.user_tuner import trainable
+    from graftpop.exchange.state_dicts import graft_state_dicts as graft
+    from graftpop.models.network_file import load_network as load
 
 __version__ = "0.1.0"
 __all__ = ["Population", "__version__", "graft", "load", "trainable"]
 
 _WHERE = {
-    "Population": ("graftpop.library", "Population"),
-    "graft": ("graftpop.methods.state_dicts", "graft_state_dicts"),
-    "load": ("graftpop.learner.network_file", "load_network"),
-    "trainable": ("graftpop.cluster.own_tuner", "trainable"),
+    "Population": ("graftpop.api", "Population"),
+    "graft": ("graftpop.exchange.state_dicts", "graft_state_dicts"),
+    "load": ("graftpop.models.network_file", "load_network"),
+    "trainable": ("graftpop.cluster.user_tuner", "trainable"),
 }
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from graftpop.commands import one_line_errors
+from graftpop.cli.exit_codes import one_line_errors
 
 __all__ = ["export", "main"]
 
@@ -24,7 +24,7 @@ def export(
     from rich.console import Console
 
     from graftpop.exporting import export_network
-    from graftpop.records import RunFolder
+    from graftpop.run.tables import RunFolder
 
     console = Console(highlight=False, markup=False)
     with console.status("exporting, and checking what was exported"):

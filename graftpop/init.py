@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from graftpop.commands import one_line_errors
+from graftpop.cli.exit_codes import one_line_errors
 from graftpop.errors import SpaceError, StorageError
 
 __all__ = ["init", "main"]
@@ -52,8 +52,8 @@ def init(
     for path in (file, schema_file):
         if path.exists():
             raise SpaceError(f"{path}: is there already, and is not overwritten; choose another FILE")
-    from graftpop.space.commented import commented_yaml
-    from graftpop.space.schema import schema_text, space_schema
+    from graftpop.space.commented_yaml import commented_yaml
+    from graftpop.space.json_schema import schema_text, space_schema
 
     shown = shlex.quote(str(file))
     texts = {schema_file: f"{schema_text(space_schema())}\n",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from graftpop.commands import one_line_errors
+from graftpop.cli.exit_codes import one_line_errors
 
 __all__ = ["InspectCommand", "inspect", "main"]
 
@@ -50,8 +50,8 @@ def inspect(
     """Print invalid filters, entropies and norms by layer; two networks side by side; of more the sums alone."""
     from rich.console import Console
 
-    from graftpop.inspection import layers_table, network_figures, totals_table
-    from graftpop.learner.network_file import read_any_weights
+    from graftpop.cli.weight_tables import layers_table, network_figures, totals_table
+    from graftpop.models.network_file import read_any_weights
 
     networks = [network_figures(str(place), read_any_weights(place), threshold) for place in checkpoints]
     console = Console(highlight=False, markup=False)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from graftpop.commands import one_line_errors
+from graftpop.cli.exit_codes import one_line_errors
 from graftpop.errors import SpaceError, StorageError
 
 __all__ = ["main", "report"]
@@ -21,7 +21,7 @@ def report(
                         ] = False,
 ) -> None:
     """Write the report of a run, or of several side by side: one self-contained page."""
-    from graftpop.records import RunFolder
+    from graftpop.run.tables import RunFolder
 
     folders = [RunFolder(run) for run in runs]
     for folder in folders:
@@ -29,8 +29,8 @@ def report(
     if markdown and (out is not None or len(folders) > 1):
         raise SpaceError(f"--markdown: prints the comparison of one run, got {len(folders)} runs"
                          f"{' and --out' if out else ''}; give one RUN alone")
-    from graftpop.report_page.page import read_report_html, report_markdown, write_report
-    from graftpop.report_page.side_by_side import several_runs_html
+    from graftpop.reporting.run_page import read_report_html, report_markdown, write_report
+    from graftpop.reporting.side_by_side import several_runs_html
 
     if markdown:
         print(report_markdown(folders[0]))

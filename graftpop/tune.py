@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from graftpop.commands import INTERRUPTED, one_line_errors
+from graftpop.cli.exit_codes import INTERRUPTED, one_line_errors
 from graftpop.errors import GraftpopError, SpaceError
 
 if TYPE_CHECKING:  # everything that --help need not wait for is imported where it is used
     from graftpop.cluster.connection import Connection
     from graftpop.cluster.resources import Node
-    from graftpop.records import RunFolder
+    from graftpop.run.tables import RunFolder
     from graftpop.space import Space
-    from graftpop.trials import Trial
+    from graftpop.study.trials import Trial
 
 __all__ = ["main", "tune"]
 
@@ -63,8 +63,8 @@ def tune(
         return
     if space is None:
         raise SpaceError("--space: needs a YAML file, got none; try --space search_spaces/digits.yaml")
-    from graftpop.preflight import check_names, check_packages
     from graftpop.space import load_space
+    from graftpop.study.preflight import check_names, check_packages
 
     wanted = load_space(space, settings)
     with named_by(str(space), settings):
@@ -89,12 +89,12 @@ def named_by(where: str, overrides: Sequence[str] = ()) -> Iterator[None]:
 def start(space: "Space", where: str, overrides: Sequence[str], out: str | None, address: str | None) -> None:
     """Check everything, then run a new study."""
     from graftpop.cluster.connection import check_can_lead, connect, local_node
-    from graftpop.cluster.loggers import check_loggers
     from graftpop.cluster.nodes import check_nodes
-    from graftpop.optuna_storage import check_storage
-    from graftpop.preflight import check_data_and_models
-    from graftpop.records import RunFolder
-    from graftpop.run_facts import run_facts, utc_now
+    from graftpop.cluster.trackers import check_loggers
+    from graftpop.run.provenance import run_facts, utc_now
+    from graftpop.run.tables import RunFolder
+    from graftpop.study.optuna_storage import check_storage
+    from graftpop.study.preflight import check_data_and_models
 
     check_can_lead(address)
     settings = space.settle()
@@ -123,10 +123,10 @@ def go_on(location: str, address: str | None) -> None:
     """Go on with the study of a run folder."""
     from graftpop.cluster.connection import check_can_lead, connect
     from graftpop.cluster.nodes import check_nodes
-    from graftpop.preflight import check_data_and_models, check_packages
-    from graftpop.records import RunFolder
+    from graftpop.run.tables import RunFolder
     from graftpop.space import parse_space
-    from graftpop.space.tree import read_sections
+    from graftpop.space.yaml_tree import read_sections
+    from graftpop.study.preflight import check_data_and_models, check_packages
 
     check_can_lead(address)
     folder = RunFolder(location)
@@ -154,10 +154,10 @@ def check_demand(space: "Space", nodes: "Sequence[Node]") -> None:
 
 def run(space: "Space", folder: "RunFolder", connection: "Connection") -> None:
     """Run a study on a cluster, show it, and tell what came of it."""
+    from graftpop.cli.progress import LiveProgress, PlainProgress
     from graftpop.cluster.study import run_study
-    from graftpop.progress import LiveProgress, PlainProgress
-    from graftpop.report_page.page import write_report
-    from graftpop.run_facts import utc_now
+    from graftpop.reporting.run_page import write_report
+    from graftpop.run.provenance import utc_now
 
     if connection.dashboard:
         console.print(f"dashboard  {connection.dashboard}", soft_wrap=True)
@@ -183,9 +183,9 @@ def run(space: "Space", folder: "RunFolder", connection: "Connection") -> None:
 
 def tell(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
     """Print the table of trials, the comparison if it is one, the best configuration and where everything lies."""
+    from graftpop.cli.progress import trials_table, value_text
     from graftpop.comparison import compare_trials, comparison_tables
-    from graftpop.progress import trials_table, value_text
-    from graftpop.trials import best_trial
+    from graftpop.study.trials import best_trial
 
     console.print(trials_table(trials))
     for trial in trials:
@@ -210,9 +210,9 @@ def tell(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
 
 def show_plan(space: "Space", where: str, overrides: Sequence[str], address: str | None) -> None:
     """Print the resolved settings, what one trial asks for, and three sampled configurations."""
+    from graftpop.cli.progress import value_text
     from graftpop.cluster.connection import connect, local_node
     from graftpop.cluster.resources import demand_of
-    from graftpop.progress import value_text
 
     console.print(space.to_yaml(), markup=False, end="")
     if address is None:

@@ -6,9 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from graftpop.learner.data import DATASETS, load_splits
-from graftpop.learner.models import MODELS
-from graftpop.learner.schedules import SCHEDULES, Schedule
+from graftpop.data import DATASETS, load_splits
+from graftpop.models import MODELS
 from graftpop.ops.attenuation import FACTOR_SCHEDULES, RATE_SCHEDULES, ShareSchedule
 from graftpop.ops.criteria import CRITERIA, Criterion, Filters
 from graftpop.ops.topology import TOPOLOGIES, Topology
@@ -20,6 +19,7 @@ from graftpop.settings import (
     ReprSettings,
     TrainingSettings,
 )
+from graftpop.training.schedules import SCHEDULES, Schedule
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)

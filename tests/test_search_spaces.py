@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graftpop.peer import Peer
+from graftpop.peer.peer import Peer
 from graftpop.population import LocalGroup, Population
 from graftpop.settings import Settings
 from graftpop.space import Space, load_space
-from graftpop.space.corners import combinations
+from graftpop.space.boundary import combinations
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "search_spaces"

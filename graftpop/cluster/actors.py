@@ -48,7 +48,7 @@ class RayGroup:
         demand: what the peers reserve, and which of them share a process.
         placement_group: the trial's; its last bundles are the actors'.
         trial: what the peers' tasks are named after.
-        parts: a `graftpop.learner.parts.Parts`, or None; what it holds is pickled.
+        parts: a `graftpop.peer.components.Parts`, or None; what it holds is pickled.
     """
 
     def __init__(self, settings: Settings, demand: Demand, placement_group: PlacementGroup, trial: str,

@@ -89,7 +89,7 @@ def _check_data(space: Space, nodes: dict[str, str]) -> None:
 
 def _reads(data: DataSettings, seed: int) -> str:
     """Say why this node cannot read its data; an empty string if it can, and has it decoded now."""
-    from graftpop.learner.data import load_splits
+    from graftpop.data import load_splits
 
     try:
         load_splits(data, seed=seed)

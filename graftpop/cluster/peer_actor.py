@@ -6,7 +6,7 @@ from typing import Any
 import ray
 from ray import cloudpickle
 
-from graftpop.cluster.meeting import MeetingPlace
+from graftpop.cluster.process_group import MeetingPlace
 from graftpop.cluster.resources import Demand
 from graftpop.errors import PeerError
 from graftpop.settings import Settings
@@ -20,7 +20,7 @@ class PeerActor:
     def __init__(self, settings: dict[str, Any], peers: Sequence[int], demand: Demand, parts: bytes | None) -> None:
         import torch
 
-        from graftpop.learner.heap import keep_freed_memory
+        from graftpop.cluster.malloc import keep_freed_memory
 
         keep_freed_memory()
         self._name = f"{settings['name']}/peer-{'-'.join(map(str, peers))}"
@@ -35,7 +35,7 @@ class PeerActor:
 
     def begin(self, settings: dict[str, Any], peers: Sequence[int]) -> None:
         """Have peers of a population that begins, in place of those of another."""
-        from graftpop.peer import Peer
+        from graftpop.peer.peer import Peer
 
         self._peers.clear()  # their memory is free before that of the next is taken
         self._place.leave()

@@ -13,14 +13,14 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
-from graftpop.checkpoints import Checkpoints
 from graftpop.cluster.search import remind
 from graftpop.errors import CheckpointError, PopulationLost, ResourceError, StorageError
-from graftpop.records import RunFolder
-from graftpop.report_page import LiveReport
+from graftpop.reporting import LiveReport
+from graftpop.run.checkpoints import Checkpoints
+from graftpop.run.storage import patiently
+from graftpop.run.tables import RunFolder
 from graftpop.space import Space
-from graftpop.storage import patiently
-from graftpop.trials import Trial, best_trial, column_types, trials_to_json
+from graftpop.study.trials import Trial, best_trial, column_types, trials_to_json
 
 __all__ = ["TRIALS", "Recorder"]
 

@@ -14,9 +14,9 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
-from graftpop.sampling import Sampler
 from graftpop.space import Space
-from graftpop.trials import Trial
+from graftpop.study.samplers import Sampler
+from graftpop.study.trials import Trial
 
 __all__ = ["SuggestedTrials", "grid_of", "remind", "remind_of_final", "scheduler", "trial_id_of", "trials_to_run"]
 

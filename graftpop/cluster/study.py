@@ -8,16 +8,16 @@ from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
 from graftpop.cluster.connection import Connection
-from graftpop.cluster.loggers import Tracker
 from graftpop.cluster.metrics import MetricsExport
 from graftpop.cluster.recorder import TRIALS, Recorder
 from graftpop.cluster.search import SuggestedTrials, grid_of, remind_of_final, scheduler, trials_to_run
+from graftpop.cluster.trackers import Tracker
 from graftpop.cluster.trainable import PopulationTrainable, placement_of
-from graftpop.optuna_storage import OptunaStorage
-from graftpop.records import RunFolder
-from graftpop.sampling import make_sampler
+from graftpop.run.tables import RunFolder
 from graftpop.space import Space
-from graftpop.trials import Trial, trials_from_json
+from graftpop.study.optuna_storage import OptunaStorage
+from graftpop.study.samplers import make_sampler
+from graftpop.study.trials import Trial, trials_from_json
 
 __all__ = ["run_study"]
 

@@ -15,8 +15,6 @@ from typing import Any
 from ray import tune
 from ray.util import get_current_placement_group
 
-from graftpop.checkpoint_writer import CheckpointWriter
-from graftpop.checkpoints import Checkpoint, Checkpoints, Facts
 from graftpop.cluster.actors import RayGroup
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.metrics import figures_of
@@ -24,9 +22,11 @@ from graftpop.cluster.resources import LEAST, Node, demand_of
 from graftpop.errors import CheckpointError, GraftpopError, PopulationLost, ResourceError, StorageError
 from graftpop.population import Event, Population, Round
 from graftpop.population.round import Row
-from graftpop.records import RunFolder, TrialRecords
+from graftpop.run.checkpoint_writer import CheckpointWriter
+from graftpop.run.checkpoints import Checkpoint, Checkpoints, Facts
+from graftpop.run.storage import patiently
+from graftpop.run.tables import RunFolder, TrialRecords
 from graftpop.space import Space
-from graftpop.storage import patiently
 
 __all__ = ["PopulationTrainable", "placement_of"]
 

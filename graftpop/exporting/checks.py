@@ -7,9 +7,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from graftpop.data import Images
 from graftpop.errors import ModelError
 from graftpop.exporting.formats import Predict
-from graftpop.learner.data import Images
 
 __all__ = ["Measured", "check_alike", "measure", "measure_on_noise"]
 

@@ -15,8 +15,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError, one_line
-from graftpop.learner.network_file import rebuilt_network
-from graftpop.learner.teachers import Colours, Renormalised
+from graftpop.models.network_file import rebuilt_network
+from graftpop.models.pretrained import Colours, Renormalised
 
 __all__ = ["FORMATS", "INPUT", "Format", "Predict", "check_packages", "output_name"]
 

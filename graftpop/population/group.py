@@ -31,7 +31,7 @@ class Group(Protocol):
         """Start a method on some peers and yield each peer with its result as they complete.
 
         Args:
-            method: name of a method of `graftpop.peer.Peer`.
+            method: name of a method of `graftpop.peer.peer.Peer`.
             calls: who, with which arguments.
             limit_s: how long to wait for all of them.
             wanted: a handle can be an argument of later calls; what is `held` stays where it was made, as it was then.

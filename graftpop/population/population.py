@@ -11,10 +11,10 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from graftpop.errors import PeerDiverged, PeerError
+from graftpop.population.async_rounds import OwnPace
 from graftpop.population.deadlines import Deadlines
 from graftpop.population.donors import donors_among, reseeding_donor
 from graftpop.population.group import Group
-from graftpop.population.own_pace import OwnPace
 from graftpop.population.recovery import Made, PeersLeft, Recovery
 from graftpop.population.roster import Roster
 from graftpop.population.round import Event, Round, Row

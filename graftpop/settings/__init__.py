@@ -14,9 +14,9 @@ from graftpop.settings.methods import (
     TeacherSettings,
 )
 from graftpop.settings.population import MeasureSettings, PopulationSettings
+from graftpop.settings.settings import Settings
 from graftpop.settings.study import ResourceSettings, TuneSettings
 from graftpop.settings.training import DataSettings, ModelSettings, TrainingSettings
-from graftpop.settings.whole import Settings
 
 __all__ = ["AttenuationSettings", "DataSettings", "DistillationSettings", "GraftSettings", "MeasureSettings",
            "ModelSettings", "MutualSettings", "PopulationSettings", "ReprSettings", "ResourceSettings", "Settings",

@@ -18,7 +18,7 @@ class Section(BaseModel):
     """A part of the settings: frozen, no unknown keys, no silent conversion (`"3"` is not 3).
 
     The text under a key says what it means, what null and auto stand for, and names all choices. Its range and its
-    default are not told in it: they are worked out of the settings wherever it is shown (`graftpop.space.schema`).
+    default are not told in it: they are worked out of the settings wherever it is shown (`graftpop.space.json_schema`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)

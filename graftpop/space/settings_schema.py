@@ -46,12 +46,12 @@ def settings_schema() -> Schema:
 def _tables() -> Iterable[tuple[str, str, list[Schema]]]:
     """Yield each class and key that holds a name, and what names there are."""
     # here, since the tables stand beside functions that need torch
-    from graftpop.learner.data import DATASETS
-    from graftpop.learner.models import MODELS
-    from graftpop.learner.schedules import SCHEDULES
+    from graftpop.data import DATASETS
+    from graftpop.models import MODELS
     from graftpop.ops.attenuation import FACTOR_SCHEDULES, RATE_SCHEDULES
     from graftpop.ops.criteria import CRITERIA
     from graftpop.ops.topology import TOPOLOGIES
+    from graftpop.training.schedules import SCHEDULES
 
     tables: list[tuple[str, str, Mapping[str, object]]] = [
         ("DataSettings", "name", DATASETS), ("ModelSettings", "name", MODELS), ("TeacherSettings", "model", MODELS),

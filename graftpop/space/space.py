@@ -14,10 +14,11 @@ from pydantic import ValidationError
 
 from graftpop.errors import SpaceError
 from graftpop.settings import Settings
-from graftpop.space.corners import combinations, corner_samples
+from graftpop.space.boundary import combinations, corner_samples
 from graftpop.space.domains import Domain, is_domain, read_domain
-from graftpop.space.messages import Origin, Origins, VariantOrigins, describe
-from graftpop.space.tree import (
+from graftpop.space.validation_messages import Origin, Origins, VariantOrigins, describe
+from graftpop.space.variants import check_overlap, read_baseline, read_published, read_seeds, read_variants
+from graftpop.space.yaml_tree import (
     MAX_CHARS,
     STUDY_KEYS,
     apply_override,
@@ -27,7 +28,6 @@ from graftpop.space.tree import (
     read_sections,
     with_defaults,
 )
-from graftpop.space.variants import check_overlap, read_baseline, read_published, read_seeds, read_variants
 
 __all__ = ["Space", "load_space", "parse_space"]
 
@@ -161,7 +161,7 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
         SpaceError: something in it cannot be accepted.
     """
     # here, since the tables of names stand beside functions that need torch, and who settles a sample needs no names
-    from graftpop.space.rules import check_effect, check_search
+    from graftpop.space.constraints import check_effect, check_search
 
     origin = Origins(where, origins)
     sections = deepcopy({name: value for name, value in tree.items() if name not in STUDY_KEYS})
@@ -191,8 +191,8 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
 
 def _check(space: Space, sample: Mapping[str, Any], origin: Origin) -> None:
     """Check the settings of a sample."""
-    from graftpop.space.method_rules import check_methods
-    from graftpop.space.rules import check_names, check_rules
+    from graftpop.space.constraints import check_names, check_rules
+    from graftpop.space.method_constraints import check_methods
 
     try:
         settings = space.settle(sample)

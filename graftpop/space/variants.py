@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from graftpop.errors import SpaceError, choose, closest
 from graftpop.settings import Settings
 from graftpop.space.domains import Domain, is_domain
-from graftpop.space.messages import Origin, shown
-from graftpop.space.tree import known_keys
+from graftpop.space.validation_messages import Origin, shown
+from graftpop.space.yaml_tree import known_keys
 
 __all__ = ["check_overlap", "read_baseline", "read_published", "read_seeds", "read_variants"]
 

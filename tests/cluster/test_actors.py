@@ -16,7 +16,7 @@ from safetensors.torch import load as tensors_from_bytes
 from graftpop.cluster.actors import RayGroup
 from graftpop.cluster.resources import Demand, Node, demand_of
 from graftpop.errors import HandleLost, MeetingBroken, PeerLost
-from graftpop.peer import Peer
+from graftpop.peer.peer import Peer
 from graftpop.population import Event, LocalGroup, Population
 from graftpop.population.roster import Roster
 from graftpop.settings import Settings

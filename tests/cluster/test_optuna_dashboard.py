@@ -15,9 +15,9 @@ from browser import browser
 
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.study import run_study
-from graftpop.records import RunFolder
+from graftpop.run.tables import RunFolder
 from graftpop.space import parse_space
-from graftpop.trials import Trial
+from graftpop.study.trials import Trial
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 

@@ -19,10 +19,10 @@ from graftpop.cluster.search import (
     trial_id_of,
     trials_to_run,
 )
-from graftpop.sampling import make_sampler
 from graftpop.settings import TuneSettings
 from graftpop.space import parse_space
-from graftpop.trials import Trial
+from graftpop.study.samplers import make_sampler
+from graftpop.study.trials import Trial
 
 
 def trial(number: int, status: str = "completed") -> Trial:

@@ -16,18 +16,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from watchers import interrupting_once_at
 
 import graftpop
-from graftpop.checkpoints import Checkpoints
 from graftpop.cluster import recorder
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.resources import Node
 from graftpop.cluster.study import run_study
 from graftpop.cluster.trainable import placement_of
 from graftpop.comparison import compare_trials
+from graftpop.data import load_splits
 from graftpop.errors import ResourceError
-from graftpop.learner.data import load_splits
-from graftpop.records import RunFolder
+from graftpop.run.checkpoints import Checkpoints
+from graftpop.run.tables import RunFolder
 from graftpop.space import Space, parse_space
-from graftpop.trials import Trial
+from graftpop.study.trials import Trial
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 

@@ -14,8 +14,8 @@ import torch
 from mutations import INTERESTING, mutated, random_bytes
 from safetensors.torch import save
 
-from graftpop.learner.models import build
-from graftpop.learner.seeds import seeded
+from graftpop.models import build
+from graftpop.seeds import seeded
 
 __all__ = ["best_input", "peer_input", "weights_input"]
 

@@ -10,13 +10,13 @@ from image_inputs import image_input
 from parquet_inputs import parquet_input, whole_table
 from space_inputs import space_input
 
+from graftpop.cli.weight_tables import network_figures
+from graftpop.data.decoding import decode_image, size_of
+from graftpop.data.parquet import parquet_files, parquet_source
 from graftpop.errors import CheckpointError, DataError, GraftpopError, ModelError, SpaceError
-from graftpop.inspection import network_figures
-from graftpop.learner.data.decoding import decode_image, size_of
-from graftpop.learner.data.parquet import parquet_files, parquet_source
-from graftpop.learner.network_file import read_any_weights, read_network, read_weights, split_peer_file
+from graftpop.models.network_file import read_any_weights, read_network, read_weights, split_peer_file
 from graftpop.space import load_space, parse_space
-from graftpop.space.tree import read_sections
+from graftpop.space.yaml_tree import read_sections
 
 __all__ = ["READERS", "outcome"]
 

@@ -9,7 +9,7 @@ import yaml
 from mutations import INTERESTING, mutated, random_bytes
 
 from graftpop.settings import Settings
-from graftpop.space.tree import known_keys, put
+from graftpop.space.yaml_tree import known_keys, put
 
 __all__ = ["space_input"]
 

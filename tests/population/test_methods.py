@@ -11,7 +11,7 @@ from network_makers import same_bits
 from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 
-from graftpop.peer import Peer
+from graftpop.peer.peer import Peer
 from graftpop.population import LocalGroup, Population, Round
 from graftpop.settings import Settings
 

@@ -17,11 +17,11 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from graftpop.errors import CheckpointError
-from graftpop.learner.sites import find_sites
-from graftpop.peer import Peer
+from graftpop.peer.peer import Peer
 from graftpop.population import Calls, LocalGroup, Population, Round
 from graftpop.population.group import Wanted
 from graftpop.settings import Settings
+from graftpop.training.sites import find_sites
 
 ROUND_COLUMNS = {"round", "epoch", "peer", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
                  "num_invalid_filters", "mean_entropy_nats", "images_per_s", "train_images", "train_s", "exchange_s"}

@@ -13,7 +13,7 @@ from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 
 from graftpop.errors import HandleLost, MeetingBroken, PeerError, PeerLost, PopulationLost
-from graftpop.peer import Peer
+from graftpop.peer.peer import Peer
 from graftpop.population import Calls, Event, LocalGroup, Population, Round
 from graftpop.population.group import Wanted
 from graftpop.settings import Settings

@@ -12,7 +12,7 @@ from graftpop.errors import SpaceError
 from graftpop.ops.criteria import CRITERIA
 from graftpop.settings import Settings, TeacherSettings, TrainingSettings
 from graftpop.space import parse_space
-from graftpop.space.tree import known_keys, put
+from graftpop.space.yaml_tree import known_keys, put
 
 # key: (accepted values, its bounds among them; refused values with the rule that the message states)
 WHOLE = "must be a valid integer, got"

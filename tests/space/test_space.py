@@ -12,11 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from graftpop.errors import SpaceError
-from graftpop.learner.models import find_model
+from graftpop.models import find_model
 from graftpop.settings import Settings
 from graftpop.space import Domain, Space, load_space, parse_space
-from graftpop.space.rules import UNDER_PBT
-from graftpop.space.tree import known_keys, put
+from graftpop.space.constraints import UNDER_PBT
+from graftpop.space.yaml_tree import known_keys, put
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 AT_THE_TOP = ("name, seed, data, model, training, population, graft, distillation, mutual, repr, attenuation, swa, "

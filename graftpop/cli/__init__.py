@@ -1,0 +1,1 @@
+"""Parts that the commands share: progress, tables of weights, exit codes."""

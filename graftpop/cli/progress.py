@@ -1,0 +1,211 @@
+"""A study as it is watched: one live table of trials and one bar, or plain lines where the output is no terminal."""
+
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from graftpop.study.trials import Trial, best_trial, duration
+
+__all__ = ["LiveProgress", "PlainProgress", "trials_table", "value_text"]
+
+SHOWN_TRIALS = 20
+SECONDS_BETWEEN_LINES = 10.0
+STYLES = {"running": "cyan", "completed": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}
+
+
+def value_text(value: object) -> str:
+    """Return a searched or measured value in a few characters."""
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def accuracy_text(value: object) -> str:
+    """Return an accuracy in [0, 1] as a percentage, or nothing where there is none yet."""
+    return f"{100 * value:.2f}" if isinstance(value, float) else ""
+
+
+def trials_table(trials: Sequence[Trial]) -> Table:
+    """Return a table with a row a trial: searched values, round, accuracies in per cent, speed."""
+    searched = list(dict.fromkeys(key for trial in trials for key in trial.sample))
+    best = best_trial(trials)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("trial", justify="right")
+    table.add_column("status")
+    for key in searched:
+        table.add_column(key.rpartition(".")[2], justify="right")
+    for name in ("round", "val %", "mean val %", "test %", "ensemble %", "invalid", "images/s"):
+        table.add_column(name, justify="right")
+    for trial in trials:
+        result = trial.result
+        table.add_row(
+            str(trial.number),
+            f"[{STYLES.get(trial.status, 'dim')}]{trial.status}[/]",
+            *(value_text(trial.sample.get(key)) for key in searched),
+            f"{trial.round}/{trial.num_rounds}",
+            *(accuracy_text(result.get(name)) for name in
+              ("val_accuracy", "mean_val_accuracy", "test_accuracy", "ensemble_test_accuracy")),
+            value_text(result.get("num_invalid_filters")),
+            f"{result['images_per_s']:,.0f}" if "images_per_s" in result else "",
+            style="bold" if trial is best else None)
+    return table
+
+
+class Pace:
+    """How much of a study is done, how fast it goes and how long it will take."""
+
+    def __init__(self, num_trials: int, rounds_of_trial: int) -> None:
+        self._num_trials = num_trials
+        self._rounds_of_trial = rounds_of_trial
+        self._start = time.monotonic()
+        self._done_before: int | None = None
+
+    def total_rounds(self, trials: Sequence[Trial]) -> int:
+        """Return the rounds of all trials; those that are still to be made count as the longest there can be."""
+        unseen = max(0, self._num_trials - len(trials))
+        return sum(trial.num_rounds for trial in trials) + unseen * self._rounds_of_trial
+
+    def rounds_done(self, trials: Sequence[Trial]) -> int:
+        """Return the rounds that are behind us; a trial that was stopped has none left."""
+        return sum(trial.num_rounds if trial.is_over else trial.round for trial in trials)
+
+    def time_left(self, trials: Sequence[Trial]) -> str:
+        """Return the time the rest will take at the pace so far, or nothing before the first round."""
+        done = self.rounds_done(trials)
+        if self._done_before is None:
+            self._done_before = done  # of a resumed study: not done at this pace
+        if done <= self._done_before:
+            return ""
+        pace_s = (time.monotonic() - self._start) / (done - self._done_before)
+        return f"{duration(pace_s * (self.total_rounds(trials) - done))} left"
+
+
+class NewEvents:
+    """What happened besides, each line once."""
+
+    def __init__(self) -> None:
+        self._num_told: dict[str, int] = {}
+
+    def lines(self, trials: Sequence[Trial]) -> Iterator[str]:
+        """Yield what was not yielded before."""
+        for trial in trials:
+            for event in trial.events[self._num_told.get(trial.trial_id, 0):]:
+                yield f"trial {trial.number}  {event}"
+            self._num_told[trial.trial_id] = len(trial.events)
+
+
+class NewEndings:
+    """Trials that ended before their last round, each once; not those that had before the study was resumed."""
+
+    def __init__(self) -> None:
+        self._were_going: set[str] = set()
+
+    def lines(self, trials: Sequence[Trial]) -> Iterator[str]:
+        """Yield what was not yielded before."""
+        for trial in trials:
+            if not trial.is_over:
+                self._were_going.add(trial.trial_id)
+            elif trial.trial_id in self._were_going:
+                self._were_going.remove(trial.trial_id)
+                if trial.status == "stopped":
+                    yield f"trial {trial.number}  stopped early by the scheduler, after round {trial.round} of " \
+                          f"{trial.num_rounds}"
+                elif trial.error:
+                    yield f"trial {trial.number}  {trial.status}: {trial.error}"
+
+
+def images_per_s(trials: Sequence[Trial]) -> float:
+    """Return the images that the running trials train on in a second, together."""
+    return sum(float(trial.result.get("images_per_s", 0.0)) for trial in trials if trial.status == "running")
+
+
+class LiveProgress:
+    """One table and one bar that are drawn anew in place."""
+
+    def __init__(self, console: Console, num_trials: int, rounds_of_trial: int) -> None:
+        self._pace = Pace(num_trials, rounds_of_trial)
+        self._events, self._endings = NewEvents(), NewEndings()
+        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds"),
+                             TextColumn("{task.fields[speed]}"), TextColumn("{task.fields[left]}"))
+        self._task = self._bar.add_task("study", total=num_trials * rounds_of_trial, speed="", left="")
+        self._live = Live(self._bar, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._live.stop()
+
+    def __call__(self, trials: list[Trial]) -> None:
+        """Draw the trials as they stand, and what happened besides above them."""
+        for line in (*self._events.lines(trials), *self._endings.lines(trials)):
+            self._live.console.print(Text(line, style="yellow"), soft_wrap=True)
+        speed = images_per_s(trials)
+        self._bar.update(self._task, completed=self._pace.rounds_done(trials), total=self._pace.total_rounds(trials),
+                         speed=f"{speed:,.0f} images/s" if speed else "", left=self._pace.time_left(trials))
+        self._live.update(self._render(trials))
+
+    def _render(self, trials: list[Trial]) -> RenderableType:
+        running = [trial for trial in trials if not trial.is_over]
+        over = [trial for trial in trials if trial.is_over]
+        shown = running[:SHOWN_TRIALS] + over[-max(1, SHOWN_TRIALS - len(running)):]
+        shown.sort(key=lambda trial: trial.number)
+        if not shown:
+            return self._bar
+        hidden = len(trials) - len(shown)
+        parts: list[RenderableType] = [trials_table(shown)]
+        if hidden:
+            parts.append(f"[dim]and {hidden} more trials[/]")
+        return Group(*parts, self._bar)
+
+
+class PlainProgress:
+    """A line when a trial begins, now and then as it goes on, and when it ends: for files and pipes."""
+
+    def __init__(self, console: Console, num_trials: int, rounds_of_trial: int) -> None:
+        self._console = console
+        self._pace = Pace(num_trials, rounds_of_trial)
+        self._events = NewEvents()
+        self._last: dict[str, tuple[str, float]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        """There is nothing to end."""
+
+    def __call__(self, trials: list[Trial]) -> None:
+        """Print what is new of the trials."""
+        for line in self._events.lines(trials):
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        for trial in trials:
+            status, when = self._last.get(trial.trial_id, ("pending", 0.0))
+            now = time.monotonic()
+            if trial.status != status or (not trial.is_over and trial.round and now - when > SECONDS_BETWEEN_LINES):
+                self._last[trial.trial_id] = (trial.status, now)
+                self._console.print(self._line(trial, trials), highlight=False, markup=False, soft_wrap=True)
+
+    def _line(self, trial: Trial, trials: list[Trial]) -> str:
+        parts = [f"trial {trial.number} {trial.status}"]
+        parts += [f"{key}={value_text(value)}" for key, value in trial.sample.items()]
+        parts.append(f"round {trial.round}/{trial.num_rounds}")
+        for label, name in (("val", "val_accuracy"), ("test", "test_accuracy"), ("ensemble", "ensemble_test_accuracy")):
+            if text := accuracy_text(trial.result.get(name)):
+                parts.append(f"{label} {text} %")
+        done, total = self._pace.rounds_done(trials), self._pace.total_rounds(trials)
+        parts.append(f"[{done}/{total} rounds{_comma(self._pace.time_left(trials))}]")
+        return "  ".join(parts) + (f"  {trial.error}" if trial.error else "")
+
+
+def _comma(text: str) -> str:
+    return f", {text}" if text else ""

@@ -1,0 +1,153 @@
+"""Figures of a network's convolutions from its weights alone, as tables; of two networks side by side.
+
+A filter is invalid below a threshold of its L1 norm, as in the records of a run. Counted are all convolutions that the
+weights tell of, where the records count sites: those with a BatchNorm behind them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from graftpop.errors import CheckpointError
+from graftpop.exchange.state_dicts import convolutions_of
+from graftpop.ops.criteria import Filters, l1, l2
+from graftpop.ops.entropy import entropy
+from graftpop.ops.importance import num_invalid_filters
+from graftpop.ops.measures import network_information
+
+__all__ = ["LayerFigures", "NetworkFigures", "layers_table", "network_figures", "totals_table"]
+
+ABSENT = "-"
+
+
+@dataclass(frozen=True)
+class LayerFigures:
+    """The figures of one convolution.
+
+    Attributes:
+        num_filters: its output channels.
+        num_invalid: those with an L1 norm below each threshold.
+        entropy_nats: of all its weights together, in 10 bins; nan where they are not finite.
+        l1_norm: mean over its filters.
+        l2_norm: mean over its filters.
+    """
+
+    num_filters: int
+    num_invalid: tuple[int, ...]
+    entropy_nats: float
+    l1_norm: float
+    l2_norm: float
+
+
+@dataclass(frozen=True)
+class NetworkFigures:
+    """The figures of one network.
+
+    Attributes:
+        name: what the user calls it.
+        layers: of each convolution by its name, in order.
+        information_nats: the sum of the entropies.
+    """
+
+    name: str
+    layers: Mapping[str, LayerFigures]
+    information_nats: float
+
+    @property
+    def total(self) -> LayerFigures:
+        """Of all convolutions: filters together, means over all filters, and the mean entropy of a convolution."""
+        layers = self.layers.values()
+        num_filters = sum(layer.num_filters for layer in layers)
+        return LayerFigures(
+            num_filters=num_filters,
+            num_invalid=tuple(map(sum, zip(*(layer.num_invalid for layer in layers), strict=True))),
+            entropy_nats=self.information_nats / len(layers),
+            l1_norm=sum(layer.l1_norm * layer.num_filters for layer in layers) / num_filters,
+            l2_norm=sum(layer.l2_norm * layer.num_filters for layer in layers) / num_filters,
+        )
+
+
+def network_figures(name: str, weights: Mapping[str, Tensor], thresholds: Sequence[float]) -> NetworkFigures:
+    """Return the figures of a network.
+
+    Args:
+        name: what the user calls it.
+        weights: its state dict.
+        thresholds: L1 norms below which filters are counted.
+
+    Raises:
+        CheckpointError: there is no convolution in it.
+    """
+    layers = {weight.removesuffix(".weight"): _layer_figures(weights[weight], thresholds)
+              for weight in convolutions_of(weights)}
+    if not layers:
+        raise CheckpointError(f"{name}: must hold a convolution, a weight with four dimensions, got none; give the "
+                              f"weights of a convolutional network")
+    information = network_information(torch.tensor([layer.entropy_nats for layer in layers.values()]))
+    return NetworkFigures(name, layers, information)
+
+
+def _layer_figures(weight: Tensor, thresholds: Sequence[float]) -> LayerFigures:
+    values, draws_nothing = weight.float(), torch.Generator()
+    has_range = (values.max() - values.min()).isfinite()  # infinite too where two finite values lie too far apart
+    return LayerFigures(
+        num_filters=len(weight),
+        num_invalid=tuple(int(num_invalid_filters(values, threshold)) for threshold in thresholds),
+        entropy_nats=float(entropy(values)) if has_range else math.nan,
+        l1_norm=float(l1(Filters(values), draws_nothing).double().mean()),
+        l2_norm=float(l2(Filters(values), draws_nothing).double().mean()),
+    )
+
+
+def layers_table(networks: Sequence[NetworkFigures], thresholds: Sequence[float]) -> Table:
+    """Return a table with a row a convolution, and in each column of figures one after the other of the networks'.
+
+    Args:
+        networks: one, or two to compare; a convolution that only one of them has is there too.
+        thresholds: as the figures were made with.
+    """
+    marks = [""] if len(networks) == 1 else [f" ({number})" for number in range(1, len(networks) + 1)]
+    table = _table("layer", *(f"{what}{mark}" for what in _headings(thresholds) for mark in marks))
+    for name in dict.fromkeys(name for network in networks for name in network.layers):
+        cells = [_cells(network.layers.get(name), thresholds) for network in networks]
+        table.add_row(name, *(cell for column in zip(*cells, strict=True) for cell in column))
+    return table
+
+
+def totals_table(networks: Sequence[NetworkFigures], thresholds: Sequence[float]) -> Table:
+    """Return a table with a row a network: its filters in all, the share that is invalid, and its information."""
+    filters, *others = _headings(thresholds)
+    invalid, means = others[: len(thresholds)], others[len(thresholds) :]
+    table = _table("checkpoint", filters, *(part for heading in invalid for part in (heading, "%")), *means,
+                   "information nats")
+    for number, network in enumerate(networks, start=1):
+        total = network.total
+        num_filters, *counts = _cells(total, thresholds)
+        shares = [f"{100 * count / total.num_filters:.2f}" for count in total.num_invalid]
+        table.add_row(network.name if len(networks) == 1 else f"({number}) {network.name}", num_filters,
+                      *(part for pair in zip(counts[: len(thresholds)], shares, strict=True) for part in pair),
+                      *counts[len(thresholds) :], f"{network.information_nats:.3f}")
+    return table
+
+
+def _headings(thresholds: Sequence[float]) -> list[str]:
+    return ["filters", *(f"< {threshold:g}" for threshold in thresholds), "entropy nats", "L1", "L2"]
+
+
+def _cells(layer: LayerFigures | None, thresholds: Sequence[float]) -> list[str]:
+    if layer is None:
+        return [ABSENT] * len(_headings(thresholds))
+    return [str(layer.num_filters), *map(str, layer.num_invalid), f"{layer.entropy_nats:.4f}", f"{layer.l1_norm:.4g}",
+            f"{layer.l2_norm:.4g}"]
+
+
+def _table(first: str, *columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table

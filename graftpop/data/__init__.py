@@ -1,0 +1,7 @@
+"""Data sets: found, decoded once on a node, and split for training."""
+
+from graftpop.data.images import Images, MemoryImages, Recipe, Splits
+from graftpop.data.splits import DATASETS, load_splits
+from graftpop.data.streamed import StreamedImages
+
+__all__ = ["DATASETS", "Images", "load_splits", "MemoryImages", "Recipe", "Splits", "StreamedImages"]

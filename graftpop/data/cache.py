@@ -1,0 +1,183 @@
+"""Decoded once on a node, then shared by all peers and trials there.
+
+The pixels of a data set lie in one file that every process maps: the node holds one copy of them, in its page cache.
+A folder of the cache appears under its name only when it is complete.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from numpy.lib.format import write_array_header_1_0
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graftpop.data.source import Colour, Contents, Part, Source
+from graftpop.errors import DataError
+
+__all__ = ["cache_folder", "Decoded", "decoded", "is_stored", "LOCK_LIMIT_S", "locked"]
+
+FORMAT_VERSION: Final = 1                   # part of the fingerprint: raise it when the files' meaning changes
+LOCK_LIMIT_S: Final = 600.0
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A data set in memory."""
+
+    class_names: tuple[str, ...]
+    mean: Colour                            # of the training pixels in [0, 1]
+    std: Colour
+    parts: Mapping[str, tuple[Tensor, Tensor]]      # pixels uint8 (N, 3, H, W), channels last; labels int64 (N,)
+
+
+def cache_folder() -> Path:
+    """Return `$XDG_CACHE_HOME/graftpop`, or `~/.cache/graftpop`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graftpop"
+
+
+def is_stored(source: Source) -> bool:
+    """Say whether a data set is in the cache as it is now."""
+    return _stored(_folder_of(source)) is not None
+
+
+def decoded(source: Source, *, limit_s: float = LOCK_LIMIT_S) -> Decoded:
+    """Return a data set from the cache; decode it into the cache first where it is not there.
+
+    Args:
+        source: the data set.
+        limit_s: how long to wait for another process that decodes it.
+
+    Raises:
+        DataError: the data cannot be decoded, the cache cannot be written, or the wait was too long.
+    """
+    folder = _folder_of(source)
+    stored = _stored(folder)
+    if stored is None:
+        with locked(folder.with_name(folder.name + ".lock"), f"decode {source.name}", limit_s):
+            stored = _stored(folder)        # another process may have done it meanwhile
+            if stored is None:
+                _store(source, folder)
+                stored = _stored(folder)
+    if stored is None:
+        raise DataError(f"cache: {folder} cannot be read right after it was written; check its disk")
+    return stored
+
+
+@contextmanager
+def locked(lock: Path, purpose: str, limit_s: float = LOCK_LIMIT_S) -> Iterator[None]:
+    """Hold a lock file of the cache while one process of the node does what all need; errors name the purpose."""
+    holder = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        holder.acquire(timeout=limit_s)
+    except Timeout as error:
+        raise DataError(f"cache: waited {limit_s:g} s for {lock}, held by a process of this node to {purpose}; "
+                        "wait for that process to end, or end it, and start again") from error
+    except OSError as error:
+        raise _unwritable(lock.parent, error) from error
+    try:
+        yield
+    finally:
+        holder.release()
+
+
+def _unwritable(folder: Path, error: OSError) -> DataError:
+    return DataError(f"cache: {folder} must be a folder that can be written, got {error.strerror or error}; "
+                     "set XDG_CACHE_HOME to one with room for the decoded images")
+
+
+def _folder_of(source: Source) -> Path:
+    files = []
+    for file in source.files:
+        status = file.stat()
+        files.append((str(file.resolve()), status.st_size, status.st_mtime_ns))
+    key = json.dumps([FORMAT_VERSION, source.name, source.label, source.image_size, files])
+    return cache_folder() / "decoded" / f"{source.name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
+
+
+def _stored(folder: Path) -> Decoded | None:
+    """Return what a folder of the cache holds; None if it is not there or not whole."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        parts = {part: (_mapped(folder / f"{part}_pixels.npy").permute(0, 3, 1, 2),
+                        _mapped(folder / f"{part}_labels.npy")) for part in meta["parts"]}
+        return Decoded(tuple(meta["class_names"]), _colour(meta["mean"]), _colour(meta["std"]), parts)
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        return None
+
+
+def _mapped(file: Path) -> Tensor:
+    # Copy on write: torch takes no read-only arrays without a warning; nobody writes, so nothing is copied.
+    return torch.from_numpy(np.load(file, mmap_mode="c"))
+
+
+def _colour(values: Any) -> Colour:
+    red, green, blue = values
+    return red, green, blue
+
+
+def _store(source: Source, folder: Path) -> None:
+    contents = source.open()
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        for old in (partial, folder):       # what a process that was killed, or a failing disk, has left
+            shutil.rmtree(old, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _check_room(partial, source.name, contents)
+        counts = {part: _store_part(partial, part, contents) for part in contents.parts}
+        mean, std = _mean_std(counts["train"])
+        meta = {"data_set": source.name, "class_names": contents.class_names, "mean": mean, "std": std,
+                "parts": {part: contents.parts[part].num_images for part in contents.parts}}
+        (partial / "meta.json").write_text(json.dumps(meta, indent=1))
+        partial.rename(folder)
+    except OSError as error:                # readers turn their own into DataError: this one is the cache's
+        raise _unwritable(folder.parent, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_room(folder: Path, name: str, contents: Contents) -> None:
+    """Check that the disk has room for the pixels, which a small file can hold very many of."""
+    num_images = sum(part.num_images for part in contents.parts.values())
+    needed, free = num_images * contents.height * contents.width * 3, shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(f"cache: {name} decoded takes {needed} bytes, {num_images} images of {contents.width} x "
+                        f"{contents.height}, got {free} free in {folder.parent}; set XDG_CACHE_HOME to a folder with "
+                        "room, or take smaller images")
+
+
+def _store_part(folder: Path, name: str, contents: Contents) -> NDArray[np.int64]:
+    """Write the pixels and labels of a part; return how often each value occurs, (3, 256)."""
+    part: Part = contents.parts[name]
+    shape = (part.num_images, contents.height, contents.width, 3)
+    counts, labels = np.zeros((3, 256), np.int64), []
+    with open(folder / f"{name}_pixels.npy", "wb") as file:
+        # Written, not mapped: a full disk is then an error and not a signal that kills the process.
+        write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for block_pixels, block_labels in part.blocks:
+            file.write(np.ascontiguousarray(block_pixels).data)
+            labels.append(block_labels)
+            counts += [np.bincount(block_pixels[..., colour].ravel(), minlength=256) for colour in range(3)]
+    if sum(map(len, labels)) != part.num_images:
+        raise DataError(f"cache: expected {part.num_images} images of the {name} part, got {sum(map(len, labels))}; "
+                        "its files have changed while they were read: start again")
+    np.save(folder / f"{name}_labels.npy", np.concatenate(labels))
+    return counts
+
+
+def _mean_std(counts: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each colour, of pixels in [0, 1]; 1 for the deviation of a constant."""
+    shares, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+    mean = shares @ values
+    std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
+    return mean.tolist(), np.where(counts.max(axis=1) == counts.sum(axis=1), 1.0, std).tolist()

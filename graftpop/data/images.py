@@ -1,0 +1,107 @@
+"""The images of one split, as training sees them, and the in-memory kind.
+
+Pixels lie once on a node as uint8, mapped from the cache; a split is a list of rows of them. What is random in an
+epoch is drawn at once on the CPU, from the epoch's seed alone, so that every device sees the same batches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from graftpop.data.augment import Recipe, crop_and_flip, normalise
+
+__all__ = ["Images", "MemoryImages", "Recipe", "Splits"]
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+class Images(Protocol):
+    """One split.
+
+    Batches are pairs on `device`: images float32 (B, 3, H, W), normalised, and labels int64 (B,).
+    """
+
+    @property
+    def num_images(self) -> int:
+        """How many images the split has."""
+
+    def training_batches(self, batch_size: int, seed: int, device: torch.device) -> Batches:
+        """Yield every image once, augmented, in an order that is a function of `seed` alone.
+
+        The last batch may be smaller; it is left out where it has a single image, on which BatchNorm cannot train.
+        """
+
+    def evaluation_batches(self, batch_size: int, device: torch.device) -> Batches:
+        """Yield every image once, as it is, in the order of the data set."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set, ready for training."""
+
+    train: Images
+    val: Images
+    test: Images
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]       # channels, height, width of the network's input
+    recipe: Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryImages:
+    """Images of one size in memory.
+
+    Args:
+        pixels: uint8 (N, 3, H, W); batches are fastest where the channels come last in memory.
+        labels: int64 (N,).
+        recipe: how they become network input.
+        rows: int64 (num_images,), which of the N images are in this split; None: all.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    recipe: Recipe
+    rows: Tensor | None = None
+    _moved: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def num_images(self) -> int:
+        """How many images the split has."""
+        return len(self.labels if self.rows is None else self.rows)
+
+    def training_batches(self, batch_size: int, seed: int, device: torch.device) -> Batches:
+        """Yield every image once, shifted and mirrored at random, in random order; see `Images`."""
+        generator = torch.Generator().manual_seed(seed)
+        padding = self.recipe.crop_padding
+        order = torch.randperm(self.num_images, generator=generator)
+        offsets = torch.randint(2 * padding + 1, (2, self.num_images), generator=generator)
+        mirrored = torch.rand(self.num_images, generator=generator) < (0.5 if self.recipe.flip else 0.0)
+        pixels, labels, order = self._on(device, order)
+        draws = torch.stack((order, *offsets.to(device), mirrored.long().to(device)))
+        for rows, dy, dx, flips in torch.split(draws, batch_size, dim=1):
+            if len(rows) > 1:
+                images = crop_and_flip(_take(pixels, rows), dy, dx, flips.bool(), padding)
+                yield normalise(images, self.recipe), labels.index_select(0, rows)
+
+    def evaluation_batches(self, batch_size: int, device: torch.device) -> Batches:
+        """Yield every image once, in the order of the data set; see `Images`."""
+        pixels, labels, order = self._on(device, torch.arange(self.num_images))
+        for rows in torch.split(order, batch_size):
+            yield normalise(_take(pixels, rows), self.recipe), labels.index_select(0, rows)
+
+    def _on(self, device: torch.device, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pixels, labels and the rows of them that `order`, of images of this split, stands for."""
+        if device.type == "cpu":
+            return self.pixels, self.labels, order if self.rows is None else self.rows[order]
+        if device not in self._moved:       # the rows of this split alone, once
+            rows = torch.arange(self.num_images) if self.rows is None else self.rows
+            self._moved[device] = _take(self.pixels, rows).to(device), self.labels[rows].to(device)
+        return *self._moved[device], order.to(device)
+
+
+def _take(pixels: Tensor, rows: Tensor) -> Tensor:
+    # With the channels last the images are contiguous, and index_select copies each as one run of bytes.
+    return pixels.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)

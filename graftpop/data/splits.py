@@ -1,0 +1,117 @@
+"""From the settings to the three splits that training sees."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from graftpop.data.augment import Recipe
+from graftpop.data.cache import Decoded, decoded
+from graftpop.data.cifar import find_cifar10, find_cifar100
+from graftpop.data.digits import find_digits
+from graftpop.data.folder import ImageFiles, find_folder
+from graftpop.data.images import MemoryImages, Splits
+from graftpop.data.parquet import find_parquet
+from graftpop.data.source import Source
+from graftpop.data.stratified_split import stratified_rows
+from graftpop.data.streamed import IMAGENET_MEAN, IMAGENET_STD, INPUT_SIDE, StreamedImages
+from graftpop.errors import DataError, choose
+from graftpop.settings import DataSettings
+
+__all__ = ["DATASETS", "load_splits"]
+
+DATASETS: Final[Mapping[str, Callable[[DataSettings], Source | ImageFiles]]] = {
+    "digits": find_digits,
+    "cifar10": find_cifar10,
+    "cifar100": find_cifar100,
+    "parquet": find_parquet,
+    "folder": find_folder,
+}
+
+MIN_TRAINING_IMAGES: Final = 2              # BatchNorm cannot train on one
+PADDING_SHARE: Final = 8                    # crops are padded by an eighth of the side: 4 of CIFAR's 32 pixels
+
+
+def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0) -> Splits:
+    """Return the training, validation and test images of a data set.
+
+    Images in memory are decoded once on a node, into the cache. Where the data set has no validation images of its
+    own they are cut from the training images, class by class; the cut is a function of `seed` alone.
+
+    Args:
+        data: which data set, and how it is split and varied.
+        seed: of `data.limit` and of the cut.
+        num_workers: processes that read, where images are streamed from files; 0 reads in this one.
+
+    Raises:
+        DataError: the data set is unknown, absent, damaged, or does not fit the settings.
+    """
+    find = choose(DATASETS, data.name, "data.name", DataError)
+    try:
+        found = find(data)
+        if data.label is not None and (isinstance(found, ImageFiles) or found.label is None):
+            raise DataError(f"data.label: names a column of Parquet files, got '{data.label}' where {data.name} is not "
+                            "in Parquet files; leave it out")
+        if data.image_size is not None and isinstance(found, Source) and found.image_size is None:
+            raise DataError(f"data.image_size: is for data.name parquet or folder, got {data.image_size} where "
+                            f"{data.name} has images of one size; leave it out")
+        if isinstance(found, ImageFiles):
+            return _streamed_splits(found, data, seed, num_workers)
+        return _memory_splits(found, decoded(found), data, seed)
+    except OSError as error:
+        raise DataError(f"data: {data.name} must be readable, got {error}; check its folder") from error
+
+
+def _memory_splits(source: Source, images: Decoded, data: DataSettings, seed: int) -> Splits:
+    pixels, labels = images.parts["train"]
+    side = min(pixels.shape[2:])
+    crop_padding = side // PADDING_SHARE if data.crop_padding == "auto" else data.crop_padding
+    if crop_padding > side:
+        raise DataError(f"data.crop_padding: must be at most the images' side, {side}, got {crop_padding}")
+    mean, std = source.mean_std or (images.mean, images.std)
+    recipe = Recipe(mean, std, crop_padding, source.flip if data.flip == "auto" else data.flip)
+    train_rows, val_rows = _cut(labels, data, seed, has_val="val" in images.parts)
+    train = MemoryImages(pixels, labels, recipe, train_rows)
+    val = MemoryImages(*images.parts["val"], recipe) if val_rows is None else replace(train, rows=val_rows)
+    test = MemoryImages(*images.parts["test"], recipe)
+    return Splits(train, val, test, images.class_names, (3, *pixels.shape[2:]), recipe)
+
+
+def _streamed_splits(images: ImageFiles, data: DataSettings, seed: int, num_workers: int) -> Splits:
+    if data.crop_padding != "auto":
+        raise DataError("data.crop_padding: these images are streamed, each cut to a random box, "
+                        f"got {data.crop_padding}; leave it out")
+    side = data.image_size or INPUT_SIDE
+    recipe = Recipe(IMAGENET_MEAN, IMAGENET_STD, 0, True if data.flip == "auto" else data.flip)
+
+    def split(part: str, rows: Tensor | None) -> StreamedImages:
+        chosen = images.parts[part] if rows is None else [images.parts[part][row] for row in rows.tolist()]
+        labels = torch.tensor([label for _, label in chosen])
+        return StreamedImages([file for file, _ in chosen], labels, recipe, side, num_workers)
+
+    labels = torch.tensor([label for _, label in images.parts["train"]])
+    train_rows, val_rows = _cut(labels, data, seed, has_val="val" in images.parts)
+    val = split("val", None) if val_rows is None else split("train", val_rows)
+    return Splits(split("train", train_rows), val, split("test", None), images.class_names,
+                  (3, side, side), recipe)
+
+
+def _cut(labels: Tensor, data: DataSettings, seed: int, *, has_val: bool) -> tuple[Tensor, Tensor | None]:
+    """Return the rows that train, and those that validate if these are cut from the training images."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.arange(len(labels))
+    if data.limit is not None:
+        if data.limit > len(labels):
+            raise DataError(f"data.limit: must be at most the number of training images, {len(labels)}, "
+                            f"got {data.limit}")
+        rows, _ = stratified_rows(labels, data.limit, generator)
+    num_val = 0 if has_val else max(1, round(data.val_fraction * len(rows)))
+    if len(rows) - num_val < MIN_TRAINING_IMAGES:
+        raise DataError(f"data: at least {MIN_TRAINING_IMAGES} images must be left to train on, got {len(rows)} and "
+                        f"{num_val} of them for validation; raise data.limit or lower data.val_fraction")
+    if has_val:
+        return rows, None
+    val, train = stratified_rows(labels[rows], num_val, generator)
+    return rows[train], rows[val]

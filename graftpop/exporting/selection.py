@@ -1,0 +1,163 @@
+"""Which network of a run is taken home: a peer of its best trial, their soup, or all of them as one."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors.torch import load
+from torch import nn
+
+from graftpop.errors import CheckpointError, one_line
+from graftpop.models import find_model
+from graftpop.models.ensemble import Ensemble
+from graftpop.models.network_file import rebuilt_network, split_peer_file
+from graftpop.peer.peer import Peer
+from graftpop.run.checkpoints import Checkpoint, Checkpoints, Facts
+from graftpop.run.tables import RunFolder
+from graftpop.settings import MeasureSettings, Settings
+from graftpop.study.trials import best_row
+
+__all__ = ["Chosen", "choose_network"]
+
+SOUPS = ("uniform_soup", "greedy_soup")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A network of a run.
+
+    Attributes:
+        network: in evaluation mode, from normalised images (B, 3, H, W) to class scores (B, C).
+        card: what is needed to rebuild and to feed it, as `config.json` of best/ has it; an ensemble's says how many
+            members it has.
+        what: it is, in a sentence.
+        settings: of its population.
+        trial: the best trial's row of `trials.parquet`.
+        facts: of the checkpoint that it is from.
+    """
+
+    network: nn.Module
+    card: dict[str, Any]
+    what: str
+    settings: Settings
+    trial: dict[str, Any]
+    facts: Facts
+
+
+def choose_network(run: RunFolder, peer: str) -> Chosen:
+    """Return a network of the best trial of a run, from its newest checkpoint.
+
+    Args:
+        run: that has finished a round at least.
+        peer: `best`, `soup`, `ensemble` or a peer's number.
+
+    Raises:
+        CheckpointError: there is no such network.
+        DataError: the images that a soup needs are not there.
+    """
+    run.check_is_run()
+    row = best_row(run.read_table("trials").to_pylist())
+    if row is None:
+        raise CheckpointError(f"{run.location}: no trial has finished a round, so there is no network to export; go on "
+                              f"with --resume {run.location}")
+    checkpoint = _newest(run, row["trial_id"])
+    facts = checkpoint.facts
+    settings = _settings_of(facts, run.location)
+    find_model(settings.model.name)  # one's own class is imported, as where the run is gone on with
+    if peer == "soup":
+        network, card, what = _soup(checkpoint, settings)
+    elif peer == "ensemble":
+        network, card, what = _ensemble(checkpoint, settings)
+    else:
+        network, card, what = _one(checkpoint, settings, peer)
+    return Chosen(network, card, what, settings, dict(row), facts)
+
+
+def _settings_of(facts: Facts, location: str) -> Settings:
+    try:
+        return Settings.model_validate(facts.settings)
+    except ValidationError as error:
+        raise CheckpointError(f"{location}: the settings of its checkpoint must be this version's, got others: "
+                              f"{one_line(error)}; export with the graftpop that made the run") from error
+
+
+def _newest(run: RunFolder, trial_id: str) -> Checkpoint:
+    checkpoints = Checkpoints(run.of_trials("checkpoints") / trial_id)
+    for checkpoint in checkpoints.newest_first():
+        if checkpoint.facts.round:  # else it has teachers only
+            return checkpoint
+    raise CheckpointError(f"{run.location}: the best trial, {trial_id}, has no checkpoint that is whole; go on with "
+                          f"--resume {run.location}, or load best/")
+
+
+def _one(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Module, dict[str, Any], str]:
+    facts = checkpoint.facts
+    best, peers = int(facts.summary["best_peer"]), facts.peers
+    number = best if peer == "best" else int(peer) if peer.isdecimal() else -1
+    if number not in peers:
+        raise CheckpointError(f"--peer: the best trial has peers {', '.join(map(str, peers))}, got '{peer}'; choose "
+                              f"one of them, best, soup or ensemble")
+    network, card = _network_of(checkpoint, number)
+    if number == best and _is_cooked(facts, settings):
+        kind = settings.population.output.removesuffix("_soup")
+        return network, card, f"The {kind} soup of {len(peers)} peers: a mean of their weights."
+    among = f"Peer {number} of {len(peers)}" if len(peers) > 1 else "The only peer"
+    best_one = ", the one with the highest validation accuracy" if number == best and len(peers) > 1 else ""
+    return network, card, f"{among}{best_one}."
+
+
+def _ensemble(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[str, Any], str]:
+    facts = checkpoint.facts
+    _check_has_own_weights("ensemble", facts, settings)
+    networks, cards = zip(*(_network_of(checkpoint, peer) for peer in facts.peers), strict=True)
+    card = {**cards[0], "ensemble": len(networks)}
+    removed = [one["removed_filters"] for one in cards if "removed_filters" in one]
+    card |= {"removed_filters": sum(removed)} if removed else {}
+    return Ensemble(networks).eval(), card, (
+        f"An ensemble of {len(networks)} peers: its class probabilities are the mean of theirs.")
+
+
+def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[str, Any], str]:
+    """Cook the uniform soup as a population does; the peer that has become it is the best one."""
+    facts, best = checkpoint.facts, int(checkpoint.facts.summary["best_peer"])
+    if _is_cooked(facts, settings) and settings.population.output == "uniform_soup":
+        return _one(checkpoint, settings, "best")
+    _check_has_own_weights("soup", facts, settings)
+    if settings.attenuation is not None:
+        raise CheckpointError("--peer soup: attenuated filters differ from peer to peer, so that networks have no "
+                              "mean; choose best, ensemble or a peer")
+    # what it learned from, and was measured against, may be gone and is not needed
+    cook = Peer(settings.model_copy(update={"distillation": None, "measures": MeasureSettings()}), best)
+    snapshots = []
+    for peer in facts.peers:
+        cook.load(checkpoint.read(_file(peer)))
+        snapshots.append(copy.deepcopy(cook.publish()))
+    cook.cook("uniform_soup", *snapshots)
+    network, card = _rebuilt(cook.save(), "the soup")
+    return network, card, (f"A uniform soup: the mean of the weights of {len(snapshots)} peers, with BatchNorm "
+                           f"statistics measured anew on the training images.")
+
+
+def _is_cooked(facts: Facts, settings: Settings) -> bool:
+    """Return whether the best peer has become the population's soup."""
+    return facts.is_complete and settings.population.output in SOUPS
+
+
+def _check_has_own_weights(what: str, facts: Facts, settings: Settings) -> None:
+    if _is_cooked(facts, settings):
+        raise CheckpointError(f"--peer {what}: needs the weights of every peer, and the best one has become the "
+                              f"population's {settings.population.output}; choose best, which is the soup, or a peer")
+
+
+def _network_of(checkpoint: Checkpoint, peer: int) -> tuple[nn.Module, dict[str, Any]]:
+    return _rebuilt(checkpoint.read(_file(peer)), f"peer {peer}")
+
+
+def _rebuilt(peer_file: bytes, where: str) -> tuple[nn.Module, dict[str, Any]]:
+    weights, card = split_peer_file(peer_file)
+    return rebuilt_network(card, load(weights), where), card
+
+
+def _file(peer: int) -> str:
+    return f"peer-{peer}.safetensors"

@@ -1,0 +1,40 @@
+"""Which rules a peer has, by the sections of its settings."""
+
+from collections.abc import Sequence
+
+from graftpop.hooks.attenuation import Attenuation
+from graftpop.hooks.hook import Rule
+from graftpop.hooks.repr import RePr
+from graftpop.hooks.scions import InternalScions, NoiseScions
+from graftpop.hooks.weight_averaging import StochasticWeightAveraging
+from graftpop.settings import Settings
+from graftpop.training.filters import SiteFilters
+from graftpop.training.learner import Learner
+
+__all__ = ["make_rules"]
+
+
+def make_rules(settings: Settings, learner: Learner, filters: Sequence[SiteFilters], peer: int) -> list[Rule]:
+    """Return the rules of one peer in the order in which they act.
+
+    What drops filters comes after what changes them, so that the dropped stay dropped; the mean of the weights last.
+
+    Args:
+        settings: the population's.
+        learner: the peer's.
+        filters: of every site, in module order.
+        peer: its number.
+    """
+    epochs, seed, graft = settings.num_epochs, settings.seed, settings.graft
+    rules: list[Rule] = []
+    if graft is not None and graft.scion == "noise":
+        rules.append(NoiseScions(filters, threshold=graft.threshold, base=graft.noise_base, seed=seed, peer=peer))
+    if graft is not None and graft.scion == "internal":
+        rules.append(InternalScions(filters, threshold=graft.threshold))
+    if settings.repr is not None:
+        rules.append(RePr(learner, filters, settings.repr, seed=seed, peer=peer))
+    if settings.attenuation is not None:
+        rules.append(Attenuation(learner, filters, settings.attenuation, epochs=epochs, seed=seed, peer=peer))
+    if settings.swa is not None:
+        rules.append(StochasticWeightAveraging(learner, start=settings.swa.start, epochs=epochs))
+    return rules

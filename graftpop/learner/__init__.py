@@ -1,1 +1,0 @@
-"""One peer without Ray: networks, sites, data, augmentation and training."""

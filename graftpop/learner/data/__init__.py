@@ -1,7 +1,0 @@
-"""Data sets: found, decoded once on a node, and split for training."""
-
-from graftpop.learner.data.images import Images, MemoryImages, Recipe, Splits
-from graftpop.learner.data.splits import DATASETS, load_splits
-from graftpop.learner.data.streamed import StreamedImages
-
-__all__ = ["DATASETS", "Images", "load_splits", "MemoryImages", "Recipe", "Splits", "StreamedImages"]

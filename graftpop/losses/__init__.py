@@ -1,0 +1,1 @@
+"""Loss terms beside the task's own, one per file."""

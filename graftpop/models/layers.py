@@ -1,0 +1,13 @@
+"""Kinds of layers that the rest of the package tells apart."""
+
+from torch import nn
+
+__all__ = ["CONVOLUTIONS", "NORMALIZATIONS", "is_depthwise"]
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def is_depthwise(conv: nn.Module) -> bool:
+    """Return whether each filter of a convolution reads one channel of its own."""
+    return conv.groups == conv.in_channels == conv.out_channels

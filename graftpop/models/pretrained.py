@@ -1,0 +1,212 @@
+"""Teachers that were trained before: a run's best network, a file of weights, or weights that were published.
+
+Students see images normalised as their data set's recipe says. A teacher that was trained on another normalisation
+gets a first layer that turns the one into the other; a plain file of weights is taken to have had the student's own.
+"""
+
+import os
+import socket
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from graftpop.errors import CheckpointError, ModelError
+from graftpop.models import TIMM, TORCHVISION, build, find_model
+from graftpop.models.forward_check import check_takes
+from graftpop.models.network_file import read_network, read_weights
+from graftpop.seeds import seeded
+from graftpop.settings import TeacherSettings
+
+__all__ = ["Colours", "Renormalised", "load_teacher"]
+
+SOCKET_LIMIT_S: Final = 20.0                # without a byte while weights are downloaded
+
+
+class Colours(NamedTuple):
+    """How the pixels that a network sees are normalised: less the mean, divided by the deviation, of RGB in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load_teacher(settings: TeacherSettings, num_classes: int, image_shape: tuple[int, int, int], where: str, *,
+                 mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    """Return a trained teacher in evaluation mode, on the CPU, with no parameter that asks for a gradient.
+
+    It takes the very images that the student takes, and gives logits (B, num_classes). To check a teacher before
+    anything trains is to load it. One that is trained in the trial, `epochs`, is the caller's to build.
+
+    Args:
+        settings: with `checkpoint` or `pretrained`.
+        num_classes: of the data.
+        image_shape: (C, H, W) of the data's images.
+        where: the key of the settings, for messages: `distillation.teachers[0]`.
+        mean: of the data's recipe, one a colour, of pixels in [0, 1].
+        std: of the data's recipe, one a colour.
+
+    Raises:
+        CheckpointError: the checkpoint is absent, damaged, or holds another network.
+        ModelError: no such network or published weights, or they do not fit the data.
+        ValueError: `epochs` is given, or not exactly one of `checkpoint` and `pretrained`.
+    """
+    if settings.epochs is not None or (settings.checkpoint is None) != settings.pretrained:
+        raise ValueError(f"{where}: load_teacher needs one of checkpoint and pretrained, no epochs, got {settings!r}")
+    data = Colours(tuple(mean), tuple(std))
+    with seeded(0, torch.device("cpu")):    # initial weights, soon replaced, draw nothing from the global generator
+        if settings.checkpoint is None:
+            network, own = _published(settings.model, num_classes, where)
+        elif os.path.isdir(settings.checkpoint):
+            network, own = _from_run(Path(settings.checkpoint), settings.model, num_classes, where)
+        else:
+            network, own = _from_file(Path(settings.checkpoint), settings.model, num_classes, where), data
+    network = network.eval().requires_grad_(False)
+    check_takes(network, image_shape, num_classes, f"{where}.{'checkpoint' if settings.checkpoint else 'pretrained'}:")
+    return network if own == data else Renormalised(network, data, own)
+
+
+class Renormalised(nn.Module):
+    """A network behind the change from the data's normalisation to its own; one multiplication and one sum a pixel."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, data: Colours, own: Colours) -> None:
+        super().__init__()
+        self.network = network
+        data_mean, data_std, own_mean, own_std = (torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)
+                                                 for values in (*data, *own))
+        self.register_buffer("scale", (data_std / own_std).float())
+        self.register_buffer("shift", ((data_mean - own_mean) / own_std).float())
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the network's logits (B, num_classes) of images (B, 3, H, W) with the data's normalisation."""
+        logits: Tensor = self.network(images * self.scale + self.shift)
+        return logits
+
+
+def _from_run(folder: Path, model: str | None, num_classes: int, where: str) -> tuple[nn.Module, Colours]:
+    """Return the network of a run's folder best/ and its normalisation."""
+    try:
+        network, card = read_network(folder)
+    except (CheckpointError, ModelError) as error:
+        raise CheckpointError(f"{where}.checkpoint: {error}") from error
+    if model not in (None, card["model"]):
+        raise CheckpointError(f"{where}.model: must be that of the checkpoint or null, got '{model}', but "
+                              f"{folder / 'config.json'} says '{card['model']}'; leave model out")
+    _check_classes(card["num_classes"], num_classes, f"{where}.checkpoint: {folder}")
+    return network, Colours(tuple(card["mean"]), tuple(card["std"]))
+
+
+def _from_file(file: Path, model: str | None, num_classes: int, where: str) -> nn.Module:
+    """Return a network with the weights of a file."""
+    if not os.path.exists(file):
+        raise CheckpointError(f"{where}.checkpoint: no such file or folder, got '{file}'; give a run's folder best/ "
+                              f"or a file of a state_dict")
+    if model is None:
+        raise ModelError(f"{where}.model: must name the network that a file of weights is of, got null; write it as in "
+                         f"model.name")
+    network = build(model, num_classes, f"{where}.model")
+    try:
+        weights = read_weights(file)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}.checkpoint: {error}") from error
+    wrong = _differences(network, weights, num_classes, f"{where}.checkpoint: {file}")
+    if wrong:
+        more = f", and {len(wrong) - 1} more names differ" if len(wrong) > 1 else ""
+        raise CheckpointError(f"{where}.checkpoint: {file}: holds another network than '{model}': {wrong[0]}{more}; "
+                              f"name its network in {where}.model")
+    network.load_state_dict(weights)
+    return network
+
+
+def _differences(network: nn.Module, weights: dict[str, Tensor], num_classes: int, at: str) -> list[str]:
+    """Return in what names and shapes weights differ from a network's, in words.
+
+    Raises:
+        ModelError: in nothing but the number of classes.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    resized = {name: shape for name, shape in own.items() if found.get(name, shape) != shape}
+    absent = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]  # torch < 0.4.1
+    foreign = [name for name in found if name not in own]
+    first_sizes = {(shape[:1], found[name][:1]) for name, shape in resized.items()}
+    is_resized_only = not absent and not foreign and all(own[name][1:] == found[name][1:] for name in resized)
+    if is_resized_only and len(first_sizes) == 1:
+        (ours, theirs), = first_sizes
+        if ours == (num_classes,) and theirs:
+            _check_classes(theirs[0], num_classes, at)
+    return [*(f"{name} has shape {found[name]}, not {shape}" for name, shape in resized.items()),
+            *(f"{name} is missing" for name in absent), *(f"{name} is not of it" for name in foreign)]
+
+
+def _check_classes(num_teacher_classes: int, num_classes: int, at: str) -> None:
+    if num_teacher_classes != num_classes:
+        raise ModelError(f"{at}: has {num_teacher_classes} classes, the data has {num_classes}; choose a teacher of "
+                         f"the same classes")
+
+
+class Published(NamedTuple):
+    """Weights that a library has for a network: of how many classes, on which normalisation, and how to get them."""
+
+    num_classes: int
+    colours: Colours
+    load: Callable[[], nn.Module]
+
+
+def _published(model: str | None, num_classes: int, where: str) -> tuple[nn.Module, Colours]:
+    """Return a network with published weights, which are downloaded unless they were before, and its normalisation."""
+    if model is None or not model.startswith((TORCHVISION, TIMM)):
+        raise ModelError(f"{where}.model: must be {TORCHVISION}NAME or {TIMM}NAME for pretrained: true, got "
+                         f"{model or 'null'}; or give a checkpoint")
+    find_model(model, f"{where}.model")
+    at = f"{where}.pretrained: {model}"
+    published = _of_torchvision(model) if model.startswith(TORCHVISION) else _of_timm(model)
+    if published is None:
+        raise ModelError(f"{at}: timm has no weights for it; timm.list_pretrained() lists those that have")
+    _check_classes(published.num_classes, num_classes, at)
+    try:
+        with _socket_limit():
+            return published.load(), published.colours
+    except Exception as error:  # urllib, httpx, huggingface_hub, safetensors and torch each have their own
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
+        raise ModelError(f"{at}: its weights could not be downloaded or read: {reason}; fetch them where there is a "
+                         f"network, or give a checkpoint") from error
+
+
+def _of_torchvision(model: str) -> Published:
+    import torchvision
+
+    name = model.removeprefix(TORCHVISION)
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    images = weights.transforms()
+    return Published(len(weights.meta["categories"]), Colours(tuple(images.mean), tuple(images.std)),
+                     lambda: torchvision.models.get_model(name, weights=weights, progress=False))
+
+
+def _of_timm(model: str) -> Published | None:
+    import timm
+
+    name = model.removeprefix(TIMM)
+    published = timm.get_pretrained_cfg(name)
+    if published is None or not published.has_weights:
+        return None
+    return Published(published.num_classes, Colours(tuple(published.mean), tuple(published.std)),
+                     lambda: timm.create_model(name, pretrained=True))
+
+
+@contextmanager
+def _socket_limit() -> Iterator[None]:
+    """Let no socket that is opened inside the block wait without end; torch.hub has no argument for it."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SOCKET_LIMIT_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,85 @@
+"""What is measured by round beyond the figures of every peer, as (measure, value) pairs."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from graftpop.errors import CheckpointError
+from graftpop.models.network_file import read_network
+from graftpop.ops.importance import filter_l1_norms, num_invalid_filters
+from graftpop.ops.measures import density, disagreement, distance, network_information
+from graftpop.settings import MeasureSettings
+from graftpop.training.filters import SiteFilters
+from graftpop.training.sites import find_sites
+from graftpop.training.snapshot import Snapshot
+
+__all__ = ["Measured", "Measures", "compare_pair"]
+
+Measured = list[tuple[str, float]]
+
+
+class Measures:
+    """The measures of one peer.
+
+    - `network_information_nats`: sum of the sites' entropies.
+    - `num_filters_below_T`: filters with an L1 norm below T, for every threshold T of the settings.
+    - `density_valid`, `density_invalid`: mean L1 norm of the filters that are valid, or invalid, in a baseline.
+
+    Args:
+        filters: of every site.
+        settings: what to measure.
+
+    Raises:
+        CheckpointError: the baseline cannot be read, or is of another architecture.
+    """
+
+    def __init__(self, filters: Sequence[SiteFilters], settings: MeasureSettings) -> None:
+        self._weights = [site.weight for site in filters]
+        self._thresholds = settings.thresholds
+        by_name = {site.site.conv: site.weight for site in filters}
+        self._valid = None if settings.density_of is None else valid_filters(
+            settings.density_of, by_name, settings.density_threshold)
+
+    def measure(self, entropies: Tensor) -> Measured:
+        """Return the measures of the network as it is, given its entropies (S,)."""
+        measured = [("network_information_nats", network_information(entropies))]
+        measured += [(f"num_filters_below_{threshold:g}",
+                      float(sum(int(num_invalid_filters(weight, threshold)) for weight in self._weights)))
+                     for threshold in self._thresholds]
+        if self._valid is not None:
+            names = ("density_valid", "density_invalid")
+            measured += [(name, value) for name, value in
+                         zip(names, density(self._weights, self._valid), strict=True) if not math.isnan(value)]
+        return measured
+
+
+def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float) -> list[Tensor]:
+    """Return which filters are valid in a baseline, a bool tensor (O) a site.
+
+    Args:
+        folder: the baseline's best/.
+        weights: of a network of the same architecture, (O, ...) by the names of the convolutions.
+        threshold: L1 norm from which on a filter is valid.
+
+    Raises:
+        CheckpointError: the folder holds no network, or one of another architecture.
+    """
+    try:
+        network, card = read_network(folder)
+        sites = find_sites(network, tuple(card["image_shape"]), card["model"])
+    except CheckpointError as error:
+        raise CheckpointError(f"measures.density_of: {error}") from error
+    theirs = {site.conv: network.get_parameter(f"{site.conv}.weight") for site in sites}
+    for name in (*weights, *theirs):  # a deeper network has all filters of a shallower one, and more
+        if name not in weights or name not in theirs or weights[name].shape != theirs[name].shape:
+            raise CheckpointError(f"measures.density_of: {folder} must hold a network of the same architecture, got "
+                                  f"another {name}; give best/ of a run of this model")
+    return [(filter_l1_norms(theirs[name]) >= threshold).to(weight.device) for name, weight in weights.items()]
+
+
+def compare_pair(own: Snapshot, other: Snapshot) -> Measured:
+    """Return the distance of two peers' weights, and on how many validation images they disagree, as a share."""
+    return [("distance", distance(torch.tensor(own.weights), torch.tensor(other.weights))),
+            ("disagreement", disagreement(torch.tensor(own.predicted), torch.tensor(other.predicted)))]

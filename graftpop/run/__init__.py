@@ -1,0 +1,1 @@
+"""The files of a run: storage, tables, checkpoints, provenance."""

@@ -1,0 +1,73 @@
+"""What a run was: command, versions, commit and hardware, for `run.json`."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["run_facts", "utc_now"]
+
+PACKAGES = ("graftpop", "ray", "torch", "torchvision", "optuna", "pyarrow", "numpy")
+
+
+def utc_now() -> datetime:
+    """Return the time now, in UTC."""
+    return datetime.now(UTC)
+
+
+def run_facts(arguments: list[str], seed: int) -> dict[str, Any]:
+    """Return what is needed to tell, and to repeat, what a run was.
+
+    Args:
+        arguments: of the command line.
+        seed: of the study.
+    """
+    import torch
+
+    return {
+        "command": ["python", "-m", "graftpop.tune", *arguments],
+        "seed": seed,
+        "started": utc_now().isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "git": _git_commit(),
+        "hardware": {
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        },
+        "platform": f"{sys.platform} {platform.machine()}",
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # graftpop run from a checkout that is not installed
+        return None
+
+
+def _git_commit() -> dict[str, Any] | None:
+    """Return the commit that this package is run from, or None where no repository tracks it."""
+    package = Path(__file__).resolve().parents[1]
+    questions = (("rev-parse", "HEAD"), ("status", "--porcelain", "--", str(package)),
+                 ("ls-files", "--error-unmatch", "__init__.py"))  # installed somewhere below another repository
+    try:
+        commit, status, _ = (
+            subprocess.run(["git", "-C", str(package), *question], capture_output=True, text=True, timeout=10,
+                           check=True) for question in questions)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,300 @@
+"""What a run leaves behind: tables in Parquet, and the best network.
+
+Each trial writes its own rounds, grafts, measures and events, whole rounds only, one file each, anew after every
+round; the driver joins them into `rounds.parquet`, `grafts.parquet`, `measures.parquet` and `events.parquet`. A trial
+that goes on from a checkpoint first drops what it had recorded after it, so that no row is missing or doubled; events
+stay, since they happened.
+"""
+
+import json
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from graftpop.errors import CheckpointError
+from graftpop.population import Event, Round
+from graftpop.run.storage import Folder, unreachable
+from graftpop.run.throttle import Sparing
+
+__all__ = ["EVENTS_SCHEMA", "GRAFTS_SCHEMA", "MEASURES_SCHEMA", "ROUNDS_SCHEMA", "RunFolder", "TrialRecords"]
+
+ROUNDS_SCHEMA = pa.schema([
+    ("trial_id", pa.string()),
+    ("round", pa.int64()),
+    ("epoch", pa.int64()),
+    ("peer", pa.int64()),
+    ("lr", pa.float64()),
+    ("train_loss", pa.float64()),
+    ("train_accuracy", pa.float64()),
+    ("val_loss", pa.float64()),
+    ("val_accuracy", pa.float64()),
+    ("num_invalid_filters", pa.int64()),
+    ("mean_entropy_nats", pa.float64()),
+    ("images_per_s", pa.float64()),
+    ("train_images", pa.int64()),
+    ("train_s", pa.float64()),
+    ("exchange_s", pa.float64()),
+])
+"""One row a trial, round and peer."""
+
+GRAFTS_SCHEMA = pa.schema([
+    ("trial_id", pa.string()),
+    ("round", pa.int64()),
+    ("receiver", pa.int64()),
+    ("donor", pa.int64()),
+    ("site", pa.string()),
+    ("receiver_entropy_nats", pa.float64()),
+    ("donor_entropy_nats", pa.float64()),
+    ("alpha", pa.float64()),
+    ("num_invalid_before", pa.int64()),
+    ("num_invalid_after", pa.int64()),
+    ("staleness", pa.int64()),
+])
+"""One row a trial, round, receiver and site.
+
+The donor is -1 where it is the mean of several peers. `staleness` is how many rounds the snapshot is older than the
+receiver, below 0 where the donor was ahead; of several peers that of the oldest.
+"""
+
+MEASURES_SCHEMA = pa.schema([
+    ("trial_id", pa.string()),
+    ("round", pa.int64()),
+    ("peer", pa.int64()),
+    ("other", pa.int64()),
+    ("measure", pa.string()),
+    ("value", pa.float64()),
+])
+"""One row a trial, round, peer and measure; `other` is the second peer of those that compare two."""
+
+EVENTS_SCHEMA = pa.schema([
+    ("trial_id", pa.string()),
+    ("at", pa.timestamp("ms", "UTC")),
+    ("round", pa.int64()),
+    ("peer", pa.int64()),
+    ("event", pa.string()),
+    ("cause", pa.string()),
+    ("took_s", pa.float64()),
+])
+"""One row an event, in the order in which they happened; see `graftpop.population.Event`."""
+
+_TABLES = {"rounds": ROUNDS_SCHEMA, "grafts": GRAFTS_SCHEMA, "measures": MEASURES_SCHEMA, "events": EVENTS_SCHEMA}
+SHARE_OF_JOINING = 0.05
+"""Of the time of the process that leads a study."""
+
+_TRIAL_COLUMNS = {"val_accuracy": pa.float64(), "test_accuracy": pa.float64(), "ensemble_test_accuracy": pa.float64(),
+                  "num_peers": pa.int64(), "epochs": pa.int64(), "train_images": pa.int64(), "wall_s": pa.float64(),
+                  "parameters": pa.int64(), "flops": pa.int64(), "removed_filters": pa.int64(),
+                  "parameters_left": pa.int64(), "flops_left": pa.int64()}
+
+
+class TrialRecords:
+    """The rounds, grafts, measures and events of one trial, as the process that leads its population writes them.
+
+    Args:
+        folder: that all trials of the run share.
+        trial_id: whose records these are.
+    """
+
+    def __init__(self, folder: Folder, trial_id: str) -> None:
+        self._folder = folder
+        self._trial_id = trial_id
+        self._tables = {name: schema.empty_table() for name, schema in _TABLES.items()}
+
+    def add_round(self, done: Round) -> None:
+        """Add a round; it is there for others once it is written."""
+        rounds = [{"trial_id": self._trial_id, **row} for row in done.peers]
+        grafts = {"trial_id": [self._trial_id] * len(done.grafts.get("site", [])), **done.grafts}
+        measures = [{"trial_id": self._trial_id, **row} for row in done.measures]
+        self._add("rounds", pa.Table.from_pylist(rounds, ROUNDS_SCHEMA))
+        if done.grafts:
+            self._add("grafts", pa.Table.from_pydict(grafts, GRAFTS_SCHEMA))
+        self._add("measures", pa.Table.from_pylist(measures, MEASURES_SCHEMA))
+
+    def add_event(self, event: Event) -> None:
+        """Add an event."""
+        row = {"trial_id": self._trial_id, "at": datetime.now(UTC), **asdict(event)}
+        self._add("events", pa.Table.from_pylist([row], EVENTS_SCHEMA))
+
+    def restart_after(self, round: int) -> None:
+        """Take up what was recorded up to a round, and all events, and drop what came after it."""
+        taken = {}
+        for name, schema in _TABLES.items():
+            if self._folder.exists(self._file(name)):
+                table = self._folder.read_table(self._file(name), schema)
+                taken[name] = table if name == "events" else table.filter(pc.less_equal(table["round"], round))
+        self._tables |= taken
+
+    def write(self) -> None:
+        """Write the trial's tables anew.
+
+        Raises:
+            OSError: they cannot be written now.
+        """
+        for name in self._tables:
+            self._write(name)
+
+    def write_events(self) -> None:
+        """Write the trial's events anew: what happened in a round is known then even if the round is never done.
+
+        Raises:
+            OSError: they cannot be written now.
+        """
+        self._write("events")
+
+    def _write(self, name: str) -> None:
+        self._folder.create()
+        self._folder.write_tables(self._file(name), [self._tables[name]], _TABLES[name])
+
+    def _add(self, name: str, rows: pa.Table) -> None:
+        self._tables[name] = pa.concat_tables([self._tables[name], rows]).combine_chunks()
+
+    def _file(self, name: str) -> str:
+        return f"{self._trial_id}.{name}.parquet"
+
+
+class RunFolder:
+    """The folder of a run, local or at a URI, as the driver writes it.
+
+    Args:
+        location: folder or URI.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._folder = Folder(location)
+        self.location = self._folder.location
+        self.local_path = self._folder.local_path
+        self.name = posixpath.basename(self.location.partition("?")[0])  # what the run is called elsewhere
+        self._joining = Sparing(SHARE_OF_JOINING)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes from writing the run for the time of a block.
+
+        Raises:
+            StorageError: another process is writing it.
+        """
+        return (self._folder / "tune").locked(".lock", wait_s=0)
+
+    def check_is_there(self) -> None:
+        """Check that the folder can be reached.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        self._folder.check_is_there()
+
+    def of_trials(self, name: str) -> Folder:
+        """Return a folder that trials write: `records`, or the `checkpoints` with a folder a trial."""
+        return self._folder / "tune" / name
+
+    def exists(self, name: str = "") -> bool:
+        """Return whether the folder, or something in it, is there.
+
+        Raises:
+            StorageError: it cannot be reached.
+        """
+        try:
+            return self._folder.exists(name)
+        except OSError as error:
+            raise unreachable(self.location, error) from error
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            CheckpointError: it cannot be made.
+        """
+        try:
+            self._folder.create()
+        except OSError as error:
+            raise CheckpointError(f"--out {self.location}: cannot be made: {error}; choose another folder") from error
+
+    def check_is_run(self) -> None:
+        """Check that the folder is a run's.
+
+        Raises:
+            CheckpointError: something that every run has is missing.
+        """
+        for name in ("space.yaml", "run.json", "tune"):
+            if not self.exists(name):
+                raise CheckpointError(f"{self.location}: is no run, it has no {name}; give a folder that "
+                                      f"`python -m graftpop.tune` wrote, such as runs/NAME-TIME")
+
+    def read_table(self, name: str, *, of: Sequence[str] | None = None,
+                   columns: Sequence[str] | None = None) -> pa.Table:
+        """Return one of the run's tables; an empty one where none is written yet.
+
+        Args:
+            name: trials, rounds, grafts, measures or events.
+            of: trials whose rows are wanted; None: all. A trial's rows stand together, so others are not read.
+            columns: that are wanted; None: all.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        if not self.exists(f"{name}.parquet"):
+            return _TABLES.get(name, pa.schema({"trial_id": pa.string(), **_TRIAL_COLUMNS})).empty_table()
+        return self._folder.read_table(f"{name}.parquet", only=None if of is None else ("trial_id", of),
+                                       columns=columns)
+
+    def read_text(self, name: str) -> str:
+        """Return the content of a text file of the folder."""
+        return self._folder.read(name).decode("utf-8")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file of the folder."""
+        self._folder.write(name, text.encode("utf-8"))
+
+    def write_trials(self, rows: list[dict[str, Any]], searched: Mapping[str, pa.DataType]) -> None:
+        """Write `trials.parquet`.
+
+        Args:
+            rows: one a trial.
+            searched: the searched keys and what their columns hold.
+        """
+        schema = pa.schema({"trial_id": pa.string(), "status": pa.string(), **searched, **_TRIAL_COLUMNS})
+        text = [key for key, kind in searched.items() if kind == pa.string()]
+        rows = [row | {key: None if row[key] is None else str(row[key]) for key in text} for row in rows]
+        self._folder.write_tables("trials.parquet", [pa.Table.from_pylist(rows, schema)], schema)
+
+    def join_records(self, trial_ids: Iterable[str], *, now: bool) -> None:
+        """Write `rounds.parquet`, `grafts.parquet`, `measures.parquet` and `events.parquet` from what trials wrote.
+
+        Args:
+            trial_ids: in the order in which they shall stand.
+            now: False leaves it for later if it would take more than a twentieth of the time.
+        """
+        if now or self._joining.is_due:
+            self._joining.do(lambda: self._join(list(trial_ids)))
+
+    def _join(self, trial_ids: Sequence[str]) -> None:
+        records = self.of_trials("records")
+        there = set(records.names())
+        for name, schema in _TABLES.items():
+            parts = (f"{trial_id}.{name}.parquet" for trial_id in trial_ids)
+            tables = (records.read_table(part, schema) for part in parts if part in there)
+            self._folder.write_tables(f"{name}.parquet", tables, schema)
+
+    def write_best(self, peer_file: bytes, metrics: Mapping[str, Any]) -> None:
+        """Write `best/`: the weights, what is needed to rebuild and feed the network, and how good it is.
+
+        Args:
+            peer_file: a peer's file of a checkpoint.
+            metrics: of the trial and the peer.
+
+        Raises:
+            CheckpointError: the file is not one of a peer.
+        """
+        from graftpop.models.network_file import split_peer_file
+
+        weights, card = split_peer_file(peer_file)
+        best = self._folder / "best"
+        best.create()
+        for name, content in (("config.json", card), ("metrics.json", metrics)):
+            best.write(name, json.dumps(content, indent=2).encode("utf-8"))
+        best.write("model.safetensors", weights)

@@ -1,0 +1,151 @@
+"""The JSON Schema of a space file, from the settings: what an editor checks, completes and explains in one.
+
+It says what a key may be; rules between keys (`graftpop.space.constraints`) it does not know. A class of the settings
+is a definition of the same name, and where values in it may be domains, one more: `GraftSettings`, `SearchedGraftSettings`.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from graftpop.settings import Settings
+from graftpop.space.settings_schema import Schema, class_of, number_in, settings_schema
+from graftpop.space.space import SEARCHABLE
+from graftpop.space.variants import SECTIONS
+from graftpop.space.yaml_tree import known_keys
+
+__all__ = ["KINDS", "schema_text", "space_schema"]
+
+NULL: Final = {"type": "null"}
+LISTED: Final = ("choice", "grid")
+WIDTH: Final = 120
+PAIR: Final = {"type": "array", "minItems": 2, "maxItems": 2}
+KINDS: Final[Mapping[str, Schema]] = {
+    "choice": {"description": "One of the values.", "type": "array", "minItems": 1, "uniqueItems": True},
+    "grid": {"description": "Each of the values, with tune.search: grid.", "type": "array", "minItems": 1,
+             "uniqueItems": True},
+    "uniform": {"description": "[low, high]: any number between the two.", **PAIR},
+    "loguniform": {"description": "[low, high]: any number between the two, every factor as likely.", **PAIR},
+    "quniform": {"description": "[low, high, step]: low, low + step, ... up to high; both are multiples of step.",
+                 "type": "array", "minItems": 3, "maxItems": 3},
+    "randint": {"description": "[low, high]: a whole number, both included.", **PAIR},
+}
+"""What each kind of domain is whatever is searched by it."""
+
+
+def space_schema() -> Schema:
+    """Return the JSON Schema (2020-12) of a space file: all sections and keys, domains where a key can be searched.
+
+    A key has its description, its range or choices, and its default. Names that stand in tables beside their functions
+    are choices, those of networks also `torchvision:NAME` and the like.
+    """
+    settings = settings_schema()
+    fixed, top = settings["$defs"], settings["properties"]
+    required = {name: fixed[class_of(node)].get("required", []) for name, node in top.items() if class_of(node)}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "description": "A search space of graftpop.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {name: _at_top(name, node, fixed) for name, node in top.items()} | _study_keys(),
+        "if": {"required": ["variants"]},   # which may give what a section itself then lacks
+        "else": {"properties": {name: {"anyOf": [*({"required": [key]} for key in (*keys, *LISTED)), NULL]}
+                                for name, keys in required.items() if keys}},
+        "$defs": fixed | {f"Searched{name}": _with_domains(fixed[name], f"#/$defs/{name}", ranges=section != "data")
+                          for section in SEARCHABLE if (name := class_of(top[section]))}
+        | {"Variant": _variant(top, fixed), **KINDS},
+    }
+
+
+def schema_text(node: Any, indent: int = 0) -> str:
+    """Return a schema as JSON in which what fits into one line has one."""
+    line = json.dumps(node)
+    if len(line) + indent <= WIDTH or not isinstance(node, dict | list):
+        return line
+    blanks = " " * (indent + 2)
+    if isinstance(node, dict):
+        parts = [f"{blanks}{json.dumps(name)}: {schema_text(part, indent + 2)}" for name, part in node.items()]
+    else:
+        parts = [f"{blanks}{schema_text(part, indent + 2)}" for part in node]
+    start, end = "{}" if isinstance(node, dict) else "[]"
+    return "\n".join([start, ",\n".join(parts), f"{' ' * indent}{end}"])
+
+
+def _at_top(name: str, node: Schema, fixed: Schema) -> Schema:
+    """Return what may stand under a name at the top of a file."""
+    section = class_of(node)
+    null = [NULL] if NULL in node.get("anyOf", ()) else []
+    told = {"description": fixed[section]["description"] if section else node["description"]}
+    value = {"$ref": f"#/$defs/{section}"} if section else {key: node[key] for key in node if key not in told}
+    if name not in SEARCHABLE:
+        return told | value
+    if not section:
+        return told | {"anyOf": [value, _domain(value, {"$ref": f"#/properties/{name}/anyOf/0"})]}
+    whole: Schema = {"anyOf": [value, *null]}
+    return told | {"anyOf": [{"$ref": f"#/$defs/Searched{section}"}, *null, _domain(whole, whole)]}
+
+
+def _with_domains(section: Schema, ref: str, *, ranges: bool) -> Schema:
+    """Return a section whose values may be domains; what it must have, variants may give in its place."""
+    keys = {}
+    for key, value in section["properties"].items():
+        own = {"$ref": f"{ref}/properties/{key}"}
+        # the description is that of `own`, but editors that complete the key look for it here
+        keys[key] = {"description": value["description"], "anyOf": [own, _domain(value, own, ranges=ranges)]}
+    return {name: section[name] for name in section if name != "required"} | {"properties": keys}
+
+
+def _domain(value: Schema, own: Schema, *, ranges: bool = True) -> Schema:
+    """Return the domains by which a key can be searched.
+
+    Args:
+        value: what the key may be.
+        own: the same, as a reference.
+        ranges: whether domains may have a lowest and a highest value.
+    """
+    kinds: dict[str, Schema] = {kind: {"items": own} for kind in LISTED}
+    number = number_in(value) if ranges else None
+    if number is not None and number["type"] == "number":
+        some = own | {"type": "number"}
+        above_0 = {"type": "number", "exclusiveMinimum": 0}
+        kinds |= {"uniform": {"items": some}, "loguniform": {"items": own | above_0},
+                  "quniform": {"prefixItems": [some, some, above_0]}}
+    if number is not None:
+        kinds["randint"] = {"items": own | {"type": "integer"}}
+    return {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False,
+            "properties": {kind: {"$ref": f"#/$defs/{kind}", **items} for kind, items in kinds.items()}}
+
+
+def _variant(top: Schema, fixed: Schema) -> Schema:
+    """Return the sections of a variant, whose values are fixed, and of which none must be whole."""
+    sections = {}
+    for name in SECTIONS:
+        ref = f"#/$defs/{class_of(top[name])}"
+        keys = fixed[class_of(top[name])]["properties"]
+        whole = {"type": "object", "additionalProperties": False,
+                 "properties": {key: {"$ref": f"{ref}/properties/{key}"} for key in keys}}
+        of_class = whole if "required" in fixed[class_of(top[name])] else {"$ref": ref}
+        sections[name] = {"anyOf": [of_class, NULL]} if NULL in top[name].get("anyOf", ()) else of_class
+    return {"type": "object", "additionalProperties": False, "properties": sections}
+
+
+def _study_keys() -> dict[str, Schema]:
+    """Return the keys that stand beside the sections, and make a comparison of a space."""
+    percent = {"type": "number", "minimum": 0, "maximum": 100}
+    named = {key: True for key in (*SEARCHABLE, *known_keys(Settings)) if key.split(".")[0] in SEARCHABLE}
+    row = {"type": "object", "required": ["variant", "percent"], "additionalProperties": False,
+           "properties": {"variant": {"type": "string"}, "percent": percent, "std": percent, **named, "seed": False}}
+    published = {"type": "object", "required": ["source", "accuracy"], "additionalProperties": False,
+                 "properties": {"source": {"type": "string", "pattern": "\\S"},
+                                "accuracy": {"type": "array", "items": row}}}
+    variants = {"type": "object", "minProperties": 1, "propertyNames": {"$ref": "#/properties/name"},
+                "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Variant"}, NULL]}}
+    seeds = {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"$ref": "#/properties/seed/anyOf/0"}}
+    told: dict[str, tuple[Schema, str]] = {
+        "variants": (variants, "Named settings over the common ones, each of which is run; null takes a section out."),
+        "seeds": (seeds, "In place of seed, with or without variants: all combinations are run."),
+        "baseline": ({"type": "string"}, "The variant that the others are compared with. null: the first."),
+        "published": (
+            published, "A paper's accuracies in per cent, beside ours; a row names a variant and what is searched."),
+    }
+    return {key: {"description": text, "anyOf": [value, NULL]} for key, (value, text) in told.items()}

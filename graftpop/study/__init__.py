@@ -1,0 +1,1 @@
+"""A study without Ray: its trials, samplers, preflight checks and Optuna storage."""

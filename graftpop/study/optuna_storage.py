@@ -1,0 +1,221 @@
+"""A study's trials in a database of Optuna's, which `optuna-dashboard` shows while they run.
+
+The database is written from what the run knows, and read for nothing else: the run folder is what a study goes on from.
+So it may be slow, away or gone, and is brought up to date when it is back, at the latest by --resume.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final
+
+from graftpop.errors import ResourceError, SpaceError, one_line
+from graftpop.run.background_worker import Sideline
+from graftpop.run.tables import RunFolder
+from graftpop.space import Space
+from graftpop.study.optuna_space import Searched
+from graftpop.study.trials import Trial
+
+__all__ = ["OptunaStorage", "check_storage"]
+
+STATES: Final = {"pending": "WAITING", "interrupted": "WAITING", "running": "RUNNING", "completed": "COMPLETE",
+                 "stopped": "PRUNED", "failed": "FAIL"}
+"""What Optuna calls a trial's status; the last three are for good."""
+
+
+class OptunaStorage:
+    """The trials of a run as a study of Optuna's, under the name of the run.
+
+    Called with all trials whenever one of them changed, it writes what is new beside the study.
+
+    Args:
+        space: of the study.
+        folder: of the run; a relative path of a file begins there.
+        known: trials of before.
+        scores: what they reached, by trial and round.
+    """
+
+    def __init__(self, space: Space, folder: RunFolder, known: list[Trial],
+                 scores: Mapping[str, Mapping[int, float]]) -> None:
+        self._searched, self._folder, self._where = Searched(space.domains), folder, str(space.settle().tune.storage)
+        self._storage: Any = None
+        self._scores: dict[str, dict[int, float]] = {trial_id: dict(found) for trial_id, found in scores.items()}
+        self._seen: dict[str, tuple[str, int]] = {}
+        self._lock = Lock()
+        self._pending: dict[int, tuple[Trial, dict[int, float]]] = {}
+        self._sideline = Sideline("tune.storage")
+        self(known)
+
+    def __call__(self, trials: list[Trial]) -> None:
+        """Write what changed, later."""
+        changed = [trial for trial in trials if self._seen.get(trial.trial_id) != (trial.status, trial.round)]
+        for trial in changed:
+            self._seen[trial.trial_id] = trial.status, trial.round
+            scores = self._scores.setdefault(trial.trial_id, {})
+            if trial.round:
+                scores[trial.round] = trial.result["val_accuracy"]
+            with self._lock:
+                self._pending[trial.number] = replace(trial), dict(scores)
+        if changed:
+            self._sideline.add(self._flush)
+
+    def finish(self) -> None:
+        """Wait until all is written, or for a while."""
+        self._sideline.add(self._flush)
+        self._sideline.finish()
+
+    def _open(self) -> None:
+        import optuna
+
+        storage, name = opened(self._where, self._folder), self._folder.name
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        study.set_user_attr("run", self._folder.location)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(["val_accuracy"])
+        self._study_id, self._storage = storage.get_study_id_from_name(name), storage
+
+    def _flush(self) -> None:
+        """Write what is pending.
+
+        Raises:
+            ResourceError: the database fails.
+        """
+        from optuna.exceptions import StorageInternalError
+
+        try:
+            self._write_pending()
+        except StorageInternalError as error:
+            raise ResourceError(f"tune.storage: cannot be written, got {_shown(self._where)}: "
+                                f"{_behind(error)}") from error
+
+    def _write_pending(self) -> None:
+        """Write in the order of the numbers, which are Optuna's too; what fails stays pending."""
+        if self._storage is None:
+            self._open()
+        while True:
+            with self._lock:
+                if not self._pending:
+                    return
+                number = min(self._pending)
+                newest = self._pending[number]
+            self._write(*newest)
+            with self._lock:
+                if self._pending[number] is newest:
+                    del self._pending[number]
+
+    def _write(self, trial: Trial, scores: Mapping[int, float]) -> None:
+        """Make Optuna's trial what ours is, whatever it was."""
+        from optuna.trial import TrialState, create_trial
+
+        storage, wanted = self._storage, TrialState[STATES[trial.status]]
+        if trial.number == storage.get_n_trials(self._study_id):
+            storage.create_new_trial(self._study_id, create_trial(
+                state=TrialState.WAITING, params=self._searched.params(trial.sample),
+                distributions=self._searched.distributions))
+        optuna_id = storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
+        there = storage.get_trial(optuna_id)
+        if there.state.is_finished():
+            return
+        if there.state == TrialState.WAITING and wanted != TrialState.WAITING:
+            storage.set_trial_state_values(optuna_id, TrialState.RUNNING)  # which is when it began
+        for round, reached in scores.items():
+            if there.intermediate_values.get(round) != reached:
+                storage.set_trial_intermediate_value(optuna_id, round, reached)
+        if wanted.is_finished():
+            began = self._searched.sample(there.params)
+            changed = {key: value for key, value in trial.sample.items() if value != began[key]}  # by pbt
+            for name, value in (_facts(trial) | changed).items():
+                storage.set_trial_user_attr(optuna_id, name, value)
+            score = None if wanted == TrialState.FAIL else trial.result.get("val_accuracy")
+            storage.set_trial_state_values(optuna_id, wanted, None if score is None else [score])
+        elif wanted == TrialState.WAITING != there.state:
+            storage.set_trial_state_values(optuna_id, wanted)
+
+
+def _facts(trial: Trial) -> dict[str, Any]:
+    """Return what a trial's user attributes are: its row of the table, less what was searched, and its error."""
+    facts = {**trial.row(), "error": trial.error or None}
+    return {name: value for name, value in facts.items() if value is not None and name not in trial.sample}
+
+
+def check_storage(space: Space, folder: RunFolder) -> None:
+    """Check that a new run can have its trials in the storage that it wants, if it wants one.
+
+    Raises:
+        GraftpopError: it cannot be opened, or has a study of that name with trials.
+    """
+    storage = space.settle().tune.storage
+    if storage is None:
+        return
+
+    def check() -> None:
+        names = {summary.study_name: summary.n_trials for summary in _studies(storage, folder)}
+        if names.get(folder.name):
+            raise SpaceError(f"tune.storage: has a study '{folder.name}' of another run, with {names[folder.name]} "
+                             f"trials, got {_shown(storage)}; choose another --out, or another storage")
+
+    sideline = Sideline("tune.storage")
+    sideline.ask(check)
+    sideline.finish()
+
+
+def _studies(storage: str, folder: RunFolder) -> list[Any]:
+    import optuna
+
+    return optuna.get_all_study_summaries(opened(storage, folder), include_best_trial=False)
+
+
+def opened(storage: str, folder: RunFolder) -> Any:
+    """Return Optuna's storage: of a database where it is a URL, else a file with Optuna's journal.
+
+    Raises:
+        SpaceError: it cannot be opened.
+    """
+    import optuna
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        if "://" not in storage:
+            return JournalStorage(JournalFileBackend(_place(storage, folder)))
+        url = make_url(storage)
+        if url.get_backend_name() == "sqlite":
+            url = url.set(database=_place(url.database or "", folder))
+        return RDBStorage(url.render_as_string(hide_password=False))
+    except SpaceError:
+        raise
+    except ImportError as error:
+        raise SpaceError(f"tune.storage: needs the driver of its database, got {_shown(storage)}: {_behind(error)}; "
+                         f"install it, or choose another storage") from error
+    except (OSError, RuntimeError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        raise SpaceError(f"tune.storage: cannot be opened, got {_shown(storage)}: {_behind(error)}") from error
+
+
+def _behind(error: Exception) -> str:
+    """Return what is wrong with a database: Optuna's own errors have it as their cause alone."""
+    reason = str(error.__cause__ or error)
+    return one_line(reason.partition("\n")[0])
+
+
+def _place(file: str, folder: RunFolder) -> str:
+    """Return where a file is, in full; a relative path begins in the run folder."""
+    if not file or file == ":memory:":
+        raise SpaceError("tune.storage: must name a file that others can open, got none; write sqlite:///study.db")
+    if Path(file).is_absolute():
+        return file
+    if folder.local_path is None:
+        raise SpaceError(f"tune.storage: the file '{file}' would lie in the run folder, which is no folder on a disk, "
+                         f"got {folder.location}; write a path from /, or the URL of a database")
+    return str(folder.local_path / file)
+
+
+def _shown(storage: str) -> str:
+    """Return a storage for a message, without a password."""
+    scheme, mark, rest = storage.partition("://")
+    return f"'{scheme}{mark}{rest.rpartition('@')[2]}'"

@@ -1,0 +1,110 @@
+"""What can be known to fail is found before anything starts: names, data, networks that cannot be grafted, teachers."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Final
+
+from graftpop.data import DATASETS, Splits, load_splits
+from graftpop.errors import DataError, SpaceError, choose
+from graftpop.exchange.assignment import released_assignment
+from graftpop.models import build, find_model
+from graftpop.models.forward_check import check_takes
+from graftpop.models.pretrained import load_teacher
+from graftpop.peer.diagnostics import valid_filters
+from graftpop.settings import Settings, TeacherSettings
+from graftpop.space import Space
+from graftpop.training.removal import check_removable
+from graftpop.training.sites import find_sites
+
+__all__ = ["check_data_and_models", "check_names", "check_packages"]
+
+PACKAGES: Final = {"wandb": "wandb", "mlflow": "mlflow", "comet": "comet_ml", "aim": "aim"}
+"""What each tracker is imported as."""
+
+
+def check_packages(space: Space) -> None:
+    """Look up the packages of the trackers that a study is logged to.
+
+    Raises:
+        SpaceError: one is not installed.
+    """
+    for tracker in space.settle().tune.log:
+        if find_spec(PACKAGES[tracker]) is None:
+            raise SpaceError(f"tune.log: {tracker} needs the package {PACKAGES[tracker]}, which is not installed; pip "
+                             f"install 'graftpop[{tracker}]'")
+
+
+def check_names(space: Space) -> None:
+    """Look up every data set and network that a trial may have.
+
+    Raises:
+        GraftpopError: an unknown name.
+    """
+    every = _all_settings(space)
+    for data in dict.fromkeys(settings.data.name for settings in every):
+        choose(DATASETS, data, "data.name", DataError)
+    for name in dict.fromkeys(settings.model.name for settings in every):
+        find_model(name)
+    for where, teacher in dict.fromkeys(pair for settings in every for pair in _teachers(settings)):
+        if teacher.model is not None:
+            find_model(teacher.model, f"{where}.model")
+
+
+def check_data_and_models(space: Space) -> None:
+    """Decode all data that trials may have, unless this node has done so before, and fit every network to it.
+
+    Networks are built for each data set that they may meet and their sites found; teachers that were trained before
+    are loaded.
+
+    Raises:
+        GraftpopError: data that cannot be read, or a network that cannot take it or has nothing to graft.
+    """
+    every = _all_settings(space)
+    released = {settings.model.name for settings in every
+                if settings.graft is not None and settings.graft.compat == "released_code"}
+    for data in dict.fromkeys(settings.data for settings in every):
+        here = [settings for settings in every if settings.data == data]
+        splits = load_splits(data, seed=here[0].seed)
+        for name in dict.fromkeys(settings.model.name for settings in here):
+            _check_network(name, splits, [settings for settings in here if settings.model.name == name],
+                           released=name in released)
+        for where, teacher in dict.fromkeys(pair for settings in here for pair in _teachers(settings)):
+            _check_teacher(teacher, splits, where)
+
+
+def _all_settings(space: Space) -> list[Settings]:
+    """Return settings in which every network and every teacher meets all data that it can meet in a trial."""
+    return [*space.settings_of("data", "model"), *space.settings_of("data", "distillation"), *space.corners()]
+
+
+def _teachers(settings: Settings) -> Iterator[tuple[str, TeacherSettings]]:
+    """Yield where each teacher stands, and the teacher."""
+    if settings.distillation is not None:
+        for index, teacher in enumerate(settings.distillation.teachers):
+            yield f"distillation.teachers[{index}]", teacher
+
+
+def _check_network(name: str, splits: Splits, wanted: list[Settings], *, released: bool) -> None:
+    """Check that a network takes the data, and what some settings want to do with it."""
+    network = build(name, len(splits.class_names))
+    check_takes(network, splits.image_shape, len(splits.class_names), f"model.name: '{name}'")
+    sites = find_sites(network, splits.image_shape, name)
+    if released:
+        released_assignment(list(network.state_dict()))
+    if any(settings.attenuation is not None and settings.attenuation.remove for settings in wanted):
+        check_removable(network, sites, splits.image_shape, name)
+    baselines = dict.fromkeys((settings.measures.density_of, settings.measures.density_threshold)
+                              for settings in wanted)
+    for folder, threshold in baselines:
+        if folder is not None:
+            weights = {site.conv: network.get_parameter(f"{site.conv}.weight") for site in sites}
+            valid_filters(folder, weights, threshold)
+
+
+def _check_teacher(teacher: TeacherSettings, splits: Splits, where: str) -> None:
+    num_classes = len(splits.class_names)
+    if teacher.epochs is not None:
+        check_takes(build(teacher.model or "", num_classes, f"{where}.model"), splits.image_shape, num_classes,
+                    f"{where}.model:")
+    else:
+        load_teacher(teacher, num_classes, splits.image_shape, where, mean=splits.recipe.mean, std=splits.recipe.std)

@@ -1,0 +1,1 @@
+"""The training of one network: loop, optimizers, schedules, precision, flat state, sites."""

@@ -1,0 +1,215 @@
+"""Cutting dropped filters out of a network, so that it is smaller and gives the same outputs.
+
+torch-pruning (Fang et al., DepGraph, CVPR 2023, arXiv:2301.12900) says which channels stand or fall together. Which
+of them may fall is decided here: those that reach every layer that mixes channels as zeros, whatever the image.
+All is decided on the whole network; then each module is cut once, and the outputs are compared.
+"""
+
+import copy
+import textwrap
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from graftpop.errors import ModelError
+from graftpop.models.layers import CONVOLUTIONS, NORMALIZATIONS, is_depthwise
+from graftpop.training.sites import Site
+
+__all__ = ["check_removable", "dropped_filters", "remove_dropped"]
+
+Cut = Callable[[nn.Module, list[int]], object]  # a function of torch-pruning that takes some channels off a module
+TOLERANCE: Final = 1e-5  # relative, in double precision: only the order of sums differs
+UNTRACEABLE: Final = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
+
+
+def dropped_filters(network: nn.Module, sites: list[Site]) -> dict[str, list[int]]:
+    """Return the indices of each site's dropped filters, by the name of its convolution.
+
+    A filter is dropped if its weights and bias, and the scale and shift of its BatchNorm, are all zero; its channel is
+    then zero for every image, in training and in evaluation.
+    """
+    modules = dict(network.named_modules())
+    dropped = {}
+    for site in sites:
+        conv, norm = modules[site.conv], modules[site.norm]
+        kept = torch.stack([tensor.ne(0).reshape(len(tensor), -1).any(1) for tensor in _entries(conv, norm)]).any(0)
+        dropped[site.conv] = torch.nonzero(~kept).flatten().tolist() if norm.affine else []
+    return dropped
+
+
+def _entries(conv: nn.Module, norm: nn.Module) -> list[Tensor]:
+    """Return the weights of a site's filters and what goes with them, each (O, ...), to read or to change."""
+    entries = (conv.weight, conv.bias, norm.weight, norm.bias)
+    return [tensor.detach() for tensor in entries if isinstance(tensor, Tensor)]
+
+
+def remove_dropped(
+    network: nn.Module, sites: list[Site], image_shape: tuple[int, int, int], name: str,
+) -> tuple[nn.Module, int]:
+    """Return a smaller network with the same outputs in evaluation mode, and how many filters fewer it has.
+
+    A dropped filter stays if its channel is added to one that is not zero; if a further BatchNorm makes a constant of
+    it (in a DenseNet, or behind a depthwise convolution); if a grouped convolution reads or writes it; if the network
+    itself states the number of channels (the padded shortcut of a ResNet); and if it is its layer's last. A filter
+    that is not dropped goes too if its channel is only ever multiplied by zeros (read by a dropped depthwise filter).
+
+    Args:
+        network: with dropped filters; it is not changed.
+        sites: the network's sites.
+        image_shape: (C, H, W) of what it sees.
+        name: what the user calls it, for messages.
+
+    Returns:
+        A network in evaluation mode, on the device of the given one, and the number of filters removed.
+
+    Raises:
+        ModelError: torch-pruning is not installed, or cannot follow this network.
+    """
+    dropped = dropped_filters(network, sites)
+    small = copy.deepcopy(network).cpu().eval()
+    try:
+        cuts = _cuts(small, dropped, image_shape)
+        num_removed = _num_filters(small)
+        for (cut, module), indices in cuts.items():
+            cut(module, sorted(indices))
+        num_removed -= _num_filters(small)
+        is_same = _outputs_agree(network, small, image_shape)
+    except UNTRACEABLE as error:
+        raise _cannot_follow(name, str(error) or type(error).__name__) from error
+    if not is_same:
+        raise _cannot_follow(name, "without its dropped filters it gives other outputs")
+    return small.to(next(network.parameters()).device), num_removed
+
+
+def check_removable(network: nn.Module, sites: list[Site], image_shape: tuple[int, int, int], name: str) -> None:
+    """Try, before any training, whether dropped filters can be removed from such a network.
+
+    A third of the filters is dropped in a copy and removed; the same third wherever a layer is as wide, so that
+    channels that are added to each other can go too. Arguments and errors are those of `remove_dropped`.
+    """
+    trial = copy.deepcopy(network)
+    modules = dict(trial.named_modules())
+    for site in sites:
+        conv, norm = modules[site.conv], modules[site.norm]
+        width = len(conv.weight)
+        third = torch.randperm(width, generator=torch.Generator().manual_seed(width))[: width // 3]
+        for tensor in _entries(conv, norm):
+            tensor[third.to(tensor.device)] = 0.0
+    remove_dropped(trial, sites, image_shape, name)
+
+
+def _cuts(
+    network: nn.Module, dropped: Mapping[str, list[int]], image_shape: tuple[int, int, int],
+) -> dict[tuple[Cut, nn.Module], set[int]]:
+    """Return which channels go from which module, all numbered as they are now.
+
+    torch-pruning's group of some filters lists every module that must lose channels with them. Filters that may not
+    go are taken out, and the rest is asked for again, until all may.
+    """
+    graph = _dependency_graph(network, image_shape)
+    zeros = _zero_inputs(network, image_shape)
+    modules = dict(network.named_modules())
+    cuts: dict[tuple[Cut, nn.Module], set[int]] = defaultdict(set)
+    for name, indices in dropped.items():
+        cut = graph.get_pruner_of_module(modules[name]).prune_out_channels
+        going = set(indices) - cuts[cut, modules[name]]
+        while going:
+            group = graph.get_pruning_group(modules[name], cut, sorted(going))
+            staying = set().union(*(_staying(graph, item, zeros, cuts) for item in group))
+            if not staying:
+                for item in group:
+                    cuts[item.dep.handler, item.dep.target.module].update(item.idxs)
+                break
+            going -= staying
+    return cuts
+
+
+def _staying(
+    graph: Any, item: Any, zeros: Mapping[nn.Module, set[int]], cuts: Mapping[tuple[Cut, nn.Module], set[int]],
+) -> set[int]:
+    """Return those filters of a group that may not go, because of what one of its members would lose with them."""
+    node, module, cut = item.dep.target, item.dep.target.module, item.dep.handler
+    is_reader = graph.is_in_channel_pruning_fn(cut) and not graph.is_out_channel_pruning_fn(cut)
+    receivers = [] if is_reader else node.outputs  # the group lacks a slice that passes none of these channels on
+    if not all(_can_be_cut(member) for member in (node, *receivers)):
+        return set(item.root_idxs)
+    staying = {filter_ for filter_, channel in zip(item.root_idxs, item.idxs, strict=True)
+               if is_reader and channel not in zeros[module]}
+    num_channels = graph.get_in_channels(module) if is_reader else graph.get_out_channels(module)
+    if num_channels is not None and len(cuts.get((cut, module), set()).union(item.idxs)) >= num_channels:
+        staying.add(max(item.root_idxs))  # one has to be left
+    return staying
+
+
+def _can_be_cut(node: Any) -> bool:
+    """Return whether a node of torch-pruning's graph treats every channel alike, so that it can do with fewer."""
+    module, kind, function = node.module, node.type.name, node.grad_fn
+    if isinstance(module, CONVOLUTIONS):
+        return module.groups == 1 or is_depthwise(module)
+    if kind == "ELEMENTWISE":  # all that torch-pruning does not know; padding shifts channels if it pads them
+        return len(getattr(function, "_saved_pad", ())) <= 4
+    if kind == "RESHAPE":
+        return len(getattr(function, "_saved_self_sym_sizes", ())) == 4  # flattening; others state numbers of channels
+    if kind == "SLICE":
+        return bool(function._saved_dim != 1)
+    return kind in ("BN", "LINEAR", "CONCAT")
+
+
+def _dependency_graph(network: nn.Module, image_shape: tuple[int, int, int]) -> Any:
+    try:
+        from torch_pruning import DependencyGraph
+    except ImportError as error:
+        raise ModelError("attenuation.remove: needs the package torch-pruning, which is not installed; install "
+                         "graftpop[pruning], or set attenuation.remove: false") from error
+    image = torch.zeros(1, *image_shape, requires_grad=True)
+    with torch.enable_grad():
+        return DependencyGraph().build_dependency(network, (image,), verbose=False)  # verbose: warnings
+
+
+@torch.no_grad()
+def _zero_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[nn.Module, set[int]]:
+    """Return, for each module that mixes channels, which of its input channels are zero for every image.
+
+    A twin runs on an image of ones. Its weights are 1 where the network's are not zero, so that nothing cancels and
+    no activation cuts anything off; its BatchNorms add 1 to what comes in, so that a channel leaves them as zero only
+    if scale and shift are zero. What is zero in the twin is then zero in the network.
+    """
+    twin = copy.deepcopy(network)
+    zeros: dict[nn.Module, set[int]] = {}
+
+    def enters(module: nn.Module, images: Tensor) -> None:
+        channels = images if isinstance(module, nn.Linear) else images.movedim(1, -1)
+        seen = set(torch.nonzero(channels.flatten(0, -2).eq(0).all(0)).flatten().tolist())
+        zeros[module] = zeros.get(module, seen) & seen
+
+    for parameter in twin.parameters():
+        parameter.data = parameter.ne(0).to(parameter.dtype)
+    for original, module in zip(network.modules(), twin.modules(), strict=True):
+        if isinstance(module, NORMALIZATIONS) and module.running_mean is not None and module.running_var is not None:
+            module.running_mean.fill_(-1.0)
+            module.running_var.fill_(1.0)
+        elif isinstance(module, (*CONVOLUTIONS, nn.Linear)):
+            module.register_forward_pre_hook(lambda _, inputs, original=original: enters(original, inputs[0]))
+            module.register_forward_hook(lambda _, __, output: output.clamp(max=1.0))  # sums would grow without end
+    twin(torch.ones(1, *image_shape))
+    return zeros
+
+
+def _num_filters(network: nn.Module) -> int:
+    return sum(module.out_channels for module in network.modules() if isinstance(module, CONVOLUTIONS))
+
+
+@torch.no_grad()
+def _outputs_agree(network: nn.Module, small: nn.Module, image_shape: tuple[int, int, int]) -> bool:
+    images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).double()
+    expected, found = (copy.deepcopy(one).cpu().double().eval()(images) for one in (network, small))
+    return torch.allclose(found, expected, rtol=TOLERANCE, equal_nan=True)
+
+
+def _cannot_follow(name: str, reason: str) -> ModelError:
+    reason = textwrap.shorten(reason, 200, placeholder=" ...")
+    return ModelError(f"attenuation.remove: torch-pruning cannot follow '{name}': {reason}; choose another network, or "
+                      f"set attenuation.remove: false")

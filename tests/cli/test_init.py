@@ -1,0 +1,85 @@
+"""`python -m graftpop.init`: a space to begin with, which runs as it is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from graftpop.__main__ import app
+from graftpop.space import load_space
+from graftpop.space.settings_schema import section_of, settings_schema
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def graftpop(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_space_is_small_searches_something_and_would_run_as_it_is() -> None:
+    assert graftpop("init").exit_code == 0
+    space = load_space("space.yaml")
+    assert space.domains.keys() == {"graft.A", "graft.c"}
+    assert space.num_trials() == 4
+    plan = graftpop("tune", "--space", "space.yaml", "--dry-run")
+    assert plan.exit_code == 0, plan.stderr
+    assert "study      4 trials of up to 4 rounds" in plan.stdout
+
+
+def test_the_schema_lies_beside_the_space_which_names_it_and_is_valid(empty_folder: Path) -> None:
+    (empty_folder / "spaces").mkdir()
+    assert graftpop("init", "spaces/mine.yml").exit_code == 0
+    text = (empty_folder / "spaces/mine.yml").read_text(encoding="utf-8")
+    assert text.splitlines()[0] == "# yaml-language-server: $schema=mine.schema.json"
+    assert "--space spaces/mine.yml" in text
+    schema = json.loads((empty_folder / "spaces/mine.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(schema).validate(yaml.safe_load(text))
+
+
+def test_every_key_of_the_space_is_told_of_and_so_is_every_section_that_it_has_not() -> None:
+    graftpop("init")
+    text = Path("space.yaml").read_text(encoding="utf-8")
+    schema = settings_schema()
+    for name, node in schema["properties"].items():
+        section = section_of(node, schema)
+        if section is not None and name in yaml.safe_load(text):
+            assert f"# {section['description']}\n{name}:\n  # " in text
+        elif {"type": "null"} in node.get("anyOf", ()):
+            assert name in text.partition("\n\n")[0]
+
+
+@pytest.mark.parametrize("there", ["space.yaml", "space.schema.json"])
+def test_nothing_is_overwritten_and_nothing_written_beside_it(there: str) -> None:
+    Path(there).write_text("mine", encoding="utf-8")
+    refused = graftpop("init")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr == f"error: {there}: is there already, and is not overwritten; choose another FILE\n"
+    assert [path.read_text(encoding="utf-8") for path in Path().iterdir()] == ["mine"]
+
+
+def test_a_folder_that_is_not_there_is_told_of_in_one_line() -> None:
+    refused = graftpop("init", "nowhere/space.yaml")
+    assert refused.exit_code == 2
+    assert refused.stderr == ("error: nowhere/space.schema.json: cannot be written: No such file or directory; choose "
+                              "another FILE\n")
+
+
+def test_the_module_is_the_same_command_and_its_help_imports_neither_torch_nor_ray() -> None:
+    program = ("import sys\nfrom graftpop.init import main\nsys.argv = ['init', '--help']\n"
+               "try:\n    main()\nfinally:\n    assert not {'torch', 'ray', 'pydantic'} & sys.modules.keys()")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60,
+                         check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "python -m graftpop.init" in ran.stdout

@@ -1,0 +1,212 @@
+"""A study as it is watched: the table of trials, lines where there is no terminal, and the time that is left."""
+
+import re
+from io import StringIO
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from graftpop.cli import progress
+from graftpop.cli.progress import LiveProgress, Pace, PlainProgress, trials_table, value_text
+from graftpop.study.trials import Trial
+
+RESULT = {"round": 6, "val_accuracy": 0.9123, "mean_val_accuracy": 0.9, "num_invalid_filters": 1.5,
+          "images_per_s": 12345.6}
+
+
+def trial(number: int, status: str = "running", **result: Any) -> Trial:
+    return Trial(f"t{number}", number, {"population.num_peers": 2, "graft.A": 0.123456}, num_rounds=12,
+                 status=status, result=result)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that shows its only entry, so that what is told of time can be told beforehand."""
+    now = [1000.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def shown(*trials: Trial) -> list[list[str]]:
+    """Return the cells of the table as it is printed, row by row."""
+    console = Console(record=True, width=160, file=StringIO())
+    console.print(trials_table(trials))
+    return [re.split(r" {2,}", line.strip()) for line in console.export_text().splitlines()]
+
+
+# the table
+
+
+def test_the_table_has_a_row_a_trial_with_searched_values_round_accuracies_and_speed() -> None:
+    done = trial(1, "completed", **RESULT | {"round": 12, "test_accuracy": 0.875, "ensemble_test_accuracy": 0.9})
+    header, running, completed = shown(trial(0, **RESULT), done)
+    assert header == ["trial", "status", "num_peers", "A", "round", "val %", "mean val %", "test %", "ensemble %",
+                      "invalid", "images/s"]
+    assert running == ["0", "running", "2", "0.1235", "6/12", "91.23", "90.00", "1.5", "12,346"]
+    assert completed == ["1", "completed", "2", "0.1235", "12/12", "91.23", "90.00", "87.50", "90.00", "1.5", "12,346"]
+
+
+def test_the_table_leaves_open_what_is_not_yet_measured() -> None:
+    assert shown(trial(0, "pending"))[1] == ["0", "pending", "2", "0.1235", "0/12"]
+
+
+def test_the_table_of_a_space_without_domains_has_no_columns_of_them() -> None:
+    alone = Trial("t0", 0, {}, num_rounds=12)
+    assert shown(alone)[0][:3] == ["trial", "status", "round"]
+    assert shown()[0][:3] == ["trial", "status", "round"]
+
+
+def test_the_best_trial_is_bold_and_no_other() -> None:
+    trials = [trial(0, val_accuracy=0.5), trial(1, val_accuracy=0.7), trial(2)]
+    assert [row.style for row in trials_table(trials).rows] == [None, "bold", None]
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    (None, ""), (0.123456, "0.1235"), (500.0, "500"), (1e-7, "1e-07"), (3, "3"), (12345, "12345"),
+    ("adaptive", "adaptive"), (True, "True")])
+def test_values_are_written_in_a_few_characters(value: object, text: str) -> None:
+    assert value_text(value) == text
+
+
+# plain lines
+
+
+def lines_of(*steps: list[Trial], num_trials: int = 2) -> list[str]:
+    output = StringIO()
+    with PlainProgress(Console(file=output, width=40), num_trials, 12) as watch:
+        for trials in steps:
+            watch(trials)
+    return output.getvalue().splitlines()
+
+
+def test_plain_lines_tell_when_a_trial_begins_and_how_it_ends(clock: list[float]) -> None:
+    end = RESULT | {"round": 12, "test_accuracy": 0.875, "ensemble_test_accuracy": 0.9}
+    assert lines_of([trial(0, "pending")], [trial(0)], [trial(0, **RESULT)], [trial(0, "completed", **end)],
+                    [trial(0, "completed", **end)]) == [
+        "trial 0 running  population.num_peers=2  graft.A=0.1235  round 0/12  [0/24 rounds]",
+        "trial 0 completed  population.num_peers=2  graft.A=0.1235  round 12/12  val 91.23 %  test 87.50 %  "
+        "ensemble 90.00 %  [12/24 rounds, 0:00:00 left]",
+    ]
+
+
+def test_a_trial_that_goes_on_gets_a_line_now_and_then_and_not_at_every_round(clock: list[float]) -> None:
+    output = StringIO()
+    watch = PlainProgress(Console(file=output, width=40), 1, 12)
+    watch([trial(0)])
+    rounds = []
+    for number in range(1, 13):
+        clock[0] += 4.0
+        before = output.getvalue()
+        watch([trial(0, **RESULT | {"round": number})])
+        rounds += [number] * (output.getvalue() != before)
+    assert rounds == [3, 6, 9, 12]
+
+
+def test_a_failed_trial_is_told_with_its_reason(clock: list[float]) -> None:
+    failed = trial(0, "failed")
+    failed.error = "peer 1: lost in 'train': [its] process died"
+    assert lines_of([failed]) == ["trial 0 failed  population.num_peers=2  graft.A=0.1235  round 0/12  "
+                                  "[12/24 rounds]  peer 1: lost in 'train': [its] process died"]
+
+
+# time left
+
+
+def test_the_time_left_follows_the_pace_so_far(clock: list[float]) -> None:
+    pace = Pace(num_trials=2, rounds_of_trial=12)
+    trials = [trial(0), trial(1)]
+    assert pace.time_left(trials) == ""
+    clock[0] += 60.0
+    trials[0].result = {"round": 3}
+    trials[1].result = {"round": 1}
+    assert pace.time_left(trials) == "0:05:00 left"  # 20 rounds at 15 s
+
+
+def test_trials_that_are_still_to_be_made_count_as_the_longest(clock: list[float]) -> None:
+    pace = Pace(num_trials=3, rounds_of_trial=100)
+    trials = [trial(0)]
+    assert (pace.rounds_done(trials), pace.total_rounds(trials)) == (0, 212)
+    assert pace.time_left(trials) == ""
+    clock[0] += 36.0
+    trials[0].result = {"round": 12}
+    assert pace.time_left(trials) == "0:10:00 left"  # 200 rounds at 3 s
+
+
+def test_a_trial_that_was_stopped_has_no_rounds_left(clock: list[float]) -> None:
+    pace = Pace(num_trials=2, rounds_of_trial=12)
+    trials = [trial(0, "stopped", round=4), trial(1, round=6)]
+    assert (pace.rounds_done(trials), pace.total_rounds(trials)) == (18, 24)
+
+
+def test_what_a_resumed_study_had_done_before_is_not_counted_into_the_pace(clock: list[float]) -> None:
+    pace = Pace(num_trials=2, rounds_of_trial=12)
+    trials = [trial(0, "completed", round=12), trial(1, round=2)]
+    assert pace.time_left(trials) == ""
+    clock[0] += 10.0
+    trials[1].result = {"round": 3}
+    assert pace.time_left(trials) == "0:01:30 left"  # 9 rounds at 10 s
+
+
+def test_hours_are_told_as_hours(clock: list[float]) -> None:
+    pace = Pace(num_trials=1, rounds_of_trial=12)
+    trials = [trial(0)]
+    pace.time_left(trials)
+    clock[0] += 3661.0
+    trials[0].result = {"round": 6}
+    assert pace.time_left(trials) == "1:01:01 left"
+
+
+# the live table
+
+
+def last_drawn(trials: list[Trial], num_trials: int) -> list[str]:
+    """Return the lines that stand on the terminal when the study ends."""
+    output = StringIO()
+    with LiveProgress(Console(width=160, height=60, file=output, force_terminal=True), num_trials, 12) as watch:
+        watch([trial(0)])
+        watch(trials)
+        output.truncate(0)
+    return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip(" \r\0") for line in output.getvalue().splitlines()]
+
+
+def test_the_live_table_has_the_trials_and_one_bar_with_rounds_speed_and_time() -> None:
+    lines = last_drawn([trial(0, **RESULT), trial(1, **RESULT)], num_trials=3)
+    assert [line.split()[0] for line in lines[:4]] == ["trial", "0", "1", "study"]
+    assert re.search(r"12/36 +rounds +24,691 images/s +\d:\d\d:\d\d left$", lines[3])
+
+
+def test_the_live_table_shows_what_runs_before_what_is_over_and_says_how_many_it_hides() -> None:
+    over = [trial(number, "completed", **RESULT) for number in range(30)]
+    running = [trial(number, **RESULT) for number in range(30, 35)]
+    lines = last_drawn(over + running, num_trials=35)
+    assert [line.split()[0] for line in lines[1:21]] == [str(number) for number in range(15, 35)]
+    assert lines[21] == "and 15 more trials"
+    assert lines[22].startswith("study")
+
+
+def test_the_live_table_is_the_bar_alone_before_there_are_trials() -> None:
+    lines = last_drawn([], num_trials=3)
+    assert re.fullmatch(r"study .* 0/36 +rounds", lines[0])
+
+
+def test_events_and_early_ends_stand_once_as_lines_above_the_live_table() -> None:
+    replaced, stopped, failed, done, before = (trial(number, **RESULT) for number in range(5))
+    before.status = "stopped"
+    trials = [replaced, stopped, failed, done, before]
+    output = StringIO()
+    with LiveProgress(Console(width=160, height=60, file=output, force_terminal=True), 5, 12) as watch:
+        watch(trials)
+        replaced.events += ["round 7: peer 1 replaced after 8.1 s",
+                            "round 8: peer 0 reseeded: peer 0: diverged in epoch 8, training loss nan [...]"]
+        stopped.status, failed.status, done.status = "stopped", "failed", "completed"
+        failed.error = "peer 0: diverged in epoch 7, training loss inf"
+        watch(trials)
+        watch(trials)
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip(" \r") for line in output.getvalue().splitlines()]
+    assert [line for line in lines if line.startswith("trial ") and "status" not in line] == [
+        "trial 0  round 7: peer 1 replaced after 8.1 s",
+        "trial 0  round 8: peer 0 reseeded: peer 0: diverged in epoch 8, training loss nan [...]",
+        "trial 1  stopped early by the scheduler, after round 6 of 12",
+        "trial 2  failed: peer 0: diverged in epoch 7, training loss inf"]

@@ -1,0 +1,250 @@
+"""Trials in experiment trackers, without a network: what is there after a study that was cut and gone on with."""
+
+import json
+import logging
+import struct
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from watchers import interrupting_once_at
+
+from graftpop.cluster.connection import Connection
+from graftpop.cluster.study import run_study
+from graftpop.cluster.trackers import LOGGERS, Tracker, check_loggers
+from graftpop.errors import GraftpopError, ResourceError, SpaceError
+from graftpop.run.tables import RunFolder
+from graftpop.settings import TuneSettings
+from graftpop.space import Space, parse_space
+from graftpop.study.preflight import PACKAGES, check_packages
+
+pytestmark = [pytest.mark.timeout(180), pytest.mark.filterwarnings("default")]  # theirs are not ours to mend
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_DIR", "MLFLOW_TRACKING_URI", "COMET_API_KEY", "COMET_OFFLINE_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+def space(*trackers: str, epochs: int = 3, num_samples: int = 2) -> Space:
+    return parse_space({
+        "name": "logged", "data": {"name": "digits"}, "model": {"name": "resnet8"},
+        "training": {"epochs": epochs, "batch_size": 128},
+        "graft": {"A": {"uniform": [0.0, 1.0]}},
+        "tune": {"search": "random", "num_samples": num_samples, "log": list(trackers)},
+    })
+
+
+def run_folder(folder: Path) -> RunFolder:
+    made = RunFolder(str(folder))
+    made.create()
+    return made
+
+
+def runs_of_mlflow(uri: str) -> dict[str, Any]:
+    """Return the runs of the one experiment by name, each with the steps of its validation accuracy."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'logged'")
+    runs = client.search_runs([experiment.experiment_id])
+    return {run.info.run_name: (run, [one.step for one in client.get_metric_history(run.info.run_id, "val_accuracy")])
+            for run in runs}
+
+
+def records_of_wandb(file: Path) -> dict[str, list[Any]]:
+    """Return the records of a run of Weights & Biases by their kind: it writes the log format of LevelDB."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, at, record, found = file.read_bytes(), 7, b"", defaultdict(list)
+    while at < len(content):
+        left_in_block = 32768 - at % 32768
+        if left_in_block < 7:
+            at += left_in_block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, at)
+        record += content[at + 7:at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            parsed = wandb_internal_pb2.Record.FromString(record)
+            name = parsed.WhichOneof("record_type")
+            found[name].append(getattr(parsed, name))
+            record = b""
+    return found
+
+
+def runs_of_wandb(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
+    """Return the runs of a folder by name, each with its rounds."""
+    found = {}
+    for file in folder.glob("wandb/offline-run-*/*.wandb"):
+        records = records_of_wandb(file)
+        rounds = [{"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in one.item}
+                  for one in records["history"]]
+        found[records["run"][0].display_name] = records["run"][0], rounds
+    return found
+
+
+def runs_of_aim(folder: Path) -> dict[str, tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Return the runs of a folder by name, each with its experiment, its settings and the table of each metric."""
+    from aim import Repo
+    from aim import Run as AimRun
+
+    found = {}
+    for run_hash in Repo(str(folder)).list_all_runs():
+        run = AimRun(run_hash, repo=str(folder), system_tracking_interval=None, capture_terminal_logs=False)
+        tables = {name: run.get_metric(name, context).dataframe() for name, context, _ in run.iter_metrics_info()}
+        found[run.name] = run.experiment, run["hparams"], tables
+        run.close()
+    return found
+
+
+# what is logged
+
+
+@pytest.mark.ray
+def test_a_study_that_was_cut_and_gone_on_with_is_in_mlflow_in_weights_and_biases_and_in_aim(
+    connection: Connection, tmp_path: Path,
+) -> None:
+    wanted, folder = space("mlflow", "wandb", *({"aim"} & INSTALLED), epochs=6), run_folder(tmp_path / "run")
+    check_loggers(wanted, folder)
+    cut = run_study(wanted, folder, connection, interrupting_once_at(2))
+    assert "interrupted" in {trial.status for trial in cut}
+    resumed = {trial.trial_id: trial.round for trial in cut if trial.status == "interrupted"}
+    trials = run_study(wanted, folder, connection, lambda trials: None)
+    assert [trial.status for trial in trials] == ["completed"] * 2
+
+    in_mlflow, in_wandb = runs_of_mlflow(f"sqlite:///{tmp_path}/run/mlflow.db"), runs_of_wandb(tmp_path / "run")
+    in_aim = runs_of_aim(tmp_path / "run") if "aim" in INSTALLED else {}
+    assert in_mlflow.keys() == in_wandb.keys() >= {f"{trial_id} (resumed)" for trial_id in resumed}
+    for trial in trials:
+        last = f"{trial.trial_id} (resumed)" if trial.trial_id in resumed else trial.trial_id
+        run, steps = in_mlflow[last]
+        assert (run.info.status, run.data.tags["run"], steps[-1]) == ("FINISHED", "run", 6)
+        assert run.data.params["graft.A"] == str(trial.sample["graft.A"])
+        assert (run.data.params["training.epochs"], run.data.params["trial"]) == ("6", trial.trial_id)
+        assert {name: run.data.metrics[name] for name in ("val_accuracy", "mean_val_accuracy", "test_accuracy")} == {
+            name: trial.result[name] for name in ("val_accuracy", "mean_val_accuracy", "test_accuracy")}
+        assert {"train_loss", "num_invalid_filters", "images_per_s"} <= run.data.metrics.keys()
+
+        described, rounds = in_wandb[last]
+        assert (described.project, described.run_group) == ("logged", "run")
+        config = {item.key: json.loads(item.value_json) for item in described.config.update}
+        assert (config["graft.A"], config["training.epochs"]) == (trial.sample["graft.A"], 6)
+        assert [one["_step"] for one in rounds] == steps
+        assert rounds[-1]["test_accuracy"] == trial.result["test_accuracy"]
+
+        if "aim" in INSTALLED:
+            experiment, hparams, tables = in_aim[last]
+            assert (experiment, hparams["graft.A"], hparams["run"]) == ("logged", trial.sample["graft.A"], "run")
+            assert tables["ray/tune/val_accuracy"]["step"].tolist() == steps
+            assert tables["ray/tune/test_accuracy"]["value"].tolist() == [trial.result["test_accuracy"]]
+            assert not any(name.startswith("__system__") for name in tables)
+    for trial_id in (trial_id for trial_id, num_rounds in resumed.items() if num_rounds):
+        run, steps = in_mlflow[trial_id]
+        assert run.info.status == "FAILED"
+        assert steps == list(range(1, len(steps) + 1))
+        assert max(steps) < min(in_mlflow[f"{trial_id} (resumed)"][1])
+
+
+@pytest.mark.ray
+def test_files_of_mlflow_and_archives_of_comet_where_the_environment_says(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "files").as_uri())
+    monkeypatch.setenv("COMET_OFFLINE_DIRECTORY", str(tmp_path / "comet"))
+    trackers = ("mlflow", "comet") if "comet" in INSTALLED else ("mlflow",)
+    run_study(space(*trackers, epochs=1), run_folder(tmp_path / "run"), connection, lambda trials: None)
+    assert {name: steps for name, (_, steps) in runs_of_mlflow((tmp_path / "files").as_uri()).items()} == {
+        "00000": [1], "00001": [1]}
+    assert not (tmp_path / "run" / "mlflow.db").exists()
+    assert len(list(tmp_path.glob("comet/*.zip"))) == 2 * ("comet" in trackers)
+
+
+# what cannot be logged
+
+
+@pytest.mark.ray
+def test_a_tracker_that_is_away_is_told_of_and_ends_neither_trials_nor_the_study(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The study has begun: nothing is asked any more before it goes on."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with caplog.at_level(logging.WARNING, "graftpop"):
+        trials = run_study(space("mlflow", "wandb"), run_folder(tmp_path / "run"), connection, lambda trials: None)
+    assert [trial.status for trial in trials] == ["completed"] * 2
+    told = [message for message in caplog.messages if message.startswith("tune.log")]
+    assert [message.partition(" API request to ")[0] for message in told if "mlflow" in message] == [
+        "tune.log: mlflow:"]
+    assert [message for message in told if "wandb" in message] == [
+        "tune.log: wandb needs a login, got none; run `wandb login`, set WANDB_API_KEY, or WANDB_MODE=offline to write "
+        "to the run folder alone; the study goes on"]
+
+
+@pytest.mark.ray
+def test_a_process_of_weights_and_biases_that_fails_is_told_of(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Ray's own callback says nothing then: what it logs goes to a process that has ended."""
+    monkeypatch.setenv("WANDB_ENTITY", "not/a/name")
+    monkeypatch.setenv("WANDB_MODE", "no such mode")
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "0")
+    with caplog.at_level(logging.WARNING, "graftpop"):
+        trials = run_study(space("wandb", num_samples=1), run_folder(tmp_path), connection, lambda trials: None)
+    assert [trial.status for trial in trials] == ["completed"]
+    (told,) = [message for message in caplog.messages if message.startswith("tune.log")]
+    assert told.startswith("tune.log: wandb: ")
+    assert "mode" in told
+
+
+def test_what_is_missing_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+    refusals: list[tuple[str, type[GraftpopError], str]] = [
+        ("wandb", SpaceError, "tune.log: wandb needs a login, got none; run `wandb login`, "),
+        ("mlflow", ResourceError, "tune.log: mlflow: cannot be used: API request to "),
+        ("comet", SpaceError, "tune.log: comet needs a login, got none; set COMET_API_KEY, or COMET_OFFLINE_DIRECTORY"),
+    ]
+    for tracker, kind, message in refusals:
+        if tracker in INSTALLED:
+            with pytest.raises(kind) as caught:
+                check_loggers(space(tracker), run_folder(tmp_path))
+            assert str(caught.value).startswith(message)
+            assert "\n" not in str(caught.value)
+
+
+def test_mlflow_without_a_server_needs_a_run_folder_on_a_disk() -> None:
+    folder = RunFolder("s3://bucket/run?region=eu-west-1&endpoint_override=127.0.0.1:9&scheme=http")
+    with pytest.raises(SpaceError, match=r"^tune\.log: MLflow would write .* set MLFLOW_TRACKING_URI to its server"):
+        Tracker("mlflow", space("mlflow"), folder, [])
+
+
+def test_every_tracker_of_the_settings_has_its_callback_and_its_package() -> None:
+    annotation = TuneSettings.model_fields["log"].annotation.__args__[0]  # type: ignore[union-attr]
+    assert set(annotation.__args__) == set(LOGGERS) == set(PACKAGES)
+    for tracker in set(PACKAGES) - INSTALLED:
+        with pytest.raises(SpaceError, match=rf"^tune\.log: {tracker} needs the package {PACKAGES[tracker]}, which is "
+                                             rf"not installed; pip install 'graftpop\[{tracker}\]'$"):
+            check_packages(space(tracker))
+
+
+def installed() -> set[str]:
+    found = set()
+    for tracker in PACKAGES:
+        try:
+            check_packages(space(tracker))
+        except SpaceError:
+            continue
+        found.add(tracker)
+    return found
+
+
+INSTALLED = installed()

@@ -1,0 +1,381 @@
+"""The table of a comparison study: its arithmetic against closed forms and scipy, and how it is shown."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from html import unescape
+from io import StringIO
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from scipy import stats
+
+from graftpop.comparison.difference import paired_difference
+from graftpop.comparison.groups import Group, Line, compare, published_percent, verdict
+from graftpop.comparison.rendering import comparison_html, comparison_markdown, comparison_tables
+from graftpop.reporting.differences import paired_differences
+from graftpop.settings import Settings
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "single": {},
+    "grafting": {"graft": {}},
+    "noise": {"graft": {"scion": "noise"}},
+}
+PUBLISHED = {"source": "Table <1> of a paper", "accuracy": [
+    {"variant": "single", "percent": 92.83},
+    {"variant": "grafting", "percent": 93.94, "std": 0.25},
+]}
+
+
+def row(variant: str, seed: int, test_accuracy: float | None, **other: Any) -> dict[str, Any]:
+    """Return a row as `trials.parquet` has it."""
+    status = "failed" if test_accuracy is None else "completed"
+    return {"trial_id": f"{variant}-{seed}", "status": status, "variant": variant, "seed": seed, "val_accuracy": 0.5,
+            "test_accuracy": test_accuracy, "ensemble_test_accuracy": 0.5, "num_peers": 2, "epochs": 10,
+            "train_images": 1000, "wall_s": 60.0} | other
+
+
+def rows_of(accuracies: Mapping[str, Sequence[float | None]]) -> list[dict[str, Any]]:
+    """Return rows with seeds 0, 1, ... from the accuracies of each variant."""
+    return [row(variant, seed, value) for variant, values in accuracies.items() for seed, value in enumerate(values)]
+
+
+def groups_of(rows: Sequence[Mapping[str, Any]], variants: Mapping[str, Mapping[str, Any]] = VARIANTS,
+              searched: Sequence[str] = ("variant", "seed"), num_seeds: int = 3) -> list[Group]:
+    return compare(rows, variants=list(variants), baseline="single", seeds=range(num_seeds), searched=searched,
+                   settings_of=lambda sample: Settings.model_validate(variants[sample["variant"]]))
+
+
+def group_of(accuracies: Mapping[str, Sequence[float | None]]) -> Group:
+    (group,) = groups_of(rows_of(accuracies))
+    return group
+
+
+def line_of(group: Group, variant: str) -> Line:
+    (line,) = (line for line in group.lines if line.variant == variant)
+    return line
+
+
+STUDY = {"single": [0.90, 0.91, 0.92], "grafting": [0.92, 0.94, 0.93], "noise": [0.90, 0.92, 0.91]}
+
+
+# arithmetic
+
+
+def test_a_line_has_mean_and_standard_deviation_over_the_completed_seeds() -> None:
+    line = line_of(group_of(STUDY), "single")
+    assert (line.n, line.num_missing) == (3, 0)
+    assert line.mean == pytest.approx(0.91)
+    assert line.std == pytest.approx(0.01)  # sqrt((1 + 0 + 1) / 2) hundredths
+
+
+def test_the_paired_interval_is_that_of_the_closed_form() -> None:
+    difference = line_of(group_of(STUDY), "grafting").difference  # 2, 3 and 1 points: mean 2, sd 1
+    assert difference is not None
+    assert difference.interval is not None
+    half = 4.302652729911275 * 0.01 / math.sqrt(3)  # t of 0.975 with 2 degrees of freedom, from the tables
+    assert difference.n == 3
+    assert difference.mean == pytest.approx(0.02)
+    assert difference.interval == pytest.approx((0.02 - half, 0.02 + half))
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 10_000)] * 2), min_size=2, max_size=8))
+def test_the_paired_interval_is_that_of_scipys_test_of_the_same_pairs(pairs: list[tuple[int, int]]) -> None:
+    first, second = (dict(enumerate(np.array(values) / 10_000)) for values in zip(*pairs, strict=True))
+    difference = paired_difference(first, second)
+    assert difference is not None
+    assert difference.interval is not None
+    differences = [first[seed] - second[seed] for seed in first]
+    if len({a - b for a, b in pairs}) > 1:
+        expected = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
+        assert difference.interval == pytest.approx(tuple(expected), rel=1e-9, abs=1e-12)
+    assert difference.mean == pytest.approx(np.mean(differences), abs=1e-12)
+    low, high = difference.interval
+    assert low <= difference.mean <= high
+
+
+@given(st.lists(st.integers(0, 1024), min_size=2, max_size=6), st.integers(-1024, 1024))
+def test_what_a_seed_does_to_both_does_not_count(values: list[int], shift: int) -> None:
+    """Accuracies in steps of 1/1024, so that differences are exact."""
+    own = {seed: value / 1024 for seed, value in enumerate(values)}
+    moved = {seed: value + seed * shift / 1024 for seed, value in own.items()}
+    baseline = dict.fromkeys(own, 0.5)
+    moved_baseline = {seed: 0.5 + seed * shift / 1024 for seed in own}
+    assert paired_difference(own, baseline) == paired_difference(moved, moved_baseline)
+
+
+def test_swapping_variant_and_baseline_mirrors_the_interval() -> None:
+    first, second = {0: 0.5, 1: 0.75, 2: 0.25}, {0: 0.25, 1: 0.25, 2: 0.125}
+    there, back = paired_difference(first, second), paired_difference(second, first)
+    assert there is not None
+    assert back is not None
+    assert there.interval is not None
+    assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]))
+    assert back.mean == -there.mean
+
+
+def test_the_interval_of_equal_differences_is_their_point() -> None:
+    group = group_of({"single": [0.25, 0.5, 0.75], "grafting": [0.375, 0.625, 0.875], "noise": [0.25, 0.5, 0.75]})
+    grafting, noise = line_of(group, "grafting"), line_of(group, "noise")
+    assert grafting.difference is not None
+    assert noise.difference is not None
+    assert (grafting.difference.mean, grafting.difference.interval) == (0.125, (0.125, 0.125))
+    assert noise.difference.interval == (0.0, 0.0)
+    told = "all 3 differences are equal, so the interval has no width and says nothing of chance"
+    assert grafting.warnings == (told,)
+    assert verdict(group) == ("The interval of the difference to single lies above 0 for grafting; "
+                              "it includes 0 for noise.")
+
+
+def test_one_seed_has_a_difference_and_no_interval() -> None:
+    (group,) = groups_of(rows_of({"single": [0.5], "grafting": [0.75], "noise": [0.5]}), num_seeds=1)
+    line = line_of(group, "grafting")
+    assert (line.n, line.std, line.num_missing) == (1, None, 0)
+    assert line.difference is not None
+    assert (line.difference.n, line.difference.mean, line.difference.interval) == (1, 0.25, None)
+    assert line.warnings == ("1 seed in common with the baseline, and an interval needs 2",)
+    assert line_of(group, "single").warnings == ()
+    assert verdict(group) == "There is no interval yet."
+
+
+def test_only_seeds_that_both_completed_are_paired() -> None:
+    group = group_of({"single": [None, 0.5, 0.5], "grafting": [0.9, 0.75, 0.625], "noise": [0.5, None, None]})
+    grafting, noise = line_of(group, "grafting"), line_of(group, "noise")
+    assert grafting.n == 3
+    assert grafting.difference is not None
+    assert (grafting.difference.n, grafting.difference.mean) == (2, pytest.approx(0.1875))
+    assert noise.difference is None
+    assert noise.warnings == ("2 of 3 trials not completed",
+                              "0 seeds in common with the baseline, and an interval needs 2")
+    assert line_of(group, "single").warnings == ("1 of 3 trials not completed",)
+
+
+@pytest.mark.parametrize("status", ["pending", "running", "stopped", "failed", "interrupted"])
+def test_a_trial_that_has_not_completed_is_missing(status: str) -> None:
+    rows = rows_of(STUDY)
+    rows[3] |= {"status": status}
+    (group,) = groups_of(rows)
+    line = line_of(group, "grafting")
+    assert (line.n, line.num_missing) == (2, 1)
+    assert line.mean == pytest.approx(0.935)
+
+
+def test_a_variant_that_has_not_begun_has_an_empty_line() -> None:
+    (group,) = groups_of(rows_of({"single": STUDY["single"], "noise": STUDY["noise"]}))
+    assert [line.variant for line in group.lines] == list(VARIANTS)
+    line = line_of(group, "grafting")
+    assert (line.n, line.mean, line.std, line.train_images, line.difference) == (0, None, None, None, None)
+    assert line.num_missing == 3
+
+
+def test_costs_are_means_over_the_completed_trials() -> None:
+    rows = [row("single", 0, 0.5, wall_s=10.0, train_images=100), row("single", 1, 0.5, wall_s=20.0, train_images=200),
+            row("single", 2, None, wall_s=90.0, train_images=900)]
+    (group,) = groups_of(rows)
+    line = line_of(group, "single")
+    assert (line.wall_s, line.train_images, line.num_peers, line.epochs) == (15.0, 150.0, 2.0, 10.0)
+
+
+# groups
+
+
+def test_every_combination_of_other_searched_values_is_a_group() -> None:
+    rows = [row(variant, seed, accuracy + 0.01 * peers, **{"population.num_peers": peers})
+            for peers in (2, 4) for variant, accuracies in STUDY.items() for seed, accuracy in enumerate(accuracies)]
+    groups = groups_of(rows, searched=("variant", "population.num_peers", "seed"))
+    assert [group.values for group in groups] == [{"population.num_peers": 2}, {"population.num_peers": 4}]
+    for group in groups:
+        assert line_of(group, "grafting").n == 3
+        assert line_of(group, "single").mean == pytest.approx(0.91 + 0.01 * group.values["population.num_peers"])
+        assert [line.variant for line in group.lines] == list(VARIANTS)
+
+
+def test_the_settings_of_a_line_are_those_of_its_variant_and_group() -> None:
+    asked = []
+
+    def settings_of(sample: Mapping[str, Any]) -> Settings:
+        asked.append(dict(sample))
+        return Settings()
+
+    compare([row("single", 0, 0.5, **{"graft.level": "layer"})], variants=["single", "noise"], baseline="single",
+            seeds=[0], searched=["graft.level", "seed", "variant"], settings_of=settings_of)
+    assert asked == [{"variant": "single", "graft.level": "layer"}, {"variant": "noise", "graft.level": "layer"}]
+
+
+def test_a_study_without_trials_has_no_group() -> None:
+    assert groups_of([]) == []
+
+
+# warnings
+
+
+@pytest.mark.parametrize(("images", "warning"), [
+    (1000, None), (1010, None), (990, None),
+    (1011, "compute is not equal: 1,011 images trained against 1,000 of single (+1.1 %)"),
+    (989, "compute is not equal: 989 images trained against 1,000 of single (-1.1 %)"),
+    (2000, "compute is not equal: 2,000 images trained against 1,000 of single (+100 %)"),
+])
+def test_images_that_differ_by_more_than_a_hundredth_are_a_warning(images: int, warning: str | None) -> None:
+    rows = [one | {"train_images": images} if one["variant"] == "grafting" else one for one in rows_of(STUDY)]
+    (group,) = groups_of(rows)
+    assert line_of(group, "grafting").warnings == (() if warning is None else (warning,))
+    assert line_of(group, "noise").warnings == ()
+
+
+@pytest.mark.parametrize(("settings", "told"), [
+    ({"training": {"lr": 0.05}}, "training.lr is 0.05 and not 0.1"),
+    ({"training": {"momentum": 0.0}}, "training.momentum is 0.0 and not 0.9"),
+    ({"training": {"weight_decay": 0.0}}, "training.weight_decay is 0.0 and not 0.0005"),
+    ({"training": {"schedule": "cosine"}}, "training.schedule is cosine and not step"),
+    ({"training": {"batch_size": 64}}, "training.batch_size is 64 and not 128"),
+    ({"training": {"precision": "float32"}}, "training.precision is float32 and not auto"),
+    ({"population": {"diversity": "learning_rate"}}, "population.diversity is learning_rate and not none"),
+    ({"swa": {"lr": 0.01}}, "swa.lr is 0.01 and not null"),
+    ({"training": {"lr": 0.05}, "swa": {"lr": 0.01}}, "training.lr is 0.05 and not 0.1, swa.lr is 0.01 and not null"),
+    ({"training": {"total_epochs": 100}, "population": {"num_peers": 4}, "swa": {}}, None),
+])
+def test_another_way_of_training_than_the_baselines_is_a_warning(settings: dict[str, Any], told: str | None) -> None:
+    (group,) = groups_of(rows_of(STUDY), variants=VARIANTS | {"grafting": settings})
+    assert line_of(group, "grafting").warnings == (() if told is None else (f"trained otherwise than single: {told}",))
+    assert line_of(group, "single").warnings == ()
+
+
+# words
+
+
+def test_the_verdict_tells_on_which_side_of_0_every_interval_lies() -> None:
+    variants = {name: {} for name in ("single", "up", "higher", "down", "level", "lost")}
+    accuracies: dict[str, list[float | None]] = {
+        "single": [0.5, 0.5, 0.5], "up": [0.6, 0.601, 0.602], "higher": [0.7, 0.701, 0.702], "down": [0.4, 0.401, 0.4],
+        "level": [0.4, 0.5, 0.6], "lost": [0.9, None, None]}
+    (group,) = groups_of(rows_of(accuracies), variants=variants)
+    assert verdict(group) == (
+        "The interval of the difference to single lies above 0 for up and higher; it lies below 0 for down; it "
+        "includes 0 for level. There is no interval for lost.")
+
+
+def test_published_figures_belong_to_a_variant_and_to_the_values_that_they_name() -> None:
+    published = {"source": "a paper", "accuracy": [
+        {"variant": "grafting", "model.name": "resnet20", "percent": 91.5},
+        {"variant": "grafting", "model.name": "resnet32", "percent": 93.25, "std": 0.5},
+        {"variant": "grafting", "percent": 90.0},
+    ]}
+    rows = [row("grafting", 0, 0.5, **{"model.name": name}) for name in ("resnet20", "resnet32", "resnet56")]
+    small, middle, large = groups_of(rows, searched=("variant", "model.name", "seed"))
+    assert published_percent(small, "grafting", published) == [(91.5, None), (90.0, None)]
+    assert published_percent(middle, "grafting", published) == [(93.25, 0.5), (90.0, None)]
+    assert published_percent(large, "grafting", published) == [(90.0, None)]
+    assert published_percent(large, "noise", published) == []
+    assert published_percent(large, "grafting", None) == []
+
+
+# as it is shown
+
+
+def cells_of(html: str) -> list[list[str]]:
+    """Return the texts of a table's cells, row by row, with a hyphen for minus."""
+    rows = re.findall(r"<tr>(.*?)</tr>", html)
+    return [[unescape(text).replace("\u2212", "-") for text in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", one)]
+            for one in rows]
+
+
+HEAD = ["variant", "n", "test accuracy, %", "images trained, millions", "peers", "epochs a peer", "wall time",
+        "difference, points", "95 % interval"]
+SINGLE = ["single", "3", "91.00 \u00b1 1.00", "0.001", "2", "10", "0:01:00", "baseline", ""]
+GRAFTING = ["grafting", "3", "93.00 \u00b1 1.00", "0.001", "2", "10", "0:01:00", "+2.00", "-0.48 to +4.48"]
+
+
+def test_the_page_has_a_row_a_variant_with_figures_in_per_cent_and_points() -> None:
+    head, single, grafting, noise = cells_of(comparison_html([group_of(STUDY)], None))
+    assert head == HEAD
+    assert single == SINGLE
+    assert grafting == GRAFTING
+    assert noise[-2:] == ["+0.00", "-2.48 to +2.48"]
+
+
+def test_the_page_is_well_formed_and_its_heads_have_a_scope() -> None:
+    html = comparison_html([group_of(STUDY)], PUBLISHED)
+    page = ElementTree.fromstring(f"<body>{html}</body>")
+    assert page.find(".//table/caption") is not None
+    assert [head.get("scope") for head in page.iter("th")] == ["col"] * 10 + ["row"] * 3
+    assert [place.get("data-drawing") for place in page.iter("figure")] == ["differences/0"]
+
+
+def test_a_difference_that_rounds_to_0_has_no_minus() -> None:
+    group = group_of({"single": [0.5, 0.5, 0.5], "grafting": [0.5 - 1e-9, 0.5, 0.5], "noise": [0.5, 0.5, 0.5]})
+    assert cells_of(comparison_html([group], None))[2][-2:] == ["+0.00", "+0.00 to +0.00"]
+
+
+def test_published_figures_have_a_column_and_their_source_below() -> None:
+    html = comparison_html([group_of(STUDY)], PUBLISHED)
+    assert [line[-1] for line in cells_of(html)] == ["published, %", "92.83", "93.94 \u00b1 0.25", ""]
+    assert "Published: Table &lt;1&gt; of a paper" in html
+
+
+def test_every_difference_is_drawn_with_its_interval_and_its_seeds() -> None:
+    variants = {name: {} for name in ("single", "up", "once")}
+    (group,) = groups_of(rows_of({"single": [0.5, 0.5], "up": [0.6, 0.601], "once": [0.5, None]}), variants=variants)
+    seeds, means = paired_differences(group).figure.data
+    assert list(zip(seeds.y, seeds.customdata, seeds.x, strict=True)) == [
+        ("up", "0", pytest.approx(10.0)), ("up", "1", pytest.approx(10.1)), ("once", "0", 0.0)]
+    assert means.y == ("up", "once")
+    assert means.x == pytest.approx((10.05, 0.0))
+    assert means.error_x.array == pytest.approx((12.7062 * 0.05, 0.0), abs=1e-4)  # t of 0.975 with 1 degree of freedom
+    assert 'data-drawing="differences/0"' in comparison_html([group], None)
+
+
+def test_a_group_without_a_difference_is_not_drawn() -> None:
+    assert "data-drawing" not in comparison_html([group_of({"single": [0.5], "grafting": [None]})], None)
+
+
+def test_warnings_that_several_variants_share_are_told_once() -> None:
+    rows = [one | {"train_images": 2000 if one["variant"] != "single" else 1000} for one in rows_of(STUDY)]
+    html = comparison_html(groups_of(rows), None)
+    assert re.findall("<li>(.*?)</li>", html) == [
+        "grafting, noise: compute is not equal: 2,000 images trained against 1,000 of single (+100 %)"]
+    assert "<li>" not in comparison_html([group_of(STUDY)], None)
+
+
+def test_the_note_counts_the_intervals_of_all_groups() -> None:
+    both = comparison_markdown([group_of(STUDY), group_of(STUDY)], None)
+    assert "misses the true difference in 5 % of all studies: of the 4 here, 0.2 are expected to" in both
+    (single,) = groups_of(rows_of({"single": [0.5], "grafting": [0.5], "noise": [0.5]}), num_seeds=1)
+    assert "By chance" not in comparison_markdown([single], None)
+
+
+def test_the_markdown_has_the_same_cells_as_the_page() -> None:
+    markdown = comparison_markdown([group_of(STUDY)], PUBLISHED)
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()
+             if line.startswith("|")]
+    assert [table[0], *table[2:]] == cells_of(comparison_html([group_of(STUDY)], PUBLISHED))
+    assert set("".join(table[1])) == {"-", ":"}
+    assert verdict(group_of(STUDY)) in markdown
+    assert "Published: Table <1> of a paper" in markdown
+
+
+def test_groups_are_named_by_their_values() -> None:
+    rows = [row("single", seed, 0.5, **{"population.num_peers": peers}) for peers in (2, 4) for seed in range(3)]
+    groups = groups_of(rows, searched=("variant", "population.num_peers", "seed"))
+    assert "**population.num_peers = 4**" in comparison_markdown(groups, None)
+    assert "<h3>population.num_peers = 4</h3>" in comparison_html(groups, None)
+    output = StringIO()
+    for part in comparison_tables(groups, None):
+        Console(file=output, width=100).print(part)
+    assert "population.num_peers = 4" in output.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_terminal_shows_every_figure_whole(width: int) -> None:
+    output = StringIO()
+    console = Console(file=output, width=width)
+    for part in comparison_tables([group_of(STUDY)], PUBLISHED):
+        console.print(part)
+    words = output.getvalue().split()
+    for figure in " ".join([*SINGLE, *GRAFTING, "93.94"]).split():
+        assert figure in words, f"{figure} at {width} columns"
+    assert max(map(len, output.getvalue().splitlines())) <= width

@@ -1,0 +1,105 @@
+"""The comparison of a run: from its folder to the report page and to Markdown."""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from graftpop.__main__ import app
+from graftpop.comparison.groups import compare_trials, published_percent
+from graftpop.run.tables import RunFolder
+from graftpop.space import Space, parse_space
+from graftpop.study.trials import Trial, column_types
+
+COMPARISON: dict[str, Any] = {
+    "name": "study", "data": {"name": "digits"}, "training": {"epochs": 4}, "seeds": [5, 7], "baseline": "plain",
+    "graft": {"alpha": {"grid": ["adaptive", 0.5]}},
+    "variants": {"late": {"graft": {"burn_in_rounds": 2}}, "plain": {}},
+    "published": {"source": "a paper", "accuracy": [{"variant": "late", "graft.alpha": 0.5, "percent": 93.25}]},
+}
+FACTS = {"started": "2026-01-01T00:00:00+00:00", "status": "finished", "command": ["graftpop", "tune"],
+         "hardware": {"cores": 2, "processor": "A processor", "gpus": []}}
+
+
+def trials_of(space: Space) -> list[Trial]:
+    """Return a completed trial of every combination, with accuracies that differ by variant and seed."""
+    names = list(space.domains)
+    trials = []
+    for number, values in enumerate(itertools.product(*(domain.every_value() for domain in space.domains.values()))):
+        sample = dict(zip(names, values, strict=True))
+        accuracy = 0.5 + 0.125 * (sample.get("variant") == "late") + sample.get("seed", 0) / 64
+        result = {"val_accuracy": accuracy, "test_accuracy": accuracy, "ensemble_test_accuracy": accuracy,
+                  "num_peers": 2, "train_images": 1000, "epoch": 4, "round": 4}
+        trials.append(Trial(f"t{number}", number, sample, 4, "completed", result, wall_s=5.0))
+    return trials
+
+
+def run_folder(path: Path, tree: Mapping[str, Any]) -> RunFolder:
+    """Return the folder of a run of a space, without rounds."""
+    space, folder = parse_space(tree), RunFolder(str(path))
+    (path / "tune").mkdir()
+    folder.write_text("space.yaml", space.to_yaml())
+    folder.write_text("run.json", json.dumps(FACTS))
+    folder.write_trials([trial.row() for trial in trials_of(space)], column_types(space.domains))
+    return folder
+
+
+def test_values_that_a_table_holds_as_text_find_their_settings_and_published_figures(tmp_path: Path) -> None:
+    space = parse_space(COMPARISON)
+    rows = run_folder(tmp_path, COMPARISON).read_table("trials").to_pylist()
+    assert {row["graft.alpha"] for row in rows} == {"adaptive", "0.5"}
+    groups = compare_trials(rows, space)
+    assert groups == compare_trials([trial.row() for trial in trials_of(space)], space)
+    assert [group.values for group in groups] == [{"graft.alpha": "adaptive"}, {"graft.alpha": 0.5}]
+    assert [published_percent(group, "late", space.published) for group in groups] == [[], [(93.25, None)]]
+    assert [line.variant for line in groups[0].lines] == ["late", "plain"]
+    late = groups[1].differences["late"]
+    assert (late.n, late.mean) == (2, 0.125)
+
+
+def test_trials_that_were_never_made_are_missing() -> None:
+    space = parse_space(COMPARISON)
+    (group,) = compare_trials([trial.row() for trial in trials_of(space)[:1]], space)
+    assert [line.num_missing for line in group.lines] == [1, 2]
+
+
+def test_variants_without_seeds_are_compared_by_their_only_trials() -> None:
+    space = parse_space({name: COMPARISON[name] for name in ("name", "data", "training", "baseline", "variants")}
+                        | {"graft": {}})
+    (group,) = compare_trials([trial.row() for trial in trials_of(space)], space)
+    assert [(line.n, line.num_missing) for line in group.lines] == [(1, 0), (1, 0)]
+    assert (group.differences["late"].mean, group.differences["late"].interval) == (0.125, None)
+
+
+def test_the_report_of_a_comparison_has_its_section_and_prints_as_markdown(tmp_path: Path) -> None:
+    run_folder(tmp_path, COMPARISON)
+    printed = CliRunner().invoke(app, ["report", str(tmp_path), "--markdown"])
+    assert printed.exit_code == 0
+    assert "**graft.alpha = 0.5**" in printed.stdout
+    row = "| late | 2 | 71.88 \u00b1 2.21 | 0.001 | 2 | 4 | 0:00:05 | +12.50 | +12.50 to +12.50 | 93.25 |"
+    assert row in printed.stdout.splitlines()
+    assert not (tmp_path / "report.html").exists()
+    written = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert written.exit_code == 0
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert html.count("<table class='variants'>") == 2
+    assert re.search(r"<code>variant</code> = <b>late</b>,\s+<code>seed</code> = <b>7</b>,\s+"
+                     r"<code>graft.alpha</code> = <b>adaptive</b>", html)
+    assert html.count("data-drawing='differences/") + html.count('data-drawing="differences/') == 2
+
+
+def test_a_run_without_variants_has_no_comparison(tmp_path: Path) -> None:
+    run_folder(tmp_path, {"name": "search", "data": {"name": "digits"}, "seed": {"choice": [0, 1]},
+                          "tune": {"search": "grid"}})
+    refused = CliRunner().invoke(app, ["report", str(tmp_path), "--markdown"])
+    assert refused.exit_code == 2
+    assert refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith(f"error: {tmp_path}/space.yaml: --markdown needs the run of a space with variants")
+    assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 0
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Comparison of variants" not in html
+    assert "<table class='variants'>" not in html

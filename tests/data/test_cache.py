@@ -1,0 +1,173 @@
+"""Decoded once, whole or not at all."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_makers import png, random_pixels, write_parquet
+from filelock import FileLock
+
+import graftpop
+from graftpop.data.cache import decoded, is_stored
+from graftpop.data.decoding import Block
+from graftpop.data.source import Contents, Part, Source
+from graftpop.errors import DataError
+
+PIXELS = random_pixels(10, 4, 6)
+LABELS = np.arange(10)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "graftpop" / "decoded"
+
+
+def blocks(num_images: int) -> Iterator[Block]:
+    for start in range(0, num_images, 3):
+        rows = slice(start, min(start + 3, num_images))
+        yield PIXELS[rows], LABELS[rows]
+
+
+def source(*files: Path, num_images: int = 10) -> Source:
+    def contents() -> Contents:
+        return Contents(("a", "b"), 4, 6, {"train": Part(num_images, blocks(10)), "test": Part(3, blocks(3))})
+
+    return Source("toy", files, contents, flip=True)
+
+
+def never() -> Contents:
+    raise AssertionError("decoded again")
+
+
+def stored_folder(cache: Path) -> Path:
+    folders = [path for path in cache.iterdir() if path.is_dir()]
+    assert len(folders) == 1
+    return folders[0]
+
+
+def test_what_is_decoded_comes_back_from_the_cache(cache: Path) -> None:
+    for found in (source(), replace(source(), open=never)):
+        images = decoded(found)
+        pixels, labels = images.parts["train"]
+        assert np.array_equal(pixels.permute(0, 2, 3, 1).numpy(), PIXELS)
+        assert labels.dtype == torch.int64
+        assert labels.tolist() == LABELS.tolist()
+        assert images.parts["test"][0].shape == (3, 3, 4, 6)
+        assert images.class_names == ("a", "b")
+    assert sorted(file.name for file in stored_folder(cache).iterdir()) == [
+        "meta.json", "test_labels.npy", "test_pixels.npy", "train_labels.npy", "train_pixels.npy"]
+
+
+def test_mean_and_deviation_are_those_of_the_training_pixels() -> None:
+    images = decoded(source())
+    np.testing.assert_allclose(images.mean, PIXELS.mean(axis=(0, 1, 2)) / 255, rtol=1e-12)
+    np.testing.assert_allclose(images.std, PIXELS.std(axis=(0, 1, 2)) / 255, rtol=1e-12)
+
+
+def test_the_deviation_of_a_colour_that_never_changes_is_one() -> None:
+    grey = np.full((2, 4, 6, 3), 7, np.uint8)
+    parts = {name: Part(2, iter([(grey, LABELS[:2])])) for name in ("train", "test")}
+    images = decoded(replace(source(), open=lambda: Contents(("a", "b"), 4, 6, parts)))
+    assert images.std == (1.0, 1.0, 1.0)
+
+
+def test_writing_to_the_pixels_does_not_change_the_cache() -> None:
+    decoded(source()).parts["train"][0].zero_()
+    assert decoded(source()).parts["train"][0].numpy().any()
+
+
+def test_a_changed_file_is_decoded_again(tmp_path: Path, cache: Path) -> None:
+    file = tmp_path / "images"
+    file.write_text("one")
+    found = source(file)
+    decoded(found)
+    assert is_stored(found)
+    os.utime(file, ns=(1, 1))
+    assert not is_stored(found)
+    decoded(source(file))
+    assert len([path for path in cache.iterdir() if path.is_dir()]) == 2
+
+
+@pytest.mark.parametrize("damage", ["no meta", "half of meta", "half of the pixels", "no labels", "empty labels"])
+def test_a_torn_cache_is_made_again(damage: str, cache: Path) -> None:
+    decoded(source())
+    folder = stored_folder(cache)
+    file = folder / ("meta.json" if "meta" in damage else f"train_{damage.split()[-1]}.npy")
+    content = file.read_bytes()
+    file.unlink()
+    if not damage.startswith("no "):
+        file.write_bytes(content[: len(content) // 2] if "half" in damage else b"")
+    assert not is_stored(source())
+    assert np.array_equal(decoded(source()).parts["train"][0].permute(0, 2, 3, 1).numpy(), PIXELS)
+
+
+def test_what_a_killed_process_left_is_not_used(cache: Path) -> None:
+    decoded(source())
+    folder = stored_folder(cache)
+    partial = folder.with_name(folder.name + ".partial")
+    folder.rename(partial)
+    (partial / "train_pixels.npy").write_bytes(b"torn")
+    assert np.array_equal(decoded(source()).parts["train"][0].permute(0, 2, 3, 1).numpy(), PIXELS)
+    assert not partial.exists()
+
+
+def test_images_that_fail_leave_nothing_behind(cache: Path) -> None:
+    def failing() -> Iterator[Block]:
+        yield from blocks(3)
+        raise DataError("image 4 is damaged")
+
+    parts = {"train": Part(10, failing()), "test": Part(3, blocks(3))}
+    with pytest.raises(DataError, match="image 4 is damaged"):
+        decoded(replace(source(), open=lambda: Contents(("a",), 4, 6, parts)))
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def test_a_part_that_is_shorter_than_it_said_is_an_error() -> None:
+    with pytest.raises(DataError, match="expected 11 images of the train part, got 10; its files have changed"):
+        decoded(source(num_images=11))
+
+
+def test_a_cache_that_cannot_be_written_names_the_folder_and_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cache: .*/file/graftpop/decoded must be a folder that can be written, got "
+                                        r"Not a directory; set XDG_CACHE_HOME"):
+        decoded(source())
+
+
+def test_a_wait_that_is_too_long_names_the_lock_and_its_purpose(cache: Path) -> None:
+    decoded(source())
+    folder = stored_folder(cache)
+    (folder / "meta.json").unlink()
+    with FileLock(f"{folder}.lock"), pytest.raises(
+        DataError, match=r"cache: waited 0\.1 s for .*/toy-.*\.lock, held by a process of this node to decode toy"
+    ):
+        decoded(source(), limit_s=0.1)
+
+
+def test_two_processes_at_once_decode_once(tmp_path: Path, cache: Path) -> None:
+    for part in ("train", "test"):
+        write_parquet(tmp_path / f"{part}.parquet", [png(image) for image in random_pixels(500)],
+                      {"label": list(range(500))})
+    code = ("import sys, glob, os; from graftpop.data import load_splits;"
+            "from graftpop.settings import DataSettings;"
+            "splits = load_splits(DataSettings(name='parquet', root=sys.argv[1]), seed=0);"
+            "file, = glob.glob(sys.argv[2] + '/*/meta.json');"
+            "print(os.stat(file).st_ino, int(splits.train.pixels.sum()))")
+    environment = {**os.environ, "PYTHONPATH": str(Path(graftpop.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(cache)], env=environment,
+                                  stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=50)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert outputs[0] == outputs[1]
+    assert int(outputs[0].split()[1]) == int(random_pixels(500).sum())
+    assert not list(cache.glob("*.partial"))

@@ -1,0 +1,120 @@
+"""Images that are read from their files while training."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from data_makers import random_pixels, write_class_folders
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+
+from graftpop.data import Splits, StreamedImages, load_splits
+from graftpop.data.streamed import IMAGENET_MEAN, IMAGENET_STD
+from graftpop.errors import DataError
+from graftpop.settings import DataSettings
+
+CPU = torch.device("cpu")
+# Two workers may be more than this machine has cores, and Python warns of forks beside threads.
+pytestmark = [pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+              pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of images of several sizes: 13 for training, 4 for the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = [random_pixels(1, 40 + 7 * number, 90 - 5 * number, seed=number)[0] for number in range(13)]
+    write_class_folders(tmp_path / "images" / "train", {"cat": images[:8], "dog": images[8:]})
+    write_class_folders(tmp_path / "images" / "test", {"cat": images[:2], "dog": images[8:10]})
+    return tmp_path / "images"
+
+
+def load(root: Path, num_workers: int = 0, flip: bool = True, seed: int = 0) -> Splits:
+    settings = DataSettings(name="folder", root=str(root), flip=flip)
+    return load_splits(settings, seed=seed, num_workers=num_workers)
+
+
+def together(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def test_splits_are_cut_as_in_memory(root: Path) -> None:
+    splits = load(root)
+    train, val, test = (cast(StreamedImages, split) for split in (splits.train, splits.val, splits.test))
+    assert (train.num_images, val.num_images, test.num_images) == (12, 1, 4)
+    assert not set(train.files) & set(val.files)
+    assert len(set(train.files) | set(val.files)) == 13
+    assert all(("dog" in file) == bool(label) for file, label in zip(train.files, train.labels, strict=True))
+    assert cast(StreamedImages, load(root).val).files == val.files
+
+
+def test_evaluation_equals_the_recipe_of_torchvision(root: Path) -> None:
+    test = cast(StreamedImages, load(root).test)
+    images, labels = together(test.evaluation_batches(3, CPU))
+    recipe = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(),
+                                 transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+    theirs = torch.stack([recipe(Image.open(file).convert("RGB")) for file in test.files])
+    torch.testing.assert_close(images, theirs, rtol=1e-5, atol=1e-5)
+    assert labels.tolist() == [0, 0, 1, 1]
+
+
+def test_training_is_the_same_for_any_number_of_workers(root: Path) -> None:
+    alone, helped = (together(load(root, num_workers).train.training_batches(5, 7, CPU)) for num_workers in (0, 2))
+    assert torch.equal(alone[0], helped[0])
+    assert torch.equal(alone[1], helped[1])
+    assert alone[0].shape == (12, 3, 224, 224)
+
+
+def test_the_augmentation_of_an_image_does_not_depend_on_the_batch_size(root: Path) -> None:
+    train = load(root).train
+    assert torch.equal(together(train.training_batches(4, 7, CPU))[0], together(train.training_batches(12, 7, CPU))[0])
+
+
+def test_epochs_of_other_seeds_differ_in_order_and_in_cuts(root: Path) -> None:
+    train = cast(StreamedImages, load(root).train)
+    first, other = (together(train.training_batches(4, seed, CPU)) for seed in (1, 2))
+    orders = [torch.randperm(12, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    assert all(torch.equal(labels, train.labels[order]) for (_, labels), order in zip((first, other), orders,
+                                                                                     strict=True))
+    same_image = first[0][orders[0].argsort()], other[0][orders[1].argsort()]
+    assert not any(torch.equal(one, two) for one, two in zip(*same_image, strict=True))
+
+
+def test_mirroring_is_all_that_flip_changes(root: Path) -> None:
+    flipped, plain = (together(load(root, flip=flip).train.training_batches(12, 7, CPU))[0] for flip in (True, False))
+    mirrored = [torch.equal(ours, theirs.flip(2)) for ours, theirs in zip(flipped, plain, strict=True)]
+    assert all(one or torch.equal(ours, theirs) for one, ours, theirs in zip(mirrored, flipped, plain, strict=True))
+    assert 0 < sum(mirrored) < 12
+
+
+def test_a_last_batch_of_one_image_is_left_out_in_training_alone(root: Path) -> None:
+    splits = load(root)
+    assert [len(labels) for _, labels in splits.train.training_batches(11, 0, CPU)] == [11]
+    assert [len(labels) for _, labels in splits.test.evaluation_batches(3, CPU)] == [3, 1]
+
+
+def test_streaming_does_not_touch_the_global_random_states(root: Path) -> None:
+    torch_before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    together(load(root).train.training_batches(5, 7, CPU))
+    assert torch.equal(torch_before, torch.random.get_rng_state())
+    assert np.array_equal(numpy_before, np.random.get_state()[1])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_damaged_file_is_named_in_one_line(root: Path, num_workers: int) -> None:
+    splits = load(root, num_workers)
+    file = root / "train" / "cat" / "001.png"
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"train/cat/001\.png: cannot be decoded") as caught:
+        together(splits.train.training_batches(4, 0, CPU))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_crop_padding_has_no_place_where_images_are_streamed(root: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.crop_padding: these images are streamed, .* got 4; leave it out"):
+        load_splits(DataSettings(name="folder", root=str(root), crop_padding=4), seed=0)

@@ -1,0 +1,225 @@
+"""The files in deploy/ are what their readers accept, and none of them leaves a cluster open.
+
+`ray-cluster.yaml` goes through Ray's own validator. `slurm.sh` is run, with commands of Slurm's names before it on the
+PATH that say what they were called with. The schema of KubeRay's RayJob is over a megabyte and is not kept here: when
+`rayjob.yaml` was written, it was checked by jsonschema against the fields of KubeRay's Go types `RayJobSpec`,
+`RayClusterSpec`, `HeadGroupSpec`, `WorkerGroupSpec` and `AuthOptions` (v1.6 API reference) with no others allowed, and
+its pod templates against the strict schema of Kubernetes 1.37 (package kubernetes-validate). What is checked below is
+what graftpop needs of it. `grafana-dashboard.json` went through Grafana's own types when it was written (package
+grafana-foundation-sdk): nothing was left out or changed, apart from what belongs to an import.
+"""
+
+import copy
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from graftpop.cluster.metrics import LABELS, METRICS
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+
+
+def read(name: str) -> dict[str, Any]:
+    content = yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+@pytest.fixture
+def rayjob() -> dict[str, Any]:
+    return read("rayjob.yaml")
+
+
+def pods(rayjob: dict[str, Any]) -> list[dict[str, Any]]:
+    cluster = rayjob["spec"]["rayClusterSpec"]
+    return [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+
+
+def test_ray_up_accepts_the_cluster() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    cluster = read("ray-cluster.yaml")
+    validate_config(prepare_config(copy.deepcopy(cluster)))
+    with pytest.raises(Exception, match="Additional properties are not allowed"):
+        validate_config(cluster | {"worker_setup_comands": []})
+
+
+def test_every_ray_start_of_the_cluster_demands_the_token_which_is_not_in_the_file() -> None:
+    cluster = read("ray-cluster.yaml")
+    for kind in ("head", "worker"):
+        starts = [line for line in cluster[f"{kind}_start_ray_commands"] if "ray start" in line]
+        assert len(starts) == 1
+        assert "export RAY_AUTH_MODE=token" in starts[0]
+    assert "RAY_AUTH_TOKEN=" not in str(cluster)
+
+
+def test_the_job_of_kuberay_has_a_token_and_the_version_of_ray_that_is_tested(rayjob: dict[str, Any]) -> None:
+    assert (rayjob["apiVersion"], rayjob["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = rayjob["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["rayVersion"] == version("ray")
+    images = {container["image"] for pod in pods(rayjob) for container in pod["containers"]}
+    assert len(images) == 1
+    assert images.pop().endswith(f":{version('ray')}")
+
+
+def test_every_pod_of_kuberay_has_the_data_and_shares_the_run_folder(rayjob: dict[str, Any]) -> None:
+    words = rayjob["spec"]["entrypoint"].split()
+    out = Path(words[words.index("--out") + 1])
+    for pod in pods(rayjob):
+        claims = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"]}
+        assert len(claims) == 2
+        for container in pod["containers"]:
+            mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            assert mounted[str(out.parent)] in claims
+            places = {entry["name"]: entry["value"] for entry in container["env"]}
+            assert mounted[places["GRAFTPOP_DATA"]] in claims
+
+
+def test_the_entrypoint_of_kuberay_names_a_space_that_there_is(rayjob: dict[str, Any]) -> None:
+    words = rayjob["spec"]["entrypoint"].split()
+    assert words[:3] == ["python", "-m", "graftpop.tune"]
+    assert (ROOT / Path(words[words.index("--space") + 1]).relative_to("/app")).exists()
+    assert rayjob["spec"]["backoffLimit"] == 0  # a second start into the same folder is refused
+
+
+def command(folder: Path, name: str, script: str) -> None:
+    file = folder / name
+    file.write_text(f"#!/bin/bash\n{script}\n")
+    file.chmod(0o755)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> dict[str, str]:
+    """An environment as on the first machine of three, where a machine's own name stands for its loopback first."""
+    command(tmp_path, "scontrol", 'echo "node-1"; echo "node-2"; echo "node-3"')
+    command(tmp_path, "getent", 'echo "127.0.1.1 STREAM node-1"; echo "10.0.0.1 STREAM"')
+    command(tmp_path, "srun", 'printf "%s\\n" "$RAY_AUTH_MODE" "$RAY_AUTH_TOKEN" "$@"')
+    return os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711", "SLURM_NNODES": "3",
+                         "SLURM_CPUS_PER_TASK": "8", "SLURM_JOB_NODELIST": "node-[1-3]", "HOME": str(tmp_path)}
+
+
+def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", str(DEPLOY / "slurm.sh"), *arguments], env=environment, cwd=environment["HOME"],
+                          capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_slurm_starts_one_cluster_with_a_token_of_its_own_at_an_address_that_others_reach(
+        slurm: dict[str, str]) -> None:
+    done = submit(slurm, "digits.yaml", "/shared/run", "--set", "tune.num_samples=4")
+    assert done.returncode == 0, done.stderr
+    mode, token, *words = done.stdout.splitlines()
+    assert mode == "token"
+    assert len(bytes.fromhex(token)) == 32
+    assert token not in words
+    assert words[words.index("--address") + 1] == "10.0.0.1:24711"
+    assert words[words.index("--min-nodes") + 1] == "3"
+    assert words[words.index("--") + 1:] == [
+        "python", "-m", "graftpop.tune", "--space", "digits.yaml", "--out", "/shared/run", "--address", "auto",
+        "--set", "tune.num_samples=4"]
+    again = submit(slurm, "digits.yaml", "/shared/run").stdout.splitlines()
+    assert again[1] != token
+
+
+def test_slurm_takes_the_machines_first_address_where_its_name_has_none(slurm: dict[str, str]) -> None:
+    folder = Path(slurm["HOME"])
+    command(folder, "getent", 'echo "127.0.1.1 STREAM node-1"; exit 2')
+    command(folder, "hostname", 'echo "10.0.0.7 192.0.2.7 "')
+    words = submit(slurm, "digits.yaml", "/shared/run").stdout.splitlines()
+    assert words[words.index("--address") + 1] == "10.0.0.7:24711"
+
+
+def test_slurm_says_what_is_missing(slurm: dict[str, str]) -> None:
+    done = submit(slurm, "digits.yaml")
+    assert done.returncode != 0
+    assert "OUT is missing" in done.stderr
+
+
+# monitoring
+
+
+@pytest.fixture
+def dashboard() -> dict[str, Any]:
+    content = json.loads((DEPLOY / "grafana-dashboard.json").read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def names(text: str) -> list[str]:
+    """Return the metrics that are named in a text, less the prefix of Ray."""
+    return re.findall(r"\bray_(graftpop_\w+)", text)
+
+
+def test_the_dashboard_of_grafana_has_a_panel_for_each_metric_that_is_exported_and_for_no_other(
+        dashboard: dict[str, Any]) -> None:
+    assert sorted(names(json.dumps(dashboard["panels"]))) == sorted(METRICS)
+    for panel in dashboard["panels"]:
+        (target,) = panel["targets"]
+        (metric,) = names(target["expr"])
+        assert panel["description"] == f"{METRICS[metric][1]}."
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert target["legendFormat"] == "{{trial}}/peer-{{peer}}"
+        for label in LABELS:  # the variable of its name chooses which are shown
+            assert re.search(rf'\b{label}=~?"\${label}"', target["expr"])
+    assert set(names(json.dumps(dashboard["templating"]))) <= METRICS.keys()
+
+
+def test_the_dashboard_of_grafana_asks_for_the_prometheus_and_takes_all_from_it(dashboard: dict[str, Any]) -> None:
+    assert [(wanted["name"], wanted["pluginId"]) for wanted in dashboard["__inputs"]] == [
+        ("DS_PROMETHEUS", "prometheus")]
+    source, *variables = dashboard["templating"]["list"]
+    assert (source["name"], source["type"], source["current"]["value"]) == (
+        "datasource", "datasource", "${DS_PROMETHEUS}")
+    assert [variable["name"] for variable in variables] == list(LABELS)
+    targets = [target for panel in dashboard["panels"] for target in panel["targets"]]
+    assert {part["datasource"]["uid"] for part in (*variables, *dashboard["panels"], *targets)} == {"${datasource}"}
+
+
+def missing(wanted: Any, read: Any, where: str = "") -> Iterator[str]:
+    """Yield where something of one tree is not in another, which may have more keys."""
+    if isinstance(wanted, dict) and isinstance(read, dict):
+        for key, value in wanted.items():
+            yield from missing(value, read[key], f"{where}.{key}") if key in read else [f"{where}.{key}"]
+    elif isinstance(wanted, list) and isinstance(read, list) and len(wanted) == len(read):
+        for index, (value, other) in enumerate(zip(wanted, read, strict=True)):
+            yield from missing(value, other, f"{where}[{index}]")
+    elif wanted != read:
+        yield where
+
+
+def test_grafanas_own_model_of_a_dashboard_reads_all_of_it(dashboard: dict[str, Any]) -> None:
+    register_default_plugins()
+    read = json.loads(json.dumps(Dashboard.from_json(dashboard), cls=JSONEncoder))
+    of_the_import = {"__inputs", "__requires", "id"}  # the form asks for them, the dashboard that it makes has none
+    assert [panel["type"] for panel in read["panels"]] == ["timeseries"] * len(METRICS)
+    lost = list(missing({key: value for key, value in dashboard.items() if key not in of_the_import}, read))
+    assert not lost, lost
+
+
+def test_the_documentation_explains_each_metric() -> None:
+    text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `ray_graftpop_")]
+    assert sorted(names("".join(row[1] for row in rows))) == sorted(METRICS)
+    assert all(cell.strip() for row in rows for cell in row[1:4])
+
+
+def test_prometheus_accepts_its_configuration() -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("there is no `promtool` here; on Debian: apt-get install prometheus")
+    done = subprocess.run([program, "check", "config", str(DEPLOY / "prometheus.yml")], capture_output=True, text=True,
+                          timeout=30, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,64 @@
+"""The README's commands: two that set up, and the study of the first one as a user would run it."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import graftpop
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SET_UP = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()
+          if "pip install" in line]
+
+
+def test_there_are_two_set_up_commands_of_one_line_each() -> None:
+    assert len(SET_UP) == 2
+    study, tests = SET_UP
+    assert study.endswith("python -m graftpop.tune --space search_spaces/digits.yaml")
+    assert tests.endswith("python -m pytest")
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    spaces = set(re.findall(r"search_spaces/\w+\.yaml", README))
+    assert {path for path in spaces if not (ROOT / path).exists()} == set()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_the_first_command_leaves_a_whole_run_folder_with_a_network_above_95_per_cent(tmp_path: Path) -> None:
+    command = shlex.split(SET_UP[0].rpartition("&&")[2])[1:]
+    run = tmp_path / "run"
+    environment = os.environ | {"PYTHONPATH": "."}
+    ended = subprocess.run([sys.executable, *command, "--out", str(run)], cwd=ROOT, env=environment,
+                           timeout=280, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    first, second = ended.stdout.splitlines()[:2]
+    assert re.fullmatch(r"dashboard  http://\S+:\d+  \(it asks for a token: ray get-auth-token\)", first)
+    assert second == f"run        {run}"
+
+    assert {path.name for path in run.iterdir()} == {
+        "space.yaml", "run.json", "trials.parquet", "rounds.parquet", "grafts.parquet", "measures.parquet",
+        "events.parquet", "best", "report.html", "tune"}
+    assert {path.name for path in (run / "best").iterdir()} == {"model.safetensors", "config.json", "metrics.json"}
+    trials = pq.read_table(run / "trials.parquet").to_pylist()
+    assert [row["status"] for row in trials] == ["completed"] * 4
+    best = json.loads((run / "best" / "metrics.json").read_text())["measured"]
+    assert best["test_accuracy"] > 0.95
+    assert max(row["val_accuracy"] for row in trials) == best["val_accuracy"]
+    report = (run / "report.html").read_text()
+    assert all(row["trial_id"] in report for row in trials)
+    page = re.sub(r"<(pre|script)[ >].*?</\1>", "", report, flags=re.DOTALL)  # test_report_browser sees what scripts do
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    assert "http" not in page
+    assert not graftpop.load(run / "best").training

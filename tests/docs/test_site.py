@@ -1,0 +1,127 @@
+"""docs/ as a site: it builds without a warning, no link in it is dead, and nothing in it comes from elsewhere."""
+
+import functools
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from browser import browser
+
+ROOT = Path(__file__).parents[2]
+
+
+class References(HTMLParser):
+    """What a page refers to, and what can be referred to in it."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.parts: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.anchors |= {given["id"] or ""} if "id" in given else set()
+        target = given.get("href") or given.get("src")
+        if target:
+            (self.links if tag == "a" else self.parts).append(target)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the site, and return its folder."""
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)], cwd=ROOT,
+                           env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=120,
+                           check=False)
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
+    return folder
+
+
+def pages(site: Path) -> dict[Path, References]:
+    return {file: References(file) for file in sorted(site.rglob("*.html")) if file.name != "404.html"}
+
+
+def test_no_link_of_the_site_is_dead(site: Path) -> None:
+    found = pages(site)
+    dead = []
+    for file, references in found.items():
+        for link in [*references.links, *references.parts]:
+            target = urlsplit(link)
+            to = (file.parent / unquote(target.path)).resolve() if target.path else file
+            if not target.scheme and (not to.is_file() or (to in found and target.fragment
+                                      and unquote(target.fragment) not in found[to].anchors)):
+                dead.append(f"{file.relative_to(site)}: {link}")
+    assert len(found) > 10
+    assert dead == []
+
+
+def test_every_page_of_the_documentation_is_in_the_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = [page for entry in yaml.safe_load(text)["nav"] for page in entry.values()]
+    there = {f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md")}
+    assert {*listed} == {"README.md", *there}, "mkdocs.yml: nav needs a line for each page of docs/"
+
+
+def test_a_folder_that_is_linked_to_is_a_page_that_lists_its_files(site: Path) -> None:
+    listing = References(site / "search_spaces" / "papers" / "index.html")
+    assert "grafting_alpha.yaml" in listing.links
+
+
+@contextmanager
+def served(site: Path) -> Iterator[str]:
+    """Serve a folder for the time of a block, and yield its address."""
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join(10)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_page_is_as_wide_as_the_screen_and_made_of_what_lies_in_the_site(site: Path, width: int) -> None:
+    asked: list[str] = []
+    errors: list[str] = []
+    with served(site) as address, browser() as running:
+        page = running.new_page(viewport={"width": width, "height": 900})
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        for name in ("index.html", "docs/keys.html", "docs/architecture.html"):
+            page.goto(f"{address}/{name}", wait_until="networkidle")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        assert [url for url in asked if not url.startswith(f"{address}/")] == []
+    assert len(asked) > 3
+    assert errors == []
+
+
+@pytest.mark.timeout(120)
+def test_a_key_is_found_by_its_name(site: Path) -> None:
+    with served(site) as address, browser() as running:
+        page = running.new_page()
+        page.goto(f"{address}/index.html", wait_until="networkidle")
+        page.click("input.md-search__input")
+        page.get_by_text("Type to start searching").wait_for()      # its index is loaded when it says so
+        page.keyboard.type("burn_in_rounds")
+        page.wait_for_selector(".md-search-result__item a[href*='docs/keys.html']")
+        assert re.search("graft", page.inner_text(".md-search-result__item a[href*='docs/keys.html#']"))

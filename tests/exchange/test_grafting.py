@@ -1,0 +1,404 @@
+"""A whole exchange on real networks, against references that loop over the entries of the state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import references
+import torch
+from network_makers import copied, learner, same_bits, seeded_network, seeded_small_net, trained_looking
+from torch import Tensor, nn
+
+from graftpop.errors import ModelError
+from graftpop.exchange.assignment import released_assignment, site_assignment
+from graftpop.exchange.grafting import Grafting
+from graftpop.settings import GraftSettings
+from graftpop.training.flat_state import FlatState
+from graftpop.training.sites import find_sites
+from graftpop.training.snapshot import ALL_OTHERS, Snapshot
+
+A, C = 0.4, 500.0
+NOTHING = torch.empty(0, dtype=torch.int64)
+
+
+def grafting(network: nn.Module, **settings: Any) -> Grafting:
+    sites = find_sites(network, (3, 32, 32), "network")
+    return Grafting(FlatState(network), sites, GraftSettings.model_validate({"A": A, "c": C, **settings}))
+
+
+def exchange(receiver: nn.Module, donor: nn.Module, **settings: Any) -> tuple[Grafting, Snapshot, list[float]]:
+    """Graft the donor into the receiver; return who did it, the snapshot and alpha."""
+    ours, theirs = grafting(receiver, **settings), grafting(donor, **settings)
+    snapshot = theirs.publish(1, theirs.entropies(), NOTHING)
+    alpha = ours.alpha(ours.entropies(), snapshot)
+    ours.graft_(alpha, snapshot)
+    return ours, snapshot, alpha.tolist()
+
+
+def float_names(network: nn.Module) -> list[str]:
+    return [name for name, tensor in network.state_dict().items() if tensor.is_floating_point()]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "mobilenetv2"])
+def test_an_exchange_equals_the_formula_site_by_site(name: str) -> None:
+    receiver, donor = trained_looking(name, 1), trained_looking(name, 2)
+    ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
+    sites = [(site.conv, site.norm) for site in find_sites(receiver, (3, 32, 32), name)]
+    own, given = ([references.entropy(state[f"{conv}.weight"].flatten()) for conv, _ in sites]
+                  for state in (ours, theirs))
+
+    graft, snapshot, alpha = exchange(receiver, donor)
+    measured = grafting(trained_looking(name, 1)).entropies().tolist()
+    assert graft.site_names == tuple(conv for conv, _ in sites)
+    assert measured == pytest.approx(own, abs=5e-5)  # where rounding moves a weight over an edge, by 1 / numel
+    assert snapshot.entropies.tolist() == pytest.approx(given, abs=5e-5)
+    expected_alpha = [references.adaptive_alpha(*pair, A=A, c=C)
+                      for pair in zip(measured, snapshot.entropies.tolist(), strict=True)]
+    assert alpha == pytest.approx(expected_alpha, abs=1e-12)
+    expected = references.site_graft(ours, theirs, alpha, sites)
+    assert len(set(alpha)) > 5
+    for key, value in receiver.state_dict().items():
+        assert np.allclose(value.double().numpy(), expected[key], rtol=1e-6, atol=1e-6), key
+    assert same_bits(donor.state_dict(), theirs)
+
+
+def test_batchnorm_statistics_follow_their_convolution_and_the_classifier_the_last_site() -> None:
+    receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
+    ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
+    graft, snapshot, _ = exchange(receiver, donor, alpha=0.5)
+    receiver.load_state_dict(ours)
+    alpha = torch.linspace(0, 1, len(graft.site_names), dtype=torch.float64)
+    graft.graft_(alpha, snapshot)
+    grafted = receiver.state_dict()
+    for key, site in [("bn1.weight", "conv1"), ("bn1.bias", "conv1"), ("layer2.0.bn1.running_mean", "layer2.0.conv1"),
+                      ("layer2.0.bn2.running_var", "layer2.0.conv2"), ("layer3.0.bn2.bias", "layer3.0.conv2"),
+                      ("linear.weight", "layer3.0.conv2"), ("linear.bias", "layer3.0.conv2")]:
+        share = alpha[graft.site_names.index(site)].item()
+        assert torch.allclose(grafted[key], share * ours[key] + (1 - share) * theirs[key], atol=1e-6), key
+    assert same_bits({key: grafted[key] for key in ours if "num_batches" in key},
+                     {key: ours[key] for key in ours if "num_batches" in key})
+
+
+def test_identical_peers_are_not_changed_by_an_exchange() -> None:
+    receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 1)
+    before = copied(receiver.state_dict())
+    _, _, alpha = exchange(receiver, donor)
+    assert alpha == [0.5] * 7
+    assert same_bits(receiver.state_dict(), before)
+
+
+@pytest.mark.parametrize(("alpha", "share"), [(1.0, 1.0), (0.0, 0.0), (0.5, 0.5)])
+def test_a_fixed_alpha_keeps_takes_or_averages_every_float(alpha: float, share: float) -> None:
+    receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
+    ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
+    _, _, alphas = exchange(receiver, donor, alpha=alpha)
+    grafted = receiver.state_dict()
+    assert alphas == [alpha] * 7
+    for name in float_names(receiver):
+        expected = {1.0: ours[name], 0.0: theirs[name]}.get(share, (ours[name] + theirs[name]) / 2)
+        assert torch.equal(grafted[name], expected) if share != 0.5 else torch.allclose(grafted[name], expected,
+                                                                                       atol=1e-6), name
+
+
+@pytest.mark.parametrize("name", ["resnet8", "mobilenetv2"])
+def test_compat_reproduces_the_released_code_to_the_bit(name: str) -> None:
+    receiver, donor = trained_looking(name, 1), trained_looking(name, 2)
+    reference, theirs = trained_looking(name, 1), copied(donor.state_dict())
+    own = {f"{key}.weight": references.released_entropy(module.weight.detach())
+           for key, module in receiver.named_modules() if isinstance(module, nn.Conv2d) and "conv" in key}
+    expected = references.released_graft(reference, theirs, A, C)
+
+    graft, _, alpha = exchange(receiver, donor, compat="released_code")
+    untouched = grafting(trained_looking(name, 1), compat="released_code")
+    assert [f"{site}.weight" for site in graft.site_names] == list(expected) == list(own)
+    assert untouched.entropies().tolist() == list(own.values())
+    assert alpha == list(expected.values())
+    assert len(set(alpha)) > 3
+    assert same_bits(receiver.state_dict(), reference.state_dict())
+
+
+def test_compat_blends_and_truncates_the_batches_that_batchnorm_has_seen() -> None:
+    receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
+    receiver.bn1.num_batches_tracked.fill_(10)
+    donor.bn1.num_batches_tracked.fill_(15)
+    exchange(receiver, donor, compat="released_code", alpha=0.5)
+    assert receiver.bn1.num_batches_tracked.item() == 12
+
+
+def test_compat_measures_a_convolutions_bias_by_itself() -> None:
+    class WithBias(nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+            generator = torch.Generator().manual_seed(seed)
+            for tensor in self.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.bn1(self.conv1(images)).mean((2, 3))
+
+    receiver, donor, reference = WithBias(1), WithBias(2), WithBias(1)
+    expected = references.released_graft(reference, donor.state_dict(), A, C)
+    graft, _, alpha = exchange(receiver, donor, compat="released_code")
+    assert graft.site_names == ("conv1", "conv1.bias")
+    assert alpha == [expected["conv1.weight"], expected["conv1.bias"]]
+    assert graft.num_invalid_filters().tolist() == [0, int((receiver.conv1.bias.abs() < 0.1).sum())]
+    assert same_bits(receiver.state_dict(), reference.state_dict())
+
+
+def test_in_compat_mobilenetv2s_shortcuts_take_the_alpha_of_the_projection_before_them() -> None:
+    """Their convolutions have no "conv" in their names; by the sites of the graph they have an alpha of their own."""
+    network = seeded_network("mobilenetv2")
+    released = released_assignment(float_names(network))
+    ours = site_assignment(float_names(network), find_sites(network, (3, 32, 32), "mobilenetv2"))
+    for layer in (0, 1, 10, 16):
+        convolution, norm = f"layers.{layer}.shortcut.0.weight", f"layers.{layer}.shortcut.1.weight"
+        before = f"layers.{layer}.conv3.weight"
+        assert released.site_of[convolution] == released.site_of[norm] == released.site_of[before]
+        assert ours.site_of[convolution] == ours.site_of[norm] == ours.site_of[before] + 1
+        assert ours.measured[ours.site_of[convolution]] == convolution
+    assert (len(released.site_names), len(ours.site_names)) == (53, 57)
+
+
+def test_in_compat_a_network_whose_first_name_has_no_conv_is_an_error() -> None:
+    with pytest.raises(ModelError, match=r"graft\.compat: .* 'conv' in its name, got 'features\.0\.weight'; choose "
+                                         r"compat: none"):
+        released_assignment(float_names(seeded_network("vgg16")))
+
+
+def test_a_convolution_without_batchnorm_takes_the_alpha_of_the_site_before() -> None:
+    network = nn.Sequential(nn.Linear(1, 1), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.ReLU(),
+                            nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
+    sites = find_sites(network[1:], (3, 8, 8), "network")  # whose modules keep their names
+    assert [(site.conv, site.norm) for site in sites] == [("1", "2"), ("5", "6")]
+    of_module = {int(name.partition(".")[0]): site
+                 for name, site in site_assignment(float_names(network), sites).site_of.items()}
+    assert of_module == {0: 0, 1: 0, 2: 0, 3: 0, 5: 1, 6: 1, 7: 1}  # module 4 has no weights; 0 stands before any site
+
+
+def test_a_batchnorm_follows_its_convolution_wherever_it_is_registered() -> None:
+    class NormsLast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+            self.of_second, self.of_first = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+            self.classifier = nn.Linear(4, 10)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            features = self.of_second(self.second(self.of_first(self.first(images))))
+            return self.classifier(features.mean((2, 3)))
+
+    network = NormsLast()
+    assignment = site_assignment(float_names(network), find_sites(network, (3, 8, 8), "network"))
+    of_module = {name.partition(".")[0]: site for name, site in assignment.site_of.items()}
+    assert of_module == {"first": 0, "second": 1, "of_second": 1, "of_first": 0, "classifier": 1}
+
+
+def test_momentum_is_not_touched() -> None:
+    receiver, donor = learner(seeded_small_net(1)), learner(seeded_small_net(2))
+    for one in (receiver, donor):
+        one.train_epoch()
+    before = copied(receiver.state_dict())
+    exchange(receiver.network, donor.network)
+    after = receiver.state_dict()
+    momenta = [name for name in after if name.startswith("momentum/")]
+    assert len(momenta) == 5
+    assert all(torch.equal(after[name], before[name]) for name in momenta)
+    assert not torch.equal(after["network/0.weight"], before["network/0.weight"])
+
+
+def test_training_goes_on_from_the_grafted_weights() -> None:
+    one = learner(seeded_small_net(1))
+    graft = Grafting(one.state, find_sites(one.network, (3, 8, 8), "network"), GraftSettings(alpha=0.0))
+    other = learner(seeded_small_net(2))
+    theirs = Grafting(other.state, find_sites(other.network, (3, 8, 8), "network"), None)
+    graft.graft_(torch.zeros(1, dtype=torch.float64), theirs.publish(1, theirs.entropies(), NOTHING))
+    one.train_epoch()
+    other.train_epoch()
+    assert same_bits(one.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("compat", ["none", "released_code"])
+def test_a_snapshot_that_cannot_be_written_to_is_grafted_without_a_warning(compat: str) -> None:
+    """Ray hands out arrays in shared memory that are only to be read."""
+    receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
+    ours, theirs = grafting(receiver, compat=compat), grafting(donor, compat=compat)
+    snapshot = theirs.publish(1, theirs.entropies(), NOTHING)
+    for array in (snapshot.weights, snapshot.integers, snapshot.entropies):
+        array.setflags(write=False)
+    before = snapshot.weights.copy()
+    torch.set_warn_always(True)  # or only the first warning of the process would be seen
+    try:
+        ours.graft_(torch.zeros(7, dtype=torch.float64), snapshot)
+    finally:
+        torch.set_warn_always(False)
+    assert np.array_equal(snapshot.weights, before)
+    assert np.array_equal(ours.publish(0, ours.entropies(), NOTHING).weights, before)
+
+
+def test_without_a_section_graft_a_peer_still_measures() -> None:
+    network = trained_looking("resnet8", 1)
+    state = FlatState(network)
+    graft = Grafting(state, find_sites(network, (3, 32, 32), "resnet8"), None)
+    assert graft.site_names == ("conv1", *(f"layer{i}.0.conv{j}" for i in (1, 2, 3) for j in (1, 2)))
+    expected = [references.entropy(state[f"{site}.weight"].flatten()) for site in graft.site_names]
+    assert graft.entropies().tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_invalid_filters_are_counted_site_by_site() -> None:
+    network = trained_looking("resnet8", 1)
+    with torch.no_grad():
+        network.layer1[0].conv2.weight[:5] *= 1e-6
+    assert grafting(network).num_invalid_filters().tolist() == [0, 0, 5, 0, 0, 0, 0]
+
+
+def test_num_bins_is_that_of_the_settings() -> None:
+    network = trained_looking("resnet8", 1)
+    assert grafting(network, num_bins=2).entropies().max() <= np.log(2)
+    assert grafting(network, num_bins=100).entropies().min() > np.log(10)
+
+
+# filter level, the L1 norm, and the mean of several donors
+
+def slow_alpha_of_filters(
+        ours: dict[str, Tensor], theirs: dict[str, Tensor], criterion: str, c: float = C) -> dict[str, list[float]]:
+    """Return every filter's alpha, from its own score and the donor's, by the names of the convolutions."""
+    score: Callable[[Tensor], float] = {
+        "entropy": lambda row: references.entropy(row.flatten()),
+        "l1": lambda row: float(row.double().abs().sum())}[criterion]
+    return {conv: [references.adaptive_alpha(score(one), score(other), A=A, c=c) for one, other in zip(
+                ours[f"{conv}.weight"], theirs[f"{conv}.weight"], strict=True)] for conv, _ in RESNET8}
+
+
+RESNET8 = [("conv1", "bn1"), *((f"layer{layer}.0.conv{place}", f"layer{layer}.0.bn{place}")
+                               for layer in (1, 2, 3) for place in (1, 2))]
+
+
+@pytest.mark.parametrize("criterion", ["entropy", "l1"])
+def test_at_filter_level_each_filter_and_its_batchnorm_entries_take_its_own_alpha(criterion: str) -> None:
+    receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
+    ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
+    c = {"entropy": 5.0, "l1": 0.5}[criterion]  # so that alpha takes all values between its bounds
+    alpha_of = slow_alpha_of_filters(ours, theirs, criterion, c)
+    _, _, alpha = exchange(receiver, donor, level="filter", criterion=criterion, c=c)
+    grafted = receiver.state_dict()
+    for conv, norm in RESNET8:
+        for key in (f"{conv}.weight", *(f"{norm}.{key}" for key in ("weight", "bias", "running_mean", "running_var"))):
+            for index, share in enumerate(alpha_of[conv]):
+                expected = share * ours[key][index].double() + (1 - share) * theirs[key][index].double()
+                assert torch.allclose(grafted[key][index].double(), expected, atol=2e-5), (key, index)
+    means = [float(np.mean(shares)) for shares in alpha_of.values()]
+    for key in ("linear.weight", "linear.bias"):
+        expected = means[-1] * ours[key].double() + (1 - means[-1]) * theirs[key].double()
+        assert torch.allclose(grafted[key].double(), expected, atol=2e-5), key
+    every = [share for shares in alpha_of.values() for share in shares]
+    assert alpha == pytest.approx(means + every, abs=1e-4)
+    assert max(every) - min(every) > 0.2
+    assert same_bits({key: grafted[key] for key in ours if "num_batches" in key},
+                     {key: ours[key] for key in ours if "num_batches" in key})
+    assert same_bits(donor.state_dict(), theirs)
+
+
+def test_at_filter_level_a_convolutions_bias_follows_its_filters_and_what_has_no_filter_the_site_before() -> None:
+    def network(seed: int) -> nn.Sequential:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.ReLU(),
+                                 nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+
+    receiver, donor = network(1), network(2)
+    ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
+    graft, snapshot, _ = exchange(receiver, donor, level="filter")
+    receiver.load_state_dict(ours)
+    of_filters = torch.linspace(0, 1, 6, dtype=torch.float64)
+    graft.graft_(torch.cat([torch.tensor([0.25]), of_filters]), snapshot)
+    grafted = receiver.state_dict()
+    for key in ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean"):
+        share = of_filters.float().view(-1, *[1] * (ours[key].dim() - 1))
+        assert torch.allclose(grafted[key], share * ours[key] + (1 - share) * theirs[key], atol=1e-6), key
+    for key in ("3.weight", "3.bias", "7.weight", "7.bias"):
+        assert torch.allclose(grafted[key], 0.25 * ours[key] + 0.75 * theirs[key], atol=1e-6), key
+
+
+@pytest.mark.parametrize("level", ["layer", "filter"])
+@pytest.mark.parametrize("criterion", ["entropy", "l1"])
+def test_equal_alphas_make_the_levels_equal_and_no_criterion_plays_a_part(level: str, criterion: str) -> None:
+    grafted = []
+    for settings in ({"level": level, "criterion": criterion}, {}):
+        receiver = trained_looking("resnet8", 1)
+        _, _, alpha = exchange(receiver, trained_looking("resnet8", 2), alpha=0.3, **settings)
+        assert set(alpha) == {0.3}
+        grafted.append(receiver.state_dict())
+    assert same_bits(*grafted)
+
+
+@pytest.mark.parametrize("level", ["layer", "filter"])
+@pytest.mark.parametrize("criterion", ["entropy", "l1"])
+def test_what_two_peers_keep_adds_up_to_one_at_either_level(level: str, criterion: str) -> None:
+    pair = [grafting(trained_looking("resnet8", seed), level=level, criterion=criterion, c=1.0) for seed in (1, 2)]
+    first, second = (peer.publish(index, peer.entropies(), NOTHING) for index, peer in enumerate(pair))
+    kept = pair[0].alpha(pair[0].entropies(), second) + pair[1].alpha(pair[1].entropies(), first)
+    assert len(kept) == 7 + (16 * 3 + 32 * 2 + 64 * 2 if level == "filter" else 0)
+    assert torch.allclose(kept, torch.ones_like(kept), atol=1e-12)
+
+
+def test_by_l1_alpha_follows_the_norms() -> None:
+    receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
+    ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
+    norms = [[float(state[f"{conv}.weight"].double().abs().sum()) for conv, _ in RESNET8] for state in (ours, theirs)]
+    graft, _, alpha = exchange(receiver, donor, criterion="l1", c=0.01)
+    assert alpha == pytest.approx([references.adaptive_alpha(*pair, A=A, c=0.01)
+                                   for pair in zip(*norms, strict=True)], abs=1e-5)
+    expected = references.site_graft(ours, theirs, alpha, RESNET8)
+    assert len(graft.site_names) == len(set(alpha)) == 7
+    for key, value in receiver.state_dict().items():
+        assert np.allclose(value.double().numpy(), expected[key], rtol=1e-6, atol=1e-6), key
+
+
+@pytest.mark.parametrize("num_donors", [2, 3])
+def test_several_donors_are_merged_into_the_mean_of_their_weights_with_its_own_entropies(num_donors: int) -> None:
+    donors = [trained_looking("resnet8", seed) for seed in range(2, 2 + num_donors)]
+    graft = grafting(trained_looking("resnet8", 1))
+    snapshots = [theirs.publish(peer, theirs.entropies(), NOTHING)
+                 for peer, theirs in enumerate(map(grafting, donors), start=1)]
+    for snapshot in snapshots:
+        snapshot.weights.setflags(write=False)
+    before = [snapshot.weights.copy() for snapshot in snapshots]
+    merged = graft.merged(snapshots)
+    assert merged.peer == ALL_OTHERS
+    assert merged.weights.dtype == np.float32
+    mean = {name: torch.stack([donor.state_dict()[name].double() for donor in donors]).mean(0)
+            for name in float_names(donors[0])}
+    twin = seeded_network("resnet8")
+    twin.load_state_dict(mean, strict=False)
+    assert np.allclose(merged.weights, FlatState(twin).buffer.numpy(), atol=1e-6)
+    expected = [references.entropy(mean[f"{conv}.weight"].flatten()) for conv, _ in RESNET8]
+    assert merged.entropies.tolist() == pytest.approx(expected, abs=5e-4)  # rounding moves weights over edges
+    of_donors = np.mean([snapshot.entropies for snapshot in snapshots], axis=0)
+    assert np.abs(merged.entropies - of_donors).max() > 1e-2  # the mean of entropies is another thing
+    assert all(np.array_equal(snapshot.weights, weights) for snapshot, weights in zip(snapshots, before, strict=True))
+
+
+def test_one_donor_alone_is_merged_into_itself() -> None:
+    theirs = grafting(trained_looking("resnet8", 2))
+    snapshot = theirs.publish(4, theirs.entropies(), NOTHING)
+    assert grafting(trained_looking("resnet8", 1)).merged([snapshot]) is snapshot
+
+
+def test_a_merged_donor_is_grafted_as_one_network_would_be() -> None:
+    receiver = trained_looking("resnet8", 1)
+    ours = copied(receiver.state_dict())
+    snapshots = [theirs.publish(peer, theirs.entropies(), NOTHING) for peer, theirs in enumerate(
+        (grafting(trained_looking("resnet8", seed)) for seed in (2, 3)), start=1)]
+    graft = grafting(receiver, level="filter")
+    merged = graft.merged(snapshots)
+    graft.graft_(graft.alpha(graft.entropies(), merged), merged)
+    mean = {name: (trained_looking("resnet8", 2).state_dict()[name] + trained_looking("resnet8", 3).state_dict()[name])
+            / 2 for name in float_names(receiver)}
+    for name in float_names(receiver):
+        low, high = torch.minimum(ours[name], mean[name]), torch.maximum(ours[name], mean[name])
+        value = receiver.state_dict()[name]
+        assert ((low - 1e-6 <= value) & (value <= high + 1e-6)).all(), name
+        assert not torch.equal(value, ours[name]), name

@@ -1,0 +1,64 @@
+"""Floating-point operations and parameters, against closed forms and published counts."""
+
+import pytest
+import torch
+from network_makers import seeded_network
+from torch import nn
+
+from graftpop.models.flops import count_flops, count_parameters
+
+CIFAR = (3, 32, 32)
+
+
+@pytest.mark.parametrize(("network", "multiply_adds"), [
+    (nn.Conv2d(3, 5, 3, padding=1), 5 * 8 * 8 * 3 * 9),
+    (nn.Conv2d(3, 5, 3), 5 * 6 * 6 * 3 * 9),
+    (nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3), 6 * 4 * 4 * 1 * 9),
+    (nn.Sequential(nn.Flatten(), nn.Linear(192, 7)), 192 * 7),
+    (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2)), 0),
+], ids=["convolution", "without padding", "in groups with stride", "linear", "all the rest"])
+def test_a_multiply_add_is_two_operations(network: nn.Module, multiply_adds: int) -> None:
+    assert count_flops(network, (3, 8, 8)) == 2 * multiply_adds
+
+
+# Lin et al., Knowledge-driven Differential Filter Sampler, arXiv:2307.00198, models of the code that comes with it;
+# its "FLOPs" are multiply-adds
+@pytest.mark.parametrize(("name", "multiply_adds", "parameters"), [
+    ("resnet56", 125.49e6, 0.85e6), ("resnet110", 252.89e6, 1.72e6),
+])
+def test_resnets_are_as_large_as_published(name: str, multiply_adds: float, parameters: float) -> None:
+    with torch.device("meta"):
+        network = seeded_network(name)
+    assert count_flops(network, CIFAR) / 2 == pytest.approx(multiply_adds, abs=0.005e6)
+    assert count_parameters(network) == pytest.approx(parameters, abs=0.01e6)
+
+
+PROJECTIONS = 16 * 32 * 16 * 16 + 32 * 64 * 8 * 8
+
+
+# github.com/chenyaofo/pytorch-cifar-models, table of CIFAR-10, "#MAdds(M)": its ResNets have two 1x1 convolutions in
+# shortcuts, where ours (option A of the paper) have no weights, and its VGG has two more linear layers
+@pytest.mark.parametrize(("name", "millions", "more"), [
+    ("resnet20", 40.81, PROJECTIONS), ("resnet32", 69.12, PROJECTIONS), ("resnet44", 97.44, PROJECTIONS),
+    ("resnet56", 125.75, PROJECTIONS), ("vgg16", 313.73, 2 * 512 * 512),
+])
+def test_networks_cost_what_others_count_less_the_layers_that_they_have_more(
+    name: str, millions: float, more: int,
+) -> None:
+    with torch.device("meta"):
+        network = seeded_network(name)
+    assert (count_flops(network, CIFAR) / 2 + more) / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+def test_tied_weights_are_counted_once_and_statistics_not_at_all() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4))
+    network[1].weight = network[0].weight
+    assert count_parameters(network) == 16 + 4 + 4 + 8
+
+
+def test_counting_does_not_change_the_network() -> None:
+    network = seeded_network("resnet8").train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    count_flops(network, CIFAR)
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

@@ -1,0 +1,222 @@
+"""Checkpoints are whole or are none, the last two and the best are kept, and none leads out of its folder."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, current_thread
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graftpop.errors import CheckpointError, PopulationLost
+from graftpop.run.checkpoint_writer import CheckpointWriter
+from graftpop.run.checkpoints import Checkpoints, Facts
+from graftpop.run.storage import Folder
+
+PEERS = {f"peer-{peer}.safetensors": bytes([peer]) * 100 for peer in range(3)}
+
+
+def facts(round: int, score: float = 0.5) -> Facts:
+    return Facts(round=round, score=score, is_complete=False, peers=[0, 1, 2], num_restarts={1: 2},
+                 summary={"val_accuracy": score, "best_peer": 1}, settings={"seed": 0})
+
+
+def files_of(round: int) -> dict[str, bytes]:
+    return {name: content + bytes([round]) for name, content in PEERS.items()}
+
+
+def write(checkpoints: Checkpoints, round: int, score: float = 0.5) -> None:
+    checkpoints.write(facts(round, score), lambda: files_of(round).items())
+
+
+def rounds(checkpoints: Checkpoints) -> list[int]:
+    return [checkpoint.facts.round for checkpoint in checkpoints.newest_first()]
+
+
+def told_nothing(round: int, cause: str) -> None:
+    raise AssertionError(f"round {round}: {cause}")
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(Folder(str(tmp_path)))
+
+
+def test_a_checkpoint_is_read_as_it_was_written(checkpoints: Checkpoints) -> None:
+    assert rounds(checkpoints) == []
+    write(checkpoints, 3)
+    (newest,) = checkpoints.newest_first()
+    assert newest.files() == files_of(3)
+    assert newest.read("peer-1.safetensors") == files_of(3)["peer-1.safetensors"]
+    assert newest.facts.model_copy(update={"files": {}}) == facts(3)
+    with pytest.raises(CheckpointError, match=r"peer-7\.safetensors: is no part of this checkpoint"):
+        newest.read("peer-7.safetensors")
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_the_last_two_and_the_first_best_are_kept(
+    tmp_path_factory: pytest.TempPathFactory, scores: list[float],
+) -> None:
+    folder = tmp_path_factory.mktemp("trial")
+    checkpoints = Checkpoints(Folder(str(folder)))
+    for round, score in enumerate(scores, start=1):
+        write(checkpoints, round, score)
+    best = scores.index(max(scores)) + 1
+    kept = sorted({len(scores), max(1, len(scores) - 1), best}, reverse=True)
+    assert rounds(checkpoints) == kept
+    assert len(list(folder.iterdir())) == len(kept)
+    assert all(checkpoint.files() == files_of(checkpoint.facts.round) for checkpoint in checkpoints.newest_first())
+
+
+def test_what_was_handed_over_is_kept_until_another_is(checkpoints: Checkpoints) -> None:
+    checkpoints.hand_over()  # there is none yet
+    write(checkpoints, 1, 0.9)
+    for round in range(2, 6):
+        write(checkpoints, round)
+        if round == 3:
+            checkpoints.hand_over()
+    assert rounds(checkpoints) == [5, 4, 3, 1]
+    assert [checkpoint.facts.round for checkpoint in checkpoints.up_to(4)] == [4, 3, 1]
+    checkpoints.hand_over()
+    for round in range(6, 9):
+        write(checkpoints, round)
+    assert rounds(checkpoints) == [8, 7, 5, 1]
+
+
+@pytest.mark.parametrize("num_written", range(4))
+def test_one_that_was_not_completed_is_none_and_the_one_before_is_as_it_was(
+    checkpoints: Checkpoints, tmp_path: Path, num_written: int,
+) -> None:
+    write(checkpoints, 1)
+
+    def broken_off() -> Iterator[tuple[str, bytes]]:
+        yield from list(files_of(2).items())[:num_written]
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.write(facts(2), broken_off)
+    assert rounds(checkpoints) == [1]
+    write(checkpoints, 2)
+    assert rounds(checkpoints) == [2, 1]
+    assert next(checkpoints.newest_first()).files() == files_of(2)
+
+
+def test_one_that_is_written_again_replaces_the_first(checkpoints: Checkpoints) -> None:
+    write(checkpoints, 1)
+    checkpoints.write(facts(1, 0.75), lambda: [("peer-0.safetensors", b"other")])
+    (newest,) = checkpoints.newest_first()
+    assert (newest.files(), newest.facts.score) == ({"peer-0.safetensors": b"other"}, 0.75)
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda content: content[:-1], r"peer-1\.safetensors: cut short or grown, must have 101 bytes"),
+    (lambda content: content + b"x", r"peer-1\.safetensors: cut short or grown, must have 101 bytes"),
+    (lambda content: b"", r"cut short or grown"),
+    (lambda content: b"x" + content[1:], r"peer-1\.safetensors: damaged, is not what was written"),
+    (None, r"peer-1\.safetensors: cannot be read: "),
+])
+def test_a_file_that_is_not_what_was_written_is_named(
+    checkpoints: Checkpoints, tmp_path: Path, damage: Any, message: str,
+) -> None:
+    write(checkpoints, 1)
+    write(checkpoints, 2)
+    file = tmp_path / "round-000002" / "peer-1.safetensors"
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage(file.read_bytes()))
+    newest, before = checkpoints.newest_first()
+    with pytest.raises(CheckpointError, match=message):
+        newest.files()
+    assert before.files() == files_of(1)
+
+
+@pytest.mark.parametrize("change", [
+    {"files": {"../../peer-0.safetensors": {"bytes": 1, "blake2b": "0" * 32}}},
+    {"files": {"/etc/passwd": {"bytes": 1, "blake2b": "0" * 32}}},
+    {"files": {"peer-0.safetensors\n": {"bytes": 1, "blake2b": "0" * 32}}},
+    {"files": {"peer-0.safetensors": {"bytes": -1, "blake2b": "0" * 32}}},
+    {"round": "1"}, {"round": -1}, {"round": 7}, {"peers": [0.5]}, {"format_version": 1}, {"more": 0},
+])
+def test_facts_that_nobody_here_wrote_make_no_checkpoint(
+    checkpoints: Checkpoints, tmp_path: Path, change: dict[str, Any],
+) -> None:
+    write(checkpoints, 1)
+    file = tmp_path / "round-000001" / "population.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert rounds(checkpoints) == []
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
+def test_whatever_stands_in_its_facts_the_checkpoint_is_none(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes,
+) -> None:
+    folder = tmp_path_factory.mktemp("trial")
+    (folder / "round-000001").mkdir()
+    (folder / "round-000001" / "population.json").write_bytes(content)
+    assert rounds(Checkpoints(Folder(str(folder)))) == []
+
+
+def test_facts_nested_without_end_make_no_checkpoint(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    (tmp_path / "round-000001").mkdir()
+    (tmp_path / "round-000001" / "population.json").write_text('{"summary": ' + "[" * 10**6)
+    assert rounds(checkpoints) == []
+
+
+def test_what_came_after_a_round_can_be_forgotten(checkpoints: Checkpoints) -> None:
+    for round in (1, 2, 3):
+        write(checkpoints, round, score=1 / round)
+    checkpoints.forget_after(1)
+    assert rounds(checkpoints) == [1]
+
+
+def test_a_checkpoint_is_written_while_its_writer_goes_on_and_before_the_next(checkpoints: Checkpoints) -> None:
+    may_go_on = Event()
+
+    def states() -> Iterator[tuple[str, bytes]]:
+        assert may_go_on.wait(60)
+        yield from files_of(1).items()
+
+    writer = CheckpointWriter(checkpoints, "00000", told_nothing)
+    writer.write(facts(1), states)
+    assert rounds(checkpoints) == []
+    may_go_on.set()
+    writer.write(facts(2), lambda: files_of(2).items())
+    assert 1 in rounds(checkpoints)
+    writer.finish()
+    writer.finish()
+    assert rounds(checkpoints) == [2, 1]
+
+
+def test_who_waits_for_a_checkpoint_is_told_why_storage_was_away(checkpoints: Checkpoints) -> None:
+    tries: list[int] = []
+
+    def states() -> Iterator[tuple[str, bytes]]:
+        tries.append(4)
+        if len(tries) == 1:
+            raise OSError("No space left on device")
+        yield from files_of(4).items()
+
+    told: list[tuple[int, str, str]] = []
+    writer = CheckpointWriter(checkpoints, "00007",
+                              lambda round, cause: told.append((round, cause, current_thread().name)))
+    writer.write(facts(4), states)
+    writer.finish()
+    assert rounds(checkpoints) == [4]
+    assert told == [(4, "trial 00007: its checkpoint cannot be written: No space left on device",
+                     current_thread().name)]
+
+
+def test_a_writer_that_fails_for_another_reason_says_so_to_who_waits(checkpoints: Checkpoints) -> None:
+    def lost() -> Iterator[tuple[str, bytes]]:
+        raise PopulationLost("the states are gone")
+
+    writer = CheckpointWriter(checkpoints, "00000", told_nothing)
+    writer.write(facts(1), lost)
+    with pytest.raises(PopulationLost, match="the states are gone"):
+        writer.write(facts(2), lambda: files_of(2).items())
+    writer.write(facts(3), lambda: files_of(3).items())
+    writer.finish()
+    assert rounds(checkpoints) == [3]

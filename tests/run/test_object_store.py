@@ -1,0 +1,183 @@
+"""A run in an object store, by the protocols of S3 and of Google's, spoken by real servers on this machine."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+
+from graftpop.errors import CheckpointError, StorageError
+from graftpop.run.checkpoints import Checkpoints, Facts
+from graftpop.run.storage import Folder, patiently
+from graftpop.run.tables import RunFolder
+
+SCHEMA = pa.schema([("number", pa.int64())])
+KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true"}
+
+SPACE = """
+name: stored
+data: {name: digits}
+model: {name: resnet8}
+training: {epochs: 3, batch_size: 128, precision: float32}
+population: {num_peers: 2}
+graft: {A: {grid: [0.4]}}
+tune: {search: grid}
+"""
+
+
+class Server:
+    """A server that can be stopped and started again; what it held is gone then, as that of a wiped one.
+
+    Args:
+        protocol: `s3` or `gs`.
+    """
+
+    def __init__(self, protocol: str) -> None:
+        self._protocol = protocol
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers and has a bucket."""
+        module, *options = {
+            "s3": ["moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
+            "gs": ["gcp_storage_emulator", "start", "--host=127.0.0.1", f"--port={self._port}", "--in-memory"],
+        }[self._protocol]
+        self._process = subprocess.Popen([sys.executable, "-m", module, *options], stdout=subprocess.DEVNULL,
+                                         stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            assert time.monotonic() < deadline, f"the {self._protocol} server did not answer within 60 s"
+            time.sleep(0.2)
+        making = {"s3": "&allow_bucket_creation=true", "gs": "&project_id=test"}[self._protocol]
+        filesystem, _ = pafs.FileSystem.from_uri(self.uri("bucket") + making)
+        filesystem.create_dir("bucket")
+
+    def _answers(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self._port)) == 0
+
+    def stop(self) -> None:
+        """Kill it."""
+        self._process.kill()
+        self._process.wait()
+
+    def uri(self, path: str) -> str:
+        """Return the URI of a path, which begins with the bucket."""
+        user = {"s3": "", "gs": "anonymous@"}[self._protocol]
+        limit = {"s3": "", "gs": "&retry_limit_seconds=1"}[self._protocol]
+        return f"{self._protocol}://{user}{path}?scheme=http&endpoint_override=127.0.0.1%3A{self._port}{limit}"
+
+
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(protocol: str) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in KEYS.items():
+            environment.setenv(name, value)
+        server = Server(protocol)
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def folder(server: Server, request: pytest.FixtureRequest) -> Folder:
+    return Folder(server.uri(f"bucket/{request.function.__name__}"))
+
+
+def test_files_and_tables_are_written_read_listed_and_removed(folder: Folder) -> None:
+    assert not folder.is_local
+    assert not folder.exists()
+    folder.create()
+    folder.write("a", b"one")
+    folder.write("a", b"other")
+    inner = folder / "tune" / "records"
+    inner.create()
+    inner.write_tables("b.parquet", [pa.Table.from_pydict({"number": [1, 2]}, SCHEMA)], SCHEMA)
+    assert folder.read("a") == b"other"
+    assert inner.read_table("b.parquet").to_pydict() == {"number": [1, 2]}
+    assert folder.names() == ["a", "tune"]
+    assert inner.location.endswith(f"tune/records?{folder.location.partition('?')[2]}")
+    folder.remove("tune")
+    assert folder.names() == ["a"]
+    with pytest.raises(FileNotFoundError):
+        folder.read("absent")
+
+
+def test_a_writing_that_fails_leaves_no_part_of_it(folder: Folder) -> None:
+    def tables() -> Iterator[pa.Table]:
+        yield pa.Table.from_pydict({"number": [2]}, SCHEMA)
+        raise OSError("the network is gone")
+
+    with pytest.raises(OSError, match="the network is gone"):
+        folder.write_tables("a", tables(), SCHEMA)
+    assert folder.names() == []
+
+
+def test_checkpoints_are_whole_or_none(folder: Folder) -> None:
+    checkpoints = Checkpoints(folder)
+    for round in (1, 2, 3, 4):
+        facts = Facts(round=round, score=1 / round, is_complete=False, peers=[0], num_restarts={}, summary={},
+                      settings={})
+        checkpoints.write(facts, lambda round=round: [("peer-0.safetensors", bytes([round]))])
+    assert [(one.facts.round, one.files()) for one in checkpoints.newest_first()] == [
+        (round, {"peer-0.safetensors": bytes([round])}) for round in (4, 3, 1)]
+    (folder / "round-000004").write("peer-0.safetensors", b"x")
+    newest = next(checkpoints.newest_first())
+    with pytest.raises(CheckpointError, match=r"round-000004/peer-0\.safetensors\?.*: damaged, is not what was"):
+        newest.files()
+
+
+@pytest.mark.timeout(120)
+def test_a_store_that_is_away_is_waited_for(server: Server, protocol: str) -> None:
+    other = Server(protocol)
+    folder = Folder(other.uri("bucket/away"))
+    folder.write("a", b"one")
+    other.stop()
+    with pytest.raises(StorageError, match=r"^a table: .*; tried for 2 s; make room or bring the storage back"):
+        patiently(lambda: folder.write("a", b"two"), "a table", limit_s=2)
+    run = RunFolder(other.uri("bucket/away"))
+    with pytest.raises(StorageError, match=rf"^{protocol}://.*: cannot be reached: .*; see its address and the cred"):
+        run.check_is_run()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_a_study_runs_and_is_resumed_in_an_object_store(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    uri = server.uri("bucket/runs/study")
+    command = [sys.executable, "-m", "graftpop.tune"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def tune(*options: str) -> str:
+        done = subprocess.run([*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                              timeout=180, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "completed" in tune("--space", "space.yaml", "--out", uri)
+    folder = Folder(uri)
+    assert {"best", "report.html", "rounds.parquet", "run.json", "space.yaml", "trials.parquet", "tune"} <= set(
+        folder.names())
+    rounds = folder.read_table("rounds.parquet").to_pylist()
+    assert [(row["round"], row["peer"]) for row in rounds] == [(round, peer) for round in (1, 2, 3) for peer in (0, 1)]
+    assert (folder / "best").names() == ["config.json", "metrics.json", "model.safetensors"]
+    before = folder.read("best/model.safetensors")
+    assert "completed" in tune("--resume", uri)
+    assert folder.read("best/model.safetensors") == before
+    assert folder.read_table("rounds.parquet").to_pylist() == rounds
+    assert pq.read_schema(pa.BufferReader(folder.read("events.parquet"))).names[0] == "trial_id"

@@ -1,0 +1,426 @@
+"""What a run leaves: tables of whole rounds at any moment, each row once, and a network that can be loaded."""
+
+import json
+import re
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+from safetensors.torch import load as tensors_from_bytes
+
+import graftpop
+from graftpop.data import MemoryImages, load_splits
+from graftpop.errors import CheckpointError
+from graftpop.peer.peer import Peer
+from graftpop.population import Event, Round
+from graftpop.run.storage import Folder
+from graftpop.run.tables import RunFolder, TrialRecords
+from graftpop.settings import Settings
+from graftpop.space import parse_space
+from graftpop.study.trials import column_types
+
+NUM_PEERS = 3
+SITES = ("conv1", "conv2")
+
+# As the design fixes them; train_images of rounds lets equal compute be compared.
+ROUNDS = ["trial_id", "round", "epoch", "peer", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
+          "num_invalid_filters", "mean_entropy_nats", "images_per_s", "train_images", "train_s", "exchange_s"]
+GRAFTS = ["trial_id", "round", "receiver", "donor", "site", "receiver_entropy_nats", "donor_entropy_nats", "alpha",
+          "num_invalid_before", "num_invalid_after", "staleness"]
+TRIALS = ["val_accuracy", "test_accuracy", "ensemble_test_accuracy", "num_peers", "epochs", "train_images", "wall_s",
+          "parameters", "flops", "removed_filters", "parameters_left", "flops_left"]
+
+
+def round_of(number: int, attempt: int = 0, *, is_last: bool = False) -> Round:
+    """A round with a value that tells in which attempt it was run."""
+    peers = [{"round": number, "epoch": number, "peer": peer, "lr": 0.1, "train_loss": float(attempt),
+              "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.1 * peer, "num_invalid_filters": 0,
+              "mean_entropy_nats": 2.0, "images_per_s": 100.0, "train_s": 1.0, "train_images": 50, "exchange_s": 0.1}
+             for peer in range(NUM_PEERS)]
+    if is_last:
+        return Round(number, True, peers)
+    rows = [(receiver, site) for receiver in range(NUM_PEERS) for site in SITES]
+    grafts: dict[str, list[Any]] = {
+        "round": [number] * len(rows),
+        "receiver": [receiver for receiver, _ in rows],
+        "donor": [(receiver - 1) % NUM_PEERS for receiver, _ in rows],
+        "site": [site for _, site in rows],
+        "receiver_entropy_nats": [1.0] * len(rows),
+        "donor_entropy_nats": [2.0] * len(rows),
+        "alpha": [float(attempt)] * len(rows),
+        "num_invalid_before": [0] * len(rows),
+        "num_invalid_after": [0] * len(rows),
+        "staleness": [0] * len(rows),
+    }
+    return Round(number, False, peers, grafts)
+
+
+def columns_of(file: Path, *names: str) -> list[tuple[Any, ...]]:
+    table = parquet.read_table(file)
+    return list(zip(*(table.column(name).to_pylist() for name in names), strict=True))
+
+
+def expected_rounds(trial_id: str, kept: Iterable[tuple[int, int]]) -> list[tuple[Any, ...]]:
+    return [(trial_id, number, peer, float(attempt)) for number, attempt in kept for peer in range(NUM_PEERS)]
+
+
+def expected_grafts(trial_id: str, kept: Iterable[tuple[int, int]]) -> list[tuple[Any, ...]]:
+    return [(trial_id, number, receiver, site, float(attempt)) for number, attempt in kept
+            for receiver in range(NUM_PEERS) for site in SITES]
+
+
+def append(records: TrialRecords, done: Round) -> None:
+    records.add_round(done)
+    records.write()
+
+
+def no_partial(folder: Path) -> bool:
+    return not list(folder.rglob("*.partial"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(str(tmp_path / "run"))
+    folder.create()
+    return folder
+
+
+# a trial's own records
+
+
+def test_the_columns_are_those_of_the_design(run: RunFolder) -> None:
+    records = TrialRecords(run.of_trials("records"), "a")
+    append(records, round_of(1))
+    run.join_records(["a"], now=True)
+    assert run.read_table("rounds").column_names == ROUNDS
+    assert run.read_table("grafts").column_names == GRAFTS
+    assert run.read_table("rounds").num_rows == NUM_PEERS
+    assert run.read_table("grafts").num_rows == NUM_PEERS * len(SITES)
+
+
+@given(st.lists(st.none() | st.tuples(st.floats(0, 1), st.booleans()), max_size=12))
+def test_whatever_is_appended_and_taken_up_again_no_row_is_missing_or_doubled(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[float, bool] | None],
+) -> None:
+    """None runs the next round; a share goes back to that part of the rounds, in this process or a new one."""
+    folder = tmp_path_factory.mktemp("records")
+    records = TrialRecords(Folder(str(folder)), "a")
+    kept: list[tuple[int, int]] = []
+    for attempt, step in enumerate(steps):
+        if step is None:
+            kept.append((len(kept) + 1, attempt))
+            append(records, round_of(len(kept), attempt))
+        else:
+            share, in_new_process = step
+            kept = kept[:round(share * len(kept))]
+            records = TrialRecords(Folder(str(folder)), "a") if in_new_process else records
+            records.restart_after(len(kept))
+            records.write()
+        assert columns_of(folder / "a.rounds.parquet", "trial_id", "round", "peer", "train_loss") == (
+            expected_rounds("a", kept))
+        assert columns_of(folder / "a.grafts.parquet", "trial_id", "round", "receiver", "site", "alpha") == (
+            expected_grafts("a", kept))
+    assert no_partial(folder)
+
+
+def test_a_trial_that_goes_on_where_nothing_was_recorded_begins_anew(tmp_path: Path) -> None:
+    """Under population based training a trial takes up another's checkpoint before it has run a round itself."""
+    records = TrialRecords(Folder(str(tmp_path)), "b")
+    records.restart_after(7)
+    append(records, round_of(8, attempt=2))
+    assert columns_of(tmp_path / "b.rounds.parquet", "trial_id", "round", "peer", "train_loss") == (
+        expected_rounds("b", [(8, 2)]))
+
+
+def test_an_event_is_known_before_its_round_is_done(tmp_path: Path) -> None:
+    records = TrialRecords(Folder(str(tmp_path)), "a")
+    append(records, round_of(1))
+    records.add_round(round_of(2))
+    records.add_event(Event(2, 1, "lost", "killed"))
+    records.write_events()
+    assert columns_of(tmp_path / "a.events.parquet", "round", "peer", "event") == [(2, 1, "lost")]
+    assert {number for number, in columns_of(tmp_path / "a.rounds.parquet", "round")} == {1}
+
+
+def test_the_last_round_adds_no_grafts(tmp_path: Path) -> None:
+    records = TrialRecords(Folder(str(tmp_path)), "a")
+    append(records, round_of(1))
+    append(records, round_of(2, is_last=True))
+    assert len(columns_of(tmp_path / "a.rounds.parquet", "round")) == 2 * NUM_PEERS
+    assert {number for number, in columns_of(tmp_path / "a.grafts.parquet", "round")} == {1}
+
+
+# the joined tables
+
+
+def test_trials_are_joined_in_order_and_one_without_a_file_is_left_out(run: RunFolder) -> None:
+    for name, num_rounds in (("b", 1), ("a", 2)):
+        records = TrialRecords(run.of_trials("records"), name)
+        for number in range(1, num_rounds + 1):
+            append(records, round_of(number))
+    run.join_records(["a", "not-begun", "b"], now=True)
+    assert columns_of(Path(run.location, "rounds.parquet"), "trial_id", "round", "peer", "train_loss") == (
+        expected_rounds("a", [(1, 0), (2, 0)]) + expected_rounds("b", [(1, 0)]))
+    assert run.read_table("grafts").num_rows == 3 * NUM_PEERS * len(SITES)
+    assert no_partial(Path(run.location))
+
+
+def test_joined_before_any_trial_has_written_the_tables_are_empty_but_have_their_columns(run: RunFolder) -> None:
+    run.join_records(["a"], now=True)
+    assert parquet.read_table(Path(run.location, "rounds.parquet")).column_names == ROUNDS
+    assert parquet.read_table(Path(run.location, "grafts.parquet")).num_rows == 0
+
+
+def test_a_reader_sees_whole_rounds_only_while_trials_write_and_the_driver_joins(run: RunFolder) -> None:
+    trials, num_rounds = ("a", "b"), 40
+    run.join_records(trials, now=True)
+    all_written, failures, seen = threading.Event(), list[str](), list[int]()
+
+    def write(trial_id: str) -> None:
+        records = TrialRecords(run.of_trials("records"), trial_id)
+        for number in range(1, num_rounds + 1):
+            append(records, round_of(number))
+
+    def read() -> None:
+        while not all_written.is_set():
+            table = run.read_table("rounds")
+            rows = [tuple(row.values()) for row in table.select(
+                ["trial_id", "round", "peer", "train_loss"]).to_pylist()]
+            lengths = {name: sum(row[0] == name for row in rows) // NUM_PEERS for name in trials}
+            whole = [row for name in trials
+                     for row in expected_rounds(name, ((number + 1, 0) for number in range(lengths[name])))]
+            if rows != whole:
+                failures.append(f"{rows}")
+            seen.append(len(rows))
+
+    with ThreadPoolExecutor() as pool:
+        writers = [pool.submit(write, trial_id) for trial_id in trials]
+        reader = pool.submit(read)
+        try:
+            while not all(writer.done() for writer in writers):
+                run.join_records(trials, now=True)
+        finally:
+            all_written.set()
+        for thread in (*writers, reader):
+            thread.result(timeout=30)
+    run.join_records(trials, now=True)
+    assert not failures
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 3  # it did read while rounds were added
+    assert run.read_table("rounds").num_rows == 2 * num_rounds * NUM_PEERS
+
+
+def test_a_joining_that_fails_leaves_the_table_as_it_was(run: RunFolder) -> None:
+    append(TrialRecords(run.of_trials("records"), "a"), round_of(1))
+    run.join_records(["a"], now=True)
+    Path(run.location, "tune/records/a.rounds.parquet").write_bytes(b"cut short")
+    with pytest.raises(CheckpointError, match=r"a\.rounds\.parquet: cannot be read as Parquet"):
+        run.join_records(["a"], now=True)
+    assert run.read_table("rounds").num_rows == NUM_PEERS
+
+
+# the table of trials
+
+
+def trial_row(trial_id: str, **values: Any) -> dict[str, Any]:
+    return {"trial_id": trial_id, "status": "running", **dict.fromkeys(TRIALS), "epochs": 0, "wall_s": 0.0, **values}
+
+
+def test_the_table_of_trials_has_the_searched_keys_and_mixed_values_as_text(run: RunFolder) -> None:
+    space = parse_space({"graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"uniform": [0, 1]}},
+                         "population": {"num_peers": {"choice": [2, 3]}}})
+    types = column_types(space.domains)
+    run.write_trials([
+        trial_row("a", **{"graft.alpha": "adaptive", "graft.A": 0.25, "population.num_peers": 2}),
+        trial_row("b", status="completed", val_accuracy=0.5, num_peers=3, epochs=12, train_images=99, wall_s=1.5,
+                  **{"graft.alpha": 0.5, "graft.A": 1, "population.num_peers": 3}),
+    ], types)
+    table = parquet.read_table(Path(run.location, "trials.parquet"))
+    assert table.column_names == ["trial_id", "status", "graft.alpha", "graft.A", "population.num_peers", *TRIALS]
+    assert table.select(["graft.alpha", "graft.A", "population.num_peers"]).to_pydict() == {
+        "graft.alpha": ["adaptive", "0.5"], "graft.A": [0.25, 1.0], "population.num_peers": [2, 3]}
+    assert table.slice(1, 1).to_pylist()[0].items() >= {
+        "status": "completed", "val_accuracy": 0.5, "test_accuracy": None, "num_peers": 3, "epochs": 12,
+        "train_images": 99, "wall_s": 1.5}.items()
+    assert no_partial(Path(run.location))
+
+
+def test_a_searched_value_of_none_stays_none_in_a_column_of_text(run: RunFolder) -> None:
+    run.write_trials([trial_row("a", graft=None), trial_row("b", graft={"alpha": 0.5})],
+                     {"graft": pyarrow.string()})
+    assert run.read_table("trials")["graft"].to_pylist() == [None, "{'alpha': 0.5}"]
+
+
+def test_tables_that_are_not_yet_written_read_as_empty_ones(run: RunFolder) -> None:
+    assert [run.read_table(name).num_rows for name in ("trials", "rounds", "grafts")] == [0, 0, 0]
+    assert run.read_table("rounds").column_names == ROUNDS
+    assert set(TRIALS) < set(run.read_table("trials").column_names)
+
+
+def test_a_damaged_table_is_named(run: RunFolder) -> None:
+    Path(run.location, "rounds.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(CheckpointError, match=r"^.*/run/rounds\.parquet: cannot be read as Parquet: [^\n]*$"):
+        run.read_table("rounds")
+
+
+# the folder
+
+
+def test_a_folder_can_be_given_as_a_uri(tmp_path: Path) -> None:
+    run = RunFolder(f"file://{tmp_path}/run")
+    assert not run.exists()
+    run.create()
+    run.write_text("space.yaml", "name: caf\u00e9\n")
+    append(TrialRecords(run.of_trials("records"), "a"), round_of(1))
+    run.join_records(["a"], now=True)
+    assert run.read_text("space.yaml") == (tmp_path / "run" / "space.yaml").read_text(encoding="utf-8")
+    assert len(columns_of(tmp_path / "run" / "rounds.parquet", "round")) == NUM_PEERS
+    assert (tmp_path / "run" / "tune" / "records" / "a.rounds.parquet").is_file()
+    assert no_partial(tmp_path)
+
+
+def test_a_relative_folder_is_taken_from_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert RunFolder("runs/a").location == f"{tmp_path}/runs/a"
+
+
+@pytest.mark.parametrize("location", ["nosuch://bucket/run", "file://relative", "s3:// spaced"])
+def test_a_uri_that_leads_nowhere_is_refused_in_one_line(location: str) -> None:
+    with pytest.raises(CheckpointError, match=f"^{re.escape(location)}: must be a folder or a URI such as "
+                                              r"s3://bucket/path: [^\n]+$"):
+        RunFolder(location)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match=f"^--out {tmp_path}/file/run: cannot be made: [^\n]+; choose another"):
+        RunFolder(str(tmp_path / "file" / "run")).create()
+
+
+def test_a_folder_is_a_run_when_all_that_every_run_has_is_there(run: RunFolder) -> None:
+    for name in ("space.yaml", "run.json", "tune"):
+        with pytest.raises(CheckpointError, match=f"/run: is no run, it has no {name}; give a folder that "):
+            run.check_is_run()
+        run.write_text(name, "")
+    run.check_is_run()
+    assert run.exists("run.json")
+
+
+def test_a_text_is_replaced_as_a_whole(run: RunFolder) -> None:
+    run.write_text("run.json", "long" * 1000)
+    run.write_text("run.json", "short")
+    assert run.read_text("run.json") == "short"
+    assert [path.name for path in Path(run.location).iterdir()] == ["run.json"]
+
+
+# the best network
+
+SETTINGS = Settings.model_validate({
+    "data": {"name": "digits", "limit": 100}, "model": {"name": "resnet8"},
+    "training": {"epochs": 1, "batch_size": 32, "lr": 0.05}})
+
+
+@pytest.fixture(scope="module")
+def trained() -> Peer:
+    peer = Peer(SETTINGS, 0)
+    peer.train(1)
+    return peer
+
+
+@pytest.fixture
+def best(run: RunFolder, trained: Peer) -> Path:
+    run.write_best(trained.save(), {"trial_id": "a", "measured": {"val_accuracy": 0.5}})
+    return Path(run.location, "best")
+
+
+def test_the_best_network_loads_with_the_weights_and_outputs_of_the_trained_one(best: Path, trained: Peer) -> None:
+    network = graftpop.load(best)
+    assert not any(module.training for module in network.modules())
+    saved = tensors_from_bytes(trained.save())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, saved[f"network/{name}"]), name
+
+    card = json.loads((best / "config.json").read_text())
+    test = load_splits(SETTINGS.data, seed=0).test
+    assert isinstance(test, MemoryImages)
+    mean, std = (torch.tensor(card[name]).view(3, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        outputs = network((test.pixels.float() / 255 - mean) / std).softmax(1)
+    probabilities, labels = trained.predict("test")
+    np.testing.assert_allclose(outputs.numpy(), probabilities, rtol=0, atol=1e-5)
+    assert labels.tolist() == test.labels.tolist()
+
+
+def test_the_card_of_the_best_network_says_how_to_rebuild_and_feed_it(best: Path) -> None:
+    card = json.loads((best / "config.json").read_text())
+    assert (card["model"], card["num_classes"], card["image_shape"]) == ("resnet8", 10, [3, 8, 8])
+    assert card["class_names"] == [str(digit) for digit in range(10)]
+    assert json.loads((best / "metrics.json").read_text()) == {"trial_id": "a", "measured": {"val_accuracy": 0.5}}
+    assert sorted(path.name for path in best.iterdir()) == ["config.json", "metrics.json", "model.safetensors"]
+
+
+def test_a_better_network_takes_the_place_of_the_best(run: RunFolder, best: Path, trained: Peer) -> None:
+    other = Peer(SETTINGS, 1)
+    run.write_best(other.save(), {"trial_id": "b"})
+    name = "conv1.weight"
+    weight = graftpop.load(best).state_dict()[name]
+    assert torch.equal(weight, tensors_from_bytes(other.save())[f"network/{name}"])
+    assert not torch.equal(weight, tensors_from_bytes(trained.save())[f"network/{name}"])
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 100])
+def test_a_file_that_is_no_peers_is_not_taken_for_the_best(run: RunFolder, content: bytes) -> None:
+    with pytest.raises(CheckpointError, match=r"^checkpoint of a peer: not readable: "):
+        run.write_best(content, {})
+    assert not run.exists("best")
+
+
+def load_error(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        graftpop.load(folder)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{folder}: holds no network that can be loaded: ")
+    assert str(caught.value).endswith("; give the folder best/ of a run")
+    return str(caught.value)
+
+
+def test_a_folder_without_a_network_is_named(tmp_path: Path, best: Path) -> None:
+    assert "No such file" in load_error(tmp_path / "absent")
+    assert "No such file" in load_error(best.parent)
+    (best / "model.safetensors").unlink()
+    assert "No such file" in load_error(best)
+
+
+@pytest.mark.parametrize("length", [0, 5, 1000, -1])
+def test_weights_that_were_cut_short_are_refused(best: Path, length: int) -> None:
+    file = best / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:length])
+    assert re.search(r"too small|incomplete metadata|invalid header length", load_error(best))
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"num_classes": 3}, "size mismatch for linear.weight"),
+    ({"model": "resnet20"}, "model.safetensors is too small for this network"),
+    ({"model": "vgg16"}, "model.safetensors is too small for this network"),
+])
+def test_weights_of_another_architecture_are_refused(best: Path, changes: dict[str, Any], reason: str) -> None:
+    card = json.loads((best / "config.json").read_text())
+    (best / "config.json").write_text(json.dumps(card | changes))
+    assert reason in load_error(best)
+
+
+def test_a_card_that_was_cut_short_is_refused(best: Path) -> None:
+    card = (best / "config.json").read_text()
+    (best / "config.json").write_text(card[:len(card) // 2])
+    assert "line " in load_error(best)

@@ -1,0 +1,210 @@
+"""Optuna's database is a copy of the trials: right at any moment, after a resumption, and after it was away."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from graftpop.errors import SpaceError
+from graftpop.run.tables import RunFolder
+from graftpop.space import Space, parse_space
+from graftpop.study.optuna_storage import OptunaStorage, check_storage
+from graftpop.study.trials import Trial
+
+TEACHERS = [[{"model": "resnet8", "epochs": 1}], [{"model": "resnet20", "epochs": 1}]]
+
+
+def space_of(storage: str, **changes: Any) -> Space:
+    searched: dict[str, Any] = {
+        "training": {"lr": {"loguniform": [0.01, 0.1]}, "momentum": {"quniform": [0.5, 0.9, 0.1]}, "epochs": 3},
+        "population": {"num_peers": {"randint": [2, 4]}}, "distillation": {"teachers": {"choice": TEACHERS}},
+        "graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"uniform": [0.25, 0.75]}},
+    }
+    return parse_space({"tune": {"storage": storage}, **searched, **changes})
+
+
+def run_folder(folder: Path) -> RunFolder:
+    made = RunFolder(str(folder))
+    made.create()
+    return made
+
+
+def trial(number: int, status: str = "pending", scores: Mapping[int, float] | None = None, **found: Any) -> Trial:
+    sample = {"training.lr": 0.05, "training.momentum": 0.7, "population.num_peers": 2 + number % 3,
+              "distillation.teachers": TEACHERS[number % 2], "graft.alpha": 0.5, "graft.A": 0.25 + number / 20}
+    rounds = dict(scores or {})
+    result = {"round": max(rounds), "val_accuracy": rounds[max(rounds)], **found} if rounds else {}
+    return Trial(f"{number:05}", number, sample, 3, status, result)
+
+
+def went_on(known: Trial, status: str, round: int, score: float, **found: Any) -> None:
+    """Change a trial as the recorder does."""
+    known.status = status
+    known.result = {"round": round, "val_accuracy": score, **found}
+
+
+def study_in(folder: Path, storage: str) -> optuna.Study:
+    """Return the study as another program finds it."""
+    if "://" in storage:
+        return optuna.load_study(study_name=folder.name, storage=storage.replace("///", f"///{folder}/"))
+    return optuna.load_study(study_name=folder.name, storage=JournalStorage(JournalFileBackend(str(folder / storage))))
+
+
+STORAGES = pytest.mark.parametrize("storage", ["sqlite:///study.db", "study.log"])
+
+
+@STORAGES
+def test_trials_are_there_with_what_they_are_what_they_reach_and_how_they_end(tmp_path: Path, storage: str) -> None:
+    trials = [trial(number) for number in range(6)]
+    stored = OptunaStorage(space_of(storage), run_folder(tmp_path), [], {})
+    stored(trials)
+    for round in (1, 2):
+        for known in trials[:5]:
+            went_on(known, "running", round, round / 10 + known.number / 100)
+            stored(trials)
+    went_on(trials[0], "completed", 3, 0.5, test_accuracy=0.4)
+    trials[1].status = "stopped"
+    trials[2].status, trials[2].error = "failed", "peer 1: diverged"
+    trials[3].status = "interrupted"
+    stored(trials)
+    stored.finish()
+
+    study = study_in(tmp_path, storage)
+    assert [one.state.name for one in study.trials] == ["COMPLETE", "PRUNED", "FAIL", "WAITING", "RUNNING", "WAITING"]
+    assert [one.value for one in study.trials] == [0.5, pytest.approx(0.21), None, None, None, None]
+    assert study.best_trial.number == 0
+    for known, one in zip(trials, study.trials, strict=True):
+        teachers = str(known.sample["distillation.teachers"])
+        assert one.params == {**known.sample, "distillation.teachers": teachers}
+        assert one.distributions["training.lr"].log
+        reached = {round: pytest.approx(round / 10 + known.number / 100) for round in (1, 2)}
+        last = {3: 0.5} if known.number == 0 else {}
+        assert one.intermediate_values == ({} if known.number == 5 else reached | last)
+    assert study.trials[0].user_attrs["test_accuracy"] == 0.4
+    assert study.trials[2].user_attrs["error"] == "peer 1: diverged"
+
+
+@STORAGES
+def test_a_study_that_is_gone_on_with_doubles_nothing_and_mends_what_is_behind(tmp_path: Path, storage: str) -> None:
+    wanted, folder = space_of(storage), run_folder(tmp_path)
+    scores = {"00000": {1: 0.1, 2: 0.2, 3: 0.3}, "00001": {1: 0.1, 2: 0.2}}
+    before = [trial(0, "completed", scores["00000"]), trial(1, "running", scores["00001"])]
+    stored = OptunaStorage(wanted, folder, before, scores)
+    stored.finish()
+    # the second round of trial 1 was done again, and the first of trial 2 had not come here
+    scores |= {"00001": {1: 0.1, 2: 0.25}, "00002": {1: 0.7}}
+    known = [before[0], trial(1, "interrupted", scores["00001"]), trial(2, "interrupted", scores["00002"])]
+    resumed = OptunaStorage(wanted, folder, known, scores)
+    went_on(known[1], "completed", 3, 0.4)
+    resumed([*known, trial(3)])
+    resumed.finish()
+
+    study = study_in(tmp_path, storage)
+    assert [(one.number, one.state.name) for one in study.trials] == [
+        (0, "COMPLETE"), (1, "COMPLETE"), (2, "WAITING"), (3, "WAITING")]
+    assert [one.intermediate_values for one in study.trials] == [
+        scores["00000"], {1: 0.1, 2: 0.25, 3: 0.4}, {1: 0.7}, {}]
+
+
+def test_what_pbt_changed_is_told_beside_what_the_trial_began_with(tmp_path: Path) -> None:
+    wanted = parse_space({"tune": {"storage": "study.log", "search": "random", "scheduler": "pbt"},
+                          "training": {"lr": {"uniform": [0.01, 0.1]}, "epochs": 3}})
+    stored = OptunaStorage(wanted, run_folder(tmp_path), [], {})
+    known = Trial("00000", 0, {"training.lr": 0.05}, 3)
+    stored([known])
+    stored.finish()
+    stored = OptunaStorage(wanted, run_folder(tmp_path), [known], {"00000": {}})
+    known.sample = {"training.lr": 0.06}
+    went_on(known, "completed", 3, 0.5)
+    stored([known])
+    stored.finish()
+    (one,) = study_in(tmp_path, "study.log").trials
+    assert (one.params["training.lr"], one.user_attrs["training.lr"]) == (0.05, 0.06)
+
+
+def test_a_storage_that_is_away_is_told_of_and_has_everything_when_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = run_folder(tmp_path / "run")
+    stored = OptunaStorage(space_of(f"sqlite:///{tmp_path}/away/study.db"), folder, [], {})
+    trials = [trial(0), trial(1)]
+    with caplog.at_level(logging.WARNING, "graftpop"):
+        stored(trials)
+        went_on(trials[0], "running", 1, 0.5)
+        stored(trials)
+        stored._sideline.ask(lambda: None)  # until it has tried
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(f"tune.storage: cannot be opened, got 'sqlite:///{tmp_path}/away/study.db': ")
+    assert caplog.messages[0].endswith("; the study goes on")
+    (tmp_path / "away").mkdir()
+    stored.finish()
+    study = optuna.load_study(study_name="run", storage=f"sqlite:///{tmp_path}/away/study.db")
+    assert [(one.number, one.intermediate_values) for one in study.trials] == [(0, {1: 0.5}), (1, {})]
+
+
+def test_a_database_that_breaks_is_told_of_with_what_it_says_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture,
+) -> None:
+    stored = OptunaStorage(space_of("sqlite:///study.db"), run_folder(tmp_path), [], {})
+    trials = [trial(0)]
+    stored(trials)
+    stored._sideline.ask(lambda: None)  # until it has written
+    (tmp_path / "study.db").write_bytes(b"no database" * 1000)
+    went_on(trials[0], "running", 1, 0.5)
+    with caplog.at_level(logging.WARNING, "graftpop"):
+        stored(trials)
+        stored.finish()
+    assert caplog.messages == ["tune.storage: cannot be written, got 'sqlite:///study.db': (sqlite3.DatabaseError) "
+                               "file is not a database; the study goes on"]
+
+
+def test_two_runs_in_one_database_do_not_mix(tmp_path: Path) -> None:
+    wanted = space_of(f"sqlite:///{tmp_path}/all.db")
+    one, other, namesake = (run_folder(tmp_path / name) for name in ("one", "other", "elsewhere/one"))
+    for folder, number_of_trials in ((one, 2), (other, 1)):
+        check_storage(wanted, folder)
+        stored = OptunaStorage(wanted, folder, [], {})
+        stored([trial(number) for number in range(number_of_trials)])
+        stored.finish()
+    found = optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/all.db")
+    assert {summary.study_name: summary.n_trials for summary in found} == {"one": 2, "other": 1}
+    with pytest.raises(SpaceError, match=r"^tune\.storage: has a study 'one' of another run, with 2 trials, got "):
+        check_storage(wanted, namesake)
+
+
+def test_where_no_storage_is_wanted_nothing_is_written(tmp_path: Path) -> None:
+    check_storage(parse_space({}), run_folder(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("storage", "message"), [
+    ("", "must name a file that others can open, got none; write sqlite:///study.db"),
+    ("sqlite://", "must name a file that others can open, got none; write sqlite:///study.db"),
+    ("sqlite:///:memory:", "must name a file that others can open, got none; write sqlite:///study.db"),
+    ("nosuch://me:secret@host/base", "cannot be opened, got 'nosuch://host/base': "),
+    ("postgresql+pg8000://me:secret@host/base", "needs the driver of its database, got 'postgresql+pg8000://host/base'"
+     ": No module named 'pg8000'; install it, or choose another storage"),
+    ("://", "cannot be opened, got '://': "),
+    ("sqlite:////absent/study.db", "cannot be opened, got 'sqlite:////absent/study.db': "),
+    ("/absent/study.log", "cannot be opened, got '/absent/study.log': "),
+])
+def test_a_storage_that_cannot_be_used_is_refused_in_one_line_without_its_password(
+    tmp_path: Path, storage: str, message: str,
+) -> None:
+    with pytest.raises(SpaceError) as caught:
+        check_storage(space_of(storage), run_folder(tmp_path))
+    assert str(caught.value).startswith(f"tune.storage: {message}")
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_cannot_lie_in_a_run_folder_that_is_in_an_object_store() -> None:
+    folder = RunFolder("s3://bucket/run?region=eu-west-1&endpoint_override=127.0.0.1:9&scheme=http")
+    for storage in ("sqlite:///study.db", "study.log"):
+        with pytest.raises(SpaceError, match=r"'study\.\w+' would lie in the run folder, which is no folder on a disk"):
+            check_storage(space_of(storage), folder)

@@ -1,0 +1,74 @@
+"""Small networks with seeded weights, and learners that train them on the digits."""
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from graftpop.data import Splits, load_splits
+from graftpop.models import build
+from graftpop.settings import DataSettings, TrainingSettings
+from graftpop.training.learner import Learner
+from graftpop.training.schedules import learning_rate
+
+
+def digits() -> Splits:
+    return _digits(limit=None)
+
+
+@cache
+def _digits(limit: int | None) -> Splits:
+    return load_splits(DataSettings(name="digits", limit=limit), seed=0)
+
+
+def few_digits() -> Splits:
+    """Return splits with 180 training and 20 validation images."""
+    return _digits(limit=200)
+
+
+def small_net(dropout: float = 0.0) -> nn.Module:
+    """Return a network of one site, from torch's global generator; digits take milliseconds an epoch."""
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(dropout), nn.Linear(256, 10))
+
+
+def seeded_small_net(seed: int = 0, dropout: float = 0.0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return small_net(dropout)
+
+
+def seeded_network(name: str, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(name, 10)
+
+
+def trained_looking(name: str, seed: int) -> nn.Module:
+    """Return a network whose every entry, BatchNorm's and integers too, differs from seed to seed."""
+    network = seeded_network(name, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(0.02 * torch.rand(tensor.shape, generator=generator))
+        else:
+            tensor.copy_(torch.randint(1000, tensor.shape, generator=generator))
+    return network
+
+
+def learner(
+    network: nn.Module, *, peer: int = 0, seed: int = 0, epochs: int = 4, batch_size: int = 32, lr: float = 0.05,
+    schedule: str = "cosine", precision: str = "float32", splits: Splits | None = None,
+) -> Learner:
+    settings = TrainingSettings.model_validate({
+        "epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule, "precision": precision})
+    return Learner(network, (splits or few_digits()).train, settings, lr=learning_rate(lr, schedule, epochs), seed=seed,
+                   peer=peer, device=torch.device("cpu"))
+
+
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

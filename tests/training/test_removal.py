@@ -1,0 +1,378 @@
+"""Dropped filters are cut out of a network, and nobody can tell from its outputs."""
+
+import sys
+
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from network_makers import seeded_network, trained_looking
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from graftpop.errors import ModelError
+from graftpop.models import build
+from graftpop.models.densenet import DenseNet
+from graftpop.models.narrowing import narrow_
+from graftpop.models.resnext import ResNeXt
+from graftpop.models.wide_resnet import WideResNet
+from graftpop.training.flat_state import FlatState
+from graftpop.training.removal import check_removable, dropped_filters, remove_dropped
+from graftpop.training.sites import Site, find_sites
+
+pytest.importorskip("torch_pruning", reason="needs torch-pruning, which cuts the filters out")
+
+Shape = tuple[int, int, int]
+SMALL: Shape = (3, 8, 8)
+CIFAR: Shape = (3, 32, 32)
+
+
+def drop_(network: nn.Module, conv: str, norm: str, indices: list[int]) -> None:
+    for module in (network.get_submodule(conv), network.get_submodule(norm)):
+        for parameter in module.parameters():
+            parameter.detach()[indices] = 0.0
+
+
+def drop_thirds_(network: nn.Module, sites: list[Site], everywhere_the_same: bool) -> dict[str, list[int]]:
+    """Drop a third of each site's filters: every third one, or such as a generator draws."""
+    generator = torch.Generator().manual_seed(0)
+    dropped = {}
+    for site in sites:
+        width = network.get_submodule(site.conv).weight.shape[0]
+        chosen = range(0, width, 3) if everywhere_the_same else torch.randperm(width, generator=generator)[: width // 3]
+        dropped[site.conv] = sorted(int(index) for index in chosen)
+        drop_(network, site.conv, site.norm, dropped[site.conv])
+    return dropped
+
+
+def with_random_entries(network: nn.Module) -> nn.Module:
+    """Let no entry of a network have the value that it has by default."""
+    generator = torch.Generator().manual_seed(0)
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(0.2 + torch.rand(tensor.shape, generator=generator))
+    return network
+
+
+@torch.no_grad()
+def outputs(network: nn.Module, shape: Shape = SMALL) -> Tensor:
+    images = torch.randn(5, *shape, generator=torch.Generator().manual_seed(1))
+    logits: Tensor = network.eval()(images)
+    return logits
+
+
+def removed(network: nn.Module, shape: Shape = SMALL) -> tuple[nn.Module, int]:
+    """Remove what is dropped, after a look whether the outputs stay."""
+    small, num_removed = remove_dropped(network, find_sites(network, shape, "network"), shape, "network")
+    expected = outputs(network, shape)
+    torch.testing.assert_close(outputs(small, shape), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    return small, num_removed
+
+
+def inner_filters(dropped: dict[str, list[int]]) -> int:
+    """Return the number of dropped filters inside the blocks of a ResNet, those that nothing is added to."""
+    return sum(len(indices) for conv, indices in dropped.items() if conv.endswith(".conv1"))
+
+
+def all_filters(dropped: dict[str, list[int]]) -> int:
+    return sum(len(indices) for indices in dropped.values())
+
+
+def all_but_stem(dropped: dict[str, list[int]]) -> int:
+    return all_filters(dropped) - len(dropped["conv1"])
+
+
+NETWORKS = {
+    "resnet8": (lambda: trained_looking("resnet8", 0), inner_filters),
+    "resnet20": (lambda: trained_looking("resnet20", 0), inner_filters),
+    "resnet56": (lambda: trained_looking("resnet56", 0), inner_filters),
+    "resnet8_leaky": (lambda: trained_looking("resnet8_leaky", 0), inner_filters),
+    "vgg16": (lambda: trained_looking("vgg16", 0), all_filters),
+    "wide resnet": (lambda: WideResNet(2, 2, 10), all_filters),
+    "narrow wide resnet": (lambda: WideResNet(1, 1, 10), all_but_stem),
+    "densenet": (lambda: DenseNet(2, 6, 10), all_but_stem),
+}
+
+
+@pytest.mark.parametrize("everywhere_the_same", [False, True], ids=["independent", "the same"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_lose_the_filters_that_they_can(name: str, everywhere_the_same: bool) -> None:
+    make, removable = NETWORKS[name]
+    network = make()
+    dropped = drop_thirds_(network, find_sites(network, CIFAR, name), everywhere_the_same)
+    _, num_removed = removed(network, CIFAR)
+    assert num_removed == removable(dropped) > 0
+
+
+def test_mobilenet_loses_what_is_dropped_everywhere_and_all_that_its_depthwise_filters_read() -> None:
+    network = trained_looking("mobilenetv2", 0)
+    dropped = drop_thirds_(network, find_sites(network, CIFAR, "mobilenetv2"), everywhere_the_same=True)
+    assert removed(network, CIFAR)[1] == all_filters(dropped)
+    network = trained_looking("mobilenetv2", 0)
+    dropped = drop_thirds_(network, find_sites(network, CIFAR, "mobilenetv2"), everywhere_the_same=False)
+    in_pairs = sum(2 * len(indices) for conv, indices in dropped.items() if conv.startswith("layers.")
+                   and conv.endswith(".conv2"))
+    assert in_pairs <= removed(network, CIFAR)[1] < all_filters(dropped)
+
+
+@pytest.mark.parametrize(("everywhere_the_same", "share"), [(False, 0.4), (True, 1.0)])
+def test_torchvisions_resnet_loses_sums_too_where_every_summand_is_dropped(
+    everywhere_the_same: bool, share: float,
+) -> None:
+    network = trained_looking("torchvision:resnet18", 0)
+    dropped = drop_thirds_(network, find_sites(network, CIFAR, "resnet18"), everywhere_the_same)
+    assert share * all_filters(dropped) <= removed(network, CIFAR)[1] <= all_filters(dropped)
+
+
+def test_resnext_keeps_what_its_grouped_convolutions_touch() -> None:
+    network = ResNeXt(1, 4, 8, 10)
+    drop_thirds_(network, find_sites(network, CIFAR, "resnext"), everywhere_the_same=True)
+    small, num_removed = removed(network, CIFAR)
+    assert num_removed > 0
+    for block in (f"layers.{index}" for index in range(3)):
+        for conv in ("conv1", "conv2"):
+            assert (small.get_submodule(f"{block}.{conv}").out_channels
+                    == network.get_submodule(f"{block}.{conv}").out_channels)
+
+
+class Residual(nn.Module):
+    """Two branches that are added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.conv, self.norm = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.stem_norm(self.stem(images)))
+        x = x + F.relu(self.norm(self.conv(x)))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
+
+
+@given(st.sets(st.integers(0, 5)), st.sets(st.integers(0, 5)))
+@settings(max_examples=15)
+def test_a_sum_loses_the_channels_that_are_dropped_in_both_summands(one: set[int], other: set[int]) -> None:
+    network = with_random_entries(Residual())
+    drop_(network, "stem", "stem_norm", sorted(one))
+    drop_(network, "conv", "norm", sorted(other))
+    small, num_removed = removed(network)
+    both = one & other
+    assert num_removed == 2 * min(len(both), 5)  # one channel has to be left
+    assert small.linear.in_features == 6 - num_removed // 2
+
+
+def test_a_channel_that_only_looks_like_zero_is_not_removed() -> None:
+    network = with_random_entries(Residual())
+    drop_(network, "stem", "stem_norm", [2])
+    network.norm.bias.detach()[2] = -1e6  # ReLU lets nothing through, for any image that one would try
+    assert removed(network)[1] == 0
+
+
+@pytest.mark.parametrize("remains", ["conv.weight", "conv.bias", "norm.weight", "norm.bias"])
+def test_a_filter_of_which_anything_is_left_is_not_dropped(remains: str) -> None:
+    network = nn.Sequential()
+    network.add_module("conv", nn.Conv2d(3, 4, 3))
+    network.add_module("norm", nn.BatchNorm2d(4))
+    with_random_entries(network)
+    drop_(network, "conv", "norm", [0, 2])
+    sites = [Site("conv", "norm")]
+    assert dropped_filters(network, sites) == {"conv": [0, 2]}
+    network.get_parameter(remains).detach()[2] = 1e-30
+    assert dropped_filters(network, sites) == {"conv": [0]}
+
+
+def test_a_batchnorm_without_scale_and_shift_drops_nothing() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(144, 2))
+    with_random_entries(network)
+    drop_(network, "0", "1", [1])
+    assert dropped_filters(network, [Site("0", "1")]) == {"0": []}
+    assert removed(network)[1] == 0
+
+
+class Concatenated(nn.Module):
+    """A channel of either branch enters a BatchNorm of its own behind the concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.left_norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.right, self.right_norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.norm = nn.BatchNorm2d(10)
+        self.linear = nn.Linear(10, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.cat((self.left_norm(self.left(images)), self.right_norm(self.right(images))), dim=1)
+        logits: Tensor = self.linear(F.relu(self.norm(x)).mean((2, 3)))
+        return logits
+
+
+def test_a_channel_of_which_a_later_batchnorm_makes_a_constant_stays_until_that_is_dropped_too() -> None:
+    network = with_random_entries(Concatenated())
+    drop_(network, "left", "left_norm", [1])
+    drop_(network, "right", "right_norm", [0, 5])
+    assert removed(network)[1] == 0
+    for parameter in network.norm.parameters():
+        parameter.detach()[[1, 4 + 5]] = 0.0
+    small, num_removed = removed(network)
+    assert (num_removed, small.left.out_channels, small.right.out_channels) == (2, 3, 5)
+    assert torch.equal(small.linear.weight, network.linear.weight[:, [0, 2, 3, 4, 5, 6, 7, 8]])
+
+
+def test_a_dropped_depthwise_filter_takes_along_what_it_reads_but_not_the_other_way_round() -> None:
+    def network() -> nn.Module:
+        return with_random_entries(nn.Sequential(
+            nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(),
+            nn.Conv2d(6, 6, 3, groups=6), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.Flatten(),
+            nn.Linear(4 * 36, 2)))
+
+    expansion_alone = network()
+    drop_(expansion_alone, "0", "1", [3])
+    assert removed(expansion_alone)[1] == 0
+    depthwise_alone = network()
+    drop_(depthwise_alone, "3", "4", [3])
+    small, num_removed = removed(depthwise_alone)
+    assert (num_removed, small.get_submodule("0").out_channels, small.get_submodule("3").groups) == (2, 5, 5)
+
+
+def test_behind_flattening_every_pixel_of_a_channel_goes() -> None:
+    network = with_random_entries(nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 2)))
+    drop_(network, "0", "1", [0, 3])
+    small, num_removed = removed(network)
+    assert (num_removed, small.get_submodule("4").in_features) == (2, 3 * 36)
+
+
+class Sliced(nn.Module):
+    """The network itself states numbers of channels."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.head = nn.Conv2d({"split": 4, "slice": 4, "view": 8, "pad": 12}[way], 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.conv(images)))
+        if self.way == "split":
+            one, other = torch.split(x, 4, dim=1)
+            x = one + 2 * other
+        elif self.way == "slice":
+            x = x[:, 4:]
+        elif self.way == "view":
+            x = x.view(len(x), 2, 4, 8, 8).transpose(1, 2).reshape(len(x), 8, 8, 8)
+        else:
+            x = F.pad(x, (0, 0, 0, 0, 2, 2))
+        logits: Tensor = self.head(x).mean((2, 3))
+        return logits
+
+
+@pytest.mark.parametrize("way", ["split", "slice", "view", "pad"])
+def test_where_a_network_states_its_number_of_channels_they_stay(way: str) -> None:
+    network = with_random_entries(Sliced(way))
+    drop_(network, "conv", "norm", [1, 2, 5, 6])
+    assert removed(network)[1] == 0
+
+
+def test_a_layer_keeps_one_filter_and_a_network_its_logits() -> None:
+    network = with_random_entries(nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    drop_(network, "0", "1", [0, 1, 2, 3])
+    drop_(network, "3", "4", [1])
+    small, num_removed = removed(network)
+    assert num_removed == 3
+    assert outputs(small).shape == (5, 3)
+
+
+def test_the_network_itself_is_not_changed() -> None:
+    network = trained_looking("resnet8", 0).train()
+    sites = find_sites(network, CIFAR, "resnet8")
+    drop_thirds_(network, sites, everywhere_the_same=True)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    generator = torch.random.get_rng_state()
+    small, _ = remove_dropped(network, sites, CIFAR, "resnet8")
+    check_removable(network, sites, CIFAR, "resnet8")
+    assert network.training
+    assert not small.training
+    assert network.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    for module in (*network.modules(), *small.modules()):
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    assert torch.equal(torch.random.get_rng_state(), generator)
+
+
+def test_nothing_dropped_is_nothing_removed() -> None:
+    network = trained_looking("resnet8", 0)
+    small, num_removed = removed(network, CIFAR)
+    assert num_removed == 0
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in small.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["resnet8", "mobilenetv2", "vgg16"])
+def test_a_smaller_network_comes_back_from_its_file(name: str) -> None:
+    network = trained_looking(name, 0)
+    FlatState(network)  # as a learner holds it
+    drop_thirds_(network, find_sites(network, CIFAR, name), everywhere_the_same=False)
+    small, num_removed = removed(network, CIFAR)
+    assert num_removed > 0
+    stored = load(save({key: tensor.contiguous() for key, tensor in small.state_dict().items()}))
+    again = build(name, 10)
+    narrow_(again, stored)
+    again.load_state_dict(stored)
+    assert torch.equal(outputs(again, CIFAR), outputs(small, CIFAR))
+    assert str(again.eval()) == str(small)  # the widths that the modules state, too
+
+
+def test_a_whole_network_keeps_its_widths_and_a_stranger_is_refused() -> None:
+    network, whole = seeded_network("resnet8"), trained_looking("resnet8", 1)
+    narrow_(network, whole.state_dict())
+    network.load_state_dict(whole.state_dict())
+    wider = {name: torch.cat((tensor, tensor)) for name, tensor in whole.state_dict().items() if tensor.dim()}
+    narrow_(network, wider)
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in network.state_dict().items())
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        network.load_state_dict(wider)
+
+
+@pytest.mark.parametrize("name", ["resnet20_leaky", "mobilenetv2", "torchvision:resnet18"])
+def test_what_can_be_followed_is_found_removable(name: str) -> None:
+    network = seeded_network(name)
+    check_removable(network, find_sites(network, CIFAR, name), CIFAR, name)
+    assert dropped_filters(network, find_sites(network, CIFAR, name)).keys()
+
+
+class CountsItsChannels(nn.Sequential):
+    """The outputs depend on how many channels there are."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self[1](self[0](images)).relu()
+        logits: Tensor = self[2](x * x.shape[1]).mean((2, 3))
+        return logits
+
+
+def test_outputs_that_would_change_are_an_error_before_any_training() -> None:
+    network = CountsItsChannels(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1))
+    sites = find_sites(network, SMALL, "counting")
+    with pytest.raises(ModelError, match=r"^attenuation\.remove: torch-pruning cannot follow 'counting': without its "
+                                         r"dropped filters it gives other outputs; choose another network, or set "
+                                         r"attenuation\.remove: false$"):
+        check_removable(network, sites, SMALL, "counting")
+
+
+def test_a_network_that_torch_pruning_stumbles_over_is_an_error_of_one_line() -> None:
+    network = seeded_network("torchvision:shufflenet_v2_x0_5")
+    sites = find_sites(network, CIFAR, "shufflenet")
+    with pytest.raises(ModelError, match=r"^attenuation\.remove: torch-pruning cannot follow 'shufflenet': [^\n]+; "
+                                         r"choose another network, or set attenuation\.remove: false$"):
+        check_removable(network, sites, CIFAR, "shufflenet")
+
+
+def test_without_torch_pruning_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    network = seeded_network("resnet8")
+    with pytest.raises(ModelError, match=r"^attenuation\.remove: needs the package torch-pruning, which is not "
+                                         r"installed; install graftpop\[pruning\], or set attenuation\.remove: false$"):
+        check_removable(network, find_sites(network, CIFAR, "resnet8"), CIFAR, "resnet8")

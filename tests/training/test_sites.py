@@ -1,0 +1,160 @@
+"""Sites are found in the graph of a network, whatever its modules are called."""
+
+import pytest
+import torch
+from network_makers import seeded_network
+from torch import Tensor, nn
+
+from graftpop.errors import ModelError
+from graftpop.training.sites import find_sites
+
+
+def pairs(network: nn.Module, *image_shape: int) -> list[tuple[str, str]]:
+    sites = find_sites(network, image_shape or (3, 8, 8), "network")
+    return [(site.conv, site.norm) for site in sites]
+
+
+class Misleading(nn.Module):
+    """Every name says something else than what the module is or where it stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn1 = nn.Conv2d(3, 4, 1)
+        self.conv2 = nn.BatchNorm2d(4)
+        self.conv1 = nn.BatchNorm2d(4)
+        self.shortcut = nn.Conv2d(4, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv2(self.shortcut(self.conv1(self.bn1(images)))).mean((2, 3))
+
+
+def test_names_play_no_part() -> None:
+    assert pairs(Misleading()) == [("bn1", "conv1"), ("shortcut", "conv2")]
+
+
+class Reversed(nn.Module):
+    """Modules are called in another order than they are registered in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_norm, self.last = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.first_norm, self.first = nn.BatchNorm2d(4), nn.Conv2d(3, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last_norm(self.last(self.first_norm(self.first(images)))).mean((2, 3))
+
+
+def test_sites_stand_in_module_order() -> None:
+    assert pairs(Reversed()) == [("last", "last_norm"), ("first", "first_norm")]
+
+
+@pytest.mark.parametrize("between", [
+    nn.ReLU(), nn.ReLU(inplace=True), nn.MaxPool2d(1), nn.Conv2d(4, 4, 1),
+], ids=["relu", "relu in place", "pooling", "another convolution"])
+def test_a_batchnorm_behind_something_else_is_no_site(between: nn.Module) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), between, nn.BatchNorm2d(4))
+    found = pairs(network)
+    assert found[0] == ("0", "1")
+    assert ("2", "4") not in found
+
+
+class PreActivation(nn.Module):
+    """The second BatchNorm sees the sum of two branches."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.conv1, self.bn1, self.conv2, self.bn2 = (
+            nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(images))
+        out = self.conv2(x)
+        if self.in_place:
+            out += x
+        else:
+            out = out + x
+        return self.bn2(out).mean((2, 3))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_batchnorm_behind_a_sum_is_no_site_in_place_or_not(in_place: bool) -> None:
+    assert pairs(PreActivation(in_place)) == [("conv1", "bn1")]
+
+
+def test_what_does_nothing_in_between_does_not_matter() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Identity(), nn.BatchNorm2d(4))
+    assert pairs(network) == [("0", "2")]
+
+
+@pytest.mark.parametrize(("name", "num_sites", "num_convolutions"), [
+    ("resnet8", 7, 7),
+    ("mobilenetv2", 57, 57),
+    ("resnext", 31, 31),
+    ("vgg16", 13, 13),
+    ("wrn28_10", 13, 28),  # before activation: the stem and the first convolution of each of 12 blocks
+    ("densenet", 49, 99),  # the stem and each bottleneck; what layers add is concatenated before its BatchNorm
+    ("torchvision:resnet18", 20, 20),
+])
+def test_networks_have_the_sites_that_their_graph_has(name: str, num_sites: int, num_convolutions: int) -> None:
+    with torch.device("meta"):
+        network = seeded_network(name)
+    assert len(pairs(network, 3, 32, 32)) == num_sites
+    assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == num_convolutions
+
+
+def test_torchvisions_downsampling_convolutions_are_sites() -> None:
+    found = pairs(seeded_network("torchvision:resnet18"), 3, 32, 32)
+    assert found[0] == ("conv1", "bn1")
+    assert [f"layer{layer}.0.downsample.0" for layer in (2, 3, 4)] == [conv for conv, _ in found if "down" in conv]
+    assert all(norm == conv.replace("downsample.0", "downsample.1").replace("conv", "bn") for conv, norm in found)
+
+
+def test_other_dimensions_have_sites_too() -> None:
+    class OneDimensional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv1d(3, 4, 1), nn.BatchNorm1d(4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.norm(self.conv(images.flatten(2))).mean(2)
+
+    assert pairs(OneDimensional()) == [("conv", "norm")]
+
+
+def test_the_network_is_not_changed() -> None:
+    network = seeded_network("resnet8").train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    pairs(network, 3, 32, 32)
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize("network", [
+    nn.Sequential(nn.Flatten(), nn.Linear(192, 10)),
+    nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)),
+    nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)),
+], ids=["no convolution", "no batchnorm that follows one", "another normalisation"])
+def test_a_network_without_a_site_is_an_error(network: nn.Module) -> None:
+    with pytest.raises(ModelError, match=r"model\.name: 'plain' has no site, .*; choose a convolutional network with "
+                                         r"BatchNorm"):
+        find_sites(network, (3, 8, 8), "plain")
+
+
+@pytest.mark.parametrize(("name", "side"), [("vgg16", 8), ("torchvision:alexnet", 32), ("torchvision:vit_b_16", 32)])
+def test_images_that_a_network_cannot_take_are_an_error_that_names_their_shape(name: str, side: int) -> None:
+    with torch.device("meta"):
+        network = seeded_network(name)
+    with pytest.raises(ModelError, match=rf"model\.name: '{name}' cannot take images of shape \(3, {side}, {side}\): "
+                                         r"\S.*; choose a network made for this size, or larger images"):
+        find_sites(network, (3, side, side), name)
+
+
+def test_a_network_that_refuses_images_without_a_word_is_an_error_too() -> None:
+    class Silent(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise AssertionError
+
+    with pytest.raises(ModelError, match=r"cannot take images of shape \(3, 8, 8\): AssertionError; choose"):
+        find_sites(Silent(), (3, 8, 8), "silent")
