@@ -1,8 +1,8 @@
 """Means by variant of a column of a run's tables, in the trials' last rounds or in all of them.
 
-    python benchmarks/by_round.py RUN train_accuracy            rounds.parquet, last round: mean over peers and seeds
-    python benchmarks/by_round.py RUN alpha                     grafts.parquet, all rounds: smallest, mean, largest
-    python benchmarks/by_round.py RUN num_filters_below_50      measures.parquet, by round: mean over peers and seeds
+python benchmarks/by_round.py RUN train_accuracy            rounds.parquet, last round: mean over peers and seeds
+python benchmarks/by_round.py RUN alpha                     grafts.parquet, all rounds: smallest, mean, largest
+python benchmarks/by_round.py RUN num_filters_below_50      measures.parquet, by round: mean over peers and seeds
 """
 
 import statistics
@@ -27,8 +27,10 @@ def main(folder: Path, column: str) -> None:
     else:
         measures = [row for row in pq.read_table(folder / "measures.parquet").to_pylist() if row["measure"] == column]
         for variant, rows in by_variant(measures, variant_of).items():
-            means = (statistics.fmean(row["value"] for row in rows if row["round"] == round_)
-                     for round_ in sorted({row["round"] for row in rows}))
+            means = (
+                statistics.fmean(row["value"] for row in rows if row["round"] == round_)
+                for round_ in sorted({row["round"] for row in rows})
+            )
             print(f"{variant}: {' '.join(f'{mean:.4g}' for mean in means)}")
 
 

@@ -44,7 +44,7 @@ population: {{num_peers: 2, max_peer_restarts: 1000}}
 SPACES = {
     "grid": COMMON + "graft: {A: {grid: [0.2, 0.4]}}\ntune: {search: grid, max_failures: 1000}\n",
     "optuna": COMMON + "graft: {A: {uniform: [0.0, 1.0]}, c: {loguniform: [1, 500]}}\n"
-                       "tune: {search: optuna, scheduler: asha, num_samples: 4, max_failures: 1000}\n",
+    "tune: {search: optuna, scheduler: asha, num_samples: 4, max_failures: 1000}\n",
 }
 NUM_TRIALS = {"grid": 2, "optuna": 4}
 
@@ -114,8 +114,9 @@ def check_equal(study: Study, calm: Study) -> None:
     assert best[0] == best[1], f"{study.run}/best differs from {calm.run}/best"
 
 
-def chaos(folder: Path, num_kills: int, seed: int, *, per_study: int = 5,
-          kinds: tuple[str, ...] = KINDS_ON_NODES) -> dict[str, Any]:
+def chaos(
+    folder: Path, num_kills: int, seed: int, *, per_study: int = 5, kinds: tuple[str, ...] = KINDS_ON_NODES
+) -> dict[str, Any]:
     """Run studies until enough was killed, and return the figures; an AssertionError names what was lost.
 
     Args:
@@ -142,13 +143,17 @@ def chaos(folder: Path, num_kills: int, seed: int, *, per_study: int = 5,
         search = "optuna" if number % 3 == 2 else "grid"
         on_nodes = has_nodes and number % 2 == 0
         where = f"{search}, {len(CPUS)} nodes" if on_nodes else search
-        with started(SPACES[search], folder / f"{number}-{search}", *CPUS * on_nodes,
-                     environment=SEEN_DEAD_SOON) as study:
+        with started(
+            SPACES[search], folder / f"{number}-{search}", *CPUS * on_nodes, environment=SEEN_DEAD_SOON
+        ) as study:
             wanted = [kind for kind in kinds if on_nodes or kind != "node"]
             for kill in disturb(study, rng, min(per_study, num_kills - len(kills)), tuple(wanted)):
                 kills.append(kill)
-                print(f"kill {len(kills):3} of {num_kills}: {kill['kind']:6} after {kill['round']:2} rounds of study "
-                      f"{number} ({where}), {kill['victim']}", flush=True)
+                print(
+                    f"kill {len(kills):3} of {num_kills}: {kill['kind']:6} after {kill['round']:2} rounds of study "
+                    f"{number} ({where}), {kill['victim']}",
+                    flush=True,
+                )
             check_ended_well(study, NUM_TRIALS[search])
         if search == "grid":
             check_equal(study, calm)
@@ -159,11 +164,17 @@ def chaos(folder: Path, num_kills: int, seed: int, *, per_study: int = 5,
         number += 1
     by_kind = Counter(kill["kind"] for kill in kills)
     return {
-        "name": "chaos", "seed": seed, "kills": len(kills), "lost": 0, "studies": number,
-        "studies_on_nodes": (number + 1) // 2 * has_nodes, "by_kind": {kind: by_kind[kind] for kind in kinds},
+        "name": "chaos",
+        "seed": seed,
+        "kills": len(kills),
+        "lost": 0,
+        "studies": number,
+        "studies_on_nodes": (number + 1) // 2 * has_nodes,
+        "by_kind": {kind: by_kind[kind] for kind in kinds},
         "events": dict(events),
         "peer_back_after_s": {"median": statistics.median(back_s), "max": max(back_s)} if back_s else None,
-        "set_on_nodes": SEEN_DEAD_SOON if has_nodes else None, "took_s": round(time.monotonic() - start),
+        "set_on_nodes": SEEN_DEAD_SOON if has_nodes else None,
+        "took_s": round(time.monotonic() - start),
     }
 
 

@@ -42,8 +42,9 @@ def main() -> None:
                 cases.append(measured(model, num_peers, given.turns, exchange, num_bytes))
     large = [case for case in cases if case.shown["MB a peer"] * 1e6 >= LARGE_BYTES]
     most = max((case.shown["times a copy"] for case in large), default=None)
-    report("exchange", "times as fast as the plain recipe", 1.0, cases, times_a_copy=most,
-           wanted_times_a_copy=MOST_COPIES)
+    report(
+        "exchange", "times as fast as the plain recipe", 1.0, cases, times_a_copy=most, wanted_times_a_copy=MOST_COPIES
+    )
     if large:
         print(f"of {LARGE_BYTES / 1e6:g} MB and more: at most {most} times a copy, wanted below {MOST_COPIES:g}")
 
@@ -53,15 +54,23 @@ def measured(model: str, num_peers: int, num_turns: int, exchange: Callable[[], 
         plain = PlainPeers(model, num_peers, Path(folder), NUM_CORES)
         try:
             ours_s, plain_s, copy_s = in_turns(
-                exchange, lambda: plain.ask("exchange"), copying(num_peers, num_bytes),
-                num_turns=num_turns)
+                exchange, lambda: plain.ask("exchange"), copying(num_peers, num_bytes), num_turns=num_turns
+            )
         finally:
             plain.close()
     copies = median(own / copy for own, copy in zip(ours_s, copy_s, strict=True))
-    return Case(f"{model}, {num_peers} peers", ours_s, plain_s, {
-        "MB a peer": round(num_bytes / 1e6, 1), "graftpop, ms": round(1000 * median(ours_s), 1),
-        "plain, ms": round(1000 * median(plain_s), 1), "copy, ms": round(1000 * median(copy_s), 2),
-        "times a copy": round(copies, 2)})
+    return Case(
+        f"{model}, {num_peers} peers",
+        ours_s,
+        plain_s,
+        {
+            "MB a peer": round(num_bytes / 1e6, 1),
+            "graftpop, ms": round(1000 * median(ours_s), 1),
+            "plain, ms": round(1000 * median(plain_s), 1),
+            "copy, ms": round(1000 * median(copy_s), 2),
+            "times a copy": round(copies, 2),
+        },
+    )
 
 
 def copying(num_peers: int, num_bytes: int) -> Callable[[], float]:
@@ -80,8 +89,9 @@ def copying(num_peers: int, num_bytes: int) -> Callable[[], float]:
 @contextmanager
 def exchanging(model: str, num_peers: int) -> Iterator[tuple[Callable[[], float], int]]:
     """Start peers; yield what lets them exchange, and the bytes that each publishes."""
-    with peers_of({"data": {"name": "digits"}, "model": {"name": model}, "population": {"num_peers": num_peers},
-                   "graft": {}}) as ask:
+    with peers_of(
+        {"data": {"name": "digits"}, "model": {"name": model}, "population": {"num_peers": num_peers}, "graft": {}}
+    ) as ask:
 
         def exchange() -> float:
             start = time.perf_counter()

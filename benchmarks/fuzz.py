@@ -56,9 +56,11 @@ def main() -> int:
 
 
 def tell(name: str, one: dict[str, Any]) -> None:
-    print(f"\n{name}: {one['inputs']} inputs in {one['seconds']} s, {one['accepted']} accepted, "
-          f"{len(one['failures'])} failures; slowest {one['slowest_s']} s (input {one['slowest']}), "
-          f"peak memory +{one['peak_mib']} MiB")
+    print(
+        f"\n{name}: {one['inputs']} inputs in {one['seconds']} s, {one['accepted']} accepted, "
+        f"{len(one['failures'])} failures; slowest {one['slowest_s']} s (input {one['slowest']}), "
+        f"peak memory +{one['peak_mib']} MiB"
+    )
     for kind, count in list(one["errors"].items())[:SHOWN]:
         print(f"{count:8}  {kind}")
     rest = list(one["errors"].values())[SHOWN:]
@@ -74,7 +76,7 @@ def reader_outcome() -> Any:
     from fuzzed_readers import outcome
 
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")         # of Pillow and torch about what they read
+    warnings.simplefilter("ignore")  # of Pillow and torch about what they read
     return outcome
 
 
@@ -89,19 +91,27 @@ def in_a_process(name: str, num_inputs: int, seed: int) -> dict[str, Any]:
         if results.empty():
             process.join()
             log = Path(f"{folder}/log").read_text(errors="replace").splitlines()
-            figures = {"inputs": number.value, "seconds": 0, "accepted": 0, "slowest_s": LIMIT_S,
-                       "slowest": number.value, "peak_mib": 0, "errors": {},
-                       "failures": [f"input {number.value}: the process ended with {process.exitcode}: {log[-12:]}"]}
+            figures = {
+                "inputs": number.value,
+                "seconds": 0,
+                "accepted": 0,
+                "slowest_s": LIMIT_S,
+                "slowest": number.value,
+                "peak_mib": 0,
+                "errors": {},
+                "failures": [f"input {number.value}: the process ended with {process.exitcode}: {log[-12:]}"],
+            }
         else:
             figures = results.get()
             process.join()
     return figures
 
 
-def feed(name: str, num_inputs: int, seed: int, folder: str, number: "Synchronized[int]",
-         results: "Queue[dict[str, Any]]") -> None:
+def feed(
+    name: str, num_inputs: int, seed: int, folder: str, number: "Synchronized[int]", results: "Queue[dict[str, Any]]"
+) -> None:
     with open(f"{folder}/log", "w") as log:
-        os.dup2(log.fileno(), 2)            # libtiff and others print what they find
+        os.dup2(log.fileno(), 2)  # libtiff and others print what they find
         outcome = reader_outcome()
         for warm_up in range(NUM_WARM_UP):
             outcome(name, f"warm-up {warm_up}", Path(folder))
@@ -113,16 +123,25 @@ def feed(name: str, num_inputs: int, seed: int, folder: str, number: "Synchroniz
             begun = time.monotonic()
             try:
                 ends[outcome(name, f"{seed} {number.value}", Path(folder))] += 1
-            except Exception as error:      # what is looked for
+            except Exception as error:  # what is looked for
                 failures.append(f"input {number.value}: {''.join(traceback.format_exception(error)[-3:])[-400:]!r}")
             slowest = max(slowest, (time.monotonic() - begun, number.value))
         faulthandler.cancel_dump_traceback_later()
         growth = peak_mib() - before_mib
         if growth > LIMIT_MIB:
             failures.append(f"memory grew by {growth} MiB")
-        results.put({"inputs": num_inputs, "seconds": round(time.monotonic() - start),
-                     "accepted": ends.pop("accepted", 0), "slowest_s": round(slowest[0], 2), "slowest": slowest[1],
-                     "peak_mib": growth, "errors": dict(ends.most_common()), "failures": failures})
+        results.put(
+            {
+                "inputs": num_inputs,
+                "seconds": round(time.monotonic() - start),
+                "accepted": ends.pop("accepted", 0),
+                "slowest_s": round(slowest[0], 2),
+                "slowest": slowest[1],
+                "peak_mib": growth,
+                "errors": dict(ends.most_common()),
+                "failures": failures,
+            }
+        )
 
 
 def peak_mib() -> int:

@@ -53,11 +53,16 @@ def measured(model: str, device: torch.device, num_turns: int) -> Case:
     def graft_ours() -> None:
         ours.graft_(ours.alpha(ours.entropies(), snapshot), snapshot)
 
-    ours_s, plain_s = in_turns(timed(graft_ours, device), timed(lambda: graft(plain_receiver, donor_state), device),
-                               num_turns=num_turns)
+    ours_s, plain_s = in_turns(
+        timed(graft_ours, device), timed(lambda: graft(plain_receiver, donor_state), device), num_turns=num_turns
+    )
     num_weights = sum(tensor.numel() for tensor in donor_state.values())
-    return Case(f"{model}, {device.type}", ours_s, plain_s, {
-        "weights": num_weights, "graftpop, ms": 1000 * median(ours_s), "plain, ms": 1000 * median(plain_s)})
+    return Case(
+        f"{model}, {device.type}",
+        ours_s,
+        plain_s,
+        {"weights": num_weights, "graftpop, ms": 1000 * median(ours_s), "plain, ms": 1000 * median(plain_s)},
+    )
 
 
 def network_of(model: str, seed: int) -> torch.nn.Module:

@@ -58,10 +58,19 @@ def main() -> None:
         cases = [case for model in given.models for case in measured(model, given.turns)]
     leaders = [leading() for _ in range(given.turns)]
     imported = importing()
-    report("memory", "times the plain recipe's memory", 1.0, cases, torch_alone_mb=round(imported),
-           leading_a_trial_mb=[round(one) for one in leaders], wanted_mb_besides_weights=BUDGET_MB)
-    print(f"wanted besides weights and momentum: at most {BUDGET_MB} MB; a further trial: its peers and "
-          f"{statistics.median(leaders):.0f} MB; `import torch` alone: {imported:.0f} MB")
+    report(
+        "memory",
+        "times the plain recipe's memory",
+        1.0,
+        cases,
+        torch_alone_mb=round(imported),
+        leading_a_trial_mb=[round(one) for one in leaders],
+        wanted_mb_besides_weights=BUDGET_MB,
+    )
+    print(
+        f"wanted besides weights and momentum: at most {BUDGET_MB} MB; a further trial: its peers and "
+        f"{statistics.median(leaders):.0f} MB; `import torch` alone: {imported:.0f} MB"
+    )
 
 
 def measured(model: str, num_turns: int) -> list[Case]:
@@ -73,11 +82,20 @@ def measured(model: str, num_turns: int) -> list[Case]:
             further.append((of_peers(model, MORE, together)[0] - few) / (MORE - FEW))
         plain.append((of_plain(model, MORE) - of_plain(model, FEW)) / (MORE - FEW))
     weights = num_bytes / MB
-    return [Case(f"{model}, {way}", further, plain, {
-        "graftpop, MB": round(statistics.median(further), 1), "plain, MB": round(statistics.median(plain), 1),
-        "weights and momentum, MB": round(weights, 1),
-        "besides weights and momentum, MB": round(statistics.median(further) - weights, 1)})
-        for way, further in ways.items()]
+    return [
+        Case(
+            f"{model}, {way}",
+            further,
+            plain,
+            {
+                "graftpop, MB": round(statistics.median(further), 1),
+                "plain, MB": round(statistics.median(plain), 1),
+                "weights and momentum, MB": round(weights, 1),
+                "besides weights and momentum, MB": round(statistics.median(further) - weights, 1),
+            },
+        )
+        for way, further in ways.items()
+    ]
 
 
 def of_peers(model: str, num_peers: int, together: int) -> tuple[float, int]:
@@ -88,13 +106,19 @@ def of_peers(model: str, num_peers: int, together: int) -> tuple[float, int]:
         num_peers: how many peers.
         together: how many of them share a process.
     """
-    with peers_of({
-        "data": {"name": "cifar10", "limit": BATCH * NUM_BATCHES + VAL_IMAGES,
-                 "val_fraction": VAL_IMAGES / (BATCH * NUM_BATCHES + VAL_IMAGES)},
-        "model": {"name": model}, "training": {"epochs": 10**4, "batch_size": BATCH},
-        "population": {"num_peers": num_peers, "peers_per_actor": together},
-        "resources": {"cpus_per_peer": min(1, NUM_CORES / num_peers)},
-    }) as ask:
+    with peers_of(
+        {
+            "data": {
+                "name": "cifar10",
+                "limit": BATCH * NUM_BATCHES + VAL_IMAGES,
+                "val_fraction": VAL_IMAGES / (BATCH * NUM_BATCHES + VAL_IMAGES),
+            },
+            "model": {"name": model},
+            "training": {"epochs": 10**4, "batch_size": BATCH},
+            "population": {"num_peers": num_peers, "peers_per_actor": together},
+            "resources": {"cpus_per_peer": min(1, NUM_CORES / num_peers)},
+        }
+    ) as ask:
         peers = range(num_peers)
         pids = set(ask("process_id", dict.fromkeys(peers, ())).values())
         most = most_of(pids, lambda: ask("train", dict.fromkeys(peers, (1,))))

@@ -29,8 +29,12 @@ HEAD_PORT = 6379
 OBJECT_STORE_BYTES = 150_000_000
 START_LIMIT_S = 90.0
 END_LIMIT_S = 30.0
-SEEN_DEAD_SOON = {"RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000",
-                  "RAY_health_check_timeout_ms": "2000", "RAY_health_check_failure_threshold": "3"}
+SEEN_DEAD_SOON = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
 """An environment for nodes in which Ray gives up one without power within seconds; at its defaults it takes 25 s."""
 HOLD = "echo up; while :; do sleep 3600 & wait $!; done"  # bash as process 1: it also buries orphans
 
@@ -40,8 +44,25 @@ class _Namespaces:
 
     def __init__(self, *kinds: str) -> None:
         self._process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", *kinds, "--fork",
-             "--kill-child", "--mount-proc", "bash", "-c", HOLD], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            [
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--net",
+                "--mount",
+                "--pid",
+                *kinds,
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "bash",
+                "-c",
+                HOLD,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         assert self._process.stdout
         if self._process.stdout.readline() != b"up\n":
             raise PermissionError(f"unshare: {self._process.communicate(timeout=END_LIMIT_S)[1].decode().strip()}")
@@ -49,8 +70,19 @@ class _Namespaces:
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command that runs a command inside; it ends when the process that runs it is killed."""
-        return ["nsenter", f"--target={self.holder}", "--net", "--mount", "--pid", "--uts", "--wd=.",
-                "setpriv", "--pdeathsig", "KILL", *arguments]
+        return [
+            "nsenter",
+            f"--target={self.holder}",
+            "--net",
+            "--mount",
+            "--pid",
+            "--uts",
+            "--wd=.",
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            *arguments,
+        ]
 
     def run(self, *arguments: str) -> None:
         _run(self.command(*arguments))
@@ -80,8 +112,14 @@ cluster.shutdown()
 """.replace("OBJECT_STORE_BYTES", str(OBJECT_STORE_BYTES))
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._process = subprocess.Popen([sys.executable, "-c", self.PROGRAM], env=environment, text=True,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self.PROGRAM],
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def ask(self, what: str) -> str:
         """Let it add or kill a node; return its answer."""
@@ -115,8 +153,23 @@ class Machine:
         self.holder = self._inside.holder
         run = self._inside.run
         try:
-            _run(["ip", "link", "add", f"port{number}", "netns", str(switch.holder), "type", "veth",
-                  "peer", "name", "eth0", "netns", str(self._inside.holder)])
+            _run(
+                [
+                    "ip",
+                    "link",
+                    "add",
+                    f"port{number}",
+                    "netns",
+                    str(switch.holder),
+                    "type",
+                    "veth",
+                    "peer",
+                    "name",
+                    "eth0",
+                    "netns",
+                    str(self._inside.holder),
+                ]
+            )
             switch.run("ip", "link", "set", f"port{number}", "master", "bridge", "up")
             run("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
             run("ip", "link", "set", "eth0", "up")
@@ -152,8 +205,14 @@ class Node:
             namespaces.
     """
 
-    def __init__(self, address: str, own: Path, command: Callable[..., list[str]], kill: Callable[[], Any],
-                 holder: int | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        own: Path,
+        command: Callable[..., list[str]],
+        kill: Callable[[], Any],
+        holder: int | None = None,
+    ) -> None:
         self.address = address
         self.own = own
         self.command = command
@@ -178,15 +237,19 @@ class Nodes:
         self.shared, self.local = folder / "shared", folder / "local"
         for made in (self.shared, self.local):
             made.mkdir()
-        self.environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_TMPDIR": str(self.local / "ray"),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "XDG_CACHE_HOME": str(self.local / "cache"),
-        } | dict(extra)
+        self.environment = (
+            os.environ
+            | {
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "PYTHONPATH": str(ROOT),
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": secrets.token_hex(32),
+                "RAY_TMPDIR": str(self.local / "ray"),
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "XDG_CACHE_HOME": str(self.local / "cache"),
+            }
+            | dict(extra)
+        )
         self.environment.pop("RAY_ADDRESS", None)
         self.nodes: list[Node] = []
         self._folder, self._stack = folder, stack
@@ -218,8 +281,9 @@ class Nodes:
         self._stack.callback(machine.kill)
         return machine
 
-    def add_node(self, num_cpus: int, *, environment: Mapping[str, str] | None = None,
-                 options: Sequence[str] = ()) -> Node:
+    def add_node(
+        self, num_cpus: int, *, environment: Mapping[str, str] | None = None, options: Sequence[str] = ()
+    ) -> Node:
         """Start a node and return it once it has joined.
 
         Args:
@@ -230,12 +294,26 @@ class Nodes:
         if not self.separate:
             return self._add_to_standin(num_cpus)
         machine = self.add_machine()
-        where = [f"--address={self.address}"] if self.nodes else ["--head", f"--port={HEAD_PORT}",
-                                                                   "--include-dashboard=false"]
+        where = (
+            [f"--address={self.address}"]
+            if self.nodes
+            else ["--head", f"--port={HEAD_PORT}", "--include-dashboard=false"]
+        )
         # an option that is given twice counts as it is given last
-        _run(machine.command("ray", "start", *where, f"--node-ip-address={machine.address}",
-                             f"--num-cpus={num_cpus}", "--num-gpus=0", f"--object-store-memory={OBJECT_STORE_BYTES}",
-                             *options), START_LIMIT_S, self.environment | dict(environment or {}))
+        _run(
+            machine.command(
+                "ray",
+                "start",
+                *where,
+                f"--node-ip-address={machine.address}",
+                f"--num-cpus={num_cpus}",
+                "--num-gpus=0",
+                f"--object-store-memory={OBJECT_STORE_BYTES}",
+                *options,
+            ),
+            START_LIMIT_S,
+            self.environment | dict(environment or {}),
+        )
         node = Node(machine.address, machine.own, machine.command, machine.kill, machine.holder)
         self.nodes.append(node)
         return node
@@ -247,21 +325,38 @@ class Nodes:
             self._stack.callback(self._standin.kill)
         number = len(self.nodes)
         self.address, address = self._standin.ask(f"add {num_cpus}").split()
-        node = Node(address, self.local, lambda *arguments: list(arguments),
-                    lambda: self._standin and self._standin.ask(f"kill {number}"))
+        node = Node(
+            address,
+            self.local,
+            lambda *arguments: list(arguments),
+            lambda: self._standin and self._standin.ask(f"kill {number}"),
+        )
         self.nodes.append(node)
         return node
 
-    def run(self, *arguments: str, limit_s: float, node: Node | Machine | None = None,
-            environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self,
+        *arguments: str,
+        limit_s: float,
+        node: Node | Machine | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command on a node, the head unless another is given, to its end, whatever that is."""
-        return subprocess.run((node or self.head).command(*arguments), cwd=self.shared, timeout=limit_s, text=True,
-                              env=self.environment | dict(environment or {}), capture_output=True, check=False)
+        return subprocess.run(
+            (node or self.head).command(*arguments),
+            cwd=self.shared,
+            timeout=limit_s,
+            text=True,
+            env=self.environment | dict(environment or {}),
+            capture_output=True,
+            check=False,
+        )
 
 
 @contextmanager
-def nodes_of(*cpus: int, namespaces: bool = True, environment: Mapping[str, str] | None = None,
-             head_options: Sequence[str] = ()) -> Iterator[Nodes]:
+def nodes_of(
+    *cpus: int, namespaces: bool = True, environment: Mapping[str, str] | None = None, head_options: Sequence[str] = ()
+) -> Iterator[Nodes]:
     """Have a cluster for the time of a block; nothing of it is left after the block, however that ends.
 
     Args:

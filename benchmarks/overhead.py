@@ -57,23 +57,40 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shares, first_s, last_s = of_a_study(Path(folder), given.images, given.rounds)
         plain = of_plain(Path(folder), given.images)
-    case = Case(f"resnet20, {NUM_PEERS} peers", [1 / share for share in shares], [1 / plain] * len(shares),
-                {"training": f"{statistics.median(shares):.1%}", "plain": f"{plain:.1%}"})
-    report("overhead", "times the plain recipe's share", 1.0, [case], share=round(statistics.median(shares), 4),
-           wanted_share=WANTED, shares=[round(share, 4) for share in shares], plain_share=round(plain, 4),
-           images=given.images, first_round_s=round(first_s, 2), last_round_s=round(last_s, 2))
+    case = Case(
+        f"resnet20, {NUM_PEERS} peers",
+        [1 / share for share in shares],
+        [1 / plain] * len(shares),
+        {"training": f"{statistics.median(shares):.1%}", "plain": f"{plain:.1%}"},
+    )
+    report(
+        "overhead",
+        "times the plain recipe's share",
+        1.0,
+        [case],
+        share=round(statistics.median(shares), 4),
+        wanted_share=WANTED,
+        shares=[round(share, 4) for share in shares],
+        plain_share=round(plain, 4),
+        images=given.images,
+        first_round_s=round(first_s, 2),
+        last_round_s=round(last_s, 2),
+    )
     print(f"peers train {statistics.median(shares):.1%} of the time, wanted {WANTED:.0%}")
 
 
 def of_a_study(folder: Path, images: int, rounds: int) -> tuple[list[float], float, float]:
     """Return the share of each round between the first and the last, and the seconds of these two."""
-    (folder / "space.yaml").write_text(SPACE.format(
-        images=images, val_fraction=VAL_FRACTION, rounds=rounds, batch=BATCH, num_peers=NUM_PEERS))
+    (folder / "space.yaml").write_text(
+        SPACE.format(images=images, val_fraction=VAL_FRACTION, rounds=rounds, batch=BATCH, num_peers=NUM_PEERS)
+    )
     run = folder / "run"
     file = run / "tune" / "records" / "00000.rounds.parquet"
     start = time.time()
-    study = subprocess.Popen([sys.executable, "-m", "graftpop.tune", "--space", str(folder / "space.yaml"), "--out",
-                              str(run)], stdout=subprocess.DEVNULL)
+    study = subprocess.Popen(
+        [sys.executable, "-m", "graftpop.tune", "--space", str(folder / "space.yaml"), "--out", str(run)],
+        stdout=subprocess.DEVNULL,
+    )
     ends = [0.0]  # the trial writes its records first when it begins, then after each round
     while study.poll() is None:
         if time.time() - start > LIMIT_S:
@@ -87,8 +104,10 @@ def of_a_study(folder: Path, images: int, rounds: int) -> tuple[list[float], flo
     if study.returncode or len(ends) != rounds + 1:
         raise SystemExit(f"overhead.py: the study ended with {study.returncode}, {len(ends) - 1} rounds seen")
     processes = demand_of(load_space(run / "space.yaml").settle(), [local_node()]).actors
-    trained = {number: sum(row["train_s"] for row in rows if row["round"] == number) / len(processes)
-               for number in range(1, rounds + 1)}
+    trained = {
+        number: sum(row["train_s"] for row in rows if row["round"] == number) / len(processes)
+        for number in range(1, rounds + 1)
+    }
     seconds = {number: ends[number] - ends[number - 1] for number in trained}
     return [trained[number] / seconds[number] for number in range(2, rounds)], seconds[1], seconds[rounds]
 

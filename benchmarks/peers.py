@@ -25,8 +25,7 @@ Ask = Callable[..., dict[int, Any]]
 @contextmanager
 def this_machine() -> Iterator[None]:
     """Be a cluster of this machine alone."""
-    ray.init("local", num_cpus=NUM_CORES, include_dashboard=False, log_to_driver=False,
-             logging_level=logging.ERROR)
+    ray.init("local", num_cpus=NUM_CORES, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:

@@ -44,10 +44,30 @@ class PlainPeers:
     def __init__(self, model: str, num_peers: int, folder: Path, num_cores: int, batch: int = 128) -> None:
         threads = max(1, num_cores // num_peers)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(Path(__file__).parents[1])}
-        self._processes = [subprocess.Popen(
-            [sys.executable, __file__, "--model", model, "--peer", str(peer), "--peers", str(num_peers), "--folder",
-             str(folder), "--batch", str(batch)], env=environment, text=True, start_new_session=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE) for peer in range(num_peers)]
+        self._processes = [
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    __file__,
+                    "--model",
+                    model,
+                    "--peer",
+                    str(peer),
+                    "--peers",
+                    str(num_peers),
+                    "--folder",
+                    str(folder),
+                    "--batch",
+                    str(batch),
+                ],
+                env=environment,
+                text=True,
+                start_new_session=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            for peer in range(num_peers)
+        ]
         self._answers()
         self._signal(signal.SIGSTOP)
 
@@ -195,8 +215,9 @@ def batches_for_ever(part: str, batch_size: int) -> Iterator[tuple[Any, Any]]:
         def __getitem__(self, index: int) -> tuple[Any, int]:
             return transform(Image.fromarray(arrays[index])), targets[index]
 
-    loader = torch.utils.data.DataLoader(Cifar(), batch_size=batch_size, shuffle=part == "train",
-                                         num_workers=NUM_WORKERS, drop_last=True)
+    loader = torch.utils.data.DataLoader(
+        Cifar(), batch_size=batch_size, shuffle=part == "train", num_workers=NUM_WORKERS, drop_last=True
+    )
     while True:
         yield from loader
 

@@ -71,8 +71,12 @@ class Watched:
     def wait_for_event(self, name: str, since: float) -> dict[str, Any]:
         """Wait for the first event of a name since a moment; it is recorded with its round."""
         file = self._records / f"{TRIAL}.events.parquet"
-        return self.wait_for(lambda: next((row for row in read_rows(file) if row["event"] == name
-                                           and row["at"].timestamp() > since), None), f"event '{name}'")
+        return self.wait_for(
+            lambda: next(
+                (row for row in read_rows(file) if row["event"] == name and row["at"].timestamp() > since), None
+            ),
+            f"event '{name}'",
+        )
 
     def _look(self) -> None:
         file = self._records / f"{TRIAL}.rounds.parquet"
@@ -114,23 +118,34 @@ def kill_peer(study: Study, rng: random.Random) -> None:
 
 def kill_node_of_peer(study: Study, rng: random.Random) -> None:
     """End a node that has a peer and not the process that leads the trial."""
-    study.kill_node(rng.choice([node for node in study.nodes if study.processes("peer", node)
-                                and not study.processes("trial", node)]))
+    study.kill_node(
+        rng.choice(
+            [node for node in study.nodes if study.processes("peer", node) and not study.processes("trial", node)]
+        )
+    )
 
 
 def spread(values: list[float]) -> dict[str, float]:
     """Return the median, the smallest and the largest, and how many there are."""
-    return {"median": round(statistics.median(values), 2), "min": round(min(values), 2),
-            "max": round(max(values), 2), "turns": len(values)}
+    return {
+        "median": round(statistics.median(values), 2),
+        "min": round(min(values), 2),
+        "max": round(max(values), 2),
+        "turns": len(values),
+    }
 
 
 def bytes_on_disk(run: Path) -> dict[str, int]:
     """Return what the trial of an ended study keeps, and the weights and momentum of all its peers after a round."""
     checkpoints = sorted((run / "tune" / "checkpoints" / TRIAL).iterdir())
-    state = sum(array.nbytes for file in checkpoints[-1].glob("peer-*.safetensors")
-                for array in load_file(file).values())
+    state = sum(
+        array.nbytes for file in checkpoints[-1].glob("peer-*.safetensors") for array in load_file(file).values()
+    )
     return {
-        "peers": NUM_PEERS, "rounds": NUM_ROUNDS, "checkpoints": len(checkpoints), "weights_and_momentum": state,
+        "peers": NUM_PEERS,
+        "rounds": NUM_ROUNDS,
+        "checkpoints": len(checkpoints),
+        "weights_and_momentum": state,
         "on_disk_checkpoints": sum(file.stat().st_size for folder in checkpoints for file in folder.iterdir()),
         "on_disk_records": sum(file.stat().st_size for file in (run / "tune" / "records").glob(f"{TRIAL}.*.parquet")),
     }
@@ -139,16 +154,23 @@ def bytes_on_disk(run: Path) -> dict[str, int]:
 def tell(figures: dict[str, dict[str, dict[str, float]]], disk: dict[str, int]) -> None:
     """Print the tables."""
     print(f"\n{'seconds, median (min-max)':26}{'a peer dies':>24}{'its node dies':>24}")
-    names = {"noticed": "until it is noticed", "back": "until the peer is back", "next_round": "until the next round",
-             "round": "an undisturbed round"}
+    names = {
+        "noticed": "until it is noticed",
+        "back": "until the peer is back",
+        "next_round": "until the next round",
+        "round": "an undisturbed round",
+    }
     for name, text in names.items():
         cells = [figures[what][name] if what in figures else None for what in ("peer", "node")]
         shown = [f"{cell['median']:.2f} ({cell['min']:.2f}-{cell['max']:.2f})" if cell else "-" for cell in cells]
         print(f"{text:26}{shown[0]:>24}{shown[1]:>24}")
     state, kept = disk["weights_and_momentum"], disk["on_disk_checkpoints"]
-    print(f"\n{disk['peers']} peers' weights and momentum: {state:,} bytes; {disk['checkpoints']} checkpoints on disk: "
-          f"{kept:,} bytes ({kept / state:.2f} times); records of {disk['rounds']} rounds: "
-          f"{disk['on_disk_records']:,} bytes\n", flush=True)
+    print(
+        f"\n{disk['peers']} peers' weights and momentum: {state:,} bytes; {disk['checkpoints']} checkpoints on disk: "
+        f"{kept:,} bytes ({kept / state:.2f} times); records of {disk['rounds']} rounds: "
+        f"{disk['on_disk_records']:,} bytes\n",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -167,8 +189,19 @@ def main() -> None:
             print("no node dies: network namespaces are not permitted here, or `unshare` is not installed")
     shown = {what: {name: spread(values) for name, values in turns.items()} for what, turns in figures.items()}
     tell(shown, disk)
-    print(json.dumps({"name": "recovery", "unit": "s", "hardware": facts["hardware"], "git": facts["git"],
-                      "versions": facts["versions"], "figures": shown, "bytes": disk}))
+    print(
+        json.dumps(
+            {
+                "name": "recovery",
+                "unit": "s",
+                "hardware": facts["hardware"],
+                "git": facts["git"],
+                "versions": facts["versions"],
+                "figures": shown,
+                "bytes": disk,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

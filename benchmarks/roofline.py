@@ -47,10 +47,19 @@ def main() -> None:
     torch.set_num_threads(1)
     found = [measured(model, precision, given.turns) for model in given.models for precision in PRECISIONS]
     columns = list(found[0])
-    print_table(columns, [[value if isinstance(value, str) else f"{value:,.4g}" for value in case.values()]
-                          for case in found])
-    print(json.dumps({"name": "roofline", "turns": given.turns, **{
-        key: run_facts([], 0)[key] for key in ("hardware", "git", "versions")}, "cases": found}))
+    print_table(
+        columns, [[value if isinstance(value, str) else f"{value:,.4g}" for value in case.values()] for case in found]
+    )
+    print(
+        json.dumps(
+            {
+                "name": "roofline",
+                "turns": given.turns,
+                **{key: run_facts([], 0)[key] for key in ("hardware", "git", "versions")},
+                "cases": found,
+            }
+        )
+    )
 
 
 def measured(model: str, precision: Literal["auto", "float32"], num_turns: int) -> dict[str, str | float]:
@@ -58,19 +67,34 @@ def measured(model: str, precision: Literal["auto", "float32"], num_turns: int) 
     num_images = BATCH * NUM_BATCHES
     limit = num_images + VAL_IMAGES
     data = DataSettings(name="cifar10", limit=limit, val_fraction=VAL_IMAGES / limit)
-    learner = Learner(build(model, 10), load_splits(data, seed=0).train,
-                      TrainingSettings(batch_size=BATCH, precision=precision), lr=lambda epoch: 0.05, seed=0, peer=0,
-                      device=torch.device("cpu"))
+    learner = Learner(
+        build(model, 10),
+        load_splits(data, seed=0).train,
+        TrainingSettings(batch_size=BATCH, precision=precision),
+        lr=lambda epoch: 0.05,
+        seed=0,
+        peer=0,
+        device=torch.device("cpu"),
+    )
     flops = FORWARD_AND_BACKWARD * count_flops(learner.network, (3, 32, 32))
-    train_s, product_s, copy_s = map(statistics.median, in_turns(
-        lambda: learner.train_epoch().train_s, product_of_matrices(dtype), copying(), num_turns=num_turns))
+    train_s, product_s, copy_s = map(
+        statistics.median,
+        in_turns(lambda: learner.train_epoch().train_s, product_of_matrices(dtype), copying(), num_turns=num_turns),
+    )
     images_per_s = num_images / train_s
     most_flops, most_bytes = 2 * SIDE**3 / product_s, 2 * COPIED_BYTES / copy_s
     moved = 2 * activation_bytes(learner, dtype)
-    return {"model": model, "precision": str(dtype).removeprefix("torch."), "images/s": round(images_per_s, 1),
-            "GFLOP/s": round(images_per_s * flops / 1e9, 1), "at most": round(most_flops / 1e9, 1),
-            "share": round(images_per_s * flops / most_flops, 3), "GB/s": round(images_per_s * moved / 1e9, 2),
-            "copy, GB/s": round(most_bytes / 1e9, 2), "share of bytes": round(images_per_s * moved / most_bytes, 3)}
+    return {
+        "model": model,
+        "precision": str(dtype).removeprefix("torch."),
+        "images/s": round(images_per_s, 1),
+        "GFLOP/s": round(images_per_s * flops / 1e9, 1),
+        "at most": round(most_flops / 1e9, 1),
+        "share": round(images_per_s * flops / most_flops, 3),
+        "GB/s": round(images_per_s * moved / 1e9, 2),
+        "copy, GB/s": round(most_bytes / 1e9, 2),
+        "share of bytes": round(images_per_s * moved / most_bytes, 3),
+    }
 
 
 def product_of_matrices(dtype: torch.dtype) -> Callable[[], float]:
@@ -106,8 +130,10 @@ def activation_bytes(learner: Learner, dtype: torch.dtype) -> float:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), \
-            torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
+    ):
         logits = network(images)
     del logits
     weights = learner.state.buffer.untyped_storage()

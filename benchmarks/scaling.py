@@ -38,8 +38,9 @@ from graftpop.study.trials import Trial
 STEP_S = 10.0
 NUM_WEIGHTS, NUM_SITES = 274_442, 21  # of ResNet-20
 NUM_VAL = 5_000
-CARD = json.dumps({"model": "resnet20", "num_classes": 10, "image_shape": [3, 32, 32], "mean": [0.5] * 3,
-                   "std": [0.25] * 3})
+CARD = json.dumps(
+    {"model": "resnet20", "num_classes": 10, "image_shape": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
+)
 PEERS = (1, 64)
 WANTED = 0.9
 CPUS_IN_ALL = 1.9
@@ -53,15 +54,28 @@ class SimulatedPeer:
         self._index, self._epoch = index, 0
         weights = np.random.default_rng(index).standard_normal(NUM_WEIGHTS, dtype=np.float32)
         self._weights, self._predicted = weights, np.zeros(NUM_VAL, np.int64)
-        self._state = safetensors.numpy.save({"network/weights": weights, "momentum/weights": weights},
-                                             {"model_card": CARD})
+        self._state = safetensors.numpy.save(
+            {"network/weights": weights, "momentum/weights": weights}, {"model_card": CARD}
+        )
 
     def train(self, num_epochs: int) -> dict[str, Any]:
         time.sleep(STEP_S)
         self._epoch += num_epochs
-        return {"peer": self._index, "epoch": self._epoch, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5,
-                "val_loss": 1.0, "val_accuracy": 0.5, "num_invalid_filters": 0, "mean_entropy_nats": 1.0,
-                "images_per_s": 1.0, "train_s": STEP_S, "train_images": 1, "measures": []}
+        return {
+            "peer": self._index,
+            "epoch": self._epoch,
+            "lr": 0.1,
+            "train_loss": 1.0,
+            "train_accuracy": 0.5,
+            "val_loss": 1.0,
+            "val_accuracy": 0.5,
+            "num_invalid_filters": 0,
+            "mean_entropy_nats": 1.0,
+            "images_per_s": 1.0,
+            "train_s": STEP_S,
+            "train_images": 1,
+            "measures": [],
+        }
 
     def publish(self) -> tuple[int, Any, Any]:
         return self._index, self._weights, self._predicted
@@ -69,10 +83,16 @@ class SimulatedPeer:
     def graft(self, donor: tuple[int, Any, Any]) -> dict[str, list[Any]]:
         self._weights = 0.5 * (self._weights + donor[1])
         floats, counts = [0.5] * NUM_SITES, [0] * NUM_SITES
-        return {"receiver": [self._index] * NUM_SITES, "donor": [donor[0]] * NUM_SITES,
-                "site": [f"layer{number}" for number in range(NUM_SITES)], "receiver_entropy_nats": floats,
-                "donor_entropy_nats": floats, "alpha": floats, "num_invalid_before": counts,
-                "num_invalid_after": counts}
+        return {
+            "receiver": [self._index] * NUM_SITES,
+            "donor": [donor[0]] * NUM_SITES,
+            "site": [f"layer{number}" for number in range(NUM_SITES)],
+            "receiver_entropy_nats": floats,
+            "donor_entropy_nats": floats,
+            "alpha": floats,
+            "num_invalid_before": counts,
+            "num_invalid_after": counts,
+        }
 
     def save(self) -> bytes:
         return self._state
@@ -139,30 +159,48 @@ def main() -> None:
     with connect(None) as connection:
         measured = [run(num_peers, given.rounds, connection) for num_peers in given.peers]
     first_s, _ = measured[0]
-    cases = [Case(f"{num_peers} peers", seconds, first_s, {
-        "s a round": round(statistics.median(seconds), 3),
-        "ms longer, a peer": round(1000 * (statistics.median(seconds) - statistics.median(first_s))
-                                   / (num_peers - given.peers[0]), 1), **shown})
-             for num_peers, (seconds, shown) in zip(given.peers[1:], measured[1:], strict=True)]
+    cases = [
+        Case(
+            f"{num_peers} peers",
+            seconds,
+            first_s,
+            {
+                "s a round": round(statistics.median(seconds), 3),
+                "ms longer, a peer": round(
+                    1000 * (statistics.median(seconds) - statistics.median(first_s)) / (num_peers - given.peers[0]), 1
+                ),
+                **shown,
+            },
+        )
+        for num_peers, (seconds, shown) in zip(given.peers[1:], measured[1:], strict=True)
+    ]
     report("scaling", f"times the rounds/s of {given.peers[0]} peer", WANTED, cases, step_s=STEP_S)
 
 
 def run(num_peers: int, num_rounds: int, connection: Connection) -> tuple[list[float], dict[str, float]]:
     """Run a trial of some peers; return the seconds of each round, and CPU seconds of a round by what spent them."""
-    space = parse_space({
-        "name": "scaling", "data": {"name": "digits"}, "training": {"epochs": num_rounds},
-        "population": {"num_peers": num_peers}, **({"graft": {}} if num_peers > 1 else {}),
-        "tune": {"num_samples": 1}, "resources": {"cpus_per_peer": round(CPUS_IN_ALL / num_peers, 4)}})
+    space = parse_space(
+        {
+            "name": "scaling",
+            "data": {"name": "digits"},
+            "training": {"epochs": num_rounds},
+            "population": {"num_peers": num_peers},
+            **({"graft": {}} if num_peers > 1 else {}),
+            "tune": {"num_samples": 1},
+            "resources": {"cpus_per_peer": round(CPUS_IN_ALL / num_peers, 4)},
+        }
+    )
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
-        trial, = study.run_study(space, RunFolder(folder), connection, watch)
+        (trial,) = study.run_study(space, RunFolder(folder), connection, watch)
     if trial.status != "completed":
         raise SystemExit(f"scaling.py: {num_peers} peers: {trial.status}: {trial.error}")
     # without the first round, which starts the peers, and the last, which tests them
     at, spent_s = zip(*(watch.at[number] for number in range(1, num_rounds)), strict=True)
     return [after - before for before, after in pairwise(at)], {
         "driver, CPU s a round": round((spent_s[-1] - spent_s[0]) / (len(at) - 1), 3),
-        "leading, CPU s a round": round(trial.result["leading_cpu_s"], 3)}
+        "leading, CPU s a round": round(trial.result["leading_cpu_s"], 3),
+    }
 
 
 if __name__ == "__main__":

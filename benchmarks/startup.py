@@ -53,18 +53,29 @@ def main() -> None:
         studies.append(one_study())
         plain_s.append(plain_start())
     first_s, next_s = ([one[place] for one in studies] for place in (0, 1))
-    report("startup", "times as fast as the plain recipe", 1.0,
-           [case("help", help_s, plain_help_s), case("next trial", next_s, plain_s)],
-           first_round_s=[round(seconds, 2) for seconds in first_s], wanted_help_s=HELP_LIMIT_S,
-           wanted_gap_s=GAP_LIMIT_S)
-    print(f"first round {statistics.median(first_s):.2f} s ({min(first_s):.2f} to {max(first_s):.2f}); "
-          f"help {statistics.median(help_s):.2f} s, wanted below {HELP_LIMIT_S:g}; next trial "
-          f"{statistics.median(next_s):.2f} s, wanted below {GAP_LIMIT_S:g}")
+    report(
+        "startup",
+        "times as fast as the plain recipe",
+        1.0,
+        [case("help", help_s, plain_help_s), case("next trial", next_s, plain_s)],
+        first_round_s=[round(seconds, 2) for seconds in first_s],
+        wanted_help_s=HELP_LIMIT_S,
+        wanted_gap_s=GAP_LIMIT_S,
+    )
+    print(
+        f"first round {statistics.median(first_s):.2f} s ({min(first_s):.2f} to {max(first_s):.2f}); "
+        f"help {statistics.median(help_s):.2f} s, wanted below {HELP_LIMIT_S:g}; next trial "
+        f"{statistics.median(next_s):.2f} s, wanted below {GAP_LIMIT_S:g}"
+    )
 
 
 def case(name: str, ours_s: list[float], plain_s: list[float]) -> Case:
-    return Case(name, ours_s, plain_s, {"graftpop, s": round(statistics.median(ours_s), 2),
-                                        "plain, s": round(statistics.median(plain_s), 2)})
+    return Case(
+        name,
+        ours_s,
+        plain_s,
+        {"graftpop, s": round(statistics.median(ours_s), 2), "plain, s": round(statistics.median(plain_s), 2)},
+    )
 
 
 def seconds_of(command: list[str]) -> float:
@@ -88,8 +99,18 @@ def one_study() -> tuple[float, float]:
         (Path(folder) / "space.yaml").write_text(SPACE)
         run = Path(folder) / "run"
         start = time.time()
-        study = subprocess.Popen([*HELP[:-1], "--space", str(Path(folder) / "space.yaml"), "--out", str(run),
-                                  "--set", "resources.gpus_per_peer=0"], stdout=subprocess.DEVNULL)
+        study = subprocess.Popen(
+            [
+                *HELP[:-1],
+                "--space",
+                str(Path(folder) / "space.yaml"),
+                "--out",
+                str(run),
+                "--set",
+                "resources.gpus_per_peer=0",
+            ],
+            stdout=subprocess.DEVNULL,
+        )
         written: dict[str, list[float]] = {trial: [] for trial in TRIALS}
         while study.poll() is None:
             if time.time() - start > LIMIT_S:

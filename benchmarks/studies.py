@@ -21,8 +21,10 @@ __all__ = ["KINDS", "KINDS_ON_NODES", "Study", "has_namespaces", "read_rows", "r
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("peer", "trial", "driver")
 KINDS_ON_NODES = (*KINDS, "node")
-TITLES = {"peer": re.compile(r"ray::(PeerActor|\d+/peer-)"),  # idle, or at a task
-          "trial": re.compile("ray::ResourceTrainable")}       # of tune.with_resources
+TITLES = {
+    "peer": re.compile(r"ray::(PeerActor|\d+/peer-)"),  # idle, or at a task
+    "trial": re.compile("ray::ResourceTrainable"),
+}  # of tune.with_resources
 POLL_S = 0.02
 
 
@@ -56,8 +58,13 @@ class Study:
             command = self._cluster.head.command(*command, "--address", "auto")
             environment = self._cluster.environment
         with (self.run.parent / "log").open("ab") as log:
-            self.driver = subprocess.Popen(command, cwd=self.run.parent, env=environment | {"PYTHONUNBUFFERED": "1"},
-                                           stdout=log, stderr=subprocess.STDOUT)
+            self.driver = subprocess.Popen(
+                command,
+                cwd=self.run.parent,
+                env=environment | {"PYTHONUNBUFFERED": "1"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         self._driver_id = process_inside(self.driver) if self._cluster else self.driver.pid
 
     def resume(self) -> None:
@@ -163,5 +170,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def rounds_done(run: Path) -> int:
     """Return how many rounds the trials have recorded together."""
-    return sum(len({row["round"] for row in read_rows(path)})
-               for path in (run / "tune" / "records").glob("*.rounds.parquet"))
+    return sum(
+        len({row["round"] for row in read_rows(path)}) for path in (run / "tune" / "records").glob("*.rounds.parquet")
+    )

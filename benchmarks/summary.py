@@ -37,8 +37,13 @@ def print_tables(folders: list[str]) -> None:
             print(f"| {' | '.join(text(row[name]) for name in columns)} |")
         metrics = json.loads((folder / "best" / "metrics.json").read_text(encoding="utf-8"))["measured"]
         began, ended = (datetime.fromisoformat(facts[name]) for name in ("started", "finished"))
-        chosen.append({"seed": facts["seed"], **{name: metrics[name] for name in MEASURES},
-                       "run_s": (ended - began).total_seconds()})
+        chosen.append(
+            {
+                "seed": facts["seed"],
+                **{name: metrics[name] for name in MEASURES},
+                "run_s": (ended - began).total_seconds(),
+            }
+        )
     summary = {"n": len(chosen), "hardware": facts["hardware"], "commit": facts["git"]}
     print(f"\nbest trial of each run, n = {len(chosen)}\n\n| measure | mean | std |\n|---|---|---|")
     for name in (*MEASURES, "run_s"):

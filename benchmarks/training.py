@@ -53,20 +53,30 @@ def measured(model: str, num_peers: int, num_turns: int) -> Case:
             ours_s, plain_s = in_turns(train, lambda: plain.ask(f"train {each // batch}"), num_turns=num_turns)
         finally:
             plain.close()
-    return Case(f"{model}, {num_peers} peer{'s' * (num_peers > 1)}", ours_s, plain_s, {
-        "batch": batch, "graftpop, images/s": images / median(ours_s), "plain, images/s": images / median(plain_s)})
+    return Case(
+        f"{model}, {num_peers} peer{'s' * (num_peers > 1)}",
+        ours_s,
+        plain_s,
+        {"batch": batch, "graftpop, images/s": images / median(ours_s), "plain, images/s": images / median(plain_s)},
+    )
 
 
 @contextmanager
 def population(model: str, num_peers: int, images_each: int, batch: int) -> Iterator[Callable[[], float]]:
     """Start peers; yield what lets all train an epoch of so many images."""
-    with peers_of({
-        "data": {"name": "cifar10", "limit": images_each + VAL_IMAGES,
-                 "val_fraction": VAL_IMAGES / (images_each + VAL_IMAGES)},
-        "model": {"name": model}, "training": {"epochs": 10**4, "batch_size": batch},
-        "population": {"num_peers": num_peers}, "resources": {"cpus_per_peer": max(1, NUM_CORES // num_peers)
-                                                              if num_peers <= NUM_CORES else "auto"},
-    }) as ask:
+    with peers_of(
+        {
+            "data": {
+                "name": "cifar10",
+                "limit": images_each + VAL_IMAGES,
+                "val_fraction": VAL_IMAGES / (images_each + VAL_IMAGES),
+            },
+            "model": {"name": model},
+            "training": {"epochs": 10**4, "batch_size": batch},
+            "population": {"num_peers": num_peers},
+            "resources": {"cpus_per_peer": max(1, NUM_CORES // num_peers) if num_peers <= NUM_CORES else "auto"},
+        }
+    ) as ask:
 
         def train() -> float:
             start = time.perf_counter()

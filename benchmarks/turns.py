@@ -64,18 +64,44 @@ def report(name: str, unit: str, wanted: float, cases: Sequence[Case], **more: A
         more: for the JSON line.
     """
     columns = ["case", *cases[0].shown, "ratio", "from", "to"]
-    rows = [[case.name, *(value if isinstance(value, str) else f"{value:,.4g}" for value in case.shown.values()),
-             *(f"{ratio:.2f}" for ratio in (case.ratio, min(case.ratios), max(case.ratios)))] for case in cases]
+    rows = [
+        [
+            case.name,
+            *(value if isinstance(value, str) else f"{value:,.4g}" for value in case.shown.values()),
+            *(f"{ratio:.2f}" for ratio in (case.ratio, min(case.ratios), max(case.ratios))),
+        ]
+        for case in cases
+    ]
     print_table(columns, rows)
     smallest = min(cases, key=lambda case: case.ratio)
     facts = run_facts([], 0)
     print(f"\nsmallest ratio {smallest.ratio:.2f} ({smallest.name}), wanted at least {wanted:g}")
-    print(json.dumps({
-        "name": name, "ratio": round(smallest.ratio, 3), "unit": unit, "wanted": wanted, "hardware": facts["hardware"],
-        "turns": len(smallest.ours), "load_average": os.getloadavg()[0], "git": facts["git"],
-        "versions": facts["versions"],
-        "cases": [{"case": case.name, "ratio": round(case.ratio, 3), "ratios": [round(one, 3) for one in case.ratios],
-                   **case.shown} for case in cases], **more}), flush=True)
+    print(
+        json.dumps(
+            {
+                "name": name,
+                "ratio": round(smallest.ratio, 3),
+                "unit": unit,
+                "wanted": wanted,
+                "hardware": facts["hardware"],
+                "turns": len(smallest.ours),
+                "load_average": os.getloadavg()[0],
+                "git": facts["git"],
+                "versions": facts["versions"],
+                "cases": [
+                    {
+                        "case": case.name,
+                        "ratio": round(case.ratio, 3),
+                        "ratios": [round(one, 3) for one in case.ratios],
+                        **case.shown,
+                    }
+                    for case in cases
+                ],
+                **more,
+            }
+        ),
+        flush=True,
+    )
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

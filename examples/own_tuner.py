@@ -25,13 +25,17 @@ def main() -> None:
         tuner = tune.Tuner(
             graftpop.trainable(space, out=f"{folder}/out"),
             param_space={"graft.A": tune.uniform(0, 1), "population.num_peers": tune.choice([2, 3])},
-            tune_config=tune.TuneConfig(metric="val_accuracy", mode="max", num_samples=3,
-                                        scheduler=ASHAScheduler(grace_period=2)),
-            run_config=tune.RunConfig(storage_path=f"{folder}/tune", verbose=0))
+            tune_config=tune.TuneConfig(
+                metric="val_accuracy", mode="max", num_samples=3, scheduler=ASHAScheduler(grace_period=2)
+            ),
+            run_config=tune.RunConfig(storage_path=f"{folder}/tune", verbose=0),
+        )
         best = tuner.fit().get_best_result()
         network = graftpop.load(best.metrics["network"])
-    print(f"best: {best.config}, validation accuracy {best.metrics['val_accuracy']:.1%} after round "
-          f"{best.metrics['round']}, a network of {sum(weight.numel() for weight in network.parameters()):,} weights")
+    print(
+        f"best: {best.config}, validation accuracy {best.metrics['val_accuracy']:.1%} after round "
+        f"{best.metrics['round']}, a network of {sum(weight.numel() for weight in network.parameters()):,} weights"
+    )
 
 
 if __name__ == "__main__":

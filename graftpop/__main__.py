@@ -10,8 +10,12 @@ from graftpop.tune import tune
 
 __all__ = ["main"]
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
-                  help="Populations of networks that exchange weights by filter grafting, tuned by Ray Tune.")
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Populations of networks that exchange weights by filter grafting, tuned by Ray Tune.",
+)
 app.command(name="init")(init)
 app.command(name="tune")(tune)
 app.command(name="report")(report)

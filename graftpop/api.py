@@ -67,20 +67,37 @@ class Population:
     """
 
     def __init__(
-        self, network: Callable[[int], nn.Module], train: Dataset[Any], test: Dataset[Any], *,
-        val: Dataset[Any] | None = None, val_fraction: float = 0.1, classes: Sequence[str] | None = None,
-        optimizer: MakeOptimizer | None = None, num_workers: int = 0, on_ray: bool = False, **sections: Any,
+        self,
+        network: Callable[[int], nn.Module],
+        train: Dataset[Any],
+        test: Dataset[Any],
+        *,
+        val: Dataset[Any] | None = None,
+        val_fraction: float = 0.1,
+        classes: Sequence[str] | None = None,
+        optimizer: MakeOptimizer | None = None,
+        num_workers: int = 0,
+        on_ray: bool = False,
+        **sections: Any,
     ) -> None:
         names = classes if classes is not None else getattr(train, "classes", None)
         if not names:
-            raise SpaceError("classes: needs the names of the classes, since train has no attribute `classes`; give "
-                             "classes=[...]")
+            raise SpaceError(
+                "classes: needs the names of the classes, since train has no attribute `classes`; give classes=[...]"
+            )
         if not 0 < val_fraction < 1:
             raise SpaceError(f"val_fraction: must be in (0, 1), got {val_fraction}")
         self._network, self._num_classes, self._on_ray = network, len(names), on_ray
         self.settings = _settings(network, self._num_classes, optimizer, sections)
-        make_splits = partial(splits_of, train, val, test, classes=list(map(str, names)), val_fraction=val_fraction,
-                              seed=self.settings.seed)
+        make_splits = partial(
+            splits_of,
+            train,
+            val,
+            test,
+            classes=list(map(str, names)),
+            val_fraction=val_fraction,
+            seed=self.settings.seed,
+        )
         image_shape, name, tried = make_splits().image_shape, self.settings.model.name, self._new_network()
         check_takes(tried, image_shape, self._num_classes, f"model.name: '{name}'")
         find_sites(tried, image_shape, name)
@@ -119,12 +136,14 @@ class Population:
         wanted = self._best_peer if peer is None else peer
         states = dict(self._read_states())
         if wanted not in states:
-            raise ModelError(f"Population.network: peer must be one of {sorted(states)}, which have done a round, got "
-                             f"{wanted}")
+            raise ModelError(
+                f"Population.network: peer must be one of {sorted(states)}, which have done a round, got {wanted}"
+            )
         tensors = tensors_from_bytes(states[wanted])
         network = self._new_network()
-        network.load_state_dict({name.removeprefix("network/"): tensor for name, tensor in tensors.items()
-                                 if name.startswith("network/")})
+        network.load_state_dict(
+            {name.removeprefix("network/"): tensor for name, tensor in tensors.items() if name.startswith("network/")}
+        )
         return network.eval()
 
     def _new_network(self) -> nn.Module:
@@ -137,8 +156,11 @@ class Population:
 
             return ray_group(self.settings, self._parts)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return nullcontext(LocalGroup(
-            lambda peer: Peer(self.settings, peer, device, parts=self._parts), self.settings.population.num_peers))
+        return nullcontext(
+            LocalGroup(
+                lambda peer: Peer(self.settings, peer, device, parts=self._parts), self.settings.population.num_peers
+            )
+        )
 
 
 class _Splits:
@@ -151,8 +173,9 @@ class _Splits:
         return self._make(num_workers=self._num_workers)
 
 
-def _settings(network: Callable[[int], nn.Module], num_classes: int, optimizer: MakeOptimizer | None,
-              sections: Mapping[str, Any]) -> Settings:
+def _settings(
+    network: Callable[[int], nn.Module], num_classes: int, optimizer: MakeOptimizer | None, sections: Mapping[str, Any]
+) -> Settings:
     if wrong := [name for name in OWN if name in sections]:
         raise SpaceError(f"{wrong[0]}: has no place in a population of one's own network and images; leave it out")
     training = dict(sections.get("training", {}))
@@ -164,6 +187,7 @@ def _settings(network: Callable[[int], nn.Module], num_classes: int, optimizer: 
     name = f"{PYTHON}{getattr(network, '__module__', '')}.{getattr(network, '__qualname__', 'network')}"
     space = parse_space({**sections, "training": training, "model": {"name": name}}, "Population")
     if space.domains:
-        raise SpaceError(f"Population: searches nothing, got a domain for {', '.join(space.domains)}; graftpop.tune "
-                         f"does")
+        raise SpaceError(
+            f"Population: searches nothing, got a domain for {', '.join(space.domains)}; graftpop.tune does"
+        )
     return space.settle()

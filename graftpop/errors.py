@@ -10,9 +10,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["CheckpointError", "DataError", "GraftpopError", "HandleLost", "MeetingBroken", "ModelError",
-           "PeerDiverged", "PeerError", "PeerLost", "PopulationLost", "ResourceError", "SpaceError",
-           "StorageError", "choose", "closest", "one_line", "raised"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "GraftpopError",
+    "HandleLost",
+    "MeetingBroken",
+    "ModelError",
+    "PeerDiverged",
+    "PeerError",
+    "PeerLost",
+    "PopulationLost",
+    "ResourceError",
+    "SpaceError",
+    "StorageError",
+    "choose",
+    "closest",
+    "one_line",
+    "raised",
+]
 
 T = TypeVar("T")
 
@@ -86,8 +102,13 @@ def raised(error: Exception) -> str:
     was typed where the code lies.
     """
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    theirs = [f"{file.name}:{line}" for file, line in frames if Path.cwd() in file.parents
-              and Path(__file__).parent not in file.parents and "site-packages" not in file.parts]
+    theirs = [
+        f"{file.name}:{line}"
+        for file, line in frames
+        if Path.cwd() in file.parents
+        and Path(__file__).parent not in file.parents
+        and "site-packages" not in file.parts
+    ]
     return f"{type(error).__name__}: {one_line(error)}" + (f" ({theirs[-1]})" if theirs else "")
 
 

@@ -56,8 +56,10 @@ def init(
     from graftpop.space.json_schema import schema_text, space_schema
 
     shown = shlex.quote(str(file))
-    texts = {schema_file: f"{schema_text(space_schema())}\n",
-             file: commented_yaml(TREE, HEAD.format(file=shown, schema=schema_file.name))}
+    texts = {
+        schema_file: f"{schema_text(space_schema())}\n",
+        file: commented_yaml(TREE, HEAD.format(file=shown, schema=schema_file.name)),
+    }
     for path, text in texts.items():
         try:
             with path.open("x", encoding="utf-8") as written:

@@ -41,11 +41,17 @@ def _is_number(text: str) -> bool:
 
 @one_line_errors
 def inspect(
-    checkpoints: Annotated[list[Path], typer.Argument(
-        metavar="CHECKPOINT...", show_default=False,
-        help="A state dict of PyTorch or safetensors, best/ of a run, a peer's file of a checkpoint.")],
-    threshold: Annotated[list[float], typer.Option(
-        metavar="L1...", min=0.0, help="L1 norms below which a filter is invalid.")] = THRESHOLDS,
+    checkpoints: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CHECKPOINT...",
+            show_default=False,
+            help="A state dict of PyTorch or safetensors, best/ of a run, a peer's file of a checkpoint.",
+        ),
+    ],
+    threshold: Annotated[
+        list[float], typer.Option(metavar="L1...", min=0.0, help="L1 norms below which a filter is invalid.")
+    ] = THRESHOLDS,
 ) -> None:
     """Print invalid filters, entropies and norms by layer; two networks side by side; of more the sums alone."""
     from rich.console import Console

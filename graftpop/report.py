@@ -13,12 +13,16 @@ __all__ = ["main", "report"]
 
 @one_line_errors
 def report(
-    runs: Annotated[list[str], typer.Argument(help="Folder or URI of a run; several are put side by side.",
-                                              metavar="RUN...")],
-    out: Annotated[Path | None, typer.Option(
-        help="File of the page; default RUN/report.html, of several runs runs.html.", show_default=False)] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of a comparison, and write nothing."),
-                        ] = False,
+    runs: Annotated[
+        list[str], typer.Argument(help="Folder or URI of a run; several are put side by side.", metavar="RUN...")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File of the page; default RUN/report.html, of several runs runs.html.", show_default=False),
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of a comparison, and write nothing.")
+    ] = False,
 ) -> None:
     """Write the report of a run, or of several side by side: one self-contained page."""
     from graftpop.run.tables import RunFolder
@@ -27,8 +31,10 @@ def report(
     for folder in folders:
         folder.check_is_run()
     if markdown and (out is not None or len(folders) > 1):
-        raise SpaceError(f"--markdown: prints the comparison of one run, got {len(folders)} runs"
-                         f"{' and --out' if out else ''}; give one RUN alone")
+        raise SpaceError(
+            f"--markdown: prints the comparison of one run, got {len(folders)} runs"
+            f"{' and --out' if out else ''}; give one RUN alone"
+        )
     from graftpop.reporting.run_page import read_report_html, report_markdown, write_report
     from graftpop.reporting.side_by_side import several_runs_html
 

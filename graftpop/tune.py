@@ -33,21 +33,35 @@ if not console.is_terminal:
 @one_line_errors
 def tune(
     space: Annotated[Path | None, typer.Option(help="YAML file of the search space.", show_default=False)] = None,
-    out: Annotated[str | None, typer.Option(
-        help="Folder or URI of the run; default runs/NAME-TIME.", show_default=False)] = None,
-    overrides: Annotated[list[str] | None, typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set a key of the space, VALUE in YAML; repeatable.",
-        show_default=False)] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder or URI of the run; default runs/NAME-TIME.", show_default=False)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Set a key of the space, VALUE in YAML; repeatable.", show_default=False
+        ),
+    ] = None,
     num_samples: Annotated[int | None, typer.Option(help="Number of trials.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None,
-    log: Annotated[list[str] | None, typer.Option(
-        metavar="NAME", help="Tracker of each trial: wandb, mlflow, comet or aim; repeatable.",
-        show_default=False)] = None,
-    address: Annotated[str | None, typer.Option(
-        envvar="RAY_ADDRESS", help="Ray cluster: auto or HOST:PORT, ray://... for --dry-run; default this machine.",
-        show_default=False)] = None,
-    resume: Annotated[str | None, typer.Option(
-        metavar="RUN", help="Go on with a run that was interrupted or killed.", show_default=False)] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Tracker of each trial: wandb, mlflow, comet or aim; repeatable.", show_default=False
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            help="Ray cluster: auto or HOST:PORT, ray://... for --dry-run; default this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Go on with a run that was interrupted or killed.", show_default=False),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and start nothing.")] = False,
 ) -> None:
     """Search over populations of networks with Ray Tune."""
@@ -57,8 +71,10 @@ def tune(
     settings += [f"tune.log=[{', '.join(log)}]"] if log else []
     if resume is not None:
         if space or out or settings or dry_run:
-            raise SpaceError("--resume: a run goes on with the settings it has, got other options; give --resume RUN "
-                             "alone, or with --address")
+            raise SpaceError(
+                "--resume: a run goes on with the settings it has, got other options; give --resume RUN "
+                "alone, or with --address"
+            )
         go_on(resume, address)
         return
     if space is None:
@@ -100,8 +116,10 @@ def start(space: "Space", where: str, overrides: Sequence[str], out: str | None,
     settings = space.settle()
     folder = RunFolder(out or f"runs/{settings.name}-{utc_now():%Y%m%dT%H%M%SZ}")
     if folder.exists("space.yaml"):
-        raise SpaceError(f"--out {folder.location}: holds a run already; choose another folder, or go on with that run "
-                         f"by --resume {folder.location}")
+        raise SpaceError(
+            f"--out {folder.location}: holds a run already; choose another folder, or go on with that run "
+            f"by --resume {folder.location}"
+        )
     with named_by(where, overrides), console.status("checking the data and the networks"):
         check_data_and_models(space)
         if address is None:
@@ -166,16 +184,20 @@ def run(space: "Space", folder: "RunFolder", connection: "Connection") -> None:
     with progress(console, space.num_trials(), space.most_rounds()) as watch:
         trials = run_study(space, folder, connection, watch)
     interrupted = sum(trial.is_over for trial in trials) < space.num_trials() or any(
-        trial.status == "interrupted" for trial in trials)
+        trial.status == "interrupted" for trial in trials
+    )
     facts = json.loads(folder.read_text("run.json"))
-    facts |= {"finished": utc_now().isoformat(timespec="seconds"),
-              "status": "interrupted" if interrupted else "finished"}
+    facts |= {
+        "finished": utc_now().isoformat(timespec="seconds"),
+        "status": "interrupted" if interrupted else "finished",
+    }
     folder.write_text("run.json", json.dumps(facts, indent=2))
     write_report(folder)
     tell(trials, folder, space)
     if interrupted:
-        console.print(f"[yellow]interrupted[/]; go on with: python -m graftpop.tune --resume {folder.location}",
-                      soft_wrap=True)
+        console.print(
+            f"[yellow]interrupted[/]; go on with: python -m graftpop.tune --resume {folder.location}", soft_wrap=True
+        )
         raise typer.Exit(INTERRUPTED)
     if not any(trial.status in ("completed", "stopped") for trial in trials):
         raise typer.Exit(1)
@@ -201,7 +223,7 @@ def tell(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
     else:
         values = ", ".join(f"{key} = {value_text(value)}" for key, value in best.sample.items())
         console.print(f"best       trial {best.number}: {values or 'nothing was searched'}", soft_wrap=True)
-        loaded = "" if "://" in folder.location else f", in Python: graftpop.load(\"{folder.location}/best\")"
+        loaded = "" if "://" in folder.location else f', in Python: graftpop.load("{folder.location}/best")'
         console.print(f"network    {folder.location}/best{loaded}", soft_wrap=True)
     tables = ", ".join(f"{name}.parquet" for name in ("trials", "rounds", "grafts", "measures", "events"))
     console.print(f"tables     {folder.location}/{tables}", soft_wrap=True)
@@ -220,8 +242,10 @@ def show_plan(space: "Space", where: str, overrides: Sequence[str], address: str
     else:
         with connect(address) as connection:
             nodes = connection.nodes
-    console.print(f"\ncluster    {len(nodes)} node{'s' * (len(nodes) > 1)}, {sum(node.cpus for node in nodes):g} CPU, "
-                  f"{sum(node.gpus for node in nodes):g} GPU")
+    console.print(
+        f"\ncluster    {len(nodes)} node{'s' * (len(nodes) > 1)}, {sum(node.cpus for node in nodes):g} CPU, "
+        f"{sum(node.gpus for node in nodes):g} GPU"
+    )
     with named_by(where, overrides):
         check_demand(space, nodes)
     rng = random.Random(space.settle().seed)

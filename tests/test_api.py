@@ -42,7 +42,10 @@ class Typo(Net):
 def own(network: Callable[[int], nn.Module] = Net, **options: Any) -> graftpop.Population:
     train, test = digits()
     sections: dict[str, Any] = {
-        "classes": list("0123456789"), "training": {"epochs": 2, "batch_size": 32, "precision": "float32"}, "graft": {}}
+        "classes": list("0123456789"),
+        "training": {"epochs": 2, "batch_size": 32, "precision": "float32"},
+        "graft": {},
+    }
     return graftpop.Population(network, train, test, **(sections | options))
 
 
@@ -93,15 +96,21 @@ def test_what_a_peers_process_cannot_import_is_one_line(monkeypatch: pytest.Monk
     hidden, module = type("Hidden", (Net,), {"__module__": "only_here"}), ModuleType("only_here")
     monkeypatch.setattr(module, "Hidden", hidden, raising=False)
     monkeypatch.setitem(sys.modules, "only_here", module)
-    with pytest.raises(PeerError, match=r"peer \d: its process cannot have the network, images or optimizer: No module "
-                                        r"named 'only_here'; put their modules where every node can import them"):
+    with pytest.raises(
+        PeerError,
+        match=r"peer \d: its process cannot have the network, images or optimizer: No module "
+        r"named 'only_here'; put their modules where every node can import them",
+    ):
         next(own(hidden, on_ray=True).run())
 
 
-@pytest.mark.parametrize(("make", "plain"), [
-    (partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3), {"lr": 0.05, "weight_decay": 1e-3}),
-    (partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4), {"lr": 0.05}),
-])
+@pytest.mark.parametrize(
+    ("make", "plain"),
+    [
+        (partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3), {"lr": 0.05, "weight_decay": 1e-3}),
+        (partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4), {"lr": 0.05}),
+    ],
+)
 def test_torchs_sgd_trains_as_ours_does(make: Any, plain: dict[str, float]) -> None:
     """To rounding: torch's loop adds in another order than its fused step."""
     training = {"epochs": 1, "batch_size": 32, "precision": "float32"}
@@ -130,8 +139,8 @@ def test_items_are_functions_of_the_seed_whoever_reads_them() -> None:
     assert torch.equal(here, read(DatasetImages(Drawing(), num_workers=2), seed=1))
     assert torch.equal(state, torch.get_rng_state())
     other = read(DatasetImages(Drawing()), seed=2)
-    assert not torch.equal(here.floor(), other.floor())                     # the order
-    assert not torch.equal(here.sort(0).values, other.sort(0).values)       # what they drew
+    assert not torch.equal(here.floor(), other.floor())  # the order
+    assert not torch.equal(here.sort(0).values, other.sort(0).values)  # what they drew
     assert sorted(here.amin((1, 2, 3)).floor().tolist()) == list(range(10))
 
 
@@ -152,9 +161,16 @@ def test_the_validation_images_are_cut_by_seed_and_no_longer_train() -> None:
     assert (given.train.num_images, given.val.num_images) == (300, 100)
 
 
-@pytest.mark.parametrize("make", [
-    adam, partial(torch.optim.SGD, lr=0.1), partial(torch.optim.SGD, lr=0.1, momentum=0.9),
-    partial(torch.optim.RMSprop, lr=0.01), partial(torch.optim.Adagrad, lr=0.01)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        adam,
+        partial(torch.optim.SGD, lr=0.1),
+        partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+        partial(torch.optim.RMSprop, lr=0.01),
+        partial(torch.optim.Adagrad, lr=0.01),
+    ],
+)
 def test_an_optimizer_goes_on_from_its_state_to_the_bit(make: Any) -> None:
     def network() -> nn.Module:
         torch.manual_seed(0)
@@ -180,8 +196,12 @@ def test_an_optimizer_goes_on_from_its_state_to_the_bit(make: Any) -> None:
 
 def test_groups_of_parameters_keep_the_ratio_of_their_learning_rates() -> None:
     network = Net(10)
-    optimizer = TorchOptimizer(dict(network.named_parameters()), lambda parameters: torch.optim.SGD(
-        [{"params": [next(iter(parameters))], "lr": 0.4}, {"params": list(network.layers[8].parameters())}], lr=0.1))
+    optimizer = TorchOptimizer(
+        dict(network.named_parameters()),
+        lambda parameters: torch.optim.SGD(
+            [{"params": [next(iter(parameters))], "lr": 0.4}, {"params": list(network.layers[8].parameters())}], lr=0.1
+        ),
+    )
     optimizer.lr = 0.2
     assert optimizer.lr == 0.2
     assert [group["lr"] for group in optimizer._optimizer.param_groups] == [0.2, pytest.approx(0.05)]
@@ -191,52 +211,81 @@ def test_groups_of_parameters_keep_the_ratio_of_their_learning_rates() -> None:
 def test_momentum_can_be_read_and_changed_and_forgotten(make: Any) -> None:
     network = Net(10)
     parameters = dict(network.named_parameters())
-    optimizer = (MomentumSGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.0) if make is None
-                 else TorchOptimizer(parameters, make))
+    optimizer = (
+        MomentumSGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.0)
+        if make is None
+        else TorchOptimizer(parameters, make)
+    )
     assert optimizer.momentum("layers.0.weight") is None
     network(torch.rand(4, 1, 8, 8)).sum().backward()
     optimizer.step()
     momentum = optimizer.momentum("layers.0.weight")
     assert momentum is not None
     momentum.zero_()
-    assert not any(tensor.any() for name, tensor in optimizer.state_dict().items()
-                   if "layers.0.weight" in name and ("momentum" in name or name.endswith("exp_avg")))
+    assert not any(
+        tensor.any()
+        for name, tensor in optimizer.state_dict().items()
+        if "layers.0.weight" in name and ("momentum" in name or name.endswith("exp_avg"))
+    )
     optimizer.forget()
     assert optimizer.state_dict() == {}
 
 
-@pytest.mark.parametrize(("options", "error", "message"), [
-    ({"classes": None}, SpaceError, r"classes: needs the names of the classes, since train has no attribute `classes`"),
-    ({"val_fraction": 1.0}, SpaceError, r"val_fraction: must be in \(0, 1\), got 1.0"),
-    ({"model": {"name": "resnet20"}}, SpaceError, "model: has no place in a population of one's own network"),
-    ({"optimizer": adam, "training": {"lr": 0.1}}, SpaceError, "training.lr: is the optimizer's, got both"),
-    ({"graft": {"A": {"uniform": [0, 1]}}}, SpaceError, "searches nothing, got a domain for graft.A"),
-    ({"graft": {"topology": "ring"}}, SpaceError, "graft.topology"),
-    ({"network": lambda num_classes: nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))}, ModelError,
-     "has no site"),
-    ({"network": lambda num_classes: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))}, ModelError,
-     r"cannot take images of shape \(1, 8, 8\)"),
-    ({"network": lambda num_classes: Net(num_classes + 1)}, ModelError,
-     r"must give logits of shape \(images, 10\), one a class, got \(2, 11\) for 2 images"),
-    ({"network": Twice}, ModelError, r"must give logits .*, got tuple for 2 images"),
-    ({"network": Typo}, ModelError,
-     r"'.*Typo' must take images of shape \(1, 8, 8\), got AttributeError: 'Typo' object has no attribute 'layer'"),
-])
-def test_what_cannot_be_accepted_is_one_line_before_anything_trains(options: dict[str, Any], error: type[GraftpopError],
-                                                                     message: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"classes": None},
+            SpaceError,
+            r"classes: needs the names of the classes, since train has no attribute `classes`",
+        ),
+        ({"val_fraction": 1.0}, SpaceError, r"val_fraction: must be in \(0, 1\), got 1.0"),
+        ({"model": {"name": "resnet20"}}, SpaceError, "model: has no place in a population of one's own network"),
+        ({"optimizer": adam, "training": {"lr": 0.1}}, SpaceError, "training.lr: is the optimizer's, got both"),
+        ({"graft": {"A": {"uniform": [0, 1]}}}, SpaceError, "searches nothing, got a domain for graft.A"),
+        ({"graft": {"topology": "ring"}}, SpaceError, "graft.topology"),
+        (
+            {"network": lambda num_classes: nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))},
+            ModelError,
+            "has no site",
+        ),
+        (
+            {"network": lambda num_classes: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))},
+            ModelError,
+            r"cannot take images of shape \(1, 8, 8\)",
+        ),
+        (
+            {"network": lambda num_classes: Net(num_classes + 1)},
+            ModelError,
+            r"must give logits of shape \(images, 10\), one a class, got \(2, 11\) for 2 images",
+        ),
+        ({"network": Twice}, ModelError, r"must give logits .*, got tuple for 2 images"),
+        (
+            {"network": Typo},
+            ModelError,
+            r"'.*Typo' must take images of shape \(1, 8, 8\), got AttributeError: 'Typo' object has no attribute 'layer'",
+        ),
+    ],
+)
+def test_what_cannot_be_accepted_is_one_line_before_anything_trains(
+    options: dict[str, Any], error: type[GraftpopError], message: str
+) -> None:
     with pytest.raises(error, match=message) as raised:
         own(**options)
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(("items", "message"), [
-    ([(np.zeros((1, 8, 8)), 0)] * 3, r"an item of train must be \(image, label\).*got \('ndarray', 'int'\)"),
-    ([torch.zeros(1, 8, 8)] * 3, "an item of train must be .*got Tensor"),
-    ([(torch.zeros(8, 8), 0)] * 3, "an item of train must be"),
-    ([], "train has no images"),
-    ([(torch.zeros(1, 9, 9), 0)] * 3, "images must have one shape in all splits"),
-    ([(torch.zeros(1, 8, 8), 0)], "at least 2 images must be left to train on"),
-])
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([(np.zeros((1, 8, 8)), 0)] * 3, r"an item of train must be \(image, label\).*got \('ndarray', 'int'\)"),
+        ([torch.zeros(1, 8, 8)] * 3, "an item of train must be .*got Tensor"),
+        ([(torch.zeros(8, 8), 0)] * 3, "an item of train must be"),
+        ([], "train has no images"),
+        ([(torch.zeros(1, 9, 9), 0)] * 3, "images must have one shape in all splits"),
+        ([(torch.zeros(1, 8, 8), 0)], "at least 2 images must be left to train on"),
+    ],
+)
 def test_items_that_are_no_images_are_one_line(items: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         graftpop.Population(Net, items, digits()[1], classes="0123456789")

@@ -51,8 +51,13 @@ def test_who_leads_a_trial_does_not_import_torch() -> None:
 
 @pytest.mark.parametrize("command", ["inspect", "export"])
 def test_the_help_of_a_command_waits_for_no_large_library(command: str) -> None:
-    ran = subprocess.run([sys.executable, "-X", "importtime", "-m", f"graftpop.{command}", "--help"],
-                         capture_output=True, text=True, check=True, timeout=60)
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", f"graftpop.{command}", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in ran.stderr.splitlines()}
     assert "typer" in imported
     assert not imported & {"torch", "ray", "torchvision", "numpy", "pyarrow", "onnx", "pydantic"}

@@ -46,8 +46,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def every_settings(space: Space, *seeds: int) -> Iterator[Settings]:
     """Yield the settings of every trial of some seeds, by default of the first; of ranges the lowest value alone."""
-    values = {key: domain.every_value() if domain.is_finite else domain.corners[:1]
-              for key, domain in space.domains.items() if key != "seed"}
+    values = {
+        key: domain.every_value() if domain.is_finite else domain.corners[:1]
+        for key, domain in space.domains.items()
+        if key != "seed"
+    }
     return map(space.settle, combinations(values | ({"seed": seeds} if seeds else {})))
 
 
@@ -92,8 +95,10 @@ def head_comment(file: Path) -> str:
 
 def epochs_of(space: Space) -> int:
     """Return the epochs that all networks of all trials train together, teachers among them."""
-    return sum(settings.num_epochs * settings.population.num_peers + epochs_of_teachers(settings)
-               for settings in every_settings(space, *space.domains["seed"].values))
+    return sum(
+        settings.num_epochs * settings.population.num_peers + epochs_of_teachers(settings)
+        for settings in every_settings(space, *space.domains["seed"].values)
+    )
 
 
 def epochs_of_teachers(settings: Settings) -> int:
@@ -125,8 +130,10 @@ def test_published_rows_name_values_that_a_trial_has_and_each_names_others(file:
 
 @of_each("file", SPACES)
 def test_every_trial_of_a_space_trains_two_rounds_on_tiny_images(file: Path, images: str) -> None:
-    every = {settings.model_dump_json(): settings
-             for settings in (small(settings, images) for settings in every_settings(load_space(file)))}
+    every = {
+        settings.model_dump_json(): settings
+        for settings in (small(settings, images) for settings in every_settings(load_space(file)))
+    }
     assert every
     for key, settings in every.items():
         if key not in RAN:
@@ -190,7 +197,7 @@ def test_a_papers_cost_in_epochs_is_what_its_comment_says(file: Path) -> None:
 
 @of_each("file", PAPERS)
 def test_the_commands_of_a_papers_comment_load_and_the_last_is_small(
-    file: Path, monkeypatch: pytest.MonkeyPatch,
+    file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     joined = head_comment(file).replace("\\\n", " ")

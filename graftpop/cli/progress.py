@@ -50,11 +50,14 @@ def trials_table(trials: Sequence[Trial]) -> Table:
             f"[{STYLES.get(trial.status, 'dim')}]{trial.status}[/]",
             *(value_text(trial.sample.get(key)) for key in searched),
             f"{trial.round}/{trial.num_rounds}",
-            *(accuracy_text(result.get(name)) for name in
-              ("val_accuracy", "mean_val_accuracy", "test_accuracy", "ensemble_test_accuracy")),
+            *(
+                accuracy_text(result.get(name))
+                for name in ("val_accuracy", "mean_val_accuracy", "test_accuracy", "ensemble_test_accuracy")
+            ),
             value_text(result.get("num_invalid_filters")),
             f"{result['images_per_s']:,.0f}" if "images_per_s" in result else "",
-            style="bold" if trial is best else None)
+            style="bold" if trial is best else None,
+        )
     return table
 
 
@@ -96,7 +99,7 @@ class NewEvents:
     def lines(self, trials: Sequence[Trial]) -> Iterator[str]:
         """Yield what was not yielded before."""
         for trial in trials:
-            for event in trial.events[self._num_told.get(trial.trial_id, 0):]:
+            for event in trial.events[self._num_told.get(trial.trial_id, 0) :]:
                 yield f"trial {trial.number}  {event}"
             self._num_told[trial.trial_id] = len(trial.events)
 
@@ -115,8 +118,10 @@ class NewEndings:
             elif trial.trial_id in self._were_going:
                 self._were_going.remove(trial.trial_id)
                 if trial.status == "stopped":
-                    yield f"trial {trial.number}  stopped early by the scheduler, after round {trial.round} of " \
-                          f"{trial.num_rounds}"
+                    yield (
+                        f"trial {trial.number}  stopped early by the scheduler, after round {trial.round} of "
+                        f"{trial.num_rounds}"
+                    )
                 elif trial.error:
                     yield f"trial {trial.number}  {trial.status}: {trial.error}"
 
@@ -132,8 +137,14 @@ class LiveProgress:
     def __init__(self, console: Console, num_trials: int, rounds_of_trial: int) -> None:
         self._pace = Pace(num_trials, rounds_of_trial)
         self._events, self._endings = NewEvents(), NewEndings()
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds"),
-                             TextColumn("{task.fields[speed]}"), TextColumn("{task.fields[left]}"))
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rounds"),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[left]}"),
+        )
         self._task = self._bar.add_task("study", total=num_trials * rounds_of_trial, speed="", left="")
         self._live = Live(self._bar, console=console, refresh_per_second=4, transient=True)
 
@@ -141,8 +152,9 @@ class LiveProgress:
         self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._live.stop()
 
     def __call__(self, trials: list[Trial]) -> None:
@@ -150,14 +162,19 @@ class LiveProgress:
         for line in (*self._events.lines(trials), *self._endings.lines(trials)):
             self._live.console.print(Text(line, style="yellow"), soft_wrap=True)
         speed = images_per_s(trials)
-        self._bar.update(self._task, completed=self._pace.rounds_done(trials), total=self._pace.total_rounds(trials),
-                         speed=f"{speed:,.0f} images/s" if speed else "", left=self._pace.time_left(trials))
+        self._bar.update(
+            self._task,
+            completed=self._pace.rounds_done(trials),
+            total=self._pace.total_rounds(trials),
+            speed=f"{speed:,.0f} images/s" if speed else "",
+            left=self._pace.time_left(trials),
+        )
         self._live.update(self._render(trials))
 
     def _render(self, trials: list[Trial]) -> RenderableType:
         running = [trial for trial in trials if not trial.is_over]
         over = [trial for trial in trials if trial.is_over]
-        shown = running[:SHOWN_TRIALS] + over[-max(1, SHOWN_TRIALS - len(running)):]
+        shown = running[:SHOWN_TRIALS] + over[-max(1, SHOWN_TRIALS - len(running)) :]
         shown.sort(key=lambda trial: trial.number)
         if not shown:
             return self._bar
@@ -180,8 +197,9 @@ class PlainProgress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """There is nothing to end."""
 
     def __call__(self, trials: list[Trial]) -> None:

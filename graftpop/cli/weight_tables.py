@@ -82,11 +82,15 @@ def network_figures(name: str, weights: Mapping[str, Tensor], thresholds: Sequen
     Raises:
         CheckpointError: there is no convolution in it.
     """
-    layers = {weight.removesuffix(".weight"): _layer_figures(weights[weight], thresholds)
-              for weight in convolutions_of(weights)}
+    layers = {
+        weight.removesuffix(".weight"): _layer_figures(weights[weight], thresholds)
+        for weight in convolutions_of(weights)
+    }
     if not layers:
-        raise CheckpointError(f"{name}: must hold a convolution, a weight with four dimensions, got none; give the "
-                              f"weights of a convolutional network")
+        raise CheckpointError(
+            f"{name}: must hold a convolution, a weight with four dimensions, got none; give the "
+            f"weights of a convolutional network"
+        )
     information = network_information(torch.tensor([layer.entropy_nats for layer in layers.values()]))
     return NetworkFigures(name, layers, information)
 
@@ -122,15 +126,20 @@ def totals_table(networks: Sequence[NetworkFigures], thresholds: Sequence[float]
     """Return a table with a row a network: its filters in all, the share that is invalid, and its information."""
     filters, *others = _headings(thresholds)
     invalid, means = others[: len(thresholds)], others[len(thresholds) :]
-    table = _table("checkpoint", filters, *(part for heading in invalid for part in (heading, "%")), *means,
-                   "information nats")
+    table = _table(
+        "checkpoint", filters, *(part for heading in invalid for part in (heading, "%")), *means, "information nats"
+    )
     for number, network in enumerate(networks, start=1):
         total = network.total
         num_filters, *counts = _cells(total, thresholds)
         shares = [f"{100 * count / total.num_filters:.2f}" for count in total.num_invalid]
-        table.add_row(network.name if len(networks) == 1 else f"({number}) {network.name}", num_filters,
-                      *(part for pair in zip(counts[: len(thresholds)], shares, strict=True) for part in pair),
-                      *counts[len(thresholds) :], f"{network.information_nats:.3f}")
+        table.add_row(
+            network.name if len(networks) == 1 else f"({number}) {network.name}",
+            num_filters,
+            *(part for pair in zip(counts[: len(thresholds)], shares, strict=True) for part in pair),
+            *counts[len(thresholds) :],
+            f"{network.information_nats:.3f}",
+        )
     return table
 
 
@@ -141,8 +150,13 @@ def _headings(thresholds: Sequence[float]) -> list[str]:
 def _cells(layer: LayerFigures | None, thresholds: Sequence[float]) -> list[str]:
     if layer is None:
         return [ABSENT] * len(_headings(thresholds))
-    return [str(layer.num_filters), *map(str, layer.num_invalid), f"{layer.entropy_nats:.4f}", f"{layer.l1_norm:.4g}",
-            f"{layer.l2_norm:.4g}"]
+    return [
+        str(layer.num_filters),
+        *map(str, layer.num_invalid),
+        f"{layer.entropy_nats:.4f}",
+        f"{layer.l1_norm:.4g}",
+        f"{layer.l2_norm:.4g}",
+    ]
 
 
 def _table(first: str, *columns: str) -> Table:

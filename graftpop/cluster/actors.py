@@ -51,15 +51,16 @@ class RayGroup:
         parts: a `graftpop.peer.components.Parts`, or None; what it holds is pickled.
     """
 
-    def __init__(self, settings: Settings, demand: Demand, placement_group: PlacementGroup, trial: str,
-                 parts: Any = None) -> None:
+    def __init__(
+        self, settings: Settings, demand: Demand, placement_group: PlacementGroup, trial: str, parts: Any = None
+    ) -> None:
         # Ray neither restarts nor retries: who starts again has first to be given its state
         self._remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
         self._settings, self._demand, self._placement_group, self._trial = settings, demand, placement_group, trial
         # put once, however many processes start; what is not there depends on no node
         self._parts = None if parts is None else ray.put(cloudpickle.dumps(parts))
-        self._actors: dict[int, Any] = {}   # by place
-        self._places: dict[int, int] = {}   # by peer
+        self._actors: dict[int, Any] = {}  # by place
+        self._places: dict[int, int] = {}  # by peer
         self._started: dict[ray.ObjectRef[Any], Asked] = {}
         self._place_peers()
         for place in range(len(demand.actors)):
@@ -81,8 +82,11 @@ class RayGroup:
         self._settings, self._demand, self._trial = settings, demand, trial
         self._started.clear()
         self._place_peers()
-        begun = {place: actor.begin.remote(settings.model_dump(), self._peers_at(place))
-                 for place, actor in self._actors.items() if place not in busy}
+        begun = {
+            place: actor.begin.remote(settings.model_dump(), self._peers_at(place))
+            for place, actor in self._actors.items()
+            if place not in busy
+        }
         if begun:
             ray.wait(list(begun.values()), num_returns=len(begun), timeout=BEGIN_LIMIT_S)
         for place in range(len(self._demand.actors)):
@@ -103,7 +107,8 @@ class RayGroup:
             num_gpus=bundles[place].get("GPU", 0.0),
             scheduling_strategy=PlacementGroupSchedulingStrategy(
                 placement_group=self._placement_group,
-                placement_group_bundle_index=self._placement_group.bundle_count - len(bundles) + place),
+                placement_group_bundle_index=self._placement_group.bundle_count - len(bundles) + place,
+            ),
         ).remote(self._settings.model_dump(), self._peers_at(place), self._demand, self._parts)
 
     def _arrange_meetings(self) -> None:
@@ -128,8 +133,9 @@ class RayGroup:
                 yield peer, result
         yield from broken
 
-    def start(self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, *,
-              wanted: Wanted = "value") -> None:
+    def start(
+        self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, *, wanted: Wanted = "value"
+    ) -> None:
         """See `Group.start`."""
         reference, asked = self._ask(peer, method, arguments, limit_s, wanted)
         self._started[reference] = asked
@@ -138,8 +144,9 @@ class RayGroup:
         """See `Group.finished`."""
         return self._next_of(self._started)
 
-    def _ask(self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float,
-             wanted: Wanted) -> "tuple[ray.ObjectRef[Any], Asked]":
+    def _ask(
+        self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, wanted: Wanted
+    ) -> "tuple[ray.ObjectRef[Any], Asked]":
         """Start a method on one peer; return by which reference its end is known, and what it is the end of."""
         actor, name = self._actors[self._places[peer]], f"{self._trial}/peer-{peer}.{method}"
         if wanted == "value":
@@ -155,8 +162,10 @@ class RayGroup:
         if not done:
             late = next(reference for reference, asked in pending.items() if asked.deadline == deadline)
             asked = pending.pop(late)
-            return asked.peer, PeerLost(f"peer {asked.peer}: did not finish '{asked.method}' within {asked.limit_s:g} "
-                                        f"s; see population.deadline_factor and population.round_limit_s")
+            return asked.peer, PeerLost(
+                f"peer {asked.peer}: did not finish '{asked.method}' within {asked.limit_s:g} "
+                f"s; see population.deadline_factor and population.round_limit_s"
+            )
         asked = pending.pop(done[0])
         result = self._result(done[0], asked.peer, asked.method)
         if isinstance(result, PeerError) or asked.wanted == "value":

@@ -49,7 +49,8 @@ def check_can_lead(address: str | None) -> None:
         host = _host_and_port(address)[0] or "HEAD"
         raise ResourceError(
             f"--address {address}: Ray Tune cannot lead a study through a Ray client, which is for --dry-run only; use "
-            f"ray job submit --address http://{host}:8265 --working-dir . -- python -m graftpop.tune ...")
+            f"ray job submit --address http://{host}:8265 --working-dir . -- python -m graftpop.tune ..."
+        )
 
 
 @contextmanager
@@ -77,8 +78,10 @@ def connect(address: str | None) -> Iterator[Connection]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if address is None:
             raise ResourceError(f"ray: no cluster could be started on this machine: {reason}") from error
-        raise ResourceError(f"--address {address}: no cluster could be joined: {reason}; start one with "
-                            f"`ray start --head`, or leave --address out to use this machine alone") from error
+        raise ResourceError(
+            f"--address {address}: no cluster could be joined: {reason}; start one with "
+            f"`ray start --head`, or leave --address out to use this machine alone"
+        ) from error
     try:
         for name in ("ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by our own table and records
@@ -94,8 +97,11 @@ def nodes_of_cluster() -> list[Node]:
     """Return what the nodes of the cluster have that this process is connected to."""
     import ray
 
-    return [Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-            for node in ray.nodes() if node["Alive"]]
+    return [
+        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def dashboard_text(place: str, here: str, heads: Sequence[str], *, asks: bool) -> str:
@@ -141,8 +147,10 @@ def _check_answers(address: str) -> None:
     else:
         refusal = _refusal(f"{host}:{port}", "/ray.rpc.NodeInfoGcsService/CheckAlive", "the head's port is 6379")
         if not refusal and not services.find_node_ids():
-            refusal = (f"this machine is no node of that cluster; run `ray start --address={host}:{port}` here, or "
-                       "`ray job submit` with this command")
+            refusal = (
+                f"this machine is no node of that cluster; run `ray start --address={host}:{port}` here, or "
+                "`ray job submit` with this command"
+            )
     if refusal:
         raise ResourceError(f"--address {address}: {refusal}")
 

@@ -104,8 +104,9 @@ class MetricsExport(Callback):
         self._set_at = -math.inf
         self._has_logged = False
 
-    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any],
-                        **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
         """Take note of what a trial has reported."""
         self.take(_id_of(trial), result["figures"])
 
@@ -136,8 +137,9 @@ class MetricsExport(Callback):
     def set(self) -> None:
         """Set what is known of the trials that run, or ran until a while ago."""
         now = self._set_at = time.monotonic()
-        self._rows = {trial_id: rows for trial_id, rows in self._rows.items()
-                      if now - self._ended_at.get(trial_id, now) < HELD_S}
+        self._rows = {
+            trial_id: rows for trial_id, rows in self._rows.items() if now - self._ended_at.get(trial_id, now) < HELD_S
+        }
         for trial_id, rows in self._rows.items():
             for peer, row in rows.items():
                 if len(self._peers) < MOST_PEERS:
@@ -195,5 +197,8 @@ def _scrapes() -> set[Any]:
     """
     here = ray.get_runtime_context().get_node_id()
     ports = {node["MetricsExportPort"] for node in ray.nodes() if node["NodeID"] == here}
-    return {connection.raddr for connection in psutil.net_connections("tcp")
-            if connection.raddr and connection.laddr.port in ports}
+    return {
+        connection.raddr
+        for connection in psutil.net_connections("tcp")
+        if connection.raddr and connection.laddr.port in ports
+    }

@@ -61,7 +61,8 @@ def _check_shared(folder: Path, nodes: dict[str, str]) -> None:
     if unseen:
         raise ResourceError(
             f"--out {folder}: all nodes must share the run's folder, and {_one_of(unseen)}; choose a folder that they "
-            f"share, or a URI such as s3://bucket/run or gs://bucket/run")
+            f"share, or a URI such as s3://bucket/run or gs://bucket/run"
+        )
 
 
 def _sees(mark: str) -> str:
@@ -83,8 +84,10 @@ def _check_data(space: Space, nodes: dict[str, str]) -> None:
         seed = next(settings.seed for settings in every if settings.data == data)
         lacking = _ask(nodes, DATA_LIMIT_S, f"read {data.name}", _reads, data, seed)
         if lacking:
-            raise DataError(f"data.name: every node needs its own copy of {data.name}, and {_one_of(lacking)}; its "
-                            f"GRAFTPOP_DATA is what it was when `ray start` ran there")
+            raise DataError(
+                f"data.name: every node needs its own copy of {data.name}, and {_one_of(lacking)}; its "
+                f"GRAFTPOP_DATA is what it was when `ray start` ran there"
+            )
 
 
 def _reads(data: DataSettings, seed: int) -> str:
@@ -109,11 +112,14 @@ def _ask(nodes: dict[str, str], limit_s: float, what: str, task: Callable[..., s
     remote: Any = ray.remote(num_cpus=0, max_retries=0)(task)
     node_of = {
         remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*arguments): node
-        for node in nodes}
+        for node in nodes
+    }
     _, late = ray.wait(list(node_of), num_returns=len(node_of), timeout=limit_s)
     if late:
-        raise ResourceError(f"node {', '.join(sorted(nodes[node_of[one]] for one in late))}: did not {what} within "
-                            f"{limit_s:g} s; see that it runs (`ray status`), or take it out of the cluster")
+        raise ResourceError(
+            f"node {', '.join(sorted(nodes[node_of[one]] for one in late))}: did not {what} within "
+            f"{limit_s:g} s; see that it runs (`ray status`), or take it out of the cluster"
+        )
     said = {}
     for reference, node in node_of.items():
         address = nodes[node]
@@ -122,8 +128,10 @@ def _ask(nodes: dict[str, str], limit_s: float, what: str, task: Callable[..., s
         except RayError as error:
             if _is_found_dead(node):
                 continue
-            raise ResourceError(f"node {address}: could not {what}: {_last_line(error)}; see that it runs and has the "
-                                f"same graftpop installed, or take it out of the cluster") from error
+            raise ResourceError(
+                f"node {address}: could not {what}: {_last_line(error)}; see that it runs and has the "
+                f"same graftpop installed, or take it out of the cluster"
+            ) from error
     return {address: text for address, text in said.items() if text}
 
 

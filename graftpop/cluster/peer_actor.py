@@ -43,12 +43,13 @@ class PeerActor:
         try:
             parts = None if self._parts is None else cloudpickle.loads(self._parts)
         except (ImportError, AttributeError) as error:  # a constructor that fails would be tried again and again
-            self._failure = PeerError(f"peer {', '.join(map(str, peers))}: its process cannot have the network, images "
-                                      f"or optimizer: {error}; put their modules where every node can import them")
+            self._failure = PeerError(
+                f"peer {', '.join(map(str, peers))}: its process cannot have the network, images "
+                f"or optimizer: {error}; put their modules where every node can import them"
+            )
             return
         for peer in peers:
-            self._peers[peer] = Peer(population, peer, self._device, num_workers=self._num_cores - 1,
-                                     parts=parts)
+            self._peers[peer] = Peer(population, peer, self._device, num_workers=self._num_cores - 1, parts=parts)
 
     def __repr__(self) -> str:
         """Name the actor for logs and the dashboard; its tasks have the name of the trial."""

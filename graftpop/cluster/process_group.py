@@ -90,8 +90,9 @@ class MeetingPlace:
             gathered = torch.from_numpy(everyone).flatten(0, 1)
             torch.distributed.all_gather_into_tensor(gathered, torch.from_numpy(own))
         except RuntimeError as error:  # gloo has no other kind
-            raise MeetingBroken(f"peer {self._peer}: its meeting with the other peers broke off: "
-                            f"{str(error).splitlines()[0]}") from error
+            raise MeetingBroken(
+                f"peer {self._peer}: its meeting with the other peers broke off: {str(error).splitlines()[0]}"
+            ) from error
         return everyone
 
     def _join(self) -> None:
@@ -109,8 +110,9 @@ class MeetingPlace:
         # left to itself gloo binds what the host name stands for, which on many machines is the loopback: Debian writes
         # 127.0.1.1 beside it. Peers on other nodes then wait in vain.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_of(ray.util.get_node_ip_address()))
-        torch.distributed.init_process_group("gloo", store=self._store, rank=self._place,
-                                             world_size=self._num_places, timeout=self._limit)
+        torch.distributed.init_process_group(
+            "gloo", store=self._store, rank=self._place, world_size=self._num_places, timeout=self._limit
+        )
 
     def leave(self) -> None:
         """Meet no more with those that one has met with."""

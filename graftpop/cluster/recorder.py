@@ -48,8 +48,15 @@ class Recorder(Callback):
         scores: what they reached, by trial and round.
     """
 
-    def __init__(self, space: Space, folder: RunFolder, watch: Callable[[list[Trial]], None], known: list[Trial],
-                 scheduled: TrialScheduler, scores: Mapping[str, Mapping[int, float]]) -> None:
+    def __init__(
+        self,
+        space: Space,
+        folder: RunFolder,
+        watch: Callable[[list[Trial]], None],
+        known: list[Trial],
+        scheduled: TrialScheduler,
+        scores: Mapping[str, Mapping[int, float]],
+    ) -> None:
         self._space = space
         self._folder = folder
         self._watch = watch
@@ -86,16 +93,19 @@ class Recorder(Callback):
         elif self._waits_since is None:
             self._waits_since = time.monotonic()
         elif time.monotonic() - self._waits_since > ROOM_LIMIT_S:
-            raise ResourceError(f"{self._folder.location}: no trial has found room on the cluster for "
-                                f"{ROOM_LIMIT_S:g} s; bring its nodes back (`ray status`), then go on with --resume")
+            raise ResourceError(
+                f"{self._folder.location}: no trial has found room on the cluster for "
+                f"{ROOM_LIMIT_S:g} s; bring its nodes back (`ray status`), then go on with --resume"
+            )
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Take note of a trial that begins, or begins again."""
         self._see(trial).status = "running"
         self._changed()
 
-    def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any],
-                        **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
         """Take note of a round, or of why a trial ends without one."""
         seen = self._see(trial)
         seen.status, seen.error = "running", result.get("error", "")
@@ -183,12 +193,19 @@ class Recorder(Callback):
                 peer_file = checkpoint.read(f"peer-{facts.summary['best_peer']}.safetensors")
             except CheckpointError:
                 continue  # the trial tells of it when it goes on
-            self._folder.write_best(peer_file, {
-                "trial_id": best.trial_id, "status": best.status, "peer": facts.summary["best_peer"],
-                "searched": best.sample,
-                # a round is measured before its exchange; the last has none: then the figures are the weights'
-                "grafted_since_measured": facts.settings["graft"] is not None and not facts.is_complete,
-                "measured": facts.summary, "settings": facts.settings})
+            self._folder.write_best(
+                peer_file,
+                {
+                    "trial_id": best.trial_id,
+                    "status": best.status,
+                    "peer": facts.summary["best_peer"],
+                    "searched": best.sample,
+                    # a round is measured before its exchange; the last has none: then the figures are the weights'
+                    "grafted_since_measured": facts.settings["graft"] is not None and not facts.is_complete,
+                    "measured": facts.summary,
+                    "settings": facts.settings,
+                },
+            )
             return
 
 

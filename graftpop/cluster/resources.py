@@ -51,8 +51,10 @@ class Demand:
     def bundles(self) -> list[dict[str, float]]:
         """What each actor reserves, in whole units of Ray and never more than it was found room for."""
         each = {"CPU": self.cpus_per_peer} | ({"GPU": self.gpus_per_peer} if self.gpus_per_peer else {})
-        return [{kind: math.floor(len(peers) * amount * RAY_UNITS + 1e-6) / RAY_UNITS for kind, amount in each.items()}
-                for peers in self.actors]
+        return [
+            {kind: math.floor(len(peers) * amount * RAY_UNITS + 1e-6) / RAY_UNITS for kind, amount in each.items()}
+            for peers in self.actors
+        ]
 
     def __str__(self) -> str:
         """Say it as a person would."""
@@ -83,10 +85,16 @@ def demand_of(settings: Settings, nodes: Sequence[Node]) -> Demand:
     shares = [math.floor(RAY_UNITS / sharing) / RAY_UNITS for sharing in range(1, MOST_PEERS_SHARING + 1)]
     of_cpus = list(enumerate(shares, 1)) if resources.cpus_per_peer == "auto" else [(1, resources.cpus_per_peer)]
     of_gpus = (shares if has_gpus else [0.0]) if resources.gpus_per_peer == "auto" else [resources.gpus_per_peer]
-    demands = [Demand(num_peers, cpus, gpus, _together(settings.peers_per_actor, num_peers, sharing, gpus, nodes))
-               for gpus in of_gpus for sharing, cpus in of_cpus]
-    demands = [demand for demand in demands  # Ray gives out cards whole, or a part of one
-               if demand.gpus_per_peer % 1 == 0 or demand.peers_per_actor * demand.gpus_per_peer <= 1]
+    demands = [
+        Demand(num_peers, cpus, gpus, _together(settings.peers_per_actor, num_peers, sharing, gpus, nodes))
+        for gpus in of_gpus
+        for sharing, cpus in of_cpus
+    ]
+    demands = [
+        demand
+        for demand in demands  # Ray gives out cards whole, or a part of one
+        if demand.gpus_per_peer % 1 == 0 or demand.peers_per_actor * demand.gpus_per_peer <= 1
+    ]
     demand = next((demand for demand in demands if _room(demand, nodes) >= num_peers), demands[-1])
     room = _room(demand, nodes)
     if room < num_peers:
@@ -94,7 +102,8 @@ def demand_of(settings: Settings, nodes: Sequence[Node]) -> Demand:
         raise ResourceError(
             f"population.num_peers: {demand} can never be placed on this cluster ({len(nodes)} "
             f"{'node' if len(nodes) == 1 else 'nodes'}, {kinds}), which has room for {room or 'none'}; choose "
-            f"{f'at most {room} peers, or ' * bool(room)}less in resources.cpus_per_peer and resources.gpus_per_peer")
+            f"{f'at most {room} peers, or ' * bool(room)}less in resources.cpus_per_peer and resources.gpus_per_peer"
+        )
     return demand
 
 

@@ -115,8 +115,14 @@ def _asha(space: Space) -> TrialScheduler:
     rungs = (rounds // ASHA_REDUCTION**2, rounds // ASHA_REDUCTION)
     first = next((rung for rung in rungs if rung >= ASHA_EARLIEST_ROUND), rounds)
     tuned = space.settle().tune
-    return ASHAScheduler(time_attr="round", metric=tuned.metric, mode=tuned.mode, max_t=rounds, grace_period=first,
-                         reduction_factor=ASHA_REDUCTION)
+    return ASHAScheduler(
+        time_attr="round",
+        metric=tuned.metric,
+        mode=tuned.mode,
+        max_t=rounds,
+        grace_period=first,
+        reduction_factor=ASHA_REDUCTION,
+    )
 
 
 def remind(scheduler: TrialScheduler, trial: TuneTrial, scores: Mapping[int, float], metric: str) -> None:
@@ -142,7 +148,8 @@ def _pbt(space: Space) -> TrialScheduler:
     rng = random.Random(space.settle().seed)
     mutations: dict[str, Any] = {
         key: list(domain.every_value()) if domain.is_finite else partial(domain.sample, rng)
-        for key, domain in space.domains.items()}
+        for key, domain in space.domains.items()
+    }
     tuned = space.settle().tune
 
     def keep_inside(config: dict[str, Any]) -> dict[str, Any]:
@@ -151,9 +158,14 @@ def _pbt(space: Space) -> TrialScheduler:
         return {"trial": {**trial, "sample": sample}}
 
     return PopulationBasedTraining(
-        time_attr="round", metric=tuned.metric, mode=tuned.mode, perturbation_interval=interval,
-        burn_in_period=interval, hyperparam_mutations={"trial": {"sample": mutations}}, custom_explore_fn=keep_inside)
+        time_attr="round",
+        metric=tuned.metric,
+        mode=tuned.mode,
+        perturbation_interval=interval,
+        burn_in_period=interval,
+        hyperparam_mutations={"trial": {"sample": mutations}},
+        custom_explore_fn=keep_inside,
+    )
 
 
 SCHEDULERS: Final[Mapping[str, Callable[[Space], TrialScheduler]]] = {"none": _none, "asha": _asha, "pbt": _pbt}
-

@@ -43,8 +43,10 @@ def ray_group(settings: Settings, parts: Parts) -> Iterator[RayGroup]:
         try:
             ray.get(room.ready(), timeout=ROOM_LIMIT_S)
         except GetTimeoutError as error:
-            raise ResourceError(f"population: {demand} found no room on the cluster within {ROOM_LIMIT_S:g} s; "
-                                f"`ray status` tells what holds it") from error
+            raise ResourceError(
+                f"population: {demand} found no room on the cluster within {ROOM_LIMIT_S:g} s; "
+                f"`ray status` tells what holds it"
+            ) from error
         group = RayGroup(settings, demand, room, settings.name, parts)
         try:
             yield group

@@ -22,8 +22,9 @@ from graftpop.study.trials import Trial, trials_from_json
 __all__ = ["run_study"]
 
 
-def run_study(space: Space, folder: RunFolder, connection: Connection,
-              watch: Callable[[list[Trial]], None]) -> list[Trial]:
+def run_study(
+    space: Space, folder: RunFolder, connection: Connection, watch: Callable[[list[Trial]], None]
+) -> list[Trial]:
     """Run the trials of a study, or those that are left of it, and return them all.
 
     The records are written as the trials go; one SIGINT ends the study after what is being written is written.
@@ -63,8 +64,9 @@ def run_study(space: Space, folder: RunFolder, connection: Connection,
             wanted = trials_to_run(left, sampler, new_numbers)
             suggests = tuned.search == "optuna"
             os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # theirs would begin anew when a study is resumed
-            trainable = tune.with_parameters(PopulationTrainable, space=space, nodes=connection.nodes,
-                                             location=folder.location)
+            trainable = tune.with_parameters(
+                PopulationTrainable, space=space, nodes=connection.nodes, location=folder.location
+            )
             trainable.__name__ = "population"
             tune.run(
                 tune.with_resources(trainable, lambda config: placement_of(space, config, connection)),

@@ -26,9 +26,24 @@ from graftpop.study.trials import Trial
 __all__ = ["LOGGERS", "Tracker", "check_loggers"]
 
 FIGURES: Final = (
-    "epoch", "val_accuracy", "mean_val_accuracy", "train_loss", "num_invalid_filters", "images_per_s", "train_images",
-    "exchange_s", "wall_s", "num_peers", "test_accuracy", "ensemble_test_accuracy", "parameters", "flops",
-    "removed_filters", "parameters_left", "flops_left")
+    "epoch",
+    "val_accuracy",
+    "mean_val_accuracy",
+    "train_loss",
+    "num_invalid_filters",
+    "images_per_s",
+    "train_images",
+    "exchange_s",
+    "wall_s",
+    "num_peers",
+    "test_accuracy",
+    "ensemble_test_accuracy",
+    "parameters",
+    "flops",
+    "removed_filters",
+    "parameters_left",
+    "flops_left",
+)
 """What a tracker has by round, where a round reports it; the test set is read after the last."""
 
 
@@ -101,8 +116,9 @@ class Tracker(Callback):
         """Begin the trial's run, unless the trial only goes on."""
         self._run_of(trial)
 
-    def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any],
-                        **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
         """Log a round."""
         run = self._run_of(trial)
         run.has_failed = "error" in result
@@ -204,8 +220,10 @@ def _wandb(project: str, folder: RunFolder) -> LoggerCallback:
             try:
                 super().setup(*arguments, **options)  # type: ignore[no-untyped-call]  # nor here
             except ValueError as error:
-                raise SpaceError("tune.log: wandb needs a login, got none; run `wandb login`, set WANDB_API_KEY, or "
-                                 "WANDB_MODE=offline to write to the run folder alone") from error
+                raise SpaceError(
+                    "tune.log: wandb needs a login, got none; run `wandb login`, set WANDB_API_KEY, or "
+                    "WANDB_MODE=offline to write to the run folder alone"
+                ) from error
 
         def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
             super().log_trial_result(iteration, trial, result)
@@ -227,8 +245,13 @@ def _wandb(project: str, folder: RunFolder) -> LoggerCallback:
 
     # Ray lets the trial's process, which may not have this one's environment, know the API key only
     of_run = None if folder.local_path is None else str(folder.local_path)
-    return Wandb(project=project, group=folder.name, dir=os.environ.get("WANDB_DIR", of_run),
-                 mode=os.environ.get("WANDB_MODE"), entity=os.environ.get("WANDB_ENTITY"))
+    return Wandb(
+        project=project,
+        group=folder.name,
+        dir=os.environ.get("WANDB_DIR", of_run),
+        mode=os.environ.get("WANDB_MODE"),
+        entity=os.environ.get("WANDB_ENTITY"),
+    )
 
 
 def _mlflow(experiment: str, folder: RunFolder) -> LoggerCallback:
@@ -251,8 +274,10 @@ def _comet(project: str, folder: RunFolder) -> LoggerCallback:
     if get_config()["comet.api_key"]:
         return CometLoggerCallback(project_name=project, tags=[folder.name])
     if "COMET_OFFLINE_DIRECTORY" not in os.environ:
-        raise SpaceError("tune.log: comet needs a login, got none; set COMET_API_KEY, or COMET_OFFLINE_DIRECTORY to "
-                         "the folder to write to without one")
+        raise SpaceError(
+            "tune.log: comet needs a login, got none; set COMET_API_KEY, or COMET_OFFLINE_DIRECTORY to "
+            "the folder to write to without one"
+        )
     return CometLoggerCallback(online=False, project_name=project, tags=[folder.name])
 
 
@@ -268,19 +293,26 @@ def _aim(experiment: str, folder: RunFolder) -> LoggerCallback:
             return run
 
     # the figures of this process and what it prints are the study's, and no trial's
-    return Aim(_disk(folder, "Aim", ""), experiment_name=experiment, system_tracking_interval=None,
-               capture_terminal_logs=False)
+    return Aim(
+        _disk(folder, "Aim", ""), experiment_name=experiment, system_tracking_interval=None, capture_terminal_logs=False
+    )
 
 
 def _disk(folder: RunFolder, tracker: str, variable: str) -> str:
     """Return where the run folder is on a disk."""
     if folder.local_path is None:
         instead = f"set {variable} to its server" if variable else "give --out a folder on a disk"
-        raise SpaceError(f"tune.log: {tracker} would write to the run folder, which is no folder on a disk, got "
-                         f"{folder.location}; {instead}")
+        raise SpaceError(
+            f"tune.log: {tracker} would write to the run folder, which is no folder on a disk, got "
+            f"{folder.location}; {instead}"
+        )
     return str(folder.local_path)
 
 
 LOGGERS: Final[Mapping[str, Callable[[str, RunFolder], LoggerCallback]]] = {
-    "wandb": _wandb, "mlflow": _mlflow, "comet": _comet, "aim": _aim}
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+    "comet": _comet,
+    "aim": _aim,
+}
 """Ray's callback of each tracker, for a name of the study and the folder of its run."""

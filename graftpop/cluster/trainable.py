@@ -51,7 +51,7 @@ class PopulationTrainable(tune.Trainable):
     """A population of peers as Ray actors, led from this process, which neither computes nor holds weights."""
 
     def setup(  # type: ignore[override]  # tune.with_parameters adds the other arguments
-        self, config: dict[str, Any], space: Space, nodes: list[Node], location: str,
+        self, config: dict[str, Any], space: Space, nodes: list[Node], location: str
     ) -> None:
         """Take note of what to run; the peers start with the first step.
 
@@ -152,8 +152,11 @@ class PopulationTrainable(tune.Trainable):
         self._population = Population(self._start_peers(), self._settings, self._tell)
         if newest is not None:
             states = {peer: files[f"peer-{peer}.safetensors"] for peer in newest.facts.peers}
-            teachers = {int(Path(name).stem.removeprefix("teacher-")): content for name, content in files.items()
-                        if name.startswith("teacher-")}
+            teachers = {
+                int(Path(name).stem.removeprefix("teacher-")): content
+                for name, content in files.items()
+                if name.startswith("teacher-")
+            }
             self._population.load(states, newest.facts.round, teachers, newest.facts.num_restarts)
         elif self._population.prepare():  # the teachers are trained, which shall not be done again
             self._write_checkpoint(self._population, is_complete=False)
@@ -168,8 +171,10 @@ class PopulationTrainable(tune.Trainable):
             return self._group
         placement_group = get_current_placement_group()
         if placement_group is None:
-            raise ResourceError("PopulationTrainable: needs a placement group with a bundle an actor; wrap it in "
-                                "tune.with_resources with placement_of")
+            raise ResourceError(
+                "PopulationTrainable: needs a placement group with a bundle an actor; wrap it in "
+                "tune.with_resources with placement_of"
+            )
         self._group = RayGroup(settings, demand, placement_group, self._id)
         return self._group
 
@@ -186,8 +191,15 @@ class PopulationTrainable(tune.Trainable):
             reached = candidates[0].facts.round if candidates else 0
             theirs = self._source.up_to(reached)  # of what is ahead, rounds would be missing from this one's records
             if not theirs:
-                self._tell(Event(reached, None, "checkpoint_skipped", "the trial whose weights it was to take is ahead "
-                                 "of it in all that it kept; it goes on with its own"))
+                self._tell(
+                    Event(
+                        reached,
+                        None,
+                        "checkpoint_skipped",
+                        "the trial whose weights it was to take is ahead "
+                        "of it in all that it kept; it goes on with its own",
+                    )
+                )
             candidates = theirs + candidates
         for checkpoint in candidates:
             try:
@@ -197,8 +209,10 @@ class PopulationTrainable(tune.Trainable):
                 continue
             wanted = self._settings.population.num_peers
             if max(checkpoint.facts.peers) >= wanted:
-                raise CheckpointError(f"checkpoint of trial {self._id}: must be of at most {wanted} peers, got peers "
-                                      f"{checkpoint.facts.peers}")
+                raise CheckpointError(
+                    f"checkpoint of trial {self._id}: must be of at most {wanted} peers, got peers "
+                    f"{checkpoint.facts.peers}"
+                )
             if adopts:
                 self._checkpoints.forget_after(checkpoint.facts.round)
             return checkpoint, files
@@ -211,8 +225,9 @@ class PopulationTrainable(tune.Trainable):
                 self._records.write_events()
         who = f"peer {event.peer} " if event.peer is not None else ""
         took = f" after {event.took_s:.1f} s" if event.took_s is not None else ""
-        self._events.append(f"round {event.round}: {who}{event.event.replace('_', ' ')}{took}"
-                            f"{': ' * bool(event.cause)}{event.cause}")
+        self._events.append(
+            f"round {event.round}: {who}{event.event.replace('_', ' ')}{took}{': ' * bool(event.cause)}{event.cause}"
+        )
 
     def _report(self) -> dict[str, Any]:
         """Return what Tune is told, with what happened since it was told last.
@@ -220,8 +235,7 @@ class PopulationTrainable(tune.Trainable):
         The driver of a study is also told the figures of all peers, a user's own Tuner where the best network lies.
         """
         events, self._events = self._events, []
-        report = {**self._summary, "events": "\n".join(events),
-                  "timesteps_total": self._summary.get("train_images", 0)}
+        report = {**self._summary, "events": "\n".join(events), "timesteps_total": self._summary.get("train_images", 0)}
         if not self._is_of_own_tuner:
             report["figures"], self._figures = self._figures, ""
         elif "best_peer" in self._summary:
@@ -248,16 +262,23 @@ class PopulationTrainable(tune.Trainable):
 
     def _images_per_s(self, rows: Mapping[int, Row]) -> float:
         """Return how many images all peers trained in a second: those of one process trained one after the other."""
-        busy_s: list[float] = [sum(rows[peer]["train_s"] for peer in peers if peer in rows)
-                               for peers in self._demand.actors]
+        busy_s: list[float] = [
+            sum(rows[peer]["train_s"] for peer in peers if peer in rows) for peers in self._demand.actors
+        ]
         num_images: float = sum(row["images_per_s"] * row["train_s"] for row in rows.values())
         return num_images / max(busy_s)
 
     def _write_checkpoint(self, population: Population, *, is_complete: bool) -> None:
         facts = Facts(
-            round=population.round, score=self._summary.get("val_accuracy", -1.0), is_complete=is_complete,
-            peers=population.peers, num_restarts=population.num_restarts, adopted=self._adopted, summary=self._summary,
-            settings=self._settings.model_dump())
+            round=population.round,
+            score=self._summary.get("val_accuracy", -1.0),
+            is_complete=is_complete,
+            peers=population.peers,
+            num_restarts=population.num_restarts,
+            adopted=self._adopted,
+            summary=self._summary,
+            settings=self._settings.model_dump(),
+        )
         self._writer.write(facts, population.files())
         if is_complete:
             self._writer.finish()
@@ -268,8 +289,9 @@ class PopulationTrainable(tune.Trainable):
     def _keep(self, act: Callable[[], None], what: str) -> None:
         """Write something, waiting while storage is away."""
         round = self._summary.get("round", 0)
-        patiently(act, f"trial {self._id}: {what} cannot be written",
-                  lambda cause: self._tell_storage_away(round, cause))
+        patiently(
+            act, f"trial {self._id}: {what} cannot be written", lambda cause: self._tell_storage_away(round, cause)
+        )
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write whose checkpoints to go on from: population based training lets other trials load it.

@@ -46,8 +46,10 @@ def trainable(space: str | Path, out: str, overrides: Iterable[str] = ()) -> Any
     """
     settled = load_space(space, overrides)
     if settled.domains:
-        raise SpaceError(f"{space}: must search nothing, since the Tuner does, got a domain for "
-                         f"{', '.join(settled.domains)}; move it to param_space")
+        raise SpaceError(
+            f"{space}: must search nothing, since the Tuner does, got a domain for "
+            f"{', '.join(settled.domains)}; move it to param_space"
+        )
     folder = RunFolder(out)
     folder.create()
     if not ray.is_initialized():

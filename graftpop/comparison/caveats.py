@@ -11,8 +11,16 @@ __all__ = ["compute_warnings", "pairing_warnings", "schedule_warnings", "trial_w
 EQUAL_COMPUTE = 0.01
 """Share of the baseline's images by which another variant's may differ without a warning."""
 
-SCHEDULE_KEYS = ("training.lr", "training.momentum", "training.weight_decay", "training.schedule",
-                 "training.batch_size", "training.precision", "population.diversity", "swa.lr")
+SCHEDULE_KEYS = (
+    "training.lr",
+    "training.momentum",
+    "training.weight_decay",
+    "training.schedule",
+    "training.batch_size",
+    "training.precision",
+    "population.diversity",
+    "swa.lr",
+)
 """What moves accuracy by itself: variants that differ in it show more than the difference of their methods."""
 
 
@@ -34,8 +42,10 @@ def pairing_warnings(difference: Difference | None) -> Iterator[str]:
 def compute_warnings(images: float | None, of_baseline: float | None, baseline: str) -> Iterator[str]:
     """Yield whether two variants trained on another number of images."""
     if images is not None and of_baseline is not None and abs(images - of_baseline) > EQUAL_COMPUTE * of_baseline:
-        yield (f"compute is not equal: {images:,.0f} images trained against {of_baseline:,.0f} of {baseline} "
-               f"({100 * (images / of_baseline - 1):+.3g} %)")
+        yield (
+            f"compute is not equal: {images:,.0f} images trained against {of_baseline:,.0f} of {baseline} "
+            f"({100 * (images / of_baseline - 1):+.3g} %)"
+        )
 
 
 def schedule_warnings(settings: Settings, of_baseline: Settings, baseline: str) -> Iterator[str]:

@@ -31,7 +31,7 @@ class Difference:
 def paired_difference(values: Mapping[Any, float], baseline: Mapping[Any, float]) -> Difference | None:
     """Return values minus baseline, both by seed, over the seeds that both have; None where there is none.
 
-        mean +- t_{(1 + CONFIDENCE) / 2, n - 1} * sd / sqrt(n)        (Student 1908, The probable error of a mean)
+    mean +- t_{(1 + CONFIDENCE) / 2, n - 1} * sd / sqrt(n)        (Student 1908, The probable error of a mean)
     """
     by_seed = {seed: value - baseline[seed] for seed, value in values.items() if seed in baseline}
     differences = list(by_seed.values())

@@ -72,8 +72,15 @@ class Group:
         return {line.variant: line.difference for line in self.lines if line.difference is not None}
 
 
-def compare(rows: Sequence[Mapping[str, Any]], *, variants: Sequence[str], baseline: str, seeds: Sequence[Any],
-            searched: Sequence[str], settings_of: Callable[[Mapping[str, Any]], Settings]) -> list[Group]:
+def compare(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    variants: Sequence[str],
+    baseline: str,
+    seeds: Sequence[Any],
+    searched: Sequence[str],
+    settings_of: Callable[[Mapping[str, Any]], Settings],
+) -> list[Group]:
     """Return one group for each combination of the values that the rows have beside variant and seed.
 
     Args:
@@ -109,20 +116,32 @@ def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Grou
     domains = {key: domain for key, domain in space.domains.items() if key != "variant"}
     restored = [restored_row(row, domains) for row in rows]
     seeds = domains["seed"].every_value() if "seed" in domains else [None]
-    return compare(restored, variants=list(space.variants), baseline=space.baseline, seeds=seeds,
-                   searched=list(domains), settings_of=space.settle)
+    return compare(
+        restored,
+        variants=list(space.variants),
+        baseline=space.baseline,
+        seeds=seeds,
+        searched=list(domains),
+        settings_of=space.settle,
+    )
 
 
-def published_percent(group: Group, variant: str,
-                      published: Mapping[str, Any] | None) -> list[tuple[float, float | None]]:
+def published_percent(
+    group: Group, variant: str, published: Mapping[str, Any] | None
+) -> list[tuple[float, float | None]]:
     """Return the published test accuracies of a variant under a group's values, in per cent, each with its std or None.
 
     A figure that names no value of a searched key is one of every group.
     """
     entries = published["accuracy"] if published else []
-    return [(entry["percent"], entry.get("std")) for entry in entries
-            if entry["variant"] == variant and all(group.values.get(key) == value for key, value in entry.items()
-                                                   if key not in ("variant", "percent", "std"))]
+    return [
+        (entry["percent"], entry.get("std"))
+        for entry in entries
+        if entry["variant"] == variant
+        and all(
+            group.values.get(key) == value for key, value in entry.items() if key not in ("variant", "percent", "std")
+        )
+    ]
 
 
 def verdict(group: Group) -> str:
@@ -134,8 +153,11 @@ def verdict(group: Group) -> str:
             side = "lies above 0 for" if low > 0 else "lies below 0 for" if high < 0 else "includes 0 for"
             sides[side].append(variant)
     said = [f"{side} {_listed(names)}" for side, names in sides.items() if names]
-    without = [line.variant for line in group.lines if line.variant != group.baseline
-               and (line.difference is None or line.difference.interval is None)]
+    without = [
+        line.variant
+        for line in group.lines
+        if line.variant != group.baseline and (line.difference is None or line.difference.interval is None)
+    ]
     sentences = [f"The interval of the difference to {group.baseline} {'; it '.join(said)}."] if said else []
     if without:
         is_all = len(without) == len(group.lines) - 1
@@ -145,14 +167,23 @@ def verdict(group: Group) -> str:
 
 def _completed(rows: Sequence[Mapping[str, Any]], variant: str) -> dict[Any, Mapping[str, Any]]:
     """Return the rows of a variant that count, by seed."""
-    return {row.get("seed"): row for row in rows
-            if row["variant"] == variant and row["status"] == "completed" and row["test_accuracy"] is not None}
+    return {
+        row.get("seed"): row
+        for row in rows
+        if row["variant"] == variant and row["status"] == "completed" and row["test_accuracy"] is not None
+    }
 
 
-def _line(variant: str, baseline: str, completed: Mapping[str, Mapping[Any, Mapping[str, Any]]],
-          settings: Mapping[str, Settings], seeds: Sequence[Any]) -> Line:
-    accuracies = {name: {seed: float(row["test_accuracy"]) for seed, row in rows.items()}
-                  for name, rows in completed.items()}
+def _line(
+    variant: str,
+    baseline: str,
+    completed: Mapping[str, Mapping[Any, Mapping[str, Any]]],
+    settings: Mapping[str, Settings],
+    seeds: Sequence[Any],
+) -> Line:
+    accuracies = {
+        name: {seed: float(row["test_accuracy"]) for seed, row in rows.items()} for name, rows in completed.items()
+    }
     own = accuracies[variant]
     difference = None if variant == baseline else paired_difference(own, accuracies[baseline])
     rows = completed[variant].values()
@@ -160,13 +191,24 @@ def _line(variant: str, baseline: str, completed: Mapping[str, Mapping[Any, Mapp
     warnings = list(trial_warnings(num_missing, len(seeds)))
     if variant != baseline:
         warnings += pairing_warnings(difference)
-        warnings += compute_warnings(_mean(rows, "train_images"),
-                                      _mean(completed[baseline].values(), "train_images"), baseline)
+        warnings += compute_warnings(
+            _mean(rows, "train_images"), _mean(completed[baseline].values(), "train_images"), baseline
+        )
         warnings += schedule_warnings(settings[variant], settings[baseline], baseline)
-    return Line(variant, len(own), statistics.mean(own.values()) if own else None,
-                statistics.stdev(own.values()) if len(own) > 1 else None,
-                _mean(rows, "train_images"), _mean(rows, "num_peers"), _mean(rows, "epochs"), _mean(rows, "wall_s"),
-                _flops_left(rows), difference, num_missing, tuple(warnings))
+    return Line(
+        variant,
+        len(own),
+        statistics.mean(own.values()) if own else None,
+        statistics.stdev(own.values()) if len(own) > 1 else None,
+        _mean(rows, "train_images"),
+        _mean(rows, "num_peers"),
+        _mean(rows, "epochs"),
+        _mean(rows, "wall_s"),
+        _flops_left(rows),
+        difference,
+        num_missing,
+        tuple(warnings),
+    )
 
 
 def _flops_left(rows: Iterable[Mapping[str, Any]]) -> float | None:

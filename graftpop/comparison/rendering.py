@@ -14,10 +14,19 @@ from graftpop.study.trials import duration
 
 __all__ = ["comparison_html", "comparison_markdown", "comparison_tables"]
 
-COLUMNS = {"variant": "variant", "n": "n", "test accuracy, %": "test %", "images trained, millions": "M images",
-           "peers": "peers", "epochs a peer": "epochs", "wall time": "time", "FLOPs left, %": "FLOPs %",
-           "difference, points": "points", f"{100 * CONFIDENCE:.0f} % interval": f"{100 * CONFIDENCE:.0f} %",
-           "published, %": "publ. %"}
+COLUMNS = {
+    "variant": "variant",
+    "n": "n",
+    "test accuracy, %": "test %",
+    "images trained, millions": "M images",
+    "peers": "peers",
+    "epochs a peer": "epochs",
+    "wall time": "time",
+    "FLOPs left, %": "FLOPs %",
+    "difference, points": "points",
+    f"{100 * CONFIDENCE:.0f} % interval": f"{100 * CONFIDENCE:.0f} %",
+    "published, %": "publ. %",
+}
 """Heads of the columns, and the same on a terminal; of two each is there only where it says something."""
 
 OPTIONAL = ("FLOPs left, %", "published, %")
@@ -30,6 +39,7 @@ DRAWING = """<figure class="drawing" data-drawing="differences/{index}">
 <div class="plot" role="img"></div></figure>"""
 
 PLUS_MINUS = "\u00b1"
+
 
 def comparison_html(groups: Sequence[Group], published: Mapping[str, Any] | None) -> str:
     """Return the content of the report's section, with a place for the drawing of each group: `differences/INDEX`.
@@ -55,8 +65,11 @@ def comparison_markdown(groups: Sequence[Group], published: Mapping[str, Any] | 
     parts = []
     for group in groups:
         parts += [f"**{_name(group)}**"] if group.values else []
-        table = [heads, ["---", *["---:"] * (len(heads) - 1)],
-                 *(_texts(line, group, heads, published) for line in group.lines)]
+        table = [
+            heads,
+            ["---", *["---:"] * (len(heads) - 1)],
+            *(_texts(line, group, heads, published) for line in group.lines),
+        ]
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in table))
         parts += filter(None, [verdict(group), "\n".join(f"- {line}" for line in _warnings(group))])
     parts += [f"Published: {published['source']}"] if published else []
@@ -68,11 +81,16 @@ def comparison_tables(groups: Sequence[Group], published: Mapping[str, Any] | No
     parts: list[RenderableType] = []
     heads = _heads(groups, published)
     for group in groups:
-        table = Table(box=None, pad_edge=False, header_style="bold", title=plain(_name(group)) or None,
-                      title_justify="left")
+        table = Table(
+            box=None, pad_edge=False, header_style="bold", title=plain(_name(group)) or None, title_justify="left"
+        )
         for head in heads:
-            table.add_column(COLUMNS[head], justify="left" if head == "variant" else "right", overflow="fold",
-                             no_wrap=head in UNDIVIDED)
+            table.add_column(
+                COLUMNS[head],
+                justify="left" if head == "variant" else "right",
+                overflow="fold",
+                no_wrap=head in UNDIVIDED,
+            )
         for line in group.lines:
             table.add_row(*map(plain, _texts(line, group, heads, published)))
         parts += ["", table, plain(verdict(group)), *(f"[yellow]{plain(text)}[/]" for text in _warnings(group))]
@@ -100,13 +118,20 @@ def _texts(line: Line, group: Group, heads: Sequence[str], published: Mapping[st
 
 def _cells(line: Line, group: Group, published: Mapping[str, Any] | None) -> list[str]:
     images = None if line.train_images is None else line.train_images / 1e6
-    texts = [line.variant, str(line.n), _with_std(line.mean, line.std),
-             *("" if value is None else f"{value:.4g}" for value in (images, line.num_peers, line.epochs)),
-             "" if line.wall_s is None else duration(line.wall_s),
-             "" if line.flops_left is None else f"{100 * line.flops_left:.1f}", *_difference(line, group)]
+    texts = [
+        line.variant,
+        str(line.n),
+        _with_std(line.mean, line.std),
+        *("" if value is None else f"{value:.4g}" for value in (images, line.num_peers, line.epochs)),
+        "" if line.wall_s is None else duration(line.wall_s),
+        "" if line.flops_left is None else f"{100 * line.flops_left:.1f}",
+        *_difference(line, group),
+    ]
     found = published_percent(group, line.variant, published)
-    return [*texts, " or ".join(f"{percent:.2f}{'' if std is None else f' {PLUS_MINUS} {std:.2f}'}"
-                                for percent, std in found)]
+    return [
+        *texts,
+        " or ".join(f"{percent:.2f}{'' if std is None else f' {PLUS_MINUS} {std:.2f}'}" for percent, std in found),
+    ]
 
 
 def _name(group: Group) -> str:
@@ -116,15 +141,19 @@ def _name(group: Group) -> str:
 
 def _note(groups: Sequence[Group]) -> str:
     """Return how to read the differences and their intervals, all of them together."""
-    text = ("Difference: mean over the seeds that both completed of variant minus baseline, in percentage points, with "
-            f"its {100 * CONFIDENCE:.0f} % interval by Student's t.")
+    text = (
+        "Difference: mean over the seeds that both completed of variant minus baseline, in percentage points, with "
+        f"its {100 * CONFIDENCE:.0f} % interval by Student's t."
+    )
     num = sum(difference.interval is not None for group in groups for difference in group.differences.values())
     if not num:
         return text
     misses = 1 - CONFIDENCE
-    return (f"{text} By chance alone such an interval misses the true difference in {100 * misses:.0f} % of all "
-            f"studies: of the {num} here, {num * misses:.2g} are expected to. One of many intervals that only just "
-            f"leaves out 0 is weak evidence.")
+    return (
+        f"{text} By chance alone such an interval misses the true difference in {100 * misses:.0f} % of all "
+        f"studies: of the {num} here, {num * misses:.2g} are expected to. One of many intervals that only just "
+        f"leaves out 0 is weak evidence."
+    )
 
 
 def _warnings(group: Group) -> list[str]:
@@ -134,8 +163,10 @@ def _warnings(group: Group) -> list[str]:
         for warning in line.warnings:
             variants_of.setdefault(warning, []).append(line.variant)
     num_others = len(group.lines) - 1
-    return [f"{'every variant' if 2 < num_others == len(variants) else ', '.join(variants)}: {warning}"
-            for warning, variants in variants_of.items()]
+    return [
+        f"{'every variant' if 2 < num_others == len(variants) else ', '.join(variants)}: {warning}"
+        for warning, variants in variants_of.items()
+    ]
 
 
 def _with_std(mean: float | None, std: float | None) -> str:
@@ -170,12 +201,18 @@ def _table(group: Group, heads: Sequence[str], published: Mapping[str, Any] | No
     body = []
     for line in group.lines:
         _, *others = (escape(_minus(text)) for text in _texts(line, group, heads, published))
-        body.append(f"<tr><th scope='row'>{escape(line.variant)}</th>"
-                    + "".join(f"<td>{text}</td>" for text in others) + "</tr>")
+        body.append(
+            f"<tr><th scope='row'>{escape(line.variant)}</th>"
+            + "".join(f"<td>{text}</td>" for text in others)
+            + "</tr>"
+        )
     label = f"Comparison of variants {_name(group)}".strip()
-    return (f"<div class='wide' role='region' tabindex='0' aria-label='{escape(label)}'><table class='variants'>"
-            f"<caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead>\n<tbody>"
-            + "\n".join(body) + "</tbody></table></div>")
+    return (
+        f"<div class='wide' role='region' tabindex='0' aria-label='{escape(label)}'><table class='variants'>"
+        f"<caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead>\n<tbody>"
+        + "\n".join(body)
+        + "</tbody></table></div>"
+    )
 
 
 def _minus(text: str) -> str:

@@ -21,10 +21,10 @@ __all__ = ["crop_and_flip", "normalise", "random_crop_box", "Recipe"]
 class Recipe:
     """How pixels become network input."""
 
-    mean: tuple[float, float, float]        # RGB, of pixels in [0, 1]
+    mean: tuple[float, float, float]  # RGB, of pixels in [0, 1]
     std: tuple[float, float, float]
-    crop_padding: int                       # training: pad with black by this much, crop at a random place; 0 is off
-    flip: bool                              # training: mirror left-right with probability 1/2
+    crop_padding: int  # training: pad with black by this much, crop at a random place; 0 is off
+    flip: bool  # training: mirror left-right with probability 1/2
 
 
 def crop_and_flip(pixels: Tensor, dy: Tensor, dx: Tensor, mirrored: Tensor, padding: int) -> Tensor:

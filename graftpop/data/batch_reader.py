@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 __all__ = ["in_order", "read_batches", "shuffled"]
 
-WORKER_LIMIT_S: Final = 300                 # a batch that takes longer is an error
+WORKER_LIMIT_S: Final = 300  # a batch that takes longer is an error
 
 
 def shuffled(num_images: int, batch_size: int, seed: int) -> list[Tensor]:
@@ -27,7 +27,10 @@ def in_order(num_images: int, batch_size: int) -> Sequence[Tensor]:
 
 
 def read_batches(
-    items: Dataset[Any], batches: Sequence[Tensor], num_workers: int, device: torch.device,
+    items: Dataset[Any],
+    batches: Sequence[Tensor],
+    num_workers: int,
+    device: torch.device,
     collate: Callable[[list[Any]], Any] | None = None,
 ) -> Iterator[Any]:
     """Yield the items of each batch, put together.
@@ -39,12 +42,14 @@ def read_batches(
         device: where the batches go next.
         collate: puts items together; None: as torch does.
     """
-    return iter(DataLoader(
-        items,
-        batch_sampler=[rows.tolist() for rows in batches],
-        num_workers=num_workers,
-        collate_fn=collate,
-        generator=torch.Generator(),        # else the loader draws from the global one
-        pin_memory=device.type == "cuda",
-        timeout=WORKER_LIMIT_S if num_workers else 0,
-    ))
+    return iter(
+        DataLoader(
+            items,
+            batch_sampler=[rows.tolist() for rows in batches],
+            num_workers=num_workers,
+            collate_fn=collate,
+            generator=torch.Generator(),  # else the loader draws from the global one
+            pin_memory=device.type == "cuda",
+            timeout=WORKER_LIMIT_S if num_workers else 0,
+        )
+    )

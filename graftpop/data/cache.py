@@ -26,7 +26,7 @@ from graftpop.errors import DataError
 
 __all__ = ["cache_folder", "Decoded", "decoded", "is_stored", "LOCK_LIMIT_S", "locked"]
 
-FORMAT_VERSION: Final = 1                   # part of the fingerprint: raise it when the files' meaning changes
+FORMAT_VERSION: Final = 1  # part of the fingerprint: raise it when the files' meaning changes
 LOCK_LIMIT_S: Final = 600.0
 
 
@@ -35,9 +35,9 @@ class Decoded:
     """A data set in memory."""
 
     class_names: tuple[str, ...]
-    mean: Colour                            # of the training pixels in [0, 1]
+    mean: Colour  # of the training pixels in [0, 1]
     std: Colour
-    parts: Mapping[str, tuple[Tensor, Tensor]]      # pixels uint8 (N, 3, H, W), channels last; labels int64 (N,)
+    parts: Mapping[str, tuple[Tensor, Tensor]]  # pixels uint8 (N, 3, H, W), channels last; labels int64 (N,)
 
 
 def cache_folder() -> Path:
@@ -64,7 +64,7 @@ def decoded(source: Source, *, limit_s: float = LOCK_LIMIT_S) -> Decoded:
     stored = _stored(folder)
     if stored is None:
         with locked(folder.with_name(folder.name + ".lock"), f"decode {source.name}", limit_s):
-            stored = _stored(folder)        # another process may have done it meanwhile
+            stored = _stored(folder)  # another process may have done it meanwhile
             if stored is None:
                 _store(source, folder)
                 stored = _stored(folder)
@@ -81,8 +81,10 @@ def locked(lock: Path, purpose: str, limit_s: float = LOCK_LIMIT_S) -> Iterator[
         lock.parent.mkdir(parents=True, exist_ok=True)
         holder.acquire(timeout=limit_s)
     except Timeout as error:
-        raise DataError(f"cache: waited {limit_s:g} s for {lock}, held by a process of this node to {purpose}; "
-                        "wait for that process to end, or end it, and start again") from error
+        raise DataError(
+            f"cache: waited {limit_s:g} s for {lock}, held by a process of this node to {purpose}; "
+            "wait for that process to end, or end it, and start again"
+        ) from error
     except OSError as error:
         raise _unwritable(lock.parent, error) from error
     try:
@@ -92,8 +94,10 @@ def locked(lock: Path, purpose: str, limit_s: float = LOCK_LIMIT_S) -> Iterator[
 
 
 def _unwritable(folder: Path, error: OSError) -> DataError:
-    return DataError(f"cache: {folder} must be a folder that can be written, got {error.strerror or error}; "
-                     "set XDG_CACHE_HOME to one with room for the decoded images")
+    return DataError(
+        f"cache: {folder} must be a folder that can be written, got {error.strerror or error}; "
+        "set XDG_CACHE_HOME to one with room for the decoded images"
+    )
 
 
 def _folder_of(source: Source) -> Path:
@@ -109,8 +113,10 @@ def _stored(folder: Path) -> Decoded | None:
     """Return what a folder of the cache holds; None if it is not there or not whole."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
-        parts = {part: (_mapped(folder / f"{part}_pixels.npy").permute(0, 3, 1, 2),
-                        _mapped(folder / f"{part}_labels.npy")) for part in meta["parts"]}
+        parts = {
+            part: (_mapped(folder / f"{part}_pixels.npy").permute(0, 3, 1, 2), _mapped(folder / f"{part}_labels.npy"))
+            for part in meta["parts"]
+        }
         return Decoded(tuple(meta["class_names"]), _colour(meta["mean"]), _colour(meta["std"]), parts)
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
@@ -130,17 +136,22 @@ def _store(source: Source, folder: Path) -> None:
     contents = source.open()
     partial = folder.with_name(folder.name + ".partial")
     try:
-        for old in (partial, folder):       # what a process that was killed, or a failing disk, has left
+        for old in (partial, folder):  # what a process that was killed, or a failing disk, has left
             shutil.rmtree(old, ignore_errors=True)
         partial.mkdir(parents=True)
         _check_room(partial, source.name, contents)
         counts = {part: _store_part(partial, part, contents) for part in contents.parts}
         mean, std = _mean_std(counts["train"])
-        meta = {"data_set": source.name, "class_names": contents.class_names, "mean": mean, "std": std,
-                "parts": {part: contents.parts[part].num_images for part in contents.parts}}
+        meta = {
+            "data_set": source.name,
+            "class_names": contents.class_names,
+            "mean": mean,
+            "std": std,
+            "parts": {part: contents.parts[part].num_images for part in contents.parts},
+        }
         (partial / "meta.json").write_text(json.dumps(meta, indent=1))
         partial.rename(folder)
-    except OSError as error:                # readers turn their own into DataError: this one is the cache's
+    except OSError as error:  # readers turn their own into DataError: this one is the cache's
         raise _unwritable(folder.parent, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -151,9 +162,11 @@ def _check_room(folder: Path, name: str, contents: Contents) -> None:
     num_images = sum(part.num_images for part in contents.parts.values())
     needed, free = num_images * contents.height * contents.width * 3, shutil.disk_usage(folder).free
     if needed > free:
-        raise DataError(f"cache: {name} decoded takes {needed} bytes, {num_images} images of {contents.width} x "
-                        f"{contents.height}, got {free} free in {folder.parent}; set XDG_CACHE_HOME to a folder with "
-                        "room, or take smaller images")
+        raise DataError(
+            f"cache: {name} decoded takes {needed} bytes, {num_images} images of {contents.width} x "
+            f"{contents.height}, got {free} free in {folder.parent}; set XDG_CACHE_HOME to a folder with "
+            "room, or take smaller images"
+        )
 
 
 def _store_part(folder: Path, name: str, contents: Contents) -> NDArray[np.int64]:
@@ -169,8 +182,10 @@ def _store_part(folder: Path, name: str, contents: Contents) -> NDArray[np.int64
             labels.append(block_labels)
             counts += [np.bincount(block_pixels[..., colour].ravel(), minlength=256) for colour in range(3)]
     if sum(map(len, labels)) != part.num_images:
-        raise DataError(f"cache: expected {part.num_images} images of the {name} part, got {sum(map(len, labels))}; "
-                        "its files have changed while they were read: start again")
+        raise DataError(
+            f"cache: expected {part.num_images} images of the {name} part, got {sum(map(len, labels))}; "
+            "its files have changed while they were read: start again"
+        )
     np.save(folder / f"{name}_labels.npy", np.concatenate(labels))
     return counts
 

@@ -26,18 +26,20 @@ __all__ = ["find_cifar10", "find_cifar100"]
 @dataclass(frozen=True)
 class _Facts:
     name: str
-    batches: str                            # the folder in the published archive
-    labels: str                             # there: the key of the labels
-    label: str | None                       # Parquet: the label column, where there are several
+    batches: str  # the folder in the published archive
+    labels: str  # there: the key of the labels
+    label: str | None  # Parquet: the label column, where there are several
     mean_std: tuple[Colour, Colour]
 
 
 # CIFAR-10: as in the released filter-grafting code (fxmeng/filter-grafting); the deviations are means over images of
 # each image's own, not those of all pixels. CIFAR-100: as usual in the field, e.g. weiaicunzai/pytorch-cifar100.
-CIFAR10_FACTS: Final = _Facts("cifar10", "cifar-10-batches-py", "labels", None,
-                              ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)))
-CIFAR100_FACTS: Final = _Facts("cifar100", "cifar-100-python", "fine_labels", "fine_label",
-                               ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)))
+CIFAR10_FACTS: Final = _Facts(
+    "cifar10", "cifar-10-batches-py", "labels", None, ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+)
+CIFAR100_FACTS: Final = _Facts(
+    "cifar100", "cifar-100-python", "fine_labels", "fine_label", ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+)
 
 
 def find_cifar10(data: DataSettings) -> Source:
@@ -64,8 +66,10 @@ def _find(facts: _Facts, data: DataSettings) -> Source:
         if source is not None:
             return source
     looked = ", ".join(f"{folder} ({kind})" for kind, folder in places.items())
-    message = (f"data.name: no {facts.name} in {looked}; looked for {facts.batches}/ (the published batches), "
-               "train*.parquet with test*.parquet, and train/<class>/*.png with test/<class>/*.png")
+    message = (
+        f"data.name: no {facts.name} in {looked}; looked for {facts.batches}/ (the published batches), "
+        "train*.parquet with test*.parquet, and train/<class>/*.png with test/<class>/*.png"
+    )
     if data.root is not None:
         raise DataError(f"{message}; correct data.root, or leave it out to have the data downloaded")
     try:
@@ -73,8 +77,10 @@ def _find(facts: _Facts, data: DataSettings) -> Source:
         download_archive(archive.url, archive.tgz_md5, cached, facts.batches)
     except DataError as error:
         unset = "" if shared else " (not set now)"
-        raise DataError(f"{message}; {error}; set GRAFTPOP_DATA{unset} to a folder that holds {facts.name}/, or "
-                        "data.root to the folder of the images") from error
+        raise DataError(
+            f"{message}; {error}; set GRAFTPOP_DATA{unset} to a folder that holds {facts.name}/, or "
+            "data.root to the folder of the images"
+        ) from error
     return _batches_source(cached, facts)
 
 
@@ -82,8 +88,9 @@ def _source_in(folder: Path, facts: _Facts, data: DataSettings) -> Source | None
     if (folder / facts.batches).is_dir():
         return _batches_source(folder, facts)
     if files := parquet_files(folder):
-        return parquet_source(facts.name, folder, files, data.label, flip=True, mean_std=facts.mean_std,
-                              usual_label=facts.label)
+        return parquet_source(
+            facts.name, folder, files, data.label, flip=True, mean_std=facts.mean_std, usual_label=facts.label
+        )
     if (folder / "train").is_dir():
         return folder_source(facts.name, class_folders(folder), flip=True, mean_std=facts.mean_std)
     return None

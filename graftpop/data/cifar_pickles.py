@@ -18,8 +18,12 @@ from graftpop.errors import DataError
 __all__ = ["read_batches", "read_class_names", "SIDE", "unpickled"]
 
 SIDE: Final = 32
-ARRAYS: Final = {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"),
-                 ("numpy._core.multiarray", "_reconstruct")}
+ARRAYS: Final = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+}
 """What an array is pickled by: nothing else can be made, and nothing called."""
 
 
@@ -45,8 +49,13 @@ def read_batches(folder: Path, md5_sums: Mapping[str, str], label: str) -> tuple
     for name, md5 in md5_sums.items():
         batch = _unpickled(folder, name, md5)
         flat, numbers = batch.get("data"), batch.get(label)
-        if not (isinstance(flat, np.ndarray) and flat.dtype == np.uint8 and isinstance(numbers, list)
-                and flat.shape == (len(numbers), 3 * SIDE * SIDE) and all(type(number) is int for number in numbers)):
+        if not (
+            isinstance(flat, np.ndarray)
+            and flat.dtype == np.uint8
+            and isinstance(numbers, list)
+            and flat.shape == (len(numbers), 3 * SIDE * SIDE)
+            and all(type(number) is int for number in numbers)
+        ):
             raise _wrong(folder)
         pixels.append(flat.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
         labels.append(np.array(numbers, np.int64))
@@ -78,8 +87,8 @@ def unpickled(content: bytes, folder: Path) -> dict[str, Any]:
         DataError: it is something else, or holds what is not admitted.
     """
     try:
-        batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()      # of Python 2
-    except Exception as error:              # of a damaged pickle nearly anything is raised
+        batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # of Python 2
+    except Exception as error:  # of a damaged pickle nearly anything is raised
         raise _wrong(folder) from error
     if not isinstance(batch, dict):
         raise _wrong(folder)
@@ -87,5 +96,7 @@ def unpickled(content: bytes, folder: Path) -> dict[str, Any]:
 
 
 def _wrong(folder: Path) -> DataError:
-    return DataError(f"{folder}: every file must be there and have its published MD5, got one that has not; remove the "
-                     "folder and fetch it again")
+    return DataError(
+        f"{folder}: every file must be there and have its published MD5, got one that has not; remove the "
+        "folder and fetch it again"
+    )

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Block", "decode_blocks", "decode_image", "size_of", "square"]
 
-Block = tuple[NDArray[np.uint8], NDArray[np.int64]]     # pixels (B, H, W, 3), labels (B,)
+Block = tuple[NDArray[np.uint8], NDArray[np.int64]]  # pixels (B, H, W, 3), labels (B,)
 
-FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")    # no others: Pillow gives EPS to Ghostscript
-MAX_PIXELS: Final = 2**25                   # decoding WebP takes 22 bytes a pixel at its peak: 0.7 GiB
-MAX_FILE_BYTES: Final = 4 * MAX_PIXELS      # no image of 8 bits a colour needs more
-MAX_SCANS: Final = 100                      # progressive JPEG has about 10; each further one costs a whole pass
+FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: Pillow gives EPS to Ghostscript
+MAX_PIXELS: Final = 2**25  # decoding WebP takes 22 bytes a pixel at its peak: 0.7 GiB
+MAX_FILE_BYTES: Final = 4 * MAX_PIXELS  # no image of 8 bits a colour needs more
+MAX_SCANS: Final = 100  # progressive JPEG has about 10; each further one costs a whole pass
 MAX_BLOCK_IMAGES: Final = 1024
 MAX_BLOCK_BYTES: Final = 2**25
 MAX_THREADS: Final = 8
@@ -47,9 +47,9 @@ def decode_image(encoded: bytes | str, where: str, size: tuple[int, int] | None 
         raise DataError(f"{where}: a JPEG must have at most {MAX_SCANS} scans, got more; save it anew")
     with _opened(encoded, where) as image:
         _check_size(image, size, where)
-        image.info.pop("transparency", None)    # Pillow warns that RGB has none
+        image.info.pop("transparency", None)  # Pillow warns that RGB has none
         converted = image.convert("RGB")
-    _check_size(converted, size, where)     # a TIFF may turn itself round
+    _check_size(converted, size, where)  # a TIFF may turn itself round
     return converted
 
 
@@ -73,11 +73,13 @@ def _opened(encoded: bytes | str, where: str) -> Iterator["Image.Image"]:
 
     try:
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=FORMATS) as image:
-            if image.mode[0] in "IF":       # Pillow would clip these to 255 in silence
+            if image.mode[0] in "IF":  # Pillow would clip these to 255 in silence
                 raise DataError(f"{where}: images must have 8 bits a colour, got Pillow mode {image.mode}; convert it")
             if not 0 < image.width * image.height <= MAX_PIXELS:
-                raise DataError(f"{where}: images must have at most {MAX_PIXELS} pixels, got {image.width} x "
-                                f"{image.height}; shrink it")
+                raise DataError(
+                    f"{where}: images must have at most {MAX_PIXELS} pixels, got {image.width} x "
+                    f"{image.height}; shrink it"
+                )
             yield image
     except DataError:
         raise
@@ -94,8 +96,10 @@ def _damaged(error: Exception, where: str) -> DataError:
 def _check_size(image: "Image.Image", size: tuple[int, int] | None, where: str) -> None:
     if size not in (None, (image.height, image.width)):
         height, width = size
-        raise DataError(f"{where}: all images must have the size of the first, {width} x {height}, got {image.width} x "
-                        f"{image.height}; data.image_size brings them to one")
+        raise DataError(
+            f"{where}: all images must have the size of the first, {width} x {height}, got {image.width} x "
+            f"{image.height}; data.image_size brings them to one"
+        )
 
 
 def square(image: "Image.Image", side: int) -> "Image.Image":
@@ -119,6 +123,7 @@ def decode_blocks(
     Raises:
         DataError: an image cannot be decoded or has another size.
     """
+
     def pixels(image: tuple[bytes | str, str, int]) -> NDArray[np.uint8]:
         encoded, where, _ = image
         if scaled:

@@ -15,7 +15,7 @@ from graftpop.settings import DataSettings
 __all__ = ["find_digits"]
 
 TEST_FRACTION: Final = 0.2
-TEST_SEED: Final = 0                        # the test set is the same in every study
+TEST_SEED: Final = 0  # the test set is the same in every study
 
 
 def find_digits(data: DataSettings) -> Source:
@@ -33,6 +33,8 @@ def _open() -> Contents:
     test, train = stratified_rows(
         torch.from_numpy(labels), round(TEST_FRACTION * len(labels)), torch.Generator().manual_seed(TEST_SEED)
     )
-    parts = {name: Part(len(rows), iter([(pixels[rows], labels[rows])]))
-             for name, rows in (("train", train.numpy()), ("test", test.numpy()))}
+    parts = {
+        name: Part(len(rows), iter([(pixels[rows], labels[rows])]))
+        for name, rows in (("train", train.numpy()), ("test", test.numpy()))
+    }
     return Contents(tuple(str(digit) for digit in range(10)), 8, 8, parts)

@@ -17,7 +17,7 @@ __all__ = ["download_archive"]
 
 SOCKET_LIMIT_S: Final = 20.0
 CHUNK_BYTES: Final = 2**18
-MAX_ARCHIVE_BYTES: Final = 2**28            # those of CIFAR have 170 million
+MAX_ARCHIVE_BYTES: Final = 2**28  # those of CIFAR have 170 million
 
 
 def download_archive(url: str, md5: str, folder: Path, member: str) -> None:
@@ -34,13 +34,13 @@ def download_archive(url: str, md5: str, folder: Path, member: str) -> None:
     """
     with locked(folder.with_name(folder.name + ".lock"), f"download {url}"):
         if (folder / member).exists():
-            return                          # another process was faster
+            return  # another process was faster
         archive, unpacked = folder / "download.partial", folder / "unpacked.partial"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _fetch(url, md5, archive)
             with tarfile.open(archive) as tar:
-                tar.extractall(unpacked, filter="data")    # nothing outside of the folder, no devices
+                tar.extractall(unpacked, filter="data")  # nothing outside of the folder, no devices
             (unpacked / member).rename(folder / member)
         except (OSError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException) as error:
             raise DataError(f"download of {url} to {folder} failed ({one_line(error)})") from error

@@ -21,7 +21,7 @@ __all__ = ["class_folders", "find_folder", "folder_source", "ImageFiles"]
 
 SUFFIXES: Final = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 LAYOUT: Final = "train/<class>/*.png and test/<class>/*.png (or val/)"
-MEMORY_SHARE: Final = 4                     # decoded images may take a quarter of the machine's memory
+MEMORY_SHARE: Final = 4  # decoded images may take a quarter of the machine's memory
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ImageFiles:
     """Labelled files."""
 
     class_names: tuple[str, ...]
-    parts: Mapping[str, Sequence[tuple[str, int]]]      # "train", "test" and possibly "val": path and label
+    parts: Mapping[str, Sequence[tuple[str, int]]]  # "train", "test" and possibly "val": path and label
 
 
 def find_folder(data: DataSettings) -> Source | ImageFiles:
@@ -49,20 +49,34 @@ def find_folder(data: DataSettings) -> Source | ImageFiles:
 
 
 def folder_source(
-    name: str, images: ImageFiles, *, flip: bool, mean_std: tuple[Colour, Colour] | None = None,
+    name: str,
+    images: ImageFiles,
+    *,
+    flip: bool,
+    mean_std: tuple[Colour, Colour] | None = None,
     image_size: int | None = None,
 ) -> Source:
     """Return files as a table to decode, to squares of that size; without it, one of another size than the first is an
     error when it is decoded.
     """
+
     def open_files() -> Contents:
         first = images.parts["train"][0][0]
         height, width = (image_size, image_size) if image_size else size_of(first, first)
-        return Contents(images.class_names, height, width, {
-            part: Part(len(files), decode_blocks(((file, file, label) for file, label in files), height, width,
-                                                 scaled=image_size is not None))
-            for part, files in images.parts.items()
-        })
+        return Contents(
+            images.class_names,
+            height,
+            width,
+            {
+                part: Part(
+                    len(files),
+                    decode_blocks(
+                        ((file, file, label) for file, label in files), height, width, scaled=image_size is not None
+                    ),
+                )
+                for part, files in images.parts.items()
+            },
+        )
 
     every_file = tuple(Path(file) for part in images.parts.values() for file, _ in part)
     return Source(name, every_file, open_files, flip=flip, mean_std=mean_std, image_size=image_size)
@@ -83,8 +97,10 @@ def class_folders(root: Path) -> ImageFiles:
         names = _class_names(folder, root)
         unknown = [name for name in names if name not in numbers]
         if unknown:
-            raise DataError(f"{folder}: its classes must be among those of {folders['train']}, "
-                            f"got {_some(unknown)}; choose from {_some(class_names)}")
+            raise DataError(
+                f"{folder}: its classes must be among those of {folders['train']}, "
+                f"got {_some(unknown)}; choose from {_some(class_names)}"
+            )
         parts[part] = [(file, numbers[name]) for name in names for file in _image_files(folder / name, root)]
     return ImageFiles(class_names, parts)
 
@@ -121,6 +137,8 @@ def _walk(folder: Path, root: Path) -> Iterator[str]:
                     if entry.is_symlink():
                         check_inside(Path(entry.path), root)
                     if not entry.is_file():
-                        raise DataError(f"{entry.path}: must be a file, got a link that leads to none, a pipe or a "
-                                        "device; remove it")
+                        raise DataError(
+                            f"{entry.path}: must be a file, got a link that leads to none, a pipe or a "
+                            "device; remove it"
+                        )
                     yield entry.path

@@ -46,7 +46,7 @@ class Splits:
     val: Images
     test: Images
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]       # channels, height, width of the network's input
+    image_shape: tuple[int, int, int]  # channels, height, width of the network's input
     recipe: Recipe
 
 
@@ -96,7 +96,7 @@ class MemoryImages:
         """Return pixels, labels and the rows of them that `order`, of images of this split, stands for."""
         if device.type == "cpu":
             return self.pixels, self.labels, order if self.rows is None else self.rows[order]
-        if device not in self._moved:       # the rows of this split alone, once
+        if device not in self._moved:  # the rows of this split alone, once
             rows = torch.arange(self.num_images) if self.rows is None else self.rows
             self._moved[device] = _take(self.pixels, rows).to(device), self.labels[rows].to(device)
         return *self._moved[device], order.to(device)

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["find_parquet", "parquet_files", "parquet_source"]
 
 IMAGE_COLUMNS: Final = ("image", "img")
-MAX_CLASSES: Final = 2**16                  # more is no label column
-MAX_ROWS: Final = 2**24                     # of a part; ImageNet-21k has 14 million images
-MAX_PAGE_BYTES: Final = 2**28               # decompressed; writers cut pages after 1 MiB or 1024 images
-BATCH_ROWS: Final = 256                     # rows in memory, encoded
-BATCH_BYTES: Final = 2**26                  # fewer rows where each could be as large as a page: a page may repeat one
+MAX_CLASSES: Final = 2**16  # more is no label column
+MAX_ROWS: Final = 2**24  # of a part; ImageNet-21k has 14 million images
+MAX_PAGE_BYTES: Final = 2**28  # decompressed; writers cut pages after 1 MiB or 1024 images
+BATCH_ROWS: Final = 256  # rows in memory, encoded
+BATCH_BYTES: Final = 2**26  # fewer rows where each could be as large as a page: a page may repeat one
 
 
 def find_parquet(data: DataSettings) -> Source:
@@ -55,8 +55,15 @@ def parquet_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def parquet_source(
-    name: str, folder: Path, files: Mapping[str, list[Path]], label: str | None, *, flip: bool,
-    mean_std: tuple[Colour, Colour] | None = None, usual_label: str | None = None, image_size: int | None = None,
+    name: str,
+    folder: Path,
+    files: Mapping[str, list[Path]],
+    label: str | None,
+    *,
+    flip: bool,
+    mean_std: tuple[Colour, Colour] | None = None,
+    usual_label: str | None = None,
+    image_size: int | None = None,
 ) -> Source:
     """Return a data set in Parquet files.
 
@@ -84,29 +91,34 @@ def parquet_source(
     names = features.get(label, {}).get("names")
     class_names = tuple(map(str, names)) if isinstance(names, list) and names else None
     if class_names is not None and len(class_names) > MAX_CLASSES:
-        raise DataError(f"{first}: must have at most {MAX_CLASSES} classes, got {len(class_names)} names of '{label}'; "
-                        "name another column by data.label")
+        raise DataError(
+            f"{first}: must have at most {MAX_CLASSES} classes, got {len(class_names)} names of '{label}'; "
+            "name another column by data.label"
+        )
 
     def open_tables() -> Contents:
         return _open(parts, image, label, class_names, image_size)
 
     every_file = tuple(file for part in parts.values() for file in part)
-    return Source(name, every_file, open_tables, flip=flip, mean_std=mean_std, label=label,
-                  image_size=image_size)
+    return Source(name, every_file, open_tables, flip=flip, mean_std=mean_std, label=label, image_size=image_size)
 
 
 def _open(
     parts: Mapping[str, list[Path]], image: str, label: str, names: tuple[str, ...] | None, side: int | None
 ) -> Contents:
-    labels = {part: [_labels(file, image, label, len(names) if names else MAX_CLASSES) for file in files]
-              for part, files in parts.items()}
+    labels = {
+        part: [_labels(file, image, label, len(names) if names else MAX_CLASSES) for file in files]
+        for part, files in parts.items()
+    }
     num_images = {part: sum(map(len, of_files)) for part, of_files in labels.items()}
     for part, files in parts.items():
         if not num_images[part]:
             raise DataError(f"{files[0]}: must hold images, got no rows")
         if num_images[part] > MAX_ROWS:
-            raise DataError(f"{files[0]}: must have at most {MAX_ROWS} rows with the other files of {part}, got "
-                            f"{num_images[part]}; set data.root to a folder with fewer")
+            raise DataError(
+                f"{files[0]}: must have at most {MAX_ROWS} rows with the other files of {part}, got "
+                f"{num_images[part]}; set data.root to a folder with fewer"
+            )
     if names is None:
         num_classes = 1 + max(int(of_file.max()) for of_file in labels["train"] if len(of_file))
         names = tuple(map(str, range(num_classes)))
@@ -115,11 +127,17 @@ def _open(
                 _check_labels(of_file, file, label, num_classes)
     encoded, where, _ = next(_images(parts["train"], image, label))
     height, width = (side, side) if side else size_of(encoded, where)
-    return Contents(names, height, width, {
-        part: Part(num_images[part],
-                   decode_blocks(_images(files, image, label), height, width, scaled=side is not None))
-        for part, files in parts.items()
-    })
+    return Contents(
+        names,
+        height,
+        width,
+        {
+            part: Part(
+                num_images[part], decode_blocks(_images(files, image, label), height, width, scaled=side is not None)
+            )
+            for part, files in parts.items()
+        },
+    )
 
 
 def _images(files: Sequence[Path], image: str, label: str) -> Iterator[tuple[bytes, str, int]]:
@@ -149,12 +167,16 @@ def _labels(file: Path, image: str, label: str, num_classes: int) -> NDArray[np.
         _image_column(schema, file, [image])
         _label_column(schema, {}, label, file)
     except DataError as error:
-        raise DataError(f"{file}: must have the columns '{image}' and '{label}' (integer) of the first training file, "
-                        f"got {_columns(schema)}") from error
+        raise DataError(
+            f"{file}: must have the columns '{image}' and '{label}' (integer) of the first training file, "
+            f"got {_columns(schema)}"
+        ) from error
     with _reading(file), parquet.ParquetFile(file) as table:
-        if not 0 <= table.metadata.num_rows <= min(MAX_ROWS, file.stat().st_size):     # an image takes several bytes
-            raise DataError(f"{file}: must have at most {MAX_ROWS} rows, and no more than it has bytes, got "
-                            f"{table.metadata.num_rows}; write it anew, in several files")
+        if not 0 <= table.metadata.num_rows <= min(MAX_ROWS, file.stat().st_size):  # an image takes several bytes
+            raise DataError(
+                f"{file}: must have at most {MAX_ROWS} rows, and no more than it has bytes, got "
+                f"{table.metadata.num_rows}; write it anew, in several files"
+            )
         _page_bytes(file, [f"{image}.bytes", label])
         column = table.read([label]).column(label)
         if column.null_count:
@@ -169,16 +191,19 @@ def _page_bytes(file: Path, columns: Sequence[str]) -> int:
     """Return the bytes of the largest page, checked."""
     page_bytes = largest_page(file, columns)
     if page_bytes > MAX_PAGE_BYTES:
-        raise DataError(f"{file}: pages must have at most {MAX_PAGE_BYTES} bytes decompressed, got {page_bytes}; write "
-                        "it anew in smaller pages")
+        raise DataError(
+            f"{file}: pages must have at most {MAX_PAGE_BYTES} bytes decompressed, got {page_bytes}; write "
+            "it anew in smaller pages"
+        )
     return page_bytes
 
 
 def _check_labels(labels: NDArray[np.int64], file: Path, label: str, num_classes: int) -> None:
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
-        raise DataError(f"{file} row {wrong[0]}: column '{label}' must be in [0, {num_classes - 1}], "
-                        f"got {labels[wrong[0]]}")
+        raise DataError(
+            f"{file} row {wrong[0]}: column '{label}' must be in [0, {num_classes - 1}], got {labels[wrong[0]]}"
+        )
 
 
 def _schema(file: Path) -> "pyarrow.Schema":
@@ -228,12 +253,15 @@ def _image_column(schema: "pyarrow.Schema", file: Path, names: Sequence[str]) ->
 def _label_column(schema: "pyarrow.Schema", features: Mapping[str, Any], wanted: str | None, file: Path) -> str:
     import pyarrow
 
-    integers: list[str] = [field.name for field in schema
-                           if pyarrow.types.is_integer(field.type) and schema.names.count(field.name) == 1]
+    integers: list[str] = [
+        field.name for field in schema if pyarrow.types.is_integer(field.type) and schema.names.count(field.name) == 1
+    ]
     if wanted is not None:
         if wanted not in integers:
-            raise DataError(f"data.label: must be an integer column of {file}, got '{wanted}'; "
-                            f"the file has {_columns(schema)}{closest(wanted, integers)}")
+            raise DataError(
+                f"data.label: must be an integer column of {file}, got '{wanted}'; "
+                f"the file has {_columns(schema)}{closest(wanted, integers)}"
+            )
         return wanted
     classes = [name for name in integers if features.get(name, {}).get("_type") == "ClassLabel"]
     candidates = classes or integers
@@ -246,5 +274,12 @@ def _columns(schema: "pyarrow.Schema") -> str:
     # Structs are shortened: their types print over several lines in some versions.
     import pyarrow
 
-    return one_line(", ".join(f"'{field.name}' ({'struct' if pyarrow.types.is_struct(field.type) else field.type})"
-                              for field in schema)) or "no columns"
+    return (
+        one_line(
+            ", ".join(
+                f"'{field.name}' ({'struct' if pyarrow.types.is_struct(field.type) else field.type})"
+                for field in schema
+            )
+        )
+        or "no columns"
+    )

@@ -14,12 +14,12 @@ from graftpop.data.thrift_compact import read_struct
 
 __all__ = ["largest_page"]
 
-MAX_FOOTER_BYTES: Final = 2**23             # a row group of an image table takes some 500
-MAX_HEADER_VALUES: Final = 1000             # a page's header has about 10
-TAIL_BYTES: Final = 8                       # the footer's length, and PAR1
-ROW_GROUPS, COLUMNS, NUM_ROWS = 4, 1, 3     # fields of FileMetaData and RowGroup
-METADATA, PATH, CHUNK_BYTES, DATA_PAGE, DICTIONARY_PAGE = 3, 3, 7, 9, 11    # of ColumnChunk and ColumnMetaData
-PAGE_BYTES, COMPRESSED_PAGE_BYTES = 2, 3    # of PageHeader
+MAX_FOOTER_BYTES: Final = 2**23  # a row group of an image table takes some 500
+MAX_HEADER_VALUES: Final = 1000  # a page's header has about 10
+TAIL_BYTES: Final = 8  # the footer's length, and PAR1
+ROW_GROUPS, COLUMNS, NUM_ROWS = 4, 1, 3  # fields of FileMetaData and RowGroup
+METADATA, PATH, CHUNK_BYTES, DATA_PAGE, DICTIONARY_PAGE = 3, 3, 7, 9, 11  # of ColumnChunk and ColumnMetaData
+PAGE_BYTES, COMPRESSED_PAGE_BYTES = 2, 3  # of PageHeader
 
 
 def largest_page(file: Path, columns: Collection[str]) -> int:

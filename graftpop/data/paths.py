@@ -15,5 +15,7 @@ def check_inside(path: Path, root: Path) -> None:
         DataError: it does not.
     """
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise DataError(f"{path}: must lie in {root}, got a link to {os.path.realpath(path)}; copy what it points to, "
-                        "or set data.root to a folder that holds both")
+        raise DataError(
+            f"{path}: must lie in {root}, got a link to {os.path.realpath(path)}; copy what it points to, "
+            "or set data.root to a folder that holds both"
+        )

@@ -24,7 +24,7 @@ class Part:
     """The training, validation or test images."""
 
     num_images: int
-    blocks: Iterator[Block]                 # decodes them, in order; nothing is read before the first block
+    blocks: Iterator[Block]  # decodes them, in order; nothing is read before the first block
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Contents:
     class_names: tuple[str, ...]
     height: int
     width: int
-    parts: Mapping[str, Part]               # "train", "test" and possibly "val"
+    parts: Mapping[str, Part]  # "train", "test" and possibly "val"
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Source:
     """A data set of images of one size, where it was found."""
 
     name: str
-    files: tuple[Path, ...]                 # all that its contents depend on
+    files: tuple[Path, ...]  # all that its contents depend on
     open: Callable[[], Contents]
-    flip: bool                              # whether its mirrored images are as good
-    mean_std: tuple[Colour, Colour] | None = None   # None: those of the training images
-    label: str | None = None                # Parquet: the label column
-    image_size: int | None = None           # the side that images are brought to; None: they have one size
+    flip: bool  # whether its mirrored images are as good
+    mean_std: tuple[Colour, Colour] | None = None  # None: those of the training images
+    label: str | None = None  # Parquet: the label column
+    image_size: int | None = None  # the side that images are brought to; None: they have one size
 
 
 def root_folder(data: DataSettings) -> Path:

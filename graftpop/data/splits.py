@@ -30,8 +30,8 @@ DATASETS: Final[Mapping[str, Callable[[DataSettings], Source | ImageFiles]]] = {
     "folder": find_folder,
 }
 
-MIN_TRAINING_IMAGES: Final = 2              # BatchNorm cannot train on one
-PADDING_SHARE: Final = 8                    # crops are padded by an eighth of the side: 4 of CIFAR's 32 pixels
+MIN_TRAINING_IMAGES: Final = 2  # BatchNorm cannot train on one
+PADDING_SHARE: Final = 8  # crops are padded by an eighth of the side: 4 of CIFAR's 32 pixels
 
 
 def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0) -> Splits:
@@ -52,11 +52,15 @@ def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0) -> Split
     try:
         found = find(data)
         if data.label is not None and (isinstance(found, ImageFiles) or found.label is None):
-            raise DataError(f"data.label: names a column of Parquet files, got '{data.label}' where {data.name} is not "
-                            "in Parquet files; leave it out")
+            raise DataError(
+                f"data.label: names a column of Parquet files, got '{data.label}' where {data.name} is not "
+                "in Parquet files; leave it out"
+            )
         if data.image_size is not None and isinstance(found, Source) and found.image_size is None:
-            raise DataError(f"data.image_size: is for data.name parquet or folder, got {data.image_size} where "
-                            f"{data.name} has images of one size; leave it out")
+            raise DataError(
+                f"data.image_size: is for data.name parquet or folder, got {data.image_size} where "
+                f"{data.name} has images of one size; leave it out"
+            )
         if isinstance(found, ImageFiles):
             return _streamed_splits(found, data, seed, num_workers)
         return _memory_splits(found, decoded(found), data, seed)
@@ -81,8 +85,10 @@ def _memory_splits(source: Source, images: Decoded, data: DataSettings, seed: in
 
 def _streamed_splits(images: ImageFiles, data: DataSettings, seed: int, num_workers: int) -> Splits:
     if data.crop_padding != "auto":
-        raise DataError("data.crop_padding: these images are streamed, each cut to a random box, "
-                        f"got {data.crop_padding}; leave it out")
+        raise DataError(
+            "data.crop_padding: these images are streamed, each cut to a random box, "
+            f"got {data.crop_padding}; leave it out"
+        )
     side = data.image_size or INPUT_SIDE
     recipe = Recipe(IMAGENET_MEAN, IMAGENET_STD, 0, True if data.flip == "auto" else data.flip)
 
@@ -94,8 +100,7 @@ def _streamed_splits(images: ImageFiles, data: DataSettings, seed: int, num_work
     labels = torch.tensor([label for _, label in images.parts["train"]])
     train_rows, val_rows = _cut(labels, data, seed, has_val="val" in images.parts)
     val = split("val", None) if val_rows is None else split("train", val_rows)
-    return Splits(split("train", train_rows), val, split("test", None), images.class_names,
-                  (3, side, side), recipe)
+    return Splits(split("train", train_rows), val, split("test", None), images.class_names, (3, side, side), recipe)
 
 
 def _cut(labels: Tensor, data: DataSettings, seed: int, *, has_val: bool) -> tuple[Tensor, Tensor | None]:
@@ -104,13 +109,16 @@ def _cut(labels: Tensor, data: DataSettings, seed: int, *, has_val: bool) -> tup
     rows = torch.arange(len(labels))
     if data.limit is not None:
         if data.limit > len(labels):
-            raise DataError(f"data.limit: must be at most the number of training images, {len(labels)}, "
-                            f"got {data.limit}")
+            raise DataError(
+                f"data.limit: must be at most the number of training images, {len(labels)}, got {data.limit}"
+            )
         rows, _ = stratified_rows(labels, data.limit, generator)
     num_val = 0 if has_val else max(1, round(data.val_fraction * len(rows)))
     if len(rows) - num_val < MIN_TRAINING_IMAGES:
-        raise DataError(f"data: at least {MIN_TRAINING_IMAGES} images must be left to train on, got {len(rows)} and "
-                        f"{num_val} of them for validation; raise data.limit or lower data.val_fraction")
+        raise DataError(
+            f"data: at least {MIN_TRAINING_IMAGES} images must be left to train on, got {len(rows)} and "
+            f"{num_val} of them for validation; raise data.limit or lower data.val_fraction"
+        )
     if has_val:
         return rows, None
     val, train = stratified_rows(labels[rows], num_val, generator)

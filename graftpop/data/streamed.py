@@ -23,8 +23,8 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "INPUT_SIDE", "StreamedImages"]
 # The constants and sizes that the field uses, e.g. pytorch/examples, imagenet/main.py.
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
-RESIZED_SHARE: Final = 256 / 224            # evaluation: the shorter side to the square that is cut from its centre
-INPUT_SIDE: Final = 224                     # unless data.image_size says another
+RESIZED_SHARE: Final = 256 / 224  # evaluation: the shorter side to the square that is cut from its centre
+INPUT_SIDE: Final = 224  # unless data.image_size says another
 
 Item = tuple[Tensor, int] | DataError
 
@@ -52,9 +52,7 @@ class StreamedImages:
         """How many images the split has."""
         return len(self.files)
 
-    def training_batches(
-        self, batch_size: int, seed: int, device: torch.device
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def training_batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every image once: a random box of it, resized, mirrored at random, in random order; see `Images`."""
         return self._read(shuffled(self.num_images, batch_size, seed), seed, device)
 
@@ -88,7 +86,7 @@ class _Files(Dataset[Item]):
         try:
             image = decode_image(self.files[index], self.files[index])
         except DataError as error:
-            return error                    # raised in the main process, where the message stays one line
+            return error  # raised in the main process, where the message stays one line
         if self.seed is None:
             image = functional.center_crop(functional.resize(image, [round(self.side * RESIZED_SHARE)]), [self.side])
         else:

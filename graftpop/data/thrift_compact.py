@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Final
 __all__ = ["read_struct"]
 
 MAX_DEPTH: Final = 16
-MAX_BYTES: Final = 2**24                    # of one text; pyarrow takes no longer header of a page
+MAX_BYTES: Final = 2**24  # of one text; pyarrow takes no longer header of a page
 STOP, TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 11, 12
 INTEGERS: Final = (4, 5, 6)
 
@@ -46,7 +46,7 @@ class _Reader:
             raise ValueError("a struct that has too many values, or is nested too deep")
         if kind in INTEGERS:
             return self._integer()
-        if kind in (TRUE, FALSE, BYTE):     # inside a list a boolean has a byte of its own
+        if kind in (TRUE, FALSE, BYTE):  # inside a list a boolean has a byte of its own
             return self._bytes(1)[0]
         if kind == DOUBLE:
             return self._bytes(8)

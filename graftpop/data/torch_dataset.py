@@ -68,8 +68,16 @@ class _Seeded(Dataset[Any]):
             return self.dataset[index]
 
 
-def splits_of(train: Dataset[Any], val: Dataset[Any] | None, test: Dataset[Any], *, classes: Sequence[str],
-              val_fraction: float, seed: int, num_workers: int = 0) -> Splits:
+def splits_of(
+    train: Dataset[Any],
+    val: Dataset[Any] | None,
+    test: Dataset[Any],
+    *,
+    classes: Sequence[str],
+    val_fraction: float,
+    seed: int,
+    num_workers: int = 0,
+) -> Splits:
     """Return three splits of a user's own data sets.
 
     Args:
@@ -84,8 +92,11 @@ def splits_of(train: Dataset[Any], val: Dataset[Any] | None, test: Dataset[Any],
     Raises:
         DataError: an item is not an image and a label, or there are too few.
     """
-    shapes = {name: _image_shape(part, name) for name, part in (("train", train), ("val", val), ("test", test))
-              if part is not None}
+    shapes = {
+        name: _image_shape(part, name)
+        for name, part in (("train", train), ("val", val), ("test", test))
+        if part is not None
+    }
     if len(set(shapes.values())) > 1:
         raise DataError(f"data: images must have one shape in all splits, got {shapes}")
     if val is None:
@@ -95,8 +106,10 @@ def splits_of(train: Dataset[Any], val: Dataset[Any] | None, test: Dataset[Any],
         train, val = Subset(train, order[num_val:]), Subset(train, order[:num_val])
     trains, validates, tests = (DatasetImages(part, num_workers) for part in (train, val, test))
     if trains.num_images < 2:
-        raise DataError(f"data: at least 2 images must be left to train on, got {trains.num_images}, and "
-                        f"{validates.num_images} of them for validation")
+        raise DataError(
+            f"data: at least 2 images must be left to train on, got {trains.num_images}, and "
+            f"{validates.num_images} of them for validation"
+        )
     return Splits(trains, validates, tests, tuple(classes), shapes["train"], AS_THEY_ARE)
 
 
@@ -111,6 +124,8 @@ def _image_shape(dataset: Dataset[Any], name: str) -> tuple[int, int, int]:
     image, label = item if isinstance(item, tuple | list) and len(item) == 2 else (None, None)
     if not isinstance(image, Tensor) or image.dim() != 3 or not isinstance(label, int | Tensor):
         got = tuple(type(part).__name__ for part in item) if isinstance(item, tuple | list) else type(item).__name__
-        raise DataError(f"data: an item of {name} must be (image, label), the image a tensor (C, H, W), got {got}; a "
-                        f"transform such as torchvision's ToTensor makes one")
+        raise DataError(
+            f"data: an item of {name} must be (image, label), the image a tensor (C, H, W), got {got}; a "
+            f"transform such as torchvision's ToTensor makes one"
+        )
     return image.shape[0], image.shape[1], image.shape[2]

@@ -44,8 +44,12 @@ def site_assignment(names: list[str], sites: list[Site]) -> Assignment:
         else:
             site_of[name] = latest
     conv_names = tuple(site.conv for site in sites)
-    return Assignment(conv_names, tuple(f"{conv}.weight" for conv in conv_names), site_of,
-                      tuple((site.conv, site.norm) for site in sites))
+    return Assignment(
+        conv_names,
+        tuple(f"{conv}.weight" for conv in conv_names),
+        site_of,
+        tuple((site.conv, site.norm) for site in sites),
+    )
 
 
 def released_assignment(names: list[str]) -> Assignment:
@@ -55,8 +59,10 @@ def released_assignment(names: list[str]) -> Assignment:
         ModelError: the first name has no "conv" in it, where the released code ends in an UnboundLocalError.
     """
     if "conv" not in names[0]:
-        raise ModelError(f"graft.compat: the released code needs a network whose first tensor has 'conv' in its name, "
-                         f"got '{names[0]}'; choose compat: none")
+        raise ModelError(
+            f"graft.compat: the released code needs a network whose first tensor has 'conv' in its name, "
+            f"got '{names[0]}'; choose compat: none"
+        )
     measured = tuple(name for name in names if "conv" in name)
     site_of, site = {}, -1
     for name in names:

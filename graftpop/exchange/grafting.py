@@ -19,12 +19,7 @@ from graftpop.ops.alpha import adaptive_alpha, fixed_alpha
 from graftpop.ops.entropy import filter_entropies, layer_entropies
 from graftpop.ops.graft import blend
 from graftpop.ops.importance import filter_l1_norms, num_invalid_filters
-from graftpop.ops.released import (
-    released_alpha,
-    released_blend,
-    released_entropies,
-    released_integer_blend,
-)
+from graftpop.ops.released import released_alpha, released_blend, released_entropies, released_integer_blend
 from graftpop.settings import GraftSettings
 from graftpop.training.flat_state import Entry, FlatState
 from graftpop.training.sites import Site
@@ -141,8 +136,10 @@ class Grafting:
                 own, theirs = _total_norms(self._measured), _total_norms(self._of(donor))
             return self._share(own, theirs)
         score = _FILTER_SCORES[settings.criterion]
-        of_filters = [self._share(score(weight, settings.num_bins), score(their_weight, settings.num_bins))
-                      for weight, their_weight in zip(self._measured, self._of(donor), strict=True)]
+        of_filters = [
+            self._share(score(weight, settings.num_bins), score(their_weight, settings.num_bins))
+            for weight, their_weight in zip(self._measured, self._of(donor), strict=True)
+        ]
         return torch.cat([torch.stack([shares.mean() for shares in of_filters]), *of_filters])
 
     def _share(self, own: Tensor, theirs: Tensor) -> Tensor:
@@ -162,8 +159,9 @@ class Grafting:
         weights = _tensor(donor.weights).to(self._state.buffer.device)
         for offset, numel, unit, num_units in self._stretches:  # each is read and written while it is in the cache
             share = alpha[unit : unit + num_units, None]
-            own, theirs = (buffer[offset : offset + numel].view(num_units, -1)
-                           for buffer in (self._state.buffer, weights))
+            own, theirs = (
+                buffer[offset : offset + numel].view(num_units, -1) for buffer in (self._state.buffer, weights)
+            )
             if self._released:
                 own.copy_(released_blend(own, theirs, share))
             else:
@@ -181,8 +179,9 @@ class Grafting:
         """Blend the integer buffers; one (`bn1.num_batches_tracked`) follows the site of the tensors beside it."""
         site_of_module = {name.rpartition(".")[0]: site for name, site in self._plan.site_of.items()}
         for name, tensor, theirs in self._integers_of(donor):
-            tensor.copy_(released_integer_blend(tensor, theirs.to(tensor.device),
-                                                alpha[site_of_module[name.rpartition(".")[0]]]))
+            tensor.copy_(
+                released_integer_blend(tensor, theirs.to(tensor.device), alpha[site_of_module[name.rpartition(".")[0]]])
+            )
 
     def _integers_of(self, donor: Snapshot) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield the name of each integer buffer, the buffer, and the donor's."""

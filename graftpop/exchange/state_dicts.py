@@ -29,12 +29,15 @@ def convolutions_of(state: Mapping[str, Tensor]) -> list[str]:
     Args:
         state: a state dict.
     """
-    return [name for name, tensor in state.items() if name.rpartition(".")[2] == "weight"
-            and tensor.dim() == 4 and tensor.dtype in FLOATS and tensor.numel()]
+    return [
+        name
+        for name, tensor in state.items()
+        if name.rpartition(".")[2] == "weight" and tensor.dim() == 4 and tensor.dtype in FLOATS and tensor.numel()
+    ]
 
 
 def graft_state_dicts(
-    receiver: Mapping[str, Tensor], donor: Mapping[str, Tensor], *, A: float = 0.4, c: float = 500.0,
+    receiver: Mapping[str, Tensor], donor: Mapping[str, Tensor], *, A: float = 0.4, c: float = 500.0
 ) -> dict[str, Tensor]:
     """Return the receiver's state dict grafted with the donor's, layer by layer; neither of them is changed.
 
@@ -69,10 +72,13 @@ def graft_state_dicts(
     _check_order(receiver)
     convolutions = convolutions_of(receiver)
     if not convolutions:
-        raise ModelError("graft: the state dicts must hold a convolution, a weight with four dimensions, got none; "
-                         "give network.state_dict() of a convolutional network")
-    alpha = adaptive_alpha(_entropies("receiver", receiver, convolutions), _entropies("donor", donor, convolutions),
-                           A=A, c=c)
+        raise ModelError(
+            "graft: the state dicts must hold a convolution, a weight with four dimensions, got none; "
+            "give network.state_dict() of a convolutional network"
+        )
+    alpha = adaptive_alpha(
+        _entropies("receiver", receiver, convolutions), _entropies("donor", donor, convolutions), A=A, c=c
+    )
     grafted, site = {}, 0  # what comes before the first convolution goes with it
     for name, own in receiver.items():
         site = convolutions.index(name) if name in convolutions else site
@@ -85,11 +91,15 @@ def _check_alike(receiver: Mapping[str, Tensor], donor: Mapping[str, Tensor]) ->
     for name in (*receiver, *donor):
         one, other = receiver.get(name), donor.get(name)
         if one is None or other is None:
-            raise ModelError(f"graft: receiver and donor must have the same names, got '{name}' in the "
-                             f"{'donor' if one is None else 'receiver'} only; graft needs equal architectures")
+            raise ModelError(
+                f"graft: receiver and donor must have the same names, got '{name}' in the "
+                f"{'donor' if one is None else 'receiver'} only; graft needs equal architectures"
+            )
         if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
-            raise ModelError(f"graft: '{name}' must be alike in both, got {_kind(one)} in the receiver and "
-                             f"{_kind(other)} in the donor; graft needs equal architectures")
+            raise ModelError(
+                f"graft: '{name}' must be alike in both, got {_kind(one)} in the receiver and "
+                f"{_kind(other)} in the donor; graft needs equal architectures"
+            )
 
 
 def _check_order(state: Mapping[str, Tensor]) -> None:
@@ -98,8 +108,10 @@ def _check_order(state: Mapping[str, Tensor]) -> None:
     for name in state:
         module, _, kind = name.rpartition(".")
         if kind == "bias" and f"{module}.weight" in state and f"{module}.weight" not in seen:
-            raise ModelError(f"graft: entries must be in the order of the network, got '{name}' before its weight, as "
-                             f"a safetensors file has them; load them into the network and give network.state_dict()")
+            raise ModelError(
+                f"graft: entries must be in the order of the network, got '{name}' before its weight, as "
+                f"a safetensors file has them; load them into the network and give network.state_dict()"
+            )
         seen.add(name)
 
 
@@ -110,6 +122,8 @@ def _kind(tensor: Tensor) -> str:
 def _entropies(whose: str, state: Mapping[str, Tensor], names: list[str]) -> Tensor:
     for name in names:
         if not state[name].isfinite().all():
-            raise ModelError(f"graft: the {whose}'s '{name}' must be finite, got values that are not; give a network "
-                             f"whose training did not diverge")
+            raise ModelError(
+                f"graft: the {whose}'s '{name}' must be finite, got values that are not; give a network "
+                f"whose training did not diverge"
+            )
     return layer_entropies([state[name] for name in names])

@@ -14,7 +14,7 @@ from graftpop.exporting.formats import Predict
 __all__ = ["Measured", "check_alike", "measure", "measure_on_noise"]
 
 TOLERANCE: Final = 1e-4
-BATCH: Final = 64                           # the last batch of most splits is smaller: both sizes are seen
+BATCH: Final = 64  # the last batch of most splits is smaller: both sizes are seen
 NUM_NOISE_IMAGES: Final = 100
 
 
@@ -55,8 +55,13 @@ def measure(name: str, images: Images, network: Predict, file: Predict) -> Measu
         num_right += int(torch.count_nonzero(found.argmax(1) == labels))
         num_right_of_network += int(torch.count_nonzero(expected.argmax(1) == labels))
     num_images = images.num_images
-    return Measured(name, num_images, num_right / num_images, num_right_of_network / num_images,
-                    float(torch.tensor(differences).max()))  # which is nan if one of them is
+    return Measured(
+        name,
+        num_images,
+        num_right / num_images,
+        num_right_of_network / num_images,
+        float(torch.tensor(differences).max()),
+    )  # which is nan if one of them is
 
 
 @torch.no_grad()
@@ -74,12 +79,16 @@ def check_alike(measured: Measured) -> None:
     """
     where = f"{measured.num_images:,} images ({measured.images})"
     if not measured.difference <= TOLERANCE:
-        raise ModelError(f"the exported file must agree with the network within {TOLERANCE:g}, got a difference of "
-                         f"{measured.difference:.2g} on {where}; choose another format")
+        raise ModelError(
+            f"the exported file must agree with the network within {TOLERANCE:g}, got a difference of "
+            f"{measured.difference:.2g} on {where}; choose another format"
+        )
     if abs(measured.accuracy - measured.network_accuracy) > TOLERANCE:
-        raise ModelError(f"the exported file must have the network's accuracy, "
-                         f"{100 * measured.network_accuracy:.2f} %, got {100 * measured.accuracy:.2f} % on {where}; "
-                         f"choose another format")
+        raise ModelError(
+            f"the exported file must have the network's accuracy, "
+            f"{100 * measured.network_accuracy:.2f} %, got {100 * measured.accuracy:.2f} % on {where}; "
+            f"choose another format"
+        )
 
 
 def _difference(expected: Tensor, found: Tensor) -> float:

@@ -67,8 +67,9 @@ def export_network(run: RunFolder, format: str, peer: str = "best", out: str | N
         folder.write("README.md", text.encode())
     except OSError as error:
         raise StorageError(f"--out {folder.location}: cannot be written: {error}; choose another folder") from error
-    return Exported((folder / chosen_format.file).location, (folder / "README.md").location, chosen.what, measured,
-                    unmeasured)
+    return Exported(
+        (folder / chosen_format.file).location, (folder / "README.md").location, chosen.what, measured, unmeasured
+    )
 
 
 def _check_is_free(folder: Folder) -> None:
@@ -76,8 +77,10 @@ def _check_is_free(folder: Folder) -> None:
     files = {one.file for one in FORMATS.values()}
     found = set(folder.names())
     if found and not (found <= {*files, "config.json", "README.md"} and found & files):
-        raise StorageError(f"--out {folder.location}: must be empty, absent or an earlier export, got one with "
-                           f"{sorted(found)[0]}; choose another folder")
+        raise StorageError(
+            f"--out {folder.location}: must be empty, absent or an earlier export, got one with "
+            f"{sorted(found)[0]}; choose another folder"
+        )
 
 
 def _measured(chosen: Chosen, file: Predict) -> tuple[list[Measured], str]:
@@ -86,8 +89,9 @@ def _measured(chosen: Chosen, file: Predict) -> tuple[list[Measured], str]:
         _check_is_same_data(splits, chosen)
     except DataError as error:
         return [measure_on_noise(tuple(chosen.card["image_shape"]), chosen.network, file)], str(error)
-    return [measure(name, images, chosen.network, file)
-            for name, images in (("val", splits.val), ("test", splits.test))], ""
+    return [
+        measure(name, images, chosen.network, file) for name, images in (("val", splits.val), ("test", splits.test))
+    ], ""
 
 
 def _check_is_same_data(splits: Splits, chosen: Chosen) -> None:
@@ -95,5 +99,7 @@ def _check_is_same_data(splits: Splits, chosen: Chosen) -> None:
     found = (splits.class_names, splits.image_shape, splits.recipe.mean, splits.recipe.std)
     expected = tuple(tuple(card[key]) for key in ("class_names", "image_shape", "mean", "std"))
     if found != expected:
-        raise DataError(f"data: {chosen.settings.data.name} must be what the run was trained on, got other classes, "
-                        f"sizes or colours; bring back what it had")
+        raise DataError(
+            f"data: {chosen.settings.data.name} must be what the run was trained on, got other classes, "
+            f"sizes or colours; bring back what it had"
+        )

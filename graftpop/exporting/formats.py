@@ -27,7 +27,7 @@ Predict = Callable[[Tensor], Tensor]
 INPUT: Final = "pixels"
 ANY_NUMBER: Final = ({0: torch.export.Dim("batch")},)
 PIXELS: Final = Colours((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-MOST_ONNX_BYTES: Final = 2**31 - 2**20      # a protocol buffer has less than 2 GiB; a margin for the graph
+MOST_ONNX_BYTES: Final = 2**31 - 2**20  # a protocol buffer has less than 2 GiB; a margin for the graph
 CANNOT_TRACE: Final = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
 """What torch's exporters raise on a network that they cannot follow."""
 
@@ -58,8 +58,10 @@ def check_packages(name: str) -> None:
     """
     absent = [package for package in FORMATS[name].packages if find_spec(package) is None]
     if absent:
-        raise ModelError(f"--format {name}: needs {', '.join(FORMATS[name].packages)}, got no {', '.join(absent)}; pip "
-                         f"install 'graftpop[export]'")
+        raise ModelError(
+            f"--format {name}: needs {', '.join(FORMATS[name].packages)}, got no {', '.join(absent)}; pip "
+            f"install 'graftpop[export]'"
+        )
 
 
 def output_name(card: Card) -> str:
@@ -98,8 +100,10 @@ def _cannot_follow(exporter: str, card: Card, error: Exception) -> ModelError:
 
 def _to_safetensors(network: nn.Module, card: Card) -> bytes:
     del card
-    weights = {name: tensor.clone(memory_format=torch.contiguous_format)  # tied weights may not share memory there
-               for name, tensor in network.state_dict().items()}
+    weights = {
+        name: tensor.clone(memory_format=torch.contiguous_format)  # tied weights may not share memory there
+        for name, tensor in network.state_dict().items()
+    }
     return save(weights, {"format": "pt"})
 
 
@@ -123,12 +127,21 @@ def _to_onnx(network: nn.Module, card: Card) -> bytes:
 
     num_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
     if num_bytes > MOST_ONNX_BYTES:
-        raise ModelError(f"--format onnx: one file holds less than 2 GiB, got a network of {num_bytes:,} bytes; choose "
-                         f"--format safetensors or torch-export")
+        raise ModelError(
+            f"--format onnx: one file holds less than 2 GiB, got a network of {num_bytes:,} bytes; choose "
+            f"--format safetensors or torch-export"
+        )
     program = _traced(network, card)
     try:
-        exported = torch.onnx.export(program, _example(card), input_names=[INPUT], output_names=[output_name(card)],
-                                     dynamic_shapes=ANY_NUMBER, dynamo=True, verbose=False)
+        exported = torch.onnx.export(
+            program,
+            _example(card),
+            input_names=[INPUT],
+            output_names=[output_name(card)],
+            dynamic_shapes=ANY_NUMBER,
+            dynamo=True,
+            verbose=False,
+        )
     except CANNOT_TRACE as error:
         raise _cannot_follow("torch.onnx", card, error) from error
     assert exported is not None  # as with dynamo=True
@@ -142,11 +155,16 @@ def _to_onnx(network: nn.Module, card: Card) -> bytes:
 def _meaning(card: Card) -> str:
     """Say what a program takes and gives."""
     _, height, width = card["image_shape"]
-    scores = (f"the natural logarithm of the mean of the class probabilities of {card['ensemble']} networks"
-              if "ensemble" in card else "a logit a class")
-    return (f"{INPUT}: float32 (batch, 3, {height}, {width}), RGB in [0, 1], not normalised: the model subtracts the "
-            f"mean and divides by the std itself. {output_name(card)}: float32 (batch, {card['num_classes']}), "
-            f"{scores}.")
+    scores = (
+        f"the natural logarithm of the mean of the class probabilities of {card['ensemble']} networks"
+        if "ensemble" in card
+        else "a logit a class"
+    )
+    return (
+        f"{INPUT}: float32 (batch, 3, {height}, {width}), RGB in [0, 1], not normalised: the model subtracts the "
+        f"mean and divides by the std itself. {output_name(card)}: float32 (batch, {card['num_classes']}), "
+        f"{scores}."
+    )
 
 
 def _from_onnx(content: bytes, card: Card) -> Predict:

@@ -17,10 +17,19 @@ from graftpop.settings import Settings
 __all__ = ["card_text"]
 
 NOT_RECIPE: Final[Mapping[str, Any]] = {
-    "name": True, "tune": True, "resources": True, "measures": True,
-    "data": {"root"},                       # of the machine that trained it
-    "population": {"deadline_factor", "round_limit_s", "max_peer_restarts", "replace_limit_s", "min_peers",
-                   "peers_per_actor"},
+    "name": True,
+    "tune": True,
+    "resources": True,
+    "measures": True,
+    "data": {"root"},  # of the machine that trained it
+    "population": {
+        "deadline_factor",
+        "round_limit_s",
+        "max_peer_restarts",
+        "replace_limit_s",
+        "min_peers",
+        "peers_per_actor",
+    },
 }
 """What does not change the network."""
 
@@ -65,7 +74,7 @@ pixels = torch.rand(1, {shape})                  # in place of images: RGB in [0
 
 
 def card_text(
-    chosen: Chosen, name: str, facts: Mapping[str, Any], measured: Sequence[Measured], *, is_noise: bool,
+    chosen: Chosen, name: str, facts: Mapping[str, Any], measured: Sequence[Measured], *, is_noise: bool
 ) -> str:
     """Return a model card in Markdown.
 
@@ -95,8 +104,10 @@ def card_text(
 
 def _origin(chosen: Chosen) -> str:
     settings, facts, trial = chosen.settings, chosen.facts, chosen.trial
-    text = (f"From trial {trial['trial_id']} of the run `{settings.name}`; a peer is a `{chosen.card['model']}` for "
-            f"{chosen.card['num_classes']} classes, trained for {facts.summary['epoch']} epochs.")
+    text = (
+        f"From trial {trial['trial_id']} of the run `{settings.name}`; a peer is a `{chosen.card['model']}` for "
+        f"{chosen.card['num_classes']} classes, trained for {facts.summary['epoch']} epochs."
+    )
     if not facts.is_complete:
         text += f" The trial was at round {facts.round} of {settings.num_rounds}; its status is {trial['status']}."
     if "removed_filters" in chosen.card:
@@ -109,41 +120,71 @@ def _interface(chosen: Chosen, name: str) -> str:
     channels, height, width = card["image_shape"]
     mean, std = (", ".join(f"{value:.4f}" for value in card[key]) for key in ("mean", "std"))
     if FORMATS[name].takes_pixels:
-        takes = (f"- Takes `{INPUT}`, float32 (batch, {channels}, {height}, {width}): RGB **in [0, 1], not "
-                 f"normalised**. The file does that itself, by the mean ({mean}) and the std ({std}) of the data.")
+        takes = (
+            f"- Takes `{INPUT}`, float32 (batch, {channels}, {height}, {width}): RGB **in [0, 1], not "
+            f"normalised**. The file does that itself, by the mean ({mean}) and the std ({std}) of the data."
+        )
     else:
-        takes = (f"- Takes images, float32 (batch, {channels}, {height}, {width}): RGB in [0, 1], **less the mean "
-                 f"({mean}), divided by the std ({std})**; `config.json` has all digits.")
-    scores = "one logit a class" if "ensemble" not in card else (
-        "the natural logarithm of the mean of the members' class probabilities; a softmax gives that mean")
-    lines = [takes, f"- Gives `{output_name(card)}`, float32 (batch, {card['num_classes']}): {scores}.",
-             "- The batch may have any size. Class names, in order, are in `config.json`."]
-    if name == "safetensors" and card["model"].startswith((TORCHVISION, TIMM)) and (
-            not {"ensemble", "removed_filters"}.intersection(card)):
-        lines.append(f"- The weights have the names of `{card['model']}`: its own library's network of "
-                     f"{card['num_classes']} classes takes them by `load_state_dict`.")
+        takes = (
+            f"- Takes images, float32 (batch, {channels}, {height}, {width}): RGB in [0, 1], **less the mean "
+            f"({mean}), divided by the std ({std})**; `config.json` has all digits."
+        )
+    scores = (
+        "one logit a class"
+        if "ensemble" not in card
+        else ("the natural logarithm of the mean of the members' class probabilities; a softmax gives that mean")
+    )
+    lines = [
+        takes,
+        f"- Gives `{output_name(card)}`, float32 (batch, {card['num_classes']}): {scores}.",
+        "- The batch may have any size. Class names, in order, are in `config.json`.",
+    ]
+    if (
+        name == "safetensors"
+        and card["model"].startswith((TORCHVISION, TIMM))
+        and (not {"ensemble", "removed_filters"}.intersection(card))
+    ):
+        lines.append(
+            f"- The weights have the names of `{card['model']}`: its own library's network of "
+            f"{card['num_classes']} classes takes them by `load_state_dict`."
+        )
     return "\n".join(lines)
 
 
 def _loading(chosen: Chosen, name: str) -> str:
     card = chosen.card
     code = LOADING[name].format(
-        mean=card["mean"], std=card["std"], shape=", ".join(map(str, card["image_shape"])), input=INPUT,
-        output=output_name(card), file=FORMATS[name].file)
+        mean=card["mean"],
+        std=card["std"],
+        shape=", ".join(map(str, card["image_shape"])),
+        input=INPUT,
+        output=output_name(card),
+        file=FORMATS[name].file,
+    )
     return f"In the folder of this card:\n\n```python\n{code}\n```"
 
 
 def _accuracy(measured: Sequence[Measured], *, is_noise: bool) -> str:
     if is_noise:
         (noise,) = measured
-        return (f"Not measured: the run's data was not found when this file was written. The file agrees with the "
-                f"network within {noise.difference:.1e} on {noise.num_images} images of noise.")
-    rows = [f"| {IN_WORDS[one.images]} | {one.num_images:,} | {100 * one.accuracy:.2f} % | {one.difference:.1e} |"
-            for one in measured]
-    return "\n".join([
-        "| images | number | accuracy | largest difference to the network |", "|---|---|---|---|", *rows, "",
-        "Measured when this file was written, with the file as it was read back, in float32. The validation images "
-        "were held out of training and chose the trial and its best peer; the test images chose nothing."])
+        return (
+            f"Not measured: the run's data was not found when this file was written. The file agrees with the "
+            f"network within {noise.difference:.1e} on {noise.num_images} images of noise."
+        )
+    rows = [
+        f"| {IN_WORDS[one.images]} | {one.num_images:,} | {100 * one.accuracy:.2f} % | {one.difference:.1e} |"
+        for one in measured
+    ]
+    return "\n".join(
+        [
+            "| images | number | accuracy | largest difference to the network |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "Measured when this file was written, with the file as it was read back, in float32. The validation images "
+            "were held out of training and chose the trial and its best peer; the test images chose nothing.",
+        ]
+    )
 
 
 def _data(settings: Settings) -> str:
@@ -151,8 +192,10 @@ def _data(settings: Settings) -> str:
     parts = [f"`{data.name}`" + (f", label `{data.label}`" if data.label else "")]
     parts += [f"{data.limit:,} training images of it"] if data.limit else []
     parts += [f"each cut to a square around its middle and scaled to {data.image_size} pixels"] * bool(data.image_size)
-    return (f"{', '.join(parts)}; a share of {data.val_fraction:g} of the training images is for validation, unless "
-            f"the data set has validation images of its own. Cut by the seed {settings.seed}.")
+    return (
+        f"{', '.join(parts)}; a share of {data.val_fraction:g} of the training images is for validation, unless "
+        f"the data set has validation images of its own. Cut by the seed {settings.seed}."
+    )
 
 
 def _recipe(settings: Settings) -> str:

@@ -59,8 +59,10 @@ def choose_network(run: RunFolder, peer: str) -> Chosen:
     run.check_is_run()
     row = best_row(run.read_table("trials").to_pylist())
     if row is None:
-        raise CheckpointError(f"{run.location}: no trial has finished a round, so there is no network to export; go on "
-                              f"with --resume {run.location}")
+        raise CheckpointError(
+            f"{run.location}: no trial has finished a round, so there is no network to export; go on "
+            f"with --resume {run.location}"
+        )
     checkpoint = _newest(run, row["trial_id"])
     facts = checkpoint.facts
     settings = _settings_of(facts, run.location)
@@ -78,8 +80,10 @@ def _settings_of(facts: Facts, location: str) -> Settings:
     try:
         return Settings.model_validate(facts.settings)
     except ValidationError as error:
-        raise CheckpointError(f"{location}: the settings of its checkpoint must be this version's, got others: "
-                              f"{one_line(error)}; export with the graftpop that made the run") from error
+        raise CheckpointError(
+            f"{location}: the settings of its checkpoint must be this version's, got others: "
+            f"{one_line(error)}; export with the graftpop that made the run"
+        ) from error
 
 
 def _newest(run: RunFolder, trial_id: str) -> Checkpoint:
@@ -87,8 +91,10 @@ def _newest(run: RunFolder, trial_id: str) -> Checkpoint:
     for checkpoint in checkpoints.newest_first():
         if checkpoint.facts.round:  # else it has teachers only
             return checkpoint
-    raise CheckpointError(f"{run.location}: the best trial, {trial_id}, has no checkpoint that is whole; go on with "
-                          f"--resume {run.location}, or load best/")
+    raise CheckpointError(
+        f"{run.location}: the best trial, {trial_id}, has no checkpoint that is whole; go on with "
+        f"--resume {run.location}, or load best/"
+    )
 
 
 def _one(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Module, dict[str, Any], str]:
@@ -96,8 +102,10 @@ def _one(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Modu
     best, peers = int(facts.summary["best_peer"]), facts.peers
     number = best if peer == "best" else int(peer) if peer.isdecimal() else -1
     if number not in peers:
-        raise CheckpointError(f"--peer: the best trial has peers {', '.join(map(str, peers))}, got '{peer}'; choose "
-                              f"one of them, best, soup or ensemble")
+        raise CheckpointError(
+            f"--peer: the best trial has peers {', '.join(map(str, peers))}, got '{peer}'; choose "
+            f"one of them, best, soup or ensemble"
+        )
     network, card = _network_of(checkpoint, number)
     if number == best and _is_cooked(facts, settings):
         kind = settings.population.output.removesuffix("_soup")
@@ -114,8 +122,11 @@ def _ensemble(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, di
     card = {**cards[0], "ensemble": len(networks)}
     removed = [one["removed_filters"] for one in cards if "removed_filters" in one]
     card |= {"removed_filters": sum(removed)} if removed else {}
-    return Ensemble(networks).eval(), card, (
-        f"An ensemble of {len(networks)} peers: its class probabilities are the mean of theirs.")
+    return (
+        Ensemble(networks).eval(),
+        card,
+        (f"An ensemble of {len(networks)} peers: its class probabilities are the mean of theirs."),
+    )
 
 
 def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[str, Any], str]:
@@ -125,8 +136,10 @@ def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[s
         return _one(checkpoint, settings, "best")
     _check_has_own_weights("soup", facts, settings)
     if settings.attenuation is not None:
-        raise CheckpointError("--peer soup: attenuated filters differ from peer to peer, so that networks have no "
-                              "mean; choose best, ensemble or a peer")
+        raise CheckpointError(
+            "--peer soup: attenuated filters differ from peer to peer, so that networks have no "
+            "mean; choose best, ensemble or a peer"
+        )
     # what it learned from, and was measured against, may be gone and is not needed
     cook = Peer(settings.model_copy(update={"distillation": None, "measures": MeasureSettings()}), best)
     snapshots = []
@@ -135,8 +148,14 @@ def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[s
         snapshots.append(copy.deepcopy(cook.publish()))
     cook.cook("uniform_soup", *snapshots)
     network, card = _rebuilt(cook.save(), "the soup")
-    return network, card, (f"A uniform soup: the mean of the weights of {len(snapshots)} peers, with BatchNorm "
-                           f"statistics measured anew on the training images.")
+    return (
+        network,
+        card,
+        (
+            f"A uniform soup: the mean of the weights of {len(snapshots)} peers, with BatchNorm "
+            f"statistics measured anew on the training images."
+        ),
+    )
 
 
 def _is_cooked(facts: Facts, settings: Settings) -> bool:
@@ -146,8 +165,10 @@ def _is_cooked(facts: Facts, settings: Settings) -> bool:
 
 def _check_has_own_weights(what: str, facts: Facts, settings: Settings) -> None:
     if _is_cooked(facts, settings):
-        raise CheckpointError(f"--peer {what}: needs the weights of every peer, and the best one has become the "
-                              f"population's {settings.population.output}; choose best, which is the soup, or a peer")
+        raise CheckpointError(
+            f"--peer {what}: needs the weights of every peer, and the best one has become the "
+            f"population's {settings.population.output}; choose best, which is the soup, or a peer"
+        )
 
 
 def _network_of(checkpoint: Checkpoint, peer: int) -> tuple[nn.Module, dict[str, Any]]:

@@ -42,8 +42,16 @@ class Attenuation(Rule):
 
     name = "attenuation"
 
-    def __init__(self, learner: Learner, filters: Sequence[SiteFilters], settings: AttenuationSettings, *, epochs: int,
-                 seed: int, peer: int) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        filters: Sequence[SiteFilters],
+        settings: AttenuationSettings,
+        *,
+        epochs: int,
+        seed: int,
+        peer: int,
+    ) -> None:
         self._learner, self._settings, self._epochs = learner, settings, epochs
         self._filters = ranked(filters, skip_first=settings.skip_first)
         self._seed, self._peer = seed, peer
@@ -84,11 +92,14 @@ class Attenuation(Rule):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return which filters are dropped for good."""
-        return {site.site.conv: dropped for site, dropped in zip(self._filters, self._dropped, strict=True)
-                if len(dropped)}
+        return {
+            site.site.conv: dropped for site, dropped in zip(self._filters, self._dropped, strict=True) if len(dropped)
+        }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `state_dict` returned."""
-        self._dropped = [tensors.get(site.site.conv, torch.empty(0, dtype=torch.int64)).to(site.weight.device)
-                         for site in self._filters]
+        self._dropped = [
+            tensors.get(site.site.conv, torch.empty(0, dtype=torch.int64)).to(site.weight.device)
+            for site in self._filters
+        ]
         hold_dropped(self._learner, self._filters, self._dropped)

@@ -38,8 +38,9 @@ class RePr(Rule):
 
     name = "repr"
 
-    def __init__(self, learner: Learner, filters: Sequence[SiteFilters], settings: ReprSettings, *, seed: int,
-                 peer: int) -> None:
+    def __init__(
+        self, learner: Learner, filters: Sequence[SiteFilters], settings: ReprSettings, *, seed: int, peer: int
+    ) -> None:
         self._learner, self._settings = learner, settings
         self._filters = ranked(filters, skip_first=settings.skip_first)
         self._seed, self._peer = seed, peer
@@ -62,8 +63,9 @@ class RePr(Rule):
     def _drop(self, epoch: int) -> None:
         found = scores(self._filters, self._settings.criterion, self._generator("ranking", epoch))
         self._dropped = lowest_of_all(found, self._settings.rate)
-        self._old_weights = [site.weight[dropped].clone()
-                             for site, dropped in zip(self._filters, self._dropped, strict=True)]
+        self._old_weights = [
+            site.weight[dropped].clone() for site, dropped in zip(self._filters, self._dropped, strict=True)
+        ]
         self._keep_dropped()
         hold_dropped(self._learner, self._filters, self._dropped)
 
@@ -86,9 +88,12 @@ class RePr(Rule):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return which filters are dropped, and what they were."""
-        return {f"{site.site.conv}/{what}": tensor
-                for site, dropped, old in zip(self._filters, self._dropped, self._old_weights, strict=True)
-                for what, tensor in (("dropped", dropped), ("old", old)) if len(dropped)}
+        return {
+            f"{site.site.conv}/{what}": tensor
+            for site, dropped, old in zip(self._filters, self._dropped, self._old_weights, strict=True)
+            for what, tensor in (("dropped", dropped), ("old", old))
+            if len(dropped)
+        }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `state_dict` returned."""

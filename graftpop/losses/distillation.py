@@ -20,7 +20,7 @@ __all__ = ["distillation_term"]
 
 
 def distillation_term(
-    teachers: Sequence[nn.Module], *, temperature: float, weight: float, dtype: torch.dtype,
+    teachers: Sequence[nn.Module], *, temperature: float, weight: float, dtype: torch.dtype
 ) -> LossTerm:
     """Return weight * temperature**2 * CE(mean of the teachers' probabilities, student), with no teachers zero.
 

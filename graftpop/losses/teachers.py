@@ -42,9 +42,17 @@ class Teachers:
         self._settings, self._splits, self._device = settings, splits, device
         self._wanted = settings.distillation.teachers if settings.distillation else []
         self.networks = [
-            load_teacher(teacher, len(splits.class_names), splits.image_shape, f"distillation.teachers[{index}]",
-                         mean=splits.recipe.mean, std=splits.recipe.std).to(device)
-            for index, teacher in enumerate(self._wanted) if teacher.epochs is None]
+            load_teacher(
+                teacher,
+                len(splits.class_names),
+                splits.image_shape,
+                f"distillation.teachers[{index}]",
+                mean=splits.recipe.mean,
+                std=splits.recipe.std,
+            ).to(device)
+            for index, teacher in enumerate(self._wanted)
+            if teacher.epochs is None
+        ]
         self._num_loaded = len(self.networks)
 
     def train(self, index: int) -> tuple[bytes, int]:
@@ -59,8 +67,9 @@ class Teachers:
         with seeded(derive(self._settings.seed, "initialisation", name), torch.device("cpu")):
             network = self._network_of(teacher)
         lr = learning_rate(training.lr, training.schedule, epochs)
-        learner = Learner(network, self._splits.train, training, lr=lr, seed=self._settings.seed, peer=name,
-                          device=self._device)
+        learner = Learner(
+            network, self._splits.train, training, lr=lr, seed=self._settings.seed, peer=name, device=self._device
+        )
         num_images = sum(learner.train_epoch().num_images for _ in range(epochs))
         return tensors_to_bytes({key: tensor.contiguous() for key, tensor in network.state_dict().items()}), num_images
 

@@ -70,8 +70,10 @@ def find_model(name: str, where: str = "model.name") -> Callable[[int], nn.Modul
     try:
         return choose(MODELS, name, what=where, error=ModelError)
     except ModelError as error:
-        raise ModelError(f"{error}; {TORCHVISION}NAME builds a classifier of torchvision, {TIMM}NAME of timm, "
-                         f"{PYTHON}MODULE.CLASS one's own") from None
+        raise ModelError(
+            f"{error}; {TORCHVISION}NAME builds a classifier of torchvision, {TIMM}NAME of timm, "
+            f"{PYTHON}MODULE.CLASS one's own"
+        ) from None
 
 
 def build(name: str, num_classes: int, where: str = "model.name") -> nn.Module:
@@ -110,8 +112,9 @@ def timm_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise ModelError(f"{where}: needs timm, which is not installed, got '{TIMM}{name}'; pip install "
-                         f"'graftpop[timm]'") from error
+        raise ModelError(
+            f"{where}: needs timm, which is not installed, got '{TIMM}{name}'; pip install 'graftpop[timm]'"
+        ) from error
 
     names = [*timm.list_models(), *timm.list_pretrained()]
     if name not in names:  # timm would take an address as well, and fetch what lies there
@@ -136,22 +139,28 @@ def own_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
     try:
         found = getattr(importlib.import_module(module), attribute) if module else None
     except (ImportError, AttributeError) as error:
-        raise ModelError(f"{where}: '{PYTHON}{name}' cannot be imported: {error}; start the command where {module} "
-                         f"lies, or install it on every node") from error
+        raise ModelError(
+            f"{where}: '{PYTHON}{name}' cannot be imported: {error}; start the command where {module} "
+            f"lies, or install it on every node"
+        ) from error
     except Exception as error:  # a module of the user's may do anything
         raise ModelError(f"{where}: '{PYTHON}{name}' cannot be imported: {raised(error)}; mend {module}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):  # nothing else is called: a file may name it
-        raise ModelError(f"{where}: must be {PYTHON}MODULE.CLASS, a class of torch.nn.Module that takes the number of "
-                         f"classes, got '{PYTHON}{name}'")
+        raise ModelError(
+            f"{where}: must be {PYTHON}MODULE.CLASS, a class of torch.nn.Module that takes the number of "
+            f"classes, got '{PYTHON}{name}'"
+        )
 
     def make(num_classes: int) -> nn.Module:
         try:
             network: nn.Module = found(num_classes)
-        except GraftpopError:       # it is made where a checkpoint allows for so much
+        except GraftpopError:  # it is made where a checkpoint allows for so much
             raise
         except Exception as error:  # and so may its class
-            raise ModelError(f"{where}: must be a class that is called with the number of classes, got {raised(error)} "
-                             f"from {PYTHON}{name}({num_classes}); mend it") from error
+            raise ModelError(
+                f"{where}: must be a class that is called with the number of classes, got {raised(error)} "
+                f"from {PYTHON}{name}({num_classes}); mend it"
+            ) from error
         return network
 
     return make

@@ -41,8 +41,10 @@ def run_twin(twin: nn.Module, image_shape: tuple[int, int, int], what: str) -> o
             given: object = twin(blank_images(twin, 2, image_shape))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{what} cannot take images of shape {image_shape}: {reason}; choose a network made for this "
-                         f"size, or larger images") from error
+        raise ModelError(
+            f"{what} cannot take images of shape {image_shape}: {reason}; choose a network made for this "
+            f"size, or larger images"
+        ) from error
     except Exception as error:  # one's own network may raise anything
         raise ModelError(f"{what} must take images of shape {image_shape}, got {raised(error)}; mend it") from error
     return given
@@ -53,5 +55,7 @@ def check_takes(network: nn.Module, image_shape: tuple[int, int, int], num_class
     given = run_twin(twin_of(network), image_shape, what)
     shape = tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
     if shape != (2, num_classes):
-        raise ModelError(f"{what} must give logits of shape (images, {num_classes}), one a class, got {shape} for 2 "
-                         f"images; mend its forward, or the classes")
+        raise ModelError(
+            f"{what} must give logits of shape (images, {num_classes}), one a class, got {shape} for 2 "
+            f"images; mend its forward, or the classes"
+        )

@@ -13,8 +13,15 @@ from torch import Tensor, nn
 __all__ = ["MobileNetV2"]
 
 # expansion, output channels, blocks, stride of the first block (Table 2 of the paper, with the CIFAR strides)
-STAGES: Final = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
-                 (6, 320, 1, 1))
+STAGES: Final = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 
 
 class InvertedResidual(nn.Module):
@@ -32,8 +39,9 @@ class InvertedResidual(nn.Module):
         self.is_residual = stride == 1
         self.shortcut = nn.Sequential()
         if self.is_residual and num_inputs != num_filters:
-            self.shortcut = nn.Sequential(nn.Conv2d(num_inputs, num_filters, 1, bias=False),
-                                          nn.BatchNorm2d(num_filters))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(num_inputs, num_filters, 1, bias=False), nn.BatchNorm2d(num_filters)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, (N, num_filters, H / stride, W / stride)."""

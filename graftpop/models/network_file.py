@@ -27,8 +27,15 @@ from graftpop.models import PYTHON, build
 from graftpop.models.ensemble import Ensemble
 from graftpop.models.narrowing import narrow_
 
-__all__ = ["load_network", "read_any_weights", "read_card", "read_network", "read_weights", "rebuilt_network",
-           "split_peer_file"]
+__all__ = [
+    "load_network",
+    "read_any_weights",
+    "read_card",
+    "read_network",
+    "read_weights",
+    "rebuilt_network",
+    "split_peer_file",
+]
 
 WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net")
 """Where training scripts put the weights in what they save."""
@@ -37,10 +44,10 @@ PARALLEL: Final = "module."
 """What DataParallel puts before every name."""
 
 
-MAX_CARD_BYTES: Final = 2**24               # names of 65,536 classes
+MAX_CARD_BYTES: Final = 2**24  # names of 65,536 classes
 MAX_CLASSES: Final = 2**16
-MAX_IMAGE_VALUES: Final = 3 * 2**25         # as many pixels as an image may have
-MAX_WHOLE_PARAMETERS: Final = 15 * 10**7    # of all from which filters were removed: VGG-16 has 1.4e8
+MAX_IMAGE_VALUES: Final = 3 * 2**25  # as many pixels as an image may have
+MAX_WHOLE_PARAMETERS: Final = 15 * 10**7  # of all from which filters were removed: VGG-16 has 1.4e8
 
 TORCH_FILES: Final = (b"PK\x03\x04", pickle.dumps(0x1950A86A20F9469CFC6C, 2))
 """How a file of torch.save begins: a zip archive, before torch 1.6 its magic number; never a tar archive."""
@@ -63,7 +70,7 @@ def split_peer_file(content: bytes) -> tuple[bytes, dict[str, Any]]:
         card = read_card(json.loads(content[8 : 8 + header_length])["__metadata__"]["model_card"])
     except CheckpointError:
         raise
-    except Exception as error:              # as in `read_weights`
+    except Exception as error:  # as in `read_weights`
         raise CheckpointError(f"checkpoint of a peer: not readable: {_reason(error)}") from error
     prefix = "small/" if "removed_filters" in card else "network/"
     weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -96,10 +103,15 @@ def read_card(text: str | bytes) -> dict[str, Any]:
         raise ValueError(f"num_classes must be in [1, {MAX_CLASSES}], got {card['num_classes']!r}")
     if not _is_count(card.get("ensemble", 1)):
         raise ValueError(f"ensemble must be a number of networks, got {card['ensemble']!r}")
-    if not (isinstance(shape, list) and len(shape) == 3 and all(map(_is_count, shape))
-            and math.prod(shape) <= MAX_IMAGE_VALUES):
-        raise ValueError(f"image_shape must be [channels, height, width], at most {MAX_IMAGE_VALUES} in all, got "
-                         f"{shape!r}")
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 3
+        and all(map(_is_count, shape))
+        and math.prod(shape) <= MAX_IMAGE_VALUES
+    ):
+        raise ValueError(
+            f"image_shape must be [channels, height, width], at most {MAX_IMAGE_VALUES} in all, got {shape!r}"
+        )
     if not all(isinstance(values, list) and len(values) == 3 and all(map(_is_finite, values)) for values in colours):
         raise ValueError(f"mean and std must be three numbers each, got {colours[0]!r} and {colours[1]!r}")
     if min(card["std"]) <= 0:
@@ -112,7 +124,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e30     # float32 holds it
+    return type(value) in (int, float) and abs(value) < 1e30  # float32 holds it
 
 
 def load_network(place: str | Path) -> nn.Module:
@@ -148,7 +160,7 @@ def read_network(place: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             with open(place / "config.json", "rb") as stream:
                 card = read_card(stream.read(MAX_CARD_BYTES + 1))
             weights = load_file(place / "model.safetensors")
-    except Exception as error:              # as in `read_weights`
+    except Exception as error:  # as in `read_weights`
         raise _no_network(str(place), error) from error
     return rebuilt_network(card, weights, str(place)), card
 
@@ -170,15 +182,17 @@ def rebuilt_network(card: Mapping[str, Any], weights: Mapping[str, Tensor], wher
     try:
         # twice: some networks make a parameter anew; // 4: bytes of a weight
         with _at_most(MAX_WHOLE_PARAMETERS if is_narrow else 2 * num_bytes // 4):
-            members = [build(card["model"], card["num_classes"], f"{where}/config.json: model")
-                       for _ in range(card.get("ensemble", 1))]
+            members = [
+                build(card["model"], card["num_classes"], f"{where}/config.json: model")
+                for _ in range(card.get("ensemble", 1))
+            ]
         network = Ensemble(members) if "ensemble" in card else members[0]
         if is_narrow:
             narrow_(network, weights)
         network.load_state_dict(weights)
     except ModelError:
         raise
-    except Exception as error:              # as in `read_weights`
+    except Exception as error:  # as in `read_weights`
         raise _no_network(where, error) from error
     return network.eval()
 
@@ -187,13 +201,16 @@ def _check_is_imported(model: str, where: str) -> None:
     """Check that a user's own class, if the network is one, need not be imported because a file says so."""
     module = model.removeprefix(PYTHON).rpartition(".")[0]
     if model.startswith(PYTHON) and module not in sys.modules:
-        raise ModelError(f"{where}: holds a network of '{model}', and no module is imported because a file names it; "
-                         f"import {module} first")
+        raise ModelError(
+            f"{where}: holds a network of '{model}', and no module is imported because a file names it; "
+            f"import {module} first"
+        )
 
 
 def _no_network(where: str, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{where}: holds no network that can be loaded: {_reason(error)}; give the folder best/ of "
-                           f"a run")
+    return CheckpointError(
+        f"{where}: holds no network that can be loaded: {_reason(error)}; give the folder best/ of a run"
+    )
 
 
 @contextmanager
@@ -208,8 +225,9 @@ def _at_most(num_parameters: int) -> Iterator[None]:
         nonlocal num_left
         num_left -= 0 if parameter is None else parameter.numel()
         if num_left < 0:
-            raise CheckpointError(f"model.safetensors is too small for this network, which has more than "
-                                  f"{num_parameters} parameters")
+            raise CheckpointError(
+                f"model.safetensors is too small for this network, which has more than {num_parameters} parameters"
+            )
 
     hook = register_module_parameter_registration_hook(count)
     try:
@@ -241,13 +259,16 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         # torch's own text on pickles with code in them is a page, and advises to run that code.
         reason = "objects other than tensors" if isinstance(error, pickle.UnpicklingError) else str(error)
         reason = textwrap.shorten(reason or type(error).__name__, 120, placeholder=" ...")
-        raise CheckpointError(f"{file}: cut short, or no file of weights: {reason}; copy it again, or save "
-                              f"network.state_dict() anew") from error
+        raise CheckpointError(
+            f"{file}: cut short, or no file of weights: {reason}; copy it again, or save network.state_dict() anew"
+        ) from error
     if isinstance(content, Mapping):
         content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
     if not (isinstance(content, Mapping) and content and all(map(_is_weight, content.items()))):
-        raise CheckpointError(f"{file}: must hold a state_dict, names with a tensor each, alone or under one of "
-                              f"{', '.join(WRAPPERS)}; save network.state_dict()")
+        raise CheckpointError(
+            f"{file}: must hold a state_dict, names with a tensor each, alone or under one of "
+            f"{', '.join(WRAPPERS)}; save network.state_dict()"
+        )
     prefix = PARALLEL if all(name.startswith(PARALLEL) for name in content) else ""
     return {name.removeprefix(prefix): tensor for name, tensor in content.items()}
 
@@ -266,8 +287,9 @@ def read_any_weights(place: Path) -> dict[str, Tensor]:
     """
     file = place / "model.safetensors" if place.is_dir() else place
     if file != place and not file.exists():
-        raise CheckpointError(f"{place}: a folder must hold model.safetensors, got none; give best/ of a run, or a "
-                              f"file of weights")
+        raise CheckpointError(
+            f"{place}: a folder must hold model.safetensors, got none; give best/ of a run, or a file of weights"
+        )
     weights = read_weights(file)
     if any(name.startswith("network/") for name in weights):
         weights = load(split_peer_file(file.read_bytes())[0])
@@ -285,7 +307,8 @@ def _torch_content(file: Path) -> Any:
         if not stream.read(16).startswith(TORCH_FILES):
             raise ValueError("it does not begin as one of torch.save")
         if zipfile.is_zipfile(stream) and sum(entry.file_size for entry in zipfile.ZipFile(stream).infolist()) > (
-                file.stat().st_size):
+            file.stat().st_size
+        ):
             raise ValueError("its content is larger than the file")
     return torch.load(file, map_location="cpu", weights_only=True)
 
@@ -293,5 +316,10 @@ def _torch_content(file: Path) -> Any:
 def _is_weight(entry: tuple[Any, Any]) -> bool:
     """Say whether a name and a value could be of a state_dict; sparse, quantised and meta tensors are of none."""
     name, value = entry
-    return (isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
-            and value.device.type == "cpu" and not value.is_quantized)
+    return (
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )

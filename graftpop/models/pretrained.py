@@ -24,7 +24,7 @@ from graftpop.settings import TeacherSettings
 
 __all__ = ["Colours", "Renormalised", "load_teacher"]
 
-SOCKET_LIMIT_S: Final = 20.0                # without a byte while weights are downloaded
+SOCKET_LIMIT_S: Final = 20.0  # without a byte while weights are downloaded
 
 
 class Colours(NamedTuple):
@@ -34,8 +34,15 @@ class Colours(NamedTuple):
     std: tuple[float, ...]
 
 
-def load_teacher(settings: TeacherSettings, num_classes: int, image_shape: tuple[int, int, int], where: str, *,
-                 mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+def load_teacher(
+    settings: TeacherSettings,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    where: str,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> nn.Module:
     """Return a trained teacher in evaluation mode, on the CPU, with no parameter that asks for a gradient.
 
     It takes the very images that the student takes, and gives logits (B, num_classes). To check a teacher before
@@ -57,7 +64,7 @@ def load_teacher(settings: TeacherSettings, num_classes: int, image_shape: tuple
     if settings.epochs is not None or (settings.checkpoint is None) != settings.pretrained:
         raise ValueError(f"{where}: load_teacher needs one of checkpoint and pretrained, no epochs, got {settings!r}")
     data = Colours(tuple(mean), tuple(std))
-    with seeded(0, torch.device("cpu")):    # initial weights, soon replaced, draw nothing from the global generator
+    with seeded(0, torch.device("cpu")):  # initial weights, soon replaced, draw nothing from the global generator
         if settings.checkpoint is None:
             network, own = _published(settings.model, num_classes, where)
         elif os.path.isdir(settings.checkpoint):
@@ -78,8 +85,9 @@ class Renormalised(nn.Module):
     def __init__(self, network: nn.Module, data: Colours, own: Colours) -> None:
         super().__init__()
         self.network = network
-        data_mean, data_std, own_mean, own_std = (torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)
-                                                 for values in (*data, *own))
+        data_mean, data_std, own_mean, own_std = (
+            torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1) for values in (*data, *own)
+        )
         self.register_buffer("scale", (data_std / own_std).float())
         self.register_buffer("shift", ((data_mean - own_mean) / own_std).float())
         self.eval()
@@ -97,8 +105,10 @@ def _from_run(folder: Path, model: str | None, num_classes: int, where: str) -> 
     except (CheckpointError, ModelError) as error:
         raise CheckpointError(f"{where}.checkpoint: {error}") from error
     if model not in (None, card["model"]):
-        raise CheckpointError(f"{where}.model: must be that of the checkpoint or null, got '{model}', but "
-                              f"{folder / 'config.json'} says '{card['model']}'; leave model out")
+        raise CheckpointError(
+            f"{where}.model: must be that of the checkpoint or null, got '{model}', but "
+            f"{folder / 'config.json'} says '{card['model']}'; leave model out"
+        )
     _check_classes(card["num_classes"], num_classes, f"{where}.checkpoint: {folder}")
     return network, Colours(tuple(card["mean"]), tuple(card["std"]))
 
@@ -106,11 +116,14 @@ def _from_run(folder: Path, model: str | None, num_classes: int, where: str) -> 
 def _from_file(file: Path, model: str | None, num_classes: int, where: str) -> nn.Module:
     """Return a network with the weights of a file."""
     if not os.path.exists(file):
-        raise CheckpointError(f"{where}.checkpoint: no such file or folder, got '{file}'; give a run's folder best/ "
-                              f"or a file of a state_dict")
+        raise CheckpointError(
+            f"{where}.checkpoint: no such file or folder, got '{file}'; give a run's folder best/ "
+            f"or a file of a state_dict"
+        )
     if model is None:
-        raise ModelError(f"{where}.model: must name the network that a file of weights is of, got null; write it as in "
-                         f"model.name")
+        raise ModelError(
+            f"{where}.model: must name the network that a file of weights is of, got null; write it as in model.name"
+        )
     network = build(model, num_classes, f"{where}.model")
     try:
         weights = read_weights(file)
@@ -119,8 +132,10 @@ def _from_file(file: Path, model: str | None, num_classes: int, where: str) -> n
     wrong = _differences(network, weights, num_classes, f"{where}.checkpoint: {file}")
     if wrong:
         more = f", and {len(wrong) - 1} more names differ" if len(wrong) > 1 else ""
-        raise CheckpointError(f"{where}.checkpoint: {file}: holds another network than '{model}': {wrong[0]}{more}; "
-                              f"name its network in {where}.model")
+        raise CheckpointError(
+            f"{where}.checkpoint: {file}: holds another network than '{model}': {wrong[0]}{more}; "
+            f"name its network in {where}.model"
+        )
     network.load_state_dict(weights)
     return network
 
@@ -139,17 +154,21 @@ def _differences(network: nn.Module, weights: dict[str, Tensor], num_classes: in
     first_sizes = {(shape[:1], found[name][:1]) for name, shape in resized.items()}
     is_resized_only = not absent and not foreign and all(own[name][1:] == found[name][1:] for name in resized)
     if is_resized_only and len(first_sizes) == 1:
-        (ours, theirs), = first_sizes
+        ((ours, theirs),) = first_sizes
         if ours == (num_classes,) and theirs:
             _check_classes(theirs[0], num_classes, at)
-    return [*(f"{name} has shape {found[name]}, not {shape}" for name, shape in resized.items()),
-            *(f"{name} is missing" for name in absent), *(f"{name} is not of it" for name in foreign)]
+    return [
+        *(f"{name} has shape {found[name]}, not {shape}" for name, shape in resized.items()),
+        *(f"{name} is missing" for name in absent),
+        *(f"{name} is not of it" for name in foreign),
+    ]
 
 
 def _check_classes(num_teacher_classes: int, num_classes: int, at: str) -> None:
     if num_teacher_classes != num_classes:
-        raise ModelError(f"{at}: has {num_teacher_classes} classes, the data has {num_classes}; choose a teacher of "
-                         f"the same classes")
+        raise ModelError(
+            f"{at}: has {num_teacher_classes} classes, the data has {num_classes}; choose a teacher of the same classes"
+        )
 
 
 class Published(NamedTuple):
@@ -163,8 +182,10 @@ class Published(NamedTuple):
 def _published(model: str | None, num_classes: int, where: str) -> tuple[nn.Module, Colours]:
     """Return a network with published weights, which are downloaded unless they were before, and its normalisation."""
     if model is None or not model.startswith((TORCHVISION, TIMM)):
-        raise ModelError(f"{where}.model: must be {TORCHVISION}NAME or {TIMM}NAME for pretrained: true, got "
-                         f"{model or 'null'}; or give a checkpoint")
+        raise ModelError(
+            f"{where}.model: must be {TORCHVISION}NAME or {TIMM}NAME for pretrained: true, got "
+            f"{model or 'null'}; or give a checkpoint"
+        )
     find_model(model, f"{where}.model")
     at = f"{where}.pretrained: {model}"
     published = _of_torchvision(model) if model.startswith(TORCHVISION) else _of_timm(model)
@@ -176,8 +197,10 @@ def _published(model: str | None, num_classes: int, where: str) -> tuple[nn.Modu
             return published.load(), published.colours
     except Exception as error:  # urllib, httpx, huggingface_hub, safetensors and torch each have their own
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
-        raise ModelError(f"{at}: its weights could not be downloaded or read: {reason}; fetch them where there is a "
-                         f"network, or give a checkpoint") from error
+        raise ModelError(
+            f"{at}: its weights could not be downloaded or read: {reason}; fetch them where there is a "
+            f"network, or give a checkpoint"
+        ) from error
 
 
 def _of_torchvision(model: str) -> Published:
@@ -186,8 +209,11 @@ def _of_torchvision(model: str) -> Published:
     name = model.removeprefix(TORCHVISION)
     weights = torchvision.models.get_model_weights(name).DEFAULT
     images = weights.transforms()
-    return Published(len(weights.meta["categories"]), Colours(tuple(images.mean), tuple(images.std)),
-                     lambda: torchvision.models.get_model(name, weights=weights, progress=False))
+    return Published(
+        len(weights.meta["categories"]),
+        Colours(tuple(images.mean), tuple(images.std)),
+        lambda: torchvision.models.get_model(name, weights=weights, progress=False),
+    )
 
 
 def _of_timm(model: str) -> Published | None:
@@ -197,8 +223,11 @@ def _of_timm(model: str) -> Published | None:
     published = timm.get_pretrained_cfg(name)
     if published is None or not published.has_weights:
         return None
-    return Published(published.num_classes, Colours(tuple(published.mean), tuple(published.std)),
-                     lambda: timm.create_model(name, pretrained=True))
+    return Published(
+        published.num_classes,
+        Colours(tuple(published.mean), tuple(published.std)),
+        lambda: timm.create_model(name, pretrained=True),
+    )
 
 
 @contextmanager

@@ -26,8 +26,9 @@ class AggregatedBlock(nn.Module):
         self.bn3 = nn.BatchNorm2d(num_filters)
         self.shortcut = nn.Sequential()
         if num_inputs != num_filters:
-            self.shortcut = nn.Sequential(nn.Conv2d(num_inputs, num_filters, 1, stride=stride, bias=False),
-                                          nn.BatchNorm2d(num_filters))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(num_inputs, num_filters, 1, stride=stride, bias=False), nn.BatchNorm2d(num_filters)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, (N, num_filters, H / stride, W / stride)."""

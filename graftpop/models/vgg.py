@@ -30,8 +30,11 @@ class VGG16(nn.Module):
         num_inputs = 3
         for widths in STAGES:
             for num_filters in widths:
-                modules += [nn.Conv2d(num_inputs, num_filters, 3, padding=1), nn.BatchNorm2d(num_filters),
-                            nn.ReLU(inplace=True)]
+                modules += [
+                    nn.Conv2d(num_inputs, num_filters, 3, padding=1),
+                    nn.BatchNorm2d(num_filters),
+                    nn.ReLU(inplace=True),
+                ]
                 num_inputs = num_filters
             modules.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*modules)

@@ -33,8 +33,10 @@ def adaptive_alpha(receiver_entropy: Tensor, donor_entropy: Tensor, *, A: float 
         would leave [0, 1] at the published A = 0.4; the released code has it, and so have we.
     """
     if receiver_entropy.shape != donor_entropy.shape:
-        raise ValueError(f"adaptive_alpha: entropies must have one shape, got {tuple(receiver_entropy.shape)} and "
-                         f"{tuple(donor_entropy.shape)}")
+        raise ValueError(
+            f"adaptive_alpha: entropies must have one shape, got {tuple(receiver_entropy.shape)} and "
+            f"{tuple(donor_entropy.shape)}"
+        )
     if not 0 <= A <= 1:
         raise ValueError(f"adaptive_alpha: A must be in [0, 1], got {A=}")
     if not c > 0:

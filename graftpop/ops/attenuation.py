@@ -13,8 +13,16 @@ from typing import Final
 import torch
 from torch import Tensor
 
-__all__ = ["FACTOR_SCHEDULES", "RATE_SCHEDULES", "ShareSchedule", "attenuate_", "constant", "falling", "growing",
-           "weakest"]
+__all__ = [
+    "FACTOR_SCHEDULES",
+    "RATE_SCHEDULES",
+    "ShareSchedule",
+    "attenuate_",
+    "constant",
+    "falling",
+    "growing",
+    "weakest",
+]
 
 ShareSchedule = Callable[[int, int], float]
 """From the epochs trained so far and the epochs in all to a share, in [0, 1], of the value that the settings name."""
@@ -67,8 +75,9 @@ def falling(epochs_done: int, epochs: int) -> float:
 
 def _check_epochs(where: str, epochs_done: int, epochs: int) -> None:
     if not 0 <= epochs_done <= epochs or epochs < 1:
-        raise ValueError(f"{where}: epochs_done must be in [0, epochs] and epochs at least 1, got {epochs_done=}, "
-                         f"{epochs=}")
+        raise ValueError(
+            f"{where}: epochs_done must be in [0, epochs] and epochs at least 1, got {epochs_done=}, {epochs=}"
+        )
 
 
 RATE_SCHEDULES: Final[Mapping[str, ShareSchedule]] = {"constant": constant, "growing": growing}

@@ -17,8 +17,19 @@ from graftpop.ops.entropy import filter_entropies
 from graftpop.ops.importance import filter_l1_norms
 from graftpop.ops.orthogonal import overlaps
 
-__all__ = ["CRITERIA", "Criterion", "Filters", "bn_activation", "bn_scale", "entropy", "geometric_median", "l1", "l2",
-           "orthogonality", "random"]
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "Filters",
+    "bn_activation",
+    "bn_scale",
+    "entropy",
+    "geometric_median",
+    "l1",
+    "l2",
+    "orthogonality",
+    "random",
+]
 
 
 class Filters(NamedTuple):

@@ -34,8 +34,9 @@ def mean_probabilities(logits: Sequence[Tensor], temperature: float) -> Tensor:
     _check_temperature("mean_probabilities", temperature)
     shapes = {tuple(of_one.shape) for of_one in logits}
     if len(shapes) != 1:
-        raise ValueError(f"mean_probabilities: needs logits of one shape from at least one teacher, got shapes "
-                         f"{sorted(shapes)}")
+        raise ValueError(
+            f"mean_probabilities: needs logits of one shape from at least one teacher, got shapes {sorted(shapes)}"
+        )
     return torch.stack([functional.softmax(of_one.float() / temperature, dim=1) for of_one in logits]).mean(0)
 
 
@@ -64,8 +65,10 @@ def distillation_loss(logits: Tensor, teacher_probabilities: Tensor, temperature
     """
     _check_temperature("distillation_loss", temperature)
     if logits.shape != teacher_probabilities.shape:
-        raise ValueError(f"distillation_loss: student and teachers must have one shape, got {tuple(logits.shape)} and "
-                         f"{tuple(teacher_probabilities.shape)}")
+        raise ValueError(
+            f"distillation_loss: student and teachers must have one shape, got {tuple(logits.shape)} and "
+            f"{tuple(teacher_probabilities.shape)}"
+        )
     target = teacher_probabilities.detach().float()
     return functional.cross_entropy(logits.float() / temperature, target) * temperature**2
 
@@ -93,8 +96,10 @@ def mutual_loss(logits: Tensor, others: Tensor, temperature: float) -> Tensor:
     """
     _check_temperature("mutual_loss", temperature)
     if others.shape[1:] != logits.shape:
-        raise ValueError(f"mutual_loss: others must have shape (K - 1, B, C) for logits (B, C), got "
-                         f"{tuple(others.shape)} for {tuple(logits.shape)}")
+        raise ValueError(
+            f"mutual_loss: others must have shape (K - 1, B, C) for logits (B, C), got "
+            f"{tuple(others.shape)} for {tuple(logits.shape)}"
+        )
     if len(others) == 0:
         return torch.zeros((), dtype=torch.float32, device=logits.device)
     own = functional.log_softmax(logits.float() / temperature, dim=-1).expand_as(others)

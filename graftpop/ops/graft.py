@@ -27,6 +27,8 @@ def blend(receiver: Tensor, donor: Tensor, alpha: Tensor, *, out: Tensor | None 
         Meng et al., Filter Grafting for Deep Neural Networks, CVPR 2020, section 3.3.
     """
     if receiver.shape != donor.shape:
-        raise ValueError(f"blend: receiver and donor must have one shape, got {tuple(receiver.shape)} and "
-                         f"{tuple(donor.shape)}; grafting needs equal architectures")
+        raise ValueError(
+            f"blend: receiver and donor must have one shape, got {tuple(receiver.shape)} and "
+            f"{tuple(donor.shape)}; grafting needs equal architectures"
+        )
     return lerp(donor, receiver, alpha.to(receiver.dtype), out=out)

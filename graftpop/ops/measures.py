@@ -32,8 +32,10 @@ def density(weights: Sequence[Tensor], valid: Sequence[Tensor]) -> tuple[float, 
         raise ValueError(f"density: every layer needs its mask, got {len(weights)} layers and {len(valid)} masks")
     for layer, (weight, mask) in enumerate(zip(weights, valid, strict=True)):
         if mask.shape != weight.shape[:1] or mask.dtype != torch.bool:
-            raise ValueError(f"density: the mask of layer {layer} must be bool of shape ({len(weight)},), got "
-                             f"{mask.dtype} of shape {tuple(mask.shape)}")
+            raise ValueError(
+                f"density: the mask of layer {layer} must be bool of shape ({len(weight)},), got "
+                f"{mask.dtype} of shape {tuple(mask.shape)}"
+            )
     norms_F = torch.cat([filter_l1_norms(weight) for weight in weights]).double()
     is_valid_F = torch.cat(list(valid)).to(norms_F.device)
     return norms_F[is_valid_F].mean().item(), norms_F[~is_valid_F].mean().item()
@@ -79,5 +81,6 @@ def network_information(entropies: Tensor) -> float:
 
 def _check_flat(where: str, one: Tensor, other: Tensor) -> None:
     if one.dim() != 1 or one.shape != other.shape:
-        raise ValueError(f"{where}: both must be flat and of one shape, got {tuple(one.shape)} and "
-                         f"{tuple(other.shape)}")
+        raise ValueError(
+            f"{where}: both must be flat and of one shape, got {tuple(one.shape)} and {tuple(other.shape)}"
+        )

@@ -75,8 +75,10 @@ def orthogonal_filters(dropped: Tensor, kept: Tensor, generator: torch.Generator
     # The released code takes columns of Q from a QR of the present layer: orthogonal to filters of lower index only,
     # and close to the filter's own old value, against the text. The null space here is the text's.
     if dropped.shape[1:] != kept.shape[1:]:
-        raise ValueError(f"orthogonal_filters: filters must have one shape, got {tuple(dropped.shape[1:])} dropped and "
-                         f"{tuple(kept.shape[1:])} kept")
+        raise ValueError(
+            f"orthogonal_filters: filters must have one shape, got {tuple(dropped.shape[1:])} dropped and "
+            f"{tuple(kept.shape[1:])} kept"
+        )
     kept_on_cpu = kept.cpu()
     old_DK, kept_JK = _unit_rows(dropped.cpu()), _unit_rows(kept_on_cpu)
     num_dropped, fan_in = old_DK.shape

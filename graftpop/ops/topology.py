@@ -93,6 +93,4 @@ def _check_num_peers(where: str, num_peers: int) -> None:
         raise ValueError(f"{where}: needs at least 2 peers, got {num_peers=}")
 
 
-TOPOLOGIES: Final[Mapping[str, Topology]] = {
-    "ring": ring, "random_pairs": random_pairs, "all": everyone, "best": best,
-}
+TOPOLOGIES: Final[Mapping[str, Topology]] = {"ring": ring, "random_pairs": random_pairs, "all": everyone, "best": best}

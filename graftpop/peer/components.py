@@ -30,5 +30,7 @@ class Parts:
 
 def named_parts(settings: Settings) -> Parts:
     """Return the parts that the settings name."""
-    return Parts(find_model(settings.model.name),
-                 lambda num_workers: load_splits(settings.data, seed=settings.seed, num_workers=num_workers))
+    return Parts(
+        find_model(settings.model.name),
+        lambda num_workers: load_splits(settings.data, seed=settings.seed, num_workers=num_workers),
+    )

@@ -39,19 +39,29 @@ class Measures:
         self._weights = [site.weight for site in filters]
         self._thresholds = settings.thresholds
         by_name = {site.site.conv: site.weight for site in filters}
-        self._valid = None if settings.density_of is None else valid_filters(
-            settings.density_of, by_name, settings.density_threshold)
+        self._valid = (
+            None
+            if settings.density_of is None
+            else valid_filters(settings.density_of, by_name, settings.density_threshold)
+        )
 
     def measure(self, entropies: Tensor) -> Measured:
         """Return the measures of the network as it is, given its entropies (S,)."""
         measured = [("network_information_nats", network_information(entropies))]
-        measured += [(f"num_filters_below_{threshold:g}",
-                      float(sum(int(num_invalid_filters(weight, threshold)) for weight in self._weights)))
-                     for threshold in self._thresholds]
+        measured += [
+            (
+                f"num_filters_below_{threshold:g}",
+                float(sum(int(num_invalid_filters(weight, threshold)) for weight in self._weights)),
+            )
+            for threshold in self._thresholds
+        ]
         if self._valid is not None:
             names = ("density_valid", "density_invalid")
-            measured += [(name, value) for name, value in
-                         zip(names, density(self._weights, self._valid), strict=True) if not math.isnan(value)]
+            measured += [
+                (name, value)
+                for name, value in zip(names, density(self._weights, self._valid), strict=True)
+                if not math.isnan(value)
+            ]
         return measured
 
 
@@ -74,12 +84,16 @@ def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float) 
     theirs = {site.conv: network.get_parameter(f"{site.conv}.weight") for site in sites}
     for name in (*weights, *theirs):  # a deeper network has all filters of a shallower one, and more
         if name not in weights or name not in theirs or weights[name].shape != theirs[name].shape:
-            raise CheckpointError(f"measures.density_of: {folder} must hold a network of the same architecture, got "
-                                  f"another {name}; give best/ of a run of this model")
+            raise CheckpointError(
+                f"measures.density_of: {folder} must hold a network of the same architecture, got "
+                f"another {name}; give best/ of a run of this model"
+            )
     return [(filter_l1_norms(theirs[name]) >= threshold).to(weight.device) for name, weight in weights.items()]
 
 
 def compare_pair(own: Snapshot, other: Snapshot) -> Measured:
     """Return the distance of two peers' weights, and on how many validation images they disagree, as a share."""
-    return [("distance", distance(torch.tensor(own.weights), torch.tensor(other.weights))),
-            ("disagreement", disagreement(torch.tensor(own.predicted), torch.tensor(other.predicted)))]
+    return [
+        ("distance", distance(torch.tensor(own.weights), torch.tensor(other.weights))),
+        ("disagreement", disagreement(torch.tensor(own.predicted), torch.tensor(other.predicted))),
+    ]

@@ -50,8 +50,9 @@ class Peer:
         parts: what it is made of; None: what the settings name.
     """
 
-    def __init__(self, settings: Settings, index: int, device: str = "cpu", num_workers: int = 0,
-                 parts: Parts | None = None) -> None:
+    def __init__(
+        self, settings: Settings, index: int, device: str = "cpu", num_workers: int = 0, parts: Parts | None = None
+    ) -> None:
         self._settings = settings
         self._index = index
         self._device = torch.device(device)
@@ -81,23 +82,38 @@ class Peer:
         lr = training.lr
         if population.diversity == "learning_rate":
             lr = peer_learning_rate(lr, self._index, population.num_peers)
-        return Learner(network, self._splits.train, training,
-                       lr=learning_rate(lr, training.schedule, settings.num_epochs, settings.swa), seed=settings.seed,
-                       peer=self._index, device=self._device, data_peer=0 if settings.meets else None,
-                       make_optimizer=self._parts.make_optimizer)
+        return Learner(
+            network,
+            self._splits.train,
+            training,
+            lr=learning_rate(lr, training.schedule, settings.num_epochs, settings.swa),
+            seed=settings.seed,
+            peer=self._index,
+            device=self._device,
+            data_peer=0 if settings.meets else None,
+            make_optimizer=self._parts.make_optimizer,
+        )
 
     def _add_loss_terms(self) -> None:
         dtype = training_dtype(self._settings.training.precision, self._device)
         distillation, mutual = self._settings.distillation, self._settings.mutual
         if distillation is not None:
-            self._learner.loss_terms.append(distillation_term(
-                self._teachers.networks, temperature=distillation.temperature, weight=distillation.weight, dtype=dtype))
+            self._learner.loss_terms.append(
+                distillation_term(
+                    self._teachers.networks,
+                    temperature=distillation.temperature,
+                    weight=distillation.weight,
+                    dtype=dtype,
+                )
+            )
         if mutual is not None and mutual.exchange == "snapshots":
-            self._learner.loss_terms.append(distillation_term(
-                self._classmates.networks, temperature=mutual.temperature, weight=mutual.weight, dtype=dtype))
+            self._learner.loss_terms.append(
+                distillation_term(
+                    self._classmates.networks, temperature=mutual.temperature, weight=mutual.weight, dtype=dtype
+                )
+            )
         elif mutual is not None:
-            self._learner.mutual_term = mutual_term(
-                self._index, temperature=mutual.temperature, weight=mutual.weight)
+            self._learner.mutual_term = mutual_term(self._index, temperature=mutual.temperature, weight=mutual.weight)
 
     # --- a round ---
 
@@ -155,7 +171,8 @@ class Peer:
     def _remove_dropped(self) -> None:
         if self._settings.attenuation is not None and self._settings.attenuation.remove:
             self._small, self._num_removed = remove_dropped(
-                self._learner.network, self._sites, self._splits.image_shape, self._settings.model.name)
+                self._learner.network, self._sites, self._splits.image_shape, self._settings.model.name
+            )
 
     def _train_epoch(self) -> Exchanging[None]:
         if self._learner.epoch > 0:
@@ -164,8 +181,10 @@ class Peer:
         done = yield from in_numpy(self._learner.epoch_steps(), self._device)
         self._epochs.append(done)
         if not (math.isfinite(done.loss) and self._learner.state.buffer.isfinite().all()):
-            raise PeerDiverged(f"peer {self._index}: diverged in epoch {self._learner.epoch}, training loss "
-                               f"{done.loss:g} at a learning rate of {done.lr:g}; choose a lower training.lr")
+            raise PeerDiverged(
+                f"peer {self._index}: diverged in epoch {self._learner.epoch}, training loss "
+                f"{done.loss:g} at a learning rate of {done.lr:g}; choose a lower training.lr"
+            )
 
     def reseed(self, donor: Snapshot, num_epochs: int) -> dict[str, Any]:
         """Take a donor's weights, without momentum, in place of what diverged; return the row of the round.
@@ -212,8 +231,11 @@ class Peer:
     def compare(self, *snapshots: Snapshot) -> list[dict[str, Any]]:
         """Return the measures of some pairs of peers: of the first snapshot with each of the others."""
         own, *others = snapshots
-        return [{"peer": own.peer, "other": other.peer, "measure": measure, "value": value}
-                for other in others for measure, value in compare_pair(own, other)]
+        return [
+            {"peer": own.peer, "other": other.peer, "measure": measure, "value": value}
+            for other in others
+            for measure, value in compare_pair(own, other)
+        ]
 
     # --- teachers ---
 
@@ -272,8 +294,11 @@ class Peer:
         network = self._learner.network
         cost = {"parameters": count_parameters(network), "flops": count_flops(network, shape)}
         if self._small is not None:
-            cost |= {"removed_filters": self._num_removed, "parameters_left": count_parameters(self._small),
-                     "flops_left": count_flops(self._small, shape)}
+            cost |= {
+                "removed_filters": self._num_removed,
+                "parameters_left": count_parameters(self._small),
+                "flops_left": count_flops(self._small, shape),
+            }
         return cost
 
     def process_id(self) -> int:
@@ -284,9 +309,12 @@ class Peer:
         """Return what is needed to rebuild the network and to feed it: name, classes, image shape, mean and std."""
         splits = self._splits
         card = {
-            "model": self._settings.model.name, "num_classes": len(splits.class_names),
-            "class_names": list(splits.class_names), "image_shape": list(splits.image_shape),
-            "mean": list(splits.recipe.mean), "std": list(splits.recipe.std),
+            "model": self._settings.model.name,
+            "num_classes": len(splits.class_names),
+            "class_names": list(splits.class_names),
+            "image_shape": list(splits.image_shape),
+            "mean": list(splits.recipe.mean),
+            "std": list(splits.recipe.std),
         }
         if self._small is not None:
             card["removed_filters"] = self._num_removed
@@ -302,8 +330,9 @@ class Peer:
         Raises:
             CheckpointError: the bytes are cut short or another network's.
         """
-        self._teacher_images = load_state(state, self._learner, self._rules, f"checkpoint of peer {self._index}",
-                                          self._settings.num_epochs)
+        self._teacher_images = load_state(
+            state, self._learner, self._rules, f"checkpoint of peer {self._index}", self._settings.num_epochs
+        )
         self._entropies, self._num_invalid = self._grafting.entropies(), self._grafting.num_invalid_filters()
         if self._learner.epoch == self._settings.num_epochs:
             self._remove_dropped()

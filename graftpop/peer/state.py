@@ -21,8 +21,9 @@ from graftpop.training.learner import Learner
 __all__ = ["load_state", "state_bytes"]
 
 
-def state_bytes(learner: Learner, rules: Sequence[Rule], teacher_images: int, small: nn.Module | None,
-                card: Mapping[str, Any]) -> bytes:
+def state_bytes(
+    learner: Learner, rules: Sequence[Rule], teacher_images: int, small: nn.Module | None, card: Mapping[str, Any]
+) -> bytes:
     """Return the state of a peer.
 
     Args:
@@ -62,8 +63,9 @@ def load_state(state: bytes, learner: Learner, rules: Sequence[Rule], where: str
     teacher_images = _checked(tensors, learner, where, num_epochs)
     for rule in rules:
         prefix = f"{rule.name}/"
-        rule.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()
-                              if name.startswith(prefix)})
+        rule.load_state_dict(
+            {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        )
     return teacher_images
 
 

@@ -71,20 +71,28 @@ class OwnPace:
         tell: called with what happens besides.
     """
 
-    def __init__(self, group: Group, roster: Roster, deadlines: Deadlines, settings: Settings,
-                 states: Mapping[int, Any], round: int, teachers: tuple[Any, ...],
-                 tell: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        group: Group,
+        roster: Roster,
+        deadlines: Deadlines,
+        settings: Settings,
+        states: Mapping[int, Any],
+        round: int,
+        teachers: tuple[Any, ...],
+        tell: Callable[[Event], None],
+    ) -> None:
         self._group, self._roster, self._deadlines, self._settings = group, roster, deadlines, settings
         self._states, self._teachers, self._tell = dict(states), teachers, tell
-        self._done = dict.fromkeys(roster.peers, round)       # rounds, by peer
-        self._trained = dict.fromkeys(roster.peers, round)    # rounds of which others may have the snapshot
+        self._done = dict.fromkeys(roster.peers, round)  # rounds, by peer
+        self._trained = dict.fromkeys(roster.peers, round)  # rounds of which others may have the snapshot
         self._newest: dict[int, Published] = {}
-        self._left: dict[int, dict[int, PeerRound]] = {}      # by round and peer, until all have done it
+        self._left: dict[int, dict[int, PeerRound]] = {}  # by round and peer, until all have done it
         self._courses = {peer: self._course(peer) for peer in roster.peers}
         self._waiting = set(roster.peers)
         self._asked: dict[int, Ask] = {}
         self._starting: set[int] = set()
-        self._diverged: dict[int, PeerDiverged] = {}          # who has nobody yet to take weights from
+        self._diverged: dict[int, PeerDiverged] = {}  # who has nobody yet to take weights from
 
     def step(self, number: int) -> dict[int, PeerRound]:
         """Let all peers go on until each has done a round; return what it left, by peer.
@@ -192,8 +200,7 @@ class OwnPace:
                 columns, round = taken
                 return {**columns, "staleness": [number - round] * len(columns["site"])}
 
-    def _reseed(self, peer: int, number: int, error: PeerDiverged,
-                num_epochs: int) -> Generator[Ask | None, Any, Row]:
+    def _reseed(self, peer: int, number: int, error: PeerDiverged, num_epochs: int) -> Generator[Ask | None, Any, Row]:
         """Give a peer that diverged the weights that its donor published last; return its row."""
         if not self._settings.exchanges or len(self._roster.peers) == 1:
             raise error
@@ -211,16 +218,20 @@ class OwnPace:
                 row: Row = taken[0]
                 return row
 
-    def _take_from(self, donors: tuple[int, ...], oldest: int, method: str,
-                   *arguments: Any) -> Generator[Ask | None, Any, tuple[Any, int] | None]:
+    def _take_from(
+        self, donors: tuple[int, ...], oldest: int, method: str, *arguments: Any
+    ) -> Generator[Ask | None, Any, tuple[Any, int] | None]:
         """Ask a peer to do something with its donors' newest snapshots, of this round or a later one.
 
         Returns:
             Its answer, and after which round the oldest of them was made; None where they were not there.
         """
         newest = [self._newest.get(donor) for donor in donors]
-        there = [published for published in newest
-                 if published is not None and published.handle is not None and published.round >= oldest]
+        there = [
+            published
+            for published in newest
+            if published is not None and published.handle is not None and published.round >= oldest
+        ]
         if len(there) < len(donors):
             yield WAIT
             return None

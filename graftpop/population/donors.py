@@ -21,8 +21,11 @@ def donors_among(peers: Sequence[int], topology: str, best_peer: int, rng: rando
     if len(peers) < 2:
         return {}
     places = TOPOLOGIES[topology](len(peers), list(peers).index(best_peer), rng)
-    return {receiver: tuple(peers[place] for place in donors)
-            for receiver, donors in zip(peers, places, strict=True) if donors}
+    return {
+        receiver: tuple(peers[place] for place in donors)
+        for receiver, donors in zip(peers, places, strict=True)
+        if donors
+    }
 
 
 def reseeding_donor(peer: int, others: Sequence[int], topology: str, best_peer: int) -> int:

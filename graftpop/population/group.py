@@ -41,8 +41,9 @@ class Group(Protocol):
         """
         ...
 
-    def start(self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, *,
-              wanted: Wanted = "value") -> None:
+    def start(
+        self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, *, wanted: Wanted = "value"
+    ) -> None:
         """Ask one peer for something and go on meanwhile; see `run` and `finished`. It is asked for one at a time."""
         ...
 
@@ -105,8 +106,9 @@ class LocalGroup:
                 yield peer, copy.deepcopy(result) if wanted == "held" else result
         yield from in_step(meetings)
 
-    def start(self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, *,
-              wanted: Wanted = "value") -> None:
+    def start(
+        self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, *, wanted: Wanted = "value"
+    ) -> None:
         """See `Group.start`."""
         del limit_s
         self._started.append((peer, method, arguments, wanted))

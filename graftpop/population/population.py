@@ -99,8 +99,9 @@ class Population:
         teachers = distillation.teachers if distillation is not None else []
         wanted = [index for index, teacher in enumerate(teachers) if teacher.epochs]
         if wanted:
-            trainers = {peer: tuple(wanted[place :: len(self.peers)])
-                        for place, peer in enumerate(self.peers[: len(wanted)])}
+            trainers = {
+                peer: tuple(wanted[place :: len(self.peers)]) for place, peer in enumerate(self.peers[: len(wanted)])
+            }
             rounds = max(sum(teachers[index].epochs or 0 for index in indices) for indices in trainers.values())
             taught = self._recovery.call("train_teachers", trainers, wanted="kept", num_rounds=rounds)
             self._call_all("take_teachers", *taught.values())
@@ -112,8 +113,10 @@ class Population:
         mutual = settings.mutual
         if self.round > 0 and mutual is not None and mutual.exchange == "snapshots":
             snapshots = self._publish(self.peers)
-            self._recovery.call("learn_from", {peer: tuple(snapshots[other] for other in self.peers if other != peer)
-                                               for peer in self.peers})
+            self._recovery.call(
+                "learn_from",
+                {peer: tuple(snapshots[other] for other in self.peers if other != peer) for peer in self.peers},
+            )
         num_epochs = settings.epochs_of_round(number)
         trained = self._call_all("train", num_epochs)
         rows: dict[int, Row] = {peer: row for peer, row in trained.items() if not isinstance(row, PeerDiverged)}
@@ -127,9 +130,13 @@ class Population:
             self._graft(done, snapshots)
         exchange_s = time.perf_counter() - start if grafts else 0.0
         if compares:
-            pairs = self._recovery.call("compare", {
-                peer: tuple(snapshots[other] for other in list(rows)[place:])
-                for place, peer in enumerate(list(rows)[:-1])})
+            pairs = self._recovery.call(
+                "compare",
+                {
+                    peer: tuple(snapshots[other] for other in list(rows)[place:])
+                    for place, peer in enumerate(list(rows)[:-1])
+                },
+            )
             done.measures.extend(row for found in pairs.values() for row in found)
         self._reseed(done, {peer: error for peer, error in trained.items() if peer not in rows}, snapshots, num_epochs)
         for row in done.peers:
@@ -141,8 +148,16 @@ class Population:
     def _round_at_own_pace(self) -> Round:
         number = self.round + 1
         if self._own_pace is None:
-            self._own_pace = OwnPace(self._group, self._roster, self._deadlines, self._settings, self._states,
-                                     self.round, self._teachers, self._tell)
+            self._own_pace = OwnPace(
+                self._group,
+                self._roster,
+                self._deadlines,
+                self._settings,
+                self._states,
+                self.round,
+                self._teachers,
+                self._tell,
+            )
         left = self._own_pace.step(number)
         done = Round(number, number == self._settings.num_rounds, [one.row for one in left.values()])
         done.add_grafts(one.grafts for one in left.values())
@@ -159,8 +174,9 @@ class Population:
         by_receiver = self._recovery.call("graft", calls)
         done.add_grafts({**columns, "staleness": [0] * len(columns["site"])} for columns in by_receiver.values())
 
-    def _reseed(self, done: Round, diverged: Mapping[int, PeerError], snapshots: Mapping[int, Made],
-                num_epochs: int) -> None:
+    def _reseed(
+        self, done: Round, diverged: Mapping[int, PeerError], snapshots: Mapping[int, Made], num_epochs: int
+    ) -> None:
         """Give peers whose training diverged the weights of their donors, and add their rows to the round.
 
         Raises:
@@ -256,8 +272,13 @@ class Population:
 
         return each
 
-    def load(self, states: Mapping[int, bytes], round: int, teachers: Mapping[int, bytes],
-             num_restarts: Mapping[int, int] = MappingProxyType({})) -> None:
+    def load(
+        self,
+        states: Mapping[int, bytes],
+        round: int,
+        teachers: Mapping[int, bytes],
+        num_restarts: Mapping[int, int] = MappingProxyType({}),
+    ) -> None:
         """Go on from the states that `save` and `save_teachers` gave after a round.
 
         Args:

@@ -63,8 +63,8 @@ class Recovery:
     def __init__(self, group: Group, roster: Roster, deadlines: Deadlines, *, together: bool) -> None:
         self.round = 0
         self._group, self._roster, self._deadlines, self._together = group, roster, deadlines, together
-        self._base: list[Phase] = []      # brings a new peer to where the last round ended
-        self._journal: list[Phase] = []   # and these to where it is now
+        self._base: list[Phase] = []  # brings a new peer to where the last round ended
+        self._journal: list[Phase] = []  # and these to where it is now
 
     def call(self, method: str, calls: Calls, *, wanted: Wanted = "value", num_rounds: int = 1) -> dict[int, Any]:
         """Return the results of all calls by peer, or what stands for their handles; see `Group.run`.
@@ -91,8 +91,14 @@ class Recovery:
             base: methods and calls that bring a new peer to where it shall be.
             done: whether the peers are there already.
         """
-        self._base = [Phase(method, {peer: _resolved(arguments) for peer, arguments in calls.items()},
-                            outcomes=dict.fromkeys(calls) if done else {}) for method, calls in base]
+        self._base = [
+            Phase(
+                method,
+                {peer: _resolved(arguments) for peer, arguments in calls.items()},
+                outcomes=dict.fromkeys(calls) if done else {},
+            )
+            for method, calls in base
+        ]
         self._journal = []
         self._catch_up()
 
@@ -118,8 +124,11 @@ class Recovery:
 
     def _run(self, phase: Phase) -> dict[int, PeerError]:
         """Run a phase with those that have not been through it; return who could not, and why."""
-        calls = {peer: _resolved(arguments) for peer, arguments in phase.calls.items()
-                 if peer in self._roster.peers and peer not in phase.outcomes}
+        calls = {
+            peer: _resolved(arguments)
+            for peer, arguments in phase.calls.items()
+            if peer in self._roster.peers and peer not in phase.outcomes
+        }
         failures: dict[int, PeerError] = {}
         limit_s = phase.num_rounds * self._deadlines.limit_s
         for peer, outcome in self._group.run(phase.method, calls, limit_s, wanted=phase.wanted):
@@ -144,12 +153,15 @@ class Recovery:
         # of one that answers what it made is gone all the same, and it may no longer be what it made that of
         cause = next(iter(failures.values()))
         return {peer: pings[peer] for peer in makers if isinstance(pings[peer], PeerError)} or dict.fromkeys(
-            makers, cause)
+            makers, cause
+        )
 
     def _replace(self, lost: Mapping[int, PeerError], phases: list[Phase]) -> None:
         """Start lost peers anew, and let them, and whoever has to begin again with them, have done nothing yet."""
-        gone = {peer: lost.get(peer) or PeerLost(f"peer {peer}: lost with another peer of its process")
-                for peer in sorted(self._group.beside(lost))}
+        gone = {
+            peer: lost.get(peer) or PeerLost(f"peer {peer}: lost with another peer of its process")
+            for peer in sorted(self._group.beside(lost))
+        }
         for peer, error in gone.items():
             self._roster.lose(peer, error, self.round)
         for phase in phases:

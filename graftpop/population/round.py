@@ -49,8 +49,11 @@ class Round:
 
     def complete(self) -> None:
         """Write the round's number into all rows, and make rows of what each peer measured of itself."""
-        self.measures[:0] = [{"peer": row["peer"], "other": None, "measure": measure, "value": value}
-                             for row in self.peers for measure, value in row.pop("measures")]
+        self.measures[:0] = [
+            {"peer": row["peer"], "other": None, "measure": measure, "value": value}
+            for row in self.peers
+            for measure, value in row.pop("measures")
+        ]
         for row in (*self.peers, *self.measures):
             row["round"] = self.round
         if self.grafts:

@@ -44,8 +44,10 @@ def _training(settings: Settings) -> Iterator[str]:
     if num_peers == 1:
         yield f"One {network} trains for {settings.num_epochs} epochs."
     else:
-        yield (f"{num_peers} {network}s train side by side for {settings.num_epochs} epochs each, in "
-               f"{settings.num_rounds} rounds.")
+        yield (
+            f"{num_peers} {network}s train side by side for {settings.num_epochs} epochs each, in "
+            f"{settings.num_rounds} rounds."
+        )
     if population.diversity == "learning_rate" and num_peers > 1:
         yield "They begin from different weights and have different learning rates."
     besides = [text for section, text in BESIDES.items() if getattr(settings, section) is not None]
@@ -62,11 +64,15 @@ def _exchange(settings: Settings, grafts: pa.Table) -> Iterator[str]:
             yield "They exchange no weights."
         return
     if not settings.exchanges:
-        yield {"noise": "Between two epochs invalid filters get noise.",
-               "internal": "Between two epochs invalid filters get the network's own strongest ones."}[graft.scion]
+        yield {
+            "noise": "Between two epochs invalid filters get noise.",
+            "internal": "Between two epochs invalid filters get the network's own strongest ones.",
+        }[graft.scion]
         return
-    yield (f"At the end of a round each receives the weights of {GIVES[settings.population.topology]} and keeps, "
-           f"{graft.level} by {graft.level}, a share alpha of its own.")
+    yield (
+        f"At the end of a round each receives the weights of {GIVES[settings.population.topology]} and keeps, "
+        f"{graft.level} by {graft.level}, a share alpha of its own."
+    )
     yield _alpha(graft, grafts)
     if grafts.num_rows:
         low, high = pc.min_max(grafts["alpha"]).as_py().values()
@@ -84,7 +90,9 @@ def _alpha(graft: GraftSettings, grafts: pa.Table) -> str:
         gaps = pc.abs(pc.subtract(grafts["receiver_entropy_nats"], grafts["donor_entropy_nats"]))
         gap, of_gap = pc.quantile(gaps, 0.5)[0].as_py(), "the median difference of this trial"
     reached = graft.A / math.pi * math.atan(graft.c * gap)
-    return (f"Alpha is larger where its own {graft.level} {carries}: A = {graft.A:.3g} keeps it between "
-            f"{0.5 - graft.A / 2:.2f} and {0.5 + graft.A / 2:.2f}, and with c = {graft.c:.3g} {of_gap}, {gap:.2g}"
-            f"{' nats' if graft.criterion == 'entropy' else ''}, moves it to {0.5 + reached:.3f} or "
-            f"{0.5 - reached:.3f}.")
+    return (
+        f"Alpha is larger where its own {graft.level} {carries}: A = {graft.A:.3g} keeps it between "
+        f"{0.5 - graft.A / 2:.2f} and {0.5 + graft.A / 2:.2f}, and with c = {graft.c:.3g} {of_gap}, {gap:.2g}"
+        f"{' nats' if graft.criterion == 'entropy' else ''}, moves it to {0.5 + reached:.3f} or "
+        f"{0.5 - reached:.3f}."
+    )

@@ -43,31 +43,62 @@ def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | 
             images += [*map(int, x), None]
             accuracies += [*(round(float(value), 5) for value in y), None]
             trials += [trial] * (len(x) + 1)
-        figure.add_scatter(x=images, y=accuracies, customdata=trials, name=group, mode="lines", opacity=0.55,
-                           line={"color": colour(index), "width": 1.5},
-                           hovertemplate="trial %{customdata}<br>%{y:.2%} after %{x:,} images")
+        figure.add_scatter(
+            x=images,
+            y=accuracies,
+            customdata=trials,
+            name=group,
+            mode="lines",
+            opacity=0.55,
+            line={"color": colour(index), "width": 1.5},
+            hovertemplate="trial %{customdata}<br>%{y:.2%} after %{x:,} images",
+        )
     if best in curves:
         x, y = curves[best]
-        figure.add_scatter(x=x.tolist(), y=y.tolist(), name=f"best: {best}", mode="lines", meta=INK, line={"width": 3},
-                           hovertemplate=f"best trial {best}<br>%{{y:.2%}} after %{{x:,}} images<extra></extra>")
-    figure.add_scatter(x=[], y=[], name="selected", mode="lines", meta=INK, line={"width": 2.5, "dash": "dot"},
-                       showlegend=False, hovertemplate="%{y:.2%} after %{x:,} images")
-    laid_out(figure, height=420, xaxis={"title": {"text": "images trained by all peers"}, "rangemode": "tozero"},
-             yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".0%"})
-    reached = "" if best not in curves else (
-        f" The best, trial {best}, reaches {curves[best][1][-1]:.2%} after {curves[best][0][-1]:,.0f} images.")
+        figure.add_scatter(
+            x=x.tolist(),
+            y=y.tolist(),
+            name=f"best: {best}",
+            mode="lines",
+            meta=INK,
+            line={"width": 3},
+            hovertemplate=f"best trial {best}<br>%{{y:.2%}} after %{{x:,}} images<extra></extra>",
+        )
+    figure.add_scatter(
+        x=[],
+        y=[],
+        name="selected",
+        mode="lines",
+        meta=INK,
+        line={"width": 2.5, "dash": "dot"},
+        showlegend=False,
+        hovertemplate="%{y:.2%} after %{x:,} images",
+    )
+    laid_out(
+        figure,
+        height=420,
+        xaxis={"title": {"text": "images trained by all peers"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".0%"},
+    )
+    reached = (
+        ""
+        if best not in curves
+        else (f" The best, trial {best}, reaches {curves[best][1][-1]:.2%} after {curves[best][0][-1]:,.0f} images.")
+    )
     return Drawing(figure, f"Validation accuracy of {len(curves)} trials by images trained.{reached}")
 
 
 def _curves(rounds: pa.Table) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Return of every trial images trained so far and validation accuracy, by round."""
-    by_round = (rounds.group_by(["trial_id", "round"]).aggregate([("val_accuracy", "max"), ("train_images", "sum")])
-                .sort_by([("trial_id", "ascending"), ("round", "ascending")]))
+    by_round = (
+        rounds.group_by(["trial_id", "round"])
+        .aggregate([("val_accuracy", "max"), ("train_images", "sum")])
+        .sort_by([("trial_id", "ascending"), ("round", "ascending")])
+    )
     trials = by_round["trial_id"].to_numpy(zero_copy_only=False)
     images, accuracies = by_round["train_images_sum"].to_numpy(), by_round["val_accuracy_max"].to_numpy()
     starts = [0, *(np.flatnonzero(trials[1:] != trials[:-1]) + 1), len(trials)]
-    return {str(trials[low]): (images[low:high].cumsum(), accuracies[low:high])
-            for low, high in pairwise(starts)}
+    return {str(trials[low]): (images[low:high].cumsum(), accuracies[low:high]) for low, high in pairwise(starts)}
 
 
 def _thinned(num: int, most: int) -> NDArray[np.int64]:
@@ -89,13 +120,29 @@ def peers_by_round(rounds: pa.Table, trial: str) -> Drawing:
         line = {"color": colour(index), "width": 2}
         for row, (column, digits) in enumerate((("val_accuracy", ".2%"), ("train_loss", ".4g")), start=1):
             figure.add_scatter(
-                x=own["round"].to_numpy(), y=own[column].to_numpy().astype(np.float32), name=f"peer {peer}", line=line,
-                mode="lines+markers" if len(own) < 40 else "lines", legendgroup=str(peer), showlegend=row == 1,
-                hovertemplate=f"round %{{x}}: %{{y:{digits}}}", row=row, col=1)
-    laid_out(figure, height=520, xaxis2={"title": {"text": "round"}}, xaxis={"showticklabels": False},
-             yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".0%"},
-             yaxis2={"title": {"text": "training loss"}})
+                x=own["round"].to_numpy(),
+                y=own[column].to_numpy().astype(np.float32),
+                name=f"peer {peer}",
+                line=line,
+                mode="lines+markers" if len(own) < 40 else "lines",
+                legendgroup=str(peer),
+                showlegend=row == 1,
+                hovertemplate=f"round %{{x}}: %{{y:{digits}}}",
+                row=row,
+                col=1,
+            )
+    laid_out(
+        figure,
+        height=520,
+        xaxis2={"title": {"text": "round"}},
+        xaxis={"showticklabels": False},
+        yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".0%"},
+        yaxis2={"title": {"text": "training loss"}},
+    )
     last = rounds.filter(pc.equal(rounds["round"], pc.max(rounds["round"])))
     low, high = pc.min_max(last["val_accuracy"]).as_py().values()
-    return Drawing(figure, f"Validation accuracy and training loss of {len(peers)} peers of trial {trial} by round; in "
-                           f"the last round their accuracies lie between {low:.2%} and {high:.2%}.")
+    return Drawing(
+        figure,
+        f"Validation accuracy and training loss of {len(peers)} peers of trial {trial} by round; in "
+        f"the last round their accuracies lie between {low:.2%} and {high:.2%}.",
+    )

@@ -32,12 +32,24 @@ def alpha_map(grafts: pa.Table, receiver: int) -> Drawing:
     """
     sites, rounds, alpha = _by_site_and_round(grafts, "alpha")
     span = max(LEAST_SPAN, float(np.nanmax(np.abs(alpha - 0.5))))
-    figure = go.Figure(go.Heatmap(
-        z=alpha, x=rounds, y=sites, zmin=0.5 - span, zmax=0.5 + span, colorscale=BLUE_TO_ORANGE,
-        colorbar={"title": {"text": "alpha"}, "thickness": 12}, hovertemplate=BY_SITE_AND_ROUND))
+    figure = go.Figure(
+        go.Heatmap(
+            z=alpha,
+            x=rounds,
+            y=sites,
+            zmin=0.5 - span,
+            zmax=0.5 + span,
+            colorscale=BLUE_TO_ORANGE,
+            colorbar={"title": {"text": "alpha"}, "thickness": 12},
+            hovertemplate=BY_SITE_AND_ROUND,
+        )
+    )
     laid_out(figure, height=_height(sites), xaxis={"title": {"text": "round"}}, yaxis=_site_axis())
-    return Drawing(figure, f"Alpha of peer {receiver} by site and round: between {np.nanmin(alpha):.3f} and "
-                           f"{np.nanmax(alpha):.3f}, {np.nanmean(alpha):.3f} in the mean.")
+    return Drawing(
+        figure,
+        f"Alpha of peer {receiver} by site and round: between {np.nanmin(alpha):.3f} and "
+        f"{np.nanmax(alpha):.3f}, {np.nanmean(alpha):.3f} in the mean.",
+    )
 
 
 def entropy_maps(grafts: pa.Table, receiver: int) -> Drawing:
@@ -65,14 +77,29 @@ def distances(measures: pa.Table) -> Drawing:
         for row, (measure, digits) in enumerate((("distance", ".4g"), ("disagreement", ".2%")), start=1):
             own = measures.filter(pc.and_(of_pair, pc.equal(measures["measure"], measure))).sort_by("round")
             figure.add_scatter(
-                x=own["round"].to_numpy(), y=own["value"].to_numpy().astype(np.float32), name=f"{peer} and {other}",
-                mode="lines", line={"color": colour(index), "width": 2}, legendgroup=f"{peer}-{other}",
-                showlegend=row == 1, hovertemplate=f"round %{{x}}: %{{y:{digits}}}", row=row, col=1)
-    laid_out(figure, height=520, xaxis2={"title": {"text": "round"}}, xaxis={"showticklabels": False},
-             yaxis={"title": {"text": "distance of weights"}, "rangemode": "tozero"},
-             yaxis2={"title": {"text": "disagreement"}, "tickformat": ".0%", "rangemode": "tozero"})
-    return Drawing(figure, f"Distance of the weights, and disagreement on validation images, of {len(pairs)} pairs of "
-                           f"peers by round.")
+                x=own["round"].to_numpy(),
+                y=own["value"].to_numpy().astype(np.float32),
+                name=f"{peer} and {other}",
+                mode="lines",
+                line={"color": colour(index), "width": 2},
+                legendgroup=f"{peer}-{other}",
+                showlegend=row == 1,
+                hovertemplate=f"round %{{x}}: %{{y:{digits}}}",
+                row=row,
+                col=1,
+            )
+    laid_out(
+        figure,
+        height=520,
+        xaxis2={"title": {"text": "round"}},
+        xaxis={"showticklabels": False},
+        yaxis={"title": {"text": "distance of weights"}, "rangemode": "tozero"},
+        yaxis2={"title": {"text": "disagreement"}, "tickformat": ".0%", "rangemode": "tozero"},
+    )
+    return Drawing(
+        figure,
+        f"Distance of the weights, and disagreement on validation images, of {len(pairs)} pairs of peers by round.",
+    )
 
 
 def lineage(grafts: pa.Table, events: pa.Table) -> Drawing:
@@ -92,29 +119,70 @@ def lineage(grafts: pa.Table, events: pa.Table) -> Drawing:
     for row in (row for row in rows if row["donor"] != ALL_OTHERS):
         x += [row["round"] - (row["staleness"] or 0), row["round"] + 1, None]
         y += [row["donor"], row["receiver"], None]
-    figure.add_scatter(x=x, y=y, mode="lines+markers", marker={"size": 3, "color": GREY}, hoverinfo="skip",
-                       line={"color": GREY, "width": 1}, showlegend=False)
     figure.add_scatter(
-        x=[row["round"] + 1 for row in rows], y=[row["receiver"] for row in rows], mode="markers", name="received",
-        marker={"color": [round(row["alpha_mean"], 4) for row in rows], "colorscale": BLUE_TO_ORANGE, "cmid": 0.5,
-                "size": 9, "line": {"width": 1, "color": GREY},
-                "colorbar": {"title": {"text": "alpha"}, "thickness": 12}},
-        text=[f"after round {row['round']}: peer {row['receiver']} from {_donor(row['donor'])}, mean alpha "
-              f"{row['alpha_mean']:.3f}" for row in rows], hovertemplate="%{text}<extra></extra>", showlegend=False)
+        x=x,
+        y=y,
+        mode="lines+markers",
+        marker={"size": 3, "color": GREY},
+        hoverinfo="skip",
+        line={"color": GREY, "width": 1},
+        showlegend=False,
+    )
+    figure.add_scatter(
+        x=[row["round"] + 1 for row in rows],
+        y=[row["receiver"] for row in rows],
+        mode="markers",
+        name="received",
+        marker={
+            "color": [round(row["alpha_mean"], 4) for row in rows],
+            "colorscale": BLUE_TO_ORANGE,
+            "cmid": 0.5,
+            "size": 9,
+            "line": {"width": 1, "color": GREY},
+            "colorbar": {"title": {"text": "alpha"}, "thickness": 12},
+        },
+        text=[
+            f"after round {row['round']}: peer {row['receiver']} from {_donor(row['donor'])}, mean alpha "
+            f"{row['alpha_mean']:.3f}"
+            for row in rows
+        ],
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
+    )
     told = [row for row in events.to_pylist() if row["peer"] is not None and row["event"] in SYMBOLS]
     for event in dict.fromkeys(row["event"] for row in told):
         own = [row for row in told if row["event"] == event]
         figure.add_scatter(
-            x=[row["round"] for row in own], y=[row["peer"] for row in own], mode="markers", name=event, meta=INK,
+            x=[row["round"] for row in own],
+            y=[row["peer"] for row in own],
+            mode="markers",
+            name=event,
+            meta=INK,
             marker={"symbol": SYMBOLS[event], "size": 13, "line": {"width": 2}},
-            text=[row["cause"] for row in own], hovertemplate=f"{event} in round %{{x}}: %{{text}}<extra></extra>")
-    peers = sorted({row["receiver"] for row in rows} | {row["donor"] for row in rows} - {ALL_OTHERS}
-                   | {row["peer"] for row in told})
-    laid_out(figure, height=170 + 44 * len(peers), xaxis={"title": {"text": "round"}, "zeroline": False},
-             yaxis={"tickvals": peers, "ticktext": [f"peer {peer}" for peer in peers], "zeroline": False,
-                    "range": [len(peers) - 0.5, -0.5]})
-    return Drawing(figure, f"{len(rows)} exchanges between {len(peers)} peers, and {len(told)} events of peers that "
-                           f"were lost, replaced or reseeded.")
+            text=[row["cause"] for row in own],
+            hovertemplate=f"{event} in round %{{x}}: %{{text}}<extra></extra>",
+        )
+    peers = sorted(
+        {row["receiver"] for row in rows}
+        | {row["donor"] for row in rows} - {ALL_OTHERS}
+        | {row["peer"] for row in told}
+    )
+    laid_out(
+        figure,
+        height=170 + 44 * len(peers),
+        xaxis={"title": {"text": "round"}, "zeroline": False},
+        yaxis={
+            "tickvals": peers,
+            "ticktext": [f"peer {peer}" for peer in peers],
+            "zeroline": False,
+            "range": [len(peers) - 0.5, -0.5],
+        },
+    )
+    return Drawing(
+        figure,
+        f"{len(rows)} exchanges between {len(peers)} peers, and {len(told)} events of peers that "
+        f"were lost, replaced or reseeded.",
+    )
 
 
 SYMBOLS = {"lost": "x", "replaced": "circle-open", "reseeded": "star", "left": "square-x-open"}
@@ -129,15 +197,21 @@ def _two_maps(grafts: pa.Table, columns: dict[str, str], unit: str, title: str) 
     means, most = [], []
     for row, column in enumerate(columns.values(), start=1):
         sites, rounds, values = _by_site_and_round(grafts, column)
-        figure.add_heatmap(z=values, x=rounds, y=sites, coloraxis="coloraxis", hovertemplate=BY_SITE_AND_ROUND, row=row,
-                           col=1)
+        figure.add_heatmap(
+            z=values, x=rounds, y=sites, coloraxis="coloraxis", hovertemplate=BY_SITE_AND_ROUND, row=row, col=1
+        )
         most.append(float(np.nanmax(values)))
         means.append(f"{np.nanmean(np.nansum(values, 0) if unit == 'filters' else values):.3g}")
     bounds = {"cmin": 0, "cmax": max(1.0, *most)} if unit == "filters" else {}
-    laid_out(figure, height=2 * _height(sites),
-             coloraxis={"colorscale": "Cividis", "colorbar": {"title": {"text": unit}, "thickness": 12}, **bounds},
-             xaxis={"showticklabels": False}, xaxis2={"title": {"text": "round"}}, yaxis=_site_axis(),
-             yaxis2=_site_axis())
+    laid_out(
+        figure,
+        height=2 * _height(sites),
+        coloraxis={"colorscale": "Cividis", "colorbar": {"title": {"text": unit}, "thickness": 12}, **bounds},
+        xaxis={"showticklabels": False},
+        xaxis2={"title": {"text": "round"}},
+        yaxis=_site_axis(),
+        yaxis2=_site_axis(),
+    )
     over = "a round, all sites together" if unit == "filters" else "over sites and rounds"
     return Drawing(figure, f"{title}, by site and round; means {over}: {' and '.join(means)} {unit}.")
 

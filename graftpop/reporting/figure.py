@@ -45,5 +45,10 @@ def laid_out(figure: go.Figure, *, height: int, **layout: Any) -> go.Figure:
         layout: what this one has beside it.
     """
     return figure.update_layout(
-        template="none", height=height, margin={"l": 64, "r": 16, "t": 24, "b": 48},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0}, hoverlabel={"namelength": -1}, **layout)
+        template="none",
+        height=height,
+        margin={"l": 64, "r": 16, "t": 24, "b": 48},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+        hoverlabel={"namelength": -1},
+        **layout,
+    )

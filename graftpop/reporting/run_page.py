@@ -34,11 +34,11 @@ ROUND_COLUMNS = ("trial_id", "round", "peer", "train_loss", "val_accuracy", "tra
 TRIAL_DRAWINGS = {
     "peers": "Its peers: validation accuracy and training loss by round.",
     "alpha/RECEIVER": "Alpha by site and round: blue where the receiver took more of the donor, orange where it kept "
-                      "more of itself.",
+    "more of itself.",
     "entropies/RECEIVER": "Entropy of each site's weights, of the receiver and of its donor.",
     "invalid/RECEIVER": "Invalid filters of each site, before and after grafting.",
     "distances": "How far apart the peers are: distance of their weights, and share of validation images on which "
-                 "they disagree.",
+    "they disagree.",
     "lineage": "Who gave to whom: a line from the donor, at the round of its snapshot, to the receiver after it.",
 }
 
@@ -62,8 +62,13 @@ def read_report_html(folder: RunFolder) -> str:
     """Return the page of a run folder from its tables as they stand."""
     trials = folder.read_table("trials")
     wanted = trials_in_detail(trials.to_pylist())
-    tables = Tables(trials, folder.read_table("rounds", columns=ROUND_COLUMNS), folder.read_table("grafts", of=wanted),
-                    folder.read_table("measures", of=wanted), folder.read_table("events"))
+    tables = Tables(
+        trials,
+        folder.read_table("rounds", columns=ROUND_COLUMNS),
+        folder.read_table("grafts", of=wanted),
+        folder.read_table("measures", of=wanted),
+        folder.read_table("events"),
+    )
     return report_html(tables, space=folder.read_text("space.yaml"), facts=json.loads(folder.read_text("run.json")))
 
 
@@ -76,8 +81,10 @@ def report_markdown(folder: RunFolder) -> str:
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
     if not space.variants:
-        raise CheckpointError(f"{where}: --markdown needs the run of a space with variants, got one without; leave the "
-                              f"option out to write the report")
+        raise CheckpointError(
+            f"{where}: --markdown needs the run of a space with variants, got one without; leave the "
+            f"option out to write the report"
+        )
     return comparison_markdown(compare_trials(folder.read_table("trials").to_pylist(), space), space.published)
 
 
@@ -92,10 +99,16 @@ def report_html(tables: Tables, *, space: str, facts: Mapping[str, Any]) -> str:
     parsed = parse_space(read_sections(space, "space.yaml"), "space.yaml")
     rows = [restored_row(row, parsed.domains) for row in tables.trials.to_pylist()]
     drawings: dict[str, str] = {}  # as JSON, by name
-    sections = [*_comparison(rows, parsed, drawings), _best(rows, parsed, tables), _trials(rows, tables),
-                _curves(rows, parsed, tables.rounds, drawings), *_search(rows, parsed, drawings),
-                *_details(rows, tables, drawings), *_events(tables.events),
-                Section("space", "Search space", Markup("<pre>{}</pre>").format(space))]
+    sections = [
+        *_comparison(rows, parsed, drawings),
+        _best(rows, parsed, tables),
+        _trials(rows, tables),
+        _curves(rows, parsed, tables.rounds, drawings),
+        *_search(rows, parsed, drawings),
+        *_details(rows, tables, drawings),
+        *_events(tables.events),
+        Section("space", "Search space", Markup("<pre>{}</pre>").format(space)),
+    ]
     return page_html(parsed.settle().name, _about(facts), sections, drawings)
 
 
@@ -104,9 +117,15 @@ def _about(facts: Mapping[str, Any]) -> list[str]:
     machine = ", ".join([f"{hardware['cores']} cores of {hardware['processor']}", *hardware["gpus"]])
     versions = ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items() if version)
     commit = (facts.get("git") or {}).get("commit", "")
-    return [line for line in (
-        f"{facts['started']}, {facts.get('status', 'running')}; {machine}", " ".join(facts["command"]),
-        f"{versions}{f'; commit {commit[:12]}' if commit else ''}") if line]
+    return [
+        line
+        for line in (
+            f"{facts['started']}, {facts.get('status', 'running')}; {machine}",
+            " ".join(facts["command"]),
+            f"{versions}{f'; commit {commit[:12]}' if commit else ''}",
+        )
+        if line
+    ]
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]], space: Space, drawings: dict[str, str]) -> Iterator[Section]:
@@ -124,24 +143,42 @@ def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Se
     if best is None:
         return Section("best", "Best configuration", part("paragraphs", ["No trial has finished a round yet."]))
     sample = {key: best[key] for key in space.domains}
-    figures = [(name, text_of(column, best[column])) for column, name in (
-        ("val_accuracy", "validation accuracy"), ("test_accuracy", "test accuracy"),
-        ("ensemble_test_accuracy", "test accuracy of the ensemble of all peers")) if best[column] is not None]
+    figures = [
+        (name, text_of(column, best[column]))
+        for column, name in (
+            ("val_accuracy", "validation accuracy"),
+            ("test_accuracy", "test accuracy"),
+            ("ensemble_test_accuracy", "test accuracy of the ensemble of all peers"),
+        )
+        if best[column] is not None
+    ]
     sentences = in_words(space.settle(sample), rows_of(tables.grafts, best["trial_id"]))
     equals = sum(row["val_accuracy"] == best["val_accuracy"] and row["status"] == best["status"] for row in rows) - 1
     if equals:
         sentences.append(f"{equals} other trial{'s' * (equals > 1)} reached the same validation accuracy.")
-    return Section("best", "Best configuration", part(
-        "best", best["trial_id"], figures, sentences, [(key, text_of(key, value)) for key, value in sample.items()]))
+    return Section(
+        "best",
+        "Best configuration",
+        part(
+            "best", best["trial_id"], figures, sentences, [(key, text_of(key, value)) for key, value in sample.items()]
+        ),
+    )
 
 
 def _trials(rows: Sequence[Mapping[str, Any]], tables: Tables) -> Section:
     best = best_row(rows)
     columns = shown_columns(tables.trials.column_names, rows)
     _, *others = columns or ["trial_id"]
-    return Section("trials", "Trials", part(
-        "trials", heads(columns), [(row["trial_id"], cells(row, others)) for row in rows],
-        best["trial_id"] if best else None))
+    return Section(
+        "trials",
+        "Trials",
+        part(
+            "trials",
+            heads(columns),
+            [(row["trial_id"], cells(row, others)) for row in rows],
+            best["trial_id"] if best else None,
+        ),
+    )
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], space: Space, rounds: pa.Table, drawings: dict[str, str]) -> Section:
@@ -150,19 +187,29 @@ def _curves(rows: Sequence[Mapping[str, Any]], space: Space, rounds: pa.Table, d
         return Section("curves", title, part("paragraphs", ["No round is done yet."]))
     best = best_row(rows)
     drawings["curves"] = accuracy_by_images(rounds, _groups(rows, space), best["trial_id"] if best else None).to_json()
-    return Section("curves", title, part("drawing", "curves",
-                   "Best peer of each population on the validation split, by the images of all its peers together: so "
-                   "populations of different sizes compare at equal compute."))
+    return Section(
+        "curves",
+        title,
+        part(
+            "drawing",
+            "curves",
+            "Best peer of each population on the validation split, by the images of all its peers together: so "
+            "populations of different sizes compare at equal compute.",
+        ),
+    )
 
 
 def _groups(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, str]:
     """Return by trial what its curve is coloured after: the variant, if there are not too many, else its peers."""
     if 1 < len(space.variants) <= MOST_GROUPS:
         return {row["trial_id"]: row["variant"] for row in rows}
-    numbers = {row["trial_id"]: space.settle({key: row[key] for key in space.domains}).population.num_peers
-               for row in rows}
-    return {trial: f"{number} peer{'s' * (number > 1)}" for trial, number in
-            sorted(numbers.items(), key=lambda item: item[1])}
+    numbers = {
+        row["trial_id"]: space.settle({key: row[key] for key in space.domains}).population.num_peers for row in rows
+    }
+    return {
+        trial: f"{number} peer{'s' * (number > 1)}"
+        for trial, number in sorted(numbers.items(), key=lambda item: item[1])
+    }
 
 
 def _search(rows: Sequence[Mapping[str, Any]], space: Space, drawings: dict[str, str]) -> Iterator[Section]:
@@ -170,8 +217,13 @@ def _search(rows: Sequence[Mapping[str, Any]], space: Space, drawings: dict[str,
     if not space.domains or len(measured) < 2:
         return
     drawings["parallel"] = parallel_coordinates(measured, space.domains).to_json()
-    body = part("drawing", "parallel", "A line a trial, through what it tried to what it reached; drag along an axis "
-                "to keep some of them, and a head to move it.", f"{8 + 6 * len(space.domains)}rem")
+    body = part(
+        "drawing",
+        "parallel",
+        "A line a trial, through what it tried to what it reached; drag along an axis "
+        "to keep some of them, and a head to move it.",
+        f"{8 + 6 * len(space.domains)}rem",
+    )
     if not space.variants:  # which have a table of their own, by seed
         body += _importances(rows, space, drawings)
     yield Section("search", "What was searched", body)
@@ -183,11 +235,16 @@ def _importances(rows: Sequence[Mapping[str, Any]], space: Space, drawings: dict
         return part("paragraphs", [f"Importances need {FEWEST_TRIALS} completed trials of different accuracies."])
     drawings["importances"] = importance_drawing(shares).to_json()
     num = sum(row["status"] == "completed" for row in rows)
-    caption = (f"How much each value had to do with the validation accuracy, estimated by PED-ANOVA from {num} "
-               f"completed trials; from few trials it is a hint and no more.")
+    caption = (
+        f"How much each value had to do with the validation accuracy, estimated by PED-ANOVA from {num} "
+        f"completed trials; from few trials it is a hint and no more."
+    )
     return part("drawing", "importances", caption) + part(
-        "table", "Importance of the searched values", ["key", "share"],
-        [(key, f"{share:.1%}") for key, share in shares.items()])
+        "table",
+        "Importance of the searched values",
+        ["key", "share"],
+        [(key, f"{share:.1%}") for key, share in shares.items()],
+    )
 
 
 def _details(rows: Sequence[Mapping[str, Any]], tables: Tables, drawings: dict[str, str]) -> Iterator[Section]:
@@ -208,8 +265,18 @@ def _events(events: pa.Table) -> Iterator[Section]:
     if not events.num_rows:
         return
     last = events.slice(max(0, events.num_rows - EVENTS_SHOWN)).to_pylist()
-    lines = [(row["trial_id"], f"{row['at']:%Y-%m-%d %H:%M:%S}", row["round"],
-              "" if row["peer"] is None else row["peer"], row["event"].replace("_", " "), row["cause"]) for row in last]
+    lines = [
+        (
+            row["trial_id"],
+            f"{row['at']:%Y-%m-%d %H:%M:%S}",
+            row["round"],
+            "" if row["peer"] is None else row["peer"],
+            row["event"].replace("_", " "),
+            row["cause"],
+        )
+        for row in last
+    ]
     caption = "What happened besides" + (f", the last {len(last)} of {events.num_rows}" * (len(last) < events.num_rows))
-    yield Section("events", "Events", part("table", caption, ["trial", "at (UTC)", "round", "peer", "event", "cause"],
-                                            lines))
+    yield Section(
+        "events", "Events", part("table", caption, ["trial", "at (UTC)", "round", "peer", "event", "cause"], lines)
+    )

@@ -29,11 +29,15 @@ def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str
     accuracies = [row["val_accuracy"] for row in rows]
     dimensions = [_dimension(key, domain, [row[key] for row in rows]) for key, domain in domains.items()]
     dimensions.append({"label": "val accuracy", "values": accuracies, "tickformat": ".1%"})
-    figure = go.Figure(go.Parcoords(dimensions=dimensions, labelangle=-14, line={
-        "color": accuracies, "colorscale": GREY_TO_ORANGE}))
+    figure = go.Figure(
+        go.Parcoords(dimensions=dimensions, labelangle=-14, line={"color": accuracies, "colorscale": GREY_TO_ORANGE})
+    )
     laid_out(figure, height=430).update_layout(margin={"l": 72, "r": 64, "t": 84, "b": 24})
-    return Drawing(figure, f"The searched values of {len(rows)} trials, {', '.join(domains)}, and the validation "
-                           f"accuracy that each reached, {min(accuracies):.2%} to {max(accuracies):.2%}.")
+    return Drawing(
+        figure,
+        f"The searched values of {len(rows)} trials, {', '.join(domains)}, and the validation "
+        f"accuracy that each reached, {min(accuracies):.2%} to {max(accuracies):.2%}.",
+    )
 
 
 def _dimension(key: str, domain: Domain, values: Sequence[Any]) -> dict[str, Any]:
@@ -41,12 +45,22 @@ def _dimension(key: str, domain: Domain, values: Sequence[Any]) -> dict[str, Any
     if domain.kind == "loguniform":
         low, high = (math.log10(bound) for bound in domain.values)
         ticks = sorted({low, high, *range(math.ceil(low), math.floor(high) + 1)})
-        return {"label": label, "values": [math.log10(value) for value in values], "range": [low, high],
-                "tickvals": ticks, "ticktext": [f"{10 ** tick:.3g}" for tick in ticks]}
+        return {
+            "label": label,
+            "values": [math.log10(value) for value in values],
+            "range": [low, high],
+            "tickvals": ticks,
+            "ticktext": [f"{10**tick:.3g}" for tick in ticks],
+        }
     if domain.kind in ("choice", "grid"):
         names = list(map(str, domain.values))
-        return {"label": label, "values": [names.index(str(value)) for value in values],
-                "range": [-0.2, len(names) - 0.8], "tickvals": list(range(len(names))), "ticktext": names}
+        return {
+            "label": label,
+            "values": [names.index(str(value)) for value in values],
+            "range": [-0.2, len(names) - 0.8],
+            "tickvals": list(range(len(names))),
+            "ticktext": names,
+        }
     return {"label": label, "values": list(values), "range": list(domain.values[:2])}
 
 
@@ -68,17 +82,37 @@ def importances(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     searched = Searched(domains)
-    study.add_trials([optuna.create_trial(
-        params=searched.params({key: row[key] for key in domains}), distributions=searched.distributions,
-        value=row["val_accuracy"]) for row in completed])
+    study.add_trials(
+        [
+            optuna.create_trial(
+                params=searched.params({key: row[key] for key in domains}),
+                distributions=searched.distributions,
+                value=row["val_accuracy"],
+            )
+            for row in completed
+        ]
+    )
     return optuna.importance.get_param_importances(study)
 
 
 def importance_drawing(shares: Mapping[str, float]) -> Drawing:
     """Return a bar a searched key, the most important on top; see `importances`, whose result is not empty here."""
-    figure = go.Figure(go.Bar(x=list(shares.values()), y=list(shares), orientation="h", marker={"color": colour(0)},
-                              hovertemplate="%{y}: %{x:.0%}<extra></extra>"))
-    laid_out(figure, height=110 + 34 * len(shares), yaxis={"autorange": "reversed", "automargin": True},
-             xaxis={"title": {"text": "share of the importance"}, "tickformat": ".0%", "rangemode": "tozero"})
-    return Drawing(figure, "Importance of the searched values: "
-                   + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()) + ".")
+    figure = go.Figure(
+        go.Bar(
+            x=list(shares.values()),
+            y=list(shares),
+            orientation="h",
+            marker={"color": colour(0)},
+            hovertemplate="%{y}: %{x:.0%}<extra></extra>",
+        )
+    )
+    laid_out(
+        figure,
+        height=110 + 34 * len(shares),
+        yaxis={"autorange": "reversed", "automargin": True},
+        xaxis={"title": {"text": "share of the importance"}, "tickformat": ".0%", "rangemode": "tozero"},
+    )
+    return Drawing(
+        figure,
+        "Importance of the searched values: " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()) + ".",
+    )

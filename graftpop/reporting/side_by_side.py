@@ -89,10 +89,26 @@ def _read(folder: RunFolder, label: str) -> Run:
 
 
 def _runs(runs: Sequence[Run]) -> Section:
-    heads = ["run", "study", "status", "trials", "images trained", "time of trials", "validation accuracy",
-             "test accuracy", "ensemble test accuracy", "best configuration", "hardware"]
-    return Section("runs", "Runs", part("table", "The best trial of each run, chosen on its validation split", heads,
-                                        [_line(run) for run in runs]))
+    heads = [
+        "run",
+        "study",
+        "status",
+        "trials",
+        "images trained",
+        "time of trials",
+        "validation accuracy",
+        "test accuracy",
+        "ensemble test accuracy",
+        "best configuration",
+        "hardware",
+    ]
+    return Section(
+        "runs",
+        "Runs",
+        part(
+            "table", "The best trial of each run, chosen on its validation split", heads, [_line(run) for run in runs]
+        ),
+    )
 
 
 def _line(run: Run) -> list[str]:
@@ -100,12 +116,17 @@ def _line(run: Run) -> list[str]:
     over = sum(row["status"] in ("completed", "stopped") for row in run.rows)
     values = ", ".join(f"{key} = {text_of(key, best[key])}" for key in run.space.domains if best)
     hardware = run.facts["hardware"]
-    return [run.label, run.space.settle().name, run.facts.get("status", "running"), f"{over} of {len(run.rows)}",
-            f"{sum(row['train_images'] or 0 for row in run.rows):,}",
-            duration(sum(row["wall_s"] or 0.0 for row in run.rows)),
-            *(text_of(column, best.get(column)) for column in
-              ("val_accuracy", "test_accuracy", "ensemble_test_accuracy")),
-            values, ", ".join([f"{hardware['cores']} cores of {hardware['processor']}", *hardware["gpus"]])]
+    return [
+        run.label,
+        run.space.settle().name,
+        run.facts.get("status", "running"),
+        f"{over} of {len(run.rows)}",
+        f"{sum(row['train_images'] or 0 for row in run.rows):,}",
+        duration(sum(row["wall_s"] or 0.0 for row in run.rows)),
+        *(text_of(column, best.get(column)) for column in ("val_accuracy", "test_accuracy", "ensemble_test_accuracy")),
+        values,
+        ", ".join([f"{hardware['cores']} cores of {hardware['processor']}", *hardware["gpus"]]),
+    ]
 
 
 def _curves(runs: Sequence[Run], drawings: dict[str, str]) -> Iterator[Section]:
@@ -123,26 +144,47 @@ def _all_trials(runs: Sequence[Run]) -> Drawing:
     figure = go.Figure()
     for index, run in enumerate(runs):
         rows = [row for row in run.rows if row["val_accuracy"] is not None]
-        figure.add_box(y=[row["val_accuracy"] for row in rows], name=run.label, boxpoints="all", jitter=0.4,
-                       pointpos=0, marker={"color": colour(index)}, text=[row["trial_id"] for row in rows],
-                       hovertemplate="trial %{text}: %{y:.2%}<extra></extra>")
-    laid_out(figure, height=380, showlegend=False,
-             yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".1%"})
+        figure.add_box(
+            y=[row["val_accuracy"] for row in rows],
+            name=run.label,
+            boxpoints="all",
+            jitter=0.4,
+            pointpos=0,
+            marker={"color": colour(index)},
+            text=[row["trial_id"] for row in rows],
+            hovertemplate="trial %{text}: %{y:.2%}<extra></extra>",
+        )
+    laid_out(
+        figure, height=380, showlegend=False, yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".1%"}
+    )
     return Drawing(figure, f"Validation accuracies of all trials of {len(runs)} runs.")
 
 
 def _settings(runs: Sequence[Run]) -> Section:
     """Return what the spaces differ in, and a warning where that is what is measured."""
     flat = [dict(_flat(read_sections(run.space.to_yaml(), run.label))) for run in runs]
-    keys = [key for key in dict.fromkeys(key for one in flat for key in one)
-            if len({str(one.get(key)) for one in flat}) > 1]
+    keys = [
+        key for key in dict.fromkeys(key for one in flat for key in one) if len({str(one.get(key)) for one in flat}) > 1
+    ]
     if not keys:
         return Section("settings", "Settings", part("paragraphs", ["The spaces of these runs are the same."]))
-    body = part("table", "Keys in which the runs differ", ["key", *(run.label for run in runs)],
-                [[key, *("" if one.get(key) is None else str(one[key]) for one in flat)] for key in keys])
+    body = part(
+        "table",
+        "Keys in which the runs differ",
+        ["key", *(run.label for run in runs)],
+        [[key, *("" if one.get(key) is None else str(one[key]) for one in flat)] for key in keys],
+    )
     if told := [key for key in keys if key.startswith(DECIDES)]:
-        body = part("paragraphs", [f"Before comparing: the runs differ in {', '.join(told)}: their accuracies are not "
-                                   f"of the same images."]) + body
+        body = (
+            part(
+                "paragraphs",
+                [
+                    f"Before comparing: the runs differ in {', '.join(told)}: their accuracies are not "
+                    f"of the same images."
+                ],
+            )
+            + body
+        )
     return Section("settings", "Settings", body)
 
 

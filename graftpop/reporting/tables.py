@@ -20,8 +20,12 @@ class Cell(NamedTuple):
 
 def shown_columns(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the columns in which some row has a value, each number once."""
-    return [column for column in columns if any(row[column] is not None for row in rows)
-            and not (column == "num_peers" and "population.num_peers" in columns)]
+    return [
+        column
+        for column in columns
+        if any(row[column] is not None for row in rows)
+        and not (column == "num_peers" and "population.num_peers" in columns)
+    ]
 
 
 def heads(columns: Sequence[str]) -> list[str]:
@@ -34,8 +38,7 @@ HEADS = {"trial_id": "trial", "wall_s": "time", "num_peers": "peers"}
 
 def cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[Cell]:
     """Return the cells of a trial's row."""
-    return [Cell(text_of(column, row[column]), LAST if row[column] is None else str(row[column]))
-            for column in columns]
+    return [Cell(text_of(column, row[column]), LAST if row[column] is None else str(row[column])) for column in columns]
 
 
 def text_of(column: str, value: Any) -> str:

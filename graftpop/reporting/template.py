@@ -31,16 +31,26 @@ def page_html(title: str, about: Sequence[str], sections: Sequence[Section], dra
         drawings: as JSON, by the names that sections place them by.
     """
     everything = "{" + ", ".join(f"{json.dumps(name)}: {drawing}" for name, drawing in drawings.items()) + "}"
-    return _templates().get_template("page.html").render(
-        title=title, about=about, sections=sections, style=Markup(_file("page.css")), script=Markup(_file("page.js")),
-        drawings=Markup(everything.replace("</", "<\\/").replace("<!--", "<\\u0021--")),
-        plotly=Markup(_plotly_js()))
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            title=title,
+            about=about,
+            sections=sections,
+            style=Markup(_file("page.css")),
+            script=Markup(_file("page.js")),
+            drawings=Markup(everything.replace("</", "<\\/").replace("<!--", "<\\u0021--")),
+            plotly=Markup(_plotly_js()),
+        )
+    )
 
 
 @cache
 def _templates() -> Environment:
-    return Environment(loader=PackageLoader("graftpop.reporting", ""), autoescape=True, undefined=StrictUndefined,
-                       trim_blocks=True)
+    return Environment(
+        loader=PackageLoader("graftpop.reporting", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
 
 
 def part(name: str, *arguments: Any) -> Markup:

@@ -56,8 +56,9 @@ def rows_of(table: pa.Table, trial: str) -> pa.Table:
     return table.filter(pc.equal(table["trial_id"], trial))
 
 
-def _drawings(trial: str, rounds: pa.Table, grafts: pa.Table, measures: pa.Table,
-              events: pa.Table) -> Iterator[tuple[str, Drawing]]:
+def _drawings(
+    trial: str, rounds: pa.Table, grafts: pa.Table, measures: pa.Table, events: pa.Table
+) -> Iterator[tuple[str, Drawing]]:
     if rounds.num_rows:
         yield "peers", peers_by_round(rounds, trial)
     for receiver in _best_first(rounds, pc.unique(grafts["receiver"]).to_pylist()):

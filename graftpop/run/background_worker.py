@@ -61,8 +61,10 @@ class Sideline:
         except GraftpopError:
             raise
         except TimeoutError as error:
-            raise ResourceError(f"{self._what}: must answer within {limit_s:g} s before anything starts, and did not; "
-                                f"see that it can be reached from here") from error
+            raise ResourceError(
+                f"{self._what}: must answer within {limit_s:g} s before anything starts, and did not; "
+                f"see that it can be reached from here"
+            ) from error
         except Exception as error:
             raise ResourceError(f"{self._what}: cannot be used: {_reason(error)}") from error
 

@@ -43,8 +43,12 @@ class CheckpointWriter:
         """
         self.finish()
         causes: list[str] = []
-        done = self._thread.submit(patiently, partial(self._checkpoints.write, facts, files),
-                                   f"trial {self._trial}: its checkpoint cannot be written", causes.append)
+        done = self._thread.submit(
+            patiently,
+            partial(self._checkpoints.write, facts, files),
+            f"trial {self._trial}: its checkpoint cannot be written",
+            causes.append,
+        )
         self._writing = Writing(facts.round, done, causes)
 
     def finish(self) -> None:

@@ -168,8 +168,11 @@ class Checkpoints:
     def _kept(self) -> set[int]:
         found = [checkpoint.facts for checkpoint in self.newest_first()]
         best = max(found, key=lambda facts: (facts.score, -facts.round))
-        return {facts.round for facts in found
-                if facts in found[:LAST_KEPT] or facts is best or facts.round == self._handed_over}
+        return {
+            facts.round
+            for facts in found
+            if facts in found[:LAST_KEPT] or facts is best or facts.round == self._handed_over
+        }
 
     def _remove_but(self, rounds: set[int]) -> None:
         kept = {_name(round) for round in rounds}

@@ -54,12 +54,18 @@ def _version(package: str) -> str | None:
 def _git_commit() -> dict[str, Any] | None:
     """Return the commit that this package is run from, or None where no repository tracks it."""
     package = Path(__file__).resolve().parents[1]
-    questions = (("rev-parse", "HEAD"), ("status", "--porcelain", "--", str(package)),
-                 ("ls-files", "--error-unmatch", "__init__.py"))  # installed somewhere below another repository
+    questions = (
+        ("rev-parse", "HEAD"),
+        ("status", "--porcelain", "--", str(package)),
+        ("ls-files", "--error-unmatch", "__init__.py"),
+    )  # installed somewhere below another repository
     try:
         commit, status, _ = (
-            subprocess.run(["git", "-C", str(package), *question], capture_output=True, text=True, timeout=10,
-                           check=True) for question in questions)
+            subprocess.run(
+                ["git", "-C", str(package), *question], capture_output=True, text=True, timeout=10, check=True
+            )
+            for question in questions
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}

@@ -32,8 +32,9 @@ GOOGLE_LIMIT = "retry_limit_seconds"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 
 
-def patiently(act: Callable[[], T], what: str, tell: Callable[[str], None] = lambda cause: None,
-              limit_s: float = STORAGE_LIMIT_S) -> T:
+def patiently(
+    act: Callable[[], T], what: str, tell: Callable[[str], None] = lambda cause: None, limit_s: float = STORAGE_LIMIT_S
+) -> T:
     """Return what an action on storage returns, trying again while it fails: a full disk, a mount that is away.
 
     Args:
@@ -52,8 +53,9 @@ def patiently(act: Callable[[], T], what: str, tell: Callable[[str], None] = lam
         except OSError as error:
             reason = f"{what}: {str(error).splitlines()[0]}"
             if time.monotonic() + pause_s > deadline:
-                raise StorageError(f"{reason}; tried for {limit_s:g} s; make room or bring the storage back, then go "
-                                   f"on with --resume") from error
+                raise StorageError(
+                    f"{reason}; tried for {limit_s:g} s; make room or bring the storage back, then go on with --resume"
+                ) from error
         if not is_told:
             tell(reason)
             is_told = True
@@ -131,8 +133,9 @@ class Folder:
         try:
             lock.acquire()
         except Timeout as error:
-            raise StorageError(f"{self.location}: is being written by another process; wait until it has ended, or end "
-                               f"it") from error
+            raise StorageError(
+                f"{self.location}: is being written by another process; wait until it has ended, or end it"
+            ) from error
         try:
             yield
         finally:
@@ -180,8 +183,13 @@ class Folder:
         with self._filesystem.open_input_stream(self._in(name)) as stream:
             return bytes(stream.read(most_bytes))
 
-    def read_table(self, name: str, schema: pa.Schema | None = None,
-                   only: tuple[str, Sequence[str]] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    def read_table(
+        self,
+        name: str,
+        schema: pa.Schema | None = None,
+        only: tuple[str, Sequence[str]] | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
         """Return a table as one opening of its file gives it.
 
         pyarrow opens a path twice, for the footer and for the data; in between another process may have renamed a
@@ -201,8 +209,9 @@ class Folder:
         file = self._filesystem.open_input_file(self._in(name)) if self.is_local else pa.BufferReader(self.read(name))
         try:
             with file:
-                return pq.read_table(file, schema=schema, filters=wanted,
-                                     columns=None if columns is None else list(columns))
+                return pq.read_table(
+                    file, schema=schema, filters=wanted, columns=None if columns is None else list(columns)
+                )
         except (pa.ArrowException, OSError) as error:
             raise CheckpointError(f"{self._in(name)}: cannot be read as Parquet: {error}") from error
 

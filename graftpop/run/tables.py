@@ -24,73 +24,91 @@ from graftpop.run.throttle import Sparing
 
 __all__ = ["EVENTS_SCHEMA", "GRAFTS_SCHEMA", "MEASURES_SCHEMA", "ROUNDS_SCHEMA", "RunFolder", "TrialRecords"]
 
-ROUNDS_SCHEMA = pa.schema([
-    ("trial_id", pa.string()),
-    ("round", pa.int64()),
-    ("epoch", pa.int64()),
-    ("peer", pa.int64()),
-    ("lr", pa.float64()),
-    ("train_loss", pa.float64()),
-    ("train_accuracy", pa.float64()),
-    ("val_loss", pa.float64()),
-    ("val_accuracy", pa.float64()),
-    ("num_invalid_filters", pa.int64()),
-    ("mean_entropy_nats", pa.float64()),
-    ("images_per_s", pa.float64()),
-    ("train_images", pa.int64()),
-    ("train_s", pa.float64()),
-    ("exchange_s", pa.float64()),
-])
+ROUNDS_SCHEMA = pa.schema(
+    [
+        ("trial_id", pa.string()),
+        ("round", pa.int64()),
+        ("epoch", pa.int64()),
+        ("peer", pa.int64()),
+        ("lr", pa.float64()),
+        ("train_loss", pa.float64()),
+        ("train_accuracy", pa.float64()),
+        ("val_loss", pa.float64()),
+        ("val_accuracy", pa.float64()),
+        ("num_invalid_filters", pa.int64()),
+        ("mean_entropy_nats", pa.float64()),
+        ("images_per_s", pa.float64()),
+        ("train_images", pa.int64()),
+        ("train_s", pa.float64()),
+        ("exchange_s", pa.float64()),
+    ]
+)
 """One row a trial, round and peer."""
 
-GRAFTS_SCHEMA = pa.schema([
-    ("trial_id", pa.string()),
-    ("round", pa.int64()),
-    ("receiver", pa.int64()),
-    ("donor", pa.int64()),
-    ("site", pa.string()),
-    ("receiver_entropy_nats", pa.float64()),
-    ("donor_entropy_nats", pa.float64()),
-    ("alpha", pa.float64()),
-    ("num_invalid_before", pa.int64()),
-    ("num_invalid_after", pa.int64()),
-    ("staleness", pa.int64()),
-])
+GRAFTS_SCHEMA = pa.schema(
+    [
+        ("trial_id", pa.string()),
+        ("round", pa.int64()),
+        ("receiver", pa.int64()),
+        ("donor", pa.int64()),
+        ("site", pa.string()),
+        ("receiver_entropy_nats", pa.float64()),
+        ("donor_entropy_nats", pa.float64()),
+        ("alpha", pa.float64()),
+        ("num_invalid_before", pa.int64()),
+        ("num_invalid_after", pa.int64()),
+        ("staleness", pa.int64()),
+    ]
+)
 """One row a trial, round, receiver and site.
 
 The donor is -1 where it is the mean of several peers. `staleness` is how many rounds the snapshot is older than the
 receiver, below 0 where the donor was ahead; of several peers that of the oldest.
 """
 
-MEASURES_SCHEMA = pa.schema([
-    ("trial_id", pa.string()),
-    ("round", pa.int64()),
-    ("peer", pa.int64()),
-    ("other", pa.int64()),
-    ("measure", pa.string()),
-    ("value", pa.float64()),
-])
+MEASURES_SCHEMA = pa.schema(
+    [
+        ("trial_id", pa.string()),
+        ("round", pa.int64()),
+        ("peer", pa.int64()),
+        ("other", pa.int64()),
+        ("measure", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
 """One row a trial, round, peer and measure; `other` is the second peer of those that compare two."""
 
-EVENTS_SCHEMA = pa.schema([
-    ("trial_id", pa.string()),
-    ("at", pa.timestamp("ms", "UTC")),
-    ("round", pa.int64()),
-    ("peer", pa.int64()),
-    ("event", pa.string()),
-    ("cause", pa.string()),
-    ("took_s", pa.float64()),
-])
+EVENTS_SCHEMA = pa.schema(
+    [
+        ("trial_id", pa.string()),
+        ("at", pa.timestamp("ms", "UTC")),
+        ("round", pa.int64()),
+        ("peer", pa.int64()),
+        ("event", pa.string()),
+        ("cause", pa.string()),
+        ("took_s", pa.float64()),
+    ]
+)
 """One row an event, in the order in which they happened; see `graftpop.population.Event`."""
 
 _TABLES = {"rounds": ROUNDS_SCHEMA, "grafts": GRAFTS_SCHEMA, "measures": MEASURES_SCHEMA, "events": EVENTS_SCHEMA}
 SHARE_OF_JOINING = 0.05
 """Of the time of the process that leads a study."""
 
-_TRIAL_COLUMNS = {"val_accuracy": pa.float64(), "test_accuracy": pa.float64(), "ensemble_test_accuracy": pa.float64(),
-                  "num_peers": pa.int64(), "epochs": pa.int64(), "train_images": pa.int64(), "wall_s": pa.float64(),
-                  "parameters": pa.int64(), "flops": pa.int64(), "removed_filters": pa.int64(),
-                  "parameters_left": pa.int64(), "flops_left": pa.int64()}
+_TRIAL_COLUMNS = {
+    "val_accuracy": pa.float64(),
+    "test_accuracy": pa.float64(),
+    "ensemble_test_accuracy": pa.float64(),
+    "num_peers": pa.int64(),
+    "epochs": pa.int64(),
+    "train_images": pa.int64(),
+    "wall_s": pa.float64(),
+    "parameters": pa.int64(),
+    "flops": pa.int64(),
+    "removed_filters": pa.int64(),
+    "parameters_left": pa.int64(),
+    "flops_left": pa.int64(),
+}
 
 
 class TrialRecords:
@@ -222,11 +240,14 @@ class RunFolder:
         """
         for name in ("space.yaml", "run.json", "tune"):
             if not self.exists(name):
-                raise CheckpointError(f"{self.location}: is no run, it has no {name}; give a folder that "
-                                      f"`python -m graftpop.tune` wrote, such as runs/NAME-TIME")
+                raise CheckpointError(
+                    f"{self.location}: is no run, it has no {name}; give a folder that "
+                    f"`python -m graftpop.tune` wrote, such as runs/NAME-TIME"
+                )
 
-    def read_table(self, name: str, *, of: Sequence[str] | None = None,
-                   columns: Sequence[str] | None = None) -> pa.Table:
+    def read_table(
+        self, name: str, *, of: Sequence[str] | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
         """Return one of the run's tables; an empty one where none is written yet.
 
         Args:
@@ -239,8 +260,9 @@ class RunFolder:
         """
         if not self.exists(f"{name}.parquet"):
             return _TABLES.get(name, pa.schema({"trial_id": pa.string(), **_TRIAL_COLUMNS})).empty_table()
-        return self._folder.read_table(f"{name}.parquet", only=None if of is None else ("trial_id", of),
-                                       columns=columns)
+        return self._folder.read_table(
+            f"{name}.parquet", only=None if of is None else ("trial_id", of), columns=columns
+        )
 
     def read_text(self, name: str) -> str:
         """Return the content of a text file of the folder."""

@@ -18,6 +18,20 @@ from graftpop.settings.settings import Settings
 from graftpop.settings.study import ResourceSettings, TuneSettings
 from graftpop.settings.training import DataSettings, ModelSettings, TrainingSettings
 
-__all__ = ["AttenuationSettings", "DataSettings", "DistillationSettings", "GraftSettings", "MeasureSettings",
-           "ModelSettings", "MutualSettings", "PopulationSettings", "ReprSettings", "ResourceSettings", "Settings",
-           "SwaSettings", "TeacherSettings", "TrainingSettings", "TuneSettings"]
+__all__ = [
+    "AttenuationSettings",
+    "DataSettings",
+    "DistillationSettings",
+    "GraftSettings",
+    "MeasureSettings",
+    "ModelSettings",
+    "MutualSettings",
+    "PopulationSettings",
+    "ReprSettings",
+    "ResourceSettings",
+    "Settings",
+    "SwaSettings",
+    "TeacherSettings",
+    "TrainingSettings",
+    "TuneSettings",
+]

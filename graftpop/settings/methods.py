@@ -6,8 +6,15 @@ from pydantic import Field
 
 from graftpop.settings.section import Count, NotNegative, Positive, Rate, Section, Share
 
-__all__ = ["AttenuationSettings", "DistillationSettings", "GraftSettings", "MutualSettings", "ReprSettings",
-           "SwaSettings", "TeacherSettings"]
+__all__ = [
+    "AttenuationSettings",
+    "DistillationSettings",
+    "GraftSettings",
+    "MutualSettings",
+    "ReprSettings",
+    "SwaSettings",
+    "TeacherSettings",
+]
 
 
 class GraftSettings(Section):

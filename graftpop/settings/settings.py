@@ -70,8 +70,7 @@ class Settings(Section):
 
     def exchanges_after(self, round: int) -> bool:
         """Return whether they do so at the end of a round: after the burn-in, and not after the last."""
-        return (self.graft is not None and self.exchanges
-                and self.graft.burn_in_rounds < round < self.num_rounds)
+        return self.graft is not None and self.exchanges and self.graft.burn_in_rounds < round < self.num_rounds
 
     def epochs_of_round(self, round: int) -> int:
         """Return how many epochs a round has, from 1; the last may have fewer than the others."""

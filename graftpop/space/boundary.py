@@ -8,9 +8,20 @@ from graftpop.space.domains import Domain
 
 __all__ = ["combinations", "corner_samples"]
 
-LENGTHS = ("training", "population", "graft", "repr", "training.epochs", "training.total_epochs",
-           "population.num_peers", "population.epochs_per_round", "graft.burn_in_rounds", "repr.S1", "repr.S2",
-           "repr.N")
+LENGTHS = (
+    "training",
+    "population",
+    "graft",
+    "repr",
+    "training.epochs",
+    "training.total_epochs",
+    "population.num_peers",
+    "population.epochs_per_round",
+    "graft.burn_in_rounds",
+    "repr.S1",
+    "repr.S2",
+    "repr.N",
+)
 """What rules tie together by more than two: how long a training is, and what has to go into it. Every such rule is
 worst where each of them is lowest or highest."""
 

@@ -63,8 +63,9 @@ def _section(name: str, values: Any, section: Schema) -> Iterator[str]:
 
 def _wrapped(text: str, first: str, others: str) -> list[str]:
     """Return a text as lines, each with what stands before it."""
-    lines = wrap(text, WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False,
-                 break_long_words=False)
+    lines = wrap(
+        text, WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False, break_long_words=False
+    )
     return [line.replace(UNBROKEN, " ") for line in lines]
 
 

@@ -112,12 +112,12 @@ def _check_integer_range(values: list[Any]) -> str | None:
 
 
 DOMAINS: Final[Mapping[str, Callable[[list[Any]], str | None]]] = {
-    "choice": _check_values,           # one of the values
-    "uniform": _check_range,           # any number between the two
-    "loguniform": _check_log_range,    # the same, every factor as likely
+    "choice": _check_values,  # one of the values
+    "uniform": _check_range,  # any number between the two
+    "loguniform": _check_log_range,  # the same, every factor as likely
     "quniform": _check_stepped_range,  # low, low + step, ... up to high
-    "randint": _check_integer_range,   # a whole number, the upper bound included (unlike Ray's)
-    "grid": _check_values,             # each of the values, with search: grid
+    "randint": _check_integer_range,  # a whole number, the upper bound included (unlike Ray's)
+    "grid": _check_values,  # each of the values, with search: grid
 }
 
 

@@ -22,12 +22,20 @@ WIDTH: Final = 120
 PAIR: Final = {"type": "array", "minItems": 2, "maxItems": 2}
 KINDS: Final[Mapping[str, Schema]] = {
     "choice": {"description": "One of the values.", "type": "array", "minItems": 1, "uniqueItems": True},
-    "grid": {"description": "Each of the values, with tune.search: grid.", "type": "array", "minItems": 1,
-             "uniqueItems": True},
+    "grid": {
+        "description": "Each of the values, with tune.search: grid.",
+        "type": "array",
+        "minItems": 1,
+        "uniqueItems": True,
+    },
     "uniform": {"description": "[low, high]: any number between the two.", **PAIR},
     "loguniform": {"description": "[low, high]: any number between the two, every factor as likely.", **PAIR},
-    "quniform": {"description": "[low, high, step]: low, low + step, ... up to high; both are multiples of step.",
-                 "type": "array", "minItems": 3, "maxItems": 3},
+    "quniform": {
+        "description": "[low, high, step]: low, low + step, ... up to high; both are multiples of step.",
+        "type": "array",
+        "minItems": 3,
+        "maxItems": 3,
+    },
     "randint": {"description": "[low, high]: a whole number, both included.", **PAIR},
 }
 """What each kind of domain is whatever is searched by it."""
@@ -48,11 +56,20 @@ def space_schema() -> Schema:
         "type": "object",
         "additionalProperties": False,
         "properties": {name: _at_top(name, node, fixed) for name, node in top.items()} | _study_keys(),
-        "if": {"required": ["variants"]},   # which may give what a section itself then lacks
-        "else": {"properties": {name: {"anyOf": [*({"required": [key]} for key in (*keys, *LISTED)), NULL]}
-                                for name, keys in required.items() if keys}},
-        "$defs": fixed | {f"Searched{name}": _with_domains(fixed[name], f"#/$defs/{name}", ranges=section != "data")
-                          for section in SEARCHABLE if (name := class_of(top[section]))}
+        "if": {"required": ["variants"]},  # which may give what a section itself then lacks
+        "else": {
+            "properties": {
+                name: {"anyOf": [*({"required": [key]} for key in (*keys, *LISTED)), NULL]}
+                for name, keys in required.items()
+                if keys
+            }
+        },
+        "$defs": fixed
+        | {
+            f"Searched{name}": _with_domains(fixed[name], f"#/$defs/{name}", ranges=section != "data")
+            for section in SEARCHABLE
+            if (name := class_of(top[section]))
+        }
         | {"Variant": _variant(top, fixed), **KINDS},
     }
 
@@ -108,12 +125,20 @@ def _domain(value: Schema, own: Schema, *, ranges: bool = True) -> Schema:
     if number is not None and number["type"] == "number":
         some = own | {"type": "number"}
         above_0 = {"type": "number", "exclusiveMinimum": 0}
-        kinds |= {"uniform": {"items": some}, "loguniform": {"items": own | above_0},
-                  "quniform": {"prefixItems": [some, some, above_0]}}
+        kinds |= {
+            "uniform": {"items": some},
+            "loguniform": {"items": own | above_0},
+            "quniform": {"prefixItems": [some, some, above_0]},
+        }
     if number is not None:
         kinds["randint"] = {"items": own | {"type": "integer"}}
-    return {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False,
-            "properties": {kind: {"$ref": f"#/$defs/{kind}", **items} for kind, items in kinds.items()}}
+    return {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "additionalProperties": False,
+        "properties": {kind: {"$ref": f"#/$defs/{kind}", **items} for kind, items in kinds.items()},
+    }
 
 
 def _variant(top: Schema, fixed: Schema) -> Schema:
@@ -122,8 +147,11 @@ def _variant(top: Schema, fixed: Schema) -> Schema:
     for name in SECTIONS:
         ref = f"#/$defs/{class_of(top[name])}"
         keys = fixed[class_of(top[name])]["properties"]
-        whole = {"type": "object", "additionalProperties": False,
-                 "properties": {key: {"$ref": f"{ref}/properties/{key}"} for key in keys}}
+        whole = {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {key: {"$ref": f"{ref}/properties/{key}"} for key in keys},
+        }
         of_class = whole if "required" in fixed[class_of(top[name])] else {"$ref": ref}
         sections[name] = {"anyOf": [of_class, NULL]} if NULL in top[name].get("anyOf", ()) else of_class
     return {"type": "object", "additionalProperties": False, "properties": sections}
@@ -133,19 +161,32 @@ def _study_keys() -> dict[str, Schema]:
     """Return the keys that stand beside the sections, and make a comparison of a space."""
     percent = {"type": "number", "minimum": 0, "maximum": 100}
     named = {key: True for key in (*SEARCHABLE, *known_keys(Settings)) if key.split(".")[0] in SEARCHABLE}
-    row = {"type": "object", "required": ["variant", "percent"], "additionalProperties": False,
-           "properties": {"variant": {"type": "string"}, "percent": percent, "std": percent, **named, "seed": False}}
-    published = {"type": "object", "required": ["source", "accuracy"], "additionalProperties": False,
-                 "properties": {"source": {"type": "string", "pattern": "\\S"},
-                                "accuracy": {"type": "array", "items": row}}}
-    variants = {"type": "object", "minProperties": 1, "propertyNames": {"$ref": "#/properties/name"},
-                "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Variant"}, NULL]}}
+    row = {
+        "type": "object",
+        "required": ["variant", "percent"],
+        "additionalProperties": False,
+        "properties": {"variant": {"type": "string"}, "percent": percent, "std": percent, **named, "seed": False},
+    }
+    published = {
+        "type": "object",
+        "required": ["source", "accuracy"],
+        "additionalProperties": False,
+        "properties": {"source": {"type": "string", "pattern": "\\S"}, "accuracy": {"type": "array", "items": row}},
+    }
+    variants = {
+        "type": "object",
+        "minProperties": 1,
+        "propertyNames": {"$ref": "#/properties/name"},
+        "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Variant"}, NULL]},
+    }
     seeds = {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"$ref": "#/properties/seed/anyOf/0"}}
     told: dict[str, tuple[Schema, str]] = {
         "variants": (variants, "Named settings over the common ones, each of which is run; null takes a section out."),
         "seeds": (seeds, "In place of seed, with or without variants: all combinations are run."),
         "baseline": ({"type": "string"}, "The variant that the others are compared with. null: the first."),
         "published": (
-            published, "A paper's accuracies in per cent, beside ours; a row names a variant and what is searched."),
+            published,
+            "A paper's accuracies in per cent, beside ours; a row names a variant and what is searched.",
+        ),
     }
     return {key: {"description": text, "anyOf": [value, NULL]} for key, (value, text) in told.items()}

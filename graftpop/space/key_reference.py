@@ -51,8 +51,11 @@ def keys_markdown() -> str:
     space, settings = space_schema(), settings_schema()
     sections = {name: section_of(node, settings) for name, node in settings["properties"].items()}
     keys = {name: node for name, node in settings["properties"].items() if sections[name] is None}
-    parts = [HEAD, DOMAINS + _table("domain", "what it yields", rows=(
-        (f"`{kind}`", node["description"]) for kind, node in KINDS.items()))]
+    parts = [
+        HEAD,
+        DOMAINS
+        + _table("domain", "what it yields", rows=((f"`{kind}`", node["description"]) for kind, node in KINDS.items())),
+    ]
     parts.append("## Of the whole\n\n" + _keys("", keys, space["properties"]))
     for name, section in sections.items():
         if section is not None:
@@ -75,9 +78,23 @@ def _listed(name: str, section: Schema, settings: Schema) -> Iterator[str]:
 
 
 def _keys(section: str, keys: Schema, searched: Schema) -> str:
-    return _table("key", "meaning", "values", "default", "searched by", rows=(
-        (f"`{section}.{key}`".replace("`.", "`"), value["description"], _values(value), _default(value),
-         _kinds(searched.get(key, {}))) for key, value in keys.items()))
+    return _table(
+        "key",
+        "meaning",
+        "values",
+        "default",
+        "searched by",
+        rows=(
+            (
+                f"`{section}.{key}`".replace("`.", "`"),
+                value["description"],
+                _values(value),
+                _default(value),
+                _kinds(searched.get(key, {})),
+            )
+            for key, value in keys.items()
+        ),
+    )
 
 
 def _table(*names: str, rows: Iterable[tuple[str, ...]]) -> str:
@@ -97,8 +114,13 @@ def _values(value: Schema) -> str:
     others = {"boolean": "true or false", "string": "text", "null": "null"}
     patterns = any("pattern" in part for part in parts_of(value)) and bool(choices)
     named = ["`torchvision:NAME`", "`timm:NAME`", "`python:MODULE.CLASS`"] if patterns else []
-    return "; ".join([*choices, *named, *(text for kind, text in others.items() if kind in kinds and not
-                                          (kind == "string" and named))])
+    return "; ".join(
+        [
+            *choices,
+            *named,
+            *(text for kind, text in others.items() if kind in kinds and not (kind == "string" and named)),
+        ]
+    )
 
 
 def _default(value: Schema) -> str:

@@ -7,8 +7,16 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from graftpop.settings import Settings
 
-__all__ = ["Schema", "choices_in", "class_of", "number_in", "parts_of", "range_in_words", "section_of",
-           "settings_schema"]
+__all__ = [
+    "Schema",
+    "choices_in",
+    "class_of",
+    "number_in",
+    "parts_of",
+    "range_in_words",
+    "section_of",
+    "settings_schema",
+]
 
 Schema = dict[str, Any]
 """A JSON Schema, or a part of one."""
@@ -54,11 +62,16 @@ def _tables() -> Iterable[tuple[str, str, list[Schema]]]:
     from graftpop.training.schedules import SCHEDULES
 
     tables: list[tuple[str, str, Mapping[str, object]]] = [
-        ("DataSettings", "name", DATASETS), ("ModelSettings", "name", MODELS), ("TeacherSettings", "model", MODELS),
-        ("TrainingSettings", "schedule", SCHEDULES), ("PopulationSettings", "topology", TOPOLOGIES),
-        ("ReprSettings", "criterion", CRITERIA), ("AttenuationSettings", "criterion", CRITERIA),
+        ("DataSettings", "name", DATASETS),
+        ("ModelSettings", "name", MODELS),
+        ("TeacherSettings", "model", MODELS),
+        ("TrainingSettings", "schedule", SCHEDULES),
+        ("PopulationSettings", "topology", TOPOLOGIES),
+        ("ReprSettings", "criterion", CRITERIA),
+        ("AttenuationSettings", "criterion", CRITERIA),
         ("AttenuationSettings", "factor_schedule", FACTOR_SCHEDULES),
-        ("AttenuationSettings", "rate_schedule", RATE_SCHEDULES)]
+        ("AttenuationSettings", "rate_schedule", RATE_SCHEDULES),
+    ]
     for section, key, table in tables:
         yield section, key, [{"type": "string", "enum": [*table]}, *([OTHER_LIBRARIES] if table is MODELS else [])]
 
@@ -87,8 +100,7 @@ def number_in(value: Schema) -> Schema | None:
 
 def choices_in(value: Schema) -> list[str]:
     """Return the words among which a value is chosen."""
-    return [word for part in parts_of(value)
-            for word in part.get("enum", [part["const"]] if "const" in part else ())]
+    return [word for part in parts_of(value) for word in part.get("enum", [part["const"]] if "const" in part else ())]
 
 
 def class_of(node: Schema) -> str:
@@ -110,8 +122,10 @@ def range_in_words(value: Schema) -> str:
         inner = range_in_words(value["items"])
         return ", ".join([*parts, *([f"each {inner}"] if inner else [])])
     number = number_in(value) or {}
-    low, high = (next((number[name] for name in names if name in number), None)
-                 for names in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")))
+    low, high = (
+        next((number[name] for name in names if name in number), None)
+        for names in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum"))
+    )
     if high is not None:
         start, end = "[" if "minimum" in number else "(", "]" if "maximum" in number else ")"
         return f"in {start}{low}, {'2**63' if high == 2**63 else high}{end}"

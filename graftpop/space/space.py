@@ -31,8 +31,19 @@ from graftpop.space.yaml_tree import (
 
 __all__ = ["Space", "load_space", "parse_space"]
 
-SEARCHABLE = ("seed", "data", "model", "training", "population", "graft", "distillation", "mutual", "repr",
-              "attenuation", "swa")
+SEARCHABLE = (
+    "seed",
+    "data",
+    "model",
+    "training",
+    "population",
+    "graft",
+    "distillation",
+    "mutual",
+    "repr",
+    "attenuation",
+    "swa",
+)
 DEFAULT_NUM_SAMPLES = 10
 MAX_CORNERS = 100_000  # some 4 s to check
 
@@ -82,8 +93,16 @@ class Space:
         Args:
             sections: their names; of ranges in them only the extremes are taken.
         """
-        return map(self.settle, combinations({key: domain.corners for key, domain in self.domains.items()
-                                              if key == "variant" or key.split(".")[0] in sections}))
+        return map(
+            self.settle,
+            combinations(
+                {
+                    key: domain.corners
+                    for key, domain in self.domains.items()
+                    if key == "variant" or key.split(".")[0] in sections
+                }
+            ),
+        )
 
     def most_rounds(self) -> int:
         """Return the highest number of rounds that a trial can have."""
@@ -120,8 +139,9 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-_Dumper.add_representer(_OnOneLine, lambda dumper, data: dumper.represent_mapping(
-    "tag:yaml.org,2002:map", data, flow_style=True))
+_Dumper.add_representer(
+    _OnOneLine, lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", data, flow_style=True)
+)
 
 
 def load_space(path: str | Path, overrides: Iterable[str] = ()) -> Space:
@@ -138,8 +158,9 @@ def load_space(path: str | Path, overrides: Iterable[str] = ()) -> Space:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_CHARS + 1)  # one more is refused where the text is read
     except (OSError, UnicodeDecodeError) as error:
-        raise SpaceError(f"{path}: cannot be read: {error}; --space needs a YAML file such as "
-                         f"search_spaces/digits.yaml") from error
+        raise SpaceError(
+            f"{path}: cannot be read: {error}; --space needs a YAML file such as search_spaces/digits.yaml"
+        ) from error
     tree = read_sections(text, str(path))
     origins = {}
     for override in overrides:
@@ -175,12 +196,19 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     domains: dict[str, Domain] = {"variant": Domain("grid", tuple(variants))} if variants else {}
     common = with_defaults(_take_domains(sections, (), domains, origin))
     check_overlap(variants, domains, origin)
-    space = Space(common, domains, variants, read_baseline(study["baseline"], variants, origin),
-                  read_published(study["published"], domains, origin))
+    space = Space(
+        common,
+        domains,
+        variants,
+        read_baseline(study["baseline"], variants, origin),
+        read_published(study["published"], domains, origin),
+    )
     of_variant = {name: VariantOrigins(origin, name, variants[name], common) for name in variants}
     if sum(1 for _ in islice(corner_samples(domains), MAX_CORNERS + 1)) > MAX_CORNERS:
-        raise SpaceError(f"{where}: must have at most {MAX_CORNERS} pairs of searched values, all are checked, "
-                         f"got more; search ranges instead of long lists, or fewer variants")
+        raise SpaceError(
+            f"{where}: must have at most {MAX_CORNERS} pairs of searched values, all are checked, "
+            f"got more; search ranges instead of long lists, or fewer variants"
+        )
     for sample in corner_samples(domains):
         _check(space, sample, of_variant.get(sample.get("variant", ""), origin))
     check_search(space.settle(), domains, origin, is_comparison=is_comparison)
@@ -210,18 +238,22 @@ def _put_seeds(sections: dict[str, Any], seeds: list[int], origin: Origin) -> No
     sections["seed"] = {"grid": seeds}
 
 
-def _take_domains(node: dict[str, Any], path: tuple[str, ...], domains: dict[str, Domain],
-                  origin: Origin) -> dict[str, Any]:
+def _take_domains(
+    node: dict[str, Any], path: tuple[str, ...], domains: dict[str, Domain], origin: Origin
+) -> dict[str, Any]:
     """Return a tree in which each domain is replaced by its first value, and collect the domains."""
     for name, value in node.items():
         key = ".".join((*path, str(name)))
         if is_domain(value):
             if key.split(".")[0] not in SEARCHABLE:
-                raise SpaceError(f"{origin(key)}: cannot be searched, got {value}; what is searched lies in "
-                                 f"{', '.join(SEARCHABLE)}")
+                raise SpaceError(
+                    f"{origin(key)}: cannot be searched, got {value}; what is searched lies in {', '.join(SEARCHABLE)}"
+                )
             if key.split(".")[0] == "data" and not {"choice", "grid"} & value.keys():
-                raise SpaceError(f"{origin(key)}: data is searched by choice or grid, since all of it is looked at "
-                                 f"before anything starts, got {value}")
+                raise SpaceError(
+                    f"{origin(key)}: data is searched by choice or grid, since all of it is looked at "
+                    f"before anything starts, got {value}"
+                )
             domains[key] = read_domain(value, origin(key))
             node[name] = domains[key].corners[0]
         elif isinstance(value, dict):

@@ -139,7 +139,11 @@ def _hint(value: Any, problems: list[ErrorDetails]) -> str:
     """Return what the user may have meant: the closest choice, or the number that a text spells."""
     if not isinstance(value, str):
         return ""
-    choices = [word.strip(" '") for problem in problems if problem["type"] == "literal_error"
-               for word in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
+    choices = [
+        word.strip(" '")
+        for problem in problems
+        if problem["type"] == "literal_error"
+        for word in problem["ctx"]["expected"].replace(" or ", ",").split(",")
+    ]
     wants_number = any(problem["type"] in ("float_type", "int_type") for problem in problems)
     return closest(value, choices) or (number_hint(value) if wants_number else "")

@@ -27,16 +27,20 @@ def read_variants(node: Any, origin: Origin) -> dict[str, dict[str, Any]]:
         return {}
     if not isinstance(node, dict) or not node:
         raise SpaceError(f"{origin('variants')}: must be a map of one or more names to sections, got {shown(node)}")
-    return {_checked_name(name, origin): _checked_sections(sections, f"variants.{name}", origin)
-            for name, sections in node.items()}
+    return {
+        _checked_name(name, origin): _checked_sections(sections, f"variants.{name}", origin)
+        for name, sections in node.items()
+    }
 
 
 def _checked_name(name: Any, origin: Origin) -> str:
     try:
         return Settings(name=name).name
     except ValidationError as error:
-        raise SpaceError(f"{origin('variants')}: names must be text of up to 64 letters, digits, '.', '_' and '-', "
-                         f"beginning with a letter or digit, got {shown(name)}") from error
+        raise SpaceError(
+            f"{origin('variants')}: names must be text of up to 64 letters, digits, '.', '_' and '-', "
+            f"beginning with a letter or digit, got {shown(name)}"
+        ) from error
 
 
 def _checked_sections(sections: Any, where: str, origin: Origin) -> dict[str, Any]:
@@ -46,15 +50,21 @@ def _checked_sections(sections: Any, where: str, origin: Origin) -> dict[str, An
         raise SpaceError(f"{origin(where)}: must be a map of sections, got {shown(sections)}")
     for name in sections:
         if name in OF_THE_STUDY:
-            raise SpaceError(f"{origin(f'{where}.{name}')}: belongs to the whole study, got it in one variant; set it "
-                             f"outside of variants")
+            raise SpaceError(
+                f"{origin(f'{where}.{name}')}: belongs to the whole study, got it in one variant; set it "
+                f"outside of variants"
+            )
         if name not in SECTIONS:
-            raise SpaceError(f"{origin(f'{where}.{name}')}: unknown section '{name}'; choose from "
-                             f"{', '.join(SECTIONS)}{closest(str(name), SECTIONS)}")
+            raise SpaceError(
+                f"{origin(f'{where}.{name}')}: unknown section '{name}'; choose from "
+                f"{', '.join(SECTIONS)}{closest(str(name), SECTIONS)}"
+            )
     for key, value in _leaves(sections):
         if is_domain(value):
-            raise SpaceError(f"{origin(f'{where}.{key}')}: a variant has fixed values, got {value}; search the key "
-                             f"outside of variants, or make a variant of each value")
+            raise SpaceError(
+                f"{origin(f'{where}.{key}')}: a variant has fixed values, got {value}; search the key "
+                f"outside of variants, or make a variant of each value"
+            )
     return sections
 
 
@@ -78,8 +88,10 @@ def check_overlap(variants: Mapping[str, Mapping[str, Any]], domains: Mapping[st
             for searched in domains:
                 inside = f"{searched}.".startswith(f"{key}.") and value != {}
                 if inside or f"{key}.".startswith(f"{searched}."):
-                    raise SpaceError(f"{origin(f'variants.{name}.{key}')}: {searched} is searched, which goes over all "
-                                     f"variants, got {shown(value)} here; do not search it, or do not set it here")
+                    raise SpaceError(
+                        f"{origin(f'variants.{name}.{key}')}: {searched} is searched, which goes over all "
+                        f"variants, got {shown(value)} here; do not search it, or do not set it here"
+                    )
 
 
 def read_seeds(seeds: Any, origin: Origin) -> list[int]:
@@ -90,8 +102,10 @@ def read_seeds(seeds: Any, origin: Origin) -> list[int]:
     """
     is_list = isinstance(seeds, list) and bool(seeds)
     if not is_list or not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds) or len({*seeds}) < len(seeds):
-        raise SpaceError(f"{origin('seeds')}: must be a list of one or more distinct whole numbers, 0 or more, got "
-                         f"{shown(seeds)}; write seeds: [0, 1, 2]")
+        raise SpaceError(
+            f"{origin('seeds')}: must be a list of one or more distinct whole numbers, 0 or more, got "
+            f"{shown(seeds)}; write seeds: [0, 1, 2]"
+        )
     return list(seeds)
 
 
@@ -103,8 +117,10 @@ def read_baseline(name: Any, variants: Mapping[str, Any], origin: Origin) -> str
     """
     if not variants:
         if name is not None:
-            raise SpaceError(f"{origin('baseline')}: names one of the variants, got {shown(name)} and no variants; "
-                             f"write variants, or take it out")
+            raise SpaceError(
+                f"{origin('baseline')}: names one of the variants, got {shown(name)} and no variants; "
+                f"write variants, or take it out"
+            )
         return None
     if name is None:
         return next(iter(variants))
@@ -128,8 +144,9 @@ def read_published(node: Any, domains: Mapping[str, Domain], origin: Origin) -> 
         got = list(node) if isinstance(node, dict) else node
         raise SpaceError(f"{origin('published')}: must be a map of source and accuracy, got {shown(got)}")
     if not isinstance(node["source"], str) or not node["source"].strip():
-        raise SpaceError(f"{origin('published.source')}: must be text that says where the numbers stand, got "
-                         f"{shown(node['source'])}")
+        raise SpaceError(
+            f"{origin('published.source')}: must be text that says where the numbers stand, got {shown(node['source'])}"
+        )
     if not isinstance(node["accuracy"], list):
         raise SpaceError(f"{origin('published.accuracy')}: must be a list of rows, got {shown(node['accuracy'])}")
     for index, row in enumerate(node["accuracy"]):
@@ -151,5 +168,6 @@ def _check_row(row: Any, where: str, domains: Mapping[str, Domain], origin: Orig
     choose(variants, str(row["variant"]), origin(f"{where}.variant"))
     for key in sorted({"percent", "std"} & row.keys()):
         if type(row[key]) not in (int, float) or not 0 <= row[key] <= 100:
-            raise SpaceError(f"{origin(f'{where}.{key}')}: must be a number of per cent in [0, 100], got "
-                             f"{shown(row[key])}")
+            raise SpaceError(
+                f"{origin(f'{where}.{key}')}: must be a number of per cent in [0, 100], got {shown(row[key])}"
+            )

@@ -17,8 +17,19 @@ from graftpop.errors import SpaceError, choose, closest, one_line
 from graftpop.settings import Settings
 from graftpop.space.domains import is_domain
 
-__all__ = ["MAX_CHARS", "STUDY_KEYS", "apply_override", "known_keys", "make_paths_absolute_", "merged", "names_at",
-           "put", "read_sections", "read_yaml", "with_defaults"]
+__all__ = [
+    "MAX_CHARS",
+    "STUDY_KEYS",
+    "apply_override",
+    "known_keys",
+    "make_paths_absolute_",
+    "merged",
+    "names_at",
+    "put",
+    "read_sections",
+    "read_yaml",
+    "with_defaults",
+]
 
 STUDY_KEYS = ("variants", "seeds", "baseline", "published")
 """What stands beside the sections of the settings, and makes a study of them."""
@@ -29,11 +40,11 @@ PATHS = ("root", "checkpoint", "density_of")
 INSTEAD_OF = {"seed": "seeds", "seeds": "seed"}
 """Keys of which an option sets the one in place of the other."""
 
-MAX_CHARS: Final = 2**20                    # of a text; the longest space of the project has 12 thousand
-MAX_NODES: Final = 10_000                   # keys, values, maps and lists; 336 there
-MAX_DEPTH: Final = 32                       # 7 there
-MAX_SCALAR_CHARS: Final = 4096              # the longest path that Linux takes
-SMALLEST: Final = 1e-100                    # number above 0, and one by the largest
+MAX_CHARS: Final = 2**20  # of a text; the longest space of the project has 12 thousand
+MAX_NODES: Final = 10_000  # keys, values, maps and lists; 336 there
+MAX_DEPTH: Final = 32  # 7 there
+MAX_SCALAR_CHARS: Final = 4096  # the longest path that Linux takes
+SMALLEST: Final = 1e-100  # number above 0, and one by the largest
 
 YAML: Final = "tag:yaml.org,2002:"
 PLAIN_KINDS: Final = {None, *(YAML + kind for kind in ("null", "bool", "int", "float", "str", "seq", "map"))}
@@ -67,8 +78,10 @@ class _PlainLoader(yaml.SafeLoader):
             if len(event.value) > MAX_SCALAR_CHARS:
                 raise _refusal(f"text of more than {MAX_SCALAR_CHARS} characters", event)
             if NOT_ON_ONE_LINE.search(event.value):
-                raise _refusal(f"texts have one line and no control characters, got {event.value[:60]!a}; long ones "
-                               f"follow >-", event)
+                raise _refusal(
+                    f"texts have one line and no control characters, got {event.value[:60]!a}; long ones follow >-",
+                    event,
+                )
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -96,10 +109,12 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 _PlainLoader.yaml_constructors = {
-    tag: constructor for tag, constructor in yaml.SafeLoader.yaml_constructors.items() if tag in PLAIN_KINDS}
+    tag: constructor for tag, constructor in yaml.SafeLoader.yaml_constructors.items() if tag in PLAIN_KINDS
+}
 _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != YAML + "timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _PlainLoader.add_constructor(YAML + "int", _PlainLoader.construct_yaml_int)
 _PlainLoader.add_constructor(YAML + "float", _PlainLoader.construct_yaml_float)
 
@@ -144,16 +159,19 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
     key, equals, text = override.partition("=")
     key = key.strip()
     if NOT_ON_ONE_LINE.search(override):
-        raise SpaceError(f"--set {key[:60]!a}: must be one line without control characters; lists are written [1, 2], "
-                         f"maps {{a: 1}}")
+        raise SpaceError(
+            f"--set {key[:60]!a}: must be one line without control characters; lists are written [1, 2], maps {{a: 1}}"
+        )
     if not equals or not key:
         raise SpaceError(f"--set {override}: must be KEY=VALUE, such as --set training.epochs=6")
     known = list(known_keys(Settings))
     of_common = _key_in_variant(tree, key, override) if key.startswith("variants.") else key
     if of_common not in (*known, *Settings.model_fields, *STUDY_KEYS):
         in_full = [name for name in known if name.endswith(f".{of_common}")]
-        raise SpaceError(f"--set {override}: unknown key '{of_common}'; keys are written "
-                         f"section.key{closest(in_full[0] if in_full else of_common, [*known, *STUDY_KEYS])}")
+        raise SpaceError(
+            f"--set {override}: unknown key '{of_common}'; keys are written "
+            f"section.key{closest(in_full[0] if in_full else of_common, [*known, *STUDY_KEYS])}"
+        )
     put(tree, key, read_yaml(text, f"--set {override}"))
     tree.pop(INSTEAD_OF.get(key, ""), None)
     return key
@@ -217,9 +235,11 @@ def make_paths_absolute_(tree: Any) -> None:
 def _absolute(path: Any, name: str) -> Any:
     try:
         return str(Path(path).expanduser().absolute()) if isinstance(path, str) else path
-    except RuntimeError as error:           # of ~nobody
-        raise SpaceError(f"{name}: begins with the home folder of a user that is not known here, got '{path}'; write "
-                         f"the path in full") from error
+    except RuntimeError as error:  # of ~nobody
+        raise SpaceError(
+            f"{name}: begins with the home folder of a user that is not known here, got '{path}'; write "
+            f"the path in full"
+        ) from error
 
 
 def known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -34,8 +34,9 @@ class Searched:
 
     def params(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return a configuration as Optuna's parameters."""
-        name_of = {key: {repr(value): name for name, value in choices.items()} for key, choices in
-                   self._choices.items()}
+        name_of = {
+            key: {repr(value): name for name, value in choices.items()} for key, choices in self._choices.items()
+        }
         return {key: name_of[key][repr(value)] if key in name_of else value for key, value in sample.items()}
 
     def sample(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,5 +46,6 @@ class Searched:
 
 def _named(domain: Domain) -> dict[Any, Any]:
     """Return the choices by what Optuna knows them as: themselves where they are plain, else their text."""
-    return {value if isinstance(value, None | bool | int | float | str) else str(value): value
-            for value in domain.values}
+    return {
+        value if isinstance(value, None | bool | int | float | str) else str(value): value for value in domain.values
+    }

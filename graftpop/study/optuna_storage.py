@@ -20,8 +20,14 @@ from graftpop.study.trials import Trial
 
 __all__ = ["OptunaStorage", "check_storage"]
 
-STATES: Final = {"pending": "WAITING", "interrupted": "WAITING", "running": "RUNNING", "completed": "COMPLETE",
-                 "stopped": "PRUNED", "failed": "FAIL"}
+STATES: Final = {
+    "pending": "WAITING",
+    "interrupted": "WAITING",
+    "running": "RUNNING",
+    "completed": "COMPLETE",
+    "stopped": "PRUNED",
+    "failed": "FAIL",
+}
 """What Optuna calls a trial's status; the last three are for good."""
 
 
@@ -37,8 +43,9 @@ class OptunaStorage:
         scores: what they reached, by trial and round.
     """
 
-    def __init__(self, space: Space, folder: RunFolder, known: list[Trial],
-                 scores: Mapping[str, Mapping[int, float]]) -> None:
+    def __init__(
+        self, space: Space, folder: RunFolder, known: list[Trial], scores: Mapping[str, Mapping[int, float]]
+    ) -> None:
         self._searched, self._folder, self._where = Searched(space.domains), folder, str(space.settle().tune.storage)
         self._storage: Any = None
         self._scores: dict[str, dict[int, float]] = {trial_id: dict(found) for trial_id, found in scores.items()}
@@ -88,8 +95,9 @@ class OptunaStorage:
         try:
             self._write_pending()
         except StorageInternalError as error:
-            raise ResourceError(f"tune.storage: cannot be written, got {_shown(self._where)}: "
-                                f"{_behind(error)}") from error
+            raise ResourceError(
+                f"tune.storage: cannot be written, got {_shown(self._where)}: {_behind(error)}"
+            ) from error
 
     def _write_pending(self) -> None:
         """Write in the order of the numbers, which are Optuna's too; what fails stays pending."""
@@ -112,9 +120,14 @@ class OptunaStorage:
 
         storage, wanted = self._storage, TrialState[STATES[trial.status]]
         if trial.number == storage.get_n_trials(self._study_id):
-            storage.create_new_trial(self._study_id, create_trial(
-                state=TrialState.WAITING, params=self._searched.params(trial.sample),
-                distributions=self._searched.distributions))
+            storage.create_new_trial(
+                self._study_id,
+                create_trial(
+                    state=TrialState.WAITING,
+                    params=self._searched.params(trial.sample),
+                    distributions=self._searched.distributions,
+                ),
+            )
         optuna_id = storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
         there = storage.get_trial(optuna_id)
         if there.state.is_finished():
@@ -154,8 +167,10 @@ def check_storage(space: Space, folder: RunFolder) -> None:
     def check() -> None:
         names = {summary.study_name: summary.n_trials for summary in _studies(storage, folder)}
         if names.get(folder.name):
-            raise SpaceError(f"tune.storage: has a study '{folder.name}' of another run, with {names[folder.name]} "
-                             f"trials, got {_shown(storage)}; choose another --out, or another storage")
+            raise SpaceError(
+                f"tune.storage: has a study '{folder.name}' of another run, with {names[folder.name]} "
+                f"trials, got {_shown(storage)}; choose another --out, or another storage"
+            )
 
     sideline = Sideline("tune.storage")
     sideline.ask(check)
@@ -191,8 +206,10 @@ def opened(storage: str, folder: RunFolder) -> Any:
     except SpaceError:
         raise
     except ImportError as error:
-        raise SpaceError(f"tune.storage: needs the driver of its database, got {_shown(storage)}: {_behind(error)}; "
-                         f"install it, or choose another storage") from error
+        raise SpaceError(
+            f"tune.storage: needs the driver of its database, got {_shown(storage)}: {_behind(error)}; "
+            f"install it, or choose another storage"
+        ) from error
     except (OSError, RuntimeError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         raise SpaceError(f"tune.storage: cannot be opened, got {_shown(storage)}: {_behind(error)}") from error
 
@@ -210,8 +227,10 @@ def _place(file: str, folder: RunFolder) -> str:
     if Path(file).is_absolute():
         return file
     if folder.local_path is None:
-        raise SpaceError(f"tune.storage: the file '{file}' would lie in the run folder, which is no folder on a disk, "
-                         f"got {folder.location}; write a path from /, or the URL of a database")
+        raise SpaceError(
+            f"tune.storage: the file '{file}' would lie in the run folder, which is no folder on a disk, "
+            f"got {folder.location}; write a path from /, or the URL of a database"
+        )
     return str(folder.local_path / file)
 
 

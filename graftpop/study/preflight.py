@@ -30,8 +30,10 @@ def check_packages(space: Space) -> None:
     """
     for tracker in space.settle().tune.log:
         if find_spec(PACKAGES[tracker]) is None:
-            raise SpaceError(f"tune.log: {tracker} needs the package {PACKAGES[tracker]}, which is not installed; pip "
-                             f"install 'graftpop[{tracker}]'")
+            raise SpaceError(
+                f"tune.log: {tracker} needs the package {PACKAGES[tracker]}, which is not installed; pip "
+                f"install 'graftpop[{tracker}]'"
+            )
 
 
 def check_names(space: Space) -> None:
@@ -60,14 +62,18 @@ def check_data_and_models(space: Space) -> None:
         GraftpopError: data that cannot be read, or a network that cannot take it or has nothing to graft.
     """
     every = _all_settings(space)
-    released = {settings.model.name for settings in every
-                if settings.graft is not None and settings.graft.compat == "released_code"}
+    released = {
+        settings.model.name
+        for settings in every
+        if settings.graft is not None and settings.graft.compat == "released_code"
+    }
     for data in dict.fromkeys(settings.data for settings in every):
         here = [settings for settings in every if settings.data == data]
         splits = load_splits(data, seed=here[0].seed)
         for name in dict.fromkeys(settings.model.name for settings in here):
-            _check_network(name, splits, [settings for settings in here if settings.model.name == name],
-                           released=name in released)
+            _check_network(
+                name, splits, [settings for settings in here if settings.model.name == name], released=name in released
+            )
         for where, teacher in dict.fromkeys(pair for settings in here for pair in _teachers(settings)):
             _check_teacher(teacher, splits, where)
 
@@ -93,8 +99,9 @@ def _check_network(name: str, splits: Splits, wanted: list[Settings], *, release
         released_assignment(list(network.state_dict()))
     if any(settings.attenuation is not None and settings.attenuation.remove for settings in wanted):
         check_removable(network, sites, splits.image_shape, name)
-    baselines = dict.fromkeys((settings.measures.density_of, settings.measures.density_threshold)
-                              for settings in wanted)
+    baselines = dict.fromkeys(
+        (settings.measures.density_of, settings.measures.density_threshold) for settings in wanted
+    )
     for folder, threshold in baselines:
         if folder is not None:
             weights = {site.conv: network.get_parameter(f"{site.conv}.weight") for site in sites}
@@ -104,7 +111,11 @@ def _check_network(name: str, splits: Splits, wanted: list[Settings], *, release
 def _check_teacher(teacher: TeacherSettings, splits: Splits, where: str) -> None:
     num_classes = len(splits.class_names)
     if teacher.epochs is not None:
-        check_takes(build(teacher.model or "", num_classes, f"{where}.model"), splits.image_shape, num_classes,
-                    f"{where}.model:")
+        check_takes(
+            build(teacher.model or "", num_classes, f"{where}.model"),
+            splits.image_shape,
+            num_classes,
+            f"{where}.model:",
+        )
     else:
         load_teacher(teacher, num_classes, splits.image_shape, where, mean=splits.recipe.mean, std=splits.recipe.std)

@@ -11,8 +11,16 @@ from pydantic import TypeAdapter, ValidationError
 from graftpop.errors import CheckpointError
 from graftpop.space import Domain
 
-__all__ = ["Trial", "best_row", "best_trial", "column_types", "duration", "restored_row", "trials_from_json",
-           "trials_to_json"]
+__all__ = [
+    "Trial",
+    "best_row",
+    "best_trial",
+    "column_types",
+    "duration",
+    "restored_row",
+    "trials_from_json",
+    "trials_to_json",
+]
 
 
 @dataclass
@@ -58,11 +66,26 @@ class Trial:
 
     def row(self) -> dict[str, Any]:
         """Return the trial's row of `trials.parquet`."""
-        measured = ("val_accuracy", "test_accuracy", "ensemble_test_accuracy", "num_peers", "train_images",
-                    "parameters", "flops", "removed_filters", "parameters_left", "flops_left")
-        return {"trial_id": self.trial_id, "status": self.status, **self.sample,
-                **{name: self.result.get(name) for name in measured},
-                "epochs": self.result.get("epoch", 0), "wall_s": self.wall_s}
+        measured = (
+            "val_accuracy",
+            "test_accuracy",
+            "ensemble_test_accuracy",
+            "num_peers",
+            "train_images",
+            "parameters",
+            "flops",
+            "removed_filters",
+            "parameters_left",
+            "flops_left",
+        )
+        return {
+            "trial_id": self.trial_id,
+            "status": self.status,
+            **self.sample,
+            **{name: self.result.get(name) for name in measured},
+            "epochs": self.result.get("epoch", 0),
+            "wall_s": self.wall_s,
+        }
 
 
 def trials_to_json(trials: Iterable[Trial]) -> str:
@@ -81,8 +104,9 @@ def trials_from_json(text: str) -> list[Trial]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"tune/trials.json: {where}: {first['msg']}; it was not written by graftpop, or is "
-                              f"damaged") from error
+        raise CheckpointError(
+            f"tune/trials.json: {where}: {first['msg']}; it was not written by graftpop, or is damaged"
+        ) from error
 
 
 def best_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

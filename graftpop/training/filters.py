@@ -47,8 +47,12 @@ class SiteFilters:
     def parameters(self) -> dict[str, Tensor]:
         """Those of the tensors that are trained, by their names in the network."""
         conv, norm = self.site.conv, self.site.norm
-        named = {f"{conv}.weight": self.weight, f"{conv}.bias": self.bias,
-                 f"{norm}.weight": self.scale, f"{norm}.bias": self.shift}
+        named = {
+            f"{conv}.weight": self.weight,
+            f"{conv}.bias": self.bias,
+            f"{norm}.weight": self.scale,
+            f"{norm}.bias": self.shift,
+        }
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def drop_(self, dropped: Tensor) -> None:
@@ -69,8 +73,13 @@ class SiteFilters:
             weight: (D, ...).
         """
         self.weight[dropped] = weight.to(self.weight)
-        for tensor, value in ((self.bias, 0.0), (self.scale, 1.0), (self.shift, 0.0), (self.mean, 0.0),
-                              (self.variance, 1.0)):
+        for tensor, value in (
+            (self.bias, 0.0),
+            (self.scale, 1.0),
+            (self.shift, 0.0),
+            (self.mean, 0.0),
+            (self.variance, 1.0),
+        ):
             if tensor is not None:
                 tensor[dropped] = value
         self.clear_momentum_(dropped)
@@ -96,10 +105,19 @@ class SiteFilters:
 def filters_of(learner: Learner, sites: Iterable[Site]) -> list[SiteFilters]:
     """Return the filters of every site of a learner's network."""
     state = learner.state
-    return [SiteFilters(learner, site, state[f"{site.conv}.weight"], state.get(f"{site.conv}.bias"),
-                        state.get(f"{site.norm}.weight"), state.get(f"{site.norm}.bias"),
-                        state.get(f"{site.norm}.running_mean"), state.get(f"{site.norm}.running_var"))
-            for site in sites]
+    return [
+        SiteFilters(
+            learner,
+            site,
+            state[f"{site.conv}.weight"],
+            state.get(f"{site.conv}.bias"),
+            state.get(f"{site.norm}.weight"),
+            state.get(f"{site.norm}.bias"),
+            state.get(f"{site.norm}.running_mean"),
+            state.get(f"{site.norm}.running_var"),
+        )
+        for site in sites
+    ]
 
 
 def hold_dropped(learner: Learner, filters: Sequence[SiteFilters], dropped: Sequence[Tensor]) -> None:

@@ -64,8 +64,10 @@ class FlatState:
         A row has its values in the order of memory, so that what goes over them runs over the buffer.
         """
         entries = {entry.name: entry for entry in self.entries}
-        return [buffer.narrow(0, entries[name].offset, entries[name].numel).view(len(self._tensors[name]), -1)
-                for name in names]
+        return [
+            buffer.narrow(0, entries[name].offset, entries[name].numel).view(len(self._tensors[name]), -1)
+            for name in names
+        ]
 
 
 def _distinct_state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:

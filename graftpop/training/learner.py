@@ -74,8 +74,16 @@ class Learner:
     """
 
     def __init__(
-        self, network: nn.Module, train: Images, settings: TrainingSettings, *, lr: Callable[[float], float],
-        seed: int, peer: int | str, device: torch.device, data_peer: int | str | None = None,
+        self,
+        network: nn.Module,
+        train: Images,
+        settings: TrainingSettings,
+        *,
+        lr: Callable[[float], float],
+        seed: int,
+        peer: int | str,
+        device: torch.device,
+        data_peer: int | str | None = None,
         make_optimizer: MakeOptimizer | None = None,
     ) -> None:
         self.network = network.to(device)
@@ -92,17 +100,20 @@ class Learner:
             avoid_slow_kernels_(self.network)
         self._parameters = dict(self.network.named_parameters())
         self._held: list[tuple[nn.Parameter, Tensor]] = []
-        self._optimizer: Optimizer = MomentumSGD(
-            self._parameters, lr=lr(0.0), momentum=settings.momentum, weight_decay=settings.weight_decay,
-        ) if make_optimizer is None else TorchOptimizer(self._parameters, make_optimizer)
+        self._optimizer: Optimizer = (
+            MomentumSGD(self._parameters, lr=lr(0.0), momentum=settings.momentum, weight_decay=settings.weight_decay)
+            if make_optimizer is None
+            else TorchOptimizer(self._parameters, make_optimizer)
+        )
 
     def train_epoch(self) -> EpochMetrics:
         """Train on every image once, meeting with nobody, and return what it gave.
 
         The host waits for the device once, at the end.
         """
-        return finished(self.epoch_steps(), "Learner.train_epoch: a learner with a mutual term meets with others; use "
-                                            "epoch_steps")
+        return finished(
+            self.epoch_steps(), "Learner.train_epoch: a learner with a mutual term meets with others; use epoch_steps"
+        )
 
     def epoch_steps(self) -> Steps:
         """Train on every image once; with a mutual term, meet with the other peers at every batch."""
@@ -118,8 +129,10 @@ class Learner:
         for batch, (pixels, labels) in enumerate(batches):
             self._optimizer.lr = self._lr(self.epoch + batch / num_batches)
             # by batch, since between two of them other peers of this process may draw from torch's generators too
-            with seeded(derive(self._seed, "dropout", self._peer, self.epoch, batch), self._device), \
-                    torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            with (
+                seeded(derive(self._seed, "dropout", self._peer, self.epoch, batch), self._device),
+                torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
+            ):
                 logits = self.network(pixels)
             logits = logits.float()
             of_labels = F.cross_entropy(logits, labels)
@@ -138,8 +151,9 @@ class Learner:
             num_images += len(labels)
         lr = self._lr(self.epoch)
         self.epoch += 1
-        return EpochMetrics(float(loss_sum) / num_images, int(num_correct) / num_images, lr, num_images,
-                            time.perf_counter() - start)
+        return EpochMetrics(
+            float(loss_sum) / num_images, int(num_correct) / num_images, lr, num_images, time.perf_counter() - start
+        )
 
     def momentum(self, name: str) -> Tensor | None:
         """Return the momentum of a parameter, to read or to change; None before its first step."""

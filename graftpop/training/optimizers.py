@@ -95,8 +95,12 @@ class TorchOptimizer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what it keeps of each parameter; numbers as tensors of one element."""
-        return {f"{PREFIX}{name}/{key}": torch.as_tensor(value) for name, parameter in self._parameters.items()
-                for key, value in self._optimizer.state.get(parameter, {}).items() if value is not None}
+        return {
+            f"{PREFIX}{name}/{key}": torch.as_tensor(value)
+            for name, parameter in self._parameters.items()
+            for key, value in self._optimizer.state.get(parameter, {}).items()
+            if value is not None
+        }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Optimizer`."""
@@ -119,6 +123,8 @@ def checked_like(parameter: nn.Parameter, tensor: Tensor, what: str) -> Tensor:
         CheckpointError: it has another shape or kind of number.
     """
     if (tensor.shape, tensor.dtype) != (parameter.shape, parameter.dtype):
-        raise CheckpointError(f"checkpoint: not one of this network: the {what} must have the shape "
-                              f"{tuple(parameter.shape)} in float32, got {tuple(tensor.shape)}")
+        raise CheckpointError(
+            f"checkpoint: not one of this network: the {what} must have the shape "
+            f"{tuple(parameter.shape)} in float32, got {tuple(tensor.shape)}"
+        )
     return torch.empty_like(parameter.detach()).copy_(tensor)

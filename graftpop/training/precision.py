@@ -42,6 +42,9 @@ def avoid_slow_kernels_(network: nn.Module) -> None:
     kernel in bfloat16 there: it takes several times as long as in float32 (`benchmarks/depthwise.py`).
     """
     for module in network.modules():
-        if type(module) is nn.Conv2d and module.groups == module.in_channels > 1 and (
-                max(module.stride) > 1 or max(module.kernel_size) > FAST_DEPTHWISE):
+        if (
+            type(module) is nn.Conv2d
+            and module.groups == module.in_channels > 1
+            and (max(module.stride) > 1 or max(module.kernel_size) > FAST_DEPTHWISE)
+        ):
             module.__class__ = _Float32Conv2d

@@ -47,7 +47,7 @@ def _entries(conv: nn.Module, norm: nn.Module) -> list[Tensor]:
 
 
 def remove_dropped(
-    network: nn.Module, sites: list[Site], image_shape: tuple[int, int, int], name: str,
+    network: nn.Module, sites: list[Site], image_shape: tuple[int, int, int], name: str
 ) -> tuple[nn.Module, int]:
     """Return a smaller network with the same outputs in evaluation mode, and how many filters fewer it has.
 
@@ -102,7 +102,7 @@ def check_removable(network: nn.Module, sites: list[Site], image_shape: tuple[in
 
 
 def _cuts(
-    network: nn.Module, dropped: Mapping[str, list[int]], image_shape: tuple[int, int, int],
+    network: nn.Module, dropped: Mapping[str, list[int]], image_shape: tuple[int, int, int]
 ) -> dict[tuple[Cut, nn.Module], set[int]]:
     """Return which channels go from which module, all numbered as they are now.
 
@@ -128,7 +128,7 @@ def _cuts(
 
 
 def _staying(
-    graph: Any, item: Any, zeros: Mapping[nn.Module, set[int]], cuts: Mapping[tuple[Cut, nn.Module], set[int]],
+    graph: Any, item: Any, zeros: Mapping[nn.Module, set[int]], cuts: Mapping[tuple[Cut, nn.Module], set[int]]
 ) -> set[int]:
     """Return those filters of a group that may not go, because of what one of its members would lose with them."""
     node, module, cut = item.dep.target, item.dep.target.module, item.dep.handler
@@ -136,8 +136,11 @@ def _staying(
     receivers = [] if is_reader else node.outputs  # the group lacks a slice that passes none of these channels on
     if not all(_can_be_cut(member) for member in (node, *receivers)):
         return set(item.root_idxs)
-    staying = {filter_ for filter_, channel in zip(item.root_idxs, item.idxs, strict=True)
-               if is_reader and channel not in zeros[module]}
+    staying = {
+        filter_
+        for filter_, channel in zip(item.root_idxs, item.idxs, strict=True)
+        if is_reader and channel not in zeros[module]
+    }
     num_channels = graph.get_in_channels(module) if is_reader else graph.get_out_channels(module)
     if num_channels is not None and len(cuts.get((cut, module), set()).union(item.idxs)) >= num_channels:
         staying.add(max(item.root_idxs))  # one has to be left
@@ -162,8 +165,10 @@ def _dependency_graph(network: nn.Module, image_shape: tuple[int, int, int]) -> 
     try:
         from torch_pruning import DependencyGraph
     except ImportError as error:
-        raise ModelError("attenuation.remove: needs the package torch-pruning, which is not installed; install "
-                         "graftpop[pruning], or set attenuation.remove: false") from error
+        raise ModelError(
+            "attenuation.remove: needs the package torch-pruning, which is not installed; install "
+            "graftpop[pruning], or set attenuation.remove: false"
+        ) from error
     image = torch.zeros(1, *image_shape, requires_grad=True)
     with torch.enable_grad():
         return DependencyGraph().build_dependency(network, (image,), verbose=False)  # verbose: warnings
@@ -211,5 +216,7 @@ def _outputs_agree(network: nn.Module, small: nn.Module, image_shape: tuple[int,
 
 def _cannot_follow(name: str, reason: str) -> ModelError:
     reason = textwrap.shorten(reason, 200, placeholder=" ...")
-    return ModelError(f"attenuation.remove: torch-pruning cannot follow '{name}': {reason}; choose another network, or "
-                      f"set attenuation.remove: false")
+    return ModelError(
+        f"attenuation.remove: torch-pruning cannot follow '{name}': {reason}; choose another network, or "
+        f"set attenuation.remove: false"
+    )

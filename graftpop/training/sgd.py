@@ -35,8 +35,9 @@ class MomentumSGD:
         `torch.optim.SGD`, where the learning rate is no part of `v`.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], *, lr: float, momentum: float,
-                 weight_decay: float) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], *, lr: float, momentum: float, weight_decay: float
+    ) -> None:
         self.lr = lr
         self.momenta: dict[str, Tensor] = {}
         self._parameters = parameters
@@ -60,9 +61,11 @@ class MomentumSGD:
         Raises:
             CheckpointError: the state is that of other parameters.
         """
-        self.momenta = {name: checked_like(parameter, held, f"momentum of {name}")
-                        for name, parameter in self._parameters.items()
-                        if (held := tensors.get(f"{PREFIX}{name}")) is not None}
+        self.momenta = {
+            name: checked_like(parameter, held, f"momentum of {name}")
+            for name, parameter in self._parameters.items()
+            if (held := tensors.get(f"{PREFIX}{name}")) is not None
+        }
 
     def zero_grad(self) -> None:
         """Let every parameter have no gradient."""
@@ -76,6 +79,15 @@ class MomentumSGD:
         if self._momentum:
             for name in moved.keys() - self.momenta.keys():
                 self.momenta[name] = torch.zeros_like(moved[name])
-        sgd(list(moved.values()), [parameter.grad for parameter in moved.values() if parameter.grad is not None],
-            [self.momenta[name] for name in moved] if self._momentum else [], fused=True, lr=self.lr,
-            momentum=self._momentum, weight_decay=self._weight_decay, dampening=0.0, nesterov=False, maximize=False)
+        sgd(
+            list(moved.values()),
+            [parameter.grad for parameter in moved.values() if parameter.grad is not None],
+            [self.momenta[name] for name in moved] if self._momentum else [],
+            fused=True,
+            lr=self.lr,
+            momentum=self._momentum,
+            weight_decay=self._weight_decay,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )

@@ -56,6 +56,8 @@ def find_sites(network: nn.Module, image_shape: tuple[int, int, int], name: str)
     run_twin(twin, image_shape, f"model.name: '{name}'")
     sites = [Site(conv, norm_of_conv[conv]) for conv, _ in twin.named_modules() if conv in norm_of_conv]
     if not sites:
-        raise ModelError(f"model.name: '{name}' has no site, a convolution whose output a BatchNorm consumes, so there "
-                         f"is nothing to graft; choose a convolutional network with BatchNorm")
+        raise ModelError(
+            f"model.name: '{name}' has no site, a convolution whose output a BatchNorm consumes, so there "
+            f"is nothing to graft; choose a convolutional network with BatchNorm"
+        )
     return sites

@@ -71,15 +71,19 @@ def test_nothing_is_overwritten_and_nothing_written_beside_it(there: str) -> Non
 def test_a_folder_that_is_not_there_is_told_of_in_one_line() -> None:
     refused = graftpop("init", "nowhere/space.yaml")
     assert refused.exit_code == 2
-    assert refused.stderr == ("error: nowhere/space.schema.json: cannot be written: No such file or directory; choose "
-                              "another FILE\n")
+    assert refused.stderr == (
+        "error: nowhere/space.schema.json: cannot be written: No such file or directory; choose another FILE\n"
+    )
 
 
 def test_the_module_is_the_same_command_and_its_help_imports_neither_torch_nor_ray() -> None:
-    program = ("import sys\nfrom graftpop.init import main\nsys.argv = ['init', '--help']\n"
-               "try:\n    main()\nfinally:\n    assert not {'torch', 'ray', 'pydantic'} & sys.modules.keys()")
+    program = (
+        "import sys\nfrom graftpop.init import main\nsys.argv = ['init', '--help']\n"
+        "try:\n    main()\nfinally:\n    assert not {'torch', 'ray', 'pydantic'} & sys.modules.keys()"
+    )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60,
-                         check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     assert "python -m graftpop.init" in ran.stdout

@@ -57,8 +57,12 @@ def test_figures_are_those_of_loops_and_numpy(network: nn.Module) -> None:
     assert found.total.num_filters == 16 + 2 * 16 + 2 * 32 + 2 * 64
     assert found.total.num_invalid == (3, 2)
     assert found.information_nats == pytest.approx(sum(layer.entropy_nats for layer in found.layers.values()))
-    every = np.concatenate([np.abs(state[f"{name}.weight"].numpy()).reshape(layer.num_filters, -1).sum(1)
-                            for name, layer in found.layers.items()])
+    every = np.concatenate(
+        [
+            np.abs(state[f"{name}.weight"].numpy()).reshape(layer.num_filters, -1).sum(1)
+            for name, layer in found.layers.items()
+        ]
+    )
     assert found.total.l1_norm == pytest.approx(every.mean(), rel=1e-5)
 
 
@@ -72,7 +76,9 @@ def test_weights_that_are_not_finite_have_no_entropy(network: nn.Module) -> None
     state["layer1.0.conv1.weight"][0, 0, 0] = torch.tensor([3e38, -3e38, 0.0])
     figures = network_figures("net", state, [0.1]).layers
     assert [name for name, layer in figures.items() if layer.entropy_nats != layer.entropy_nats] == [
-        "conv1", "layer1.0.conv1"]
+        "conv1",
+        "layer1.0.conv1",
+    ]
 
 
 def test_any_file_of_the_same_weights_gives_the_same_table(network: nn.Module, tmp_path: Path) -> None:
@@ -81,8 +87,10 @@ def test_any_file_of_the_same_weights_gives_the_same_table(network: nn.Module, t
     best.mkdir()
     save_file(state, best / "model.safetensors")
     torch.save(state, tmp_path / "plain.pth")
-    torch.save({"net": {f"module.{name}": tensor for name, tensor in state.items()}, "acc": 93.5, "epoch": 7},
-               tmp_path / "best.t7")
+    torch.save(
+        {"net": {f"module.{name}": tensor for name, tensor in state.items()}, "acc": 93.5, "epoch": 7},
+        tmp_path / "best.t7",
+    )
     peer = {f"network/{name}": tensor for name, tensor in state.items()} | {"epoch": torch.tensor(3)}
     peer |= {"momentum/conv1.weight": torch.zeros(16, 3, 3, 3), "swa/mean": torch.zeros(3)}
     (tmp_path / "peer-0.safetensors").write_bytes(save(peer, {"model_card": json.dumps(CARD)}))
@@ -91,15 +99,20 @@ def test_any_file_of_the_same_weights_gives_the_same_table(network: nn.Module, t
         assert found["conv1"][:3] == ["16", "3", "2"]
         assert found["layer3.0.conv2"][:3] == ["64", "0", "0"]
         assert [name for name in found if "conv" in name] == [
-            "conv1", *(f"layer{stage}.0.conv{number}" for stage in (1, 2, 3) for number in (1, 2))]
+            "conv1",
+            *(f"layer{stage}.0.conv{number}" for stage in (1, 2, 3) for number in (1, 2)),
+        ]
         assert found[str(place)][:5] == ["240", "3", "1.25", "2", "0.83"]
 
 
 def test_thresholds_stand_after_one_option_or_are_repeated(network: nn.Module, tmp_path: Path) -> None:
     file = tmp_path / "a.pt"
     torch.save(weak(network), file)
-    for options in (["--threshold", 0.05, 0.5, file], [file, "--threshold", 0.05, 0.5],
-                    [file, "--threshold", 0.05, "--threshold=0.5"]):
+    for options in (
+        ["--threshold", 0.05, 0.5, file],
+        [file, "--threshold", 0.05, 0.5],
+        [file, "--threshold", 0.05, "--threshold=0.5"],
+    ):
         assert rows(*options)["conv1"][:3] == ["16", "2", "3"]
     assert inspected(file, "--threshold", "-1").exit_code == 2
 
@@ -113,7 +126,10 @@ def test_two_networks_stand_side_by_side_and_of_more_the_sums(network: nn.Module
     assert found["layer3.0.conv1"][:6] == ["64", "-", "0", "-", "0", "-"]
     sums = inspected(one, other, one).output.splitlines()
     assert [line.split()[:4] for line in sums[1:]] == [
-        ["(1)", str(one), "240", "3"], ["(2)", str(other), "112", "0"], ["(3)", str(one), "240", "3"]]
+        ["(1)", str(one), "240", "3"],
+        ["(2)", str(other), "112", "0"],
+        ["(3)", str(one), "240", "3"],
+    ]
 
 
 def test_layers_of_a_safetensors_file_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:

@@ -36,8 +36,14 @@ def test_one_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "graftpop.tune"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen([*command, "--space", "space.yaml", "--out", str(run)], cwd=tmp_path, env=environment,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*command, "--space", "space.yaml", "--out", str(run)],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         deadline = time.monotonic() + 120
         while rounds_recorded(run) < 2:  # the second begins when the first one's checkpoint is written
             assert time.monotonic() < deadline, "no two rounds were recorded within 120 s"
@@ -54,8 +60,15 @@ def test_one_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path: Path) -> None:
     assert 0 < num_rows < 32
     assert (run / "best" / "model.safetensors").exists()
 
-    resumed = subprocess.run([*command, "--resume", str(run)], cwd=tmp_path, env=environment, timeout=120,
-                             capture_output=True, text=True, check=False)
+    resumed = subprocess.run(
+        [*command, "--resume", str(run)],
+        cwd=tmp_path,
+        env=environment,
+        timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     rounds = pq.read_table(run / "rounds.parquet").to_pylist()
@@ -63,7 +76,14 @@ def test_one_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path: Path) -> None:
     assert [(row["round"], row["peer"]) for row in rounds] == expected
 
     tables = {name: pq.read_table(run / f"{name}.parquet") for name in ("trials", "rounds", "grafts")}
-    again = subprocess.run([*command, "--resume", str(run)], cwd=tmp_path, env=environment, timeout=120,
-                           capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        [*command, "--resume", str(run)],
+        cwd=tmp_path,
+        env=environment,
+        timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert again.returncode == 0, again.stderr
     assert all(pq.read_table(run / f"{name}.parquet").equals(table) for name, table in tables.items())

@@ -12,13 +12,24 @@ from graftpop.cli import progress
 from graftpop.cli.progress import LiveProgress, Pace, PlainProgress, trials_table, value_text
 from graftpop.study.trials import Trial
 
-RESULT = {"round": 6, "val_accuracy": 0.9123, "mean_val_accuracy": 0.9, "num_invalid_filters": 1.5,
-          "images_per_s": 12345.6}
+RESULT = {
+    "round": 6,
+    "val_accuracy": 0.9123,
+    "mean_val_accuracy": 0.9,
+    "num_invalid_filters": 1.5,
+    "images_per_s": 12345.6,
+}
 
 
 def trial(number: int, status: str = "running", **result: Any) -> Trial:
-    return Trial(f"t{number}", number, {"population.num_peers": 2, "graft.A": 0.123456}, num_rounds=12,
-                 status=status, result=result)
+    return Trial(
+        f"t{number}",
+        number,
+        {"population.num_peers": 2, "graft.A": 0.123456},
+        num_rounds=12,
+        status=status,
+        result=result,
+    )
 
 
 @pytest.fixture
@@ -42,8 +53,19 @@ def shown(*trials: Trial) -> list[list[str]]:
 def test_the_table_has_a_row_a_trial_with_searched_values_round_accuracies_and_speed() -> None:
     done = trial(1, "completed", **RESULT | {"round": 12, "test_accuracy": 0.875, "ensemble_test_accuracy": 0.9})
     header, running, completed = shown(trial(0, **RESULT), done)
-    assert header == ["trial", "status", "num_peers", "A", "round", "val %", "mean val %", "test %", "ensemble %",
-                      "invalid", "images/s"]
+    assert header == [
+        "trial",
+        "status",
+        "num_peers",
+        "A",
+        "round",
+        "val %",
+        "mean val %",
+        "test %",
+        "ensemble %",
+        "invalid",
+        "images/s",
+    ]
     assert running == ["0", "running", "2", "0.1235", "6/12", "91.23", "90.00", "1.5", "12,346"]
     assert completed == ["1", "completed", "2", "0.1235", "12/12", "91.23", "90.00", "87.50", "90.00", "1.5", "12,346"]
 
@@ -63,9 +85,19 @@ def test_the_best_trial_is_bold_and_no_other() -> None:
     assert [row.style for row in trials_table(trials).rows] == [None, "bold", None]
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (None, ""), (0.123456, "0.1235"), (500.0, "500"), (1e-7, "1e-07"), (3, "3"), (12345, "12345"),
-    ("adaptive", "adaptive"), (True, "True")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (0.123456, "0.1235"),
+        (500.0, "500"),
+        (1e-7, "1e-07"),
+        (3, "3"),
+        (12345, "12345"),
+        ("adaptive", "adaptive"),
+        (True, "True"),
+    ],
+)
 def test_values_are_written_in_a_few_characters(value: object, text: str) -> None:
     assert value_text(value) == text
 
@@ -83,8 +115,13 @@ def lines_of(*steps: list[Trial], num_trials: int = 2) -> list[str]:
 
 def test_plain_lines_tell_when_a_trial_begins_and_how_it_ends(clock: list[float]) -> None:
     end = RESULT | {"round": 12, "test_accuracy": 0.875, "ensemble_test_accuracy": 0.9}
-    assert lines_of([trial(0, "pending")], [trial(0)], [trial(0, **RESULT)], [trial(0, "completed", **end)],
-                    [trial(0, "completed", **end)]) == [
+    assert lines_of(
+        [trial(0, "pending")],
+        [trial(0)],
+        [trial(0, **RESULT)],
+        [trial(0, "completed", **end)],
+        [trial(0, "completed", **end)],
+    ) == [
         "trial 0 running  population.num_peers=2  graft.A=0.1235  round 0/12  [0/24 rounds]",
         "trial 0 completed  population.num_peers=2  graft.A=0.1235  round 12/12  val 91.23 %  test 87.50 %  "
         "ensemble 90.00 %  [12/24 rounds, 0:00:00 left]",
@@ -107,8 +144,10 @@ def test_a_trial_that_goes_on_gets_a_line_now_and_then_and_not_at_every_round(cl
 def test_a_failed_trial_is_told_with_its_reason(clock: list[float]) -> None:
     failed = trial(0, "failed")
     failed.error = "peer 1: lost in 'train': [its] process died"
-    assert lines_of([failed]) == ["trial 0 failed  population.num_peers=2  graft.A=0.1235  round 0/12  "
-                                  "[12/24 rounds]  peer 1: lost in 'train': [its] process died"]
+    assert lines_of([failed]) == [
+        "trial 0 failed  population.num_peers=2  graft.A=0.1235  round 0/12  "
+        "[12/24 rounds]  peer 1: lost in 'train': [its] process died"
+    ]
 
 
 # time left
@@ -198,8 +237,10 @@ def test_events_and_early_ends_stand_once_as_lines_above_the_live_table() -> Non
     output = StringIO()
     with LiveProgress(Console(width=160, height=60, file=output, force_terminal=True), 5, 12) as watch:
         watch(trials)
-        replaced.events += ["round 7: peer 1 replaced after 8.1 s",
-                            "round 8: peer 0 reseeded: peer 0: diverged in epoch 8, training loss nan [...]"]
+        replaced.events += [
+            "round 7: peer 1 replaced after 8.1 s",
+            "round 8: peer 0 reseeded: peer 0: diverged in epoch 8, training loss nan [...]",
+        ]
         stopped.status, failed.status, done.status = "stopped", "failed", "completed"
         failed.error = "peer 0: diverged in epoch 7, training loss inf"
         watch(trials)
@@ -209,4 +250,5 @@ def test_events_and_early_ends_stand_once_as_lines_above_the_live_table() -> Non
         "trial 0  round 7: peer 1 replaced after 8.1 s",
         "trial 0  round 8: peer 0 reseeded: peer 0: diverged in epoch 8, training loss nan [...]",
         "trial 1  stopped early by the scheduler, after round 6 of 12",
-        "trial 2  failed: peer 0: diverged in epoch 7, training loss inf"]
+        "trial 2  failed: peer 0: diverged in epoch 7, training loss inf",
+    ]

@@ -32,26 +32,32 @@ METHODS: dict[str, dict[str, Any]] = {
     "grafting": {"graft": {}},
     "mutual learning with grafting": {"mutual": {}, "graft": {"level": "filter"}},
     "cultivation with codistillation and measures": {
-        "distillation": {"teachers": [{"model": "resnet8", "epochs": 1}]}, "mutual": {"exchange": "snapshots"},
-        "graft": {"criterion": "l1"}, "population": {"topology": "all", "output": "greedy_soup"},
-        "measures": {"pairs": True}},
+        "distillation": {"teachers": [{"model": "resnet8", "epochs": 1}]},
+        "mutual": {"exchange": "snapshots"},
+        "graft": {"criterion": "l1"},
+        "population": {"topology": "all", "output": "greedy_soup"},
+        "measures": {"pairs": True},
+    },
 }
 IN_SHARED_PROCESSES = "grafting in shared processes"
 METHODS[IN_SHARED_PROCESSES] = {"graft": {}, "population": {"peers_per_actor": 2}, "resources": {"cpus_per_peer": 0.5}}
 AT_OWN_PACE = "grafting without waiting"
-METHODS_AT_OWN_PACE = {AT_OWN_PACE: {"graft": {}, "training": {"epochs": 8},
-                                     "population": {"mode": "no_wait", "max_staleness": 2}}}
+METHODS_AT_OWN_PACE = {
+    AT_OWN_PACE: {"graft": {}, "training": {"epochs": 8}, "population": {"mode": "no_wait", "max_staleness": 2}}
+}
 
 
 def settings(method: str = "grafting") -> Settings:
     tree = (METHODS | METHODS_AT_OWN_PACE)[method]
-    return parse_space({
-        "data": {"name": "digits"},
-        "model": {"name": "resnet8"},
-        **tree,
-        "training": {"epochs": 3, "batch_size": 128, "lr": 0.05, **tree.get("training", {})},
-        "population": {"num_peers": NUM_PEERS, "diversity": "learning_rate", **tree.get("population", {})},
-    }).settle()
+    return parse_space(
+        {
+            "data": {"name": "digits"},
+            "model": {"name": "resnet8"},
+            **tree,
+            "training": {"epochs": 3, "batch_size": 128, "lr": 0.05, **tree.get("training", {})},
+            "population": {"num_peers": NUM_PEERS, "diversity": "learning_rate", **tree.get("population", {})},
+        }
+    ).settle()
 
 
 def demand_for(method: str) -> Demand:
@@ -85,7 +91,8 @@ def assert_equal_to_peers_in_this_process(group: RayGroup, chosen: Settings) -> 
         assert (got.grafts, got.measures) == (expected.grafts, expected.measures)
         untimed = {"images_per_s", "train_s", "exchange_s"}
         assert [{key: value for key, value in row.items() if key not in untimed} for row in got.peers] == [
-            {key: value for key, value in row.items() if key not in untimed} for row in expected.peers]
+            {key: value for key, value in row.items() if key not in untimed} for row in expected.peers
+        ]
     assert remote.finish(got) == local.finish(expected)
     assert remote.save_teachers() == local.save_teachers()
     for (peer, expected_state), (_, state) in zip(local.save(), remote.save(), strict=True):
@@ -118,8 +125,9 @@ def test_the_processes_of_a_trial_become_the_peers_of_the_next(group: RayGroup) 
 def test_the_next_trial_may_have_other_peers_in_the_same_bundles(group: RayGroup) -> None:
     first = pids_of(group)
     fewer = settings(IN_SHARED_PROCESSES)
-    fewer = fewer.model_copy(update={"population": fewer.population.model_copy(
-        update={"num_peers": 2, "peers_per_actor": 1})})
+    fewer = fewer.model_copy(
+        update={"population": fewer.population.model_copy(update={"num_peers": 2, "peers_per_actor": 1})}
+    )
     group.begin(fewer, Demand(2, 0.75, 0.0), "next")
     assert dict(sorted(group.run("process_id", {0: (), 1: ()}, limit_s=120))) == {0: first[0], 1: first[2]}
     group.begin(settings(IN_SHARED_PROCESSES), demand_for(IN_SHARED_PROCESSES), "last")
@@ -139,10 +147,11 @@ def test_who_meets_with_a_lost_peer_names_it_and_does_not_wait(group: RayGroup) 
     assert [type(outcome) for _, outcome in outcomes] == [PeerLost, MeetingBroken, MeetingBroken]
 
 
-@pytest.mark.parametrize(("group", "method"), [
-    (method, method) for method in (*list(METHODS)[:2], IN_SHARED_PROCESSES)], indirect=["group"])
+@pytest.mark.parametrize(
+    ("group", "method"), [(method, method) for method in (*list(METHODS)[:2], IN_SHARED_PROCESSES)], indirect=["group"]
+)
 def test_a_population_of_which_peers_are_killed_ends_with_the_bits_of_one_left_alone(
-    group: RayGroup, method: str,
+    group: RayGroup, method: str
 ) -> None:
     torch.set_num_threads(1)
     chosen = settings(method)
@@ -158,12 +167,22 @@ def test_a_population_of_which_peers_are_killed_ends_with_the_bits_of_one_left_a
         got = remote.step()
         assert (got.grafts, got.measures) == (expected.grafts, expected.measures)
     assert {(event.round, event.peer, event.event) for event in events} >= {
-        (2, 1, "lost"), (2, 2, "lost"), (2, 1, "replaced"), (2, 2, "replaced")}
+        (2, 1, "lost"),
+        (2, 2, "lost"),
+        (2, 1, "replaced"),
+        (2, 2, "replaced"),
+    }
     assert ((2, 0, "replaced") in {(event.round, event.peer, event.event) for event in events}) == (
-        method == IN_SHARED_PROCESSES)
-    assert all("SIGKILL" in event.cause or "unexpected" in event.cause or "connection" in event.cause
-               or (method == IN_SHARED_PROCESSES and event.cause.endswith("lost with another peer of its process"))
-               for event in events if event.event == "lost"), events
+        method == IN_SHARED_PROCESSES
+    )
+    assert all(
+        "SIGKILL" in event.cause
+        or "unexpected" in event.cause
+        or "connection" in event.cause
+        or (method == IN_SHARED_PROCESSES and event.cause.endswith("lost with another peer of its process"))
+        for event in events
+        if event.event == "lost"
+    ), events
     os.kill(pids_of(group)[0], signal.SIGKILL)
     assert remote.finish(got) == local.finish(expected)
     for (peer, expected_state), (_, state) in zip(local.save(), remote.save(), strict=True):
@@ -260,7 +279,7 @@ def test_what_is_put_or_kept_can_be_had_again_without_the_peer(group: RayGroup) 
 
 @pytest.mark.parametrize(("limit_s", "absent"), [(0.01, [1]), (60.0, [])])
 def test_there_is_room_for_a_peer_within_the_limit_or_it_is_told_absent(
-    group: RayGroup, limit_s: float, absent: list[int],
+    group: RayGroup, limit_s: float, absent: list[int]
 ) -> None:
     population = settings().population.model_copy(update={"replace_limit_s": limit_s})
     roster = Roster(group, population, lambda event: None)

@@ -47,8 +47,9 @@ def test_a_study_is_led_from_this_machine_or_a_node(address: str | None) -> None
     check_can_lead(address)  # raises nothing
 
 
-@pytest.mark.parametrize(("address", "host"), [("ray://10.0.0.1:10001", "10.0.0.1"), ("ray://head:1", "head"),
-                                               ("ray://", "HEAD")])
+@pytest.mark.parametrize(
+    ("address", "host"), [("ray://10.0.0.1:10001", "10.0.0.1"), ("ray://head:1", "head"), ("ray://", "HEAD")]
+)
 def test_a_study_is_not_led_through_a_client_and_the_message_has_the_command_that_does(address: str, host: str) -> None:
     with pytest.raises(ResourceError, match=rf"^--address {address}: .* ray job submit --address http://{host}:8265 "):
         check_can_lead(address)
@@ -58,12 +59,15 @@ def test_this_machine_has_cores() -> None:
     assert local_node().cpus >= 1
 
 
-@pytest.mark.parametrize(("place", "here", "asks", "text"), [
-    ("127.0.0.1:8265", "10.0.0.1", True, "http://127.0.0.1:8265  (it asks for a token: ray get-auth-token)"),
-    ("127.0.0.1:8265", "10.0.0.1", False, "http://127.0.0.1:8265"),
-    ("127.0.0.1:8265", "10.0.0.2", False, "http://127.0.0.1:8265 on 10.0.0.1 only"),
-    ("10.0.0.1:8265", "10.0.0.2", False, "http://10.0.0.1:8265"),
-    ("", "10.0.0.2", True, ""),
-])
+@pytest.mark.parametrize(
+    ("place", "here", "asks", "text"),
+    [
+        ("127.0.0.1:8265", "10.0.0.1", True, "http://127.0.0.1:8265  (it asks for a token: ray get-auth-token)"),
+        ("127.0.0.1:8265", "10.0.0.1", False, "http://127.0.0.1:8265"),
+        ("127.0.0.1:8265", "10.0.0.2", False, "http://127.0.0.1:8265 on 10.0.0.1 only"),
+        ("10.0.0.1:8265", "10.0.0.2", False, "http://10.0.0.1:8265"),
+        ("", "10.0.0.2", True, ""),
+    ],
+)
 def test_the_dashboard_is_told_with_the_node_where_it_listens(place: str, here: str, asks: bool, text: str) -> None:
     assert dashboard_text(place, here, ["10.0.0.1"], asks=asks) == text

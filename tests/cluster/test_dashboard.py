@@ -30,17 +30,26 @@ def run(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """A study that goes on until the test is over."""
     (tmp_path / "space.yaml").write_text(SPACE)
     with tempfile.TemporaryDirectory(prefix="graftpop-") as folder:  # sockets lie in it, whose paths must be short
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_TMPDIR": folder,
-                                    "RAY_AUTH_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1"}
-        with subprocess.Popen([sys.executable, "-m", "graftpop.tune", "--space", "space.yaml", "--out", "run"],
-                              cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                              text=True) as process:
+        environment = os.environ | {
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "RAY_TMPDIR": folder,
+            "RAY_AUTH_TOKEN": TOKEN,
+            "PYTHONUNBUFFERED": "1",
+        }
+        with subprocess.Popen(
+            [sys.executable, "-m", "graftpop.tune", "--space", "space.yaml", "--out", "run"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
             yield process
             process.kill()
 
 
 def test_the_dashboard_is_where_the_first_line_says_and_names_the_peers_and_who_leads_them(
-    run: "subprocess.Popen[str]", tmp_path: Path,
+    run: "subprocess.Popen[str]", tmp_path: Path
 ) -> None:
     from playwright.sync_api import expect
 

@@ -48,16 +48,24 @@ def round_of(*peers: dict[str, Any], **grafts: list[Any]) -> Round:
 
 
 def test_of_a_round_each_peers_figures_are_told_with_the_means_of_what_it_took() -> None:
-    done = round_of({"peer": 0, "val_accuracy": 0.5, "lr": 0.1}, {"peer": 1, "val_accuracy": 0.25, "lr": 0.1},
-                    receiver=[1, 1, 0, 0], alpha=[0.5, 0.75, 0.25, 0.5], staleness=[2, 2, -1, -1], site=[*"abab"])
+    done = round_of(
+        {"peer": 0, "val_accuracy": 0.5, "lr": 0.1},
+        {"peer": 1, "val_accuracy": 0.25, "lr": 0.1},
+        receiver=[1, 1, 0, 0],
+        alpha=[0.5, 0.75, 0.25, 0.5],
+        staleness=[2, 2, -1, -1],
+        site=[*"abab"],
+    )
     assert json.loads(figures_of(done, {1: 4})) == [
         {"peer": 0, "val_accuracy": 0.5, "mean_alpha": 0.375, "num_restarts": 0, "staleness": -1},
-        {"peer": 1, "val_accuracy": 0.25, "mean_alpha": 0.625, "num_restarts": 4, "staleness": 2}]
+        {"peer": 1, "val_accuracy": 0.25, "mean_alpha": 0.625, "num_restarts": 4, "staleness": 2},
+    ]
 
 
 def test_of_a_round_without_an_exchange_neither_alpha_nor_staleness_is_told() -> None:
     assert json.loads(figures_of(round_of({"peer": 0, "val_loss": 1.5}), {})) == [
-        {"peer": 0, "val_loss": 1.5, "num_restarts": 0}]
+        {"peer": 0, "val_loss": 1.5, "num_restarts": 0}
+    ]
 
 
 # what Ray exports
@@ -89,7 +97,7 @@ def show(export: MetricsExport, metric: str, study: str, wanted: dict[tuple[str,
 @ray_test
 @pytest.mark.timeout(200)
 def test_values_are_shown_until_a_while_after_the_end_of_their_trial_though_ray_forgets_them(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch,
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "HELD_S", 1.0)
     export = MetricsExport("slow")
@@ -110,14 +118,15 @@ def test_values_are_shown_until_a_while_after_the_end_of_their_trial_though_ray_
 
 @ray_test
 def test_what_cannot_be_exported_is_logged_once_and_the_rest_is_exported(
-    connection: Connection, caplog: pytest.LogCaptureFixture,
+    connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     export = MetricsExport("faulty")
     export.take("00000", '[{"peer": 0, "train_loss": "none", "val_loss": 0.5}]')
     export.set()
     export.set()
     assert [record.getMessage() for record in caplog.records] == [
-        "metrics: train_loss of peer 0 cannot be exported: value must be int or float, got <class 'str'>."]
+        "metrics: train_loss of peer 0 cannot be exported: value must be int or float, got <class 'str'>."
+    ]
     show(export, "graftpop_val_loss_nats", "faulty", {("00000", "0"): 0.5})
 
 
@@ -141,8 +150,14 @@ show(export, "graftpop_restarts", "large", {place: float(place[0]) for place in 
 def test_of_more_peers_than_ray_can_show_the_first_are_right_and_the_others_are_told_of() -> None:
     """In a process of its own, since what a Ray has shown it never forgets."""
     paths = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))
-    done = subprocess.run([sys.executable, "-c", LARGE], env=os.environ | {"PYTHONPATH": paths}, timeout=100,
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE],
+        env=os.environ | {"PYTHONPATH": paths},
+        timeout=100,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("metrics: Ray shows those of 1990 peers only; rounds.parquet has all") == 1
 
@@ -173,8 +188,15 @@ def prometheus(ray_folder: Path, tmp_path: Path) -> Iterator[str]:
     assert "/tmp/ray/" in shipped
     config, address = tmp_path / "prometheus.yml", f"127.0.0.1:{free_port()}"
     config.write_text(shipped.replace("/tmp/ray/", f"{ray_folder}/ray/"), encoding="utf-8")
-    with subprocess.Popen([program, f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'series'}",
-                           f"--web.listen-address={address}"], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [
+            program,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={tmp_path / 'series'}",
+            f"--web.listen-address={address}",
+        ],
+        stderr=subprocess.DEVNULL,
+    ) as process:
         yield f"http://{address}"
         process.terminate()
 
@@ -212,34 +234,45 @@ def kill_one_peer(study: "subprocess.Popen[str]", run: Path) -> None:
 
 def recorded(run: Path) -> dict[str, dict[tuple[str, int], float]]:
     """Return by metric, trial and peer what the run's tables have of the last round, or the last exchange."""
-    rounds, grafts, events = (pq.read_table(run / f"{name}.parquet").to_pylist()
-                              for name in ("rounds", "grafts", "events"))
+    rounds, grafts, events = (
+        pq.read_table(run / f"{name}.parquet").to_pylist() for name in ("rounds", "grafts", "events")
+    )
     last = {(row["trial_id"], row["peer"]): row for row in rounds}
     lost = Counter((event["trial_id"], event["peer"]) for event in events if event["event"] == "lost")
     taken: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in grafts:
         sites = taken.setdefault((row["trial_id"], row["receiver"]), [])
         sites[:] = [*(site for site in sites if site["round"] == row["round"]), row]
-    of_rounds = {metric: {place: float(row[column]) for place, row in last.items()}
-                 for metric, (column, _) in METRICS.items() if column in rounds[0]}
+    of_rounds = {
+        metric: {place: float(row[column]) for place, row in last.items()}
+        for metric, (column, _) in METRICS.items()
+        if column in rounds[0]
+    }
     return of_rounds | {
-        "graftpop_mean_alpha_ratio": {place: sum(site["alpha"] for site in sites) / len(sites)
-                                      for place, sites in taken.items()},
+        "graftpop_mean_alpha_ratio": {
+            place: sum(site["alpha"] for site in sites) / len(sites) for place, sites in taken.items()
+        },
         "graftpop_staleness_rounds": {place: float(sites[-1]["staleness"]) for place, sites in taken.items()},
-        "graftpop_restarts": {place: float(lost[place]) for place in last}}
+        "graftpop_restarts": {place: float(lost[place]) for place in last},
+    }
 
 
 @ray_test
 @pytest.mark.timeout(240)
 def test_prometheus_has_every_metric_as_it_is_recorded_when_the_study_is_over(
-    prometheus: str, ray_folder: Path, tmp_path: Path,
+    prometheus: str, ray_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     run, since = tmp_path / "watched", time.time()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(ray_folder)}
-    with subprocess.Popen([sys.executable, "-m", "graftpop.tune", "--space", "space.yaml", "--out", str(run)],
-                          cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as study:
+    with subprocess.Popen(
+        [sys.executable, "-m", "graftpop.tune", "--space", "space.yaml", "--out", str(run)],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as study:
         kill_one_peer(study, run)
         output, errors = study.communicate(timeout=150)
     assert study.returncode == 0, errors

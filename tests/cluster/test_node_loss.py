@@ -31,10 +31,21 @@ def study(nodes: Nodes, name: str, *options: str) -> "Iterator[tuple[Path, subpr
     """Start a study on the head's node."""
     (nodes.shared / "space.yaml").write_text(SPACE)
     run = nodes.shared / name
-    command = nodes.head.command(sys.executable, "-m", "graftpop.tune", "--space", "space.yaml", "--out", str(run),
-                                 "--address", nodes.address, *options)
-    with subprocess.Popen(command, env=nodes.environment, cwd=nodes.shared, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True) as process:
+    command = nodes.head.command(
+        sys.executable,
+        "-m",
+        "graftpop.tune",
+        "--space",
+        "space.yaml",
+        "--out",
+        str(run),
+        "--address",
+        nodes.address,
+        *options,
+    )
+    with subprocess.Popen(
+        command, env=nodes.environment, cwd=nodes.shared, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         try:
             yield run, process
         finally:
@@ -65,8 +76,10 @@ def end(process: "subprocess.Popen[str]") -> str:
 
 def untimed(run: Path, table: str) -> list[dict[str, Any]]:
     timed = {"images_per_s", "train_s", "exchange_s"}
-    return [{key: value for key, value in row.items() if key not in timed}
-            for row in pq.read_table(run / f"{table}.parquet").to_pylist()]
+    return [
+        {key: value for key, value in row.items() if key not in timed}
+        for row in pq.read_table(run / f"{table}.parquet").to_pylist()
+    ]
 
 
 def events(run: Path) -> list[tuple[int, str]]:
@@ -78,9 +91,23 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same study, which loses nothing."""
     folder = tmp_path_factory.mktemp("calm")
     (folder / "space.yaml").write_text(SPACE)
-    subprocess.run([sys.executable, "-m", "graftpop.tune", "--space", str(folder / "space.yaml"), "--out",
-                    str(folder / "run"), "--set", "resources.cpus_per_peer=0.5"], check=True, timeout=240,
-                   cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "graftpop.tune",
+            "--space",
+            str(folder / "space.yaml"),
+            "--out",
+            str(folder / "run"),
+            "--set",
+            "resources.cpus_per_peer=0.5",
+        ],
+        check=True,
+        timeout=240,
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.DEVNULL,
+    )
     return folder / "run"
 
 
@@ -109,9 +136,13 @@ def test_a_study_starts_before_the_cluster_has_noticed_that_a_node_is_gone() -> 
 
 
 def test_where_there_is_no_room_for_a_peer_the_others_may_go_on_without_it() -> None:
-    with (nodes_of(1, 1, environment=SEEN_DEAD_SOON) as nodes,
-          study(nodes, "run", "--set", "population.min_peers=1", "--set", "population.replace_limit_s=5") as
-          (run, process)):
+    with (
+        nodes_of(1, 1, environment=SEEN_DEAD_SOON) as nodes,
+        study(nodes, "run", "--set", "population.min_peers=1", "--set", "population.replace_limit_s=5") as (
+            run,
+            process,
+        ),
+    ):
         wait_for_round(run, 2, process)
         nodes.nodes[1].kill()
         end(process)
@@ -123,8 +154,10 @@ def test_where_there_is_no_room_for_a_peer_the_others_may_go_on_without_it() -> 
 
 
 def test_where_all_peers_are_needed_a_trial_waits_for_a_node_and_goes_on_from_its_last_round(calm: Path) -> None:
-    with (nodes_of(1, 1, environment=SEEN_DEAD_SOON) as nodes,
-          study(nodes, "run", "--set", "population.replace_limit_s=5") as (run, process)):
+    with (
+        nodes_of(1, 1, environment=SEEN_DEAD_SOON) as nodes,
+        study(nodes, "run", "--set", "population.replace_limit_s=5") as (run, process),
+    ):
         wait_for_round(run, 2, process)
         nodes.nodes[1].kill()
         time.sleep(20)

@@ -58,8 +58,12 @@ except GraftpopError as error:
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     """Three nodes of one CPU each, and a folder of class folders that only the first has."""
-    with nodes_of(1, 1, 1, head_options=["--ray-client-server-port=10001", "--include-dashboard=true",
-                                         "--dashboard-host=10.0.0.1"]) as nodes:
+    with nodes_of(
+        1,
+        1,
+        1,
+        head_options=["--ray-client-server-port=10001", "--include-dashboard=true", "--dashboard-host=10.0.0.1"],
+    ) as nodes:
         (nodes.shared / "space.yaml").write_text(SPACE)
         pixels = random_pixels(12, 8, 8)
         for part in ("train", "val", "test"):
@@ -74,10 +78,24 @@ def separate(nodes: Nodes) -> Nodes:
     return nodes
 
 
-def tune(nodes: Nodes, run: str, address: str, *options: str, node: Node | Machine | None = None,
-         **environment: str) -> subprocess.CompletedProcess[str]:
-    return nodes.run(sys.executable, "-m", "graftpop.tune", "--space", "space.yaml", "--out", str(nodes.shared / run),
-                     "--address", address, *options, limit_s=200, node=node, environment=environment)
+def tune(
+    nodes: Nodes, run: str, address: str, *options: str, node: Node | Machine | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return nodes.run(
+        sys.executable,
+        "-m",
+        "graftpop.tune",
+        "--space",
+        "space.yaml",
+        "--out",
+        str(nodes.shared / run),
+        "--address",
+        address,
+        *options,
+        limit_s=200,
+        node=node,
+        environment=environment,
+    )
 
 
 def completed(nodes: Nodes, run: str) -> list[str]:
@@ -141,13 +159,33 @@ def test_a_client_sees_the_cluster_and_is_told_how_to_submit_a_study(separate: N
 def test_a_job_is_submitted_from_a_machine_outside_of_the_cluster(separate: Nodes, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    shutil.copytree(Path(separate.environment["PYTHONPATH"]) / "graftpop", work / "graftpop",
-                    ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(separate.environment["PYTHONPATH"]) / "graftpop",
+        work / "graftpop",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     (work / "space.yaml").write_text(SPACE)
     client = separate.add_machine()
-    submit = ["ray", "job", "submit", "--address", "http://10.0.0.1:8265", "--working-dir", str(work), "--",
-              "python", "-m", "graftpop.tune", "--space", "space.yaml", "--out", str(separate.shared / "job"),
-              "--address", "auto", *ALONE]
+    submit = [
+        "ray",
+        "job",
+        "submit",
+        "--address",
+        "http://10.0.0.1:8265",
+        "--working-dir",
+        str(work),
+        "--",
+        "python",
+        "-m",
+        "graftpop.tune",
+        "--space",
+        "space.yaml",
+        "--out",
+        str(separate.shared / "job"),
+        "--address",
+        "auto",
+        *ALONE,
+    ]
     done = separate.run(*submit, limit_s=200, node=client)
     assert done.returncode == 0, done.stdout + done.stderr
     assert completed(separate, "job") == ["completed"]
@@ -157,28 +195,34 @@ def test_a_job_is_submitted_from_a_machine_outside_of_the_cluster(separate: Node
     client.kill()
 
 
-@pytest.mark.parametrize(("address", "environment", "rule"), [
-    ("10.0.0.1:6379", {"RAY_AUTH_TOKEN": "wrong"}, "the cluster got no token, or not its own"),
-    (CLIENT, {"RAY_AUTH_TOKEN": "wrong"}, "the cluster got no token, or not its own"),
-    ("auto", {"RAY_AUTH_MODE": "disabled"}, "the cluster got no token, or not its own"),
-    ("auto", {"RAY_AUTH_TOKEN": "", "HOME": "/nonexistent"}, "RAY_AUTH_MODE is token, and there is no token here"),
-])
+@pytest.mark.parametrize(
+    ("address", "environment", "rule"),
+    [
+        ("10.0.0.1:6379", {"RAY_AUTH_TOKEN": "wrong"}, "the cluster got no token, or not its own"),
+        (CLIENT, {"RAY_AUTH_TOKEN": "wrong"}, "the cluster got no token, or not its own"),
+        ("auto", {"RAY_AUTH_MODE": "disabled"}, "the cluster got no token, or not its own"),
+        ("auto", {"RAY_AUTH_TOKEN": "", "HOME": "/nonexistent"}, "RAY_AUTH_MODE is token, and there is no token here"),
+    ],
+)
 def test_a_wrong_or_missing_token_is_said_soon(
-        separate: Nodes, address: str, environment: dict[str, str], rule: str) -> None:
+    separate: Nodes, address: str, environment: dict[str, str], rule: str
+) -> None:
     started = time.monotonic()
     said = error_of(tune(separate, "token", address, "--dry-run", **environment))
     assert time.monotonic() - started < SOON_S
     assert said.startswith(f"error: --address {address}: {rule}; export RAY_AUTH_MODE=token")
 
 
-@pytest.mark.parametrize(("address", "reason"), [
-    ("10.0.0.99:6379", "No route to host"),
-    ("10.0.0.1:6380", "Connection refused"),
-    ("10.0.0.1:10001", r"the head's port is 6379 unless it was set"),
-    ("ray://10.0.0.1:6379", r"a client server's port is 10001 unless it was set"),
-])
-def test_an_address_that_does_not_answer_as_it_should_is_said_soon(
-        separate: Nodes, address: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("10.0.0.99:6379", "No route to host"),
+        ("10.0.0.1:6380", "Connection refused"),
+        ("10.0.0.1:10001", r"the head's port is 6379 unless it was set"),
+        ("ray://10.0.0.1:6379", r"a client server's port is 10001 unless it was set"),
+    ],
+)
+def test_an_address_that_does_not_answer_as_it_should_is_said_soon(separate: Nodes, address: str, reason: str) -> None:
     started = time.monotonic()
     said = error_of(tune(separate, "address", address, "--dry-run"))
     assert time.monotonic() - started < SOON_S
@@ -214,19 +258,27 @@ def test_a_run_folder_that_nodes_do_not_share_is_an_error_that_names_a_node(sepa
     folder = separate.local / "run"
     (separate.head.own / "run").mkdir()
     said = error_of(check(separate, folder))
-    assert said == (f"error: --out {folder}: all nodes must share the run's folder, and node 10.0.0.2 (one of 2) does "
-                    "not see it; choose a folder that they share, or a URI such as s3://bucket/run or gs://bucket/run")
+    assert said == (
+        f"error: --out {folder}: all nodes must share the run's folder, and node 10.0.0.2 (one of 2) does "
+        "not see it; choose a folder that they share, or a URI such as s3://bucket/run or gs://bucket/run"
+    )
     assert list((separate.head.own / "run").iterdir()) == []
 
 
 def test_a_node_without_the_data_is_named(separate: Nodes) -> None:
     folder = separate.shared / "no-data"
     folder.mkdir()
-    settings: dict[str, Any] = {"data.name": "folder", "data.root": separate.local / "images", "data.limit": 8,
-                                "training.batch_size": 4}
+    settings: dict[str, Any] = {
+        "data.name": "folder",
+        "data.root": separate.local / "images",
+        "data.limit": 8,
+        "training.batch_size": 4,
+    }
     said = error_of(check(separate, folder, *(f"{key}={value}" for key, value in settings.items())))
-    assert said.startswith("error: data.name: every node needs its own copy of folder, and node 10.0.0.2 (one of 2) "
-                           "says data.root: must be a folder, got")
+    assert said.startswith(
+        "error: data.name: every node needs its own copy of folder, and node 10.0.0.2 (one of 2) "
+        "says data.root: must be a folder, got"
+    )
     shutil.copytree(separate.head.own / "images", separate.nodes[1].own / "images")
     said = error_of(check(separate, folder, *(f"{key}={value}" for key, value in settings.items())))
     assert "and node 10.0.0.3 says data.root" in said

@@ -81,14 +81,19 @@ def look(address: str, trials: list[Trial], folder: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
 def test_a_running_study_is_drawn_with_its_trials_its_best_value_and_importances(
-    connection: Connection, tmp_path: Path,
+    connection: Connection, tmp_path: Path
 ) -> None:
     folder = RunFolder(str(tmp_path / "run"))
     folder.create()
-    wanted = parse_space({
-        "data": {"name": "digits", "limit": 400}, "model": {"name": "resnet8"}, "training": {"epochs": 2},
-        "graft": {"A": {"uniform": [0.0, 1.0]}, "c": {"loguniform": [1, 500]}},
-        "tune": {"num_samples": 50, "storage": "sqlite:///study.db"}})
+    wanted = parse_space(
+        {
+            "data": {"name": "digits", "limit": 400},
+            "model": {"name": "resnet8"},
+            "training": {"epochs": 2},
+            "graft": {"A": {"uniform": [0.0, 1.0]}, "c": {"loguniform": [1, 500]}},
+            "tune": {"num_samples": 50, "storage": "sqlite:///study.db"},
+        }
+    )
     looked = []
 
     def watch(trials: list[Trial]) -> None:

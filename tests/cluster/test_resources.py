@@ -26,8 +26,12 @@ RESOURCES = st.builds(lambda cpus, gpus: ResourceSettings(cpus_per_peer=cpus, gp
 
 
 def demand_of(num_peers: int, resources: ResourceSettings, nodes: list[Node], together: Any = "auto") -> Demand:
-    return cluster_resources.demand_of(Settings.model_validate({
-        "population": {"num_peers": num_peers, "peers_per_actor": together}, "resources": resources}), nodes)
+    return cluster_resources.demand_of(
+        Settings.model_validate(
+            {"population": {"num_peers": num_peers, "peers_per_actor": together}, "resources": resources}
+        ),
+        nodes,
+    )
 
 
 def per_peer(num_peers: int, nodes: list[Node], **resources: Any) -> tuple[float, float]:
@@ -48,28 +52,35 @@ def all_fit(bundles: list[dict[str, float]], nodes: list[Node]) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("nodes", "sharing"), [
-    (LAPTOP, [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8]),
-    ([Node(1, 0), Node(1, 0)], [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8]),
-    ([Node(3, 0), Node(2, 0)], [1] * 5 + [2] * 5 + [3] * 5 + [4]),
-    ([Node(16, 0)], [1] * 16),
-])
+@pytest.mark.parametrize(
+    ("nodes", "sharing"),
+    [
+        (LAPTOP, [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8]),
+        ([Node(1, 0), Node(1, 0)], [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8]),
+        ([Node(3, 0), Node(2, 0)], [1] * 5 + [2] * 5 + [3] * 5 + [4]),
+        ([Node(16, 0)], [1] * 16),
+    ],
+)
 def test_auto_gives_a_whole_core_where_all_peers_fit_so_and_else_an_equal_share(
-    nodes: list[Node], sharing: list[int],
+    nodes: list[Node], sharing: list[int]
 ) -> None:
     assert [per_peer(num_peers, nodes) for num_peers in range(1, 17)] == [(SHARES[n], 0.0) for n in sharing]
 
 
-@pytest.mark.parametrize(("nodes", "cores", "cards"), [
-    (WORKSTATION, [1] * 16, [n for n in range(1, 9) for _ in range(2)]),
-    (CLUSTER, [1] * 16, [n for n in range(1, 9) for _ in range(2)]),
-    ([Node(2, 1)], [1, 1, 2, 2, 3, 3, 4, 4], range(1, 9)),
-])
+@pytest.mark.parametrize(
+    ("nodes", "cores", "cards"),
+    [
+        (WORKSTATION, [1] * 16, [n for n in range(1, 9) for _ in range(2)]),
+        (CLUSTER, [1] * 16, [n for n in range(1, 9) for _ in range(2)]),
+        ([Node(2, 1)], [1, 1, 2, 2, 3, 3, 4, 4], range(1, 9)),
+    ],
+)
 def test_auto_gives_a_whole_card_where_there_are_cards_for_all_and_else_an_equal_share(
-    nodes: list[Node], cores: list[int], cards: list[int],
+    nodes: list[Node], cores: list[int], cards: list[int]
 ) -> None:
     assert [per_peer(num_peers, nodes) for num_peers in range(1, len(cores) + 1)] == [
-        (SHARES[core], SHARES[card]) for core, card in zip(cores, cards, strict=True)]
+        (SHARES[core], SHARES[card]) for core, card in zip(cores, cards, strict=True)
+    ]
 
 
 def test_the_cores_of_a_node_without_cards_are_not_counted_for_peers_that_need_one() -> None:
@@ -98,32 +109,46 @@ def test_actors_have_a_bundle_each() -> None:
     assert demand_of(3, ResourceSettings(cpus_per_peer=2 / 3), LAPTOP, 3).bundles == [{"CPU": 2.0}]
 
 
-@pytest.mark.parametrize(("nodes", "sharing_a_process"), [
-    (LAPTOP, {2: 1, 3: 1, 4: 2, 5: 1, 6: 3, 8: 4, 9: 1, 16: 8}),
-    ([Node(3, 0), Node(1, 0)], {4: 1, 6: 1, 8: 2, 12: 3}),
-    ([Node(2, 1)], {2: 1, 4: 1, 8: 1}),
-])
+@pytest.mark.parametrize(
+    ("nodes", "sharing_a_process"),
+    [
+        (LAPTOP, {2: 1, 3: 1, 4: 2, 5: 1, 6: 3, 8: 4, 9: 1, 16: 8}),
+        ([Node(3, 0), Node(1, 0)], {4: 1, 6: 1, 8: 2, 12: 3}),
+        ([Node(2, 1)], {2: 1, 4: 1, 8: 1}),
+    ],
+)
 def test_auto_lets_peers_that_share_a_core_share_a_process_where_all_cores_have_equally_many(
-    nodes: list[Node], sharing_a_process: dict[int, int],
+    nodes: list[Node], sharing_a_process: dict[int, int]
 ) -> None:
-    assert {num_peers: demand_of(num_peers, AUTO, nodes).peers_per_actor
-            for num_peers in sharing_a_process} == sharing_a_process
+    assert {
+        num_peers: demand_of(num_peers, AUTO, nodes).peers_per_actor for num_peers in sharing_a_process
+    } == sharing_a_process
     asked = ResourceSettings(cpus_per_peer=0.25)
-    assert {demand_of(num_peers, asked, nodes).peers_per_actor for num_peers in sharing_a_process
-            if num_peers <= 8} == {1}
+    assert {
+        demand_of(num_peers, asked, nodes).peers_per_actor for num_peers in sharing_a_process if num_peers <= 8
+    } == {1}
 
 
-@pytest.mark.parametrize(("tree", "message"), [
-    ({"population": {"mode": "no_wait", "peers_per_actor": 2}, "graft": {}},
-     "peers of one process train one after the other, which does not go with population.mode: no_wait, got 2; choose "
-     "1 or auto"),
-    ({"population": {"peers_per_actor": 2}, "mutual": {}},
-     "peers of one process train one after the other, which does not go with mutual.exchange: logits, got 2; choose "
-     "1 or auto"),
-    ({"population": {"peers_per_actor": 3}, "resources": {"gpus_per_peer": 0.5}},
-     "peers of one process share at most one card, got 3 peers of 0.5 each; choose at most 2, or less in "
-     "resources.gpus_per_peer"),
-])
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (
+            {"population": {"mode": "no_wait", "peers_per_actor": 2}, "graft": {}},
+            "peers of one process train one after the other, which does not go with population.mode: no_wait, got 2; choose "
+            "1 or auto",
+        ),
+        (
+            {"population": {"peers_per_actor": 2}, "mutual": {}},
+            "peers of one process train one after the other, which does not go with mutual.exchange: logits, got 2; choose "
+            "1 or auto",
+        ),
+        (
+            {"population": {"peers_per_actor": 3}, "resources": {"gpus_per_peer": 0.5}},
+            "peers of one process share at most one card, got 3 peers of 0.5 each; choose at most 2, or less in "
+            "resources.gpus_per_peer",
+        ),
+    ],
+)
 def test_peers_share_a_process_only_where_they_can(tree: dict[str, Any], message: str) -> None:
     with pytest.raises(SpaceError) as caught:
         parse_space(tree)
@@ -140,7 +165,7 @@ def test_who_must_not_wait_for_another_has_a_process_alone() -> None:
 
 @given(st.integers(1, 40), RESOURCES, NODES, st.just("auto") | st.integers(1, 8))
 def test_what_is_accepted_can_be_placed_and_what_is_refused_cannot(
-    num_peers: int, resources: ResourceSettings, nodes: list[Node], together: Any,
+    num_peers: int, resources: ResourceSettings, nodes: list[Node], together: Any
 ) -> None:
     gpus = resources.gpus_per_peer
     assume("auto" in (gpus, together) or gpus % 1 == 0 or together * gpus <= 1)
@@ -163,14 +188,13 @@ def test_what_is_accepted_can_be_placed_and_what_is_refused_cannot(
 
 @given(st.integers(1, 40), RESOURCES, NODES)
 def test_auto_is_refused_only_where_no_equal_shares_could_be_placed(
-    num_peers: int, resources: ResourceSettings, nodes: list[Node],
+    num_peers: int, resources: ResourceSettings, nodes: list[Node]
 ) -> None:
     cpus = SHARES.values() if resources.cpus_per_peer == "auto" else [resources.cpus_per_peer]
     gpus: Any = [resources.gpus_per_peer]
     if resources.gpus_per_peer == "auto":
         gpus = SHARES.values() if any(node.gpus for node in nodes) else [0.0]
-    can_be_placed = any(all_fit(Demand(num_peers, core, card).bundles, nodes)
-                        for core in cpus for card in gpus)
+    can_be_placed = any(all_fit(Demand(num_peers, core, card).bundles, nodes) for core in cpus for card in gpus)
     try:
         demand_of(num_peers, resources, nodes)
     except ResourceError:
@@ -179,33 +203,68 @@ def test_auto_is_refused_only_where_no_equal_shares_could_be_placed(
         assert can_be_placed
 
 
-@pytest.mark.parametrize(("num_peers", "nodes", "resources", "message"), [
-    (17, LAPTOP, {}, "17 peers of 0.125 CPU can never be placed on this cluster (1 node, 2 CPU, 0 GPU), which has room "
-                     "for 16; choose at most 16 peers, or less in "),
-    (2, LAPTOP, {"cpus_per_peer": 2}, "2 peers of 2 CPU can never be placed on this cluster (1 node, 2 CPU, 0 GPU), "
-                                      "which has room for 1; choose at most 1 peers, or less in "),
-    (3, CLUSTER, {"gpus_per_peer": 1}, "3 peers of 0.125 CPU and 1 GPU can never be placed on this cluster (3 nodes, "
-                                       "20 CPU, 2 GPU), which has room for 2; choose at most 2 peers, or less in "),
-    (1, LAPTOP, {"gpus_per_peer": 0.5}, "1 peer of 0.125 CPU and 0.5 GPU can never be placed on this cluster (1 node, "
-                                        "2 CPU, 0 GPU), which has room for none; choose less in "),
-    (2, [Node(0, 0)], {}, "2 peers of 0.125 CPU can never be placed on this cluster (1 node, 0 CPU, 0 GPU), which has "
-                          "room for none; choose less in "),
-    (1, [Node(3, 0), Node(3, 0)], {"cpus_per_peer": 4}, "1 peer of 4 CPU can never be placed on this cluster (2 nodes, "
-                                                        "6 CPU, 0 GPU), which has room for none; choose less in "),
-])
+@pytest.mark.parametrize(
+    ("num_peers", "nodes", "resources", "message"),
+    [
+        (
+            17,
+            LAPTOP,
+            {},
+            "17 peers of 0.125 CPU can never be placed on this cluster (1 node, 2 CPU, 0 GPU), which has room "
+            "for 16; choose at most 16 peers, or less in ",
+        ),
+        (
+            2,
+            LAPTOP,
+            {"cpus_per_peer": 2},
+            "2 peers of 2 CPU can never be placed on this cluster (1 node, 2 CPU, 0 GPU), "
+            "which has room for 1; choose at most 1 peers, or less in ",
+        ),
+        (
+            3,
+            CLUSTER,
+            {"gpus_per_peer": 1},
+            "3 peers of 0.125 CPU and 1 GPU can never be placed on this cluster (3 nodes, "
+            "20 CPU, 2 GPU), which has room for 2; choose at most 2 peers, or less in ",
+        ),
+        (
+            1,
+            LAPTOP,
+            {"gpus_per_peer": 0.5},
+            "1 peer of 0.125 CPU and 0.5 GPU can never be placed on this cluster (1 node, "
+            "2 CPU, 0 GPU), which has room for none; choose less in ",
+        ),
+        (
+            2,
+            [Node(0, 0)],
+            {},
+            "2 peers of 0.125 CPU can never be placed on this cluster (1 node, 0 CPU, 0 GPU), which has "
+            "room for none; choose less in ",
+        ),
+        (
+            1,
+            [Node(3, 0), Node(3, 0)],
+            {"cpus_per_peer": 4},
+            "1 peer of 4 CPU can never be placed on this cluster (2 nodes, "
+            "6 CPU, 0 GPU), which has room for none; choose less in ",
+        ),
+    ],
+)
 def test_a_demand_that_can_never_be_met_is_refused_with_the_room_there_is(
-    num_peers: int, nodes: list[Node], resources: dict[str, Any], message: str,
+    num_peers: int, nodes: list[Node], resources: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ResourceError) as caught:
         demand_of(num_peers, ResourceSettings(**resources), nodes)
-    assert str(caught.value) == (
-        f"population.num_peers: {message}resources.cpus_per_peer and resources.gpus_per_peer")
+    assert str(caught.value) == (f"population.num_peers: {message}resources.cpus_per_peer and resources.gpus_per_peer")
 
 
 @pytest.mark.parametrize("gpus", [1.5, 2.25])
 def test_more_than_one_card_is_asked_for_in_whole_cards_as_ray_wants_it(gpus: float) -> None:
-    with pytest.raises(SpaceError, match=rf"resources\.gpus_per_peer: above 1 must be a whole number, got {gpus}; "
-                                         rf"choose {int(gpus)}, {int(gpus) + 1}, or a share of one$"):
+    with pytest.raises(
+        SpaceError,
+        match=rf"resources\.gpus_per_peer: above 1 must be a whole number, got {gpus}; "
+        rf"choose {int(gpus)}, {int(gpus) + 1}, or a share of one$",
+    ):
         parse_space({"resources": {"gpus_per_peer": gpus}})
 
 

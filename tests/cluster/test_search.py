@@ -33,8 +33,10 @@ def test_trials_are_handed_to_tune_once_each_those_that_go_on_first() -> None:
     space = parse_space({"tune": {"search": "grid"}, "graft": {"A": {"grid": [0.0, 0.1, 0.2, 0.3]}}})
     param_space = grid_of(trials_to_run([trial(1)], make_sampler(space), range(2, 4)))
     assert [config["trial"] for _, config in generate_variants(param_space)] == [
-        {"trial_id": "00001", "sample": {"graft.A": 0.1}}, {"trial_id": "00002", "sample": {"graft.A": 0.2}},
-        {"trial_id": "00003", "sample": {"graft.A": 0.3}}]
+        {"trial_id": "00001", "sample": {"graft.A": 0.1}},
+        {"trial_id": "00002", "sample": {"graft.A": 0.2}},
+        {"trial_id": "00003", "sample": {"graft.A": 0.3}},
+    ]
 
 
 def test_a_suggested_trial_is_sampled_when_tune_asks_for_it_and_its_end_is_told() -> None:
@@ -75,8 +77,9 @@ def test_asha_knows_what_trials_of_before_reached() -> None:
             remind(made, running, {round: 0.9 for round in range(1, 8)}, "val_accuracy")
         late = TuneTrial("population", stub=True, trial_id="late")
         made.on_trial_add(NO_CONTROLLER, late)
-        decisions = [made.on_trial_result(NO_CONTROLLER, late, {"round": round, "val_accuracy": 0.5})
-                     for round in range(1, 6)]
+        decisions = [
+            made.on_trial_result(NO_CONTROLLER, late, {"round": round, "val_accuracy": 0.5}) for round in range(1, 6)
+        ]
         assert decisions == ["CONTINUE"] * 4 + ["STOP"]
 
 
@@ -91,8 +94,13 @@ def test_asha_can_be_made_for_any_number_of_rounds(epochs: int) -> None:
 
 
 def test_pbt_changes_what_is_searched_and_stays_within_the_domains() -> None:
-    space = parse_space({"tune": {"scheduler": "pbt", "search": "random"}, "training": {"lr": {"uniform": [0.09, 0.1]}},
-                         "graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"quniform": [0.2, 0.4, 0.1]}}})
+    space = parse_space(
+        {
+            "tune": {"scheduler": "pbt", "search": "random"},
+            "training": {"lr": {"uniform": [0.09, 0.1]}},
+            "graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"quniform": [0.2, 0.4, 0.1]}},
+        }
+    )
     made = scheduler(space)
     assert isinstance(made, PopulationBasedTraining)
     explore = made._custom_explore_fn  # what Tune puts its changed values through
@@ -107,7 +115,10 @@ def test_pbt_changes_what_is_searched_and_stays_within_the_domains() -> None:
         assert explored({"training.lr": value, "graft.A": 0.3, "graft.alpha": 0.5})["training.lr"] == nearest
     for value, nearest in ((0.48, 0.4), (0.32, 0.3), (0.1, 0.2)):
         assert explored({"training.lr": 0.1, "graft.A": value, "graft.alpha": "adaptive"}) == {
-            "training.lr": 0.1, "graft.A": pytest.approx(nearest), "graft.alpha": "adaptive"}
+            "training.lr": 0.1,
+            "graft.A": pytest.approx(nearest),
+            "graft.alpha": "adaptive",
+        }
 
 
 @pytest.mark.parametrize(("epochs", "first_rung"), [(6, 6), (14, 14), (15, 5), (44, 14), (45, 5), (200, 22)])

@@ -58,7 +58,7 @@ def untimed(table: Any) -> list[dict[str, Any]]:
 
 
 def test_a_study_leaves_whole_tables_and_a_network_that_is_as_good_as_recorded(
-    connection: Connection, tmp_path: Path,
+    connection: Connection, tmp_path: Path
 ) -> None:
     wanted = space(population={"num_peers": {"choice": [2, 3]}}, tune={"search": "optuna", "num_samples": 3})
     _, trials = run(wanted, connection, tmp_path)
@@ -69,16 +69,22 @@ def test_a_study_leaves_whole_tables_and_a_network_that_is_as_good_as_recorded(
     assert list(by_trial) == [trial.trial_id for trial in trials]
     rounds = pq.read_table(tmp_path / "rounds.parquet").to_pylist()
     places = [(row["trial_id"], row["round"], row["peer"]) for row in rounds]
-    assert sorted(places) == sorted((trial_id, round_, peer) for trial_id, row in by_trial.items()
-                                    for round_ in (1, 2, 3) for peer in range(row["population.num_peers"]))
+    assert sorted(places) == sorted(
+        (trial_id, round_, peer)
+        for trial_id, row in by_trial.items()
+        for round_ in (1, 2, 3)
+        for peer in range(row["population.num_peers"])
+    )
     for trial_id, row in by_trial.items():
         last = [peer for peer in rounds if (peer["trial_id"], peer["round"]) == (trial_id, 3)]
         assert row["val_accuracy"] == max(peer["val_accuracy"] for peer in last)
         assert row["train_images"] == sum(peer["train_images"] for peer in rounds if peer["trial_id"] == trial_id)
 
         curve = EventAccumulator(str(tmp_path / "tune" / trial_id)).Reload().Scalars("ray/tune/val_accuracy")
-        best = [max(peer["val_accuracy"] for peer in rounds if (peer["trial_id"], peer["round"]) == (trial_id, round_))
-                for round_ in (1, 2, 3)]
+        best = [
+            max(peer["val_accuracy"] for peer in rounds if (peer["trial_id"], peer["round"]) == (trial_id, round_))
+            for round_ in (1, 2, 3)
+        ]
         assert [point.value for point in curve] == pytest.approx(best, abs=1e-7)
         assert curve[-1].step == row["train_images"]
 
@@ -103,23 +109,33 @@ def test_a_study_leaves_whole_tables_and_a_network_that_is_as_good_as_recorded(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
 def test_a_study_that_was_interrupted_and_resumed_ends_with_the_same_bits(
-    connection: Connection, tmp_path: Path,
+    connection: Connection, tmp_path: Path
 ) -> None:
     check_interruption(space(training={"epochs": 5}, tune={"num_samples": 2}), connection, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
 def test_a_comparison_that_was_interrupted_and_resumed_ends_with_the_same_bits(
-    connection: Connection, tmp_path: Path,
+    connection: Connection, tmp_path: Path
 ) -> None:
-    wanted = parse_space({
-        "data": {"name": "digits"}, "model": {"name": "resnet8"}, "seeds": [3],
-        "training": {"total_epochs": 10, "batch_size": 128, "schedule": "cosine"}, "measures": {"pairs": True},
-        "variants": {
-            "pruned": {"population": {"num_peers": 1}, "attenuation": {"factor": 0.0, "recoverable": False}},
-            "taught": {"distillation": {"teachers": [{"model": "resnet8", "epochs": 2}]}, "graft": {"level": "filter"},
-                       "mutual": {"exchange": "snapshots"}, "population": {"output": "ensemble"}},
-        }})
+    wanted = parse_space(
+        {
+            "data": {"name": "digits"},
+            "model": {"name": "resnet8"},
+            "seeds": [3],
+            "training": {"total_epochs": 10, "batch_size": 128, "schedule": "cosine"},
+            "measures": {"pairs": True},
+            "variants": {
+                "pruned": {"population": {"num_peers": 1}, "attenuation": {"factor": 0.0, "recoverable": False}},
+                "taught": {
+                    "distillation": {"teachers": [{"model": "resnet8", "epochs": 2}]},
+                    "graft": {"level": "filter"},
+                    "mutual": {"exchange": "snapshots"},
+                    "population": {"output": "ensemble"},
+                },
+            },
+        }
+    )
     check_interruption(wanted, connection, tmp_path)
     trials = {row["variant"]: row for row in pq.read_table(tmp_path / "cut" / "trials.parquet").to_pylist()}
     assert trials["taught"]["test_accuracy"] == trials["taught"]["ensemble_test_accuracy"]
@@ -153,14 +169,20 @@ def check_interruption(wanted: Space, connection: Connection, folder: Path) -> N
 
 
 def test_a_grid_under_asha_runs_the_whole_product_and_tests_only_what_ran_to_the_end(
-    connection: Connection, tmp_path: Path,
+    connection: Connection, tmp_path: Path
 ) -> None:
-    wanted = space(training={"epochs": 15, "lr": {"choice": [0.1, 1.0e-6]}},
-                   graft={"A": {"grid": [0.0, 0.4]}, "c": 500.0},
-                   tune={"search": "grid", "num_samples": None, "scheduler": "asha"})
+    wanted = space(
+        training={"epochs": 15, "lr": {"choice": [0.1, 1.0e-6]}},
+        graft={"A": {"grid": [0.0, 0.4]}, "c": 500.0},
+        tune={"search": "grid", "num_samples": None, "scheduler": "asha"},
+    )
     _, trials = run(wanted, connection, tmp_path)
     assert sorted((trial.sample["training.lr"], trial.sample["graft.A"]) for trial in trials) == [
-        (1.0e-6, 0.0), (1.0e-6, 0.4), (0.1, 0.0), (0.1, 0.4)]
+        (1.0e-6, 0.0),
+        (1.0e-6, 0.4),
+        (0.1, 0.0),
+        (0.1, 0.4),
+    ]
     assert {trial.status for trial in trials} == {"completed", "stopped"}
     for trial in trials:
         assert ("test_accuracy" in trial.result) == (trial.status == "completed")
@@ -170,11 +192,13 @@ def test_a_grid_under_asha_runs_the_whole_product_and_tests_only_what_ran_to_the
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
 def test_pbt_goes_on_with_what_it_had_changed_stays_inside_the_domains_and_records_every_round_once(
-    connection: Connection, tmp_path: Path,
+    connection: Connection, tmp_path: Path
 ) -> None:
-    wanted = space(training={"epochs": 21, "lr": {"loguniform": [1.0e-4, 0.2]}, "schedule": "constant"},
-                   graft={"A": {"uniform": [0.3, 0.5]}, "c": 500.0},
-                   tune={"num_samples": 2, "scheduler": "pbt"})
+    wanted = space(
+        training={"epochs": 21, "lr": {"loguniform": [1.0e-4, 0.2]}, "schedule": "constant"},
+        graft={"A": {"uniform": [0.3, 0.5]}, "c": 500.0},
+        tune={"num_samples": 2, "scheduler": "pbt"},
+    )
     _, trials = run(wanted, connection, tmp_path, watch=interrupting_once_at(8))
     before = {trial.trial_id: trial for trial in trials}
     assert "interrupted" in {trial.status for trial in trials}
@@ -185,8 +209,9 @@ def test_pbt_goes_on_with_what_it_had_changed_stays_inside_the_domains_and_recor
         assert 1.0e-4 <= trial.sample["training.lr"] <= 0.2
     rounds = pq.read_table(tmp_path / "rounds.parquet").to_pylist()
     places = [(row["trial_id"], row["round"], row["peer"]) for row in rounds]
-    assert sorted(places) == sorted((trial.trial_id, round_, peer) for trial in trials
-                                    for round_ in range(1, 22) for peer in (0, 1))
+    assert sorted(places) == sorted(
+        (trial.trial_id, round_, peer) for trial in trials for round_ in range(1, 22) for peer in (0, 1)
+    )
     rates = {(row["trial_id"], row["round"]): row["lr"] for row in rounds}
     for trial_id, cut in before.items():
         assert rates[trial_id, cut.round + 1] == cut.sample["training.lr"]
@@ -204,8 +229,9 @@ def test_a_population_that_diverges_fails_and_says_so(connection: Connection, tm
 
 
 def test_a_trial_that_fails_says_why_in_one_line_and_the_study_goes_on(connection: Connection, tmp_path: Path) -> None:
-    wanted = space(training={"epochs": 1}, tune={"num_samples": 1},
-                   population={"round_limit_s": 0.01, "max_peer_restarts": 0})
+    wanted = space(
+        training={"epochs": 1}, tune={"num_samples": 1}, population={"round_limit_s": 0.01, "max_peer_restarts": 0}
+    )
     _, (trial,) = run(wanted, connection, tmp_path)
     assert trial.status == "failed"
     assert re.match(r"peer \d: did not finish '\w+' within 0\.01 s; see population.deadline_factor", trial.error)
@@ -216,7 +242,7 @@ def test_a_trial_that_fails_says_why_in_one_line_and_the_study_goes_on(connectio
 
 @pytest.mark.parametrize("search", ["random", "optuna"])
 def test_a_study_in_which_nothing_is_searched_is_one_population_as_often_as_is_wanted(
-    connection: Connection, tmp_path: Path, search: str,
+    connection: Connection, tmp_path: Path, search: str
 ) -> None:
     wanted = space(training={"epochs": 1}, graft={"A": 0.4, "c": 500.0}, tune={"search": search, "num_samples": 1})
     _, (trial,) = run(wanted, connection, tmp_path)
@@ -224,7 +250,7 @@ def test_a_study_in_which_nothing_is_searched_is_one_population_as_often_as_is_w
 
 
 def test_a_trial_whose_process_was_lost_too_often_is_interrupted_and_can_be_gone_on_with(
-    connection: Connection, tmp_path: Path,
+    connection: Connection, tmp_path: Path
 ) -> None:
     wanted = space(graft={"A": 0.4, "c": 500.0}, tune={"num_samples": 1, "max_failures": 0})
     killed: list[int] = []
@@ -244,7 +270,7 @@ def test_a_trial_whose_process_was_lost_too_often_is_interrupted_and_can_be_gone
 
 
 def test_where_peers_may_be_lost_for_good_a_trial_is_led_from_the_node_of_the_driver(
-    connection: Connection, tmp_path: Path,
+    connection: Connection, tmp_path: Path
 ) -> None:
     wanted = space(training={"epochs": 1}, population={"min_peers": 1}, tune={"num_samples": 1})
     config = {"trial": {"sample": {"graft.A": 0.4, "graft.c": 5.0}}}
@@ -254,7 +280,7 @@ def test_where_peers_may_be_lost_for_good_a_trial_is_led_from_the_node_of_the_dr
 
 
 def test_trials_that_find_no_room_end_the_study_after_a_while_and_can_be_gone_on_with(
-    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cluster has half the CPUs that it had when the demand was worked out."""
     monkeypatch.setattr(recorder, "ROOM_LIMIT_S", 3.0)

@@ -34,12 +34,16 @@ def without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def space(*trackers: str, epochs: int = 3, num_samples: int = 2) -> Space:
-    return parse_space({
-        "name": "logged", "data": {"name": "digits"}, "model": {"name": "resnet8"},
-        "training": {"epochs": epochs, "batch_size": 128},
-        "graft": {"A": {"uniform": [0.0, 1.0]}},
-        "tune": {"search": "random", "num_samples": num_samples, "log": list(trackers)},
-    })
+    return parse_space(
+        {
+            "name": "logged",
+            "data": {"name": "digits"},
+            "model": {"name": "resnet8"},
+            "training": {"epochs": epochs, "batch_size": 128},
+            "graft": {"A": {"uniform": [0.0, 1.0]}},
+            "tune": {"search": "random", "num_samples": num_samples, "log": list(trackers)},
+        }
+    )
 
 
 def run_folder(folder: Path) -> RunFolder:
@@ -55,8 +59,10 @@ def runs_of_mlflow(uri: str) -> dict[str, Any]:
     client = MlflowClient(uri)
     (experiment,) = client.search_experiments(filter_string="name = 'logged'")
     runs = client.search_runs([experiment.experiment_id])
-    return {run.info.run_name: (run, [one.step for one in client.get_metric_history(run.info.run_id, "val_accuracy")])
-            for run in runs}
+    return {
+        run.info.run_name: (run, [one.step for one in client.get_metric_history(run.info.run_id, "val_accuracy")])
+        for run in runs
+    }
 
 
 def records_of_wandb(file: Path) -> dict[str, list[Any]]:
@@ -70,7 +76,7 @@ def records_of_wandb(file: Path) -> dict[str, list[Any]]:
             at += left_in_block
             continue
         _, length, kind = struct.unpack_from("<IHB", content, at)
-        record += content[at + 7:at + 7 + length]
+        record += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last part
             parsed = wandb_internal_pb2.Record.FromString(record)
@@ -85,8 +91,10 @@ def runs_of_wandb(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
     found = {}
     for file in folder.glob("wandb/offline-run-*/*.wandb"):
         records = records_of_wandb(file)
-        rounds = [{"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in one.item}
-                  for one in records["history"]]
+        rounds = [
+            {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in one.item}
+            for one in records["history"]
+        ]
         found[records["run"][0].display_name] = records["run"][0], rounds
     return found
 
@@ -110,7 +118,7 @@ def runs_of_aim(folder: Path) -> dict[str, tuple[str, dict[str, Any], dict[str, 
 
 @pytest.mark.ray
 def test_a_study_that_was_cut_and_gone_on_with_is_in_mlflow_in_weights_and_biases_and_in_aim(
-    connection: Connection, tmp_path: Path,
+    connection: Connection, tmp_path: Path
 ) -> None:
     wanted, folder = space("mlflow", "wandb", *({"aim"} & INSTALLED), epochs=6), run_folder(tmp_path / "run")
     check_loggers(wanted, folder)
@@ -130,7 +138,8 @@ def test_a_study_that_was_cut_and_gone_on_with_is_in_mlflow_in_weights_and_biase
         assert run.data.params["graft.A"] == str(trial.sample["graft.A"])
         assert (run.data.params["training.epochs"], run.data.params["trial"]) == ("6", trial.trial_id)
         assert {name: run.data.metrics[name] for name in ("val_accuracy", "mean_val_accuracy", "test_accuracy")} == {
-            name: trial.result[name] for name in ("val_accuracy", "mean_val_accuracy", "test_accuracy")}
+            name: trial.result[name] for name in ("val_accuracy", "mean_val_accuracy", "test_accuracy")
+        }
         assert {"train_loss", "num_invalid_filters", "images_per_s"} <= run.data.metrics.keys()
 
         described, rounds = in_wandb[last]
@@ -155,7 +164,7 @@ def test_a_study_that_was_cut_and_gone_on_with_is_in_mlflow_in_weights_and_biase
 
 @pytest.mark.ray
 def test_files_of_mlflow_and_archives_of_comet_where_the_environment_says(
-    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "files").as_uri())
@@ -163,7 +172,9 @@ def test_files_of_mlflow_and_archives_of_comet_where_the_environment_says(
     trackers = ("mlflow", "comet") if "comet" in INSTALLED else ("mlflow",)
     run_study(space(*trackers, epochs=1), run_folder(tmp_path / "run"), connection, lambda trials: None)
     assert {name: steps for name, (_, steps) in runs_of_mlflow((tmp_path / "files").as_uri()).items()} == {
-        "00000": [1], "00001": [1]}
+        "00000": [1],
+        "00001": [1],
+    }
     assert not (tmp_path / "run" / "mlflow.db").exists()
     assert len(list(tmp_path.glob("comet/*.zip"))) == 2 * ("comet" in trackers)
 
@@ -173,7 +184,7 @@ def test_files_of_mlflow_and_archives_of_comet_where_the_environment_says(
 
 @pytest.mark.ray
 def test_a_tracker_that_is_away_is_told_of_and_ends_neither_trials_nor_the_study(
-    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The study has begun: nothing is asked any more before it goes on."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
@@ -183,15 +194,17 @@ def test_a_tracker_that_is_away_is_told_of_and_ends_neither_trials_nor_the_study
     assert [trial.status for trial in trials] == ["completed"] * 2
     told = [message for message in caplog.messages if message.startswith("tune.log")]
     assert [message.partition(" API request to ")[0] for message in told if "mlflow" in message] == [
-        "tune.log: mlflow:"]
+        "tune.log: mlflow:"
+    ]
     assert [message for message in told if "wandb" in message] == [
         "tune.log: wandb needs a login, got none; run `wandb login`, set WANDB_API_KEY, or WANDB_MODE=offline to write "
-        "to the run folder alone; the study goes on"]
+        "to the run folder alone; the study goes on"
+    ]
 
 
 @pytest.mark.ray
 def test_a_process_of_weights_and_biases_that_fails_is_told_of(
-    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Ray's own callback says nothing then: what it logs goes to a process that has ended."""
     monkeypatch.setenv("WANDB_ENTITY", "not/a/name")
@@ -231,8 +244,11 @@ def test_every_tracker_of_the_settings_has_its_callback_and_its_package() -> Non
     annotation = TuneSettings.model_fields["log"].annotation.__args__[0]  # type: ignore[union-attr]
     assert set(annotation.__args__) == set(LOGGERS) == set(PACKAGES)
     for tracker in set(PACKAGES) - INSTALLED:
-        with pytest.raises(SpaceError, match=rf"^tune\.log: {tracker} needs the package {PACKAGES[tracker]}, which is "
-                                             rf"not installed; pip install 'graftpop\[{tracker}\]'$"):
+        with pytest.raises(
+            SpaceError,
+            match=rf"^tune\.log: {tracker} needs the package {PACKAGES[tracker]}, which is "
+            rf"not installed; pip install 'graftpop\[{tracker}\]'$",
+        ):
             check_packages(space(tracker))
 
 

@@ -21,23 +21,29 @@ from graftpop.comparison.rendering import comparison_html, comparison_markdown, 
 from graftpop.reporting.differences import paired_differences
 from graftpop.settings import Settings
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "single": {},
-    "grafting": {"graft": {}},
-    "noise": {"graft": {"scion": "noise"}},
+VARIANTS: dict[str, dict[str, Any]] = {"single": {}, "grafting": {"graft": {}}, "noise": {"graft": {"scion": "noise"}}}
+PUBLISHED = {
+    "source": "Table <1> of a paper",
+    "accuracy": [{"variant": "single", "percent": 92.83}, {"variant": "grafting", "percent": 93.94, "std": 0.25}],
 }
-PUBLISHED = {"source": "Table <1> of a paper", "accuracy": [
-    {"variant": "single", "percent": 92.83},
-    {"variant": "grafting", "percent": 93.94, "std": 0.25},
-]}
 
 
 def row(variant: str, seed: int, test_accuracy: float | None, **other: Any) -> dict[str, Any]:
     """Return a row as `trials.parquet` has it."""
     status = "failed" if test_accuracy is None else "completed"
-    return {"trial_id": f"{variant}-{seed}", "status": status, "variant": variant, "seed": seed, "val_accuracy": 0.5,
-            "test_accuracy": test_accuracy, "ensemble_test_accuracy": 0.5, "num_peers": 2, "epochs": 10,
-            "train_images": 1000, "wall_s": 60.0} | other
+    return {
+        "trial_id": f"{variant}-{seed}",
+        "status": status,
+        "variant": variant,
+        "seed": seed,
+        "val_accuracy": 0.5,
+        "test_accuracy": test_accuracy,
+        "ensemble_test_accuracy": 0.5,
+        "num_peers": 2,
+        "epochs": 10,
+        "train_images": 1000,
+        "wall_s": 60.0,
+    } | other
 
 
 def rows_of(accuracies: Mapping[str, Sequence[float | None]]) -> list[dict[str, Any]]:
@@ -45,10 +51,20 @@ def rows_of(accuracies: Mapping[str, Sequence[float | None]]) -> list[dict[str, 
     return [row(variant, seed, value) for variant, values in accuracies.items() for seed, value in enumerate(values)]
 
 
-def groups_of(rows: Sequence[Mapping[str, Any]], variants: Mapping[str, Mapping[str, Any]] = VARIANTS,
-              searched: Sequence[str] = ("variant", "seed"), num_seeds: int = 3) -> list[Group]:
-    return compare(rows, variants=list(variants), baseline="single", seeds=range(num_seeds), searched=searched,
-                   settings_of=lambda sample: Settings.model_validate(variants[sample["variant"]]))
+def groups_of(
+    rows: Sequence[Mapping[str, Any]],
+    variants: Mapping[str, Mapping[str, Any]] = VARIANTS,
+    searched: Sequence[str] = ("variant", "seed"),
+    num_seeds: int = 3,
+) -> list[Group]:
+    return compare(
+        rows,
+        variants=list(variants),
+        baseline="single",
+        seeds=range(num_seeds),
+        searched=searched,
+        settings_of=lambda sample: Settings.model_validate(variants[sample["variant"]]),
+    )
 
 
 def group_of(accuracies: Mapping[str, Sequence[float | None]]) -> Group:
@@ -128,8 +144,9 @@ def test_the_interval_of_equal_differences_is_their_point() -> None:
     assert noise.difference.interval == (0.0, 0.0)
     told = "all 3 differences are equal, so the interval has no width and says nothing of chance"
     assert grafting.warnings == (told,)
-    assert verdict(group) == ("The interval of the difference to single lies above 0 for grafting; "
-                              "it includes 0 for noise.")
+    assert verdict(group) == (
+        "The interval of the difference to single lies above 0 for grafting; it includes 0 for noise."
+    )
 
 
 def test_one_seed_has_a_difference_and_no_interval() -> None:
@@ -150,8 +167,10 @@ def test_only_seeds_that_both_completed_are_paired() -> None:
     assert grafting.difference is not None
     assert (grafting.difference.n, grafting.difference.mean) == (2, pytest.approx(0.1875))
     assert noise.difference is None
-    assert noise.warnings == ("2 of 3 trials not completed",
-                              "0 seeds in common with the baseline, and an interval needs 2")
+    assert noise.warnings == (
+        "2 of 3 trials not completed",
+        "0 seeds in common with the baseline, and an interval needs 2",
+    )
     assert line_of(group, "single").warnings == ("1 of 3 trials not completed",)
 
 
@@ -174,8 +193,11 @@ def test_a_variant_that_has_not_begun_has_an_empty_line() -> None:
 
 
 def test_costs_are_means_over_the_completed_trials() -> None:
-    rows = [row("single", 0, 0.5, wall_s=10.0, train_images=100), row("single", 1, 0.5, wall_s=20.0, train_images=200),
-            row("single", 2, None, wall_s=90.0, train_images=900)]
+    rows = [
+        row("single", 0, 0.5, wall_s=10.0, train_images=100),
+        row("single", 1, 0.5, wall_s=20.0, train_images=200),
+        row("single", 2, None, wall_s=90.0, train_images=900),
+    ]
     (group,) = groups_of(rows)
     line = line_of(group, "single")
     assert (line.wall_s, line.train_images, line.num_peers, line.epochs) == (15.0, 150.0, 2.0, 10.0)
@@ -185,8 +207,12 @@ def test_costs_are_means_over_the_completed_trials() -> None:
 
 
 def test_every_combination_of_other_searched_values_is_a_group() -> None:
-    rows = [row(variant, seed, accuracy + 0.01 * peers, **{"population.num_peers": peers})
-            for peers in (2, 4) for variant, accuracies in STUDY.items() for seed, accuracy in enumerate(accuracies)]
+    rows = [
+        row(variant, seed, accuracy + 0.01 * peers, **{"population.num_peers": peers})
+        for peers in (2, 4)
+        for variant, accuracies in STUDY.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
     groups = groups_of(rows, searched=("variant", "population.num_peers", "seed"))
     assert [group.values for group in groups] == [{"population.num_peers": 2}, {"population.num_peers": 4}]
     for group in groups:
@@ -202,8 +228,14 @@ def test_the_settings_of_a_line_are_those_of_its_variant_and_group() -> None:
         asked.append(dict(sample))
         return Settings()
 
-    compare([row("single", 0, 0.5, **{"graft.level": "layer"})], variants=["single", "noise"], baseline="single",
-            seeds=[0], searched=["graft.level", "seed", "variant"], settings_of=settings_of)
+    compare(
+        [row("single", 0, 0.5, **{"graft.level": "layer"})],
+        variants=["single", "noise"],
+        baseline="single",
+        seeds=[0],
+        searched=["graft.level", "seed", "variant"],
+        settings_of=settings_of,
+    )
     assert asked == [{"variant": "single", "graft.level": "layer"}, {"variant": "noise", "graft.level": "layer"}]
 
 
@@ -214,12 +246,17 @@ def test_a_study_without_trials_has_no_group() -> None:
 # warnings
 
 
-@pytest.mark.parametrize(("images", "warning"), [
-    (1000, None), (1010, None), (990, None),
-    (1011, "compute is not equal: 1,011 images trained against 1,000 of single (+1.1 %)"),
-    (989, "compute is not equal: 989 images trained against 1,000 of single (-1.1 %)"),
-    (2000, "compute is not equal: 2,000 images trained against 1,000 of single (+100 %)"),
-])
+@pytest.mark.parametrize(
+    ("images", "warning"),
+    [
+        (1000, None),
+        (1010, None),
+        (990, None),
+        (1011, "compute is not equal: 1,011 images trained against 1,000 of single (+1.1 %)"),
+        (989, "compute is not equal: 989 images trained against 1,000 of single (-1.1 %)"),
+        (2000, "compute is not equal: 2,000 images trained against 1,000 of single (+100 %)"),
+    ],
+)
 def test_images_that_differ_by_more_than_a_hundredth_are_a_warning(images: int, warning: str | None) -> None:
     rows = [one | {"train_images": images} if one["variant"] == "grafting" else one for one in rows_of(STUDY)]
     (group,) = groups_of(rows)
@@ -227,18 +264,24 @@ def test_images_that_differ_by_more_than_a_hundredth_are_a_warning(images: int, 
     assert line_of(group, "noise").warnings == ()
 
 
-@pytest.mark.parametrize(("settings", "told"), [
-    ({"training": {"lr": 0.05}}, "training.lr is 0.05 and not 0.1"),
-    ({"training": {"momentum": 0.0}}, "training.momentum is 0.0 and not 0.9"),
-    ({"training": {"weight_decay": 0.0}}, "training.weight_decay is 0.0 and not 0.0005"),
-    ({"training": {"schedule": "cosine"}}, "training.schedule is cosine and not step"),
-    ({"training": {"batch_size": 64}}, "training.batch_size is 64 and not 128"),
-    ({"training": {"precision": "float32"}}, "training.precision is float32 and not auto"),
-    ({"population": {"diversity": "learning_rate"}}, "population.diversity is learning_rate and not none"),
-    ({"swa": {"lr": 0.01}}, "swa.lr is 0.01 and not null"),
-    ({"training": {"lr": 0.05}, "swa": {"lr": 0.01}}, "training.lr is 0.05 and not 0.1, swa.lr is 0.01 and not null"),
-    ({"training": {"total_epochs": 100}, "population": {"num_peers": 4}, "swa": {}}, None),
-])
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"training": {"lr": 0.05}}, "training.lr is 0.05 and not 0.1"),
+        ({"training": {"momentum": 0.0}}, "training.momentum is 0.0 and not 0.9"),
+        ({"training": {"weight_decay": 0.0}}, "training.weight_decay is 0.0 and not 0.0005"),
+        ({"training": {"schedule": "cosine"}}, "training.schedule is cosine and not step"),
+        ({"training": {"batch_size": 64}}, "training.batch_size is 64 and not 128"),
+        ({"training": {"precision": "float32"}}, "training.precision is float32 and not auto"),
+        ({"population": {"diversity": "learning_rate"}}, "population.diversity is learning_rate and not none"),
+        ({"swa": {"lr": 0.01}}, "swa.lr is 0.01 and not null"),
+        (
+            {"training": {"lr": 0.05}, "swa": {"lr": 0.01}},
+            "training.lr is 0.05 and not 0.1, swa.lr is 0.01 and not null",
+        ),
+        ({"training": {"total_epochs": 100}, "population": {"num_peers": 4}, "swa": {}}, None),
+    ],
+)
 def test_another_way_of_training_than_the_baselines_is_a_warning(settings: dict[str, Any], told: str | None) -> None:
     (group,) = groups_of(rows_of(STUDY), variants=VARIANTS | {"grafting": settings})
     assert line_of(group, "grafting").warnings == (() if told is None else (f"trained otherwise than single: {told}",))
@@ -251,20 +294,29 @@ def test_another_way_of_training_than_the_baselines_is_a_warning(settings: dict[
 def test_the_verdict_tells_on_which_side_of_0_every_interval_lies() -> None:
     variants = {name: {} for name in ("single", "up", "higher", "down", "level", "lost")}
     accuracies: dict[str, list[float | None]] = {
-        "single": [0.5, 0.5, 0.5], "up": [0.6, 0.601, 0.602], "higher": [0.7, 0.701, 0.702], "down": [0.4, 0.401, 0.4],
-        "level": [0.4, 0.5, 0.6], "lost": [0.9, None, None]}
+        "single": [0.5, 0.5, 0.5],
+        "up": [0.6, 0.601, 0.602],
+        "higher": [0.7, 0.701, 0.702],
+        "down": [0.4, 0.401, 0.4],
+        "level": [0.4, 0.5, 0.6],
+        "lost": [0.9, None, None],
+    }
     (group,) = groups_of(rows_of(accuracies), variants=variants)
     assert verdict(group) == (
         "The interval of the difference to single lies above 0 for up and higher; it lies below 0 for down; it "
-        "includes 0 for level. There is no interval for lost.")
+        "includes 0 for level. There is no interval for lost."
+    )
 
 
 def test_published_figures_belong_to_a_variant_and_to_the_values_that_they_name() -> None:
-    published = {"source": "a paper", "accuracy": [
-        {"variant": "grafting", "model.name": "resnet20", "percent": 91.5},
-        {"variant": "grafting", "model.name": "resnet32", "percent": 93.25, "std": 0.5},
-        {"variant": "grafting", "percent": 90.0},
-    ]}
+    published = {
+        "source": "a paper",
+        "accuracy": [
+            {"variant": "grafting", "model.name": "resnet20", "percent": 91.5},
+            {"variant": "grafting", "model.name": "resnet32", "percent": 93.25, "std": 0.5},
+            {"variant": "grafting", "percent": 90.0},
+        ],
+    }
     rows = [row("grafting", 0, 0.5, **{"model.name": name}) for name in ("resnet20", "resnet32", "resnet56")]
     small, middle, large = groups_of(rows, searched=("variant", "model.name", "seed"))
     assert published_percent(small, "grafting", published) == [(91.5, None), (90.0, None)]
@@ -280,12 +332,23 @@ def test_published_figures_belong_to_a_variant_and_to_the_values_that_they_name(
 def cells_of(html: str) -> list[list[str]]:
     """Return the texts of a table's cells, row by row, with a hyphen for minus."""
     rows = re.findall(r"<tr>(.*?)</tr>", html)
-    return [[unescape(text).replace("\u2212", "-") for text in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", one)]
-            for one in rows]
+    return [
+        [unescape(text).replace("\u2212", "-") for text in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", one)]
+        for one in rows
+    ]
 
 
-HEAD = ["variant", "n", "test accuracy, %", "images trained, millions", "peers", "epochs a peer", "wall time",
-        "difference, points", "95 % interval"]
+HEAD = [
+    "variant",
+    "n",
+    "test accuracy, %",
+    "images trained, millions",
+    "peers",
+    "epochs a peer",
+    "wall time",
+    "difference, points",
+    "95 % interval",
+]
 SINGLE = ["single", "3", "91.00 \u00b1 1.00", "0.001", "2", "10", "0:01:00", "baseline", ""]
 GRAFTING = ["grafting", "3", "93.00 \u00b1 1.00", "0.001", "2", "10", "0:01:00", "+2.00", "-0.48 to +4.48"]
 
@@ -322,7 +385,10 @@ def test_every_difference_is_drawn_with_its_interval_and_its_seeds() -> None:
     (group,) = groups_of(rows_of({"single": [0.5, 0.5], "up": [0.6, 0.601], "once": [0.5, None]}), variants=variants)
     seeds, means = paired_differences(group).figure.data
     assert list(zip(seeds.y, seeds.customdata, seeds.x, strict=True)) == [
-        ("up", "0", pytest.approx(10.0)), ("up", "1", pytest.approx(10.1)), ("once", "0", 0.0)]
+        ("up", "0", pytest.approx(10.0)),
+        ("up", "1", pytest.approx(10.1)),
+        ("once", "0", 0.0),
+    ]
     assert means.y == ("up", "once")
     assert means.x == pytest.approx((10.05, 0.0))
     assert means.error_x.array == pytest.approx((12.7062 * 0.05, 0.0), abs=1e-4)  # t of 0.975 with 1 degree of freedom
@@ -337,7 +403,8 @@ def test_warnings_that_several_variants_share_are_told_once() -> None:
     rows = [one | {"train_images": 2000 if one["variant"] != "single" else 1000} for one in rows_of(STUDY)]
     html = comparison_html(groups_of(rows), None)
     assert re.findall("<li>(.*?)</li>", html) == [
-        "grafting, noise: compute is not equal: 2,000 images trained against 1,000 of single (+100 %)"]
+        "grafting, noise: compute is not equal: 2,000 images trained against 1,000 of single (+100 %)"
+    ]
     assert "<li>" not in comparison_html([group_of(STUDY)], None)
 
 
@@ -350,8 +417,9 @@ def test_the_note_counts_the_intervals_of_all_groups() -> None:
 
 def test_the_markdown_has_the_same_cells_as_the_page() -> None:
     markdown = comparison_markdown([group_of(STUDY)], PUBLISHED)
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()
-             if line.startswith("|")]
+    table = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line.startswith("|")
+    ]
     assert [table[0], *table[2:]] == cells_of(comparison_html([group_of(STUDY)], PUBLISHED))
     assert set("".join(table[1])) == {"-", ":"}
     assert verdict(group_of(STUDY)) in markdown

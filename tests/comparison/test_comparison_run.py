@@ -16,13 +16,21 @@ from graftpop.space import Space, parse_space
 from graftpop.study.trials import Trial, column_types
 
 COMPARISON: dict[str, Any] = {
-    "name": "study", "data": {"name": "digits"}, "training": {"epochs": 4}, "seeds": [5, 7], "baseline": "plain",
+    "name": "study",
+    "data": {"name": "digits"},
+    "training": {"epochs": 4},
+    "seeds": [5, 7],
+    "baseline": "plain",
     "graft": {"alpha": {"grid": ["adaptive", 0.5]}},
     "variants": {"late": {"graft": {"burn_in_rounds": 2}}, "plain": {}},
     "published": {"source": "a paper", "accuracy": [{"variant": "late", "graft.alpha": 0.5, "percent": 93.25}]},
 }
-FACTS = {"started": "2026-01-01T00:00:00+00:00", "status": "finished", "command": ["graftpop", "tune"],
-         "hardware": {"cores": 2, "processor": "A processor", "gpus": []}}
+FACTS = {
+    "started": "2026-01-01T00:00:00+00:00",
+    "status": "finished",
+    "command": ["graftpop", "tune"],
+    "hardware": {"cores": 2, "processor": "A processor", "gpus": []},
+}
 
 
 def trials_of(space: Space) -> list[Trial]:
@@ -32,8 +40,15 @@ def trials_of(space: Space) -> list[Trial]:
     for number, values in enumerate(itertools.product(*(domain.every_value() for domain in space.domains.values()))):
         sample = dict(zip(names, values, strict=True))
         accuracy = 0.5 + 0.125 * (sample.get("variant") == "late") + sample.get("seed", 0) / 64
-        result = {"val_accuracy": accuracy, "test_accuracy": accuracy, "ensemble_test_accuracy": accuracy,
-                  "num_peers": 2, "train_images": 1000, "epoch": 4, "round": 4}
+        result = {
+            "val_accuracy": accuracy,
+            "test_accuracy": accuracy,
+            "ensemble_test_accuracy": accuracy,
+            "num_peers": 2,
+            "train_images": 1000,
+            "epoch": 4,
+            "round": 4,
+        }
         trials.append(Trial(f"t{number}", number, sample, 4, "completed", result, wall_s=5.0))
     return trials
 
@@ -68,8 +83,9 @@ def test_trials_that_were_never_made_are_missing() -> None:
 
 
 def test_variants_without_seeds_are_compared_by_their_only_trials() -> None:
-    space = parse_space({name: COMPARISON[name] for name in ("name", "data", "training", "baseline", "variants")}
-                        | {"graft": {}})
+    space = parse_space(
+        {name: COMPARISON[name] for name in ("name", "data", "training", "baseline", "variants")} | {"graft": {}}
+    )
     (group,) = compare_trials([trial.row() for trial in trials_of(space)], space)
     assert [(line.n, line.num_missing) for line in group.lines] == [(1, 0), (1, 0)]
     assert (group.differences["late"].mean, group.differences["late"].interval) == (0.125, None)
@@ -87,14 +103,18 @@ def test_the_report_of_a_comparison_has_its_section_and_prints_as_markdown(tmp_p
     assert written.exit_code == 0
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert html.count("<table class='variants'>") == 2
-    assert re.search(r"<code>variant</code> = <b>late</b>,\s+<code>seed</code> = <b>7</b>,\s+"
-                     r"<code>graft.alpha</code> = <b>adaptive</b>", html)
+    assert re.search(
+        r"<code>variant</code> = <b>late</b>,\s+<code>seed</code> = <b>7</b>,\s+"
+        r"<code>graft.alpha</code> = <b>adaptive</b>",
+        html,
+    )
     assert html.count("data-drawing='differences/") + html.count('data-drawing="differences/') == 2
 
 
 def test_a_run_without_variants_has_no_comparison(tmp_path: Path) -> None:
-    run_folder(tmp_path, {"name": "search", "data": {"name": "digits"}, "seed": {"choice": [0, 1]},
-                          "tune": {"search": "grid"}})
+    run_folder(
+        tmp_path, {"name": "search", "data": {"name": "digits"}, "seed": {"choice": [0, 1]}, "tune": {"search": "grid"}}
+    )
     refused = CliRunner().invoke(app, ["report", str(tmp_path), "--markdown"])
     assert refused.exit_code == 2
     assert refused.stderr.count("\n") == 1

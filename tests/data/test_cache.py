@@ -62,7 +62,12 @@ def test_what_is_decoded_comes_back_from_the_cache(cache: Path) -> None:
         assert images.parts["test"][0].shape == (3, 3, 4, 6)
         assert images.class_names == ("a", "b")
     assert sorted(file.name for file in stored_folder(cache).iterdir()) == [
-        "meta.json", "test_labels.npy", "test_pixels.npy", "train_labels.npy", "train_pixels.npy"]
+        "meta.json",
+        "test_labels.npy",
+        "test_pixels.npy",
+        "train_labels.npy",
+        "train_pixels.npy",
+    ]
 
 
 def test_mean_and_deviation_are_those_of_the_training_pixels() -> None:
@@ -139,8 +144,11 @@ def test_a_cache_that_cannot_be_written_names_the_folder_and_the_variable(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"cache: .*/file/graftpop/decoded must be a folder that can be written, got "
-                                        r"Not a directory; set XDG_CACHE_HOME"):
+    with pytest.raises(
+        DataError,
+        match=r"cache: .*/file/graftpop/decoded must be a folder that can be written, got "
+        r"Not a directory; set XDG_CACHE_HOME",
+    ):
         decoded(source())
 
 
@@ -148,24 +156,34 @@ def test_a_wait_that_is_too_long_names_the_lock_and_its_purpose(cache: Path) -> 
     decoded(source())
     folder = stored_folder(cache)
     (folder / "meta.json").unlink()
-    with FileLock(f"{folder}.lock"), pytest.raises(
-        DataError, match=r"cache: waited 0\.1 s for .*/toy-.*\.lock, held by a process of this node to decode toy"
+    with (
+        FileLock(f"{folder}.lock"),
+        pytest.raises(
+            DataError, match=r"cache: waited 0\.1 s for .*/toy-.*\.lock, held by a process of this node to decode toy"
+        ),
     ):
         decoded(source(), limit_s=0.1)
 
 
 def test_two_processes_at_once_decode_once(tmp_path: Path, cache: Path) -> None:
     for part in ("train", "test"):
-        write_parquet(tmp_path / f"{part}.parquet", [png(image) for image in random_pixels(500)],
-                      {"label": list(range(500))})
-    code = ("import sys, glob, os; from graftpop.data import load_splits;"
-            "from graftpop.settings import DataSettings;"
-            "splits = load_splits(DataSettings(name='parquet', root=sys.argv[1]), seed=0);"
-            "file, = glob.glob(sys.argv[2] + '/*/meta.json');"
-            "print(os.stat(file).st_ino, int(splits.train.pixels.sum()))")
+        write_parquet(
+            tmp_path / f"{part}.parquet", [png(image) for image in random_pixels(500)], {"label": list(range(500))}
+        )
+    code = (
+        "import sys, glob, os; from graftpop.data import load_splits;"
+        "from graftpop.settings import DataSettings;"
+        "splits = load_splits(DataSettings(name='parquet', root=sys.argv[1]), seed=0);"
+        "file, = glob.glob(sys.argv[2] + '/*/meta.json');"
+        "print(os.stat(file).st_ino, int(splits.train.pixels.sum()))"
+    )
     environment = {**os.environ, "PYTHONPATH": str(Path(graftpop.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(cache)], env=environment,
-                                  stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), str(cache)], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
     outputs = [process.communicate(timeout=50)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert outputs[0] == outputs[1]

@@ -53,8 +53,12 @@ def assert_is_made_of_pixels(splits: Splits) -> None:
 
 def write_tables(folder: Path) -> None:
     for part, rows in (("train", slice(0, 30)), ("test", slice(30, 36))):
-        write_parquet(folder / f"{part}-00000.parquet", [png(image) for image in PIXELS[rows]],
-                      {"label": LABELS[rows]}, class_names={"label": ["cat", "dog", "frog"]})
+        write_parquet(
+            folder / f"{part}-00000.parquet",
+            [png(image) for image in PIXELS[rows]],
+            {"label": LABELS[rows]},
+            class_names={"label": ["cat", "dog", "frog"]},
+        )
 
 
 def write_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,8 +68,11 @@ def write_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("place", ["root", "data", "cache"])
 def test_parquet_files_are_found_in_every_place(tmp_path: Path, place: str) -> None:
-    folder = {"root": tmp_path / "mine", "data": tmp_path / "data/cifar10",
-              "cache": tmp_path / "cache/graftpop/cifar10"}[place]
+    folder = {
+        "root": tmp_path / "mine",
+        "data": tmp_path / "data/cifar10",
+        "cache": tmp_path / "cache/graftpop/cifar10",
+    }[place]
     write_tables(folder)
     splits = load(root=str(folder)) if place == "root" else load()
     assert_is_made_of_pixels(splits)
@@ -83,17 +90,24 @@ def test_batches_with_another_md5_are_never_unpickled(tmp_path: Path, monkeypatc
     write_batches(tmp_path / "data" / "cifar10", monkeypatch)
     with open(tmp_path / "data" / "cifar10" / "cifar-10-batches-py" / "data_batch_3", "ab") as file:
         file.write(b"x")
-    with pytest.raises(DataError, match=r"cifar10/cifar-10-batches-py: every file must be there and have its "
-                                        "published MD5, got one that has not; remove the folder and fetch it again"):
+    with pytest.raises(
+        DataError,
+        match=r"cifar10/cifar-10-batches-py: every file must be there and have its "
+        "published MD5, got one that has not; remove the folder and fetch it again",
+    ):
         load()
 
 
 def test_class_folders_are_read(tmp_path: Path) -> None:
     order = np.argsort(LABELS[:30], kind="stable")
     for part, rows in (("train", order), ("test", np.arange(30, 36))):
-        write_class_folders(tmp_path / "data" / "cifar10" / part, {
-            name: [PIXELS[row] for row in rows if LABELS[row] == label]
-            for label, name in enumerate(("cat", "dog", "frog"))})
+        write_class_folders(
+            tmp_path / "data" / "cifar10" / part,
+            {
+                name: [PIXELS[row] for row in rows if LABELS[row] == label]
+                for label, name in enumerate(("cat", "dog", "frog"))
+            },
+        )
     splits = load()
     train = cast(MemoryImages, splits.train)
     assert np.array_equal(train.pixels.permute(0, 2, 3, 1).numpy(), PIXELS[order])
@@ -113,9 +127,12 @@ def test_cifar100_uses_its_fine_labels_unless_told_otherwise(
     tmp_path: Path, label: str | None, num_classes: int
 ) -> None:
     for part in ("train", "test"):
-        write_parquet(tmp_path / "data" / "cifar100" / f"{part}.parquet", [png(image) for image in PIXELS],
-                      {"coarse_label": LABELS, "fine_label": list(range(36))},
-                      class_names={"coarse_label": list("abc"), "fine_label": [str(n) for n in range(36)]})
+        write_parquet(
+            tmp_path / "data" / "cifar100" / f"{part}.parquet",
+            [png(image) for image in PIXELS],
+            {"coarse_label": LABELS, "fine_label": list(range(36))},
+            class_names={"coarse_label": list("abc"), "fine_label": [str(n) for n in range(36)]},
+        )
     splits = load("cifar100", label=label)
     assert len(splits.class_names) == num_classes
     assert splits.recipe.mean == (0.5071, 0.4865, 0.4409)
@@ -127,9 +144,16 @@ def test_cifar_that_is_nowhere_lists_all_places_layouts_and_remedies(
     with pytest.raises(DataError) as caught:
         load()
     message = str(caught.value)
-    for part in (f"{tmp_path}/data/cifar10 (GRAFTPOP_DATA)", f"{tmp_path}/cache/graftpop/cifar10 (cache)",
-                 "cifar-10-batches-py/", "train*.parquet", "train/<class>/*.png", "download of http://127.0.0.1:9/",
-                 "Connection refused", "set GRAFTPOP_DATA to a folder that holds cifar10/, or data.root"):
+    for part in (
+        f"{tmp_path}/data/cifar10 (GRAFTPOP_DATA)",
+        f"{tmp_path}/cache/graftpop/cifar10 (cache)",
+        "cifar-10-batches-py/",
+        "train*.parquet",
+        "train/<class>/*.png",
+        "download of http://127.0.0.1:9/",
+        "Connection refused",
+        "set GRAFTPOP_DATA to a folder that holds cifar10/, or data.root",
+    ):
         assert part in message
     assert "\n" not in message
     assert capfd.readouterr() == ("", "")
@@ -201,8 +225,18 @@ def test_real_cifar10_has_its_images_and_classes() -> None:
     contents = source.open()
     assert {name: part.num_images for name, part in contents.parts.items()} == {"train": 50_000, "test": 10_000}
     assert (contents.height, contents.width) == (32, 32)
-    assert contents.class_names == ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
-                                    "truck")
+    assert contents.class_names == (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
 
 
 @needs_cifar10
@@ -240,17 +274,28 @@ def test_a_batch_holds_numbers_texts_and_arrays_and_nothing_is_called(tmp_path: 
 
 def test_batches_pickled_by_python_2_are_read(tmp_path: Path) -> None:
     # What Python 2.7 writes for {"labels": [1], "data": numpy.zeros((1, 3), "uint8")} with protocol 2.
-    old = (b"\x80\x02}q\x01(U\x06labelsq\x02]q\x03K\x01aU\x04dataq\x04cnumpy.core.multiarray\n_reconstruct\nq\x05cnum"
-           b"py\nndarray\nq\x06K\x00\x85U\x01b\x87Rq\x07(K\x01K\x01K\x03\x86cnumpy\ndtype\nq\x08U\x02u1K\x00K\x01\x87Rq\t(K\x03U"
-           b"\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x03\x00\x01\x02tbu.")
+    old = (
+        b"\x80\x02}q\x01(U\x06labelsq\x02]q\x03K\x01aU\x04dataq\x04cnumpy.core.multiarray\n_reconstruct\nq\x05cnum"
+        b"py\nndarray\nq\x06K\x00\x85U\x01b\x87Rq\x07(K\x01K\x01K\x03\x86cnumpy\ndtype\nq\x08U\x02u1K\x00K\x01\x87Rq\t(K\x03U"
+        b"\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x03\x00\x01\x02tbu."
+    )
     batch = unpickled(old, tmp_path)
     assert batch["labels"] == [1]
     assert batch["data"].tolist() == [[0, 1, 2]]
 
 
-@pytest.mark.parametrize("batch", [{}, [], 7, {"data": PIXELS, "labels": LABELS}, {"data": [0], "labels": [0]},
-                                   {"data": np.zeros((1, 3072), np.uint8), "labels": [0.5]},
-                                   {"data": np.zeros((2, 3072), np.uint8), "labels": [1]}])
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {},
+        [],
+        7,
+        {"data": PIXELS, "labels": LABELS},
+        {"data": [0], "labels": [0]},
+        {"data": np.zeros((1, 3072), np.uint8), "labels": [0.5]},
+        {"data": np.zeros((2, 3072), np.uint8), "labels": [1]},
+    ],
+)
 def test_a_batch_of_another_form_is_refused(tmp_path: Path, batch: Any) -> None:
     content = pickle.dumps(batch)
     (tmp_path / "batch").write_bytes(content)

@@ -53,7 +53,7 @@ def test_an_image_above_the_pixel_limit_is_refused_from_its_header(width: int, h
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (2**31 - 1, 2**31 - 1)])
 def test_an_absurd_image_is_refused(width: int, height: int) -> None:
-    assert "exceeds limit" in refusal(header_alone(width, height))    # Pillow's own, above ours
+    assert "exceeds limit" in refusal(header_alone(width, height))  # Pillow's own, above ours
 
 
 def test_an_image_at_the_pixel_limit_is_decoded() -> None:
@@ -70,7 +70,7 @@ def test_an_image_of_another_size_than_the_first_is_refused_before_it_is_decoded
 @given(short=st.integers(1, 20), ends=st.integers(0, 20), is_tall=st.booleans(), side=st.integers(1, 40))
 def test_of_an_image_of_any_size_the_middle_becomes_a_square(short: int, ends: int, is_tall: bool, side: int) -> None:
     pixels = np.zeros((short, 3 * short + 2 * ends, 3), np.uint8)
-    pixels[:, ends:ends + 3 * short] = (200, 100, 50)  # as far beside the cut as the filter of one pixel can see
+    pixels[:, ends : ends + 3 * short] = (200, 100, 50)  # as far beside the cut as the filter of one pixel can see
     image = png(pixels.swapaxes(0, 1) if is_tall else pixels)
     ((blocks, labels),) = decode_blocks([(image, "0", 3)], side, side, scaled=True)
     assert blocks.shape == (1, side, side, 3)
@@ -88,16 +88,23 @@ def test_a_tiff_that_turns_itself_round_has_one_size() -> None:
 
 def test_a_jpeg_of_very_many_scans_is_refused_and_not_decoded_for_hours() -> None:
     content = encoded(Image.new("RGB", (4096, 4096)), "JPEG", progressive=True)
-    last = content[content.rindex(b"\xff\xda"):-2]
+    last = content[content.rindex(b"\xff\xda") : -2]
     start = time.monotonic()
     assert refusal(content[:-2] + last * 5000 + b"\xff\xd9").startswith("the image: a JPEG must have at most 100 scans")
     assert time.monotonic() - start < 1
 
 
-@pytest.mark.parametrize("content", [
-    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(escaped) (w) file closefile\n",
-    encoded(Image.new("RGB", (8, 8)), "TGA"), encoded(Image.new("RGB", (16, 16)), "ICO"), b"", b"<svg/>", bytes(1000),
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(escaped) (w) file closefile\n",
+        encoded(Image.new("RGB", (8, 8)), "TGA"),
+        encoded(Image.new("RGB", (16, 16)), "ICO"),
+        b"",
+        b"<svg/>",
+        bytes(1000),
+    ],
+)
 def test_only_formats_of_photographs_are_opened_and_no_program_is_started(content: bytes) -> None:
     assert refusal(content) == "the image: not an image of a known format; replace or remove it"
 
@@ -119,7 +126,8 @@ def test_a_file_larger_than_any_image_is_not_read_whole(tmp_path: Path) -> None:
     with open(tmp_path / "large.png", "wb") as file:
         file.truncate(2**40)
     assert refusal(str(tmp_path / "large.png")) == (
-        "the image: images must have at most 134217728 bytes, got more; shrink it")
+        "the image: images must have at most 134217728 bytes, got more; shrink it"
+    )
 
 
 def test_a_palette_with_transparency_becomes_rgb_without_a_warning() -> None:

@@ -99,7 +99,8 @@ def test_images_of_several_sizes_can_be_given_one(root: Path) -> None:
 
 
 def test_images_given_a_size_that_would_fill_the_memory_are_streamed(
-        root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(folder, "MEMORY_SHARE", 10**12)
     splits = load(root, image_size=6)
     assert isinstance(splits.train, StreamedImages)
@@ -130,8 +131,11 @@ def test_a_class_without_images_is_an_error(root: Path) -> None:
 
 def test_test_classes_that_training_lacks_are_errors(root: Path) -> None:
     write_class_folders(root / "test", {"eel": PIXELS[:1], "fox": PIXELS[:1]})
-    with pytest.raises(DataError, match=r"test: its classes must be among those of .*train, got eel, fox; choose from "
-                                        "cat, dog"):
+    with pytest.raises(
+        DataError,
+        match=r"test: its classes must be among those of .*train, got eel, fox; choose from "
+        "cat, dog",
+    ):
         load(root)
 
 
@@ -145,8 +149,11 @@ def test_a_part_without_class_folders_is_an_error(root: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(("part", "missing"), [("train", "training"), ("test", "test")])
 def test_a_missing_part_is_an_error(root: Path, part: str, missing: str) -> None:
     (root / part).rename(root / "other")
-    with pytest.raises(DataError, match=rf"images: must hold training and test images, got no {missing} images; "
-                                        r"expected train/<class>/\*\.png"):
+    with pytest.raises(
+        DataError,
+        match=rf"images: must hold training and test images, got no {missing} images; "
+        r"expected train/<class>/\*\.png",
+    ):
         load(root)
 
 
@@ -168,8 +175,11 @@ def test_a_class_folder_may_be_a_link_and_a_circle_of_links_does_not_hang(root: 
 def test_a_link_that_leads_out_of_the_folder_is_refused(root: Path, tmp_path: Path, link: str) -> None:
     (root / link).rename(tmp_path / "elsewhere")
     (root / link).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match=rf"{link}: must lie in .*images, got a link to .*elsewhere; copy what it "
-                                        "points to, or set data.root to a folder that holds both"):
+    with pytest.raises(
+        DataError,
+        match=rf"{link}: must lie in .*images, got a link to .*elsewhere; copy what it "
+        "points to, or set data.root to a folder that holds both",
+    ):
         load(root)
     assert load_splits(DataSettings(name="folder", root=str(move_up(root, tmp_path))), seed=0).test.num_images == 6
 

@@ -39,8 +39,9 @@ def test_the_order_is_the_permutation_of_the_seed_alone() -> None:
 
 
 def test_equal_seeds_give_equal_epochs_and_others_do_not() -> None:
-    first, again, other = (torch.cat([images for images, _ in numbered(50, VARIED).training_batches(8, seed, CPU)])
-                           for seed in (1, 1, 2))
+    first, again, other = (
+        torch.cat([images for images, _ in numbered(50, VARIED).training_batches(8, seed, CPU)]) for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -58,8 +59,10 @@ def test_each_image_is_one_of_its_shifts_and_all_shifts_occur() -> None:
         for batch, labels in images.training_batches(10, seed, CPU):
             for image, label in zip(batch, labels, strict=True):
                 original = images.pixels[label].expand(18, -1, -1, -1)
-                dy, dx, mirrored = (part.flatten() for part in torch.meshgrid(
-                    torch.arange(3), torch.arange(3), torch.arange(2), indexing="ij"))
+                dy, dx, mirrored = (
+                    part.flatten()
+                    for part in torch.meshgrid(torch.arange(3), torch.arange(3), torch.arange(2), indexing="ij")
+                )
                 variants = normalise(crop_and_flip(original, dy, dx, mirrored.bool(), 1), VARIED)
                 matches = [number for number in range(18) if torch.equal(variants[number], image)]
                 assert len(matches) == 1

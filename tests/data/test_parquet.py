@@ -70,12 +70,15 @@ def test_mean_and_deviation_come_from_the_training_images_and_the_padding_from_t
     assert (recipe.crop_padding, recipe.flip) == (2, True)
 
 
-@pytest.mark.parametrize("files", [
-    ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"),
-    ("data/train-0", "data/train-1", "data/test-0"),
-    ("train/0000", "train/0001", "test/0000"),
-    ("plain/train/0", "plain/train/1", "plain/validation/0"),
-])
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"),
+        ("data/train-0", "data/train-1", "data/test-0"),
+        ("train/0000", "train/0001", "test/0000"),
+        ("plain/train/0", "plain/train/1", "plain/validation/0"),
+    ],
+)
 def test_files_are_found_by_their_names_or_their_folders(root: Path, files: tuple[str, str, str]) -> None:
     for file, rows in zip(files, (slice(0, 12), slice(12, 20), slice(20, 30)), strict=True):
         write_parquet(root / f"{file}.parquet", IMAGES[rows], {"label": LABELS[rows]})
@@ -121,14 +124,20 @@ def sixteen_bit() -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize(("image", "message"), [
-    (b"nonsense", r"train\.parquet row 17: not an image of a known format"),
-    (IMAGES[17][:200], r"train\.parquet row 17: cannot be decoded \("),
-    (None, r"train\.parquet row 17: column 'image' must hold the bytes of an image, got null"),
-    (png(PIXELS[17, :8]), r"train\.parquet row 17: all images must have the size of the first, 24 x 16, got 24 x 8; "
-                          r"data\.image_size brings them to one"),
-    (sixteen_bit(), r"train\.parquet row 17: images must have 8 bits a colour, got Pillow mode I;16"),
-])
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (b"nonsense", r"train\.parquet row 17: not an image of a known format"),
+        (IMAGES[17][:200], r"train\.parquet row 17: cannot be decoded \("),
+        (None, r"train\.parquet row 17: column 'image' must hold the bytes of an image, got null"),
+        (
+            png(PIXELS[17, :8]),
+            r"train\.parquet row 17: all images must have the size of the first, 24 x 16, got 24 x 8; "
+            r"data\.image_size brings them to one",
+        ),
+        (sixteen_bit(), r"train\.parquet row 17: images must have 8 bits a colour, got Pillow mode I;16"),
+    ],
+)
 def test_an_image_that_cannot_be_used_is_named_by_file_and_row(root: Path, image: bytes, message: str) -> None:
     write_both(root)
     write_parquet(root / "train.parquet", [*IMAGES[:17], image, *IMAGES[18:]], {"label": LABELS})
@@ -145,13 +154,16 @@ def test_images_of_several_sizes_can_be_given_one(root: Path) -> None:
     assert np.array_equal(pixels_of(splits.train)[17], PIXELS[17, 4:12, :8])  # as wide as the size: cut, not scaled
 
 
-@pytest.mark.parametrize(("part", "label", "names", "message"), [
-    ("train", -1, None, r"train\.parquet row 17: column 'label' must be in \[0, .*\], got -1"),
-    ("train", None, None, r"train\.parquet row 17: column 'label' must hold a class number, got null"),
-    ("train", 3, ["a", "b", "c"], r"train\.parquet row 17: column 'label' must be in \[0, 2\], got 3"),
-    ("test", 3, None, r"test\.parquet row 17: column 'label' must be in \[0, 2\], got 3"),
-    ("train", 10**6, None, r"train\.parquet row 17: column 'label' must be in \[0, 65535\], got 1000000"),
-])
+@pytest.mark.parametrize(
+    ("part", "label", "names", "message"),
+    [
+        ("train", -1, None, r"train\.parquet row 17: column 'label' must be in \[0, .*\], got -1"),
+        ("train", None, None, r"train\.parquet row 17: column 'label' must hold a class number, got null"),
+        ("train", 3, ["a", "b", "c"], r"train\.parquet row 17: column 'label' must be in \[0, 2\], got 3"),
+        ("test", 3, None, r"test\.parquet row 17: column 'label' must be in \[0, 2\], got 3"),
+        ("train", 10**6, None, r"train\.parquet row 17: column 'label' must be in \[0, 65535\], got 1000000"),
+    ],
+)
 def test_a_label_that_is_no_class_is_named_by_file_and_row(
     root: Path, part: str, label: int | None, names: list[str] | None, message: str
 ) -> None:
@@ -205,17 +217,29 @@ def no_rows(root: Path) -> None:
     write_parquet(root / "test.parquet", [], {"label": pyarrow.array([], pyarrow.int64())})
 
 
-@pytest.mark.parametrize(("write", "message"), [
-    (no_files, r"table: must hold training and test images, got no training images; expected train\*\.parquet"),
-    (no_test_files, r"table: must hold training and test images, got no test images"),
-    (no_image_column, r"needs a column 'image' or 'img' of struct\{bytes, path\}, got 'picture' \(struct\), 'label' "),
-    (two_labels, r"needs one column of labels, got 'image' \(struct\), 'fine' \(int64\), 'coarse' \(int64\); name one"),
-    (text_labels, r"needs one column of labels, got 'image' \(struct\), 'label' \(string\); name one by data\.label"),
-    (other_columns, r"test\.parquet: must have the columns 'image' and 'label' .* got 'image' \(struct\), 'kind'"),
-    (not_parquet, r"train\.parquet: cannot be read as Parquet \(.*\); fetch it again"),
-    (damaged_pages, r"train\.parquet: cannot be read as Parquet \(.*\); fetch it again"),
-    (no_rows, r"test\.parquet: must hold images, got no rows"),
-])
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (no_files, r"table: must hold training and test images, got no training images; expected train\*\.parquet"),
+        (no_test_files, r"table: must hold training and test images, got no test images"),
+        (
+            no_image_column,
+            r"needs a column 'image' or 'img' of struct\{bytes, path\}, got 'picture' \(struct\), 'label' ",
+        ),
+        (
+            two_labels,
+            r"needs one column of labels, got 'image' \(struct\), 'fine' \(int64\), 'coarse' \(int64\); name one",
+        ),
+        (
+            text_labels,
+            r"needs one column of labels, got 'image' \(struct\), 'label' \(string\); name one by data\.label",
+        ),
+        (other_columns, r"test\.parquet: must have the columns 'image' and 'label' .* got 'image' \(struct\), 'kind'"),
+        (not_parquet, r"train\.parquet: cannot be read as Parquet \(.*\); fetch it again"),
+        (damaged_pages, r"train\.parquet: cannot be read as Parquet \(.*\); fetch it again"),
+        (no_rows, r"test\.parquet: must hold images, got no rows"),
+    ],
+)
 def test_a_table_that_cannot_be_used_says_why(root: Path, write: Callable[[Path], None], message: str) -> None:
     write(root)
     with pytest.raises(DataError, match=message) as caught:
@@ -243,7 +267,7 @@ def test_text_in_place_of_an_image_is_not_taken_for_a_path(root: Path) -> None:
 
 
 def test_a_path_in_a_table_is_never_followed(root: Path) -> None:
-    write_both(root)        # every path is x.png
+    write_both(root)  # every path is x.png
     (root / "x.png").mkdir()
     assert np.array_equal(pixels_of(load(root).train), PIXELS)
 
@@ -264,8 +288,11 @@ def test_more_rows_than_bytes_are_refused_before_they_are_read(root: Path) -> No
     table = pyarrow.table({"image": column, "label": np.zeros(300_000, np.int64)})
     parquet.write_table(table, root / "train.parquet", compression="zstd")
     assert (root / "train.parquet").stat().st_size < 100_000
-    with pytest.raises(DataError, match=r"train\.parquet: must have at most 16777216 rows, and no more than it has "
-                                        "bytes, got 300000; write it anew"):
+    with pytest.raises(
+        DataError,
+        match=r"train\.parquet: must have at most 16777216 rows, and no more than it has "
+        "bytes, got 300000; write it anew",
+    ):
         load(root)
 
 
@@ -280,7 +307,7 @@ def test_a_page_that_would_fill_the_memory_is_refused_before_it_is_decompressed(
 
 
 def test_a_page_of_one_image_repeated_is_read_in_few_rows_at_a_time(root: Path) -> None:
-    large = png(random_pixels(1, 600, 600)[0])      # a million bytes, once in the dictionary of its column
+    large = png(random_pixels(1, 600, 600)[0])  # a million bytes, once in the dictionary of its column
     write_parquet(root / "train.parquet", [large] * 100, {"label": [0, 1] * 50})
     write_parquet(root / "test.parquet", [large] * 2, {"label": [0, 1]})
     before = pyarrow.default_memory_pool().max_memory()
@@ -338,11 +365,18 @@ def varint(number: int) -> bytes:
     return bytes([number & 127 | 128]) + varint(number >> 7) if number > 127 else bytes([number])
 
 
-@pytest.mark.parametrize(("struct", "reason"), [
-    (b"\x15\x02\x18" + varint(2**40) + b"x", "cut short"), (b"\x19\xfc" + varint(2**40), "cut short"),
-    (b"\x1c" * 100, "nested too deep"), (b"\x15" + b"\xff" * 20, "more than 64 bits"), (b"\x1e\x00", "unknown kind 14"),
-    (b"\x19\xf1" + varint(10**6) + bytes(10**6), "too many values"), (b"", "cut short"),
-])
+@pytest.mark.parametrize(
+    ("struct", "reason"),
+    [
+        (b"\x15\x02\x18" + varint(2**40) + b"x", "cut short"),
+        (b"\x19\xfc" + varint(2**40), "cut short"),
+        (b"\x1c" * 100, "nested too deep"),
+        (b"\x15" + b"\xff" * 20, "more than 64 bits"),
+        (b"\x1e\x00", "unknown kind 14"),
+        (b"\x19\xf1" + varint(10**6) + bytes(10**6), "too many values"),
+        (b"", "cut short"),
+    ],
+)
 def test_a_struct_of_thrift_that_lies_is_refused(struct: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         read_struct(io.BytesIO(struct), 1000)
@@ -354,7 +388,7 @@ def test_the_largest_page_is_known_whatever_the_footer_says(root: Path) -> None:
     parquet.write_table(pyarrow.table({"image": cells}), root / "t.parquet", compression="zstd", use_dictionary=False)
     size = parquet.ParquetFile(root / "t.parquet").metadata.row_group(0).column(0).total_uncompressed_size
     content = (root / "t.parquet").read_bytes()
-    assert content.count(varint(2 * size)) == 2     # of the column chunk and of its row group
+    assert content.count(varint(2 * size)) == 2  # of the column chunk and of its row group
     (root / "t.parquet").write_bytes(content.replace(varint(2 * size), b"\x82\x80\x80\x00"))
     assert parquet.ParquetFile(root / "t.parquet").metadata.row_group(0).column(0).total_uncompressed_size == 1
     assert largest_page(root / "t.parquet", ["image.bytes"]) > 2**20

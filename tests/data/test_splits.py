@@ -55,7 +55,7 @@ def test_a_stratified_choice_is_as_likely_to_take_any_row() -> None:
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 3])
     generator = torch.Generator().manual_seed(0)
     taken = sum(np.bincount(stratified_rows(labels, 3, generator)[0], minlength=10) for _ in range(4000))
-    assert np.all(np.abs(taken / 4000 - 0.3) < 0.03)        # four standard errors
+    assert np.all(np.abs(taken / 4000 - 0.3) < 0.03)  # four standard errors
 
 
 def test_digits_are_the_pixels_of_scikit_learn() -> None:
@@ -96,8 +96,11 @@ def test_training_and_validation_are_disjoint_complete_and_stratified() -> None:
 
 
 def test_a_size_has_no_place_where_images_have_one() -> None:
-    with pytest.raises(DataError, match=r"^data\.image_size: is for data\.name parquet or folder, got 16 where "
-                                        r"digits has images of one size; leave it out$"):
+    with pytest.raises(
+        DataError,
+        match=r"^data\.image_size: is for data\.name parquet or folder, got 16 where "
+        r"digits has images of one size; leave it out$",
+    ):
         digits(image_size=16)
 
 
@@ -131,12 +134,15 @@ def test_settings_replace_the_recipe_of_the_data_set() -> None:
     assert digits(crop_padding=0).recipe.crop_padding == 0
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"limit": 1439}, r"data\.limit: must be at most the number of training images, 1438, got 1439"),
-    ({"limit": 2}, r"data: at least 2 images must be left to train on, got 2 and 1 of them for validation; raise"),
-    ({"crop_padding": 9}, r"data\.crop_padding: must be at most the images' side, 8, got 9"),
-    ({"label": "label"}, r"data\.label: names a column of Parquet files, got 'label' where digits is not"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"limit": 1439}, r"data\.limit: must be at most the number of training images, 1438, got 1439"),
+        ({"limit": 2}, r"data: at least 2 images must be left to train on, got 2 and 1 of them for validation; raise"),
+        ({"crop_padding": 9}, r"data\.crop_padding: must be at most the images' side, 8, got 9"),
+        ({"label": "label"}, r"data\.label: names a column of Parquet files, got 'label' where digits is not"),
+    ],
+)
 def test_settings_that_do_not_fit_the_data_are_errors(settings: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         digits(**settings)

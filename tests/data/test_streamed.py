@@ -19,8 +19,10 @@ from graftpop.settings import DataSettings
 
 CPU = torch.device("cpu")
 # Two workers may be more than this machine has cores, and Python warns of forks beside threads.
-pytestmark = [pytest.mark.filterwarnings("ignore:This DataLoader will create"),
-              pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+    pytest.mark.filterwarnings("ignore:This process:DeprecationWarning"),
+]
 
 
 @pytest.fixture
@@ -56,8 +58,14 @@ def test_splits_are_cut_as_in_memory(root: Path) -> None:
 def test_evaluation_equals_the_recipe_of_torchvision(root: Path) -> None:
     test = cast(StreamedImages, load(root).test)
     images, labels = together(test.evaluation_batches(3, CPU))
-    recipe = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(),
-                                 transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+    recipe = transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
     theirs = torch.stack([recipe(Image.open(file).convert("RGB")) for file in test.files])
     torch.testing.assert_close(images, theirs, rtol=1e-5, atol=1e-5)
     assert labels.tolist() == [0, 0, 1, 1]
@@ -79,8 +87,9 @@ def test_epochs_of_other_seeds_differ_in_order_and_in_cuts(root: Path) -> None:
     train = cast(StreamedImages, load(root).train)
     first, other = (together(train.training_batches(4, seed, CPU)) for seed in (1, 2))
     orders = [torch.randperm(12, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
-    assert all(torch.equal(labels, train.labels[order]) for (_, labels), order in zip((first, other), orders,
-                                                                                     strict=True))
+    assert all(
+        torch.equal(labels, train.labels[order]) for (_, labels), order in zip((first, other), orders, strict=True)
+    )
     same_image = first[0][orders[0].argsort()], other[0][orders[1].argsort()]
     assert not any(torch.equal(one, two) for one, two in zip(*same_image, strict=True))
 

@@ -108,17 +108,31 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     command(tmp_path, "scontrol", 'echo "node-1"; echo "node-2"; echo "node-3"')
     command(tmp_path, "getent", 'echo "127.0.1.1 STREAM node-1"; echo "10.0.0.1 STREAM"')
     command(tmp_path, "srun", 'printf "%s\\n" "$RAY_AUTH_MODE" "$RAY_AUTH_TOKEN" "$@"')
-    return os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711", "SLURM_NNODES": "3",
-                         "SLURM_CPUS_PER_TASK": "8", "SLURM_JOB_NODELIST": "node-[1-3]", "HOME": str(tmp_path)}
+    return os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_NNODES": "3",
+        "SLURM_CPUS_PER_TASK": "8",
+        "SLURM_JOB_NODELIST": "node-[1-3]",
+        "HOME": str(tmp_path),
+    }
 
 
 def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", str(DEPLOY / "slurm.sh"), *arguments], env=environment, cwd=environment["HOME"],
-                          capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(
+        ["bash", str(DEPLOY / "slurm.sh"), *arguments],
+        env=environment,
+        cwd=environment["HOME"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
 
 
 def test_slurm_starts_one_cluster_with_a_token_of_its_own_at_an_address_that_others_reach(
-        slurm: dict[str, str]) -> None:
+    slurm: dict[str, str],
+) -> None:
     done = submit(slurm, "digits.yaml", "/shared/run", "--set", "tune.num_samples=4")
     assert done.returncode == 0, done.stderr
     mode, token, *words = done.stdout.splitlines()
@@ -127,9 +141,19 @@ def test_slurm_starts_one_cluster_with_a_token_of_its_own_at_an_address_that_oth
     assert token not in words
     assert words[words.index("--address") + 1] == "10.0.0.1:24711"
     assert words[words.index("--min-nodes") + 1] == "3"
-    assert words[words.index("--") + 1:] == [
-        "python", "-m", "graftpop.tune", "--space", "digits.yaml", "--out", "/shared/run", "--address", "auto",
-        "--set", "tune.num_samples=4"]
+    assert words[words.index("--") + 1 :] == [
+        "python",
+        "-m",
+        "graftpop.tune",
+        "--space",
+        "digits.yaml",
+        "--out",
+        "/shared/run",
+        "--address",
+        "auto",
+        "--set",
+        "tune.num_samples=4",
+    ]
     again = submit(slurm, "digits.yaml", "/shared/run").stdout.splitlines()
     assert again[1] != token
 
@@ -164,7 +188,8 @@ def names(text: str) -> list[str]:
 
 
 def test_the_dashboard_of_grafana_has_a_panel_for_each_metric_that_is_exported_and_for_no_other(
-        dashboard: dict[str, Any]) -> None:
+    dashboard: dict[str, Any],
+) -> None:
     assert sorted(names(json.dumps(dashboard["panels"]))) == sorted(METRICS)
     for panel in dashboard["panels"]:
         (target,) = panel["targets"]
@@ -179,10 +204,14 @@ def test_the_dashboard_of_grafana_has_a_panel_for_each_metric_that_is_exported_a
 
 def test_the_dashboard_of_grafana_asks_for_the_prometheus_and_takes_all_from_it(dashboard: dict[str, Any]) -> None:
     assert [(wanted["name"], wanted["pluginId"]) for wanted in dashboard["__inputs"]] == [
-        ("DS_PROMETHEUS", "prometheus")]
+        ("DS_PROMETHEUS", "prometheus")
+    ]
     source, *variables = dashboard["templating"]["list"]
     assert (source["name"], source["type"], source["current"]["value"]) == (
-        "datasource", "datasource", "${DS_PROMETHEUS}")
+        "datasource",
+        "datasource",
+        "${DS_PROMETHEUS}",
+    )
     assert [variable["name"] for variable in variables] == list(LABELS)
     targets = [target for panel in dashboard["panels"] for target in panel["targets"]]
     assert {part["datasource"]["uid"] for part in (*variables, *dashboard["panels"], *targets)} == {"${datasource}"}
@@ -220,6 +249,11 @@ def test_prometheus_accepts_its_configuration() -> None:
     program = shutil.which("promtool")
     if program is None:
         pytest.skip("there is no `promtool` here; on Debian: apt-get install prometheus")
-    done = subprocess.run([program, "check", "config", str(DEPLOY / "prometheus.yml")], capture_output=True, text=True,
-                          timeout=30, check=False)
+    done = subprocess.run(
+        [program, "check", "config", str(DEPLOY / "prometheus.yml")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SAYS = {
     "own_network": r"round 6: validation accuracy \d+\.\d%\ntest accuracy \d+\.\d%, of the ensemble \d+\.\d%\n"
-                   r"the first image is a \d\n",
+    r"the first image is a \d\n",
     "own_tuner": r"best: \{'graft.A': [\d.e-]+, 'population.num_peers': [23]\}, validation accuracy \d+\.\d% after "
-                 r"round \d, a network of 75,290 weights\n",
+    r"round \d, a network of 75,290 weights\n",
 }
 ON_RAY = ("own_tuner",)
 
@@ -25,7 +25,14 @@ def test_every_example_is_run() -> None:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.ray] * (name in ON_RAY)) for name in SAYS])
 def test_an_example_runs(name: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "examples" / f"{name}.py")], cwd=tmp_path, capture_output=True,
-                          text=True, timeout=200, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / f"{name}.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(SAYS[name], done.stdout), done.stdout

@@ -15,8 +15,12 @@ import graftpop
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SET_UP = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()
-          if "pip install" in line]
+SET_UP = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if "pip install" in line
+]
 
 
 def test_there_are_two_set_up_commands_of_one_line_each() -> None:
@@ -40,16 +44,32 @@ def test_the_first_command_leaves_a_whole_run_folder_with_a_network_above_95_per
     command = shlex.split(SET_UP[0].rpartition("&&")[2])[1:]
     run = tmp_path / "run"
     environment = os.environ | {"PYTHONPATH": "."}
-    ended = subprocess.run([sys.executable, *command, "--out", str(run)], cwd=ROOT, env=environment,
-                           timeout=280, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, *command, "--out", str(run)],
+        cwd=ROOT,
+        env=environment,
+        timeout=280,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ended.returncode == 0, ended.stderr
     first, second = ended.stdout.splitlines()[:2]
     assert re.fullmatch(r"dashboard  http://\S+:\d+  \(it asks for a token: ray get-auth-token\)", first)
     assert second == f"run        {run}"
 
     assert {path.name for path in run.iterdir()} == {
-        "space.yaml", "run.json", "trials.parquet", "rounds.parquet", "grafts.parquet", "measures.parquet",
-        "events.parquet", "best", "report.html", "tune"}
+        "space.yaml",
+        "run.json",
+        "trials.parquet",
+        "rounds.parquet",
+        "grafts.parquet",
+        "measures.parquet",
+        "events.parquet",
+        "best",
+        "report.html",
+        "tune",
+    }
     assert {path.name for path in (run / "best").iterdir()} == {"model.safetensors", "config.json", "metrics.json"}
     trials = pq.read_table(run / "trials.parquet").to_pylist()
     assert [row["status"] for row in trials] == ["completed"] * 4

@@ -21,8 +21,10 @@ def query(part: str, language: str) -> str:
     return part.partition(f"```{language}\n")[2].partition("```")[0]
 
 
-QUERIES = {part.partition("\n")[0]: (query(part, "sql"), query(part, "python"))
-           for part in PAGE.partition("\n## trials.parquet")[0].split("\n### ")[1:]}
+QUERIES = {
+    part.partition("\n")[0]: (query(part, "sql"), query(part, "python"))
+    for part in PAGE.partition("\n## trials.parquet")[0].split("\n### ")[1:]
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +32,28 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write two runs, of which the second has the best trial and two peers that were restarted."""
     root = tmp_path_factory.mktemp("records")
     _write(root / "runs" / "first", [trial("00000", val_accuracy=0.6, variant="a", seed=0)], {})
-    trials = [trial("00000", test_accuracy=0.5, variant="a", seed=0),
-              trial("00001", test_accuracy=0.7, variant="a", seed=1),
-              trial("00002", val_accuracy=0.9, test_accuracy=0.8, variant="b", seed=0, status="completed"),
-              trial("00003", val_accuracy=0.95, status="stopped", variant="b", seed=1)]
+    trials = [
+        trial("00000", test_accuracy=0.5, variant="a", seed=0),
+        trial("00001", test_accuracy=0.7, variant="a", seed=1),
+        trial("00002", val_accuracy=0.9, test_accuracy=0.8, variant="b", seed=0, status="completed"),
+        trial("00003", val_accuracy=0.95, status="stopped", variant="b", seed=1),
+    ]
     rounds = [*rounds_of("00000", images=1250), *rounds_of("00002", num_peers=4, images=1250)]
     happened = ((0, "lost", None), (0, "replaced", 2.0), (1, "replaced", 3.0), (1, "replaced", 4.0))
-    events = [{"trial_id": "00002", "round": 2, "peer": peer, "event": event, "cause": "", "took_s": took_s}
-              for peer, event, took_s in happened]
-    _write(root / "runs" / "second", trials, {
-        "rounds": (rounds, ROUNDS_SCHEMA), "grafts": (grafts_of("00000"), GRAFTS_SCHEMA),
-        "events": (events, EVENTS_SCHEMA), "measures": ([], MEASURES_SCHEMA)})
+    events = [
+        {"trial_id": "00002", "round": 2, "peer": peer, "event": event, "cause": "", "took_s": took_s}
+        for peer, event, took_s in happened
+    ]
+    _write(
+        root / "runs" / "second",
+        trials,
+        {
+            "rounds": (rounds, ROUNDS_SCHEMA),
+            "grafts": (grafts_of("00000"), GRAFTS_SCHEMA),
+            "events": (events, EVENTS_SCHEMA),
+            "measures": ([], MEASURES_SCHEMA),
+        },
+    )
     return root
 
 
@@ -90,15 +103,20 @@ def test_a_query_answers_its_question(title: str, library: str, runs: Path, monk
     monkeypatch.chdir(runs if "runs/" in sql else runs / "runs" / "second")
     answer = duckdb.sql(sql).df() if library == "duckdb" else by_pandas(python)
     if title == "Which layers took most from donors?":
-        answer = answer.sort_values("site")         # both took the same
+        answer = answer.sort_values("site")  # both took the same
     for row, expected in zip(rows_of(answer, title), ANSWERS[title], strict=True):
         assert row == pytest.approx(expected, nan_ok=True), answer
 
 
 def test_the_columns_of_every_table_are_told_of_in_their_order(tmp_path: Path) -> None:
     trials = RunFolder(str(tmp_path)).read_table("trials").schema
-    for name, schema in {"rounds": ROUNDS_SCHEMA, "grafts": GRAFTS_SCHEMA, "measures": MEASURES_SCHEMA,
-                         "events": EVENTS_SCHEMA, "trials": trials}.items():
+    for name, schema in {
+        "rounds": ROUNDS_SCHEMA,
+        "grafts": GRAFTS_SCHEMA,
+        "measures": MEASURES_SCHEMA,
+        "events": EVENTS_SCHEMA,
+        "trials": trials,
+    }.items():
         section = PAGE.partition(f"## {name}.parquet")[2].partition("\n## ")[0]
         told = re.findall(r"^\| `(\w+)` \| .+ \|$", section, re.MULTILINE)
         assert [column for column in told if column != "status"] == schema.names, name

@@ -42,9 +42,15 @@ class References(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the site, and return its folder."""
     folder = tmp_path_factory.mktemp("site")
-    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)], cwd=ROOT,
-                           env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=120,
-                           check=False)
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert built.returncode == 0, built.stderr
     assert "WARNING" not in built.stderr
     return folder
@@ -61,8 +67,10 @@ def test_no_link_of_the_site_is_dead(site: Path) -> None:
         for link in [*references.links, *references.parts]:
             target = urlsplit(link)
             to = (file.parent / unquote(target.path)).resolve() if target.path else file
-            if not target.scheme and (not to.is_file() or (to in found and target.fragment
-                                      and unquote(target.fragment) not in found[to].anchors)):
+            if not target.scheme and (
+                not to.is_file()
+                or (to in found and target.fragment and unquote(target.fragment) not in found[to].anchors)
+            ):
                 dead.append(f"{file.relative_to(site)}: {link}")
     assert len(found) > 10
     assert dead == []
@@ -83,6 +91,7 @@ def test_a_folder_that_is_linked_to_is_a_page_that_lists_its_files(site: Path) -
 @contextmanager
 def served(site: Path) -> Iterator[str]:
     """Serve a folder for the time of a block, and yield its address."""
+
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -121,7 +130,7 @@ def test_a_key_is_found_by_its_name(site: Path) -> None:
         page = running.new_page()
         page.goto(f"{address}/index.html", wait_until="networkidle")
         page.click("input.md-search__input")
-        page.get_by_text("Type to start searching").wait_for()      # its index is loaded when it says so
+        page.get_by_text("Type to start searching").wait_for()  # its index is loaded when it says so
         page.keyboard.type("burn_in_rounds")
         page.wait_for_selector(".md-search-result__item a[href*='docs/keys.html']")
         assert re.search("graft", page.inner_text(".md-search-result__item a[href*='docs/keys.html#']"))

@@ -45,16 +45,18 @@ def test_an_exchange_equals_the_formula_site_by_site(name: str) -> None:
     receiver, donor = trained_looking(name, 1), trained_looking(name, 2)
     ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
     sites = [(site.conv, site.norm) for site in find_sites(receiver, (3, 32, 32), name)]
-    own, given = ([references.entropy(state[f"{conv}.weight"].flatten()) for conv, _ in sites]
-                  for state in (ours, theirs))
+    own, given = (
+        [references.entropy(state[f"{conv}.weight"].flatten()) for conv, _ in sites] for state in (ours, theirs)
+    )
 
     graft, snapshot, alpha = exchange(receiver, donor)
     measured = grafting(trained_looking(name, 1)).entropies().tolist()
     assert graft.site_names == tuple(conv for conv, _ in sites)
     assert measured == pytest.approx(own, abs=5e-5)  # where rounding moves a weight over an edge, by 1 / numel
     assert snapshot.entropies.tolist() == pytest.approx(given, abs=5e-5)
-    expected_alpha = [references.adaptive_alpha(*pair, A=A, c=C)
-                      for pair in zip(measured, snapshot.entropies.tolist(), strict=True)]
+    expected_alpha = [
+        references.adaptive_alpha(*pair, A=A, c=C) for pair in zip(measured, snapshot.entropies.tolist(), strict=True)
+    ]
     assert alpha == pytest.approx(expected_alpha, abs=1e-12)
     expected = references.site_graft(ours, theirs, alpha, sites)
     assert len(set(alpha)) > 5
@@ -71,13 +73,21 @@ def test_batchnorm_statistics_follow_their_convolution_and_the_classifier_the_la
     alpha = torch.linspace(0, 1, len(graft.site_names), dtype=torch.float64)
     graft.graft_(alpha, snapshot)
     grafted = receiver.state_dict()
-    for key, site in [("bn1.weight", "conv1"), ("bn1.bias", "conv1"), ("layer2.0.bn1.running_mean", "layer2.0.conv1"),
-                      ("layer2.0.bn2.running_var", "layer2.0.conv2"), ("layer3.0.bn2.bias", "layer3.0.conv2"),
-                      ("linear.weight", "layer3.0.conv2"), ("linear.bias", "layer3.0.conv2")]:
+    for key, site in [
+        ("bn1.weight", "conv1"),
+        ("bn1.bias", "conv1"),
+        ("layer2.0.bn1.running_mean", "layer2.0.conv1"),
+        ("layer2.0.bn2.running_var", "layer2.0.conv2"),
+        ("layer3.0.bn2.bias", "layer3.0.conv2"),
+        ("linear.weight", "layer3.0.conv2"),
+        ("linear.bias", "layer3.0.conv2"),
+    ]:
         share = alpha[graft.site_names.index(site)].item()
         assert torch.allclose(grafted[key], share * ours[key] + (1 - share) * theirs[key], atol=1e-6), key
-    assert same_bits({key: grafted[key] for key in ours if "num_batches" in key},
-                     {key: ours[key] for key in ours if "num_batches" in key})
+    assert same_bits(
+        {key: grafted[key] for key in ours if "num_batches" in key},
+        {key: ours[key] for key in ours if "num_batches" in key},
+    )
 
 
 def test_identical_peers_are_not_changed_by_an_exchange() -> None:
@@ -97,16 +107,20 @@ def test_a_fixed_alpha_keeps_takes_or_averages_every_float(alpha: float, share: 
     assert alphas == [alpha] * 7
     for name in float_names(receiver):
         expected = {1.0: ours[name], 0.0: theirs[name]}.get(share, (ours[name] + theirs[name]) / 2)
-        assert torch.equal(grafted[name], expected) if share != 0.5 else torch.allclose(grafted[name], expected,
-                                                                                       atol=1e-6), name
+        assert (
+            torch.equal(grafted[name], expected) if share != 0.5 else torch.allclose(grafted[name], expected, atol=1e-6)
+        ), name
 
 
 @pytest.mark.parametrize("name", ["resnet8", "mobilenetv2"])
 def test_compat_reproduces_the_released_code_to_the_bit(name: str) -> None:
     receiver, donor = trained_looking(name, 1), trained_looking(name, 2)
     reference, theirs = trained_looking(name, 1), copied(donor.state_dict())
-    own = {f"{key}.weight": references.released_entropy(module.weight.detach())
-           for key, module in receiver.named_modules() if isinstance(module, nn.Conv2d) and "conv" in key}
+    own = {
+        f"{key}.weight": references.released_entropy(module.weight.detach())
+        for key, module in receiver.named_modules()
+        if isinstance(module, nn.Conv2d) and "conv" in key
+    }
     expected = references.released_graft(reference, theirs, A, C)
 
     graft, _, alpha = exchange(receiver, donor, compat="released_code")
@@ -163,18 +177,30 @@ def test_in_compat_mobilenetv2s_shortcuts_take_the_alpha_of_the_projection_befor
 
 
 def test_in_compat_a_network_whose_first_name_has_no_conv_is_an_error() -> None:
-    with pytest.raises(ModelError, match=r"graft\.compat: .* 'conv' in its name, got 'features\.0\.weight'; choose "
-                                         r"compat: none"):
+    with pytest.raises(
+        ModelError,
+        match=r"graft\.compat: .* 'conv' in its name, got 'features\.0\.weight'; choose "
+        r"compat: none",
+    ):
         released_assignment(float_names(seeded_network("vgg16")))
 
 
 def test_a_convolution_without_batchnorm_takes_the_alpha_of_the_site_before() -> None:
-    network = nn.Sequential(nn.Linear(1, 1), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.ReLU(),
-                            nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
+    network = nn.Sequential(
+        nn.Linear(1, 1),
+        nn.Conv2d(3, 4, 1),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 1),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 1),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 1),
+    )
     sites = find_sites(network[1:], (3, 8, 8), "network")  # whose modules keep their names
     assert [(site.conv, site.norm) for site in sites] == [("1", "2"), ("5", "6")]
-    of_module = {int(name.partition(".")[0]): site
-                 for name, site in site_assignment(float_names(network), sites).site_of.items()}
+    of_module = {
+        int(name.partition(".")[0]): site for name, site in site_assignment(float_names(network), sites).site_of.items()
+    }
     assert of_module == {0: 0, 1: 0, 2: 0, 3: 0, 5: 1, 6: 1, 7: 1}  # module 4 has no weights; 0 stands before any site
 
 
@@ -262,18 +288,28 @@ def test_num_bins_is_that_of_the_settings() -> None:
 
 # filter level, the L1 norm, and the mean of several donors
 
+
 def slow_alpha_of_filters(
-        ours: dict[str, Tensor], theirs: dict[str, Tensor], criterion: str, c: float = C) -> dict[str, list[float]]:
+    ours: dict[str, Tensor], theirs: dict[str, Tensor], criterion: str, c: float = C
+) -> dict[str, list[float]]:
     """Return every filter's alpha, from its own score and the donor's, by the names of the convolutions."""
     score: Callable[[Tensor], float] = {
         "entropy": lambda row: references.entropy(row.flatten()),
-        "l1": lambda row: float(row.double().abs().sum())}[criterion]
-    return {conv: [references.adaptive_alpha(score(one), score(other), A=A, c=c) for one, other in zip(
-                ours[f"{conv}.weight"], theirs[f"{conv}.weight"], strict=True)] for conv, _ in RESNET8}
+        "l1": lambda row: float(row.double().abs().sum()),
+    }[criterion]
+    return {
+        conv: [
+            references.adaptive_alpha(score(one), score(other), A=A, c=c)
+            for one, other in zip(ours[f"{conv}.weight"], theirs[f"{conv}.weight"], strict=True)
+        ]
+        for conv, _ in RESNET8
+    }
 
 
-RESNET8 = [("conv1", "bn1"), *((f"layer{layer}.0.conv{place}", f"layer{layer}.0.bn{place}")
-                               for layer in (1, 2, 3) for place in (1, 2))]
+RESNET8 = [
+    ("conv1", "bn1"),
+    *((f"layer{layer}.0.conv{place}", f"layer{layer}.0.bn{place}") for layer in (1, 2, 3) for place in (1, 2)),
+]
 
 
 @pytest.mark.parametrize("criterion", ["entropy", "l1"])
@@ -296,8 +332,10 @@ def test_at_filter_level_each_filter_and_its_batchnorm_entries_take_its_own_alph
     every = [share for shares in alpha_of.values() for share in shares]
     assert alpha == pytest.approx(means + every, abs=1e-4)
     assert max(every) - min(every) > 0.2
-    assert same_bits({key: grafted[key] for key in ours if "num_batches" in key},
-                     {key: ours[key] for key in ours if "num_batches" in key})
+    assert same_bits(
+        {key: grafted[key] for key in ours if "num_batches" in key},
+        {key: ours[key] for key in ours if "num_batches" in key},
+    )
     assert same_bits(donor.state_dict(), theirs)
 
 
@@ -305,8 +343,16 @@ def test_at_filter_level_a_convolutions_bias_follows_its_filters_and_what_has_no
     def network(seed: int) -> nn.Sequential:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.ReLU(),
-                                 nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+            return nn.Sequential(
+                nn.Conv2d(3, 6, 3),
+                nn.BatchNorm2d(6),
+                nn.ReLU(),
+                nn.Conv2d(6, 4, 1),
+                nn.ReLU(),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(4, 10),
+            )
 
     receiver, donor = network(1), network(2)
     ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
@@ -349,8 +395,9 @@ def test_by_l1_alpha_follows_the_norms() -> None:
     ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
     norms = [[float(state[f"{conv}.weight"].double().abs().sum()) for conv, _ in RESNET8] for state in (ours, theirs)]
     graft, _, alpha = exchange(receiver, donor, criterion="l1", c=0.01)
-    assert alpha == pytest.approx([references.adaptive_alpha(*pair, A=A, c=0.01)
-                                   for pair in zip(*norms, strict=True)], abs=1e-5)
+    assert alpha == pytest.approx(
+        [references.adaptive_alpha(*pair, A=A, c=0.01) for pair in zip(*norms, strict=True)], abs=1e-5
+    )
     expected = references.site_graft(ours, theirs, alpha, RESNET8)
     assert len(graft.site_names) == len(set(alpha)) == 7
     for key, value in receiver.state_dict().items():
@@ -361,16 +408,19 @@ def test_by_l1_alpha_follows_the_norms() -> None:
 def test_several_donors_are_merged_into_the_mean_of_their_weights_with_its_own_entropies(num_donors: int) -> None:
     donors = [trained_looking("resnet8", seed) for seed in range(2, 2 + num_donors)]
     graft = grafting(trained_looking("resnet8", 1))
-    snapshots = [theirs.publish(peer, theirs.entropies(), NOTHING)
-                 for peer, theirs in enumerate(map(grafting, donors), start=1)]
+    snapshots = [
+        theirs.publish(peer, theirs.entropies(), NOTHING) for peer, theirs in enumerate(map(grafting, donors), start=1)
+    ]
     for snapshot in snapshots:
         snapshot.weights.setflags(write=False)
     before = [snapshot.weights.copy() for snapshot in snapshots]
     merged = graft.merged(snapshots)
     assert merged.peer == ALL_OTHERS
     assert merged.weights.dtype == np.float32
-    mean = {name: torch.stack([donor.state_dict()[name].double() for donor in donors]).mean(0)
-            for name in float_names(donors[0])}
+    mean = {
+        name: torch.stack([donor.state_dict()[name].double() for donor in donors]).mean(0)
+        for name in float_names(donors[0])
+    }
     twin = seeded_network("resnet8")
     twin.load_state_dict(mean, strict=False)
     assert np.allclose(merged.weights, FlatState(twin).buffer.numpy(), atol=1e-6)
@@ -390,13 +440,17 @@ def test_one_donor_alone_is_merged_into_itself() -> None:
 def test_a_merged_donor_is_grafted_as_one_network_would_be() -> None:
     receiver = trained_looking("resnet8", 1)
     ours = copied(receiver.state_dict())
-    snapshots = [theirs.publish(peer, theirs.entropies(), NOTHING) for peer, theirs in enumerate(
-        (grafting(trained_looking("resnet8", seed)) for seed in (2, 3)), start=1)]
+    snapshots = [
+        theirs.publish(peer, theirs.entropies(), NOTHING)
+        for peer, theirs in enumerate((grafting(trained_looking("resnet8", seed)) for seed in (2, 3)), start=1)
+    ]
     graft = grafting(receiver, level="filter")
     merged = graft.merged(snapshots)
     graft.graft_(graft.alpha(graft.entropies(), merged), merged)
-    mean = {name: (trained_looking("resnet8", 2).state_dict()[name] + trained_looking("resnet8", 3).state_dict()[name])
-            / 2 for name in float_names(receiver)}
+    mean = {
+        name: (trained_looking("resnet8", 2).state_dict()[name] + trained_looking("resnet8", 3).state_dict()[name]) / 2
+        for name in float_names(receiver)
+    }
     for name in float_names(receiver):
         low, high = torch.minimum(ours[name], mean[name]), torch.maximum(ours[name], mean[name])
         value = receiver.state_dict()[name]

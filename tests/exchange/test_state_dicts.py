@@ -17,8 +17,15 @@ from graftpop.training.flat_state import FlatState
 from graftpop.training.sites import find_sites
 
 # WideResNet and DenseNet have their BatchNorm before the convolution
-BY_ORDER_AS_BY_RUNNING = ("resnet8", "resnet20", "mobilenetv2", "vgg16", "resnext", "torchvision:resnet18",
-                          "torchvision:mobilenet_v2")
+BY_ORDER_AS_BY_RUNNING = (
+    "resnet8",
+    "resnet20",
+    "mobilenetv2",
+    "vgg16",
+    "resnext",
+    "torchvision:resnet18",
+    "torchvision:mobilenet_v2",
+)
 OTHERWISE = ("wrn28_10", "densenet")
 
 
@@ -54,8 +61,10 @@ def test_where_batchnorm_comes_before_the_convolution_a_population_finds_other_s
     convolutions = convolutions_of(receiver.state_dict())
     sites = [f"{site.conv}.weight" for site in find_sites(receiver, (3, 32, 32), name)]
     assert set(sites) < set(convolutions)
-    assert all(torch.isfinite(tensor.float()).all()
-               for tensor in graftpop.graft(receiver.state_dict(), donor.state_dict()).values())
+    assert all(
+        torch.isfinite(tensor.float()).all()
+        for tensor in graftpop.graft(receiver.state_dict(), donor.state_dict()).values()
+    )
 
 
 def test_neither_is_changed_and_the_result_loads() -> None:
@@ -85,19 +94,24 @@ def test_a_convolutions_alpha_goes_on_to_its_bias_its_batchnorm_and_the_classifi
     receiver = {name: torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}
     donor = {name: torch.ones_like(tensor) for name, tensor in network.state_dict().items()}
     # which of two layers has the higher entropy: the first of the receiver, the second of the donor
-    receiver["0.weight"], donor["2.weight"] = (torch.linspace(0, 1, 108).view(4, 3, 3, 3),
-                                               torch.linspace(0, 1, 16).view(4, 4, 1, 1))
+    receiver["0.weight"], donor["2.weight"] = (
+        torch.linspace(0, 1, 108).view(4, 3, 3, 3),
+        torch.linspace(0, 1, 16).view(4, 4, 1, 1),
+    )
     grafted = graftpop.graft(receiver, donor, A=1.0, c=1e9)
     kept = {name: float(tensor.double().mean()) for name, tensor in grafted.items() if tensor.dim() < 4}
     assert kept == pytest.approx({name: 0.0 if name < "2" or "num" in name else 1.0 for name in kept}, abs=1e-6)
 
 
 def test_half_precision_stays_half() -> None:
-    receiver, donor = ({name: tensor.half() if tensor.is_floating_point() else tensor
-                        for name, tensor in network.state_dict().items()} for network in pair("resnet8"))
+    receiver, donor = (
+        {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in network.state_dict().items()}
+        for network in pair("resnet8")
+    )
     grafted = graftpop.graft(receiver, donor)
     assert {name: tensor.dtype for name, tensor in grafted.items()} == {
-        name: tensor.dtype for name, tensor in receiver.items()}
+        name: tensor.dtype for name, tensor in receiver.items()
+    }
 
 
 def changed(state: dict[str, Tensor], **entries: Any) -> dict[str, Tensor]:
@@ -108,15 +122,25 @@ def without(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if key != name}
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    (lambda state: without(state, "bn1.bias"), "the same names, got 'bn1.bias' in the receiver only"),
-    (lambda state: changed(state, extra=torch.ones(1)), "the same names, got 'extra' in the donor only"),
-    (lambda state: changed(state, bn1__bias=torch.ones(17)),
-     r"'bn1\.bias' must be alike in both, got \(16,\) of float32 on cpu in the receiver and \(17,\)"),
-    (lambda state: changed(state, bn1__bias=torch.ones(16).double()), r"and \(16,\) of float64 on cpu in the donor"),
-    (lambda state: changed(state, conv1__weight=torch.full((16, 3, 3, 3), float("nan"))),
-     r"the donor's 'conv1\.weight' must be finite"),
-])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda state: without(state, "bn1.bias"), "the same names, got 'bn1.bias' in the receiver only"),
+        (lambda state: changed(state, extra=torch.ones(1)), "the same names, got 'extra' in the donor only"),
+        (
+            lambda state: changed(state, bn1__bias=torch.ones(17)),
+            r"'bn1\.bias' must be alike in both, got \(16,\) of float32 on cpu in the receiver and \(17,\)",
+        ),
+        (
+            lambda state: changed(state, bn1__bias=torch.ones(16).double()),
+            r"and \(16,\) of float64 on cpu in the donor",
+        ),
+        (
+            lambda state: changed(state, conv1__weight=torch.full((16, 3, 3, 3), float("nan"))),
+            r"the donor's 'conv1\.weight' must be finite",
+        ),
+    ],
+)
 def test_what_cannot_be_grafted_is_refused_in_one_line(change: Any, reason: str) -> None:
     receiver, donor = (dict(network.state_dict()) for network in pair("resnet8"))
     with pytest.raises(ModelError, match=reason) as caught:

@@ -113,15 +113,16 @@ def test_the_best_peer_comes_back_as_it_was(run: Path, format: str, monkeypatch:
     folder = export(run, format)
     pixels, labels = digits_to_test()
     network = graftpop.load(export(run, "safetensors"))
-    assert same_bits(network.state_dict(), {name: peer_weights(run, summary["best_peer"])[name]
-                                            for name in network.state_dict()})
+    assert same_bits(
+        network.state_dict(), {name: peer_weights(run, summary["best_peer"])[name] for name in network.state_dict()}
+    )
     with torch.no_grad():
         expected = network(normalised(pixels)).softmax(1)
     found = probabilities(folder, pixels)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     accuracy = float((found.argmax(1) == labels).double().mean())
     assert accuracy == pytest.approx(summary["test_accuracy"])
-    for size in (1, 2, 65):                 # whatever it was traced with
+    for size in (1, 2, 65):  # whatever it was traced with
         torch.testing.assert_close(probabilities(folder, pixels[:size]), expected[:size], rtol=0, atol=1e-5)
     card = (folder / "README.md").read_text()
     assert f"| test | {len(labels)} | {100 * accuracy:.2f} % |" in card
@@ -132,7 +133,7 @@ def test_the_best_peer_comes_back_as_it_was(run: Path, format: str, monkeypatch:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_ensemble_gives_the_log_of_the_mean_probabilities(
-    run: Path, format: str, monkeypatch: pytest.MonkeyPatch,
+    run: Path, format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = export(run, format, "ensemble")
     pixels, labels = digits_to_test()
@@ -142,7 +143,8 @@ def test_an_ensemble_gives_the_log_of_the_mean_probabilities(
     found = probabilities(folder, pixels)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert float((found.argmax(1) == labels).double().mean()) == pytest.approx(
-        summary_of(run)["ensemble_test_accuracy"])
+        summary_of(run)["ensemble_test_accuracy"]
+    )
     scores = torch.as_tensor(run_of_card(folder, monkeypatch)["log_probabilities"])
     torch.testing.assert_close(scores.exp().sum(1), torch.ones(1))
     assert "An ensemble of 3 peers" in (folder / "README.md").read_text()
@@ -164,10 +166,13 @@ def test_an_onnx_file_says_what_it_takes_and_where_it_is_from_not_on_which_machi
         assert str(Path(graftpop.__file__).parent).encode() not in (export(run, format) / name).read_bytes()
 
 
-@pytest.mark.parametrize(("model", "fresh"), [
-    ("torchvision:resnet18", lambda: torchvision.models.resnet18(num_classes=10)),
-    ("timm:resnet18", lambda: timm.create_model("resnet18", num_classes=10)),
-])
+@pytest.mark.parametrize(
+    ("model", "fresh"),
+    [
+        ("torchvision:resnet18", lambda: torchvision.models.resnet18(num_classes=10)),
+        ("timm:resnet18", lambda: timm.create_model("resnet18", num_classes=10)),
+    ],
+)
 def test_a_librarys_own_network_takes_the_weights(model: str, fresh: Any, tmp_path: Path) -> None:
     untrained_run(tmp_path, small_settings(model={"name": model}, population={"num_peers": 1}))
     folder = export(tmp_path, "safetensors")
@@ -189,13 +194,15 @@ def test_networks_with_fewer_filters_are_exported_as_small_as_they_are(tmp_path:
     pixels, _ = digits_to_test()
     for peer in ("best", "ensemble"):
         weights = export(tmp_path, "safetensors", peer)
-        torch.testing.assert_close(probabilities(export(tmp_path, "onnx", peer), pixels),
-                                   probabilities(weights, pixels), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            probabilities(export(tmp_path, "onnx", peer), pixels), probabilities(weights, pixels), rtol=0, atol=1e-5
+        )
         assert "filters were removed" in (weights / "README.md").read_text()
     num_parameters = sum(one.numel() for one in graftpop.load(export(tmp_path, "safetensors")).parameters())
     assert num_parameters == summary["parameters_left"]
     assert "attenuated filters differ from peer to peer" in refusal(
-        tmp_path, "--format", "safetensors", "--peer", "soup")
+        tmp_path, "--format", "safetensors", "--peer", "soup"
+    )
 
 
 # which network
@@ -215,13 +222,16 @@ def test_a_soup_is_the_one_that_the_population_would_have_cooked(run: Path, tmp_
         torch.testing.assert_close(tensor, cooked[name], rtol=1e-4, atol=1e-5)
     own = peer_weights(run, summary["best_peer"])
     assert max(float((own[name] - soup[name]).abs().max()) for name in soup if "weight" in name) > 1e-3
-    cards = [(folder / "export" / name / "README.md").read_text()
-             for folder, name in ((run, "soup-safetensors"), (tmp_path, "best-safetensors"))]
+    cards = [
+        (folder / "export" / name / "README.md").read_text()
+        for folder, name in ((run, "soup-safetensors"), (tmp_path, "best-safetensors"))
+    ]
     assert "the mean of the weights of 3 peers, with BatchNorm statistics measured anew" in cards[0]
     assert "The uniform soup of 3 peers" in cards[1]
     assert same_bits(graftpop.load(export(tmp_path, "safetensors", "soup")).state_dict(), cooked)
     assert "needs the weights of every peer, and the best one has become" in refusal(
-        tmp_path, "--format", "safetensors", "--peer", "ensemble")
+        tmp_path, "--format", "safetensors", "--peer", "ensemble"
+    )
 
 
 def test_a_checkpoint_that_is_damaged_or_gone_is_one_line(tmp_path: Path) -> None:
@@ -235,12 +245,21 @@ def test_a_checkpoint_that_is_damaged_or_gone_is_one_line(tmp_path: Path) -> Non
 # what is refused, and what is checked
 
 
-@pytest.mark.parametrize(("options", "reason"), [
-    (("--format", "onn"), "--format: unknown name 'onn'; choose from safetensors, onnx, torch-export; did you mean"),
-    (("--format", "safetensors", "--peer", "3"), "--peer: the best trial has peers 0, 1, 2, got '3'; choose one of"),
-    (("--format", "safetensors", "--peer", "worst"), "--peer: the best trial has peers 0, 1, 2, got 'worst'"),
-    (("--format", "safetensors", "--peer", "-1"), "--peer: the best trial has peers 0, 1, 2, got '-1'"),
-])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            ("--format", "onn"),
+            "--format: unknown name 'onn'; choose from safetensors, onnx, torch-export; did you mean",
+        ),
+        (
+            ("--format", "safetensors", "--peer", "3"),
+            "--peer: the best trial has peers 0, 1, 2, got '3'; choose one of",
+        ),
+        (("--format", "safetensors", "--peer", "worst"), "--peer: the best trial has peers 0, 1, 2, got 'worst'"),
+        (("--format", "safetensors", "--peer", "-1"), "--peer: the best trial has peers 0, 1, 2, got '-1'"),
+    ],
+)
 def test_what_does_not_exist_is_refused_in_one_line(run: Path, options: tuple[str, ...], reason: str) -> None:
     assert reason in refusal(run, *options)
 
@@ -252,15 +271,17 @@ def test_a_folder_that_is_no_run_or_has_something_else_in_it_is_left_alone(run: 
     assert "must be empty, absent or an earlier export, got one with README.md" in refusal(run, *options)
     assert (tmp_path / "README.md").read_text() == "mine"
     out = ("--format", "safetensors", "--out", str(tmp_path / "new"))
-    for _ in range(2):                      # an export may take the place of an earlier one
+    for _ in range(2):  # an export may take the place of an earlier one
         assert exported(run, *out).exit_code == 0
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [
-        "README.md", "config.json", "model.safetensors"]
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
 
 
 def test_where_the_data_is_gone_the_card_says_that_accuracies_were_not_measured(run: Path, tmp_path: Path) -> None:
-    gone = small_settings(
-        data={"name": "parquet", "root": str(tmp_path / "gone"), "limit": None, "image_size": 16})
+    gone = small_settings(data={"name": "parquet", "root": str(tmp_path / "gone"), "limit": None, "image_size": 16})
     untrained = small_settings()
     untrained_run(tmp_path / "run", untrained)
     facts = checkpoint(tmp_path / "run") / "population.json"
@@ -280,14 +301,22 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval()
 
 
-@pytest.mark.parametrize("change", [
-    lambda scores: scores + 2e-4, lambda scores: scores * 1.001, lambda scores: torch.full_like(scores, math.nan),
-    lambda scores: torch.cat([scores[:-1], scores[-1:] * math.nan]), lambda scores: scores[:, :9],
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda scores: scores + 2e-4,
+        lambda scores: scores * 1.001,
+        lambda scores: torch.full_like(scores, math.nan),
+        lambda scores: torch.cat([scores[:-1], scores[-1:] * math.nan]),
+        lambda scores: scores[:, :9],
+    ],
+)
 def test_a_file_that_gives_something_else_is_an_error(change: Any) -> None:
     one = network()
-    for measured in (measure("test", few_digits().test, one, lambda images: change(one(images))),
-                     measure_on_noise(SHAPE, one, lambda images: change(one(images)))):
+    for measured in (
+        measure("test", few_digits().test, one, lambda images: change(one(images))),
+        measure_on_noise(SHAPE, one, lambda images: change(one(images))),
+    ):
         with pytest.raises(ModelError, match=r"must agree with the network within 0\.0001, got a difference of"):
             check_alike(measured)
 

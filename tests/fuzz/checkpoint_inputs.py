@@ -19,13 +19,44 @@ from graftpop.seeds import seeded
 
 __all__ = ["best_input", "peer_input", "weights_input"]
 
-CARD: Final = {"model": "resnet8", "num_classes": 3, "class_names": ["a", "b", "c"], "image_shape": [3, 8, 8],
-               "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
+CARD: Final = {
+    "model": "resnet8",
+    "num_classes": 3,
+    "class_names": ["a", "b", "c"],
+    "image_shape": [3, 8, 8],
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.2, 0.2, 0.2],
+}
 ODD: Final = (
-    *INTERESTING, None, True, "", "x", [], {}, 0.5, -0.0, float("nan"), float("inf"), 10**400, [3, 10**12, 10**12],
-    [3, 8, 8, 8], [[3], 8, 8], ["a"] * 3, [0, 0, 0], [float("nan")] * 3, "timm:hf-hub:evil/model", "wrn28_10", "vgg16",
-    "timm:local-dir:/tmp", "torchvision:fasterrcnn_resnet50_fpn", "timm:vit_giant_patch14_224", "../resnet8",
-    "torchvision:regnet_y_128gf", "resnet8\nx", "x" * 5000)
+    *INTERESTING,
+    None,
+    True,
+    "",
+    "x",
+    [],
+    {},
+    0.5,
+    -0.0,
+    float("nan"),
+    float("inf"),
+    10**400,
+    [3, 10**12, 10**12],
+    [3, 8, 8, 8],
+    [[3], 8, 8],
+    ["a"] * 3,
+    [0, 0, 0],
+    [float("nan")] * 3,
+    "timm:hf-hub:evil/model",
+    "wrn28_10",
+    "vgg16",
+    "timm:local-dir:/tmp",
+    "torchvision:fasterrcnn_resnet50_fpn",
+    "timm:vit_giant_patch14_224",
+    "../resnet8",
+    "torchvision:regnet_y_128gf",
+    "resnet8\nx",
+    "x" * 5000,
+)
 """What a card may say instead; 10**400 is valid JSON."""
 
 
@@ -49,16 +80,22 @@ def _peer_file() -> bytes:
 @cache
 def _small() -> dict[str, torch.Tensor]:
     shared = torch.arange(12.0)
-    return {"a": shared.view(3, 4), "b": shared[:3], "c": torch.tensor(7), "d": torch.zeros(0, 5).half(),
-            "e": torch.nn.Parameter(torch.ones(2))}
+    return {
+        "a": shared.view(3, 4),
+        "b": shared[:3],
+        "c": torch.tensor(7),
+        "d": torch.zeros(0, 5).half(),
+        "e": torch.nn.Parameter(torch.ones(2)),
+    }
 
 
 @cache
 def _torch_file(is_zip: bool, is_wrapped: bool) -> bytes:
     file = io.BytesIO()
     tensors = _small() if is_zip else {name: _small()[name] for name in "ab"}  # of one storage
-    torch.save({"state_dict": tensors, "epoch": 3} if is_wrapped else tensors, file,
-               _use_new_zipfile_serialization=is_zip)
+    torch.save(
+        {"state_dict": tensors, "epoch": 3} if is_wrapped else tensors, file, _use_new_zipfile_serialization=is_zip
+    )
     # the old kind names (and sorts) storages by their addresses; a text in a pickle is its length, then itself
     return file.getvalue() if is_zip else re.sub(rb"X[\x09-\x14]\0\0\0\d{9,20}", b"X\x04\0\0\0here", file.getvalue())
 
@@ -73,8 +110,11 @@ def best_input(rng: random.Random) -> tuple[bytes, bytes]:
             card[rng.choice((*card, "removed_filters", "extra"))] = rng.choice(ODD)
         text = json.dumps(card if rng.random() < 0.9 else rng.choice(([card], "x", 5, list(card)))).encode()
     elif kind == 3:
-        text = mutated(text, rng) if rng.random() < 0.8 else rng.choice(
-            (b"[" * 10**5, b'{"a":' * 10**5, b"\xff\xfe", b"9" * 9999))
+        text = (
+            mutated(text, rng)
+            if rng.random() < 0.8
+            else rng.choice((b"[" * 10**5, b'{"a":' * 10**5, b"\xff\xfe", b"9" * 9999))
+        )
     elif kind == 4:
         weights = mutated(weights, rng)
     else:
@@ -87,7 +127,7 @@ def best_input(rng: random.Random) -> tuple[bytes, bytes]:
 def _with_changed_header(content: bytes, rng: random.Random) -> bytes:
     """Change the header of a safetensors file, and make its length right again."""
     length = int.from_bytes(content[:8], "little")
-    header, body = content[8:8 + length], content[8 + length:]
+    header, body = content[8 : 8 + length], content[8 + length :]
     if rng.random() < 0.3:
         header = mutated(header, rng)
     else:
@@ -103,9 +143,21 @@ def _with_changed_header(content: bytes, rng: random.Random) -> bytes:
             elif change == 2:
                 entry["dtype"] = rng.choice(("F64", "I64", "BOOL", "F8_E4M3", "F8_E8M0", "F4", "C64", "BF16", "X"))
             elif change == 3 and _is_whole(entry):
-                entry["shape"] = rng.choice((
-                    [], [0], [1], [2**62, 4], [-1], [0, 2**63], entry["shape"][::-1], [1] * 100, "x",
-                    [max(1, size // 2) for size in entry["shape"]], [*entry["shape"], 1]))
+                entry["shape"] = rng.choice(
+                    (
+                        [],
+                        [0],
+                        [1],
+                        [2**62, 4],
+                        [-1],
+                        [0, 2**63],
+                        entry["shape"][::-1],
+                        [1] * 100,
+                        "x",
+                        [max(1, size // 2) for size in entry["shape"]],
+                        [*entry["shape"], 1],
+                    )
+                )
                 entry["data_offsets"][1] = entry["data_offsets"][0] + rng.choice((0, 4, 8))
             elif change == 4 and _is_whole(entry):
                 entry["data_offsets"][rng.randrange(2)] = rng.choice(INTERESTING)
@@ -121,14 +173,18 @@ def _with_changed_header(content: bytes, rng: random.Random) -> bytes:
 
 def _is_whole(entry: Any) -> bool:
     """Say whether an entry has not lost its lists to earlier changes."""
-    return all(isinstance(entry.get(key), list) and all(type(number) is int for number in entry[key])
-               for key in ("shape", "data_offsets"))
+    return all(
+        isinstance(entry.get(key), list) and all(type(number) is int for number in entry[key])
+        for key in ("shape", "data_offsets")
+    )
 
 
 def _narrower(rng: random.Random) -> dict[str, torch.Tensor]:
     """Return weights of which each has all or half of its filters."""
-    return {name: tensor[: max(1, len(tensor) // rng.choice((1, 2)))].contiguous() if tensor.dim() else tensor
-            for name, tensor in _weights().items()}
+    return {
+        name: tensor[: max(1, len(tensor) // rng.choice((1, 2)))].contiguous() if tensor.dim() else tensor
+        for name, tensor in _weights().items()
+    }
 
 
 def weights_input(rng: random.Random) -> tuple[str, bytes]:
@@ -180,10 +236,26 @@ class _Call:
 def _pickle(rng: random.Random) -> bytes:
     loop: list[Any] = []
     loop.append(loop)
-    return pickle.dumps(rng.choice((
-        _Call(os.system, "true"), _Call(eval, "1"), _Call(bytearray, 10**12), _Call(torch.Size, [2**62] * 9), loop,
-        {"a": torch.Size([2]), "b": "text"}, {1: 2}, 7, {7: "x"}, {"state_dict": {"state_dict": {}}}, None, [],
-        {"a": _Call(bytearray, 9)})), 2)
+    return pickle.dumps(
+        rng.choice(
+            (
+                _Call(os.system, "true"),
+                _Call(eval, "1"),
+                _Call(bytearray, 10**12),
+                _Call(torch.Size, [2**62] * 9),
+                loop,
+                {"a": torch.Size([2]), "b": "text"},
+                {1: 2},
+                7,
+                {7: "x"},
+                {"state_dict": {"state_dict": {}}},
+                None,
+                [],
+                {"a": _Call(bytearray, 9)},
+            )
+        ),
+        2,
+    )
 
 
 def peer_input(rng: random.Random) -> bytes:

@@ -14,9 +14,20 @@ from PIL import Image
 __all__ = ["image_input", "whole_images"]
 
 OTHERS: Final = (
-    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nquit\n", b"P1 9 9 0 1", b"Pf 2 2 -1.0\n",
-    b"P7\nWIDTH 9\nHEIGHT 9\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n", b"P3 2 2 255 1 2 3 4 5 6 7 8 9 10 11 12",
-    b"P6 99999999 99999999 255\n", b"", b"BM", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"RIFF")
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nquit\n",
+    b"P1 9 9 0 1",
+    b"Pf 2 2 -1.0\n",
+    b"P7\nWIDTH 9\nHEIGHT 9\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n",
+    b"P3 2 2 255 1 2 3 4 5 6 7 8 9 10 11 12",
+    b"P6 99999999 99999999 255\n",
+    b"",
+    b"BM",
+    b"GIF89a",
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"II*\0",
+    b"RIFF",
+)
 
 
 @cache
@@ -26,18 +37,33 @@ def whole_images() -> list[bytes]:
     colour = Image.fromarray(pixels)
     palette = colour.convert("P")
     kinds: list[tuple[Image.Image, str, dict[str, Any]]] = [
-        (colour, "PNG", {}), (palette, "PNG", {"transparency": bytes(range(256))}),
-        (palette, "PNG", {"transparency": 3}), (colour.convert("1"), "PNG", {}),
-        (colour.convert("L"), "PNG", {"bits": 2}), (colour.convert("RGBA"), "PNG", {}),
+        (colour, "PNG", {}),
+        (palette, "PNG", {"transparency": bytes(range(256))}),
+        (palette, "PNG", {"transparency": 3}),
+        (colour.convert("1"), "PNG", {}),
+        (colour.convert("L"), "PNG", {"bits": 2}),
+        (colour.convert("RGBA"), "PNG", {}),
         (Image.fromarray(np.arange(120, dtype=np.uint16).reshape(12, 10)), "PNG", {}),
-        (colour, "JPEG", {}), (colour, "JPEG", {"progressive": True}), (colour.convert("CMYK"), "JPEG", {}),
+        (colour, "JPEG", {}),
+        (colour, "JPEG", {"progressive": True}),
+        (colour.convert("CMYK"), "JPEG", {}),
         (colour.convert("L"), "JPEG", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}),
-        (palette, "GIF", {}), (palette, "GIF", {"save_all": True, "append_images": [palette.rotate(9)]}),
-        (colour, "BMP", {}), (palette, "BMP", {}), (colour.convert("1"), "BMP", {}), (colour, "PPM", {}),
-        (colour.convert("L"), "PPM", {}), (colour, "WEBP", {}), (colour.convert("RGBA"), "WEBP", {"lossless": True}),
-        *((colour, "TIFF", {"compression": compression})
-          for compression in ("raw", "tiff_deflate", "tiff_lzw", "jpeg", "packbits")),
-        (colour.convert("1"), "TIFF", {"compression": "group4"}), (colour.convert("L"), "ICO", {}), (colour, "TGA", {}),
+        (palette, "GIF", {}),
+        (palette, "GIF", {"save_all": True, "append_images": [palette.rotate(9)]}),
+        (colour, "BMP", {}),
+        (palette, "BMP", {}),
+        (colour.convert("1"), "BMP", {}),
+        (colour, "PPM", {}),
+        (colour.convert("L"), "PPM", {}),
+        (colour, "WEBP", {}),
+        (colour.convert("RGBA"), "WEBP", {"lossless": True}),
+        *(
+            (colour, "TIFF", {"compression": compression})
+            for compression in ("raw", "tiff_deflate", "tiff_lzw", "jpeg", "packbits")
+        ),
+        (colour.convert("1"), "TIFF", {"compression": "group4"}),
+        (colour.convert("L"), "ICO", {}),
+        (colour, "TGA", {}),
         (colour.convert("L").convert("F"), "TIFF", {}),
     ]
     images = []
@@ -67,8 +93,8 @@ def _png_with_a_changed_chunk(image: bytes, rng: random.Random) -> bytes:
     chunks = []
     place = 8
     while place < len(image):
-        size, = struct.unpack(">I", image[place:place + 4])
-        chunks.append((image[place + 4:place + 8], image[place + 8:place + 8 + size]))
+        (size,) = struct.unpack(">I", image[place : place + 4])
+        chunks.append((image[place + 4 : place + 8], image[place + 8 : place + 8 + size]))
         place += size + 12
     number = rng.randrange(len(chunks))
     name, body = chunks[number]
@@ -81,8 +107,21 @@ def _png_with_a_changed_chunk(image: bytes, rng: random.Random) -> bytes:
     chunks[number] = name, body
     if rng.random() < 0.2:
         bomb = zlib.compress(bytes(rng.choice((10, 2**21))))
-        chunks.insert(rng.randrange(len(chunks)), rng.choice((
-            (b"zTXt", b"key\0\0" + bomb), (b"iCCP", b"key\0\0" + bomb), (b"tEXt", b"key\0x"), (b"acTL", bytes(8)),
-            (b"iTXt", b"key\0\1\0\0\0" + bomb), (b"eXIf", random_bytes(rng)), (b"gAMA", bytes(4)), (b"tRNS", b"\0"))))
-    return image[:8] + b"".join(struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-                                for name, body in chunks)
+        chunks.insert(
+            rng.randrange(len(chunks)),
+            rng.choice(
+                (
+                    (b"zTXt", b"key\0\0" + bomb),
+                    (b"iCCP", b"key\0\0" + bomb),
+                    (b"tEXt", b"key\0x"),
+                    (b"acTL", bytes(8)),
+                    (b"iTXt", b"key\0\1\0\0\0" + bomb),
+                    (b"eXIf", random_bytes(rng)),
+                    (b"gAMA", bytes(4)),
+                    (b"tRNS", b"\0"),
+                )
+            ),
+        )
+    return image[:8] + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )

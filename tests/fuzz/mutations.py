@@ -6,8 +6,27 @@ from typing import Final
 
 __all__ = ["INTERESTING", "mutated", "random_bytes"]
 
-INTERESTING: Final = (0, 1, -1, 2, 7, 127, 128, 255, 256, 2**15 - 1, 2**16 - 1, 2**24, 2**31 - 1, -2**31, 2**32 - 1,
-                      2**40, 10**12, 2**63 - 1, -2**63)
+INTERESTING: Final = (
+    0,
+    1,
+    -1,
+    2,
+    7,
+    127,
+    128,
+    255,
+    256,
+    2**15 - 1,
+    2**16 - 1,
+    2**24,
+    2**31 - 1,
+    -(2**31),
+    2**32 - 1,
+    2**40,
+    10**12,
+    2**63 - 1,
+    -(2**63),
+)
 
 
 def random_bytes(rng: random.Random, most: int = 400) -> bytes:
@@ -36,10 +55,10 @@ def mutated(content: bytes, rng: random.Random, start: int = 0) -> bytes:
         elif kind == 6:
             value, size = rng.choice(INTERESTING), rng.choice((2, 4, 8))
             number = struct.pack("<q", value)[:size]
-            changed[place:place + size] = number if rng.random() < 0.5 else number[::-1]
+            changed[place : place + size] = number if rng.random() < 0.5 else number[::-1]
         elif kind == 7:
             other = rng.randrange(len(changed))
-            changed[stretch] = changed[other:other + len(changed[stretch])]
+            changed[stretch] = changed[other : other + len(changed[stretch])]
         elif rng.random() < 0.3:
             del changed[place:]
     return bytes(changed)

@@ -20,8 +20,12 @@ CODECS: Final = ("none", "snappy", "gzip", "zstd", "lz4", "brotli")
 
 @cache
 def whole_table(codec: str = "snappy", page_version: str = "1.0", use_dictionary: bool = True) -> bytes:
-    return _written(pyarrow.table({"image": _images(whole_images()[:1] * NUM_ROWS), "label": [0, 1, 2, 0, 1, 2]}),
-                    codec, data_page_version=page_version, use_dictionary=use_dictionary)
+    return _written(
+        pyarrow.table({"image": _images(whole_images()[:1] * NUM_ROWS), "label": [0, 1, 2, 0, 1, 2]}),
+        codec,
+        data_page_version=page_version,
+        use_dictionary=use_dictionary,
+    )
 
 
 def parquet_input(rng: random.Random) -> bytes:
@@ -30,12 +34,15 @@ def parquet_input(rng: random.Random) -> bytes:
         return b"PAR1" + random_bytes(rng) + b"PAR1"
     if kind <= 3:
         return _odd_table(rng)
-    whole = (whole_table(rng.choice(CODECS), rng.choice(("1.0", "2.0")), rng.random() < 0.5) if kind < 10
-             else _odd_table(rng))
+    whole = (
+        whole_table(rng.choice(CODECS), rng.choice(("1.0", "2.0")), rng.random() < 0.5)
+        if kind < 10
+        else _odd_table(rng)
+    )
     footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
     if kind <= 5:
         return mutated(whole, rng)
-    if kind <= 8:                           # the footer alone, its length made right again
+    if kind <= 8:  # the footer alone, its length made right again
         changed = mutated(whole[footer:-8], rng)
         return whole[:footer] + changed + len(changed).to_bytes(4, "little") + b"PAR1"
     return mutated(whole[:footer], rng)[:footer].ljust(footer, b"\0") + whole[footer:]  # the pages alone
@@ -54,8 +61,10 @@ def _images(encoded: list[bytes | None]) -> pyarrow.Array:
 def _odd_table(rng: random.Random) -> bytes:
     size = rng.choice((NUM_ROWS, NUM_ROWS, NUM_ROWS, 1, 0, 300))
     images = [image_input(rng) if rng.random() < 0.1 else whole_images()[0] for _ in range(size)]
-    labels = [rng.choice((0, 1, 2, rng.choice(INTERESTING), None)) if rng.random() < 0.05 else index % 3
-              for index in range(size)]
+    labels = [
+        rng.choice((0, 1, 2, rng.choice(INTERESTING), None)) if rng.random() < 0.05 else index % 3
+        for index in range(size)
+    ]
     columns = [(_name("image", rng), _image_column(rng, images)), (_name("label", rng), _label_column(rng, labels))]
     if rng.random() < 0.1:
         columns.append((rng.choice(("label", "other", "image")), _label_column(rng, labels)))
@@ -65,7 +74,7 @@ def _odd_table(rng: random.Random) -> bytes:
         table = table.replace_schema_metadata({"huggingface": _metadata(rng)})
     try:
         return _written(table, rng.choice(CODECS), use_dictionary=rng.random() < 0.5)
-    except pyarrow.ArrowException:          # a time that Parquet cannot hold
+    except pyarrow.ArrowException:  # a time that Parquet cannot hold
         return whole_table()
 
 
@@ -81,14 +90,18 @@ def _image_column(rng: random.Random, images: list[bytes]) -> pyarrow.Array:
     if kind == 1:
         return pyarrow.array([{"bytes": "/etc/passwd"}] * len(images), pyarrow.struct([("bytes", pyarrow.string())]))
     if kind == 2:
-        return pyarrow.array([{"bytes": [one]} for one in images],
-                             pyarrow.struct([("bytes", pyarrow.list_(pyarrow.binary()))]))
+        return pyarrow.array(
+            [{"bytes": [one]} for one in images], pyarrow.struct([("bytes", pyarrow.list_(pyarrow.binary()))])
+        )
     if kind == 3:
-        return pyarrow.array([[{"bytes": one}] for one in images],
-                             pyarrow.list_(pyarrow.struct([("bytes", pyarrow.binary())])))
+        return pyarrow.array(
+            [[{"bytes": one}] for one in images], pyarrow.list_(pyarrow.struct([("bytes", pyarrow.binary())]))
+        )
     if kind == 4:
-        return pyarrow.array([{"bytes": {"bytes": one}} for one in images],
-                             pyarrow.struct([("bytes", pyarrow.struct([("bytes", pyarrow.binary())]))]))
+        return pyarrow.array(
+            [{"bytes": {"bytes": one}} for one in images],
+            pyarrow.struct([("bytes", pyarrow.struct([("bytes", pyarrow.binary())]))]),
+        )
     if kind == 5:
         return pyarrow.array([{"bytes": one} for one in images], pyarrow.struct([("bytes", pyarrow.large_binary())]))
     if kind == 6:
@@ -111,15 +124,28 @@ def _label_column(rng: random.Random, labels: list[int | None]) -> pyarrow.Array
             return pyarrow.array(labels, pyarrow.int64()).dictionary_encode()
         if kind == 3:
             return pyarrow.array([None] * len(labels), pyarrow.int64())
-        return pyarrow.array(labels, rng.choice((pyarrow.int64(), pyarrow.int8(), pyarrow.uint64(), pyarrow.uint8(),
-                                                 pyarrow.float64(), pyarrow.bool_(), pyarrow.timestamp("s"))))
+        return pyarrow.array(
+            labels,
+            rng.choice(
+                (
+                    pyarrow.int64(),
+                    pyarrow.int8(),
+                    pyarrow.uint64(),
+                    pyarrow.uint8(),
+                    pyarrow.float64(),
+                    pyarrow.bool_(),
+                    pyarrow.timestamp("s"),
+                )
+            ),
+        )
     except (pyarrow.ArrowException, OverflowError, TypeError):
         return pyarrow.array(labels, pyarrow.int64())
 
 
 def _metadata(rng: random.Random) -> bytes:
-    names: Any = rng.choice((["a", "b", "c"], [], ["a"], "abc", None, 7, [["a"], {}, None],
-                             [str(n) for n in range(70_000)]))
+    names: Any = rng.choice(
+        (["a", "b", "c"], [], ["a"], "abc", None, 7, [["a"], {}, None], [str(n) for n in range(70_000)])
+    )
     feature: Any = rng.choice(({"_type": "ClassLabel", "names": names}, {"names": names}, [], "x"))
     features: Any = rng.choice(({"label": feature, "image": {"_type": "Image"}}, [feature], "x"))
     text = json.dumps({"info": {"features": features}})

@@ -27,13 +27,13 @@ def test_a_reader_accepts_or_refuses_in_one_line_soon_and_in_little_memory(reade
     peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     outcomes = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")     # of Pillow and torch about what they read; as errors they would hide others
+        warnings.simplefilter("ignore")  # of Pillow and torch about what they read; as errors they would hide others
         for seed in range(NUM_INPUTS[reader]):
             start = time.process_time()
             outcomes.append(outcome(reader, seed, tmp_path))
             assert time.process_time() - start < LIMIT_S, seed
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before < LIMIT_KIB
-    assert 0.02 < outcomes.count("accepted") / len(outcomes) < 0.9     # most checks are reached
+    assert 0.02 < outcomes.count("accepted") / len(outcomes) < 0.9  # most checks are reached
     assert len(set(outcomes)) > 15
 
 
@@ -44,7 +44,13 @@ def hash_of_inputs() -> str:
 
 
 def test_an_input_can_be_repeated_in_another_process() -> None:
-    other = subprocess.run([sys.executable, "-c", "from test_fuzz import hash_of_inputs; print(hash_of_inputs())"],
-                           cwd=Path(__file__).parents[2], env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
-                           check=True, capture_output=True, text=True, timeout=60)
+    other = subprocess.run(
+        [sys.executable, "-c", "from test_fuzz import hash_of_inputs; print(hash_of_inputs())"],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert other.stdout.strip() == hash_of_inputs()

@@ -43,14 +43,17 @@ def weakest_of_all(one: Learner, rate: float, criterion: str = "l2") -> dict[int
 
 def zeroed(one: Learner) -> dict[int, list[int]]:
     """Return the filters whose weights are all zero."""
-    return {site: [index for index, row in enumerate(one.state[f"{conv}.weight"]) if not row.any()]
-            for site, conv in enumerate(CONVS)}
+    return {
+        site: [index for index, row in enumerate(one.state[f"{conv}.weight"]) if not row.any()]
+        for site, conv in enumerate(CONVS)
+    }
 
 
 @pytest.mark.parametrize("criterion", SLOW_SCORES)
 @pytest.mark.parametrize(("factor", "rate"), [(0.5, 0.4), (0.9, 0.1), (0.0, 0.75), (1.0, 0.5)])
 def test_the_weakest_of_each_layer_are_multiplied_and_nothing_else_changes(
-        criterion: str, factor: float, rate: float) -> None:
+    criterion: str, factor: float, rate: float
+) -> None:
     one, rule = make(factor=factor, rate=rate, criterion=criterion)
     one.train_epoch()
     expected = entries(one)
@@ -83,11 +86,13 @@ def test_a_filter_that_has_recovered_leaves_the_weak() -> None:
         recovered = weak[site][0]
         assert len(now_weak[site]) == len(weak[site])
         assert recovered not in now_weak[site]
-        assert torch.equal(one.state[f"{CONVS[site]}.weight"][recovered],
-                           before[f"network/{CONVS[site]}.weight"][recovered])
+        assert torch.equal(
+            one.state[f"{CONVS[site]}.weight"][recovered], before[f"network/{CONVS[site]}.weight"][recovered]
+        )
         for index in now_weak[site]:
-            assert torch.equal(one.state[f"{CONVS[site]}.weight"][index],
-                               before[f"network/{CONVS[site]}.weight"][index] * 0.5)
+            assert torch.equal(
+                one.state[f"{CONVS[site]}.weight"][index], before[f"network/{CONVS[site]}.weight"][index] * 0.5
+            )
 
 
 def test_filters_that_were_attenuated_train_on_as_others_do() -> None:
@@ -147,8 +152,9 @@ def test_what_is_pruned_hard_never_comes_back_and_never_updates(rate_schedule: s
         one.train_epoch()
         assert gives_zero(one, gone)
         state = entries(one)
-        assert not any(tensor.any() for site in range(3)
-                       for tensor in of_filters(state, site, gone[site], statistics=False))
+        assert not any(
+            tensor.any() for site in range(3) for tensor in of_filters(state, site, gone[site], statistics=False)
+        )
     rule.finish()
     assert all(set(zeroed(one)[site]) >= set(gone[site]) for site in range(3))
     assert {site: len(filters) for site, filters in zeroed(one).items()} == {0: 4, 1: 6, 2: 5}
@@ -176,9 +182,14 @@ def test_in_the_end_the_weak_give_exactly_zero_and_the_others_are_as_they_were()
     for site in range(3):
         kept = others(weak[site], site)
         assert not any(tensor.any() for tensor in of_filters(after, site, weak[site], statistics=False))
-        assert all(torch.equal(now, then) for now, then in zip(
-            of_filters(after, site, kept, statistics=False), of_filters(before, site, kept, statistics=False),
-            strict=True))
+        assert all(
+            torch.equal(now, then)
+            for now, then in zip(
+                of_filters(after, site, kept, statistics=False),
+                of_filters(before, site, kept, statistics=False),
+                strict=True,
+            )
+        )
 
 
 def test_in_the_end_the_statistics_are_those_without_the_weak() -> None:
@@ -247,8 +258,10 @@ def test_scores_by_batchnorm_read_the_sites_own() -> None:
         one.state[f"{norm}.weight"].copy_(torch.linspace(1, -1.9, width))  # least in size where it crosses zero
     rule.before_epoch(1)
     sizes = [[abs(1 - 2.9 * index / (width - 1)) for index in range(width)] for width in WIDTHS]
-    assert zeroed(one) == {site: sorted(sorted(range(len(of_site)), key=of_site.__getitem__)[: len(of_site) // 4])
-                           for site, of_site in enumerate(sizes)}
+    assert zeroed(one) == {
+        site: sorted(sorted(range(len(of_site)), key=of_site.__getitem__)[: len(of_site) // 4])
+        for site, of_site in enumerate(sizes)
+    }
 
 
 @pytest.mark.parametrize("eps", [1e-5, 1e-3])

@@ -5,17 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hook_makers import (
-    CONVS,
-    NORMS,
-    WIDTHS,
-    entries,
-    gives_zero,
-    of_filters,
-    others,
-    three_site_learner,
-    train,
-)
+from hook_makers import CONVS, NORMS, WIDTHS, entries, gives_zero, of_filters, others, three_site_learner, train
 from network_makers import learner, same_bits, seeded_small_net
 from torch import Tensor
 
@@ -54,8 +44,11 @@ def slow_overlaps(weight: Tensor) -> list[float]:
 
 def slow_choice(weights: dict[int, Tensor], rate: float) -> dict[int, list[int]]:
     """Go through all filters of all layers from the largest overlap down, sparing each layer's least overlapping."""
-    ranked = [(overlap, site, index) for site, weight in weights.items()
-              for index, overlap in enumerate(slow_overlaps(weight))]
+    ranked = [
+        (overlap, site, index)
+        for site, weight in weights.items()
+        for index, overlap in enumerate(slow_overlaps(weight))
+    ]
     spared = {(site, min((overlap, index) for overlap, of, index in ranked if of == site)[1]) for site in weights}
     chosen: dict[int, list[int]] = {}
     for _, site, index in sorted(ranked, reverse=True):
@@ -107,8 +100,10 @@ def test_dropped_filters_give_zero_and_receive_no_update_until_they_come_back() 
         for site, indices in dropped.items():
             assert not any(tensor.any() for tensor in of_filters(after, site, indices, statistics=False))
             kept = others(indices, site)
-            assert all((now != then).any() for now, then in zip(
-                of_filters(after, site, kept), of_filters(whole, site, kept), strict=True))
+            assert all(
+                (now != then).any()
+                for now, then in zip(of_filters(after, site, kept), of_filters(whole, site, kept), strict=True)
+            )
     rule.before_epoch(3)
     assert gives_zero(one, {})
 
@@ -125,8 +120,10 @@ def test_dropping_and_giving_back_leave_the_kept_filters_alone() -> None:
         for site in range(3):
             kept = others(chosen.get(site, []), site)
             assert kept
-            assert all(torch.equal(now, then) for now, then in zip(
-                of_filters(after, site, kept), of_filters(before, site, kept), strict=True))
+            assert all(
+                torch.equal(now, then)
+                for now, then in zip(of_filters(after, site, kept), of_filters(before, site, kept), strict=True)
+            )
         beside = [name for name in after if name.startswith(("network/11.", "momentum/11."))]
         assert len(beside) == 4
         assert all(torch.equal(after[name], before[name]) for name in beside)
@@ -161,16 +158,26 @@ def test_filters_come_back_with_new_batchnorm_entries_and_no_momentum() -> None:
     state = entries(one)
     for site, indices in dropped.items():
         conv, norm = CONVS[site], NORMS[site]
-        expected = {f"network/{norm}.weight": 1.0, f"network/{norm}.bias": 0.0, f"network/{norm}.running_mean": 0.0,
-                    f"network/{norm}.running_var": 1.0, f"network/{conv}.bias": 0.0, f"momentum/{conv}.bias": 0.0,
-                    f"momentum/{conv}.weight": 0.0, f"momentum/{norm}.weight": 0.0, f"momentum/{norm}.bias": 0.0}
+        expected = {
+            f"network/{norm}.weight": 1.0,
+            f"network/{norm}.bias": 0.0,
+            f"network/{norm}.running_mean": 0.0,
+            f"network/{norm}.running_var": 1.0,
+            f"network/{conv}.bias": 0.0,
+            f"momentum/{conv}.bias": 0.0,
+            f"momentum/{conv}.weight": 0.0,
+            f"momentum/{norm}.weight": 0.0,
+            f"momentum/{norm}.bias": 0.0,
+        }
         for name, value in expected.items():
             assert name not in state or (state[name][indices] == value).all(), name
     one.train_epoch()
     trained = entries(one)
     for site, indices in dropped.items():  # they train again
-        assert all((now != then).any() for now, then in zip(
-            of_filters(trained, site, indices), of_filters(state, site, indices), strict=True))
+        assert all(
+            (now != then).any()
+            for now, then in zip(of_filters(trained, site, indices), of_filters(state, site, indices), strict=True)
+        )
 
 
 @pytest.mark.parametrize(("S1", "S2", "N"), [(1, 1, 2), (2, 1, 1), (1, 3, 1), (1, 2, 2)])
@@ -225,8 +232,10 @@ def test_an_exchange_cannot_bring_dropped_filters_back() -> None:
     rule.before_epoch(1)
     one.train_epoch()
     dropped = dropped_by(rule)
-    ours, theirs = (Grafting(peer.state, find_sites(peer.network, (3, 8, 8), "three sites"), GraftSettings(alpha=0.25))
-                    for peer in (one, donor))
+    ours, theirs = (
+        Grafting(peer.state, find_sites(peer.network, (3, 8, 8), "three sites"), GraftSettings(alpha=0.25))
+        for peer in (one, donor)
+    )
     snapshot = theirs.publish(1, theirs.entropies(), torch.empty(0, dtype=torch.int64))
     ours.graft_(ours.alpha(ours.entropies(), snapshot), snapshot)
     assert gives_zero(one, {})  # the donor's are there
@@ -251,8 +260,9 @@ def test_directions_differ_from_peer_to_peer_and_seed_to_seed_and_can_be_repeate
 
 def test_where_the_first_convolution_is_the_only_one_it_is_not_left_alone() -> None:
     one = learner(seeded_small_net())
-    rule = RePr(one, filters_of(one, find_sites(one.network, (3, 8, 8), "small")), ReprSettings(S1=1, rate=0.5),
-                seed=0, peer=0)
+    rule = RePr(
+        one, filters_of(one, find_sites(one.network, (3, 8, 8), "small")), ReprSettings(S1=1, rate=0.5), seed=0, peer=0
+    )
     one.train_epoch()
     rule.before_epoch(1)
     assert len(rule.state_dict()["0/dropped"]) == 8

@@ -92,7 +92,8 @@ def test_the_weakest_filter_becomes_the_strongest_with_its_batchnorm_entries() -
         norms = [row.abs().double().sum().item() for row in expected[f"network/{CONVS[site]}.weight"]]
         ranked = sorted(range(WIDTHS[site]), key=norms.__getitem__)
         assert [norms[index] < THRESHOLD for index in ranked] == [True] * num_invalid + [False] * (
-            WIDTHS[site] - num_invalid)
+            WIDTHS[site] - num_invalid
+        )
         for place in range(num_invalid):
             for module in (CONVS[site], NORMS[site]):
                 for key in ("weight", "bias", "running_mean", "running_var"):
@@ -106,8 +107,10 @@ def test_an_invalid_filter_that_finds_no_valid_donor_stays_as_it_is() -> None:
     one, filters = with_invalid((8, 11, 6))
     before = [site.weight.clone() for site in filters]
     InternalScions(filters, threshold=THRESHOLD).before_epoch(1)
-    changed = [[index for index, row in enumerate(site.weight) if not torch.equal(row, old[index])]
-               for site, old in zip(filters, before, strict=True)]
+    changed = [
+        [index for index, row in enumerate(site.weight) if not torch.equal(row, old[index])]
+        for site, old in zip(filters, before, strict=True)
+    ]
     assert changed == [[], [0], [0, 1, 2, 3]]
     assert torch.equal(one.state["3.weight"][0], before[1][11])
 

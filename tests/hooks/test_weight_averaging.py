@@ -25,8 +25,11 @@ def make(start: float = 0.5, *, network: int = 0, epochs: int = EPOCHS) -> tuple
 
 
 def trained_entries(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items()
-            if name.startswith("network/") and name.endswith(("weight", "bias"))}
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if name.startswith("network/") and name.endswith(("weight", "bias"))
+    }
 
 
 @pytest.mark.parametrize(("start", "num_averaged"), [(0.5, 3), (0.0, 6), (0.7, 2), (0.99, 1)])
@@ -81,7 +84,7 @@ def bare() -> Learner:
 
 @given(st.integers(0, 99), st.integers(1, 300))
 @example(29, 100)  # 0.29 * 100 is 28.999999999999996
-@example(7, 100)   # 0.07 * 100 is 7.000000000000001
+@example(7, 100)  # 0.07 * 100 is 7.000000000000001
 def test_averaging_begins_with_the_first_epoch_that_ends_past_the_start(percent: int, epochs: int) -> None:
     rule = StochasticWeightAveraging(bare(), start=percent / 100, epochs=epochs)
     for epoch in range(1, epochs + 1):
@@ -90,6 +93,7 @@ def test_averaging_begins_with_the_first_epoch_that_ends_past_the_start(percent:
 
 
 # soups
+
 
 def soup(*values: float) -> list[Tensor]:
     return [torch.tensor([value, -value]) for value in values]
@@ -105,14 +109,17 @@ def nearness_to_0(weights: Tensor) -> float:
     return 1.0 - round(abs(weights[0].item()), 3) / 100
 
 
-@pytest.mark.parametrize(("values", "kept"), [
-    ([1.0, -1.0, 5.0], [1.0, -1.0]),        # mean 0 is perfect, and 5 would spoil it
-    ([1.0, 2.0, 3.0], [1.0]),               # each further one leads away
-    ([1.0, 3.0, -1.0], [1.0, -1.0]),        # one that is left out stays out
-    ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0]),     # as good as without: it stays
-    ([2.0, -1.0, -1.0, -8.0], [2.0, -1.0, -1.0]),
-    ([7.0], [7.0]),
-])
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ([1.0, -1.0, 5.0], [1.0, -1.0]),  # mean 0 is perfect, and 5 would spoil it
+        ([1.0, 2.0, 3.0], [1.0]),  # each further one leads away
+        ([1.0, 3.0, -1.0], [1.0, -1.0]),  # one that is left out stays out
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0]),  # as good as without: it stays
+        ([2.0, -1.0, -1.0, -8.0], [2.0, -1.0, -1.0]),
+        ([7.0], [7.0]),
+    ],
+)
 def test_a_greedy_soup_keeps_those_that_do_not_hurt(values: list[float], kept: list[float]) -> None:
     found = greedy_soup(soup(*values), nearness_to_0)
     assert found[0].item() == pytest.approx(sum(kept) / len(kept))

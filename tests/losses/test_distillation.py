@@ -32,20 +32,33 @@ def probabilities(logits: Tensor, temperature: float) -> list[list[float]]:
 
 def slow_distillation(student: Tensor, teachers: Sequence[Tensor], temperature: float) -> float:
     own, taught = probabilities(student, temperature), [probabilities(each, temperature) for each in teachers]
-    of_images = [-math.fsum(math.fsum(each[image][label] for each in taught) / len(taught) * math.log(own[image][label])
-                            for label in range(10)) for image in range(len(own))]
+    of_images = [
+        -math.fsum(
+            math.fsum(each[image][label] for each in taught) / len(taught) * math.log(own[image][label])
+            for label in range(10)
+        )
+        for image in range(len(own))
+    ]
     return temperature**2 * math.fsum(of_images) / len(of_images)
 
 
 def slow_mutual(everyone: Tensor, peer: int, temperature: float) -> float:
     shares = [probabilities(logits, temperature) for logits in everyone]
-    of_others = [math.fsum(p * math.log(p / q) for theirs, own in zip(shares[other], shares[peer], strict=True)
-                           for p, q in zip(theirs, own, strict=True)) / len(shares[peer])
-                 for other in range(len(shares)) if other != peer]
+    of_others = [
+        math.fsum(
+            p * math.log(p / q)
+            for theirs, own in zip(shares[other], shares[peer], strict=True)
+            for p, q in zip(theirs, own, strict=True)
+        )
+        / len(shares[peer])
+        for other in range(len(shares))
+        if other != peer
+    ]
     return temperature**2 * math.fsum(of_others) / len(of_others)
 
 
 # distillation
+
 
 @pytest.mark.parametrize("num_teachers", [1, 3])
 @pytest.mark.parametrize(("temperature", "weight"), [(2.0, 1.0), (1.0, 0.3), (5.0, 2.0)])
@@ -62,8 +75,11 @@ def test_a_step_moves_the_student_and_not_the_teachers() -> None:
     before = copied(taught.state_dict())
     term = distillation_term([taught], temperature=2.0, weight=1.0, dtype=torch.float32)
     term(student(images()), images()).backward()
-    assert all(parameter.grad is not None and parameter.grad.any()
-               for name, parameter in student.named_parameters() if name != "0.weight")
+    assert all(
+        parameter.grad is not None and parameter.grad.any()
+        for name, parameter in student.named_parameters()
+        if name != "0.weight"
+    )
     assert all(parameter.grad is None for parameter in taught.parameters())
     assert same_bits(taught.state_dict(), before)  # BatchNorm's statistics too
     assert not taught.training
@@ -108,8 +124,10 @@ def test_the_loss_is_least_where_the_student_gives_the_teachers_probabilities() 
 
 def test_teachers_compute_in_the_precision_of_training() -> None:
     taught = teacher(1)
-    values = [distillation_term([taught], temperature=2.0, weight=1.0, dtype=dtype)(logits_of(0), images())
-              for dtype in (torch.float32, torch.bfloat16)]
+    values = [
+        distillation_term([taught], temperature=2.0, weight=1.0, dtype=dtype)(logits_of(0), images())
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
     assert {value.dtype for value in values} == {torch.float32}
     assert values[0] != values[1]
     assert values[1].item() == pytest.approx(values[0].item(), rel=0.02)
@@ -117,10 +135,12 @@ def test_teachers_compute_in_the_precision_of_training() -> None:
 
 # mutual learning
 
+
 @pytest.mark.parametrize("num_peers", [2, 4])
 @pytest.mark.parametrize(("temperature", "weight"), [(1.0, 1.0), (3.0, 0.5)])
 def test_the_mutual_term_is_the_mean_divergence_from_the_others(
-        num_peers: int, temperature: float, weight: float) -> None:
+    num_peers: int, temperature: float, weight: float
+) -> None:
     everyone = torch.stack([logits_of(seed) for seed in range(num_peers)])
     for peer in range(num_peers):
         term = mutual_term(peer, temperature=temperature, weight=weight)

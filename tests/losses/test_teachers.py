@@ -27,10 +27,15 @@ CPU = torch.device("cpu")
 
 
 def settings(*teachers: dict[str, Any], seed: int = 0) -> Settings:
-    return Settings.model_validate({
-        "seed": seed, "data": {"name": "digits", "limit": 200}, "model": {"name": "resnet8"},
-        "training": {"epochs": 3, "batch_size": 60, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
-        "distillation": {"teachers": list(teachers)}})
+    return Settings.model_validate(
+        {
+            "seed": seed,
+            "data": {"name": "digits", "limit": 200},
+            "model": {"name": "resnet8"},
+            "training": {"epochs": 3, "batch_size": 60, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
+            "distillation": {"teachers": list(teachers)},
+        }
+    )
 
 
 def teachers(*chosen: dict[str, Any], seed: int = 0) -> Teachers:
@@ -39,8 +44,13 @@ def teachers(*chosen: dict[str, Any], seed: int = 0) -> Teachers:
 
 @pytest.fixture
 def best(tmp_path: Path) -> str:
-    card = {"model": "resnet8", "num_classes": 10, "image_shape": (3, 8, 8), "mean": few_digits().recipe.mean,
-            "std": few_digits().recipe.std}
+    card = {
+        "model": "resnet8",
+        "num_classes": 10,
+        "image_shape": (3, 8, 8),
+        "mean": few_digits().recipe.mean,
+        "std": few_digits().recipe.std,
+    }
     (tmp_path / "config.json").write_text(json.dumps(card))
     save_file(trained_looking("resnet8", 7).state_dict(), tmp_path / "model.safetensors")
     return str(tmp_path)
@@ -55,10 +65,12 @@ def outputs(network: nn.Module) -> Tensor:
 def is_fixed(network: nn.Module) -> bool:
     """Whether it is in evaluation mode and asks for no gradient."""
     return not any(module.training for module in network.modules()) and not any(
-        parameter.requires_grad for parameter in network.parameters())
+        parameter.requires_grad for parameter in network.parameters()
+    )
 
 
 # teachers
+
 
 def test_a_teacher_is_trained_as_a_learner_of_its_own_name_would_be() -> None:
     chosen = settings({"model": "resnet8", "epochs": 2}, {"model": "resnet8_leaky", "epochs": 1}, seed=3)
@@ -66,8 +78,15 @@ def test_a_teacher_is_trained_as_a_learner_of_its_own_name_would_be() -> None:
     for index, (name, epochs) in enumerate([("resnet8", 2), ("resnet8_leaky", 1)]):
         with seeded(derive(3, "initialisation", f"teacher-{index}"), CPU):
             network = build(name, 10)
-        alone = Learner(network, few_digits().train, chosen.training, lr=learning_rate(0.05, "cosine", epochs), seed=3,
-                        peer=f"teacher-{index}", device=CPU)
+        alone = Learner(
+            network,
+            few_digits().train,
+            chosen.training,
+            lr=learning_rate(0.05, "cosine", epochs),
+            seed=3,
+            peer=f"teacher-{index}",
+            device=CPU,
+        )
         for _ in range(epochs):
             alone.train_epoch()
         state, num_images = trained.train(index)
@@ -94,7 +113,7 @@ def test_whoever_trains_a_teacher_all_hand_on_the_same_and_it_stays_fixed() -> N
 
 def test_a_teacher_from_a_checkpoint_is_there_at_once_and_beside_the_trained(best: str) -> None:
     one = teachers({"model": "resnet8", "epochs": 1}, {"checkpoint": best}, {"model": "resnet8", "epochs": 1})
-    loaded, = one.networks
+    (loaded,) = one.networks
     assert is_fixed(loaded)
     assert torch.equal(outputs(loaded), outputs(trained_looking("resnet8", 7).eval()))
     states = {2: one.train(2)[0], 0: one.train(0)[0]}
@@ -135,6 +154,7 @@ def test_settings_without_distillation_have_no_teachers() -> None:
 
 
 # classmates
+
 
 def snapshot_of(network: nn.Module, peer: int = 1) -> Snapshot:
     one = Grafting(learner(network).state, find_sites(network, (3, 8, 8), "network"), None)

@@ -10,22 +10,26 @@ from graftpop.models.flops import count_flops, count_parameters
 CIFAR = (3, 32, 32)
 
 
-@pytest.mark.parametrize(("network", "multiply_adds"), [
-    (nn.Conv2d(3, 5, 3, padding=1), 5 * 8 * 8 * 3 * 9),
-    (nn.Conv2d(3, 5, 3), 5 * 6 * 6 * 3 * 9),
-    (nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3), 6 * 4 * 4 * 1 * 9),
-    (nn.Sequential(nn.Flatten(), nn.Linear(192, 7)), 192 * 7),
-    (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2)), 0),
-], ids=["convolution", "without padding", "in groups with stride", "linear", "all the rest"])
+@pytest.mark.parametrize(
+    ("network", "multiply_adds"),
+    [
+        (nn.Conv2d(3, 5, 3, padding=1), 5 * 8 * 8 * 3 * 9),
+        (nn.Conv2d(3, 5, 3), 5 * 6 * 6 * 3 * 9),
+        (nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3), 6 * 4 * 4 * 1 * 9),
+        (nn.Sequential(nn.Flatten(), nn.Linear(192, 7)), 192 * 7),
+        (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2)), 0),
+    ],
+    ids=["convolution", "without padding", "in groups with stride", "linear", "all the rest"],
+)
 def test_a_multiply_add_is_two_operations(network: nn.Module, multiply_adds: int) -> None:
     assert count_flops(network, (3, 8, 8)) == 2 * multiply_adds
 
 
 # Lin et al., Knowledge-driven Differential Filter Sampler, arXiv:2307.00198, models of the code that comes with it;
 # its "FLOPs" are multiply-adds
-@pytest.mark.parametrize(("name", "multiply_adds", "parameters"), [
-    ("resnet56", 125.49e6, 0.85e6), ("resnet110", 252.89e6, 1.72e6),
-])
+@pytest.mark.parametrize(
+    ("name", "multiply_adds", "parameters"), [("resnet56", 125.49e6, 0.85e6), ("resnet110", 252.89e6, 1.72e6)]
+)
 def test_resnets_are_as_large_as_published(name: str, multiply_adds: float, parameters: float) -> None:
     with torch.device("meta"):
         network = seeded_network(name)
@@ -38,12 +42,18 @@ PROJECTIONS = 16 * 32 * 16 * 16 + 32 * 64 * 8 * 8
 
 # github.com/chenyaofo/pytorch-cifar-models, table of CIFAR-10, "#MAdds(M)": its ResNets have two 1x1 convolutions in
 # shortcuts, where ours (option A of the paper) have no weights, and its VGG has two more linear layers
-@pytest.mark.parametrize(("name", "millions", "more"), [
-    ("resnet20", 40.81, PROJECTIONS), ("resnet32", 69.12, PROJECTIONS), ("resnet44", 97.44, PROJECTIONS),
-    ("resnet56", 125.75, PROJECTIONS), ("vgg16", 313.73, 2 * 512 * 512),
-])
+@pytest.mark.parametrize(
+    ("name", "millions", "more"),
+    [
+        ("resnet20", 40.81, PROJECTIONS),
+        ("resnet32", 69.12, PROJECTIONS),
+        ("resnet44", 97.44, PROJECTIONS),
+        ("resnet56", 125.75, PROJECTIONS),
+        ("vgg16", 313.73, 2 * 512 * 512),
+    ],
+)
 def test_networks_cost_what_others_count_less_the_layers_that_they_have_more(
-    name: str, millions: float, more: int,
+    name: str, millions: float, more: int
 ) -> None:
     with torch.device("meta"):
         network = seeded_network(name)

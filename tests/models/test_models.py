@@ -58,8 +58,9 @@ def linear(num_inputs: int, num_outputs: int = 10) -> int:
 
 
 def resnet_parameters(n: int) -> int:
-    stages = sum(conv(i, o, 3) + (2 * n - 1) * conv(o, o, 3) + 2 * n * norm(o)
-                 for i, o in [(16, 16), (16, 32), (32, 64)])
+    stages = sum(
+        conv(i, o, 3) + (2 * n - 1) * conv(o, o, 3) + 2 * n * norm(o) for i, o in [(16, 16), (16, 32), (32, 64)]
+    )
     return conv(3, 16, 3) + norm(16) + stages + linear(64)
 
 
@@ -77,14 +78,19 @@ def vgg16_parameters() -> int:
 
 
 def wrn28_10_parameters() -> int:
-    stages = sum(norm(i) + 7 * norm(o) + conv(i, o, 3) + 7 * conv(o, o, 3) + conv(i, o, 1)
-                 for i, o in [(16, 160), (160, 320), (320, 640)])
+    stages = sum(
+        norm(i) + 7 * norm(o) + conv(i, o, 3) + 7 * conv(o, o, 3) + conv(i, o, 1)
+        for i, o in [(16, 160), (160, 320), (320, 640)]
+    )
     return conv(3, 16, 3) + stages + norm(640) + linear(640)
 
 
 def densenet_parameters() -> int:
-    pairs = sum(norm(i + 12 * j) + conv(i + 12 * j, 48, 1) + norm(48) + conv(48, 12, 3)
-                for i in (24, 108, 150) for j in range(16))
+    pairs = sum(
+        norm(i + 12 * j) + conv(i + 12 * j, 48, 1) + norm(48) + conv(48, 12, 3)
+        for i in (24, 108, 150)
+        for j in range(16)
+    )
     transitions = norm(216) + conv(216, 108, 1) + norm(300) + conv(300, 150, 1)
     return conv(3, 24, 3) + pairs + transitions + norm(342) + linear(342)
 
@@ -93,24 +99,29 @@ def resnext_parameters() -> int:
     def block(i: int, hidden: int, o: int) -> int:
         return conv(i, hidden, 1) + conv(hidden, hidden, 3, groups=8) + conv(hidden, o, 1) + 2 * norm(hidden) + norm(o)
 
-    stages = sum(block(i, 2 * o, o) + conv(i, o, 1) + norm(o) + 2 * block(o, 2 * o, o)
-                 for i, o in [(64, 256), (256, 512), (512, 1024)])
+    stages = sum(
+        block(i, 2 * o, o) + conv(i, o, 1) + norm(o) + 2 * block(o, 2 * o, o)
+        for i, o in [(64, 256), (256, 512), (512, 1024)]
+    )
     return conv(3, 64, 3) + norm(64) + stages + linear(1024)
 
 
-@pytest.mark.parametrize(("name", "exact", "by_arithmetic", "published"), [
-    ("resnet8", 75_290, partial(resnet_parameters, 1), None),
-    ("resnet20", 269_722, partial(resnet_parameters, 3), "0.27"),        # He et al. 2016, table 6
-    ("resnet32", 464_154, partial(resnet_parameters, 5), "0.46"),        # the same table, as the next three
-    ("resnet44", 658_586, partial(resnet_parameters, 7), "0.66"),
-    ("resnet56", 853_018, partial(resnet_parameters, 9), "0.85"),
-    ("resnet110", 1_727_962, partial(resnet_parameters, 18), "1.7"),
-    ("mobilenetv2", 2_296_922, mobilenetv2_parameters, None),  # published for 1000 classes only
-    ("vgg16", 14_728_266, vgg16_parameters, None),             # published with three fully connected layers only
-    ("wrn28_10", 36_479_194, wrn28_10_parameters, "36.5"),     # Zagoruyko & Komodakis 2016, table 4
-    ("densenet", 769_162, densenet_parameters, "0.8"),         # Huang et al. 2017, table 2
-    ("resnext", 34_426_698, resnext_parameters, "34.4"),       # Xie et al. 2017, table 7
-])
+@pytest.mark.parametrize(
+    ("name", "exact", "by_arithmetic", "published"),
+    [
+        ("resnet8", 75_290, partial(resnet_parameters, 1), None),
+        ("resnet20", 269_722, partial(resnet_parameters, 3), "0.27"),  # He et al. 2016, table 6
+        ("resnet32", 464_154, partial(resnet_parameters, 5), "0.46"),  # the same table, as the next three
+        ("resnet44", 658_586, partial(resnet_parameters, 7), "0.66"),
+        ("resnet56", 853_018, partial(resnet_parameters, 9), "0.85"),
+        ("resnet110", 1_727_962, partial(resnet_parameters, 18), "1.7"),
+        ("mobilenetv2", 2_296_922, mobilenetv2_parameters, None),  # published for 1000 classes only
+        ("vgg16", 14_728_266, vgg16_parameters, None),  # published with three fully connected layers only
+        ("wrn28_10", 36_479_194, wrn28_10_parameters, "36.5"),  # Zagoruyko & Komodakis 2016, table 4
+        ("densenet", 769_162, densenet_parameters, "0.8"),  # Huang et al. 2017, table 2
+        ("resnext", 34_426_698, resnext_parameters, "34.4"),  # Xie et al. 2017, table 7
+    ],
+)
 def test_parameter_count_is_the_published_one(
     name: str, exact: int, by_arithmetic: Callable[[], int], published: str | None
 ) -> None:
@@ -190,17 +201,18 @@ def test_every_parameter_learns_from_images_of_8x8(name: str) -> None:
         assert parameter.grad.abs().sum() > 0, key
 
 
-@pytest.mark.parametrize(("name", "variance"), [
-    ("resnet20", lambda fan_in, fan_out: 2 / fan_in),
-    ("mobilenetv2", lambda fan_in, fan_out: 1 / (3 * fan_in)),
-    ("vgg16", lambda fan_in, fan_out: 2 / (fan_in + fan_out)),
-    ("wrn28_10", lambda fan_in, fan_out: 2 / fan_out),
-    ("densenet", lambda fan_in, fan_out: 2 / fan_out),
-    ("resnext", lambda fan_in, fan_out: 2 / fan_out),
-])
-def test_initial_weights_have_the_variance_of_their_paper(
-    name: str, variance: Callable[[int, int], float]
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "variance"),
+    [
+        ("resnet20", lambda fan_in, fan_out: 2 / fan_in),
+        ("mobilenetv2", lambda fan_in, fan_out: 1 / (3 * fan_in)),
+        ("vgg16", lambda fan_in, fan_out: 2 / (fan_in + fan_out)),
+        ("wrn28_10", lambda fan_in, fan_out: 2 / fan_out),
+        ("densenet", lambda fan_in, fan_out: 2 / fan_out),
+        ("resnext", lambda fan_in, fan_out: 2 / fan_out),
+    ],
+)
+def test_initial_weights_have_the_variance_of_their_paper(name: str, variance: Callable[[int, int], float]) -> None:
     num_checked = 0
     for key, module in convolutions(seeded(name)).items():
         if module.weight.numel() >= 9000:
@@ -230,14 +242,17 @@ def test_option_a_shortcut_subsamples_and_pads_channels_on_both_sides() -> None:
     torch.testing.assert_close(block(x), expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("name", "num_convolutions"), [
-    ("resnet20", {32: 7, 16: 6, 8: 6}),
-    ("mobilenetv2", {32: 13, 16: 9, 8: 22, 4: 13}),  # the 3x3 convolution of a block has its stride
-    ("vgg16", {32: 2, 16: 2, 8: 3, 4: 3, 2: 3}),
-    ("wrn28_10", {32: 10, 16: 9, 8: 9}),
-    ("densenet", {32: 34, 16: 33, 8: 32}),
-    ("resnext", {32: 12, 16: 10, 8: 9}),             # the grouped convolution of a block has its stride
-])
+@pytest.mark.parametrize(
+    ("name", "num_convolutions"),
+    [
+        ("resnet20", {32: 7, 16: 6, 8: 6}),
+        ("mobilenetv2", {32: 13, 16: 9, 8: 22, 4: 13}),  # the 3x3 convolution of a block has its stride
+        ("vgg16", {32: 2, 16: 2, 8: 3, 4: 3, 2: 3}),
+        ("wrn28_10", {32: 10, 16: 9, 8: 9}),
+        ("densenet", {32: 34, 16: 33, 8: 32}),
+        ("resnext", {32: 12, 16: 10, 8: 9}),  # the grouped convolution of a block has its stride
+    ],
+)
 def test_strides_stand_where_the_papers_have_them(name: str, num_convolutions: dict[int, int]) -> None:
     network = copy.deepcopy(on_meta(name))
     heights: Counter[int] = Counter()
@@ -247,14 +262,17 @@ def test_strides_stand_where_the_papers_have_them(name: str, num_convolutions: d
     assert heights == num_convolutions
 
 
-@pytest.mark.parametrize(("name", "num_pairs"), [
-    *((name, 6 * n + 1) for name, n in RESNETS.items()),  # all
-    ("mobilenetv2", 57),                                    # all: 17 x 3, stem, head, 4 projections
-    ("vgg16", 13),                                          # all
-    ("resnext", 31),                                        # all: 9 x 3, stem, 3 projections
-    ("wrn28_10", 13),                                       # the stem and the first of each block
-    ("densenet", 49),                                       # the stem and each bottleneck
-])
+@pytest.mark.parametrize(
+    ("name", "num_pairs"),
+    [
+        *((name, 6 * n + 1) for name, n in RESNETS.items()),  # all
+        ("mobilenetv2", 57),  # all: 17 x 3, stem, head, 4 projections
+        ("vgg16", 13),  # all
+        ("resnext", 31),  # all: 9 x 3, stem, 3 projections
+        ("wrn28_10", 13),  # the stem and the first of each block
+        ("densenet", 49),  # the stem and each bottleneck
+    ],
+)
 def test_batchnorm_gets_the_very_tensor_of_its_convolution_and_no_one_writes_to_it(name: str, num_pairs: int) -> None:
     network = copy.deepcopy(on_meta(name))
     outputs: list[Tensor] = []
@@ -279,7 +297,8 @@ def test_copies_channels_last_and_bfloat16_agree_with_the_plain_network(name: st
         last = copy.deepcopy(network).to(memory_format=torch.channels_last)
         for module in convolutions(last).values():
             module.register_forward_pre_hook(
-                lambda module, args: stays_last.append(args[0].is_contiguous(memory_format=torch.channels_last)))
+                lambda module, args: stays_last.append(args[0].is_contiguous(memory_format=torch.channels_last))
+            )
         torch.testing.assert_close(last(x.to(memory_format=torch.channels_last)), plain, rtol=1e-3, atol=1e-4)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             half = network(x)
@@ -288,8 +307,9 @@ def test_copies_channels_last_and_bfloat16_agree_with_the_plain_network(name: st
     torch.testing.assert_close(half.float(), plain, rtol=0.1, atol=0.1 * plain.abs().max().item())
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet18", 32), ("mobilenet_v3_small", 32), ("googlenet", 64),
-                                            ("inception_v3", 80)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("resnet18", 32), ("mobilenet_v3_small", 32), ("googlenet", 64), ("inception_v3", 80)]
+)
 def test_torchvision_classifier_gives_plain_logits_in_training(name: str, size: int) -> None:
     network = seeded(f"torchvision:{name}", num_classes=7)
     assert network.training
@@ -299,21 +319,24 @@ def test_torchvision_classifier_gives_plain_logits_in_training(name: str, size: 
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize(("name", "hints"), [
-    ("resnet23", ["model.name: unknown name 'resnet23'", "did you mean 'resnet32'", "torchvision:NAME"]),
-    ("resnet18", ["unknown name 'resnet18'", "torchvision:NAME"]),
-    ("python:not_there.Net", ["'python:not_there.Net' cannot be imported: No module named 'not_there'"]),
-    ("python:math.Net", ["cannot be imported: module 'math' has no attribute 'Net'"]),
-    ("python:math.pi", ["must be python:MODULE.CLASS", "got 'python:math.pi'"]),
-    ("python:os._exit", ["must be python:MODULE.CLASS"]),
-    ("python:builtins.int", ["must be python:MODULE.CLASS"]),
-    ("python:Net", ["must be python:MODULE.CLASS"]),
-    ("torchvision:resnet19", ["got 'torchvision:resnet19'", "did you mean torchvision:resnet18 or "]),
-    ("torchvision:fasterrcnn_resnet50_fpn", ["not a classifier of torchvision"]),
-    ("torchvision:r3d_18", ["not a classifier of torchvision"]),
-    ("torchvision:", ["got 'torchvision:'", "list_models(module=torchvision.models) lists them"]),
-    ("timmy:resnet18", ["unknown name 'timmy:resnet18'", "timm:NAME"]),
-])
+@pytest.mark.parametrize(
+    ("name", "hints"),
+    [
+        ("resnet23", ["model.name: unknown name 'resnet23'", "did you mean 'resnet32'", "torchvision:NAME"]),
+        ("resnet18", ["unknown name 'resnet18'", "torchvision:NAME"]),
+        ("python:not_there.Net", ["'python:not_there.Net' cannot be imported: No module named 'not_there'"]),
+        ("python:math.Net", ["cannot be imported: module 'math' has no attribute 'Net'"]),
+        ("python:math.pi", ["must be python:MODULE.CLASS", "got 'python:math.pi'"]),
+        ("python:os._exit", ["must be python:MODULE.CLASS"]),
+        ("python:builtins.int", ["must be python:MODULE.CLASS"]),
+        ("python:Net", ["must be python:MODULE.CLASS"]),
+        ("torchvision:resnet19", ["got 'torchvision:resnet19'", "did you mean torchvision:resnet18 or "]),
+        ("torchvision:fasterrcnn_resnet50_fpn", ["not a classifier of torchvision"]),
+        ("torchvision:r3d_18", ["not a classifier of torchvision"]),
+        ("torchvision:", ["got 'torchvision:'", "list_models(module=torchvision.models) lists them"]),
+        ("timmy:resnet18", ["unknown name 'timmy:resnet18'", "timm:NAME"]),
+    ],
+)
 def test_unknown_name_gives_one_line_with_the_closest_choice(name: str, hints: list[str]) -> None:
     with pytest.raises(ModelError) as failure:
         build(name, 10)
@@ -349,13 +372,16 @@ def test_timm_convolutions_with_their_batchnorms_are_sites() -> None:
     assert {site.conv for site in sites} == set(convolutions(network))
 
 
-@pytest.mark.parametrize(("name", "hints"), [
-    ("resnet19", ["not a classifier of timm, got 'timm:resnet19'", "did you mean timm:resnet"]),
-    ("resnet18.a9_in1k", ["got 'timm:resnet18.a9_in1k'", "timm:resnet18.a1_in1k"]),
-    ("", ["got 'timm:'", "timm.list_models() lists them"]),
-    ("hf-hub:timm/resnet18.a1_in1k", ["not a classifier of timm"]),   # timm itself would fetch it
-    ("local-dir:/tmp", ["not a classifier of timm"]),
-])
+@pytest.mark.parametrize(
+    ("name", "hints"),
+    [
+        ("resnet19", ["not a classifier of timm, got 'timm:resnet19'", "did you mean timm:resnet"]),
+        ("resnet18.a9_in1k", ["got 'timm:resnet18.a9_in1k'", "timm:resnet18.a1_in1k"]),
+        ("", ["got 'timm:'", "timm.list_models() lists them"]),
+        ("hf-hub:timm/resnet18.a1_in1k", ["not a classifier of timm"]),  # timm itself would fetch it
+        ("local-dir:/tmp", ["not a classifier of timm"]),
+    ],
+)
 def test_unknown_name_of_timm_gives_one_line_with_the_closest_choice(name: str, hints: list[str]) -> None:
     pytest.importorskip("timm")
     with pytest.raises(ModelError) as failure:
@@ -367,22 +393,33 @@ def test_unknown_name_of_timm_gives_one_line_with_the_closest_choice(name: str, 
 
 
 def test_without_timm_its_classifiers_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)   # import then fails as if it were not there
+    monkeypatch.setitem(sys.modules, "timm", None)  # import then fails as if it were not there
     with pytest.raises(ModelError, match=r"^model\.name: needs timm, .*; pip install 'graftpop\[timm\]'$"):
         find_model("timm:resnet18")
 
 
-@pytest.mark.parametrize(("code", "message"), [
-    ("class Net(nn.Module):\n    def __init__(self):\n        super().__init__()",
-     r"model\.name: must be a class that is called with the number of classes, got TypeError: Net\.__init__\(\) "
-     r"takes 1 positional argument but 2 were given from python:{module}\.Net\(7\); mend it"),
-    ("class Net(nn.Module):\n    def __init__(self, num_classes):\n        super().__init__()\n        nn.Conv2d(3)",
-     r"model\.name: .*, got TypeError: Conv2d\.__init__\(\) missing .* \({module}\.py:6\) from .*; mend it"),
-    ("class Net(:", r"model\.name: 'python:{module}\.Net' cannot be imported: SyntaxError: .*; mend {module}"),
-    ("nets = undefined", r".* cannot be imported: NameError: name 'undefined' is not defined \({module}\.py:3\); .*"),
-])
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()",
+            r"model\.name: must be a class that is called with the number of classes, got TypeError: Net\.__init__\(\) "
+            r"takes 1 positional argument but 2 were given from python:{module}\.Net\(7\); mend it",
+        ),
+        (
+            "class Net(nn.Module):\n    def __init__(self, num_classes):\n        super().__init__()\n        nn.Conv2d(3)",
+            r"model\.name: .*, got TypeError: Conv2d\.__init__\(\) missing .* \({module}\.py:6\) from .*; mend it",
+        ),
+        ("class Net(:", r"model\.name: 'python:{module}\.Net' cannot be imported: SyntaxError: .*; mend {module}"),
+        (
+            "nets = undefined",
+            r".* cannot be imported: NameError: name 'undefined' is not defined \({module}\.py:3\); .*",
+        ),
+    ],
+)
 def test_what_is_wrong_in_ones_own_network_is_said_in_one_line(
-        code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = f"wrong_nets_{abs(hash(code))}"
     (tmp_path / f"{module}.py").write_text(f"from torch import nn\n\n{code}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -393,10 +430,13 @@ def test_what_is_wrong_in_ones_own_network_is_said_in_one_line(
 
 
 def test_ones_own_network_is_found_in_the_folder_where_the_command_is_typed(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "nets_of_a_test.py").write_text(
         "from torch import nn\n\n\nclass Small(nn.Linear):\n    def __init__(self, num_classes):\n"
-        "        super().__init__(2, num_classes)\n", encoding="utf-8")
+        "        super().__init__(2, num_classes)\n",
+        encoding="utf-8",
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
     network = build("python:nets_of_a_test.Small", 7)

@@ -26,13 +26,19 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 SHAPE = (3, 8, 8)
 
 
-def load(num_classes: int = 10, image_shape: tuple[int, int, int] = SHAPE, mean: tuple[float, ...] = MEAN,
-         std: tuple[float, ...] = STD, **settings: Any) -> nn.Module:
+def load(
+    num_classes: int = 10,
+    image_shape: tuple[int, int, int] = SHAPE,
+    mean: tuple[float, ...] = MEAN,
+    std: tuple[float, ...] = STD,
+    **settings: Any,
+) -> nn.Module:
     return load_teacher(TeacherSettings.model_validate(settings), num_classes, image_shape, WHERE, mean=mean, std=std)
 
 
-def failure(error: type[GraftpopError], num_classes: int = 10, image_shape: tuple[int, int, int] = SHAPE,
-            **settings: Any) -> str:
+def failure(
+    error: type[GraftpopError], num_classes: int = 10, image_shape: tuple[int, int, int] = SHAPE, **settings: Any
+) -> str:
     with pytest.raises(error) as caught:
         load(num_classes, image_shape, **settings)
     message = str(caught.value)
@@ -73,6 +79,7 @@ def write_card(best: Path, **changes: Any) -> None:
 
 # what a teacher is
 
+
 @pytest.mark.parametrize("model", [None, "resnet8"])
 def test_a_runs_best_network_gives_its_logits(best: Path, network: nn.Module, model: str | None) -> None:
     teacher = load(checkpoint=str(best), model=model)
@@ -92,8 +99,9 @@ def test_a_teacher_neither_trains_nor_touches_the_global_generator(best: Path) -
     assert not teacher(images(2, *SHAPE)).requires_grad
 
 
-@pytest.mark.parametrize(("mean", "std"), [((0.1, 0.2, 0.3), (0.9, 0.8, 0.7)), (MEAN, (1.0, 1.0, 1.0)),
-                                           ((0.0, 0.0, 0.0), STD)])
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.1, 0.2, 0.3), (0.9, 0.8, 0.7)), (MEAN, (1.0, 1.0, 1.0)), ((0.0, 0.0, 0.0), STD)]
+)
 def test_a_teacher_of_another_normalisation_sees_the_images_as_it_learnt_them(
     best: Path, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
@@ -113,13 +121,19 @@ def of_old_torch(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.pth", "best.pth.tar"])
-@pytest.mark.parametrize("wrap", [
-    dict, in_parallel, of_old_torch,
-    lambda weights: {"state_dict": weights, "epoch": 7},
-    lambda weights: {"model": weights, "args": {"lr": 0.1}},
-    lambda weights: {"net": in_parallel(weights), "acc": 93.5},
-    lambda weights: {"model_state_dict": weights, "optimizer_state_dict": {"state": {}}},
-], ids=["bare", "parallel", "old_torch", "state_dict", "model", "net", "model_state_dict"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        dict,
+        in_parallel,
+        of_old_torch,
+        lambda weights: {"state_dict": weights, "epoch": 7},
+        lambda weights: {"model": weights, "args": {"lr": 0.1}},
+        lambda weights: {"net": in_parallel(weights), "acc": 93.5},
+        lambda weights: {"model_state_dict": weights, "optimizer_state_dict": {"state": {}}},
+    ],
+    ids=["bare", "parallel", "old_torch", "state_dict", "model", "net", "model_state_dict"],
+)
 def test_a_file_of_torch_gives_its_weights(
     tmp_path: Path, network: nn.Module, name: str, wrap: Callable[[dict[str, Tensor]], dict[str, Any]]
 ) -> None:
@@ -146,10 +160,13 @@ def test_a_prefix_that_not_all_names_have_is_a_name(tmp_path: Path) -> None:
 
 # what cannot teach
 
+
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
     message = failure(CheckpointError, checkpoint=str(tmp_path / "none.pt"), model="resnet8")
-    assert message == (f"{WHERE}.checkpoint: no such file or folder, got '{tmp_path / 'none.pt'}'; give a run's folder "
-                       f"best/ or a file of a state_dict")
+    assert message == (
+        f"{WHERE}.checkpoint: no such file or folder, got '{tmp_path / 'none.pt'}'; give a run's folder "
+        f"best/ or a file of a state_dict"
+    )
 
 
 def test_a_folder_that_is_not_a_runs_best_is_named(tmp_path: Path, best: Path) -> None:
@@ -188,7 +205,7 @@ def test_a_file_that_was_cut_short_is_named(tmp_path: Path, network: nn.Module, 
     else:
         torch.save(network.state_dict(), file, _use_new_zipfile_serialization=name != "old.pt")
     content = file.read_bytes()
-    file.write_bytes(content[:int(share * len(content))])
+    file.write_bytes(content[: int(share * len(content))])
     message = failure(CheckpointError, checkpoint=str(file), model="resnet8")
     assert message.startswith(f"{WHERE}.checkpoint: {file}: cut short, or no file of weights: ")
 
@@ -200,10 +217,16 @@ def test_a_run_whose_weights_were_cut_short_is_named(best: Path) -> None:
     assert message.startswith(f"{WHERE}.checkpoint: {best}: holds no network that can be loaded: ")
 
 
-@pytest.mark.parametrize("content", [
-    b"<html>not found</html>", b"version https://git-lfs.github.com/spec/v1\n", b"\x80\x02]q\x00.", bytes(100),
-    pickle.dumps({"weight": [1.0]}, 2),
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>not found</html>",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"\x80\x02]q\x00.",
+        bytes(100),
+        pickle.dumps({"weight": [1.0]}, 2),
+    ],
+)
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt"])
 def test_a_file_of_something_else_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
@@ -217,8 +240,9 @@ def test_a_pickled_network_is_not_unpickled(tmp_path: Path, network: nn.Module) 
     assert message.endswith("objects other than tensors; copy it again, or save network.state_dict() anew")
 
 
-@pytest.mark.parametrize("content", [{}, [], torch.ones(3), {"weight": 1.0}, {"state_dict": {}},
-                                     {"weight": torch.ones(3), "epoch": 3}])
+@pytest.mark.parametrize(
+    "content", [{}, [], torch.ones(3), {"weight": 1.0}, {"state_dict": {}}, {"weight": torch.ones(3), "epoch": 3}]
+)
 def test_a_file_of_torch_without_a_state_dict_is_named(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "weights.pt")
     message = failure(CheckpointError, checkpoint=str(tmp_path / "weights.pt"), model="resnet8")
@@ -230,25 +254,38 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         read_weights(tmp_path / "none.pt")
 
 
-@pytest.mark.parametrize(("saved", "model", "reason"), [
-    ("resnet20", "resnet8", "layer1.1.conv1.weight is not of it, and 71 more names differ"),
-    ("resnet8", "resnet20", "layer1.1.conv1.weight is missing, and 59 more names differ"),
-    ("vgg16", "resnet8", "conv1.weight is missing, and "),
-])
+@pytest.mark.parametrize(
+    ("saved", "model", "reason"),
+    [
+        ("resnet20", "resnet8", "layer1.1.conv1.weight is not of it, and 71 more names differ"),
+        ("resnet8", "resnet20", "layer1.1.conv1.weight is missing, and 59 more names differ"),
+        ("vgg16", "resnet8", "conv1.weight is missing, and "),
+    ],
+)
 def test_weights_of_another_architecture_are_refused(tmp_path: Path, saved: str, model: str, reason: str) -> None:
     torch.save(seeded_network(saved).state_dict(), tmp_path / "weights.pt")
     message = failure(CheckpointError, checkpoint=str(tmp_path / "weights.pt"), model=model)
-    assert message.startswith(f"{WHERE}.checkpoint: {tmp_path / 'weights.pt'}: holds another network than '{model}': "
-                              f"{reason}")
+    assert message.startswith(
+        f"{WHERE}.checkpoint: {tmp_path / 'weights.pt'}: holds another network than '{model}': {reason}"
+    )
     assert message.endswith(f"; name its network in {WHERE}.model")
 
 
-@pytest.mark.parametrize(("changes", "reason"), [
-    ({"linear.weight": (99, 32), "linear.bias": (99,)}, "linear.weight has shape (99, 32), not (10, 64), and 1 more"),
-    ({"linear.weight": (99, 64), "linear.bias": (50,)}, "linear.weight has shape (99, 64), not (10, 64), and 1 more"),
-    ({"linear.bias": ()}, "linear.bias has shape (), not (10,); "),
-    ({"conv1.weight": (8, 3, 3, 3)}, "conv1.weight has shape (8, 3, 3, 3), not (16, 3, 3, 3); "),
-])
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"linear.weight": (99, 32), "linear.bias": (99,)},
+            "linear.weight has shape (99, 32), not (10, 64), and 1 more",
+        ),
+        (
+            {"linear.weight": (99, 64), "linear.bias": (50,)},
+            "linear.weight has shape (99, 64), not (10, 64), and 1 more",
+        ),
+        ({"linear.bias": ()}, "linear.bias has shape (), not (10,); "),
+        ({"conv1.weight": (8, 3, 3, 3)}, "conv1.weight has shape (8, 3, 3, 3), not (16, 3, 3, 3); "),
+    ],
+)
 def test_weights_of_other_shapes_are_refused(
     tmp_path: Path, network: nn.Module, changes: dict[str, tuple[int, ...]], reason: str
 ) -> None:
@@ -263,8 +300,9 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, best: Path) -> No
         torch.save(build("resnet8", 100).state_dict(), tmp_path / "weights.pt")
     rule = "classes, the data has"
     message = failure(ModelError, checkpoint=str(tmp_path / "weights.pt"), model="resnet8")
-    assert message == (f"{WHERE}.checkpoint: {tmp_path / 'weights.pt'}: has 100 {rule} 10; choose a teacher of the "
-                       f"same classes")
+    assert message == (
+        f"{WHERE}.checkpoint: {tmp_path / 'weights.pt'}: has 100 {rule} 10; choose a teacher of the same classes"
+    )
     assert f"{WHERE}.checkpoint: {best}: has 10 {rule} 100; " in failure(ModelError, 100, checkpoint=str(best))
     for name in ("torchvision:resnet18", "torchvision:efficientnet_v2_l"):
         message = failure(ModelError, model=name, pretrained=True)
@@ -272,24 +310,25 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, best: Path) -> No
 
 
 @pytest.mark.parametrize("image_shape", [(1, 8, 8), (3, 8, 8)])
-def test_a_teacher_that_cannot_take_the_images_is_refused(
-    tmp_path: Path, image_shape: tuple[int, int, int]
-) -> None:
+def test_a_teacher_that_cannot_take_the_images_is_refused(tmp_path: Path, image_shape: tuple[int, int, int]) -> None:
     with seeded(0, torch.device("cpu")):
         torch.save(build("torchvision:squeezenet1_1", 10).state_dict(), tmp_path / "weights.pt")
-    message = failure(ModelError, image_shape=image_shape, checkpoint=str(tmp_path / "weights.pt"),
-                      model="torchvision:squeezenet1_1")
+    message = failure(
+        ModelError, image_shape=image_shape, checkpoint=str(tmp_path / "weights.pt"), model="torchvision:squeezenet1_1"
+    )
     assert message.startswith(f"{WHERE}.checkpoint: cannot take images of shape {image_shape}: ")
 
 
-@pytest.mark.parametrize("settings", [{"epochs": 3}, {}, {"checkpoint": "a.pt", "pretrained": True},
-                                      {"checkpoint": "a.pt", "epochs": 3}])
+@pytest.mark.parametrize(
+    "settings", [{"epochs": 3}, {}, {"checkpoint": "a.pt", "pretrained": True}, {"checkpoint": "a.pt", "epochs": 3}]
+)
 def test_a_teacher_that_is_not_there_to_be_loaded_is_a_mistake_of_the_caller(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=re.escape(WHERE)):
         load(**settings)
 
 
 # published weights, from the libraries' caches
+
 
 @pytest.fixture
 def torch_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -344,8 +383,9 @@ def test_timms_weights_teach_with_their_own_normalisation(timm_cache: Path) -> N
 
 def test_weights_that_cannot_be_downloaded_are_named(torch_cache: Path) -> None:
     message = failure(ModelError, 1000, model="torchvision:resnet18", pretrained=True)
-    assert message.startswith(f"{WHERE}.pretrained: torchvision:resnet18: its weights could not be downloaded or read: "
-                              f"<urlopen error ")
+    assert message.startswith(
+        f"{WHERE}.pretrained: torchvision:resnet18: its weights could not be downloaded or read: <urlopen error "
+    )
     assert message.endswith("; fetch them where there is a network, or give a checkpoint")
 
 
@@ -367,8 +407,10 @@ def test_timms_networks_without_weights_or_of_other_classes_are_named(timm_cache
 @pytest.mark.parametrize("model", [None, "resnet8"])
 def test_published_weights_are_those_of_libraries(model: str | None) -> None:
     message = failure(ModelError, model=model, pretrained=True)
-    assert message == (f"{WHERE}.model: must be torchvision:NAME or timm:NAME for pretrained: true, got "
-                       f"{model or 'null'}; or give a checkpoint")
+    assert message == (
+        f"{WHERE}.model: must be torchvision:NAME or timm:NAME for pretrained: true, got "
+        f"{model or 'null'}; or give a checkpoint"
+    )
 
 
 def test_an_unknown_network_of_a_library_is_named(timm_cache: Path) -> None:

@@ -20,12 +20,15 @@ def scalar(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("gap", "by_c"), [
-    (0.001, {1: 0.500, 10: 0.501, 100: 0.513, 500: 0.559}),
-    (0.005, {1: 0.501, 10: 0.506, 100: 0.559, 500: 0.652}),
-    (0.01, {1: 0.501, 10: 0.513, 100: 0.600, 500: 0.675}),
-    (0.1, {1: 0.513, 10: 0.600, 100: 0.687, 500: 0.697}),
-])
+@pytest.mark.parametrize(
+    ("gap", "by_c"),
+    [
+        (0.001, {1: 0.500, 10: 0.501, 100: 0.513, 500: 0.559}),
+        (0.005, {1: 0.501, 10: 0.506, 100: 0.559, 500: 0.652}),
+        (0.01, {1: 0.501, 10: 0.513, 100: 0.600, 500: 0.675}),
+        (0.1, {1: 0.513, 10: 0.600, 100: 0.687, 500: 0.697}),
+    ],
+)
 def test_alpha_saturates_as_the_gap_and_c_grow(gap: float, by_c: dict[int, float]) -> None:
     """At A = 0.4: c = 500 is nearly a switch between 0.3 and 0.7, c = 1 nearly plain averaging."""
     alphas = {c: adaptive_alpha(scalar(1.0 + gap), scalar(1.0), A=0.4, c=c).item() for c in by_c}
@@ -58,9 +61,7 @@ def test_what_both_peers_keep_adds_up_to_one(own: float, donor: float, A: float,
 
 
 @given(st.lists(entropies, min_size=2, max_size=10), entropies, amplitudes, steepnesses)
-def test_alpha_does_not_fall_as_the_receivers_entropy_grows(
-    own: list[float], donor: float, A: float, c: float
-) -> None:
+def test_alpha_does_not_fall_as_the_receivers_entropy_grows(own: list[float], donor: float, A: float, c: float) -> None:
     receiver = torch.tensor(sorted(own), dtype=torch.float64)
     alpha = adaptive_alpha(receiver, torch.full_like(receiver, donor), A=A, c=c)
     assert (alpha.diff() >= 0).all()
@@ -95,13 +96,16 @@ def test_alpha_is_float64_of_the_entropies_shape_and_leaves_them_alone(dtype: to
     assert donor.tolist() == [[2.0, 1.0]]
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"A": -0.1}, r"adaptive_alpha: A must be in \[0, 1\], got A=-0\.1"),
-    ({"A": 1.4}, r"adaptive_alpha: A must be in \[0, 1\], got A=1\.4"),
-    ({"A": math.nan}, r"A must be in \[0, 1\], got A=nan"),
-    ({"c": 0.0}, r"adaptive_alpha: c must be above 0, got c=0\.0"),
-    ({"c": math.nan}, r"c must be above 0, got c=nan"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"A": -0.1}, r"adaptive_alpha: A must be in \[0, 1\], got A=-0\.1"),
+        ({"A": 1.4}, r"adaptive_alpha: A must be in \[0, 1\], got A=1\.4"),
+        ({"A": math.nan}, r"A must be in \[0, 1\], got A=nan"),
+        ({"c": 0.0}, r"adaptive_alpha: c must be above 0, got c=0\.0"),
+        ({"c": math.nan}, r"c must be above 0, got c=nan"),
+    ],
+)
 def test_parameters_out_of_range_are_errors(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         adaptive_alpha(torch.ones(3), torch.ones(3), **options)

@@ -84,7 +84,7 @@ def test_the_weakest_are_the_first_of_a_stable_sort(scores: list[int], percent: 
     order = sorted(range(len(scores)), key=lambda number: (scores[number], number))
     weak = weakest(torch.tensor(scores, dtype=torch.float32), percent / 100)
     assert weak.dtype == torch.int64
-    assert weak.tolist() == order[:percent * len(scores) // 100]
+    assert weak.tolist() == order[: percent * len(scores) // 100]
 
 
 def test_ties_go_by_index_in_a_wide_layer_too() -> None:

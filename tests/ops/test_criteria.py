@@ -31,10 +31,16 @@ JUDGED = {name: criterion for name, criterion in CRITERIA.items() if name != "ra
 """Criteria that look at the filters."""
 
 NUMBERS = st.integers(-64, 64)
-LAYERS = st.tuples(st.integers(1, 6), st.integers(1, 12)).flatmap(lambda sizes: st.tuples(
-    st.lists(st.lists(NUMBERS, min_size=sizes[1], max_size=sizes[1]), min_size=sizes[0], max_size=sizes[0]),
-    *[st.none() | st.lists(NUMBERS, min_size=sizes[0], max_size=sizes[0])] * 2,
-)).map(lambda parts: Filters(*(None if part is None else torch.tensor(part) / 64 for part in parts)))
+LAYERS = (
+    st.tuples(st.integers(1, 6), st.integers(1, 12))
+    .flatmap(
+        lambda sizes: st.tuples(
+            st.lists(st.lists(NUMBERS, min_size=sizes[1], max_size=sizes[1]), min_size=sizes[0], max_size=sizes[0]),
+            *[st.none() | st.lists(NUMBERS, min_size=sizes[0], max_size=sizes[0])] * 2,
+        )
+    )
+    .map(lambda parts: Filters(*(None if part is None else torch.tensor(part) / 64 for part in parts)))
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -62,7 +68,8 @@ def test_scores_equal_loops_over_filters(filters: Filters) -> None:
     assert l1(filters, generator()).tolist() == pytest.approx([sum(map(abs, row)) for row in rows], rel=1e-6)
     assert l2(filters, generator()).tolist() == pytest.approx([math.hypot(*row) for row in rows], rel=1e-6)
     assert geometric_median(filters, generator()).tolist() == pytest.approx(
-        [sum(math.dist(row, other) for other in rows) for row in rows], rel=1e-5)
+        [sum(math.dist(row, other) for other in rows) for row in rows], rel=1e-5
+    )
     scale = [1.0] * len(rows) if filters.scale is None else filters.scale.tolist()
     assert bn_scale(filters, generator()).tolist() == [abs(value) for value in scale]
 
@@ -78,8 +85,12 @@ def test_scores_with_a_function_of_their_own_are_what_it_returns(filters: Filter
 def test_the_mean_activation_equals_the_integral_over_the_activations(
     shift: float, deviation: float, is_negative: bool
 ) -> None:
-    expected, _ = integrate.quad(lambda x: x * stats.norm.pdf(x, shift, deviation), max(0.0, shift - 12 * deviation),
-                                 max(0.0, shift + 12 * deviation), epsabs=1e-12)
+    expected, _ = integrate.quad(
+        lambda x: x * stats.norm.pdf(x, shift, deviation),
+        max(0.0, shift - 12 * deviation),
+        max(0.0, shift + 12 * deviation),
+        epsabs=1e-12,
+    )
     result = activations((-deviation if is_negative else deviation, shift))
     assert result == pytest.approx([expected], rel=1e-5, abs=1e-9)
 
@@ -87,7 +98,8 @@ def test_the_mean_activation_equals_the_integral_over_the_activations(
 def test_the_mean_activation_in_numbers() -> None:
     root = math.sqrt(2 * math.pi)
     assert activations((1.0, 0.0), (-2.0, 0.0), (1.0, 1.0)) == pytest.approx(
-        [1 / root, 2 / root, 0.8413447461 + math.exp(-0.5) / root], rel=1e-6)
+        [1 / root, 2 / root, 0.8413447461 + math.exp(-0.5) / root], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.0, 1e-320, 1e-40, 1e-9])
@@ -112,8 +124,9 @@ def test_without_a_batchnorm_its_scale_is_1_and_its_shift_0() -> None:
     for scale, shift in product((None, filters.scale), (None, filters.shift)):
         given_ones = Filters(filters.weight, ones if scale is None else scale, zeros if shift is None else shift)
         for criterion in (bn_scale, bn_activation):
-            assert torch.equal(criterion(Filters(filters.weight, scale, shift), generator()),
-                               criterion(given_ones, generator()))
+            assert torch.equal(
+                criterion(Filters(filters.weight, scale, shift), generator()), criterion(given_ones, generator())
+            )
 
 
 def test_what_matters_more_scores_higher() -> None:
@@ -147,8 +160,9 @@ def test_equal_filters_are_exactly_no_distance_apart(size: int) -> None:
 
 def test_distances_keep_their_digits_far_from_the_origin() -> None:
     near = (normal(30, 64) * 64).round() / 64
-    assert torch.allclose(geometric_median(Filters(near + 1000), generator()),
-                          geometric_median(Filters(near), generator()), rtol=1e-5)
+    assert torch.allclose(
+        geometric_median(Filters(near + 1000), generator()), geometric_median(Filters(near), generator()), rtol=1e-5
+    )
 
 
 def test_a_zero_filter_scores_highest_for_orthogonality_and_lowest_for_its_norms() -> None:
@@ -202,8 +216,11 @@ def test_layout_in_memory_does_not_matter_and_arguments_are_neither_changed_nor_
     scores = criterion(laid_out, generator())
     assert not scores.requires_grad
     assert torch.allclose(scores, criterion(plain, generator()), rtol=1e-5)
-    assert all(torch.equal(after, before) for after, before in zip(tracked, plain, strict=True)
-               if after is not None and before is not None)
+    assert all(
+        torch.equal(after, before)
+        for after, before in zip(tracked, plain, strict=True)
+        if after is not None and before is not None
+    )
 
 
 @pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)

@@ -30,8 +30,11 @@ def probabilities_by_loop(of_one: Tensor, temperature: float) -> list[list[float
 
 def divergence_by_loop(others: list[list[float]], own: list[list[float]]) -> float:
     """Return the mean over images of KL(other || own)."""
-    total = sum(p * math.log(p / q) for other_row, own_row in zip(others, own, strict=True)
-                for p, q in zip(other_row, own_row, strict=True))
+    total = sum(
+        p * math.log(p / q)
+        for other_row, own_row in zip(others, own, strict=True)
+        for p, q in zip(other_row, own_row, strict=True)
+    )
     return total / len(own)
 
 
@@ -153,8 +156,9 @@ def test_no_gradient_reaches_teachers_or_other_peers() -> None:
     student, teacher = logits(2, 4, 5, seed=0)
     student.requires_grad_()
     teacher.requires_grad_()
-    losses = (distillation_loss(student, mean_probabilities([teacher], 2.0), 2.0)
-              + mutual_loss(student, teacher[None], 2.0))
+    losses = distillation_loss(student, mean_probabilities([teacher], 2.0), 2.0) + mutual_loss(
+        student, teacher[None], 2.0
+    )
     losses.backward()
     assert teacher.grad is None
     assert student.grad is not None
@@ -162,8 +166,10 @@ def test_no_gradient_reaches_teachers_or_other_peers() -> None:
 
 def test_large_logits_stay_finite() -> None:
     student, teacher = torch.tensor([[1e4, -1e4, 0.0]]).requires_grad_(), torch.tensor([[-1e4, 1e4, 0.0]])
-    for loss in (distillation_loss(student, mean_probabilities([teacher], 1.0), 1.0),
-                 mutual_loss(student, teacher[None], 1.0)):
+    for loss in (
+        distillation_loss(student, mean_probabilities([teacher], 1.0), 1.0),
+        mutual_loss(student, teacher[None], 1.0),
+    ):
         assert loss.item() == pytest.approx(2e4)
         assert gradient(loss, student).isfinite().all()
 
@@ -173,8 +179,7 @@ def test_half_precision_logits_are_computed_with_in_float32(dtype: torch.dtype) 
     student, teacher = logits(2, 4, 5, seed=0).to(dtype)
     target = mean_probabilities([teacher], 2.0)
     losses = distillation_loss(student, target, 2.0), mutual_loss(student, teacher[None], 2.0)
-    exact = (distillation_loss(student.float(), target, 2.0),
-             mutual_loss(student.float(), teacher.float()[None], 2.0))
+    exact = (distillation_loss(student.float(), target, 2.0), mutual_loss(student.float(), teacher.float()[None], 2.0))
     assert {target.dtype, *(loss.dtype for loss in losses)} == {torch.float32}
     assert [loss.item() for loss in losses] == [loss.item() for loss in exact]
 

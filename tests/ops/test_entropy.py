@@ -16,9 +16,11 @@ from graftpop.ops.entropy import _joined_counts, entropy, filter_entropies, laye
 # A dyadic grid: shifts, scalings and bin edges are exact in float32, so that no value crosses an edge by rounding.
 numbers = st.integers(-256, 256)
 weights = st.lists(numbers, min_size=1, max_size=60).map(lambda steps: torch.tensor(steps) / 64)
-filters = st.integers(1, 12).flatmap(
-    lambda size: st.lists(st.lists(numbers, min_size=size, max_size=size), min_size=1, max_size=6)
-).map(lambda rows: torch.tensor(rows) / 64)
+filters = (
+    st.integers(1, 12)
+    .flatmap(lambda size: st.lists(st.lists(numbers, min_size=size, max_size=size), min_size=1, max_size=6))
+    .map(lambda rows: torch.tensor(rows) / 64)
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

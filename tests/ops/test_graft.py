@@ -12,8 +12,10 @@ from graftpop.ops.graft import blend
 
 numbers = st.integers(-4096, 4096)
 pairs = st.tuples(st.integers(1, 5), st.integers(1, 6)).flatmap(
-    lambda shape: st.lists(st.tuples(numbers, numbers), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])
-    .map(lambda steps: (torch.tensor(steps) / 256).reshape(*shape, 2).unbind(-1)))
+    lambda shape: st.lists(st.tuples(numbers, numbers), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]).map(
+        lambda steps: (torch.tensor(steps) / 256).reshape(*shape, 2).unbind(-1)
+    )
+)
 alphas = st.integers(0, 64).map(lambda steps: torch.tensor(steps / 64, dtype=torch.float64))
 
 
@@ -96,6 +98,9 @@ def test_arguments_are_not_changed() -> None:
 
 
 def test_different_architectures_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"blend: receiver and donor must have one shape, got \(64, 3\) and \(128, 3\)"
-                                         r"; grafting needs equal architectures"):
+    with pytest.raises(
+        ValueError,
+        match=r"blend: receiver and donor must have one shape, got \(64, 3\) and \(128, 3\)"
+        r"; grafting needs equal architectures",
+    ):
         blend(torch.zeros(64, 3), torch.zeros(128, 3), torch.tensor(0.5))

@@ -9,9 +9,13 @@ from torch import Tensor
 
 from graftpop.ops.importance import INVALID_BELOW, filter_l1_norms, num_invalid_filters
 
-filters = st.integers(1, 12).flatmap(
-    lambda size: st.lists(st.lists(st.integers(-256, 256), min_size=size, max_size=size), min_size=1, max_size=6)
-).map(lambda rows: torch.tensor(rows) / 1024)
+filters = (
+    st.integers(1, 12)
+    .flatmap(
+        lambda size: st.lists(st.lists(st.integers(-256, 256), min_size=size, max_size=size), min_size=1, max_size=6)
+    )
+    .map(lambda rows: torch.tensor(rows) / 1024)
+)
 
 
 @given(filters)

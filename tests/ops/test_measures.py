@@ -46,11 +46,14 @@ def test_density_over_no_filters_is_nan() -> None:
     assert math.isnan(of_invalid)
 
 
-@pytest.mark.parametrize(("valid", "message"), [
-    ([], "every layer needs its mask, got 1 layers and 0 masks"),
-    ([torch.tensor([True])], r"the mask of layer 0 must be bool of shape \(2,\), got torch\.bool of shape \(1,\)"),
-    ([torch.tensor([0, 1])], r"the mask of layer 0 must be bool of shape \(2,\), got torch\.int64 of shape \(2,\)"),
-])
+@pytest.mark.parametrize(
+    ("valid", "message"),
+    [
+        ([], "every layer needs its mask, got 1 layers and 0 masks"),
+        ([torch.tensor([True])], r"the mask of layer 0 must be bool of shape \(2,\), got torch\.bool of shape \(1,\)"),
+        ([torch.tensor([0, 1])], r"the mask of layer 0 must be bool of shape \(2,\), got torch\.int64 of shape \(2,\)"),
+    ],
+)
 def test_masks_that_do_not_fit_are_an_error(valid: list[Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=f"density: {message}"):
         density([torch.ones(2, 3)], valid)
@@ -92,10 +95,13 @@ def test_disagreement_is_the_share_of_images_that_are_called_differently(pairs: 
     assert disagreement(one, one + 1) == 1.0
 
 
-@pytest.mark.parametrize(("one", "other", "message"), [
-    (torch.zeros(3), torch.zeros(1), r"got \(3,\) and \(1,\)"),
-    (torch.zeros(3, 1), torch.zeros(3, 1), r"got \(3, 1\) and \(3, 1\)"),
-])
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (torch.zeros(3), torch.zeros(1), r"got \(3,\) and \(1,\)"),
+        (torch.zeros(3, 1), torch.zeros(3, 1), r"got \(3, 1\) and \(3, 1\)"),
+    ],
+)
 def test_what_is_not_flat_or_not_of_one_shape_is_an_error(one: Tensor, other: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=f"distance: both must be flat and of one shape, {message}"):
         distance(one, other)

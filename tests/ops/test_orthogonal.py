@@ -14,9 +14,13 @@ from graftpop.ops.orthogonal import orthogonal_filters, overlaps
 
 FEW = st.integers(0, 6)
 SEEDS = st.integers(0, 2**32 - 1)
-LAYERS = st.integers(1, 12).flatmap(
-    lambda size: st.lists(st.lists(st.integers(-64, 64), min_size=size, max_size=size), min_size=1, max_size=6)
-).map(lambda rows: torch.tensor(rows) / 64)
+LAYERS = (
+    st.integers(1, 12)
+    .flatmap(
+        lambda size: st.lists(st.lists(st.integers(-64, 64), min_size=size, max_size=size), min_size=1, max_size=6)
+    )
+    .map(lambda rows: torch.tensor(rows) / 64)
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -85,7 +89,7 @@ def test_overlaps_move_with_their_filters(weight: Tensor, random: object) -> Non
 
 @given(LAYERS, st.lists(st.sampled_from([-1e18, -2.0, 1e-30, 0.1, 1e18]), min_size=6, max_size=6))
 def test_neither_size_nor_sign_of_a_filter_changes_an_overlap(weight: Tensor, factors: list[float]) -> None:
-    scaled = weight * torch.tensor(factors[:len(weight)])[:, None]
+    scaled = weight * torch.tensor(factors[: len(weight)])[:, None]
     assert torch.allclose(overlaps(scaled), overlaps(weight), atol=1e-5)
 
 
@@ -143,14 +147,17 @@ def test_each_fall_back_gives_what_the_dimensions_allow(
     assert norms(new) == pytest.approx([np.mean(norms(kept)) if num_kept else 1.0] * num_dropped, rel=1e-5)
 
 
-@pytest.mark.parametrize(("fan_in", "avoids_old", "num_orthogonal"), [
-    (11, True, 3),    # 5 kept + 3 old + 3 new: just enough
-    (10, False, 3),
-    (8, False, 3),    # 5 kept + 3 new: just enough
-    (7, False, 2),
-    (5, False, 0),
-    (2, False, 0),
-])
+@pytest.mark.parametrize(
+    ("fan_in", "avoids_old", "num_orthogonal"),
+    [
+        (11, True, 3),  # 5 kept + 3 old + 3 new: just enough
+        (10, False, 3),
+        (8, False, 3),  # 5 kept + 3 new: just enough
+        (7, False, 2),
+        (5, False, 0),
+        (2, False, 0),
+    ],
+)
 def test_the_old_values_are_given_up_first_and_then_filters_one_by_one(
     fan_in: int, avoids_old: bool, num_orthogonal: int
 ) -> None:
@@ -158,7 +165,8 @@ def test_the_old_values_are_given_up_first_and_then_filters_one_by_one(
     new = orthogonal_filters(dropped, kept, generator())
     assert (largest_cosine(new, dropped) < 1e-6) == avoids_old
     assert [largest_cosine(a_filter[None], kept) < 1e-6 for a_filter in new] == [
-        index < num_orthogonal for index in range(3)]
+        index < num_orthogonal for index in range(3)
+    ]
     assert largest_cosine_within(new[:num_orthogonal]) < 1e-6
     assert norms(new) == pytest.approx([np.mean(norms(kept))] * 3, rel=1e-6)
 
@@ -205,7 +213,7 @@ def test_every_direction_that_is_free_is_equally_likely() -> None:
     axes = torch.eye(6)
     drawn = torch.stack([orthogonal_filters(axes[[2, 2]], axes[:2], generator(seed)) for seed in range(2000)])
     assert drawn[:, :, :3].abs().max() < 1e-6
-    assert drawn[:, :, 3:].mean(0).abs().max() < 0.06                       # deviation of the mean: 0.013
+    assert drawn[:, :, 3:].mean(0).abs().max() < 0.06  # deviation of the mean: 0.013
     moments = torch.einsum("nfi,nfj->fij", drawn, drawn)[:, 3:, 3:] / len(drawn)
     assert torch.allclose(moments, torch.eye(3).expand(2, 3, 3) / 3, atol=0.04)
 
@@ -215,7 +223,7 @@ def test_either_orientation_of_a_full_set_is_equally_likely() -> None:
     dropped, kept = torch.zeros(2, 2), torch.zeros(0, 2)
     orientations = [torch.linalg.det(orthogonal_filters(dropped, kept, generator(seed))).item() for seed in range(400)]
     assert np.abs(orientations) == pytest.approx(np.ones(400), abs=1e-6)
-    assert abs(np.mean(orientations)) < 0.2                                 # four deviations
+    assert abs(np.mean(orientations)) < 0.2  # four deviations
 
 
 @pytest.mark.parametrize("fan_in", [30, 12, 7])
@@ -262,6 +270,9 @@ def test_arguments_are_neither_changed_nor_tracked() -> None:
 
 
 def test_filters_of_different_shapes_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"orthogonal_filters: filters must have one shape, got \(3, 1\) dropped and "
-                                         r"\(1, 3\) kept"):
+    with pytest.raises(
+        ValueError,
+        match=r"orthogonal_filters: filters must have one shape, got \(3, 1\) dropped and "
+        r"\(1, 3\) kept",
+    ):
         orthogonal_filters(normal(2, 3, 1), normal(2, 1, 3), generator())

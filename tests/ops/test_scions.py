@@ -11,9 +11,11 @@ from torch import Tensor
 from graftpop.ops.scions import internal_scions, noise_deviation, noise_scions
 
 # A coarse grid of filters, so that equal norms and norms at the threshold do come up.
-filters = st.integers(1, 6).flatmap(
-    lambda size: st.lists(st.lists(st.integers(-4, 4), min_size=size, max_size=size), min_size=1, max_size=12)
-).map(lambda rows: torch.tensor(rows) / 8)
+filters = (
+    st.integers(1, 6)
+    .flatmap(lambda size: st.lists(st.lists(st.integers(-4, 4), min_size=size, max_size=size), min_size=1, max_size=12))
+    .map(lambda rows: torch.tensor(rows) / 8)
+)
 thresholds = st.integers(0, 16).map(lambda steps: steps / 8)
 
 
@@ -123,8 +125,9 @@ def test_noise_depends_on_its_generator_alone() -> None:
 def test_a_filters_noise_and_what_is_drawn_next_do_not_depend_on_other_filters() -> None:
     all_invalid, one_invalid = torch.zeros(5, 9), torch.ones(5, 9).index_fill_(0, torch.tensor([3]), 0.0)
     generators = seeded(), seeded()
-    noisy = [noise_scions(*pair) for pair in zip((all_invalid, one_invalid), (0.1, 0.1), (1.0, 1.0), generators,
-                                                 strict=True)]
+    noisy = [
+        noise_scions(*pair) for pair in zip((all_invalid, one_invalid), (0.1, 0.1), (1.0, 1.0), generators, strict=True)
+    ]
     assert torch.equal(noisy[0][3], noisy[1][3])
     assert torch.equal(generators[0].get_state(), generators[1].get_state())
 
@@ -155,12 +158,15 @@ def test_noise_fades_as_the_power_of_its_base() -> None:
     assert noise_deviation(0.5, 2000) == 0.0
 
 
-@pytest.mark.parametrize(("base", "epochs_done", "message"), [
-    (0.0, 1, r"base must be in \(0, 1\), got base=0\.0"),
-    (1.0, 1, r"base must be in \(0, 1\), got base=1\.0"),
-    (math.nan, 1, "got base=nan"),
-    (0.9, -1, "epochs_done must be at least 0, got epochs_done=-1"),
-])
+@pytest.mark.parametrize(
+    ("base", "epochs_done", "message"),
+    [
+        (0.0, 1, r"base must be in \(0, 1\), got base=0\.0"),
+        (1.0, 1, r"base must be in \(0, 1\), got base=1\.0"),
+        (math.nan, 1, "got base=nan"),
+        (0.9, -1, "epochs_done must be at least 0, got epochs_done=-1"),
+    ],
+)
 def test_a_deviation_outside_its_range_is_an_error(base: float, epochs_done: int, message: str) -> None:
     with pytest.raises(ValueError, match=f"noise_deviation: .*{message}"):
         noise_deviation(base, epochs_done)

@@ -40,8 +40,11 @@ def measures(network: nn.Module, **settings: Any) -> Measures:
 
 def norms(network: nn.Module) -> list[float]:
     """Return the L1 norm of every filter of every site, one after the other."""
-    return [math.fsum(abs(value) for value in row.flatten().tolist())
-            for conv in CONVS for row in network.get_parameter(f"{conv}.weight").detach()]
+    return [
+        math.fsum(abs(value) for value in row.flatten().tolist())
+        for conv in CONVS
+        for row in network.get_parameter(f"{conv}.weight").detach()
+    ]
 
 
 def with_small_filters(network: nn.Module) -> nn.Module:
@@ -56,6 +59,7 @@ def with_small_filters(network: nn.Module) -> nn.Module:
 
 # one peer
 
+
 def test_without_settings_only_the_information_of_the_network_is_measured() -> None:
     measured = measures(seeded_network("resnet8")).measure(ENTROPIES)
     assert measured == [("network_information_nats", pytest.approx(math.fsum(ENTROPIES.tolist())))]
@@ -65,9 +69,16 @@ def test_filters_below_each_threshold_are_counted_over_all_sites() -> None:
     network = with_small_filters(trained_looking("resnet8", 1))
     found = dict(measures(network, thresholds=[0.001, 0.1, 1.0, 25.0, 1e6]).measure(ENTROPIES))
     every = norms(network)
-    expected = {name: float(sum(norm < limit for norm in every)) for name, limit in [
-        ("num_filters_below_0.001", 0.001), ("num_filters_below_0.1", 0.1), ("num_filters_below_1", 1.0),
-        ("num_filters_below_25", 25.0), ("num_filters_below_1e+06", 1e6)]}
+    expected = {
+        name: float(sum(norm < limit for norm in every))
+        for name, limit in [
+            ("num_filters_below_0.001", 0.001),
+            ("num_filters_below_0.1", 0.1),
+            ("num_filters_below_1", 1.0),
+            ("num_filters_below_25", 25.0),
+            ("num_filters_below_1e+06", 1e6),
+        ]
+    }
     assert {name: value for name, value in found.items() if name != "network_information_nats"} == expected
     assert len(set(expected.values())) == 5
 
@@ -84,16 +95,19 @@ def test_density_follows_the_filters_that_are_valid_in_the_baseline(tmp_path: Pa
         assert 0 < len(invalid) < len(valid)
         found = dict(one.measure(ENTROPIES))
         assert found["density_valid"] == pytest.approx(sum(every[index] for index in valid) / len(valid), rel=1e-6)
-        assert found["density_invalid"] == pytest.approx(sum(every[index] for index in invalid) / len(invalid),
-                                                         rel=1e-6)
+        assert found["density_invalid"] == pytest.approx(
+            sum(every[index] for index in invalid) / len(invalid), rel=1e-6
+        )
         with torch.no_grad():
             network.get_parameter("conv1.weight")[:4] *= 3.0
 
 
 def test_a_density_over_no_filter_is_left_out(tmp_path: Path) -> None:
     folder = baseline(tmp_path, seeded_network("resnet8"))
-    low, high = (dict(measures(seeded_network("resnet8"), density_of=folder, density_threshold=threshold).measure(
-        ENTROPIES)) for threshold in (1e-9, 1e9))
+    low, high = (
+        dict(measures(seeded_network("resnet8"), density_of=folder, density_threshold=threshold).measure(ENTROPIES))
+        for threshold in (1e-9, 1e9)
+    )
     assert low.keys() == {"network_information_nats", "density_valid"}
     assert high.keys() == {"network_information_nats", "density_invalid"}
     assert low["density_valid"] == high["density_invalid"]
@@ -103,8 +117,11 @@ def test_a_density_over_no_filter_is_left_out(tmp_path: Path) -> None:
 def test_a_baseline_of_another_architecture_is_an_error(tmp_path: Path, other: str) -> None:
     """A deeper network has all the filters of a shallower one, by name and shape, and more."""
     folder = baseline(tmp_path, seeded_network(other), other)
-    with pytest.raises(CheckpointError, match=r"^measures\.density_of: .+ must hold a network of the same "
-                                              r"architecture, got .+; give best/ of a run of this model$"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"^measures\.density_of: .+ must hold a network of the same "
+        r"architecture, got .+; give best/ of a run of this model$",
+    ):
         measures(seeded_network("resnet8"), density_of=folder)
 
 
@@ -121,6 +138,7 @@ def test_a_baseline_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 # pairs
 
+
 def snapshot_of(network: nn.Module, predicted: Tensor) -> Snapshot:
     one = Grafting(learner(network).state, find_sites(network, SHAPE, "network"), None)
     return one.publish(1, one.entropies(), predicted)
@@ -130,13 +148,19 @@ def test_a_pair_is_compared_by_all_its_weights_and_by_its_predictions() -> None:
     networks = [trained_looking("resnet8", seed) for seed in (1, 2)]
     predicted = [torch.tensor([0, 1, 2, 3, 4, 5, 6]), torch.tensor([0, 2, 2, 3, 1, 5, 0])]
     own, other = map(snapshot_of, networks, predicted)
-    states = [[tensor.double() for tensor in network.state_dict().values() if tensor.is_floating_point()]
-              for network in networks]
+    states = [
+        [tensor.double() for tensor in network.state_dict().values() if tensor.is_floating_point()]
+        for network in networks
+    ]
     expected = math.sqrt(math.fsum(float(((a - b) ** 2).sum()) for a, b in zip(*states, strict=True)))
-    assert compare_pair(own, other) == [("distance", pytest.approx(expected, rel=1e-6)),
-                                        ("disagreement", pytest.approx(3 / 7))]
-    assert compare_pair(other, own) == [("distance", pytest.approx(expected, rel=1e-6)),
-                                        ("disagreement", pytest.approx(3 / 7))]
+    assert compare_pair(own, other) == [
+        ("distance", pytest.approx(expected, rel=1e-6)),
+        ("disagreement", pytest.approx(3 / 7)),
+    ]
+    assert compare_pair(other, own) == [
+        ("distance", pytest.approx(expected, rel=1e-6)),
+        ("disagreement", pytest.approx(3 / 7)),
+    ]
     assert compare_pair(own, own) == [("distance", 0.0), ("disagreement", 0.0)]
 
 

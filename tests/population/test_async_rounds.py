@@ -27,8 +27,13 @@ def settings(**changes: Mapping[str, Any]) -> Settings:
     tree: dict[str, Any] = {
         "data": {"name": "digits", "limit": 64},
         "model": {"name": "resnet8"},
-        "training": {"epochs": NUM_ROUNDS, "batch_size": 32, "lr": 0.05, "schedule": "constant",
-                     "precision": "float32"},
+        "training": {
+            "epochs": NUM_ROUNDS,
+            "batch_size": 32,
+            "lr": 0.05,
+            "schedule": "constant",
+            "precision": "float32",
+        },
         "population": {"num_peers": NUM_PEERS, "mode": "no_wait", "max_peer_restarts": 99, "replace_limit_s": 0.5},
         "graft": {},
     }
@@ -46,9 +51,17 @@ class PacedGroup(LocalGroup):
         never_back: peers that find no room again.
     """
 
-    def __init__(self, chosen: Settings, rng: Random, weights: tuple[float, ...] = (1.0,) * NUM_PEERS,
-                 deaths: Collection[int] = (), *, with_node: bool = False, never_back: Collection[int] = (),
-                 make_peer: Any = Peer) -> None:
+    def __init__(
+        self,
+        chosen: Settings,
+        rng: Random,
+        weights: tuple[float, ...] = (1.0,) * NUM_PEERS,
+        deaths: Collection[int] = (),
+        *,
+        with_node: bool = False,
+        never_back: Collection[int] = (),
+        make_peer: Any = Peer,
+    ) -> None:
         super().__init__(partial(make_peer, chosen), chosen.population.num_peers)
         self._rng, self._weights = rng, weights
         self._deaths, self._with_node, self._never_back = deaths, with_node, never_back
@@ -77,7 +90,7 @@ class PacedGroup(LocalGroup):
                 yield peer, HandleLost(f"peer {peer}: what another made for its '{method}' is gone")
             else:
                 given = tuple(argument[0] if isinstance(argument, list) else argument for argument in arguments)
-                (_, result), = super().run(method, {peer: given}, limit_s, wanted=wanted)
+                ((_, result),) = super().run(method, {peer: given}, limit_s, wanted=wanted)
                 if method == "train":
                     self.trained.append(peer)
                 if wanted == "held" and not isinstance(result, PeerError):
@@ -133,11 +146,14 @@ def check_whole(rounds: list[Round], max_staleness: int, peers: Collection[int] 
 
 
 @hypothesis.settings(max_examples=12)
-@hypothesis.given(seed=st.integers(0, 2**32), max_staleness=st.integers(0, 3),
-                  topology=st.sampled_from(["ring", "all"]),
-                  weights=st.tuples(*[st.sampled_from([0.0, 0.1, 1.0])] * NUM_PEERS))
+@hypothesis.given(
+    seed=st.integers(0, 2**32),
+    max_staleness=st.integers(0, 3),
+    topology=st.sampled_from(["ring", "all"]),
+    weights=st.tuples(*[st.sampled_from([0.0, 0.1, 1.0])] * NUM_PEERS),
+)
 def test_whoever_is_fast_every_round_is_there_once_and_no_snapshot_is_too_old(
-    seed: int, max_staleness: int, topology: str, weights: tuple[float, ...],
+    seed: int, max_staleness: int, topology: str, weights: tuple[float, ...]
 ) -> None:
     chosen = settings(population={"max_staleness": max_staleness, "topology": topology})
     rounds, result, states, events = run(chosen, PacedGroup(chosen, Random(seed), weights))
@@ -162,17 +178,19 @@ def test_others_go_on_while_a_peer_is_slow_and_wait_once_it_is_too_far_behind(ma
 def test_who_gives_may_be_ahead() -> None:
     chosen = settings(population={"max_staleness": 2})
     rounds, *_ = run(chosen, PacedGroup(chosen, Random(0), (1.0, 0.0, 1.0)))
-    ahead = {receiver for done in rounds for receiver, staleness in zip(
-        done.grafts.get("receiver", []), done.grafts.get("staleness", []), strict=True) if staleness < 0}
+    ahead = {
+        receiver
+        for done in rounds
+        for receiver, staleness in zip(done.grafts.get("receiver", []), done.grafts.get("staleness", []), strict=True)
+        if staleness < 0
+    }
     assert ahead == {1}
 
 
 @pytest.mark.parametrize("with_node", [False, True])
 @hypothesis.settings(max_examples=12)
 @hypothesis.given(seed=st.integers(0, 2**32), deaths=st.sets(st.integers(3, 70), min_size=1, max_size=6))
-def test_whoever_dies_comes_back_and_every_round_is_there_once(
-    with_node: bool, seed: int, deaths: set[int],
-) -> None:
+def test_whoever_dies_comes_back_and_every_round_is_there_once(with_node: bool, seed: int, deaths: set[int]) -> None:
     chosen = settings()
     group = PacedGroup(chosen, Random(seed), deaths=deaths, with_node=with_node)
     rounds, _, states, events = run(chosen, group)
@@ -236,8 +254,9 @@ def test_a_peer_that_diverges_takes_what_its_donor_published_last(seed: int, pee
     poisoned = type("Poisoned", (PoisonedPeer,), {"poisoned": {peer: when}})
     rounds, _, states, events = run(chosen, PacedGroup(chosen, Random(seed), make_peer=poisoned))
     assert [(event.event, event.peer, event.round) for event in events] == [
-        ("reseeded", peer, epoch + 1) for epoch in sorted(when)]
-    for event in events[0 in when:]:  # in the first round its donor in the ring may not yet have published
+        ("reseeded", peer, epoch + 1) for epoch in sorted(when)
+    ]
+    for event in events[0 in when :]:  # in the first round its donor in the ring may not yet have published
         assert event.cause.endswith(f"; has the weights of peer {(peer - 1) % 3}")
     for done in rounds[:-1]:
         assert (peer in done.grafts["receiver"]) == (done.round - 1 not in when)

@@ -68,8 +68,10 @@ def states(one: Population) -> States:
 
 
 def networks(one: Population) -> States:
-    return {peer: {name: tensor for name, tensor in state.items() if name.startswith("network/")}
-            for peer, state in states(one).items()}
+    return {
+        peer: {name: tensor for name, tensor in state.items() if name.startswith("network/")}
+        for peer, state in states(one).items()
+    }
 
 
 def run(chosen: Settings) -> tuple[Population, list[Round]]:
@@ -100,8 +102,9 @@ def test_a_method_changes_training_and_can_be_stopped_and_resumed_to_the_bit(met
         assert {key: row[key] for key in row.keys() - untimed} == {key: expected[key] for key in row.keys() - untimed}
     assert (again.grafts, again.measures) == (last_round.grafts, last_round.measures)
     assert resumed.finish(again) == first.finish(last_round)
-    assert bool(second_round.grafts) == (method.get("graft", {}).get("scion", "external") == "external"
-                                         and "graft" in method)
+    assert bool(second_round.grafts) == (
+        method.get("graft", {}).get("scion", "external") == "external" and "graft" in method
+    )
     if "measures" not in method:
         plain = settings(population=method.get("population", {}))
         assert not same(networks(first), networks(run(plain)[0]))
@@ -242,7 +245,8 @@ def test_measures_are_recorded_by_round_peer_and_pair() -> None:
         names = ("network_information_nats", "num_filters_below_0.01", "num_filters_below_1000")
         pairs = [(peer, other) for peer in range(3) for other in range(peer + 1, 3)]
         assert set(rows) == {(peer, None, name) for peer in range(3) for name in names} | {
-            (*pair, name) for pair in pairs for name in ("distance", "disagreement")}
+            (*pair, name) for pair in pairs for name in ("distance", "disagreement")
+        }
         for peer, row in enumerate(done.peers):
             assert rows[peer, None, "network_information_nats"] == pytest.approx(7 * row["mean_entropy_nats"])
             assert rows[peer, None, "num_filters_below_1000"] == 16 * 3 + 32 * 2 + 64 * 2

@@ -23,10 +23,34 @@ from graftpop.population.group import Wanted
 from graftpop.settings import Settings
 from graftpop.training.sites import find_sites
 
-ROUND_COLUMNS = {"round", "epoch", "peer", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
-                 "num_invalid_filters", "mean_entropy_nats", "images_per_s", "train_images", "train_s", "exchange_s"}
-GRAFT_COLUMNS = {"round", "receiver", "donor", "site", "receiver_entropy_nats", "donor_entropy_nats", "alpha",
-                 "num_invalid_before", "num_invalid_after", "staleness"}
+ROUND_COLUMNS = {
+    "round",
+    "epoch",
+    "peer",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "num_invalid_filters",
+    "mean_entropy_nats",
+    "images_per_s",
+    "train_images",
+    "train_s",
+    "exchange_s",
+}
+GRAFT_COLUMNS = {
+    "round",
+    "receiver",
+    "donor",
+    "site",
+    "receiver_entropy_nats",
+    "donor_entropy_nats",
+    "alpha",
+    "num_invalid_before",
+    "num_invalid_after",
+    "staleness",
+}
 
 States = dict[int, dict[str, Tensor]]
 
@@ -116,8 +140,10 @@ def test_a_round_equals_the_formula_applied_to_the_snapshots(num_peers: int) -> 
     expected_alphas = []
     for receiver, state in states(one).items():
         donor = (receiver - 1) % num_peers
-        entropies = [[references.entropy(published[peer][f"{conv}.weight"].flatten()) for conv, _ in sites]
-                     for peer in (receiver, donor)]
+        entropies = [
+            [references.entropy(published[peer][f"{conv}.weight"].flatten()) for conv, _ in sites]
+            for peer in (receiver, donor)
+        ]
         assert snapshots[receiver].entropies.tolist() == pytest.approx(entropies[0], abs=1e-9)
         alphas = [references.adaptive_alpha(*pair, A=0.4, c=500) for pair in zip(*entropies, strict=True)]
         expected_alphas += alphas
@@ -204,10 +230,9 @@ def test_peers_start_from_different_weights() -> None:
     assert not any(torch.equal(weights[i], weights[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
 
 
-@pytest.mark.parametrize(("diversity", "rates"), [
-    ("none", [0.05, 0.05, 0.05]),
-    ("learning_rate", [0.0125, 0.0375, 0.05]),
-])
+@pytest.mark.parametrize(
+    ("diversity", "rates"), [("none", [0.05, 0.05, 0.05]), ("learning_rate", [0.0125, 0.0375, 0.05])]
+)
 def test_peers_may_have_different_learning_rates(diversity: str, rates: list[float]) -> None:
     done = population(settings(population={"diversity": diversity})).step()
     assert [row["lr"] for row in done.peers] == pytest.approx(rates)
@@ -232,8 +257,11 @@ def test_rows_hold_plain_numbers_that_hang_together() -> None:
     for row in done.peers:
         assert 0 <= row["val_accuracy"] <= 1
         assert row["images_per_s"] == pytest.approx(row["train_images"] / row["train_s"])
-        of_peer = [entropy for receiver, entropy in zip(
-            done.grafts["receiver"], done.grafts["receiver_entropy_nats"], strict=True) if receiver == row["peer"]]
+        of_peer = [
+            entropy
+            for receiver, entropy in zip(done.grafts["receiver"], done.grafts["receiver_entropy_nats"], strict=True)
+            if receiver == row["peer"]
+        ]
         assert row["mean_entropy_nats"] == pytest.approx(sum(of_peer) / 7)
     assert done.val_accuracy == max(row["val_accuracy"] for row in done.peers)
     assert done.peers[done.best_peer]["val_accuracy"] == done.val_accuracy
@@ -288,21 +316,28 @@ def test_a_checkpoint_that_is_cut_short_or_anothers_is_an_error() -> None:
         one.load(other.save())
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [
-    ("epoch", torch.tensor(0.5), "it has no epoch, which is one whole number"),
-    ("epoch", torch.tensor([1, 2]), "it has no epoch, which is one whole number"),
-    ("epoch", torch.tensor(-5), r"its epoch must be in \[0, 2\], got -5"),
-    ("epoch", torch.tensor(10**15), r"its epoch must be in \[0, 2\], got 10{15}"),
-    ("epoch", None, "it has no epoch"),
-    ("momentum/conv1.weight", torch.zeros(1), r"the momentum of conv1.weight must have the shape \(16, 3, 3, 3\)"),
-    ("momentum/conv1.weight", torch.zeros(16, 3, 3, 3, dtype=torch.float64), "the momentum of conv1.weight must have"),
-    ("network/conv1.weight", torch.full((16, 3, 3, 3), float("nan")), "its weights must be finite"),
-    ("network/conv1.weight", torch.zeros(1), "not one of this network"),
-    ("teacher_images", torch.tensor(float("inf")), "must have teacher_images, one whole number"),
-    ("teacher_images", None, "must have teacher_images, one whole number"),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epoch", torch.tensor(0.5), "it has no epoch, which is one whole number"),
+        ("epoch", torch.tensor([1, 2]), "it has no epoch, which is one whole number"),
+        ("epoch", torch.tensor(-5), r"its epoch must be in \[0, 2\], got -5"),
+        ("epoch", torch.tensor(10**15), r"its epoch must be in \[0, 2\], got 10{15}"),
+        ("epoch", None, "it has no epoch"),
+        ("momentum/conv1.weight", torch.zeros(1), r"the momentum of conv1.weight must have the shape \(16, 3, 3, 3\)"),
+        (
+            "momentum/conv1.weight",
+            torch.zeros(16, 3, 3, 3, dtype=torch.float64),
+            "the momentum of conv1.weight must have",
+        ),
+        ("network/conv1.weight", torch.full((16, 3, 3, 3), float("nan")), "its weights must be finite"),
+        ("network/conv1.weight", torch.zeros(1), "not one of this network"),
+        ("teacher_images", torch.tensor(float("inf")), "must have teacher_images, one whole number"),
+        ("teacher_images", None, "must have teacher_images, one whole number"),
+    ],
+)
 def test_a_state_that_no_peer_of_the_population_can_have_had_is_refused_in_one_line(
-    name: str, value: Tensor | None, message: str,
+    name: str, value: Tensor | None, message: str
 ) -> None:
     peer = Peer(settings(), 0)
     tensors = tensors_from_bytes(peer.save())

@@ -23,11 +23,13 @@ METHODS: dict[str, Mapping[str, Any]] = {
     "grafting": {"graft": {}},
     "mutual learning with grafting": {"mutual": {}, "graft": {}},
     "cultivation, codistillation and a soup": {
-        "distillation": {"teachers": [{"model": "resnet8", "epochs": 1}]}, "mutual": {"exchange": "snapshots"},
-        "graft": {"level": "filter"}, "population": {"topology": "all", "output": "greedy_soup"},
-        "measures": {"pairs": True}},
-    "removal": {"attenuation": {"factor": 0.0, "recoverable": False}, "graft": {},
-                "population": {"topology": "best"}},
+        "distillation": {"teachers": [{"model": "resnet8", "epochs": 1}]},
+        "mutual": {"exchange": "snapshots"},
+        "graft": {"level": "filter"},
+        "population": {"topology": "all", "output": "greedy_soup"},
+        "measures": {"pairs": True},
+    },
+    "removal": {"attenuation": {"factor": 0.0, "recoverable": False}, "graft": {}, "population": {"topology": "best"}},
 }
 UNTIMED = ("images_per_s", "train_s", "exchange_s")
 
@@ -61,8 +63,9 @@ class DyingGroup(LocalGroup):
         never_back: those that find no room again.
     """
 
-    def __init__(self, chosen: Settings, deaths: Mapping[int, Collection[int]],
-                 never_back: Collection[int] = ()) -> None:
+    def __init__(
+        self, chosen: Settings, deaths: Mapping[int, Collection[int]], never_back: Collection[int] = ()
+    ) -> None:
         super().__init__(partial(Peer, chosen), chosen.population.num_peers)
         self._meets = chosen.mutual is not None and chosen.mutual.exchange == "logits"
         self._deaths, self._never_back = deaths, never_back
@@ -132,7 +135,8 @@ def assert_equal(got: Outcome, expected: Outcome) -> None:
         assert (one.grafts, one.measures) == (other.grafts, other.measures)
         for row, expected_row in zip(one.peers, other.peers, strict=True):
             assert {key: row[key] for key in row.keys() - set(UNTIMED)} == {
-                key: expected_row[key] for key in expected_row.keys() - set(UNTIMED)}
+                key: expected_row[key] for key in expected_row.keys() - set(UNTIMED)
+            }
     assert got.states.keys() == expected.states.keys()
     assert all(same_bits(got.states[peer], expected.states[peer]) for peer in got.states)
 
@@ -166,8 +170,11 @@ def test_what_happened_is_told_with_its_cause_and_time() -> None:
     assert first[0].cause == "peer 2: died before 'train'"
     assert first[1].took_s is not None
     assert first[1].took_s > 0
-    with pytest.raises(PeerError, match=r"^peer 2: died before '\w+' \(replaced 9 times before, as many as "
-                                        r"population.max_peer_restarts allows\)$"):
+    with pytest.raises(
+        PeerError,
+        match=r"^peer 2: died before '\w+' \(replaced 9 times before, as many as "
+        r"population.max_peer_restarts allows\)$",
+    ):
         run(settings(), calls)
 
 
@@ -181,7 +188,7 @@ def test_a_population_goes_on_with_fewer_where_it_may(call: int) -> None:
     """The ring closes, and the round in which a peer left has rows of the others only."""
     chosen = settings(population={"min_peers": 2}, training={"epochs": 3})
     got = run(chosen, {call: [1]}, never_back=[1])
-    left, = (event for event in got.events if event.event == "left")
+    (left,) = (event for event in got.events if event.event == "left")
     assert left.peer == 1
     assert left.cause == "peer 1: found no room on the cluster within 0.5 s"
     assert not any(event.event == "replaced" for event in got.events)
@@ -206,13 +213,18 @@ def test_who_left_stays_away_after_a_checkpoint_too() -> None:
     done = second.step()
     assert [row["peer"] for row in done.peers] == [0, 2]
     first.step()
-    assert all(same_bits(tensors_from_bytes(state), tensors_from_bytes(dict(second.save())[peer]))
-               for peer, state in first.save())
+    assert all(
+        same_bits(tensors_from_bytes(state), tensors_from_bytes(dict(second.save())[peer]))
+        for peer, state in first.save()
+    )
 
 
 def test_too_few_peers_end_the_population_and_its_checkpoint_is_what_is_left() -> None:
-    with pytest.raises(PopulationLost, match=r"^peer 1: found no room on the cluster within 0.5 s; a population of "
-                                             r"2 is less than population.min_peers allows \(3\)$"):
+    with pytest.raises(
+        PopulationLost,
+        match=r"^peer 1: found no room on the cluster within 0.5 s; a population of "
+        r"2 is less than population.min_peers allows \(3\)$",
+    ):
         run(settings(), {1: [1]}, never_back=[1])
 
 
@@ -275,14 +287,17 @@ def test_the_reseeded_peer_has_the_bits_that_its_donor_published() -> None:
     assert not any(name.startswith("momentum/") for name in states[1])
 
 
-@pytest.mark.parametrize(("changes", "epochs"), [
-    ({}, {0: 1, 1: 1, 2: 1}),                                 # nobody is left to take weights from
-    ({"graft": {"scion": "noise"}}, {1: 1}),                  # peers do not exchange weights here
-    ({"population": {"num_peers": 1}, "graft": {}}, {0: 1}),  # one alone
-    ({"mutual": {}}, {1: 1}),                                 # it meets with the others at every batch
-])
+@pytest.mark.parametrize(
+    ("changes", "epochs"),
+    [
+        ({}, {0: 1, 1: 1, 2: 1}),  # nobody is left to take weights from
+        ({"graft": {"scion": "noise"}}, {1: 1}),  # peers do not exchange weights here
+        ({"population": {"num_peers": 1}, "graft": {}}, {0: 1}),  # one alone
+        ({"mutual": {}}, {1: 1}),  # it meets with the others at every batch
+    ],
+)
 def test_where_nobody_can_give_it_weights_a_population_that_diverges_says_so(
-    changes: Mapping[str, Any], epochs: Mapping[int, int],
+    changes: Mapping[str, Any], epochs: Mapping[int, int]
 ) -> None:
     one, _ = poisoned(settings(**DIVERGING | changes), epochs)
     one.step()

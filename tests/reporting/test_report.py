@@ -41,8 +41,13 @@ def test_a_run_without_a_round_has_a_report_that_says_so() -> None:
 
 
 def test_the_best_completed_trial_stands_out() -> None:
-    html = page([trial("one", test_accuracy=0.4, ensemble_test_accuracy=0.45),
-                 trial("two", status="stopped", val_accuracy=0.9)], [*rounds_of("one"), *rounds_of("two")])
+    html = page(
+        [
+            trial("one", test_accuracy=0.4, ensemble_test_accuracy=0.45),
+            trial("two", status="stopped", val_accuracy=0.9),
+        ],
+        [*rounds_of("one"), *rounds_of("two")],
+    )
     assert rows_of_table(html) == [("one", ' class="best"'), ("two", "")]
     assert "<b>40.00 %</b> test accuracy" in html
     curves = drawings_of(html)["curves"]
@@ -119,8 +124,11 @@ def test_a_mean_of_all_others_has_no_line_and_says_so() -> None:
 
 
 def test_distances_are_drawn_where_they_were_measured() -> None:
-    measures = [{"trial_id": "one", "round": round_, "peer": 0, "other": 1, "measure": measure, "value": value}
-                for round_ in (1, 2) for measure, value in (("distance", 7.0), ("disagreement", 0.25))]
+    measures = [
+        {"trial_id": "one", "round": round_, "peer": 0, "other": 1, "measure": measure, "value": value}
+        for round_ in (1, 2)
+        for measure, value in (("distance", 7.0), ("disagreement", 0.25))
+    ]
     html = page([trial("one")], rounds_of("one"), measures=measures)
     distance, disagreement = drawings_of(html)["trial/one/distances"]["figure"]["data"]
     assert numbers(distance["y"]).tolist() == [7, 7]
@@ -151,13 +159,27 @@ graft: {alpha: {choice: [adaptive, 0.5]}, A: {uniform: [0.0, 1.0]}, c: {logunifo
     html = page([trial("one", c=10.0, **searched), trial("two", c=1.0, **searched)], rounds_of("one"), space=space)
     (lines,) = drawings_of(html)["parallel"]["figure"]["data"]
     values = {dimension["label"]: dimension["values"] for dimension in lines["dimensions"]}
-    assert values == {"epochs": [3, 3], "lr": [0.2, 0.2], "alpha": [1, 1], "A": [0.4, 0.4], "c": [1, 0],
-                      "val accuracy": [0.5, 0.5]}
+    assert values == {
+        "epochs": [3, 3],
+        "lr": [0.2, 0.2],
+        "alpha": [1, 1],
+        "A": [0.4, 0.4],
+        "c": [1, 0],
+        "val accuracy": [0.5, 0.5],
+    }
 
 
 def test_what_stands_in_tables_and_spaces_stays_text() -> None:
-    events = [{"trial_id": "one", "at": datetime.now(UTC), "round": 1, "peer": 0, "event": "lost",
-               "cause": "</script><script>alert(1)</script>"}]
+    events = [
+        {
+            "trial_id": "one",
+            "at": datetime.now(UTC),
+            "round": 1,
+            "peer": 0,
+            "event": "lost",
+            "cause": "</script><script>alert(1)</script>",
+        }
+    ]
     html = page([trial("one")], rounds_of("one"), grafts_of("one", sites=["</script><!--"]), events=events)
     assert html.count("<script") == html.count("</script>") == 3
     assert "alert(1)</script>" not in html
@@ -166,9 +188,13 @@ def test_what_stands_in_tables_and_spaces_stays_text() -> None:
 
 
 def test_a_configuration_in_words_says_what_alpha_it_leads_to() -> None:
-    settings = Settings.model_validate({
-        "training": {"epochs": 12}, "population": {"num_peers": 4, "epochs_per_round": 3},
-        "graft": {"A": 0.4, "c": 100.0}})
+    settings = Settings.model_validate(
+        {
+            "training": {"epochs": 12},
+            "population": {"num_peers": 4, "epochs_per_round": 3},
+            "graft": {"A": 0.4, "c": 100.0},
+        }
+    )
     text = " ".join(in_words(settings, pa.Table.from_pylist([], GRAFTS_SCHEMA)))
     assert "4 resnet32 networks train side by side for 12 epochs each, in 4 rounds." in text
     assert "keeps it between 0.30 and 0.70" in text
@@ -177,17 +203,20 @@ def test_a_configuration_in_words_says_what_alpha_it_leads_to() -> None:
     assert "alpha lay between 0.250 and 0.750, at 0.500 in the mean" in " ".join(in_words(settings, grafts))
 
 
-@pytest.mark.parametrize(("sections", "said"), [
-    ({"population": {"num_peers": 1}}, "One resnet32 network trains for 2 epochs."),
-    ({"population": {"num_peers": 2}}, "They exchange no weights."),
-    ({"graft": {"alpha": 0.5}}, "Alpha is 0.5: it is the average of both."),
-    ({"graft": {"alpha": 0.25}}, "it keeps 25% of itself"),
-    ({"graft": {"scion": "noise"}}, "invalid filters get noise"),
-    ({"graft": {"criterion": "l1"}}, "has the larger norm"),
-    ({"graft": {}, "population": {"topology": "all"}}, "the mean of all others"),
-    ({"population": {"output": "ensemble"}}, "What counts in the end is their ensemble."),
-    ({"repr": {}}, "(RePr)"),
-])
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"population": {"num_peers": 1}}, "One resnet32 network trains for 2 epochs."),
+        ({"population": {"num_peers": 2}}, "They exchange no weights."),
+        ({"graft": {"alpha": 0.5}}, "Alpha is 0.5: it is the average of both."),
+        ({"graft": {"alpha": 0.25}}, "it keeps 25% of itself"),
+        ({"graft": {"scion": "noise"}}, "invalid filters get noise"),
+        ({"graft": {"criterion": "l1"}}, "has the larger norm"),
+        ({"graft": {}, "population": {"topology": "all"}}, "the mean of all others"),
+        ({"population": {"output": "ensemble"}}, "What counts in the end is their ensemble."),
+        ({"repr": {}}, "(RePr)"),
+    ],
+)
 def test_what_a_population_does_is_said(sections: dict[str, Any], said: str) -> None:
     settings = Settings.model_validate({"training": {"epochs": 2}, **sections})
     assert said in " ".join(in_words(settings, pa.Table.from_pylist([], GRAFTS_SCHEMA)))
@@ -251,8 +280,9 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     write_run(tmp_path / "run", "00000")
     ended = report(str(tmp_path / "run"), "--out", str(tmp_path / "not/there.html"))
     assert ended.exit_code == 2
-    assert ended.stderr == (f"error: --out {tmp_path}/not/there.html: cannot be written: No such file or directory; "
-                            f"choose another file\n")
+    assert ended.stderr == (
+        f"error: --out {tmp_path}/not/there.html: cannot be written: No such file or directory; choose another file\n"
+    )
 
 
 def test_markdown_is_of_one_run(tmp_path: Path) -> None:
@@ -273,7 +303,8 @@ def test_a_report_is_written_while_the_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_report_that_cannot_be_written_now_does_not_end_the_run(
-        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_run(tmp_path / "run", "00000")
     (tmp_path / "run/rounds.parquet").write_bytes(b"cut short")
     live = LiveReport(RunFolder(str(tmp_path / "run")))

@@ -24,10 +24,16 @@ def chromium() -> Iterator[Any]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a report with everything that can be in one."""
     trials, rounds = many_trials(16, 5)
-    measures = [{"trial_id": one["trial_id"], "round": round_, "peer": 0, "other": 1, "measure": measure, "value": 0.5}
-                for one in trials for round_ in range(1, 6) for measure in ("distance", "disagreement")]
-    events = [{"trial_id": "00004", "at": datetime.now(UTC), "round": 2, "peer": 1, "event": event, "cause": "killed"}
-              for event in ("lost", "replaced")]
+    measures = [
+        {"trial_id": one["trial_id"], "round": round_, "peer": 0, "other": 1, "measure": measure, "value": 0.5}
+        for one in trials
+        for round_ in range(1, 6)
+        for measure in ("distance", "disagreement")
+    ]
+    events = [
+        {"trial_id": "00004", "at": datetime.now(UTC), "round": 2, "peer": 1, "event": event, "cause": "killed"}
+        for event in ("lost", "replaced")
+    ]
     grafts = [row for one in trials for row in grafts_of(one["trial_id"], num_rounds=5)]
     return written(tmp_path_factory.mktemp("report"), page(trials, rounds, grafts, measures=measures, events=events))
 
@@ -69,14 +75,24 @@ MARKS = "path.js-line, .hm image, .bars path, canvas.gl-canvas-context, .points 
 """What plotly puts into a drawing: lines, heat maps, bars, parallel coordinates, points."""
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2}],
-    ids=["light", "dark", "phone"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2}],
+    ids=["light", "dark", "phone"],
+)
 def test_everything_is_drawn_without_an_error_or_a_request(chromium: Any, report: str, options: dict[str, Any]) -> None:
     tab = Tab(chromium, report, **options)
-    assert tab.draw_all() == ["curves", "parallel", "importances", "trial/TRIAL/peers", "trial/TRIAL/alpha/RECEIVER",
-                              "trial/TRIAL/entropies/RECEIVER", "trial/TRIAL/invalid/RECEIVER", "trial/TRIAL/distances",
-                              "trial/TRIAL/lineage"]
+    assert tab.draw_all() == [
+        "curves",
+        "parallel",
+        "importances",
+        "trial/TRIAL/peers",
+        "trial/TRIAL/alpha/RECEIVER",
+        "trial/TRIAL/entropies/RECEIVER",
+        "trial/TRIAL/invalid/RECEIVER",
+        "trial/TRIAL/distances",
+        "trial/TRIAL/lineage",
+    ]
     assert tab.said == []
     width = tab.page.viewport_size["width"]
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width

@@ -34,7 +34,9 @@ def test_what_fails_is_told_once_and_the_next_call_is_made(caplog: pytest.LogCap
         assert sideline.finish()
     assert made == [1]
     assert [record.getMessage() for record in caplog.records] == [
-        "tune.log: place: no route; the study goes on", "tune.log: place: 'run'; the study goes on"]
+        "tune.log: place: no route; the study goes on",
+        "tune.log: place: 'run'; the study goes on",
+    ]
 
 
 def test_who_asks_learns_why_it_failed() -> None:

@@ -19,8 +19,15 @@ PEERS = {f"peer-{peer}.safetensors": bytes([peer]) * 100 for peer in range(3)}
 
 
 def facts(round: int, score: float = 0.5) -> Facts:
-    return Facts(round=round, score=score, is_complete=False, peers=[0, 1, 2], num_restarts={1: 2},
-                 summary={"val_accuracy": score, "best_peer": 1}, settings={"seed": 0})
+    return Facts(
+        round=round,
+        score=score,
+        is_complete=False,
+        peers=[0, 1, 2],
+        num_restarts={1: 2},
+        summary={"val_accuracy": score, "best_peer": 1},
+        settings={"seed": 0},
+    )
 
 
 def files_of(round: int) -> dict[str, bytes]:
@@ -57,7 +64,7 @@ def test_a_checkpoint_is_read_as_it_was_written(checkpoints: Checkpoints) -> Non
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_the_last_two_and_the_first_best_are_kept(
-    tmp_path_factory: pytest.TempPathFactory, scores: list[float],
+    tmp_path_factory: pytest.TempPathFactory, scores: list[float]
 ) -> None:
     folder = tmp_path_factory.mktemp("trial")
     checkpoints = Checkpoints(Folder(str(folder)))
@@ -87,7 +94,7 @@ def test_what_was_handed_over_is_kept_until_another_is(checkpoints: Checkpoints)
 
 @pytest.mark.parametrize("num_written", range(4))
 def test_one_that_was_not_completed_is_none_and_the_one_before_is_as_it_was(
-    checkpoints: Checkpoints, tmp_path: Path, num_written: int,
+    checkpoints: Checkpoints, tmp_path: Path, num_written: int
 ) -> None:
     write(checkpoints, 1)
 
@@ -110,15 +117,18 @@ def test_one_that_is_written_again_replaces_the_first(checkpoints: Checkpoints) 
     assert (newest.files(), newest.facts.score) == ({"peer-0.safetensors": b"other"}, 0.75)
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda content: content[:-1], r"peer-1\.safetensors: cut short or grown, must have 101 bytes"),
-    (lambda content: content + b"x", r"peer-1\.safetensors: cut short or grown, must have 101 bytes"),
-    (lambda content: b"", r"cut short or grown"),
-    (lambda content: b"x" + content[1:], r"peer-1\.safetensors: damaged, is not what was written"),
-    (None, r"peer-1\.safetensors: cannot be read: "),
-])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-1], r"peer-1\.safetensors: cut short or grown, must have 101 bytes"),
+        (lambda content: content + b"x", r"peer-1\.safetensors: cut short or grown, must have 101 bytes"),
+        (lambda content: b"", r"cut short or grown"),
+        (lambda content: b"x" + content[1:], r"peer-1\.safetensors: damaged, is not what was written"),
+        (None, r"peer-1\.safetensors: cannot be read: "),
+    ],
+)
 def test_a_file_that_is_not_what_was_written_is_named(
-    checkpoints: Checkpoints, tmp_path: Path, damage: Any, message: str,
+    checkpoints: Checkpoints, tmp_path: Path, damage: Any, message: str
 ) -> None:
     write(checkpoints, 1)
     write(checkpoints, 2)
@@ -133,15 +143,23 @@ def test_a_file_that_is_not_what_was_written_is_named(
     assert before.files() == files_of(1)
 
 
-@pytest.mark.parametrize("change", [
-    {"files": {"../../peer-0.safetensors": {"bytes": 1, "blake2b": "0" * 32}}},
-    {"files": {"/etc/passwd": {"bytes": 1, "blake2b": "0" * 32}}},
-    {"files": {"peer-0.safetensors\n": {"bytes": 1, "blake2b": "0" * 32}}},
-    {"files": {"peer-0.safetensors": {"bytes": -1, "blake2b": "0" * 32}}},
-    {"round": "1"}, {"round": -1}, {"round": 7}, {"peers": [0.5]}, {"format_version": 1}, {"more": 0},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"../../peer-0.safetensors": {"bytes": 1, "blake2b": "0" * 32}}},
+        {"files": {"/etc/passwd": {"bytes": 1, "blake2b": "0" * 32}}},
+        {"files": {"peer-0.safetensors\n": {"bytes": 1, "blake2b": "0" * 32}}},
+        {"files": {"peer-0.safetensors": {"bytes": -1, "blake2b": "0" * 32}}},
+        {"round": "1"},
+        {"round": -1},
+        {"round": 7},
+        {"peers": [0.5]},
+        {"format_version": 1},
+        {"more": 0},
+    ],
+)
 def test_facts_that_nobody_here_wrote_make_no_checkpoint(
-    checkpoints: Checkpoints, tmp_path: Path, change: dict[str, Any],
+    checkpoints: Checkpoints, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     write(checkpoints, 1)
     file = tmp_path / "round-000001" / "population.json"
@@ -151,7 +169,7 @@ def test_facts_that_nobody_here_wrote_make_no_checkpoint(
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
 def test_whatever_stands_in_its_facts_the_checkpoint_is_none(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes,
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("trial")
     (folder / "round-000001").mkdir()
@@ -200,13 +218,15 @@ def test_who_waits_for_a_checkpoint_is_told_why_storage_was_away(checkpoints: Ch
         yield from files_of(4).items()
 
     told: list[tuple[int, str, str]] = []
-    writer = CheckpointWriter(checkpoints, "00007",
-                              lambda round, cause: told.append((round, cause, current_thread().name)))
+    writer = CheckpointWriter(
+        checkpoints, "00007", lambda round, cause: told.append((round, cause, current_thread().name))
+    )
     writer.write(facts(4), states)
     writer.finish()
     assert rounds(checkpoints) == [4]
-    assert told == [(4, "trial 00007: its checkpoint cannot be written: No space left on device",
-                     current_thread().name)]
+    assert told == [
+        (4, "trial 00007: its checkpoint cannot be written: No space left on device", current_thread().name)
+    ]
 
 
 def test_a_writer_that_fails_for_another_reason_says_so_to_who_waits(checkpoints: Checkpoints) -> None:

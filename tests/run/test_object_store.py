@@ -19,8 +19,12 @@ from graftpop.run.storage import Folder, patiently
 from graftpop.run.tables import RunFolder
 
 SCHEMA = pa.schema([("number", pa.int64())])
-KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true"}
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
 SPACE = """
 name: stored
@@ -53,8 +57,9 @@ class Server:
             "s3": ["moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
             "gs": ["gcp_storage_emulator", "start", "--host=127.0.0.1", f"--port={self._port}", "--in-memory"],
         }[self._protocol]
-        self._process = subprocess.Popen([sys.executable, "-m", module, *options], stdout=subprocess.DEVNULL,
-                                         stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 60
         while not self._answers():
             assert time.monotonic() < deadline, f"the {self._protocol} server did not answer within 60 s"
@@ -131,11 +136,13 @@ def test_a_writing_that_fails_leaves_no_part_of_it(folder: Folder) -> None:
 def test_checkpoints_are_whole_or_none(folder: Folder) -> None:
     checkpoints = Checkpoints(folder)
     for round in (1, 2, 3, 4):
-        facts = Facts(round=round, score=1 / round, is_complete=False, peers=[0], num_restarts={}, summary={},
-                      settings={})
+        facts = Facts(
+            round=round, score=1 / round, is_complete=False, peers=[0], num_restarts={}, summary={}, settings={}
+        )
         checkpoints.write(facts, lambda round=round: [("peer-0.safetensors", bytes([round]))])
     assert [(one.facts.round, one.files()) for one in checkpoints.newest_first()] == [
-        (round, {"peer-0.safetensors": bytes([round])}) for round in (4, 3, 1)]
+        (round, {"peer-0.safetensors": bytes([round])}) for round in (4, 3, 1)
+    ]
     (folder / "round-000004").write("peer-0.safetensors", b"x")
     newest = next(checkpoints.newest_first())
     with pytest.raises(CheckpointError, match=r"round-000004/peer-0\.safetensors\?.*: damaged, is not what was"):
@@ -164,15 +171,23 @@ def test_a_study_runs_and_is_resumed_in_an_object_store(server: Server, tmp_path
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
     def tune(*options: str) -> str:
-        done = subprocess.run([*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                              timeout=180, check=False)
+        done = subprocess.run(
+            [*command, *options],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     assert "completed" in tune("--space", "space.yaml", "--out", uri)
     folder = Folder(uri)
     assert {"best", "report.html", "rounds.parquet", "run.json", "space.yaml", "trials.parquet", "tune"} <= set(
-        folder.names())
+        folder.names()
+    )
     rounds = folder.read_table("rounds.parquet").to_pylist()
     assert [(row["round"], row["peer"]) for row in rounds] == [(round, peer) for round in (1, 2, 3) for peer in (0, 1)]
     assert (folder / "best").names() == ["config.json", "metrics.json", "model.safetensors"]

@@ -62,14 +62,16 @@ def test_a_writing_that_fails_leaves_what_was_there_and_no_part_of_the_new(folde
 def in_another_process(script: str, folder: Folder) -> "subprocess.Popen[str]":
     """Start a script that finds the folder under the name `folder`."""
     script = f"from graftpop.run.storage import Folder\nfolder = Folder({folder.location!r})\n{script}"
-    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True,
-                            cwd=Path(__file__).parents[2])
+    return subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
 
 
 def test_on_a_full_disk_the_previous_file_stays(folder: Folder) -> None:
     """A limit of the process on the size of files stands for the disk: writing past it fails as it does there."""
     folder.write("a", b"good")
-    with in_another_process("""
+    with in_another_process(
+        """
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -77,7 +79,9 @@ try:
     folder.write("a", bytes(100_000))
 except OSError as error:
     print(type(error).__name__)
-""", folder) as full:
+""",
+        folder,
+    ) as full:
         output, _ = full.communicate(timeout=60)
     assert output == "OSError\n"
     assert folder.read("a") == b"good"
@@ -127,8 +131,11 @@ def test_storage_that_is_away_for_a_while_is_waited_for_and_told_once(folder: Fo
 
 def test_storage_that_stays_away_is_an_error_that_says_what_to_do(folder: Folder) -> None:
     Path(folder.location).rmdir()
-    with pytest.raises(StorageError, match=r"^a table: .*; tried for 0\.6 s; make room or bring the storage back, "
-                                           r"then go on with --resume$"):
+    with pytest.raises(
+        StorageError,
+        match=r"^a table: .*; tried for 0\.6 s; make room or bring the storage back, "
+        r"then go on with --resume$",
+    ):
         patiently(lambda: folder.write("a", b"one"), "a table", limit_s=0.6)
 
 
@@ -146,21 +153,26 @@ def test_what_is_no_fault_of_storage_is_not_tried_again() -> None:
 
 def test_one_process_writes_at_a_time(folder: Folder) -> None:
     other = Folder(folder.location)
-    with (folder.locked(".lock", wait_s=0),
-          pytest.raises(StorageError, match="run: is being written by another process; wait until it has ended"),
-          other.locked(".lock", wait_s=0.1)):
+    with (
+        folder.locked(".lock", wait_s=0),
+        pytest.raises(StorageError, match="run: is being written by another process; wait until it has ended"),
+        other.locked(".lock", wait_s=0.1),
+    ):
         pass
     with other.locked(".lock", wait_s=0):
         pass
 
 
 def test_a_process_that_was_killed_holds_no_lock(folder: Folder) -> None:
-    with in_another_process("""
+    with in_another_process(
+        """
 import time
 with folder.locked(".lock", wait_s=0):
     print("held", flush=True)
     time.sleep(600)
-""", folder) as holder:
+""",
+        folder,
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         holder.kill()

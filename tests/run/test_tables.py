@@ -32,20 +32,73 @@ NUM_PEERS = 3
 SITES = ("conv1", "conv2")
 
 # As the design fixes them; train_images of rounds lets equal compute be compared.
-ROUNDS = ["trial_id", "round", "epoch", "peer", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
-          "num_invalid_filters", "mean_entropy_nats", "images_per_s", "train_images", "train_s", "exchange_s"]
-GRAFTS = ["trial_id", "round", "receiver", "donor", "site", "receiver_entropy_nats", "donor_entropy_nats", "alpha",
-          "num_invalid_before", "num_invalid_after", "staleness"]
-TRIALS = ["val_accuracy", "test_accuracy", "ensemble_test_accuracy", "num_peers", "epochs", "train_images", "wall_s",
-          "parameters", "flops", "removed_filters", "parameters_left", "flops_left"]
+ROUNDS = [
+    "trial_id",
+    "round",
+    "epoch",
+    "peer",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "num_invalid_filters",
+    "mean_entropy_nats",
+    "images_per_s",
+    "train_images",
+    "train_s",
+    "exchange_s",
+]
+GRAFTS = [
+    "trial_id",
+    "round",
+    "receiver",
+    "donor",
+    "site",
+    "receiver_entropy_nats",
+    "donor_entropy_nats",
+    "alpha",
+    "num_invalid_before",
+    "num_invalid_after",
+    "staleness",
+]
+TRIALS = [
+    "val_accuracy",
+    "test_accuracy",
+    "ensemble_test_accuracy",
+    "num_peers",
+    "epochs",
+    "train_images",
+    "wall_s",
+    "parameters",
+    "flops",
+    "removed_filters",
+    "parameters_left",
+    "flops_left",
+]
 
 
 def round_of(number: int, attempt: int = 0, *, is_last: bool = False) -> Round:
     """A round with a value that tells in which attempt it was run."""
-    peers = [{"round": number, "epoch": number, "peer": peer, "lr": 0.1, "train_loss": float(attempt),
-              "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.1 * peer, "num_invalid_filters": 0,
-              "mean_entropy_nats": 2.0, "images_per_s": 100.0, "train_s": 1.0, "train_images": 50, "exchange_s": 0.1}
-             for peer in range(NUM_PEERS)]
+    peers = [
+        {
+            "round": number,
+            "epoch": number,
+            "peer": peer,
+            "lr": 0.1,
+            "train_loss": float(attempt),
+            "train_accuracy": 0.5,
+            "val_loss": 1.0,
+            "val_accuracy": 0.1 * peer,
+            "num_invalid_filters": 0,
+            "mean_entropy_nats": 2.0,
+            "images_per_s": 100.0,
+            "train_s": 1.0,
+            "train_images": 50,
+            "exchange_s": 0.1,
+        }
+        for peer in range(NUM_PEERS)
+    ]
     if is_last:
         return Round(number, True, peers)
     rows = [(receiver, site) for receiver in range(NUM_PEERS) for site in SITES]
@@ -74,8 +127,12 @@ def expected_rounds(trial_id: str, kept: Iterable[tuple[int, int]]) -> list[tupl
 
 
 def expected_grafts(trial_id: str, kept: Iterable[tuple[int, int]]) -> list[tuple[Any, ...]]:
-    return [(trial_id, number, receiver, site, float(attempt)) for number, attempt in kept
-            for receiver in range(NUM_PEERS) for site in SITES]
+    return [
+        (trial_id, number, receiver, site, float(attempt))
+        for number, attempt in kept
+        for receiver in range(NUM_PEERS)
+        for site in SITES
+    ]
 
 
 def append(records: TrialRecords, done: Round) -> None:
@@ -109,7 +166,7 @@ def test_the_columns_are_those_of_the_design(run: RunFolder) -> None:
 
 @given(st.lists(st.none() | st.tuples(st.floats(0, 1), st.booleans()), max_size=12))
 def test_whatever_is_appended_and_taken_up_again_no_row_is_missing_or_doubled(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[float, bool] | None],
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[float, bool] | None]
 ) -> None:
     """None runs the next round; a share goes back to that part of the rounds, in this process or a new one."""
     folder = tmp_path_factory.mktemp("records")
@@ -121,14 +178,16 @@ def test_whatever_is_appended_and_taken_up_again_no_row_is_missing_or_doubled(
             append(records, round_of(len(kept), attempt))
         else:
             share, in_new_process = step
-            kept = kept[:round(share * len(kept))]
+            kept = kept[: round(share * len(kept))]
             records = TrialRecords(Folder(str(folder)), "a") if in_new_process else records
             records.restart_after(len(kept))
             records.write()
         assert columns_of(folder / "a.rounds.parquet", "trial_id", "round", "peer", "train_loss") == (
-            expected_rounds("a", kept))
+            expected_rounds("a", kept)
+        )
         assert columns_of(folder / "a.grafts.parquet", "trial_id", "round", "receiver", "site", "alpha") == (
-            expected_grafts("a", kept))
+            expected_grafts("a", kept)
+        )
     assert no_partial(folder)
 
 
@@ -138,7 +197,8 @@ def test_a_trial_that_goes_on_where_nothing_was_recorded_begins_anew(tmp_path: P
     records.restart_after(7)
     append(records, round_of(8, attempt=2))
     assert columns_of(tmp_path / "b.rounds.parquet", "trial_id", "round", "peer", "train_loss") == (
-        expected_rounds("b", [(8, 2)]))
+        expected_rounds("b", [(8, 2)])
+    )
 
 
 def test_an_event_is_known_before_its_round_is_done(tmp_path: Path) -> None:
@@ -148,7 +208,7 @@ def test_an_event_is_known_before_its_round_is_done(tmp_path: Path) -> None:
     records.add_event(Event(2, 1, "lost", "killed"))
     records.write_events()
     assert columns_of(tmp_path / "a.events.parquet", "round", "peer", "event") == [(2, 1, "lost")]
-    assert {number for number, in columns_of(tmp_path / "a.rounds.parquet", "round")} == {1}
+    assert {number for (number,) in columns_of(tmp_path / "a.rounds.parquet", "round")} == {1}
 
 
 def test_the_last_round_adds_no_grafts(tmp_path: Path) -> None:
@@ -156,7 +216,7 @@ def test_the_last_round_adds_no_grafts(tmp_path: Path) -> None:
     append(records, round_of(1))
     append(records, round_of(2, is_last=True))
     assert len(columns_of(tmp_path / "a.rounds.parquet", "round")) == 2 * NUM_PEERS
-    assert {number for number, in columns_of(tmp_path / "a.grafts.parquet", "round")} == {1}
+    assert {number for (number,) in columns_of(tmp_path / "a.grafts.parquet", "round")} == {1}
 
 
 # the joined tables
@@ -169,7 +229,8 @@ def test_trials_are_joined_in_order_and_one_without_a_file_is_left_out(run: RunF
             append(records, round_of(number))
     run.join_records(["a", "not-begun", "b"], now=True)
     assert columns_of(Path(run.location, "rounds.parquet"), "trial_id", "round", "peer", "train_loss") == (
-        expected_rounds("a", [(1, 0), (2, 0)]) + expected_rounds("b", [(1, 0)]))
+        expected_rounds("a", [(1, 0), (2, 0)]) + expected_rounds("b", [(1, 0)])
+    )
     assert run.read_table("grafts").num_rows == 3 * NUM_PEERS * len(SITES)
     assert no_partial(Path(run.location))
 
@@ -193,11 +254,15 @@ def test_a_reader_sees_whole_rounds_only_while_trials_write_and_the_driver_joins
     def read() -> None:
         while not all_written.is_set():
             table = run.read_table("rounds")
-            rows = [tuple(row.values()) for row in table.select(
-                ["trial_id", "round", "peer", "train_loss"]).to_pylist()]
+            rows = [
+                tuple(row.values()) for row in table.select(["trial_id", "round", "peer", "train_loss"]).to_pylist()
+            ]
             lengths = {name: sum(row[0] == name for row in rows) // NUM_PEERS for name in trials}
-            whole = [row for name in trials
-                     for row in expected_rounds(name, ((number + 1, 0) for number in range(lengths[name])))]
+            whole = [
+                row
+                for name in trials
+                for row in expected_rounds(name, ((number + 1, 0) for number in range(lengths[name])))
+            ]
             if rows != whole:
                 failures.append(f"{rows}")
             seen.append(len(rows))
@@ -236,27 +301,53 @@ def trial_row(trial_id: str, **values: Any) -> dict[str, Any]:
 
 
 def test_the_table_of_trials_has_the_searched_keys_and_mixed_values_as_text(run: RunFolder) -> None:
-    space = parse_space({"graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"uniform": [0, 1]}},
-                         "population": {"num_peers": {"choice": [2, 3]}}})
+    space = parse_space(
+        {
+            "graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"uniform": [0, 1]}},
+            "population": {"num_peers": {"choice": [2, 3]}},
+        }
+    )
     types = column_types(space.domains)
-    run.write_trials([
-        trial_row("a", **{"graft.alpha": "adaptive", "graft.A": 0.25, "population.num_peers": 2}),
-        trial_row("b", status="completed", val_accuracy=0.5, num_peers=3, epochs=12, train_images=99, wall_s=1.5,
-                  **{"graft.alpha": 0.5, "graft.A": 1, "population.num_peers": 3}),
-    ], types)
+    run.write_trials(
+        [
+            trial_row("a", **{"graft.alpha": "adaptive", "graft.A": 0.25, "population.num_peers": 2}),
+            trial_row(
+                "b",
+                status="completed",
+                val_accuracy=0.5,
+                num_peers=3,
+                epochs=12,
+                train_images=99,
+                wall_s=1.5,
+                **{"graft.alpha": 0.5, "graft.A": 1, "population.num_peers": 3},
+            ),
+        ],
+        types,
+    )
     table = parquet.read_table(Path(run.location, "trials.parquet"))
     assert table.column_names == ["trial_id", "status", "graft.alpha", "graft.A", "population.num_peers", *TRIALS]
     assert table.select(["graft.alpha", "graft.A", "population.num_peers"]).to_pydict() == {
-        "graft.alpha": ["adaptive", "0.5"], "graft.A": [0.25, 1.0], "population.num_peers": [2, 3]}
-    assert table.slice(1, 1).to_pylist()[0].items() >= {
-        "status": "completed", "val_accuracy": 0.5, "test_accuracy": None, "num_peers": 3, "epochs": 12,
-        "train_images": 99, "wall_s": 1.5}.items()
+        "graft.alpha": ["adaptive", "0.5"],
+        "graft.A": [0.25, 1.0],
+        "population.num_peers": [2, 3],
+    }
+    assert (
+        table.slice(1, 1).to_pylist()[0].items()
+        >= {
+            "status": "completed",
+            "val_accuracy": 0.5,
+            "test_accuracy": None,
+            "num_peers": 3,
+            "epochs": 12,
+            "train_images": 99,
+            "wall_s": 1.5,
+        }.items()
+    )
     assert no_partial(Path(run.location))
 
 
 def test_a_searched_value_of_none_stays_none_in_a_column_of_text(run: RunFolder) -> None:
-    run.write_trials([trial_row("a", graft=None), trial_row("b", graft={"alpha": 0.5})],
-                     {"graft": pyarrow.string()})
+    run.write_trials([trial_row("a", graft=None), trial_row("b", graft={"alpha": 0.5})], {"graft": pyarrow.string()})
     assert run.read_table("trials")["graft"].to_pylist() == [None, "{'alpha': 0.5}"]
 
 
@@ -289,7 +380,7 @@ def test_a_folder_can_be_given_as_a_uri(tmp_path: Path) -> None:
 
 
 def test_a_relative_folder_is_taken_from_where_the_command_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert RunFolder("runs/a").location == f"{tmp_path}/runs/a"
@@ -297,8 +388,11 @@ def test_a_relative_folder_is_taken_from_where_the_command_runs(
 
 @pytest.mark.parametrize("location", ["nosuch://bucket/run", "file://relative", "s3:// spaced"])
 def test_a_uri_that_leads_nowhere_is_refused_in_one_line(location: str) -> None:
-    with pytest.raises(CheckpointError, match=f"^{re.escape(location)}: must be a folder or a URI such as "
-                                              r"s3://bucket/path: [^\n]+$"):
+    with pytest.raises(
+        CheckpointError,
+        match=f"^{re.escape(location)}: must be a folder or a URI such as "
+        r"s3://bucket/path: [^\n]+$",
+    ):
         RunFolder(location)
 
 
@@ -326,9 +420,13 @@ def test_a_text_is_replaced_as_a_whole(run: RunFolder) -> None:
 
 # the best network
 
-SETTINGS = Settings.model_validate({
-    "data": {"name": "digits", "limit": 100}, "model": {"name": "resnet8"},
-    "training": {"epochs": 1, "batch_size": 32, "lr": 0.05}})
+SETTINGS = Settings.model_validate(
+    {
+        "data": {"name": "digits", "limit": 100},
+        "model": {"name": "resnet8"},
+        "training": {"epochs": 1, "batch_size": 32, "lr": 0.05},
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -409,11 +507,14 @@ def test_weights_that_were_cut_short_are_refused(best: Path, length: int) -> Non
     assert re.search(r"too small|incomplete metadata|invalid header length", load_error(best))
 
 
-@pytest.mark.parametrize(("changes", "reason"), [
-    ({"num_classes": 3}, "size mismatch for linear.weight"),
-    ({"model": "resnet20"}, "model.safetensors is too small for this network"),
-    ({"model": "vgg16"}, "model.safetensors is too small for this network"),
-])
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_classes": 3}, "size mismatch for linear.weight"),
+        ({"model": "resnet20"}, "model.safetensors is too small for this network"),
+        ({"model": "vgg16"}, "model.safetensors is too small for this network"),
+    ],
+)
 def test_weights_of_another_architecture_are_refused(best: Path, changes: dict[str, Any], reason: str) -> None:
     card = json.loads((best / "config.json").read_text())
     (best / "config.json").write_text(json.dumps(card | changes))
@@ -422,5 +523,5 @@ def test_weights_of_another_architecture_are_refused(best: Path, changes: dict[s
 
 def test_a_card_that_was_cut_short_is_refused(best: Path) -> None:
     card = (best / "config.json").read_text()
-    (best / "config.json").write_text(card[:len(card) // 2])
+    (best / "config.json").write_text(card[: len(card) // 2])
     assert "line " in load_error(best)

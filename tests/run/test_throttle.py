@@ -14,7 +14,7 @@ def test_what_has_never_been_done_is_due() -> None:
 def test_what_took_long_is_not_due_for_as_long_as_its_share_says() -> None:
     sparing = Sparing(0.1)
     sparing.do(lambda: time.sleep(0.02))
-    assert not sparing.is_due          # for 0.2 s
+    assert not sparing.is_due  # for 0.2 s
     time.sleep(0.25)
     assert sparing.is_due
 

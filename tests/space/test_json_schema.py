@@ -24,20 +24,75 @@ from graftpop.study.preflight import check_names
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").rglob("*.yaml"))
 TEACHERS = [{"model": "resnet8", "epochs": 3}]
 NUMBERS = [-1, 0, 1, 2, 3, 64, 4096, 4097, 2**63 - 1, 2**63, -0.5, 0.0, 0.1, 0.5, 0.975, 1.5, 10.0]
-WORDS = ["", "auto", "adaptive", "nonsense", "a b", "1e-4", "digits", "folder", "resnet56_leaky",
-         "torchvision:resnet18", "torchvision:", "cosine", "random_pairs",
-         "float32", "no_wait", "learning_rate", "greedy_soup", "noise",
-         "l1", "filter", "released_code", "snapshots", "entropy", "falling", "growing", "val_accuracy", "max", "random",
-         "asha"]
-VALUES = [None, True, False, *NUMBERS, *WORDS, [], [0.1], [0.0], ["a"], {}, {"a": 1}, TEACHERS, [{}],
-          [{"model": "nonsense"}]]
-BEYOND_A_SCHEMA = re.compile("|".join((
-    r"integer( or 'auto')?, got \d+\.0$",    # 2.0 is a whole number to JSON Schema
-    "must be a multiple of", "must be at most", "must be below the number", "the cycles take", "needs the folder",
-    "needs exactly one of", "hard pruning", "above 1 must be a whole number", "low must be below high",
-    "low and high must be multiples", "step must be above 0 and at most high - low", "has no effect",
-    "got \\d+\\.0 among the searched values", "grid runs the whole product", "neither is searched by randint",
-)))
+WORDS = [
+    "",
+    "auto",
+    "adaptive",
+    "nonsense",
+    "a b",
+    "1e-4",
+    "digits",
+    "folder",
+    "resnet56_leaky",
+    "torchvision:resnet18",
+    "torchvision:",
+    "cosine",
+    "random_pairs",
+    "float32",
+    "no_wait",
+    "learning_rate",
+    "greedy_soup",
+    "noise",
+    "l1",
+    "filter",
+    "released_code",
+    "snapshots",
+    "entropy",
+    "falling",
+    "growing",
+    "val_accuracy",
+    "max",
+    "random",
+    "asha",
+]
+VALUES = [
+    None,
+    True,
+    False,
+    *NUMBERS,
+    *WORDS,
+    [],
+    [0.1],
+    [0.0],
+    ["a"],
+    {},
+    {"a": 1},
+    TEACHERS,
+    [{}],
+    [{"model": "nonsense"}],
+]
+BEYOND_A_SCHEMA = re.compile(
+    "|".join(
+        (
+            r"integer( or 'auto')?, got \d+\.0$",  # 2.0 is a whole number to JSON Schema
+            "must be a multiple of",
+            "must be at most",
+            "must be below the number",
+            "the cycles take",
+            "needs the folder",
+            "needs exactly one of",
+            "hard pruning",
+            "above 1 must be a whole number",
+            "low must be below high",
+            "low and high must be multiples",
+            "step must be above 0 and at most high - low",
+            "has no effect",
+            "got \\d+\\.0 among the searched values",
+            "grid runs the whole product",
+            "neither is searched by randint",
+        )
+    )
+)
 """What only a rule between keys, or between parts of a value, refuses."""
 KEYS = [*known_keys(Settings)]
 
@@ -95,35 +150,69 @@ def domains(draw: st.DrawFn) -> dict[str, Any]:
 @given(st.sampled_from([*KEYS, *Settings.model_fields]), domains())
 @profile(max_examples=2000)
 def test_of_a_domain_schema_and_parser_say_the_same(key: str, domain: dict[str, Any]) -> None:
-    assert_agreed(tree_with("tune.search", "grid") | tree_with(key, domain) if "grid" in domain and key[:4] != "tune"
-                  else tree_with(key, domain))
+    assert_agreed(
+        tree_with("tune.search", "grid") | tree_with(key, domain)
+        if "grid" in domain and key[:4] != "tune"
+        else tree_with(key, domain)
+    )
 
 
-@pytest.mark.parametrize("text", [
-    "variants: {a: {graft: {}}, b: }", "variants: {a: {data: {limit: 100}}}", "variants: null", "seeds: [0, 1]",
-    "{variants: {a: }, baseline: a}",
-    "{distillation: {}, variants: {a: {distillation: {teachers: [{checkpoint: f}]}}}}",
-    "{variants: {a: }, published: {source: s, accuracy: [{variant: a, percent: 90, std: 1}]}}",
-    "{variants: {a: }, model: {name: {grid: [resnet8]}}, published: {source: s, accuracy: "
-    "[{variant: a, model.name: resnet8, percent: 9.5}]}}",
-    "population: {choice: [{num_peers: 2}, {num_peers: 3}]}", "graft: {choice: [null, {A: 0.5}]}", "{}",
-    "distillation: {choice: [{teachers: [{checkpoint: file}]}, null]}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "variants: {a: {graft: {}}, b: }",
+        "variants: {a: {data: {limit: 100}}}",
+        "variants: null",
+        "seeds: [0, 1]",
+        "{variants: {a: }, baseline: a}",
+        "{distillation: {}, variants: {a: {distillation: {teachers: [{checkpoint: f}]}}}}",
+        "{variants: {a: }, published: {source: s, accuracy: [{variant: a, percent: 90, std: 1}]}}",
+        "{variants: {a: }, model: {name: {grid: [resnet8]}}, published: {source: s, accuracy: "
+        "[{variant: a, model.name: resnet8, percent: 9.5}]}}",
+        "population: {choice: [{num_peers: 2}, {num_peers: 3}]}",
+        "graft: {choice: [null, {A: 0.5}]}",
+        "{}",
+        "distillation: {choice: [{teachers: [{checkpoint: file}]}, null]}",
+    ],
+)
 def test_comparisons_and_whole_sections_that_can_run_are_valid(text: str) -> None:
     assert refusal(yaml.safe_load(text)) == ""
     assert [error.message for error in validator().iter_errors(yaml.safe_load(text))] == []
 
 
-@pytest.mark.parametrize("text", [
-    "variants: {}", "variants: [a]", "variants: {a b: {}}", "variants: {a: {name: x}}", "variants: {a: {tune: {}}}",
-    "variants: {a: {graft: {A: {choice: [0.1]}}}}", "variants: {a: {graft: {A: 2}}}", "variants: {a: {data: null}}",
-    "variants: {a: {grfat: {}}}", "seeds: []", "seeds: [0, 0]", "seeds: [-1]", "seeds: 3", "baseline: {}",
-    "{variants: {a: }, published: {source: s}}", "{variants: {a: }, published: {source: ' ', accuracy: []}}",
-    "{variants: {a: }, published: {source: s, accuracy: [{variant: a}]}}",
-    "{variants: {a: }, published: {source: s, accuracy: [{variant: a, percent: 101}]}}",
-    "{variants: {a: }, published: {source: s, accuracy: [{variant: a, percent: 9, seed: 0}]}}",
-    "distillation: {}", "distillation: {weight: 2.0}", "distillation: {choice: [{}]}", "trainin: {}", "data: null",
-    "tune: {num_samples: {choice: [3]}}", "graft: {choice: []}", "graft: {uniform: [0, 1]}",
-    "data: {limit: {randint: [1, 9]}}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "variants: {}",
+        "variants: [a]",
+        "variants: {a b: {}}",
+        "variants: {a: {name: x}}",
+        "variants: {a: {tune: {}}}",
+        "variants: {a: {graft: {A: {choice: [0.1]}}}}",
+        "variants: {a: {graft: {A: 2}}}",
+        "variants: {a: {data: null}}",
+        "variants: {a: {grfat: {}}}",
+        "seeds: []",
+        "seeds: [0, 0]",
+        "seeds: [-1]",
+        "seeds: 3",
+        "baseline: {}",
+        "{variants: {a: }, published: {source: s}}",
+        "{variants: {a: }, published: {source: ' ', accuracy: []}}",
+        "{variants: {a: }, published: {source: s, accuracy: [{variant: a}]}}",
+        "{variants: {a: }, published: {source: s, accuracy: [{variant: a, percent: 101}]}}",
+        "{variants: {a: }, published: {source: s, accuracy: [{variant: a, percent: 9, seed: 0}]}}",
+        "distillation: {}",
+        "distillation: {weight: 2.0}",
+        "distillation: {choice: [{}]}",
+        "trainin: {}",
+        "data: null",
+        "tune: {num_samples: {choice: [3]}}",
+        "graft: {choice: []}",
+        "graft: {uniform: [0, 1]}",
+        "data: {limit: {randint: [1, 9]}}",
+    ],
+)
 def test_comparisons_and_sections_that_no_space_can_have_are_not(text: str) -> None:
     assert refusal(yaml.safe_load(text))
     assert not validator().is_valid(yaml.safe_load(text))
@@ -131,9 +220,14 @@ def test_comparisons_and_sections_that_no_space_can_have_are_not(text: str) -> N
 
 def test_every_key_has_a_description_and_every_one_of_a_section_says_what_it_is() -> None:
     schema = space_schema()
-    keys = [*chain.from_iterable((node["properties"].items()) for node in schema["$defs"].values()
-                                 if "properties" in node and node is not schema["$defs"]["Variant"]),
-            *schema["properties"].items()]
+    keys = [
+        *chain.from_iterable(
+            (node["properties"].items())
+            for node in schema["$defs"].values()
+            if "properties" in node and node is not schema["$defs"]["Variant"]
+        ),
+        *schema["properties"].items(),
+    ]
     assert [key for key, value in keys if not value.get("description", "").endswith(".")] == []
     assert set(schema["properties"]) == {*Settings.model_fields, *STUDY_KEYS}
 

@@ -52,9 +52,12 @@ def commented_keys() -> Iterator[tuple[str, str]]:
 def sections_that_are_off() -> dict[str, dict[str, Any]]:
     """Return what the comments of cifar.yaml would be as sections."""
     blocks = re.findall(r"((?:^#.*\n)+)^(\w+): null$", CIFAR.read_text(encoding="utf-8"), re.MULTILINE)
-    return {name: yaml.safe_load("".join(f"{key}: {value}\n" for key, value in
-                                         re.findall(r"^#   (\w+): (.*?)   ", block, re.MULTILINE)))
-            for block, name in blocks}
+    return {
+        name: yaml.safe_load(
+            "".join(f"{key}: {value}\n" for key, value in re.findall(r"^#   (\w+): (.*?)   ", block, re.MULTILINE))
+        )
+        for block, name in blocks
+    }
 
 
 def test_the_cifar_space_is_the_reference_of_every_key() -> None:

@@ -21,101 +21,182 @@ AUTO_NUMBER = "must be a valid number or 'auto', got"
 CRITERION = "unknown name"
 TEACHERS = [{"model": "resnet8", "epochs": 3}]
 KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
-    "name": (["a", "A.b_c-9", "9" * 64], {
-        "": "must be made of letters, digits, '.', '_' and '-', beginning with a letter or digit, got ''",
-        "-a": "must be made of letters", "a b": "must be made of letters", "a/b": "must be made of letters",
-        "a" * 65: "must be made of letters", 3: "must be a valid string, got 3", None: "must be a valid string, got"}),
-    "seed": ([0, 2**63 - 1], {
-        -1: "must be greater than or equal to 0, got -1", 2**63: "must be less than 9223372036854775808, got",
-        0.5: WHOLE, "3": f"{WHOLE} '3'; '3' is text in YAML, write 3", True: f"{WHOLE} true"}),
+    "name": (
+        ["a", "A.b_c-9", "9" * 64],
+        {
+            "": "must be made of letters, digits, '.', '_' and '-', beginning with a letter or digit, got ''",
+            "-a": "must be made of letters",
+            "a b": "must be made of letters",
+            "a/b": "must be made of letters",
+            "a" * 65: "must be made of letters",
+            3: "must be a valid string, got 3",
+            None: "must be a valid string, got",
+        },
+    ),
+    "seed": (
+        [0, 2**63 - 1],
+        {
+            -1: "must be greater than or equal to 0, got -1",
+            2**63: "must be less than 9223372036854775808, got",
+            0.5: WHOLE,
+            "3": f"{WHOLE} '3'; '3' is text in YAML, write 3",
+            True: f"{WHOLE} true",
+        },
+    ),
     "data.name": (["digits"], {1: "must be a valid string, got 1"}),
     "data.root": ([None, "some/folder"], {3: "must be a valid string, got 3"}),
-    "data.val_fraction": ([1e-9, 0.999], {
-        0: "must be greater than 0, got 0", 1: "must be less than 1, got 1", math.nan: "must be",
-        "0.1": f"{NUMBER} '0.1'; '0.1' is text in YAML, write 0.1"}),
+    "data.val_fraction": (
+        [1e-9, 0.999],
+        {
+            0: "must be greater than 0, got 0",
+            1: "must be less than 1, got 1",
+            math.nan: "must be",
+            "0.1": f"{NUMBER} '0.1'; '0.1' is text in YAML, write 0.1",
+        },
+    ),
     "data.limit": ([None, 1, 10**9], {0: "must be greater than or equal to 1, got 0", 2.0: WHOLE}),
     "data.label": ([None, "fine_label"], {0: "must be a valid string, got 0"}),
-    "data.image_size": ([None, 1, 4096], {0: "must be greater than or equal to 1, got 0",
-                                          4097: "must be less than or equal to 4096, got 4097", 8.0: WHOLE}),
-    "data.crop_padding": (["auto", 0, 4], {
-        -1: "must be greater than or equal to 0 or 'auto', got -1",
-        "atuo": "must be a valid integer or 'auto', got 'atuo'; did you mean 'auto'?"}),
-    "data.flip": (["auto", True, False], {
-        "on": "must be a valid boolean or 'auto', got 'on'", 1: "must be a valid boolean or 'auto', got 1"}),
+    "data.image_size": (
+        [None, 1, 4096],
+        {
+            0: "must be greater than or equal to 1, got 0",
+            4097: "must be less than or equal to 4096, got 4097",
+            8.0: WHOLE,
+        },
+    ),
+    "data.crop_padding": (
+        ["auto", 0, 4],
+        {
+            -1: "must be greater than or equal to 0 or 'auto', got -1",
+            "atuo": "must be a valid integer or 'auto', got 'atuo'; did you mean 'auto'?",
+        },
+    ),
+    "data.flip": (
+        ["auto", True, False],
+        {"on": "must be a valid boolean or 'auto', got 'on'", 1: "must be a valid boolean or 'auto', got 1"},
+    ),
     "model.name": (["resnet8", "torchvision:alexnet"], {8: "must be a valid string, got 8"}),
     "training.epochs": ([None, 1, 10**6], {0: "must be greater than or equal to 1, got 0", 1.5: f"{WHOLE} 1.5"}),
     "training.total_epochs": ([None, 2, 10**6], {0: "must be greater than or equal to 1, got 0", 1.5: f"{WHOLE} 1.5"}),
     "training.batch_size": ([2, 4096], {1: "must be greater than or equal to 2, got 1", None: f"{WHOLE} null"}),
-    "training.lr": ([1e-12, 1, 100.0], {
-        0: "must be greater than 0, got 0", -0.1: "must be greater than 0, got -0.1",
-        math.inf: "must be a finite number, got inf", math.nan: "must be",
-        "1e-4": f"{NUMBER} '1e-4'; '1e-4' is text in YAML, write 0.0001", "fast": f"{NUMBER} 'fast'"}),
+    "training.lr": (
+        [1e-12, 1, 100.0],
+        {
+            0: "must be greater than 0, got 0",
+            -0.1: "must be greater than 0, got -0.1",
+            math.inf: "must be a finite number, got inf",
+            math.nan: "must be",
+            "1e-4": f"{NUMBER} '1e-4'; '1e-4' is text in YAML, write 0.0001",
+            "fast": f"{NUMBER} 'fast'",
+        },
+    ),
     "training.momentum": ([0, 0.999], {1: "must be less than 1, got 1", -0.1: "must be greater than or equal to 0"}),
-    "training.weight_decay": ([0, 1.0], {
-        -1e-4: "must be greater than or equal to 0, got -0.0001", math.inf: "must be a finite number, got inf"}),
-    "training.schedule": (["step", "cosine", "constant"], {
-        "cosin": "unknown name 'cosin'; choose from step, cosine, constant; did you mean 'cosine'?"}),
-    "training.precision": (["auto", "float32", "bfloat16"], {
-        "float23": "must be 'auto', 'float32' or 'bfloat16', got 'float23'; did you mean 'float32'?"}),
+    "training.weight_decay": (
+        [0, 1.0],
+        {-1e-4: "must be greater than or equal to 0, got -0.0001", math.inf: "must be a finite number, got inf"},
+    ),
+    "training.schedule": (
+        ["step", "cosine", "constant"],
+        {"cosin": "unknown name 'cosin'; choose from step, cosine, constant; did you mean 'cosine'?"},
+    ),
+    "training.precision": (
+        ["auto", "float32", "bfloat16"],
+        {"float23": "must be 'auto', 'float32' or 'bfloat16', got 'float23'; did you mean 'float32'?"},
+    ),
     "population.num_peers": ([2, 64], {0: "must be greater than or equal to 1, got 0", "two": f"{WHOLE} 'two'"}),
-    "population.topology": (["ring", "random_pairs", "all", "best"], {
-        "rign": "unknown name 'rign'; choose from ring, random_pairs, all, best; did you mean 'ring'?"}),
+    "population.topology": (
+        ["ring", "random_pairs", "all", "best"],
+        {"rign": "unknown name 'rign'; choose from ring, random_pairs, all, best; did you mean 'ring'?"},
+    ),
     "population.epochs_per_round": ([1, 200], {0: "must be greater than or equal to 1, got 0"}),
-    "population.diversity": (["none", "learning_rate"], {
-        "lr": "must be 'none' or 'learning_rate', got 'lr'",
-        "learning_rat": "got 'learning_rat'; did you mean 'learning_rate'?"}),
-    "population.output": (["best_peer", "ensemble", "uniform_soup", "greedy_soup"], {
-        "best": "must be 'best_peer', 'ensemble', 'uniform_soup' or 'greedy_soup', got 'best'"}),
-    "population.mode": (["wait_for_all", "no_wait"], {
-        "nowait": "must be 'wait_for_all' or 'no_wait', got 'nowait'"}),
+    "population.diversity": (
+        ["none", "learning_rate"],
+        {
+            "lr": "must be 'none' or 'learning_rate', got 'lr'",
+            "learning_rat": "got 'learning_rat'; did you mean 'learning_rate'?",
+        },
+    ),
+    "population.output": (
+        ["best_peer", "ensemble", "uniform_soup", "greedy_soup"],
+        {"best": "must be 'best_peer', 'ensemble', 'uniform_soup' or 'greedy_soup', got 'best'"},
+    ),
+    "population.mode": (["wait_for_all", "no_wait"], {"nowait": "must be 'wait_for_all' or 'no_wait', got 'nowait'"}),
     "population.max_staleness": ([0, 2, 100], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
     "population.deadline_factor": ([1.1, 1000], {1: "must be greater than 1, got 1", math.inf: "must be a finite"}),
     "population.max_peer_restarts": ([0, 100], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
     "population.replace_limit_s": ([0.1, 10**6], {0: "must be greater than 0, got 0", math.inf: "must be a finite"}),
     "population.min_peers": ([1, 2, None], {0: "must be greater than or equal to 1", 1.5: WHOLE}),
-    "population.peers_per_actor": (["auto", 1, 8], {
-        0: "must be greater than or equal to 1 or 'auto', got 0", 1.5: "must be a valid integer or 'auto', got 1.5",
-        "all": "must be a valid integer or 'auto', got 'all'"}),
+    "population.peers_per_actor": (
+        ["auto", 1, 8],
+        {
+            0: "must be greater than or equal to 1 or 'auto', got 0",
+            1.5: "must be a valid integer or 'auto', got 1.5",
+            "all": "must be a valid integer or 'auto', got 'all'",
+        },
+    ),
     "population.round_limit_s": ([0.1, 10**6], {0: "must be greater than 0, got 0", math.inf: "must be a finite"}),
-    "graft.scion": (["external", "internal", "noise"], {
-        "intern": "must be 'external', 'internal' or 'noise', got 'intern'; did you mean 'internal'?"}),
-    "graft.alpha": (["adaptive", 0, 0.5, 1], {
-        1.5: "must be less than or equal to 1 or 'adaptive', got 1.5",
-        -0.1: "must be greater than or equal to 0 or 'adaptive', got -0.1",
-        "adaptiv": "must be a valid number or 'adaptive', got 'adaptiv'; did you mean 'adaptive'?"}),
+    "graft.scion": (
+        ["external", "internal", "noise"],
+        {"intern": "must be 'external', 'internal' or 'noise', got 'intern'; did you mean 'internal'?"},
+    ),
+    "graft.alpha": (
+        ["adaptive", 0, 0.5, 1],
+        {
+            1.5: "must be less than or equal to 1 or 'adaptive', got 1.5",
+            -0.1: "must be greater than or equal to 0 or 'adaptive', got -0.1",
+            "adaptiv": "must be a valid number or 'adaptive', got 'adaptiv'; did you mean 'adaptive'?",
+        },
+    ),
     "graft.A": ([0, 1], {1.1: "must be less than or equal to 1, got 1.1", -1: "must be greater than or equal to 0"}),
     "graft.c": ([1e-9, 1e9], {0: "must be greater than 0, got 0", math.inf: "must be a finite number, got inf"}),
     "graft.criterion": (["entropy", "l1"], {"l2": "must be 'entropy' or 'l1', got 'l2'"}),
-    "graft.level": (["layer", "filter"], {
-        "layers": "must be 'layer' or 'filter', got 'layers'; did you mean 'layer'?"}),
+    "graft.level": (
+        ["layer", "filter"],
+        {"layers": "must be 'layer' or 'filter', got 'layers'; did you mean 'layer'?"},
+    ),
     "graft.burn_in_rounds": ([0, 199], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
     "graft.threshold": ([1e-9, 10], {0: "must be greater than 0, got 0", math.inf: "must be a finite number, got inf"}),
     "graft.noise_base": ([1e-9, 0.999], {0: "must be greater than 0, got 0", 1: "must be less than 1, got 1"}),
-    "graft.num_bins": ([2, 4096], {
-        1: "must be greater than or equal to 2, got 1", 4097: "must be less than or equal to 4096, got 4097"}),
+    "graft.num_bins": (
+        [2, 4096],
+        {1: "must be greater than or equal to 2, got 1", 4097: "must be less than or equal to 4096, got 4097"},
+    ),
     "graft.compat": (["none", "released_code"], {"released": "got 'released'; did you mean 'released_code'?"}),
-    "distillation.teachers": ([TEACHERS, TEACHERS * 3], {
-        (): "must be a valid list, got ()", "resnet8": "must be a valid list, got 'resnet8'"}),
+    "distillation.teachers": (
+        [TEACHERS, TEACHERS * 3],
+        {(): "must be a valid list, got ()", "resnet8": "must be a valid list, got 'resnet8'"},
+    ),
     "distillation.temperature": ([1e-9, 20], {0: "must be greater than 0, got 0", "2": "'2' is text in YAML, write 2"}),
     "distillation.weight": ([0, 10.0], {-1: "must be greater than or equal to 0, got -1", math.inf: "must be"}),
-    "mutual.exchange": (["logits", "snapshots"], {
-        "logit": "must be 'logits' or 'snapshots', got 'logit'; did you mean 'logits'?"}),
+    "mutual.exchange": (
+        ["logits", "snapshots"],
+        {"logit": "must be 'logits' or 'snapshots', got 'logit'; did you mean 'logits'?"},
+    ),
     "mutual.temperature": ([1e-9, 20], {0: "must be greater than 0, got 0"}),
     "mutual.weight": ([0, 10.0], {-1: "must be greater than or equal to 0, got -1"}),
     "repr.S1": ([1, 56], {0: "must be greater than or equal to 1, got 0", 1.5: WHOLE}),
     "repr.S2": ([1, 46], {0: "must be greater than or equal to 1, got 0", 1.5: WHOLE}),
     "repr.N": ([1, 6], {0: "must be greater than or equal to 1, got 0", 1.5: WHOLE}),
     "repr.rate": ([0, 0.999], {1: "must be less than 1, got 1", -0.1: "must be greater than or equal to 0, got -0.1"}),
-    "repr.criterion": (list(CRITERIA), {"orthogonal": f"{CRITERION} 'orthogonal'; choose from l1, l2, entropy, "
-                                                      "bn_scale, bn_activation, orthogonality, geometric_median, "
-                                                      "random; did you mean 'orthogonality'?"}),
+    "repr.criterion": (
+        list(CRITERIA),
+        {
+            "orthogonal": f"{CRITERION} 'orthogonal'; choose from l1, l2, entropy, "
+            "bn_scale, bn_activation, orthogonality, geometric_median, "
+            "random; did you mean 'orthogonality'?"
+        },
+    ),
     "repr.skip_first": ([True, False], {1: "must be a valid boolean, got 1"}),
     "attenuation.factor": ([0, 1], {1.1: "must be less than or equal to 1, got 1.1", -1: "must be greater than or"}),
-    "attenuation.factor_schedule": (["constant", "falling"], {
-        "growing": "unknown name 'growing'; choose from constant, falling"}),
+    "attenuation.factor_schedule": (
+        ["constant", "falling"],
+        {"growing": "unknown name 'growing'; choose from constant, falling"},
+    ),
     "attenuation.rate": ([0, 0.999], {1: "must be less than 1, got 1", -0.1: "must be greater than or equal to 0"}),
-    "attenuation.rate_schedule": (["constant", "growing"], {
-        "falling": "unknown name 'falling'; choose from constant, growing"}),
+    "attenuation.rate_schedule": (
+        ["constant", "growing"],
+        {"falling": "unknown name 'falling'; choose from constant, growing"},
+    ),
     "attenuation.recoverable": ([True], {"no": "must be a valid boolean, got 'no'"}),
     "attenuation.criterion": (list(CRITERIA), {"l3": f"{CRITERION} 'l3'; choose from l1, l2, "}),
     "attenuation.skip_first": ([True, False], {0: "must be a valid boolean, got 0"}),
@@ -129,16 +210,18 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "tune.metric": (["val_accuracy"], {"accuracy": "must be 'val_accuracy', got 'accuracy'; did you mean"}),
     "tune.mode": (["max"], {"min": "must be 'max', got 'min'"}),
     "tune.num_samples": ([None, 1], {0: "must be greater than or equal to 1, got 0"}),
-    "tune.search": (["optuna", "random", "grid"], {
-        "optun": "must be 'optuna', 'random' or 'grid', got 'optun'; did you mean 'optuna'?"}),
+    "tune.search": (
+        ["optuna", "random", "grid"],
+        {"optun": "must be 'optuna', 'random' or 'grid', got 'optun'; did you mean 'optuna'?"},
+    ),
     "tune.max_failures": ([0, 100], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
-    "tune.scheduler": (["none", "asha"], {
-        "ahsa": "must be 'none', 'asha' or 'pbt', got 'ahsa'; did you mean 'asha'?"}),
-    "tune.log": ([[], ["wandb", "mlflow", "comet", "aim"]], {
-        "mlflow": "must be a valid list, got 'mlflow'"}),
+    "tune.scheduler": (["none", "asha"], {"ahsa": "must be 'none', 'asha' or 'pbt', got 'ahsa'; did you mean 'asha'?"}),
+    "tune.log": ([[], ["wandb", "mlflow", "comet", "aim"]], {"mlflow": "must be a valid list, got 'mlflow'"}),
     "tune.storage": ([None, "study.log", "sqlite:///study.db"], {1: "must be a valid string, got 1"}),
-    "resources.cpus_per_peer": (["auto", 0.1, 8], {
-        0: "must be greater than 0 or 'auto', got 0", "all": f"{AUTO_NUMBER} 'all'", math.inf: "must be a finite"}),
+    "resources.cpus_per_peer": (
+        ["auto", 0.1, 8],
+        {0: "must be greater than 0 or 'auto', got 0", "all": f"{AUTO_NUMBER} 'all'", math.inf: "must be a finite"},
+    ),
     "resources.gpus_per_peer": (["auto", 0, 0.5, 8], {-1: "must be greater than or equal to 0 or 'auto', got -1"}),
 }
 
@@ -163,8 +246,10 @@ def test_values_within_the_range_are_kept_as_they_are(key: str, value: Any) -> N
     assert settings == ([TeacherSettings(**teacher) for teacher in value] if key.endswith("teachers") else value)
 
 
-@pytest.mark.parametrize(("key", "value", "rule"), [
-    (key, value, rule) for key, (_, refused) in KEYS.items() for value, rule in refused.items()])
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [(key, value, rule) for key, (_, refused) in KEYS.items() for value, rule in refused.items()],
+)
 def test_other_values_are_refused_in_one_line_with_key_rule_and_value(key: str, value: Any, rule: str) -> None:
     with pytest.raises(SpaceError) as caught:
         parse_space(tree_with(key, value), "space.yaml")
@@ -178,9 +263,15 @@ SECTIONS = [key for key in Settings.model_fields if key not in ("name", "seed")]
 METHODS = ["graft", "distillation", "mutual", "repr", "attenuation", "swa"]
 
 
-@pytest.mark.parametrize(("section", "value"), [
-    (section, value) for section in SECTIONS for value in (None, 3, True, "text", [1])
-    if value is not None or section not in METHODS])
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        (section, value)
+        for section in SECTIONS
+        for value in (None, 3, True, "text", [1])
+        if value is not None or section not in METHODS
+    ],
+)
 def test_a_section_that_is_no_map_is_refused(section: str, value: Any) -> None:
     with pytest.raises(SpaceError, match=f"^space.yaml: {section}: must be a section: a map of keys, got "):
         parse_space({section: value}, "space.yaml")
@@ -213,5 +304,6 @@ def test_rounds_are_just_enough_for_all_epochs(epochs: int, data: st.DataObject)
 
 def test_the_defaults_are_the_papers_recipe() -> None:
     assert Settings().training == TrainingSettings(
-        epochs=None, batch_size=128, lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="step", precision="auto")
+        epochs=None, batch_size=128, lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="step", precision="auto"
+    )
     assert Settings().num_epochs == 200

@@ -19,8 +19,10 @@ from graftpop.space.constraints import UNDER_PBT
 from graftpop.space.yaml_tree import known_keys, put
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
-AT_THE_TOP = ("name, seed, data, model, training, population, graft, distillation, mutual, repr, attenuation, swa, "
-              "measures, tune, resources, variants, seeds, baseline, published")
+AT_THE_TOP = (
+    "name, seed, data, model, training, population, graft, distillation, mutual, repr, attenuation, swa, "
+    "measures, tune, resources, variants, seeds, baseline, published"
+)
 SECTIONS = [key for key in Settings.model_fields if key not in ("name", "seed")]
 
 
@@ -52,56 +54,86 @@ def test_an_empty_file_is_the_defaults(space_file: Path) -> None:
     assert not space.domains
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("[1]", "space.yaml: must be a map of sections, got list"),
-    ("just text", "space.yaml: must be a map of sections, got str"),
-    ("a: b: c", "space.yaml: line 1 not valid YAML: mapping values are not allowed here"),
-    ("seed: 1\n\t- a", "space.yaml: line 2 not valid YAML: found character '\\t' that cannot start any token"),
-    ("seed: *other", "space.yaml: line 1 not valid YAML: found undefined alias 'other'"),
-    ("? [1]\n: 2", "space.yaml: line 1 not valid YAML: found unhashable key"),
-    ("seed: !!python/object:os.system {}",
-     "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
-    ("seed: 1\n---\nseed: 2", "space.yaml: line 2 not valid YAML: but found another document"),
-    ("name: \x01", "space.yaml: not valid YAML: unacceptable character #x0001"),
-    ("[" * 3000, "space.yaml: line 1 not valid YAML: nested more than 32 deep"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "space.yaml: must be a map of sections, got list"),
+        ("just text", "space.yaml: must be a map of sections, got str"),
+        ("a: b: c", "space.yaml: line 1 not valid YAML: mapping values are not allowed here"),
+        ("seed: 1\n\t- a", "space.yaml: line 2 not valid YAML: found character '\\t' that cannot start any token"),
+        ("seed: *other", "space.yaml: line 1 not valid YAML: found undefined alias 'other'"),
+        ("? [1]\n: 2", "space.yaml: line 1 not valid YAML: found unhashable key"),
+        (
+            "seed: !!python/object:os.system {}",
+            "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag",
+        ),
+        ("seed: 1\n---\nseed: 2", "space.yaml: line 2 not valid YAML: but found another document"),
+        ("name: \x01", "space.yaml: not valid YAML: unacceptable character #x0001"),
+        ("[" * 3000, "space.yaml: line 1 not valid YAML: nested more than 32 deep"),
+    ],
+)
 def test_what_is_no_yaml_of_sections_is_refused_with_the_line(space_file: Path, text: str, message: str) -> None:
     assert refusal(space_file, text).startswith(message)
 
 
-@pytest.mark.parametrize("text", [
-    "seed: 1\ntraining: {epochs: 3}\nseed: 2\n",
-    "training:\n  lr: 0.1\n  lr: 0.2\n",
-    "seed: {choice: [1], choice: [2]}",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: 1\ntraining: {epochs: 3}\nseed: 2\n",
+        "training:\n  lr: 0.1\n  lr: 0.2\n",
+        "seed: {choice: [1], choice: [2]}",
+    ],
+)
 def test_a_key_that_stands_twice_is_refused(space_file: Path, text: str) -> None:
-    assert re.fullmatch(r"space.yaml: line \d not valid YAML: key '(seed|lr|choice)' stands twice",
-                        refusal(space_file, text))
+    assert re.fullmatch(
+        r"space.yaml: line \d not valid YAML: key '(seed|lr|choice)' stands twice", refusal(space_file, text)
+    )
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("#" * 2**20 + "\n", "space.yaml: must have at most 1048576 characters, got 1048577; is it a search space?"),
-    ("a: " + "{a: " * 100, "space.yaml: line 1 not valid YAML: nested more than 32 deep"),
-    ("\n".join(f"k{number}: 1" for number in range(6000)), "space.yaml: line 5000 not valid YAML: more than 10000 k"),
-    ("a: &a [x]\nb: &b [*a, *a]", "space.yaml: line 2 not valid YAML: aliases are not followed, write out what *a "),
-    ("a: &a {b: *a}", "space.yaml: line 1 not valid YAML: aliases are not followed, write out what *a stands for"),
-    ("name: " + "x" * 4097, "space.yaml: line 1 not valid YAML: text of more than 4096 characters"),
-    ('name: "a\\nb"', r"space.yaml: line 1 not valid YAML: texts have one line and no control characters, got 'a\nb'"),
-    ('"a\\0": 1', r"space.yaml: line 1 not valid YAML: texts have one line and no control characters, got 'a\x00'; "),
-    ('name: "\\ud800"', r"space.yaml: line 1 not valid YAML: texts have one line and no control characters, got '\ud"),
-    ("seed: " + "9" * 5000, "space.yaml: line 1 not valid YAML: text of more than 4096 characters"),
-    ("seed: 0x" + "f" * 17, "space.yaml: line 1 not valid YAML: whole number of more than 64 bits"),
-    ("seed: " + ":".join(["59"] * 400) + ".5", "space.yaml: not valid YAML: int too large to convert to float"),
-    ("training: {lr: 1.0e+300}", "space.yaml: line 1 not valid YAML: number beyond 1e-100 to 1e+100"),
-    ("training: {lr: 1.0e-300}", "space.yaml: line 1 not valid YAML: number beyond 1e-100 to 1e+100"),
-    ("seed: !!int x", "space.yaml: not valid YAML: invalid literal for int() with base 10: 'x'"),
-    ("seed: !!int ''", "space.yaml: not valid YAML: string index out of range"),
-    ("seed: !!bool x", "space.yaml: not valid YAML: 'x'"),
-    ("seed: !!set {1}", "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
-    ("seed: !!timestamp x", "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
-    ("seed: !!binary x", "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
-    ("data: {root: ~nobody-here/images}", "root: begins with the home folder of a user that is not known here, got "),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("#" * 2**20 + "\n", "space.yaml: must have at most 1048576 characters, got 1048577; is it a search space?"),
+        ("a: " + "{a: " * 100, "space.yaml: line 1 not valid YAML: nested more than 32 deep"),
+        (
+            "\n".join(f"k{number}: 1" for number in range(6000)),
+            "space.yaml: line 5000 not valid YAML: more than 10000 k",
+        ),
+        (
+            "a: &a [x]\nb: &b [*a, *a]",
+            "space.yaml: line 2 not valid YAML: aliases are not followed, write out what *a ",
+        ),
+        ("a: &a {b: *a}", "space.yaml: line 1 not valid YAML: aliases are not followed, write out what *a stands for"),
+        ("name: " + "x" * 4097, "space.yaml: line 1 not valid YAML: text of more than 4096 characters"),
+        (
+            'name: "a\\nb"',
+            r"space.yaml: line 1 not valid YAML: texts have one line and no control characters, got 'a\nb'",
+        ),
+        (
+            '"a\\0": 1',
+            r"space.yaml: line 1 not valid YAML: texts have one line and no control characters, got 'a\x00'; ",
+        ),
+        (
+            'name: "\\ud800"',
+            r"space.yaml: line 1 not valid YAML: texts have one line and no control characters, got '\ud",
+        ),
+        ("seed: " + "9" * 5000, "space.yaml: line 1 not valid YAML: text of more than 4096 characters"),
+        ("seed: 0x" + "f" * 17, "space.yaml: line 1 not valid YAML: whole number of more than 64 bits"),
+        ("seed: " + ":".join(["59"] * 400) + ".5", "space.yaml: not valid YAML: int too large to convert to float"),
+        ("training: {lr: 1.0e+300}", "space.yaml: line 1 not valid YAML: number beyond 1e-100 to 1e+100"),
+        ("training: {lr: 1.0e-300}", "space.yaml: line 1 not valid YAML: number beyond 1e-100 to 1e+100"),
+        ("seed: !!int x", "space.yaml: not valid YAML: invalid literal for int() with base 10: 'x'"),
+        ("seed: !!int ''", "space.yaml: not valid YAML: string index out of range"),
+        ("seed: !!bool x", "space.yaml: not valid YAML: 'x'"),
+        ("seed: !!set {1}", "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
+        ("seed: !!timestamp x", "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
+        ("seed: !!binary x", "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
+        (
+            "data: {root: ~nobody-here/images}",
+            "root: begins with the home folder of a user that is not known here, got ",
+        ),
+    ],
+)
 def test_what_is_no_plain_data_of_bounded_size_is_refused(space_file: Path, text: str, message: str) -> None:
     start = time.monotonic()
     assert refusal(space_file, text).startswith(message)
@@ -113,8 +145,10 @@ def test_a_billion_laughs_end_soon(space_file: Path) -> None:
     assert "aliases are not followed" in refusal(space_file, f"a0: &a0 [ha]\n{layers}")
 
 
-@pytest.mark.parametrize("text", ["[" * 5000, "&a [*a]", '"a\\nb"', "!!python/object/apply:os.system [id]",
-                                  "0x" + "f" * 99, "1\n", "x" * 2**20])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5000, "&a [*a]", '"a\\nb"', "!!python/object/apply:os.system [id]", "0x" + "f" * 99, "1\n", "x" * 2**20],
+)
 def test_what_is_refused_in_a_file_is_refused_in_an_option(space_file: Path, text: str) -> None:
     assert refusal(space_file, "", f"name={text}").startswith(("--set name=", "--set 'name': must be one line"))
 
@@ -125,47 +159,80 @@ def test_a_date_is_text(space_file: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_named_with_what_to_give_instead(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    for path, reason in ((tmp_path / "absent.yaml", "No such file"), (tmp_path, "directory"),
-                         (tmp_path / "binary.yaml", "codec can't decode")):
-        with pytest.raises(SpaceError, match=f"^{re.escape(str(path))}: cannot be read: .*{reason}.*; --space needs a "
-                                             f"YAML file such as search_spaces/digits.yaml$"):
+    for path, reason in (
+        (tmp_path / "absent.yaml", "No such file"),
+        (tmp_path, "directory"),
+        (tmp_path / "binary.yaml", "codec can't decode"),
+    ):
+        with pytest.raises(
+            SpaceError,
+            match=f"^{re.escape(str(path))}: cannot be read: .*{reason}.*; --space needs a "
+            f"YAML file such as search_spaces/digits.yaml$",
+        ):
             load_space(path)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("trainin: {epochs: 3}", f"trainin: unknown key 'trainin'; choose from {AT_THE_TOP}; did you mean 'training'?"),
-    ("training: {epoch: 3}", "training.epoch: unknown key 'epoch'; choose from epochs, total_epochs, batch_size, lr, "
-                             "momentum, weight_decay, schedule, precision; did you mean 'epochs'?"),
-    ("mutual: {exchnge: logits}", "mutual.exchnge: unknown key 'exchnge'; choose from exchange, temperature, weight; "
-                                  "did you mean 'exchange'?"),
-    ("training.epochs: 3",
-     f"training.epochs: unknown key 'training.epochs'; choose from {AT_THE_TOP}; did you mean 'training'?"),
-    ("distillation: {teachers: [{model: resnet8, epochs: 0}]}",
-     "distillation.teachers[0].epochs: must be greater than or equal to 1, got 0"),
-    ("distillation: {teachers: [{}, {modl: resnet8}]}",
-     "distillation.teachers[1].modl: unknown key 'modl'; choose "
-     "from model, epochs, checkpoint, pretrained; did you mean 'model'?"),
-    ("distillation: {teachers: [{model: {choice: [resnet8, resnet20]}}]}",
-     "distillation.teachers[0].model: cannot be searched inside a list, got {'choice': ['resnet8', 'resnet20']}; "
-     "search the list as a whole"),
-    ("distillation: {teachers: []}", "distillation.teachers: must be a list of 1 or more, got []"),
-    ("distillation: {}", "distillation.teachers: must be given, got nothing"),
-    ("measures: {thresholds: [0.1, 0]}", "measures.thresholds[1]: must be greater than 0, got 0"),
-    ("graft: {choice: [null, {A: 7}]}",
-     "graft.A: must be less than or equal to 1, got 7 among the searched values"),
-    ("graft: {alpha: {unifrm: [0, 1]}}", "graft.alpha: unknown domain 'unifrm'; choose from "),
-    ("3: {}", "3: unknown key '3'; choose from name, "),
-    ("training: {lr: {choises: [0.1]}}", "training.lr: unknown domain 'choises'; choose from choice, uniform, "
-                                         "loguniform, quniform, randint, grid; did you mean 'choice'?"),
-    ("training: {lr: 1e-4}",
-     "training.lr: must be a valid number, got '1e-4'; '1e-4' is text in YAML, write 0.0001"),
-    ("training: {lr: {loguniform: [1e-4, 1e-1]}}", "training.lr: loguniform needs two numbers [low, high], got "
-                                                   "['1e-4', '1e-1']; '1e-4' is text in YAML, write 0.0001"),
-    ("training: {lr: {choice: []}}", "training.lr: choice needs at least one value, got []"),
-    ("training: {lr: [0.1, 0.2]}", "training.lr: must be a valid number, got [0.1, 0.2]"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trainin: {epochs: 3}", f"trainin: unknown key 'trainin'; choose from {AT_THE_TOP}; did you mean 'training'?"),
+        (
+            "training: {epoch: 3}",
+            "training.epoch: unknown key 'epoch'; choose from epochs, total_epochs, batch_size, lr, "
+            "momentum, weight_decay, schedule, precision; did you mean 'epochs'?",
+        ),
+        (
+            "mutual: {exchnge: logits}",
+            "mutual.exchnge: unknown key 'exchnge'; choose from exchange, temperature, weight; "
+            "did you mean 'exchange'?",
+        ),
+        (
+            "training.epochs: 3",
+            f"training.epochs: unknown key 'training.epochs'; choose from {AT_THE_TOP}; did you mean 'training'?",
+        ),
+        (
+            "distillation: {teachers: [{model: resnet8, epochs: 0}]}",
+            "distillation.teachers[0].epochs: must be greater than or equal to 1, got 0",
+        ),
+        (
+            "distillation: {teachers: [{}, {modl: resnet8}]}",
+            "distillation.teachers[1].modl: unknown key 'modl'; choose "
+            "from model, epochs, checkpoint, pretrained; did you mean 'model'?",
+        ),
+        (
+            "distillation: {teachers: [{model: {choice: [resnet8, resnet20]}}]}",
+            "distillation.teachers[0].model: cannot be searched inside a list, got {'choice': ['resnet8', 'resnet20']}; "
+            "search the list as a whole",
+        ),
+        ("distillation: {teachers: []}", "distillation.teachers: must be a list of 1 or more, got []"),
+        ("distillation: {}", "distillation.teachers: must be given, got nothing"),
+        ("measures: {thresholds: [0.1, 0]}", "measures.thresholds[1]: must be greater than 0, got 0"),
+        (
+            "graft: {choice: [null, {A: 7}]}",
+            "graft.A: must be less than or equal to 1, got 7 among the searched values",
+        ),
+        ("graft: {alpha: {unifrm: [0, 1]}}", "graft.alpha: unknown domain 'unifrm'; choose from "),
+        ("3: {}", "3: unknown key '3'; choose from name, "),
+        (
+            "training: {lr: {choises: [0.1]}}",
+            "training.lr: unknown domain 'choises'; choose from choice, uniform, "
+            "loguniform, quniform, randint, grid; did you mean 'choice'?",
+        ),
+        (
+            "training: {lr: 1e-4}",
+            "training.lr: must be a valid number, got '1e-4'; '1e-4' is text in YAML, write 0.0001",
+        ),
+        (
+            "training: {lr: {loguniform: [1e-4, 1e-1]}}",
+            "training.lr: loguniform needs two numbers [low, high], got "
+            "['1e-4', '1e-1']; '1e-4' is text in YAML, write 0.0001",
+        ),
+        ("training: {lr: {choice: []}}", "training.lr: choice needs at least one value, got []"),
+        ("training: {lr: [0.1, 0.2]}", "training.lr: must be a valid number, got [0.1, 0.2]"),
+    ],
+)
 def test_a_mistake_is_one_line_with_file_key_rule_value_and_the_nearest_choice(
-    space_file: Path, text: str, message: str,
+    space_file: Path, text: str, message: str
 ) -> None:
     assert refusal(space_file, text).startswith(f"space.yaml: {message}")
 
@@ -177,8 +244,11 @@ def test_a_relative_folder_of_the_data_becomes_absolute_since_peers_run_elsewher
 
 
 def test_every_relative_path_becomes_absolute_searched_ones_too(space_file: Path) -> None:
-    space = loaded(space_file, "data: {name: folder, root: {choice: [one, /two]}}\nmeasures: {density_of: run/best}\n"
-                               "distillation: {teachers: [{checkpoint: best}]}")
+    space = loaded(
+        space_file,
+        "data: {name: folder, root: {choice: [one, /two]}}\nmeasures: {density_of: run/best}\n"
+        "distillation: {teachers: [{checkpoint: best}]}",
+    )
     here = Path.cwd()
     assert space.domains["data.root"].values == (str(here / "one"), "/two")
     settings = space.settle()
@@ -199,8 +269,13 @@ def test_options_go_over_the_file_and_later_ones_over_earlier_ones(space_file: P
 
 
 def test_an_option_can_set_a_domain_a_section_and_a_section_the_file_lacks(space_file: Path) -> None:
-    space = loaded(space_file, "training: {lr: 0.5}", "population.num_peers={choice: [2, 3]}", "training={epochs: 3}",
-                   "graft.alpha=0.25")
+    space = loaded(
+        space_file,
+        "training: {lr: 0.5}",
+        "population.num_peers={choice: [2, 3]}",
+        "training={epochs: 3}",
+        "graft.alpha=0.25",
+    )
     assert space.domains == {"population.num_peers": Domain("choice", (2, 3))}
     assert (space.settle().training.epochs, space.settle().training.lr) == (3, 0.1)
     graft = space.settle().graft
@@ -218,28 +293,36 @@ def test_an_option_mends_what_the_file_has_wrong(space_file: Path) -> None:
     assert loaded(space_file, "training: {epochs: 0}", "training.epochs=5").settle().training.epochs == 5
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("training.epochs", "must be KEY=VALUE, such as --set training.epochs=6"),
-    ("=3", "must be KEY=VALUE, such as --set training.epochs=6"),
-    ("training.epoch=6", "unknown key 'training.epoch'; keys are written section.key; did you mean 'training.epochs'?"),
-    ("epochs=6", "unknown key 'epochs'; keys are written section.key; did you mean 'training.epochs'?"),
-    ("trainin.epochs=6", "unknown key 'trainin.epochs'; keys are written section.key; did you mean 'training.epochs'?"),
-    ("elsewhere=6", "unknown key 'elsewhere'; keys are written section.key"),
-    ("graft.A.uniform=[0, 1]", "unknown key 'graft.A.uniform'; keys are written section.key"),
-    ("training.epochs=abc", "training.epochs: must be a valid integer, got 'abc'"),
-    ("training.lr=1e-4",
-     "training.lr: must be a valid number, got '1e-4'; '1e-4' is text in YAML, write 0.0001"),
-    ("training.epochs={choice: [1, 2}", "line 1 not valid YAML: expected ',' or ']', but got '}'"),
-    ("training.epochs={choice: []}", "training.epochs: choice needs at least one value, got []"),
-    ("training={epochs: 3, lr: x}", "training.lr: must be a valid number, got 'x'"),
-    ("model=resnet8", "model: must be a section: a map of keys, got 'resnet8'"),
-    ("population.num_peers=1", "population.num_peers: grafting over a ring needs at least 2 peers, got 1"),
-    ("graft.alpha=0.5", None),
-    ("graft.level=filters", "graft.level: must be 'layer' or 'filter', got 'filters'; did you mean 'filter'?"),
-    ("seeds=[0, 0]", "seeds: must be a list of one or more distinct whole numbers, 0 or more, got [0, 0]; write"),
-    ("baseline=a", "baseline: names one of the variants, got 'a' and no variants; write variants, or take it out"),
-    ("baselin=a", "unknown key 'baselin'; keys are written section.key; did you mean 'baseline'?"),
-])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epochs", "must be KEY=VALUE, such as --set training.epochs=6"),
+        ("=3", "must be KEY=VALUE, such as --set training.epochs=6"),
+        (
+            "training.epoch=6",
+            "unknown key 'training.epoch'; keys are written section.key; did you mean 'training.epochs'?",
+        ),
+        ("epochs=6", "unknown key 'epochs'; keys are written section.key; did you mean 'training.epochs'?"),
+        (
+            "trainin.epochs=6",
+            "unknown key 'trainin.epochs'; keys are written section.key; did you mean 'training.epochs'?",
+        ),
+        ("elsewhere=6", "unknown key 'elsewhere'; keys are written section.key"),
+        ("graft.A.uniform=[0, 1]", "unknown key 'graft.A.uniform'; keys are written section.key"),
+        ("training.epochs=abc", "training.epochs: must be a valid integer, got 'abc'"),
+        ("training.lr=1e-4", "training.lr: must be a valid number, got '1e-4'; '1e-4' is text in YAML, write 0.0001"),
+        ("training.epochs={choice: [1, 2}", "line 1 not valid YAML: expected ',' or ']', but got '}'"),
+        ("training.epochs={choice: []}", "training.epochs: choice needs at least one value, got []"),
+        ("training={epochs: 3, lr: x}", "training.lr: must be a valid number, got 'x'"),
+        ("model=resnet8", "model: must be a section: a map of keys, got 'resnet8'"),
+        ("population.num_peers=1", "population.num_peers: grafting over a ring needs at least 2 peers, got 1"),
+        ("graft.alpha=0.5", None),
+        ("graft.level=filters", "graft.level: must be 'layer' or 'filter', got 'filters'; did you mean 'filter'?"),
+        ("seeds=[0, 0]", "seeds: must be a list of one or more distinct whole numbers, 0 or more, got [0, 0]; write"),
+        ("baseline=a", "baseline: names one of the variants, got 'a' and no variants; write variants, or take it out"),
+        ("baselin=a", "unknown key 'baselin'; keys are written section.key; did you mean 'baseline'?"),
+    ],
+)
 def test_a_mistake_in_an_option_is_told_by_the_option(space_file: Path, override: str, message: str | None) -> None:
     text = "graft: {A: {uniform: [0.0, 1.0]}}"
     if message is None:  # the mistake is in the file, now that the option has made alpha a number
@@ -263,7 +346,8 @@ def trees(draw: st.DrawFn) -> dict[str, Any]:
     def put_some(key: str, value: st.SearchStrategy[Any], *, ranges: bool = False, whole: bool = False) -> None:
         """Leave a key out, fix it, or search it where it may be searched."""
         searchable = key.split(".")[0] not in ("name", "data", "tune", "resources") and (
-            scheduler != "pbt" or key in UNDER_PBT)
+            scheduler != "pbt" or key in UNDER_PBT
+        )
         how = draw(st.sampled_from(["absent", "fixed", "searched"] if searchable else ["absent", "fixed"]))
         if how == "fixed":
             put(tree, key, draw(value))
@@ -318,15 +402,23 @@ def has_domain(tree: dict[str, Any], key: str) -> bool:
     return isinstance(tree.get(section, {}).get(name), dict)
 
 
-@given(st.sampled_from(["", *SECTIONS]),
-       st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12) | st.integers() | st.none(),
-       st.integers() | st.none() | st.text(max_size=5) | st.just({}) | st.just({"a": 1, "b": 2}))
+@given(
+    st.sampled_from(["", *SECTIONS]),
+    st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12) | st.integers() | st.none(),
+    st.integers() | st.none() | st.text(max_size=5) | st.just({}) | st.just({"a": 1, "b": 2}),
+)
 def test_an_unknown_key_always_fails(section: str, name: Any, value: Any) -> None:
-    names = {key.split(".")[0] if not section else key.removeprefix(f"{section}.") for key in known_keys(Settings)
-             if key.startswith(f"{section}." if section else "")}
+    names = {
+        key.split(".")[0] if not section else key.removeprefix(f"{section}.")
+        for key in known_keys(Settings)
+        if key.startswith(f"{section}." if section else "")
+    }
     assume(name not in names)
-    with pytest.raises(SpaceError, match=r"unknown key '.*'; choose from (name|epochs|num_peers|scion|teachers|"
-                                         r"exchange|S1|factor|start|thresholds|metric|cpus)"):
+    with pytest.raises(
+        SpaceError,
+        match=r"unknown key '.*'; choose from (name|epochs|num_peers|scion|teachers|"
+        r"exchange|S1|factor|start|thresholds|metric|cpus)",
+    ):
         parse_space({section: {name: value}} if section else {name: value})
 
 
@@ -334,7 +426,7 @@ def test_an_unknown_key_always_fails(section: str, name: Any, value: Any) -> Non
 def test_a_key_that_lacks_a_letter_is_answered_with_the_right_one(key: str) -> None:
     section, _, name = key.rpartition(".")
     for place in range(1, len(name)):
-        wrong = name[:place] + name[place + 1:]
+        wrong = name[:place] + name[place + 1 :]
         with pytest.raises(SpaceError, match=f"unknown key '{wrong}'; .*; did you mean '{name}'"):
             parse_space({section: {wrong: 1}} if section else {wrong: 1})
 
@@ -377,6 +469,9 @@ def test_every_space_that_comes_with_the_project_is_valid_wherever_it_is_sampled
 def test_more_pairs_of_values_than_can_be_checked_in_seconds_are_refused() -> None:
     many = ", ".join(f"{0.0001 * number:.4f}" for number in range(1, 600))
     text = f"graft: {{A: {{choice: [{many}]}}, c: {{choice: [{many}]}}}}"
-    with pytest.raises(SpaceError, match=r"^space.yaml: must have at most 100000 pairs of searched values, all are "
-                                         r"checked, got more; search ranges instead of long lists, or fewer variants$"):
+    with pytest.raises(
+        SpaceError,
+        match=r"^space.yaml: must have at most 100000 pairs of searched values, all are "
+        r"checked, got more; search ranges instead of long lists, or fewer variants$",
+    ):
         parse_space(yaml.safe_load(text), "space.yaml")

@@ -22,7 +22,8 @@ TEACHERS = [[{"model": "resnet8", "epochs": 1}], [{"model": "resnet20", "epochs"
 def space_of(storage: str, **changes: Any) -> Space:
     searched: dict[str, Any] = {
         "training": {"lr": {"loguniform": [0.01, 0.1]}, "momentum": {"quniform": [0.5, 0.9, 0.1]}, "epochs": 3},
-        "population": {"num_peers": {"randint": [2, 4]}}, "distillation": {"teachers": {"choice": TEACHERS}},
+        "population": {"num_peers": {"randint": [2, 4]}},
+        "distillation": {"teachers": {"choice": TEACHERS}},
         "graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"uniform": [0.25, 0.75]}},
     }
     return parse_space({"tune": {"storage": storage}, **searched, **changes})
@@ -35,8 +36,14 @@ def run_folder(folder: Path) -> RunFolder:
 
 
 def trial(number: int, status: str = "pending", scores: Mapping[int, float] | None = None, **found: Any) -> Trial:
-    sample = {"training.lr": 0.05, "training.momentum": 0.7, "population.num_peers": 2 + number % 3,
-              "distillation.teachers": TEACHERS[number % 2], "graft.alpha": 0.5, "graft.A": 0.25 + number / 20}
+    sample = {
+        "training.lr": 0.05,
+        "training.momentum": 0.7,
+        "population.num_peers": 2 + number % 3,
+        "distillation.teachers": TEACHERS[number % 2],
+        "graft.alpha": 0.5,
+        "graft.A": 0.25 + number / 20,
+    }
     rounds = dict(scores or {})
     result = {"round": max(rounds), "val_accuracy": rounds[max(rounds)], **found} if rounds else {}
     return Trial(f"{number:05}", number, sample, 3, status, result)
@@ -106,14 +113,26 @@ def test_a_study_that_is_gone_on_with_doubles_nothing_and_mends_what_is_behind(t
 
     study = study_in(tmp_path, storage)
     assert [(one.number, one.state.name) for one in study.trials] == [
-        (0, "COMPLETE"), (1, "COMPLETE"), (2, "WAITING"), (3, "WAITING")]
+        (0, "COMPLETE"),
+        (1, "COMPLETE"),
+        (2, "WAITING"),
+        (3, "WAITING"),
+    ]
     assert [one.intermediate_values for one in study.trials] == [
-        scores["00000"], {1: 0.1, 2: 0.25, 3: 0.4}, {1: 0.7}, {}]
+        scores["00000"],
+        {1: 0.1, 2: 0.25, 3: 0.4},
+        {1: 0.7},
+        {},
+    ]
 
 
 def test_what_pbt_changed_is_told_beside_what_the_trial_began_with(tmp_path: Path) -> None:
-    wanted = parse_space({"tune": {"storage": "study.log", "search": "random", "scheduler": "pbt"},
-                          "training": {"lr": {"uniform": [0.01, 0.1]}, "epochs": 3}})
+    wanted = parse_space(
+        {
+            "tune": {"storage": "study.log", "search": "random", "scheduler": "pbt"},
+            "training": {"lr": {"uniform": [0.01, 0.1]}, "epochs": 3},
+        }
+    )
     stored = OptunaStorage(wanted, run_folder(tmp_path), [], {})
     known = Trial("00000", 0, {"training.lr": 0.05}, 3)
     stored([known])
@@ -128,7 +147,7 @@ def test_what_pbt_changed_is_told_beside_what_the_trial_began_with(tmp_path: Pat
 
 
 def test_a_storage_that_is_away_is_told_of_and_has_everything_when_it_is_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = run_folder(tmp_path / "run")
     stored = OptunaStorage(space_of(f"sqlite:///{tmp_path}/away/study.db"), folder, [], {})
@@ -148,7 +167,7 @@ def test_a_storage_that_is_away_is_told_of_and_has_everything_when_it_is_back(
 
 
 def test_a_database_that_breaks_is_told_of_with_what_it_says_itself(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stored = OptunaStorage(space_of("sqlite:///study.db"), run_folder(tmp_path), [], {})
     trials = [trial(0)]
@@ -159,8 +178,10 @@ def test_a_database_that_breaks_is_told_of_with_what_it_says_itself(
     with caplog.at_level(logging.WARNING, "graftpop"):
         stored(trials)
         stored.finish()
-    assert caplog.messages == ["tune.storage: cannot be written, got 'sqlite:///study.db': (sqlite3.DatabaseError) "
-                               "file is not a database; the study goes on"]
+    assert caplog.messages == [
+        "tune.storage: cannot be written, got 'sqlite:///study.db': (sqlite3.DatabaseError) "
+        "file is not a database; the study goes on"
+    ]
 
 
 def test_two_runs_in_one_database_do_not_mix(tmp_path: Path) -> None:
@@ -182,19 +203,25 @@ def test_where_no_storage_is_wanted_nothing_is_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("storage", "message"), [
-    ("", "must name a file that others can open, got none; write sqlite:///study.db"),
-    ("sqlite://", "must name a file that others can open, got none; write sqlite:///study.db"),
-    ("sqlite:///:memory:", "must name a file that others can open, got none; write sqlite:///study.db"),
-    ("nosuch://me:secret@host/base", "cannot be opened, got 'nosuch://host/base': "),
-    ("postgresql+pg8000://me:secret@host/base", "needs the driver of its database, got 'postgresql+pg8000://host/base'"
-     ": No module named 'pg8000'; install it, or choose another storage"),
-    ("://", "cannot be opened, got '://': "),
-    ("sqlite:////absent/study.db", "cannot be opened, got 'sqlite:////absent/study.db': "),
-    ("/absent/study.log", "cannot be opened, got '/absent/study.log': "),
-])
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("", "must name a file that others can open, got none; write sqlite:///study.db"),
+        ("sqlite://", "must name a file that others can open, got none; write sqlite:///study.db"),
+        ("sqlite:///:memory:", "must name a file that others can open, got none; write sqlite:///study.db"),
+        ("nosuch://me:secret@host/base", "cannot be opened, got 'nosuch://host/base': "),
+        (
+            "postgresql+pg8000://me:secret@host/base",
+            "needs the driver of its database, got 'postgresql+pg8000://host/base'"
+            ": No module named 'pg8000'; install it, or choose another storage",
+        ),
+        ("://", "cannot be opened, got '://': "),
+        ("sqlite:////absent/study.db", "cannot be opened, got 'sqlite:////absent/study.db': "),
+        ("/absent/study.log", "cannot be opened, got '/absent/study.log': "),
+    ],
+)
 def test_a_storage_that_cannot_be_used_is_refused_in_one_line_without_its_password(
-    tmp_path: Path, storage: str, message: str,
+    tmp_path: Path, storage: str, message: str
 ) -> None:
     with pytest.raises(SpaceError) as caught:
         check_storage(space_of(storage), run_folder(tmp_path))

@@ -52,12 +52,9 @@ def test_every_choice_of_search_has_a_sampler() -> None:
 
 
 @pytest.mark.parametrize("search", ["random", "optuna"])
-@pytest.mark.parametrize(("kind", "values", "expected"), [
-    ("randint", [2, 4], {2, 3, 4}),
-    ("choice", [2, 3], {2, 3}),
-])
+@pytest.mark.parametrize(("kind", "values", "expected"), [("randint", [2, 4], {2, 3, 4}), ("choice", [2, 3], {2, 3})])
 def test_every_value_of_a_domain_is_drawn_the_upper_bound_included(
-    search: str, kind: str, values: list[Any], expected: set[Any],
+    search: str, kind: str, values: list[Any], expected: set[Any]
 ) -> None:
     space = parse_space({"tune": {"search": search}, "population": {"num_peers": {kind: values}}, "graft": {}})
     sampler = make_sampler(space)
@@ -65,15 +62,16 @@ def test_every_value_of_a_domain_is_drawn_the_upper_bound_included(
 
 
 @pytest.mark.parametrize("search", ["random", "optuna"])
-@pytest.mark.parametrize(("kind", "values"), [("uniform", [0.25, 0.5]), ("loguniform", [1e-4, 0.1]),
-                                              ("quniform", [0.1, 0.9, 0.1])])
+@pytest.mark.parametrize(
+    ("kind", "values"), [("uniform", [0.25, 0.5]), ("loguniform", [1e-4, 0.1]), ("quniform", [0.1, 0.9, 0.1])]
+)
 def test_numbers_are_drawn_within_their_bounds_and_on_both_sides_of_the_middle(
-    search: str, kind: str, values: list[float],
+    search: str, kind: str, values: list[float]
 ) -> None:
     sampler = make_sampler(parse_space({"tune": {"search": search}, "training": {"lr": {kind: values}}}))
     drawn = [sampler.sample(number)["training.lr"] for number in range(100)]
     low, high = values[:2]
-    middle = (low * high)**0.5 if kind == "loguniform" else (low + high) / 2
+    middle = (low * high) ** 0.5 if kind == "loguniform" else (low + high) / 2
     assert all(low <= value <= high for value in drawn)
     assert 30 <= sum(value < middle for value in drawn) <= 70
     if kind == "quniform":
@@ -81,8 +79,14 @@ def test_numbers_are_drawn_within_their_bounds_and_on_both_sides_of_the_middle(
 
 
 def test_every_kind_of_domain_can_be_sampled() -> None:
-    values = {"choice": [1, 2], "uniform": [0.1, 1], "loguniform": [0.1, 1], "quniform": [0.5, 1, 0.5],
-              "randint": [1, 2], "grid": [1, 2]}
+    values = {
+        "choice": [1, 2],
+        "uniform": [0.1, 1],
+        "loguniform": [0.1, 1],
+        "quniform": [0.5, 1, 0.5],
+        "randint": [1, 2],
+        "grid": [1, 2],
+    }
     assert values.keys() == DOMAINS.keys()
     for kind in values:
         search = "grid" if kind == "grid" else "optuna"
@@ -92,9 +96,13 @@ def test_every_kind_of_domain_can_be_sampled() -> None:
 
 
 def test_a_grid_has_every_value_of_every_domain_once() -> None:
-    space = parse_space({
-        "tune": {"search": "grid"}, "population": {"num_peers": {"randint": [2, 4]}},
-        "graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"grid": [0.2, 0.4]}}})
+    space = parse_space(
+        {
+            "tune": {"search": "grid"},
+            "population": {"num_peers": {"randint": [2, 4]}},
+            "graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"grid": [0.2, 0.4]}},
+        }
+    )
     sampler = make_sampler(space)
     every = [sampler.sample(number) for number in range(space.num_trials())]
     assert len(every) == 12
@@ -104,18 +112,27 @@ def test_a_grid_has_every_value_of_every_domain_once() -> None:
 
 
 def test_a_comparison_has_every_variant_with_every_seed_and_every_other_value_once() -> None:
-    space = parse_space(yaml.safe_load("seeds: [0, 1, 2]\nmodel: {name: {grid: [resnet8, resnet20]}}\n"
-                                       "variants: {plain: {}, mutual: {mutual: {}}, grafting: {graft: {}}}"))
+    space = parse_space(
+        yaml.safe_load(
+            "seeds: [0, 1, 2]\nmodel: {name: {grid: [resnet8, resnet20]}}\n"
+            "variants: {plain: {}, mutual: {mutual: {}}, grafting: {graft: {}}}"
+        )
+    )
     sampler = make_sampler(space)
     every = [sampler.sample(number) for number in range(18)]
     assert Counter((one["variant"], one["seed"], one["model.name"]) for one in every) == {
-        (variant, seed, model): 1 for variant in ("plain", "mutual", "grafting") for seed in (0, 1, 2)
-        for model in ("resnet8", "resnet20")}
+        (variant, seed, model): 1
+        for variant in ("plain", "mutual", "grafting")
+        for seed in (0, 1, 2)
+        for model in ("resnet8", "resnet20")
+    }
     for one in every:
         settings = space.settle(one)
         assert (settings.seed, settings.model.name) == (one["seed"], one["model.name"])
         assert (settings.mutual is not None, settings.graft is not None) == (
-            one["variant"] == "mutual", one["variant"] == "grafting")
+            one["variant"] == "mutual",
+            one["variant"] == "grafting",
+        )
 
 
 @pytest.mark.parametrize("search", ["random", "optuna"])

@@ -34,13 +34,17 @@ def test_a_completed_trial_goes_before_a_better_one_that_is_not(status: str) -> 
 
 
 def test_where_none_is_completed_the_best_of_the_others_is() -> None:
-    assert number_of_best(trial(0, "failed", val_accuracy=0.6), trial(1, "stopped", val_accuracy=0.8),
-                          trial(2, "running")) == 1
+    assert (
+        number_of_best(trial(0, "failed", val_accuracy=0.6), trial(1, "stopped", val_accuracy=0.8), trial(2, "running"))
+        == 1
+    )
 
 
 def test_the_test_accuracy_plays_no_part_in_the_choice() -> None:
-    assert number_of_best(trial(0, val_accuracy=0.6, test_accuracy=0.9),
-                          trial(1, val_accuracy=0.7, test_accuracy=0.1)) == 1
+    assert (
+        number_of_best(trial(0, val_accuracy=0.6, test_accuracy=0.9), trial(1, val_accuracy=0.7, test_accuracy=0.1))
+        == 1
+    )
 
 
 def test_without_a_measured_trial_there_is_no_best() -> None:
@@ -52,45 +56,83 @@ UNKNOWN_COST = dict.fromkeys(("parameters", "flops", "removed_filters", "paramet
 
 
 def test_a_row_has_the_searched_values_and_what_the_last_round_reported() -> None:
-    done = trial(3, val_accuracy=0.5, test_accuracy=0.4, ensemble_test_accuracy=0.45, num_peers=2, epoch=24,
-                 train_images=900, round=12, images_per_s=5.0)
+    done = trial(
+        3,
+        val_accuracy=0.5,
+        test_accuracy=0.4,
+        ensemble_test_accuracy=0.45,
+        num_peers=2,
+        epoch=24,
+        train_images=900,
+        round=12,
+        images_per_s=5.0,
+    )
     done.wall_s = 7.5
     assert done.row() == {
-        "trial_id": "t3", "status": "completed", "graft.A": 0.25, "val_accuracy": 0.5, "test_accuracy": 0.4,
-        "ensemble_test_accuracy": 0.45, "num_peers": 2, "train_images": 900, "epochs": 24, "wall_s": 7.5,
-        **UNKNOWN_COST}
+        "trial_id": "t3",
+        "status": "completed",
+        "graft.A": 0.25,
+        "val_accuracy": 0.5,
+        "test_accuracy": 0.4,
+        "ensemble_test_accuracy": 0.45,
+        "num_peers": 2,
+        "train_images": 900,
+        "epochs": 24,
+        "wall_s": 7.5,
+        **UNKNOWN_COST,
+    }
     assert done.round == 12
 
 
 def test_a_row_before_the_first_round_has_gaps_where_nothing_is_measured() -> None:
     begun = trial(0, "running")
     assert begun.row() == {
-        "trial_id": "t0", "status": "running", "graft.A": 0.25, "val_accuracy": None, "test_accuracy": None,
-        "ensemble_test_accuracy": None, "num_peers": None, "train_images": None, "epochs": 0, "wall_s": 0.0,
-        **UNKNOWN_COST}
+        "trial_id": "t0",
+        "status": "running",
+        "graft.A": 0.25,
+        "val_accuracy": None,
+        "test_accuracy": None,
+        "ensemble_test_accuracy": None,
+        "num_peers": None,
+        "train_images": None,
+        "epochs": 0,
+        "wall_s": 0.0,
+        **UNKNOWN_COST,
+    }
     assert begun.round == 0
 
 
-@pytest.mark.parametrize(("status", "is_over"), [
-    ("pending", False), ("running", False), ("completed", True), ("stopped", True), ("failed", True),
-    ("interrupted", True)])
+@pytest.mark.parametrize(
+    ("status", "is_over"),
+    [
+        ("pending", False),
+        ("running", False),
+        ("completed", True),
+        ("stopped", True),
+        ("failed", True),
+        ("interrupted", True),
+    ],
+)
 def test_a_trial_is_over_unless_it_is_pending_or_running(status: str, is_over: bool) -> None:
     assert trial(0, status).is_over is is_over
 
 
-@pytest.mark.parametrize(("domain", "kind"), [
-    (Domain("choice", (2, 3)), pyarrow.int64()),
-    (Domain("randint", (2, 8)), pyarrow.int64()),
-    (Domain("choice", (True, False)), pyarrow.bool_()),
-    (Domain("uniform", (0, 1)), pyarrow.float64()),
-    (Domain("loguniform", (1, 500)), pyarrow.float64()),
-    (Domain("quniform", (0, 4, 2)), pyarrow.float64()),
-    (Domain("choice", (1, 0.5)), pyarrow.float64()),
-    (Domain("choice", ("adaptive", 0.5)), pyarrow.string()),
-    (Domain("choice", ("resnet8", "resnet20")), pyarrow.string()),
-    (Domain("choice", (None, {"alpha": 0.5})), pyarrow.string()),
-    (Domain("grid", (1, 2, None)), pyarrow.int64()),
-])
+@pytest.mark.parametrize(
+    ("domain", "kind"),
+    [
+        (Domain("choice", (2, 3)), pyarrow.int64()),
+        (Domain("randint", (2, 8)), pyarrow.int64()),
+        (Domain("choice", (True, False)), pyarrow.bool_()),
+        (Domain("uniform", (0, 1)), pyarrow.float64()),
+        (Domain("loguniform", (1, 500)), pyarrow.float64()),
+        (Domain("quniform", (0, 4, 2)), pyarrow.float64()),
+        (Domain("choice", (1, 0.5)), pyarrow.float64()),
+        (Domain("choice", ("adaptive", 0.5)), pyarrow.string()),
+        (Domain("choice", ("resnet8", "resnet20")), pyarrow.string()),
+        (Domain("choice", (None, {"alpha": 0.5})), pyarrow.string()),
+        (Domain("grid", (1, 2, None)), pyarrow.int64()),
+    ],
+)
 def test_the_column_of_a_key_holds_numbers_where_all_its_values_are_numbers(domain: Domain, kind: object) -> None:
     assert column_types({"key": domain}) == {"key": kind}
 
@@ -98,21 +140,40 @@ def test_the_column_of_a_key_holds_numbers_where_all_its_values_are_numbers(doma
 def test_trials_are_read_as_they_were_written() -> None:
     trials = [
         Trial("00000", 0, {"graft.alpha": "adaptive", "graft.A": 0.1 + 0.2}, 12, "completed", {"round": 12}, 1.5),
-        Trial("00001", 1, {"distillation.teachers": [{"model": "resnet8", "epochs": 2}], "graft": None}, 12, "failed",
-              error="peer 1: lost", events=["round 3: peer 1 lost"]),
-        Trial("00002", 2, {"variant": "plain", "seed": 2**62}, 3)]
+        Trial(
+            "00001",
+            1,
+            {"distillation.teachers": [{"model": "resnet8", "epochs": 2}], "graft": None},
+            12,
+            "failed",
+            error="peer 1: lost",
+            events=["round 3: peer 1 lost"],
+        ),
+        Trial("00002", 2, {"variant": "plain", "seed": 2**62}, 3),
+    ]
     assert trials_from_json(trials_to_json(trials)) == trials
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '[{"trial_id": 3}]', "[" * 10**5, "null", '["a"]'])
 def test_what_is_no_list_of_trials_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(CheckpointError, match=r"^tune/trials\.json: [^\n]*; it was not written by graftpop, or is "
-                                              r"damaged$"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"^tune/trials\.json: [^\n]*; it was not written by graftpop, or is "
+        r"damaged$",
+    ):
         trials_from_json(text)
 
 
-@pytest.mark.parametrize(("status", "is_over", "is_final"), [
-    ("pending", False, False), ("running", False, False), ("interrupted", True, False), ("completed", True, True),
-    ("stopped", True, True), ("failed", True, True)])
+@pytest.mark.parametrize(
+    ("status", "is_over", "is_final"),
+    [
+        ("pending", False, False),
+        ("running", False, False),
+        ("interrupted", True, False),
+        ("completed", True, True),
+        ("stopped", True, True),
+        ("failed", True, True),
+    ],
+)
 def test_what_was_interrupted_is_over_now_and_not_for_good(status: str, is_over: bool, is_final: bool) -> None:
     assert (trial(0, status).is_over, trial(0, status).is_final) == (is_over, is_final)

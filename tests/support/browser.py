@@ -23,7 +23,8 @@ def browser() -> Iterator[Any]:
     with sync_playwright() as playwright:
         # as root there is no sandbox; without a card, WebGL (parallel coordinates) is computed
         running = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--enable-unsafe-swiftshader"])
+            executable_path=found, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
+        )
         try:
             yield running
         finally:

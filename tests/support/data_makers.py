@@ -28,7 +28,11 @@ def png(pixels: Pixels) -> bytes:
 
 
 def write_parquet(
-    file: Path, images: Sequence[bytes | None], columns: dict[str, Any], *, image: str = "image",
+    file: Path,
+    images: Sequence[bytes | None],
+    columns: dict[str, Any],
+    *,
+    image: str = "image",
     class_names: dict[str, list[str]] | None = None,
 ) -> None:
     """Write a table as the hubs do, in row groups of 7; `class_names` goes into the hub's metadata."""
@@ -37,7 +41,8 @@ def write_parquet(
     table = pyarrow.table({image: cells, **columns})
     if class_names is not None:
         features = {image: {"_type": "Image"}} | {
-            name: {"_type": "ClassLabel", "names": names} for name, names in class_names.items()}
+            name: {"_type": "ClassLabel", "names": names} for name, names in class_names.items()
+        }
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     file.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table, file, row_group_size=7)

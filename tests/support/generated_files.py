@@ -16,9 +16,11 @@ def generated_files() -> dict[str, str]:
     """Return what they hold, by their path in the project."""
     cifar = (ROOT / "search_spaces/cifar.yaml").read_text(encoding="utf-8")
     tree = with_defaults(read_sections(cifar, "search_spaces/cifar.yaml"))
-    return {"search_spaces/cifar.yaml": commented_yaml(tree, head=cifar.partition("\n\n")[0]),
-            "docs/keys.md": keys_markdown(),
-            "search_spaces/schema.json": f"{schema_text(space_schema())}\n"}
+    return {
+        "search_spaces/cifar.yaml": commented_yaml(tree, head=cifar.partition("\n\n")[0]),
+        "docs/keys.md": keys_markdown(),
+        "search_spaces/schema.json": f"{schema_text(space_schema())}\n",
+    }
 
 
 if __name__ == "__main__":

@@ -24,10 +24,19 @@ def three_sites(seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.LeakyReLU(),
-            nn.Conv2d(8, 12, 3, padding=1, bias=True), nn.BatchNorm2d(12), nn.LeakyReLU(),
-            nn.Conv2d(12, 10, 3, padding=1, bias=False), nn.BatchNorm2d(10), nn.LeakyReLU(),
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(40, 10))
+            nn.Conv2d(3, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.LeakyReLU(),
+            nn.Conv2d(8, 12, 3, padding=1, bias=True),
+            nn.BatchNorm2d(12),
+            nn.LeakyReLU(),
+            nn.Conv2d(12, 10, 3, padding=1, bias=False),
+            nn.BatchNorm2d(10),
+            nn.LeakyReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(40, 10),
+        )
 
 
 def three_site_learner(network: int = 0, *, peer: int = 0, epochs: int = 4) -> tuple[Learner, list[SiteFilters]]:
@@ -51,9 +60,13 @@ def entries(one: Learner) -> dict[str, Tensor]:
 
 def of_filters(state: dict[str, Tensor], site: int, filters: list[int], *, statistics: bool = True) -> list[Tensor]:
     """Return what belongs to some filters of a site: weight, bias, BatchNorm entries, and the momentum of each."""
-    names = [f"{where}/{module}.{key}" for where in ("network", "momentum")
-             for module in (CONVS[site], NORMS[site]) for key in ("weight", "bias", "running_mean", "running_var")
-             if statistics or not key.startswith("running")]
+    names = [
+        f"{where}/{module}.{key}"
+        for where in ("network", "momentum")
+        for module in (CONVS[site], NORMS[site])
+        for key in ("weight", "bias", "running_mean", "running_var")
+        if statistics or not key.startswith("running")
+    ]
     return [state[name][filters] for name in names if name in state]
 
 
@@ -69,8 +82,10 @@ def channels(one: Learner) -> Iterator[dict[int, Tensor]]:
     def keep(site: int, output: Tensor) -> None:
         found[site] = output.detach()
 
-    hooks = [one.network.get_submodule(norm).register_forward_hook(lambda _, __, output, site=site: keep(site, output))
-             for site, norm in enumerate(NORMS)]
+    hooks = [
+        one.network.get_submodule(norm).register_forward_hook(lambda _, __, output, site=site: keep(site, output))
+        for site, norm in enumerate(NORMS)
+    ]
     yield found
     for hook in hooks:
         hook.remove()

@@ -28,8 +28,15 @@ def few_digits() -> Splits:
 
 def small_net(dropout: float = 0.0) -> nn.Module:
     """Return a network of one site, from torch's global generator; digits take milliseconds an epoch."""
-    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-                         nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(dropout), nn.Linear(256, 10))
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(256, 10),
+    )
 
 
 def seeded_small_net(seed: int = 0, dropout: float = 0.0) -> nn.Module:
@@ -57,13 +64,29 @@ def trained_looking(name: str, seed: int) -> nn.Module:
 
 
 def learner(
-    network: nn.Module, *, peer: int = 0, seed: int = 0, epochs: int = 4, batch_size: int = 32, lr: float = 0.05,
-    schedule: str = "cosine", precision: str = "float32", splits: Splits | None = None,
+    network: nn.Module,
+    *,
+    peer: int = 0,
+    seed: int = 0,
+    epochs: int = 4,
+    batch_size: int = 32,
+    lr: float = 0.05,
+    schedule: str = "cosine",
+    precision: str = "float32",
+    splits: Splits | None = None,
 ) -> Learner:
-    settings = TrainingSettings.model_validate({
-        "epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule, "precision": precision})
-    return Learner(network, (splits or few_digits()).train, settings, lr=learning_rate(lr, schedule, epochs), seed=seed,
-                   peer=peer, device=torch.device("cpu"))
+    settings = TrainingSettings.model_validate(
+        {"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule, "precision": precision}
+    )
+    return Learner(
+        network,
+        (splits or few_digits()).train,
+        settings,
+        lr=learning_rate(lr, schedule, epochs),
+        seed=seed,
+        peer=peer,
+        device=torch.device("cpu"),
+    )
 
 
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -97,8 +97,10 @@ def released_share_in_bins(weight: Tensor, num_bins: int = 10) -> float:
     """Return the part of the values that the half-open bins hold: below 1 where the largest fell out."""
     values = weight.reshape(-1)
     scale = (values.max() - values.min()) / num_bins
-    return sum(int(torch.sum((values >= values.min() + k * scale) & (values < values.min() + (k + 1) * scale)))
-               for k in range(num_bins)) / len(values)
+    return sum(
+        int(torch.sum((values >= values.min() + k * scale) & (values < values.min() + (k + 1) * scale)))
+        for k in range(num_bins)
+    ) / len(values)
 
 
 def released_alpha(receiver_entropy: float, donor_entropy: float, A: float, c: float) -> float:

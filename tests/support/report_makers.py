@@ -18,50 +18,116 @@ training: {epochs: 3}
 population: {num_peers: 2}
 graft: {A: {uniform: [0.0, 1.0]}, c: {loguniform: [1, 500]}}
 """
-FACTS = {"started": "2026-01-01T00:00:00+00:00", "status": "finished", "command": ["python", "-m", "graftpop.tune"],
-         "versions": {"ray": "2"}, "git": None, "hardware": {"cores": 2, "processor": "A <processor>", "gpus": []}}
+FACTS = {
+    "started": "2026-01-01T00:00:00+00:00",
+    "status": "finished",
+    "command": ["python", "-m", "graftpop.tune"],
+    "versions": {"ray": "2"},
+    "git": None,
+    "hardware": {"cores": 2, "processor": "A <processor>", "gpus": []},
+}
 SITES = ("conv1", "layer1.<conv>")
 
 
-def trial(trial_id: str, *, status: str = "completed", val_accuracy: float | None = 0.5, A: float = 0.4,
-          c: float = 100.0, **others: Any) -> dict[str, Any]:
+def trial(
+    trial_id: str,
+    *,
+    status: str = "completed",
+    val_accuracy: float | None = 0.5,
+    A: float = 0.4,
+    c: float = 100.0,
+    **others: Any,
+) -> dict[str, Any]:
     """Return a row of `trials.parquet`."""
-    return {"trial_id": trial_id, "status": status, "graft.A": A, "graft.c": c, "val_accuracy": val_accuracy,
-            "test_accuracy": None, "ensemble_test_accuracy": None, "num_peers": 2, "train_images": 600, "wall_s": 3.0,
-            **others}
+    return {
+        "trial_id": trial_id,
+        "status": status,
+        "graft.A": A,
+        "graft.c": c,
+        "val_accuracy": val_accuracy,
+        "test_accuracy": None,
+        "ensemble_test_accuracy": None,
+        "num_peers": 2,
+        "train_images": 600,
+        "wall_s": 3.0,
+        **others,
+    }
 
 
 def rounds_of(trial_id: str, *, num_rounds: int = 3, num_peers: int = 2, images: int = 100) -> list[dict[str, Any]]:
     """Return its rows of `rounds.parquet`: in round r, peer p reaches 0.1 * r + 0.01 * p, but at most 0.9."""
-    return [{"trial_id": trial_id, "round": round_, "peer": peer, "train_images": images, "train_loss": 1 / round_,
-             "val_accuracy": min(0.9, 0.1 * round_) + 0.01 * peer}
-            for round_ in range(1, num_rounds + 1) for peer in range(num_peers)]
+    return [
+        {
+            "trial_id": trial_id,
+            "round": round_,
+            "peer": peer,
+            "train_images": images,
+            "train_loss": 1 / round_,
+            "val_accuracy": min(0.9, 0.1 * round_) + 0.01 * peer,
+        }
+        for round_ in range(1, num_rounds + 1)
+        for peer in range(num_peers)
+    ]
 
 
-def grafts_of(trial_id: str, *, num_rounds: int = 3, num_peers: int = 2, staleness: int = 0,
-              sites: Sequence[str] = SITES) -> list[dict[str, Any]]:
+def grafts_of(
+    trial_id: str, *, num_rounds: int = 3, num_peers: int = 2, staleness: int = 0, sites: Sequence[str] = SITES
+) -> list[dict[str, Any]]:
     """Return its rows of `grafts.parquet`, a ring; alpha is 0.25 of peer 0 and 0.75 of the others."""
-    return [{"trial_id": trial_id, "round": round_, "receiver": receiver, "donor": (receiver - 1) % num_peers,
-             "site": site, "receiver_entropy_nats": 1.5 + 0.1 * receiver, "donor_entropy_nats": 1.6, "alpha":
-             0.75 if receiver else 0.25, "num_invalid_before": 3, "num_invalid_after": 1, "staleness": staleness}
-            for round_ in range(1, num_rounds) for receiver in range(num_peers) for site in sites]
+    return [
+        {
+            "trial_id": trial_id,
+            "round": round_,
+            "receiver": receiver,
+            "donor": (receiver - 1) % num_peers,
+            "site": site,
+            "receiver_entropy_nats": 1.5 + 0.1 * receiver,
+            "donor_entropy_nats": 1.6,
+            "alpha": 0.75 if receiver else 0.25,
+            "num_invalid_before": 3,
+            "num_invalid_after": 1,
+            "staleness": staleness,
+        }
+        for round_ in range(1, num_rounds)
+        for receiver in range(num_peers)
+        for site in sites
+    ]
 
 
-def page(trials: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]] = (),
-         grafts: Sequence[Mapping[str, Any]] = (), *, measures: Sequence[Mapping[str, Any]] = (),
-         events: Sequence[Mapping[str, Any]] = (), space: str = SPACE) -> str:
+def page(
+    trials: Sequence[Mapping[str, Any]],
+    rounds: Sequence[Mapping[str, Any]] = (),
+    grafts: Sequence[Mapping[str, Any]] = (),
+    *,
+    measures: Sequence[Mapping[str, Any]] = (),
+    events: Sequence[Mapping[str, Any]] = (),
+    space: str = SPACE,
+) -> str:
     """Return the report of a run of `SPACE` with these rows."""
     columns = dict.fromkeys(key for row in trials or [trial("none")] for key in row)
     return report_html(
-        Tables(*(pa.Table.from_pylist(list(rows), schema) for rows, schema in (
-            (trials, _schema(trials, list(columns))), (rounds, ROUNDS_SCHEMA), (grafts, GRAFTS_SCHEMA),
-            (measures, MEASURES_SCHEMA), (events, EVENTS_SCHEMA)))), space=space, facts=FACTS)
+        Tables(
+            *(
+                pa.Table.from_pylist(list(rows), schema)
+                for rows, schema in (
+                    (trials, _schema(trials, list(columns))),
+                    (rounds, ROUNDS_SCHEMA),
+                    (grafts, GRAFTS_SCHEMA),
+                    (measures, MEASURES_SCHEMA),
+                    (events, EVENTS_SCHEMA),
+                )
+            )
+        ),
+        space=space,
+        facts=FACTS,
+    )
 
 
 def _schema(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> pa.Schema:
     text = {column for column in columns if any(isinstance(row.get(column), str) for row in rows)}
-    return pa.schema([(column, pa.string() if column in text | {"trial_id", "status"} else pa.float64())
-                      for column in columns])
+    return pa.schema(
+        [(column, pa.string() if column in text | {"trial_id", "status"} else pa.float64()) for column in columns]
+    )
 
 
 def drawings_of(html: str) -> dict[str, dict[str, Any]]:
@@ -73,6 +139,13 @@ def drawings_of(html: str) -> dict[str, dict[str, Any]]:
 
 def many_trials(num: int, num_rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return rows of trials, whose accuracy is a function of A alone, and of their rounds."""
-    trials = [trial(f"{index:05}", A=(0.5 + index) / num, c=1.0 + 37 * index % 101,
-                    val_accuracy=1 - math.fabs((0.5 + index) / num - 0.3)) for index in range(num)]
+    trials = [
+        trial(
+            f"{index:05}",
+            A=(0.5 + index) / num,
+            c=1.0 + 37 * index % 101,
+            val_accuracy=1 - math.fabs((0.5 + index) / num - 0.3),
+        )
+        for index in range(num)
+    ]
     return trials, [row for one in trials for row in rounds_of(one["trial_id"], num_rounds=num_rounds)]

@@ -19,11 +19,15 @@ TRIAL = "00000"
 def small_settings(**sections: Mapping[str, Any]) -> Settings:
     """Return three small peers that train for two rounds on 200 digits, changed as told."""
     whole: dict[str, Mapping[str, Any]] = {
-        "data": {"name": "digits", "limit": 200}, "model": {"name": "resnet8"},
+        "data": {"name": "digits", "limit": 200},
+        "model": {"name": "resnet8"},
         "training": {"epochs": 2, "batch_size": 64, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
-        "population": {"num_peers": 3}, "graft": {}}
-    return Settings.model_validate(whole | {name: {**whole.get(name, {}), **section}
-                                            for name, section in sections.items()})
+        "population": {"num_peers": 3},
+        "graft": {},
+    }
+    return Settings.model_validate(
+        whole | {name: {**whole.get(name, {}), **section} for name, section in sections.items()}
+    )
 
 
 def trained_run(folder: Path, settings: Settings) -> dict[str, Any]:
@@ -52,7 +56,24 @@ def write_run(folder: Path, settings: Settings, files: Mapping[str, bytes], summ
     is_complete = summary["round"] == settings.num_rounds
     peers = list(range(settings.population.num_peers))
     Checkpoints(run.of_trials("checkpoints") / TRIAL).write(
-        Facts(round=summary["round"], score=summary["val_accuracy"], is_complete=is_complete, peers=peers,
-              num_restarts={}, summary=summary, settings=settings.model_dump()), files.items)
-    run.write_trials([{"trial_id": TRIAL, "status": "completed" if is_complete else "interrupted", **{
-        key: summary.get(key) for key in ("val_accuracy", "test_accuracy")}}], {})
+        Facts(
+            round=summary["round"],
+            score=summary["val_accuracy"],
+            is_complete=is_complete,
+            peers=peers,
+            num_restarts={},
+            summary=summary,
+            settings=settings.model_dump(),
+        ),
+        files.items,
+    )
+    run.write_trials(
+        [
+            {
+                "trial_id": TRIAL,
+                "status": "completed" if is_complete else "interrupted",
+                **{key: summary.get(key) for key in ("val_accuracy", "test_accuracy")},
+            }
+        ],
+        {},
+    )

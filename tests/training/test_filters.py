@@ -20,9 +20,16 @@ def two_sites() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(
-            nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.LeakyReLU(),
-            nn.Conv2d(6, 8, 3, groups=2, bias=False), nn.BatchNorm2d(8), nn.LeakyReLU(),
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10))
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.LeakyReLU(),
+            nn.Conv2d(6, 8, 3, groups=2, bias=False),
+            nn.BatchNorm2d(8),
+            nn.LeakyReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32, 10),
+        )
 
 
 def trained(num_epochs: int = 1) -> tuple[Learner, list[SiteFilters]]:
@@ -39,8 +46,9 @@ def entries(one: Learner) -> dict[str, Tensor]:
 def names(site: int, *, statistics: bool) -> list[str]:
     """Return the entries of a site, momentum included."""
     modules = (("0", "1"), ("3", "4"))[site]
-    trained_names = [f"{module}.{key}" for module in modules for key in ("weight", "bias") if (module, key) != (
-        "3", "bias")]
+    trained_names = [
+        f"{module}.{key}" for module in modules for key in ("weight", "bias") if (module, key) != ("3", "bias")
+    ]
     found = [f"{where}/{name}" for where in ("network", "momentum") for name in trained_names]
     return found + [f"network/{modules[1]}.{key}" for key in ("running_mean", "running_var") if statistics]
 
@@ -49,7 +57,9 @@ def test_there_is_one_for_every_site_in_module_order() -> None:
     _, filters = trained()
     assert [(site.site.conv, site.site.norm, site.num_filters) for site in filters] == [("0", "1", 6), ("3", "4", 8)]
     assert [sorted(site.parameters) for site in filters] == [
-        ["0.bias", "0.weight", "1.bias", "1.weight"], ["3.weight", "4.bias", "4.weight"]]
+        ["0.bias", "0.weight", "1.bias", "1.weight"],
+        ["3.weight", "4.bias", "4.weight"],
+    ]
     assert filters[1].bias is None
 
 
@@ -58,8 +68,10 @@ def test_every_tensor_is_a_view_with_one_entry_a_filter() -> None:
     state = one.network.state_dict()
     for index, site in enumerate(filters):
         views = {f"{site.site.conv}.weight": site.weight, f"{site.site.conv}.bias": site.bias}
-        views |= {f"{site.site.norm}.{key}": tensor for key, tensor in zip(
-            BATCHNORM, (site.scale, site.shift, site.mean, site.variance), strict=True)}
+        views |= {
+            f"{site.site.norm}.{key}": tensor
+            for key, tensor in zip(BATCHNORM, (site.scale, site.shift, site.mean, site.variance), strict=True)
+        }
         for name, tensor in views.items():
             if tensor is not None:
                 assert len(tensor) == site.num_filters

@@ -61,8 +61,11 @@ def test_equal_architectures_have_equal_layouts() -> None:
     first, second = FlatState(one), FlatState(other)
     assert first.entries == second.entries
     second.buffer.copy_(first.buffer)
-    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items()
-               if tensor.is_floating_point())
+    assert all(
+        torch.equal(tensor, other.state_dict()[name])
+        for name, tensor in one.state_dict().items()
+        if tensor.is_floating_point()
+    )
 
 
 def test_training_steps_and_loaded_states_reach_the_buffer() -> None:

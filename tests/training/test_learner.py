@@ -87,7 +87,7 @@ def test_an_epoch_equals_a_plain_loop_with_torchs_own_optimizer_and_scheduler() 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.05)])
 @pytest.mark.parametrize("name", ["resnet8", "resnet20"])
 def test_losses_are_those_of_a_plain_loop_in_torchs_default_layout_on_the_same_batches(
-    name: str, precision: str, tolerance: float,
+    name: str, precision: str, tolerance: float
 ) -> None:
     """What is done for speed (layout, arithmetic, one buffer, in-place activations) leaves the losses what they are."""
     one = learner(seeded_network(name), lr=0.02, schedule="constant", precision=precision)
@@ -159,7 +159,8 @@ def test_a_resumed_learner_gives_the_bits_of_one_that_never_stopped(maker: str, 
     again = [resumed.train_epoch() for _ in range(after, 4)]
     assert same_bits(resumed.state_dict(), undisturbed.state_dict())
     assert [(one.loss, one.accuracy, one.lr) for one in again] == [
-        (one.loss, one.accuracy, one.lr) for one in metrics[after:]]
+        (one.loss, one.accuracy, one.lr) for one in metrics[after:]
+    ]
 
 
 def test_the_state_holds_the_network_the_momentum_and_the_epoch() -> None:
@@ -173,11 +174,10 @@ def test_the_state_holds_the_network_the_momentum_and_the_epoch() -> None:
     assert all(tensor.is_contiguous() for tensor in one.state_dict().values())
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [
-    ("cosine", [0.05, 0.05 * 0.85355339, 0.025, 0.05 * 0.14644661]),
-    ("step", [0.05] * 4),
-    ("constant", [0.05] * 4),
-])
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("cosine", [0.05, 0.05 * 0.85355339, 0.025, 0.05 * 0.14644661]), ("step", [0.05] * 4), ("constant", [0.05] * 4)],
+)
 def test_the_learning_rate_that_an_epoch_begins_with_is_recorded(schedule: str, expected: list[float]) -> None:
     one = learner(seeded_small_net(), schedule=schedule, epochs=4, lr=0.05)
     assert [one.train_epoch().lr for _ in range(4)] == pytest.approx(expected, rel=1e-7)
@@ -227,10 +227,9 @@ def test_evaluation_changes_nothing_and_can_be_repeated() -> None:
     assert same_bits(one.state_dict(), before)
 
 
-@pytest.mark.parametrize("other", [
-    lambda: seeded_network("resnet8"),
-    lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)),
-])
+@pytest.mark.parametrize(
+    "other", [lambda: seeded_network("resnet8"), lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))]
+)
 def test_the_state_of_another_network_is_an_error(other: Callable[[], nn.Module]) -> None:
     one = learner(seeded_small_net())
     with pytest.raises(CheckpointError, match=r"^checkpoint: not one of this network: .+$"):
@@ -264,6 +263,7 @@ def test_precision_can_be_chosen_or_left_to_the_hardware() -> None:
 
 
 # terms of the loss, meeting with others, what is held, and statistics measured anew
+
 
 def assert_close(one: Learner, network: nn.Module) -> None:
     for name, tensor in network.state_dict().items():
@@ -301,8 +301,19 @@ def test_terms_are_added_to_the_loss_of_every_step_and_not_to_the_record() -> No
 def mutual_learners() -> list[Learner]:
     """Return two learners with dropout that see the second one's batches."""
     settings = TrainingSettings(batch_size=32, lr=0.05, precision="float32")
-    return [Learner(seeded_small_net(peer, dropout=0.3), few_digits().train, settings, lr=lambda _: 0.05, seed=7,
-                    peer=peer, device=CPU, data_peer=1) for peer in range(2)]
+    return [
+        Learner(
+            seeded_small_net(peer, dropout=0.3),
+            few_digits().train,
+            settings,
+            lr=lambda _: 0.05,
+            seed=7,
+            peer=peer,
+            device=CPU,
+            data_peer=1,
+        )
+        for peer in range(2)
+    ]
 
 
 def test_two_learners_that_meet_equal_a_plain_loop_over_both() -> None:
@@ -429,8 +440,10 @@ def test_statistics_measured_anew_are_the_mean_over_the_batches(dropout: float) 
         assert one.network.training == is_training
     convolution = one.network[0]
     with torch.no_grad():
-        outputs = [convolution(pixels) for pixels, _ in few_digits().train.training_batches(
-            32, derive(7, "recalibration", 3), CPU)]
+        outputs = [
+            convolution(pixels)
+            for pixels, _ in few_digits().train.training_batches(32, derive(7, "recalibration", 3), CPU)
+        ]
     assert len(outputs) == 6
     means = torch.stack([output.mean((0, 2, 3)) for output in outputs]).mean(0)
     variances = torch.stack([output.var((0, 2, 3)) for output in outputs]).mean(0)
@@ -448,9 +461,19 @@ def test_statistics_measured_anew_behind_dropout_can_be_repeated_to_the_bit() ->
     for random_state in (1, 2):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            one = learner(nn.Sequential(
-                nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(4, 4, 3),
-                nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)))
+            one = learner(
+                nn.Sequential(
+                    nn.Conv2d(3, 4, 3),
+                    nn.BatchNorm2d(4),
+                    nn.ReLU(),
+                    nn.Dropout(0.5),
+                    nn.Conv2d(4, 4, 3),
+                    nn.BatchNorm2d(4),
+                    nn.AdaptiveAvgPool2d(1),
+                    nn.Flatten(),
+                    nn.Linear(4, 10),
+                )
+            )
             one.train_epoch()
             torch.manual_seed(random_state)
             one.recalibrate()

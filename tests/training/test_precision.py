@@ -10,16 +10,20 @@ from torch import nn
 from graftpop.training.precision import avoid_slow_kernels_
 
 
-@pytest.mark.parametrize(("options", "leaves"), [
-    ({"kernel_size": 3, "stride": 2, "groups": 8}, True),
-    ({"kernel_size": 5, "groups": 8}, True),
-    ({"kernel_size": (3, 5), "groups": 8}, True),
-    ({"kernel_size": 3, "groups": 8}, False),
-    ({"kernel_size": 3, "stride": 2, "groups": 2}, False),
-    ({"kernel_size": 3, "stride": 2}, False),
-])
-def test_depthwise_convolutions_that_are_slow_in_bfloat16_compute_in_float32(options: dict[str, int],
-                                                                             leaves: bool) -> None:
+@pytest.mark.parametrize(
+    ("options", "leaves"),
+    [
+        ({"kernel_size": 3, "stride": 2, "groups": 8}, True),
+        ({"kernel_size": 5, "groups": 8}, True),
+        ({"kernel_size": (3, 5), "groups": 8}, True),
+        ({"kernel_size": 3, "groups": 8}, False),
+        ({"kernel_size": 3, "stride": 2, "groups": 2}, False),
+        ({"kernel_size": 3, "stride": 2}, False),
+    ],
+)
+def test_depthwise_convolutions_that_are_slow_in_bfloat16_compute_in_float32(
+    options: dict[str, int], leaves: bool
+) -> None:
     torch.manual_seed(0)
     conv, images = nn.Conv2d(8, 8, **options), torch.randn(2, 8, 9, 9)
     with torch.no_grad():

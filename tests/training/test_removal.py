@@ -111,14 +111,15 @@ def test_mobilenet_loses_what_is_dropped_everywhere_and_all_that_its_depthwise_f
     assert removed(network, CIFAR)[1] == all_filters(dropped)
     network = trained_looking("mobilenetv2", 0)
     dropped = drop_thirds_(network, find_sites(network, CIFAR, "mobilenetv2"), everywhere_the_same=False)
-    in_pairs = sum(2 * len(indices) for conv, indices in dropped.items() if conv.startswith("layers.")
-                   and conv.endswith(".conv2"))
+    in_pairs = sum(
+        2 * len(indices) for conv, indices in dropped.items() if conv.startswith("layers.") and conv.endswith(".conv2")
+    )
     assert in_pairs <= removed(network, CIFAR)[1] < all_filters(dropped)
 
 
 @pytest.mark.parametrize(("everywhere_the_same", "share"), [(False, 0.4), (True, 1.0)])
 def test_torchvisions_resnet_loses_sums_too_where_every_summand_is_dropped(
-    everywhere_the_same: bool, share: float,
+    everywhere_the_same: bool, share: float
 ) -> None:
     network = trained_looking("torchvision:resnet18", 0)
     dropped = drop_thirds_(network, find_sites(network, CIFAR, "resnet18"), everywhere_the_same)
@@ -132,8 +133,10 @@ def test_resnext_keeps_what_its_grouped_convolutions_touch() -> None:
     assert num_removed > 0
     for block in (f"layers.{index}" for index in range(3)):
         for conv in ("conv1", "conv2"):
-            assert (small.get_submodule(f"{block}.{conv}").out_channels
-                    == network.get_submodule(f"{block}.{conv}").out_channels)
+            assert (
+                small.get_submodule(f"{block}.{conv}").out_channels
+                == network.get_submodule(f"{block}.{conv}").out_channels
+            )
 
 
 class Residual(nn.Module):
@@ -222,10 +225,19 @@ def test_a_channel_of_which_a_later_batchnorm_makes_a_constant_stays_until_that_
 
 def test_a_dropped_depthwise_filter_takes_along_what_it_reads_but_not_the_other_way_round() -> None:
     def network() -> nn.Module:
-        return with_random_entries(nn.Sequential(
-            nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(),
-            nn.Conv2d(6, 6, 3, groups=6), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.Flatten(),
-            nn.Linear(4 * 36, 2)))
+        return with_random_entries(
+            nn.Sequential(
+                nn.Conv2d(3, 6, 1),
+                nn.BatchNorm2d(6),
+                nn.ReLU(),
+                nn.Conv2d(6, 6, 3, groups=6),
+                nn.BatchNorm2d(6),
+                nn.ReLU(),
+                nn.Conv2d(6, 4, 1),
+                nn.Flatten(),
+                nn.Linear(4 * 36, 2),
+            )
+        )
 
     expansion_alone = network()
     drop_(expansion_alone, "0", "1", [3])
@@ -237,8 +249,9 @@ def test_a_dropped_depthwise_filter_takes_along_what_it_reads_but_not_the_other_
 
 
 def test_behind_flattening_every_pixel_of_a_channel_goes() -> None:
-    network = with_random_entries(nn.Sequential(
-        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 2)))
+    network = with_random_entries(
+        nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 2))
+    )
     drop_(network, "0", "1", [0, 3])
     small, num_removed = removed(network)
     assert (num_removed, small.get_submodule("4").in_features) == (2, 3 * 36)
@@ -276,9 +289,17 @@ def test_where_a_network_states_its_number_of_channels_they_stay(way: str) -> No
 
 
 def test_a_layer_keeps_one_filter_and_a_network_its_logits() -> None:
-    network = with_random_entries(nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    network = with_random_entries(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 3, 3),
+            nn.BatchNorm2d(3),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+    )
     drop_(network, "0", "1", [0, 1, 2, 3])
     drop_(network, "3", "4", [1])
     small, num_removed = removed(network)
@@ -356,23 +377,32 @@ class CountsItsChannels(nn.Sequential):
 def test_outputs_that_would_change_are_an_error_before_any_training() -> None:
     network = CountsItsChannels(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1))
     sites = find_sites(network, SMALL, "counting")
-    with pytest.raises(ModelError, match=r"^attenuation\.remove: torch-pruning cannot follow 'counting': without its "
-                                         r"dropped filters it gives other outputs; choose another network, or set "
-                                         r"attenuation\.remove: false$"):
+    with pytest.raises(
+        ModelError,
+        match=r"^attenuation\.remove: torch-pruning cannot follow 'counting': without its "
+        r"dropped filters it gives other outputs; choose another network, or set "
+        r"attenuation\.remove: false$",
+    ):
         check_removable(network, sites, SMALL, "counting")
 
 
 def test_a_network_that_torch_pruning_stumbles_over_is_an_error_of_one_line() -> None:
     network = seeded_network("torchvision:shufflenet_v2_x0_5")
     sites = find_sites(network, CIFAR, "shufflenet")
-    with pytest.raises(ModelError, match=r"^attenuation\.remove: torch-pruning cannot follow 'shufflenet': [^\n]+; "
-                                         r"choose another network, or set attenuation\.remove: false$"):
+    with pytest.raises(
+        ModelError,
+        match=r"^attenuation\.remove: torch-pruning cannot follow 'shufflenet': [^\n]+; "
+        r"choose another network, or set attenuation\.remove: false$",
+    ):
         check_removable(network, sites, CIFAR, "shufflenet")
 
 
 def test_without_torch_pruning_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     network = seeded_network("resnet8")
-    with pytest.raises(ModelError, match=r"^attenuation\.remove: needs the package torch-pruning, which is not "
-                                         r"installed; install graftpop\[pruning\], or set attenuation\.remove: false$"):
+    with pytest.raises(
+        ModelError,
+        match=r"^attenuation\.remove: needs the package torch-pruning, which is not "
+        r"installed; install graftpop\[pruning\], or set attenuation\.remove: false$",
+    ):
         check_removable(network, find_sites(network, CIFAR, "resnet8"), CIFAR, "resnet8")

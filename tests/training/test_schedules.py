@@ -38,8 +38,9 @@ def test_step_changes_between_epochs_only() -> None:
 @pytest.mark.parametrize(("epochs", "num_batches"), [(1, 1), (3, 7), (20, 13)])
 def test_cosine_equals_torchs_cosine_scheduler_batch_by_batch(epochs: int, num_batches: int) -> None:
     expected = rates(CosineAnnealingLR(sgd(), epochs * num_batches), epochs * num_batches)
-    found = [0.1 * cosine(epoch + batch / num_batches, epochs)
-             for epoch in range(epochs) for batch in range(num_batches)]
+    found = [
+        0.1 * cosine(epoch + batch / num_batches, epochs) for epoch in range(epochs) for batch in range(num_batches)
+    ]
     assert found == pytest.approx(expected, rel=1e-9)
 
 
@@ -57,13 +58,16 @@ def test_the_table_of_schedules_holds_them_all() -> None:
     assert dict(SCHEDULES) == {"step": step, "cosine": cosine, "constant": constant}
 
 
-@pytest.mark.parametrize(("num_peers", "expected"), [
-    (1, [0.1]),
-    (2, [0.05, 0.1]),
-    (3, [0.025, 0.075, 0.1]),
-    (4, [0.0146, 0.05, 0.0854, 0.1]),
-    (6, [0.0067, 0.025, 0.05, 0.075, 0.0933, 0.1]),
-])
+@pytest.mark.parametrize(
+    ("num_peers", "expected"),
+    [
+        (1, [0.1]),
+        (2, [0.05, 0.1]),
+        (3, [0.025, 0.075, 0.1]),
+        (4, [0.0146, 0.05, 0.0854, 0.1]),
+        (6, [0.0067, 0.025, 0.05, 0.075, 0.0933, 0.1]),
+    ],
+)
 def test_peers_have_the_learning_rates_of_the_released_code(num_peers: int, expected: list[float]) -> None:
     found = [peer_learning_rate(0.1, peer, num_peers) for peer in range(num_peers)]
     assert found == pytest.approx(expected, abs=5e-5)
@@ -80,7 +84,8 @@ def test_eight_peers_span_learning_rates_from_one_26th_to_the_full_one() -> None
 def test_the_learning_rate_is_the_initial_one_times_the_schedule(schedule: str) -> None:
     at = learning_rate(0.2, schedule, 100)
     assert [at(epochs_done) for epochs_done in (0.0, 12.5, 61.0)] == [
-        0.2 * SCHEDULES[schedule](epochs_done, 100) for epochs_done in (0.0, 12.5, 61.0)]
+        0.2 * SCHEDULES[schedule](epochs_done, 100) for epochs_done in (0.0, 12.5, 61.0)
+    ]
 
 
 def test_weight_averaging_keeps_its_own_rate_from_its_start_on() -> None:

@@ -31,8 +31,13 @@ def test_steps_are_those_of_torchs_optimizer_to_the_bit(momentum: float, weight_
     theirs = copy.deepcopy(ours)
     optimizer = MomentumSGD(ours, lr=0.1, momentum=momentum, weight_decay=weight_decay)
     late = torch.optim.SGD([theirs["last"]], lr=0.1, momentum=momentum, weight_decay=weight_decay, fused=True)
-    other = torch.optim.SGD([theirs[name] for name in ("weight", "scale", "unused")], lr=0.1, momentum=momentum,
-                            weight_decay=weight_decay, fused=True)
+    other = torch.optim.SGD(
+        [theirs[name] for name in ("weight", "scale", "unused")],
+        lr=0.1,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        fused=True,
+    )
     for step in range(5):
         lr = optimizer.lr = 0.1 / (step + 1)
         for one in (late, other):

@@ -48,9 +48,11 @@ def test_sites_stand_in_module_order() -> None:
     assert pairs(Reversed()) == [("last", "last_norm"), ("first", "first_norm")]
 
 
-@pytest.mark.parametrize("between", [
-    nn.ReLU(), nn.ReLU(inplace=True), nn.MaxPool2d(1), nn.Conv2d(4, 4, 1),
-], ids=["relu", "relu in place", "pooling", "another convolution"])
+@pytest.mark.parametrize(
+    "between",
+    [nn.ReLU(), nn.ReLU(inplace=True), nn.MaxPool2d(1), nn.Conv2d(4, 4, 1)],
+    ids=["relu", "relu in place", "pooling", "another convolution"],
+)
 def test_a_batchnorm_behind_something_else_is_no_site(between: nn.Module) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), between, nn.BatchNorm2d(4))
     found = pairs(network)
@@ -65,7 +67,11 @@ class PreActivation(nn.Module):
         super().__init__()
         self.in_place = in_place
         self.conv1, self.bn1, self.conv2, self.bn2 = (
-            nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+            nn.Conv2d(3, 4, 1),
+            nn.BatchNorm2d(4),
+            nn.Conv2d(4, 4, 1),
+            nn.BatchNorm2d(4),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.bn1(self.conv1(images))
@@ -87,15 +93,18 @@ def test_what_does_nothing_in_between_does_not_matter() -> None:
     assert pairs(network) == [("0", "2")]
 
 
-@pytest.mark.parametrize(("name", "num_sites", "num_convolutions"), [
-    ("resnet8", 7, 7),
-    ("mobilenetv2", 57, 57),
-    ("resnext", 31, 31),
-    ("vgg16", 13, 13),
-    ("wrn28_10", 13, 28),  # before activation: the stem and the first convolution of each of 12 blocks
-    ("densenet", 49, 99),  # the stem and each bottleneck; what layers add is concatenated before its BatchNorm
-    ("torchvision:resnet18", 20, 20),
-])
+@pytest.mark.parametrize(
+    ("name", "num_sites", "num_convolutions"),
+    [
+        ("resnet8", 7, 7),
+        ("mobilenetv2", 57, 57),
+        ("resnext", 31, 31),
+        ("vgg16", 13, 13),
+        ("wrn28_10", 13, 28),  # before activation: the stem and the first convolution of each of 12 blocks
+        ("densenet", 49, 99),  # the stem and each bottleneck; what layers add is concatenated before its BatchNorm
+        ("torchvision:resnet18", 20, 20),
+    ],
+)
 def test_networks_have_the_sites_that_their_graph_has(name: str, num_sites: int, num_convolutions: int) -> None:
     with torch.device("meta"):
         network = seeded_network(name)
@@ -131,14 +140,21 @@ def test_the_network_is_not_changed() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
-@pytest.mark.parametrize("network", [
-    nn.Sequential(nn.Flatten(), nn.Linear(192, 10)),
-    nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)),
-    nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)),
-], ids=["no convolution", "no batchnorm that follows one", "another normalisation"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 10)),
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)),
+    ],
+    ids=["no convolution", "no batchnorm that follows one", "another normalisation"],
+)
 def test_a_network_without_a_site_is_an_error(network: nn.Module) -> None:
-    with pytest.raises(ModelError, match=r"model\.name: 'plain' has no site, .*; choose a convolutional network with "
-                                         r"BatchNorm"):
+    with pytest.raises(
+        ModelError,
+        match=r"model\.name: 'plain' has no site, .*; choose a convolutional network with "
+        r"BatchNorm",
+    ):
         find_sites(network, (3, 8, 8), "plain")
 
 
@@ -146,8 +162,11 @@ def test_a_network_without_a_site_is_an_error(network: nn.Module) -> None:
 def test_images_that_a_network_cannot_take_are_an_error_that_names_their_shape(name: str, side: int) -> None:
     with torch.device("meta"):
         network = seeded_network(name)
-    with pytest.raises(ModelError, match=rf"model\.name: '{name}' cannot take images of shape \(3, {side}, {side}\): "
-                                         r"\S.*; choose a network made for this size, or larger images"):
+    with pytest.raises(
+        ModelError,
+        match=rf"model\.name: '{name}' cannot take images of shape \(3, {side}, {side}\): "
+        r"\S.*; choose a network made for this size, or larger images",
+    ):
         find_sites(network, (3, side, side), name)
 
 
