@@ -2,7 +2,7 @@
 
 python benchmarks/by_round.py RUN train_accuracy            rounds.parquet, last round: mean over peers and seeds
 python benchmarks/by_round.py RUN alpha                     grafts.parquet, all rounds: smallest, mean, largest
-python benchmarks/by_round.py RUN num_filters_below_50      measures.parquet, by round: mean over peers and seeds
+python benchmarks/by_round.py RUN num_filters_below_50      diagnostics.parquet, by round: mean over peers and seeds
 """
 
 import statistics
@@ -25,7 +25,9 @@ def main(folder: Path, column: str) -> None:
             last = max(row["round"] for row in rows)
             print(f"{variant}: {statistics.fmean(row[column] for row in rows if row['round'] == last):.4g}")
     else:
-        measures = [row for row in pq.read_table(folder / "measures.parquet").to_pylist() if row["measure"] == column]
+        measures = [
+            row for row in pq.read_table(folder / "diagnostics.parquet").to_pylist() if row["diagnostic"] == column
+        ]
         for variant, rows in by_variant(measures, variant_of).items():
             means = (
                 statistics.fmean(row["value"] for row in rows if row["round"] == round_)

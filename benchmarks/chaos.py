@@ -36,7 +36,7 @@ CPUS = (0, 1, 1)  # the trial that runs needs both nodes that can die, so that e
 NUM_ROUNDS = 24
 COMMON = f"""
 name: chaos
-data: {{name: digits, limit: 600}}
+data: {{name: digits, max_train_images: 600}}
 model: {{name: resnet8}}
 training: {{epochs: {NUM_ROUNDS}, batch_size: 64, schedule: cosine, precision: float32}}
 population: {{num_peers: 2, max_peer_restarts: 1000}}
@@ -101,7 +101,7 @@ def check_ended_well(study: Study, num_trials: int) -> None:
 
 def check_equal(study: Study, calm: Study) -> None:
     """Check that two runs of a grid have equal records, and equal weights to the bit."""
-    for name in ("rounds", "grafts", "measures"):
+    for name in ("rounds", "grafts", "diagnostics"):
         tables = [pq.read_table(one.run / f"{name}.parquet") for one in (study, calm)]
         one, other = (table.drop_columns(sorted(TIMED & set(table.column_names))) for table in tables)
         assert one.equals(other), f"{name}.parquet of {study.run} differs from {calm.run}"

@@ -110,7 +110,7 @@ def of_peers(model: str, num_peers: int, together: int) -> tuple[float, int]:
         {
             "data": {
                 "name": "cifar10",
-                "limit": BATCH * NUM_BATCHES + VAL_IMAGES,
+                "max_train_images": BATCH * NUM_BATCHES + VAL_IMAGES,
                 "val_fraction": VAL_IMAGES / (BATCH * NUM_BATCHES + VAL_IMAGES),
             },
             "model": {"name": model},

@@ -337,7 +337,7 @@ class Nodes:
     def run(
         self,
         *arguments: str,
-        limit_s: float,
+        timeout_s: float,
         node: Node | Machine | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
@@ -345,7 +345,7 @@ class Nodes:
         return subprocess.run(
             (node or self.head).command(*arguments),
             cwd=self.shared,
-            timeout=limit_s,
+            timeout=timeout_s,
             text=True,
             env=self.environment | dict(environment or {}),
             capture_output=True,
@@ -385,6 +385,6 @@ def process_inside(process: subprocess.Popen[Any]) -> int:
     raise TimeoutError(f"process {process.pid} started no process within {END_LIMIT_S:g} s")
 
 
-def _run(command: Sequence[str], limit_s: float = END_LIMIT_S, environment: Mapping[str, str] | None = None) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, env=environment, check=False)
+def _run(command: Sequence[str], timeout_s: float = END_LIMIT_S, environment: Mapping[str, str] | None = None) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"

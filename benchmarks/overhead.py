@@ -27,7 +27,7 @@ from plain import TEST_BATCH, PlainPeers
 from turns import Case, report
 
 from graftpop.cluster.connection import local_node
-from graftpop.cluster.resources import demand_of
+from graftpop.cluster.resources import resource_request
 from graftpop.space import load_space
 
 NUM_PEERS = 4
@@ -38,7 +38,7 @@ WANTED = 0.95
 LIMIT_S = 900.0
 SPACE = """
 name: overhead
-data: {{name: cifar10, limit: {images}, val_fraction: {val_fraction}}}
+data: {{name: cifar10, max_train_images: {images}, val_fraction: {val_fraction}}}
 model: {{name: resnet20}}
 training: {{epochs: {rounds}, batch_size: {batch}}}
 population: {{num_peers: {num_peers}}}
@@ -103,7 +103,7 @@ def of_a_study(folder: Path, images: int, rounds: int) -> tuple[list[float], flo
     rows = pq.read_table(run / "rounds.parquet").to_pylist()
     if study.returncode or len(ends) != rounds + 1:
         raise SystemExit(f"overhead.py: the study ended with {study.returncode}, {len(ends) - 1} rounds seen")
-    processes = demand_of(load_space(run / "space.yaml").settle(), [local_node()]).actors
+    processes = resource_request(load_space(run / "space.yaml").resolve(), [local_node()]).actors
     trained = {
         number: sum(row["train_s"] for row in rows if row["round"] == number) / len(processes)
         for number in range(1, rounds + 1)

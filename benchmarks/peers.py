@@ -11,14 +11,14 @@ from ray.util import placement_group, remove_placement_group
 
 from graftpop.cluster.actors import RayGroup
 from graftpop.cluster.connection import nodes_of_cluster
-from graftpop.cluster.resources import demand_of
+from graftpop.cluster.resources import resource_request
 from graftpop.space import parse_space
 
-__all__ = ["NUM_CORES", "Ask", "peers_of", "this_machine"]
+__all__ = ["NUM_CORES", "PeerCall", "peers_of", "this_machine"]
 
 NUM_CORES = len(os.sched_getaffinity(0))
 LIMIT_S = 300.0
-Ask = Callable[..., dict[int, Any]]
+PeerCall = Callable[..., dict[int, Any]]
 """Of a method's name and calls, by peer its arguments, to what each answered."""
 
 
@@ -33,10 +33,10 @@ def this_machine() -> Iterator[None]:
 
 
 @contextmanager
-def peers_of(tree: Mapping[str, Any]) -> Iterator[Ask]:
+def peers_of(tree: Mapping[str, Any]) -> Iterator[PeerCall]:
     """Start the peers of a space that searches nothing; yield what asks some of them for something."""
-    settings = parse_space(dict(tree)).settle()
-    demand = demand_of(settings, nodes_of_cluster())
+    settings = parse_space(dict(tree)).resolve()
+    demand = resource_request(settings, nodes_of_cluster())
     place = placement_group(demand.bundles)
     group = RayGroup(settings, demand, place, "trial")
 

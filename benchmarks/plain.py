@@ -27,7 +27,7 @@ POLL_S = 0.1
 TEST_BATCH = 100
 NUM_WORKERS = 2
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-ANSWER_LIMIT_S = 120
+ANSWER_TIMEOUT_S = 120
 
 
 class PlainPeers:
@@ -98,7 +98,7 @@ class PlainPeers:
         for process in self._processes:
             assert process.stdout
             if process.stdout.readline() != "done\n":
-                raise RuntimeError(f"plain.py: a process ended with {process.wait(ANSWER_LIMIT_S)}")
+                raise RuntimeError(f"plain.py: a process ended with {process.wait(ANSWER_TIMEOUT_S)}")
 
     def _signal(self, number: int) -> None:
         for process in self._processes:

@@ -24,7 +24,7 @@ from graftpop.cluster.malloc import keep_freed_memory
 from graftpop.data import load_splits
 from graftpop.models import build
 from graftpop.models.flops import count_flops
-from graftpop.run.provenance import run_facts
+from graftpop.run.provenance import run_provenance
 from graftpop.settings import DataSettings, TrainingSettings
 from graftpop.training.learner import Learner
 from graftpop.training.precision import training_dtype
@@ -55,7 +55,7 @@ def main() -> None:
             {
                 "name": "roofline",
                 "turns": given.turns,
-                **{key: run_facts([], 0)[key] for key in ("hardware", "git", "versions")},
+                **{key: run_provenance([], 0)[key] for key in ("hardware", "git", "versions")},
                 "cases": found,
             }
         )
@@ -66,7 +66,7 @@ def measured(model: str, precision: Literal["auto", "float32"], num_turns: int) 
     dtype = training_dtype(precision, torch.device("cpu"))
     num_images = BATCH * NUM_BATCHES
     limit = num_images + VAL_IMAGES
-    data = DataSettings(name="cifar10", limit=limit, val_fraction=VAL_IMAGES / limit)
+    data = DataSettings(name="cifar10", max_train_images=limit, val_fraction=VAL_IMAGES / limit)
     learner = Learner(
         build(model, 10),
         load_splits(data, seed=0).train,

@@ -29,7 +29,7 @@ from turns import Case, report
 from graftpop.cluster import actors, study
 from graftpop.cluster.connection import Connection, connect
 from graftpop.cluster.peer_actor import PeerActor
-from graftpop.cluster.resources import Demand
+from graftpop.cluster.resources import ResourceRequest
 from graftpop.cluster.trainable import PopulationTrainable
 from graftpop.run.tables import RunFolder
 from graftpop.space import parse_space
@@ -74,7 +74,7 @@ class SimulatedPeer:
             "images_per_s": 1.0,
             "train_s": STEP_S,
             "train_images": 1,
-            "measures": [],
+            "diagnostics": [],
         }
 
     def publish(self) -> tuple[int, Any, Any]:
@@ -113,7 +113,9 @@ class SimulatedPeer:
 class SimulatedActor(PeerActor):
     """The process of a simulated peer."""
 
-    def __init__(self, settings: dict[str, Any], peers: Sequence[int], demand: Demand, parts: bytes | None) -> None:
+    def __init__(
+        self, settings: dict[str, Any], peers: Sequence[int], demand: ResourceRequest, parts: bytes | None
+    ) -> None:
         self._name = settings["name"]
         self._peers = {peer: SimulatedPeer(peer) for peer in peers}
 

@@ -124,9 +124,9 @@ class Study:
         """Return the end of what the drivers printed."""
         return (self.run.parent / "log").read_text(errors="replace")[-3000:]
 
-    def wait_for_rounds(self, wanted: int, limit_s: float) -> bool:
+    def wait_for_rounds(self, wanted: int, timeout_s: float) -> bool:
         """Wait until the trials have recorded so many rounds, or the driver has ended; return whether either came."""
-        deadline = time.monotonic() + limit_s
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if rounds_done(self.run) >= wanted or self.driver.poll() is not None:
                 return True

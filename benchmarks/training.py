@@ -68,7 +68,7 @@ def population(model: str, num_peers: int, images_each: int, batch: int) -> Iter
         {
             "data": {
                 "name": "cifar10",
-                "limit": images_each + VAL_IMAGES,
+                "max_train_images": images_each + VAL_IMAGES,
                 "val_fraction": VAL_IMAGES / (images_each + VAL_IMAGES),
             },
             "model": {"name": model},

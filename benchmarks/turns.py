@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graftpop.run.provenance import run_facts
+from graftpop.run.provenance import run_provenance
 
 __all__ = ["NUM_TURNS", "Case", "in_turns", "report"]
 
@@ -74,7 +74,7 @@ def report(name: str, unit: str, wanted: float, cases: Sequence[Case], **more: A
     ]
     print_table(columns, rows)
     smallest = min(cases, key=lambda case: case.ratio)
-    facts = run_facts([], 0)
+    facts = run_provenance([], 0)
     print(f"\nsmallest ratio {smallest.ratio:.2f} ({smallest.name}), wanted at least {wanted:g}")
     print(
         json.dumps(

@@ -11,11 +11,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from graftpop import population
-from graftpop.data.torch_dataset import splits_of
+from graftpop.data.torch_dataset import dataset_splits
 from graftpop.errors import ModelError, SpaceError
 from graftpop.models import PYTHON
-from graftpop.models.forward_check import check_takes
-from graftpop.peer.components import Parts
+from graftpop.models.forward_check import check_forward
+from graftpop.peer.components import Components
 from graftpop.peer.peer import Peer
 from graftpop.population.group import Group, LocalGroup
 from graftpop.population.round import Round
@@ -90,7 +90,7 @@ class Population:
         self._network, self._num_classes, self._on_ray = network, len(names), on_ray
         self.settings = _settings(network, self._num_classes, optimizer, sections)
         make_splits = partial(
-            splits_of,
+            dataset_splits,
             train,
             val,
             test,
@@ -99,9 +99,9 @@ class Population:
             seed=self.settings.seed,
         )
         image_shape, name, tried = make_splits().image_shape, self.settings.model.name, self._new_network()
-        check_takes(tried, image_shape, self._num_classes, f"model.name: '{name}'")
+        check_forward(tried, image_shape, self._num_classes, f"model.name: '{name}'")
         find_sites(tried, image_shape, name)
-        self._parts = Parts(network, _Splits(make_splits, num_workers), optimizer)
+        self._parts = Components(network, _Splits(make_splits, num_workers), optimizer)
         self._read_states: Callable[[], Iterable[tuple[int, bytes]]] = tuple
         self._best_peer = 0
         self.outcome: dict[str, Any] = {}
@@ -190,4 +190,4 @@ def _settings(
         raise SpaceError(
             f"Population: searches nothing, got a domain for {', '.join(space.domains)}; graftpop.tune does"
         )
-    return space.settle()
+    return space.resolve()

@@ -14,8 +14,8 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "GraftpopError",
-    "HandleLost",
-    "MeetingBroken",
+    "ResultLost",
+    "CollectiveError",
     "ModelError",
     "PeerDiverged",
     "PeerError",
@@ -27,7 +27,7 @@ __all__ = [
     "choose",
     "closest",
     "one_line",
-    "raised",
+    "describe_exception",
 ]
 
 T = TypeVar("T")
@@ -84,11 +84,11 @@ class PopulationLost(GraftpopError):
     """A population cannot go on with the peers that are left; from its last round it can."""
 
 
-class HandleLost(PeerError):
+class ResultLost(PeerError):
     """What it was called with is gone, with the process or the node that held it."""
 
 
-class MeetingBroken(PeerError):
+class CollectiveError(PeerError):
     """It could not meet with the other peers: one of them did not come in time, was lost, or had failed before."""
 
 
@@ -97,7 +97,7 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())[:300]
 
 
-def raised(error: Exception) -> str:
+def describe_exception(error: Exception) -> str:
     """Return in one line what the user's own code raised: the kind of error, its text, and their line, if the command
     was typed where the code lies.
     """

@@ -44,12 +44,13 @@ def tune(
     ] = None,
     num_samples: Annotated[int | None, typer.Option(help="Number of trials.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None,
-    log: Annotated[
+    tracker: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME", help="Tracker of each trial: wandb, mlflow, comet or aim; repeatable.", show_default=False
         ),
     ] = None,
+    log: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
     address: Annotated[
         str | None,
         typer.Option(
@@ -65,17 +66,19 @@ def tune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and start nothing.")] = False,
 ) -> None:
     """Search over populations of networks with Ray Tune."""
+    if log:
+        raise SpaceError(f"--log: renamed to --tracker; write --tracker {log[0]}")
     settings = list(overrides or ())
     settings += [f"tune.num_samples={num_samples}"] if num_samples is not None else []
     settings += [f"seed={seed}"] if seed is not None else []
-    settings += [f"tune.log=[{', '.join(log)}]"] if log else []
+    settings += [f"tune.trackers=[{', '.join(tracker)}]"] if tracker else []
     if resume is not None:
         if space or out or settings or dry_run:
             raise SpaceError(
                 "--resume: a run goes on with the settings it has, got other options; give --resume RUN "
                 "alone, or with --address"
             )
-        go_on(resume, address)
+        resume_study(resume, address)
         return
     if space is None:
         raise SpaceError("--space: needs a YAML file, got none; try --space search_spaces/digits.yaml")
@@ -83,17 +86,17 @@ def tune(
     from graftpop.study.preflight import check_names, check_packages
 
     wanted = load_space(space, settings)
-    with named_by(str(space), settings):
+    with prefixed_errors(str(space), settings):
         check_names(wanted)
         check_packages(wanted)
     if dry_run:
-        show_plan(wanted, str(space), settings, address)
+        print_plan(wanted, str(space), settings, address)
         return
-    start(wanted, str(space), settings, out, address)
+    start_study(wanted, str(space), settings, out, address)
 
 
 @contextmanager
-def named_by(where: str, overrides: Sequence[str] = ()) -> Iterator[None]:
+def prefixed_errors(where: str, overrides: Sequence[str] = ()) -> Iterator[None]:
     """Let the messages of a block begin with the file, or the option, that set the key they are about."""
     try:
         yield
@@ -102,42 +105,42 @@ def named_by(where: str, overrides: Sequence[str] = ()) -> Iterator[None]:
         raise type(error)(f"{next(origins, where)}: {error}") from error
 
 
-def start(space: "Space", where: str, overrides: Sequence[str], out: str | None, address: str | None) -> None:
+def start_study(space: "Space", where: str, overrides: Sequence[str], out: str | None, address: str | None) -> None:
     """Check everything, then run a new study."""
     from graftpop.cluster.connection import check_can_lead, connect, local_node
     from graftpop.cluster.nodes import check_nodes
-    from graftpop.cluster.trackers import check_loggers
-    from graftpop.run.provenance import run_facts, utc_now
+    from graftpop.cluster.trackers import check_trackers
+    from graftpop.run.provenance import run_provenance, utc_now
     from graftpop.run.tables import RunFolder
     from graftpop.study.optuna_storage import check_storage
     from graftpop.study.preflight import check_data_and_models
 
     check_can_lead(address)
-    settings = space.settle()
+    settings = space.resolve()
     folder = RunFolder(out or f"runs/{settings.name}-{utc_now():%Y%m%dT%H%M%SZ}")
     if folder.exists("space.yaml"):
         raise SpaceError(
             f"--out {folder.location}: holds a run already; choose another folder, or go on with that run "
             f"by --resume {folder.location}"
         )
-    with named_by(where, overrides), console.status("checking the data and the networks"):
+    with prefixed_errors(where, overrides), console.status("checking the data and the networks"):
         check_data_and_models(space)
         if address is None:
-            check_demand(space, [local_node()])
+            check_resources(space, [local_node()])
     folder.create()
-    with named_by(where, overrides), console.status("asking the trackers and the storage"):
-        check_loggers(space, folder)
+    with prefixed_errors(where, overrides), console.status("asking the trackers and the storage"):
+        check_trackers(space, folder)
         check_storage(space, folder)
     with folder.locked(), connect(address) as connection:
-        with named_by(where, overrides):
-            check_demand(space, connection.nodes)
+        with prefixed_errors(where, overrides):
+            check_resources(space, connection.nodes)
         check_nodes(space, folder.location)
         folder.write_text("space.yaml", space.to_yaml())
-        folder.write_text("run.json", json.dumps(run_facts(sys.argv[1:], settings.seed), indent=2))
-        run(space, folder, connection)
+        folder.write_text("run.json", json.dumps(run_provenance(sys.argv[1:], settings.seed), indent=2))
+        run_study_and_report(space, folder, connection)
 
 
-def go_on(location: str, address: str | None) -> None:
+def resume_study(location: str, address: str | None) -> None:
     """Go on with the study of a run folder."""
     from graftpop.cluster.connection import check_can_lead, connect
     from graftpop.cluster.nodes import check_nodes
@@ -151,26 +154,26 @@ def go_on(location: str, address: str | None) -> None:
     folder.check_is_run()
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
-    with named_by(where), console.status("checking the data and the networks"):
+    with prefixed_errors(where), console.status("checking the data and the networks"):
         check_packages(space)
         check_data_and_models(space)
     with folder.locked(), connect(address) as connection:
-        with named_by(where):
-            check_demand(space, connection.nodes)
+        with prefixed_errors(where):
+            check_resources(space, connection.nodes)
         check_nodes(space, folder.location)
-        run(space, folder, connection)
+        run_study_and_report(space, folder, connection)
 
 
-def check_demand(space: "Space", nodes: "Sequence[Node]") -> None:
+def check_resources(space: "Space", nodes: "Sequence[Node]") -> None:
     """Check that every population a trial can have will ever find room."""
-    from graftpop.cluster.resources import demand_of
+    from graftpop.cluster.resources import resource_request
 
-    every = {(one.population.num_peers, one.resources, one.peers_per_actor): one for one in space.corners()}
+    every = {(one.population.num_peers, one.resources, one.peers_per_actor): one for one in space.boundary_settings()}
     for settings in sorted(every.values(), key=lambda one: one.population.num_peers, reverse=True):
-        demand_of(settings, nodes)
+        resource_request(settings, nodes)
 
 
-def run(space: "Space", folder: "RunFolder", connection: "Connection") -> None:
+def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Connection") -> None:
     """Run a study on a cluster, show it, and tell what came of it."""
     from graftpop.cli.progress import LiveProgress, PlainProgress
     from graftpop.cluster.study import run_study
@@ -193,7 +196,7 @@ def run(space: "Space", folder: "RunFolder", connection: "Connection") -> None:
     }
     folder.write_text("run.json", json.dumps(facts, indent=2))
     write_report(folder)
-    tell(trials, folder, space)
+    print_summary(trials, folder, space)
     if interrupted:
         console.print(
             f"[yellow]interrupted[/]; go on with: python -m graftpop.tune --resume {folder.location}", soft_wrap=True
@@ -203,7 +206,7 @@ def run(space: "Space", folder: "RunFolder", connection: "Connection") -> None:
         raise typer.Exit(1)
 
 
-def tell(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
+def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
     """Print the table of trials, the comparison if it is one, the best configuration and where everything lies."""
     from graftpop.cli.progress import trials_table, value_text
     from graftpop.comparison import compare_trials, comparison_tables
@@ -225,16 +228,16 @@ def tell(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
         console.print(f"best       trial {best.number}: {values or 'nothing was searched'}", soft_wrap=True)
         loaded = "" if "://" in folder.location else f', in Python: graftpop.load("{folder.location}/best")'
         console.print(f"network    {folder.location}/best{loaded}", soft_wrap=True)
-    tables = ", ".join(f"{name}.parquet" for name in ("trials", "rounds", "grafts", "measures", "events"))
+    tables = ", ".join(f"{name}.parquet" for name in ("trials", "rounds", "grafts", "diagnostics", "events"))
     console.print(f"tables     {folder.location}/{tables}", soft_wrap=True)
     console.print(f"report     {folder.location}/report.html", soft_wrap=True)
 
 
-def show_plan(space: "Space", where: str, overrides: Sequence[str], address: str | None) -> None:
+def print_plan(space: "Space", where: str, overrides: Sequence[str], address: str | None) -> None:
     """Print the resolved settings, what one trial asks for, and three sampled configurations."""
     from graftpop.cli.progress import value_text
     from graftpop.cluster.connection import connect, local_node
-    from graftpop.cluster.resources import demand_of
+    from graftpop.cluster.resources import resource_request
 
     console.print(space.to_yaml(), markup=False, end="")
     if address is None:
@@ -246,14 +249,14 @@ def show_plan(space: "Space", where: str, overrides: Sequence[str], address: str
         f"\ncluster    {len(nodes)} node{'s' * (len(nodes) > 1)}, {sum(node.cpus for node in nodes):g} CPU, "
         f"{sum(node.gpus for node in nodes):g} GPU"
     )
-    with named_by(where, overrides):
-        check_demand(space, nodes)
-    rng = random.Random(space.settle().seed)
+    with prefixed_errors(where, overrides):
+        check_resources(space, nodes)
+    rng = random.Random(space.resolve().seed)
     console.print(f"study      {space.num_trials()} trials of up to {space.most_rounds()} rounds")
     for number in range(SAMPLES_SHOWN if space.domains else 1):
         sample = space.sample(rng)
-        settings = space.settle(sample)
-        demand = demand_of(settings, nodes)
+        settings = space.resolve(sample)
+        demand = resource_request(settings, nodes)
         values = ", ".join(f"{key} = {value_text(value)}" for key, value in sample.items()) or "nothing is searched"
         console.print(f"example {number + 1}  {values}  ({demand})", markup=False, soft_wrap=True)
 

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Subset
 from user_parts import Net, adam, digits
 
 import graftpop
-from graftpop.data.torch_dataset import DatasetImages, splits_of
+from graftpop.data.torch_dataset import DatasetImages, dataset_splits
 from graftpop.errors import DataError, GraftpopError, ModelError, PeerError, SpaceError
 from graftpop.training.optimizers import TorchOptimizer
 from graftpop.training.sgd import MomentumSGD
@@ -152,12 +152,12 @@ def test_a_single_image_is_left_out_of_training_and_not_of_evaluation() -> None:
 
 def test_the_validation_images_are_cut_by_seed_and_no_longer_train() -> None:
     train, test = digits()
-    cut = [splits_of(train, None, test, classes="0123456789", val_fraction=0.2, seed=seed) for seed in (0, 0, 1)]
+    cut = [dataset_splits(train, None, test, classes="0123456789", val_fraction=0.2, seed=seed) for seed in (0, 0, 1)]
     assert (cut[0].train.num_images, cut[0].val.num_images, cut[0].test.num_images) == (240, 60, 100)
     seen = [torch.cat([images for images, _ in splits.val.evaluation_batches(60, CPU)]) for splits in cut]
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2])
-    given = splits_of(train, test, test, classes="0123456789", val_fraction=0.2, seed=0)
+    given = dataset_splits(train, test, test, classes="0123456789", val_fraction=0.2, seed=0)
     assert (given.train.num_images, given.val.num_images) == (300, 100)
 
 
@@ -270,9 +270,9 @@ def test_momentum_can_be_read_and_changed_and_forgotten(make: Any) -> None:
 def test_what_cannot_be_accepted_is_one_line_before_anything_trains(
     options: dict[str, Any], error: type[GraftpopError], message: str
 ) -> None:
-    with pytest.raises(error, match=message) as raised:
+    with pytest.raises(error, match=message) as describe_exception:
         own(**options)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(describe_exception.value)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_schedule_starts_at_one_and_never_rises_or_falls_below_zero(schedule: 
 
 
 def test_the_digits_load_as_three_splits() -> None:
-    splits = load_splits(DataSettings(name="digits", limit=100), seed=0)
+    splits = load_splits(DataSettings(name="digits", max_train_images=100), seed=0)
     assert [images.num_images for images in (splits.train, splits.val, splits.test)] == [90, 10, 359]
     assert splits.image_shape == (3, 8, 8)
     assert len(splits.class_names) == 10

@@ -11,7 +11,7 @@ import json, sys
 from graftpop.peer.peer import Peer
 from graftpop.space import parse_space
 settings = parse_space({"data": {"name": "digits"}, "model": {"name": "resnet8"}, "training": {"epochs": 2},
-                        "population": {"num_peers": 2}, "graft": {}}).settle()
+                        "population": {"num_peers": 2}, "graft": {}}).resolve()
 one, other = Peer(settings, 0), Peer(settings, 1)
 for peer in (one, other):
     peer.train(1)

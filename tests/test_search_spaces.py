@@ -47,18 +47,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
 def every_settings(space: Space, *seeds: int) -> Iterator[Settings]:
     """Yield the settings of every trial of some seeds, by default of the first; of ranges the lowest value alone."""
     values = {
-        key: domain.every_value() if domain.is_finite else domain.corners[:1]
+        key: domain.every_value() if domain.is_finite else domain.boundary_values[:1]
         for key, domain in space.domains.items()
         if key != "seed"
     }
-    return map(space.settle, combinations(values | ({"seed": seeds} if seeds else {})))
+    return map(space.resolve, combinations(values | ({"seed": seeds} if seeds else {})))
 
 
 def small(settings: Settings, root: str, *, model: str | None = None) -> Settings:
     """Return the settings with tiny data and networks, two rounds, and no more peers and cycles than it takes."""
     tree = settings.model_dump()
     tree["name"] = "small"
-    tree["data"] |= {"name": "folder", "root": root, "val_fraction": 0.25, "limit": None}
+    tree["data"] |= {"name": "folder", "root": root, "val_fraction": 0.25, "max_train_images": None}
     tree["model"]["name"] = model or small_model(settings.model.name)
     tree["training"] |= {"epochs": NUM_ROUNDS, "total_epochs": None, "batch_size": 8, "precision": "float32"}
     tree["population"] |= {"num_peers": min(settings.population.num_peers, MOST_PEERS), "epochs_per_round": 1}
@@ -66,7 +66,7 @@ def small(settings: Settings, root: str, *, model: str | None = None) -> Setting
         teacher |= {"model": small_model(teacher["model"]), "epochs": 1}
     if tree["repr"]:
         tree["repr"] |= {"S1": 1, "S2": 1, "N": 1}
-    tree["tune"], tree["measures"]["density_of"] = {}, None
+    tree["tune"], tree["diagnostics"]["density_of"] = {}, None
     return Settings.model_validate(tree)
 
 
@@ -143,7 +143,7 @@ def test_every_trial_of_a_space_trains_two_rounds_on_tiny_images(file: Path, ima
 
 @pytest.mark.parametrize(("name", "variant"), [("grafting_filter_level", "filter"), ("grafting_peers", "grafting-2")])
 def test_the_networks_that_others_stand_in_for_run_too(name: str, variant: str, images: str) -> None:
-    settings = load_space(FOLDER / "papers" / f"{name}.yaml").settle({"variant": variant})
+    settings = load_space(FOLDER / "papers" / f"{name}.yaml").resolve({"variant": variant})
     assert settings.model.name in ("vgg16", "mobilenetv2")
     assert_finite_figures(small(settings, images, model=settings.model.name))
 
@@ -169,7 +169,7 @@ def test_a_grafting_paper_is_run_by_the_published_recipe(file: Path) -> None:
 
 def test_the_ablation_of_alpha_holds_one_of_a_and_c_fixed() -> None:
     space = load_space(FOLDER / "papers" / "grafting_alpha.yaml")
-    grafts = {name: space.settle({"variant": name}).graft for name in space.variants}
+    grafts = {name: space.resolve({"variant": name}).graft for name in space.variants}
     pairs = {(graft.A, graft.c): name for name, graft in grafts.items() if graft is not None}
     assert pairs.keys() == {*((0.4, c) for c in (1, 5, 10, 50, 100, 500)), *((a, 100) for a in (0, 0.2, 0.6, 0.8, 1))}
     assert all(name == f"A{a}-c{c:g}" for (a, c), name in pairs.items())

@@ -15,9 +15,9 @@ from torch import Tensor
 from graftpop.errors import CheckpointError
 from graftpop.exchange.state_dicts import convolutions_of
 from graftpop.ops.criteria import Filters, l1, l2
+from graftpop.ops.diagnostics import network_information
 from graftpop.ops.entropy import entropy
 from graftpop.ops.importance import num_invalid_filters
-from graftpop.ops.measures import network_information
 
 __all__ = ["LayerFigures", "NetworkFigures", "layers_table", "network_figures", "totals_table"]
 

@@ -16,27 +16,27 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from graftpop.cluster.peer_actor import PeerActor, this_node
-from graftpop.cluster.resources import Demand
-from graftpop.errors import HandleLost, MeetingBroken, PeerError, PeerLost
+from graftpop.cluster.resources import ResourceRequest
+from graftpop.errors import CollectiveError, PeerError, PeerLost, ResultLost
 from graftpop.population import Calls
-from graftpop.population.group import Wanted
+from graftpop.population.group import ResultMode
 from graftpop.settings import Settings
 
 __all__ = ["RayGroup"]
 
-GET_LIMIT_S = 300.0
-BEGIN_LIMIT_S = 60.0
+GET_TIMEOUT_S = 300.0
+REASSIGN_TIMEOUT_S = 60.0
 """How long a peer may take to begin another trial, before it is started anew."""
 
 
-class Asked(NamedTuple):
+class PendingCall(NamedTuple):
     """What a peer was asked for."""
 
     peer: int
     method: str
-    wanted: Wanted
+    wanted: ResultMode
     made: "ray.ObjectRef[Any]"
-    limit_s: float
+    timeout_s: float
     deadline: float
 
 
@@ -48,11 +48,16 @@ class RayGroup:
         demand: what the peers reserve, and which of them share a process.
         placement_group: the trial's; its last bundles are the actors'.
         trial: what the peers' tasks are named after.
-        parts: a `graftpop.peer.components.Parts`, or None; what it holds is pickled.
+        parts: a `graftpop.peer.components.Components`, or None; what it holds is pickled.
     """
 
     def __init__(
-        self, settings: Settings, demand: Demand, placement_group: PlacementGroup, trial: str, parts: Any = None
+        self,
+        settings: Settings,
+        demand: ResourceRequest,
+        placement_group: PlacementGroup,
+        trial: str,
+        parts: Any = None,
     ) -> None:
         # Ray neither restarts nor retries: who starts again has first to be given its state
         self._remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
@@ -61,16 +66,16 @@ class RayGroup:
         self._parts = None if parts is None else ray.put(cloudpickle.dumps(parts))
         self._actors: dict[int, Any] = {}  # by place
         self._places: dict[int, int] = {}  # by peer
-        self._started: dict[ray.ObjectRef[Any], Asked] = {}
+        self._started: dict[ray.ObjectRef[Any], PendingCall] = {}
         self._place_peers()
         for place in range(len(demand.actors)):
             self._start_process(place)
-        self._arrange_meetings()
+        self._connect_process_group()
 
     def _place_peers(self) -> None:
         self._places = {peer: place for place, peers in enumerate(self._demand.actors) for peer in peers}
 
-    def begin(self, settings: Settings, demand: Demand, trial: str) -> None:
+    def reassign(self, settings: Settings, demand: ResourceRequest, trial: str) -> None:
         """Be the peers of another trial of the same bundles, in the same processes where these have nothing to do.
 
         Args:
@@ -83,16 +88,16 @@ class RayGroup:
         self._started.clear()
         self._place_peers()
         begun = {
-            place: actor.begin.remote(settings.model_dump(), self._peers_at(place))
+            place: actor.assign.remote(settings.model_dump(), self._peers_at(place))
             for place, actor in self._actors.items()
             if place not in busy
         }
         if begun:
-            ray.wait(list(begun.values()), num_returns=len(begun), timeout=BEGIN_LIMIT_S)
+            ray.wait(list(begun.values()), num_returns=len(begun), timeout=REASSIGN_TIMEOUT_S)
         for place in range(len(self._demand.actors)):
             if place not in begun or not _is_done(begun[place]):
                 self._start_process(place)
-        self._arrange_meetings()
+        self._connect_process_group()
 
     def _peers_at(self, place: int) -> list[int]:
         return [peer for peer, other in self._places.items() if other == place]
@@ -111,51 +116,53 @@ class RayGroup:
             ),
         ).remote(self._settings.model_dump(), self._peers_at(place), self._demand, self._parts)
 
-    def _arrange_meetings(self) -> None:
+    def _connect_process_group(self) -> None:
         """Tell all peers where they meet, where they do; before what they are asked next, since they do it in order."""
         if not self._settings.meets:
             return
-        limit_s = self._settings.population.round_limit_s
+        timeout_s = self._settings.population.round_timeout_s
         opener, *others = self._actors.values()
-        address = opener.open_meetings.remote(0, len(self._actors), limit_s)
+        address = opener.open_process_group.remote(0, len(self._actors), timeout_s)
         for place, actor in enumerate(others, start=1):
-            actor.come_to_meetings.remote(address, place, len(self._actors), limit_s)
+            actor.join_process_group.remote(address, place, len(self._actors), timeout_s)
 
-    def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
+    def run(
+        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+    ) -> Iterator[tuple[int, Any]]:
         """See `Group.run`. A handle is an object reference."""
-        asked = dict(self._ask(peer, method, arguments, limit_s, wanted) for peer, arguments in calls.items())
+        asked = dict(self._ask(peer, method, arguments, timeout_s, wanted) for peer, arguments in calls.items())
         broken = []  # those that could not meet with another come after that other, the cause
         while asked:
             peer, result = self._next_of(asked)
-            if isinstance(result, MeetingBroken):
+            if isinstance(result, CollectiveError):
                 broken.append((peer, result))
             else:
                 yield peer, result
         yield from broken
 
     def start(
-        self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, *, wanted: Wanted = "value"
+        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, wanted: ResultMode = "value"
     ) -> None:
         """See `Group.start`."""
-        reference, asked = self._ask(peer, method, arguments, limit_s, wanted)
+        reference, asked = self._ask(peer, method, arguments, timeout_s, wanted)
         self._started[reference] = asked
 
-    def finished(self) -> tuple[int, Any]:
-        """See `Group.finished`."""
+    def next_result(self) -> tuple[int, Any]:
+        """See `Group.next_result`."""
         return self._next_of(self._started)
 
     def _ask(
-        self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, wanted: Wanted
-    ) -> "tuple[ray.ObjectRef[Any], Asked]":
+        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, wanted: ResultMode
+    ) -> "tuple[ray.ObjectRef[Any], PendingCall]":
         """Start a method on one peer; return by which reference its end is known, and what it is the end of."""
         actor, name = self._actors[self._places[peer]], f"{self._trial}/peer-{peer}.{method}"
         if wanted == "value":
             reference = made = actor.call.options(name=name).remote(peer, method, *arguments)
         else:
             reference, made = actor.make.options(name=name, num_returns=2).remote(peer, method, *arguments)
-        return reference, Asked(peer, method, wanted, made, limit_s, time.monotonic() + limit_s)
+        return reference, PendingCall(peer, method, wanted, made, timeout_s, time.monotonic() + timeout_s)
 
-    def _next_of(self, pending: "dict[ray.ObjectRef[Any], Asked]") -> tuple[int, Any]:
+    def _next_of(self, pending: "dict[ray.ObjectRef[Any], PendingCall]") -> tuple[int, Any]:
         """Wait for what is done, or late, first; take it away and return the peer, and the result or the error."""
         deadline = min(asked.deadline for asked in pending.values())
         done, _ = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
@@ -163,35 +170,35 @@ class RayGroup:
             late = next(reference for reference, asked in pending.items() if asked.deadline == deadline)
             asked = pending.pop(late)
             return asked.peer, PeerLost(
-                f"peer {asked.peer}: did not finish '{asked.method}' within {asked.limit_s:g} "
-                f"s; see population.deadline_factor and population.round_limit_s"
+                f"peer {asked.peer}: did not finish '{asked.method}' within {asked.timeout_s:g} "
+                f"s; see population.deadline_factor and population.round_timeout_s"
             )
         asked = pending.pop(done[0])
         result = self._result(done[0], asked.peer, asked.method)
         if isinstance(result, PeerError) or asked.wanted == "value":
             return asked.peer, result
         # what a process has handed out outlives it, but not its node
-        if asked.wanted == "held" or result == this_node():
+        if asked.wanted == "ref" or result == this_node():
             return asked.peer, asked.made
         kept = self._result(asked.made, asked.peer, asked.method)
         return asked.peer, kept if isinstance(kept, PeerError) else self.put(kept)
 
     def _result(self, reference: ray.ObjectRef[Any], peer: int, method: str) -> Any:
         try:
-            return ray.get(reference, timeout=GET_LIMIT_S)
+            return ray.get(reference, timeout=GET_TIMEOUT_S)
         except RayTaskError as error:
             if isinstance(error.cause, PeerError):
                 return error.cause
             if isinstance(error.cause, ObjectLostError | RayActorError):  # of what it was called with
-                return _handle_lost(error.cause, peer, method)
+                return _result_lost(error.cause, peer, method)
             raise
         except ObjectLostError as error:
-            return _handle_lost(error, peer, method)
+            return _result_lost(error, peer, method)
         except RayError as error:
             return PeerLost(f"peer {peer}: lost in '{method}': {_why(str(error))}")
 
-    def beside(self, peers: Collection[int]) -> set[int]:
-        """See `Group.beside`."""
+    def coresident(self, peers: Collection[int]) -> set[int]:
+        """See `Group.coresident`."""
         places = {self._places[peer] for peer in peers}
         return {peer for peer, place in self._places.items() if place in places}
 
@@ -199,7 +206,7 @@ class RayGroup:
         """See `Group.restart`. Where the node of a peer is gone, Ray looks for room on others meanwhile."""
         for place in sorted({self._places[peer] for peer in peers}):
             self._start_process(place)
-        self._arrange_meetings()
+        self._connect_process_group()
 
     def dismiss(self, peers: Collection[int]) -> None:
         """See `Group.dismiss`."""
@@ -216,7 +223,7 @@ class RayGroup:
 
     def get(self, handle: Any) -> Any:
         """See `Group.get`."""
-        return ray.get(handle, timeout=GET_LIMIT_S)
+        return ray.get(handle, timeout=GET_TIMEOUT_S)
 
     def close(self) -> None:
         """End the peers' processes."""
@@ -233,8 +240,8 @@ def _is_done(reference: ray.ObjectRef[Any]) -> bool:
     return True
 
 
-def _handle_lost(error: Exception, peer: int, method: str) -> HandleLost:
-    return HandleLost(f"peer {peer}: what another made for its '{method}' is gone: {_why(str(error))}")
+def _result_lost(error: Exception, peer: int, method: str) -> ResultLost:
+    return ResultLost(f"peer {peer}: what another made for its '{method}' is gone: {_why(str(error))}")
 
 
 def _why(text: str) -> str:

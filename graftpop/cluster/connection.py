@@ -12,7 +12,7 @@ from graftpop.errors import ResourceError
 
 __all__ = ["Connection", "check_can_lead", "connect", "dashboard_text", "local_node", "nodes_of_cluster"]
 
-ANSWER_LIMIT_S = 10.0
+ANSWER_TIMEOUT_S = 10.0
 CLIENT_SCHEME = "ray://"
 HEAD_RESOURCE = "node:__internal_head__"
 
@@ -141,7 +141,7 @@ def _check_answers(address: str) -> None:
     host, port = _host_and_port(place)
     if not (host and port.isdecimal()):
         return
-    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_LIMIT_S).close()
+    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
     if is_client:
         refusal = _refusal(f"{host}:{port}", "/ray.rpc.RayletDriver/ClusterInfo", "a client server's port is 10001")
     else:
@@ -170,7 +170,7 @@ def _refusal(place: str, method: str, usual: str) -> str:
     token = "export RAY_AUTH_MODE=token, and as RAY_AUTH_TOKEN what `ray get-auth-token` prints on the head"
     try:
         with init_grpc_channel(place) as channel:
-            channel.unary_unary(method)(b"", timeout=ANSWER_LIMIT_S)
+            channel.unary_unary(method)(b"", timeout=ANSWER_TIMEOUT_S)
     except AuthenticationError:
         return f"RAY_AUTH_MODE is token, and there is no token here; {token}"
     except grpc.RpcError as error:

@@ -31,7 +31,7 @@ from ray.util.metrics import Gauge
 from graftpop.population import Round
 from graftpop.population.round import Row
 
-__all__ = ["LABELS", "METRICS", "MetricsExport", "figures_of"]
+__all__ = ["LABELS", "METRICS", "MetricsExport", "peer_metrics"]
 
 LABELS: Final = ("study", "trial", "peer")
 METRICS: Final[Mapping[str, tuple[str, str]]] = {
@@ -63,7 +63,7 @@ SCRAPE_LIMIT_S = HANDED_OVER_S + 60.0
 logger = logging.getLogger("graftpop")
 
 
-def figures_of(done: Round, num_restarts: Mapping[int, int]) -> str:
+def peer_metrics(done: Round, num_restarts: Mapping[int, int]) -> str:
     """Return what is exported of each peer after a round, as text: loggers of Tune would take numbers for theirs.
 
     Args:
@@ -124,7 +124,7 @@ class MetricsExport(Callback):
             self.set()
 
     def take(self, trial_id: str, figures: str) -> None:
-        """Take note of what `figures_of` gave of a round, if anything; what that does not tell stays."""
+        """Take note of what `peer_metrics` gave of a round, if anything; what that does not tell stays."""
         self._ended_at.pop(trial_id, None)
         rows = self._rows.setdefault(trial_id, {})
         for row in json.loads(figures or "[]"):

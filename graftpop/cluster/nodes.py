@@ -79,7 +79,7 @@ def _sees(mark: str) -> str:
 
 
 def _check_data(space: Space, nodes: dict[str, str]) -> None:
-    every = [*space.settings_of("data"), *space.corners()]
+    every = [*space.settings_of("data"), *space.boundary_settings()]
     for data in dict.fromkeys(settings.data for settings in every):
         seed = next(settings.seed for settings in every if settings.data == data)
         lacking = _ask(nodes, DATA_LIMIT_S, f"read {data.name}", _reads, data, seed)
@@ -101,7 +101,9 @@ def _reads(data: DataSettings, seed: int) -> str:
     return ""
 
 
-def _ask(nodes: dict[str, str], limit_s: float, what: str, task: Callable[..., str], *arguments: Any) -> dict[str, str]:
+def _ask(
+    nodes: dict[str, str], timeout_s: float, what: str, task: Callable[..., str], *arguments: Any
+) -> dict[str, str]:
     """Run a task on every node at once; return by address what those say that say something.
 
     A node that is dead, which the cluster only notices meanwhile, is asked for nothing.
@@ -114,17 +116,17 @@ def _ask(nodes: dict[str, str], limit_s: float, what: str, task: Callable[..., s
         remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*arguments): node
         for node in nodes
     }
-    _, late = ray.wait(list(node_of), num_returns=len(node_of), timeout=limit_s)
+    _, late = ray.wait(list(node_of), num_returns=len(node_of), timeout=timeout_s)
     if late:
         raise ResourceError(
             f"node {', '.join(sorted(nodes[node_of[one]] for one in late))}: did not {what} within "
-            f"{limit_s:g} s; see that it runs (`ray status`), or take it out of the cluster"
+            f"{timeout_s:g} s; see that it runs (`ray status`), or take it out of the cluster"
         )
     said = {}
     for reference, node in node_of.items():
         address = nodes[node]
         try:
-            said[address] = ray.get(reference, timeout=limit_s)
+            said[address] = ray.get(reference, timeout=timeout_s)
         except RayError as error:
             if _is_found_dead(node):
                 continue

@@ -6,8 +6,8 @@ from typing import Any
 import ray
 from ray import cloudpickle
 
-from graftpop.cluster.process_group import MeetingPlace
-from graftpop.cluster.resources import Demand
+from graftpop.cluster.process_group import ProcessGroup
+from graftpop.cluster.resources import ResourceRequest
 from graftpop.errors import PeerError
 from graftpop.settings import Settings
 
@@ -17,7 +17,9 @@ __all__ = ["PeerActor", "this_node"]
 class PeerActor:
     """A process that has some peers and runs them one after the other. Who creates it need not import torch."""
 
-    def __init__(self, settings: dict[str, Any], peers: Sequence[int], demand: Demand, parts: bytes | None) -> None:
+    def __init__(
+        self, settings: dict[str, Any], peers: Sequence[int], demand: ResourceRequest, parts: bytes | None
+    ) -> None:
         import torch
 
         from graftpop.cluster.malloc import keep_freed_memory
@@ -29,16 +31,16 @@ class PeerActor:
         torch.set_num_threads(self._num_cores)
         self._parts = parts
         self._failure: PeerError | None = None
-        self._place = MeetingPlace(peers[0])
+        self._process_group = ProcessGroup(peers[0])
         self._peers: dict[int, Any] = {}
-        self.begin(settings, peers)
+        self.assign(settings, peers)
 
-    def begin(self, settings: dict[str, Any], peers: Sequence[int]) -> None:
+    def assign(self, settings: dict[str, Any], peers: Sequence[int]) -> None:
         """Have peers of a population that begins, in place of those of another."""
         from graftpop.peer.peer import Peer
 
         self._peers.clear()  # their memory is free before that of the next is taken
-        self._place.leave()
+        self._process_group.leave()
         population = Settings.model_validate(settings)
         try:
             parts = None if self._parts is None else cloudpickle.loads(self._parts)
@@ -60,7 +62,7 @@ class PeerActor:
         if self._failure is not None:
             raise self._failure
         result = getattr(self._peers[peer], method)(*arguments)
-        return self._place.hold(result) if isinstance(result, Generator) else result
+        return self._process_group.run(result) if isinstance(result, Generator) else result
 
     def make(self, peer: int, method: str, *arguments: Any) -> tuple[str, Any]:
         """Run a method of a peer whose result stays here; return apart from it on which node that is."""
@@ -70,13 +72,13 @@ class PeerActor:
         """Have a peer no more."""
         del self._peers[peer]
 
-    def open_meetings(self, place: int, num_places: int, limit_s: float) -> tuple[str, int]:
+    def open_process_group(self, place: int, num_places: int, timeout_s: float) -> tuple[str, int]:
         """Open the place where the peers meet; return its address and port."""
-        return self._place.open(place, num_places, limit_s)
+        return self._process_group.open(place, num_places, timeout_s)
 
-    def come_to_meetings(self, address: tuple[str, int], place: int, num_places: int, limit_s: float) -> None:
+    def join_process_group(self, address: tuple[str, int], place: int, num_places: int, timeout_s: float) -> None:
         """Come to the place that another peer has opened."""
-        self._place.come(address, place, num_places, limit_s)
+        self._process_group.join(address, place, num_places, timeout_s)
 
 
 def this_node() -> str:

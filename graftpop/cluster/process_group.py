@@ -13,12 +13,12 @@ import psutil
 import ray
 from numpy.typing import NDArray
 
-from graftpop.errors import MeetingBroken
+from graftpop.errors import CollectiveError
 
-__all__ = ["MeetingPlace"]
+__all__ = ["ProcessGroup"]
 
 
-class MeetingPlace:
+class ProcessGroup:
     """One peer's side of the meetings.
 
     Args:
@@ -32,46 +32,46 @@ class MeetingPlace:
         self._store: Any = None
         self._limit = datetime.timedelta(0)
 
-    def open(self, place: int, num_places: int, limit_s: float) -> tuple[str, int]:
+    def open(self, place: int, num_places: int, timeout_s: float) -> tuple[str, int]:
         """Open the place, in place of any before; return its address and port.
 
         Args:
             place: which of those that meet this is, from 0.
             num_places: how many meet.
-            limit_s: how long anyone waits for the others.
+            timeout_s: how long anyone waits for the others.
         """
         host = ray.util.get_node_ip_address()
-        self._expect(place, num_places, limit_s)
+        self._expect(place, num_places, timeout_s)
         self._store = self._store_at(host, 0, is_master=True)
         return host, self._store.port
 
-    def come(self, address: tuple[str, int], place: int, num_places: int, limit_s: float) -> None:
+    def join(self, address: tuple[str, int], place: int, num_places: int, timeout_s: float) -> None:
         """Come to a place that another peer has opened, at the first meeting; see `open`."""
-        self._expect(place, num_places, limit_s)
+        self._expect(place, num_places, timeout_s)
         self._address = address
 
-    def _expect(self, place: int, num_places: int, limit_s: float) -> None:
+    def _expect(self, place: int, num_places: int, timeout_s: float) -> None:
         self.leave()
         self._store, self._address = None, None
         self._place, self._num_places = place, num_places
-        self._limit = datetime.timedelta(seconds=limit_s)
+        self._limit = datetime.timedelta(seconds=timeout_s)
 
     def _store_at(self, host: str, port: int, *, is_master: bool) -> Any:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, and not in its __all__
 
         return TCPStore(host, port, is_master=is_master, wait_for_workers=False, timeout=self._limit)
 
-    def hold(self, meeting: Generator[NDArray[Any], NDArray[Any], Any]) -> Any:
+    def run(self, collective: Generator[NDArray[Any], NDArray[Any], Any]) -> Any:
         """Run a method that meets to its end, exchanging what it says with all peers; return its result.
 
         Raises:
-            MeetingBroken: another peer did not come in time, or left.
+            CollectiveError: another peer did not come in time, or left.
         """
         everyone = None
         try:
             while True:
                 try:
-                    own = meeting.send(everyone)  # type: ignore[arg-type]  # None starts a generator
+                    own = collective.send(everyone)  # type: ignore[arg-type]  # None starts a generator
                 except StopIteration as done:
                     return done.value
                 everyone = self._exchange(own)
@@ -90,7 +90,7 @@ class MeetingPlace:
             gathered = torch.from_numpy(everyone).flatten(0, 1)
             torch.distributed.all_gather_into_tensor(gathered, torch.from_numpy(own))
         except RuntimeError as error:  # gloo has no other kind
-            raise MeetingBroken(
+            raise CollectiveError(
                 f"peer {self._peer}: its meeting with the other peers broke off: {str(error).splitlines()[0]}"
             ) from error
         return everyone

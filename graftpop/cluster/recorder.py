@@ -13,11 +13,11 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
-from graftpop.cluster.search import remind
+from graftpop.cluster.search import replay_results
 from graftpop.errors import CheckpointError, PopulationLost, ResourceError, StorageError
 from graftpop.reporting import LiveReport
 from graftpop.run.checkpoints import Checkpoints
-from graftpop.run.storage import patiently
+from graftpop.run.storage import retry_on_oserror
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space
 from graftpop.study.trials import Trial, best_trial, column_types, trials_to_json
@@ -140,7 +140,7 @@ class Recorder(Callback):
         for seen in self.trials:
             if not seen.is_over:
                 seen.status = "interrupted"
-        patiently(lambda: self._write(best=True), f"{self._folder.location}: the tables cannot be written")
+        retry_on_oserror(lambda: self._write(best=True), f"{self._folder.location}: the tables cannot be written")
         self._report.close()
         self._watch(self.trials)
 
@@ -152,9 +152,9 @@ class Recorder(Callback):
             if trial_id in self._trials:
                 known = self._trials[trial_id]
                 known.status = "pending"
-                remind(self._scheduled, trial, self._scores[trial_id], self._space.settle().tune.metric)
+                replay_results(self._scheduled, trial, self._scores[trial_id], self._space.resolve().tune.metric)
             else:
-                settings = self._space.settle(planned["sample"])
+                settings = self._space.resolve(planned["sample"])
                 self._trials[trial_id] = Trial(trial_id, int(trial_id), dict(planned["sample"]), settings.num_rounds)
             self._seen[trial.trial_id] = self._trials[trial_id]
         return self._seen[trial.trial_id]

@@ -8,7 +8,7 @@ from typing import Literal
 from graftpop.errors import ResourceError
 from graftpop.settings import Settings
 
-__all__ = ["LEAST", "Demand", "Node", "demand_of"]
+__all__ = ["LEAST", "ResourceRequest", "Node", "resource_request"]
 
 RAY_UNITS = 10_000
 """Ray counts a resource in ten-thousandths."""
@@ -29,7 +29,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Demand:
+class ResourceRequest:
     """What the peers of one trial ask for: a placement group with a bundle an actor.
 
     An actor is a process that has one peer, or several that it runs one after the other. The process that leads them
@@ -63,7 +63,7 @@ class Demand:
         return f"{self.num_peers} peer{'s' * (self.num_peers > 1)} of {self.cpus_per_peer:g} CPU{gpus}{together}"
 
 
-def demand_of(settings: Settings, nodes: Sequence[Node]) -> Demand:
+def resource_request(settings: Settings, nodes: Sequence[Node]) -> ResourceRequest:
     """Return what a population asks for on a cluster.
 
     `auto` gives a peer a whole core, and a whole card where there are cards, if all peers fit so; else 1/n of one
@@ -86,7 +86,7 @@ def demand_of(settings: Settings, nodes: Sequence[Node]) -> Demand:
     of_cpus = list(enumerate(shares, 1)) if resources.cpus_per_peer == "auto" else [(1, resources.cpus_per_peer)]
     of_gpus = (shares if has_gpus else [0.0]) if resources.gpus_per_peer == "auto" else [resources.gpus_per_peer]
     demands = [
-        Demand(num_peers, cpus, gpus, _together(settings.peers_per_actor, num_peers, sharing, gpus, nodes))
+        ResourceRequest(num_peers, cpus, gpus, _together(settings.peers_per_actor, num_peers, sharing, gpus, nodes))
         for gpus in of_gpus
         for sharing, cpus in of_cpus
     ]
@@ -115,7 +115,7 @@ def _together(asked: int | Literal["auto"], num_peers: int, sharing: int, gpus: 
     return sharing if not gpus and sharing * num_cores == num_peers else 1
 
 
-def _room(demand: Demand, nodes: Sequence[Node]) -> int:
+def _room(demand: ResourceRequest, nodes: Sequence[Node]) -> int:
     """Return how many of a demand's peers find a place on all nodes together: full actors, and one that is not."""
     cpus, gpus, together = demand.cpus_per_peer, demand.gpus_per_peer, demand.peers_per_actor
     on_node = [min(_parts(node.cpus, cpus), _parts(node.gpus, gpus) if gpus else demand.num_peers) for node in nodes]

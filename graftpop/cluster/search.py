@@ -18,7 +18,15 @@ from graftpop.space import Space
 from graftpop.study.samplers import Sampler
 from graftpop.study.trials import Trial
 
-__all__ = ["SuggestedTrials", "grid_of", "remind", "remind_of_final", "scheduler", "trial_id_of", "trials_to_run"]
+__all__ = [
+    "SuggestedTrials",
+    "grid_of",
+    "replay_results",
+    "replay_final_result",
+    "scheduler",
+    "trial_id_of",
+    "trials_to_run",
+]
 
 ASHA_REDUCTION = 3
 ASHA_EARLIEST_ROUND = 5
@@ -98,7 +106,7 @@ class SuggestedTrials(Searcher):
 
 def scheduler(space: Space) -> TrialScheduler:
     """Return the scheduler of a study."""
-    return SCHEDULERS[space.settle().tune.scheduler](space)
+    return SCHEDULERS[space.resolve().tune.scheduler](space)
 
 
 def _none(space: Space) -> TrialScheduler:
@@ -114,7 +122,7 @@ def _asha(space: Space) -> TrialScheduler:
     rounds = space.most_rounds()
     rungs = (rounds // ASHA_REDUCTION**2, rounds // ASHA_REDUCTION)
     first = next((rung for rung in rungs if rung >= ASHA_EARLIEST_ROUND), rounds)
-    tuned = space.settle().tune
+    tuned = space.resolve().tune
     return ASHAScheduler(
         time_attr="round",
         metric=tuned.metric,
@@ -125,18 +133,18 @@ def _asha(space: Space) -> TrialScheduler:
     )
 
 
-def remind(scheduler: TrialScheduler, trial: TuneTrial, scores: Mapping[int, float], metric: str) -> None:
+def replay_results(scheduler: TrialScheduler, trial: TuneTrial, scores: Mapping[int, float], metric: str) -> None:
     """Let a scheduler that stops trials know what a trial of before reached, by round."""
     if isinstance(scheduler, ASHAScheduler):
         for round, score in sorted(scores.items()):
             scheduler.on_trial_result(NO_CONTROLLER, trial, {"round": round, metric: score})
 
 
-def remind_of_final(scheduler: TrialScheduler, trial: Trial, scores: Mapping[int, float], metric: str) -> None:
+def replay_final_result(scheduler: TrialScheduler, trial: Trial, scores: Mapping[int, float], metric: str) -> None:
     """Let a scheduler that stops trials know of one that will not run again."""
     stub = TuneTrial("population", stub=True, trial_id=trial.trial_id)
     scheduler.on_trial_add(NO_CONTROLLER, stub)
-    remind(scheduler, stub, scores, metric)
+    replay_results(scheduler, stub, scores, metric)
 
 
 def _pbt(space: Space) -> TrialScheduler:
@@ -145,12 +153,12 @@ def _pbt(space: Space) -> TrialScheduler:
     Tune multiplies by 1.2 or 0.8 without regard to the domain, so what leaves it is brought back.
     """
     interval = max(PBT_FEWEST_ROUNDS, space.most_rounds() // PBT_INTERVALS)
-    rng = random.Random(space.settle().seed)
+    rng = random.Random(space.resolve().seed)
     mutations: dict[str, Any] = {
         key: list(domain.every_value()) if domain.is_finite else partial(domain.sample, rng)
         for key, domain in space.domains.items()
     }
-    tuned = space.settle().tune
+    tuned = space.resolve().tune
 
     def keep_inside(config: dict[str, Any]) -> dict[str, Any]:
         trial = config["trial"]

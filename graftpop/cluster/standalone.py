@@ -9,9 +9,9 @@ from ray.util import placement_group, remove_placement_group
 
 from graftpop.cluster.actors import RayGroup
 from graftpop.cluster.connection import connect, nodes_of_cluster
-from graftpop.cluster.resources import demand_of
+from graftpop.cluster.resources import resource_request
 from graftpop.errors import ResourceError
-from graftpop.peer.components import Parts
+from graftpop.peer.components import Components
 from graftpop.settings import Settings
 
 __all__ = ["ray_group"]
@@ -21,7 +21,7 @@ ROOM_LIMIT_S = 300.0
 
 
 @contextmanager
-def ray_group(settings: Settings, parts: Parts) -> Iterator[RayGroup]:
+def ray_group(settings: Settings, parts: Components) -> Iterator[RayGroup]:
     """Run the peers of a population as Ray actors for the time of a block.
 
     On the cluster that this process is connected to (`ray.init`), else on one of this machine that ends with the block.
@@ -37,7 +37,7 @@ def ray_group(settings: Settings, parts: Parts) -> Iterator[RayGroup]:
         with connect(None), ray_group(settings, parts) as group:
             yield group
         return
-    demand = demand_of(settings, nodes_of_cluster())
+    demand = resource_request(settings, nodes_of_cluster())
     room = placement_group(demand.bundles)
     try:
         try:

@@ -10,7 +10,7 @@ from ray.tune.logger import TBXLoggerCallback
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.metrics import MetricsExport
 from graftpop.cluster.recorder import TRIALS, Recorder
-from graftpop.cluster.search import SuggestedTrials, grid_of, remind_of_final, scheduler, trials_to_run
+from graftpop.cluster.search import SuggestedTrials, grid_of, replay_final_result, scheduler, trials_to_run
 from graftpop.cluster.trackers import Tracker
 from graftpop.cluster.trainable import PopulationTrainable, placement_of
 from graftpop.run.tables import RunFolder
@@ -39,10 +39,10 @@ def run_study(
         ResourceError: for a long time no trial found room: the cluster has lost nodes.
     """
     known = read_known(folder)
-    tuned, scheduled = space.settle().tune, scheduler(space)
+    tuned, scheduled = space.resolve().tune, scheduler(space)
     sampler, scores = make_sampler(space), scores_by_round(folder, known)
-    trackers = [Tracker(name, space, folder, known) for name in dict.fromkeys(tuned.log)]
-    stored = [OptunaStorage(space, folder, known, scores)] if tuned.storage is not None else []
+    trackers = [Tracker(name, space, folder, known) for name in dict.fromkeys(tuned.trackers)]
+    stored = [OptunaStorage(space, folder, known, scores)] if tuned.optuna_storage is not None else []
     metrics = MetricsExport(folder.name)
 
     def tell(trials: list[Trial]) -> None:
@@ -54,7 +54,7 @@ def run_study(
     for trial in known:
         sampler.recall(trial, scores[trial.trial_id])
         if trial.is_final:
-            remind_of_final(scheduled, trial, scores[trial.trial_id], tuned.metric)
+            replay_final_result(scheduled, trial, scores[trial.trial_id], tuned.metric)
     left = [trial for trial in known if not trial.is_final]
     new_numbers = range(len(known), space.num_trials())
     with ExitStack() as ending:

@@ -18,12 +18,12 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.logger import LoggerCallback
 
 from graftpop.errors import SpaceError
-from graftpop.run.background_worker import END_LIMIT_S, Sideline
+from graftpop.run.background_worker import END_LIMIT_S, BackgroundWorker
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space
 from graftpop.study.trials import Trial
 
-__all__ = ["LOGGERS", "Tracker", "check_loggers"]
+__all__ = ["LOGGERS", "Tracker", "check_trackers"]
 
 FIGURES: Final = (
     "epoch",
@@ -99,12 +99,12 @@ class Tracker(Callback):
     """
 
     def __init__(self, name: str, space: Space, folder: RunFolder, known: list[Trial]) -> None:
-        self._inner: Any = LOGGERS[name](space.settle().name, folder)
+        self._inner: Any = LOGGERS[name](space.resolve().name, folder)
         self._space, self._folder = space, folder
         self._resumed = {trial.trial_id for trial in known}  # even before its first round one may have had a run
         self._runs: dict[str, Run] = {}  # by Tune's own ids
         self._is_set_up = False
-        self.sideline = Sideline(f"tune.log: {name}")
+        self.background = BackgroundWorker(f"tune.trackers: {name}")
 
     def set_up(self) -> None:
         """Let the tracker connect to whatever it logs to."""
@@ -124,25 +124,25 @@ class Tracker(Callback):
         run.has_failed = "error" in result
         if not run.has_failed:
             figures: dict[str, Any] = {name: result[name] for name in FIGURES if name in result}
-            self.sideline.add(partial(self._log, run, figures | {"training_iteration": result["round"]}))
+            self.background.submit(partial(self._log, run, figures | {"training_iteration": result["round"]}))
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """End the trial's run."""
         if trial.trial_id in self._runs:
             run = self._runs.pop(trial.trial_id)
-            self.sideline.add(partial(self._end, run, failed=run.has_failed))
+            self.background.submit(partial(self._end, run, failed=run.has_failed))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """End the run of a trial that failed."""
         if trial.trial_id in self._runs:  # else it never began
-            self.sideline.add(partial(self._end, self._runs.pop(trial.trial_id), failed=True))
+            self.background.submit(partial(self._end, self._runs.pop(trial.trial_id), failed=True))
 
     def finish(self) -> None:
         """End the runs of trials that were interrupted, and wait until the tracker has everything, or for a while."""
         for run in self._runs.values():
-            self.sideline.add(partial(self._end, run, failed=True))
-        self.sideline.add(self._let_go)
-        self.sideline.finish()
+            self.background.submit(partial(self._end, run, failed=True))
+        self.background.submit(self._let_go)
+        self.background.finish()
 
     def _run_of(self, trial: TuneTrial) -> Run:
         """Return the run of a trial, which is begun when it is first seen."""
@@ -152,7 +152,7 @@ class Tracker(Callback):
             config = {"run": self._folder.name, "trial": trial_id, **settings_of(self._space, planned["sample"])}
             run = Run(f"{trial_id} (resumed)" if trial_id in self._resumed else trial_id, config, str(trial.local_path))
             self._runs[trial.trial_id] = run
-            self.sideline.add(partial(self._begin, run))
+            self.background.submit(partial(self._begin, run))
         return self._runs[trial.trial_id]
 
     def _begin(self, run: Run) -> None:
@@ -185,19 +185,19 @@ def settings_of(space: Space, sample: Mapping[str, Any]) -> dict[str, Any]:
             else:
                 flat[prefix + name] = value
 
-    collect(space.settle(sample).model_dump(exclude={"tune"}), "")
+    collect(space.resolve(sample).model_dump(exclude={"tune"}), "")
     return {**flat, **sample}
 
 
-def check_loggers(space: Space, folder: RunFolder) -> None:
+def check_trackers(space: Space, folder: RunFolder) -> None:
     """Check that the trackers that a study wants can be logged to.
 
     Raises:
         GraftpopError: one of them lacks a login or a place, or does not answer.
     """
-    for name in dict.fromkeys(space.settle().tune.log):
+    for name in dict.fromkeys(space.resolve().tune.trackers):
         tracker = Tracker(name, space, folder, [])
-        tracker.sideline.ask(tracker.set_up)
+        tracker.background.call(tracker.set_up)
         tracker.finish()
 
 
@@ -221,7 +221,7 @@ def _wandb(project: str, folder: RunFolder) -> LoggerCallback:
                 super().setup(*arguments, **options)  # type: ignore[no-untyped-call]  # nor here
             except ValueError as error:
                 raise SpaceError(
-                    "tune.log: wandb needs a login, got none; run `wandb login`, set WANDB_API_KEY, or "
+                    "tune.trackers: wandb needs a login, got none; run `wandb login`, set WANDB_API_KEY, or "
                     "WANDB_MODE=offline to write to the run folder alone"
                 ) from error
 
@@ -236,8 +236,8 @@ def _wandb(project: str, folder: RunFolder) -> LoggerCallback:
             finally:
                 self._cleanup_logging_actors()
 
-        def _raise_if_failed(self, trial: Any, limit_s: float) -> None:
-            ended, _ = ray.wait([self._trial_logging_futures[trial]], timeout=limit_s)
+        def _raise_if_failed(self, trial: Any, timeout_s: float) -> None:
+            ended, _ = ray.wait([self._trial_logging_futures[trial]], timeout=timeout_s)
             try:
                 ray.get(ended)
             except RayTaskError as error:
@@ -275,7 +275,7 @@ def _comet(project: str, folder: RunFolder) -> LoggerCallback:
         return CometLoggerCallback(project_name=project, tags=[folder.name])
     if "COMET_OFFLINE_DIRECTORY" not in os.environ:
         raise SpaceError(
-            "tune.log: comet needs a login, got none; set COMET_API_KEY, or COMET_OFFLINE_DIRECTORY to "
+            "tune.trackers: comet needs a login, got none; set COMET_API_KEY, or COMET_OFFLINE_DIRECTORY to "
             "the folder to write to without one"
         )
     return CometLoggerCallback(online=False, project_name=project, tags=[folder.name])
@@ -303,7 +303,7 @@ def _disk(folder: RunFolder, tracker: str, variable: str) -> str:
     if folder.local_path is None:
         instead = f"set {variable} to its server" if variable else "give --out a folder on a disk"
         raise SpaceError(
-            f"tune.log: {tracker} would write to the run folder, which is no folder on a disk, got "
+            f"tune.trackers: {tracker} would write to the run folder, which is no folder on a disk, got "
             f"{folder.location}; {instead}"
         )
     return str(folder.local_path)

@@ -17,21 +17,21 @@ from ray.util import get_current_placement_group
 
 from graftpop.cluster.actors import RayGroup
 from graftpop.cluster.connection import Connection
-from graftpop.cluster.metrics import figures_of
-from graftpop.cluster.resources import LEAST, Node, demand_of
+from graftpop.cluster.metrics import peer_metrics
+from graftpop.cluster.resources import LEAST, Node, resource_request
 from graftpop.errors import CheckpointError, GraftpopError, PopulationLost, ResourceError, StorageError
 from graftpop.population import Event, Population, Round
 from graftpop.population.round import Row
 from graftpop.run.checkpoint_writer import CheckpointWriter
-from graftpop.run.checkpoints import Checkpoint, Checkpoints, Facts
-from graftpop.run.storage import patiently
+from graftpop.run.checkpoints import Checkpoint, CheckpointMetadata, Checkpoints
+from graftpop.run.storage import retry_on_oserror
 from graftpop.run.tables import RunFolder, TrialRecords
 from graftpop.space import Space
 
 __all__ = ["PopulationTrainable", "placement_of"]
 
 POINTER = "trial.json"
-PREDECESSOR_LIMIT_S = 120.0
+PREDECESSOR_TIMEOUT_S = 120.0
 """How long a process that led this trial before may take to end, after what it belonged to was killed."""
 
 
@@ -41,8 +41,8 @@ def placement_of(space: Space, config: dict[str, Any], connection: Connection) -
     The first is empty: that process goes where there is a place. But where a population may lose peers for good and
     go on, it must outlive all nodes of peers, so it stays on the node of the driver, without which nothing goes on.
     """
-    settings = space.settle(config["trial"]["sample"])
-    demand = demand_of(settings, connection.nodes)
+    settings = space.resolve(config["trial"]["sample"])
+    demand = resource_request(settings, connection.nodes)
     may_shrink = (settings.population.min_peers or demand.num_peers) < demand.num_peers
     return tune.PlacementGroupFactory([{connection.here: LEAST} if may_shrink else {}, *demand.bundles])
 
@@ -66,7 +66,7 @@ class PopulationTrainable(tune.Trainable):
         self._run = RunFolder(location)
         self._lock, self._is_locked = ExitStack(), False
         self._group: RayGroup | None = None
-        self._take_up(config)
+        self._assign_trial(config)
 
     def __repr__(self) -> str:
         """Name the actor for the dashboard, once for all trials that it leads."""
@@ -75,16 +75,16 @@ class PopulationTrainable(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take note of another trial, to run with the same peers' processes."""
         self._let_go()
-        self._take_up(new_config)
+        self._assign_trial(new_config)
         return True
 
-    def _take_up(self, config: dict[str, Any]) -> None:
+    def _assign_trial(self, config: dict[str, Any]) -> None:
         self._id = Path(self.logdir).name  # the config's `trial_id` is under pbt that of the trial it was copied from
-        self._is_of_own_tuner = "trial" not in config
-        self._sample: dict[str, Any] = config if self._is_of_own_tuner else config["trial"]["sample"]
-        self._settings = self._space.settle(self._sample)
+        self._is_user_tuner = "trial" not in config
+        self._sample: dict[str, Any] = config if self._is_user_tuner else config["trial"]["sample"]
+        self._settings = self._space.resolve(self._sample)
         self._checkpoints = Checkpoints(self._run.of_trials("checkpoints") / self._id)
-        self._writer = CheckpointWriter(self._checkpoints, self._id, self._tell_storage_away)
+        self._writer = CheckpointWriter(self._checkpoints, self._id, self._on_storage_away)
         self._records = TrialRecords(self._run.of_trials("records"), self._id)
         self._source, self._adopted = self._checkpoints, ""  # under pbt another trial's
         self._population: Population | None = None
@@ -117,7 +117,7 @@ class PopulationTrainable(tune.Trainable):
 
     def _finish_round(self, population: Population, done: Round, start: float) -> None:
         self._summary = self._summarise(done)
-        self._figures = figures_of(done, population.num_restarts)
+        self._figures = peer_metrics(done, population.num_restarts)
         self._records.add_round(done)
         if done.is_last:
             self._summary |= population.finish(done)
@@ -129,7 +129,7 @@ class PopulationTrainable(tune.Trainable):
         """Keep a process that led this trial before, and does not know that it was given up, from writing."""
         if not self._is_locked:
             self._keep(self._run.check_is_there, "anything")
-            self._lock.enter_context(self._run.of_trials("locks").locked(self._id, PREDECESSOR_LIMIT_S))
+            self._lock.enter_context(self._run.of_trials("locks").locked(self._id, PREDECESSOR_TIMEOUT_S))
             self._is_locked = True
 
     def _let_go(self) -> None:
@@ -149,7 +149,7 @@ class PopulationTrainable(tune.Trainable):
             self._adopted = self._adopted or newest.facts.adopted
             if newest.facts.is_complete:
                 return None
-        self._population = Population(self._start_peers(), self._settings, self._tell)
+        self._population = Population(self._start_peers(), self._settings, self._on_event)
         if newest is not None:
             states = {peer: files[f"peer-{peer}.safetensors"] for peer in newest.facts.peers}
             teachers = {
@@ -165,9 +165,9 @@ class PopulationTrainable(tune.Trainable):
     def _start_peers(self) -> RayGroup:
         """Start the peers, in the processes of another trial's where this one led such a trial before."""
         settings = self._settings
-        self._demand = demand = demand_of(settings, self._nodes)
+        self._demand = demand = resource_request(settings, self._nodes)
         if self._group is not None:
-            self._group.begin(settings, demand, self._id)
+            self._group.reassign(settings, demand, self._id)
             return self._group
         placement_group = get_current_placement_group()
         if placement_group is None:
@@ -191,7 +191,7 @@ class PopulationTrainable(tune.Trainable):
             reached = candidates[0].facts.round if candidates else 0
             theirs = self._source.up_to(reached)  # of what is ahead, rounds would be missing from this one's records
             if not theirs:
-                self._tell(
+                self._on_event(
                     Event(
                         reached,
                         None,
@@ -205,7 +205,7 @@ class PopulationTrainable(tune.Trainable):
             try:
                 files = checkpoint.files()
             except CheckpointError as error:
-                self._tell(Event(checkpoint.facts.round, None, "checkpoint_skipped", str(error)))
+                self._on_event(Event(checkpoint.facts.round, None, "checkpoint_skipped", str(error)))
                 continue
             wanted = self._settings.population.num_peers
             if max(checkpoint.facts.peers) >= wanted:
@@ -214,14 +214,14 @@ class PopulationTrainable(tune.Trainable):
                     f"{checkpoint.facts.peers}"
                 )
             if adopts:
-                self._checkpoints.forget_after(checkpoint.facts.round)
+                self._checkpoints.remove_after(checkpoint.facts.round)
             return checkpoint, files
         return None, {}
 
-    def _tell(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         self._records.add_event(event)
         if self._population is not None:  # before, those of an earlier process are not yet taken up
-            with suppress(OSError):  # they are written with the round too, patiently
+            with suppress(OSError):  # they are written with the round too, retry_on_oserror
                 self._records.write_events()
         who = f"peer {event.peer} " if event.peer is not None else ""
         took = f" after {event.took_s:.1f} s" if event.took_s is not None else ""
@@ -236,7 +236,7 @@ class PopulationTrainable(tune.Trainable):
         """
         events, self._events = self._events, []
         report = {**self._summary, "events": "\n".join(events), "timesteps_total": self._summary.get("train_images", 0)}
-        if not self._is_of_own_tuner:
+        if not self._is_user_tuner:
             report["figures"], self._figures = self._figures, ""
         elif "best_peer" in self._summary:
             file = f"peer-{self._summary['best_peer']}.safetensors"
@@ -269,7 +269,7 @@ class PopulationTrainable(tune.Trainable):
         return num_images / max(busy_s)
 
     def _write_checkpoint(self, population: Population, *, is_complete: bool) -> None:
-        facts = Facts(
+        facts = CheckpointMetadata(
             round=population.round,
             score=self._summary.get("val_accuracy", -1.0),
             is_complete=is_complete,
@@ -283,14 +283,14 @@ class PopulationTrainable(tune.Trainable):
         if is_complete:
             self._writer.finish()
 
-    def _tell_storage_away(self, round: int, cause: str) -> None:
-        self._tell(Event(round, None, "storage_away", cause))
+    def _on_storage_away(self, round: int, cause: str) -> None:
+        self._on_event(Event(round, None, "storage_away", cause))
 
     def _keep(self, act: Callable[[], None], what: str) -> None:
         """Write something, waiting while storage is away."""
         round = self._summary.get("round", 0)
-        patiently(
-            act, f"trial {self._id}: {what} cannot be written", lambda cause: self._tell_storage_away(round, cause)
+        retry_on_oserror(
+            act, f"trial {self._id}: {what} cannot be written", lambda cause: self._on_storage_away(round, cause)
         )
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -8,7 +8,7 @@ import ray
 from ray import tune
 
 from graftpop.cluster.connection import nodes_of_cluster
-from graftpop.cluster.resources import demand_of
+from graftpop.cluster.resources import resource_request
 from graftpop.cluster.trainable import PopulationTrainable
 from graftpop.errors import SpaceError
 from graftpop.run.tables import RunFolder
@@ -57,8 +57,10 @@ def trainable(space: str | Path, out: str, overrides: Iterable[str] = ()) -> Any
     nodes = nodes_of_cluster()
 
     def placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        settings = parse_space(settled.plain(config), "param_space").settle()  # all rules, before the trial starts
-        return tune.PlacementGroupFactory([{}, *demand_of(settings, nodes).bundles])
+        settings = parse_space(
+            settled.merged_tree(config), "param_space"
+        ).resolve()  # all rules, before the trial starts
+        return tune.PlacementGroupFactory([{}, *resource_request(settings, nodes).bundles])
 
     populations = tune.with_parameters(PopulationTrainable, space=settled, nodes=nodes, location=folder.location)
     populations.__name__ = "population"

@@ -122,7 +122,7 @@ def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Grou
         baseline=space.baseline,
         seeds=seeds,
         searched=list(domains),
-        settings_of=space.settle,
+        settings_of=space.resolve,
     )
 
 

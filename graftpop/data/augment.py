@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["crop_and_flip", "normalise", "random_crop_box", "Recipe"]
+__all__ = ["crop_and_flip", "normalize", "random_crop_box", "Recipe"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def crop_and_flip(pixels: Tensor, dy: Tensor, dx: Tensor, mirrored: Tensor, padd
     return windows[mirrored.long(), torch.arange(batch, device=pixels.device), dy, left]
 
 
-def normalise(pixels: Tensor, recipe: Recipe) -> Tensor:
+def normalize(pixels: Tensor, recipe: Recipe) -> Tensor:
     """Return `(pixels / 255 - mean) / std`.
 
     Args:

@@ -24,10 +24,10 @@ from torch import Tensor
 from graftpop.data.source import Colour, Contents, Part, Source
 from graftpop.errors import DataError
 
-__all__ = ["cache_folder", "Decoded", "decoded", "is_stored", "LOCK_LIMIT_S", "locked"]
+__all__ = ["cache_folder", "Decoded", "decoded", "is_stored", "LOCK_TIMEOUT_S", "locked"]
 
 FORMAT_VERSION: Final = 1  # part of the fingerprint: raise it when the files' meaning changes
-LOCK_LIMIT_S: Final = 600.0
+LOCK_TIMEOUT_S: Final = 600.0
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ def is_stored(source: Source) -> bool:
     return _stored(_folder_of(source)) is not None
 
 
-def decoded(source: Source, *, limit_s: float = LOCK_LIMIT_S) -> Decoded:
+def decoded(source: Source, *, timeout_s: float = LOCK_TIMEOUT_S) -> Decoded:
     """Return a data set from the cache; decode it into the cache first where it is not there.
 
     Args:
         source: the data set.
-        limit_s: how long to wait for another process that decodes it.
+        timeout_s: how long to wait for another process that decodes it.
 
     Raises:
         DataError: the data cannot be decoded, the cache cannot be written, or the wait was too long.
@@ -63,7 +63,7 @@ def decoded(source: Source, *, limit_s: float = LOCK_LIMIT_S) -> Decoded:
     folder = _folder_of(source)
     stored = _stored(folder)
     if stored is None:
-        with locked(folder.with_name(folder.name + ".lock"), f"decode {source.name}", limit_s):
+        with locked(folder.with_name(folder.name + ".lock"), f"decode {source.name}", timeout_s):
             stored = _stored(folder)  # another process may have done it meanwhile
             if stored is None:
                 _store(source, folder)
@@ -74,15 +74,15 @@ def decoded(source: Source, *, limit_s: float = LOCK_LIMIT_S) -> Decoded:
 
 
 @contextmanager
-def locked(lock: Path, purpose: str, limit_s: float = LOCK_LIMIT_S) -> Iterator[None]:
+def locked(lock: Path, purpose: str, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
     """Hold a lock file of the cache while one process of the node does what all need; errors name the purpose."""
     holder = FileLock(lock)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        holder.acquire(timeout=limit_s)
+        holder.acquire(timeout=timeout_s)
     except Timeout as error:
         raise DataError(
-            f"cache: waited {limit_s:g} s for {lock}, held by a process of this node to {purpose}; "
+            f"cache: waited {timeout_s:g} s for {lock}, held by a process of this node to {purpose}; "
             "wait for that process to end, or end it, and start again"
         ) from error
     except OSError as error:
@@ -117,7 +117,7 @@ def _stored(folder: Path) -> Decoded | None:
             part: (_mapped(folder / f"{part}_pixels.npy").permute(0, 3, 1, 2), _mapped(folder / f"{part}_labels.npy"))
             for part in meta["parts"]
         }
-        return Decoded(tuple(meta["class_names"]), _colour(meta["mean"]), _colour(meta["std"]), parts)
+        return Decoded(tuple(meta["class_names"]), _color(meta["mean"]), _color(meta["std"]), parts)
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
 
@@ -127,7 +127,7 @@ def _mapped(file: Path) -> Tensor:
     return torch.from_numpy(np.load(file, mmap_mode="c"))
 
 
-def _colour(values: Any) -> Colour:
+def _color(values: Any) -> Colour:
     red, green, blue = values
     return red, green, blue
 
@@ -180,7 +180,7 @@ def _store_part(folder: Path, name: str, contents: Contents) -> NDArray[np.int64
         for block_pixels, block_labels in part.blocks:
             file.write(np.ascontiguousarray(block_pixels).data)
             labels.append(block_labels)
-            counts += [np.bincount(block_pixels[..., colour].ravel(), minlength=256) for colour in range(3)]
+            counts += [np.bincount(block_pixels[..., color].ravel(), minlength=256) for color in range(3)]
     if sum(map(len, labels)) != part.num_images:
         raise DataError(
             f"cache: expected {part.num_images} images of the {name} part, got {sum(map(len, labels))}; "

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from graftpop.data.cache import LOCK_LIMIT_S, locked
+from graftpop.data.cache import LOCK_TIMEOUT_S, locked
 from graftpop.errors import DataError, one_line
 
 __all__ = ["download_archive"]
@@ -52,13 +52,13 @@ def download_archive(url: str, md5: str, folder: Path, member: str) -> None:
 def _fetch(url: str, md5: str, archive: Path) -> None:
     from torchvision.datasets.utils import check_integrity
 
-    deadline = time.monotonic() + LOCK_LIMIT_S
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
     with urllib.request.urlopen(url, timeout=SOCKET_LIMIT_S) as response, open(archive, "wb") as file:
         while chunk := response.read(CHUNK_BYTES):
             file.write(chunk)
             if file.tell() > MAX_ARCHIVE_BYTES:
                 raise OSError(f"it has more than {MAX_ARCHIVE_BYTES} bytes")
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not done within {LOCK_LIMIT_S:g} s")
+                raise TimeoutError(f"not done within {LOCK_TIMEOUT_S:g} s")
     if not check_integrity(os.fspath(archive), md5):
         raise OSError("its MD5 is not the published one")

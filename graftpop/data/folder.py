@@ -13,7 +13,7 @@ from typing import Final
 from graftpop.data.cache import is_stored
 from graftpop.data.decoding import decode_blocks, size_of
 from graftpop.data.paths import check_inside
-from graftpop.data.source import Colour, Contents, Part, Source, root_folder, settle_parts
+from graftpop.data.source import Colour, Contents, Part, Source, name_parts, root_folder
 from graftpop.errors import DataError
 from graftpop.settings import DataSettings
 
@@ -89,7 +89,7 @@ def class_folders(root: Path) -> ImageFiles:
         DataError: a part or a class is empty, a class is not one of train/, or a link leads out of the folder.
     """
     found = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
-    folders = settle_parts(found, str(root), LAYOUT)
+    folders = name_parts(found, str(root), LAYOUT)
     class_names = tuple(_class_names(folders["train"], root))
     numbers = {name: number for number, name in enumerate(class_names)}
     parts = {}

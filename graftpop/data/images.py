@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from graftpop.data.augment import Recipe, crop_and_flip, normalise
+from graftpop.data.augment import Recipe, crop_and_flip, normalize
 
 __all__ = ["Images", "MemoryImages", "Recipe", "Splits"]
 
@@ -84,13 +84,13 @@ class MemoryImages:
         for rows, dy, dx, flips in torch.split(draws, batch_size, dim=1):
             if len(rows) > 1:
                 images = crop_and_flip(_take(pixels, rows), dy, dx, flips.bool(), padding)
-                yield normalise(images, self.recipe), labels.index_select(0, rows)
+                yield normalize(images, self.recipe), labels.index_select(0, rows)
 
     def evaluation_batches(self, batch_size: int, device: torch.device) -> Batches:
         """Yield every image once, in the order of the data set; see `Images`."""
         pixels, labels, order = self._on(device, torch.arange(self.num_images))
         for rows in torch.split(order, batch_size):
-            yield normalise(_take(pixels, rows), self.recipe), labels.index_select(0, rows)
+            yield normalize(_take(pixels, rows), self.recipe), labels.index_select(0, rows)
 
     def _on(self, device: torch.device, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return pixels, labels and the rows of them that `order`, of images of this split, stands for."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from graftpop.data.decoding import decode_blocks, size_of
 from graftpop.data.parquet_page_sizes import largest_page
 from graftpop.data.paths import check_inside
-from graftpop.data.source import Colour, Contents, Part, Source, root_folder, settle_parts
+from graftpop.data.source import Colour, Contents, Part, Source, name_parts, root_folder
 from graftpop.errors import DataError, closest, one_line
 from graftpop.settings import DataSettings
 
@@ -80,7 +80,7 @@ def parquet_source(
     Raises:
         DataError: a part is missing, or the columns cannot be found.
     """
-    parts = settle_parts(files, str(folder), "train*.parquet and test*.parquet (or val*.parquet)")
+    parts = name_parts(files, str(folder), "train*.parquet and test*.parquet (or val*.parquet)")
     first = parts["train"][0]
     schema = _schema(first)
     features = _features(schema)

@@ -13,7 +13,7 @@ from graftpop.data.decoding import Block
 from graftpop.errors import DataError
 from graftpop.settings import DataSettings
 
-__all__ = ["Colour", "Contents", "Part", "root_folder", "settle_parts", "Source"]
+__all__ = ["Colour", "Contents", "Part", "root_folder", "name_parts", "Source"]
 
 T = TypeVar("T")
 Colour = tuple[float, float, float]
@@ -60,7 +60,7 @@ def root_folder(data: DataSettings) -> Path:
     return root
 
 
-def settle_parts(found: Mapping[str, T], where: str, expected: str) -> dict[str, T]:
+def name_parts(found: Mapping[str, T], where: str, expected: str) -> dict[str, T]:
     """Return the parts under their final names: a lone `val` is the test set.
 
     Args:

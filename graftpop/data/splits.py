@@ -42,7 +42,7 @@ def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0) -> Split
 
     Args:
         data: which data set, and how it is split and varied.
-        seed: of `data.limit` and of the cut.
+        seed: of `data.max_train_images` and of the cut.
         num_workers: processes that read, where images are streamed from files; 0 reads in this one.
 
     Raises:
@@ -107,17 +107,18 @@ def _cut(labels: Tensor, data: DataSettings, seed: int, *, has_val: bool) -> tup
     """Return the rows that train, and those that validate if these are cut from the training images."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.arange(len(labels))
-    if data.limit is not None:
-        if data.limit > len(labels):
+    if data.max_train_images is not None:
+        if data.max_train_images > len(labels):
             raise DataError(
-                f"data.limit: must be at most the number of training images, {len(labels)}, got {data.limit}"
+                f"data.max_train_images: must be at most the number of training images, {len(labels)}, "
+                f"got {data.max_train_images}"
             )
-        rows, _ = stratified_rows(labels, data.limit, generator)
+        rows, _ = stratified_rows(labels, data.max_train_images, generator)
     num_val = 0 if has_val else max(1, round(data.val_fraction * len(rows)))
     if len(rows) - num_val < MIN_TRAINING_IMAGES:
         raise DataError(
             f"data: at least {MIN_TRAINING_IMAGES} images must be left to train on, got {len(rows)} and "
-            f"{num_val} of them for validation; raise data.limit or lower data.val_fraction"
+            f"{num_val} of them for validation; raise data.max_train_images or lower data.val_fraction"
         )
     if has_val:
         return rows, None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from graftpop.data.augment import Recipe, normalise, random_crop_box
+from graftpop.data.augment import Recipe, normalize, random_crop_box
 from graftpop.data.batch_reader import in_order, read_batches, shuffled
 from graftpop.data.decoding import decode_image
 from graftpop.errors import DataError
@@ -68,7 +68,7 @@ class StreamedImages:
             if isinstance(batch, DataError):
                 raise batch
             pixels, labels = (part.to(device, non_blocking=True) for part in batch)
-            yield normalise(pixels, self.recipe), labels
+            yield normalize(pixels, self.recipe), labels
 
 
 class _Files(Dataset[Item]):

@@ -14,7 +14,7 @@ from graftpop.data.images import Splits
 from graftpop.errors import DataError
 from graftpop.seeds import derive, seeded
 
-__all__ = ["DatasetImages", "splits_of"]
+__all__ = ["DatasetImages", "dataset_splits"]
 
 AS_THEY_ARE: Final = Recipe((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0, False)
 """What is done to the images of such a data set: nothing."""
@@ -50,8 +50,8 @@ class DatasetImages:
 
     def _read(self, batches: Sequence[Tensor], seed: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in read_batches(_Seeded(self.dataset, seed), batches, self.num_workers, device):
-            laid_out = images.float().contiguous(memory_format=torch.channels_last)
-            yield laid_out.to(device, non_blocking=True), labels.long().to(device, non_blocking=True)
+            with_layout = images.float().contiguous(memory_format=torch.channels_last)
+            yield with_layout.to(device, non_blocking=True), labels.long().to(device, non_blocking=True)
 
 
 class _Seeded(Dataset[Any]):
@@ -68,7 +68,7 @@ class _Seeded(Dataset[Any]):
             return self.dataset[index]
 
 
-def splits_of(
+def dataset_splits(
     train: Dataset[Any],
     val: Dataset[Any] | None,
     test: Dataset[Any],

@@ -169,7 +169,7 @@ class Grafting:
         if self._released:
             self._graft_integers_(alpha, donor)
 
-    def become_(self, donor: Snapshot) -> None:
+    def copy_from_(self, donor: Snapshot) -> None:
         """Take a donor's weights and integer buffers in place of one's own."""
         self._state.buffer.copy_(_tensor(donor.weights))
         for _, tensor, theirs in self._integers_of(donor):

@@ -8,7 +8,7 @@ from graftpop.errors import DataError, ModelError, StorageError, choose
 from graftpop.exporting.checks import Measured, check_alike, measure, measure_on_noise
 from graftpop.exporting.formats import FORMATS, Predict, check_packages
 from graftpop.exporting.model_card import card_text
-from graftpop.exporting.selection import Chosen, choose_network
+from graftpop.exporting.selection import SelectedNetwork, select_network
 from graftpop.run.storage import Folder
 from graftpop.run.tables import RunFolder
 
@@ -53,7 +53,7 @@ def export_network(run: RunFolder, format: str, peer: str = "best", out: str | N
     check_packages(format)
     folder = Folder(out) if out is not None else Folder(run.location) / "export" / f"{peer}-{format}"
     _check_is_free(folder)
-    chosen = choose_network(run, peer)
+    chosen = select_network(run, peer)
     content = chosen_format.encode(chosen.network, chosen.card)
     measured, unmeasured = _measured(chosen, chosen_format.decode(content, chosen.card))
     for one in measured:
@@ -83,7 +83,7 @@ def _check_is_free(folder: Folder) -> None:
         )
 
 
-def _measured(chosen: Chosen, file: Predict) -> tuple[list[Measured], str]:
+def _measured(chosen: SelectedNetwork, file: Predict) -> tuple[list[Measured], str]:
     try:
         splits = load_splits(chosen.settings.data, seed=chosen.settings.seed)
         _check_is_same_data(splits, chosen)
@@ -94,7 +94,7 @@ def _measured(chosen: Chosen, file: Predict) -> tuple[list[Measured], str]:
     ], ""
 
 
-def _check_is_same_data(splits: Splits, chosen: Chosen) -> None:
+def _check_is_same_data(splits: Splits, chosen: SelectedNetwork) -> None:
     card = chosen.card
     found = (splits.class_names, splits.image_shape, splits.recipe.mean, splits.recipe.std)
     expected = tuple(tuple(card[key]) for key in ("class_names", "image_shape", "mean", "std"))

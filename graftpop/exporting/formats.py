@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from graftpop.errors import ModelError, one_line
 from graftpop.models.network_file import rebuilt_network
-from graftpop.models.pretrained import Colours, Renormalised
+from graftpop.models.pretrained import Normalization, Renormalized
 
 __all__ = ["FORMATS", "INPUT", "Format", "Predict", "check_packages", "output_name"]
 
@@ -26,7 +26,7 @@ Predict = Callable[[Tensor], Tensor]
 
 INPUT: Final = "pixels"
 ANY_NUMBER: Final = ({0: torch.export.Dim("batch")},)
-PIXELS: Final = Colours((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+PIXELS: Final = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 MOST_ONNX_BYTES: Final = 2**31 - 2**20  # a protocol buffer has less than 2 GiB; a margin for the graph
 CANNOT_TRACE: Final = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
 """What torch's exporters raise on a network that they cannot follow."""
@@ -71,7 +71,7 @@ def output_name(card: Card) -> str:
 
 def _of_pixels(network: nn.Module, card: Card) -> nn.Module:
     """Return a network that takes pixels in [0, 1]."""
-    return Renormalised(network, PIXELS, Colours(tuple(card["mean"]), tuple(card["std"]))).requires_grad_(False)
+    return Renormalized(network, PIXELS, Normalization(tuple(card["mean"]), tuple(card["std"]))).requires_grad_(False)
 
 
 def _pixels(images: Tensor, card: Card) -> Tensor:

@@ -10,7 +10,7 @@ import yaml
 from graftpop import __version__
 from graftpop.exporting.checks import Measured
 from graftpop.exporting.formats import FORMATS, INPUT, output_name
-from graftpop.exporting.selection import Chosen
+from graftpop.exporting.selection import SelectedNetwork
 from graftpop.models import TIMM, TORCHVISION
 from graftpop.settings import Settings
 
@@ -20,13 +20,13 @@ NOT_RECIPE: Final[Mapping[str, Any]] = {
     "name": True,
     "tune": True,
     "resources": True,
-    "measures": True,
+    "diagnostics": True,
     "data": {"root"},  # of the machine that trained it
     "population": {
         "deadline_factor",
-        "round_limit_s",
+        "round_timeout_s",
         "max_peer_restarts",
-        "replace_limit_s",
+        "replace_timeout_s",
         "min_peers",
         "peers_per_actor",
     },
@@ -74,7 +74,7 @@ pixels = torch.rand(1, {shape})                  # in place of images: RGB in [0
 
 
 def card_text(
-    chosen: Chosen, name: str, facts: Mapping[str, Any], measured: Sequence[Measured], *, is_noise: bool
+    chosen: SelectedNetwork, name: str, facts: Mapping[str, Any], measured: Sequence[Measured], *, is_noise: bool
 ) -> str:
     """Return a model card in Markdown.
 
@@ -102,7 +102,7 @@ def card_text(
     return "\n\n".join([head, *sections]) + "\n"
 
 
-def _origin(chosen: Chosen) -> str:
+def _origin(chosen: SelectedNetwork) -> str:
     settings, facts, trial = chosen.settings, chosen.facts, chosen.trial
     text = (
         f"From trial {trial['trial_id']} of the run `{settings.name}`; a peer is a `{chosen.card['model']}` for "
@@ -115,7 +115,7 @@ def _origin(chosen: Chosen) -> str:
     return text
 
 
-def _interface(chosen: Chosen, name: str) -> str:
+def _interface(chosen: SelectedNetwork, name: str) -> str:
     card = chosen.card
     channels, height, width = card["image_shape"]
     mean, std = (", ".join(f"{value:.4f}" for value in card[key]) for key in ("mean", "std"))
@@ -151,7 +151,7 @@ def _interface(chosen: Chosen, name: str) -> str:
     return "\n".join(lines)
 
 
-def _loading(chosen: Chosen, name: str) -> str:
+def _loading(chosen: SelectedNetwork, name: str) -> str:
     card = chosen.card
     code = LOADING[name].format(
         mean=card["mean"],
@@ -190,7 +190,7 @@ def _accuracy(measured: Sequence[Measured], *, is_noise: bool) -> str:
 def _data(settings: Settings) -> str:
     data = settings.data
     parts = [f"`{data.name}`" + (f", label `{data.label}`" if data.label else "")]
-    parts += [f"{data.limit:,} training images of it"] if data.limit else []
+    parts += [f"{data.max_train_images:,} training images of it"] if data.max_train_images else []
     parts += [f"each cut to a square around its middle and scaled to {data.image_size} pixels"] * bool(data.image_size)
     return (
         f"{', '.join(parts)}; a share of {data.val_fraction:g} of the training images is for validation, unless "

@@ -13,18 +13,18 @@ from graftpop.models import find_model
 from graftpop.models.ensemble import Ensemble
 from graftpop.models.network_file import rebuilt_network, split_peer_file
 from graftpop.peer.peer import Peer
-from graftpop.run.checkpoints import Checkpoint, Checkpoints, Facts
+from graftpop.run.checkpoints import Checkpoint, CheckpointMetadata, Checkpoints
 from graftpop.run.tables import RunFolder
-from graftpop.settings import MeasureSettings, Settings
+from graftpop.settings import DiagnosticsSettings, Settings
 from graftpop.study.trials import best_row
 
-__all__ = ["Chosen", "choose_network"]
+__all__ = ["SelectedNetwork", "select_network"]
 
 SOUPS = ("uniform_soup", "greedy_soup")
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedNetwork:
     """A network of a run.
 
     Attributes:
@@ -42,10 +42,10 @@ class Chosen:
     what: str
     settings: Settings
     trial: dict[str, Any]
-    facts: Facts
+    facts: CheckpointMetadata
 
 
-def choose_network(run: RunFolder, peer: str) -> Chosen:
+def select_network(run: RunFolder, peer: str) -> SelectedNetwork:
     """Return a network of the best trial of a run, from its newest checkpoint.
 
     Args:
@@ -73,10 +73,10 @@ def choose_network(run: RunFolder, peer: str) -> Chosen:
         network, card, what = _ensemble(checkpoint, settings)
     else:
         network, card, what = _one(checkpoint, settings, peer)
-    return Chosen(network, card, what, settings, dict(row), facts)
+    return SelectedNetwork(network, card, what, settings, dict(row), facts)
 
 
-def _settings_of(facts: Facts, location: str) -> Settings:
+def _settings_of(facts: CheckpointMetadata, location: str) -> Settings:
     try:
         return Settings.model_validate(facts.settings)
     except ValidationError as error:
@@ -141,12 +141,12 @@ def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[s
             "mean; choose best, ensemble or a peer"
         )
     # what it learned from, and was measured against, may be gone and is not needed
-    cook = Peer(settings.model_copy(update={"distillation": None, "measures": MeasureSettings()}), best)
+    cook = Peer(settings.model_copy(update={"distillation": None, "diagnostics": DiagnosticsSettings()}), best)
     snapshots = []
     for peer in facts.peers:
         cook.load(checkpoint.read(_file(peer)))
         snapshots.append(copy.deepcopy(cook.publish()))
-    cook.cook("uniform_soup", *snapshots)
+    cook.make_soup("uniform_soup", *snapshots)
     network, card = _rebuilt(cook.save(), "the soup")
     return (
         network,
@@ -158,12 +158,12 @@ def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[s
     )
 
 
-def _is_cooked(facts: Facts, settings: Settings) -> bool:
+def _is_cooked(facts: CheckpointMetadata, settings: Settings) -> bool:
     """Return whether the best peer has become the population's soup."""
     return facts.is_complete and settings.population.output in SOUPS
 
 
-def _check_has_own_weights(what: str, facts: Facts, settings: Settings) -> None:
+def _check_has_own_weights(what: str, facts: CheckpointMetadata, settings: Settings) -> None:
     if _is_cooked(facts, settings):
         raise CheckpointError(
             f"--peer {what}: needs the weights of every peer, and the best one has become the "

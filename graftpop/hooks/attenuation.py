@@ -17,18 +17,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from graftpop.hooks.hook import Rule
+from graftpop.hooks.hook import Hook
 from graftpop.hooks.ranking import ranked, scores
 from graftpop.ops.attenuation import FACTOR_SCHEDULES, RATE_SCHEDULES, attenuate_, weakest
 from graftpop.seeds import derive
 from graftpop.settings import AttenuationSettings
-from graftpop.training.filters import SiteFilters, hold_dropped
+from graftpop.training.filters import SiteFilters, mask_dropped
 from graftpop.training.learner import Learner
 
 __all__ = ["Attenuation"]
 
 
-class Attenuation(Rule):
+class Attenuation(Hook):
     """Attenuation on one network.
 
     Args:
@@ -88,7 +88,7 @@ class Attenuation(Rule):
         self._dropped = weak
         for site, indices in zip(self._filters, weak, strict=True):
             site.drop_(indices)
-        hold_dropped(self._learner, self._filters, weak)
+        mask_dropped(self._learner, self._filters, weak)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return which filters are dropped for good."""
@@ -102,4 +102,4 @@ class Attenuation(Rule):
             tensors.get(site.site.conv, torch.empty(0, dtype=torch.int64)).to(site.weight.device)
             for site in self._filters
         ]
-        hold_dropped(self._learner, self._filters, self._dropped)
+        mask_dropped(self._learner, self._filters, self._dropped)

@@ -1,9 +1,9 @@
-"""Which rules a peer has, by the sections of its settings."""
+"""Which hooks a peer has, by the sections of its settings."""
 
 from collections.abc import Sequence
 
 from graftpop.hooks.attenuation import Attenuation
-from graftpop.hooks.hook import Rule
+from graftpop.hooks.hook import Hook
 from graftpop.hooks.repr import RePr
 from graftpop.hooks.scions import InternalScions, NoiseScions
 from graftpop.hooks.weight_averaging import StochasticWeightAveraging
@@ -11,11 +11,11 @@ from graftpop.settings import Settings
 from graftpop.training.filters import SiteFilters
 from graftpop.training.learner import Learner
 
-__all__ = ["make_rules"]
+__all__ = ["make_hooks"]
 
 
-def make_rules(settings: Settings, learner: Learner, filters: Sequence[SiteFilters], peer: int) -> list[Rule]:
-    """Return the rules of one peer in the order in which they act.
+def make_hooks(settings: Settings, learner: Learner, filters: Sequence[SiteFilters], peer: int) -> list[Hook]:
+    """Return the hooks of one peer in the order in which they act.
 
     What drops filters comes after what changes them, so that the dropped stay dropped; the mean of the weights last.
 
@@ -26,15 +26,15 @@ def make_rules(settings: Settings, learner: Learner, filters: Sequence[SiteFilte
         peer: its number.
     """
     epochs, seed, graft = settings.num_epochs, settings.seed, settings.graft
-    rules: list[Rule] = []
-    if graft is not None and graft.scion == "noise":
-        rules.append(NoiseScions(filters, threshold=graft.threshold, base=graft.noise_base, seed=seed, peer=peer))
-    if graft is not None and graft.scion == "internal":
-        rules.append(InternalScions(filters, threshold=graft.threshold))
+    hooks: list[Hook] = []
+    if graft is not None and graft.source == "noise":
+        hooks.append(NoiseScions(filters, threshold=graft.threshold, base=graft.noise_base, seed=seed, peer=peer))
+    if graft is not None and graft.source == "internal":
+        hooks.append(InternalScions(filters, threshold=graft.threshold))
     if settings.repr is not None:
-        rules.append(RePr(learner, filters, settings.repr, seed=seed, peer=peer))
+        hooks.append(RePr(learner, filters, settings.repr, seed=seed, peer=peer))
     if settings.attenuation is not None:
-        rules.append(Attenuation(learner, filters, settings.attenuation, epochs=epochs, seed=seed, peer=peer))
+        hooks.append(Attenuation(learner, filters, settings.attenuation, epochs=epochs, seed=seed, peer=peer))
     if settings.swa is not None:
-        rules.append(StochasticWeightAveraging(learner, start=settings.swa.start, epochs=epochs))
-    return rules
+        hooks.append(StochasticWeightAveraging(learner, start=settings.swa.start, epochs=epochs))
+    return hooks

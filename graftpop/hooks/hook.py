@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-__all__ = ["Rule"]
+__all__ = ["Hook"]
 
 
-class Rule:
+class Hook:
     """A rule that does nothing and remembers nothing.
 
     Attributes:

@@ -14,18 +14,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from graftpop.hooks.hook import Rule
+from graftpop.hooks.hook import Hook
 from graftpop.hooks.ranking import ranked, scores
 from graftpop.ops.orthogonal import orthogonal_filters
 from graftpop.seeds import derive
 from graftpop.settings import ReprSettings
-from graftpop.training.filters import SiteFilters, hold_dropped
+from graftpop.training.filters import SiteFilters, mask_dropped
 from graftpop.training.learner import Learner
 
 __all__ = ["RePr"]
 
 
-class RePr(Rule):
+class RePr(Hook):
     """The cycles of RePr on one network.
 
     Args:
@@ -67,7 +67,7 @@ class RePr(Rule):
             site.weight[dropped].clone() for site, dropped in zip(self._filters, self._dropped, strict=True)
         ]
         self._keep_dropped()
-        hold_dropped(self._learner, self._filters, self._dropped)
+        mask_dropped(self._learner, self._filters, self._dropped)
 
     def _keep_dropped(self) -> None:
         for site, dropped in zip(self._filters, self._dropped, strict=True):
@@ -81,7 +81,7 @@ class RePr(Rule):
                 kept[dropped] = False
                 site.revive_(dropped, orthogonal_filters(old, site.weight[kept], generator))
         self._forget()
-        self._learner.hold({})
+        self._learner.mask_gradients({})
 
     def _generator(self, purpose: str, epoch: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive(self._seed, "repr", purpose, self._peer, epoch))
@@ -102,7 +102,7 @@ class RePr(Rule):
             if (dropped := tensors.get(f"{site.site.conv}/dropped")) is not None:
                 self._dropped[index] = dropped.to(site.weight.device)
                 self._old_weights[index] = tensors[f"{site.site.conv}/old"].to(site.weight)
-        hold_dropped(self._learner, self._filters, self._dropped)
+        mask_dropped(self._learner, self._filters, self._dropped)
 
 
 def lowest_of_all(of_layers: Sequence[Tensor], rate: float) -> list[Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from graftpop.hooks.hook import Rule
+from graftpop.hooks.hook import Hook
 from graftpop.ops.scions import internal_scions, noise_deviation, noise_scions
 from graftpop.seeds import derive
 from graftpop.training.filters import SiteFilters
@@ -16,7 +16,7 @@ from graftpop.training.filters import SiteFilters
 __all__ = ["InternalScions", "NoiseScions"]
 
 
-class NoiseScions(Rule):
+class NoiseScions(Hook):
     """Add noise to the weights of invalid filters, less of it with every epoch.
 
     Args:
@@ -41,7 +41,7 @@ class NoiseScions(Rule):
             site.weight.copy_(noise_scions(site.weight, self._threshold, deviation, generator))
 
 
-class InternalScions(Rule):
+class InternalScions(Hook):
     """Copy the i-th strongest filter of each site, with its BatchNorm entries, into its i-th weakest invalid one.
 
     Args:

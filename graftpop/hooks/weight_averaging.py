@@ -10,13 +10,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from graftpop.hooks.hook import Rule
+from graftpop.hooks.hook import Hook
 from graftpop.training.learner import Learner
 
 __all__ = ["StochasticWeightAveraging"]
 
 
-class StochasticWeightAveraging(Rule):
+class StochasticWeightAveraging(Hook):
     """The mean of a network's weights after each of its last epochs, which becomes the network at the end.
 
         mean <- mean + (W - mean) / n        n-th epoch after the start

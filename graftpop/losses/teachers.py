@@ -20,7 +20,7 @@ from graftpop.training.learner import Learner
 from graftpop.training.schedules import learning_rate
 from graftpop.training.snapshot import Snapshot
 
-__all__ = ["Classmates", "Teachers"]
+__all__ = ["SnapshotTeachers", "Teachers"]
 
 
 class Teachers:
@@ -95,7 +95,7 @@ class Teachers:
         return build(teacher.model or "", len(self._splits.class_names))
 
 
-class Classmates:
+class SnapshotTeachers:
     """The other peers as their last snapshots have them.
 
     Args:

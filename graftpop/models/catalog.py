@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from graftpop.errors import GraftpopError, ModelError, choose, raised
+from graftpop.errors import GraftpopError, ModelError, choose, describe_exception
 from graftpop.models.densenet import DenseNet
 from graftpop.models.mobilenetv2 import MobileNetV2
 from graftpop.models.resnet import ResNet
@@ -66,7 +66,7 @@ def find_model(name: str, where: str = "model.name") -> Callable[[int], nn.Modul
     if name.startswith(TIMM):
         return timm_classifier(name.removeprefix(TIMM), where)
     if name.startswith(PYTHON):
-        return own_classifier(name.removeprefix(PYTHON), where)
+        return user_classifier(name.removeprefix(PYTHON), where)
     try:
         return choose(MODELS, name, what=where, error=ModelError)
     except ModelError as error:
@@ -123,7 +123,7 @@ def timm_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
     return lambda num_classes: timm.create_model(name, pretrained=False, num_classes=num_classes)
 
 
-def own_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
+def user_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
     """Return a class of networks in a module that Python can import, such as a file where the command was typed.
 
     Args:
@@ -144,7 +144,9 @@ def own_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
             f"lies, or install it on every node"
         ) from error
     except Exception as error:  # a module of the user's may do anything
-        raise ModelError(f"{where}: '{PYTHON}{name}' cannot be imported: {raised(error)}; mend {module}") from error
+        raise ModelError(
+            f"{where}: '{PYTHON}{name}' cannot be imported: {describe_exception(error)}; mend {module}"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):  # nothing else is called: a file may name it
         raise ModelError(
             f"{where}: must be {PYTHON}MODULE.CLASS, a class of torch.nn.Module that takes the number of "
@@ -158,7 +160,7 @@ def own_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
             raise
         except Exception as error:  # and so may its class
             raise ModelError(
-                f"{where}: must be a class that is called with the number of classes, got {raised(error)} "
+                f"{where}: must be a class that is called with the number of classes, got {describe_exception(error)} "
                 f"from {PYTHON}{name}({num_classes}); mend it"
             ) from error
         return network

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from graftpop.models.forward_check import blank_images, twin_of
+from graftpop.models.forward_check import blank_images, eval_copy
 
 __all__ = ["count_flops", "count_parameters"]
 
@@ -19,7 +19,7 @@ def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
         network: any module from images (B, C, H, W) to logits; it is not changed.
         image_shape: (C, H, W).
     """
-    twin = twin_of(network)
+    twin = eval_copy(network)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         twin(blank_images(twin, 1, image_shape))
     return int(counter.get_total_flops())

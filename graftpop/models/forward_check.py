@@ -9,12 +9,12 @@ import copy
 import torch
 from torch import nn
 
-from graftpop.errors import ModelError, raised
+from graftpop.errors import ModelError, describe_exception
 
-__all__ = ["blank_images", "check_takes", "run_twin", "twin_of"]
+__all__ = ["blank_images", "check_forward", "run_forward", "eval_copy"]
 
 
-def twin_of(network: nn.Module) -> nn.Module:
+def eval_copy(network: nn.Module) -> nn.Module:
     """Return a copy of a network, in evaluation mode."""
     return copy.deepcopy(network).eval()
 
@@ -25,7 +25,7 @@ def blank_images(network: nn.Module, num_images: int, image_shape: tuple[int, in
     return torch.zeros(num_images, *image_shape, device=weights.device)
 
 
-def run_twin(twin: nn.Module, image_shape: tuple[int, int, int], what: str) -> object:
+def run_forward(twin: nn.Module, image_shape: tuple[int, int, int], what: str) -> object:
     """Run a network's twin on two images, and return what it gives.
 
     Args:
@@ -46,13 +46,15 @@ def run_twin(twin: nn.Module, image_shape: tuple[int, int, int], what: str) -> o
             f"size, or larger images"
         ) from error
     except Exception as error:  # one's own network may raise anything
-        raise ModelError(f"{what} must take images of shape {image_shape}, got {raised(error)}; mend it") from error
+        raise ModelError(
+            f"{what} must take images of shape {image_shape}, got {describe_exception(error)}; mend it"
+        ) from error
     return given
 
 
-def check_takes(network: nn.Module, image_shape: tuple[int, int, int], num_classes: int, what: str) -> None:
-    """Check that a network takes images of a shape and gives a logit a class; see `run_twin`. It is not changed."""
-    given = run_twin(twin_of(network), image_shape, what)
+def check_forward(network: nn.Module, image_shape: tuple[int, int, int], num_classes: int, what: str) -> None:
+    """Check that a network takes images of a shape and gives a logit a class; see `run_forward`. It is not changed."""
+    given = run_forward(eval_copy(network), image_shape, what)
     shape = tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
     if shape != (2, num_classes):
         raise ModelError(

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError, ModelError
 from graftpop.models import TIMM, TORCHVISION, build, find_model
-from graftpop.models.forward_check import check_takes
+from graftpop.models.forward_check import check_forward
 from graftpop.models.network_file import read_network, read_weights
 from graftpop.seeds import seeded
 from graftpop.settings import TeacherSettings
 
-__all__ = ["Colours", "Renormalised", "load_teacher"]
+__all__ = ["Normalization", "Renormalized", "load_teacher"]
 
 SOCKET_LIMIT_S: Final = 20.0  # without a byte while weights are downloaded
 
 
-class Colours(NamedTuple):
+class Normalization(NamedTuple):
     """How the pixels that a network sees are normalised: less the mean, divided by the deviation, of RGB in [0, 1]."""
 
     mean: tuple[float, ...]
@@ -63,7 +63,7 @@ def load_teacher(
     """
     if settings.epochs is not None or (settings.checkpoint is None) != settings.pretrained:
         raise ValueError(f"{where}: load_teacher needs one of checkpoint and pretrained, no epochs, got {settings!r}")
-    data = Colours(tuple(mean), tuple(std))
+    data = Normalization(tuple(mean), tuple(std))
     with seeded(0, torch.device("cpu")):  # initial weights, soon replaced, draw nothing from the global generator
         if settings.checkpoint is None:
             network, own = _published(settings.model, num_classes, where)
@@ -72,17 +72,19 @@ def load_teacher(
         else:
             network, own = _from_file(Path(settings.checkpoint), settings.model, num_classes, where), data
     network = network.eval().requires_grad_(False)
-    check_takes(network, image_shape, num_classes, f"{where}.{'checkpoint' if settings.checkpoint else 'pretrained'}:")
-    return network if own == data else Renormalised(network, data, own)
+    check_forward(
+        network, image_shape, num_classes, f"{where}.{'checkpoint' if settings.checkpoint else 'pretrained'}:"
+    )
+    return network if own == data else Renormalized(network, data, own)
 
 
-class Renormalised(nn.Module):
+class Renormalized(nn.Module):
     """A network behind the change from the data's normalisation to its own; one multiplication and one sum a pixel."""
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: nn.Module, data: Colours, own: Colours) -> None:
+    def __init__(self, network: nn.Module, data: Normalization, own: Normalization) -> None:
         super().__init__()
         self.network = network
         data_mean, data_std, own_mean, own_std = (
@@ -98,7 +100,7 @@ class Renormalised(nn.Module):
         return logits
 
 
-def _from_run(folder: Path, model: str | None, num_classes: int, where: str) -> tuple[nn.Module, Colours]:
+def _from_run(folder: Path, model: str | None, num_classes: int, where: str) -> tuple[nn.Module, Normalization]:
     """Return the network of a run's folder best/ and its normalisation."""
     try:
         network, card = read_network(folder)
@@ -110,7 +112,7 @@ def _from_run(folder: Path, model: str | None, num_classes: int, where: str) -> 
             f"{folder / 'config.json'} says '{card['model']}'; leave model out"
         )
     _check_classes(card["num_classes"], num_classes, f"{where}.checkpoint: {folder}")
-    return network, Colours(tuple(card["mean"]), tuple(card["std"]))
+    return network, Normalization(tuple(card["mean"]), tuple(card["std"]))
 
 
 def _from_file(file: Path, model: str | None, num_classes: int, where: str) -> nn.Module:
@@ -175,11 +177,11 @@ class Published(NamedTuple):
     """Weights that a library has for a network: of how many classes, on which normalisation, and how to get them."""
 
     num_classes: int
-    colours: Colours
+    colours: Normalization
     load: Callable[[], nn.Module]
 
 
-def _published(model: str | None, num_classes: int, where: str) -> tuple[nn.Module, Colours]:
+def _published(model: str | None, num_classes: int, where: str) -> tuple[nn.Module, Normalization]:
     """Return a network with published weights, which are downloaded unless they were before, and its normalisation."""
     if model is None or not model.startswith((TORCHVISION, TIMM)):
         raise ModelError(
@@ -211,7 +213,7 @@ def _of_torchvision(model: str) -> Published:
     images = weights.transforms()
     return Published(
         len(weights.meta["categories"]),
-        Colours(tuple(images.mean), tuple(images.std)),
+        Normalization(tuple(images.mean), tuple(images.std)),
         lambda: torchvision.models.get_model(name, weights=weights, progress=False),
     )
 
@@ -225,7 +227,7 @@ def _of_timm(model: str) -> Published | None:
         return None
     return Published(
         published.num_classes,
-        Colours(tuple(published.mean), tuple(published.std)),
+        Normalization(tuple(published.mean), tuple(published.std)),
         lambda: timm.create_model(name, pretrained=True),
     )
 

@@ -10,11 +10,11 @@ from graftpop.models import find_model
 from graftpop.settings import Settings
 from graftpop.training.optimizers import MakeOptimizer
 
-__all__ = ["Parts", "named_parts"]
+__all__ = ["Components", "named_components"]
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """What a peer is made of. Every peer has its own of each, made in its process.
 
     Attributes:
@@ -28,9 +28,9 @@ class Parts:
     make_optimizer: MakeOptimizer | None = None
 
 
-def named_parts(settings: Settings) -> Parts:
+def named_components(settings: Settings) -> Components:
     """Return the parts that the settings name."""
-    return Parts(
+    return Components(
         find_model(settings.model.name),
         lambda num_workers: load_splits(settings.data, seed=settings.seed, num_workers=num_workers),
     )

@@ -8,19 +8,19 @@ from torch import Tensor
 
 from graftpop.errors import CheckpointError
 from graftpop.models.network_file import read_network
+from graftpop.ops.diagnostics import density, disagreement, distance, network_information
 from graftpop.ops.importance import filter_l1_norms, num_invalid_filters
-from graftpop.ops.measures import density, disagreement, distance, network_information
-from graftpop.settings import MeasureSettings
+from graftpop.settings import DiagnosticsSettings
 from graftpop.training.filters import SiteFilters
 from graftpop.training.sites import find_sites
 from graftpop.training.snapshot import Snapshot
 
-__all__ = ["Measured", "Measures", "compare_pair"]
+__all__ = ["Measured", "Diagnostics", "compare_pair"]
 
 Measured = list[tuple[str, float]]
 
 
-class Measures:
+class Diagnostics:
     """The measures of one peer.
 
     - `network_information_nats`: sum of the sites' entropies.
@@ -35,7 +35,7 @@ class Measures:
         CheckpointError: the baseline cannot be read, or is of another architecture.
     """
 
-    def __init__(self, filters: Sequence[SiteFilters], settings: MeasureSettings) -> None:
+    def __init__(self, filters: Sequence[SiteFilters], settings: DiagnosticsSettings) -> None:
         self._weights = [site.weight for site in filters]
         self._thresholds = settings.thresholds
         by_name = {site.site.conv: site.weight for site in filters}
@@ -80,12 +80,12 @@ def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float) 
         network, card = read_network(folder)
         sites = find_sites(network, tuple(card["image_shape"]), card["model"])
     except CheckpointError as error:
-        raise CheckpointError(f"measures.density_of: {error}") from error
+        raise CheckpointError(f"diagnostics.density_of: {error}") from error
     theirs = {site.conv: network.get_parameter(f"{site.conv}.weight") for site in sites}
     for name in (*weights, *theirs):  # a deeper network has all filters of a shallower one, and more
         if name not in weights or name not in theirs or weights[name].shape != theirs[name].shape:
             raise CheckpointError(
-                f"measures.density_of: {folder} must hold a network of the same architecture, got "
+                f"diagnostics.density_of: {folder} must hold a network of the same architecture, got "
                 f"another {name}; give best/ of a run of this model"
             )
     return [(filter_l1_norms(theirs[name]) >= threshold).to(weight.device) for name, weight in weights.items()]

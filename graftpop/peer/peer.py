@@ -16,20 +16,20 @@ from torch import Tensor, nn
 
 from graftpop.errors import PeerDiverged
 from graftpop.exchange.grafting import Grafting
-from graftpop.hooks.build import make_rules
+from graftpop.hooks.build import make_hooks
 from graftpop.losses.distillation import distillation_term
 from graftpop.losses.mutual import mutual_term
-from graftpop.losses.teachers import Classmates, Teachers
+from graftpop.losses.teachers import SnapshotTeachers, Teachers
 from graftpop.models.flops import count_flops, count_parameters
 from graftpop.ops.soups import greedy_soup, uniform_soup
-from graftpop.peer.components import Parts, named_parts
-from graftpop.peer.diagnostics import Measures, compare_pair
+from graftpop.peer.components import Components, named_components
+from graftpop.peer.diagnostics import Diagnostics, compare_pair
 from graftpop.peer.state import load_state, state_bytes
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings
-from graftpop.training.filters import filters_of
+from graftpop.training.filters import site_filters
 from graftpop.training.learner import EpochMetrics, Learner
-from graftpop.training.lockstep import Exchanging, Meeting, finished, in_numpy
+from graftpop.training.lockstep import Collective, CollectiveCall, as_numpy_collective, run_alone
 from graftpop.training.precision import training_dtype
 from graftpop.training.removal import remove_dropped
 from graftpop.training.schedules import learning_rate, peer_learning_rate
@@ -51,23 +51,23 @@ class Peer:
     """
 
     def __init__(
-        self, settings: Settings, index: int, device: str = "cpu", num_workers: int = 0, parts: Parts | None = None
+        self, settings: Settings, index: int, device: str = "cpu", num_workers: int = 0, parts: Components | None = None
     ) -> None:
         self._settings = settings
         self._index = index
         self._device = torch.device(device)
-        self._parts = parts or named_parts(settings)
+        self._parts = parts or named_components(settings)
         splits = self._splits = self._parts.make_splits(num_workers)
         with seeded(derive(settings.seed, "initialisation", index), torch.device("cpu")):
             network = self._parts.make_network(len(splits.class_names))
         self._sites = find_sites(network, splits.image_shape, settings.model.name)
         self._learner = self._make_learner(network)
-        filters = filters_of(self._learner, self._sites)
+        filters = site_filters(self._learner, self._sites)
         self._grafting = Grafting(self._learner.state, self._sites, settings.graft)
-        self._rules = make_rules(settings, self._learner, filters, index)
-        self._measures = Measures(filters, settings.measures)
+        self._hooks = make_hooks(settings, self._learner, filters, index)
+        self._diagnostics = Diagnostics(filters, settings.diagnostics)
         self._teachers = Teachers(settings, splits, self._device)
-        self._classmates = Classmates(network)
+        self._classmates = SnapshotTeachers(network)
         self._add_loss_terms()
         self._small: nn.Module | None = None
         self._num_removed = 0
@@ -117,20 +117,20 @@ class Peer:
 
     # --- a round ---
 
-    def train(self, num_epochs: int) -> dict[str, Any] | Meeting:
+    def train(self, num_epochs: int) -> dict[str, Any] | Collective:
         """Train some epochs, measure on the validation split, and return the peer's row of the round's record.
 
-        With logits exchanged at every batch it is a meeting, whose result is the row.
+        With logits exchanged at every batch it is a collective, whose result is the row.
 
         Raises:
             PeerDiverged: the loss or the weights are no longer finite.
         """
-        meeting = self._train(num_epochs)
+        collective = self._train(num_epochs)
         if self._learner.mutual_term is not None:
-            return meeting
-        return finished(meeting, f"peer {self._index}: meets with others, and has no mutual term")
+            return collective
+        return run_alone(collective, f"peer {self._index}: meets with others, and has no mutual term")
 
-    def _train(self, num_epochs: int) -> Meeting:
+    def _train(self, num_epochs: int) -> Collective:
         self._epochs.clear()
         for _ in range(num_epochs):
             yield from self._train_epoch()
@@ -160,12 +160,12 @@ class Peer:
             "images_per_s": train_images / train_s,
             "train_s": train_s,
             "train_images": train_images + teacher_images,
-            "measures": self._measures.measure(self._entropies),
+            "diagnostics": self._diagnostics.measure(self._entropies),
         }
 
     def _finish(self) -> None:
-        for rule in self._rules:
-            rule.finish()
+        for hook in self._hooks:
+            hook.finish()
         self._remove_dropped()
 
     def _remove_dropped(self) -> None:
@@ -174,11 +174,11 @@ class Peer:
                 self._learner.network, self._sites, self._splits.image_shape, self._settings.model.name
             )
 
-    def _train_epoch(self) -> Exchanging[None]:
+    def _train_epoch(self) -> CollectiveCall[None]:
         if self._learner.epoch > 0:
-            for rule in self._rules:
-                rule.before_epoch(self._learner.epoch)
-        done = yield from in_numpy(self._learner.epoch_steps(), self._device)
+            for hook in self._hooks:
+                hook.before_epoch(self._learner.epoch)
+        done = yield from as_numpy_collective(self._learner.epoch_steps(), self._device)
         self._epochs.append(done)
         if not (math.isfinite(done.loss) and self._learner.state.buffer.isfinite().all()):
             raise PeerDiverged(
@@ -195,7 +195,7 @@ class Peer:
             donor: whose weights.
             num_epochs: of the round; those that were not trained are skipped.
         """
-        self._grafting.become_(donor)
+        self._grafting.copy_from_(donor)
         self._learner.skip_to(self._learner.epoch + num_epochs - len(self._epochs))
         return self._measured()
 
@@ -232,7 +232,7 @@ class Peer:
         """Return the measures of some pairs of peers: of the first snapshot with each of the others."""
         own, *others = snapshots
         return [
-            {"peer": own.peer, "other": other.peer, "measure": measure, "value": value}
+            {"peer": own.peer, "other": other.peer, "diagnostic": measure, "value": value}
             for other in others
             for measure, value in compare_pair(own, other)
         ]
@@ -245,11 +245,11 @@ class Peer:
         self._teacher_images += sum(num_images for _, num_images in trained.values())
         return {index: state for index, (state, _) in trained.items()}
 
-    def take_teachers(self, *trained: dict[int, bytes]) -> None:
+    def set_teachers(self, *trained: dict[int, bytes]) -> None:
         """Learn from the teachers that some peers trained."""
         self._teachers.take({index: state for states in trained for index, state in states.items()})
 
-    def learn_from(self, *classmates: Snapshot) -> None:
+    def set_snapshot_teachers(self, *classmates: Snapshot) -> None:
         """Learn from other peers as they are now."""
         self._classmates.take(classmates)
 
@@ -269,7 +269,7 @@ class Peer:
         mean = sum(probability for probability, _ in predictions) / len(predictions)
         return float((np.asarray(mean).argmax(1) == predictions[0][1]).mean())
 
-    def cook(self, kind: str, *snapshots: Snapshot) -> None:
+    def make_soup(self, kind: str, *snapshots: Snapshot) -> None:
         """Become the mean of some peers' weights, with BatchNorm statistics of its own.
 
         Args:
@@ -322,7 +322,7 @@ class Peer:
 
     def save(self) -> bytes:
         """Return the peer's whole state; see `state_bytes`."""
-        return state_bytes(self._learner, self._rules, self._teacher_images, self._small, self.model_card())
+        return state_bytes(self._learner, self._hooks, self._teacher_images, self._small, self.model_card())
 
     def load(self, state: bytes) -> None:
         """Go on from a state that `save` returned.
@@ -331,7 +331,7 @@ class Peer:
             CheckpointError: the bytes are cut short or another network's.
         """
         self._teacher_images = load_state(
-            state, self._learner, self._rules, f"checkpoint of peer {self._index}", self._settings.num_epochs
+            state, self._learner, self._hooks, f"checkpoint of peer {self._index}", self._settings.num_epochs
         )
         self._entropies, self._num_invalid = self._grafting.entropies(), self._grafting.num_invalid_filters()
         if self._learner.epoch == self._settings.num_epochs:

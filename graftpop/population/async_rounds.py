@@ -14,29 +14,29 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from graftpop.errors import HandleLost, PeerDiverged, PeerError, PeerLost, PopulationLost
+from graftpop.errors import PeerDiverged, PeerError, PeerLost, PopulationLost, ResultLost
 from graftpop.population.deadlines import Deadlines
 from graftpop.population.donors import donors_among, reseeding_donor
-from graftpop.population.group import Group, Wanted
+from graftpop.population.group import Group, ResultMode
 from graftpop.population.roster import SECONDS_BETWEEN_STARTS, Roster
 from graftpop.population.round import Event, Row
 from graftpop.settings import Settings
 
-__all__ = ["OwnPace", "PeerRound"]
+__all__ = ["AsyncRounds", "PeerRound"]
 
 
-class Ask(NamedTuple):
+class PeerCall(NamedTuple):
     """What a peer is asked for."""
 
     method: str
     arguments: tuple[Any, ...] = ()
-    wanted: Wanted = "value"
+    wanted: ResultMode = "value"
 
 
 WAIT = None
 """In place of an Ask: nothing, until another peer has come further."""
 
-Course = Generator[Ask | None, Any, None]
+PeerProgram = Generator[PeerCall | None, Any, None]
 """What is asked of one peer, one after the other; each answer is sent in."""
 
 
@@ -57,7 +57,7 @@ class PeerRound:
     state: Any
 
 
-class OwnPace:
+class AsyncRounds:
     """Peers on their courses through all rounds.
 
     Args:
@@ -68,7 +68,7 @@ class OwnPace:
         states: a handle of each peer's state after the rounds that are done; the peers hold it already.
         round: how many those are.
         teachers: what new peers have to be taught with.
-        tell: called with what happens besides.
+        on_event: called with what happens besides.
     """
 
     def __init__(
@@ -80,17 +80,17 @@ class OwnPace:
         states: Mapping[int, Any],
         round: int,
         teachers: tuple[Any, ...],
-        tell: Callable[[Event], None],
+        on_event: Callable[[Event], None],
     ) -> None:
         self._group, self._roster, self._deadlines, self._settings = group, roster, deadlines, settings
-        self._states, self._teachers, self._tell = dict(states), teachers, tell
+        self._states, self._teachers, self._on_event = dict(states), teachers, on_event
         self._done = dict.fromkeys(roster.peers, round)  # rounds, by peer
         self._trained = dict.fromkeys(roster.peers, round)  # rounds of which others may have the snapshot
         self._newest: dict[int, Published] = {}
         self._left: dict[int, dict[int, PeerRound]] = {}  # by round and peer, until all have done it
-        self._courses = {peer: self._course(peer) for peer in roster.peers}
+        self._programs = {peer: self._program(peer) for peer in roster.peers}
         self._waiting = set(roster.peers)
-        self._asked: dict[int, Ask] = {}
+        self._asked: dict[int, PeerCall] = {}
         self._starting: set[int] = set()
         self._diverged: dict[int, PeerDiverged] = {}  # who has nobody yet to take weights from
 
@@ -107,18 +107,18 @@ class OwnPace:
                 self._go_on(peer, None)
             if not self._asked:
                 self._unblock()
-            peer, outcome = self._group.finished()
+            peer, outcome = self._group.next_result()
             self._take(peer, self._asked.pop(peer), outcome)
         left = self._left.pop(number)
         return {peer: left[peer] for peer in self._roster.peers}
 
-    def _take(self, peer: int, ask: Ask, outcome: Any) -> None:
+    def _take(self, peer: int, ask: PeerCall, outcome: Any) -> None:
         """Go on with what came of what a peer was asked for."""
         if isinstance(outcome, PeerLost):
             self._replace(peer, outcome)
-        elif isinstance(outcome, HandleLost) and ask.method not in ("graft", "reseed"):
+        elif isinstance(outcome, ResultLost) and ask.method not in ("graft", "reseed"):
             raise PopulationLost(str(outcome))
-        elif isinstance(outcome, PeerError) and not isinstance(outcome, HandleLost | PeerDiverged):
+        elif isinstance(outcome, PeerError) and not isinstance(outcome, ResultLost | PeerDiverged):
             raise outcome
         else:
             self._go_on(peer, outcome)
@@ -126,40 +126,40 @@ class OwnPace:
     def _go_on(self, peer: int, answer: Any) -> None:
         """Send a peer's course an answer, and ask for what it asks for then, if for anything."""
         try:
-            ask = self._courses[peer].send(answer)
+            ask = self._programs[peer].send(answer)
         except StopIteration:
             return
         if ask is WAIT:
             self._waiting.add(peer)
             return
-        limit_s = self._roster.left_s(peer) if peer in self._starting else self._deadlines.limit_s
-        self._group.start(peer, ask.method, ask.arguments, limit_s, wanted=ask.wanted)
+        timeout_s = self._roster.left_s(peer) if peer in self._starting else self._deadlines.timeout_s
+        self._group.start(peer, ask.method, ask.arguments, timeout_s, wanted=ask.wanted)
         self._asked[peer] = ask
 
     # --- courses ---
 
-    def _course(self, peer: int) -> Course:
+    def _program(self, peer: int) -> PeerProgram:
         while self._done[peer] < self._settings.num_rounds:
             yield from self._round(peer, self._done[peer] + 1)
 
-    def _course_back(self, peer: int) -> Course:
+    def _program_after_restart(self, peer: int) -> PeerProgram:
         """The course of a peer that was lost: first to where its last round ended."""
-        yield Ask("process_id")
+        yield PeerCall("process_id")
         self._starting.discard(peer)
-        yield Ask("load", (self._states[peer],))
+        yield PeerCall("load", (self._states[peer],))
         if self._teachers:
-            yield Ask("take_teachers", self._teachers)
+            yield PeerCall("set_teachers", self._teachers)
         self._roster.came_back(peer, self._done[peer] + 1)
         newest = self._newest.get(peer)
         if newest is not None and newest.handle is None:
             yield from self._publish(peer, self._done[peer], newest.val_accuracy)
-        yield from self._course(peer)
+        yield from self._program(peer)
 
-    def _round(self, peer: int, number: int) -> Course:
+    def _round(self, peer: int, number: int) -> PeerProgram:
         settings = self._settings
         num_epochs, is_last = settings.epochs_of_round(number), number == settings.num_rounds
         start = time.monotonic()
-        row = yield Ask("train", (num_epochs,))
+        row = yield PeerCall("train", (num_epochs,))
         self._deadlines.add(time.monotonic() - start)
         start = time.monotonic()
         if has_diverged := isinstance(row, PeerDiverged):
@@ -173,7 +173,7 @@ class OwnPace:
         if settings.exchanges_after(number) and not has_diverged:
             grafts = yield from self._graft(peer, number)
         row["exchange_s"] = time.monotonic() - start if grafts else 0.0
-        self._states[peer] = yield Ask("save", (), "kept")
+        self._states[peer] = yield PeerCall("save", (), "durable")
         self._done[peer] = number
         self._left.setdefault(number, {})[peer] = PeerRound(row, grafts, self._states[peer])
 
@@ -182,11 +182,11 @@ class OwnPace:
         slowest = min(self._trained[peer] for peer in self._roster.peers)
         return number - slowest > self._settings.population.max_staleness
 
-    def _publish(self, peer: int, number: int, val_accuracy: float) -> Course:
-        handle = yield Ask("publish", (), "held")
+    def _publish(self, peer: int, number: int, val_accuracy: float) -> PeerProgram:
+        handle = yield PeerCall("publish", (), "ref")
         self._newest[peer] = Published(number, handle, val_accuracy)
 
-    def _graft(self, peer: int, number: int) -> Generator[Ask | None, Any, Mapping[str, list[Any]]]:
+    def _graft(self, peer: int, number: int) -> Generator[PeerCall | None, Any, Mapping[str, list[Any]]]:
         """Graft a peer with what its donors published last; return the columns of the record."""
         while True:
             rng = random.Random(f"{self._settings.seed}/donors/{number}")
@@ -200,7 +200,9 @@ class OwnPace:
                 columns, round = taken
                 return {**columns, "staleness": [number - round] * len(columns["site"])}
 
-    def _reseed(self, peer: int, number: int, error: PeerDiverged, num_epochs: int) -> Generator[Ask | None, Any, Row]:
+    def _reseed(
+        self, peer: int, number: int, error: PeerDiverged, num_epochs: int
+    ) -> Generator[PeerCall | None, Any, Row]:
         """Give a peer that diverged the weights that its donor published last; return its row."""
         if not self._settings.exchanges or len(self._roster.peers) == 1:
             raise error
@@ -214,13 +216,13 @@ class OwnPace:
             taken = yield from self._take_from((donor,), 0, "reseed", num_epochs)
             if taken is not None:
                 del self._diverged[peer]
-                self._tell(Event(number, peer, "reseeded", f"{error}; has the weights of peer {donor}"))
+                self._on_event(Event(number, peer, "reseeded", f"{error}; has the weights of peer {donor}"))
                 row: Row = taken[0]
                 return row
 
     def _take_from(
         self, donors: tuple[int, ...], oldest: int, method: str, *arguments: Any
-    ) -> Generator[Ask | None, Any, tuple[Any, int] | None]:
+    ) -> Generator[PeerCall | None, Any, tuple[Any, int] | None]:
         """Ask a peer to do something with its donors' newest snapshots, of this round or a later one.
 
         Returns:
@@ -235,8 +237,8 @@ class OwnPace:
         if len(there) < len(donors):
             yield WAIT
             return None
-        answer = yield Ask(method, (*(published.handle for published in there), *arguments))
-        if isinstance(answer, HandleLost):  # with a node; who was on it is lost too, or publishes again soon
+        answer = yield PeerCall(method, (*(published.handle for published in there), *arguments))
+        if isinstance(answer, ResultLost):  # with a node; who was on it is lost too, or publishes again soon
             for donor, published in zip(donors, there, strict=True):
                 if self._newest.get(donor) is published:
                     self._newest[donor] = published._replace(handle=None)
@@ -276,5 +278,5 @@ class OwnPace:
             return
         self._starting.add(peer)
         self._group.restart([peer])
-        self._courses[peer] = self._course_back(peer)
+        self._programs[peer] = self._program_after_restart(peer)
         self._go_on(peer, None)

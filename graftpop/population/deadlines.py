@@ -26,9 +26,9 @@ class Deadlines:
         self._rounds_s.append(round_s)
 
     @property
-    def limit_s(self) -> float:
-        """How long to wait for what peers do in one round: `deadline_factor` medians, at most `round_limit_s`."""
-        most = self._settings.round_limit_s
+    def timeout_s(self) -> float:
+        """How long to wait for what peers do in one round: `deadline_factor` medians, at most `round_timeout_s`."""
+        most = self._settings.round_timeout_s
         if not self._rounds_s:
             return most
         return min(most, max(SHORTEST_S, self._settings.deadline_factor * statistics.median(self._rounds_s)))

@@ -13,27 +13,29 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from graftpop.errors import MeetingBroken, PeerError
+from graftpop.errors import CollectiveError, PeerError
 
-__all__ = ["Calls", "Group", "LocalGroup", "Wanted"]
+__all__ = ["Calls", "Group", "LocalGroup", "ResultMode"]
 
 Calls = Mapping[int, tuple[Any, ...]]
 """Peers and the arguments that each is called with; handles among them stand for what they hold."""
 
-Wanted = Literal["value", "held", "kept"]
+ResultMode = Literal["value", "ref", "durable"]
 """What a call shall give: its result, a handle of it that is lost with the peer, or one that is not."""
 
 
 class Group(Protocol):
     """Peers that can be asked to run a method, and started anew."""
 
-    def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
+    def run(
+        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+    ) -> Iterator[tuple[int, Any]]:
         """Start a method on some peers and yield each peer with its result as they complete.
 
         Args:
             method: name of a method of `graftpop.peer.peer.Peer`.
             calls: who, with which arguments.
-            limit_s: how long to wait for all of them.
+            timeout_s: how long to wait for all of them.
             wanted: a handle can be an argument of later calls; what is `held` stays where it was made, as it was then.
 
         Yields:
@@ -42,19 +44,19 @@ class Group(Protocol):
         ...
 
     def start(
-        self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, *, wanted: Wanted = "value"
+        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, wanted: ResultMode = "value"
     ) -> None:
-        """Ask one peer for something and go on meanwhile; see `run` and `finished`. It is asked for one at a time."""
+        """Start a method on one peer and return at once; see `run` and `next_result`. One call per peer at a time."""
         ...
 
-    def finished(self) -> tuple[int, Any]:
+    def next_result(self) -> tuple[int, Any]:
         """Wait for whatever was started and is done, or late, first; return what `run` would yield of it.
 
         Something has to have been started.
         """
         ...
 
-    def beside(self, peers: Collection[int]) -> set[int]:
+    def coresident(self, peers: Collection[int]) -> set[int]:
         """Return who is lost where some peers are: these, and whoever shares a process with one of them."""
         ...
 
@@ -89,11 +91,13 @@ class LocalGroup:
     def __init__(self, make_peer: Callable[[int], object], num_peers: int) -> None:
         self._make_peer = make_peer
         self._peers = {peer: make_peer(peer) for peer in range(num_peers)}
-        self._started: deque[tuple[int, str, tuple[Any, ...], Wanted]] = deque()
+        self._started: deque[tuple[int, str, tuple[Any, ...], ResultMode]] = deque()
 
-    def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
+    def run(
+        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+    ) -> Iterator[tuple[int, Any]]:
         """See `Group.run`; there is nothing to wait for here, and a handle is a copy of the result."""
-        del limit_s
+        del timeout_s
         meetings = {}
         for peer, arguments in calls.items():
             try:
@@ -103,23 +107,23 @@ class LocalGroup:
             if isinstance(result, Generator):
                 meetings[peer] = result
             else:
-                yield peer, copy.deepcopy(result) if wanted == "held" else result
-        yield from in_step(meetings)
+                yield peer, copy.deepcopy(result) if wanted == "ref" else result
+        yield from run_lockstep(meetings)
 
     def start(
-        self, peer: int, method: str, arguments: tuple[Any, ...], limit_s: float, *, wanted: Wanted = "value"
+        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, wanted: ResultMode = "value"
     ) -> None:
         """See `Group.start`."""
-        del limit_s
+        del timeout_s
         self._started.append((peer, method, arguments, wanted))
 
-    def finished(self) -> tuple[int, Any]:
-        """See `Group.finished`; here what was started first is done first."""
+    def next_result(self) -> tuple[int, Any]:
+        """See `Group.next_result`; here what was started first is done first."""
         peer, method, arguments, wanted = self._started.popleft()
         return next(iter(self.run(method, {peer: arguments}, math.inf, wanted=wanted)))
 
-    def beside(self, peers: Collection[int]) -> set[int]:
-        """See `Group.beside`; here each can be made anew by itself."""
+    def coresident(self, peers: Collection[int]) -> set[int]:
+        """See `Group.coresident`; here each can be made anew by itself."""
         return set(peers)
 
     def restart(self, peers: Collection[int]) -> None:
@@ -141,10 +145,10 @@ class LocalGroup:
         return handle
 
 
-def in_step(meetings: Mapping[int, Generator[NDArray[Any], NDArray[Any], Any]]) -> Iterator[tuple[int, Any]]:
+def run_lockstep(meetings: Mapping[int, Generator[NDArray[Any], NDArray[Any], Any]]) -> Iterator[tuple[int, Any]]:
     """Run methods that meet, each up to its next meeting, and send all what all had to say; yield their results.
 
-    Once one has failed the others have nobody to meet, and end with `MeetingBroken`.
+    Once one has failed the others have nobody to meet, and end with `CollectiveError`.
     """
     said: dict[int, Any] = dict.fromkeys(sorted(meetings))
     everyone = None
@@ -160,6 +164,6 @@ def in_step(meetings: Mapping[int, Generator[NDArray[Any], NDArray[Any], Any]]) 
                 yield peer, error
                 for other in said:
                     meetings[other].close()
-                    yield other, MeetingBroken(f"peer {other}: has nobody to meet, since peer {peer} failed")
+                    yield other, CollectiveError(f"peer {other}: has nobody to meet, since peer {peer} failed")
                 return
         everyone = np.stack(list(said.values())) if said else None

@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from graftpop.errors import PeerDiverged, PeerError
-from graftpop.population.async_rounds import OwnPace
+from graftpop.population.async_rounds import AsyncRounds
 from graftpop.population.deadlines import Deadlines
 from graftpop.population.donors import donors_among, reseeding_donor
 from graftpop.population.group import Group
-from graftpop.population.recovery import Made, PeersLeft, Recovery
+from graftpop.population.recovery import PeersLeft, Recovery, ResultRef
 from graftpop.population.roster import Roster
 from graftpop.population.round import Event, Round, Row
 from graftpop.settings import Settings
@@ -25,7 +25,7 @@ __all__ = ["Population"]
 T = TypeVar("T")
 
 
-def untold(event: Event) -> None:
+def ignore_event(event: Event) -> None:
     """Tell nobody."""
     del event
 
@@ -36,19 +36,19 @@ class Population:
     Args:
         group: the peers, as many as the settings say.
         settings: of this population.
-        tell: called with what happens besides.
+        on_event: called with what happens besides.
 
     Attributes:
         round: rounds done.
     """
 
-    def __init__(self, group: Group, settings: Settings, tell: Callable[[Event], None] = untold) -> None:
+    def __init__(self, group: Group, settings: Settings, on_event: Callable[[Event], None] = ignore_event) -> None:
         self.round = 0
-        self._group, self._settings, self._tell = group, settings, tell
+        self._group, self._settings, self._on_event = group, settings, on_event
         self._deadlines = Deadlines(settings.population)
-        self._roster = Roster(group, settings.population, tell)
+        self._roster = Roster(group, settings.population, on_event)
         self._recovery = Recovery(group, self._roster, self._deadlines, together=settings.meets)
-        self._own_pace: OwnPace | None = None
+        self._own_pace: AsyncRounds | None = None
         self._states: dict[int, Any] = {}
         self._teachers: tuple[Any, ...] = ()
 
@@ -71,16 +71,16 @@ class Population:
         """
         self._recovery.round = self.round + 1
         self.prepare()
-        if self._settings.population.mode == "no_wait":
+        if self._settings.population.mode == "async":
             done = self._round_at_own_pace()
         else:
             start = time.monotonic()
-            done = self._undisturbed(self._round)
+            done = self._restart_on_loss(self._round)
             self._deadlines.add(time.monotonic() - start)
         self.round = done.round
         return done
 
-    def _undisturbed(self, act: Callable[[], T]) -> T:
+    def _restart_on_loss(self, act: Callable[[], T]) -> T:
         """Do something with all peers; whenever some leave, from its beginning with the others."""
         while True:
             try:
@@ -91,7 +91,7 @@ class Population:
     def prepare(self) -> bool:
         """Before the first round train the teachers that need it; return whether there are any."""
         if not self._states:
-            self._undisturbed(self._prepare)
+            self._restart_on_loss(self._prepare)
         return bool(self._teachers)
 
     def _prepare(self) -> None:
@@ -103,8 +103,8 @@ class Population:
                 peer: tuple(wanted[place :: len(self.peers)]) for place, peer in enumerate(self.peers[: len(wanted)])
             }
             rounds = max(sum(teachers[index].epochs or 0 for index in indices) for indices in trainers.values())
-            taught = self._recovery.call("train_teachers", trainers, wanted="kept", num_rounds=rounds)
-            self._call_all("take_teachers", *taught.values())
+            taught = self._recovery.call("train_teachers", trainers, wanted="durable", num_rounds=rounds)
+            self._call_all("set_teachers", *taught.values())
             self._teachers = tuple(made.handle for made in taught.values())
         self._commit()
 
@@ -114,7 +114,7 @@ class Population:
         if self.round > 0 and mutual is not None and mutual.exchange == "snapshots":
             snapshots = self._publish(self.peers)
             self._recovery.call(
-                "learn_from",
+                "set_snapshot_teachers",
                 {peer: tuple(snapshots[other] for other in self.peers if other != peer) for peer in self.peers},
             )
         num_epochs = settings.epochs_of_round(number)
@@ -122,7 +122,7 @@ class Population:
         rows: dict[int, Row] = {peer: row for peer, row in trained.items() if not isinstance(row, PeerDiverged)}
         done = Round(number, number == settings.num_rounds, list(rows.values()))
         grafts = settings.exchanges_after(number) and len(rows) > 1
-        compares = settings.measures.pairs and len(rows) > 1
+        compares = settings.diagnostics.pairs and len(rows) > 1
         start = time.perf_counter()
         # all snapshots are taken before any receiver changes, and only of those whose weights are finite
         snapshots = self._publish(rows) if grafts or compares or len(rows) < len(trained) else {}
@@ -137,7 +137,7 @@ class Population:
                     for place, peer in enumerate(list(rows)[:-1])
                 },
             )
-            done.measures.extend(row for found in pairs.values() for row in found)
+            done.diagnostics.extend(row for found in pairs.values() for row in found)
         self._reseed(done, {peer: error for peer, error in trained.items() if peer not in rows}, snapshots, num_epochs)
         for row in done.peers:
             row["exchange_s"] = exchange_s
@@ -148,7 +148,7 @@ class Population:
     def _round_at_own_pace(self) -> Round:
         number = self.round + 1
         if self._own_pace is None:
-            self._own_pace = OwnPace(
+            self._own_pace = AsyncRounds(
                 self._group,
                 self._roster,
                 self._deadlines,
@@ -156,7 +156,7 @@ class Population:
                 self._states,
                 self.round,
                 self._teachers,
-                self._tell,
+                self._on_event,
             )
         left = self._own_pace.step(number)
         done = Round(number, number == self._settings.num_rounds, [one.row for one in left.values()])
@@ -167,7 +167,7 @@ class Population:
             self._recovery.commit(self._base())
         return done
 
-    def _graft(self, done: Round, snapshots: Mapping[int, Made]) -> None:
+    def _graft(self, done: Round, snapshots: Mapping[int, ResultRef]) -> None:
         rng = random.Random(f"{self._settings.seed}/donors/{done.round}")
         donors = donors_among(list(snapshots), self._settings.population.topology, done.best_peer, rng)
         calls = {receiver: tuple(snapshots[donor] for donor in given) for receiver, given in donors.items()}
@@ -175,7 +175,7 @@ class Population:
         done.add_grafts({**columns, "staleness": [0] * len(columns["site"])} for columns in by_receiver.values())
 
     def _reseed(
-        self, done: Round, diverged: Mapping[int, PeerError], snapshots: Mapping[int, Made], num_epochs: int
+        self, done: Round, diverged: Mapping[int, PeerError], snapshots: Mapping[int, ResultRef], num_epochs: int
     ) -> None:
         """Give peers whose training diverged the weights of their donors, and add their rows to the round.
 
@@ -189,11 +189,11 @@ class Population:
             donor = reseeding_donor(peer, list(snapshots), topology, done.best_peer)
             row = self._recovery.call("reseed", {peer: (snapshots[donor], num_epochs)})[peer]
             done.peers.append(row)
-            self._tell(Event(done.round, peer, "reseeded", f"{error}; has the weights of peer {donor}"))
+            self._on_event(Event(done.round, peer, "reseeded", f"{error}; has the weights of peer {donor}"))
         done.peers.sort(key=lambda row: int(row["peer"]))
 
-    def _publish(self, peers: Iterable[int]) -> dict[int, Made]:
-        return self._recovery.call("publish", dict.fromkeys(peers, ()), wanted="held")
+    def _publish(self, peers: Iterable[int]) -> dict[int, ResultRef]:
+        return self._recovery.call("publish", dict.fromkeys(peers, ()), wanted="ref")
 
     def _call_all(self, method: str, *arguments: Any) -> dict[int, Any]:
         return self._recovery.call(method, dict.fromkeys(self.peers, arguments))
@@ -208,7 +208,7 @@ class Population:
             `val_accuracy` and `test_accuracy` of the output, `ensemble_test_accuracy` of the mean softmax of all peers,
             and what the best peer's network costs.
         """
-        return self._undisturbed(lambda: self._finish(done))
+        return self._restart_on_loss(lambda: self._finish(done))
 
     def _finish(self, done: Round) -> dict[str, Any]:
         ranked = sorted((row for row in done.peers if row["peer"] in self.peers), key=lambda row: -row["val_accuracy"])
@@ -217,7 +217,7 @@ class Population:
         of_all = self._one("ensemble_accuracy", best, *tested.values())
         if output in ("uniform_soup", "greedy_soup"):
             snapshots = self._publish(self.peers)
-            self._one("cook", best, output, *(snapshots[row["peer"]] for row in ranked))
+            self._one("make_soup", best, output, *(snapshots[row["peer"]] for row in ranked))
             tested = self._predict("test", [best])
         givers = self.peers if output == "ensemble" else [best]
         val_accuracy = ranked[0]["val_accuracy"]
@@ -234,21 +234,21 @@ class Population:
             self._commit()
         return outcome
 
-    def _predict(self, split: str, peers: Iterable[int]) -> dict[int, Made]:
-        return self._recovery.call("predict", dict.fromkeys(peers, (split,)), wanted="held")
+    def _predict(self, split: str, peers: Iterable[int]) -> dict[int, ResultRef]:
+        return self._recovery.call("predict", dict.fromkeys(peers, (split,)), wanted="ref")
 
     def _one(self, method: str, peer: int, *arguments: Any) -> Any:
         return self._recovery.call(method, {peer: arguments})[peer]
 
     def _commit(self) -> None:
         """Let everyone come back from here on as it is now."""
-        saved = self._recovery.call("save", dict.fromkeys(self.peers, ()), wanted="kept")
+        saved = self._recovery.call("save", dict.fromkeys(self.peers, ()), wanted="durable")
         self._states = {peer: made.handle for peer, made in saved.items()}
         self._recovery.commit(self._base())
 
     def _base(self) -> list[tuple[str, dict[int, tuple[Any, ...]]]]:
         base = [("load", {peer: (state,) for peer, state in self._states.items()})]
-        return base + ([("take_teachers", dict.fromkeys(self._states, self._teachers))] if self._teachers else [])
+        return base + ([("set_teachers", dict.fromkeys(self._states, self._teachers))] if self._teachers else [])
 
     def save(self) -> Iterator[tuple[int, bytes]]:
         """Yield each peer with its whole state after the last round, or before the first."""
@@ -292,4 +292,4 @@ class Population:
         self._roster.dismiss([peer for peer in self.peers if peer not in states])
         self._states = {peer: self._group.put(state) for peer, state in states.items()}
         self._teachers = (self._group.put(dict(teachers)),) if teachers else ()
-        self._undisturbed(lambda: self._recovery.commit(self._base(), done=False))
+        self._restart_on_loss(lambda: self._recovery.commit(self._base(), done=False))

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from graftpop.errors import HandleLost, MeetingBroken, PeerDiverged, PeerError, PeerLost, PopulationLost
+from graftpop.errors import CollectiveError, PeerDiverged, PeerError, PeerLost, PopulationLost, ResultLost
 from graftpop.population.deadlines import Deadlines
-from graftpop.population.group import Calls, Group, Wanted
+from graftpop.population.group import Calls, Group, ResultMode
 from graftpop.population.roster import Roster
 
-__all__ = ["Made", "PeersLeft", "Recovery"]
+__all__ = ["ResultRef", "PeersLeft", "Recovery"]
 
 PING_LIMIT_S = 30.0
 
@@ -29,13 +29,13 @@ class Phase:
 
     method: str
     calls: Calls
-    wanted: Wanted = "value"
+    wanted: ResultMode = "value"
     num_rounds: int = 1
     outcomes: dict[int, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Made:
+class ResultRef:
     """What a peer made in a phase; as an argument it stands for its handle, whichever that is by then."""
 
     phase: Phase
@@ -66,7 +66,7 @@ class Recovery:
         self._base: list[Phase] = []  # brings a new peer to where the last round ended
         self._journal: list[Phase] = []  # and these to where it is now
 
-    def call(self, method: str, calls: Calls, *, wanted: Wanted = "value", num_rounds: int = 1) -> dict[int, Any]:
+    def call(self, method: str, calls: Calls, *, wanted: ResultMode = "value", num_rounds: int = 1) -> dict[int, Any]:
         """Return the results of all calls by peer, or what stands for their handles; see `Group.run`.
 
         Of a peer whose training diverged the result is the `PeerDiverged`.
@@ -82,7 +82,7 @@ class Recovery:
         phase = Phase(method, calls, wanted, num_rounds)
         self._journal.append(phase)
         self._catch_up()
-        return {peer: phase.outcomes[peer] if wanted == "value" else Made(phase, peer) for peer in calls}
+        return {peer: phase.outcomes[peer] if wanted == "value" else ResultRef(phase, peer) for peer in calls}
 
     def commit(self, base: Iterable[tuple[str, Calls]], *, done: bool = True) -> None:
         """Forget what was called so far: from here on a lost peer comes back by these calls.
@@ -117,7 +117,7 @@ class Recovery:
         while number < len(phases):
             failures = self._run(phases[number])
             if failures:
-                self._replace(self._who_is_lost(failures, phases[number]), phases)
+                self._replace(self._peers_to_replace(failures, phases[number]), phases)
             number = 0 if failures else number + 1
         for peer in filter(self._roster.is_away, self._roster.peers):
             self._roster.came_back(peer, self.round)
@@ -130,9 +130,9 @@ class Recovery:
             if peer in self._roster.peers and peer not in phase.outcomes
         }
         failures: dict[int, PeerError] = {}
-        limit_s = phase.num_rounds * self._deadlines.limit_s
-        for peer, outcome in self._group.run(phase.method, calls, limit_s, wanted=phase.wanted):
-            if isinstance(outcome, PeerLost | HandleLost | MeetingBroken):
+        timeout_s = phase.num_rounds * self._deadlines.timeout_s
+        for peer, outcome in self._group.run(phase.method, calls, timeout_s, wanted=phase.wanted):
+            if isinstance(outcome, PeerLost | ResultLost | CollectiveError):
                 failures[peer] = outcome
             elif isinstance(outcome, PeerError) and (self._together or not isinstance(outcome, PeerDiverged)):
                 raise outcome
@@ -140,13 +140,13 @@ class Recovery:
                 phase.outcomes[peer] = outcome
         return failures
 
-    def _who_is_lost(self, failures: Mapping[int, PeerError], phase: Phase) -> Mapping[int, PeerError]:
+    def _peers_to_replace(self, failures: Mapping[int, PeerError], phase: Phase) -> Mapping[int, PeerError]:
         """Return who has to be replaced that others failed, and why."""
         if lost := {peer: error for peer, error in failures.items() if isinstance(error, PeerLost)}:
             return lost
-        if broken := {peer: error for peer, error in failures.items() if isinstance(error, MeetingBroken)}:
+        if broken := {peer: error for peer, error in failures.items() if isinstance(error, CollectiveError)}:
             return broken
-        makers = {made.peer for peer in failures for made in phase.calls[peer] if isinstance(made, Made)}
+        makers = {made.peer for peer in failures for made in phase.calls[peer] if isinstance(made, ResultRef)}
         if not makers:
             raise PopulationLost(str(next(iter(failures.values()))))
         pings = dict(self._group.run("process_id", dict.fromkeys(makers, ()), PING_LIMIT_S))
@@ -160,7 +160,7 @@ class Recovery:
         """Start lost peers anew, and let them, and whoever has to begin again with them, have done nothing yet."""
         gone = {
             peer: lost.get(peer) or PeerLost(f"peer {peer}: lost with another peer of its process")
-            for peer in sorted(self._group.beside(lost))
+            for peer in sorted(self._group.coresident(lost))
         }
         for peer, error in gone.items():
             self._roster.lose(peer, error, self.round)
@@ -173,4 +173,4 @@ class Recovery:
 
 
 def _resolved(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(argument.handle if isinstance(argument, Made) else argument for argument in arguments)
+    return tuple(argument.handle if isinstance(argument, ResultRef) else argument for argument in arguments)

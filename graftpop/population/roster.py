@@ -20,17 +20,17 @@ class Roster:
     Args:
         group: the peers as they are.
         settings: how often, and how long, a lost peer is waited for.
-        tell: called with what happens.
+        on_event: called with what happens.
 
     Attributes:
         peers: who takes part.
         num_restarts: by peer, how often it was started anew.
     """
 
-    def __init__(self, group: Group, settings: PopulationSettings, tell: Callable[[Event], None]) -> None:
+    def __init__(self, group: Group, settings: PopulationSettings, on_event: Callable[[Event], None]) -> None:
         self.peers = list(range(settings.num_peers))
         self.num_restarts: Counter[int] = Counter()
-        self._group, self._settings, self._tell = group, settings, tell
+        self._group, self._settings, self._on_event = group, settings, on_event
         self._away_since: dict[int, float] = {}
         self._away_until: dict[int, float] = {}
 
@@ -42,8 +42,8 @@ class Roster:
         """
         now = time.monotonic()
         self._away_since.setdefault(peer, now)
-        self._away_until[peer] = now + self._settings.replace_limit_s
-        self._tell(Event(round, peer, "lost", str(error)))
+        self._away_until[peer] = now + self._settings.replace_timeout_s
+        self._on_event(Event(round, peer, "lost", str(error)))
         self.num_restarts[peer] += 1
         most = self._settings.max_peer_restarts
         if self.num_restarts[peer] > most:
@@ -67,7 +67,7 @@ class Roster:
             self._group.restart(absent)
             left_s = max(0.0, min(map(self.left_s, absent)))
             answers = dict(self._group.run("process_id", dict.fromkeys(absent, ()), left_s))
-            absent = sorted(self._group.beside([peer for peer in absent if isinstance(answers[peer], PeerError)]))
+            absent = sorted(self._group.coresident([peer for peer in absent if isinstance(answers[peer], PeerError)]))
             if not absent or min(map(self.left_s, absent)) <= SECONDS_BETWEEN_STARTS:
                 break
             time.sleep(SECONDS_BETWEEN_STARTS)
@@ -76,7 +76,7 @@ class Roster:
     def came_back(self, peer: int, round: int) -> None:
         """Take note that a peer that was lost is where it was."""
         since = self._away_since.pop(peer)
-        self._tell(Event(round, peer, "replaced", "", time.monotonic() - since))
+        self._on_event(Event(round, peer, "replaced", "", time.monotonic() - since))
 
     def leave(self, absent: Collection[int], round: int) -> None:
         """Go on without peers that found no room.
@@ -86,13 +86,13 @@ class Roster:
         """
         left, fewest = len(self.peers) - len(absent), self._settings.min_peers or self._settings.num_peers
         who = f"peer{'s' * (len(absent) > 1)} {', '.join(map(str, absent))}"
-        cause = f"{who}: found no room on the cluster within {self._settings.replace_limit_s:g} s"
+        cause = f"{who}: found no room on the cluster within {self._settings.replace_timeout_s:g} s"
         if left < fewest:
             raise PopulationLost(f"{cause}; a population of {left} is less than population.min_peers allows ({fewest})")
         self.dismiss(absent)
         for peer in absent:
             self._away_since.pop(peer, None)
-            self._tell(Event(round, peer, "left", cause))
+            self._on_event(Event(round, peer, "left", cause))
 
     def dismiss(self, peers: Iterable[int]) -> None:
         """Let some peers take part no more."""

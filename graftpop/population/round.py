@@ -39,7 +39,7 @@ class Round:
     is_last: bool
     peers: list[Row]
     grafts: dict[str, list[Any]] = field(default_factory=dict)
-    measures: list[Row] = field(default_factory=list)
+    diagnostics: list[Row] = field(default_factory=list)
 
     def add_grafts(self, by_receiver: Iterable[Mapping[str, list[Any]]]) -> None:
         """Add the columns of what some receivers took, one receiver after the other."""
@@ -49,12 +49,12 @@ class Round:
 
     def complete(self) -> None:
         """Write the round's number into all rows, and make rows of what each peer measured of itself."""
-        self.measures[:0] = [
-            {"peer": row["peer"], "other": None, "measure": measure, "value": value}
+        self.diagnostics[:0] = [
+            {"peer": row["peer"], "other": None, "diagnostic": measure, "value": value}
             for row in self.peers
-            for measure, value in row.pop("measures")
+            for measure, value in row.pop("diagnostics")
         ]
-        for row in (*self.peers, *self.measures):
+        for row in (*self.peers, *self.diagnostics):
             row["round"] = self.round
         if self.grafts:
             self.grafts["round"] = [self.round] * len(self.grafts["site"])

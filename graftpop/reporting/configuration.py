@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from graftpop.settings import GraftSettings, Settings
 
-__all__ = ["in_words"]
+__all__ = ["configuration_sentences"]
 
 TYPICAL_GAP_NATS = 0.01
 """Of two entropies: an example of what `c` makes of it where no exchange was recorded."""
@@ -28,7 +28,7 @@ BESIDES = {
 }
 
 
-def in_words(settings: Settings, grafts: pa.Table) -> list[str]:
+def configuration_sentences(settings: Settings, grafts: pa.Table) -> list[str]:
     """Return sentences that say what a population does.
 
     Args:
@@ -67,7 +67,7 @@ def _exchange(settings: Settings, grafts: pa.Table) -> Iterator[str]:
         yield {
             "noise": "Between two epochs invalid filters get noise.",
             "internal": "Between two epochs invalid filters get the network's own strongest ones.",
-        }[graft.scion]
+        }[graft.source]
         return
     yield (
         f"At the end of a round each receives the weights of {GIVES[settings.population.topology]} and keeps, "

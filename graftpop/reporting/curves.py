@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from graftpop.reporting.figure import INK, Drawing, colour, laid_out
+from graftpop.reporting.figure import INK, Drawing, color, with_layout
 
 __all__ = ["accuracy_by_images", "peers_by_round"]
 
@@ -50,7 +50,7 @@ def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | 
             name=group,
             mode="lines",
             opacity=0.55,
-            line={"color": colour(index), "width": 1.5},
+            line={"color": color(index), "width": 1.5},
             hovertemplate="trial %{customdata}<br>%{y:.2%} after %{x:,} images",
         )
     if best in curves:
@@ -74,7 +74,7 @@ def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | 
         showlegend=False,
         hovertemplate="%{y:.2%} after %{x:,} images",
     )
-    laid_out(
+    with_layout(
         figure,
         height=420,
         xaxis={"title": {"text": "images trained by all peers"}, "rangemode": "tozero"},
@@ -117,7 +117,7 @@ def peers_by_round(rounds: pa.Table, trial: str) -> Drawing:
     peers: Sequence[int] = sorted(pc.unique(rounds["peer"]).to_pylist())
     for index, peer in enumerate(peers):
         own = rounds.filter(pc.equal(rounds["peer"], peer)).sort_by("round")
-        line = {"color": colour(index), "width": 2}
+        line = {"color": color(index), "width": 2}
         for row, (column, digits) in enumerate((("val_accuracy", ".2%"), ("train_loss", ".4g")), start=1):
             figure.add_scatter(
                 x=own["round"].to_numpy(),
@@ -131,7 +131,7 @@ def peers_by_round(rounds: pa.Table, trial: str) -> Drawing:
                 row=row,
                 col=1,
             )
-    laid_out(
+    with_layout(
         figure,
         height=520,
         xaxis2={"title": {"text": "round"}},

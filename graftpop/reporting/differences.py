@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 
 from graftpop.comparison import Group
 from graftpop.comparison.difference import CONFIDENCE
-from graftpop.reporting.figure import INK, Drawing, colour, laid_out
+from graftpop.reporting.figure import INK, Drawing, color, with_layout
 
 __all__ = ["paired_differences"]
 
@@ -27,7 +27,7 @@ def paired_differences(group: Group) -> Drawing:
         y=[variant for variant, *_ in seeds],
         mode="markers",
         name="one seed",
-        marker={"color": colour(5), "size": 8, "opacity": 0.7},
+        marker={"color": color(5), "size": 8, "opacity": 0.7},
         customdata=[str(seed) for _, seed, _ in seeds],
         hovertemplate="%{y}, seed %{customdata}: %{x:+.2f} points<extra></extra>",
     )
@@ -47,7 +47,7 @@ def paired_differences(group: Group) -> Drawing:
         customdata=half,
         hovertemplate="%{y}: %{x:+.2f} \u00b1 %{customdata:.2f} points<extra></extra>",
     )
-    laid_out(
+    with_layout(
         figure,
         height=140 + 30 * len(variants),
         yaxis={"autorange": "reversed", "automargin": True},

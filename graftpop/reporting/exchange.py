@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from graftpop.reporting.figure import BLUE_TO_ORANGE, GREY, INK, Drawing, colour, laid_out
+from graftpop.reporting.figure import BLUE_TO_ORANGE, GREY, INK, Drawing, color, with_layout
 from graftpop.training.snapshot import ALL_OTHERS
 
 __all__ = ["alpha_map", "distances", "entropy_maps", "invalid_filter_maps", "lineage"]
@@ -44,7 +44,7 @@ def alpha_map(grafts: pa.Table, receiver: int) -> Drawing:
             hovertemplate=BY_SITE_AND_ROUND,
         )
     )
-    laid_out(figure, height=_height(sites), xaxis={"title": {"text": "round"}}, yaxis=_site_axis())
+    with_layout(figure, height=_height(sites), xaxis={"title": {"text": "round"}}, yaxis=_site_axis())
     return Drawing(
         figure,
         f"Alpha of peer {receiver} by site and round: between {np.nanmin(alpha):.3f} and "
@@ -64,31 +64,31 @@ def invalid_filter_maps(grafts: pa.Table, receiver: int) -> Drawing:
     return _two_maps(grafts, columns, "filters", f"Invalid filters of peer {receiver} before and after grafting")
 
 
-def distances(measures: pa.Table) -> Drawing:
+def distances(diagnostics: pa.Table) -> Drawing:
     """Return how far apart the weights of every two peers are, and how often their predictions differ, by round.
 
     Args:
         measures: `distance` and `disagreement` of one trial, at least one row.
     """
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
-    pairs = sorted({(row["peer"], row["other"]) for row in measures.select(["peer", "other"]).to_pylist()})
+    pairs = sorted({(row["peer"], row["other"]) for row in diagnostics.select(["peer", "other"]).to_pylist()})
     for index, (peer, other) in enumerate(pairs):
-        of_pair = pc.and_(pc.equal(measures["peer"], peer), pc.equal(measures["other"], other))
+        of_pair = pc.and_(pc.equal(diagnostics["peer"], peer), pc.equal(diagnostics["other"], other))
         for row, (measure, digits) in enumerate((("distance", ".4g"), ("disagreement", ".2%")), start=1):
-            own = measures.filter(pc.and_(of_pair, pc.equal(measures["measure"], measure))).sort_by("round")
+            own = diagnostics.filter(pc.and_(of_pair, pc.equal(diagnostics["diagnostic"], measure))).sort_by("round")
             figure.add_scatter(
                 x=own["round"].to_numpy(),
                 y=own["value"].to_numpy().astype(np.float32),
                 name=f"{peer} and {other}",
                 mode="lines",
-                line={"color": colour(index), "width": 2},
+                line={"color": color(index), "width": 2},
                 legendgroup=f"{peer}-{other}",
                 showlegend=row == 1,
                 hovertemplate=f"round %{{x}}: %{{y:{digits}}}",
                 row=row,
                 col=1,
             )
-    laid_out(
+    with_layout(
         figure,
         height=520,
         xaxis2={"title": {"text": "round"}},
@@ -167,7 +167,7 @@ def lineage(grafts: pa.Table, events: pa.Table) -> Drawing:
         | {row["donor"] for row in rows} - {ALL_OTHERS}
         | {row["peer"] for row in told}
     )
-    laid_out(
+    with_layout(
         figure,
         height=170 + 44 * len(peers),
         xaxis={"title": {"text": "round"}, "zeroline": False},
@@ -203,7 +203,7 @@ def _two_maps(grafts: pa.Table, columns: dict[str, str], unit: str, title: str) 
         most.append(float(np.nanmax(values)))
         means.append(f"{np.nanmean(np.nansum(values, 0) if unit == 'filters' else values):.3g}")
     bounds = {"cmin": 0, "cmax": max(1.0, *most)} if unit == "filters" else {}
-    laid_out(
+    with_layout(
         figure,
         height=2 * _height(sites),
         coloraxis={"colorscale": "Cividis", "colorbar": {"title": {"text": unit}, "thickness": 12}, **bounds},

@@ -1,4 +1,4 @@
-"""A drawing of the report: a plotly figure, and what it shows in words. Colours and layout that all of them share."""
+"""A figure of the report: a plotly figure with its description, and the colors and layout that all figures share."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-__all__ = ["BLUE_TO_ORANGE", "COLOURS", "GREY", "INK", "Drawing", "colour", "laid_out"]
+__all__ = ["BLUE_TO_ORANGE", "COLOURS", "GREY", "INK", "Drawing", "color", "with_layout"]
 
 GREY: Final = "#8a8a8a"
 
@@ -31,12 +31,12 @@ class Drawing:
         return f'{{"says": {json.dumps(self.says)}, "figure": {self.figure.to_json(validate=False)}}}'
 
 
-def colour(index: int) -> str:
+def color(index: int) -> str:
     """Return the colour of the n-th of several things."""
     return COLOURS[index % len(COLOURS)]
 
 
-def laid_out(figure: go.Figure, *, height: int, **layout: Any) -> go.Figure:
+def with_layout(figure: go.Figure, *, height: int, **layout: Any) -> go.Figure:
     """Return a figure with the layout that all share; the page adds the colours of its paper and text.
 
     Args:

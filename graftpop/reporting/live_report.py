@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from graftpop.errors import GraftpopError
 from graftpop.run.tables import RunFolder
-from graftpop.run.throttle import Sparing
+from graftpop.run.throttle import Throttle
 
 __all__ = ["LiveReport"]
 
@@ -24,7 +24,7 @@ class LiveReport:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._thread = ThreadPoolExecutor(1)
-        self._sparing = Sparing(SHARE_OF_TIME)
+        self._sparing = Throttle(SHARE_OF_TIME)
         self._writing: Future[None] | None = None
 
     def changed(self) -> None:

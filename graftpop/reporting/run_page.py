@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from graftpop.comparison import Group, compare_trials, comparison_html, comparison_markdown
 from graftpop.errors import CheckpointError
-from graftpop.reporting.configuration import in_words
+from graftpop.reporting.configuration import configuration_sentences
 from graftpop.reporting.curves import accuracy_by_images
 from graftpop.reporting.differences import paired_differences
 from graftpop.reporting.search import FEWEST_TRIALS, importance_drawing, importances, parallel_coordinates
@@ -49,7 +49,7 @@ class Tables(NamedTuple):
     trials: pa.Table
     rounds: pa.Table
     grafts: pa.Table
-    measures: pa.Table
+    diagnostics: pa.Table
     events: pa.Table
 
 
@@ -66,7 +66,7 @@ def read_report_html(folder: RunFolder) -> str:
         trials,
         folder.read_table("rounds", columns=ROUND_COLUMNS),
         folder.read_table("grafts", of=wanted),
-        folder.read_table("measures", of=wanted),
+        folder.read_table("diagnostics", of=wanted),
         folder.read_table("events"),
     )
     return report_html(tables, space=folder.read_text("space.yaml"), facts=json.loads(folder.read_text("run.json")))
@@ -109,7 +109,7 @@ def report_html(tables: Tables, *, space: str, facts: Mapping[str, Any]) -> str:
         *_events(tables.events),
         Section("space", "Search space", Markup("<pre>{}</pre>").format(space)),
     ]
-    return page_html(parsed.settle().name, _about(facts), sections, drawings)
+    return page_html(parsed.resolve().name, _about(facts), sections, drawings)
 
 
 def _about(facts: Mapping[str, Any]) -> list[str]:
@@ -152,7 +152,7 @@ def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Se
         )
         if best[column] is not None
     ]
-    sentences = in_words(space.settle(sample), rows_of(tables.grafts, best["trial_id"]))
+    sentences = configuration_sentences(space.resolve(sample), rows_of(tables.grafts, best["trial_id"]))
     equals = sum(row["val_accuracy"] == best["val_accuracy"] and row["status"] == best["status"] for row in rows) - 1
     if equals:
         sentences.append(f"{equals} other trial{'s' * (equals > 1)} reached the same validation accuracy.")
@@ -204,7 +204,7 @@ def _groups(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, str]:
     if 1 < len(space.variants) <= MOST_GROUPS:
         return {row["trial_id"]: row["variant"] for row in rows}
     numbers = {
-        row["trial_id"]: space.settle({key: row[key] for key in space.domains}).population.num_peers for row in rows
+        row["trial_id"]: space.resolve({key: row[key] for key in space.domains}).population.num_peers for row in rows
     }
     return {
         trial: f"{number} peer{'s' * (number > 1)}"
@@ -257,7 +257,7 @@ def _details(rows: Sequence[Mapping[str, Any]], tables: Tables, drawings: dict[s
     parts = [part("trial_choice", trials, trials[0], len(rows) - len(trials))]
     parts += [part("drawing", f"trial/TRIAL/{name}", caption) for name, caption in TRIAL_DRAWINGS.items()]
     if not any(name.endswith("/distances") for name in drawings):
-        parts.append(part("paragraphs", ["Distances between peers are recorded with measures.pairs: true."]))
+        parts.append(part("paragraphs", ["Distances between peers are recorded with diagnostics.pairs: true."]))
     yield Section("detail", "A trial in detail", Markup("\n").join(parts))
 
 

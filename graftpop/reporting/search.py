@@ -6,9 +6,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from graftpop.reporting.figure import Drawing, colour, laid_out
+from graftpop.reporting.figure import Drawing, color, with_layout
 from graftpop.space import Domain
-from graftpop.study.optuna_space import Searched
+from graftpop.study.optuna_space import OptunaSpace
 
 __all__ = ["FEWEST_TRIALS", "importance_drawing", "importances", "parallel_coordinates"]
 
@@ -32,7 +32,7 @@ def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str
     figure = go.Figure(
         go.Parcoords(dimensions=dimensions, labelangle=-14, line={"color": accuracies, "colorscale": GREY_TO_ORANGE})
     )
-    laid_out(figure, height=430).update_layout(margin={"l": 72, "r": 64, "t": 84, "b": 24})
+    with_layout(figure, height=430).update_layout(margin={"l": 72, "r": 64, "t": 84, "b": 24})
     return Drawing(
         figure,
         f"The searched values of {len(rows)} trials, {', '.join(domains)}, and the validation "
@@ -81,7 +81,7 @@ def importances(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
-    searched = Searched(domains)
+    searched = OptunaSpace(domains)
     study.add_trials(
         [
             optuna.create_trial(
@@ -102,11 +102,11 @@ def importance_drawing(shares: Mapping[str, float]) -> Drawing:
             x=list(shares.values()),
             y=list(shares),
             orientation="h",
-            marker={"color": colour(0)},
+            marker={"color": color(0)},
             hovertemplate="%{y}: %{x:.0%}<extra></extra>",
         )
     )
-    laid_out(
+    with_layout(
         figure,
         height=110 + 34 * len(shares),
         yaxis={"autorange": "reversed", "automargin": True},

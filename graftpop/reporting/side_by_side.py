@@ -11,7 +11,7 @@ import pyarrow as pa
 import yaml
 
 from graftpop.reporting.curves import accuracy_by_images
-from graftpop.reporting.figure import Drawing, colour, laid_out
+from graftpop.reporting.figure import Drawing, color, with_layout
 from graftpop.reporting.run_page import ROUND_COLUMNS
 from graftpop.reporting.tables import text_of
 from graftpop.reporting.template import Section, page_html, part
@@ -118,7 +118,7 @@ def _line(run: Run) -> list[str]:
     hardware = run.facts["hardware"]
     return [
         run.label,
-        run.space.settle().name,
+        run.space.resolve().name,
         run.facts.get("status", "running"),
         f"{over} of {len(run.rows)}",
         f"{sum(row['train_images'] or 0 for row in run.rows):,}",
@@ -150,11 +150,11 @@ def _all_trials(runs: Sequence[Run]) -> Drawing:
             boxpoints="all",
             jitter=0.4,
             pointpos=0,
-            marker={"color": colour(index)},
+            marker={"color": color(index)},
             text=[row["trial_id"] for row in rows],
             hovertemplate="trial %{text}: %{y:.2%}<extra></extra>",
         )
-    laid_out(
+    with_layout(
         figure, height=380, showlegend=False, yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".1%"}
     )
     return Drawing(figure, f"Validation accuracies of all trials of {len(runs)} runs.")

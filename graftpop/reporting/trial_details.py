@@ -57,7 +57,7 @@ def rows_of(table: pa.Table, trial: str) -> pa.Table:
 
 
 def _drawings(
-    trial: str, rounds: pa.Table, grafts: pa.Table, measures: pa.Table, events: pa.Table
+    trial: str, rounds: pa.Table, grafts: pa.Table, diagnostics: pa.Table, events: pa.Table
 ) -> Iterator[tuple[str, Drawing]]:
     if rounds.num_rows:
         yield "peers", peers_by_round(rounds, trial)
@@ -66,7 +66,7 @@ def _drawings(
         yield f"alpha/{receiver}", alpha_map(received, receiver)
         yield f"entropies/{receiver}", entropy_maps(received, receiver)
         yield f"invalid/{receiver}", invalid_filter_maps(received, receiver)
-    of_pairs = measures.filter(pc.is_in(measures["measure"], pa.array(["distance", "disagreement"])))
+    of_pairs = diagnostics.filter(pc.is_in(diagnostics["diagnostic"], pa.array(["distance", "disagreement"])))
     if of_pairs.num_rows:
         yield "distances", distances(of_pairs)
     if grafts.num_rows or pc.any(pc.is_valid(events["peer"])).as_py():

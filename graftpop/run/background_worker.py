@@ -11,9 +11,9 @@ from threading import Thread
 
 from graftpop.errors import GraftpopError, ResourceError, one_line
 
-__all__ = ["Sideline"]
+__all__ = ["BackgroundWorker"]
 
-ANSWER_LIMIT_S = 60.0
+ANSWER_TIMEOUT_S = 60.0
 """How long a service may take to answer before anything starts."""
 
 END_LIMIT_S = 60.0
@@ -22,11 +22,11 @@ END_LIMIT_S = 60.0
 logger = logging.getLogger("graftpop")
 
 
-class Sideline:
+class BackgroundWorker:
     """A thread that makes calls one after the other, in the order in which they were added.
 
     Args:
-        what: is served, as messages begin: `tune.log: mlflow`.
+        what: is served, as messages begin: `tune.trackers: mlflow`.
     """
 
     def __init__(self, what: str) -> None:
@@ -36,11 +36,11 @@ class Sideline:
         self._thread = Thread(target=self._work, name=what, daemon=True)
         self._thread.start()
 
-    def add(self, call: Callable[[], None]) -> None:
+    def submit(self, call: Callable[[], None]) -> None:
         """Make a call later; what it fails of is told once."""
         self._calls.put(call)
 
-    def ask(self, call: Callable[[], None], limit_s: float = ANSWER_LIMIT_S) -> None:
+    def call(self, call: Callable[[], None], timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         """Make a call and wait for its end.
 
         Raises:
@@ -55,25 +55,25 @@ class Sideline:
             except Exception as error:  # see `_work`
                 answer.set_exception(error)
 
-        self.add(act)
+        self.submit(act)
         try:
-            answer.result(limit_s)
+            answer.result(timeout_s)
         except GraftpopError:
             raise
         except TimeoutError as error:
             raise ResourceError(
-                f"{self._what}: must answer within {limit_s:g} s before anything starts, and did not; "
+                f"{self._what}: must answer within {timeout_s:g} s before anything starts, and did not; "
                 f"see that it can be reached from here"
             ) from error
         except Exception as error:
             raise ResourceError(f"{self._what}: cannot be used: {_reason(error)}") from error
 
-    def finish(self, limit_s: float = END_LIMIT_S) -> bool:
+    def finish(self, timeout_s: float = END_LIMIT_S) -> bool:
         """Wait until everything is done, or for so long; return whether it is."""
         self._calls.put(None)
-        self._thread.join(limit_s)
+        self._thread.join(timeout_s)
         if self._thread.is_alive():
-            logger.warning("%s: was not done %g s after the study, and is left", self._what, limit_s)
+            logger.warning("%s: was not done %g s after the study, and is left", self._what, timeout_s)
         return not self._thread.is_alive()
 
     def _work(self) -> None:

@@ -5,13 +5,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-from graftpop.run.checkpoints import Checkpoints, Facts
-from graftpop.run.storage import patiently
+from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
+from graftpop.run.storage import retry_on_oserror
 
 __all__ = ["CheckpointWriter"]
 
 
-class Writing(NamedTuple):
+class PendingWrite(NamedTuple):
     """A checkpoint that is being written: after which round, its end, and why storage was away meanwhile."""
 
     round: int
@@ -27,15 +27,15 @@ class CheckpointWriter:
     Args:
         checkpoints: where they are written.
         trial: whose they are, for messages.
-        tell: called by the thread that waits for a checkpoint, with its round and why storage was away.
+        on_storage_away: called by the thread that waits for a checkpoint, with its round and why storage was away.
     """
 
-    def __init__(self, checkpoints: Checkpoints, trial: str, tell: Callable[[int, str], None]) -> None:
-        self._checkpoints, self._trial, self._tell = checkpoints, trial, tell
+    def __init__(self, checkpoints: Checkpoints, trial: str, on_storage_away: Callable[[int, str], None]) -> None:
+        self._checkpoints, self._trial, self._on_storage_away = checkpoints, trial, on_storage_away
         self._thread = ThreadPoolExecutor(1)
-        self._writing: Writing | None = None
+        self._writing: PendingWrite | None = None
 
-    def write(self, facts: Facts, files: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
+    def write(self, facts: CheckpointMetadata, files: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
         """Begin to write a checkpoint, see `Checkpoints.write`, once the one before is there.
 
         Raises:
@@ -44,12 +44,12 @@ class CheckpointWriter:
         self.finish()
         causes: list[str] = []
         done = self._thread.submit(
-            patiently,
+            retry_on_oserror,
             partial(self._checkpoints.write, facts, files),
             f"trial {self._trial}: its checkpoint cannot be written",
             causes.append,
         )
-        self._writing = Writing(facts.round, done, causes)
+        self._writing = PendingWrite(facts.round, done, causes)
 
     def finish(self) -> None:
         """Wait until the checkpoint that was begun last is there.
@@ -64,4 +64,4 @@ class CheckpointWriter:
             writing.done.result()
         finally:
             for cause in writing.causes:
-                self._tell(writing.round, cause)
+                self._on_storage_away(writing.round, cause)

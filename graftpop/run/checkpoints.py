@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from graftpop.errors import CheckpointError
 from graftpop.run.storage import Folder
 
-__all__ = ["Checkpoint", "Checkpoints", "Facts"]
+__all__ = ["Checkpoint", "Checkpoints", "CheckpointMetadata"]
 
 FACTS = "population.json"
 MOST_FACTS_BYTES = 16 * 2**20
@@ -29,14 +29,14 @@ class _Described(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, ser_json_inf_nan="constants")
 
 
-class FileFacts(_Described):
+class FileMetadata(_Described):
     """What one file has to be."""
 
     bytes: Count
     blake2b: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
-class Facts(_Described):
+class CheckpointMetadata(_Described):
     """What a checkpoint is, besides its files.
 
     Attributes:
@@ -60,7 +60,7 @@ class Facts(_Described):
     adopted: str = ""
     summary: dict[str, Any]
     settings: dict[str, Any]
-    files: dict[FileName, FileFacts] = {}
+    files: dict[FileName, FileMetadata] = {}
 
 
 class Checkpoint:
@@ -71,7 +71,7 @@ class Checkpoint:
         folder: that it lies in.
     """
 
-    def __init__(self, facts: Facts, folder: Folder) -> None:
+    def __init__(self, facts: CheckpointMetadata, folder: Folder) -> None:
         self.facts = facts
         self._folder = folder
 
@@ -119,7 +119,7 @@ class Checkpoints:
         """Keep the newest, besides what is kept anyhow, until the next time: others may go on from it."""
         self._handed_over = next((checkpoint.facts.round for checkpoint in self.newest_first()), None)
 
-    def write(self, facts: Facts, files: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
+    def write(self, facts: CheckpointMetadata, files: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
         """Write a checkpoint, in place of one of the same round, and remove those that are no longer kept.
 
         Args:
@@ -135,7 +135,7 @@ class Checkpoints:
         written = {}
         for name, content in files():
             folder.write(name, content)
-            written[name] = FileFacts(bytes=len(content), blake2b=_hash(content))
+            written[name] = FileMetadata(bytes=len(content), blake2b=_hash(content))
         folder.write(FACTS, facts.model_copy(update={"files": written}).model_dump_json(indent=2).encode())
         self._remove_but(self._kept())
 
@@ -151,7 +151,7 @@ class Checkpoints:
         for name in reversed(self._folder.names()):
             folder = self._folder / name
             try:
-                facts = Facts.model_validate_json(folder.read(FACTS, MOST_FACTS_BYTES))
+                facts = CheckpointMetadata.model_validate_json(folder.read(FACTS, MOST_FACTS_BYTES))
             except (OSError, ValidationError):
                 continue
             if name == _name(facts.round):
@@ -161,7 +161,7 @@ class Checkpoints:
         """Return the checkpoints up to a round, the newest first."""
         return [found for found in self.newest_first() if found.facts.round <= round]
 
-    def forget_after(self, round: int) -> None:
+    def remove_after(self, round: int) -> None:
         """Remove the checkpoints after a round: the trial goes on from another's."""
         self._remove_but({found.facts.round for found in self.up_to(round)})
 

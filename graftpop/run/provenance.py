@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["run_facts", "utc_now"]
+__all__ = ["run_provenance", "utc_now"]
 
 PACKAGES = ("graftpop", "ray", "torch", "torchvision", "optuna", "pyarrow", "numpy")
 
@@ -19,7 +19,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def run_facts(arguments: list[str], seed: int) -> dict[str, Any]:
+def run_provenance(arguments: list[str], seed: int) -> dict[str, Any]:
     """Return what is needed to tell, and to repeat, what a run was.
 
     Args:
@@ -58,7 +58,7 @@ def _git_commit() -> dict[str, Any] | None:
         ("rev-parse", "HEAD"),
         ("status", "--porcelain", "--", str(package)),
         ("ls-files", "--error-unmatch", "__init__.py"),
-    )  # installed somewhere below another repository
+    )  # fails if installed below another repository
     try:
         commit, status, _ = (
             subprocess.run(

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from graftpop.errors import CheckpointError, StorageError, one_line
 
-__all__ = ["Folder", "STORAGE_LIMIT_S", "patiently", "unreachable"]
+__all__ = ["Folder", "STORAGE_LIMIT_S", "retry_on_oserror", "unreachable"]
 
 T = TypeVar("T")
 
@@ -32,21 +32,24 @@ GOOGLE_LIMIT = "retry_limit_seconds"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 
 
-def patiently(
-    act: Callable[[], T], what: str, tell: Callable[[str], None] = lambda cause: None, limit_s: float = STORAGE_LIMIT_S
+def retry_on_oserror(
+    act: Callable[[], T],
+    what: str,
+    on_failure: Callable[[str], None] = lambda cause: None,
+    timeout_s: float = STORAGE_LIMIT_S,
 ) -> T:
     """Return what an action on storage returns, trying again while it fails: a full disk, a mount that is away.
 
     Args:
         act: may be begun again from any point of it.
         what: is being done, as messages have it.
-        tell: called once with the cause, when it fails for the first time.
-        limit_s: how long to try.
+        on_failure: called once with the cause, when it fails for the first time.
+        timeout_s: how long to try.
 
     Raises:
         StorageError: it could not be done in all that time.
     """
-    deadline, pause_s, is_told = time.monotonic() + limit_s, FIRST_PAUSE_S, False
+    deadline, pause_s, is_told = time.monotonic() + timeout_s, FIRST_PAUSE_S, False
     while True:
         try:
             return act()
@@ -54,10 +57,11 @@ def patiently(
             reason = f"{what}: {str(error).splitlines()[0]}"
             if time.monotonic() + pause_s > deadline:
                 raise StorageError(
-                    f"{reason}; tried for {limit_s:g} s; make room or bring the storage back, then go on with --resume"
+                    f"{reason}; tried for {timeout_s:g} s; make room or bring the storage back, then go "
+                    f"on with --resume"
                 ) from error
         if not is_told:
-            tell(reason)
+            on_failure(reason)
             is_told = True
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

@@ -1,9 +1,9 @@
 """What a run leaves behind: tables in Parquet, and the best network.
 
 Each trial writes its own rounds, grafts, measures and events, whole rounds only, one file each, anew after every
-round; the driver joins them into `rounds.parquet`, `grafts.parquet`, `measures.parquet` and `events.parquet`. A trial
-that goes on from a checkpoint first drops what it had recorded after it, so that no row is missing or doubled; events
-stay, since they happened.
+round; the driver joins them into `rounds.parquet`, `grafts.parquet`, `diagnostics.parquet` and `events.parquet`. A
+trial that resumes from a checkpoint first drops the rows after it, so that no row is missing or doubled. Events stay,
+since they happened.
 """
 
 import json
@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 from graftpop.errors import CheckpointError
 from graftpop.population import Event, Round
 from graftpop.run.storage import Folder, unreachable
-from graftpop.run.throttle import Sparing
+from graftpop.run.throttle import Throttle
 
-__all__ = ["EVENTS_SCHEMA", "GRAFTS_SCHEMA", "MEASURES_SCHEMA", "ROUNDS_SCHEMA", "RunFolder", "TrialRecords"]
+__all__ = ["EVENTS_SCHEMA", "GRAFTS_SCHEMA", "DIAGNOSTICS_SCHEMA", "ROUNDS_SCHEMA", "RunFolder", "TrialRecords"]
 
 ROUNDS_SCHEMA = pa.schema(
     [
@@ -66,13 +66,13 @@ The donor is -1 where it is the mean of several peers. `staleness` is how many r
 receiver, below 0 where the donor was ahead; of several peers that of the oldest.
 """
 
-MEASURES_SCHEMA = pa.schema(
+DIAGNOSTICS_SCHEMA = pa.schema(
     [
         ("trial_id", pa.string()),
         ("round", pa.int64()),
         ("peer", pa.int64()),
         ("other", pa.int64()),
-        ("measure", pa.string()),
+        ("diagnostic", pa.string()),
         ("value", pa.float64()),
     ]
 )
@@ -91,7 +91,7 @@ EVENTS_SCHEMA = pa.schema(
 )
 """One row an event, in the order in which they happened; see `graftpop.population.Event`."""
 
-_TABLES = {"rounds": ROUNDS_SCHEMA, "grafts": GRAFTS_SCHEMA, "measures": MEASURES_SCHEMA, "events": EVENTS_SCHEMA}
+_TABLES = {"rounds": ROUNDS_SCHEMA, "grafts": GRAFTS_SCHEMA, "diagnostics": DIAGNOSTICS_SCHEMA, "events": EVENTS_SCHEMA}
 SHARE_OF_JOINING = 0.05
 """Of the time of the process that leads a study."""
 
@@ -128,11 +128,11 @@ class TrialRecords:
         """Add a round; it is there for others once it is written."""
         rounds = [{"trial_id": self._trial_id, **row} for row in done.peers]
         grafts = {"trial_id": [self._trial_id] * len(done.grafts.get("site", [])), **done.grafts}
-        measures = [{"trial_id": self._trial_id, **row} for row in done.measures]
+        diagnostics = [{"trial_id": self._trial_id, **row} for row in done.diagnostics]
         self._add("rounds", pa.Table.from_pylist(rounds, ROUNDS_SCHEMA))
         if done.grafts:
             self._add("grafts", pa.Table.from_pydict(grafts, GRAFTS_SCHEMA))
-        self._add("measures", pa.Table.from_pylist(measures, MEASURES_SCHEMA))
+        self._add("diagnostics", pa.Table.from_pylist(diagnostics, DIAGNOSTICS_SCHEMA))
 
     def add_event(self, event: Event) -> None:
         """Add an event."""
@@ -188,7 +188,7 @@ class RunFolder:
         self.location = self._folder.location
         self.local_path = self._folder.local_path
         self.name = posixpath.basename(self.location.partition("?")[0])  # what the run is called elsewhere
-        self._joining = Sparing(SHARE_OF_JOINING)
+        self._joining = Throttle(SHARE_OF_JOINING)
 
     def locked(self) -> AbstractContextManager[None]:
         """Keep other processes from writing the run for the time of a block.
@@ -285,7 +285,7 @@ class RunFolder:
         self._folder.write_tables("trials.parquet", [pa.Table.from_pylist(rows, schema)], schema)
 
     def join_records(self, trial_ids: Iterable[str], *, now: bool) -> None:
-        """Write `rounds.parquet`, `grafts.parquet`, `measures.parquet` and `events.parquet` from what trials wrote.
+        """Write `rounds.parquet`, `grafts.parquet`, `diagnostics.parquet` and `events.parquet` from what trials wrote.
 
         Args:
             trial_ids: in the order in which they shall stand.

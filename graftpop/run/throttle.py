@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable
 
-__all__ = ["Sparing"]
+__all__ = ["Throttle"]
 
 
-class Sparing:
+class Throttle:
     """What may be done anew at any moment, and is left for later where it would take too much of the time.
 
     Args:

@@ -13,7 +13,7 @@ from graftpop.settings.methods import (
     SwaSettings,
     TeacherSettings,
 )
-from graftpop.settings.population import MeasureSettings, PopulationSettings
+from graftpop.settings.population import DiagnosticsSettings, PopulationSettings
 from graftpop.settings.settings import Settings
 from graftpop.settings.study import ResourceSettings, TuneSettings
 from graftpop.settings.training import DataSettings, ModelSettings, TrainingSettings
@@ -23,7 +23,7 @@ __all__ = [
     "DataSettings",
     "DistillationSettings",
     "GraftSettings",
-    "MeasureSettings",
+    "DiagnosticsSettings",
     "ModelSettings",
     "MutualSettings",
     "PopulationSettings",

@@ -20,7 +20,7 @@ __all__ = [
 class GraftSettings(Section):
     """Weights from elsewhere: a donor's at a round's end, or noise or a peer's own strong filters between epochs."""
 
-    scion: Literal["external", "internal", "noise"] = "external"
+    source: Literal["external", "internal", "noise"] = "external"
     """Where grafted weights come from. external: another peer, at a round's end. internal: a peer's own strongest
     filters, and noise: noise, into its invalid filters between epochs."""
 

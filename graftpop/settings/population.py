@@ -6,7 +6,7 @@ from pydantic import Field
 
 from graftpop.settings.section import Auto, Count, Positive, Section
 
-__all__ = ["MeasureSettings", "PopulationSettings"]
+__all__ = ["DiagnosticsSettings", "PopulationSettings"]
 
 
 class PopulationSettings(Section):
@@ -22,12 +22,12 @@ class PopulationSettings(Section):
     epochs_per_round: Count = 1
     """Epochs of training between two exchanges."""
 
-    mode: Literal["wait_for_all", "no_wait"] = "wait_for_all"
-    """wait_for_all: each exchange is one of all peers, after the same round. no_wait: who has trained takes its donor's
-    newest snapshot, of whatever round, and goes on; not with mutual or measures.pairs."""
+    mode: Literal["sync", "async"] = "sync"
+    """sync: each exchange is one of all peers, after the same round. async: who has trained takes its donor's
+    newest snapshot, of whatever round, and goes on; not with mutual or diagnostics.pairs."""
 
     max_staleness: Annotated[int, Field(ge=0)] = 2
-    """Under no_wait, how many rounds a donor's snapshot, or any peer, may be behind before it is waited for."""
+    """Under async, how many rounds a donor's snapshot, or any peer, may be behind before it is waited for."""
 
     diversity: Literal["none", "learning_rate"] = "none"
     """none, or learning_rate: peer i of n starts at lr * (1 + cos(pi * (n - i) / n)) / 2."""
@@ -39,13 +39,13 @@ class PopulationSettings(Section):
     deadline_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10.0
     """How many times the median round a peer may need before it counts as lost, but never less than a minute."""
 
-    round_limit_s: Positive = 7200.0
+    round_timeout_s: Positive = 7200.0
     """Seconds of a round after which a peer counts as lost however long the rounds are."""
 
     max_peer_restarts: Annotated[int, Field(ge=0)] = 3
     """How often a lost peer is replaced before the trial fails."""
 
-    replace_limit_s: Positive = 300.0
+    replace_timeout_s: Positive = 300.0
     """Seconds that a lost peer may take to find room on the cluster and to start."""
 
     min_peers: Count | None = None
@@ -53,11 +53,11 @@ class PopulationSettings(Section):
 
     peers_per_actor: Count | Auto = "auto"
     """How many peers share a process: they train one after the other, which needs less memory, and are lost together.
-    auto: those that share a core, where all cores have equally many; 1 on cards, with mode no_wait and with
+    auto: those that share a core, where all cores have equally many; 1 on cards, with mode async and with
     mutual.exchange logits."""
 
 
-class MeasureSettings(Section):
+class DiagnosticsSettings(Section):
     """What is measured by round beyond the figures of every peer."""
 
     thresholds: list[Positive] = Field(default=[])

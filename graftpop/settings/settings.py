@@ -12,7 +12,7 @@ from graftpop.settings.methods import (
     ReprSettings,
     SwaSettings,
 )
-from graftpop.settings.population import MeasureSettings, PopulationSettings
+from graftpop.settings.population import DiagnosticsSettings, PopulationSettings
 from graftpop.settings.section import Section
 from graftpop.settings.study import ResourceSettings, TuneSettings
 from graftpop.settings.training import DataSettings, ModelSettings, TrainingSettings
@@ -41,7 +41,7 @@ class Settings(Section):
     repr: ReprSettings | None = None
     attenuation: AttenuationSettings | None = None
     swa: SwaSettings | None = None
-    measures: MeasureSettings = MeasureSettings()
+    diagnostics: DiagnosticsSettings = DiagnosticsSettings()
     tune: TuneSettings = TuneSettings()
     resources: ResourceSettings = ResourceSettings()
 
@@ -55,7 +55,7 @@ class Settings(Section):
     @property
     def peers_per_actor(self) -> int | Literal["auto"]:
         """How many peers a process has: one where a peer must not wait for another to be done."""
-        waits_for_nobody = self.meets or self.population.mode == "no_wait"
+        waits_for_nobody = self.meets or self.population.mode == "async"
         return 1 if waits_for_nobody else self.population.peers_per_actor
 
     @property
@@ -66,7 +66,7 @@ class Settings(Section):
     @property
     def exchanges(self) -> bool:
         """Whether peers graft from each other."""
-        return self.graft is not None and self.graft.scion == "external"
+        return self.graft is not None and self.graft.source == "external"
 
     def exchanges_after(self, round: int) -> bool:
         """Return whether they do so at the end of a round: after the burn-in, and not after the last."""

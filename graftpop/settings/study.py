@@ -31,10 +31,10 @@ class TuneSettings(Section):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a trial whose process or whose node was lost goes on from its last round."""
 
-    log: list[Literal["wandb", "mlflow", "comet", "aim"]] = Field(default=[])
+    trackers: list[Literal["wandb", "mlflow", "comet", "aim"]] = Field(default=[])
     """Trackers that each trial is logged to beside TensorBoard (docs/tracking.md)."""
 
-    storage: str | None = None
+    optuna_storage: str | None = None
     """Where optuna-dashboard finds the trials while they run: the URL of a database, such as sqlite:///study.db, or
     without :// the name of a file for Optuna's journal. A relative path begins in the run folder. null: nowhere."""
 

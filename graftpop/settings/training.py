@@ -22,7 +22,7 @@ class DataSettings(Section):
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training images held out for selection."""
 
-    limit: Count | None = None
+    max_train_images: Count | None = None
     """Training images in use, validation among them. null: all. The test set is always whole."""
 
     label: str | None = None

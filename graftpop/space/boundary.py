@@ -6,7 +6,7 @@ from typing import Any
 
 from graftpop.space.domains import Domain
 
-__all__ = ["combinations", "corner_samples"]
+__all__ = ["combinations", "boundary_samples"]
 
 LENGTHS = (
     "training",
@@ -26,28 +26,30 @@ LENGTHS = (
 worst where each of them is lowest or highest."""
 
 
-def corner_samples(domains: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
+def boundary_samples(domains: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
     """Yield samples that together hold, in every variant, every pair of corner values of any two other domains.
 
     Rules tie two keys at most, but for LENGTHS, of which all combinations of the extremes are there.
     """
     others = {key: domain for key, domain in domains.items() if key != "variant"}
     for variant in combinations({key: domain.values for key, domain in domains.items() if key == "variant"}):
-        yield from (variant | sample for sample in _corners_of(others))
+        yield from (variant | sample for sample in _boundary_values_of(others))
 
 
-def _corners_of(domains: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
-    yield {key: domain.corners[0] for key, domain in domains.items()}
+def _boundary_values_of(domains: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
+    yield {key: domain.boundary_values[0] for key, domain in domains.items()}
     for key, domain in domains.items():
-        yield from ({key: value} for value in domain.corners)
+        yield from ({key: value} for value in domain.boundary_values)
     for pair in itertools.combinations(domains, 2):
-        yield from combinations({key: domains[key].corners for key in pair})
+        yield from combinations({key: domains[key].boundary_values for key in pair})
     yield from combinations({key: _extremes(domains[key]) for key in LENGTHS if key in domains})
 
 
 def _extremes(domain: Domain) -> Sequence[Any]:
-    numbers = [value for value in domain.corners if type(value) in (int, float)]
-    return sorted({min(numbers), max(numbers)}) if len(numbers) == len(domain.corners) else domain.corners
+    numbers = [value for value in domain.boundary_values if type(value) in (int, float)]
+    return (
+        sorted({min(numbers), max(numbers)}) if len(numbers) == len(domain.boundary_values) else domain.boundary_values
+    )
 
 
 def combinations(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

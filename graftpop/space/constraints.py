@@ -56,8 +56,8 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
         )
     if population.min_peers is not None:
         _check_min_peers(settings, population.min_peers, origin)
-    if population.mode == "no_wait":
-        _check_no_wait(settings, origin)
+    if population.mode == "async":
+        _check_async(settings, origin)
     _check_actors(settings, origin)
     if data.name in ("parquet", "folder") and data.root is None:
         raise SpaceError(
@@ -75,7 +75,7 @@ def _check_actors(settings: Settings, origin: Origin) -> None:
         )
     where = origin("population.peers_per_actor")
     if together not in ("auto", settings.peers_per_actor):
-        cause = "mutual.exchange: logits" if settings.meets else "population.mode: no_wait"
+        cause = "mutual.exchange: logits" if settings.meets else "population.mode: async"
         raise SpaceError(
             f"{where}: peers of one process train one after the other, which does not go with {cause}, "
             f"got {together}; choose 1 or auto"
@@ -87,12 +87,12 @@ def _check_actors(settings: Settings, origin: Origin) -> None:
         )
 
 
-def _check_no_wait(settings: Settings, origin: Origin) -> None:
-    needing_all = {"mutual": settings.mutual is not None, "measures.pairs": settings.measures.pairs}
+def _check_async(settings: Settings, origin: Origin) -> None:
+    needing_all = {"mutual": settings.mutual is not None, "diagnostics.pairs": settings.diagnostics.pairs}
     for key in (key for key, is_set in needing_all.items() if is_set):
         raise SpaceError(
-            f"{origin('population.mode')}: {key} needs all peers after the same round, got no_wait; set "
-            f"population.mode: wait_for_all, or leave {key} out"
+            f"{origin('population.mode')}: {key} needs all peers after the same round, got async; set "
+            f"population.mode: sync, or leave {key} out"
         )
 
 
@@ -215,16 +215,16 @@ def check_effect(settings: Settings, domains: Mapping[str, Domain], origin: Orig
     """
     graft, curve = settings.graft, ("graft.A", "graft.c")
     rules: list[tuple[tuple[str, ...], str, str, object, str]] = [
-        (("population.max_staleness",), "population.mode", "no_wait", settings.population.mode, "wait_for_all")
+        (("population.max_staleness",), "population.mode", "async", settings.population.mode, "sync")
     ]
     if graft is not None:
         rules += [
             (curve, "graft.alpha", "adaptive", graft.alpha, "a number"),
-            (curve, "graft.scion", "external", graft.scion, "internal or noise"),
+            (curve, "graft.source", "external", graft.source, "internal or noise"),
         ]
     for keys, name, wanted, fixed, otherwise in rules:
         for key in keys:
-            if key in domains and wanted not in (domains[name].corners if name in domains else (fixed,)):
+            if key in domains and wanted not in (domains[name].boundary_values if name in domains else (fixed,)):
                 raise SpaceError(
                     f"{origin(key)}: has no effect where {name} is {otherwise}, got {domains[key]}; set "
                     f"{name}: {wanted}, or do not search it"

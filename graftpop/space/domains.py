@@ -33,7 +33,7 @@ class Domain:
         return self.kind in ("choice", "grid", "randint")
 
     @property
-    def corners(self) -> tuple[Any, ...]:
+    def boundary_values(self) -> tuple[Any, ...]:
         """The values that have to be valid for all of them to be: the choices; both bounds and one value inside."""
         if self.kind in ("choice", "grid", "randint"):
             return self.values

@@ -1,7 +1,8 @@
 """The JSON Schema of a space file, from the settings: what an editor checks, completes and explains in one.
 
 It says what a key may be; rules between keys (`graftpop.space.constraints`) it does not know. A class of the settings
-is a definition of the same name, and where values in it may be domains, one more: `GraftSettings`, `SearchedGraftSettings`.
+is a definition of the same name, and where values in it may be domains, one more: `GraftSettings`,
+`SearchedGraftSettings`.
 """
 
 import json

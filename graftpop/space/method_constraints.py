@@ -11,7 +11,7 @@ EXCLUSIVE = (
     ("swa", "attenuation", "the mean of weights brings attenuated filters back"),
 )
 
-OF_THE_RELEASED_CODE = {"level": "layer", "criterion": "entropy", "scion": "external"}
+OF_THE_RELEASED_CODE = {"level": "layer", "criterion": "entropy", "source": "external"}
 
 
 def check_methods(settings: Settings, origin: Origin) -> None:
@@ -33,7 +33,7 @@ def _check_graft(settings: Settings, origin: Origin) -> None:
     graft, population = settings.graft, settings.population
     if graft is None:
         return
-    if graft.scion == "external" and population.num_peers < 2:
+    if graft.source == "external" and population.num_peers < 2:
         raise SpaceError(
             f"{origin('population.num_peers')}: grafting over a {population.topology} needs at least 2 "
             f"peers, got {population.num_peers}; choose 2 or more, or take out the section graft to train "

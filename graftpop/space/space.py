@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from graftpop.errors import SpaceError
 from graftpop.settings import Settings
-from graftpop.space.boundary import combinations, corner_samples
+from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.domains import Domain, is_domain, read_domain
+from graftpop.space.renamed import check_renamed
 from graftpop.space.validation_messages import Origin, Origins, VariantOrigins, describe
 from graftpop.space.variants import check_overlap, read_baseline, read_published, read_seeds, read_variants
 from graftpop.space.yaml_tree import (
@@ -66,12 +67,12 @@ class Space:
     baseline: str | None = None
     published: Mapping[str, Any] | None = None
 
-    def settle(self, sample: Mapping[str, Any] | None = None) -> Settings:
+    def resolve(self, sample: Mapping[str, Any] | None = None) -> Settings:
         """Return the settings with the searched keys as sampled; those that are not in the sample at their first."""
-        return Settings.model_validate(self.plain(sample or {}))
+        return Settings.model_validate(self.merged_tree(sample or {}))
 
-    def plain(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what `settle` validates: the tree, the variant over it, and the sampled values over both."""
+    def merged_tree(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what `resolve` validates: the tree, the variant over it, and the sampled values over both."""
         variant = self.variants[sample.get("variant", next(iter(self.variants)))] if self.variants else {}
         tree = deepcopy(merged(self.tree, variant))
         for key, value in sample.items():
@@ -83,9 +84,9 @@ class Space:
         """Return one value a searched key, drawn at random."""
         return {key: domain.sample(rng) for key, domain in self.domains.items()}
 
-    def corners(self) -> Iterator[Settings]:
+    def boundary_settings(self) -> Iterator[Settings]:
         """Yield settings that together hold, in each variant, every pair of extreme values of any two searched keys."""
-        return map(self.settle, corner_samples(self.domains))
+        return map(self.resolve, boundary_samples(self.domains))
 
     def settings_of(self, *sections: str) -> Iterator[Settings]:
         """Yield settings that together hold, in each variant, every combination of what is searched in some sections.
@@ -94,10 +95,10 @@ class Space:
             sections: their names; of ranges in them only the extremes are taken.
         """
         return map(
-            self.settle,
+            self.resolve,
             combinations(
                 {
-                    key: domain.corners
+                    key: domain.boundary_values
                     for key, domain in self.domains.items()
                     if key == "variant" or key.split(".")[0] in sections
                 }
@@ -106,11 +107,11 @@ class Space:
 
     def most_rounds(self) -> int:
         """Return the highest number of rounds that a trial can have."""
-        return max(settings.num_rounds for settings in self.corners())
+        return max(settings.num_rounds for settings in self.boundary_settings())
 
     def num_trials(self) -> int:
         """Return how many trials the study has."""
-        tune = self.settle().tune
+        tune = self.resolve().tune
         if tune.search == "grid":
             return math.prod(len(domain.every_value()) for domain in self.domains.values())
         return tune.num_samples or DEFAULT_NUM_SAMPLES
@@ -184,6 +185,7 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     # here, since the tables of names stand beside functions that need torch, and who settles a sample needs no names
     from graftpop.space.constraints import check_effect, check_search
 
+    check_renamed(tree, where, origins or {})
     origin = Origins(where, origins)
     sections = deepcopy({name: value for name, value in tree.items() if name not in STUDY_KEYS})
     study = deepcopy({name: tree.get(name) for name in STUDY_KEYS})
@@ -204,16 +206,16 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
         read_published(study["published"], domains, origin),
     )
     of_variant = {name: VariantOrigins(origin, name, variants[name], common) for name in variants}
-    if sum(1 for _ in islice(corner_samples(domains), MAX_CORNERS + 1)) > MAX_CORNERS:
+    if sum(1 for _ in islice(boundary_samples(domains), MAX_CORNERS + 1)) > MAX_CORNERS:
         raise SpaceError(
             f"{where}: must have at most {MAX_CORNERS} pairs of searched values, all are checked, "
             f"got more; search ranges instead of long lists, or fewer variants"
         )
-    for sample in corner_samples(domains):
+    for sample in boundary_samples(domains):
         _check(space, sample, of_variant.get(sample.get("variant", ""), origin))
-    check_search(space.settle(), domains, origin, is_comparison=is_comparison)
+    check_search(space.resolve(), domains, origin, is_comparison=is_comparison)
     for sample in combinations({"variant": tuple(variants)} if variants else {}):
-        check_effect(space.settle(sample), domains, of_variant.get(sample.get("variant", ""), origin))
+        check_effect(space.resolve(sample), domains, of_variant.get(sample.get("variant", ""), origin))
     return space
 
 
@@ -223,10 +225,10 @@ def _check(space: Space, sample: Mapping[str, Any], origin: Origin) -> None:
     from graftpop.space.method_constraints import check_methods
 
     try:
-        settings = space.settle(sample)
+        settings = space.resolve(sample)
     except ValidationError as error:
         of_value = origin.of_value if isinstance(origin, VariantOrigins) else origin
-        raise SpaceError(describe(error, space.plain(sample), sample, of_value)) from error
+        raise SpaceError(describe(error, space.merged_tree(sample), sample, of_value)) from error
     check_names(settings, origin)
     check_rules(settings, space.domains, origin)
     check_methods(settings, origin)
@@ -255,7 +257,7 @@ def _take_domains(
                     f"before anything starts, got {value}"
                 )
             domains[key] = read_domain(value, origin(key))
-            node[name] = domains[key].corners[0]
+            node[name] = domains[key].boundary_values[0]
         elif isinstance(value, dict):
             _take_domains(value, (*path, str(name)), domains, origin)
     return node

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from graftpop.errors import SpaceError, choose, closest, one_line
 from graftpop.settings import Settings
 from graftpop.space.domains import is_domain
+from graftpop.space.renamed import new_name
 
 __all__ = [
     "MAX_CHARS",
@@ -166,6 +167,8 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
         raise SpaceError(f"--set {override}: must be KEY=VALUE, such as --set training.epochs=6")
     known = list(known_keys(Settings))
     of_common = _key_in_variant(tree, key, override) if key.startswith("variants.") else key
+    if (new := new_name(of_common)) is not None:
+        raise SpaceError(f"--set {override}: renamed to {new}; write {key.removesuffix(of_common)}{new}")
     if of_common not in (*known, *Settings.model_fields, *STUDY_KEYS):
         in_full = [name for name in known if name.endswith(f".{of_common}")]
         raise SpaceError(

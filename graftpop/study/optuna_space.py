@@ -5,10 +5,10 @@ from typing import Any
 
 from graftpop.space import Domain
 
-__all__ = ["Searched"]
+__all__ = ["OptunaSpace"]
 
 
-class Searched:
+class OptunaSpace:
     """The searched keys as Optuna knows them.
 
     Args:

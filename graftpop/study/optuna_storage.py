@@ -12,10 +12,10 @@ from threading import Lock
 from typing import Any, Final
 
 from graftpop.errors import ResourceError, SpaceError, one_line
-from graftpop.run.background_worker import Sideline
+from graftpop.run.background_worker import BackgroundWorker
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space
-from graftpop.study.optuna_space import Searched
+from graftpop.study.optuna_space import OptunaSpace
 from graftpop.study.trials import Trial
 
 __all__ = ["OptunaStorage", "check_storage"]
@@ -46,13 +46,17 @@ class OptunaStorage:
     def __init__(
         self, space: Space, folder: RunFolder, known: list[Trial], scores: Mapping[str, Mapping[int, float]]
     ) -> None:
-        self._searched, self._folder, self._where = Searched(space.domains), folder, str(space.settle().tune.storage)
+        self._searched, self._folder, self._where = (
+            OptunaSpace(space.domains),
+            folder,
+            str(space.resolve().tune.optuna_storage),
+        )
         self._storage: Any = None
         self._scores: dict[str, dict[int, float]] = {trial_id: dict(found) for trial_id, found in scores.items()}
         self._seen: dict[str, tuple[str, int]] = {}
         self._lock = Lock()
         self._pending: dict[int, tuple[Trial, dict[int, float]]] = {}
-        self._sideline = Sideline("tune.storage")
+        self._background = BackgroundWorker("tune.optuna_storage")
         self(known)
 
     def __call__(self, trials: list[Trial]) -> None:
@@ -66,12 +70,12 @@ class OptunaStorage:
             with self._lock:
                 self._pending[trial.number] = replace(trial), dict(scores)
         if changed:
-            self._sideline.add(self._flush)
+            self._background.submit(self._flush)
 
     def finish(self) -> None:
         """Wait until all is written, or for a while."""
-        self._sideline.add(self._flush)
-        self._sideline.finish()
+        self._background.submit(self._flush)
+        self._background.finish()
 
     def _open(self) -> None:
         import optuna
@@ -96,7 +100,7 @@ class OptunaStorage:
             self._write_pending()
         except StorageInternalError as error:
             raise ResourceError(
-                f"tune.storage: cannot be written, got {_shown(self._where)}: {_behind(error)}"
+                f"tune.optuna_storage: cannot be written, got {_shown(self._where)}: {_behind(error)}"
             ) from error
 
     def _write_pending(self) -> None:
@@ -160,7 +164,7 @@ def check_storage(space: Space, folder: RunFolder) -> None:
     Raises:
         GraftpopError: it cannot be opened, or has a study of that name with trials.
     """
-    storage = space.settle().tune.storage
+    storage = space.resolve().tune.optuna_storage
     if storage is None:
         return
 
@@ -168,13 +172,13 @@ def check_storage(space: Space, folder: RunFolder) -> None:
         names = {summary.study_name: summary.n_trials for summary in _studies(storage, folder)}
         if names.get(folder.name):
             raise SpaceError(
-                f"tune.storage: has a study '{folder.name}' of another run, with {names[folder.name]} "
+                f"tune.optuna_storage: has a study '{folder.name}' of another run, with {names[folder.name]} "
                 f"trials, got {_shown(storage)}; choose another --out, or another storage"
             )
 
-    sideline = Sideline("tune.storage")
-    sideline.ask(check)
-    sideline.finish()
+    background = BackgroundWorker("tune.optuna_storage")
+    background.call(check)
+    background.finish()
 
 
 def _studies(storage: str, folder: RunFolder) -> list[Any]:
@@ -207,11 +211,11 @@ def opened(storage: str, folder: RunFolder) -> Any:
         raise
     except ImportError as error:
         raise SpaceError(
-            f"tune.storage: needs the driver of its database, got {_shown(storage)}: {_behind(error)}; "
+            f"tune.optuna_storage: needs the driver of its database, got {_shown(storage)}: {_behind(error)}; "
             f"install it, or choose another storage"
         ) from error
     except (OSError, RuntimeError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        raise SpaceError(f"tune.storage: cannot be opened, got {_shown(storage)}: {_behind(error)}") from error
+        raise SpaceError(f"tune.optuna_storage: cannot be opened, got {_shown(storage)}: {_behind(error)}") from error
 
 
 def _behind(error: Exception) -> str:
@@ -223,12 +227,14 @@ def _behind(error: Exception) -> str:
 def _place(file: str, folder: RunFolder) -> str:
     """Return where a file is, in full; a relative path begins in the run folder."""
     if not file or file == ":memory:":
-        raise SpaceError("tune.storage: must name a file that others can open, got none; write sqlite:///study.db")
+        raise SpaceError(
+            "tune.optuna_storage: must name a file that others can open, got none; write sqlite:///study.db"
+        )
     if Path(file).is_absolute():
         return file
     if folder.local_path is None:
         raise SpaceError(
-            f"tune.storage: the file '{file}' would lie in the run folder, which is no folder on a disk, "
+            f"tune.optuna_storage: the file '{file}' would lie in the run folder, which is no folder on a disk, "
             f"got {folder.location}; write a path from /, or the URL of a database"
         )
     return str(folder.local_path / file)

@@ -8,7 +8,7 @@ from graftpop.data import DATASETS, Splits, load_splits
 from graftpop.errors import DataError, SpaceError, choose
 from graftpop.exchange.assignment import released_assignment
 from graftpop.models import build, find_model
-from graftpop.models.forward_check import check_takes
+from graftpop.models.forward_check import check_forward
 from graftpop.models.pretrained import load_teacher
 from graftpop.peer.diagnostics import valid_filters
 from graftpop.settings import Settings, TeacherSettings
@@ -28,10 +28,10 @@ def check_packages(space: Space) -> None:
     Raises:
         SpaceError: one is not installed.
     """
-    for tracker in space.settle().tune.log:
+    for tracker in space.resolve().tune.trackers:
         if find_spec(PACKAGES[tracker]) is None:
             raise SpaceError(
-                f"tune.log: {tracker} needs the package {PACKAGES[tracker]}, which is not installed; pip "
+                f"tune.trackers: {tracker} needs the package {PACKAGES[tracker]}, which is not installed; pip "
                 f"install 'graftpop[{tracker}]'"
             )
 
@@ -80,7 +80,7 @@ def check_data_and_models(space: Space) -> None:
 
 def _all_settings(space: Space) -> list[Settings]:
     """Return settings in which every network and every teacher meets all data that it can meet in a trial."""
-    return [*space.settings_of("data", "model"), *space.settings_of("data", "distillation"), *space.corners()]
+    return [*space.settings_of("data", "model"), *space.settings_of("data", "distillation"), *space.boundary_settings()]
 
 
 def _teachers(settings: Settings) -> Iterator[tuple[str, TeacherSettings]]:
@@ -93,14 +93,14 @@ def _teachers(settings: Settings) -> Iterator[tuple[str, TeacherSettings]]:
 def _check_network(name: str, splits: Splits, wanted: list[Settings], *, released: bool) -> None:
     """Check that a network takes the data, and what some settings want to do with it."""
     network = build(name, len(splits.class_names))
-    check_takes(network, splits.image_shape, len(splits.class_names), f"model.name: '{name}'")
+    check_forward(network, splits.image_shape, len(splits.class_names), f"model.name: '{name}'")
     sites = find_sites(network, splits.image_shape, name)
     if released:
         released_assignment(list(network.state_dict()))
     if any(settings.attenuation is not None and settings.attenuation.remove for settings in wanted):
         check_removable(network, sites, splits.image_shape, name)
     baselines = dict.fromkeys(
-        (settings.measures.density_of, settings.measures.density_threshold) for settings in wanted
+        (settings.diagnostics.density_of, settings.diagnostics.density_threshold) for settings in wanted
     )
     for folder, threshold in baselines:
         if folder is not None:
@@ -111,7 +111,7 @@ def _check_network(name: str, splits: Splits, wanted: list[Settings], *, release
 def _check_teacher(teacher: TeacherSettings, splits: Splits, where: str) -> None:
     num_classes = len(splits.class_names)
     if teacher.epochs is not None:
-        check_takes(
+        check_forward(
             build(teacher.model or "", num_classes, f"{where}.model"),
             splits.image_shape,
             num_classes,

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from graftpop.seeds import derive
 from graftpop.space import Space
-from graftpop.study.optuna_space import Searched
+from graftpop.study.optuna_space import OptunaSpace
 from graftpop.study.trials import Trial
 
 __all__ = ["Sampler", "make_sampler"]
@@ -62,8 +62,8 @@ class _Optuna:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._seed = space.settle().seed
-        self._searched = Searched(space.domains)
+        self._seed = space.resolve().seed
+        self._searched = OptunaSpace(space.domains)
         self._study = optuna.create_study(direction="maximize", study_name="graftpop")
         self._running: dict[int, optuna.Trial] = {}
 
@@ -110,13 +110,13 @@ def _grid(space: Space) -> Sampler:
 
 
 def _random(space: Space) -> Sampler:
-    seed = space.settle().seed
+    seed = space.resolve().seed
     return _Independent(lambda number: space.sample(random.Random(derive(seed, "sample", number))))
 
 
 def make_sampler(space: Space) -> Sampler:
     """Return what gives the trials of a study their configurations."""
-    return _SAMPLERS[space.settle().tune.search](space)
+    return _SAMPLERS[space.resolve().tune.search](space)
 
 
 _SAMPLERS: Final[Mapping[str, Callable[[Space], Sampler]]] = {"optuna": _Optuna, "random": _random, "grid": _grid}

@@ -132,7 +132,7 @@ def duration(seconds: float) -> str:
 
 def column_types(domains: Mapping[str, Domain]) -> dict[str, pa.DataType]:
     """Return what the column of each searched key holds: numbers where all its values are, else text."""
-    return {key: _column_type(domain.corners) for key, domain in domains.items()}
+    return {key: _column_type(domain.boundary_values) for key, domain in domains.items()}
 
 
 def restored_row(row: Mapping[str, Any], domains: Mapping[str, Domain]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from graftpop.training.learner import Learner
 from graftpop.training.sites import Site
 
-__all__ = ["SiteFilters", "filters_of", "hold_dropped"]
+__all__ = ["SiteFilters", "site_filters", "mask_dropped"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class SiteFilters:
                 momentum[filters] = 0.0
 
 
-def filters_of(learner: Learner, sites: Iterable[Site]) -> list[SiteFilters]:
+def site_filters(learner: Learner, sites: Iterable[Site]) -> list[SiteFilters]:
     """Return the filters of every site of a learner's network."""
     state = learner.state
     return [
@@ -120,7 +120,7 @@ def filters_of(learner: Learner, sites: Iterable[Site]) -> list[SiteFilters]:
     ]
 
 
-def hold_dropped(learner: Learner, filters: Sequence[SiteFilters], dropped: Sequence[Tensor]) -> None:
+def mask_dropped(learner: Learner, filters: Sequence[SiteFilters], dropped: Sequence[Tensor]) -> None:
     """Let dropped filters receive no update, neither by gradients nor by momentum nor by weight decay.
 
     Args:
@@ -135,4 +135,4 @@ def hold_dropped(learner: Learner, filters: Sequence[SiteFilters], dropped: Sequ
             kept[indices] = 0.0
             for name, tensor in site.parameters.items():
                 masks[name] = kept.view(-1, *[1] * (tensor.dim() - 1))
-    learner.hold(masks)
+    learner.mask_gradients(masks)

@@ -15,7 +15,7 @@ from graftpop.errors import CheckpointError
 from graftpop.seeds import derive, seeded
 from graftpop.settings import TrainingSettings
 from graftpop.training.flat_state import FlatState
-from graftpop.training.lockstep import finished
+from graftpop.training.lockstep import run_alone
 from graftpop.training.optimizers import MakeOptimizer, Optimizer, TorchOptimizer
 from graftpop.training.precision import avoid_slow_kernels_, training_dtype
 from graftpop.training.sgd import MomentumSGD
@@ -111,7 +111,7 @@ class Learner:
 
         The host waits for the device once, at the end.
         """
-        return finished(
+        return run_alone(
             self.epoch_steps(), "Learner.train_epoch: a learner with a mutual term meets with others; use epoch_steps"
         )
 
@@ -159,7 +159,7 @@ class Learner:
         """Return the momentum of a parameter, to read or to change; None before its first step."""
         return self._optimizer.momentum(name)
 
-    def hold(self, masks: Mapping[str, Tensor]) -> None:
+    def mask_gradients(self, masks: Mapping[str, Tensor]) -> None:
         """Let some parameters, or parts of them, receive no gradient from here on; what was held before is let go.
 
         What is held at zero, with zero momentum, is then changed by neither momentum nor weight decay.

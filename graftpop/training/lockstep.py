@@ -12,31 +12,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Exchanging", "Meeting", "finished", "in_numpy"]
+__all__ = ["CollectiveCall", "Collective", "run_alone", "as_numpy_collective"]
 
 Result = TypeVar("Result")
-Exchanging: TypeAlias = Generator[NDArray[np.float32], NDArray[np.float32], Result]
-Meeting: TypeAlias = Exchanging[dict[str, Any]]
+CollectiveCall: TypeAlias = Generator[NDArray[np.float32], NDArray[np.float32], Result]
+Collective: TypeAlias = CollectiveCall[dict[str, Any]]
 
 
-def finished(meeting: Generator[Any, Any, Result], otherwise: str) -> Result:
+def run_alone(collective: Generator[Any, Any, Result], otherwise: str) -> Result:
     """Return the result of a meeting in which nobody has anything to say.
 
     Args:
-        meeting: a method's call.
+        collective: a method's call.
         otherwise: what the error says where someone has.
 
     Raises:
         RuntimeError: someone has something to say.
     """
     try:
-        next(meeting)
+        next(collective)
     except StopIteration as done:
         return cast(Result, done.value)
     raise RuntimeError(otherwise)
 
 
-def in_numpy(steps: Generator[Tensor, Tensor, Result], device: torch.device) -> Exchanging[Result]:
+def as_numpy_collective(steps: Generator[Tensor, Tensor, Result], device: torch.device) -> CollectiveCall[Result]:
     """Let a meeting of tensors on a device be one of arrays, which travel between processes."""
     everyone: Tensor | None = None
     while True:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
-from graftpop.models.forward_check import run_twin, twin_of
+from graftpop.models.forward_check import eval_copy, run_forward
 from graftpop.models.layers import CONVOLUTIONS, NORMALIZATIONS
 
 __all__ = ["Site", "find_sites"]
@@ -34,7 +34,7 @@ def find_sites(network: nn.Module, image_shape: tuple[int, int, int], name: str)
     Raises:
         ModelError: the network cannot take such images, or has no convolution whose output a BatchNorm consumes.
     """
-    twin = twin_of(network)
+    twin = eval_copy(network)
     conv_of_output: dict[int, tuple[str, int]] = {}
     outputs: list[Tensor] = []  # kept alive, so that no two of them share an id
     norm_of_conv: dict[str, str] = {}
@@ -53,7 +53,7 @@ def find_sites(network: nn.Module, image_shape: tuple[int, int, int], name: str)
             module.register_forward_hook(lambda _, __, output, n=module_name: leaves_conv(n, output))
         elif isinstance(module, NORMALIZATIONS):
             module.register_forward_pre_hook(lambda _, inputs, n=module_name: enters_norm(n, inputs[0]))
-    run_twin(twin, image_shape, f"model.name: '{name}'")
+    run_forward(twin, image_shape, f"model.name: '{name}'")
     sites = [Site(conv, norm_of_conv[conv]) for conv, _ in twin.named_modules() if conv in norm_of_conv]
     if not sites:
         raise ModelError(

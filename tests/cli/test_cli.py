@@ -28,7 +28,7 @@ FLAGS = {
     "--set",
     "--num-samples",
     "--seed",
-    "--log",
+    "--tracker",
     "--address",
     "--resume",
     "--dry-run",
@@ -142,14 +142,14 @@ def test_a_dry_run_shows_what_the_options_have_changed() -> None:
         "9",
         "--seed",
         "3",
-        "--log",
+        "--tracker",
         "mlflow",
-        "--log",
+        "--tracker",
         "wandb",
         "--dry-run",
     )
     settings = yaml.safe_load(result.stdout.partition("\n\n")[0])
-    assert settings["tune"]["log"] == ["mlflow", "wandb"]
+    assert settings["tune"]["trackers"] == ["mlflow", "wandb"]
     assert (settings["training"]["epochs"], settings["population"]["num_peers"], settings["seed"]) == (7, 5, 3)
     assert "9 trials of up to 7 rounds" in result.stdout
     assert "(5 peers of " in result.stdout
@@ -220,8 +220,8 @@ def test_more_peers_than_the_cluster_can_ever_place_end_the_command_before_it_st
             "--set tune.num_samples=0: tune.num_samples: must be greater than or ",
         ),
         (
-            ["--space", DIGITS, "--log", "wandbb"],
-            r"--set tune.log=\[wandbb\]: tune.log\[0\]: must be 'wandb', 'mlflow', ",
+            ["--space", DIGITS, "--tracker", "wandbb"],
+            r"--set tune.trackers=\[wandbb\]: tune.trackers\[0\]: must be 'wandb', 'mlflow', ",
         ),
         (["--space", DIGITS, "--seed", "-1"], "--set seed=-1: seed: must be greater than or equal to 0, got -1"),
         (
@@ -241,8 +241,8 @@ def test_more_peers_than_the_cluster_can_ever_place_end_the_command_before_it_st
             "--set model=.*: model.name: unknown name 'resnet9'",
         ),
         (
-            ["--space", DIGITS, "--set", "data.limit=5000"],
-            r"--set data.limit=5000: data.limit: must be at most the number of training images, \d+, got 5000",
+            ["--space", DIGITS, "--set", "data.max_train_images=5000"],
+            r"--set data.max_train_images=5000: data.max_train_images: must be at most the number of training images, \d+, got 5000",
         ),
         (
             ["--space", DIGITS, "--set", "resources.cpus_per_peer=999"],
@@ -294,10 +294,10 @@ def test_a_file_that_cannot_be_accepted_is_named(text: str, message: str) -> Non
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(empty_folder: Path) -> None:
-    held = empty_folder / "held"
+    held = empty_folder / "ref"
     held.mkdir()
     (held / "space.yaml").write_text("seed: 5")
-    assert refusal("--space", DIGITS, "--out", "held") == (
+    assert refusal("--space", DIGITS, "--out", "ref") == (
         f"--out {held}: holds a run already; choose another folder, or go on with that run by --resume {held}"
     )
     assert [path.name for path in held.iterdir()] == ["space.yaml"]

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load as tensors_from_bytes
 
 from graftpop.cluster.actors import RayGroup
-from graftpop.cluster.resources import Demand, Node, demand_of
-from graftpop.errors import HandleLost, MeetingBroken, PeerLost
+from graftpop.cluster.resources import Node, ResourceRequest, resource_request
+from graftpop.errors import CollectiveError, PeerLost, ResultLost
 from graftpop.peer.peer import Peer
 from graftpop.population import Event, LocalGroup, Population
 from graftpop.population.roster import Roster
@@ -36,14 +36,14 @@ METHODS: dict[str, dict[str, Any]] = {
         "mutual": {"exchange": "snapshots"},
         "graft": {"criterion": "l1"},
         "population": {"topology": "all", "output": "greedy_soup"},
-        "measures": {"pairs": True},
+        "diagnostics": {"pairs": True},
     },
 }
 IN_SHARED_PROCESSES = "grafting in shared processes"
 METHODS[IN_SHARED_PROCESSES] = {"graft": {}, "population": {"peers_per_actor": 2}, "resources": {"cpus_per_peer": 0.5}}
 AT_OWN_PACE = "grafting without waiting"
 METHODS_AT_OWN_PACE = {
-    AT_OWN_PACE: {"graft": {}, "training": {"epochs": 8}, "population": {"mode": "no_wait", "max_staleness": 2}}
+    AT_OWN_PACE: {"graft": {}, "training": {"epochs": 8}, "population": {"mode": "async", "max_staleness": 2}}
 }
 
 
@@ -57,11 +57,11 @@ def settings(method: str = "grafting") -> Settings:
             "training": {"epochs": 3, "batch_size": 128, "lr": 0.05, **tree.get("training", {})},
             "population": {"num_peers": NUM_PEERS, "diversity": "learning_rate", **tree.get("population", {})},
         }
-    ).settle()
+    ).resolve()
 
 
-def demand_for(method: str) -> Demand:
-    return demand_of(settings(method), [Node(NUM_CPUS, 0.0)])
+def demand_for(method: str) -> ResourceRequest:
+    return resource_request(settings(method), [Node(NUM_CPUS, 0.0)])
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def assert_equal_to_peers_in_this_process(group: RayGroup, chosen: Settings) -> 
     remote = Population(group, chosen)
     for _ in range(3):
         expected, got = local.step(), remote.step()
-        assert (got.grafts, got.measures) == (expected.grafts, expected.measures)
+        assert (got.grafts, got.diagnostics) == (expected.grafts, expected.diagnostics)
         untimed = {"images_per_s", "train_s", "exchange_s"}
         assert [{key: value for key, value in row.items() if key not in untimed} for row in got.peers] == [
             {key: value for key, value in row.items() if key not in untimed} for row in expected.peers
@@ -103,19 +103,19 @@ def assert_equal_to_peers_in_this_process(group: RayGroup, chosen: Settings) -> 
 
 
 def pids_of(group: RayGroup) -> dict[int, int]:
-    return dict(sorted(group.run("process_id", dict.fromkeys(range(NUM_PEERS), ()), limit_s=120)))
+    return dict(sorted(group.run("process_id", dict.fromkeys(range(NUM_PEERS), ()), timeout_s=120)))
 
 
 @pytest.mark.parametrize("group", ["mutual learning with grafting"], indirect=True)
 def test_the_processes_of_a_trial_become_the_peers_of_the_next(group: RayGroup) -> None:
     Population(group, settings("mutual learning with grafting")).step()  # they have met
     first = pids_of(group)
-    group.begin(settings("grafting"), demand_for("grafting"), "next")
+    group.reassign(settings("grafting"), demand_for("grafting"), "next")
     assert pids_of(group) == first
     assert_equal_to_peers_in_this_process(group, settings("grafting"))
-    group.start(1, "train", (1000,), limit_s=600)
+    group.start(1, "train", (1000,), timeout_s=600)
     os.kill(first[2], signal.SIGKILL)
-    group.begin(settings("mutual learning with grafting"), demand_for("mutual learning with grafting"), "last")
+    group.reassign(settings("mutual learning with grafting"), demand_for("mutual learning with grafting"), "last")
     last = pids_of(group)
     assert [last[peer] == first[peer] for peer in range(NUM_PEERS)] == [True, False, False]
     assert_equal_to_peers_in_this_process(group, settings("mutual learning with grafting"))
@@ -128,9 +128,9 @@ def test_the_next_trial_may_have_other_peers_in_the_same_bundles(group: RayGroup
     fewer = fewer.model_copy(
         update={"population": fewer.population.model_copy(update={"num_peers": 2, "peers_per_actor": 1})}
     )
-    group.begin(fewer, Demand(2, 0.75, 0.0), "next")
-    assert dict(sorted(group.run("process_id", {0: (), 1: ()}, limit_s=120))) == {0: first[0], 1: first[2]}
-    group.begin(settings(IN_SHARED_PROCESSES), demand_for(IN_SHARED_PROCESSES), "last")
+    group.reassign(fewer, ResourceRequest(2, 0.75, 0.0), "next")
+    assert dict(sorted(group.run("process_id", {0: (), 1: ()}, timeout_s=120))) == {0: first[0], 1: first[2]}
+    group.reassign(settings(IN_SHARED_PROCESSES), demand_for(IN_SHARED_PROCESSES), "last")
     assert pids_of(group) == first
     assert_equal_to_peers_in_this_process(group, settings(IN_SHARED_PROCESSES))
 
@@ -140,11 +140,11 @@ def test_who_meets_with_a_lost_peer_names_it_and_does_not_wait(group: RayGroup) 
     Population(group, settings("mutual learning with grafting")).step()  # they have met
     threading.Timer(1.0, os.kill, (pids_of(group)[1], signal.SIGKILL)).start()
     start = time.monotonic()
-    outcomes = list(group.run("train", dict.fromkeys(range(NUM_PEERS), (1000,)), limit_s=120))
+    outcomes = list(group.run("train", dict.fromkeys(range(NUM_PEERS), (1000,)), timeout_s=120))
     assert time.monotonic() - start < 60
     assert outcomes[0][0] == 1
     assert "peer 1: lost in 'train'" in str(outcomes[0][1])
-    assert [type(outcome) for _, outcome in outcomes] == [PeerLost, MeetingBroken, MeetingBroken]
+    assert [type(outcome) for _, outcome in outcomes] == [PeerLost, CollectiveError, CollectiveError]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_population_of_which_peers_are_killed_ends_with_the_bits_of_one_left_a
             os.kill(pids[1], signal.SIGKILL)
             threading.Timer(0.3, os.kill, (pids[2], signal.SIGKILL)).start()  # while it trains
         got = remote.step()
-        assert (got.grafts, got.measures) == (expected.grafts, expected.measures)
+        assert (got.grafts, got.diagnostics) == (expected.grafts, expected.diagnostics)
     assert {(event.round, event.peer, event.event) for event in events} >= {
         (2, 1, "lost"),
         (2, 2, "lost"),
@@ -214,7 +214,7 @@ def test_peers_that_do_not_wait_go_on_beside_one_that_is_slow_and_one_that_is_lo
 
 def test_a_peer_that_hangs_is_replaced_at_the_deadline(group: RayGroup) -> None:
     chosen = settings()
-    patient = chosen.population.model_copy(update={"round_limit_s": 8.0})
+    patient = chosen.population.model_copy(update={"round_timeout_s": 8.0})
     events: list[Event] = []
     population = Population(group, chosen.model_copy(update={"population": patient}), events.append)
     pid = pids_of(group)[2]
@@ -230,17 +230,17 @@ def test_a_peer_that_hangs_is_replaced_at_the_deadline(group: RayGroup) -> None:
 def test_what_a_lost_peer_held_for_another_is_told_as_lost(group: RayGroup) -> None:
     calls = dict.fromkeys(range(NUM_PEERS), ())
     os.kill(pids_of(group)[0], signal.SIGKILL)
-    outcomes = dict(group.run("publish", calls, limit_s=120, wanted="held"))
+    outcomes = dict(group.run("publish", calls, timeout_s=120, wanted="ref"))
     assert isinstance(outcomes[0], PeerLost)
     assert str(outcomes[0]).startswith("peer 0: lost in 'publish': ")
     handle = group._actors[0].call.remote(0, "publish")  # of a process that is gone
-    ((_, outcome),) = group.run("graft", {1: (handle,)}, limit_s=120)
-    assert isinstance(outcome, HandleLost)
+    ((_, outcome),) = group.run("graft", {1: (handle,)}, timeout_s=120)
+    assert isinstance(outcome, ResultLost)
     assert str(outcome).startswith("peer 1: what another made for its 'graft' is gone: ")
 
 
 def test_a_wait_ends_at_its_limit_and_names_who_was_missing(group: RayGroup) -> None:
-    outcomes = dict(group.run("train", {2: (1000,)}, limit_s=0.5))
+    outcomes = dict(group.run("train", {2: (1000,)}, timeout_s=0.5))
     assert isinstance(outcomes[2], PeerLost)
     assert "peer 2: did not finish 'train' within 0.5 s" in str(outcomes[2])
 
@@ -249,19 +249,19 @@ def test_a_wait_ends_at_its_limit_and_names_who_was_missing(group: RayGroup) -> 
 def test_peers_of_one_process_are_lost_together_and_can_be_dismissed_one_by_one(group: RayGroup) -> None:
     first = pids_of(group)
     assert first[0] == first[1] != first[2]
-    assert [group.beside([peer]) for peer in range(NUM_PEERS)] == [{0, 1}, {0, 1}, {2}]
+    assert [group.coresident([peer]) for peer in range(NUM_PEERS)] == [{0, 1}, {0, 1}, {2}]
     os.kill(first[1], signal.SIGKILL)
-    lost = dict(group.run("train", dict.fromkeys(range(NUM_PEERS), (1,)), limit_s=120))
+    lost = dict(group.run("train", dict.fromkeys(range(NUM_PEERS), (1,)), timeout_s=120))
     assert [isinstance(lost[peer], PeerLost) for peer in range(NUM_PEERS)] == [True, True, False]
     group.restart([0, 1])
     second = pids_of(group)
     assert second[0] == second[1] != first[1]
     assert second[2] == first[2]
     group.dismiss([0])
-    assert group.beside([1]) == {1}
-    assert dict(group.run("process_id", {1: ()}, limit_s=120)) == {1: second[1]}
+    assert group.coresident([1]) == {1}
+    assert dict(group.run("process_id", {1: ()}, timeout_s=120)) == {1: second[1]}
     group.dismiss([1])
-    group.begin(settings(IN_SHARED_PROCESSES), demand_for(IN_SHARED_PROCESSES), "next")
+    group.reassign(settings(IN_SHARED_PROCESSES), demand_for(IN_SHARED_PROCESSES), "next")
     third = pids_of(group)
     assert third[0] == third[1] != second[1]
     assert third[2] == first[2]
@@ -269,19 +269,19 @@ def test_peers_of_one_process_are_lost_together_and_can_be_dismissed_one_by_one(
 
 def test_what_is_put_or_kept_can_be_had_again_without_the_peer(group: RayGroup) -> None:
     assert group.get(group.put(b"state")) == b"state"
-    saved = dict(group.run("save", {0: ()}, limit_s=120, wanted="kept"))
+    saved = dict(group.run("save", {0: ()}, timeout_s=120, wanted="durable"))
     os.kill(pids_of(group)[0], signal.SIGKILL)
     tensors = tensors_from_bytes(group.get(saved[0]))
     assert int(tensors["epoch"]) == 0
     group.restart([0])
-    assert dict(group.run("load", {0: (saved[0],)}, limit_s=120)) == {0: None}
+    assert dict(group.run("load", {0: (saved[0],)}, timeout_s=120)) == {0: None}
 
 
-@pytest.mark.parametrize(("limit_s", "absent"), [(0.01, [1]), (60.0, [])])
+@pytest.mark.parametrize(("timeout_s", "absent"), [(0.01, [1]), (60.0, [])])
 def test_there_is_room_for_a_peer_within_the_limit_or_it_is_told_absent(
-    group: RayGroup, limit_s: float, absent: list[int]
+    group: RayGroup, timeout_s: float, absent: list[int]
 ) -> None:
-    population = settings().population.model_copy(update={"replace_limit_s": limit_s})
+    population = settings().population.model_copy(update={"replace_timeout_s": timeout_s})
     roster = Roster(group, population, lambda event: None)
     roster.lose(1, PeerLost("peer 1: is lost"), 1)
     assert roster.start_anew([1]) == absent

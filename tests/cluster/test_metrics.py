@@ -24,7 +24,7 @@ import ray
 
 from graftpop.cluster import metrics
 from graftpop.cluster.connection import Connection
-from graftpop.cluster.metrics import METRICS, MetricsExport, figures_of
+from graftpop.cluster.metrics import METRICS, MetricsExport, peer_metrics
 from graftpop.population import Round
 
 ROOT = Path(__file__).parents[2]
@@ -56,14 +56,14 @@ def test_of_a_round_each_peers_figures_are_told_with_the_means_of_what_it_took()
         staleness=[2, 2, -1, -1],
         site=[*"abab"],
     )
-    assert json.loads(figures_of(done, {1: 4})) == [
+    assert json.loads(peer_metrics(done, {1: 4})) == [
         {"peer": 0, "val_accuracy": 0.5, "mean_alpha": 0.375, "num_restarts": 0, "staleness": -1},
         {"peer": 1, "val_accuracy": 0.25, "mean_alpha": 0.625, "num_restarts": 4, "staleness": 2},
     ]
 
 
 def test_of_a_round_without_an_exchange_neither_alpha_nor_staleness_is_told() -> None:
-    assert json.loads(figures_of(round_of({"peer": 0, "val_loss": 1.5}), {})) == [
+    assert json.loads(peer_metrics(round_of({"peer": 0, "val_loss": 1.5}), {})) == [
         {"peer": 0, "val_loss": 1.5, "num_restarts": 0}
     ]
 
@@ -149,7 +149,7 @@ show(export, "graftpop_restarts", "large", {place: float(place[0]) for place in 
 @pytest.mark.timeout(120)
 def test_of_more_peers_than_ray_can_show_the_first_are_right_and_the_others_are_told_of() -> None:
     """In a process of its own, since what a Ray has shown it never forgets."""
-    paths = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))
+    paths = os.pathsep.join((str(ROOT), str(Path(__file__).parent), str(ROOT / "tests" / "support")))
     done = subprocess.run(
         [sys.executable, "-c", LARGE],
         env=os.environ | {"PYTHONPATH": paths},

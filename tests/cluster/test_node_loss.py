@@ -138,7 +138,7 @@ def test_a_study_starts_before_the_cluster_has_noticed_that_a_node_is_gone() -> 
 def test_where_there_is_no_room_for_a_peer_the_others_may_go_on_without_it() -> None:
     with (
         nodes_of(1, 1, environment=SEEN_DEAD_SOON) as nodes,
-        study(nodes, "run", "--set", "population.min_peers=1", "--set", "population.replace_limit_s=5") as (
+        study(nodes, "run", "--set", "population.min_peers=1", "--set", "population.replace_timeout_s=5") as (
             run,
             process,
         ),
@@ -156,7 +156,7 @@ def test_where_there_is_no_room_for_a_peer_the_others_may_go_on_without_it() -> 
 def test_where_all_peers_are_needed_a_trial_waits_for_a_node_and_goes_on_from_its_last_round(calm: Path) -> None:
     with (
         nodes_of(1, 1, environment=SEEN_DEAD_SOON) as nodes,
-        study(nodes, "run", "--set", "population.replace_limit_s=5") as (run, process),
+        study(nodes, "run", "--set", "population.replace_timeout_s=5") as (run, process),
     ):
         wait_for_round(run, 2, process)
         nodes.nodes[1].kill()

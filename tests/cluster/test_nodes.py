@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(300)]
 
 SPACE = """
 name: nodes
-data: {name: digits, limit: 128}
+data: {name: digits, max_train_images: 128}
 model: {name: resnet8}
 training: {epochs: 2, batch_size: 64}
 population: {num_peers: {grid: [2, 3]}}
@@ -92,7 +92,7 @@ def tune(
         "--address",
         address,
         *options,
-        limit_s=200,
+        timeout_s=200,
         node=node,
         environment=environment,
     )
@@ -114,7 +114,7 @@ def peers_by_study(nodes: Nodes) -> dict[str, list[tuple[str, str]]]:
     """Return where the peers of each study so far ran: node and address."""
     import json
 
-    done = nodes.run(sys.executable, "-c", PEERS, nodes.address, limit_s=60)
+    done = nodes.run(sys.executable, "-c", PEERS, nodes.address, timeout_s=60)
     assert done.returncode == 0, done.stderr
     studies: dict[str, list[tuple[str, str]]] = {}
     for job, node, address in json.loads(done.stdout.splitlines()[-1]):
@@ -140,7 +140,7 @@ def test_auto_finds_the_cluster_of_this_machine_and_peers_meet_across_nodes(sepa
     # every node's own name stands for its loopback, as on Debian: who binds what the name says is not found
     space = SPACE.replace("graft: {A: 0.4}", "mutual: {exchange: logits}")
     (separate.shared / "mutual.yaml").write_text(space)
-    done = tune(separate, "auto", "auto", "--space", "mutual.yaml", *ALONE, "--set", "population.round_limit_s=60")
+    done = tune(separate, "auto", "auto", "--space", "mutual.yaml", *ALONE, "--set", "population.round_timeout_s=60")
     assert done.returncode == 0, done.stdout + done.stderr
     assert completed(separate, "auto") == ["completed"]
 
@@ -186,10 +186,10 @@ def test_a_job_is_submitted_from_a_machine_outside_of_the_cluster(separate: Node
         "auto",
         *ALONE,
     ]
-    done = separate.run(*submit, limit_s=200, node=client)
+    done = separate.run(*submit, timeout_s=200, node=client)
     assert done.returncode == 0, done.stdout + done.stderr
     assert completed(separate, "job") == ["completed"]
-    refused = separate.run(*submit, limit_s=60, node=client, environment={"RAY_AUTH_TOKEN": "wrong"})
+    refused = separate.run(*submit, timeout_s=60, node=client, environment={"RAY_AUTH_TOKEN": "wrong"})
     assert refused.returncode != 0
     assert "token is invalid" in refused.stderr
     client.kill()
@@ -240,7 +240,7 @@ def test_a_machine_that_is_no_node_is_told_what_to_do(separate: Nodes) -> None:
 
 
 def check(nodes: Nodes, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return nodes.run(sys.executable, "-c", CHECK, nodes.address, "space.yaml", str(folder), *overrides, limit_s=100)
+    return nodes.run(sys.executable, "-c", CHECK, nodes.address, "space.yaml", str(folder), *overrides, timeout_s=100)
 
 
 def test_a_shared_folder_and_data_that_all_nodes_have_pass(nodes: Nodes) -> None:
@@ -271,7 +271,7 @@ def test_a_node_without_the_data_is_named(separate: Nodes) -> None:
     settings: dict[str, Any] = {
         "data.name": "folder",
         "data.root": separate.local / "images",
-        "data.limit": 8,
+        "data.max_train_images": 8,
         "training.batch_size": 4,
     }
     said = error_of(check(separate, folder, *(f"{key}={value}" for key, value in settings.items())))
@@ -287,7 +287,7 @@ def test_a_node_without_the_data_is_named(separate: Nodes) -> None:
 def test_nothing_is_left_of_a_cluster() -> None:
     with nodes_of(1) as nodes:
         folder, environment = nodes.shared.parent, nodes.environment
-        assert nodes.run("ray", "status", limit_s=60).returncode == 0
+        assert nodes.run("ray", "status", timeout_s=60).returncode == 0
     assert not folder.exists()
     token = environment["RAY_AUTH_TOKEN"].encode()
     assert not [number for number in filter(str.isdecimal, os.listdir("/proc")) if token in environment_of(number)]

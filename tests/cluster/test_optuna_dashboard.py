@@ -87,11 +87,11 @@ def test_a_running_study_is_drawn_with_its_trials_its_best_value_and_importances
     folder.create()
     wanted = parse_space(
         {
-            "data": {"name": "digits", "limit": 400},
+            "data": {"name": "digits", "max_train_images": 400},
             "model": {"name": "resnet8"},
             "training": {"epochs": 2},
             "graft": {"A": {"uniform": [0.0, 1.0]}, "c": {"loguniform": [1, 500]}},
-            "tune": {"num_samples": 50, "storage": "sqlite:///study.db"},
+            "tune": {"num_samples": 50, "optuna_storage": "sqlite:///study.db"},
         }
     )
     looked = []

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from graftpop.cluster import resources as cluster_resources
-from graftpop.cluster.resources import Demand, Node
+from graftpop.cluster.resources import Node, ResourceRequest
 from graftpop.errors import ResourceError, SpaceError
 from graftpop.settings import ResourceSettings, Settings
 from graftpop.space import parse_space
@@ -25,8 +25,10 @@ ASKED_GPUS = st.just("auto") | st.sampled_from([0, 0.25, 0.5, 1, 2])
 RESOURCES = st.builds(lambda cpus, gpus: ResourceSettings(cpus_per_peer=cpus, gpus_per_peer=gpus), ASKED, ASKED_GPUS)
 
 
-def demand_of(num_peers: int, resources: ResourceSettings, nodes: list[Node], together: Any = "auto") -> Demand:
-    return cluster_resources.demand_of(
+def resource_request(
+    num_peers: int, resources: ResourceSettings, nodes: list[Node], together: Any = "auto"
+) -> ResourceRequest:
+    return cluster_resources.resource_request(
         Settings.model_validate(
             {"population": {"num_peers": num_peers, "peers_per_actor": together}, "resources": resources}
         ),
@@ -35,7 +37,7 @@ def demand_of(num_peers: int, resources: ResourceSettings, nodes: list[Node], to
 
 
 def per_peer(num_peers: int, nodes: list[Node], **resources: Any) -> tuple[float, float]:
-    demand = demand_of(num_peers, ResourceSettings(**resources), nodes)
+    demand = resource_request(num_peers, ResourceSettings(**resources), nodes)
     return demand.cpus_per_peer, demand.gpus_per_peer
 
 
@@ -99,14 +101,14 @@ def test_what_is_asked_for_is_given_as_it_is() -> None:
 
 
 def test_actors_have_a_bundle_each() -> None:
-    assert demand_of(3, AUTO, LAPTOP).bundles == 3 * [{"CPU": 0.5}]
-    assert demand_of(2, AUTO, WORKSTATION).bundles == 2 * [{"CPU": 1.0, "GPU": 1.0}]
-    assert demand_of(5, AUTO, LAPTOP, 2).actors == [range(2), range(2, 4), range(4, 5)]
-    assert demand_of(5, AUTO, LAPTOP, 2).bundles == 2 * [{"CPU": 0.6666}] + [{"CPU": 0.3333}]
-    assert demand_of(4, AUTO, [Node(8, 1)], 4).bundles == [{"CPU": 4.0, "GPU": 1.0}]
-    assert demand_of(2, AUTO, LAPTOP, 7).actors == [range(2)]
-    assert demand_of(3, ResourceSettings(cpus_per_peer=2 / 3), LAPTOP).bundles == 3 * [{"CPU": 0.6666}]
-    assert demand_of(3, ResourceSettings(cpus_per_peer=2 / 3), LAPTOP, 3).bundles == [{"CPU": 2.0}]
+    assert resource_request(3, AUTO, LAPTOP).bundles == 3 * [{"CPU": 0.5}]
+    assert resource_request(2, AUTO, WORKSTATION).bundles == 2 * [{"CPU": 1.0, "GPU": 1.0}]
+    assert resource_request(5, AUTO, LAPTOP, 2).actors == [range(2), range(2, 4), range(4, 5)]
+    assert resource_request(5, AUTO, LAPTOP, 2).bundles == 2 * [{"CPU": 0.6666}] + [{"CPU": 0.3333}]
+    assert resource_request(4, AUTO, [Node(8, 1)], 4).bundles == [{"CPU": 4.0, "GPU": 1.0}]
+    assert resource_request(2, AUTO, LAPTOP, 7).actors == [range(2)]
+    assert resource_request(3, ResourceSettings(cpus_per_peer=2 / 3), LAPTOP).bundles == 3 * [{"CPU": 0.6666}]
+    assert resource_request(3, ResourceSettings(cpus_per_peer=2 / 3), LAPTOP, 3).bundles == [{"CPU": 2.0}]
 
 
 @pytest.mark.parametrize(
@@ -121,11 +123,11 @@ def test_auto_lets_peers_that_share_a_core_share_a_process_where_all_cores_have_
     nodes: list[Node], sharing_a_process: dict[int, int]
 ) -> None:
     assert {
-        num_peers: demand_of(num_peers, AUTO, nodes).peers_per_actor for num_peers in sharing_a_process
+        num_peers: resource_request(num_peers, AUTO, nodes).peers_per_actor for num_peers in sharing_a_process
     } == sharing_a_process
     asked = ResourceSettings(cpus_per_peer=0.25)
     assert {
-        demand_of(num_peers, asked, nodes).peers_per_actor for num_peers in sharing_a_process if num_peers <= 8
+        resource_request(num_peers, asked, nodes).peers_per_actor for num_peers in sharing_a_process if num_peers <= 8
     } == {1}
 
 
@@ -133,8 +135,8 @@ def test_auto_lets_peers_that_share_a_core_share_a_process_where_all_cores_have_
     ("tree", "message"),
     [
         (
-            {"population": {"mode": "no_wait", "peers_per_actor": 2}, "graft": {}},
-            "peers of one process train one after the other, which does not go with population.mode: no_wait, got 2; choose "
+            {"population": {"mode": "async", "peers_per_actor": 2}, "graft": {}},
+            "peers of one process train one after the other, which does not go with population.mode: async, got 2; choose "
             "1 or auto",
         ),
         (
@@ -156,11 +158,11 @@ def test_peers_share_a_process_only_where_they_can(tree: dict[str, Any], message
 
 
 def test_who_must_not_wait_for_another_has_a_process_alone() -> None:
-    for tree in ({"population": {"mode": "no_wait"}, "graft": {}}, {"mutual": {}}):
-        assert parse_space(tree).settle().peers_per_actor == 1
+    for tree in ({"population": {"mode": "async"}, "graft": {}}, {"mutual": {}}):
+        assert parse_space(tree).resolve().peers_per_actor == 1
     for tree in ({"mutual": {"exchange": "snapshots"}}, {"population": {"peers_per_actor": "auto"}}):
-        assert parse_space(tree).settle().peers_per_actor == "auto"
-    assert parse_space({"population": {"peers_per_actor": 2}}).settle().peers_per_actor == 2
+        assert parse_space(tree).resolve().peers_per_actor == "auto"
+    assert parse_space({"population": {"peers_per_actor": 2}}).resolve().peers_per_actor == 2
 
 
 @given(st.integers(1, 40), RESOURCES, NODES, st.just("auto") | st.integers(1, 8))
@@ -170,14 +172,14 @@ def test_what_is_accepted_can_be_placed_and_what_is_refused_cannot(
     gpus = resources.gpus_per_peer
     assume("auto" in (gpus, together) or gpus % 1 == 0 or together * gpus <= 1)
     try:
-        demand = demand_of(num_peers, resources, nodes, together)
+        demand = resource_request(num_peers, resources, nodes, together)
     except ResourceError as error:
         room = re.search(r"has room for (\w+);", str(error))
         assert room is not None
         num_fitting = 0 if room.group(1) == "none" else int(room.group(1))
         assert num_fitting < num_peers
         if num_fitting:
-            assert all_fit(demand_of(num_fitting, resources, nodes, together).bundles, nodes)
+            assert all_fit(resource_request(num_fitting, resources, nodes, together).bundles, nodes)
     else:
         assert all_fit(demand.bundles, nodes)
         assert [peer for peers in demand.actors for peer in peers] == list(range(num_peers))
@@ -194,9 +196,11 @@ def test_auto_is_refused_only_where_no_equal_shares_could_be_placed(
     gpus: Any = [resources.gpus_per_peer]
     if resources.gpus_per_peer == "auto":
         gpus = SHARES.values() if any(node.gpus for node in nodes) else [0.0]
-    can_be_placed = any(all_fit(Demand(num_peers, core, card).bundles, nodes) for core in cpus for card in gpus)
+    can_be_placed = any(
+        all_fit(ResourceRequest(num_peers, core, card).bundles, nodes) for core in cpus for card in gpus
+    )
     try:
-        demand_of(num_peers, resources, nodes)
+        resource_request(num_peers, resources, nodes)
     except ResourceError:
         assert not can_be_placed
     else:
@@ -254,7 +258,7 @@ def test_a_demand_that_can_never_be_met_is_refused_with_the_room_there_is(
     num_peers: int, nodes: list[Node], resources: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ResourceError) as caught:
-        demand_of(num_peers, ResourceSettings(**resources), nodes)
+        resource_request(num_peers, ResourceSettings(**resources), nodes)
     assert str(caught.value) == (f"population.num_peers: {message}resources.cpus_per_peer and resources.gpus_per_peer")
 
 
@@ -269,6 +273,6 @@ def test_more_than_one_card_is_asked_for_in_whole_cards_as_ray_wants_it(gpus: fl
 
 
 def test_a_demand_reads_as_a_person_would_say_it() -> None:
-    assert str(Demand(1, 1.0, 0.0)) == "1 peer of 1 CPU"
-    assert str(Demand(4, 0.5, 0.25)) == "4 peers of 0.5 CPU and 0.25 GPU"
-    assert str(Demand(4, 0.5, 0.0, 2)) == "4 peers of 0.5 CPU, 2 to a process"
+    assert str(ResourceRequest(1, 1.0, 0.0)) == "1 peer of 1 CPU"
+    assert str(ResourceRequest(4, 0.5, 0.25)) == "4 peers of 0.5 CPU and 0.25 GPU"
+    assert str(ResourceRequest(4, 0.5, 0.0, 2)) == "4 peers of 0.5 CPU, 2 to a process"

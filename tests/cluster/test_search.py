@@ -13,8 +13,8 @@ from graftpop.cluster.search import (
     SCHEDULERS,
     SuggestedTrials,
     grid_of,
-    remind,
-    remind_of_final,
+    replay_final_result,
+    replay_results,
     scheduler,
     trial_id_of,
     trials_to_run,
@@ -70,11 +70,11 @@ def test_asha_knows_what_trials_of_before_reached() -> None:
     for number_over in range(4):
         made = scheduler(space)
         for number in range(number_over):
-            remind_of_final(made, trial(number), {round: 0.9 for round in range(1, 16)}, "val_accuracy")
+            replay_final_result(made, trial(number), {round: 0.9 for round in range(1, 16)}, "val_accuracy")
         for number in range(number_over, 3):
             running = TuneTrial("population", stub=True, trial_id=f"tune-{number}")
             made.on_trial_add(NO_CONTROLLER, running)
-            remind(made, running, {round: 0.9 for round in range(1, 8)}, "val_accuracy")
+            replay_results(made, running, {round: 0.9 for round in range(1, 8)}, "val_accuracy")
         late = TuneTrial("population", stub=True, trial_id="late")
         made.on_trial_add(NO_CONTROLLER, late)
         decisions = [

@@ -100,7 +100,7 @@ def test_a_study_leaves_whole_tables_and_a_network_that_is_as_good_as_recorded(
     metrics = json.loads((tmp_path / "best" / "metrics.json").read_text())
     assert metrics["measured"]["val_accuracy"] == max(row["val_accuracy"] for row in by_trial.values())
     network = graftpop.load(tmp_path / "best")
-    test = load_splits(wanted.settle().data, seed=0).test
+    test = load_splits(wanted.resolve().data, seed=0).test
     with torch.no_grad():
         batches = test.evaluation_batches(100, torch.device("cpu"))
         right = [network(images).argmax(1) == labels for images, labels in batches]
@@ -124,7 +124,7 @@ def test_a_comparison_that_was_interrupted_and_resumed_ends_with_the_same_bits(
             "model": {"name": "resnet8"},
             "seeds": [3],
             "training": {"total_epochs": 10, "batch_size": 128, "schedule": "cosine"},
-            "measures": {"pairs": True},
+            "diagnostics": {"pairs": True},
             "variants": {
                 "pruned": {"population": {"num_peers": 1}, "attenuation": {"factor": 0.0, "recoverable": False}},
                 "taught": {
@@ -158,7 +158,7 @@ def check_interruption(wanted: Space, connection: Connection, folder: Path) -> N
     _, trials = run(wanted, connection, folder / "cut")
     assert [trial.status for trial in trials] == ["completed"] * 2
 
-    for name in ("rounds", "grafts", "measures"):
+    for name in ("rounds", "grafts", "diagnostics"):
         whole, cut = (pq.read_table(folder / part / f"{name}.parquet") for part in ("whole", "cut"))
         assert untimed(cut) == untimed(whole)
     expected, got = (load_file(folder / part / "best" / "model.safetensors") for part in ("whole", "cut"))
@@ -230,7 +230,7 @@ def test_a_population_that_diverges_fails_and_says_so(connection: Connection, tm
 
 def test_a_trial_that_fails_says_why_in_one_line_and_the_study_goes_on(connection: Connection, tmp_path: Path) -> None:
     wanted = space(
-        training={"epochs": 1}, tune={"num_samples": 1}, population={"round_limit_s": 0.01, "max_peer_restarts": 0}
+        training={"epochs": 1}, tune={"num_samples": 1}, population={"round_timeout_s": 0.01, "max_peer_restarts": 0}
     )
     _, (trial,) = run(wanted, connection, tmp_path)
     assert trial.status == "failed"

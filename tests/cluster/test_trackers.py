@@ -12,7 +12,7 @@ from watchers import interrupting_once_at
 
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.study import run_study
-from graftpop.cluster.trackers import LOGGERS, Tracker, check_loggers
+from graftpop.cluster.trackers import LOGGERS, Tracker, check_trackers
 from graftpop.errors import GraftpopError, ResourceError, SpaceError
 from graftpop.run.tables import RunFolder
 from graftpop.settings import TuneSettings
@@ -41,7 +41,7 @@ def space(*trackers: str, epochs: int = 3, num_samples: int = 2) -> Space:
             "model": {"name": "resnet8"},
             "training": {"epochs": epochs, "batch_size": 128},
             "graft": {"A": {"uniform": [0.0, 1.0]}},
-            "tune": {"search": "random", "num_samples": num_samples, "log": list(trackers)},
+            "tune": {"search": "random", "num_samples": num_samples, "trackers": list(trackers)},
         }
     )
 
@@ -121,7 +121,7 @@ def test_a_study_that_was_cut_and_gone_on_with_is_in_mlflow_in_weights_and_biase
     connection: Connection, tmp_path: Path
 ) -> None:
     wanted, folder = space("mlflow", "wandb", *({"aim"} & INSTALLED), epochs=6), run_folder(tmp_path / "run")
-    check_loggers(wanted, folder)
+    check_trackers(wanted, folder)
     cut = run_study(wanted, folder, connection, interrupting_once_at(2))
     assert "interrupted" in {trial.status for trial in cut}
     resumed = {trial.trial_id: trial.round for trial in cut if trial.status == "interrupted"}
@@ -192,12 +192,12 @@ def test_a_tracker_that_is_away_is_told_of_and_ends_neither_trials_nor_the_study
     with caplog.at_level(logging.WARNING, "graftpop"):
         trials = run_study(space("mlflow", "wandb"), run_folder(tmp_path / "run"), connection, lambda trials: None)
     assert [trial.status for trial in trials] == ["completed"] * 2
-    told = [message for message in caplog.messages if message.startswith("tune.log")]
+    told = [message for message in caplog.messages if message.startswith("tune.trackers")]
     assert [message.partition(" API request to ")[0] for message in told if "mlflow" in message] == [
-        "tune.log: mlflow:"
+        "tune.trackers: mlflow:"
     ]
     assert [message for message in told if "wandb" in message] == [
-        "tune.log: wandb needs a login, got none; run `wandb login`, set WANDB_API_KEY, or WANDB_MODE=offline to write "
+        "tune.trackers: wandb needs a login, got none; run `wandb login`, set WANDB_API_KEY, or WANDB_MODE=offline to write "
         "to the run folder alone; the study goes on"
     ]
 
@@ -213,8 +213,8 @@ def test_a_process_of_weights_and_biases_that_fails_is_told_of(
     with caplog.at_level(logging.WARNING, "graftpop"):
         trials = run_study(space("wandb", num_samples=1), run_folder(tmp_path), connection, lambda trials: None)
     assert [trial.status for trial in trials] == ["completed"]
-    (told,) = [message for message in caplog.messages if message.startswith("tune.log")]
-    assert told.startswith("tune.log: wandb: ")
+    (told,) = [message for message in caplog.messages if message.startswith("tune.trackers")]
+    assert told.startswith("tune.trackers: wandb: ")
     assert "mode" in told
 
 
@@ -222,31 +222,37 @@ def test_what_is_missing_is_told_before_anything_starts(tmp_path: Path, monkeypa
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
     refusals: list[tuple[str, type[GraftpopError], str]] = [
-        ("wandb", SpaceError, "tune.log: wandb needs a login, got none; run `wandb login`, "),
-        ("mlflow", ResourceError, "tune.log: mlflow: cannot be used: API request to "),
-        ("comet", SpaceError, "tune.log: comet needs a login, got none; set COMET_API_KEY, or COMET_OFFLINE_DIRECTORY"),
+        ("wandb", SpaceError, "tune.trackers: wandb needs a login, got none; run `wandb login`, "),
+        ("mlflow", ResourceError, "tune.trackers: mlflow: cannot be used: API request to "),
+        (
+            "comet",
+            SpaceError,
+            "tune.trackers: comet needs a login, got none; set COMET_API_KEY, or COMET_OFFLINE_DIRECTORY",
+        ),
     ]
     for tracker, kind, message in refusals:
         if tracker in INSTALLED:
             with pytest.raises(kind) as caught:
-                check_loggers(space(tracker), run_folder(tmp_path))
+                check_trackers(space(tracker), run_folder(tmp_path))
             assert str(caught.value).startswith(message)
             assert "\n" not in str(caught.value)
 
 
 def test_mlflow_without_a_server_needs_a_run_folder_on_a_disk() -> None:
     folder = RunFolder("s3://bucket/run?region=eu-west-1&endpoint_override=127.0.0.1:9&scheme=http")
-    with pytest.raises(SpaceError, match=r"^tune\.log: MLflow would write .* set MLFLOW_TRACKING_URI to its server"):
+    with pytest.raises(
+        SpaceError, match=r"^tune\.trackers: MLflow would write .* set MLFLOW_TRACKING_URI to its server"
+    ):
         Tracker("mlflow", space("mlflow"), folder, [])
 
 
 def test_every_tracker_of_the_settings_has_its_callback_and_its_package() -> None:
-    annotation = TuneSettings.model_fields["log"].annotation.__args__[0]  # type: ignore[union-attr]
+    annotation = TuneSettings.model_fields["trackers"].annotation.__args__[0]  # type: ignore[union-attr]
     assert set(annotation.__args__) == set(LOGGERS) == set(PACKAGES)
     for tracker in set(PACKAGES) - INSTALLED:
         with pytest.raises(
             SpaceError,
-            match=rf"^tune\.log: {tracker} needs the package {PACKAGES[tracker]}, which is "
+            match=rf"^tune\.trackers: {tracker} needs the package {PACKAGES[tracker]}, which is "
             rf"not installed; pip install 'graftpop\[{tracker}\]'$",
         ):
             check_packages(space(tracker))

@@ -21,7 +21,7 @@ from graftpop.comparison.rendering import comparison_html, comparison_markdown, 
 from graftpop.reporting.differences import paired_differences
 from graftpop.settings import Settings
 
-VARIANTS: dict[str, dict[str, Any]] = {"single": {}, "grafting": {"graft": {}}, "noise": {"graft": {"scion": "noise"}}}
+VARIANTS: dict[str, dict[str, Any]] = {"single": {}, "grafting": {"graft": {}}, "noise": {"graft": {"source": "noise"}}}
 PUBLISHED = {
     "source": "Table <1> of a paper",
     "accuracy": [{"variant": "single", "percent": 92.83}, {"variant": "grafting", "percent": 93.94, "std": 0.25}],

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms import functional
 
-from graftpop.data.augment import Recipe, crop_and_flip, normalise, random_crop_box
+from graftpop.data.augment import Recipe, crop_and_flip, normalize, random_crop_box
 
 RECIPE = Recipe((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 4, True)
 
@@ -63,25 +63,25 @@ def test_crop_and_flip_leaves_its_arguments_alone() -> None:
 
 def test_normalise_equals_torchvision() -> None:
     pixels, *_ = random_batch(16, 32, 20, 0)
-    ours = normalise(pixels, RECIPE)
+    ours = normalize(pixels, RECIPE)
     theirs = functional.normalize(pixels.float() / 255, list(RECIPE.mean), list(RECIPE.std))
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=2e-6)
 
 
 def test_augmented_batches_keep_the_channels_last_in_memory() -> None:
-    out = normalise(crop_and_flip(*random_batch(4, 8, 8, 1), 1), RECIPE)
+    out = normalize(crop_and_flip(*random_batch(4, 8, 8, 1), 1), RECIPE)
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_normalise_serves_training_after_it_has_served_inference_mode() -> None:
     pixels, *_ = random_batch(4, 7, 7, 0)
     with torch.inference_mode():
-        inferred = normalise(pixels, RECIPE)
+        inferred = normalize(pixels, RECIPE)
     weight = torch.ones(2, 3, 3, 3, requires_grad=True)
-    torch.nn.functional.conv2d(normalise(pixels, RECIPE), weight).sum().backward()
+    torch.nn.functional.conv2d(normalize(pixels, RECIPE), weight).sum().backward()
     assert weight.grad is not None
-    assert torch.equal(inferred, normalise(pixels, RECIPE))
+    assert torch.equal(inferred, normalize(pixels, RECIPE))
 
 
 @settings(deadline=None, derandomize=True)

@@ -162,7 +162,7 @@ def test_a_wait_that_is_too_long_names_the_lock_and_its_purpose(cache: Path) -> 
             DataError, match=r"cache: waited 0\.1 s for .*/toy-.*\.lock, held by a process of this node to decode toy"
         ),
     ):
-        decoded(source(), limit_s=0.1)
+        decoded(source(), timeout_s=0.1)
 
 
 def test_two_processes_at_once_decode_once(tmp_path: Path, cache: Path) -> None:

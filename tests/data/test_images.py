@@ -5,7 +5,7 @@ import torch
 from data_makers import random_pixels
 
 from graftpop.data import MemoryImages
-from graftpop.data.augment import Recipe, crop_and_flip, normalise
+from graftpop.data.augment import Recipe, crop_and_flip, normalize
 
 CPU = torch.device("cpu")
 PLAIN = Recipe((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0, False)
@@ -63,7 +63,7 @@ def test_each_image_is_one_of_its_shifts_and_all_shifts_occur() -> None:
                     part.flatten()
                     for part in torch.meshgrid(torch.arange(3), torch.arange(3), torch.arange(2), indexing="ij")
                 )
-                variants = normalise(crop_and_flip(original, dy, dx, mirrored.bool(), 1), VARIED)
+                variants = normalize(crop_and_flip(original, dy, dx, mirrored.bool(), 1), VARIED)
                 matches = [number for number in range(18) if torch.equal(variants[number], image)]
                 assert len(matches) == 1
                 seen.add(matches[0])
@@ -75,7 +75,7 @@ def test_evaluation_shows_every_image_as_it_is_in_order() -> None:
     batches = list(images.evaluation_batches(4, CPU))
     assert [len(labels) for _, labels in batches] == [4, 4, 1]
     assert torch.equal(torch.cat([labels for _, labels in batches]), torch.arange(9))
-    assert torch.equal(torch.cat([pixels for pixels, _ in batches]), normalise(images.pixels, VARIED))
+    assert torch.equal(torch.cat([pixels for pixels, _ in batches]), normalize(images.pixels, VARIED))
 
 
 def test_rows_choose_the_images_of_a_split() -> None:

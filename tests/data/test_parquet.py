@@ -90,7 +90,7 @@ def test_files_are_found_by_their_names_or_their_folders(root: Path, files: tupl
 def test_validation_files_of_their_own_leave_the_training_set_whole(root: Path) -> None:
     write_both(root)
     write_parquet(root / "validation.parquet", IMAGES[:5], {"label": LABELS[:5]})
-    splits = load(root, limit=20)
+    splits = load(root, max_train_images=20)
     assert (splits.train.num_images, splits.val.num_images, splits.test.num_images) == (20, 5, 30)
 
 

@@ -110,7 +110,7 @@ def test_the_cut_is_a_function_of_the_seed() -> None:
 
 
 def test_a_limit_counts_validation_images_and_is_stratified() -> None:
-    splits = digits(limit=100, val_fraction=0.2)
+    splits = digits(max_train_images=100, val_fraction=0.2)
     assert (splits.train.num_images, splits.val.num_images, splits.test.num_images) == (80, 20, 359)
     together = class_counts(splits.train) + class_counts(splits.val)
     assert all(9 <= together[label] <= 11 for label in range(10))
@@ -118,7 +118,7 @@ def test_a_limit_counts_validation_images_and_is_stratified() -> None:
 
 
 def test_there_is_at_least_one_validation_image() -> None:
-    splits = digits(limit=3, val_fraction=0.01)
+    splits = digits(max_train_images=3, val_fraction=0.01)
     assert (splits.train.num_images, splits.val.num_images) == (2, 1)
 
 
@@ -137,8 +137,14 @@ def test_settings_replace_the_recipe_of_the_data_set() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"limit": 1439}, r"data\.limit: must be at most the number of training images, 1438, got 1439"),
-        ({"limit": 2}, r"data: at least 2 images must be left to train on, got 2 and 1 of them for validation; raise"),
+        (
+            {"max_train_images": 1439},
+            r"data\.max_train_images: must be at most the number of training images, 1438, got 1439",
+        ),
+        (
+            {"max_train_images": 2},
+            r"data: at least 2 images must be left to train on, got 2 and 1 of them for validation; raise",
+        ),
         ({"crop_padding": 9}, r"data\.crop_padding: must be at most the images' side, 8, got 9"),
         ({"label": "label"}, r"data\.label: names a column of Parquet files, got 'label' where digits is not"),
     ],

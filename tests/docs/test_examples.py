@@ -10,12 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SAYS = {
-    "own_network": r"round 6: validation accuracy \d+\.\d%\ntest accuracy \d+\.\d%, of the ensemble \d+\.\d%\n"
+    "user_network": r"round 6: validation accuracy \d+\.\d%\ntest accuracy \d+\.\d%, of the ensemble \d+\.\d%\n"
     r"the first image is a \d\n",
-    "own_tuner": r"best: \{'graft.A': [\d.e-]+, 'population.num_peers': [23]\}, validation accuracy \d+\.\d% after "
+    "user_tuner": r"best: \{'graft.A': [\d.e-]+, 'population.num_peers': [23]\}, validation accuracy \d+\.\d% after "
     r"round \d, a network of 75,290 weights\n",
 }
-ON_RAY = ("own_tuner",)
+ON_RAY = ("user_tuner",)
 
 
 def test_every_example_is_run() -> None:

@@ -64,7 +64,7 @@ def test_the_first_command_leaves_a_whole_run_folder_with_a_network_above_95_per
         "trials.parquet",
         "rounds.parquet",
         "grafts.parquet",
-        "measures.parquet",
+        "diagnostics.parquet",
         "events.parquet",
         "best",
         "report.html",

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from report_makers import grafts_of, rounds_of, trial
 
-from graftpop.run.tables import EVENTS_SCHEMA, GRAFTS_SCHEMA, MEASURES_SCHEMA, ROUNDS_SCHEMA, RunFolder
+from graftpop.run.tables import DIAGNOSTICS_SCHEMA, EVENTS_SCHEMA, GRAFTS_SCHEMA, ROUNDS_SCHEMA, RunFolder
 
 PAGE = (Path(__file__).parents[2] / "docs" / "records.md").read_text(encoding="utf-8")
 
@@ -51,7 +51,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "rounds": (rounds, ROUNDS_SCHEMA),
             "grafts": (grafts_of("00000"), GRAFTS_SCHEMA),
             "events": (events, EVENTS_SCHEMA),
-            "measures": ([], MEASURES_SCHEMA),
+            "diagnostics": ([], DIAGNOSTICS_SCHEMA),
         },
     )
     return root
@@ -113,7 +113,7 @@ def test_the_columns_of_every_table_are_told_of_in_their_order(tmp_path: Path) -
     for name, schema in {
         "rounds": ROUNDS_SCHEMA,
         "grafts": GRAFTS_SCHEMA,
-        "measures": MEASURES_SCHEMA,
+        "diagnostics": DIAGNOSTICS_SCHEMA,
         "events": EVENTS_SCHEMA,
         "trials": trials,
     }.items():

@@ -281,7 +281,9 @@ def test_a_folder_that_is_no_run_or_has_something_else_in_it_is_left_alone(run: 
 
 
 def test_where_the_data_is_gone_the_card_says_that_accuracies_were_not_measured(run: Path, tmp_path: Path) -> None:
-    gone = small_settings(data={"name": "parquet", "root": str(tmp_path / "gone"), "limit": None, "image_size": 16})
+    gone = small_settings(
+        data={"name": "parquet", "root": str(tmp_path / "gone"), "max_train_images": None, "image_size": 16}
+    )
     untrained = small_settings()
     untrained_run(tmp_path / "run", untrained)
     facts = checkpoint(tmp_path / "run") / "population.json"

@@ -34,37 +34,37 @@ OTHERS: Final = (
 def whole_images() -> list[bytes]:
     """Return small valid images of every format and of many modes."""
     pixels = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
-    colour = Image.fromarray(pixels)
-    palette = colour.convert("P")
+    color = Image.fromarray(pixels)
+    palette = color.convert("P")
     kinds: list[tuple[Image.Image, str, dict[str, Any]]] = [
-        (colour, "PNG", {}),
+        (color, "PNG", {}),
         (palette, "PNG", {"transparency": bytes(range(256))}),
         (palette, "PNG", {"transparency": 3}),
-        (colour.convert("1"), "PNG", {}),
-        (colour.convert("L"), "PNG", {"bits": 2}),
-        (colour.convert("RGBA"), "PNG", {}),
+        (color.convert("1"), "PNG", {}),
+        (color.convert("L"), "PNG", {"bits": 2}),
+        (color.convert("RGBA"), "PNG", {}),
         (Image.fromarray(np.arange(120, dtype=np.uint16).reshape(12, 10)), "PNG", {}),
-        (colour, "JPEG", {}),
-        (colour, "JPEG", {"progressive": True}),
-        (colour.convert("CMYK"), "JPEG", {}),
-        (colour.convert("L"), "JPEG", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}),
+        (color, "JPEG", {}),
+        (color, "JPEG", {"progressive": True}),
+        (color.convert("CMYK"), "JPEG", {}),
+        (color.convert("L"), "JPEG", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}),
         (palette, "GIF", {}),
         (palette, "GIF", {"save_all": True, "append_images": [palette.rotate(9)]}),
-        (colour, "BMP", {}),
+        (color, "BMP", {}),
         (palette, "BMP", {}),
-        (colour.convert("1"), "BMP", {}),
-        (colour, "PPM", {}),
-        (colour.convert("L"), "PPM", {}),
-        (colour, "WEBP", {}),
-        (colour.convert("RGBA"), "WEBP", {"lossless": True}),
+        (color.convert("1"), "BMP", {}),
+        (color, "PPM", {}),
+        (color.convert("L"), "PPM", {}),
+        (color, "WEBP", {}),
+        (color.convert("RGBA"), "WEBP", {"lossless": True}),
         *(
-            (colour, "TIFF", {"compression": compression})
+            (color, "TIFF", {"compression": compression})
             for compression in ("raw", "tiff_deflate", "tiff_lzw", "jpeg", "packbits")
         ),
-        (colour.convert("1"), "TIFF", {"compression": "group4"}),
-        (colour.convert("L"), "ICO", {}),
-        (colour, "TGA", {}),
-        (colour.convert("L").convert("F"), "TIFF", {}),
+        (color.convert("1"), "TIFF", {"compression": "group4"}),
+        (color.convert("L"), "ICO", {}),
+        (color, "TGA", {}),
+        (color.convert("L").convert("F"), "TIFF", {}),
     ]
     images = []
     for image, name, options in kinds:

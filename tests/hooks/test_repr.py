@@ -12,7 +12,7 @@ from torch import Tensor
 from graftpop.exchange.grafting import Grafting
 from graftpop.hooks.repr import RePr
 from graftpop.settings import GraftSettings, ReprSettings
-from graftpop.training.filters import SiteFilters, filters_of
+from graftpop.training.filters import SiteFilters, site_filters
 from graftpop.training.learner import Learner
 from graftpop.training.sites import find_sites
 
@@ -250,7 +250,7 @@ def test_directions_differ_from_peer_to_peer_and_seed_to_seed_and_can_be_repeate
     for seed, peer in [(0, 0), (0, 1), (1, 0), (0, 0)]:
         one, _ = make()
         one.train_epoch()
-        filters: list[SiteFilters] = filters_of(one, find_sites(one.network, (3, 8, 8), "three sites"))
+        filters: list[SiteFilters] = site_filters(one, find_sites(one.network, (3, 8, 8), "three sites"))
         rule = RePr(one, filters, ReprSettings(S1=1, S2=1, N=1), seed=seed, peer=peer)
         rule.before_epoch(1)
         rule.before_epoch(2)
@@ -261,7 +261,11 @@ def test_directions_differ_from_peer_to_peer_and_seed_to_seed_and_can_be_repeate
 def test_where_the_first_convolution_is_the_only_one_it_is_not_left_alone() -> None:
     one = learner(seeded_small_net())
     rule = RePr(
-        one, filters_of(one, find_sites(one.network, (3, 8, 8), "small")), ReprSettings(S1=1, rate=0.5), seed=0, peer=0
+        one,
+        site_filters(one, find_sites(one.network, (3, 8, 8), "small")),
+        ReprSettings(S1=1, rate=0.5),
+        seed=0,
+        peer=0,
     )
     one.train_epoch()
     rule.before_epoch(1)

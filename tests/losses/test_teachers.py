@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from graftpop.errors import CheckpointError
 from graftpop.exchange.grafting import Grafting
 from graftpop.losses.distillation import distillation_term
-from graftpop.losses.teachers import Classmates, Teachers
+from graftpop.losses.teachers import SnapshotTeachers, Teachers
 from graftpop.models import build
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings
@@ -30,7 +30,7 @@ def settings(*teachers: dict[str, Any], seed: int = 0) -> Settings:
     return Settings.model_validate(
         {
             "seed": seed,
-            "data": {"name": "digits", "limit": 200},
+            "data": {"name": "digits", "max_train_images": 200},
             "model": {"name": "resnet8"},
             "training": {"epochs": 3, "batch_size": 60, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
             "distillation": {"teachers": list(teachers)},
@@ -163,7 +163,7 @@ def snapshot_of(network: nn.Module, peer: int = 1) -> Snapshot:
 
 def test_classmates_are_what_their_snapshots_say() -> None:
     own = learner(seeded_network("resnet8", 0)).network
-    class_ = Classmates(own)
+    class_ = SnapshotTeachers(own)
     assert class_.networks == []
     before = copied(own.state_dict())
     others = [trained_looking("resnet8", seed) for seed in (1, 2)]
@@ -177,7 +177,7 @@ def test_classmates_are_what_their_snapshots_say() -> None:
 
 def test_a_loss_term_sees_the_latest_snapshots() -> None:
     one = learner(seeded_small_net(0))
-    class_ = Classmates(one.network)
+    class_ = SnapshotTeachers(one.network)
     held = class_.networks
     term = distillation_term(held, temperature=1.0, weight=1.0, dtype=torch.float32)
     pixels, _ = next(few_digits().val.evaluation_batches(20, CPU))
@@ -196,7 +196,7 @@ def test_a_loss_term_sees_the_latest_snapshots() -> None:
 def test_classmates_and_students_change_apart() -> None:
     one = learner(seeded_small_net(0))
     one.train_epoch()  # a student has gradients and statistics by then
-    class_ = Classmates(one.network)
+    class_ = SnapshotTeachers(one.network)
     snapshot = snapshot_of(seeded_small_net(1))
     for array in (snapshot.weights, snapshot.integers, snapshot.entropies):
         array.setflags(write=False)  # as those are that another process lends

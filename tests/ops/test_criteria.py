@@ -212,8 +212,8 @@ def test_scores_are_float32_in_every_number_format(criterion: Criterion, dtype: 
 def test_layout_in_memory_does_not_matter_and_arguments_are_neither_changed_nor_tracked(criterion: Criterion) -> None:
     plain = layer()
     tracked = Filters(*(part.clone().requires_grad_() for part in plain if part is not None))
-    laid_out = tracked._replace(weight=tracked.weight.to(memory_format=torch.channels_last))
-    scores = criterion(laid_out, generator())
+    with_layout = tracked._replace(weight=tracked.weight.to(memory_format=torch.channels_last))
+    scores = criterion(with_layout, generator())
     assert not scores.requires_grad
     assert torch.allclose(scores, criterion(plain, generator()), rtol=1e-5)
     assert all(

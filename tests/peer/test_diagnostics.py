@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError
 from graftpop.exchange.grafting import Grafting
-from graftpop.peer.diagnostics import Measures, compare_pair
-from graftpop.settings import MeasureSettings
-from graftpop.training.filters import filters_of
+from graftpop.peer.diagnostics import Diagnostics, compare_pair
+from graftpop.settings import DiagnosticsSettings
+from graftpop.training.filters import site_filters
 from graftpop.training.sites import find_sites
 from graftpop.training.snapshot import Snapshot
 
@@ -33,9 +33,9 @@ def baseline(folder: Path, network: nn.Module, name: str = "resnet8") -> str:
     return str(folder)
 
 
-def measures(network: nn.Module, **settings: Any) -> Measures:
-    filters = filters_of(learner(network), find_sites(network, SHAPE, "network"))
-    return Measures(filters, MeasureSettings.model_validate(settings))
+def measures(network: nn.Module, **settings: Any) -> Diagnostics:
+    filters = site_filters(learner(network), find_sites(network, SHAPE, "network"))
+    return Diagnostics(filters, DiagnosticsSettings.model_validate(settings))
 
 
 def norms(network: nn.Module) -> list[float]:
@@ -119,7 +119,7 @@ def test_a_baseline_of_another_architecture_is_an_error(tmp_path: Path, other: s
     folder = baseline(tmp_path, seeded_network(other), other)
     with pytest.raises(
         CheckpointError,
-        match=r"^measures\.density_of: .+ must hold a network of the same "
+        match=r"^diagnostics\.density_of: .+ must hold a network of the same "
         r"architecture, got .+; give best/ of a run of this model$",
     ):
         measures(seeded_network("resnet8"), density_of=folder)
@@ -132,7 +132,7 @@ def test_a_shallower_baseline_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_baseline_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"^measures\.density_of: .*no_such_run"):
+    with pytest.raises(CheckpointError, match=r"^diagnostics\.density_of: .*no_such_run"):
         measures(seeded_network("resnet8"), density_of=str(tmp_path / "no_such_run"))
 
 

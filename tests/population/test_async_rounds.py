@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from network_makers import same_bits
 from safetensors.torch import load as tensors_from_bytes
 
-from graftpop.errors import HandleLost, PeerDiverged, PeerError, PeerLost, PopulationLost
+from graftpop.errors import PeerDiverged, PeerError, PeerLost, PopulationLost, ResultLost
 from graftpop.peer.peer import Peer
 from graftpop.population import Calls, Event, LocalGroup, Population, Round
-from graftpop.population.group import Wanted
+from graftpop.population.group import ResultMode
 from graftpop.settings import Settings
 
 NUM_PEERS = 3
@@ -25,7 +25,7 @@ UNTIMED = {"images_per_s", "train_s", "exchange_s"}
 
 def settings(**changes: Mapping[str, Any]) -> Settings:
     tree: dict[str, Any] = {
-        "data": {"name": "digits", "limit": 64},
+        "data": {"name": "digits", "max_train_images": 64},
         "model": {"name": "resnet8"},
         "training": {
             "epochs": NUM_ROUNDS,
@@ -34,7 +34,7 @@ def settings(**changes: Mapping[str, Any]) -> Settings:
             "schedule": "constant",
             "precision": "float32",
         },
-        "population": {"num_peers": NUM_PEERS, "mode": "no_wait", "max_peer_restarts": 99, "replace_limit_s": 0.5},
+        "population": {"num_peers": NUM_PEERS, "mode": "async", "max_peer_restarts": 99, "replace_timeout_s": 0.5},
         "graft": {},
     }
     for section, values in changes.items():
@@ -70,13 +70,15 @@ class PacedGroup(LocalGroup):
         self.num_calls = 0
         self.trained: list[int] = []
 
-    def finished(self) -> tuple[int, Any]:
+    def next_result(self) -> tuple[int, Any]:
         peers = [peer for peer, *_ in self._started]
         weights = [self._weights[peer] + 1e-9 for peer in peers]
         self._started.rotate(-self._rng.choices(range(len(peers)), weights)[0])
-        return super().finished()
+        return super().next_result()
 
-    def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
+    def run(
+        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+    ) -> Iterator[tuple[int, Any]]:
         for peer, arguments in calls.items():
             if self.num_calls in self._deaths and method != "process_id":
                 self._dead.add(peer)
@@ -87,13 +89,13 @@ class PacedGroup(LocalGroup):
             if peer in self._dead:
                 yield peer, PeerLost(f"peer {peer}: died before '{method}'")
             elif [] in arguments:
-                yield peer, HandleLost(f"peer {peer}: what another made for its '{method}' is gone")
+                yield peer, ResultLost(f"peer {peer}: what another made for its '{method}' is gone")
             else:
                 given = tuple(argument[0] if isinstance(argument, list) else argument for argument in arguments)
-                ((_, result),) = super().run(method, {peer: given}, limit_s, wanted=wanted)
+                ((_, result),) = super().run(method, {peer: given}, timeout_s, wanted=wanted)
                 if method == "train":
                     self.trained.append(peer)
-                if wanted == "held" and not isinstance(result, PeerError):
+                if wanted == "ref" and not isinstance(result, PeerError):
                     result = [result]
                     self._held[peer].append(result)
                 yield peer, result
@@ -114,14 +116,14 @@ def run(chosen: Settings, group: LocalGroup) -> tuple[list[Round], dict[str, Any
 
 def untimed(done: Round) -> Any:
     rows = [{key: value for key, value in row.items() if key not in UNTIMED} for row in done.peers]
-    return rows, done.grafts, done.measures
+    return rows, done.grafts, done.diagnostics
 
 
 @pytest.mark.parametrize("topology", ["ring", "all", "random_pairs", "best"])
 @hypothesis.settings(max_examples=4)
 @hypothesis.given(seed=st.integers(0, 2**32))
 def test_without_staleness_all_comes_out_as_if_peers_waited_for_each_other(topology: str, seed: int) -> None:
-    wanted = settings(population={"topology": topology, "mode": "wait_for_all"}, training={"epochs": 3})
+    wanted = settings(population={"topology": topology, "mode": "sync"}, training={"epochs": 3})
     paced = settings(population={"topology": topology, "max_staleness": 0}, training={"epochs": 3})
     expected = run(wanted, LocalGroup(partial(Peer, wanted), NUM_PEERS))
     got = run(paced, PacedGroup(paced, Random(seed)))
@@ -273,7 +275,7 @@ def test_without_a_ring_a_peer_that_diverges_takes_the_weights_of_the_best_other
         assert not event.cause.endswith(f"peer {peer}")
 
 
-@pytest.mark.parametrize("changes", [{}, {"graft": {"scion": "noise"}}, {"population": {"num_peers": 1}}])
+@pytest.mark.parametrize("changes", [{}, {"graft": {"source": "noise"}}, {"population": {"num_peers": 1}}])
 def test_where_nobody_can_give_it_weights_a_population_that_diverges_says_so(changes: Mapping[str, Any]) -> None:
     chosen = settings(**changes)
     make_peer = type("Poisoned", (PoisonedPeer,), {"poisoned": {peer: [0] for peer in range(NUM_PEERS)}})
@@ -294,8 +296,8 @@ def test_a_population_goes_on_from_a_checkpoint() -> None:
 
 
 def test_networks_that_exchange_nothing_do_not_wait_either() -> None:
-    chosen = settings(graft={"scion": "noise"})
-    waiting = settings(graft={"scion": "noise"}, population={"mode": "wait_for_all"})
+    chosen = settings(graft={"source": "noise"})
+    waiting = settings(graft={"source": "noise"}, population={"mode": "sync"})
     expected = run(waiting, LocalGroup(partial(Peer, waiting), NUM_PEERS))
     got = run(chosen, PacedGroup(chosen, Random(0), (1.0, 0.0, 0.5)))
     assert [untimed(done) for done in got[0]] == [untimed(done) for done in expected[0]]

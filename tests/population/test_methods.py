@@ -27,8 +27,8 @@ METHODS: dict[str, Tree] = {
     "random pairs": {"graft": {}, "population": {"num_peers": 3, "topology": "random_pairs"}},
     "all": {"graft": {}, "population": {"num_peers": 3, "topology": "all"}},
     "best": {"graft": {}, "population": {"num_peers": 3, "topology": "best"}},
-    "noise": {"graft": {"scion": "noise", "threshold": 20.0}},
-    "internal": {"graft": {"scion": "internal", "threshold": 13.5}},
+    "noise": {"graft": {"source": "noise", "threshold": 20.0}},
+    "internal": {"graft": {"source": "internal", "threshold": 13.5}},
     "distillation": {"distillation": TEACHER},
     "cultivation": {"distillation": TEACHER, "graft": {}},
     "mutual": {"mutual": {}},
@@ -42,14 +42,14 @@ METHODS: dict[str, Tree] = {
     "hard pruning": {"attenuation": {"factor": 0.0, "recoverable": False, "criterion": "random"}},
     "swa": {"swa": {"start": 0.3}},
     "swa at a rate of its own": {"swa": {"start": 0.3, "lr": 0.02}},
-    "pairs": {"measures": {"pairs": True, "thresholds": [0.01, 5.0]}},
+    "pairs": {"diagnostics": {"pairs": True, "thresholds": [0.01, 5.0]}},
 }
 
 
 def settings(tree: Tree | None = None, **sections: Tree) -> Settings:
     """Return two small peers that train for three rounds of one epoch, changed as told."""
     whole: dict[str, Any] = {
-        "data": {"name": "digits", "limit": 200},
+        "data": {"name": "digits", "max_train_images": 200},
         "model": {"name": "resnet8"},
         "training": {"epochs": 3, "batch_size": 64, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
         "population": {"num_peers": 2},
@@ -100,12 +100,12 @@ def test_a_method_changes_training_and_can_be_stopped_and_resumed_to_the_bit(met
     untimed = {"images_per_s", "train_s", "exchange_s"}
     for row, expected in zip(again.peers, last_round.peers, strict=True):
         assert {key: row[key] for key in row.keys() - untimed} == {key: expected[key] for key in row.keys() - untimed}
-    assert (again.grafts, again.measures) == (last_round.grafts, last_round.measures)
+    assert (again.grafts, again.diagnostics) == (last_round.grafts, last_round.diagnostics)
     assert resumed.finish(again) == first.finish(last_round)
     assert bool(second_round.grafts) == (
-        method.get("graft", {}).get("scion", "external") == "external" and "graft" in method
+        method.get("graft", {}).get("source", "external") == "external" and "graft" in method
     )
-    if "measures" not in method:
+    if "diagnostics" not in method:
         plain = settings(population=method.get("population", {}))
         assert not same(networks(first), networks(run(plain)[0]))
 
@@ -204,7 +204,7 @@ def test_a_soup_of_equal_peers_is_the_peer() -> None:
     members = [Peer(chosen, 0), Peer(chosen, 1)]
     members[1].load(members[0].save())
     before = tensors_from_bytes(members[0].save())
-    members[0].cook("uniform_soup", *(member.publish() for member in members))
+    members[0].make_soup("uniform_soup", *(member.publish() for member in members))
     after = tensors_from_bytes(members[0].save())
     trained = [name for name in before if name.endswith(("weight", "bias"))]
     assert trained
@@ -216,7 +216,7 @@ def test_a_greedy_soup_is_on_validation_no_worse_than_the_best_peer_with_its_sta
     one, rounds = run(chosen)
     alone = Peer(chosen, rounds[-1].best_peer)
     alone.load(dict(one.save())[rounds[-1].best_peer])
-    alone.cook("uniform_soup", alone.publish())
+    alone.make_soup("uniform_soup", alone.publish())
     reference = alone.ensemble_accuracy(alone.predict("val"))
     assert one.finish(rounds[-1])["val_accuracy"] >= reference
 
@@ -238,10 +238,10 @@ def test_removed_filters_leave_a_smaller_network_in_the_records() -> None:
 
 
 def test_measures_are_recorded_by_round_peer_and_pair() -> None:
-    _, rounds = run(settings(measures={"pairs": True, "thresholds": [0.01, 1000.0]}, population={"num_peers": 3}))
+    _, rounds = run(settings(diagnostics={"pairs": True, "thresholds": [0.01, 1000.0]}, population={"num_peers": 3}))
     for done in rounds:
-        rows = {(row["peer"], row["other"], row["measure"]): row["value"] for row in done.measures}
-        assert {row["round"] for row in done.measures} == {done.round}
+        rows = {(row["peer"], row["other"], row["diagnostic"]): row["value"] for row in done.diagnostics}
+        assert {row["round"] for row in done.diagnostics} == {done.round}
         names = ("network_information_nats", "num_filters_below_0.01", "num_filters_below_1000")
         pairs = [(peer, other) for peer in range(3) for other in range(peer + 1, 3)]
         assert set(rows) == {(peer, None, name) for peer in range(3) for name in names} | {

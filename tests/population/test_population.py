@@ -19,7 +19,7 @@ from torch import Tensor
 from graftpop.errors import CheckpointError
 from graftpop.peer.peer import Peer
 from graftpop.population import Calls, LocalGroup, Population, Round
-from graftpop.population.group import Wanted
+from graftpop.population.group import ResultMode
 from graftpop.settings import Settings
 from graftpop.training.sites import find_sites
 
@@ -58,7 +58,7 @@ States = dict[int, dict[str, Tensor]]
 def settings(**sections: Mapping[str, Any] | None) -> Settings:
     """Return three small peers that graft for two rounds of one epoch, changed as told."""
     tree: dict[str, Any] = {
-        "data": {"name": "digits", "limit": 200},
+        "data": {"name": "digits", "max_train_images": 200},
         "model": {"name": "resnet8"},
         "training": {"epochs": 2, "batch_size": 64, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
         "population": {"num_peers": 3},
@@ -105,15 +105,17 @@ def grafted() -> tuple[list[Round], States]:
 class ReversedGroup(LocalGroup):
     """A group whose peers run, and are yielded, in reversed order."""
 
-    def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
-        yield from super().run(method, dict(sorted(calls.items(), reverse=True)), limit_s, wanted=wanted)
+    def run(
+        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+    ) -> Iterator[tuple[int, Any]]:
+        yield from super().run(method, dict(sorted(calls.items(), reverse=True)), timeout_s, wanted=wanted)
 
 
 def test_a_snapshot_that_is_held_is_not_changed_by_what_its_peer_does_later() -> None:
     group = LocalGroup(partial(Peer, settings()), 2)
 
     def ask(method: str, peer: int, *arguments: Any) -> Any:
-        return next(group.run(method, {peer: arguments}, math.inf, wanted="held"))[1]
+        return next(group.run(method, {peer: arguments}, math.inf, wanted="ref"))[1]
 
     snapshot = ask("publish", 0)
     before = copy.deepcopy(snapshot)
@@ -344,9 +346,9 @@ def test_a_state_that_no_peer_of_the_population_can_have_had_is_refused_in_one_l
     tensors.pop(name, None)
     if value is not None:
         tensors[name] = value
-    with pytest.raises(CheckpointError, match=message) as raised:
+    with pytest.raises(CheckpointError, match=message) as describe_exception:
         peer.load(tensors_to_bytes(tensors))
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(describe_exception.value)
 
 
 def test_the_model_card_says_how_to_rebuild_and_feed_the_network() -> None:

@@ -12,10 +12,10 @@ from network_makers import same_bits
 from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 
-from graftpop.errors import HandleLost, MeetingBroken, PeerError, PeerLost, PopulationLost
+from graftpop.errors import CollectiveError, PeerError, PeerLost, PopulationLost, ResultLost
 from graftpop.peer.peer import Peer
 from graftpop.population import Calls, Event, LocalGroup, Population, Round
-from graftpop.population.group import Wanted
+from graftpop.population.group import ResultMode
 from graftpop.settings import Settings
 
 NUM_PEERS = 3
@@ -27,7 +27,7 @@ METHODS: dict[str, Mapping[str, Any]] = {
         "mutual": {"exchange": "snapshots"},
         "graft": {"level": "filter"},
         "population": {"topology": "all", "output": "greedy_soup"},
-        "measures": {"pairs": True},
+        "diagnostics": {"pairs": True},
     },
     "removal": {"attenuation": {"factor": 0.0, "recoverable": False}, "graft": {}, "population": {"topology": "best"}},
 }
@@ -36,10 +36,10 @@ UNTIMED = ("images_per_s", "train_s", "exchange_s")
 
 def settings(method: str = "grafting", **changes: Mapping[str, Any]) -> Settings:
     tree: dict[str, Any] = {
-        "data": {"name": "digits", "limit": 120},
+        "data": {"name": "digits", "max_train_images": 120},
         "model": {"name": "resnet8"},
         "training": {"epochs": 2, "batch_size": 64, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
-        "population": {"num_peers": NUM_PEERS, "max_peer_restarts": 9, "replace_limit_s": 0.5},
+        "population": {"num_peers": NUM_PEERS, "max_peer_restarts": 9, "replace_timeout_s": 0.5},
     }
     for section, values in (*METHODS[method].items(), *changes.items()):
         tree[section] = {**tree.get(section, {}), **values}
@@ -73,7 +73,9 @@ class DyingGroup(LocalGroup):
         self._dead: set[int] = set()
         self.num_calls = 0
 
-    def run(self, method: str, calls: Calls, limit_s: float, *, wanted: Wanted = "value") -> Iterator[tuple[int, Any]]:
+    def run(
+        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+    ) -> Iterator[tuple[int, Any]]:
         if method != "process_id":  # by which is known who is back
             for peer in self._deaths.get(self.num_calls, ()):
                 self._dead.add(peer)
@@ -85,17 +87,17 @@ class DyingGroup(LocalGroup):
             if peer in self._dead:
                 yield peer, PeerLost(f"peer {peer}: died before '{method}'")
             elif any(isinstance(argument, Held) and argument.is_gone for argument in arguments):
-                yield peer, HandleLost(f"peer {peer}: an argument of '{method}' is gone")
+                yield peer, ResultLost(f"peer {peer}: an argument of '{method}' is gone")
             else:
                 able[peer] = tuple(argument.value if isinstance(argument, Held) else argument for argument in arguments)
         if self._meets and method == "train" and len(able) < len(calls):
             for peer in able:
-                yield peer, MeetingBroken(f"peer {peer}: met nobody")
+                yield peer, CollectiveError(f"peer {peer}: met nobody")
             return
-        for peer, result in super().run(method, able, limit_s, wanted=wanted):
-            if wanted == "held":
+        for peer, result in super().run(method, able, timeout_s, wanted=wanted):
+            if wanted == "ref":
                 self._held.append(Held(peer, result))
-            yield peer, self._held[-1] if wanted == "held" else result
+            yield peer, self._held[-1] if wanted == "ref" else result
 
     def restart(self, peers: Collection[int]) -> None:
         back = [peer for peer in peers if peer not in self._never_back]
@@ -132,7 +134,7 @@ def undisturbed(method: str) -> Outcome:
 def assert_equal(got: Outcome, expected: Outcome) -> None:
     assert got.result == expected.result
     for one, other in zip(got.rounds, expected.rounds, strict=True):
-        assert (one.grafts, one.measures) == (other.grafts, other.measures)
+        assert (one.grafts, one.diagnostics) == (other.grafts, other.diagnostics)
         for row, expected_row in zip(one.peers, other.peers, strict=True):
             assert {key: row[key] for key in row.keys() - set(UNTIMED)} == {
                 key: expected_row[key] for key in expected_row.keys() - set(UNTIMED)
@@ -291,7 +293,7 @@ def test_the_reseeded_peer_has_the_bits_that_its_donor_published() -> None:
     ("changes", "epochs"),
     [
         ({}, {0: 1, 1: 1, 2: 1}),  # nobody is left to take weights from
-        ({"graft": {"scion": "noise"}}, {1: 1}),  # peers do not exchange weights here
+        ({"graft": {"source": "noise"}}, {1: 1}),  # peers do not exchange weights here
         ({"population": {"num_peers": 1}, "graft": {}}, {0: 1}),  # one alone
         ({"mutual": {}}, {1: 1}),  # it meets with the others at every batch
     ],

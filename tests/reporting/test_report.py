@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from graftpop.__main__ import app
 from graftpop.reporting import LiveReport
-from graftpop.reporting.configuration import in_words
+from graftpop.reporting.configuration import configuration_sentences
 from graftpop.run.storage import Folder
 from graftpop.run.tables import GRAFTS_SCHEMA, RunFolder
 from graftpop.settings import Settings
@@ -124,17 +124,17 @@ def test_a_mean_of_all_others_has_no_line_and_says_so() -> None:
 
 
 def test_distances_are_drawn_where_they_were_measured() -> None:
-    measures = [
-        {"trial_id": "one", "round": round_, "peer": 0, "other": 1, "measure": measure, "value": value}
+    diagnostics = [
+        {"trial_id": "one", "round": round_, "peer": 0, "other": 1, "diagnostic": measure, "value": value}
         for round_ in (1, 2)
         for measure, value in (("distance", 7.0), ("disagreement", 0.25))
     ]
-    html = page([trial("one")], rounds_of("one"), measures=measures)
+    html = page([trial("one")], rounds_of("one"), diagnostics=diagnostics)
     distance, disagreement = drawings_of(html)["trial/one/distances"]["figure"]["data"]
     assert numbers(distance["y"]).tolist() == [7, 7]
     assert numbers(disagreement["y"]).tolist() == [0.25, 0.25]
-    assert "measures.pairs: true" not in html
-    assert "measures.pairs: true" in page([trial("one")], rounds_of("one"))
+    assert "diagnostics.pairs: true" not in html
+    assert "diagnostics.pairs: true" in page([trial("one")], rounds_of("one"))
 
 
 def test_importances_find_what_mattered() -> None:
@@ -195,12 +195,14 @@ def test_a_configuration_in_words_says_what_alpha_it_leads_to() -> None:
             "graft": {"A": 0.4, "c": 100.0},
         }
     )
-    text = " ".join(in_words(settings, pa.Table.from_pylist([], GRAFTS_SCHEMA)))
+    text = " ".join(configuration_sentences(settings, pa.Table.from_pylist([], GRAFTS_SCHEMA)))
     assert "4 resnet32 networks train side by side for 12 epochs each, in 4 rounds." in text
     assert "keeps it between 0.30 and 0.70" in text
     assert "0.01 nats, moves it to 0.600 or 0.400" in text  # 0.4 / pi * atan(1) + 1/2
     grafts = pa.Table.from_pylist(grafts_of("one"), GRAFTS_SCHEMA)
-    assert "alpha lay between 0.250 and 0.750, at 0.500 in the mean" in " ".join(in_words(settings, grafts))
+    assert "alpha lay between 0.250 and 0.750, at 0.500 in the mean" in " ".join(
+        configuration_sentences(settings, grafts)
+    )
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_a_configuration_in_words_says_what_alpha_it_leads_to() -> None:
         ({"population": {"num_peers": 2}}, "They exchange no weights."),
         ({"graft": {"alpha": 0.5}}, "Alpha is 0.5: it is the average of both."),
         ({"graft": {"alpha": 0.25}}, "it keeps 25% of itself"),
-        ({"graft": {"scion": "noise"}}, "invalid filters get noise"),
+        ({"graft": {"source": "noise"}}, "invalid filters get noise"),
         ({"graft": {"criterion": "l1"}}, "has the larger norm"),
         ({"graft": {}, "population": {"topology": "all"}}, "the mean of all others"),
         ({"population": {"output": "ensemble"}}, "What counts in the end is their ensemble."),
@@ -219,7 +221,7 @@ def test_a_configuration_in_words_says_what_alpha_it_leads_to() -> None:
 )
 def test_what_a_population_does_is_said(sections: dict[str, Any], said: str) -> None:
     settings = Settings.model_validate({"training": {"epochs": 2}, **sections})
-    assert said in " ".join(in_words(settings, pa.Table.from_pylist([], GRAFTS_SCHEMA)))
+    assert said in " ".join(configuration_sentences(settings, pa.Table.from_pylist([], GRAFTS_SCHEMA)))
 
 
 def write_run(folder: Path, trial_id: str, space: str = SPACE) -> None:

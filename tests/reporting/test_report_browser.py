@@ -24,8 +24,8 @@ def chromium() -> Iterator[Any]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a report with everything that can be in one."""
     trials, rounds = many_trials(16, 5)
-    measures = [
-        {"trial_id": one["trial_id"], "round": round_, "peer": 0, "other": 1, "measure": measure, "value": 0.5}
+    diagnostics = [
+        {"trial_id": one["trial_id"], "round": round_, "peer": 0, "other": 1, "diagnostic": measure, "value": 0.5}
         for one in trials
         for round_ in range(1, 6)
         for measure in ("distance", "disagreement")
@@ -35,7 +35,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
         for event in ("lost", "replaced")
     ]
     grafts = [row for one in trials for row in grafts_of(one["trial_id"], num_rounds=5)]
-    return written(tmp_path_factory.mktemp("report"), page(trials, rounds, grafts, measures=measures, events=events))
+    return written(
+        tmp_path_factory.mktemp("report"), page(trials, rounds, grafts, diagnostics=diagnostics, events=events)
+    )
 
 
 def written(folder: Path, html: str) -> str:

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from graftpop.errors import CheckpointError, PopulationLost
 from graftpop.run.checkpoint_writer import CheckpointWriter
-from graftpop.run.checkpoints import Checkpoints, Facts
+from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
 from graftpop.run.storage import Folder
 
 PEERS = {f"peer-{peer}.safetensors": bytes([peer]) * 100 for peer in range(3)}
 
 
-def facts(round: int, score: float = 0.5) -> Facts:
-    return Facts(
+def facts(round: int, score: float = 0.5) -> CheckpointMetadata:
+    return CheckpointMetadata(
         round=round,
         score=score,
         is_complete=False,
@@ -186,7 +186,7 @@ def test_facts_nested_without_end_make_no_checkpoint(checkpoints: Checkpoints, t
 def test_what_came_after_a_round_can_be_forgotten(checkpoints: Checkpoints) -> None:
     for round in (1, 2, 3):
         write(checkpoints, round, score=1 / round)
-    checkpoints.forget_after(1)
+    checkpoints.remove_after(1)
     assert rounds(checkpoints) == [1]
 
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from graftpop.errors import CheckpointError, StorageError
-from graftpop.run.checkpoints import Checkpoints, Facts
-from graftpop.run.storage import Folder, patiently
+from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
+from graftpop.run.storage import Folder, retry_on_oserror
 from graftpop.run.tables import RunFolder
 
 SCHEMA = pa.schema([("number", pa.int64())])
@@ -136,7 +136,7 @@ def test_a_writing_that_fails_leaves_no_part_of_it(folder: Folder) -> None:
 def test_checkpoints_are_whole_or_none(folder: Folder) -> None:
     checkpoints = Checkpoints(folder)
     for round in (1, 2, 3, 4):
-        facts = Facts(
+        facts = CheckpointMetadata(
             round=round, score=1 / round, is_complete=False, peers=[0], num_restarts={}, summary={}, settings={}
         )
         checkpoints.write(facts, lambda round=round: [("peer-0.safetensors", bytes([round]))])
@@ -156,7 +156,7 @@ def test_a_store_that_is_away_is_waited_for(server: Server, protocol: str) -> No
     folder.write("a", b"one")
     other.stop()
     with pytest.raises(StorageError, match=r"^a table: .*; tried for 2 s; make room or bring the storage back"):
-        patiently(lambda: folder.write("a", b"two"), "a table", limit_s=2)
+        retry_on_oserror(lambda: folder.write("a", b"two"), "a table", timeout_s=2)
     run = RunFolder(other.uri("bucket/away"))
     with pytest.raises(StorageError, match=rf"^{protocol}://.*: cannot be reached: .*; see its address and the cred"):
         run.check_is_run()

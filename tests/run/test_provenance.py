@@ -9,11 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import graftpop
-from graftpop.run.provenance import run_facts, utc_now
+from graftpop.run.provenance import run_provenance, utc_now
 
 
 def test_the_facts_tell_command_seed_versions_and_hardware_and_can_be_written_as_json() -> None:
-    facts = run_facts(["--space", "digits.yaml"], seed=7)
+    facts = run_provenance(["--space", "digits.yaml"], seed=7)
     assert json.loads(json.dumps(facts)) == facts
     assert facts["command"] == ["python", "-m", "graftpop.tune", "--space", "digits.yaml"]
     assert facts["seed"] == 7
@@ -30,7 +30,7 @@ def test_the_facts_tell_command_seed_versions_and_hardware_and_can_be_written_as
 
 
 def test_the_start_is_a_time_of_day_in_utc() -> None:
-    started = datetime.fromisoformat(run_facts([], seed=0)["started"])
+    started = datetime.fromisoformat(run_provenance([], seed=0)["started"])
     assert started.utcoffset() == timedelta(0)
     assert abs(utc_now() - started) < timedelta(minutes=1)
     assert utc_now().tzinfo is UTC
@@ -39,7 +39,7 @@ def test_the_start_is_a_time_of_day_in_utc() -> None:
 def test_the_commit_is_that_of_the_repository_the_package_is_run_from() -> None:
     package = Path(graftpop.__file__).parent
     git = subprocess.run(["git", "-C", str(package), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    facts = run_facts([], seed=0)["git"]
+    facts = run_provenance([], seed=0)["git"]
     if git.returncode:
         assert facts is None
     else:

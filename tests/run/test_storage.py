@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from graftpop.errors import CheckpointError, StorageError
-from graftpop.run.storage import Folder, patiently
+from graftpop.run.storage import Folder, retry_on_oserror
 
 SCHEMA = pa.schema([("number", pa.int64())])
 
@@ -122,7 +122,7 @@ def test_storage_that_is_away_for_a_while_is_waited_for_and_told_once(folder: Fo
     threading.Timer(1.2, away.rename, (folder.location,)).start()
     told: list[str] = []
     start = time.monotonic()
-    patiently(lambda: folder.write("a", b"one"), "the run cannot be written", told.append)
+    retry_on_oserror(lambda: folder.write("a", b"one"), "the run cannot be written", told.append)
     assert 1.0 < time.monotonic() - start < 10
     assert folder.read("a") == b"one"
     (cause,) = told
@@ -136,7 +136,7 @@ def test_storage_that_stays_away_is_an_error_that_says_what_to_do(folder: Folder
         match=r"^a table: .*; tried for 0\.6 s; make room or bring the storage back, "
         r"then go on with --resume$",
     ):
-        patiently(lambda: folder.write("a", b"one"), "a table", limit_s=0.6)
+        retry_on_oserror(lambda: folder.write("a", b"one"), "a table", timeout_s=0.6)
 
 
 def test_what_is_no_fault_of_storage_is_not_tried_again() -> None:
@@ -147,7 +147,7 @@ def test_what_is_no_fault_of_storage_is_not_tried_again() -> None:
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        patiently(act, "a table")
+        retry_on_oserror(act, "a table")
     assert calls == [1]
 
 

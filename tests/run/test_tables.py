@@ -422,7 +422,7 @@ def test_a_text_is_replaced_as_a_whole(run: RunFolder) -> None:
 
 SETTINGS = Settings.model_validate(
     {
-        "data": {"name": "digits", "limit": 100},
+        "data": {"name": "digits", "max_train_images": 100},
         "model": {"name": "resnet8"},
         "training": {"epochs": 1, "batch_size": 32, "lr": 0.05},
     }

@@ -19,7 +19,7 @@ NO_EFFECT = "has no effect where graft.alpha is a number, got "
 
 
 def accepted(text: str) -> bool:
-    return bool(parse_space(yaml.safe_load(text)).settle())
+    return bool(parse_space(yaml.safe_load(text)).resolve())
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_whole_number_cannot_be_searched_among_fractions(key: str, domain: str
     assert message.endswith(" among the searched values; whole numbers are searched by choice, randint or grid")
 
 
-@pytest.mark.parametrize("key", ["measures.density_threshold", "tune.num_samples", "resources.cpus_per_peer"])
+@pytest.mark.parametrize("key", ["diagnostics.density_threshold", "tune.num_samples", "resources.cpus_per_peer"])
 def test_what_a_trial_cannot_change_is_not_searched(key: str) -> None:
     section, name = key.split(".")
     assert refusal(f"{section}: {{{name}: {{choice: [1, 2]}}}}") == (
@@ -276,19 +276,19 @@ def test_a_population_can_only_go_on_with_some_of_its_peers(text: str, reason: s
     ("text", "reason"),
     [
         (
-            "mutual: {exchange: snapshots}\npopulation: {mode: no_wait}",
-            "population.mode: mutual needs all peers after the same round, got no_wait; set population.mode: wait_for_all, or "
+            "mutual: {exchange: snapshots}\npopulation: {mode: async}",
+            "population.mode: mutual needs all peers after the same round, got async; set population.mode: sync, or "
             "leave mutual out",
         ),
         (
-            "measures: {pairs: true}\npopulation: {mode: {choice: [wait_for_all, no_wait]}}",
-            "population.mode: measures.pairs needs all peers after the same round, got no_wait; set population.mode: "
-            "wait_for_all, or leave measures.pairs out",
+            "diagnostics: {pairs: true}\npopulation: {mode: {choice: [sync, async]}}",
+            "population.mode: diagnostics.pairs needs all peers after the same round, got async; set population.mode: "
+            "sync, or leave diagnostics.pairs out",
         ),
         (
             "population: {max_staleness: {choice: [1, 2]}}",
-            "population.max_staleness: has no effect where population.mode is wait_for_all, got {choice: [1, 2]}; set "
-            "population.mode: no_wait, or do not search it",
+            "population.max_staleness: has no effect where population.mode is sync, got {choice: [1, 2]}; set "
+            "population.mode: async, or do not search it",
         ),
     ],
 )
@@ -297,7 +297,7 @@ def test_who_does_not_wait_meets_nobody_after_the_same_round(text: str, reason: 
 
 
 def test_how_long_to_wait_may_be_searched() -> None:
-    assert accepted("population: {mode: {choice: [wait_for_all, no_wait]}, max_staleness: {choice: [0, 4]}}\ngraft: {}")
+    assert accepted("population: {mode: {choice: [sync, async]}, max_staleness: {choice: [0, 4]}}\ngraft: {}")
 
 
 @pytest.mark.parametrize(

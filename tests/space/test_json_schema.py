@@ -39,7 +39,7 @@ WORDS = [
     "cosine",
     "random_pairs",
     "float32",
-    "no_wait",
+    "async",
     "learning_rate",
     "greedy_soup",
     "noise",
@@ -161,7 +161,7 @@ def test_of_a_domain_schema_and_parser_say_the_same(key: str, domain: dict[str, 
     "text",
     [
         "variants: {a: {graft: {}}, b: }",
-        "variants: {a: {data: {limit: 100}}}",
+        "variants: {a: {data: {max_train_images: 100}}}",
         "variants: null",
         "seeds: [0, 1]",
         "{variants: {a: }, baseline: a}",
@@ -210,7 +210,7 @@ def test_comparisons_and_whole_sections_that_can_run_are_valid(text: str) -> Non
         "tune: {num_samples: {choice: [3]}}",
         "graft: {choice: []}",
         "graft: {uniform: [0, 1]}",
-        "data: {limit: {randint: [1, 9]}}",
+        "data: {max_train_images: {randint: [1, 9]}}",
     ],
 )
 def test_comparisons_and_sections_that_no_space_can_have_are_not(text: str) -> None:

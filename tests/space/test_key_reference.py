@@ -21,10 +21,10 @@ CIFAR = ROOT / "search_spaces" / "cifar.yaml"
 def test_the_cifar_space_is_the_papers_recipe() -> None:
     space = load_space(CIFAR)
     for sample in ({}, {"population.num_peers": 8, "graft.A": 0.1}):
-        training = space.settle(sample).training
+        training = space.resolve(sample).training
         assert (training.epochs, training.batch_size, training.lr, training.schedule) == (200, 128, 0.1, "step")
         assert (training.weight_decay, training.momentum) == (5e-4, 0.9)
-    assert space.settle().data.name == "cifar10"
+    assert space.resolve().data.name == "cifar10"
     assert {"population.num_peers", "graft.alpha", "graft.A", "graft.c"} <= space.domains.keys()
 
 

@@ -14,7 +14,7 @@ TEACHER = "distillation.teachers[0]"
 
 
 def accepted(text: str) -> Settings:
-    return parse_space(yaml.safe_load(text)).settle()
+    return parse_space(yaml.safe_load(text)).resolve()
 
 
 # epochs
@@ -95,10 +95,10 @@ def test_the_most_rounds_are_those_of_any_three_values() -> None:
 # grafting
 
 
-@pytest.mark.parametrize("scion", ["internal", "noise"])
-def test_only_external_scions_need_a_second_peer(scion: str) -> None:
-    assert accepted(f"population: {{num_peers: 1}}\ngraft: {{scion: {scion}}}")
-    assert refusal(f"population: {{num_peers: 1}}\ngraft: {{scion: {{choice: [{scion}, external]}}}}").startswith(
+@pytest.mark.parametrize("source", ["internal", "noise"])
+def test_only_external_sources_need_a_second_peer(source: str) -> None:
+    assert accepted(f"population: {{num_peers: 1}}\ngraft: {{source: {source}}}")
+    assert refusal(f"population: {{num_peers: 1}}\ngraft: {{source: {{choice: [{source}, external]}}}}").startswith(
         "population.num_peers: grafting over a ring needs at least 2 peers, got 1"
     )
 
@@ -111,7 +111,7 @@ def test_the_first_exchange_comes_before_the_end() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "needed"),
-    [("level", "filter", "layer"), ("criterion", "l1", "entropy"), ("scion", "noise", "external")],
+    [("level", "filter", "layer"), ("criterion", "l1", "entropy"), ("source", "noise", "external")],
 )
 def test_the_released_code_knows_one_kind_of_grafting(key: str, value: str, needed: str) -> None:
     assert refusal(f"graft: {{compat: released_code, {key}: {value}}}") == (
@@ -120,13 +120,13 @@ def test_the_released_code_knows_one_kind_of_grafting(key: str, value: str, need
     assert accepted(f"graft: {{compat: released_code, {key}: {needed}}}")
 
 
-@pytest.mark.parametrize("scion", ["noise", "{choice: [noise, internal]}"])
-def test_searching_the_curve_of_alpha_without_another_peers_weights_is_refused(scion: str) -> None:
-    assert refusal(f"graft: {{scion: {scion}, c: {{uniform: [0.1, 1.0]}}}}") == (
-        "graft.c: has no effect where graft.scion is internal or noise, got {uniform: [0.1, 1.0]}; set graft.scion: "
+@pytest.mark.parametrize("source", ["noise", "{choice: [noise, internal]}"])
+def test_searching_the_curve_of_alpha_without_another_peers_weights_is_refused(source: str) -> None:
+    assert refusal(f"graft: {{source: {source}, c: {{uniform: [0.1, 1.0]}}}}") == (
+        "graft.c: has no effect where graft.source is internal or noise, got {uniform: [0.1, 1.0]}; set graft.source: "
         "external, or do not search it"
     )
-    assert accepted(f"graft: {{scion: {scion}, alpha: 0.5, A: 0.1}}")
+    assert accepted(f"graft: {{source: {source}, alpha: 0.5, A: 0.1}}")
 
 
 # teachers
@@ -236,7 +236,7 @@ def test_other_methods_go_together(text: str) -> None:
 @pytest.mark.parametrize("section", ["data", "distillation", "mutual", "repr", "attenuation", "swa"])
 def test_the_sections_of_the_methods_and_the_data_can_be_searched(section: str) -> None:
     keys: dict[str, tuple[str, Any]] = {
-        "data": ("limit", {"choice": [100, 200]}),
+        "data": ("max_train_images", {"choice": [100, 200]}),
         "distillation": ("temperature", {"uniform": [1.0, 4.0]}),
         "mutual": ("exchange", {"choice": ["logits", "snapshots"]}),
         "repr": ("rate", {"uniform": [0.1, 0.5]}),

@@ -54,7 +54,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
             "0.1": f"{NUMBER} '0.1'; '0.1' is text in YAML, write 0.1",
         },
     ),
-    "data.limit": ([None, 1, 10**9], {0: "must be greater than or equal to 1, got 0", 2.0: WHOLE}),
+    "data.max_train_images": ([None, 1, 10**9], {0: "must be greater than or equal to 1, got 0", 2.0: WHOLE}),
     "data.label": ([None, "fine_label"], {0: "must be a valid string, got 0"}),
     "data.image_size": (
         [None, 1, 4096],
@@ -120,11 +120,11 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         ["best_peer", "ensemble", "uniform_soup", "greedy_soup"],
         {"best": "must be 'best_peer', 'ensemble', 'uniform_soup' or 'greedy_soup', got 'best'"},
     ),
-    "population.mode": (["wait_for_all", "no_wait"], {"nowait": "must be 'wait_for_all' or 'no_wait', got 'nowait'"}),
+    "population.mode": (["sync", "async"], {"nowait": "must be 'sync' or 'async', got 'nowait'"}),
     "population.max_staleness": ([0, 2, 100], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
     "population.deadline_factor": ([1.1, 1000], {1: "must be greater than 1, got 1", math.inf: "must be a finite"}),
     "population.max_peer_restarts": ([0, 100], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
-    "population.replace_limit_s": ([0.1, 10**6], {0: "must be greater than 0, got 0", math.inf: "must be a finite"}),
+    "population.replace_timeout_s": ([0.1, 10**6], {0: "must be greater than 0, got 0", math.inf: "must be a finite"}),
     "population.min_peers": ([1, 2, None], {0: "must be greater than or equal to 1", 1.5: WHOLE}),
     "population.peers_per_actor": (
         ["auto", 1, 8],
@@ -134,8 +134,8 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
             "all": "must be a valid integer or 'auto', got 'all'",
         },
     ),
-    "population.round_limit_s": ([0.1, 10**6], {0: "must be greater than 0, got 0", math.inf: "must be a finite"}),
-    "graft.scion": (
+    "population.round_timeout_s": ([0.1, 10**6], {0: "must be greater than 0, got 0", math.inf: "must be a finite"}),
+    "graft.source": (
         ["external", "internal", "noise"],
         {"intern": "must be 'external', 'internal' or 'noise', got 'intern'; did you mean 'internal'?"},
     ),
@@ -203,10 +203,10 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "attenuation.remove": ([True, False], {None: "must be a valid boolean, got null"}),
     "swa.start": ([0, 0.999], {1: "must be less than 1, got 1", -0.1: "must be greater than or equal to 0, got -0.1"}),
     "swa.lr": ([None, 1e-9, 1], {0: "must be greater than 0, got 0", "1e-3": "'1e-3' is text in YAML, write 0.001"}),
-    "measures.thresholds": ([[], [0.1, 1]], {0.1: "must be a valid list, got 0.1"}),
-    "measures.density_of": ([None, "run/best"], {1: "must be a valid string, got 1"}),
-    "measures.density_threshold": ([1e-9, 10], {0: "must be greater than 0, got 0"}),
-    "measures.pairs": ([True, False], {1: "must be a valid boolean, got 1"}),
+    "diagnostics.thresholds": ([[], [0.1, 1]], {0.1: "must be a valid list, got 0.1"}),
+    "diagnostics.density_of": ([None, "run/best"], {1: "must be a valid string, got 1"}),
+    "diagnostics.density_threshold": ([1e-9, 10], {0: "must be greater than 0, got 0"}),
+    "diagnostics.pairs": ([True, False], {1: "must be a valid boolean, got 1"}),
     "tune.metric": (["val_accuracy"], {"accuracy": "must be 'val_accuracy', got 'accuracy'; did you mean"}),
     "tune.mode": (["max"], {"min": "must be 'max', got 'min'"}),
     "tune.num_samples": ([None, 1], {0: "must be greater than or equal to 1, got 0"}),
@@ -216,8 +216,8 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     ),
     "tune.max_failures": ([0, 100], {-1: "must be greater than or equal to 0, got -1", 0.5: WHOLE}),
     "tune.scheduler": (["none", "asha"], {"ahsa": "must be 'none', 'asha' or 'pbt', got 'ahsa'; did you mean 'asha'?"}),
-    "tune.log": ([[], ["wandb", "mlflow", "comet", "aim"]], {"mlflow": "must be a valid list, got 'mlflow'"}),
-    "tune.storage": ([None, "study.log", "sqlite:///study.db"], {1: "must be a valid string, got 1"}),
+    "tune.trackers": ([[], ["wandb", "mlflow", "comet", "aim"]], {"mlflow": "must be a valid list, got 'mlflow'"}),
+    "tune.optuna_storage": ([None, "study.log", "sqlite:///study.db"], {1: "must be a valid string, got 1"}),
     "resources.cpus_per_peer": (
         ["auto", 0.1, 8],
         {0: "must be greater than 0 or 'auto', got 0", "all": f"{AUTO_NUMBER} 'all'", math.inf: "must be a finite"},
@@ -240,7 +240,7 @@ def test_every_key_is_covered_here() -> None:
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, (accepted, _) in KEYS.items() for value in accepted])
 def test_values_within_the_range_are_kept_as_they_are(key: str, value: Any) -> None:
-    settings: Any = parse_space(tree_with(key, value)).settle()
+    settings: Any = parse_space(tree_with(key, value)).resolve()
     for name in key.split("."):
         settings = getattr(settings, name)
     assert settings == ([TeacherSettings(**teacher) for teacher in value] if key.endswith("teachers") else value)
@@ -279,13 +279,13 @@ def test_a_section_that_is_no_map_is_refused(section: str, value: Any) -> None:
 
 @pytest.mark.parametrize("section", METHODS)
 def test_a_method_is_off_where_its_section_is_null_or_absent(section: str) -> None:
-    assert getattr(parse_space({section: None}).settle(), section) is None
-    assert getattr(parse_space({}).settle(), section) is None
+    assert getattr(parse_space({section: None}).resolve(), section) is None
+    assert getattr(parse_space({}).resolve(), section) is None
 
 
 def test_without_a_section_graft_there_is_no_grafting_and_an_empty_one_means_the_published_values() -> None:
     assert Settings().graft is None
-    graft = parse_space({"graft": {}}).settle().graft
+    graft = parse_space({"graft": {}}).resolve().graft
     assert graft is not None
     assert (graft.alpha, graft.A, graft.c, graft.num_bins) == ("adaptive", 0.4, 500.0, 10)
 
@@ -298,7 +298,7 @@ def test_settings_cannot_be_changed() -> None:
 @given(st.integers(1, 500), st.data())
 def test_rounds_are_just_enough_for_all_epochs(epochs: int, data: st.DataObject) -> None:
     per_round = data.draw(st.integers(1, epochs))
-    settings = parse_space({"training": {"epochs": epochs}, "population": {"epochs_per_round": per_round}}).settle()
+    settings = parse_space({"training": {"epochs": epochs}, "population": {"epochs_per_round": per_round}}).resolve()
     assert (settings.num_rounds - 1) * per_round < epochs <= settings.num_rounds * per_round
 
 

@@ -21,7 +21,7 @@ from graftpop.space.yaml_tree import known_keys, put
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 AT_THE_TOP = (
     "name, seed, data, model, training, population, graft, distillation, mutual, repr, attenuation, swa, "
-    "measures, tune, resources, variants, seeds, baseline, published"
+    "diagnostics, tune, resources, variants, seeds, baseline, published"
 )
 SECTIONS = [key for key in Settings.model_fields if key not in ("name", "seed")]
 
@@ -50,7 +50,7 @@ def loaded(file: Path, text: str, *overrides: str) -> Space:
 
 def test_an_empty_file_is_the_defaults(space_file: Path) -> None:
     space = loaded(space_file, "# nothing\n")
-    assert space.settle() == Settings()
+    assert space.resolve() == Settings()
     assert not space.domains
 
 
@@ -154,7 +154,7 @@ def test_what_is_refused_in_a_file_is_refused_in_an_option(space_file: Path, tex
 
 
 def test_a_date_is_text(space_file: Path) -> None:
-    assert loaded(space_file, "name: 2026-11-21").settle().name == "2026-11-21"
+    assert loaded(space_file, "name: 2026-11-21").resolve().name == "2026-11-21"
 
 
 def test_a_file_that_cannot_be_read_is_named_with_what_to_give_instead(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_file_that_cannot_be_read_is_named_with_what_to_give_instead(tmp_path:
         ),
         ("distillation: {teachers: []}", "distillation.teachers: must be a list of 1 or more, got []"),
         ("distillation: {}", "distillation.teachers: must be given, got nothing"),
-        ("measures: {thresholds: [0.1, 0]}", "measures.thresholds[1]: must be greater than 0, got 0"),
+        ("diagnostics: {thresholds: [0.1, 0]}", "diagnostics.thresholds[1]: must be greater than 0, got 0"),
         (
             "graft: {choice: [null, {A: 7}]}",
             "graft.A: must be less than or equal to 1, got 7 among the searched values",
@@ -239,20 +239,20 @@ def test_a_mistake_is_one_line_with_file_key_rule_value_and_the_nearest_choice(
 
 def test_a_relative_folder_of_the_data_becomes_absolute_since_peers_run_elsewhere(space_file: Path) -> None:
     space = loaded(space_file, "data: {name: folder, root: images/mine}")
-    assert space.settle().data.root == str(Path.cwd() / "images/mine")
-    assert loaded(space_file, "data: {name: folder, root: ~/mine}").settle().data.root == str(Path.home() / "mine")
+    assert space.resolve().data.root == str(Path.cwd() / "images/mine")
+    assert loaded(space_file, "data: {name: folder, root: ~/mine}").resolve().data.root == str(Path.home() / "mine")
 
 
 def test_every_relative_path_becomes_absolute_searched_ones_too(space_file: Path) -> None:
     space = loaded(
         space_file,
-        "data: {name: folder, root: {choice: [one, /two]}}\nmeasures: {density_of: run/best}\n"
+        "data: {name: folder, root: {choice: [one, /two]}}\ndiagnostics: {density_of: run/best}\n"
         "distillation: {teachers: [{checkpoint: best}]}",
     )
     here = Path.cwd()
     assert space.domains["data.root"].values == (str(here / "one"), "/two")
-    settings = space.settle()
-    assert settings.measures.density_of == str(here / "run/best")
+    settings = space.resolve()
+    assert settings.diagnostics.density_of == str(here / "run/best")
     assert settings.distillation is not None
     assert settings.distillation.teachers[0].checkpoint == str(here / "best")
 
@@ -263,8 +263,8 @@ def test_every_relative_path_becomes_absolute_searched_ones_too(space_file: Path
 def test_options_go_over_the_file_and_later_ones_over_earlier_ones(space_file: Path) -> None:
     text = "training: {epochs: 3, lr: 0.5}\npopulation: {num_peers: {choice: [2, 3]}}"
     space = loaded(space_file, text, "training.epochs=4", "training.epochs=5", "population.num_peers=6")
-    assert (space.settle().training.epochs, space.settle().training.lr) == (5, 0.5)
-    assert space.settle().population.num_peers == 6
+    assert (space.resolve().training.epochs, space.resolve().training.lr) == (5, 0.5)
+    assert space.resolve().population.num_peers == 6
     assert not space.domains
 
 
@@ -277,20 +277,20 @@ def test_an_option_can_set_a_domain_a_section_and_a_section_the_file_lacks(space
         "graft.alpha=0.25",
     )
     assert space.domains == {"population.num_peers": Domain("choice", (2, 3))}
-    assert (space.settle().training.epochs, space.settle().training.lr) == (3, 0.1)
-    graft = space.settle().graft
+    assert (space.resolve().training.epochs, space.resolve().training.lr) == (3, 0.1)
+    graft = space.resolve().graft
     assert graft is not None
     assert graft.alpha == 0.25
 
 
 def test_an_option_turns_grafting_off_and_with_it_the_domains_of_the_section(space_file: Path) -> None:
     space = loaded(space_file, "graft: {A: {uniform: [0.0, 1.0]}}", "graft=null", "population.num_peers=1")
-    assert space.settle().graft is None
+    assert space.resolve().graft is None
     assert not space.domains
 
 
 def test_an_option_mends_what_the_file_has_wrong(space_file: Path) -> None:
-    assert loaded(space_file, "training: {epochs: 0}", "training.epochs=5").settle().training.epochs == 5
+    assert loaded(space_file, "training: {epochs: 0}", "training.epochs=5").resolve().training.epochs == 5
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_a_written_space_reads_back_as_the_same_space(tree: dict[str, Any], seed
     assert again == space
     rng = random.Random(seed)
     for sample in ({}, space.sample(rng), space.sample(rng)):
-        assert again.settle(sample) == space.settle(sample)
+        assert again.resolve(sample) == space.resolve(sample)
     assert again.to_yaml() == space.to_yaml()
 
 
@@ -416,7 +416,7 @@ def test_an_unknown_key_always_fails(section: str, name: Any, value: Any) -> Non
     assume(name not in names)
     with pytest.raises(
         SpaceError,
-        match=r"unknown key '.*'; choose from (name|epochs|num_peers|scion|teachers|"
+        match=r"unknown key '.*'; choose from (name|epochs|num_peers|source|teachers|"
         r"exchange|S1|factor|start|thresholds|metric|cpus)",
     ):
         parse_space({section: {name: value}} if section else {name: value})
@@ -436,7 +436,7 @@ def test_settling_changes_neither_the_space_nor_what_was_parsed() -> None:
     before = repr(tree)
     space = parse_space(tree)
     written = space.to_yaml()
-    settings = space.settle({"population.num_peers": 3, "graft.A": 0.25})
+    settings = space.resolve({"population.num_peers": 3, "graft.A": 0.25})
     assert settings.graft is not None
     assert (settings.population.num_peers, settings.graft.A) == (3, 0.25)
     assert repr(tree) == before
@@ -445,8 +445,8 @@ def test_settling_changes_neither_the_space_nor_what_was_parsed() -> None:
 
 def test_a_whole_section_can_be_searched(space_file: Path) -> None:
     space = loaded(space_file, "graft: {choice: [null, {alpha: 0.5}]}\ntune: {search: random}")
-    assert space.settle({"graft": None}).graft is None
-    graft = space.settle({"graft": {"alpha": 0.5}}).graft
+    assert space.resolve({"graft": None}).graft is None
+    graft = space.resolve({"graft": {"alpha": 0.5}}).graft
     assert graft is not None
     assert graft.alpha == 0.5
     assert parse_space(yaml.safe_load(space.to_yaml())) == space
@@ -462,7 +462,7 @@ def test_every_space_that_comes_with_the_project_is_valid_wherever_it_is_sampled
     for _ in range(20):
         sample = space.sample(rng)
         assert sample.keys() == space.domains.keys()
-        find_model(space.settle(sample).model.name)
+        find_model(space.resolve(sample).model.name)
     assert parse_space(yaml.safe_load(space.to_yaml())) == space
 
 

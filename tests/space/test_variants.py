@@ -36,14 +36,14 @@ def test_a_variant_goes_over_the_common_settings_key_by_key() -> None:
           alone: {graft: null, population: {num_peers: 1}}
           long: {training: {epochs: null, total_epochs: 24}, swa: {}}
     """)
-    plain, steep, alone, long = (space.settle({"variant": name}) for name in ("plain", "steep", "alone", "long"))
+    plain, steep, alone, long = (space.resolve({"variant": name}) for name in ("plain", "steep", "alone", "long"))
     assert plain.graft is not None
     assert steep.graft is not None
     assert (plain.graft.A, plain.graft.c, steep.graft.A, steep.graft.c) == (0.2, 10.0, 0.2, 100.0)
     assert (alone.graft, alone.population.num_peers, plain.population.num_peers) == (None, 1, 2)
     assert (long.num_epochs, plain.num_epochs, long.training.lr) == (12, 6, 0.5)
     assert (long.swa is None, plain.swa is None) == (False, True)
-    assert space.settle() == plain
+    assert space.resolve() == plain
 
 
 def test_a_list_in_a_variant_replaces_the_common_one() -> None:
@@ -51,7 +51,7 @@ def test_a_list_in_a_variant_replaces_the_common_one() -> None:
         "distillation: {temperature: 4.0, teachers: [{model: resnet8, epochs: 1}, {checkpoint: best}]}\n"
         + TWO % "{distillation: {teachers: [{model: resnet20, epochs: 2}]}}"
     )
-    plain, other = (space.settle({"variant": name}).distillation for name in ("plain", "other"))
+    plain, other = (space.resolve({"variant": name}).distillation for name in ("plain", "other"))
     assert plain is not None
     assert other is not None
     assert [teacher.model for teacher in plain.teachers] == ["resnet8", None]
@@ -61,7 +61,7 @@ def test_a_list_in_a_variant_replaces_the_common_one() -> None:
 
 def test_what_is_sampled_goes_over_the_variant() -> None:
     space = space_of("graft: {A: {grid: [0.1, 0.9]}}\nseeds: [3, 5]\n" + TWO % "{graft: {c: 7.0}}")
-    settings = space.settle({"variant": "other", "seed": 5, "graft.A": 0.9})
+    settings = space.resolve({"variant": "other", "seed": 5, "graft.A": 0.9})
     assert settings.graft is not None
     assert (settings.seed, settings.graft.A, settings.graft.c) == (5, 0.9, 7.0)
 
@@ -70,7 +70,7 @@ def test_settling_changes_no_variant() -> None:
     space = space_of("graft: {A: {grid: [0.1, 0.9]}}\n" + TWO % "{swa: {start: 0.5}, graft: {c: 7.0}}")
     before = space.to_yaml()
     for name in ("other", "plain"):
-        space.settle({"variant": name, "graft.A": 0.9})
+        space.resolve({"variant": name, "graft.A": 0.9})
     assert space.to_yaml() == before
 
 
@@ -93,7 +93,7 @@ def test_settling_changes_no_variant() -> None:
         (
             "{plain: {grafts: {}}}",
             "variants.plain.grafts: unknown section 'grafts'; choose from data, model, training, "
-            "population, graft, distillation, mutual, repr, attenuation, swa, measures, resources; "
+            "population, graft, distillation, mutual, repr, attenuation, swa, diagnostics, resources; "
             "did you mean 'graft'?",
         ),
         *(
@@ -174,7 +174,7 @@ def test_epochs_of_the_common_part_are_unset_in_a_variant_that_gives_those_of_al
     assert refusal(text % "{training: {total_epochs: 12}}") == (
         f"{OTHER}.training.total_epochs: excludes training.epochs, got 12 beside 12; take one out, or set it to null"
     )
-    assert space_of(text % "{training: {epochs: null, total_epochs: 12}}").settle({"variant": "other"}).num_epochs == 6
+    assert space_of(text % "{training: {epochs: null, total_epochs: 12}}").resolve({"variant": "other"}).num_epochs == 6
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_two_searched_keys_that_do_not_fit_in_the_last_variant_alone_are_found()
 def test_seeds_are_a_grid_of_the_seed() -> None:
     space = space_of("seeds: [4, 0, 9]")
     assert space.domains == {"seed": Domain("grid", (4, 0, 9))}
-    assert space.settle().tune.search == "grid"
-    assert [space.settle({"seed": seed}).seed for seed in (4, 0, 9)] == [4, 0, 9]
+    assert space.resolve().tune.search == "grid"
+    assert [space.resolve({"seed": seed}).seed for seed in (4, 0, 9)] == [4, 0, 9]
     assert space == space_of("seed: {grid: [4, 0, 9]}\ntune: {search: grid}")
 
 
@@ -344,8 +344,8 @@ def test_options_set_the_common_part_the_seeds_and_the_baseline(tmp_path: Path) 
     space = load_space(file, ["seeds=[0, 1]", "baseline=other", "training.epochs=3"])
     assert space.domains["seed"] == Domain("grid", (0, 1))
     assert space.baseline == "other"
-    assert {space.settle({"variant": name}).num_epochs for name in space.variants} == {3}
-    assert load_space(file, ["seeds=[0, 1]", "seed=5"]).settle({"variant": "other"}).seed == 5
+    assert {space.resolve({"variant": name}).num_epochs for name in space.variants} == {3}
+    assert load_space(file, ["seeds=[0, 1]", "seed=5"]).resolve({"variant": "other"}).seed == 5
     with pytest.raises(SpaceError, match=r"^--set baseline=a: baseline: unknown name 'a'; choose from plain, other$"):
         load_space(file, ["baseline=a"])
     with pytest.raises(SpaceError, match=r"^--set tune.scheduler=asha: tune.scheduler: a trial that is stopped"):
@@ -359,8 +359,8 @@ def test_paths_of_variants_become_absolute(tmp_path: Path, monkeypatch: pytest.M
         encoding="utf-8",
     )
     space = load_space("space.yaml")
-    assert space.settle({"variant": "root"}).data.root == str(tmp_path / "mine")
-    distillation = space.settle({"variant": "other"}).distillation
+    assert space.resolve({"variant": "root"}).data.root == str(tmp_path / "mine")
+    distillation = space.resolve({"variant": "other"}).distillation
     assert distillation is not None
     assert distillation.teachers[0].checkpoint == str(tmp_path / "best")
 
@@ -372,7 +372,7 @@ def comparisons(draw: st.DrawFn) -> dict[str, Any]:
         "training": st.fixed_dictionaries({}, optional={"lr": st.floats(1e-9, 10), "epochs": st.integers(100, 300)}),
         "mutual": st.fixed_dictionaries({}, optional={"weight": st.floats(0, 10)}) | st.none(),
         "repr": st.fixed_dictionaries({}, optional={"rate": st.floats(0, 0.9)}) | st.none(),
-        "measures": st.fixed_dictionaries({"thresholds": st.lists(st.floats(1e-6, 9), max_size=3)}),
+        "diagnostics": st.fixed_dictionaries({"thresholds": st.lists(st.floats(1e-6, 9), max_size=3)}),
     }
     names = draw(
         st.lists(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True), min_size=1, max_size=4, unique=True)
@@ -403,18 +403,21 @@ def test_a_written_comparison_reads_back_as_the_same_space(tree: dict[str, Any],
     assert list(again.variants) == list(tree["variants"])
     assert again.baseline == tree.get("baseline", next(iter(tree["variants"])))
     sample = space.sample(random.Random(seed))
-    assert again.settle(sample) == space.settle(sample)
+    assert again.resolve(sample) == space.resolve(sample)
 
 
 @given(comparisons())
 def test_corners_hold_every_variant_with_every_seed_and_data_set(tree: dict[str, Any]) -> None:
     space = parse_space(tree)
-    seen = {(settings.seed, settings.data.name, settings.training.lr, settings.mutual) for settings in space.corners()}
+    seen = {
+        (settings.seed, settings.data.name, settings.training.lr, settings.mutual)
+        for settings in space.boundary_settings()
+    }
     for name in space.variants:
         for seed in tree.get("seeds", [0]):
             for data in ("cifar10", "cifar100") if "data" in tree else ("cifar10",):
                 sample = {"variant": name, "seed": seed} | ({"data.name": data} if "data" in tree else {})
-                settings = space.settle(sample)
+                settings = space.resolve(sample)
                 assert (seed, data, settings.training.lr, settings.mutual) in seen
 
 
@@ -425,7 +428,7 @@ def test_a_key_of_a_variant_can_be_set_anew(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text("training: {epochs: 60}\npopulation: {num_peers: 1}\nvariants: {plain: {}, repr: {repr: {S1: 4}}}")
     space = load_space(file, ["variants.repr.repr.S2=3", "variants.plain.training.lr=0.2"])
-    settled = {name: space.settle({"variant": name}) for name in ("plain", "repr")}
+    settled = {name: space.resolve({"variant": name}) for name in ("plain", "repr")}
     assert settled["repr"].repr is not None
     assert (settled["repr"].repr.S1, settled["repr"].repr.S2, settled["repr"].training.lr) == (4, 3, 0.1)
     assert (settled["plain"].repr, settled["plain"].training.lr) == (None, 0.2)

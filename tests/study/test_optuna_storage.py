@@ -26,7 +26,7 @@ def space_of(storage: str, **changes: Any) -> Space:
         "distillation": {"teachers": {"choice": TEACHERS}},
         "graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"uniform": [0.25, 0.75]}},
     }
-    return parse_space({"tune": {"storage": storage}, **searched, **changes})
+    return parse_space({"tune": {"optuna_storage": storage}, **searched, **changes})
 
 
 def run_folder(folder: Path) -> RunFolder:
@@ -129,7 +129,7 @@ def test_a_study_that_is_gone_on_with_doubles_nothing_and_mends_what_is_behind(t
 def test_what_pbt_changed_is_told_beside_what_the_trial_began_with(tmp_path: Path) -> None:
     wanted = parse_space(
         {
-            "tune": {"storage": "study.log", "search": "random", "scheduler": "pbt"},
+            "tune": {"optuna_storage": "study.log", "search": "random", "scheduler": "pbt"},
             "training": {"lr": {"uniform": [0.01, 0.1]}, "epochs": 3},
         }
     )
@@ -156,9 +156,11 @@ def test_a_storage_that_is_away_is_told_of_and_has_everything_when_it_is_back(
         stored(trials)
         went_on(trials[0], "running", 1, 0.5)
         stored(trials)
-        stored._sideline.ask(lambda: None)  # until it has tried
+        stored._background.call(lambda: None)  # until it has tried
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith(f"tune.storage: cannot be opened, got 'sqlite:///{tmp_path}/away/study.db': ")
+    assert caplog.messages[0].startswith(
+        f"tune.optuna_storage: cannot be opened, got 'sqlite:///{tmp_path}/away/study.db': "
+    )
     assert caplog.messages[0].endswith("; the study goes on")
     (tmp_path / "away").mkdir()
     stored.finish()
@@ -172,14 +174,14 @@ def test_a_database_that_breaks_is_told_of_with_what_it_says_itself(
     stored = OptunaStorage(space_of("sqlite:///study.db"), run_folder(tmp_path), [], {})
     trials = [trial(0)]
     stored(trials)
-    stored._sideline.ask(lambda: None)  # until it has written
+    stored._background.call(lambda: None)  # until it has written
     (tmp_path / "study.db").write_bytes(b"no database" * 1000)
     went_on(trials[0], "running", 1, 0.5)
     with caplog.at_level(logging.WARNING, "graftpop"):
         stored(trials)
         stored.finish()
     assert caplog.messages == [
-        "tune.storage: cannot be written, got 'sqlite:///study.db': (sqlite3.DatabaseError) "
+        "tune.optuna_storage: cannot be written, got 'sqlite:///study.db': (sqlite3.DatabaseError) "
         "file is not a database; the study goes on"
     ]
 
@@ -194,7 +196,9 @@ def test_two_runs_in_one_database_do_not_mix(tmp_path: Path) -> None:
         stored.finish()
     found = optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/all.db")
     assert {summary.study_name: summary.n_trials for summary in found} == {"one": 2, "other": 1}
-    with pytest.raises(SpaceError, match=r"^tune\.storage: has a study 'one' of another run, with 2 trials, got "):
+    with pytest.raises(
+        SpaceError, match=r"^tune\.optuna_storage: has a study 'one' of another run, with 2 trials, got "
+    ):
         check_storage(wanted, namesake)
 
 
@@ -225,7 +229,7 @@ def test_a_storage_that_cannot_be_used_is_refused_in_one_line_without_its_passwo
 ) -> None:
     with pytest.raises(SpaceError) as caught:
         check_storage(space_of(storage), run_folder(tmp_path))
-    assert str(caught.value).startswith(f"tune.storage: {message}")
+    assert str(caught.value).startswith(f"tune.optuna_storage: {message}")
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 

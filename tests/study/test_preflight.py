@@ -42,8 +42,8 @@ def test_the_names_of_every_variant_are_looked_up(text: str, message: str) -> No
     ("text", "message"),
     [
         (
-            "seeds: [0]\ndata: {name: digits, limit: {grid: [100, 10000]}}",
-            "data.limit: must be at most the number of training images",
+            "seeds: [0]\ndata: {name: digits, max_train_images: {grid: [100, 10000]}}",
+            "data.max_train_images: must be at most the number of training images",
         ),
         (
             "data: {name: digits}\n" + TWO % "{model: {name: vgg16}}",
@@ -79,12 +79,12 @@ def test_the_data_and_the_networks_of_every_variant_are_tried(text: str, message
 
 def test_what_every_variant_needs_is_there() -> None:
     text = (
-        "data: {name: digits, limit: {grid: [200, 400]}}\nmodel: {name: {grid: [resnet8, resnet20]}}\n"
+        "data: {name: digits, max_train_images: {grid: [200, 400]}}\nmodel: {name: {grid: [resnet8, resnet20]}}\n"
         "seeds: [0, 1]\n" + TWO % "{distillation: {teachers: [{model: resnet8, epochs: 1}]}, graft: {}}"
     )
     preflight(text)
     tried = {
-        (settings.data.limit, settings.model.name, settings.graft is None)
+        (settings.data.max_train_images, settings.model.name, settings.graft is None)
         for settings in space_of(text).settings_of("data", "model")
     }
     assert tried == {

@@ -92,7 +92,7 @@ def test_every_kind_of_domain_can_be_sampled() -> None:
         search = "grid" if kind == "grid" else "optuna"
         key = ("population", "num_peers") if kind in ("choice", "randint", "grid") else ("training", "lr")
         space = parse_space({"tune": {"search": search}, key[0]: {key[1]: {kind: values[kind]}}})
-        space.settle(make_sampler(space).sample(0))
+        space.resolve(make_sampler(space).sample(0))
 
 
 def test_a_grid_has_every_value_of_every_domain_once() -> None:
@@ -108,7 +108,7 @@ def test_a_grid_has_every_value_of_every_domain_once() -> None:
     assert len(every) == 12
     assert len({tuple(map(str, sample.values())) for sample in every}) == 12
     for sample in every:
-        assert space.settle(sample).population.num_peers == sample["population.num_peers"]
+        assert space.resolve(sample).population.num_peers == sample["population.num_peers"]
 
 
 def test_a_comparison_has_every_variant_with_every_seed_and_every_other_value_once() -> None:
@@ -127,7 +127,7 @@ def test_a_comparison_has_every_variant_with_every_seed_and_every_other_value_on
         for model in ("resnet8", "resnet20")
     }
     for one in every:
-        settings = space.settle(one)
+        settings = space.resolve(one)
         assert (settings.seed, settings.model.name) == (one["seed"], one["model.name"])
         assert (settings.mutual is not None, settings.graft is not None) == (
             one["variant"] == "mutual",
@@ -146,7 +146,7 @@ def test_suggestions_are_configurations_of_the_space_and_come_nearer_to_what_did
     space = parse_space(SEARCHED)
     suggested = samples(space, 40)
     for sample in suggested:
-        settings = space.settle(sample)
+        settings = space.resolve(sample)
         assert 2 <= settings.population.num_peers <= 4
         assert settings.graft is not None
         assert 0.25 <= settings.graft.A <= 0.75

@@ -7,8 +7,8 @@ import torch
 from network_makers import few_digits, learner
 from torch import Tensor, nn
 
-from graftpop.hooks.hook import Rule
-from graftpop.training.filters import SiteFilters, filters_of
+from graftpop.hooks.hook import Hook
+from graftpop.training.filters import SiteFilters, site_filters
 from graftpop.training.learner import Learner
 from graftpop.training.sites import find_sites
 
@@ -42,10 +42,10 @@ def three_sites(seed: int = 0) -> nn.Module:
 def three_site_learner(network: int = 0, *, peer: int = 0, epochs: int = 4) -> tuple[Learner, list[SiteFilters]]:
     """Return a learner with batches of 60 images, three an epoch, and its filters."""
     one = learner(three_sites(network), peer=peer, epochs=epochs, batch_size=60)
-    return one, filters_of(one, find_sites(one.network, (3, 8, 8), "three sites"))
+    return one, site_filters(one, find_sites(one.network, (3, 8, 8), "three sites"))
 
 
-def train(one: Learner, rule: Rule, until: int) -> None:
+def train(one: Learner, rule: Hook, until: int) -> None:
     """Train as a peer does, the rule before every epoch but the first, until so many epochs are done."""
     while one.epoch < until:
         if one.epoch > 0:

@@ -18,7 +18,7 @@ def digits() -> Splits:
 
 @cache
 def _digits(limit: int | None) -> Splits:
-    return load_splits(DataSettings(name="digits", limit=limit), seed=0)
+    return load_splits(DataSettings(name="digits", max_train_images=limit), seed=0)
 
 
 def few_digits() -> Splits:

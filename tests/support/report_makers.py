@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from graftpop.reporting.run_page import Tables, report_html
-from graftpop.run.tables import EVENTS_SCHEMA, GRAFTS_SCHEMA, MEASURES_SCHEMA, ROUNDS_SCHEMA
+from graftpop.run.tables import DIAGNOSTICS_SCHEMA, EVENTS_SCHEMA, GRAFTS_SCHEMA, ROUNDS_SCHEMA
 
 SPACE = """
 name: made-up
@@ -99,7 +99,7 @@ def page(
     rounds: Sequence[Mapping[str, Any]] = (),
     grafts: Sequence[Mapping[str, Any]] = (),
     *,
-    measures: Sequence[Mapping[str, Any]] = (),
+    diagnostics: Sequence[Mapping[str, Any]] = (),
     events: Sequence[Mapping[str, Any]] = (),
     space: str = SPACE,
 ) -> str:
@@ -113,7 +113,7 @@ def page(
                     (trials, _schema(trials, list(columns))),
                     (rounds, ROUNDS_SCHEMA),
                     (grafts, GRAFTS_SCHEMA),
-                    (measures, MEASURES_SCHEMA),
+                    (diagnostics, DIAGNOSTICS_SCHEMA),
                     (events, EVENTS_SCHEMA),
                 )
             )

@@ -8,8 +8,8 @@ from typing import Any
 
 from graftpop.peer.peer import Peer
 from graftpop.population import LocalGroup, Population
-from graftpop.run.checkpoints import Checkpoints, Facts
-from graftpop.run.provenance import run_facts
+from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
+from graftpop.run.provenance import run_provenance
 from graftpop.run.tables import RunFolder
 from graftpop.settings import Settings
 
@@ -19,7 +19,7 @@ TRIAL = "00000"
 def small_settings(**sections: Mapping[str, Any]) -> Settings:
     """Return three small peers that train for two rounds on 200 digits, changed as told."""
     whole: dict[str, Mapping[str, Any]] = {
-        "data": {"name": "digits", "limit": 200},
+        "data": {"name": "digits", "max_train_images": 200},
         "model": {"name": "resnet8"},
         "training": {"epochs": 2, "batch_size": 64, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
         "population": {"num_peers": 3},
@@ -52,11 +52,11 @@ def write_run(folder: Path, settings: Settings, files: Mapping[str, bytes], summ
     run = RunFolder(str(folder))
     run.create()
     run.write_text("space.yaml", f"name: {settings.name}\n")
-    run.write_text("run.json", json.dumps(run_facts([], settings.seed)))
+    run.write_text("run.json", json.dumps(run_provenance([], settings.seed)))
     is_complete = summary["round"] == settings.num_rounds
     peers = list(range(settings.population.num_peers))
     Checkpoints(run.of_trials("checkpoints") / TRIAL).write(
-        Facts(
+        CheckpointMetadata(
             round=summary["round"],
             score=summary["val_accuracy"],
             is_complete=is_complete,

@@ -5,7 +5,7 @@ import torch
 from network_makers import few_digits, learner, same_bits, seeded_network
 from torch import Tensor, nn
 
-from graftpop.training.filters import SiteFilters, filters_of, hold_dropped
+from graftpop.training.filters import SiteFilters, mask_dropped, site_filters
 from graftpop.training.learner import Learner
 from graftpop.training.sites import find_sites
 
@@ -36,7 +36,7 @@ def trained(num_epochs: int = 1) -> tuple[Learner, list[SiteFilters]]:
     one = learner(two_sites(), batch_size=60)
     for _ in range(num_epochs):
         one.train_epoch()
-    return one, filters_of(one, find_sites(one.network, (3, 8, 8), "network"))
+    return one, site_filters(one, find_sites(one.network, (3, 8, 8), "network"))
 
 
 def entries(one: Learner) -> dict[str, Tensor]:
@@ -147,7 +147,7 @@ def test_what_is_dropped_and_held_stays_zero_and_the_rest_trains() -> None:
     one, filters = trained()
     for site in filters:
         site.drop_(SOME)
-    hold_dropped(one, filters, [SOME, SOME])
+    mask_dropped(one, filters, [SOME, SOME])
     before = entries(one)
     for _ in range(2):
         one.train_epoch()
@@ -156,7 +156,7 @@ def test_what_is_dropped_and_held_stays_zero_and_the_rest_trains() -> None:
         for name in names(site, statistics=False):
             assert not after[name][SOME].any(), name
             assert (after[name][kept] != before[name][kept]).any(), name
-    hold_dropped(one, filters, [SOME[:0], SOME[:0]])
+    mask_dropped(one, filters, [SOME[:0], SOME[:0]])
     one.train_epoch()
     assert one.state["1.bias"][SOME].all()  # let go
 
@@ -165,7 +165,7 @@ def test_only_sites_with_dropped_filters_are_held() -> None:
     one, filters = trained()
     for site in filters:
         site.drop_(SOME)
-    hold_dropped(one, filters, [SOME, SOME[:0]])
+    mask_dropped(one, filters, [SOME, SOME[:0]])
     one.train_epoch()
     assert not filters[0].shift[SOME].any()
     assert filters[1].shift[SOME].all()
@@ -173,6 +173,6 @@ def test_only_sites_with_dropped_filters_are_held() -> None:
 
 def test_filters_of_a_residual_network_are_found_with_their_norms() -> None:
     one = learner(seeded_network("resnet8"))
-    filters = filters_of(one, find_sites(one.network, (3, 8, 8), "resnet8"))
+    filters = site_filters(one, find_sites(one.network, (3, 8, 8), "resnet8"))
     assert sum(site.num_filters for site in filters) == 16 * 3 + 32 * 2 + 64 * 2
     assert all(site.scale is not None and len(site.scale) == site.num_filters for site in filters)

@@ -369,7 +369,7 @@ def test_what_is_held_at_zero_stays_zero_and_the_rest_trains_as_without() -> Non
         each.state_dict()["1.bias"].fill_(0.1)  # or no gradient would reach a channel of zeros through the ReLU
         for name, mask in masks.items():
             each.state_dict()[name].mul_(mask)
-    one.hold(masks)
+    one.mask_gradients(masks)
     optimizer = plain_sgd(network)
     for epoch in range(2):
         one.train_epoch()
@@ -393,8 +393,8 @@ def test_what_is_held_at_zero_stays_zero_and_the_rest_trains_as_without() -> Non
 
 def test_what_is_held_next_replaces_what_was_held_before() -> None:
     one, free = learner(seeded_small_net()), learner(seeded_small_net())
-    one.hold({"0.weight": torch.zeros(16, 1, 1, 1)})
-    one.hold({"6.bias": torch.zeros(10)})
+    one.mask_gradients({"0.weight": torch.zeros(16, 1, 1, 1)})
+    one.mask_gradients({"6.bias": torch.zeros(10)})
     before = copied(one.network.state_dict())
     one.train_epoch()
     after = one.network.state_dict()
@@ -403,8 +403,8 @@ def test_what_is_held_next_replaces_what_was_held_before() -> None:
     assert momentum is not None
     assert momentum.abs().max() < 0.01 * before["6.bias"].abs().max()  # weight decay alone
     one, before = learner(seeded_small_net()), {}
-    one.hold({"6.bias": torch.zeros(10)})
-    one.hold(before)
+    one.mask_gradients({"6.bias": torch.zeros(10)})
+    one.mask_gradients(before)
     one.train_epoch()
     free.train_epoch()
     assert same_bits(one.state_dict(), free.state_dict())
@@ -421,7 +421,7 @@ def test_what_is_held_may_stand_beside_what_has_no_gradient() -> None:
 
     one = learner(Unused())
     one.state["used.0.weight"].zero_()
-    one.hold({"unused.weight": torch.zeros(4, 1, 1, 1), "used.0.weight": torch.zeros(16, 1, 1, 1)})
+    one.mask_gradients({"unused.weight": torch.zeros(4, 1, 1, 1), "used.0.weight": torch.zeros(16, 1, 1, 1)})
     one.train_epoch()
     assert not one.state["used.0.weight"].any()
     assert one.state["used.6.bias"].any()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from graftpop.ops.measures import density, disagreement, distance, network_information
+from graftpop.ops.diagnostics import density, disagreement, distance, network_information
 
 filters = st.tuples(st.integers(-64, 64), st.integers(-64, 64), st.booleans())
 layers = st.lists(st.lists(filters, min_size=1, max_size=5), min_size=1, max_size=4)
