@@ -1,7 +1,15 @@
-# What takes too long for every change.
+# Long tests and measurements, too slow for every change.
 
-.PHONY: nodes chaos
+.PHONY: nodes chaos mutants coverage lowest
 nodes:  ## studies on a cluster of several nodes, some of which die; about five minutes on 2 cores
-	python -m pytest -m nodes
+	python -m pytest -n 0 -m nodes
 chaos:  ## kill peers, trials, drivers and nodes a hundred times; about an hour and a half on 2 cores
-	python -m pytest -m chaos -s
+	python -m pytest -n 0 -m chaos -s
+mutants:  ## change the code in small ways, one at a time; the unit tests must notice
+	python tests/mutants/run.py
+coverage:  ## lines and branches that the unit tests reach
+	python -m pytest -m "not ray" --cov=graftpop --cov-branch --cov-report=term:skip-covered
+lowest:  ## the unit tests with the lowest supported version of every dependency, in build/lowest
+	python -m venv build/lowest
+	build/lowest/bin/pip install -c constraints-lowest.txt . pytest pytest-timeout pytest-xdist hypothesis duckdb jsonschema
+	build/lowest/bin/python -m pytest -m "not ray"
