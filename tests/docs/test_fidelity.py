@@ -45,7 +45,7 @@ def test_a_test_that_the_document_names_exists(path: str, name: str) -> None:
 
 def test_every_mention_of_a_test_is_one_of_these() -> None:
     assert DOCUMENT.count("tests/") == len(re.findall(r"`tests/[\w/]+\.py::\w+`", DOCUMENT)) + len(
-        re.findall(r"`tests/references\.py`", DOCUMENT)
+        re.findall(r"`tests/support/references\.py`", DOCUMENT)
     )
     assert len(NAMED_TESTS) > 40
 

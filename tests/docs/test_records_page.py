@@ -69,8 +69,8 @@ ANSWERS: dict[str, list[tuple[Any, ...]]] = {
     "How good is each trial after equal training?": [("00000", 0.21), ("00002", 0.13)],
     "Which layers took most from donors?": [("conv1", 0.5), ("layer1.<conv>", 0.5)],
     "How many filters are invalid, before and after each exchange?": [(1, 12, 4), (2, 12, 4)],
-    "Who was restarted, how often, and how long did it take?": [("00002", 1, 2, 7.0), ("00002", 0, 1, 2.0)],
-    "How far do the seeds of a comparison lie apart?": [("b", 1, 0.8, None), ("a", 2, 0.6, 0.02**0.5)],
+    "Which peers were restarted, how often, and how long did it take?": [("00002", 1, 2, 7.0), ("00002", 0, 1, 2.0)],
+    "How much do the seeds of a comparison vary?": [("b", 1, 0.8, None), ("a", 2, 0.6, 0.02**0.5)],
     "Which of several runs is the best?": [("runs/second/trials.parquet", "00003", 0.95)],
 }
 COLUMNS = {"Which trial is the best?": ["trial_id", "status", "val_accuracy", "test_accuracy"]}
