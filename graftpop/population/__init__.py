@@ -1,6 +1,7 @@
-"""One population: rounds of training and exchange over a group of peers, some of which may be lost on the way.
+"""One population: rounds of training and exchange over a group of peers, with recovery from losses.
 
-Knows neither Ray nor files. Imports go `population` -> `recovery`, `own_pace` -> `roster` -> `group`, `round`.
+This folder knows neither Ray nor files. Imports go `population` -> `recovery`, `async_rounds` -> `roster` -> `group`,
+`round`.
 """
 
 from graftpop.population.group import Calls, Group, LocalGroup

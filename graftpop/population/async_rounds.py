@@ -1,11 +1,10 @@
-"""Rounds of peers that do not wait for each other: each grafts its donor's newest snapshot, and goes on.
+"""Asynchronous rounds: each peer grafts its donor's newest snapshot and continues without waiting.
 
-Of two peers that take part none is more than `max_staleness` rounds ahead when it grafts: who is waits for the other,
-whether it takes weights from it or not. So the age of what is grafted is bounded, and so is what has to be kept. With
-a `max_staleness` of 0 all comes out as if they waited for each other.
+A peer more than `max_staleness` rounds ahead of the slowest waits before grafting. This bounds the age of grafted
+snapshots and the results to keep. With `max_staleness: 0` the results equal those of synchronous rounds.
 
-Who was newest depends on how fast peers were: unlike a population whose peers wait, this one is not repeated to the
-bit. A peer that is lost comes back as it was at the end of its last round, while the others go on.
+The newest snapshot depends on the speed of the peers, so a run cannot be repeated to the bit. A lost peer restarts from
+the end of its last round while the others continue.
 """
 
 import random
@@ -26,7 +25,7 @@ __all__ = ["AsyncRounds", "PeerRound"]
 
 
 class PeerCall(NamedTuple):
-    """What a peer is asked for."""
+    """One call of a peer's method."""
 
     method: str
     arguments: tuple[Any, ...] = ()
@@ -34,14 +33,14 @@ class PeerCall(NamedTuple):
 
 
 WAIT = None
-"""In place of an Ask: nothing, until another peer has come further."""
+"""In place of a PeerCall: nothing to call until another peer makes progress."""
 
 PeerProgram = Generator[PeerCall | None, Any, None]
-"""What is asked of one peer, one after the other; each answer is sent in."""
+"""The calls of one peer, one after the other; each result is sent in."""
 
 
 class Published(NamedTuple):
-    """A snapshot that others may take."""
+    """A snapshot that other peers may graft."""
 
     round: int
     handle: Any
@@ -50,7 +49,7 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True)
 class PeerRound:
-    """What one peer left of one round: its row, the columns of its exchange, and a handle of its state."""
+    """One peer's results of one round: its row, the columns of its exchange, and a handle of its state."""
 
     row: Row
     grafts: Mapping[str, list[Any]]
@@ -58,20 +57,20 @@ class PeerRound:
 
 
 class AsyncRounds:
-    """Peers on their courses through all rounds.
+    """The programs of all peers.
 
     Args:
         group: the peers.
-        roster: who takes part.
-        deadlines: how long what they are asked for may take.
+        roster: the peers that take part.
+        deadlines: timeouts of calls.
         settings: of the population.
-        states: a handle of each peer's state after the rounds that are done; the peers hold it already.
-        round: how many those are.
-        teachers: what new peers have to be taught with.
-        on_event: called with what happens besides.
+        states: a handle of each peer's state after the completed rounds, which the peers already have.
+        round: number of completed rounds.
+        teachers: handles of the teachers that a restarted peer gets.
+        on_event: called with each event.
     """
 
-    def __init__(
+    def __init__(  # the parts of the population that this mode replaces
         self,
         group: Group,
         roster: Roster,
@@ -84,66 +83,68 @@ class AsyncRounds:
     ) -> None:
         self._group, self._roster, self._deadlines, self._settings = group, roster, deadlines, settings
         self._states, self._teachers, self._on_event = dict(states), teachers, on_event
-        self._done = dict.fromkeys(roster.peers, round)  # rounds, by peer
-        self._trained = dict.fromkeys(roster.peers, round)  # rounds of which others may have the snapshot
+        self._done = dict.fromkeys(roster.peers, round)  # completed rounds by peer
+        self._trained = dict.fromkeys(roster.peers, round)  # trained rounds by peer
         self._newest: dict[int, Published] = {}
-        self._left: dict[int, dict[int, PeerRound]] = {}  # by round and peer, until all have done it
+        self._results: dict[
+            int, dict[int, PeerRound]
+        ] = {}  # results by round and peer, until all peers have completed it
         self._programs = {peer: self._program(peer) for peer in roster.peers}
         self._waiting = set(roster.peers)
-        self._asked: dict[int, PeerCall] = {}
+        self._running: dict[int, PeerCall] = {}
         self._starting: set[int] = set()
-        self._diverged: dict[int, PeerDiverged] = {}  # who has nobody yet to take weights from
+        self._diverged: dict[int, PeerDiverged] = {}  # diverged peers that wait for a donor
 
     def step(self, number: int) -> dict[int, PeerRound]:
-        """Let all peers go on until each has done a round; return what it left, by peer.
+        """Advance all peers until each has completed a round; return its results by peer.
 
         Raises:
-            PeerError: a peer failed, or was lost more often than it may be.
-            PopulationLost: too few peers are left.
+            PeerError: a peer failed, or was lost too often.
+            PopulationLost: too few peers remain.
         """
         while any(self._done[peer] < number for peer in self._roster.peers):
             waiting, self._waiting = self._waiting, set()
             for peer in sorted(waiting):
-                self._go_on(peer, None)
-            if not self._asked:
-                self._unblock()
+                self._advance(peer, None)
+            if not self._running:
+                self._restart_blocking()
             peer, outcome = self._group.next_result()
-            self._take(peer, self._asked.pop(peer), outcome)
-        left = self._left.pop(number)
-        return {peer: left[peer] for peer in self._roster.peers}
+            self._handle_outcome(peer, self._running.pop(peer), outcome)
+        results = self._results.pop(number)
+        return {peer: results[peer] for peer in self._roster.peers}
 
-    def _take(self, peer: int, ask: PeerCall, outcome: Any) -> None:
-        """Go on with what came of what a peer was asked for."""
+    def _handle_outcome(self, peer: int, call: PeerCall, outcome: Any) -> None:
+        """Advance a peer with the outcome of its call, or replace it if it is lost."""
         if isinstance(outcome, PeerLost):
             self._replace(peer, outcome)
-        elif isinstance(outcome, ResultLost) and ask.method not in ("graft", "reseed"):
+        elif isinstance(outcome, ResultLost) and call.method not in ("graft", "reseed"):
             raise PopulationLost(str(outcome))
         elif isinstance(outcome, PeerError) and not isinstance(outcome, ResultLost | PeerDiverged):
             raise outcome
         else:
-            self._go_on(peer, outcome)
+            self._advance(peer, outcome)
 
-    def _go_on(self, peer: int, answer: Any) -> None:
-        """Send a peer's course an answer, and ask for what it asks for then, if for anything."""
+    def _advance(self, peer: int, result: Any) -> None:
+        """Send a result to a peer's program and start the call that it yields, if any."""
         try:
-            ask = self._programs[peer].send(answer)
+            call = self._programs[peer].send(result)
         except StopIteration:
             return
-        if ask is WAIT:
+        if call is WAIT:
             self._waiting.add(peer)
             return
         timeout_s = self._roster.left_s(peer) if peer in self._starting else self._deadlines.timeout_s
-        self._group.start(peer, ask.method, ask.arguments, timeout_s, wanted=ask.wanted)
-        self._asked[peer] = ask
+        self._group.start(peer, call.method, call.arguments, timeout_s, wanted=call.wanted)
+        self._running[peer] = call
 
-    # --- courses ---
+    # --- programs ---
 
     def _program(self, peer: int) -> PeerProgram:
         while self._done[peer] < self._settings.num_rounds:
             yield from self._round(peer, self._done[peer] + 1)
 
     def _program_after_restart(self, peer: int) -> PeerProgram:
-        """The course of a peer that was lost: first to where its last round ended."""
+        """Restore a lost peer's last state, then run its program."""
         yield PeerCall("process_id")
         self._starting.discard(peer)
         yield PeerCall("load", (self._states[peer],))
@@ -175,10 +176,10 @@ class AsyncRounds:
         row["exchange_s"] = time.monotonic() - start if grafts else 0.0
         self._states[peer] = yield PeerCall("save", (), "durable")
         self._done[peer] = number
-        self._left.setdefault(number, {})[peer] = PeerRound(row, grafts, self._states[peer])
+        self._results.setdefault(number, {})[peer] = PeerRound(row, grafts, self._states[peer])
 
     def _is_ahead(self, number: int) -> bool:
-        """Return whether after a round somebody is too far behind."""
+        """Return whether a peer after this round is more than `max_staleness` rounds ahead of the slowest."""
         slowest = min(self._trained[peer] for peer in self._roster.peers)
         return number - slowest > self._settings.population.max_staleness
 
@@ -187,7 +188,7 @@ class AsyncRounds:
         self._newest[peer] = Published(number, handle, val_accuracy)
 
     def _graft(self, peer: int, number: int) -> Generator[PeerCall | None, Any, Mapping[str, list[Any]]]:
-        """Graft a peer with what its donors published last; return the columns of the record."""
+        """Graft a peer with its donors' newest snapshots; return the columns of the record."""
         while True:
             rng = random.Random(f"{self._settings.seed}/donors/{number}")
             best = self._best_of(other for other in self._roster.peers if other in self._newest)
@@ -195,7 +196,7 @@ class AsyncRounds:
             if peer not in donors:
                 return {}
             oldest = number - self._settings.population.max_staleness
-            taken = yield from self._take_from(donors[peer], oldest, "graft")
+            taken = yield from self._call_with_snapshots(donors[peer], oldest, "graft")
             if taken is not None:
                 columns, round = taken
                 return {**columns, "staleness": [number - round] * len(columns["site"])}
@@ -203,7 +204,7 @@ class AsyncRounds:
     def _reseed(
         self, peer: int, number: int, error: PeerDiverged, num_epochs: int
     ) -> Generator[PeerCall | None, Any, Row]:
-        """Give a peer that diverged the weights that its donor published last; return its row."""
+        """Give a diverged peer its donor's newest weights; return its row."""
         if not self._settings.exchanges or len(self._roster.peers) == 1:
             raise error
         self._diverged[peer] = error
@@ -213,20 +214,20 @@ class AsyncRounds:
                 yield WAIT
                 continue
             donor = reseeding_donor(peer, others, self._settings.population.topology, self._best_of(others))
-            taken = yield from self._take_from((donor,), 0, "reseed", num_epochs)
+            taken = yield from self._call_with_snapshots((donor,), 0, "reseed", num_epochs)
             if taken is not None:
                 del self._diverged[peer]
-                self._on_event(Event(number, peer, "reseeded", f"{error}; has the weights of peer {donor}"))
+                self._on_event(Event(number, peer, "reseeded", f"{error}; took the weights of peer {donor}"))
                 row: Row = taken[0]
                 return row
 
-    def _take_from(
+    def _call_with_snapshots(
         self, donors: tuple[int, ...], oldest: int, method: str, *arguments: Any
     ) -> Generator[PeerCall | None, Any, tuple[Any, int] | None]:
-        """Ask a peer to do something with its donors' newest snapshots, of this round or a later one.
+        """Call a peer's method with its donors' newest snapshots, none older than round `oldest`.
 
         Returns:
-            Its answer, and after which round the oldest of them was made; None where they were not there.
+            The result and the round of the oldest snapshot; None if a snapshot is missing.
         """
         newest = [self._newest.get(donor) for donor in donors]
         there = [
@@ -237,25 +238,25 @@ class AsyncRounds:
         if len(there) < len(donors):
             yield WAIT
             return None
-        answer = yield PeerCall(method, (*(published.handle for published in there), *arguments))
-        if isinstance(answer, ResultLost):  # with a node; who was on it is lost too, or publishes again soon
+        result = yield PeerCall(method, (*(published.handle for published in there), *arguments))
+        if isinstance(result, ResultLost):  # with a node; its peer is lost too, or publishes again soon
             for donor, published in zip(donors, there, strict=True):
                 if self._newest.get(donor) is published:
                     self._newest[donor] = published._replace(handle=None)
             return None
-        return answer, min(published.round for published in there)
+        return result, min(published.round for published in there)
 
     def _best_of(self, peers: Iterable[int]) -> int:
-        """Return the best of some peers that have published, by what they had reached then."""
+        """Return the peer with the best validation accuracy at its last publication."""
         return max(peers, key=lambda peer: self._newest[peer].val_accuracy)
 
     # --- losses ---
 
-    def _unblock(self) -> None:
-        """Let peers whose snapshots are gone publish again, now that all are done or wait, by starting them anew.
+    def _restart_blocking(self) -> None:
+        """Restart peers whose snapshots are gone, because all peers are done or wait for one of these.
 
         Raises:
-            PeerDiverged: it is weights that are waited for, and there are none.
+            PeerDiverged: a diverged peer waits for weights, and no peer has any.
         """
         gone = [peer for peer, newest in self._newest.items() if newest.handle is None]
         if not gone:
@@ -265,7 +266,7 @@ class AsyncRounds:
             self._replace(peer, PeerLost(f"peer {peer}: its snapshot is gone with the node that held it"))
 
     def _replace(self, peer: int, error: PeerLost) -> None:
-        """Start a lost peer anew, if it may be; the others go on."""
+        """Restart a lost peer within its limits, or remove it; the others continue."""
         number = self._done[peer] + 1
         self._diverged.pop(peer, None)
         if peer not in self._starting:
@@ -279,4 +280,4 @@ class AsyncRounds:
         self._starting.add(peer)
         self._group.restart([peer])
         self._programs[peer] = self._program_after_restart(peer)
-        self._go_on(peer, None)
+        self._advance(peer, None)

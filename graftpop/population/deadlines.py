@@ -1,4 +1,4 @@
-"""How long to wait for peers: so many times what a round took so far."""
+"""Timeouts of calls to peers: a multiple of the median round so far."""
 
 import statistics
 
@@ -7,14 +7,18 @@ from graftpop.settings import PopulationSettings
 __all__ = ["SHORTEST_S", "Deadlines"]
 
 SHORTEST_S = 60.0
-"""No deadline is shorter: below it what else a machine does weighs more than how fast a peer is."""
+"""The shortest timeout: below it the machine's other load matters more than a peer's speed."""
 
 
 class Deadlines:
-    """The deadline of what peers are asked for, from the median of the rounds so far.
+    """The timeout of one round's calls.
+
+        timeout = min(round_timeout_s, max(60 s, deadline_factor * median round))
+
+    Before the first round it is `round_timeout_s`. With a factor of 10 and rounds of 8, 9 and 30 s it is 90 s.
 
     Args:
-        settings: with the factor, and the limit that stands before the first round.
+        settings: `deadline_factor` and `round_timeout_s`.
     """
 
     def __init__(self, settings: PopulationSettings) -> None:
@@ -22,12 +26,12 @@ class Deadlines:
         self._rounds_s: list[float] = []
 
     def add(self, round_s: float) -> None:
-        """Learn how long a round took."""
+        """Record the duration of a round in seconds."""
         self._rounds_s.append(round_s)
 
     @property
     def timeout_s(self) -> float:
-        """How long to wait for what peers do in one round: `deadline_factor` medians, at most `round_timeout_s`."""
+        """Seconds to wait for the calls of one round."""
         most = self._settings.round_timeout_s
         if not self._rounds_s:
             return most

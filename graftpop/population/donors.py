@@ -1,4 +1,4 @@
-"""Who gives to whom among the peers that are there: the topology closes around those that are not."""
+"""Donors among the present peers: the topology closes around absent ones."""
 
 import bisect
 import random
@@ -10,13 +10,16 @@ __all__ = ["donors_among", "reseeding_donor"]
 
 
 def donors_among(peers: Sequence[int], topology: str, best_peer: int, rng: random.Random) -> dict[int, tuple[int, ...]]:
-    """Return the donors of each receiver; who receives from nobody is not in it.
+    """Return the donors of each receiver; a peer without donors is absent.
+
+    >>> donors_among([0, 2, 3], "ring", 2, random.Random(0))
+    {0: (3,), 2: (0,), 3: (2,)}
 
     Args:
-        peers: who takes part, in order.
+        peers: the present peers, in ascending order.
         topology: a key of TOPOLOGIES.
-        best_peer: one of them.
-        rng: for topologies that draw.
+        best_peer: the one with the best validation, among the peers.
+        rng: for random topologies.
     """
     if len(peers) < 2:
         return {}
@@ -29,11 +32,11 @@ def donors_among(peers: Sequence[int], topology: str, best_peer: int, rng: rando
 
 
 def reseeding_donor(peer: int, others: Sequence[int], topology: str, best_peer: int) -> int:
-    """Return of whom a peer without weights of its own takes them: who gives to it in a ring, else the best.
+    """Return the donor for a peer without finite weights: its donor in a ring, otherwise the best peer.
 
     Args:
-        peer: who needs them.
-        others: who has some, in order; not empty.
+        peer: the receiver.
+        others: the peers with finite weights, in ascending order; not empty.
         topology: a key of TOPOLOGIES.
         best_peer: one of the others.
     """

@@ -1,7 +1,7 @@
-"""Peers somewhere: in this process (`LocalGroup`) or as Ray actors (`graftpop.cluster.actors`).
+"""Groups of peers: in this process (`LocalGroup`) or as Ray actors (`graftpop.cluster.actors`).
 
-A group is told which peers shall run which method and gives the results back as they complete. What peers hand to each
-other (snapshots, class probabilities) is passed on as handles.
+A group runs a method on some peers and yields their results as they complete. Data that peers pass to each other
+(snapshots, class probabilities) travels as opaque handles.
 """
 
 import copy
@@ -18,28 +18,28 @@ from graftpop.errors import CollectiveError, PeerError
 __all__ = ["Calls", "Group", "LocalGroup", "ResultMode"]
 
 Calls = Mapping[int, tuple[Any, ...]]
-"""Peers and the arguments that each is called with; handles among them stand for what they hold."""
+"""Arguments by peer; a handle among them is replaced by its value."""
 
 ResultMode = Literal["value", "ref", "durable"]
-"""What a call shall give: its result, a handle of it that is lost with the peer, or one that is not."""
+"""`value`: the result itself. `ref`: a handle, lost with the peer. `durable`: a handle that outlives the peer."""
 
 
 class Group(Protocol):
-    """Peers that can be asked to run a method, and started anew."""
+    """Peers that run methods and can be restarted."""
 
     def run(
         self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
     ) -> Iterator[tuple[int, Any]]:
-        """Start a method on some peers and yield each peer with its result as they complete.
+        """Run a method on some peers and yield each peer with its result as they complete.
 
         Args:
             method: name of a method of `graftpop.peer.peer.Peer`.
-            calls: who, with which arguments.
-            timeout_s: how long to wait for all of them.
-            wanted: a handle can be an argument of later calls; what is `held` stays where it was made, as it was then.
+            calls: arguments by peer.
+            timeout_s: seconds to wait for all of them.
+            wanted: kind of result. A handle can be an argument of later calls; a `ref` keeps the value of this moment.
 
         Yields:
-            The peer, and its result, its handle, or the `PeerError` that came instead.
+            The peer, and its result, its handle, or the `PeerError` that replaced it.
         """
         ...
 
@@ -50,42 +50,42 @@ class Group(Protocol):
         ...
 
     def next_result(self) -> tuple[int, Any]:
-        """Wait for whatever was started and is done, or late, first; return what `run` would yield of it.
+        """Return the peer and result of the started call that ends or times out first, as `run` yields them.
 
-        Something has to have been started.
+        At least one call must be running.
         """
         ...
 
     def coresident(self, peers: Collection[int]) -> set[int]:
-        """Return who is lost where some peers are: these, and whoever shares a process with one of them."""
+        """Return the peers that are lost together with some peers: these and all peers in their processes."""
         ...
 
     def restart(self, peers: Collection[int]) -> None:
-        """Start some peers anew, as they were before they trained at all; what they are asked for waits for them.
+        """Restart some peers in their initial state; later calls wait until they are up.
 
-        All who share a process have to be among them.
+        All peers of a process must be among them.
         """
         ...
 
     def dismiss(self, peers: Collection[int]) -> None:
-        """End some peers for good; the others meet without them."""
+        """End some peers for good; later collectives exclude them."""
         ...
 
     def put(self, value: Any) -> Any:
-        """Return a handle of a value, which is not lost with any peer."""
+        """Return a handle of a value that outlives every peer."""
         ...
 
     def get(self, handle: Any) -> Any:
-        """Return what a handle that is not lost with a peer stands for."""
+        """Return the value of a durable handle."""
         ...
 
 
 class LocalGroup:
-    """Peers in this process, one after the other; where they meet, in step.
+    """Peers in this process. They run one after the other, and collectives run in lockstep.
 
     Args:
-        make_peer: makes a peer of its index.
-        num_peers: how many to make.
+        make_peer: function from an index to a new peer.
+        num_peers: number of peers, 1 or more.
     """
 
     def __init__(self, make_peer: Callable[[int], object], num_peers: int) -> None:
@@ -96,19 +96,19 @@ class LocalGroup:
     def run(
         self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
     ) -> Iterator[tuple[int, Any]]:
-        """See `Group.run`; there is nothing to wait for here, and a handle is a copy of the result."""
+        """See `Group.run`; there is nothing to wait for, and a `ref` is a copy of the result."""
         del timeout_s
-        meetings = {}
+        collectives = {}
         for peer, arguments in calls.items():
             try:
                 result = getattr(self._peers[peer], method)(*arguments)
             except PeerError as error:
                 result = error
             if isinstance(result, Generator):
-                meetings[peer] = result
+                collectives[peer] = result
             else:
                 yield peer, copy.deepcopy(result) if wanted == "ref" else result
-        yield from run_lockstep(meetings)
+        yield from run_lockstep(collectives)
 
     def start(
         self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, wanted: ResultMode = "value"
@@ -118,12 +118,12 @@ class LocalGroup:
         self._started.append((peer, method, arguments, wanted))
 
     def next_result(self) -> tuple[int, Any]:
-        """See `Group.next_result`; here what was started first is done first."""
+        """See `Group.next_result`; calls end in the order in which they started."""
         peer, method, arguments, wanted = self._started.popleft()
         return next(iter(self.run(method, {peer: arguments}, math.inf, wanted=wanted)))
 
     def coresident(self, peers: Collection[int]) -> set[int]:
-        """See `Group.coresident`; here each can be made anew by itself."""
+        """See `Group.coresident`; each peer can be restarted alone."""
         return set(peers)
 
     def restart(self, peers: Collection[int]) -> None:
@@ -145,25 +145,26 @@ class LocalGroup:
         return handle
 
 
-def run_lockstep(meetings: Mapping[int, Generator[NDArray[Any], NDArray[Any], Any]]) -> Iterator[tuple[int, Any]]:
-    """Run methods that meet, each up to its next meeting, and send all what all had to say; yield their results.
+def run_lockstep(collectives: Mapping[int, Generator[NDArray[Any], NDArray[Any], Any]]) -> Iterator[tuple[int, Any]]:
+    """Run collectives in lockstep and yield each peer with its result.
 
-    Once one has failed the others have nobody to meet, and end with `CollectiveError`.
+    Each runs until it yields an array. Then all receive the arrays of all peers, stacked in peer order. If one fails,
+    the others end with `CollectiveError`.
     """
-    said: dict[int, Any] = dict.fromkeys(sorted(meetings))
-    everyone = None
-    while said:
-        for peer in list(said):
+    arrays: dict[int, Any] = dict.fromkeys(sorted(collectives))
+    stacked = None
+    while arrays:
+        for peer in list(arrays):
             try:
-                said[peer] = meetings[peer].send(everyone)  # type: ignore[arg-type]  # None starts a generator
+                arrays[peer] = collectives[peer].send(stacked)  # type: ignore[arg-type]  # None starts a generator
             except StopIteration as done:
-                del said[peer]
+                del arrays[peer]
                 yield peer, done.value
             except PeerError as error:
-                del said[peer]
+                del arrays[peer]
                 yield peer, error
-                for other in said:
-                    meetings[other].close()
-                    yield other, CollectiveError(f"peer {other}: has nobody to meet, since peer {peer} failed")
+                for other in arrays:
+                    collectives[other].close()
+                    yield other, CollectiveError(f"peer {other}: its collective ended because peer {peer} failed")
                 return
-        everyone = np.stack(list(said.values())) if said else None
+        stacked = np.stack(list(arrays.values())) if arrays else None

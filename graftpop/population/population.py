@@ -1,7 +1,7 @@
 """Rounds of training and exchange over a group of peers.
 
-The population tells the group which peers shall run which method. Every value it computes with is a small number; what
-peers hand to each other it only passes on.
+The population calls methods of the group's peers. It computes with small numbers only; data that peers pass to each
+other stays behind handles.
 """
 
 import random
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def ignore_event(event: Event) -> None:
-    """Tell nobody."""
+    """Ignore an event."""
     del event
 
 
@@ -34,12 +34,12 @@ class Population:
     """Peers that train side by side and exchange weights at the end of each round but the last.
 
     Args:
-        group: the peers, as many as the settings say.
+        group: the peers, `population.num_peers` of them.
         settings: of this population.
-        on_event: called with what happens besides.
+        on_event: called with each event.
 
     Attributes:
-        round: rounds done.
+        round: number of completed rounds.
     """
 
     def __init__(self, group: Group, settings: Settings, on_event: Callable[[Event], None] = ignore_event) -> None:
@@ -48,31 +48,31 @@ class Population:
         self._deadlines = Deadlines(settings.population)
         self._roster = Roster(group, settings.population, on_event)
         self._recovery = Recovery(group, self._roster, self._deadlines, together=settings.meets)
-        self._own_pace: AsyncRounds | None = None
+        self._async_rounds: AsyncRounds | None = None
         self._states: dict[int, Any] = {}
         self._teachers: tuple[Any, ...] = ()
 
     @property
     def peers(self) -> list[int]:
-        """Who takes part."""
+        """The peers that take part, in ascending order."""
         return self._roster.peers
 
     @property
     def num_restarts(self) -> dict[int, int]:
-        """How often each peer was replaced, of those that were."""
+        """Number of replacements by peer, for replaced peers."""
         return dict(self._roster.num_restarts)
 
     def step(self) -> Round:
-        """Train every peer for a round, then let each receive from its donors.
+        """Train every peer for a round, then exchange; return the round's results.
 
         Raises:
-            PeerError: a peer failed, or was lost more often than it may be.
-            PopulationLost: too few peers are left.
+            PeerError: a peer failed, or was lost too often.
+            PopulationLost: too few peers remain.
         """
         self._recovery.round = self.round + 1
         self.prepare()
         if self._settings.population.mode == "async":
-            done = self._round_at_own_pace()
+            done = self._async_round()
         else:
             start = time.monotonic()
             done = self._restart_on_loss(self._round)
@@ -81,7 +81,7 @@ class Population:
         return done
 
     def _restart_on_loss(self, act: Callable[[], T]) -> T:
-        """Do something with all peers; whenever some leave, from its beginning with the others."""
+        """Run `act`; restart it whenever peers leave."""
         while True:
             try:
                 return act()
@@ -89,7 +89,7 @@ class Population:
                 self._recovery.rewind()
 
     def prepare(self) -> bool:
-        """Before the first round train the teachers that need it; return whether there are any."""
+        """Before the first round, train the teachers that need it; return whether there are any."""
         if not self._states:
             self._restart_on_loss(self._prepare)
         return bool(self._teachers)
@@ -145,10 +145,10 @@ class Population:
         self._commit()
         return done
 
-    def _round_at_own_pace(self) -> Round:
+    def _async_round(self) -> Round:
         number = self.round + 1
-        if self._own_pace is None:
-            self._own_pace = AsyncRounds(
+        if self._async_rounds is None:
+            self._async_rounds = AsyncRounds(
                 self._group,
                 self._roster,
                 self._deadlines,
@@ -158,11 +158,11 @@ class Population:
                 self._teachers,
                 self._on_event,
             )
-        left = self._own_pace.step(number)
-        done = Round(number, number == self._settings.num_rounds, [one.row for one in left.values()])
-        done.add_grafts(one.grafts for one in left.values())
+        results = self._async_rounds.step(number)
+        done = Round(number, number == self._settings.num_rounds, [result.row for result in results.values()])
+        done.add_grafts(result.grafts for result in results.values())
         done.complete()
-        self._states = {peer: one.state for peer, one in left.items()}
+        self._states = {peer: result.state for peer, result in results.items()}
         if done.is_last:
             self._recovery.commit(self._base())
         return done
@@ -177,10 +177,10 @@ class Population:
     def _reseed(
         self, done: Round, diverged: Mapping[int, PeerError], snapshots: Mapping[int, ResultRef], num_epochs: int
     ) -> None:
-        """Give peers whose training diverged the weights of their donors, and add their rows to the round.
+        """Give diverged peers their donors' weights, and add their rows to the round.
 
         Raises:
-            PeerError: there is nobody to take them from, or weights are not exchanged in this population.
+            PeerError: no peer has finite weights, or this population does not exchange weights.
         """
         topology = self._settings.population.topology
         for peer, error in diverged.items():
@@ -189,7 +189,7 @@ class Population:
             donor = reseeding_donor(peer, list(snapshots), topology, done.best_peer)
             row = self._recovery.call("reseed", {peer: (snapshots[donor], num_epochs)})[peer]
             done.peers.append(row)
-            self._on_event(Event(done.round, peer, "reseeded", f"{error}; has the weights of peer {donor}"))
+            self._on_event(Event(done.round, peer, "reseeded", f"{error}; took the weights of peer {donor}"))
         done.peers.sort(key=lambda row: int(row["peer"]))
 
     def _publish(self, peers: Iterable[int]) -> dict[int, ResultRef]:
@@ -199,14 +199,14 @@ class Population:
         return self._recovery.call(method, dict.fromkeys(self.peers, arguments))
 
     def finish(self, done: Round) -> dict[str, Any]:
-        """Make the population's output of its peers and read the test set, once.
+        """Turn the peers into the population's output, and evaluate it on the test set once.
 
         Args:
             done: the last round.
 
         Returns:
             `val_accuracy` and `test_accuracy` of the output, `ensemble_test_accuracy` of the mean softmax of all peers,
-            and what the best peer's network costs.
+            and the cost of the best peer's network (parameters, FLOPs).
         """
         return self._restart_on_loss(lambda: self._finish(done))
 
@@ -221,7 +221,7 @@ class Population:
             tested = self._predict("test", [best])
         givers = self.peers if output == "ensemble" else [best]
         val_accuracy = ranked[0]["val_accuracy"]
-        if output != "best_peer":  # which the round has measured
+        if output != "best_peer":  # the round has the best peer's
             val_accuracy = self._one("ensemble_accuracy", best, *self._predict("val", givers).values())
         outcome = {
             "best_peer": best,
@@ -230,7 +230,7 @@ class Population:
             "ensemble_test_accuracy": of_all,
             **self._one("cost", best),
         }
-        if output in ("uniform_soup", "greedy_soup"):  # which the best peer has become
+        if output in ("uniform_soup", "greedy_soup"):  # the best peer changed
             self._commit()
         return outcome
 
@@ -241,7 +241,7 @@ class Population:
         return self._recovery.call(method, {peer: arguments})[peer]
 
     def _commit(self) -> None:
-        """Let everyone come back from here on as it is now."""
+        """Save all peers' states; a lost peer restarts from here."""
         saved = self._recovery.call("save", dict.fromkeys(self.peers, ()), wanted="durable")
         self._states = {peer: made.handle for peer, made in saved.items()}
         self._recovery.commit(self._base())
@@ -251,23 +251,26 @@ class Population:
         return base + ([("set_teachers", dict.fromkeys(self._states, self._teachers))] if self._teachers else [])
 
     def save(self) -> Iterator[tuple[int, bytes]]:
-        """Yield each peer with its whole state after the last round, or before the first."""
+        """Yield each peer with its complete state after the last round, or before the first."""
         self.prepare()
         for peer, state in self._states.items():
             yield peer, self._group.get(state)
 
     def save_teachers(self) -> dict[int, bytes]:
-        """Return the states of the teachers that were trained in this trial, by index."""
+        """Return the states of the teachers trained in this trial, by index."""
         return {index: state for handle in self._teachers for index, state in self._group.get(handle).items()}
 
     def files(self) -> Callable[[], Iterator[tuple[str, bytes]]]:
-        """Return what yields the name and the content of each file of a checkpoint of now, whenever it is called."""
+        """Return a function that yields name and content of each file of a checkpoint of this moment.
+
+        It can be called later, from another thread.
+        """
         states = dict(self._states)
 
         def each() -> Iterator[tuple[str, bytes]]:
-            for peer, state in states.items():  # one at a time: those of all peers need not fit into one process
+            for peer, state in states.items():  # one at a time: all states together may not fit in memory
                 yield f"peer-{peer}.safetensors", self._group.get(state)
-            for teacher, state in self.save_teachers().items():  # which stay what they are
+            for teacher, state in self.save_teachers().items():  # teachers never change
                 yield f"teacher-{teacher}.safetensors", state
 
         return each
@@ -279,13 +282,13 @@ class Population:
         teachers: Mapping[int, bytes],
         num_restarts: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
-        """Go on from the states that `save` and `save_teachers` gave after a round.
+        """Resume from the states that `save` and `save_teachers` returned after a round.
 
         Args:
-            states: by peer; those without one left before, and do not come back.
-            round: after which they were saved.
+            states: by peer; peers without a state have left for good.
+            round: number of completed rounds.
             teachers: by index.
-            num_restarts: how often each peer was replaced until then.
+            num_restarts: number of replacements by peer until then.
         """
         self._recovery.round = self.round = round
         self._roster.num_restarts.update(num_restarts)

@@ -1,8 +1,7 @@
 """Calls to peers that survive the loss of some of them.
 
-A peer is what it was when the last round ended, and what was asked of it since: both are deterministic. So who is lost
-is started anew, given its state of the last round, and asked the same again, until it is where the others are; what
-it then holds is what was lost, to the bit.
+A peer's state is a deterministic function of its state after the last round and of the calls since then. A lost peer
+restarts, loads its last state and replays the journal of these calls. Then it has the same bits as before its loss.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,16 +15,16 @@ from graftpop.population.roster import Roster
 
 __all__ = ["ResultRef", "PeersLeft", "Recovery"]
 
-PING_LIMIT_S = 30.0
+PING_TIMEOUT_S = 30.0
 
 
 class PeersLeft(Exception):
-    """Some peers left for good; what was begun with them has to begin again."""
+    """Some peers left for good; restart the round with the others."""
 
 
 @dataclass
 class Phase:
-    """A call to some peers, and what came of it so far."""
+    """One entry of the journal: a call to some peers, and the outcomes so far, by peer."""
 
     method: str
     calls: Calls
@@ -36,48 +35,51 @@ class Phase:
 
 @dataclass(frozen=True)
 class ResultRef:
-    """What a peer made in a phase; as an argument it stands for its handle, whichever that is by then."""
+    """A reference to one peer's result of a phase; a replayed call replaces the handle behind it."""
 
     phase: Phase
     peer: int
 
     @property
     def handle(self) -> Any:
-        """The handle, as the group gave it."""
+        """The group's current handle of the result."""
         return self.phase.outcomes[self.peer]
 
 
 class Recovery:
-    """The peers of a population as callers see them: all there.
+    """A group of peers without visible losses: lost peers are replaced within a call.
 
     Args:
-        group: the peers as they are.
-        roster: who takes part.
-        deadlines: how long the others are waited for.
-        together: whether peers meet within a call, so that who has lost one begins the round again too.
+        group: the peers.
+        roster: the peers that take part.
+        deadlines: timeouts of calls.
+        together: whether peers use collectives within a call, so that all restart the round when one is lost.
 
     Attributes:
-        round: that events are told with.
+        round: number of the round that events are recorded with.
     """
 
     def __init__(self, group: Group, roster: Roster, deadlines: Deadlines, *, together: bool) -> None:
         self.round = 0
         self._group, self._roster, self._deadlines, self._together = group, roster, deadlines, together
-        self._base: list[Phase] = []  # brings a new peer to where the last round ended
-        self._journal: list[Phase] = []  # and these to where it is now
+        self._base: list[Phase] = []  # restores a new peer's state after the last round
+        self._journal: list[Phase] = []  # the calls since then
 
     def call(self, method: str, calls: Calls, *, wanted: ResultMode = "value", num_rounds: int = 1) -> dict[int, Any]:
-        """Return the results of all calls by peer, or what stands for their handles; see `Group.run`.
+        """Run a call and return the results by peer: values, or references to handles; see `Group.run`.
 
-        Of a peer whose training diverged the result is the `PeerDiverged`.
+        The result of a diverged peer is its `PeerDiverged`.
 
         Args:
-            num_rounds: how many rounds' time they may take.
+            method: name of a method of a peer.
+            calls: arguments by peer.
+            wanted: kind of result.
+            num_rounds: the timeout is this many times that of a round.
 
         Raises:
-            PeerError: a peer failed, or was lost more often than it may be.
-            PeersLeft: some are gone for good; `rewind`, and begin again with those that are left.
-            PopulationLost: too few are left.
+            PeerError: a peer failed, or was lost too often.
+            PeersLeft: some peers are gone for good; `rewind` and restart the round with the others.
+            PopulationLost: too few peers remain.
         """
         phase = Phase(method, calls, wanted, num_rounds)
         self._journal.append(phase)
@@ -85,11 +87,11 @@ class Recovery:
         return {peer: phase.outcomes[peer] if wanted == "value" else ResultRef(phase, peer) for peer in calls}
 
     def commit(self, base: Iterable[tuple[str, Calls]], *, done: bool = True) -> None:
-        """Forget what was called so far: from here on a lost peer comes back by these calls.
+        """Replace the journal: from now on a lost peer restores its state by these calls.
 
         Args:
-            base: methods and calls that bring a new peer to where it shall be.
-            done: whether the peers are there already.
+            base: methods and calls that bring a new peer to its state of this moment.
+            done: whether the peers already have that state.
         """
         self._base = [
             Phase(
@@ -103,7 +105,7 @@ class Recovery:
         self._catch_up()
 
     def rewind(self) -> None:
-        """Bring everyone to where the last round ended."""
+        """Return all peers to their state after the last round."""
         self._journal = []
         for phase in self._base:
             phase.outcomes.clear()
@@ -111,7 +113,7 @@ class Recovery:
             self._group.restart(self._roster.peers)
 
     def _catch_up(self) -> None:
-        """Ask of every peer what it was not yet asked, in order."""
+        """Run every phase on the peers that have not done it, in order, until no peer is missing."""
         phases = [*self._base, *self._journal]
         number = 0
         while number < len(phases):
@@ -123,7 +125,7 @@ class Recovery:
             self._roster.came_back(peer, self.round)
 
     def _run(self, phase: Phase) -> dict[int, PeerError]:
-        """Run a phase with those that have not been through it; return who could not, and why."""
+        """Run a phase on the peers that have not done it; return the failures by peer."""
         calls = {
             peer: _resolved(arguments)
             for peer, arguments in phase.calls.items()
@@ -141,7 +143,10 @@ class Recovery:
         return failures
 
     def _peers_to_replace(self, failures: Mapping[int, PeerError], phase: Phase) -> Mapping[int, PeerError]:
-        """Return who has to be replaced that others failed, and why."""
+        """Return the peers to replace, with their errors.
+
+        A peer may fail because another one is lost: the sender in a collective, or the owner of an argument.
+        """
         if lost := {peer: error for peer, error in failures.items() if isinstance(error, PeerLost)}:
             return lost
         if broken := {peer: error for peer, error in failures.items() if isinstance(error, CollectiveError)}:
@@ -149,15 +154,15 @@ class Recovery:
         makers = {made.peer for peer in failures for made in phase.calls[peer] if isinstance(made, ResultRef)}
         if not makers:
             raise PopulationLost(str(next(iter(failures.values()))))
-        pings = dict(self._group.run("process_id", dict.fromkeys(makers, ()), PING_LIMIT_S))
-        # of one that answers what it made is gone all the same, and it may no longer be what it made that of
+        pings = dict(self._group.run("process_id", dict.fromkeys(makers, ()), PING_TIMEOUT_S))
+        # an owner that answers has lost the result too, and may since have changed the state it was made from
         cause = next(iter(failures.values()))
         return {peer: pings[peer] for peer in makers if isinstance(pings[peer], PeerError)} or dict.fromkeys(
             makers, cause
         )
 
     def _replace(self, lost: Mapping[int, PeerError], phases: list[Phase]) -> None:
-        """Start lost peers anew, and let them, and whoever has to begin again with them, have done nothing yet."""
+        """Restart lost peers, and clear the outcomes of all peers that must repeat the phases with them."""
         gone = {
             peer: lost.get(peer) or PeerLost(f"peer {peer}: lost with another peer of its process")
             for peer in sorted(self._group.coresident(lost))

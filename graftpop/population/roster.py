@@ -1,4 +1,4 @@
-"""Who takes part in a population, and what becomes of peers that are lost: counted, started anew, or left behind."""
+"""The roster of a population: which peers take part, how often each was lost, and which are away."""
 
 import time
 from collections import Counter
@@ -15,16 +15,16 @@ SECONDS_BETWEEN_STARTS = 1.0
 
 
 class Roster:
-    """The peers of a population, and how often each was lost.
+    """The peers that take part, and the restarts of each.
 
     Args:
-        group: the peers as they are.
-        settings: how often, and how long, a lost peer is waited for.
-        on_event: called with what happens.
+        group: the peers.
+        settings: `max_peer_restarts`, `replace_timeout_s` and `min_peers`.
+        on_event: called with each event.
 
     Attributes:
-        peers: who takes part.
-        num_restarts: by peer, how often it was started anew.
+        peers: the peers that take part, in ascending order.
+        num_restarts: number of restarts by peer.
     """
 
     def __init__(self, group: Group, settings: PopulationSettings, on_event: Callable[[Event], None]) -> None:
@@ -35,10 +35,10 @@ class Roster:
         self._away_until: dict[int, float] = {}
 
     def lose(self, peer: int, error: PeerError, round: int) -> None:
-        """Take note that a peer is lost.
+        """Record the loss of a peer and start its replacement timeout.
 
         Raises:
-            PeerError: it was lost more often than it may be.
+            PeerError: it was lost more than `max_peer_restarts` times.
         """
         now = time.monotonic()
         self._away_since.setdefault(peer, now)
@@ -47,20 +47,20 @@ class Roster:
         self.num_restarts[peer] += 1
         most = self._settings.max_peer_restarts
         if self.num_restarts[peer] > most:
-            raise PeerError(f"{error} (replaced {most} times before, as many as population.max_peer_restarts allows)")
+            raise PeerError(f"{error} (already replaced {most} times, the limit of population.max_peer_restarts)")
 
     def is_away(self, peer: int) -> bool:
-        """Return whether a peer was lost and is not back."""
+        """Return whether a peer is lost and not yet restored."""
         return peer in self._away_since
 
     def left_s(self, peer: int) -> float:
-        """Return how long a lost peer may still take to find room and to start; at or below 0 it is too late."""
+        """Return the seconds that a lost peer has left to find room and start; 0 or less after its timeout."""
         return self._away_until[peer] - time.monotonic()
 
     def start_anew(self, peers: Iterable[int]) -> list[int]:
-        """Start lost peers anew and wait until they answer; return those that did not in the time they have.
+        """Restart lost peers and wait until they answer; return those that timed out.
 
-        Where the node of a peer is gone, room for it is looked for on others meanwhile.
+        If a peer's node is gone, the cluster looks for room on other nodes meanwhile.
         """
         absent = list(peers)
         while absent:
@@ -74,28 +74,30 @@ class Roster:
         return absent
 
     def came_back(self, peer: int, round: int) -> None:
-        """Take note that a peer that was lost is where it was."""
+        """Record that a lost peer is back in its last state."""
         since = self._away_since.pop(peer)
         self._on_event(Event(round, peer, "replaced", "", time.monotonic() - since))
 
     def leave(self, absent: Collection[int], round: int) -> None:
-        """Go on without peers that found no room.
+        """Continue without peers that found no room.
 
         Raises:
-            PopulationLost: too few are left.
+            PopulationLost: fewer than `min_peers` remain.
         """
         left, fewest = len(self.peers) - len(absent), self._settings.min_peers or self._settings.num_peers
         who = f"peer{'s' * (len(absent) > 1)} {', '.join(map(str, absent))}"
         cause = f"{who}: found no room on the cluster within {self._settings.replace_timeout_s:g} s"
         if left < fewest:
-            raise PopulationLost(f"{cause}; a population of {left} is less than population.min_peers allows ({fewest})")
+            raise PopulationLost(
+                f"{cause}; {left} peers remain, population.min_peers needs {fewest}; resume when there is room"
+            )
         self.dismiss(absent)
         for peer in absent:
             self._away_since.pop(peer, None)
             self._on_event(Event(round, peer, "left", cause))
 
     def dismiss(self, peers: Iterable[int]) -> None:
-        """Let some peers take part no more."""
+        """Remove some peers from the population for good."""
         gone = set(peers)
         self.peers = [peer for peer in self.peers if peer not in gone]
         self._group.dismiss(gone)

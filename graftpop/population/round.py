@@ -1,4 +1,4 @@
-"""What a round leaves, and what happened in it that should not have."""
+"""The results of one round, and the events of a population."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a population went on from.
+    """A failure that a population survived.
 
     Attributes:
-        round: in which it happened, from 1; 0 is before the first.
-        peer: to whom; None: to all.
-        event: `lost` (its process is gone, or it did not answer in time), `replaced` (it is back where it was), `left`
-            (the others go on without it), `reseeded` (its loss was not finite, it has its donor's weights), and of the
-            trial `checkpoint_skipped` (it was damaged, or ahead of who was to adopt it) and `storage_away` (nothing
-            could be written for a while).
-        cause: in one line.
-        took_s: how long it took to go on, where that is known.
+        round: number of the round, from 1; 0 is before the first.
+        peer: the peer; None for all peers.
+        event: `lost` (its process died or timed out), `replaced` (it is back in its last state), `left` (the others
+            continue without it), `reseeded` (its loss was not finite; it took its donor's weights), and for the trial
+            `checkpoint_skipped` (damaged, or ahead of the trial that was to adopt it) and `storage_away` (nothing could
+            be written for a while).
+        cause: one line.
+        took_s: seconds until it continued, if known.
     """
 
     round: int
@@ -33,7 +33,15 @@ class Event:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round left: a row a peer, columns of the exchange with one value a receiver and site, and measures."""
+    """The results of one round.
+
+    Attributes:
+        round: its number, from 1.
+        is_last: whether it is the last of the training.
+        peers: one row per peer.
+        grafts: columns of the exchange, one value per receiver and site.
+        diagnostics: one row per peer and diagnostic.
+    """
 
     round: int
     is_last: bool
@@ -42,17 +50,17 @@ class Round:
     diagnostics: list[Row] = field(default_factory=list)
 
     def add_grafts(self, by_receiver: Iterable[Mapping[str, list[Any]]]) -> None:
-        """Add the columns of what some receivers took, one receiver after the other."""
+        """Append the columns of some receivers, one receiver after the other."""
         for columns in by_receiver:
             for column, values in columns.items():
                 self.grafts.setdefault(column, []).extend(values)
 
     def complete(self) -> None:
-        """Write the round's number into all rows, and make rows of what each peer measured of itself."""
+        """Write the round's number into all rows, and turn each peer's diagnostics into rows."""
         self.diagnostics[:0] = [
-            {"peer": row["peer"], "other": None, "diagnostic": measure, "value": value}
+            {"peer": row["peer"], "other": None, "diagnostic": name, "value": value}
             for row in self.peers
-            for measure, value in row.pop("diagnostics")
+            for name, value in row.pop("diagnostics")
         ]
         for row in (*self.peers, *self.diagnostics):
             row["round"] = self.round
@@ -61,7 +69,7 @@ class Round:
 
     @property
     def best_peer(self) -> int:
-        """The peer with the highest validation accuracy, the first of equals."""
+        """The peer with the highest validation accuracy; the lowest number among equals."""
         return int(max(self.peers, key=lambda row: row["val_accuracy"])["peer"])
 
     @property

@@ -228,13 +228,13 @@ def test_others_go_on_without_a_peer_that_finds_no_room() -> None:
 
 def test_too_few_peers_end_the_population() -> None:
     chosen = settings()
-    with pytest.raises(PopulationLost, match=r"^peer \d: found no room on the cluster within 0.5 s; a population of"):
+    with pytest.raises(PopulationLost, match=r"^peer \d: .* 0\.5 s; 2 .*population\.min_peers.* 3"):
         run(chosen, PacedGroup(chosen, Random(0), deaths={9}, never_back=[0, 1, 2]))
 
 
 def test_who_is_lost_too_often_ends_the_population() -> None:
     chosen = settings(population={"max_peer_restarts": 0})
-    with pytest.raises(PeerError, match=r"peer \d: died before '\w+' \(replaced 0 times before"):
+    with pytest.raises(PeerError, match=r"peer \d: died before .* 0 .*population\.max_peer_restarts"):
         run(chosen, PacedGroup(chosen, Random(0), deaths={9}))
 
 
@@ -259,7 +259,7 @@ def test_a_peer_that_diverges_takes_what_its_donor_published_last(seed: int, pee
         ("reseeded", peer, epoch + 1) for epoch in sorted(when)
     ]
     for event in events[0 in when :]:  # in the first round its donor in the ring may not yet have published
-        assert event.cause.endswith(f"; has the weights of peer {(peer - 1) % 3}")
+        assert event.cause.endswith(f"peer {(peer - 1) % 3}")
     for done in rounds[:-1]:
         assert (peer in done.grafts["receiver"]) == (done.round - 1 not in when)
     assert all(tensor.isfinite().all() for state in states.values() for tensor in state.values())

@@ -1,0 +1,76 @@
+"""Which calls a population makes, with which arguments and timeouts."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from space_makers import make_settings
+
+from graftpop.errors import PeerLost
+from graftpop.peer.peer import Peer
+from graftpop.population import Calls, LocalGroup, Population
+from graftpop.population.group import ResultMode
+from graftpop.settings import Settings
+from graftpop.training.snapshot import Snapshot
+
+
+class RecordingGroup(LocalGroup):
+    """A group that records its calls; one peer is lost for good at the first call of a method."""
+
+    def __init__(self, settings: Settings, *, leaving: int | None = None, at: str = "") -> None:
+        super().__init__(partial(Peer, settings), settings.population.num_peers)
+        self.calls: list[tuple[str, dict[int, tuple[Any, ...]], float]] = []
+        self._leaving, self._at, self._has_left = leaving, at, False
+
+    def run(
+        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+    ) -> Iterator[tuple[int, Any]]:
+        self.calls.append((method, dict(calls), timeout_s))
+        self._has_left |= method == self._at
+        gone = {self._leaving} if self._has_left else set()
+        yield from ((peer, PeerLost(f"peer {peer}: lost")) for peer in calls if peer in gone)
+        remaining = {peer: arguments for peer, arguments in calls.items() if peer not in gone}
+        yield from super().run(method, remaining, timeout_s, wanted=wanted)
+
+    def of(self, method: str) -> list[tuple[dict[int, tuple[Any, ...]], float]]:
+        return [(calls, timeout_s) for name, calls, timeout_s in self.calls if name == method and calls]
+
+
+def finished(group: RecordingGroup, settings: Settings) -> dict[str, Any]:
+    population = Population(group, settings)
+    rounds = [population.step() for _ in range(settings.num_rounds)]
+    return population.finish(rounds[-1])
+
+
+def test_codistillation_learns_from_all_other_peers_and_not_from_itself() -> None:
+    settings = make_settings(mutual={"exchange": "snapshots"}, training={"epochs": 3})
+    group = RecordingGroup(settings)
+    finished(group, settings)
+    taught = group.of("set_snapshot_teachers")
+    assert len(taught) == 2  # before every round but the first
+    for calls, _ in taught:
+        donors = {peer: [snapshot.peer for snapshot in snapshots] for peer, snapshots in calls.items()}
+        assert donors == {0: [1, 2], 1: [0, 2], 2: [0, 1]}
+        assert all(isinstance(snapshot, Snapshot) for snapshots in calls.values() for snapshot in snapshots)
+
+
+def test_training_of_teachers_has_the_timeout_of_as_many_rounds() -> None:
+    teachers = [{"model": "resnet8", "epochs": epochs} for epochs in (1, 2, 1)]
+    settings = make_settings(
+        distillation={"teachers": teachers},
+        population={"num_peers": 2, "round_timeout_s": 100.0},
+        training={"epochs": 1},
+    )
+    group = RecordingGroup(settings)
+    Population(group, settings).prepare()
+    (calls, timeout_s) = group.of("train_teachers")[0]
+    assert calls == {0: (0, 2), 1: (1,)}
+    assert timeout_s == 2 * 100.0
+    assert group.of("save")[0][1] == 100.0
+
+
+def test_a_peer_that_left_after_the_last_round_is_no_candidate_for_the_best() -> None:
+    settings = make_settings(graft={}, population={"min_peers": 2, "replace_timeout_s": 0.1})
+    best = finished(RecordingGroup(settings), settings)["best_peer"]
+    outcome = finished(RecordingGroup(settings, leaving=best, at="predict"), settings)
+    assert outcome["best_peer"] in {0, 1, 2} - {best}
