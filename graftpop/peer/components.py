@@ -1,4 +1,4 @@
-"""What a peer is made of: its network, its images and its optimizer, by the names in the settings or a user's own."""
+"""The components of a peer (network, images, optimizer), named by the settings or user-defined."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ __all__ = ["Components", "named_components"]
 
 @dataclass(frozen=True)
 class Components:
-    """What a peer is made of. Every peer has its own of each, made in its process.
+    """Functions that create a peer's components, called once per peer in its process.
 
     Attributes:
-        make_network: from the number of classes to a new network, its weights from torch's global generator.
-        make_splits: from the number of processes that may read to the images.
-        make_optimizer: from parameters to their optimizer; None: SGD as the settings have it.
+        make_network: from the number of classes to a new network, with weights from torch's global generator.
+        make_splits: from the number of reader processes to the images.
+        make_optimizer: from parameters to their optimizer; None for SGD with the settings' values.
     """
 
     make_network: Callable[[int], nn.Module]
@@ -29,7 +29,7 @@ class Components:
 
 
 def named_components(settings: Settings) -> Components:
-    """Return the parts that the settings name."""
+    """Return the components that the settings name."""
     return Components(
         find_model(settings.model.name),
         lambda num_workers: load_splits(settings.data, seed=settings.seed, num_workers=num_workers),

@@ -1,4 +1,4 @@
-"""What is measured by round beyond the figures of every peer, as (measure, value) pairs."""
+"""Optional diagnostics of each round, as (name, value) pairs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,18 @@ Measured = list[tuple[str, float]]
 
 
 class Diagnostics:
-    """The measures of one peer.
+    """The diagnostics of one peer.
 
     - `network_information_nats`: sum of the sites' entropies.
     - `num_filters_below_T`: filters with an L1 norm below T, for every threshold T of the settings.
-    - `density_valid`, `density_invalid`: mean L1 norm of the filters that are valid, or invalid, in a baseline.
+    - `density_valid`, `density_invalid`: mean L1 norm of the filters that are valid (invalid) in a baseline.
 
     Args:
         filters: of every site.
-        settings: what to measure.
+        settings: the section `diagnostics`.
 
     Raises:
-        CheckpointError: the baseline cannot be read, or is of another architecture.
+        CheckpointError: the baseline cannot be read, or has another architecture.
     """
 
     def __init__(self, filters: Sequence[SiteFilters], settings: DiagnosticsSettings) -> None:
@@ -46,7 +46,7 @@ class Diagnostics:
         )
 
     def measure(self, entropies: Tensor) -> Measured:
-        """Return the measures of the network as it is, given its entropies (S,)."""
+        """Return the diagnostics of the network, given its sites' entropies (S,), nats."""
         measured = [("network_information_nats", network_information(entropies))]
         measured += [
             (
@@ -66,33 +66,33 @@ class Diagnostics:
 
 
 def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float) -> list[Tensor]:
-    """Return which filters are valid in a baseline, a bool tensor (O) a site.
+    """Return a mask of valid filters in a baseline, one bool tensor (O) per site.
 
     Args:
-        folder: the baseline's best/.
-        weights: of a network of the same architecture, (O, ...) by the names of the convolutions.
-        threshold: L1 norm from which on a filter is valid.
+        folder: the baseline's folder best/.
+        weights: of a network of the same architecture, (O, ...), by name of convolution.
+        threshold: smallest L1 norm of a valid filter.
 
     Raises:
-        CheckpointError: the folder holds no network, or one of another architecture.
+        CheckpointError: the folder has no network, or one of another architecture.
     """
     try:
         network, card = read_network(folder)
         sites = find_sites(network, tuple(card["image_shape"]), card["model"])
     except CheckpointError as error:
         raise CheckpointError(f"diagnostics.density_of: {error}") from error
-    theirs = {site.conv: network.get_parameter(f"{site.conv}.weight") for site in sites}
-    for name in (*weights, *theirs):  # a deeper network has all filters of a shallower one, and more
-        if name not in weights or name not in theirs or weights[name].shape != theirs[name].shape:
+    baseline = {site.conv: network.get_parameter(f"{site.conv}.weight") for site in sites}
+    for name in (*weights, *baseline):  # a deeper network contains all names of a shallower one
+        if name not in weights or name not in baseline or weights[name].shape != baseline[name].shape:
             raise CheckpointError(
                 f"diagnostics.density_of: {folder} must hold a network of the same architecture, got "
                 f"another {name}; give best/ of a run of this model"
             )
-    return [(filter_l1_norms(theirs[name]) >= threshold).to(weight.device) for name, weight in weights.items()]
+    return [(filter_l1_norms(baseline[name]) >= threshold).to(weight.device) for name, weight in weights.items()]
 
 
 def compare_pair(own: Snapshot, other: Snapshot) -> Measured:
-    """Return the distance of two peers' weights, and on how many validation images they disagree, as a share."""
+    """Return the L2 distance of two peers' weights, and the share of validation images on which they disagree."""
     return [
         ("distance", distance(torch.tensor(own.weights), torch.tensor(other.weights))),
         ("disagreement", disagreement(torch.tensor(own.predicted), torch.tensor(other.predicted))),

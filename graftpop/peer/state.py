@@ -1,7 +1,7 @@
-"""The whole state of a peer in the safetensors format, with the model card in its header.
+"""A peer's complete state in the safetensors format, with the model card in its header.
 
-`network/`, momentum and `epoch` are the learner's; each hook's tensors begin with its name; `small/` is the network
-without the filters that were removed, where some were.
+The learner owns `network/`, `momentum/` and `epoch`. Each hook's tensors start with its name. `small/` is the network
+without its removed filters, if any were removed.
 """
 
 import json
@@ -27,11 +27,11 @@ def state_bytes(
     """Return the state of a peer.
 
     Args:
-        learner: its network, momentum and epoch.
-        hooks: what changes its weights between epochs.
-        teacher_images: images that it has trained teachers on, and not reported yet.
-        small: its network without the filters that were removed; None: none were.
-        card: of the network.
+        learner: with network, momentum and epoch.
+        hooks: the peer's hooks.
+        teacher_images: images that the peer trained teachers on and has not reported yet.
+        small: the network without removed filters; None if none were removed.
+        card: the model card.
     """
     tensors = learner.state_dict()
     for hook in hooks:
@@ -43,22 +43,24 @@ def state_bytes(
 
 
 def load_state(state: bytes, learner: Learner, hooks: Sequence[Hook], where: str, num_epochs: int) -> int:
-    """Let a learner and its hooks go on from what `state_bytes` returned; return its `teacher_images`.
+    """Load a state from `state_bytes` into a learner and its hooks; return its `teacher_images`.
 
     Args:
-        state: of any length; nothing in it is executed.
-        learner: takes network, momentum and epoch.
-        hooks: take their own.
-        where: whose state it is, for messages: `checkpoint of peer 2`.
-        num_epochs: that the peer trains, which its epoch cannot be beyond.
+        state: bytes of any length; nothing in them is executed.
+        learner: receives network, momentum and epoch.
+        hooks: receive their tensors.
+        where: owner of the state, for messages: `checkpoint of peer 2`.
+        num_epochs: the peer's epochs; a higher epoch in the state is an error.
 
     Raises:
-        CheckpointError: the bytes are cut short or another network's.
+        CheckpointError: the bytes are truncated or belong to another network.
     """
     try:
         tensors = tensors_from_bytes(state)
     except SafetensorError as error:
-        raise CheckpointError(f"{where}: cut short, or no safetensors file: {error}") from error
+        raise CheckpointError(
+            f"{where}: must be a complete safetensors file: {error}; use an older checkpoint"
+        ) from error
     learner.load_state_dict(tensors)
     teacher_images = _checked(tensors, learner, where, num_epochs)
     for hook in hooks:
@@ -70,12 +72,12 @@ def load_state(state: bytes, learner: Learner, hooks: Sequence[Hook], where: str
 
 
 def _checked(tensors: Mapping[str, Tensor], learner: Learner, where: str, num_epochs: int) -> int:
-    """Check of a state that was loaded what its shapes do not tell; return its `teacher_images`."""
+    """Check the values of a loaded state; return its `teacher_images`."""
     if not 0 <= learner.epoch <= num_epochs:
-        raise CheckpointError(f"{where}: its epoch must be in [0, {num_epochs}], got {learner.epoch}")
+        raise CheckpointError(f"{where}: epoch must be in [0, {num_epochs}], got {learner.epoch}")
     if not learner.state.buffer.isfinite().all():
-        raise CheckpointError(f"{where}: its weights must be finite, got some that are not")
+        raise CheckpointError(f"{where}: weights must be finite, got others")
     images = tensors.get("teacher_images")
     if images is None or images.numel() != 1 or images.dtype != torch.int64:
-        raise CheckpointError(f"{where}: must have teacher_images, one whole number")
+        raise CheckpointError(f"{where}: teacher_images must be one integer")
     return int(images)

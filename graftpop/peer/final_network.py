@@ -1,0 +1,97 @@
+"""A peer's network after training: filters removed, soup, cost, and the model card."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graftpop.data import Splits
+from graftpop.models.flops import count_flops, count_parameters
+from graftpop.ops.soups import greedy_soup, uniform_soup
+from graftpop.settings import Settings
+from graftpop.training.learner import Learner
+from graftpop.training.removal import remove_dropped
+from graftpop.training.sites import Site
+from graftpop.training.snapshot import Snapshot
+
+__all__ = ["FinalNetwork", "accuracy"]
+
+
+class FinalNetwork:
+    """What a trained peer's network becomes, and its description.
+
+    Args:
+        learner: with the network.
+        sites: of the network.
+        splits: the peer's images.
+        settings: the population's.
+
+    Attributes:
+        small: the network without its dropped filters; None until some were removed.
+    """
+
+    def __init__(self, learner: Learner, sites: list[Site], splits: Splits, settings: Settings) -> None:
+        self.small: nn.Module | None = None
+        self._learner, self._sites, self._splits, self._settings = learner, sites, splits, settings
+        self._num_removed = 0
+
+    def remove_dropped(self) -> None:
+        """Cut dropped filters out of a copy of the network, if the settings say so."""
+        if self._settings.attenuation is not None and self._settings.attenuation.remove:
+            self.small, self._num_removed = remove_dropped(
+                self._learner.network, self._sites, self._splits.image_shape, self._settings.model.name
+            )
+
+    def make_soup(self, kind: str, snapshots: Sequence[Snapshot]) -> None:
+        """Replace the weights by a mean of snapshots, with new BatchNorm statistics.
+
+        Args:
+            kind: `uniform_soup` averages all, `greedy_soup` those that do not lower the validation accuracy.
+            snapshots: of the peers, the most accurate first.
+        """
+        weights = [torch.tensor(snapshot.weights) for snapshot in snapshots]
+        soup = uniform_soup(weights) if kind == "uniform_soup" else greedy_soup(weights, self._val_accuracy_of)
+        self._set_weights(soup)
+
+    def _set_weights(self, weights: Tensor) -> None:
+        self._learner.state.buffer.copy_(weights)
+        self._learner.recalibrate()
+
+    def _val_accuracy_of(self, weights: Tensor) -> float:
+        self._set_weights(weights)
+        logits, labels = self._learner.evaluate(self._splits.val, exactly=False)
+        return accuracy(logits.argmax(1), labels)
+
+    def cost(self) -> dict[str, int]:
+        """Return the network's parameters and FLOPs for one image; after removal also what is left of them."""
+        shape = self._splits.image_shape
+        network = self._learner.network
+        cost = {"parameters": count_parameters(network), "flops": count_flops(network, shape)}
+        if self.small is not None:
+            cost |= {
+                "removed_filters": self._num_removed,
+                "parameters_left": count_parameters(self.small),
+                "flops_left": count_flops(self.small, shape),
+            }
+        return cost
+
+    def model_card(self) -> dict[str, Any]:
+        """Return what rebuilds and feeds the network: name, classes, image shape, mean and std."""
+        splits = self._splits
+        card = {
+            "model": self._settings.model.name,
+            "num_classes": len(splits.class_names),
+            "class_names": list(splits.class_names),
+            "image_shape": list(splits.image_shape),
+            "mean": list(splits.recipe.mean),
+            "std": list(splits.recipe.std),
+        }
+        if self.small is not None:
+            card["removed_filters"] = self._num_removed
+        return card
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Return the share of predicted classes (N,) that equal the labels (N,)."""
+    return int(torch.count_nonzero(predicted == labels)) / len(labels)

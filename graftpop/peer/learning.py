@@ -1,0 +1,76 @@
+"""A peer's learner with its schedule and loss terms, as its settings describe them."""
+
+import torch
+from torch import nn
+
+from graftpop.data import Splits
+from graftpop.losses.distillation import distillation_term
+from graftpop.losses.mutual import mutual_term
+from graftpop.losses.teachers import SnapshotTeachers, Teachers
+from graftpop.peer.components import Components
+from graftpop.settings import Settings
+from graftpop.training.learner import Learner
+from graftpop.training.precision import training_dtype
+from graftpop.training.schedules import learning_rate, peer_learning_rate
+
+__all__ = ["add_loss_terms", "make_learner"]
+
+
+def make_learner(
+    settings: Settings, peer: int, network: nn.Module, splits: Splits, device: torch.device, components: Components
+) -> Learner:
+    """Return the learner of one peer.
+
+    Args:
+        settings: the population's.
+        peer: index of the peer, from 0.
+        network: with its initial weights; the learner trains it in place.
+        splits: the peer's images.
+        device: where it trains.
+        components: with the optimizer's constructor.
+    """
+    training, population = settings.training, settings.population
+    lr = training.lr
+    if population.diversity == "learning_rate":
+        lr = peer_learning_rate(lr, peer, population.num_peers)
+    return Learner(
+        network,
+        splits.train,
+        training,
+        lr=learning_rate(lr, training.schedule, settings.num_epochs, settings.swa),
+        seed=settings.seed,
+        peer=peer,
+        device=device,
+        data_peer=0 if settings.meets else None,
+        make_optimizer=components.make_optimizer,
+    )
+
+
+def add_loss_terms(
+    learner: Learner, settings: Settings, peer: int, teachers: Teachers, snapshot_teachers: SnapshotTeachers
+) -> None:
+    """Add the loss terms of distillation and mutual learning to a learner.
+
+    Args:
+        learner: of the peer.
+        settings: the population's.
+        peer: index of the peer, from 0.
+        teachers: networks that distillation learns from.
+        snapshot_teachers: the other peers' last snapshots, for codistillation.
+    """
+    dtype = training_dtype(settings.training.precision, learner.state.buffer.device)
+    distillation, mutual = settings.distillation, settings.mutual
+    if distillation is not None:
+        learner.loss_terms.append(
+            distillation_term(
+                teachers.networks, temperature=distillation.temperature, weight=distillation.weight, dtype=dtype
+            )
+        )
+    if mutual is not None and mutual.exchange == "snapshots":
+        learner.loss_terms.append(
+            distillation_term(
+                snapshot_teachers.networks, temperature=mutual.temperature, weight=mutual.weight, dtype=dtype
+            )
+        )
+    elif mutual is not None:
+        learner.mutual_term = mutual_term(peer, temperature=mutual.temperature, weight=mutual.weight)
