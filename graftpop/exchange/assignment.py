@@ -1,4 +1,4 @@
-"""Which alpha each tensor of a network takes: by its site, or by name as in the released code."""
+"""The assignment of each tensor to the site whose alpha it takes: by sites, or by names as in the released code."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ __all__ = ["Assignment", "released_assignment", "site_assignment"]
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which tensors carry a site's information, and which site's alpha every tensor takes.
+    """The measured tensor of each site, and the site of each tensor.
 
     Attributes:
-        site_names: (S) as the records call them.
-        measured: (S) the tensor whose entropy decides.
-        site_of: for every tensor of the state, the index of its site.
-        modules_of: (S) the modules whose tensors have an entry a filter of the site.
+        site_names: (S) names of the sites in the records.
+        measured: (S) names of the tensors whose entropy decides alpha.
+        site_of: index of the site by name of tensor.
+        modules_of: (S) modules whose tensors have one entry per filter of the site.
     """
 
     site_names: tuple[str, ...]
@@ -27,8 +27,10 @@ class Assignment:
 
 
 def site_assignment(names: list[str], sites: list[Site]) -> Assignment:
-    """Assign each tensor to a site: what belongs to a site's convolution and BatchNorm to that site, the rest to
-    the site before it in module order (before the first site: to the first).
+    """Assign each tensor to a site.
+
+    Tensors of a site's convolution and BatchNorm belong to that site. Any other tensor belongs to the site before it in
+    module order, or to the first site if there is none before it.
 
     Args:
         names: all tensors of the state, in module order.
@@ -53,10 +55,10 @@ def site_assignment(names: list[str], sites: list[Site]) -> Assignment:
 
 
 def released_assignment(names: list[str]) -> Assignment:
-    """Assign as the released code does: a name with "conv" in it is a site, every other follows the last such one.
+    """Assign as the released code does: a name with "conv" is a site, any other name follows the last site.
 
     Raises:
-        ModelError: the first name has no "conv" in it, where the released code ends in an UnboundLocalError.
+        ModelError: the first name has no "conv"; the released code ends in an UnboundLocalError there.
     """
     if "conv" not in names[0]:
         raise ModelError(

@@ -1,7 +1,6 @@
-"""External grafting: at a round's end each site of a receiver, or each filter, is blended with the donor's.
+"""External grafting: at the end of a round, each site or filter of a receiver is blended with the donor's.
 
-A snapshot is a peer's weights with their entropies, in numpy arrays, which travel between processes without being
-copied or pickled. `Grafting` knows which alpha each stretch of the flat buffer takes.
+`Grafting` maps each stretch of the flat buffer to its alpha, so a graft is one interpolation per stretch.
 """
 
 import warnings
@@ -29,7 +28,7 @@ __all__ = ["Grafting"]
 
 
 class _Stretch(NamedTuple):
-    """A part of the flat buffer, cut into as many equal parts as there are units whose alpha they take in turn."""
+    """A part of the flat buffer, divided equally among consecutive units whose alphas its parts take."""
 
     offset: int
     numel: int
@@ -38,15 +37,15 @@ class _Stretch(NamedTuple):
 
 
 class Grafting:
-    """What one peer does in an exchange: publish a snapshot, and blend a donor's into itself.
+    """One peer's side of an exchange: it publishes a snapshot and blends a donor's into its weights.
 
-    Alpha is decided unit by unit, from a score of the receiver's unit and the donor's: a unit is a site, or at filter
+    Each unit has its own alpha, from the scores of the receiver's and the donor's unit. A unit is a site, or at filter
     level one filter of a site.
 
     Args:
         state: the peer's tensors.
         sites: the sites of its network.
-        settings: how to graft; None measures and publishes only.
+        settings: the section `graft`; None to measure and publish only.
     """
 
     def __init__(self, state: FlatState, sites: list[Site], settings: GraftSettings | None) -> None:
@@ -59,9 +58,9 @@ class Grafting:
         self._stretches = self._joined(map(self._stretch_of, state.entries))
 
     def _stretch_of(self, entry: Entry) -> "_Stretch":
-        """Return which units a tensor takes its alpha from.
+        """Return the stretch of a tensor with the units that give its alphas.
 
-        Units are counted over the sites: S sites come first, as a whole, and then the filters of each.
+        Units are numbered: first the S sites, then the filters of each site.
         """
         site = self._plan.site_of[entry.name]
         of_filter = self._settings.level == "filter"
@@ -72,7 +71,7 @@ class Grafting:
 
     @staticmethod
     def _joined(stretches: "Iterable[_Stretch]") -> "list[_Stretch]":
-        """Join stretches that lie side by side and follow one unit."""
+        """Join adjacent stretches of the same unit."""
         joined: list[_Stretch] = []
         for stretch in stretches:
             if joined and stretch.num_units == joined[-1].num_units == 1 and stretch.unit == joined[-1].unit:
@@ -83,11 +82,11 @@ class Grafting:
 
     @property
     def site_names(self) -> tuple[str, ...]:
-        """The sites as the records call them."""
+        """Names of the sites in the records."""
         return self._plan.site_names
 
     def entropies(self) -> Tensor:
-        """Return the entropy of every site as it is now, (S,) float64, nats."""
+        """Return the current entropy of every site, (S,) float64, nats."""
         return self._entropies(self._measured)
 
     def _entropies(self, weights: list[Tensor]) -> Tensor:
@@ -95,13 +94,13 @@ class Grafting:
         return measure(weights, self._settings.num_bins)
 
     def num_invalid_filters(self) -> Tensor:
-        """Return the number of invalid filters of every site as it is now, (S,) int64."""
+        """Return the current number of invalid filters of every site, (S,) int64."""
         return torch.stack([num_invalid_filters(weight) for weight in self._measured])
 
     def publish(self, peer: int, entropies: Tensor, predicted: Tensor) -> Snapshot:
-        """Return the weights with their entropies and what they predicted, to be copied before they change.
+        """Return a snapshot of the weights with their entropies (S,) and predictions (V,).
 
-        On a CPU its arrays are the weights themselves.
+        Copy it before the weights change: on a CPU its arrays share their memory.
         """
         integers = [tensor.flatten() for tensor in self._state.integers.values()]
         return Snapshot(
@@ -113,7 +112,7 @@ class Grafting:
         )
 
     def merged(self, snapshots: Sequence[Snapshot]) -> Snapshot:
-        """Return the mean of some snapshots as one, whose entropies are the mean weights' own; of one, itself."""
+        """Return the mean of some snapshots with the entropies of the mean weights; a single snapshot unchanged."""
         if len(snapshots) == 1:
             return snapshots[0]
         mean = torch.stack([_tensor(snapshot.weights) for snapshot in snapshots]).mean(0)
@@ -121,12 +120,12 @@ class Grafting:
         return replace(snapshots[0], peer=ALL_OTHERS, weights=mean.numpy(), entropies=self._entropies(rows).numpy())
 
     def alpha(self, own: Tensor, donor: Snapshot) -> Tensor:
-        """Return the share that each unit keeps of itself, float64: of the S sites as a whole, then of their filters.
+        """Return alpha by unit, float64: for the S sites, at filter level followed by their filters.
 
-        At filter level a site's own is the mean of its filters'; it is what tensors take that belong to no filter.
+        At filter level a site's alpha is the mean of its filters' alphas; tensors outside of filters take it.
 
         Args:
-            own: the receiver's entropies, (S,) float64.
+            own: the receiver's entropies, (S,) float64, nats.
             donor: the donor's snapshot.
         """
         settings = self._settings
@@ -150,14 +149,14 @@ class Grafting:
         return rule(own, theirs, A=settings.A, c=settings.c)
 
     def _of(self, snapshot: Snapshot) -> list[Tensor]:
-        """Return the measured tensors of a snapshot."""
+        """Return the measured tensors of a snapshot, one per site, (O, rest)."""
         buffer = _tensor(snapshot.weights).to(self._state.buffer.device)
         return self._state.rows_of(buffer, self._plan.measured)
 
     def graft_(self, alpha: Tensor, donor: Snapshot) -> None:
-        """Blend a donor's weights into this peer's, with the shares that `alpha` returned. Momentum is not touched."""
+        """Blend a donor's weights into this peer's, with the alphas from `alpha`. Momentum does not change."""
         weights = _tensor(donor.weights).to(self._state.buffer.device)
-        for offset, numel, unit, num_units in self._stretches:  # each is read and written while it is in the cache
+        for offset, numel, unit, num_units in self._stretches:  # one at a time, while it is in the cache
             share = alpha[unit : unit + num_units, None]
             own, theirs = (
                 buffer[offset : offset + numel].view(num_units, -1) for buffer in (self._state.buffer, weights)
@@ -170,13 +169,13 @@ class Grafting:
             self._graft_integers_(alpha, donor)
 
     def copy_from_(self, donor: Snapshot) -> None:
-        """Take a donor's weights and integer buffers in place of one's own."""
+        """Copy a donor's weights and integer buffers."""
         self._state.buffer.copy_(_tensor(donor.weights))
         for _, tensor, theirs in self._integers_of(donor):
             tensor.copy_(theirs)
 
     def _graft_integers_(self, alpha: Tensor, donor: Snapshot) -> None:
-        """Blend the integer buffers; one (`bn1.num_batches_tracked`) follows the site of the tensors beside it."""
+        """Blend the integer buffers; each (`bn1.num_batches_tracked`) follows the site of its module."""
         site_of_module = {name.rpartition(".")[0]: site for name, site in self._plan.site_of.items()}
         for name, tensor, theirs in self._integers_of(donor):
             tensor.copy_(
@@ -184,7 +183,7 @@ class Grafting:
             )
 
     def _integers_of(self, donor: Snapshot) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Yield the name of each integer buffer, the buffer, and the donor's."""
+        """Yield name, own tensor and donor's tensor of each integer buffer."""
         own = self._state.integers
         parts = _tensor(donor.integers).split([tensor.numel() for tensor in own.values()])
         for (name, tensor), part in zip(own.items(), parts, strict=True):
@@ -192,7 +191,7 @@ class Grafting:
 
 
 def _total_norms(weights: Sequence[Tensor]) -> Tensor:
-    """Return the L1 norm of each of many layers, (L,) float64."""
+    """Return the L1 norm of each layer, (L,) float64."""
     return torch.stack(torch._foreach_norm(list(weights), 1)).double()
 
 
@@ -203,7 +202,7 @@ _FILTER_SCORES: Final[Mapping[str, Callable[[Tensor, int], Tensor]]] = {
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:
-    """Return a tensor over an array that is only read; torch warns that it could be written to."""
+    """Return a tensor that shares a read-only array's memory, without torch's warning about writes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         return torch.from_numpy(array)

@@ -1,7 +1,7 @@
-"""Grafting two networks of which only the state dicts are there, `graftpop.graft`: no module, no file, no population.
+"""`graftpop.graft`: grafting of two state dicts, without modules or a population.
 
-Which tensors belong together is read from their order. A population does not go by order: it runs the network
-(`training/sites.py`), which a state dict cannot.
+The order of the entries shows which tensors belong together. A population runs the network instead
+(`training/sites.py`), which a state dict does not permit.
 """
 
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def convolutions_of(state: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the weights of two-dimensional convolutions, in order.
 
-    That is every `weight` with four dimensions and floating values. Nothing else can be told from a state dict: the
-    weight of a one-dimensional convolution looks as other tensors do.
+    These are all floating-point entries `weight` with four dimensions. A state dict shows nothing more: the weight of a
+    one-dimensional convolution looks like other tensors.
 
     Args:
         state: a state dict.
@@ -39,21 +39,21 @@ def convolutions_of(state: Mapping[str, Tensor]) -> list[str]:
 def graft_state_dicts(
     receiver: Mapping[str, Tensor], donor: Mapping[str, Tensor], *, A: float = 0.4, c: float = 500.0
 ) -> dict[str, Tensor]:
-    """Return the receiver's state dict grafted with the donor's, layer by layer; neither of them is changed.
+    """Return the receiver's state dict grafted with the donor's, layer by layer, without changing either.
 
         alpha  = A / pi * atan(c * (H_receiver - H_donor)) + 1/2        of each convolution
         result = alpha * receiver + (1 - alpha) * donor
 
-    H is the entropy of a convolution's weights in 10 bins, in nats. Sites are found by the *order* of the entries: a
-    convolution is a `weight` with four dimensions, and what comes after it, up to the next one, takes its alpha: its
-    bias, its BatchNorm, and the classifier that of the last. Populations find sites by *running* the network instead.
-    Both agree where every convolution is followed by the one BatchNorm that consumes its output: in ResNet, MobileNetV2
-    or VGG. They differ where BatchNorm comes before the convolution (WideResNet, DenseNet) and where convolutions have
-    none: here each has an alpha of its own, in a population it takes that of the site before it.
+    H is the entropy of a convolution's weights in 10 bins, in nats. The *order* of the entries gives the sites: a
+    convolution is a `weight` with four dimensions, and the entries after it, up to the next one, take its alpha (bias,
+    BatchNorm, and for the last one the classifier). Populations find sites by *running* the network instead. Both agree
+    if each convolution precedes the BatchNorm that consumes its output, as in ResNet, MobileNetV2 and VGG. They differ
+    for BatchNorm before the convolution (WideResNet, DenseNet) and for convolutions without one: here each has its own
+    alpha, in a population it takes that of the site before it.
 
     Args:
         receiver: a network's `state_dict()`.
-        donor: that of a network of the same architecture, with the same dtypes, on the same device.
+        donor: `state_dict()` of a network of the same architecture, with the same dtypes, on the same device.
         A: width of the interval of alpha around 1/2, in [0, 1]; 0 averages the two.
         c: steepness, > 0, per nat.
 
@@ -61,8 +61,8 @@ def graft_state_dicts(
         A new dict of new tensors, in the receiver's order. Integer buffers are the receiver's.
 
     Raises:
-        ModelError: the two differ in a name, a shape, a dtype or the device, the entries are not in the network's
-            order, a convolution is not finite, or there is none.
+        ModelError: the two differ in a name, shape, dtype or device; the entries are not in the network's order; a
+            convolution is not finite; or there is none.
         ValueError: A or c is outside its range.
 
     References:
@@ -79,7 +79,7 @@ def graft_state_dicts(
     alpha = adaptive_alpha(
         _entropies("receiver", receiver, convolutions), _entropies("donor", donor, convolutions), A=A, c=c
     )
-    grafted, site = {}, 0  # what comes before the first convolution goes with it
+    grafted, site = {}, 0  # entries before the first convolution follow it
     for name, own in receiver.items():
         site = convolutions.index(name) if name in convolutions else site
         is_blended = own.dtype in FLOATS
@@ -103,7 +103,7 @@ def _check_alike(receiver: Mapping[str, Tensor], donor: Mapping[str, Tensor]) ->
 
 
 def _check_order(state: Mapping[str, Tensor]) -> None:
-    """Check that the entries are in the order of the network: every module of torch has its weight before its bias."""
+    """Check that the entries are in the network's order: torch modules have their weight before their bias."""
     seen: set[str] = set()
     for name in state:
         module, _, kind = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""`alpha`: the share of its own weights that a receiver keeps when it is grafted."""
+"""`alpha`: the share of its own weights that a receiver keeps in a graft."""
 
 import math
 
@@ -9,12 +9,12 @@ __all__ = ["adaptive_alpha", "fixed_alpha"]
 
 
 def adaptive_alpha(receiver_entropy: Tensor, donor_entropy: Tensor, *, A: float = 0.4, c: float = 500.0) -> Tensor:
-    """Return alpha by which of two layers carries more information.
+    """Return alpha, which grows with the receiver's entropy lead over the donor.
 
         alpha = A / pi * atan(c * (H_receiver - H_donor)) + 1/2
 
-    Equal entropies give 1/2; what the receiver keeps of itself and what the donor, as receiver, would keep add up
-    to 1. With A = 0 this is plain averaging, with a large c almost a switch between the two bounds.
+    Equal entropies give 1/2. Swapping receiver and donor gives 1 - alpha. A = 0 is plain averaging; a large c is nearly
+    a switch between the two bounds. With A = 0.4, c = 500 and a lead of 0.01 nats, alpha is 0.675.
 
     Args:
         receiver_entropy: in nats, any shape.
@@ -29,8 +29,8 @@ def adaptive_alpha(receiver_entropy: Tensor, donor_entropy: Tensor, *, A: float 
         ValueError: shapes differ, or a parameter is outside its range.
 
     References:
-        Meng et al., CVPR 2020, adaptive weighting. The text prints the formula without 1/pi, with which alpha
-        would leave [0, 1] at the published A = 0.4; the released code has it, and so have we.
+        Meng et al., CVPR 2020, adaptive weighting. The text prints the formula without 1/pi, so that alpha would leave
+        [0, 1] at the published A = 0.4. The released code has 1/pi, as we do.
     """
     if receiver_entropy.shape != donor_entropy.shape:
         raise ValueError(
@@ -46,11 +46,11 @@ def adaptive_alpha(receiver_entropy: Tensor, donor_entropy: Tensor, *, A: float 
 
 
 def fixed_alpha(receiver_entropy: Tensor, alpha: float) -> Tensor:
-    """Return the same alpha for every layer, whatever its entropy.
+    """Return the same alpha for every layer, independent of its entropy.
 
     Args:
-        receiver_entropy: gives the shape.
-        alpha: in [0, 1]; 1/2 averages, 1 leaves the receiver as it is.
+        receiver_entropy: tensor of the wanted shape.
+        alpha: in [0, 1]; 1/2 averages, 1 keeps the receiver unchanged.
 
     Returns:
         alpha as float64, the shape of `receiver_entropy`.

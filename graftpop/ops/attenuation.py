@@ -1,9 +1,9 @@
-"""Weak filters fade: after an epoch the weakest share `rate` of each layer's filters is multiplied by a factor.
+"""Attenuation: after each epoch the weakest share `rate` of each layer's filters is multiplied by a factor.
 
-Rate and factor may change in training by a schedule; one rule then covers a family of methods. With factor 0 it is
-soft filter pruning (He et al., IJCAI 2018), with a growing rate asymptotic soft filter pruning, with a falling
-factor softer filter pruning (Cai et al., arXiv:2010.09498), and with a constant factor in between our reading of
-filter attenuation (Mousa-Pasandi et al., ICIP 2020), of which the abstract alone is known to us.
+Schedules may change rate and factor during training, so one rule covers a family of methods. Factor 0 is soft filter
+pruning (He et al., IJCAI 2018). A growing rate makes it asymptotic soft filter pruning. A falling factor is softer
+filter pruning (Cai et al., arXiv:2010.09498). A constant factor between 0 and 1 is our reading of filter attenuation
+(Mousa-Pasandi et al., ICIP 2020), of which we know only the abstract.
 """
 
 import math
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 ShareSchedule = Callable[[int, int], float]
-"""From the epochs trained so far and the epochs in all to a share, in [0, 1], of the value that the settings name."""
+"""From trained epochs and total epochs to a factor in [0, 1] of the value in the settings."""
 
 
 def constant(epochs_done: int, epochs: int) -> float:
@@ -35,7 +35,7 @@ def constant(epochs_done: int, epochs: int) -> float:
 
 
 def growing(epochs_done: int, epochs: int) -> float:
-    """Return the share of the final rate that is reached: fast at first, three quarters at 1/8 of the training.
+    """Return the share of the final rate: it grows fast at first and reaches 3/4 after 1/8 of the training.
 
         1 - exp(-k * t),    k = log(4) / (epochs / 8),    and exactly 1 at the end
 
@@ -47,14 +47,14 @@ def growing(epochs_done: int, epochs: int) -> float:
         ValueError: an argument is outside its range.
 
     References:
-        He et al., Asymptotic Soft Filter Pruning, arXiv:1808.07471; the constants are a re-implementation's.
+        He et al., Asymptotic Soft Filter Pruning, arXiv:1808.07471; the constants come from a re-implementation.
     """
     _check_epochs("growing", epochs_done, epochs)
     return 1.0 if epochs_done == epochs else 1 - 4.0 ** (-8 * epochs_done / epochs)
 
 
 def falling(epochs_done: int, epochs: int) -> float:
-    """Return the share of the initial factor that is left.
+    """Return the remaining share of the initial factor.
 
         1 - epochs_done / epochs
 
@@ -66,8 +66,8 @@ def falling(epochs_done: int, epochs: int) -> float:
         ValueError: an argument is outside its range.
 
     References:
-        Cai et al., arXiv:2010.09498, multiply by what decreases monotonically; by which law is not known to us, and
-        the straight line to 0 is ours.
+        Cai et al., arXiv:2010.09498, use a monotonically decreasing factor. We do not know their law; the straight
+        line to 0 is ours.
     """
     _check_epochs("falling", epochs_done, epochs)
     return 1 - epochs_done / epochs
@@ -85,10 +85,13 @@ FACTOR_SCHEDULES: Final[Mapping[str, ShareSchedule]] = {"constant": constant, "f
 
 
 def weakest(scores: Tensor, rate: float) -> Tensor:
-    """Return the indices of the floor(rate * O) filters of a layer that matter least, never of all.
+    """Return the indices of the floor(rate * O) filters with the lowest scores, never of all filters.
+
+    >>> weakest(torch.tensor([3.0, 1.0, 2.0, 4.0]), 0.5)
+    tensor([1, 2])
 
     Args:
-        scores: (O,), higher matters more; of equal scores the lower index is the weaker.
+        scores: (O,), higher matters more; among equal scores the lower index is weaker.
         rate: in [0, 1).
 
     Returns:
@@ -101,18 +104,18 @@ def weakest(scores: Tensor, rate: float) -> Tensor:
         raise ValueError(f"weakest: rate must be in [0, 1), got {rate=}")
     if scores.dim() != 1:
         raise ValueError(f"weakest: scores must have shape (O,), got {tuple(scores.shape)}")
-    # 0.29 * 100 is 28.999999999999996, and 29 filters are meant; a rate just below 1 is not to round up to all
+    # 0.29 * 100 is 28.999999999999996 and means 29 filters; a rate just below 1 must not round up to all filters
     num_weak = max(0, min(math.floor(rate * len(scores) + 1e-9), len(scores) - 1))
     return scores.argsort(stable=True)[:num_weak]
 
 
 def attenuate_(weight: Tensor, weak: Tensor, factor: float) -> None:
-    """Multiply some filters of a layer by a factor, in place and outside any graph.
+    """Multiply some filters of a layer by a factor, in place and without a graph.
 
     Args:
         weight: (O, ...), float; a parameter's scale or shift (O,) may be attenuated alike.
-        weak: int64 indices of filters, as `weakest` gives them.
-        factor: in [0, 1]; 1 changes nothing to the bit, 0 leaves zeros.
+        weak: int64 indices of filters, from `weakest`.
+        factor: in [0, 1]; 1 keeps every bit, 0 gives zeros.
 
     Raises:
         ValueError: factor is outside its range.

@@ -1,9 +1,8 @@
-"""How much the filters of one layer matter: functions from a layer to one score a filter, higher matters more.
+"""Criteria: functions from the filters of one layer to one score per filter; higher matters more.
 
-All have one signature, so that a user can choose by name; only `random` draws from the generator. Scores are float32
-on the device of the weights, (O,), and outside any graph. A score sees the layer it is from and nothing else; of
-those here `orthogonality`, `entropy` and `random` lie in the same interval in every layer, the others grow with the
-size of weights or of BatchNorm entries.
+All have one signature, so settings choose them by name. Only `random` draws from the generator. Scores are (O,)
+float32 on the weights' device, without a graph. A score depends on its own layer only. `orthogonality`, `entropy` and
+`random` have the same range in every layer; the others grow with the size of weights or BatchNorm entries.
 """
 
 import math
@@ -36,9 +35,9 @@ class Filters(NamedTuple):
     """The filters of one layer, with the BatchNorm behind them.
 
     Attributes:
-        weight: of the convolution, (O, ...), one row a filter, finite.
-        scale: gamma of the BatchNorm, (O,); None: 1.
-        shift: beta of the BatchNorm, (O,); None: 0.
+        weight: of the convolution, (O, ...), one row per filter, finite.
+        scale: gamma of the BatchNorm, (O,); None for 1.
+        shift: beta of the BatchNorm, (O,); None for 0.
     """
 
     weight: Tensor
@@ -47,7 +46,7 @@ class Filters(NamedTuple):
 
 
 Criterion = Callable[[Filters, torch.Generator], Tensor]
-"""From the filters of a layer and a generator on the CPU to one score a filter."""
+"""From the filters of a layer and a generator on the CPU to one score per filter."""
 
 
 def l1(filters: Filters, generator: torch.Generator) -> Tensor:
@@ -75,14 +74,14 @@ def entropy(filters: Filters, generator: torch.Generator) -> Tensor:
     """Return the entropy of each filter's own weights in 10 bins, in nats, in [0, log(10)].
 
     References:
-        Meng et al., CVPR 2020, measure a layer so; filter by filter is our use of it.
+        Meng et al., CVPR 2020, define it for a layer; its use per filter is ours.
     """
     del generator
     return filter_entropies(filters.weight).float()
 
 
 def bn_scale(filters: Filters, generator: torch.Generator) -> Tensor:
-    """Return |gamma|, the standard deviation of what leaves the BatchNorm.
+    """Return |gamma|, the standard deviation of the BatchNorm's output.
 
     Without a BatchNorm all filters score 1.
 
@@ -94,7 +93,7 @@ def bn_scale(filters: Filters, generator: torch.Generator) -> Tensor:
 
 
 def bn_activation(filters: Filters, generator: torch.Generator) -> Tensor:
-    """Return the mean of what leaves the ReLU, if what enters it is normal with mean beta and deviation |gamma|.
+    """Return the mean output of a ReLU whose input is normal with mean beta and deviation |gamma|.
 
         E[ReLU(x)] = beta * Phi(beta / |gamma|) + |gamma| * phi(beta / |gamma|)      and ReLU(beta) where gamma = 0
 
@@ -103,14 +102,14 @@ def bn_activation(filters: Filters, generator: torch.Generator) -> Tensor:
 
     References:
         Oh et al., Batch Normalization Tells You Which Filter is Important, WACV 2022, arXiv:2112.01155. That it
-        ranks by gamma and beta alone is in the abstract, which is all of it that we have read; the formula is the
-        expectation itself, which follows from its assumption, and not a copy of theirs.
+        ranks by gamma and beta alone is in the abstract, the only part that we read. The formula is the expectation
+        under its assumption, not a copy of theirs.
     """
     del generator
     deviation_O = _deviation(filters)
     mean_O = torch.zeros_like(deviation_O) if filters.shift is None else filters.shift.detach().double()
     in_deviations_O = mean_O / deviation_O.clamp_min(torch.finfo(torch.float64).tiny)
-    # torch.special.ndtr has no correct digit left below -8; erfc keeps them all
+    # torch.special.ndtr loses all digits below -8; erfc keeps them
     share_above_0_O = torch.erfc(-in_deviations_O / math.sqrt(2)) / 2
     density_O = torch.exp(-0.5 * in_deviations_O.square()) / math.sqrt(2 * math.pi)
     return (mean_O * share_above_0_O + deviation_O * density_O).clamp_min(0.0).float()
@@ -119,10 +118,10 @@ def bn_activation(filters: Filters, generator: torch.Generator) -> Tensor:
 def orthogonality(filters: Filters, generator: torch.Generator) -> Tensor:
     """Return minus each filter's overlap with the others of its layer, in (-1, 0].
 
-    A filter that is all zero overlaps with nothing and scores 0, the highest there is.
+    A filter of zeros overlaps with nothing and scores 0, the maximum.
 
     References:
-        Prakash et al., RePr, CVPR 2019: what overlaps most is dropped first; see `overlaps`.
+        Prakash et al., RePr, CVPR 2019: the filters with the most overlap are dropped first; see `overlaps`.
     """
     del generator
     return -overlaps(filters.weight)
@@ -133,22 +132,22 @@ def geometric_median(filters: Filters, generator: torch.Generator) -> Tensor:
 
         g_i = sum over j of ||F_i - F_j||_2
 
-    The filter nearest to the layer's geometric median has the lowest score: the others can best stand in for it.
+    The filter nearest to the layer's geometric median has the lowest score, because the others can replace it best.
 
     References:
-        He et al., Filter Pruning via Geometric Median, CVPR 2019: the filters that minimise g are pruned.
+        He et al., Filter Pruning via Geometric Median, CVPR 2019: the filters with the smallest g are pruned.
     """
     del generator
     rows_OK = filters.weight.detach().float().flatten(1)
-    # by differences and not by a matrix product, in which filters that are equal can be 1e-3 apart
+    # by differences; by a matrix product, equal filters can be 1e-3 apart
     distances_OO: Tensor = torch.cdist(rows_OK, rows_OK, compute_mode="donot_use_mm_for_euclid_dist")
     return distances_OO.sum(1)
 
 
 def random(filters: Filters, generator: torch.Generator) -> Tensor:
-    """Return uniform random numbers in [0, 1): the control that every other criterion has to beat.
+    """Return uniform random numbers in [0, 1), the control for every other criterion.
 
-    They are drawn on the CPU, so that one generator gives the same scores on every device.
+    They are drawn on the CPU, so a generator gives the same scores on every device.
 
     References:
         Prakash et al., RePr, CVPR 2019, compare with it.

@@ -1,4 +1,4 @@
-"""Figures that compare networks: how dense their filters are, how far apart they lie, how often they disagree."""
+"""Diagnostics of networks: density of filters, distance and disagreement of two networks, information."""
 
 from collections.abc import Sequence
 
@@ -11,19 +11,19 @@ __all__ = ["density", "disagreement", "distance", "network_information"]
 
 
 def density(weights: Sequence[Tensor], valid: Sequence[Tensor]) -> tuple[float, float]:
-    """Return the mean L1 norm of the valid filters and that of the invalid ones, over all layers together.
+    """Return the mean L1 norms of valid and of invalid filters, over all layers together.
 
-    Which filters are valid is decided once, on a baseline, and then followed through other networks.
+    A baseline decides once which filters are valid; other networks use the same masks.
 
     Args:
-        weights: one or more layers' (O, ...).
-        valid: for each layer (O,) bool, true for a filter that was valid in the baseline.
+        weights: of one or more layers, each (O, ...).
+        valid: masks of the layers, each (O,) bool, true for filters that are valid in the baseline.
 
     Returns:
-        Two means over filters, nan over none.
+        Two means over filters; nan for no filter.
 
     Raises:
-        ValueError: a layer has no mask of its own length and of bools.
+        ValueError: a mask is missing, not bool, or of another length.
 
     References:
         Meng et al., Filter Grafting for DNNs: Reason, Method, and Cultivation, arXiv:2004.12311.

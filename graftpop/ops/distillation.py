@@ -1,7 +1,7 @@
-"""Losses that pull a network's class probabilities to those of others: fixed teachers, or peers of the same batch.
+"""Losses that pull a network's class probabilities towards others': fixed teachers, or peers on the same batch.
 
-Both soften the probabilities by a temperature and multiply by its square, so that the gradient keeps its size; both
-are computed in float32 and are means over the batch, as the cross-entropy with the labels that they stand beside is.
+Both soften probabilities by a temperature and multiply the loss by its square, so the gradient keeps its size. Both are
+computed in float32 and averaged over the batch, like the cross entropy with the labels.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ def mean_probabilities(logits: Sequence[Tensor], temperature: float) -> Tensor:
         pbar = 1/M * sum_m softmax(z_m / temperature)
 
     Args:
-        logits: M >= 1 teachers' (B, C), all on the same images.
+        logits: of M >= 1 teachers, each (B, C), on the same images.
         temperature: > 0.
 
     Returns:
-        (B, C) float32, each row adds up to 1.
+        (B, C) float32; each row sums to 1.
 
     Raises:
-        ValueError: no teacher, shapes that differ, or a temperature outside its range.
+        ValueError: no teacher, different shapes, or a temperature outside its range.
 
     References:
         Meng et al., Filter Grafting for DNNs: Reason, Method, and Cultivation, arXiv:2004.12311, section 3.5.
@@ -41,16 +41,16 @@ def mean_probabilities(logits: Sequence[Tensor], temperature: float) -> Tensor:
 
 
 def distillation_loss(logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
-    """Return the cross-entropy of a student with its teachers' probabilities.
+    """Return the cross entropy of a student with its teachers' probabilities.
 
         L = tau ** 2 * mean over the batch of ( - sum_k pbar_k * log softmax(z / tau)_k )
 
-    It is least, tau ** 2 times the entropy of pbar, where the student's probabilities are the teachers'. No gradient
-    reaches the teachers.
+    Its minimum is tau ** 2 times the entropy of pbar, where the student's probabilities equal the teachers'. No
+    gradient reaches the teachers.
 
     Args:
         logits: the student's z, (B, C).
-        teacher_probabilities: pbar, (B, C), of `mean_probabilities` at the same temperature.
+        teacher_probabilities: pbar, (B, C), from `mean_probabilities` at the same temperature.
         temperature: tau, > 0.
 
     Returns:
@@ -60,7 +60,7 @@ def distillation_loss(logits: Tensor, teacher_probabilities: Tensor, temperature
         ValueError: shapes differ, or a temperature outside its range.
 
     References:
-        Meng et al., arXiv:2004.12311, section 3.5, with tau = 2. The text leaves the temperature out of the
+        Meng et al., arXiv:2004.12311, section 3.5, with tau = 2. The text omits the temperature in the
         probabilities and sums over images; the code divides the logits by it.
     """
     _check_temperature("distillation_loss", temperature)
@@ -74,19 +74,19 @@ def distillation_loss(logits: Tensor, teacher_probabilities: Tensor, temperature
 
 
 def mutual_loss(logits: Tensor, others: Tensor, temperature: float) -> Tensor:
-    """Return how far a peer's class probabilities lie from those of the other peers.
+    """Return the mean KL divergence from the other peers' class probabilities to a peer's own.
 
         L = T ** 2 / (K - 1) * sum over others of the mean over the batch of KL(p_other || p_own)
 
-    with p = softmax(z / T). It is 0 where all peers agree. No gradient reaches the others.
+    with p = softmax(z / T). It is 0 if all peers agree. No gradient reaches the others.
 
     Args:
         logits: this peer's z, (B, C).
-        others: those of the other peers on the same images, (K - 1, B, C), possibly of none.
+        others: of the other peers on the same images, (K - 1, B, C); K may be 1.
         temperature: T, > 0.
 
     Returns:
-        A float32 scalar tensor, at least 0 but for rounding; of no others a plain 0.
+        A float32 scalar tensor, at least 0 up to rounding; exactly 0 without others.
 
     Raises:
         ValueError: shapes do not fit, or a temperature outside its range.
@@ -103,8 +103,8 @@ def mutual_loss(logits: Tensor, others: Tensor, temperature: float) -> Tensor:
     if len(others) == 0:
         return torch.zeros((), dtype=torch.float32, device=logits.device)
     own = functional.log_softmax(logits.float() / temperature, dim=-1).expand_as(others)
-    theirs = functional.log_softmax(others.detach().float() / temperature, dim=-1)
-    divergence = functional.kl_div(own, theirs, reduction="sum", log_target=True)
+    other_log_probabilities = functional.log_softmax(others.detach().float() / temperature, dim=-1)
+    divergence = functional.kl_div(own, other_log_probabilities, reduction="sum", log_target=True)
     return divergence * (temperature**2 / (len(others) * len(logits)))
 
 

@@ -1,17 +1,16 @@
-"""How much information a layer carries: the entropy of the histogram of its weights.
+"""The entropy of the histogram of a layer's weights, which measures the information it carries.
 
-A tensor's range [min, max] is cut into `num_bins` equal bins, the last one closed, and with p_k the share of the
-values in bin k
+A tensor's range [min, max] has `num_bins` equal bins, the last one closed. With p_k the share of values in bin k
 
     H = - sum_k p_k log p_k        in nats, 0 <= H <= log(num_bins)
 
-The bin of x is floor((x - min) * num_bins / (max - min)) in float32, which is also what `torch.histc` computes.
-H does not change under a permutation, a shift or a positive scaling of the weights: it sees their shape, not their
-size. A constant tensor has H = 0.
+The bin of x is floor((x - min) * num_bins / (max - min)) in float32, as in `torch.histc`. H is invariant under a
+permutation, a shift and a positive scaling of the weights. A constant tensor has H = 0; two equally frequent values
+have H = log 2 = 0.693.
 
 References:
     Meng et al., Filter Grafting for Deep Neural Networks, CVPR 2020, section 3.4; the number of bins (10) and the
-    natural logarithm are the released code's, whose open last bin is in `released.py`.
+    natural logarithm come from the released code, whose open last bin is in `released.py`.
 """
 
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ def filter_entropies(weight: Tensor, num_bins: int = 10) -> Tensor:
     """Return the entropy of each filter by itself, in nats.
 
     Args:
-        weight: (O, ...), one row a filter.
+        weight: (O, ...), one row per filter.
         num_bins: number of equal bins, at least 2.
 
     Returns:
@@ -56,8 +55,8 @@ def filter_entropies(weight: Tensor, num_bins: int = 10) -> Tensor:
 def layer_entropies(weights: Sequence[Tensor], num_bins: int = 10) -> Tensor:
     """Return the entropy of each of many layers, in nats.
 
-    On a CPU this is one `torch.histc` a layer, the fastest there is; elsewhere one pass over all layers joined
-    together, in which the host never waits for a layer. Both give the same counts.
+    On a CPU this is one `torch.histc` per layer, the fastest way. Elsewhere it is one pass over all layers together, in
+    which the host never waits for a layer. Both give the same counts.
 
     Args:
         weights: L tensors of any shapes on one device, each with at least one element.
@@ -73,7 +72,7 @@ def layer_entropies(weights: Sequence[Tensor], num_bins: int = 10) -> Tensor:
 
 
 def _joined_counts(flat: Sequence[Tensor], num_bins: int) -> Tensor:
-    """Return the histograms (L, num_bins) of many flat tensors by one scatter over all their values."""
+    """Return the histograms (L, num_bins) of many flat tensors by one scatter over all values."""
     device = flat[0].device
     low_L, high_L = torch.stack([torch.stack(torch.aminmax(values)) for values in flat]).unbind(1)
     lengths_L = torch.tensor([len(values) for values in flat]).to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Grafting itself: the receiver's weights blended with the donor's."""
+"""The blend of a receiver's weights with its donor's."""
 
 from torch import Tensor, lerp
 
@@ -8,14 +8,14 @@ __all__ = ["blend"]
 def blend(receiver: Tensor, donor: Tensor, alpha: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Return alpha * receiver + (1 - alpha) * donor.
 
-    Computed by linear interpolation, so that alpha = 1 gives the receiver, alpha = 0 the donor, and equal weights
-    themselves, all to the bit. With one alpha a layer this is layer-level grafting.
+    Linear interpolation makes alpha = 1 give the receiver, alpha = 0 the donor, and equal weights themselves, all to
+    the bit. With one alpha per layer this is layer-level grafting.
 
     Args:
         receiver: float weights, any shape.
         donor: the same shape, dtype and device.
         alpha: share of the receiver, in [0, 1]; a shape that broadcasts over the weights.
-        out: where to write it, which may be the receiver; None makes a new tensor.
+        out: output tensor, possibly the receiver; None for a new one.
 
     Returns:
         A tensor of the shape and dtype of `receiver`.

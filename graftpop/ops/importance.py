@@ -1,4 +1,4 @@
-"""How much a filter matters, judged by its weights."""
+"""L1 norms of filters, and the count of invalid ones."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 __all__ = ["INVALID_BELOW", "filter_l1_norms", "num_invalid_filters"]
 
 INVALID_BELOW = 0.1
-"""L1 norm under which a filter counts as invalid in the records (the larger of the papers' two thresholds)."""
+"""A filter with a smaller L1 norm counts as invalid in the records (the larger of the papers' two thresholds)."""
 
 
 def filter_l1_norms(weight: Tensor) -> Tensor:
@@ -15,5 +15,5 @@ def filter_l1_norms(weight: Tensor) -> Tensor:
 
 
 def num_invalid_filters(weight: Tensor, threshold: float = INVALID_BELOW) -> Tensor:
-    """Return how many filters have an L1 norm below the threshold, an int64 scalar, for weights (O, ...)."""
+    """Return the number of filters with an L1 norm below the threshold, an int64 scalar, for weights (O, ...)."""
     return torch.count_nonzero(filter_l1_norms(weight) < threshold)

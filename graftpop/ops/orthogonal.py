@@ -1,8 +1,8 @@
-"""RePr's two formulas: how much a filter overlaps with the others of its layer, and new filters that overlap with none.
+"""RePr's two formulas: the overlap of a filter with the others of its layer, and new filters without overlap.
 
-A filter is here the flat row of its weights. All arithmetic is in float64: it is not rounded to TF32 or bfloat16 on
-the way, and a filter that has decayed to 1e-30 still has a direction. Of the dimensions in names, O counts filters,
-D the dropped and J the kept ones, R the rank of what is avoided, and K a filter's weights (fan_in).
+A filter is the flat row of its weights. All arithmetic is in float64: nothing is rounded to TF32 or bfloat16, and a
+filter that decayed to 1e-30 still has a direction. Dimensions in names: O filters, D dropped and J kept ones, R rank of
+the avoided rows, K weights per filter (fan_in).
 
 References:
     Prakash, Storer, Florencio, Zhang, RePr: Improved Training of Convolutional Filters, CVPR 2019, arXiv:1811.07275.
@@ -14,27 +14,27 @@ from torch import Tensor
 __all__ = ["orthogonal_filters", "overlaps"]
 
 ROUNDING = 1e-6
-"""Singular value of unit rows up to which a direction is float32 rounding; what it ignores is a cosine below that."""
+"""Singular values of unit rows up to this are float32 rounding; it ignores cosines below."""
 
 
 def overlaps(weight: Tensor) -> Tensor:
-    """Return how much each filter overlaps with the others of its layer.
+    """Return the overlap of each filter with the others of its layer.
 
         O_f = (1 / O) * sum over g != f of |cos(F_f, F_g)|
 
-    A filter that is all zero has no direction: it overlaps with nothing, and nothing with it.
+    A filter of zeros has no direction and no overlap.
 
     Args:
-        weight: (O, ...), one row a filter, finite.
+        weight: (O, ...), one row per filter, finite.
 
     Returns:
         (O,) float32 on the device of `weight`, each in [0, 1 - 1 / O]; RePr drops the largest.
 
     References:
         RePr, the ranking by inter-filter orthogonality: P = |W W^T - I|, row sums over the number of filters. The
-        text leaves open over what W is normalised; only unit rows make the diagonal of W W^T the identity. The
-        released code normalises the whole matrix and takes the absolute value of the mean, so that overlaps of
-        opposite sign cancel; ours is the text's.
+        text does not say how W is normalized; only unit rows make the diagonal of W W^T the identity. The released
+        code normalizes the whole matrix and takes the absolute value of the mean, so overlaps of opposite sign
+        cancel. Ours follows the text.
     """
     rows_OK = _unit_rows(weight)
     overlaps_OO = (rows_OK @ rows_OK.T).abs()
@@ -43,19 +43,18 @@ def overlaps(weight: Tensor) -> Tensor:
 
 
 def orthogonal_filters(dropped: Tensor, kept: Tensor, generator: torch.Generator) -> Tensor:
-    """Return new filters for those that were dropped, orthogonal to what the layer has and had.
+    """Return new filters for dropped ones, orthogonal to the kept filters and to the old values.
 
-    They are orthogonal to the kept filters, to the old values of the dropped ones and to each other, and random
-    inside what that leaves: each such set of directions is equally likely. D orthogonal filters need D dimensions
-    beside those of the filters they avoid, which a first convolution, a widening 1x1 or a depthwise convolution does
-    not have. So they are
+    They are also orthogonal to each other, and random in the remaining space: each set of directions is equally likely.
+    D orthogonal filters need D dimensions beside those of the avoided filters. A first convolution, a widening 1x1 or
+    a depthwise convolution may lack them. So the new filters are
 
     1. orthogonal to kept and old filters and to each other, if fan_in - rank(kept and old) >= D;
     2. else orthogonal to the kept filters and to each other, if fan_in - rank(kept) >= D;
     3. else the first fan_in - rank(kept) of them are as in 2, the others random directions.
 
-    Each has the mean L2 norm of the kept filters, or norm 1 where no filter is kept or all kept ones are zero. They
-    are computed on the CPU, so that one generator gives the same filters on every device.
+    Each has the mean L2 norm of the kept filters, or norm 1 without a nonzero kept filter. They are computed on the
+    CPU, so a generator gives the same filters on every device.
 
     Args:
         dropped: (D, ...), the dropped filters as they were before, finite.
@@ -69,11 +68,11 @@ def orthogonal_filters(dropped: Tensor, kept: Tensor, generator: torch.Generator
         ValueError: the filters of `dropped` and `kept` differ in shape.
 
     References:
-        RePr, the re-initialisation of filters. The text is silent on the norm and on too few dimensions: both are
+        RePr, the re-initialization of filters. The text does not mention the norm or too few dimensions; both are
         ours.
     """
     # The released code takes columns of Q from a QR of the present layer: orthogonal to filters of lower index only,
-    # and close to the filter's own old value, against the text. The null space here is the text's.
+    # and close to the filter's old value, against the text. The null space here follows the text.
     if dropped.shape[1:] != kept.shape[1:]:
         raise ValueError(
             f"orthogonal_filters: filters must have one shape, got {tuple(dropped.shape[1:])} dropped and "

@@ -18,7 +18,7 @@ __all__ = ["internal_scions", "noise_deviation", "noise_scions"]
 
 
 def noise_deviation(base: float, epochs_done: int) -> float:
-    """Return the standard deviation of the noise after some epochs.
+    """Return the standard deviation of the noise after a number of epochs.
 
         sigma_t = a ** t
 
@@ -42,8 +42,8 @@ def noise_deviation(base: float, epochs_done: int) -> float:
 def noise_scions(weight: Tensor, threshold: float, sigma: float, generator: torch.Generator) -> Tensor:
     """Return the weights with noise from N(0, sigma ** 2) added to every weight of every invalid filter.
 
-    The noise is drawn for all filters, on the CPU: the same generator gives the same noise on every device, and
-    stands at the same place afterwards whichever filters are invalid.
+    The noise is drawn for all filters on the CPU. A generator gives the same noise on every device, and has the same
+    state afterwards whichever filters are invalid.
 
     Args:
         weight: (O, ...), float.
@@ -67,10 +67,10 @@ def noise_scions(weight: Tensor, threshold: float, sigma: float, generator: torc
 
 
 def internal_scions(weight: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Return which filters of a layer receive from which.
+    """Return the pairs of receiving and donating filters of a layer.
 
-    By L1 norm, the i-th smallest filter receives from the i-th largest, for as long as the receiver is invalid and
-    the donor is not; so no filter is both. Of equal norms the filter with the lower index comes first, at either end.
+    By L1 norm, the i-th smallest filter receives from the i-th largest while the receiver is invalid and the donor is
+    valid, so no filter is both. Among equal norms the lower index comes first, at either end.
 
     Args:
         weight: (O, ...), float.

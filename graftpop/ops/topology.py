@@ -1,4 +1,4 @@
-"""Who gives to whom in an exchange: functions from the number of peers to the donors of each receiver."""
+"""Topologies: functions from the number of peers to the donors of each receiver."""
 
 from collections.abc import Callable, Mapping
 from random import Random
@@ -7,19 +7,22 @@ from typing import Final
 __all__ = ["Donors", "TOPOLOGIES", "Topology", "best", "everyone", "random_pairs", "ring"]
 
 Donors = tuple[tuple[int, ...], ...]
-"""For every receiver the peers it receives from: none, one, or several whose weights are averaged."""
+"""For each receiver its donors: none, one, or several whose weights are averaged."""
 
 Topology = Callable[[int, int, Random], Donors]
-"""From the number of peers, the peer that stands best, and a random state to the donors of this exchange."""
+"""From the number of peers, the best peer and a random state to the donors of one exchange."""
 
 
 def ring(num_peers: int, best_peer: int, rng: Random) -> Donors:
-    """Return the donors when peer i receives from peer i - 1, and peer 0 from the last.
+    """Return a ring: peer i receives from peer i - 1, peer 0 from the last.
+
+    >>> ring(3, 0, Random(0))
+    ((2,), (0,), (1,))
 
     Args:
         num_peers: at least 2; one peer alone would be its own donor.
-        best_peer: makes no difference.
-        rng: makes no difference.
+        best_peer: unused.
+        rng: unused.
 
     Raises:
         ValueError: fewer than 2 peers.
@@ -33,13 +36,13 @@ def ring(num_peers: int, best_peer: int, rng: Random) -> Donors:
 
 
 def random_pairs(num_peers: int, best_peer: int, rng: Random) -> Donors:
-    """Return the donors when peers meet two by two, and both of a pair receive from each other.
+    """Return random pairs whose peers receive from each other.
 
-    Every matching is equally likely. Of an odd number of peers one is left over and has no donor.
+    Every matching is equally likely. With an odd number of peers, one has no donor.
 
     Args:
         num_peers: at least 2.
-        best_peer: makes no difference.
+        best_peer: unused.
         rng: every call draws a new matching from it.
 
     Raises:
@@ -49,18 +52,18 @@ def random_pairs(num_peers: int, best_peer: int, rng: Random) -> Donors:
     _check_num_peers("random_pairs", num_peers)
     order = rng.sample(range(num_peers), num_peers)
     donors: list[tuple[int, ...]] = [()] * num_peers
-    for one, other in zip(order[::2], order[1::2], strict=False):  # an odd number leaves the last of the order over
+    for one, other in zip(order[::2], order[1::2], strict=False):  # with an odd number the last one stays alone
         donors[one], donors[other] = (other,), (one,)
     return tuple(donors)
 
 
 def everyone(num_peers: int, best_peer: int, rng: Random) -> Donors:
-    """Return the donors when each peer receives from all others.
+    """Return all other peers as the donors of each peer.
 
     Args:
         num_peers: at least 2.
-        best_peer: makes no difference.
-        rng: makes no difference.
+        best_peer: unused.
+        rng: unused.
 
     Raises:
         ValueError: fewer than 2 peers.
@@ -71,12 +74,12 @@ def everyone(num_peers: int, best_peer: int, rng: Random) -> Donors:
 
 
 def best(num_peers: int, best_peer: int, rng: Random) -> Donors:
-    """Return the donors when the best peer gives to all others and receives from nobody.
+    """Return the best peer as the donor of all others; it receives from nobody.
 
     Args:
         num_peers: at least 2.
         best_peer: in [0, num_peers).
-        rng: makes no difference.
+        rng: unused.
 
     Raises:
         ValueError: fewer than 2 peers, or no such peer.
