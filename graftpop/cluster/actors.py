@@ -1,7 +1,7 @@
-"""The peers of a trial as a group of Ray actors, a process each or several in one, in the trial's placement group.
+"""The peers of a trial as a group of Ray actors in the trial's placement group, one or more peers per process.
 
-What one peer hands to another (a snapshot, class probabilities) stays in the object store of the node where it was
-made; the population only holds references, and Ray moves the bytes from node to node.
+Data that peers pass to each other (snapshots, class probabilities) stays in the object store of its node. The
+population holds references, and Ray moves the bytes from node to node.
 """
 
 import re
@@ -26,11 +26,11 @@ __all__ = ["RayGroup"]
 
 GET_TIMEOUT_S = 300.0
 REASSIGN_TIMEOUT_S = 60.0
-"""How long a peer may take to begin another trial, before it is started anew."""
+"""A process that takes longer to get another trial's peers is restarted."""
 
 
 class PendingCall(NamedTuple):
-    """What a peer was asked for."""
+    """A call of a peer's method that has not ended."""
 
     peer: int
     method: str
@@ -45,10 +45,10 @@ class RayGroup:
 
     Args:
         settings: the population's.
-        demand: what the peers reserve, and which of them share a process.
-        placement_group: the trial's; its last bundles are the actors'.
-        trial: what the peers' tasks are named after.
-        parts: a `graftpop.peer.components.Components`, or None; what it holds is pickled.
+        demand: resources of the peers, and which of them share a process.
+        placement_group: of the trial; its last bundles belong to the actors.
+        trial: trial ID, the prefix of the peers' task names.
+        parts: a `graftpop.peer.components.Components`, which is pickled; None for those that the settings name.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class RayGroup:
         trial: str,
         parts: Any = None,
     ) -> None:
-        # Ray neither restarts nor retries: who starts again has first to be given its state
+        # Ray neither restarts nor retries, because a restarted peer first needs its state
         self._remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
         self._settings, self._demand, self._placement_group, self._trial = settings, demand, placement_group, trial
-        # put once, however many processes start; what is not there depends on no node
+        # put once for all processes, in this process's object store
         self._parts = None if parts is None else ray.put(cloudpickle.dumps(parts))
-        self._actors: dict[int, Any] = {}  # by place
-        self._places: dict[int, int] = {}  # by peer
+        self._actors: dict[int, Any] = {}  # by index of actor
+        self._places: dict[int, int] = {}  # index of actor by peer
         self._started: dict[ray.ObjectRef[Any], PendingCall] = {}
         self._place_peers()
         for place in range(len(demand.actors)):
@@ -76,12 +76,12 @@ class RayGroup:
         self._places = {peer: place for place, peers in enumerate(self._demand.actors) for peer in peers}
 
     def reassign(self, settings: Settings, demand: ResourceRequest, trial: str) -> None:
-        """Be the peers of another trial of the same bundles, in the same processes where these have nothing to do.
+        """Become the peers of another trial with the same bundles; idle processes are reused.
 
         Args:
-            settings: of the other population.
-            demand: its own; of the same bundles, though other peers may share them.
-            trial: its name.
+            settings: of the new population.
+            demand: its resources, with the same bundles; the division of peers among them may differ.
+            trial: its ID.
         """
         busy = {self._places[asked.peer] for asked in self._started.values()}
         self._settings, self._demand, self._trial = settings, demand, trial
@@ -103,7 +103,7 @@ class RayGroup:
         return [peer for peer, other in self._places.items() if other == place]
 
     def _start_process(self, place: int) -> None:
-        """Start the process of a place, in place of any that there was."""
+        """Start the process of an actor, in place of an old one."""
         if place in self._actors:
             ray.kill(self._actors[place])
         bundles = self._demand.bundles
@@ -117,11 +117,14 @@ class RayGroup:
         ).remote(self._settings.model_dump(), self._peers_at(place), self._demand, self._parts)
 
     def _connect_process_group(self) -> None:
-        """Tell all peers where they meet, where they do; before what they are asked next, since they do it in order."""
+        """Connect all actors in one process group if the settings need it; ranks follow the peers' order.
+
+        Actors run calls in order, so later calls find the group.
+        """
         if not self._settings.meets:
             return
         timeout_s = self._settings.population.round_timeout_s
-        opener, *others = self._actors.values()
+        opener, *others = (self._actors[index] for index in sorted(self._actors))
         address = opener.open_process_group.remote(0, len(self._actors), timeout_s)
         for place, actor in enumerate(others, start=1):
             actor.join_process_group.remote(address, place, len(self._actors), timeout_s)
@@ -129,9 +132,9 @@ class RayGroup:
     def run(
         self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
     ) -> Iterator[tuple[int, Any]]:
-        """See `Group.run`. A handle is an object reference."""
-        asked = dict(self._ask(peer, method, arguments, timeout_s, wanted) for peer, arguments in calls.items())
-        broken = []  # those that could not meet with another come after that other, the cause
+        """See `Group.run`; a handle is an object reference."""
+        asked = dict(self._submit(peer, method, arguments, timeout_s, wanted) for peer, arguments in calls.items())
+        broken = []  # reported after the failure that caused them
         while asked:
             peer, result = self._next_of(asked)
             if isinstance(result, CollectiveError):
@@ -144,17 +147,17 @@ class RayGroup:
         self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, wanted: ResultMode = "value"
     ) -> None:
         """See `Group.start`."""
-        reference, asked = self._ask(peer, method, arguments, timeout_s, wanted)
+        reference, asked = self._submit(peer, method, arguments, timeout_s, wanted)
         self._started[reference] = asked
 
     def next_result(self) -> tuple[int, Any]:
         """See `Group.next_result`."""
         return self._next_of(self._started)
 
-    def _ask(
+    def _submit(
         self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, wanted: ResultMode
     ) -> "tuple[ray.ObjectRef[Any], PendingCall]":
-        """Start a method on one peer; return by which reference its end is known, and what it is the end of."""
+        """Start a method on one peer; return the reference that signals its end, and the call."""
         actor, name = self._actors[self._places[peer]], f"{self._trial}/peer-{peer}.{method}"
         if wanted == "value":
             reference = made = actor.call.options(name=name).remote(peer, method, *arguments)
@@ -163,7 +166,7 @@ class RayGroup:
         return reference, PendingCall(peer, method, wanted, made, timeout_s, time.monotonic() + timeout_s)
 
     def _next_of(self, pending: "dict[ray.ObjectRef[Any], PendingCall]") -> tuple[int, Any]:
-        """Wait for what is done, or late, first; take it away and return the peer, and the result or the error."""
+        """Remove the call that ends or times out first; return its peer with the result or the error."""
         deadline = min(asked.deadline for asked in pending.values())
         done, _ = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
         if not done:
@@ -171,13 +174,13 @@ class RayGroup:
             asked = pending.pop(late)
             return asked.peer, PeerLost(
                 f"peer {asked.peer}: did not finish '{asked.method}' within {asked.timeout_s:g} "
-                f"s; see population.deadline_factor and population.round_timeout_s"
+                f"s; it is replaced; raise population.deadline_factor or round_timeout_s if it was only slow"
             )
         asked = pending.pop(done[0])
         result = self._result(done[0], asked.peer, asked.method)
         if isinstance(result, PeerError) or asked.wanted == "value":
             return asked.peer, result
-        # what a process has handed out outlives it, but not its node
+        # a returned object outlives its process, but not its node
         if asked.wanted == "ref" or result == this_node():
             return asked.peer, asked.made
         kept = self._result(asked.made, asked.peer, asked.method)
@@ -189,13 +192,13 @@ class RayGroup:
         except RayTaskError as error:
             if isinstance(error.cause, PeerError):
                 return error.cause
-            if isinstance(error.cause, ObjectLostError | RayActorError):  # of what it was called with
+            if isinstance(error.cause, ObjectLostError | RayActorError):  # an argument was lost
                 return _result_lost(error.cause, peer, method)
             raise
         except ObjectLostError as error:
             return _result_lost(error, peer, method)
         except RayError as error:
-            return PeerLost(f"peer {peer}: lost in '{method}': {_why(str(error))}")
+            return PeerLost(f"peer {peer}: lost in '{method}': {_loss_reason(str(error))}")
 
     def coresident(self, peers: Collection[int]) -> set[int]:
         """See `Group.coresident`."""
@@ -203,7 +206,7 @@ class RayGroup:
         return {peer for peer, place in self._places.items() if place in places}
 
     def restart(self, peers: Collection[int]) -> None:
-        """See `Group.restart`. Where the node of a peer is gone, Ray looks for room on others meanwhile."""
+        """See `Group.restart`; if a peer's node is gone, Ray looks for room on other nodes."""
         for place in sorted({self._places[peer] for peer in peers}):
             self._start_process(place)
         self._connect_process_group()
@@ -218,7 +221,7 @@ class RayGroup:
                 ray.kill(self._actors.pop(place))
 
     def put(self, value: Any) -> Any:
-        """See `Group.put`; it is kept by this process, on its node."""
+        """See `Group.put`; this process's node keeps the value."""
         return ray.put(value)
 
     def get(self, handle: Any) -> Any:
@@ -232,7 +235,7 @@ class RayGroup:
 
 
 def _is_done(reference: ray.ObjectRef[Any]) -> bool:
-    """Return whether a call has ended, and without an error."""
+    """Return whether a call has ended without an error."""
     try:
         ray.get(reference, timeout=0)
     except RayError:
@@ -241,14 +244,14 @@ def _is_done(reference: ray.ObjectRef[Any]) -> bool:
 
 
 def _result_lost(error: Exception, peer: int, method: str) -> ResultLost:
-    return ResultLost(f"peer {peer}: what another made for its '{method}' is gone: {_why(str(error))}")
+    return ResultLost(f"peer {peer}: an argument of its '{method}' is gone: {_loss_reason(str(error))}")
 
 
-def _why(text: str) -> str:
-    """Return in one line why an actor or an object was lost, from the page that Ray has to say about it."""
+def _loss_reason(text: str) -> str:
+    """Return in one line why an actor or an object was lost, from Ray's long message."""
     if ours := re.findall(r"graftpop\.errors\.\w+: (.+)", text):
         return str(ours[-1])
     where = [match[0] for key in ("ip", "pid") if (match := re.search(rf"{key}: [^\s,]+", text))]
     detail = re.search(r"Worker exit detail: ([^.]+)", text)
-    said = detail[1] if detail else text.strip().splitlines()[0]
-    return f"{said} ({', '.join(where)})" if where else said
+    reason = detail[1] if detail else text.strip().splitlines()[0]
+    return f"{reason} ({', '.join(where)})" if where else reason

@@ -1,4 +1,8 @@
-"""Connecting to a cluster, or starting one on this machine."""
+"""Connection to a Ray cluster, or the start of a local one.
+
+Three imports are from `ray._private`, because Ray 2.60 has no public way: whether token authentication is on, the
+address of the local cluster with the nodes of this machine, and a gRPC channel that sends the token.
+"""
 
 import logging
 import os
@@ -22,9 +26,9 @@ class Connection:
     """A cluster that this process is connected to.
 
     Attributes:
-        nodes: what its nodes have.
-        dashboard: where its dashboard is and what it asks for, or an empty string where there is none.
-        here: the resource that only the node of this process has.
+        nodes: resources of its nodes.
+        dashboard: address of its dashboard with a hint about the token; empty without a dashboard.
+        here: the resource that only this process's node has.
     """
 
     nodes: list[Node]
@@ -33,38 +37,38 @@ class Connection:
 
 
 def local_node() -> Node:
-    """Return what a cluster started on this machine would have, without starting one."""
+    """Return the resources of this machine, without starting a cluster."""
     import torch
 
     return Node(float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count()))
 
 
 def check_can_lead(address: str | None) -> None:
-    """Check that a study can be led over an address: Tune's driver needs a node of the cluster under it.
+    """Check that a study can run over an address: Tune's driver needs a node of the cluster.
 
     Raises:
-        ResourceError: it is a client's address, by which one can only look.
+        ResourceError: it is the address of a Ray client.
     """
     if address is not None and address.startswith(CLIENT_SCHEME):
         host = _host_and_port(address)[0] or "HEAD"
         raise ResourceError(
-            f"--address {address}: Ray Tune cannot lead a study through a Ray client, which is for --dry-run only; use "
-            f"ray job submit --address http://{host}:8265 --working-dir . -- python -m graftpop.tune ..."
+            f"--address {address}: Ray Tune cannot drive a study through a Ray client, which needs --dry-run; "
+            f"use ray job submit --address http://{host}:8265 --working-dir . -- python -m graftpop.tune ..."
         )
 
 
 @contextmanager
 def connect(address: str | None) -> Iterator[Connection]:
-    """Connect to a cluster for the time of a block; a cluster that was started for it ends with it.
+    """Connect to a cluster within a block; a cluster started for it ends with it.
 
     Args:
-        address: `auto`, `HOST:PORT` or `ray://...`; None starts a new cluster of this machine alone.
+        address: `auto`, `HOST:PORT` or `ray://...`; None starts a new local cluster.
 
     Raises:
         ResourceError: the cluster cannot be reached or started.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns until one has chosen
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own table would stand between ours
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns until it is set
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's table would interrupt ours
     import ray
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
     from ray.exceptions import AuthenticationError, RaySystemError
@@ -72,7 +76,7 @@ def connect(address: str | None) -> Iterator[Connection]:
     try:
         if address is not None:
             _check_answers(address)
-        # `local` and not None: None would join a cluster that happens to run here, with who knows what on it.
+        # `local` instead of None, which would join any cluster that runs on this machine
         context = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, RaySystemError, AuthenticationError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
@@ -80,11 +84,11 @@ def connect(address: str | None) -> Iterator[Connection]:
             raise ResourceError(f"ray: no cluster could be started on this machine: {reason}") from error
         raise ResourceError(
             f"--address {address}: no cluster could be joined: {reason}; start one with "
-            f"`ray start --head`, or leave --address out to use this machine alone"
+            f"`ray start --head`, or omit --address to use this machine alone"
         ) from error
     try:
         for name in ("ray.tune", "ray.train"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by our own table and records
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # our table and records report failures
         here = ray.util.get_node_ip_address()
         heads = [node["NodeManagerAddress"] for node in ray.nodes() if HEAD_RESOURCE in node["Resources"]]
         dashboard = dashboard_text(context.dashboard_url or "", here, heads, asks=is_token_auth_enabled())
@@ -94,7 +98,7 @@ def connect(address: str | None) -> Iterator[Connection]:
 
 
 def nodes_of_cluster() -> list[Node]:
-    """Return what the nodes of the cluster have that this process is connected to."""
+    """Return the resources of the connected cluster's living nodes."""
     import ray
 
     return [
@@ -105,13 +109,13 @@ def nodes_of_cluster() -> list[Node]:
 
 
 def dashboard_text(place: str, here: str, heads: Sequence[str], *, asks: bool) -> str:
-    """Return in words where a dashboard is. Unless it is told otherwise it listens on its own node only, the head.
+    """Return the address of a dashboard, with a hint if it listens on the head only or needs a token.
 
     Args:
-        place: HOST:PORT as Ray tells it on any node, or an empty string where there is none.
+        place: HOST:PORT as Ray reports it on any node; empty without a dashboard.
         here: address of this node.
-        heads: address of the head.
-        asks: whether it asks for a token.
+        heads: addresses of the head.
+        asks: whether it needs a token.
     """
     if not place:
         return ""
@@ -126,17 +130,19 @@ def _host_and_port(address: str) -> tuple[str, str]:
 
 
 def _check_answers(address: str) -> None:
-    """Check that a cluster answers, knows our token and has a node here: Ray itself tries for a minute, and says less.
+    """Check that a cluster answers, accepts our token and has a node here.
+
+    Ray itself retries for a minute and reports less.
 
     Raises:
         OSError: nothing answers.
-        ResourceError: what answers will not have us.
+        ResourceError: the cluster refuses this process.
     """
     from ray._private import services
 
     is_client = address.startswith(CLIENT_SCHEME)
     place = services.canonicalize_bootstrap_address("auto") if address == "auto" else address
-    if place is None:  # no cluster has been started here: Ray says so at once
+    if place is None:  # no cluster runs here, which Ray reports at once
         return
     host, port = _host_and_port(place)
     if not (host and port.isdecimal()):
@@ -148,7 +154,7 @@ def _check_answers(address: str) -> None:
         refusal = _refusal(f"{host}:{port}", "/ray.rpc.NodeInfoGcsService/CheckAlive", "the head's port is 6379")
         if not refusal and not services.find_node_ids():
             refusal = (
-                f"this machine is no node of that cluster; run `ray start --address={host}:{port}` here, or "
+                f"this machine is not a node of that cluster; run `ray start --address={host}:{port}` here, or "
                 "`ray job submit` with this command"
             )
     if refusal:
@@ -156,27 +162,27 @@ def _check_answers(address: str) -> None:
 
 
 def _refusal(place: str, method: str, usual: str) -> str:
-    """Ask HOST:PORT for a sign of life; return why it gives none and what to do, or an empty string.
+    """Call HOST:PORT once; return why it refused and the next step, or an empty string.
 
     Args:
         place: HOST:PORT.
-        method: what is called, with a request of no content.
-        usual: which port it usually is.
+        method: gRPC method, called with an empty request.
+        usual: sentence with the usual port, for messages.
     """
     import grpc
     from ray._private.grpc_utils import init_grpc_channel
     from ray.exceptions import AuthenticationError
 
-    token = "export RAY_AUTH_MODE=token, and as RAY_AUTH_TOKEN what `ray get-auth-token` prints on the head"
+    token = "export RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN as printed by `ray get-auth-token` on the head"
     try:
         with init_grpc_channel(place) as channel:
             channel.unary_unary(method)(b"", timeout=ANSWER_TIMEOUT_S)
     except AuthenticationError:
-        return f"RAY_AUTH_MODE is token, and there is no token here; {token}"
+        return f"RAY_AUTH_MODE is token, but this machine has no token; {token}"
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-            return f"the cluster got no token, or not its own; {token}"
-        if error.code() == grpc.StatusCode.NOT_FOUND:  # a client server, that we have not yet introduced ourselves to
+            return f"the cluster got no token or a wrong one; {token}"
+        if error.code() == grpc.StatusCode.NOT_FOUND:  # a client server before our handshake
             return ""
-        return f"what answers there is something else ({error.code().name}); {usual} unless it was set"
+        return f"another service answers there ({error.code().name}); {usual} by default"
     return ""

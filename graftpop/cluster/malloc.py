@@ -1,4 +1,4 @@
-"""What becomes of memory that a training step frees."""
+"""The allocator's treatment of freed memory."""
 
 import ctypes
 import platform
@@ -10,10 +10,10 @@ NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, up to the most that it ever held at once, for whatever comes next.
+    """Make this process keep freed memory, up to its peak, for later allocations.
 
-    A step frees its activations and the next asks for as much again. In between the GNU C library gives large blocks
-    back to the system, which then has to clear every page of them anew. Under another library nothing is changed.
+    A training step frees its activations, and the next step allocates as much again. By default the GNU C library
+    returns large blocks to the system in between, which then clears every page again. Other C libraries are unchanged.
 
     References:
         mallopt(3).

@@ -1,13 +1,12 @@
-"""What peers reach as metrics of Ray, for Prometheus to scrape on the driver's node.
+"""Metrics of every peer through Ray, for Prometheus to scrape on the driver's node.
 
-The driver hears of every round and lives as long as the study, while processes of peers come and go; so it sets all
-gauges. What else was found on Ray 2.60:
+The driver sets all gauges, because it hears of every round and outlives the peers' processes. Observed on Ray 2.60:
 
-- A process hands over once what a gauge was set to, within 10 s, and the agent of its node shows that for 20 s. So
-  values are set again and again while their trial runs, and a while after it.
-- The agent shows the first 2000 sets of labels of a metric, ever, and makes one of all that come later; a process hands
-  over no more either (OpenTelemetry's limits). So a study sets no more, rather than wrong ones, and says so.
-- The agent of a cluster that was started for a study ends with it. So a study that somebody scrapes waits for that.
+- A process exports a gauge's value once, within 10 s, and its node's agent shows it for 20 s. So values are set
+  repeatedly while their trial runs, and for a while after it.
+- The agent shows the first 2000 label sets of a metric and merges all later ones into one; a process exports no more
+  either (OpenTelemetry's limits). So a study exports no more peers, and warns, instead of showing wrong values.
+- The agent of a cluster that was started for a study ends with it. So a scraped study waits for its last scrape.
 """
 
 import json
@@ -40,35 +39,35 @@ METRICS: Final[Mapping[str, tuple[str, str]]] = {
     "graftpop_val_loss_nats": ("val_loss", "Mean cross entropy on the validation split"),
     "graftpop_invalid_filters": ("num_invalid_filters", "Filters whose L1 norm is below the threshold"),
     "graftpop_mean_entropy_nats": ("mean_entropy_nats", "Mean entropy of the sites' weights"),
-    "graftpop_mean_alpha_ratio": ("mean_alpha", "Share of itself that it kept in its last exchange, mean over sites"),
-    "graftpop_images_per_second": ("images_per_s", "Images that it trained on in a second"),
-    "graftpop_exchange_seconds": ("exchange_s", "Time that the round's exchange took, 0 where there was none"),
-    "graftpop_restarts": ("num_restarts", "How often it was lost and replaced since the trial began"),
-    "graftpop_staleness_rounds": ("staleness", "How many rounds older than itself the snapshot was that it took last"),
+    "graftpop_mean_alpha_ratio": ("mean_alpha", "Share of its own weights kept in the last exchange, mean over sites"),
+    "graftpop_images_per_second": ("images_per_s", "Training speed in images per second"),
+    "graftpop_exchange_seconds": ("exchange_s", "Duration of the round's exchange, 0 without one"),
+    "graftpop_restarts": ("num_restarts", "Replacements since the trial started"),
+    "graftpop_staleness_rounds": ("staleness", "Age of the last received snapshot in rounds, relative to the receiver"),
 }
-"""Each metric with where its value stands among a peer's figures, and what it is. Ray puts `ray_` before the names."""
+"""Column of a peer's figures and description of each metric. Ray prefixes the names with `ray_`."""
 
 SECONDS_BETWEEN_SETS = 5.0
-HELD_S = 120.0
-"""How long values are set after the end of their trial: twice the longest time that is usual between scrapes."""
+SHOWN_AFTER_END_S = 120.0
+"""Time for which values are set after their trial's end: twice the longest usual scrape interval."""
 
 MOST_PEERS = 1990
-"""Of all trials of a study together."""
+"""Limit for all trials of a study together."""
 
-HANDED_OVER_S = 11.0
-"""After this what was set is shown."""
+EXPORT_S = 11.0
+"""Time until a set value is shown."""
 
-SCRAPE_LIMIT_S = HANDED_OVER_S + 60.0
+SCRAPE_TIMEOUT_S = EXPORT_S + 60.0
 
 logger = logging.getLogger("graftpop")
 
 
 def peer_metrics(done: Round, num_restarts: Mapping[int, int]) -> str:
-    """Return what is exported of each peer after a round, as text: loggers of Tune would take numbers for theirs.
+    """Return each peer's exported figures after a round as JSON text; Tune's loggers would log numbers.
 
     Args:
         done: the round.
-        num_restarts: by peer, of those that were replaced.
+        num_restarts: number of replacements by peer.
     """
     alphas: defaultdict[int, list[float]] = defaultdict(list)
     staleness: dict[int, int] = {}
@@ -87,12 +86,12 @@ def peer_metrics(done: Round, num_restarts: Mapping[int, int]) -> str:
 
 
 class MetricsExport(Callback):
-    """Exports the newest figures of the peers of all trials, as Tune hears of them.
+    """A Tune callback that exports the newest figures of all peers.
 
-    It is best effort: what goes wrong is logged once, and no trial waits for it.
+    It is best effort: the first failure is logged, and no trial waits for it.
 
     Args:
-        study: by which label its values are found.
+        study: value of the label `study`.
     """
 
     def __init__(self, study: str) -> None:
@@ -107,38 +106,40 @@ class MetricsExport(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Take note of what a trial has reported."""
+        """Record a trial's report."""
         self.take(_id_of(trial), result["figures"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Take note of the end of a trial."""
+        """Record the end of a trial."""
         self.end(_id_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Take note of the end of a trial."""
+        """Record the end of a trial."""
         self.end(_id_of(trial))
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Set everything, now and then."""
+        """Set all values, at most every few seconds."""
         if time.monotonic() - self._set_at > SECONDS_BETWEEN_SETS:
             self.set()
 
     def take(self, trial_id: str, figures: str) -> None:
-        """Take note of what `peer_metrics` gave of a round, if anything; what that does not tell stays."""
+        """Record the result of `peer_metrics`; figures absent from it keep their last value."""
         self._ended_at.pop(trial_id, None)
         rows = self._rows.setdefault(trial_id, {})
         for row in json.loads(figures or "[]"):
             rows[row["peer"]] = {**rows.get(row["peer"], {}), **row}
 
     def end(self, trial_id: str) -> None:
-        """Take note of the end of a trial: its values stay for a while."""
+        """Record the end of a trial, whose values are shown for a while longer."""
         self._ended_at[trial_id] = time.monotonic()
 
     def set(self) -> None:
-        """Set what is known of the trials that run, or ran until a while ago."""
+        """Set the values of running and recently ended trials."""
         now = self._set_at = time.monotonic()
         self._rows = {
-            trial_id: rows for trial_id, rows in self._rows.items() if now - self._ended_at.get(trial_id, now) < HELD_S
+            trial_id: rows
+            for trial_id, rows in self._rows.items()
+            if now - self._ended_at.get(trial_id, now) < SHOWN_AFTER_END_S
         }
         for trial_id, rows in self._rows.items():
             for peer, row in rows.items():
@@ -147,7 +148,7 @@ class MetricsExport(Callback):
                 if (trial_id, peer) in self._peers:
                     self._set_peer({"study": self._study, "trial": trial_id, "peer": str(peer)}, row)
                 else:
-                    self._log(f"Ray shows those of {MOST_PEERS} peers only; rounds.parquet has all")
+                    self._log(f"Ray shows {MOST_PEERS} peers only; rounds.parquet has all")
 
     def _set_peer(self, labels: dict[str, str], row: Row) -> None:
         for column, gauge in self._gauges.items():
@@ -163,7 +164,7 @@ class MetricsExport(Callback):
         self._has_logged = True
 
     def finish(self) -> None:
-        """Set the last values; where somebody scrapes this node, wait until these were scraped, or for Ctrl-C."""
+        """Set the last values; if this node is scraped, wait for the next scrape or Ctrl-C."""
         self.set()
         try:
             if self._rows and _scrapes():
@@ -171,13 +172,13 @@ class MetricsExport(Callback):
                 with suppress(KeyboardInterrupt):
                     self._wait_for_scrape()
         except (RayError, psutil.Error, OSError) as error:
-            self._log(f"whether somebody scrapes them is not known: {error}")
+            self._log(f"cannot tell whether they are scraped, so the study does not wait: {error}")
 
     def _wait_for_scrape(self) -> None:
         start, before = time.monotonic(), set[Any]()
-        while (waited_s := time.monotonic() - start) < SCRAPE_LIMIT_S:
+        while (waited_s := time.monotonic() - start) < SCRAPE_TIMEOUT_S:
             scrapes = _scrapes()
-            if waited_s < HANDED_OVER_S:
+            if waited_s < EXPORT_S:
                 before |= scrapes
             elif scrapes - before:
                 return
@@ -186,14 +187,14 @@ class MetricsExport(Callback):
 
 
 def _id_of(trial: Trial) -> str:
-    """Return a trial's number as its folder has it; under pbt its configuration may have another's."""
+    """Return a trial's ID from its folder; under PBT its configuration may have another trial's."""
     return Path(str(trial.local_path)).name
 
 
 def _scrapes() -> set[Any]:
-    """Return by whom the metrics of this node were asked for in the last minute: each time is a connection of its own.
+    """Return the connections to this node's metrics port in the last minute, one per scrape.
 
-    Linux keeps connections for that long after their end.
+    Linux keeps ended connections for that long.
     """
     here = ray.get_runtime_context().get_node_id()
     ports = {node["MetricsExportPort"] for node in ray.nodes() if node["NodeID"] == here}

@@ -1,4 +1,4 @@
-"""What must hold on every node of a cluster before a study starts there: it sees the run folder and has the data."""
+"""Checks of every node before a study starts: it shares the run folder and has the data."""
 
 import secrets
 import time
@@ -16,29 +16,29 @@ from graftpop.space import Space
 
 __all__ = ["check_nodes"]
 
-SIGHT_LIMIT_S = 60.0
-"""A node needs a process to look with, which takes seconds where it is busy."""
+FOLDER_TIMEOUT_S = 60.0
+"""The check starts a process, which takes seconds on a busy node."""
 
-DEATH_LIMIT_S = 40.0
+DEATH_TIMEOUT_S = 40.0
 """Ray takes about 25 s at its defaults to notice that a node is gone."""
 
-DATA_LIMIT_S = 1800.0
-"""A node that decodes a data set of millions of images takes minutes, once."""
+DATA_TIMEOUT_S = 1800.0
+"""Decoding millions of images takes minutes, once per node."""
 
 
 def check_nodes(space: Space, location: str) -> None:
-    """Check that all nodes of the cluster share the run folder, and that all that train have the data.
+    """Check that all nodes share the run folder, and that all nodes with CPUs have the data.
 
-    A node decodes its data here, once, as the one this process runs on has done before. A cluster of one node has
-    nothing to check. Nodes that join later are not checked: what fails there fails as a trial does.
+    Each node decodes its data once during the check. A cluster of one node needs no check. Nodes that join later are
+    not checked: a failure there fails the trial.
 
     Args:
         space: of the study.
-        location: of the run folder, which exists: a folder, or a URI, which all nodes see.
+        location: of the existing run folder; a URI is visible to all nodes.
 
     Raises:
-        ResourceError: a node does not see the folder, or did not answer.
-        DataError: a node has no data, or cannot read it.
+        ResourceError: a node does not share the folder, or did not answer.
+        DataError: a node lacks the data or cannot read it.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     here = ray.get_runtime_context().get_node_id()
@@ -55,18 +55,18 @@ def _check_shared(folder: Path, nodes: dict[str, str]) -> None:
     mark = folder / f".seen-{secrets.token_hex(8)}"
     mark.touch()
     try:
-        unseen = _ask(nodes, SIGHT_LIMIT_S, "look for the run folder", _sees, str(mark))
+        problems = _run_on(nodes, FOLDER_TIMEOUT_S, "check the run folder", _folder_problem, str(mark))
     finally:
         mark.unlink(missing_ok=True)
-    if unseen:
+    if problems:
         raise ResourceError(
-            f"--out {folder}: all nodes must share the run's folder, and {_one_of(unseen)}; choose a folder that they "
+            f"--out {folder}: all nodes must share the run folder; {_first_of(problems)}; choose a folder that they "
             f"share, or a URI such as s3://bucket/run or gs://bucket/run"
         )
 
 
-def _sees(mark: str) -> str:
-    """Say why this node does not share the folder that a mark was made in; an empty string if it does."""
+def _folder_problem(mark: str) -> str:
+    """Return why this node does not share the folder of a mark file; an empty string if it does."""
     if not Path(mark).exists():
         return "does not see it"
     own = Path(f"{mark}-{ray.get_runtime_context().get_node_id()}")
@@ -82,31 +82,31 @@ def _check_data(space: Space, nodes: dict[str, str]) -> None:
     every = [*space.settings_of("data"), *space.boundary_settings()]
     for data in dict.fromkeys(settings.data for settings in every):
         seed = next(settings.seed for settings in every if settings.data == data)
-        lacking = _ask(nodes, DATA_LIMIT_S, f"read {data.name}", _reads, data, seed)
-        if lacking:
+        problems = _run_on(nodes, DATA_TIMEOUT_S, f"read {data.name}", _data_problem, data, seed)
+        if problems:
             raise DataError(
-                f"data.name: every node needs its own copy of {data.name}, and {_one_of(lacking)}; its "
-                f"GRAFTPOP_DATA is what it was when `ray start` ran there"
+                f"data.name: every node needs its own copy of {data.name}; {_first_of(problems)}; its "
+                f"GRAFTPOP_DATA must be set before `ray start` there"
             )
 
 
-def _reads(data: DataSettings, seed: int) -> str:
-    """Say why this node cannot read its data; an empty string if it can, and has it decoded now."""
+def _data_problem(data: DataSettings, seed: int) -> str:
+    """Decode this node's data and return why that failed; an empty string on success."""
     from graftpop.data import load_splits
 
     try:
         load_splits(data, seed=seed)
     except GraftpopError as error:
-        return f"says {error}"
+        return f"reports {error}"
     return ""
 
 
-def _ask(
+def _run_on(
     nodes: dict[str, str], timeout_s: float, what: str, task: Callable[..., str], *arguments: Any
 ) -> dict[str, str]:
-    """Run a task on every node at once; return by address what those say that say something.
+    """Run a task on every node at once; return the nonempty results by address.
 
-    A node that is dead, which the cluster only notices meanwhile, is asked for nothing.
+    A node that the cluster finds dead meanwhile is skipped.
 
     Raises:
         ResourceError: a node did not answer in time.
@@ -120,26 +120,26 @@ def _ask(
     if late:
         raise ResourceError(
             f"node {', '.join(sorted(nodes[node_of[one]] for one in late))}: did not {what} within "
-            f"{timeout_s:g} s; see that it runs (`ray status`), or take it out of the cluster"
+            f"{timeout_s:g} s; check that it runs (`ray status`), or remove it from the cluster"
         )
-    said = {}
+    results = {}
     for reference, node in node_of.items():
         address = nodes[node]
         try:
-            said[address] = ray.get(reference, timeout=timeout_s)
+            results[address] = ray.get(reference, timeout=timeout_s)
         except RayError as error:
             if _is_found_dead(node):
                 continue
             raise ResourceError(
-                f"node {address}: could not {what}: {_last_line(error)}; see that it runs and has the "
-                f"same graftpop installed, or take it out of the cluster"
+                f"node {address}: could not {what}: {_last_line(error)}; check that it runs and has the "
+                f"same graftpop installed, or remove it from the cluster"
             ) from error
-    return {address: text for address, text in said.items() if text}
+    return {address: text for address, text in results.items() if text}
 
 
 def _is_found_dead(node: str) -> bool:
-    """Return whether the cluster finds a node dead that did not do what it was asked for."""
-    deadline = time.monotonic() + DEATH_LIMIT_S
+    """Return whether the cluster declares a failing node dead within the timeout."""
+    deadline = time.monotonic() + DEATH_TIMEOUT_S
     while any(one["NodeID"] == node and one["Alive"] for one in ray.nodes()):
         if time.monotonic() > deadline:
             return False
@@ -147,10 +147,10 @@ def _is_found_dead(node: str) -> bool:
     return True
 
 
-def _one_of(said: dict[str, str]) -> str:
-    """Name a node and what it said, and count the others."""
-    address, text = min(said.items())
-    return f"node {address}{f' (one of {len(said)})' * (len(said) > 1)} {text}"
+def _first_of(problems: dict[str, str]) -> str:
+    """Return the first node with its problem, and the number of nodes with problems."""
+    address, text = min(problems.items())
+    return f"node {address}{f' (one of {len(problems)})' * (len(problems) > 1)} {text}"
 
 
 def _last_line(error: RayError) -> str:

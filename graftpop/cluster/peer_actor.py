@@ -1,4 +1,4 @@
-"""A process of peers, as a Ray actor."""
+"""A process of peers as a Ray actor."""
 
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ __all__ = ["PeerActor", "this_node"]
 
 
 class PeerActor:
-    """A process that has some peers and runs them one after the other. Who creates it need not import torch."""
+    """A process that runs one or more peers, one after the other; its creator need not import torch."""
 
     def __init__(
         self, settings: dict[str, Any], peers: Sequence[int], demand: ResourceRequest, parts: bytes | None
@@ -36,51 +36,51 @@ class PeerActor:
         self.assign(settings, peers)
 
     def assign(self, settings: dict[str, Any], peers: Sequence[int]) -> None:
-        """Have peers of a population that begins, in place of those of another."""
+        """Create peers of a new population, in place of the old ones."""
         from graftpop.peer.peer import Peer
 
-        self._peers.clear()  # their memory is free before that of the next is taken
+        self._peers.clear()  # free their memory first
         self._process_group.leave()
         population = Settings.model_validate(settings)
         try:
             parts = None if self._parts is None else cloudpickle.loads(self._parts)
-        except (ImportError, AttributeError) as error:  # a constructor that fails would be tried again and again
+        except (ImportError, AttributeError) as error:  # a failing constructor would be retried without end
             self._failure = PeerError(
-                f"peer {', '.join(map(str, peers))}: its process cannot have the network, images "
-                f"or optimizer: {error}; put their modules where every node can import them"
+                f"peer {', '.join(map(str, peers))}: its process cannot load the network, images "
+                f"or optimizer: {error}; install their modules on every node"
             )
             return
         for peer in peers:
             self._peers[peer] = Peer(population, peer, self._device, num_workers=self._num_cores - 1, parts=parts)
 
     def __repr__(self) -> str:
-        """Name the actor for logs and the dashboard; its tasks have the name of the trial."""
+        """Return the actor's name for logs and the dashboard; its tasks are named after the trial."""
         return self._name
 
     def call(self, peer: int, method: str, *arguments: Any) -> Any:
-        """Run a method of a peer; references among the arguments have become what they refer to."""
+        """Run a method of a peer; Ray has replaced references among the arguments by their values."""
         if self._failure is not None:
             raise self._failure
         result = getattr(self._peers[peer], method)(*arguments)
         return self._process_group.run(result) if isinstance(result, Generator) else result
 
     def make(self, peer: int, method: str, *arguments: Any) -> tuple[str, Any]:
-        """Run a method of a peer whose result stays here; return apart from it on which node that is."""
+        """Run a method of a peer; return this node's ID and the result as two objects, so the result can stay here."""
         return this_node(), self.call(peer, method, *arguments)
 
     def dismiss(self, peer: int) -> None:
-        """Have a peer no more."""
+        """Remove a peer."""
         del self._peers[peer]
 
-    def open_process_group(self, place: int, num_places: int, timeout_s: float) -> tuple[str, int]:
-        """Open the place where the peers meet; return its address and port."""
-        return self._process_group.open(place, num_places, timeout_s)
+    def open_process_group(self, rank: int, world_size: int, timeout_s: float) -> tuple[str, int]:
+        """Open the peers' process group; return its address and port."""
+        return self._process_group.open(rank, world_size, timeout_s)
 
-    def join_process_group(self, address: tuple[str, int], place: int, num_places: int, timeout_s: float) -> None:
-        """Come to the place that another peer has opened."""
-        self._process_group.join(address, place, num_places, timeout_s)
+    def join_process_group(self, address: tuple[str, int], rank: int, world_size: int, timeout_s: float) -> None:
+        """Join the process group that another peer opened."""
+        self._process_group.join(address, rank, world_size, timeout_s)
 
 
 def this_node() -> str:
-    """Return the id of the node that this process runs on."""
+    """Return the ID of this process's node."""
     return str(ray.get_runtime_context().get_node_id())

@@ -1,6 +1,6 @@
-"""Where the peers of a population meet: a collective of their processes, for what is exchanged at every batch.
+"""The process group of a population's peers, for arrays exchanged at every batch.
 
-Through torch's own gloo backend, whatever the device: what is exchanged are a batch's logits, some kilobytes.
+It uses torch's gloo backend on every device: a batch's logits are a few kilobytes.
 """
 
 import datetime
@@ -19,103 +19,103 @@ __all__ = ["ProcessGroup"]
 
 
 class ProcessGroup:
-    """One peer's side of the meetings.
+    """One peer's membership in the process group.
 
     Args:
-        peer: whose side it is.
+        peer: index of the peer, for messages.
     """
 
     def __init__(self, peer: int) -> None:
         self._peer = peer
-        self._place = self._num_places = 0
+        self._rank = self._world_size = 0
         self._address: tuple[str, int] | None = None
         self._store: Any = None
-        self._limit = datetime.timedelta(0)
+        self._timeout = datetime.timedelta(0)
 
-    def open(self, place: int, num_places: int, timeout_s: float) -> tuple[str, int]:
-        """Open the place, in place of any before; return its address and port.
+    def open(self, rank: int, world_size: int, timeout_s: float) -> tuple[str, int]:
+        """Open a new process group and return its address and port.
 
         Args:
-            place: which of those that meet this is, from 0.
-            num_places: how many meet.
-            timeout_s: how long anyone waits for the others.
+            rank: of this peer, from 0.
+            world_size: number of peers in the group.
+            timeout_s: seconds that each collective waits for the other peers.
         """
         host = ray.util.get_node_ip_address()
-        self._expect(place, num_places, timeout_s)
+        self._reset(rank, world_size, timeout_s)
         self._store = self._store_at(host, 0, is_master=True)
         return host, self._store.port
 
-    def join(self, address: tuple[str, int], place: int, num_places: int, timeout_s: float) -> None:
-        """Come to a place that another peer has opened, at the first meeting; see `open`."""
-        self._expect(place, num_places, timeout_s)
+    def join(self, address: tuple[str, int], rank: int, world_size: int, timeout_s: float) -> None:
+        """Join another peer's process group at the first collective; see `open`."""
+        self._reset(rank, world_size, timeout_s)
         self._address = address
 
-    def _expect(self, place: int, num_places: int, timeout_s: float) -> None:
+    def _reset(self, rank: int, world_size: int, timeout_s: float) -> None:
         self.leave()
         self._store, self._address = None, None
-        self._place, self._num_places = place, num_places
-        self._limit = datetime.timedelta(seconds=timeout_s)
+        self._rank, self._world_size = rank, world_size
+        self._timeout = datetime.timedelta(seconds=timeout_s)
 
     def _store_at(self, host: str, port: int, *, is_master: bool) -> Any:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, and not in its __all__
 
-        return TCPStore(host, port, is_master=is_master, wait_for_workers=False, timeout=self._limit)
+        return TCPStore(host, port, is_master=is_master, wait_for_workers=False, timeout=self._timeout)
 
     def run(self, collective: Generator[NDArray[Any], NDArray[Any], Any]) -> Any:
-        """Run a method that meets to its end, exchanging what it says with all peers; return its result.
+        """Run a collective to its end, exchanging its arrays with all peers; return its result.
 
         Raises:
-            CollectiveError: another peer did not come in time, or left.
+            CollectiveError: another peer timed out or left.
         """
-        everyone = None
+        stacked = None
         try:
             while True:
                 try:
-                    own = collective.send(everyone)  # type: ignore[arg-type]  # None starts a generator
+                    own = collective.send(stacked)  # type: ignore[arg-type]  # None starts a generator
                 except StopIteration as done:
                     return done.value
-                everyone = self._exchange(own)
-        except BaseException:  # an interrupt too: the others shall not wait for who has failed
+                stacked = self._exchange(own)
+        except BaseException:  # interrupts too: the others must not wait for a failed peer
             self.leave()
             raise
 
     def _exchange(self, own: NDArray[Any]) -> NDArray[Any]:
-        """Return what all peers say, stacked in their order."""
+        """Return the arrays of all peers, stacked in rank order."""
         import torch.distributed
 
-        everyone = np.empty((self._num_places, *own.shape), own.dtype)
+        stacked = np.empty((self._world_size, *own.shape), own.dtype)
         try:
             if not torch.distributed.is_initialized():
                 self._join()
-            gathered = torch.from_numpy(everyone).flatten(0, 1)
+            gathered = torch.from_numpy(stacked).flatten(0, 1)
             torch.distributed.all_gather_into_tensor(gathered, torch.from_numpy(own))
-        except RuntimeError as error:  # gloo has no other kind
+        except RuntimeError as error:  # gloo raises nothing else
             raise CollectiveError(
-                f"peer {self._peer}: its meeting with the other peers broke off: {str(error).splitlines()[0]}"
+                f"peer {self._peer}: its collective with the other peers failed: {str(error).splitlines()[0]}"
             ) from error
-        return everyone
+        return stacked
 
     def _join(self) -> None:
-        """Come to the place and wait until all peers have.
+        """Join the process group and wait until all peers have.
 
         Raises:
-            RuntimeError: nobody has opened it, it cannot be reached, or not all came in time.
+            RuntimeError: the group is not open, cannot be reached, or is incomplete after the timeout.
         """
         import torch.distributed
 
         if self._store is None:
             if self._address is None:
-                raise RuntimeError("the peer that opens the place of the meetings could not")
+                raise RuntimeError("the first peer could not open the process group")
             self._store = self._store_at(*self._address, is_master=False)
-        # left to itself gloo binds what the host name stands for, which on many machines is the loopback: Debian writes
-        # 127.0.1.1 beside it. Peers on other nodes then wait in vain.
+        # by default gloo binds the host name's address, on many machines the loopback (Debian maps it to 127.0.1.1);
+        # peers on other nodes would then time out
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_of(ray.util.get_node_ip_address()))
         torch.distributed.init_process_group(
-            "gloo", store=self._store, rank=self._place, world_size=self._num_places, timeout=self._limit
+            "gloo", store=self._store, rank=self._rank, world_size=self._world_size, timeout=self._timeout
         )
 
     def leave(self) -> None:
-        """Meet no more with those that one has met with."""
+        """Leave the process group."""
         import torch.distributed
 
         if torch.distributed.is_initialized():
@@ -123,10 +123,10 @@ class ProcessGroup:
 
 
 def _interface_of(address: str) -> str:
-    """Return the name of this machine's network interface that has an address.
+    """Return the name of this machine's network interface with an address.
 
     Raises:
-        RuntimeError: none has.
+        RuntimeError: no interface has it.
     """
     for name, entries in psutil.net_if_addrs().items():
         if any(entry.address == address for entry in entries):

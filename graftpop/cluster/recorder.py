@@ -1,4 +1,4 @@
-"""A study as it goes: its trials' states, written to the run folder and shown, from what Tune says of them."""
+"""The recorder of a study: a Tune callback that writes the run folder's tables and notifies observers."""
 
 import logging
 import pickle
@@ -25,27 +25,27 @@ from graftpop.study.trials import Trial, best_trial, column_types, trials_to_jso
 __all__ = ["TRIALS", "Recorder"]
 
 SECONDS_BETWEEN_WRITES = 1.0
-"""While a study runs, its tables are not replaced under a reader more often than this."""
+"""Shortest time between two replacements of the tables."""
 
-ROOM_LIMIT_S = 1800.0
-"""How long all trials may wait for room: a cluster that lost its nodes may get others."""
+ROOM_TIMEOUT_S = 1800.0
+"""How long all trials may wait for room; a cluster may get new nodes meanwhile."""
 
 logger = logging.getLogger("graftpop")
 
 TRIALS = "tune/trials.json"
-"""Every trial with its configuration, exactly, and how far it came: what a study is resumed from."""
+"""Every trial with its exact configuration and progress, from which a study resumes."""
 
 
 class Recorder(Callback):
-    """Turns what Tune says of its trials into the run folder's tables and what is watched.
+    """Writes the run folder's tables from Tune's callbacks, and notifies observers.
 
     Args:
         space: of the study.
-        folder: that is written.
-        watch: called with all trials whenever one of them changed.
-        known: trials of before.
-        scheduled: the scheduler, which is reminded of what they reached.
-        scores: what they reached, by trial and round.
+        folder: the run folder.
+        watch: called with all trials whenever one changes.
+        known: trials of earlier sessions.
+        scheduled: the scheduler, to which known results are replayed.
+        scores: known validation accuracies by trial and round.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class Recorder(Callback):
         self._types = column_types(space.domains)
         self._report = LiveReport(folder)
         self._trials = {trial.trial_id: trial for trial in known}
-        self._seen: dict[str, Trial] = {}  # by Tune's own ids
+        self._seen: dict[str, Trial] = {}  # by Tune's IDs
         self._written_at = 0.0
         self._waits_since: float | None = None
 
     @property
     def trials(self) -> list[Trial]:
-        """All trials, in the order of their numbers."""
+        """All trials in the order of their numbers."""
         return sorted(self._trials.values(), key=lambda trial: trial.number)
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Take note of new trials."""
+        """Record new trials."""
         self._check_room(trials)
         if len(trials) > len(self._seen):
             for trial in trials:
@@ -82,34 +82,34 @@ class Recorder(Callback):
             self._changed(now=True)
 
     def _check_room(self, trials: list[TuneTrial]) -> None:
-        """Check that not all trials wait for room for too long: Tune would wait for ever.
+        """Check that some trial has room; Tune itself would wait without end.
 
         Raises:
-            ResourceError: they do.
+            ResourceError: all trials have waited longer than `ROOM_TIMEOUT_S`.
         """
         statuses = {trial.status for trial in trials}
         if TuneTrial.RUNNING in statuses or TuneTrial.PENDING not in statuses:
             self._waits_since = None
         elif self._waits_since is None:
             self._waits_since = time.monotonic()
-        elif time.monotonic() - self._waits_since > ROOM_LIMIT_S:
+        elif time.monotonic() - self._waits_since > ROOM_TIMEOUT_S:
             raise ResourceError(
                 f"{self._folder.location}: no trial has found room on the cluster for "
-                f"{ROOM_LIMIT_S:g} s; bring its nodes back (`ray status`), then go on with --resume"
+                f"{ROOM_TIMEOUT_S:g} s; restore its nodes (`ray status`), then use --resume"
             )
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Take note of a trial that begins, or begins again."""
+        """Record the start or restart of a trial."""
         self._see(trial).status = "running"
         self._changed()
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Take note of a round, or of why a trial ends without one."""
+        """Record a round, or the error of a trial that ends without one."""
         seen = self._see(trial)
         seen.status, seen.error = "running", result.get("error", "")
-        seen.sample = dict(trial.config["trial"]["sample"])  # pbt changes it on the way
+        seen.sample = dict(trial.config["trial"]["sample"])  # PBT changes it during the trial
         seen.events += result["events"].splitlines()
         if result["round"]:
             seen.result = {key: value for key, value in result.items() if isinstance(value, int | float)}
@@ -117,26 +117,26 @@ class Recorder(Callback):
         self._changed()
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Take note of a trial that is over."""
+        """Record the end of a trial."""
         seen = self._see(trial)
         seen.status = "failed" if seen.error else "completed" if seen.round == seen.num_rounds else "stopped"
         self._changed(now=True, best=True)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Take note of a trial that goes on from its last round."""
+        """Record that a trial resumes from its last round."""
         seen = self._see(trial)
         seen.status = "pending"
-        seen.events.append(f"goes on from its last round after: {_reason(trial)}")
+        seen.events.append(f"resumes from its last round after: {_reason(trial)}")
         self._changed()
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Take note of a trial that was lost too often, or by a fault of ours."""
+        """Record a trial that was lost too often or failed."""
         seen = self._see(trial)
-        seen.status, seen.error = "interrupted" if _can_go_on(trial) else "failed", _reason(trial)
+        seen.status, seen.error = "interrupted" if _can_resume(trial) else "failed", _reason(trial)
         self._changed(now=True, best=True)
 
     def finish(self) -> None:
-        """Write everything once more, with what was still running marked as interrupted."""
+        """Write everything a last time, with running trials marked interrupted."""
         for seen in self.trials:
             if not seen.is_over:
                 seen.status = "interrupted"
@@ -145,7 +145,7 @@ class Recorder(Callback):
         self._watch(self.trials)
 
     def _see(self, trial: TuneTrial) -> Trial:
-        """Return our view of a trial, made when it is first seen, or known from before."""
+        """Return our record of a trial, created at first sight or known from an earlier session."""
         if trial.trial_id not in self._seen:
             planned = trial.config["trial"]
             trial_id = planned["trial_id"]
@@ -160,16 +160,19 @@ class Recorder(Callback):
         return self._seen[trial.trial_id]
 
     def _changed(self, *, now: bool = False, best: bool = False) -> None:
-        """Write what changed: unless it shall be `now`, not too often; of trials that ended the `best`. Then show it.
+        """Write the tables and notify the observer.
 
-        Who watches may keep what it sees: of a trial that is new or over it sees what a resumed study will know.
+        Writes are throttled unless `now`; `best` also rewrites best/. New and finished trials are written before the
+        observer sees them, so it never knows more than a resumed study.
         """
         if now or time.monotonic() - self._written_at >= SECONDS_BETWEEN_WRITES:
             try:
                 self._write(best=best)
             except OSError as error:
-                # the next change writes it all; the trials write and wait by themselves
-                logger.warning("%s: cannot be written now: %s", self._folder.location, error)
+                # the next change writes everything; the trials write and retry on their own
+                logger.warning(
+                    "%s: cannot be written now, retried at the next change: %s", self._folder.location, error
+                )
         self._watch(self.trials)
 
     def _write(self, *, best: bool) -> None:
@@ -192,7 +195,7 @@ class Recorder(Callback):
             try:
                 peer_file = checkpoint.read(f"peer-{facts.summary['best_peer']}.safetensors")
             except CheckpointError:
-                continue  # the trial tells of it when it goes on
+                continue  # the trial reports it when it resumes
             self._folder.write_best(
                 peer_file,
                 {
@@ -200,8 +203,9 @@ class Recorder(Callback):
                     "status": best.status,
                     "peer": facts.summary["best_peer"],
                     "searched": best.sample,
-                    # a round is measured before its exchange; the last has none: then the figures are the weights'
-                    "grafted_since_measured": facts.settings["graft"] is not None and not facts.is_complete,
+                    "grafted_since_measured": was_grafted(
+                        self._folder, best.trial_id, facts.round, facts.summary["best_peer"]
+                    ),
                     "measured": facts.summary,
                     "settings": facts.settings,
                 },
@@ -209,10 +213,19 @@ class Recorder(Callback):
             return
 
 
-def _can_go_on(trial: TuneTrial) -> bool:
-    """Return whether what ended a trial is what resuming the study can mend: it lost processes, nodes or storage."""
+def was_grafted(folder: RunFolder, trial_id: str, round: int, peer: int) -> bool:
+    """Return whether an exchange changed a peer after its evaluation in a round.
+
+    A round evaluates before it exchanges, so a peer's figures may describe its weights before a graft.
+    """
+    grafts = folder.read_table("grafts", of=[trial_id], columns=["round", "receiver"])
+    return {"round": round, "receiver": peer} in grafts.to_pylist()
+
+
+def _can_resume(trial: TuneTrial) -> bool:
+    """Return whether resuming the study can continue a trial: it lost processes, nodes or storage."""
     here = Path(trial.pickled_error_file) if trial.pickled_error_file else None
-    if here is None or not here.exists():  # the copy in the run folder may be what is away
+    if here is None or not here.exists():  # the copy in the run folder may be on the storage that is away
         return False
     error = pickle.loads(here.read_bytes())
     cause = error.cause if isinstance(error, RayTaskError) else error
@@ -220,17 +233,17 @@ def _can_go_on(trial: TuneTrial) -> bool:
 
 
 def _reason(trial: TuneTrial) -> str:
-    """Return why a trial failed in one line: our own message where there is one, else what Python said last.
+    """Return in one line why a trial failed: our own message if there is one, else Python's last error line.
 
-    Tune has written the error as text, here first and to the run folder later.
+    Tune writes the error as text, first on this machine and later to the run folder.
     """
     here = Path(trial.error_file) if trial.error_file else None
     text = here.read_text(encoding="utf-8") if here and here.exists() else str(trial.get_error() or "")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if ERROR_LINE.match(line)]
-    if not said:
+    errors = [line for line in lines if ERROR_LINE.match(line)]
+    if not errors:
         return lines[-1] if lines else "no reason was given"
-    return re.sub(r"^graftpop\.errors\.\w+: ", "", said[-1])
+    return re.sub(r"^graftpop\.errors\.\w+: ", "", errors[-1])
 
 
 ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Interrupt|Exit)\b")

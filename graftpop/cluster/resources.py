@@ -1,4 +1,4 @@
-"""What a trial asks of the cluster, and whether the cluster can ever give it. Arithmetic only."""
+"""The resources of a trial, and whether a cluster can ever provide them; arithmetic only."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ RAY_UNITS = 10_000
 """Ray counts a resource in ten-thousandths."""
 
 LEAST = 1 / RAY_UNITS
-"""The least that can be asked of a resource."""
+"""The smallest request of a resource."""
 
 MOST_PEERS_SHARING = 8
-"""`auto` lets at most so many peers share one core or one card."""
+"""`auto` lets at most this many peers share one core or one GPU."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """What one node of the cluster has."""
+    """Resources of one node."""
 
     cpus: float
     gpus: float
@@ -30,10 +30,10 @@ class Node:
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """What the peers of one trial ask for: a placement group with a bundle an actor.
+    """The request of one trial's peers: a placement group with one bundle per actor.
 
-    An actor is a process that has one peer, or several that it runs one after the other. The process that leads them
-    only waits for them: it runs on a CPU that it does not reserve, and never on a GPU.
+    An actor is a process with one peer, or several that run one after the other. The leading process only waits for
+    them, so it reserves no CPU and never uses a GPU.
     """
 
     num_peers: int
@@ -43,13 +43,13 @@ class ResourceRequest:
 
     @property
     def actors(self) -> list[range]:
-        """The peers of each actor."""
+        """Indices of the peers of each actor."""
         starts = range(0, self.num_peers, self.peers_per_actor)
         return [range(start, min(start + self.peers_per_actor, self.num_peers)) for start in starts]
 
     @property
     def bundles(self) -> list[dict[str, float]]:
-        """What each actor reserves, in whole units of Ray and never more than it was found room for."""
+        """Reservation of each actor, rounded down to Ray's units."""
         each = {"CPU": self.cpus_per_peer} | ({"GPU": self.gpus_per_peer} if self.gpus_per_peer else {})
         return [
             {kind: math.floor(len(peers) * amount * RAY_UNITS + 1e-6) / RAY_UNITS for kind, amount in each.items()}
@@ -57,25 +57,25 @@ class ResourceRequest:
         ]
 
     def __str__(self) -> str:
-        """Say it as a person would."""
+        """Return the request in words: `2 peers of 1 CPU`."""
         gpus = f" and {self.gpus_per_peer:g} GPU" if self.gpus_per_peer else ""
         together = f", {self.peers_per_actor} to a process" if self.peers_per_actor > 1 else ""
         return f"{self.num_peers} peer{'s' * (self.num_peers > 1)} of {self.cpus_per_peer:g} CPU{gpus}{together}"
 
 
 def resource_request(settings: Settings, nodes: Sequence[Node]) -> ResourceRequest:
-    """Return what a population asks for on a cluster.
+    """Return the request of a population on a cluster.
 
-    `auto` gives a peer a whole core, and a whole card where there are cards, if all peers fit so; else 1/n of one
-    with the smallest n at which they do, of cores before cards (Ray places fractions other than 1/n badly across
-    nodes).
+    `auto` gives each peer a whole core, and a whole GPU on a cluster with GPUs, if all peers fit. Otherwise it gives
+    1/n of one, with the smallest n at which all fit, for cores before GPUs. (Ray places fractions other than 1/n badly
+    across nodes.)
 
-    Peers that share a core share a process too, if `auto` and if all cores have equally many: in turn they train faster
-    than side by side, and need less memory. On cards that is not chosen by itself: there it was not measured.
+    Under `auto`, peers that share a core also share a process if all cores have equally many: one after the other they
+    train faster than side by side and need less memory. With GPUs this is not automatic, since it was not measured.
 
     Args:
         settings: of the population.
-        nodes: what the cluster has.
+        nodes: resources of the cluster's nodes.
 
     Raises:
         ResourceError: the peers can never be placed.
@@ -92,7 +92,7 @@ def resource_request(settings: Settings, nodes: Sequence[Node]) -> ResourceReque
     ]
     demands = [
         demand
-        for demand in demands  # Ray gives out cards whole, or a part of one
+        for demand in demands  # Ray assigns whole GPUs or a fraction of one
         if demand.gpus_per_peer % 1 == 0 or demand.peers_per_actor * demand.gpus_per_peer <= 1
     ]
     demand = next((demand for demand in demands if _room(demand, nodes) >= num_peers), demands[-1])
@@ -108,7 +108,7 @@ def resource_request(settings: Settings, nodes: Sequence[Node]) -> ResourceReque
 
 
 def _together(asked: int | Literal["auto"], num_peers: int, sharing: int, gpus: float, nodes: Sequence[Node]) -> int:
-    """Return how many peers an actor has where so many of them share a core."""
+    """Return the number of peers per actor if `sharing` of them share a core."""
     if asked != "auto":
         return min(asked, num_peers)
     num_cores = sum(math.floor(node.cpus) for node in nodes)
@@ -116,12 +116,12 @@ def _together(asked: int | Literal["auto"], num_peers: int, sharing: int, gpus: 
 
 
 def _room(demand: ResourceRequest, nodes: Sequence[Node]) -> int:
-    """Return how many of a demand's peers find a place on all nodes together: full actors, and one that is not."""
+    """Return how many of a request's peers fit on all nodes together: full actors and one partial one."""
     cpus, gpus, together = demand.cpus_per_peer, demand.gpus_per_peer, demand.peers_per_actor
     on_node = [min(_parts(node.cpus, cpus), _parts(node.gpus, gpus) if gpus else demand.num_peers) for node in nodes]
     return sum(number - number % together for number in on_node) + max(number % together for number in on_node)
 
 
 def _parts(amount: float, part: float) -> int:
-    """Return how often a part fits into an amount."""
+    """Return how many times a part fits into an amount."""
     return math.floor(amount / part + 1e-9)

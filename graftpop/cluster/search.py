@@ -1,7 +1,7 @@
-"""The trials of a study as Ray Tune is told of them: configurations that are known, or that a searcher suggests.
+"""Searchers and schedulers for Ray Tune: known trials are replayed, new ones come from a sampler.
 
-Whatever was known before stands in the run folder, not in Tune's own snapshots: those lag behind, are not written as a
-whole, and leave the scheduler out.
+A resumed study reads the run folder, not Tune's snapshots: those lag behind, are not written atomically, and omit the
+scheduler.
 """
 
 import random
@@ -34,21 +34,21 @@ PBT_INTERVALS = 20
 PBT_FEWEST_ROUNDS = 5
 
 NO_CONTROLLER: Any = None
-"""For what a scheduler is told of the past; it asks nothing of Tune's controller then."""
+"""In place of Tune's controller, which a scheduler does not use during a replay."""
 
 
 def trial_id_of(number: int) -> str:
-    """Return the id of a trial by its number: the same in every session of a study."""
+    """Return the ID of a trial by its number, the same in every session of a study."""
     return f"{number:05}"
 
 
 def trials_to_run(known: Iterable[Trial], sampler: Sampler, new_numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
-    """Yield trials as Tune carries them in their configs, under `trial`; each is sampled when it is asked for.
+    """Yield the value of `trial` in Tune's config for each trial; new ones are sampled lazily.
 
     Args:
-        known: trials to be gone on with.
-        sampler: gives the new ones their configurations.
-        new_numbers: of the new ones.
+        known: trials to resume.
+        sampler: source of new configurations.
+        new_numbers: numbers of the new trials.
     """
     for trial in known:
         yield {"trial_id": trial.trial_id, "sample": dict(trial.sample)}
@@ -57,17 +57,17 @@ def trials_to_run(known: Iterable[Trial], sampler: Sampler, new_numbers: Iterabl
 
 
 def grid_of(wanted: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return Tune's search space over trials whose configurations do not depend on each other."""
+    """Return Tune's search space over independent trials."""
     return {"trial": tune.grid_search(list(wanted))}
 
 
 class SuggestedTrials(Searcher):
-    """Trials whose configurations depend on what the others before them reached.
+    """A Tune searcher over trials whose configurations depend on earlier results.
 
     Args:
-        wanted: all trials, each sampled when it is asked for.
-        sampler: that they come from, and that is told what they reach.
-        metric: what is maximised.
+        wanted: all trials, sampled lazily.
+        sampler: their source, which also gets their results.
+        metric: the maximized metric.
     """
 
     def __init__(self, wanted: Iterator[dict[str, Any]], sampler: Sampler, metric: str) -> None:
@@ -76,7 +76,7 @@ class SuggestedTrials(Searcher):
         self._number_of: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the config of the next trial, or that there is none."""
+        """Return the config of the next trial, or `FINISHED`."""
         trial = next(self._wanted, None)
         if trial is None:
             return Searcher.FINISHED
@@ -84,12 +84,12 @@ class SuggestedTrials(Searcher):
         return {"trial": trial}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Let the sampler learn what a round gave."""
+        """Report a round to the sampler."""
         if not result.get("error"):
             self._sampler.report(self._number_of[trial_id], result["round"], result[self.metric])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Let the sampler learn how a trial ended."""
+        """Report the end of a trial to the sampler."""
         number = self._number_of.pop(trial_id)
         if error or result is None or result.get("error"):
             self._sampler.tell(number, "failed", None)
@@ -115,9 +115,9 @@ def _none(space: Space) -> TrialScheduler:
 
 
 def _asha(space: Space) -> TrialScheduler:
-    """Stop the worse two thirds at a ninth and at a third of the rounds, where that is not before the fifth.
+    """Stop the worse two thirds at 1/9 and 1/3 of the rounds, at round 5 at the earliest.
 
-    A training too short for that is not stopped at all: its first rounds say little, and little would be saved.
+    A shorter training is never stopped: its first rounds say little, and little would be saved.
     """
     rounds = space.most_rounds()
     rungs = (rounds // ASHA_REDUCTION**2, rounds // ASHA_REDUCTION)
@@ -134,23 +134,23 @@ def _asha(space: Space) -> TrialScheduler:
 
 
 def replay_results(scheduler: TrialScheduler, trial: TuneTrial, scores: Mapping[int, float], metric: str) -> None:
-    """Let a scheduler that stops trials know what a trial of before reached, by round."""
+    """Replay a known trial's scores by round to a scheduler that stops trials."""
     if isinstance(scheduler, ASHAScheduler):
         for round, score in sorted(scores.items()):
             scheduler.on_trial_result(NO_CONTROLLER, trial, {"round": round, metric: score})
 
 
 def replay_final_result(scheduler: TrialScheduler, trial: Trial, scores: Mapping[int, float], metric: str) -> None:
-    """Let a scheduler that stops trials know of one that will not run again."""
+    """Replay a finished trial to a scheduler that stops trials."""
     stub = TuneTrial("population", stub=True, trial_id=trial.trial_id)
     scheduler.on_trial_add(NO_CONTROLLER, stub)
     replay_results(scheduler, stub, scores, metric)
 
 
 def _pbt(space: Space) -> TrialScheduler:
-    """Every twentieth of the rounds, but at least 5, let the worst quarter go on from the best with settings changed.
+    """Every 1/20 of the rounds, at least every 5, let the worst quarter copy the best and change settings.
 
-    Tune multiplies by 1.2 or 0.8 without regard to the domain, so what leaves it is brought back.
+    Tune multiplies values by 1.2 or 0.8 regardless of their domain, so they are clipped to it.
     """
     interval = max(PBT_FEWEST_ROUNDS, space.most_rounds() // PBT_INTERVALS)
     rng = random.Random(space.resolve().seed)

@@ -1,4 +1,4 @@
-"""The peers of one population on a Ray cluster, without a study around it."""
+"""The peers of one population on a Ray cluster, without a study."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,22 +16,22 @@ from graftpop.settings import Settings
 
 __all__ = ["ray_group"]
 
-ROOM_LIMIT_S = 300.0
-"""How long a population waits for room on a cluster that others use too."""
+ROOM_TIMEOUT_S = 300.0
+"""Seconds to wait for room on a shared cluster."""
 
 
 @contextmanager
 def ray_group(settings: Settings, parts: Components) -> Iterator[RayGroup]:
-    """Run the peers of a population as Ray actors for the time of a block.
+    """Run the peers of a population as Ray actors within a block.
 
-    On the cluster that this process is connected to (`ray.init`), else on one of this machine that ends with the block.
+    They use the cluster that this process joined by `ray.init`, otherwise a local one that ends with the block.
 
     Args:
         settings: of the population.
-        parts: what its peers are made of; pickled, so each node must be able to import what they refer to.
+        parts: components of its peers; they are pickled, so every node must be able to import their modules.
 
     Raises:
-        ResourceError: there is no room for the peers, or not within the limit.
+        ResourceError: the cluster has no room for the peers, or none within the timeout.
     """
     if not ray.is_initialized():
         with connect(None), ray_group(settings, parts) as group:
@@ -41,11 +41,11 @@ def ray_group(settings: Settings, parts: Components) -> Iterator[RayGroup]:
     room = placement_group(demand.bundles)
     try:
         try:
-            ray.get(room.ready(), timeout=ROOM_LIMIT_S)
+            ray.get(room.ready(), timeout=ROOM_TIMEOUT_S)
         except GetTimeoutError as error:
             raise ResourceError(
-                f"population: {demand} found no room on the cluster within {ROOM_LIMIT_S:g} s; "
-                f"`ray status` tells what holds it"
+                f"population: {demand} found no room on the cluster within {ROOM_TIMEOUT_S:g} s; "
+                f"`ray status` shows what uses it"
             ) from error
         group = RayGroup(settings, demand, room, settings.name, parts)
         try:

@@ -1,4 +1,4 @@
-"""A whole study, new or gone on with: trials of populations under a searcher and a scheduler."""
+"""A study, new or resumed: trials of populations under a searcher and a scheduler."""
 
 import os
 from collections.abc import Callable
@@ -25,18 +25,18 @@ __all__ = ["run_study"]
 def run_study(
     space: Space, folder: RunFolder, connection: Connection, watch: Callable[[list[Trial]], None]
 ) -> list[Trial]:
-    """Run the trials of a study, or those that are left of it, and return them all.
+    """Run the unfinished trials of a study and return all its trials.
 
-    The records are written as the trials go; one SIGINT ends the study after what is being written is written.
+    Records are written while trials run. One SIGINT ends the study after pending writes.
 
     Args:
-        space: what is searched.
-        folder: where everything is kept, and what was done before is found.
+        space: of the study.
+        folder: the run folder, with the trials of earlier sessions.
         connection: the cluster.
-        watch: called with all trials whenever one of them changed.
+        watch: called with all trials whenever one changes.
 
     Raises:
-        ResourceError: for a long time no trial found room: the cluster has lost nodes.
+        ResourceError: no trial found room for a long time; the cluster has lost nodes.
     """
     known = read_known(folder)
     tuned, scheduled = space.resolve().tune, scheduler(space)
@@ -45,25 +45,25 @@ def run_study(
     stored = [OptunaStorage(space, folder, known, scores)] if tuned.optuna_storage is not None else []
     metrics = MetricsExport(folder.name)
 
-    def tell(trials: list[Trial]) -> None:
+    def notify(trials: list[Trial]) -> None:
         for storage in stored:
             storage(trials)
         watch(trials)
 
-    recorder = Recorder(space, folder, tell, known, scheduled, scores)
+    recorder = Recorder(space, folder, notify, known, scheduled, scores)
     for trial in known:
         sampler.recall(trial, scores[trial.trial_id])
         if trial.is_final:
             replay_final_result(scheduled, trial, scores[trial.trial_id], tuned.metric)
-    left = [trial for trial in known if not trial.is_final]
+    unfinished = [trial for trial in known if not trial.is_final]
     new_numbers = range(len(known), space.num_trials())
     with ExitStack() as ending:
         for finish in (*(one.finish for one in trackers), *(one.finish for one in stored), recorder.finish):
-            ending.callback(finish)  # the last is the first to be called
-        if left or new_numbers:
-            wanted = trials_to_run(left, sampler, new_numbers)
+            ending.callback(finish)  # in reverse order
+        if unfinished or new_numbers:
+            wanted = trials_to_run(unfinished, sampler, new_numbers)
             suggests = tuned.search == "optuna"
-            os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # theirs would begin anew when a study is resumed
+            os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # those would restart in a resumed study
             trainable = tune.with_parameters(
                 PopulationTrainable, space=space, nodes=connection.nodes, location=folder.location
             )
@@ -73,7 +73,7 @@ def run_study(
                 name="tune",
                 storage_path=folder.location,
                 config={} if suggests else grid_of(wanted),
-                num_samples=len(left) + len(new_numbers) if suggests else 1,
+                num_samples=len(unfinished) + len(new_numbers) if suggests else 1,
                 search_alg=SuggestedTrials(wanted, sampler, tuned.metric) if suggests else None,
                 scheduler=scheduled,
                 max_failures=tuned.max_failures,
@@ -88,7 +88,7 @@ def run_study(
 
 
 def read_known(folder: RunFolder) -> list[Trial]:
-    """Return the trials that a run has already, none of them running."""
+    """Return the trials of a run; unfinished ones are marked interrupted."""
     if not folder.exists(TRIALS):
         return []
     known = trials_from_json(folder.read_text(TRIALS))
@@ -99,7 +99,7 @@ def read_known(folder: RunFolder) -> list[Trial]:
 
 
 def scores_by_round(folder: RunFolder, known: list[Trial]) -> dict[str, dict[int, float]]:
-    """Return by trial and round the best validation accuracy of a peer."""
+    """Return the best peer's validation accuracy by trial and round."""
     folder.join_records([trial.trial_id for trial in known], now=True)
     scores: dict[str, dict[int, float]] = {trial.trial_id: {} for trial in known}
     for row in folder.read_table("rounds").select(["trial_id", "round", "val_accuracy"]).to_pylist():

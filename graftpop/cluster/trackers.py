@@ -1,6 +1,7 @@
-"""Trials in experiment trackers, through Ray's own callbacks.
+"""Experiment trackers, through Ray's callbacks.
 
-A tracker is a copy: the run folder has it all. So it is served beside the study, and may be slow, away or fail.
+A tracker holds a copy of the run folder's results. It is called in a background thread, so it may be slow, absent or
+fail without delaying the study.
 """
 
 import logging
@@ -44,27 +45,27 @@ FIGURES: Final = (
     "parameters_left",
     "flops_left",
 )
-"""What a tracker has by round, where a round reports it; the test set is read after the last."""
+"""Columns of a round's report that trackers get; test results come with the last round."""
 
 
 @dataclass(eq=False)
 class Run:
-    """A trial as a tracker has it, in place of Tune's: what Ray's callbacks ask of a trial, and no more."""
+    """One run of a tracker, with the attributes of a Tune trial that Ray's callbacks use."""
 
     name: str
     config: Mapping[str, Any]
     local_path: str
     trial_id: str = field(init=False)
-    is_begun: bool = False
+    is_started: bool = False
     has_failed: bool = False
 
     def __post_init__(self) -> None:
-        self.trial_id = f"{self.name.split()[0]}-{uuid.uuid4().hex[:8]}"  # Weights & Biases wants another one each time
+        self.trial_id = f"{self.name.split()[0]}-{uuid.uuid4().hex[:8]}"  # unique, as Weights & Biases requires
 
     def __str__(self) -> str:
         return self.name
 
-    # what Aim asks for besides
+    # used by Aim only
 
     @property
     def evaluated_params(self) -> Mapping[str, Any]:
@@ -73,47 +74,47 @@ class Run:
 
     @property
     def path(self) -> str:
-        """Where the trial's files are."""
+        """Folder of the trial's files."""
         return self.local_path
 
     local_experiment_path = path
 
     def init_local_path(self) -> None:
-        """Its folder is there."""
+        """The folder exists already."""
 
     def get_ray_actor_ip(self) -> str | None:
-        """Which node leads the trial is in the records."""
+        """Return no node; the records have it."""
         return None
 
 
 class Tracker(Callback):
-    """Lets a tracker have a run a trial: its settings by dotted names, its figures by round.
+    """A Tune callback that logs each trial as one run: settings by dotted names, figures by round.
 
-    A trial that a resumed study goes on with is a new run, whose name says so: of Ray's callbacks none can take up one.
+    A resumed trial is logged as a new run, "... (resumed)", because Ray's callbacks cannot reopen one.
 
     Args:
-        name: of the tracker, one of `LOGGERS`.
+        name: of the tracker, a key of `LOGGERS`.
         space: of the study.
-        folder: of the run.
-        known: trials of before.
+        folder: the run folder.
+        known: trials of earlier sessions.
     """
 
     def __init__(self, name: str, space: Space, folder: RunFolder, known: list[Trial]) -> None:
         self._inner: Any = LOGGERS[name](space.resolve().name, folder)
         self._space, self._folder = space, folder
-        self._resumed = {trial.trial_id for trial in known}  # even before its first round one may have had a run
-        self._runs: dict[str, Run] = {}  # by Tune's own ids
+        self._resumed = {trial.trial_id for trial in known}  # a trial may have a run before its first round
+        self._runs: dict[str, Run] = {}  # by Tune's IDs
         self._is_set_up = False
         self.background = BackgroundWorker(f"tune.trackers: {name}")
 
     def set_up(self) -> None:
-        """Let the tracker connect to whatever it logs to."""
+        """Connect the tracker to its destination."""
         if not self._is_set_up:
             self._inner.setup()
             self._is_set_up = True
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Begin the trial's run, unless the trial only goes on."""
+        """Start the trial's run, unless it runs already."""
         self._run_of(trial)
 
     def on_trial_result(
@@ -134,48 +135,48 @@ class Tracker(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """End the run of a trial that failed."""
-        if trial.trial_id in self._runs:  # else it never began
+        if trial.trial_id in self._runs:  # otherwise it never started
             self.background.submit(partial(self._end, self._runs.pop(trial.trial_id), failed=True))
 
     def finish(self) -> None:
-        """End the runs of trials that were interrupted, and wait until the tracker has everything, or for a while."""
+        """End the runs of interrupted trials, and wait for the tracker up to a timeout."""
         for run in self._runs.values():
             self.background.submit(partial(self._end, run, failed=True))
-        self.background.submit(self._let_go)
+        self.background.submit(self._release_callback)
         self.background.finish()
 
     def _run_of(self, trial: TuneTrial) -> Run:
-        """Return the run of a trial, which is begun when it is first seen."""
+        """Return the run of a trial; it starts at first sight."""
         if trial.trial_id not in self._runs:
             planned = trial.config["trial"]
             trial_id = planned["trial_id"]
             config = {"run": self._folder.name, "trial": trial_id, **settings_of(self._space, planned["sample"])}
             run = Run(f"{trial_id} (resumed)" if trial_id in self._resumed else trial_id, config, str(trial.local_path))
             self._runs[trial.trial_id] = run
-            self.background.submit(partial(self._begin, run))
+            self.background.submit(partial(self._start_run, run))
         return self._runs[trial.trial_id]
 
-    def _begin(self, run: Run) -> None:
+    def _start_run(self, run: Run) -> None:
         self.set_up()
-        if not run.is_begun:
+        if not run.is_started:
             self._inner.log_trial_start(run)
-            run.is_begun = True
+            run.is_started = True
 
     def _log(self, run: Run, figures: dict[str, Any]) -> None:
-        self._begin(run)
+        self._start_run(run)
         self._inner.log_trial_result(figures["training_iteration"], run, figures)
 
     def _end(self, run: Run, *, failed: bool) -> None:
-        self._begin(run)
+        self._start_run(run)
         self._inner.log_trial_end(run, failed=failed)
 
-    def _let_go(self) -> None:
-        """Let the callback go while Ray is still there: some end what is left when they are deleted."""
+    def _release_callback(self) -> None:
+        """Delete the callback while Ray still runs, because some callbacks clean up on deletion."""
         self._inner = None
 
 
 def settings_of(space: Space, sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a trial by dotted names, with what was sampled among them."""
+    """Return the settings of a trial by dotted names, including the sampled ones."""
     flat: dict[str, Any] = {}
 
     def collect(tree: Mapping[str, Any], prefix: str) -> None:
@@ -190,10 +191,10 @@ def settings_of(space: Space, sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_trackers(space: Space, folder: RunFolder) -> None:
-    """Check that the trackers that a study wants can be logged to.
+    """Check that the study's trackers can be logged to.
 
     Raises:
-        GraftpopError: one of them lacks a login or a place, or does not answer.
+        GraftpopError: a tracker lacks a login or a destination, or does not answer.
     """
     for name in dict.fromkeys(space.resolve().tune.trackers):
         tracker = Tracker(name, space, folder, [])
@@ -205,20 +206,20 @@ def _wandb(project: str, folder: RunFolder) -> LoggerCallback:
     from ray.air.integrations.wandb import WandbLoggerCallback, _WandbLoggingActor
 
     class Process(_WandbLoggingActor):
-        """Ray's process of a trial, which is killed with what writes its files before that is done."""
+        """Ray's process of a trial, which otherwise dies before its files are written."""
 
         def run(self) -> None:
-            super().run()  # type: ignore[no-untyped-call]  # Ray has no types there
+            super().run()  # type: ignore[no-untyped-call]  # Ray is untyped there
             self._wandb.teardown()
 
     class Wandb(WandbLoggerCallback):
-        """Ray's callback, which says nothing where the process that it starts for a trial fails."""
+        """Ray's callback, which otherwise hides the failure of a trial's process."""
 
         _logger_actor_cls = Process
 
         def setup(self, *arguments: Any, **options: Any) -> None:
             try:
-                super().setup(*arguments, **options)  # type: ignore[no-untyped-call]  # nor here
+                super().setup(*arguments, **options)  # type: ignore[no-untyped-call]  # untyped too
             except ValueError as error:
                 raise SpaceError(
                     "tune.trackers: wandb needs a login, got none; run `wandb login`, set WANDB_API_KEY, or "
@@ -243,12 +244,12 @@ def _wandb(project: str, folder: RunFolder) -> LoggerCallback:
             except RayTaskError as error:
                 raise error.cause from error
 
-    # Ray lets the trial's process, which may not have this one's environment, know the API key only
-    of_run = None if folder.local_path is None else str(folder.local_path)
+    # Ray passes only the API key to the trial's process, which may lack this one's environment
+    run_folder = None if folder.local_path is None else str(folder.local_path)
     return Wandb(
         project=project,
         group=folder.name,
-        dir=os.environ.get("WANDB_DIR", of_run),
+        dir=os.environ.get("WANDB_DIR", run_folder),
         mode=os.environ.get("WANDB_MODE"),
         entity=os.environ.get("WANDB_ENTITY"),
     )
@@ -257,7 +258,7 @@ def _wandb(project: str, folder: RunFolder) -> LoggerCallback:
 def _mlflow(experiment: str, folder: RunFolder) -> LoggerCallback:
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table that it makes
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it logs every table that it creates
     logging.getLogger("alembic").setLevel(logging.WARNING)
     place = os.environ.get("MLFLOW_TRACKING_URI")
     if place is None:
@@ -266,11 +267,11 @@ def _mlflow(experiment: str, folder: RunFolder) -> LoggerCallback:
 
 
 def _comet(project: str, folder: RunFolder) -> LoggerCallback:
-    os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")  # as Ray does: it would patch torch
+    os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")  # as Ray does; it would patch torch
     from comet_ml import get_config  # type: ignore[attr-defined, unused-ignore]  # not in its __all__
     from ray.air.integrations.comet import CometLoggerCallback
 
-    logging.getLogger("comet_ml").setLevel(logging.WARNING)  # it tells of every experiment at length
+    logging.getLogger("comet_ml").setLevel(logging.WARNING)  # it logs every experiment at length
     if get_config()["comet.api_key"]:
         return CometLoggerCallback(project_name=project, tags=[folder.name])
     if "COMET_OFFLINE_DIRECTORY" not in os.environ:
@@ -285,27 +286,24 @@ def _aim(experiment: str, folder: RunFolder) -> LoggerCallback:
     from ray.tune.logger.aim import AimLoggerCallback
 
     class Aim(AimLoggerCallback):
-        """Ray's callback, which leaves a run without a name."""
+        """Ray's callback, which otherwise leaves a run without a name."""
 
         def _create_run(self, trial: Any) -> Any:
             run = super()._create_run(trial)
             run.name = trial.name
             return run
 
-    # the figures of this process and what it prints are the study's, and no trial's
+    # system figures and terminal output of this process belong to the study, not to a trial
     return Aim(
         _disk(folder, "Aim", ""), experiment_name=experiment, system_tracking_interval=None, capture_terminal_logs=False
     )
 
 
 def _disk(folder: RunFolder, tracker: str, variable: str) -> str:
-    """Return where the run folder is on a disk."""
+    """Return the run folder's path on a disk."""
     if folder.local_path is None:
         instead = f"set {variable} to its server" if variable else "give --out a folder on a disk"
-        raise SpaceError(
-            f"tune.trackers: {tracker} would write to the run folder, which is no folder on a disk, got "
-            f"{folder.location}; {instead}"
-        )
+        raise SpaceError(f"tune.trackers: {tracker} needs a run folder on a disk, got {folder.location}; {instead}")
     return str(folder.local_path)
 
 
@@ -315,4 +313,4 @@ LOGGERS: Final[Mapping[str, Callable[[str, RunFolder], LoggerCallback]]] = {
     "comet": _comet,
     "aim": _aim,
 }
-"""Ray's callback of each tracker, for a name of the study and the folder of its run."""
+"""Functions from the study's name and its run folder to Ray's callback, by tracker."""

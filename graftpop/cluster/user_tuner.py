@@ -1,4 +1,4 @@
-"""Populations as trials of a user's own `ray.tune.Tuner`."""
+"""`graftpop.trainable`: populations as trials of a user-defined `ray.tune.Tuner`."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +18,7 @@ __all__ = ["trainable"]
 
 
 def trainable(space: str | Path, out: str, overrides: Iterable[str] = ()) -> Any:
-    """Return what a `ray.tune.Tuner` takes: a trial is a population, a step is a round.
+    """Return a trainable for `ray.tune.Tuner`: a trial is a population, a step is a round.
 
         tuner = tune.Tuner(
             graftpop.trainable("space.yaml", out="runs/mine"),
@@ -29,26 +29,26 @@ def trainable(space: str | Path, out: str, overrides: Iterable[str] = ()) -> Any
 
     Keys of `param_space` are dotted keys of the space. A round reports `round`, `epoch`, `val_accuracy`,
     `mean_val_accuracy`, `num_invalid_filters`, `images_per_s`, `train_images`, `exchange_s`, `wall_s` and `network`,
-    the best peer's file, which lies there when the trial has ended; the last round also `test_accuracy` and
-    `ensemble_test_accuracy`. A trial reserves its peers' cores by itself. It keeps its own checkpoints below `out` and
-    goes on from the newest, whenever Tune starts it again. One that cannot go on, since it diverged for example, is
-    done with a `val_accuracy` of 0 and says why in `error`.
+    the best peer's file, which remains after the trial. The last round adds `test_accuracy` and
+    `ensemble_test_accuracy`. A trial reserves its peers' cores, keeps its checkpoints below `out`, and resumes from the
+    newest one when Tune restarts it. A trial that cannot continue, for example after divergence, ends with
+    `val_accuracy` 0 and an `error`.
 
-    Connects to Ray as `ray.init()` does, where this process is not connected.
+    If this process is not connected to Ray, this calls `ray.init()`.
 
     Args:
-        space: YAML file, without domains: what is searched is the Tuner's.
+        space: YAML file without domains; the Tuner searches.
         out: folder or URI that all nodes reach.
         overrides: `section.key=VALUE`, as with `--set`.
 
     Raises:
-        GraftpopError: the space, or the folder, cannot be accepted.
+        GraftpopError: the space or the folder cannot be accepted.
     """
-    settled = load_space(space, overrides)
-    if settled.domains:
+    base = load_space(space, overrides)
+    if base.domains:
         raise SpaceError(
-            f"{space}: must search nothing, since the Tuner does, got a domain for "
-            f"{', '.join(settled.domains)}; move it to param_space"
+            f"{space}: must have no domain, because the Tuner searches, got one for "
+            f"{', '.join(base.domains)}; move it to param_space"
         )
     folder = RunFolder(out)
     folder.create()
@@ -57,11 +57,9 @@ def trainable(space: str | Path, out: str, overrides: Iterable[str] = ()) -> Any
     nodes = nodes_of_cluster()
 
     def placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        settings = parse_space(
-            settled.merged_tree(config), "param_space"
-        ).resolve()  # all rules, before the trial starts
+        settings = parse_space(base.merged_tree(config), "param_space").resolve()  # all checks, before the trial starts
         return tune.PlacementGroupFactory([{}, *resource_request(settings, nodes).bundles])
 
-    populations = tune.with_parameters(PopulationTrainable, space=settled, nodes=nodes, location=folder.location)
+    populations = tune.with_parameters(PopulationTrainable, space=base, nodes=nodes, location=folder.location)
     populations.__name__ = "population"
     return tune.with_resources(populations, placement)

@@ -121,6 +121,13 @@ def test_the_processes_of_a_trial_become_the_peers_of_the_next(group: RayGroup) 
     assert_equal_to_peers_in_this_process(group, settings("mutual learning with grafting"))
 
 
+@pytest.mark.parametrize("group", ["mutual learning with grafting"], indirect=True)
+def test_ranks_follow_the_order_of_peers_after_the_first_one_was_restarted(group: RayGroup) -> None:
+    group.dismiss([0])
+    group.reassign(settings("mutual learning with grafting"), demand_for("mutual learning with grafting"), "next")
+    assert_equal_to_peers_in_this_process(group, settings("mutual learning with grafting"))
+
+
 @pytest.mark.parametrize("group", [IN_SHARED_PROCESSES], indirect=True)
 def test_the_next_trial_may_have_other_peers_in_the_same_bundles(group: RayGroup) -> None:
     first = pids_of(group)

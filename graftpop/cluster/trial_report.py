@@ -1,0 +1,52 @@
+"""What a trial reports: the summary of a round for Tune, and the line of an event for the terminal."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from graftpop.population import Event, Round
+from graftpop.population.round import Row
+
+__all__ = ["event_line", "summarize"]
+
+
+def summarize(done: Round, previous: Mapping[str, Any], actors: Iterable[Iterable[int]]) -> dict[str, Any]:
+    """Return a round's summary: means over peers, and totals since the start of the trial.
+
+    Args:
+        done: the round.
+        previous: summary of the round before; empty before the first.
+        actors: the peers of each actor.
+    """
+    rows = done.peers
+    return {
+        "round": done.round,
+        "epoch": rows[0]["epoch"],
+        "num_peers": len(rows),
+        "best_peer": done.best_peer,
+        "val_accuracy": done.val_accuracy,
+        "mean_val_accuracy": sum(row["val_accuracy"] for row in rows) / len(rows),
+        "train_loss": sum(row["train_loss"] for row in rows) / len(rows),
+        "num_invalid_filters": sum(row["num_invalid_filters"] for row in rows) / len(rows),
+        "images_per_s": images_per_s({row["peer"]: row for row in rows}, actors),
+        "train_images": previous.get("train_images", 0) + sum(row["train_images"] for row in rows),
+        "exchange_s": rows[0]["exchange_s"],
+        "wall_s": previous.get("wall_s", 0.0),
+    }
+
+
+def images_per_s(rows: Mapping[int, Row], actors: Iterable[Iterable[int]]) -> float:
+    """Return the images per second of all peers together; peers of one actor train one after the other.
+
+    sum over peers of images / max over actors of (sum over its peers of train_s)
+    """
+    busy_s: list[float] = [sum(rows[peer]["train_s"] for peer in peers if peer in rows) for peers in actors]
+    num_images: float = sum(row["images_per_s"] * row["train_s"] for row in rows.values())
+    return num_images / max(busy_s)
+
+
+def event_line(event: Event) -> str:
+    """Return an event as one line: `round 3: peer 1 replaced after 4.2 s`."""
+    who = f"peer {event.peer} " if event.peer is not None else ""
+    took = f" after {event.took_s:.1f} s" if event.took_s is not None else ""
+    name = event.event.replace("_", " ")
+    return f"round {event.round}: {who}{name}{took}{': ' * bool(event.cause)}{event.cause}"
