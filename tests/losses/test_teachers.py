@@ -139,7 +139,7 @@ def test_a_state_that_is_no_teachers_is_an_error() -> None:
     one = teachers({"model": "resnet8", "epochs": 1})
     state, _ = one.train(0)
     for states in ({0: state[:-1]}, {0: b""}, {3: state}):
-        with pytest.raises(CheckpointError, match=r"^checkpoint of teacher \d: not that of its network: [^\n]+$"):
+        with pytest.raises(CheckpointError, match=r"^checkpoint of teacher \d: does not fit its network: [^\n]+$"):
             one.take(states)
 
 
