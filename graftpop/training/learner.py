@@ -80,7 +80,7 @@ class Learner:
         mutual_term: a further term, from the logits of all peers; None if the learner trains by itself.
     """
 
-    def __init__(  # nine parameters: what the population decides for each peer, so that Settings stay outside
+    def __init__(  # nine parameters: everything that differs between peers, methods and devices
         self,
         network: nn.Module,
         train: Images,

@@ -62,7 +62,7 @@ def outputs(network: nn.Module, shape: Shape = SMALL) -> Tensor:
     return logits
 
 
-def removed(network: nn.Module, shape: Shape = SMALL) -> tuple[nn.Module, int]:
+def remove_and_compare(network: nn.Module, shape: Shape = SMALL) -> tuple[nn.Module, int]:
     """Remove the dropped filters, and assert that the outputs are the same."""
     small, num_removed = remove_dropped(network, find_sites(network, shape, "network"), shape, "network")
     expected = outputs(network, shape)
@@ -101,33 +101,33 @@ def test_all_removable_filters_are_removed(name: str, everywhere_the_same: bool)
     make, removable = NETWORKS[name]
     network = make()
     dropped = drop_thirds_(network, find_sites(network, CIFAR, name), everywhere_the_same)
-    _, num_removed = removed(network, CIFAR)
+    _, num_removed = remove_and_compare(network, CIFAR)
     assert num_removed == removable(dropped) > 0
 
 
 def test_mobilenet_loses_dropped_filters_and_inputs_of_dropped_depthwise_filters() -> None:
     network = trained_looking("mobilenetv2", 0)
     dropped = drop_thirds_(network, find_sites(network, CIFAR, "mobilenetv2"), everywhere_the_same=True)
-    assert removed(network, CIFAR)[1] == all_filters(dropped)
+    assert remove_and_compare(network, CIFAR)[1] == all_filters(dropped)
     network = trained_looking("mobilenetv2", 0)
     dropped = drop_thirds_(network, find_sites(network, CIFAR, "mobilenetv2"), everywhere_the_same=False)
     in_pairs = sum(
         2 * len(indices) for conv, indices in dropped.items() if conv.startswith("layers.") and conv.endswith(".conv2")
     )
-    assert in_pairs <= removed(network, CIFAR)[1] < all_filters(dropped)
+    assert in_pairs <= remove_and_compare(network, CIFAR)[1] < all_filters(dropped)
 
 
 @pytest.mark.parametrize(("everywhere_the_same", "share"), [(False, 0.4), (True, 1.0)])
 def test_torchvision_resnet_loses_sums_whose_summands_are_all_dropped(everywhere_the_same: bool, share: float) -> None:
     network = trained_looking("torchvision:resnet18", 0)
     dropped = drop_thirds_(network, find_sites(network, CIFAR, "resnet18"), everywhere_the_same)
-    assert share * all_filters(dropped) <= removed(network, CIFAR)[1] <= all_filters(dropped)
+    assert share * all_filters(dropped) <= remove_and_compare(network, CIFAR)[1] <= all_filters(dropped)
 
 
 def test_resnext_keeps_channels_of_grouped_convolutions() -> None:
     network = ResNeXt(1, 4, 8, 10)
     drop_thirds_(network, find_sites(network, CIFAR, "resnext"), everywhere_the_same=True)
-    small, num_removed = removed(network, CIFAR)
+    small, num_removed = remove_and_compare(network, CIFAR)
     assert num_removed > 0
     for block in (f"layers.{index}" for index in range(3)):
         for conv in ("conv1", "conv2"):
@@ -159,7 +159,7 @@ def test_sum_loses_channels_dropped_in_both_summands(stem: set[int], branch: set
     network = with_random_entries(Residual())
     drop_(network, "stem", "stem_norm", sorted(stem))
     drop_(network, "conv", "norm", sorted(branch))
-    small, num_removed = removed(network)
+    small, num_removed = remove_and_compare(network)
     both = stem & branch
     assert num_removed == 2 * min(len(both), 5)  # one channel is kept
     assert small.linear.in_features == 6 - num_removed // 2
@@ -185,7 +185,7 @@ def test_shared_convolution_loses_channels_dropped_at_every_use() -> None:
     network = with_random_entries(SharedReader())
     drop_(network, "left", "left_norm", [1, 2])
     drop_(network, "right", "right_norm", [2, 4])
-    small, num_removed = removed(network)
+    small, num_removed = remove_and_compare(network)
     assert (num_removed, small.reader.in_channels) == (2, 5)
 
 
@@ -193,7 +193,7 @@ def test_channel_that_is_zero_for_typical_images_only_is_kept() -> None:
     network = with_random_entries(Residual())
     drop_(network, "stem", "stem_norm", [2])
     network.norm.bias.detach()[2] = -1e6  # ReLU outputs zero for every typical image
-    assert removed(network)[1] == 0
+    assert remove_and_compare(network)[1] == 0
 
 
 @pytest.mark.parametrize("remains", ["conv.weight", "conv.bias", "norm.weight", "norm.bias"])
@@ -214,7 +214,7 @@ def test_site_without_batchnorm_scale_and_shift_drops_nothing() -> None:
     with_random_entries(network)
     drop_(network, "0", "1", [1])
     assert dropped_filters(network, [Site("0", "1")]) == {"0": []}
-    assert removed(network)[1] == 0
+    assert remove_and_compare(network)[1] == 0
 
 
 class Concatenated(nn.Module):
@@ -237,10 +237,10 @@ def test_channel_made_constant_by_a_later_batchnorm_stays_until_that_is_dropped(
     network = with_random_entries(Concatenated())
     drop_(network, "left", "left_norm", [1])
     drop_(network, "right", "right_norm", [0, 5])
-    assert removed(network)[1] == 0
+    assert remove_and_compare(network)[1] == 0
     for parameter in network.norm.parameters():
         parameter.detach()[[1, 4 + 5]] = 0.0
-    small, num_removed = removed(network)
+    small, num_removed = remove_and_compare(network)
     assert (num_removed, small.left.out_channels, small.right.out_channels) == (2, 3, 5)
     assert torch.equal(small.linear.weight, network.linear.weight[:, [0, 2, 3, 4, 5, 6, 7, 8]])
 
@@ -263,10 +263,10 @@ def test_dropped_depthwise_filter_is_removed_with_its_input_but_not_conversely()
 
     expansion_alone = network()
     drop_(expansion_alone, "0", "1", [3])
-    assert removed(expansion_alone)[1] == 0
+    assert remove_and_compare(expansion_alone)[1] == 0
     depthwise_alone = network()
     drop_(depthwise_alone, "3", "4", [3])
-    small, num_removed = removed(depthwise_alone)
+    small, num_removed = remove_and_compare(depthwise_alone)
     assert (num_removed, small.get_submodule("0").out_channels, small.get_submodule("3").groups) == (2, 5, 5)
 
 
@@ -275,7 +275,7 @@ def test_flattened_channel_is_removed_with_all_its_pixels() -> None:
         nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 2))
     )
     drop_(network, "0", "1", [0, 3])
-    small, num_removed = removed(network)
+    small, num_removed = remove_and_compare(network)
     assert (num_removed, small.get_submodule("4").in_features) == (2, 3 * 36)
 
 
@@ -307,7 +307,7 @@ class Sliced(nn.Module):
 def test_channels_counted_in_the_networks_code_are_kept(way: str) -> None:
     network = with_random_entries(Sliced(way))
     drop_(network, "conv", "norm", [1, 2, 5, 6])
-    assert removed(network)[1] == 0
+    assert remove_and_compare(network)[1] == 0
 
 
 def test_layer_keeps_one_filter_and_network_its_logits() -> None:
@@ -324,7 +324,7 @@ def test_layer_keeps_one_filter_and_network_its_logits() -> None:
     )
     drop_(network, "0", "1", [0, 1, 2, 3])
     drop_(network, "3", "4", [1])
-    small, num_removed = removed(network)
+    small, num_removed = remove_and_compare(network)
     assert num_removed == 3
     assert outputs(small).shape == (5, 3)
 
@@ -349,7 +349,7 @@ def test_removal_leaves_the_given_network_unchanged() -> None:
 
 def test_network_without_dropped_filters_loses_nothing() -> None:
     network = trained_looking("resnet8", 0)
-    small, num_removed = removed(network, CIFAR)
+    small, num_removed = remove_and_compare(network, CIFAR)
     assert num_removed == 0
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in small.state_dict().items())
 
@@ -359,7 +359,7 @@ def test_smaller_network_is_restored_from_its_file(name: str) -> None:
     network = trained_looking(name, 0)
     FlatState(network)  # as in a learner
     drop_thirds_(network, find_sites(network, CIFAR, name), everywhere_the_same=False)
-    small, num_removed = removed(network, CIFAR)
+    small, num_removed = remove_and_compare(network, CIFAR)
     assert num_removed > 0
     stored = load(save({key: tensor.contiguous() for key, tensor in small.state_dict().items()}))
     restored = build(name, 10)
