@@ -1,15 +1,21 @@
-"""Attenuation: after every epoch the weakest filters of each layer are multiplied by a factor; at the end they go.
+"""Attenuation: multiply the weakest filters of each layer by a factor after every epoch, and drop them at the end.
 
     W_f <- factor * W_f    for the share `rate` of a layer's filters with the lowest scores
 
-One rule for a family, by its settings: filter attenuation (0 < factor < 1), soft filter pruning (factor 0), asymptotic
-soft filter pruning (factor 0, rate growing), softer filter pruning (factor falling to 0), hard pruning (factor 0, not
-recoverable). All filters train on, so that a weak one may come back, unless the weak ones are held at zero.
+The settings select one of a family of methods:
+
+    filter attenuation               0 < factor < 1
+    soft filter pruning              factor 0
+    asymptotic soft filter pruning   factor 0, rate growing
+    softer filter pruning            factor falling to 0
+    hard pruning                     factor 0, not recoverable
+
+All filters continue to train, so that a weak one may recover; hard pruning keeps the weak ones at zero.
 
 References:
     He et al., Soft Filter Pruning, IJCAI 2018, and Asymptotic Soft Filter Pruning, 2019; Cai et al., Softer Pruning,
-    ICPR 2020. Filter attenuation (Mousa-Pasandi et al., ICIP 2020) is known by its abstract alone: that it multiplies
-    weak filters by a constant factor every epoch is our reading.
+    ICPR 2020. Filter attenuation is Mousa-Pasandi et al., ICIP 2020. We know only its abstract; a constant factor
+    every epoch is our reading.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,15 +35,15 @@ __all__ = ["Attenuation"]
 
 
 class Attenuation(Hook):
-    """Attenuation on one network.
+    """Attenuation of the filters of one network.
 
     Args:
-        learner: whose network it is.
-        filters: of every site, in module order.
+        learner: the learner that trains the network.
+        filters: filters of every site, in module order.
         settings: factor, rate, their schedules, and the criterion.
-        epochs: of the whole training.
-        seed: the study's.
-        peer: whose random scores they are, where the criterion is random.
+        epochs: epochs of the whole training.
+        seed: the study's seed.
+        peer: index of the peer; seeds the scores of the random criterion.
     """
 
     name = "attenuation"
@@ -58,7 +64,7 @@ class Attenuation(Hook):
         self._dropped = [torch.empty(0, dtype=torch.int64, device=site.weight.device) for site in self._filters]
 
     def before_epoch(self, epoch: int) -> None:
-        """Attenuate the filters that are weak now, or drop them for good."""
+        """Multiply the weak filters by the factor, or drop them if they are not recoverable."""
         weak = self._weak(epoch)
         if not self._settings.recoverable:
             self._drop(weak)
@@ -68,9 +74,9 @@ class Attenuation(Hook):
             attenuate_(site.weight, indices, factor)
 
     def finish(self) -> None:
-        """Drop the filters that are weak in the end: they give zero, whatever their BatchNorm.
+        """Drop the weak filters, so that they output zero also after their BatchNorm.
 
-        The statistics of the BatchNorms were measured with these filters, so they are measured anew.
+        The BatchNorm statistics were measured with these filters, so they are recomputed.
         """
         self._drop(self._weak(self._epochs))
         if any(map(len, self._dropped)):
@@ -79,10 +85,10 @@ class Attenuation(Hook):
     def _weak(self, epoch: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(derive(self._seed, "attenuation", self._peer, epoch))
         rate = self._settings.rate * RATE_SCHEDULES[self._settings.rate_schedule](epoch, self._epochs)
-        found = scores(self._filters, self._settings.criterion, generator)
-        for of_site, dropped in zip(found, self._dropped, strict=True):
-            of_site[dropped] = -torch.inf  # what is gone for good counts, and counts first
-        return [weakest(of_site, rate) for of_site in found]
+        all_scores = scores(self._filters, self._settings.criterion, generator)
+        for site_scores, dropped in zip(all_scores, self._dropped, strict=True):
+            site_scores[dropped] = -torch.inf  # dropped filters count towards the rate, before any other
+        return [weakest(site_scores, rate) for site_scores in all_scores]
 
     def _drop(self, weak: list[Tensor]) -> None:
         self._dropped = weak
@@ -91,13 +97,13 @@ class Attenuation(Hook):
         mask_dropped(self._learner, self._filters, weak)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return which filters are dropped for good."""
+        """Return the indices of the dropped filters, by the name of their convolution."""
         return {
             site.site.conv: dropped for site, dropped in zip(self._filters, self._dropped, strict=True) if len(dropped)
         }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned, and mask the gradients of the dropped filters again."""
         self._dropped = [
             tensors.get(site.site.conv, torch.empty(0, dtype=torch.int64)).to(site.weight.device)
             for site in self._filters

@@ -1,4 +1,4 @@
-"""Which hooks a peer has, by the sections of its settings."""
+"""Builds the hooks of a peer from its settings."""
 
 from collections.abc import Sequence
 
@@ -17,13 +17,14 @@ __all__ = ["make_hooks"]
 def make_hooks(settings: Settings, learner: Learner, filters: Sequence[SiteFilters], peer: int) -> list[Hook]:
     """Return the hooks of one peer in the order in which they act.
 
-    What drops filters comes after what changes them, so that the dropped stay dropped; the mean of the weights last.
+    Hooks that drop filters follow those that change filters, so that dropped filters stay at zero. Weight averaging is
+    last.
 
     Args:
-        settings: the population's.
-        learner: the peer's.
-        filters: of every site, in module order.
-        peer: its number.
+        settings: the population's settings.
+        learner: the peer's learner.
+        filters: filters of every site, in module order.
+        peer: index of the peer.
     """
     epochs, seed, graft = settings.num_epochs, settings.seed, settings.graft
     hooks: list[Hook] = []

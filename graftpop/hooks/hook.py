@@ -1,7 +1,7 @@
-"""What acts on a network between its epochs.
+"""The interface of hooks, which act on a network between its epochs.
 
-A rule is called before every epoch but the first, when the exchange of the round before is done, and once after the
-last epoch, before the network is measured. What it remembers between two calls is its state, and in the checkpoint.
+A hook runs before every epoch but the first, after the previous round's exchange. It runs once more after the last
+epoch, before the network is evaluated. Its state between two calls is part of the checkpoint.
 """
 
 from collections.abc import Mapping
@@ -12,27 +12,27 @@ __all__ = ["Hook"]
 
 
 class Hook:
-    """A rule that does nothing and remembers nothing.
+    """A hook that does nothing and has no state; subclasses override what they need.
 
     Attributes:
-        name: of the rule, unique in a peer; what its state stands under in a checkpoint.
+        name: name of the hook, unique within a peer; the key of its state in a checkpoint.
     """
 
     name = ""
 
     def before_epoch(self, epoch: int) -> None:
-        """Act on the network.
+        """Act on the network before an epoch.
 
         Args:
             epoch: epochs trained so far, at least 1.
         """
 
     def finish(self) -> None:
-        """Act on the network for the last time."""
+        """Act on the network after the last epoch."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what a resumed rule needs besides the network and the epoch."""
+        """Return the state that a resumed hook needs besides the network and the epoch."""
         return {}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""

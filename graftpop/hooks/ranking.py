@@ -1,4 +1,4 @@
-"""Scores of a network's filters by a criterion: what RePr and attenuation rank."""
+"""Scores of a network's filters by a criterion, for RePr and attenuation."""
 
 from collections.abc import Sequence
 
@@ -12,22 +12,22 @@ __all__ = ["ranked", "scores"]
 
 
 def ranked(filters: Sequence[SiteFilters], *, skip_first: bool) -> Sequence[SiteFilters]:
-    """Return the sites whose filters are ranked: all, or all but the first convolution where it is not the only one.
+    """Return the sites whose filters are ranked: all, or all but the first unless it is the only one.
 
     Args:
-        filters: of every site, in module order.
-        skip_first: leave the first convolution alone.
+        filters: filters of every site, in module order.
+        skip_first: exclude the first site.
     """
     return filters[1:] if skip_first and len(filters) > 1 else filters
 
 
 def scores(filters: Sequence[SiteFilters], criterion: str, generator: torch.Generator) -> list[Tensor]:
-    """Return the scores of the filters of each site, new tensors (O), higher matters more.
+    """Return the scores of each site's filters as new tensors (O); the lowest are weak.
 
     Args:
-        filters: site by site.
+        filters: filters, site by site.
         criterion: a key of CRITERIA.
-        generator: on the CPU; what `random` draws from.
+        generator: random generator on the CPU, used by the random criterion.
     """
     score = CRITERIA[criterion]
     return [score(Filters(site.weight, site.scale, site.shift), generator).clone() for site in filters]

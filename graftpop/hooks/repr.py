@@ -1,9 +1,9 @@
-"""RePr: filters that repeat what others do are dropped for a while, and come back orthogonal to all that is there.
+"""RePr: drop redundant filters for some epochs, then revive them with weights orthogonal to the others.
 
-    N times:  S1 epochs of the whole network
-              drop the share `rate` of all filters with the lowest score, ranked over all layers together
-              S2 epochs of the rest
-              new weights for the dropped filters, orthogonal to the kept ones and to their own old values
+    N times:  train the whole network for S1 epochs
+              drop the share `rate` of all filters with the lowest scores, ranked over all layers together
+              train the rest for S2 epochs
+              revive the dropped filters, with weights orthogonal to the kept filters and to their own old weights
 
 References:
     Prakash, Storer, Florencio, Zhang, RePr: Improved Training of Convolutional Filters, CVPR 2019.
@@ -29,11 +29,11 @@ class RePr(Hook):
     """The cycles of RePr on one network.
 
     Args:
-        learner: whose network it is.
-        filters: of every site, in module order.
-        settings: of the cycles.
-        seed: the study's.
-        peer: whose random directions they are.
+        learner: the learner that trains the network.
+        filters: filters of every site, in module order.
+        settings: lengths and number of the cycles, rate and criterion.
+        seed: the study's seed.
+        peer: index of the peer; seeds the new weights and the random criterion.
     """
 
     name = "repr"
@@ -51,18 +51,18 @@ class RePr(Hook):
         self._old_weights = [site.weight[:0].clone() for site in self._filters]
 
     def before_epoch(self, epoch: int) -> None:
-        """Drop filters S1 epochs into a cycle, keep them dropped for S2 epochs, and give them back at its end."""
+        """Drop filters S1 epochs into a cycle, keep them at zero for S2 epochs, then revive them."""
         cycle, place = divmod(epoch, self._settings.S1 + self._settings.S2)
         if cycle < self._settings.N and place == self._settings.S1:
             self._drop(epoch)
         elif place == 0 and any(map(len, self._dropped)):
-            self._give_back(epoch)
+            self._revive(epoch)
         else:
             self._keep_dropped()
 
     def _drop(self, epoch: int) -> None:
-        found = scores(self._filters, self._settings.criterion, self._generator("ranking", epoch))
-        self._dropped = lowest_of_all(found, self._settings.rate)
+        layer_scores = scores(self._filters, self._settings.criterion, self._generator("ranking", epoch))
+        self._dropped = lowest_of_all(layer_scores, self._settings.rate)
         self._old_weights = [
             site.weight[dropped].clone() for site, dropped in zip(self._filters, self._dropped, strict=True)
         ]
@@ -71,9 +71,9 @@ class RePr(Hook):
 
     def _keep_dropped(self) -> None:
         for site, dropped in zip(self._filters, self._dropped, strict=True):
-            site.drop_(dropped)  # an exchange may have brought them back
+            site.drop_(dropped)  # an exchange may have overwritten the zeros
 
-    def _give_back(self, epoch: int) -> None:
+    def _revive(self, epoch: int) -> None:
         generator = self._generator("directions", epoch)
         for site, dropped, old in zip(self._filters, self._dropped, self._old_weights, strict=True):
             if len(dropped):
@@ -87,16 +87,16 @@ class RePr(Hook):
         return torch.Generator().manual_seed(derive(self._seed, "repr", purpose, self._peer, epoch))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return which filters are dropped, and what they were."""
+        """Return the indices and the old weights of the dropped filters, by the name of their convolution."""
         return {
-            f"{site.site.conv}/{what}": tensor
+            f"{site.site.conv}/{key}": tensor
             for site, dropped, old in zip(self._filters, self._dropped, self._old_weights, strict=True)
-            for what, tensor in (("dropped", dropped), ("old", old))
+            for key, tensor in (("dropped", dropped), ("old", old))
             if len(dropped)
         }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned, and mask the gradients of the dropped filters again."""
         self._forget()
         for index, site in enumerate(self._filters):
             if (dropped := tensors.get(f"{site.site.conv}/dropped")) is not None:
@@ -105,25 +105,26 @@ class RePr(Hook):
         mask_dropped(self._learner, self._filters, self._dropped)
 
 
-def lowest_of_all(of_layers: Sequence[Tensor], rate: float) -> list[Tensor]:
-    """Return the filters with the lowest scores of all layers together, never all of one layer.
+def lowest_of_all(layer_scores: Sequence[Tensor], rate: float) -> list[Tensor]:
+    """Return the filters with the lowest scores over all layers together, ties in layer order.
 
-    The best filter of each layer stays, whatever the others' scores.
+    The best filter of each layer is never returned, whatever its score.
 
     Args:
-        of_layers: their scores, one tensor (O) a layer.
-        rate: share of all filters, in [0, 1).
+        layer_scores: scores of the filters, one tensor (O) per layer.
+        rate: share of all filters, in [0, 1); the number of filters is rounded down.
 
     Returns:
-        Indices of filters, ascending, one int64 tensor a layer.
+        Indices of filters, ascending, one int64 tensor per layer.
     """
     protected = []
-    for of_layer in of_layers:
-        of_layer = of_layer.clone()
-        of_layer[of_layer.argmax()] = torch.inf
-        protected.append(of_layer)
-    everyone = torch.cat(protected)
-    num_dropped = min(int(rate * len(everyone) + 1e-9), len(everyone) - len(of_layers))
-    is_dropped = torch.zeros(len(everyone), dtype=torch.bool, device=everyone.device)
-    is_dropped[everyone.argsort(stable=True)[:num_dropped]] = True
-    return [part.nonzero().flatten() for part in is_dropped.split([len(of_layer) for of_layer in of_layers])]
+    for scores_O in layer_scores:
+        scores_O = scores_O.clone()
+        scores_O[scores_O.argmax()] = torch.inf
+        protected.append(scores_O)
+    all_scores = torch.cat(protected)
+    # 0.29 * 100 is 28.999999999999996
+    num_dropped = min(int(rate * len(all_scores) + 1e-9), len(all_scores) - len(layer_scores))
+    is_dropped = torch.zeros(len(all_scores), dtype=torch.bool, device=all_scores.device)
+    is_dropped[all_scores.argsort(stable=True)[:num_dropped]] = True
+    return [part.nonzero().flatten() for part in is_dropped.split([len(scores_O) for scores_O in layer_scores])]

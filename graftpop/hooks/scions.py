@@ -1,7 +1,7 @@
-"""Scions from inside one network: noise, or its own strongest filters, into its invalid filters, after every epoch.
+"""Scions from inside one network: graft noise, or the network's strongest filters, into invalid filters.
 
-They are the two sources that external grafting is compared with: a network's own filters bring no new information, and
-noise is information about nothing (Meng et al., CVPR 2020, section 3.2).
+Both act after every epoch. They are the alternatives to external grafting: the network's own filters bring no new
+information, and noise carries none (Meng et al., CVPR 2020, section 3.2).
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ __all__ = ["InternalScions", "NoiseScions"]
 
 
 class NoiseScions(Hook):
-    """Add noise to the weights of invalid filters, less of it with every epoch.
+    """Adds noise to the weights of invalid filters, less with every epoch.
 
     Args:
-        filters: of every site.
+        filters: filters of every site.
         threshold: L1 norm below which a filter is invalid.
-        base: the noise's standard deviation is base ** epochs.
-        seed: the study's.
-        peer: whose noise it is.
+        base: base of the noise's standard deviation, base ** epochs.
+        seed: the study's seed.
+        peer: index of the peer; seeds the noise.
     """
 
     name = "noise"
@@ -34,7 +34,7 @@ class NoiseScions(Hook):
         self._seed, self._peer = seed, peer
 
     def before_epoch(self, epoch: int) -> None:
-        """See the class."""
+        """Add noise with standard deviation base ** epoch to the invalid filters."""
         generator = torch.Generator().manual_seed(derive(self._seed, "noise", self._peer, epoch))
         deviation = noise_deviation(self._base, epoch)
         for site in self._filters:
@@ -42,10 +42,10 @@ class NoiseScions(Hook):
 
 
 class InternalScions(Hook):
-    """Copy the i-th strongest filter of each site, with its BatchNorm entries, into its i-th weakest invalid one.
+    """Copies the i-th strongest filter of each site, with its BatchNorm entries, into the i-th weakest invalid one.
 
     Args:
-        filters: of every site.
+        filters: filters of every site.
         threshold: L1 norm below which a filter is invalid.
     """
 
@@ -55,7 +55,7 @@ class InternalScions(Hook):
         self._filters, self._threshold = filters, threshold
 
     def before_epoch(self, epoch: int) -> None:
-        """See the class."""
+        """Copy the strongest filters of each site into its invalid ones."""
         del epoch
         for site in self._filters:
             site.copy_(*internal_scions(site.weight, self._threshold))

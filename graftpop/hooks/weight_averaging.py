@@ -17,14 +17,14 @@ __all__ = ["StochasticWeightAveraging"]
 
 
 class StochasticWeightAveraging(Hook):
-    """The mean of a network's weights after each of its last epochs, which becomes the network at the end.
+    """Replaces a network's weights, at the end, by their mean over the last epochs.
 
-        mean <- mean + (W - mean) / n        n-th epoch after the start
+        mean <- mean + (W - mean) / n        after the n-th epoch past the start
 
     Args:
-        learner: whose network it is.
-        start: share of the epochs after which averaging begins.
-        epochs: of the whole training.
+        learner: the learner that trains the network.
+        start: share of the epochs after which averaging begins, in [0, 1).
+        epochs: epochs of the whole training.
     """
 
     name = "swa"
@@ -36,22 +36,22 @@ class StochasticWeightAveraging(Hook):
         self._num_averaged = 0
 
     def before_epoch(self, epoch: int) -> None:
-        """Take the weights into the mean, once its start is past."""
+        """Add the weights to the mean once the start is past."""
         if epoch >= self._first_epoch:
             self._num_averaged += 1
             self._mean.lerp_(self._learner.state.buffer, 1 / self._num_averaged)
 
     def finish(self) -> None:
-        """Let the network be the mean, with BatchNorm statistics of its own."""
+        """Replace the weights by the mean, and recompute the BatchNorm statistics."""
         self.before_epoch(self._learner.epoch)
         self._learner.state.buffer.copy_(self._mean)
         self._learner.recalibrate()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the mean, and of how many epochs it is."""
+        """Return the mean and the number of epochs in it."""
         return {"mean": self._mean, "num_averaged": torch.tensor(self._num_averaged)}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self._mean.copy_(tensors["mean"])
         self._num_averaged = int(tensors["num_averaged"])

@@ -1,6 +1,6 @@
-"""Distillation: a loss from the probabilities of networks that stay as they are, for a while or for ever.
+"""Distillation: a loss from the probabilities of fixed networks.
 
-Teachers are such networks ("cultivation" where the students graft too), and so are the peers' last snapshots
+These are teachers ("cultivation" if the students are also grafted) or the other peers' last snapshots
 (codistillation).
 
 References:
@@ -22,20 +22,20 @@ __all__ = ["distillation_term"]
 def distillation_term(
     teachers: Sequence[nn.Module], *, temperature: float, weight: float, dtype: torch.dtype
 ) -> LossTerm:
-    """Return weight * temperature**2 * CE(mean of the teachers' probabilities, student), with no teachers zero.
+    """Return weight * temperature**2 * CE(mean of the teachers' probabilities, student); zero without teachers.
 
     Args:
-        teachers: in evaluation mode; what stands in the list at a step counts at that step.
-        temperature: that all logits are divided by.
-        weight: of the term; the labels' loss has weight 1.
-        dtype: what the teachers compute in.
+        teachers: networks in evaluation mode; the list is read at every step, so that later additions count.
+        temperature: divisor of all logits, > 0.
+        weight: weight of the term; the labels' loss has weight 1.
+        dtype: dtype of the teachers' arithmetic.
     """
 
     def term(logits: Tensor, pixels: Tensor) -> Tensor:
         if not teachers:
             return logits.new_zeros(())
         with torch.no_grad(), torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
-            taught = [teacher(pixels).float() for teacher in teachers]
-        return weight * distillation_loss(logits, mean_probabilities(taught, temperature), temperature)
+            teacher_logits = [teacher(pixels).float() for teacher in teachers]
+        return weight * distillation_loss(logits, mean_probabilities(teacher_logits, temperature), temperature)
 
     return term

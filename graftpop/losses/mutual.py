@@ -14,16 +14,16 @@ __all__ = ["mutual_term"]
 
 
 def mutual_term(peer: int, *, temperature: float, weight: float) -> MutualTerm:
-    """Return weight * temperature**2 / (K - 1) * sum over the others of KL(p_other || p_own), alone zero.
+    """Return weight * temperature**2 / (K - 1) * sum over the others of KL(p_other || p_own); zero for K = 1.
 
     Args:
-        peer: whose place among all logits is its own.
-        temperature: that all logits are divided by.
-        weight: of the term; the labels' loss has weight 1.
+        peer: index of the peer among the K logits.
+        temperature: divisor of all logits, > 0.
+        weight: weight of the term; the labels' loss has weight 1.
     """
 
-    def term(logits: Tensor, everyone: Tensor) -> Tensor:
-        others = torch.cat((everyone[:peer], everyone[peer + 1 :]))
+    def term(logits: Tensor, all_logits: Tensor) -> Tensor:
+        others = torch.cat((all_logits[:peer], all_logits[peer + 1 :]))
         return weight * mutual_loss(logits, others, temperature)
 
     return term

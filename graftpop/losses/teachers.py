@@ -1,4 +1,4 @@
-"""Networks that teach: those with a training of their own, and the peers' last snapshots."""
+"""Teachers of distillation: networks that are loaded or trained beforehand, and the other peers' snapshots."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -24,23 +24,24 @@ __all__ = ["SnapshotTeachers", "Teachers"]
 
 
 class Teachers:
-    """The teachers of one peer: loaded at once, or trained by one of the peers and handed to all.
+    """The teachers of one peer: loaded when created, or trained by one peer and sent to all.
 
     Args:
-        settings: the population's, with a section distillation.
+        settings: the population's settings; without a section distillation there are no teachers.
         splits: the data.
-        device: where they compute.
+        device: device of the teachers.
 
     Attributes:
-        networks: in evaluation mode, as many as there are; complete once those to be trained have been taken.
+        networks: the teachers in evaluation mode; the trained ones are added by `take`.
 
     Raises:
-        ModelError: a checkpoint that does not hold such a teacher.
+        CheckpointError: a teacher's checkpoint is absent, damaged, or holds another network.
+        ModelError: a teacher's network or published weights do not exist, or do not fit the data.
     """
 
     def __init__(self, settings: Settings, splits: Splits, device: torch.device) -> None:
         self._settings, self._splits, self._device = settings, splits, device
-        self._wanted = settings.distillation.teachers if settings.distillation else []
+        self._teacher_settings = settings.distillation.teachers if settings.distillation else []
         self.networks = [
             load_teacher(
                 teacher,
@@ -50,18 +51,18 @@ class Teachers:
                 mean=splits.recipe.mean,
                 std=splits.recipe.std,
             ).to(device)
-            for index, teacher in enumerate(self._wanted)
+            for index, teacher in enumerate(self._teacher_settings)
             if teacher.epochs is None
         ]
         self._num_loaded = len(self.networks)
 
     def train(self, index: int) -> tuple[bytes, int]:
-        """Train a teacher as its settings say, on what the students see; return its state and the images it took.
+        """Train a teacher on the students' training images; return its serialized state and the images trained on.
 
         Args:
-            index: which of the settings' teachers.
+            index: index of the teacher in the settings.
         """
-        teacher, training = self._wanted[index], self._settings.training
+        teacher, training = self._teacher_settings[index], self._settings.training
         epochs = teacher.epochs or 0
         name = f"teacher-{index}"
         with seeded(derive(self._settings.seed, "initialisation", name), torch.device("cpu")):
@@ -74,21 +75,21 @@ class Teachers:
         return tensors_to_bytes({key: tensor.contiguous() for key, tensor in network.state_dict().items()}), num_images
 
     def take(self, states: Mapping[int, bytes]) -> None:
-        """Complete the teachers by those that were trained, in place of any that were taken before.
+        """Add the trained teachers in the order of the settings; earlier trained ones are replaced.
 
         Args:
-            states: by index, as `train` returned them.
+            states: states that `train` returned, by index of the teacher.
 
         Raises:
-            CheckpointError: one is not that of its network.
+            CheckpointError: a state does not fit the network of its teacher.
         """
         del self.networks[self._num_loaded :]
         for index in sorted(states):
             try:
-                network = self._network_of(self._wanted[index])
+                network = self._network_of(self._teacher_settings[index])
                 network.load_state_dict(tensors_from_bytes(states[index]))
             except (IndexError, RuntimeError, SafetensorError) as error:
-                raise CheckpointError(f"checkpoint of teacher {index}: not that of its network: {error}") from error
+                raise CheckpointError(f"checkpoint of teacher {index}: does not fit its network: {error}") from error
             self.networks.append(network.to(self._device).eval().requires_grad_(False))
 
     def _network_of(self, teacher: TeacherSettings) -> nn.Module:
@@ -96,13 +97,13 @@ class Teachers:
 
 
 class SnapshotTeachers:
-    """The other peers as their last snapshots have them.
+    """The other peers' networks with the weights of their last snapshots.
 
     Args:
-        network: of the same architecture.
+        network: a network of the same architecture; it is copied.
 
     Attributes:
-        networks: in evaluation mode; none before the first snapshots.
+        networks: the networks in evaluation mode; empty before the first snapshots.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -111,7 +112,7 @@ class SnapshotTeachers:
         self.networks: list[nn.Module] = []
 
     def take(self, snapshots: Sequence[Snapshot]) -> None:
-        """Let the networks be what some snapshots say."""
+        """Load the snapshots' weights into the networks, in their order."""
         while len(self.networks) < len(snapshots):
             network = copy.deepcopy(self._pattern).eval().requires_grad_(False)
             self.networks.append(network)

@@ -1,4 +1,4 @@
-"""The filters of a network, site by site: everything that belongs to one filter, to rank, to drop and to give back."""
+"""The filters of a network, site by site: views of all their entries, with operations to drop, revive and copy them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ __all__ = ["SiteFilters", "site_filters", "mask_dropped"]
 
 @dataclass(frozen=True)
 class SiteFilters:
-    """The filters of one site.
+    """The filters of one site, as views of the network's tensors.
 
-    Every tensor has one entry a filter along its first dimension, and is a view: who writes to it changes the network.
+    Every tensor has one entry per filter along its first dimension. Writing to it changes the network.
 
     Attributes:
-        learner: whose they are.
-        site: where they are.
-        weight: of the convolution, (O, ...).
-        bias: of the convolution, (O).
-        scale: of the BatchNorm, (O).
-        shift: of the BatchNorm, (O).
+        learner: the learner that trains the network.
+        site: module names of the convolution and its BatchNorm.
+        weight: the convolution's weight, (O, ...).
+        bias: the convolution's bias, (O).
+        scale: the BatchNorm's weight, (O).
+        shift: the BatchNorm's bias, (O).
         mean: the BatchNorm's running mean, (O).
         variance: the BatchNorm's running variance, (O).
     """
@@ -40,12 +40,12 @@ class SiteFilters:
 
     @property
     def num_filters(self) -> int:
-        """How many filters the site has."""
+        """Number of filters of the site."""
         return len(self.weight)
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """Those of the tensors that are trained, by their names in the network."""
+        """The trained tensors, by their names in the network."""
         conv, norm = self.site.conv, self.site.norm
         named = {
             f"{conv}.weight": self.weight,
@@ -56,21 +56,23 @@ class SiteFilters:
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def drop_(self, dropped: Tensor) -> None:
-        """Let some filters give zero: their weights, and the BatchNorm's scale and shift behind them.
+        """Zero some filters with their bias, BatchNorm scale and shift, and momentum, so that they output zero.
 
         Args:
-            dropped: indices, int64.
+            dropped: indices of the filters, int64 (D).
         """
         for tensor in self.parameters.values():
             tensor[dropped] = 0.0
         self.clear_momentum_(dropped)
 
     def revive_(self, dropped: Tensor, weight: Tensor) -> None:
-        """Give dropped filters new weights and the BatchNorm entries of a new network: scale and variance 1, else 0.
+        """Give dropped filters new weights, and reset everything else that belongs to them.
+
+        Scale and variance become 1; bias, shift, mean and momentum become 0.
 
         Args:
-            dropped: indices, int64 (D).
-            weight: (D, ...).
+            dropped: indices of the filters, int64 (D).
+            weight: their new weights, (D, ...).
         """
         self.weight[dropped] = weight.to(self.weight)
         for tensor, value in (
@@ -85,11 +87,11 @@ class SiteFilters:
         self.clear_momentum_(dropped)
 
     def copy_(self, receivers: Tensor, donors: Tensor) -> None:
-        """Copy some filters, with their BatchNorm entries, into others.
+        """Copy some filters, with their BatchNorm entries but without momentum, into others.
 
         Args:
-            receivers: indices, int64 (M).
-            donors: indices, int64 (M), none of them among the receivers.
+            receivers: indices of the filters to overwrite, int64 (M).
+            donors: indices of the filters to copy, int64 (M), disjoint from `receivers`.
         """
         for tensor in (self.weight, self.bias, self.scale, self.shift, self.mean, self.variance):
             if tensor is not None:
@@ -103,7 +105,7 @@ class SiteFilters:
 
 
 def site_filters(learner: Learner, sites: Iterable[Site]) -> list[SiteFilters]:
-    """Return the filters of every site of a learner's network."""
+    """Return the filters of each site of a learner's network, in the order of `sites`."""
     state = learner.state
     return [
         SiteFilters(
@@ -121,12 +123,14 @@ def site_filters(learner: Learner, sites: Iterable[Site]) -> list[SiteFilters]:
 
 
 def mask_dropped(learner: Learner, filters: Sequence[SiteFilters], dropped: Sequence[Tensor]) -> None:
-    """Let dropped filters receive no update, neither by gradients nor by momentum nor by weight decay.
+    """Mask the gradients of dropped filters, so that they stay at zero; any earlier mask is replaced.
+
+    Weights and momentum must be zero already (`SiteFilters.drop_`): then momentum and weight decay change nothing.
 
     Args:
-        learner: whose filters they are.
-        filters: site by site.
-        dropped: indices, int64, one tensor a site; where all are empty, everything is let go.
+        learner: the learner that trains the filters.
+        filters: filters, site by site.
+        dropped: indices of the dropped filters, one int64 tensor per site; if all are empty, no gradient is masked.
     """
     masks = {}
     for site, indices in zip(filters, dropped, strict=True):

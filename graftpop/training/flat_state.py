@@ -1,7 +1,7 @@
 """All floating-point state of a network in one contiguous buffer.
 
-Parameters and buffers become views of it, so that publishing a peer's weights is one copy and grafting one
-operation, while the network, its optimizer and its `state_dict` see what they always saw.
+Parameters and buffers become views of it, so that publishing a peer's weights is one copy and grafting is one
+operation. The network, its optimizer and its `state_dict` work as before.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ __all__ = ["Entry", "FlatState"]
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor of the network lies in the buffer."""
+    """Position of one tensor in the buffer: its name, first element and number of elements."""
 
     name: str
     offset: int
@@ -25,13 +25,16 @@ class Entry:
 class FlatState:
     """A network's floating-point parameters and buffers as views of one float32 buffer, in `state_dict` order.
 
-    Four-dimensional tensors are laid out channels-last, the layout in which convolutions are fastest; equal
-    architectures have equal layouts.
+    Four-dimensional tensors are stored channels-last, the fastest layout for convolutions. Equal architectures have
+    equal layouts. A tied weight is stored once.
+
+    Args:
+        network: the network whose tensors become views.
 
     Attributes:
         buffer: (N,) float32 on the network's device.
-        entries: what lies where in the buffer.
-        integers: the integer buffers (batches seen by a BatchNorm), by name; they stay where they are.
+        entries: position of each tensor in the buffer.
+        integers: the integer buffers (batches seen by a BatchNorm), by name; they stay outside the buffer.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -55,13 +58,17 @@ class FlatState:
         return self._tensors[name].detach()
 
     def get(self, name: str) -> Tensor | None:
-        """Return the view of one tensor, detached; None where there is none of that name."""
+        """Return the view of one tensor, detached, or None if no floating-point tensor has that name."""
         return self[name] if name in self._tensors else None
 
     def rows_of(self, buffer: Tensor, names: Sequence[str]) -> list[Tensor]:
-        """Return some tensors of a buffer of this layout, one's own or a snapshot's, as rows (O, rest): one a filter.
+        """Return some tensors of a buffer of this layout as matrices (O, rest), one row per filter.
 
-        A row has its values in the order of memory, so that what goes over them runs over the buffer.
+        A row has its values in memory order, so that reading it reads the buffer from front to back.
+
+        Args:
+            buffer: (N,), the own buffer or a snapshot's.
+            names: names of the tensors.
         """
         entries = {entry.name: entry for entry in self.entries}
         return [
@@ -71,7 +78,7 @@ class FlatState:
 
 
 def _distinct_state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield each tensor of the state once, under the first of its names: tied weights are one tensor."""
+    """Yield each tensor of the state once; a tied weight comes under the first of its names."""
     seen: set[int] = set()
     for name, tensor in network.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:

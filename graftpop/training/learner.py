@@ -1,4 +1,4 @@
-"""One peer's own training: epochs of SGD, evaluation, and the state that a checkpoint keeps."""
+"""The training of one network: epochs of gradient descent, evaluation, and the state for a checkpoint."""
 
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -23,12 +23,20 @@ from graftpop.training.sgd import MomentumSGD
 __all__ = ["EpochMetrics", "Learner", "LossTerm", "MutualTerm", "Steps"]
 
 EVALUATION_BATCH: Final = {"cpu": 64, "cuda": 1000}
-"""By device, images at a time where nothing is trained: on a CPU the activations of few stay in the cache."""
+"""Batch size of evaluation by device; on a CPU, the activations of a small batch stay in the cache."""
 
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What one epoch of training gave: means over its images, the learning rate it began with, and its time."""
+    """Result of one epoch of training.
+
+    Attributes:
+        loss: mean cross-entropy with the labels over its images, without further loss terms.
+        accuracy: share of its images that were classified correctly, in [0, 1].
+        lr: learning rate of its first step.
+        num_images: images trained on.
+        train_s: its duration, in seconds.
+    """
 
     loss: float
     accuracy: float
@@ -38,42 +46,41 @@ class EpochMetrics:
 
 
 LossTerm = Callable[[Tensor, Tensor], Tensor]
-"""From a step's logits (B, C) in float32 and its images (B, 3, H, W), as the network saw them, to a scalar that is
-added to the loss."""
+"""Maps a step's logits (B, C), in float32, and its augmented images (B, 3, H, W) to a scalar added to the loss."""
 
 MutualTerm = Callable[[Tensor, Tensor], Tensor]
-"""The same from the logits and those of all peers, (K, B, C), on the same images."""
+"""Maps a step's logits (B, C) and those of all peers on the same images, (K, B, C), to a scalar added to the loss."""
 
 Steps = Generator[Tensor, Tensor, EpochMetrics]
-"""An epoch that meets with others: it yields its logits of a batch and is sent those of all peers."""
+"""An epoch as a collective (see `lockstep`): yields a batch's logits (B, C), is sent those of all peers (K, B, C)."""
 
 
 class Learner:
-    """A network, its optimizer and its place in the training.
+    """Trains and evaluates one network.
 
     Data order, augmentation and dropout of an epoch are functions of (seed, peer, epoch); the learning rate is a
-    function of the epoch. The state to keep is therefore the weights, the momentum and the number of epochs trained.
+    function of the epoch. A checkpoint therefore needs only the weights, the optimizer state and the epoch.
 
     Args:
-        network: what is trained.
-        train: the images.
-        settings: of the training.
-        lr: from the epochs trained so far, fractional within an epoch, to the learning rate.
-        seed: the study's.
-        peer: whose initialisation, dropout and data order these are.
-        device: where it trains.
-        data_peer: whose data order it follows, where that is another peer's.
-        make_optimizer: makes its optimizer; None: SGD with the settings' momentum and weight decay.
+        network: the network to train.
+        train: the training images.
+        settings: batch size, momentum, weight decay and precision.
+        lr: maps the epochs trained so far, fractional within an epoch, to the learning rate.
+        seed: the study's seed.
+        peer: index of the peer, or a teacher's name; seeds dropout and, without `data_peer`, data order.
+        device: device of the training.
+        data_peer: peer whose data order is followed; None for the peer's own order.
+        make_optimizer: returns the optimizer; None for SGD with the settings' momentum and weight decay.
 
     Attributes:
-        network: the module that is trained; its tensors are views of `state.buffer`.
+        network: the network; its tensors are views of `state.buffer`.
         state: the network's tensors as one buffer.
         epoch: epochs trained so far.
-        loss_terms: added to the labels' cross-entropy at every step.
-        mutual_term: the same, from the logits of all peers; None: the learner meets with nobody.
+        loss_terms: terms added to the labels' cross-entropy at every step.
+        mutual_term: a further term, from the logits of all peers; None if the learner trains by itself.
     """
 
-    def __init__(
+    def __init__(  # nine parameters: everything that differs between peers, methods and devices
         self,
         network: nn.Module,
         train: Images,
@@ -99,7 +106,7 @@ class Learner:
         if self._dtype == torch.bfloat16 and device.type == "cpu":
             avoid_slow_kernels_(self.network)
         self._parameters = dict(self.network.named_parameters())
-        self._held: list[tuple[nn.Parameter, Tensor]] = []
+        self._masks: list[tuple[nn.Parameter, Tensor]] = []
         self._optimizer: Optimizer = (
             MomentumSGD(self._parameters, lr=lr(0.0), momentum=settings.momentum, weight_decay=settings.weight_decay)
             if make_optimizer is None
@@ -107,16 +114,19 @@ class Learner:
         )
 
     def train_epoch(self) -> EpochMetrics:
-        """Train on every image once, meeting with nobody, and return what it gave.
+        """Train on every image once, without other peers, and return the epoch's metrics.
 
         The host waits for the device once, at the end.
+
+        Raises:
+            RuntimeError: the learner has a mutual term.
         """
         return run_alone(
-            self.epoch_steps(), "Learner.train_epoch: a learner with a mutual term meets with others; use epoch_steps"
+            self.epoch_steps(), "Learner.train_epoch: a mutual term needs the logits of all peers; use epoch_steps"
         )
 
     def epoch_steps(self) -> Steps:
-        """Train on every image once; with a mutual term, meet with the other peers at every batch."""
+        """Train on every image once; with a mutual term, yield the logits of every batch."""
         start = time.perf_counter()
         images, batch_size = self._train_images, self._settings.batch_size
         num_batches = -(-images.num_images // batch_size)
@@ -128,25 +138,25 @@ class Learner:
         batches = images.training_batches(batch_size, order_seed, self._device)
         for batch, (pixels, labels) in enumerate(batches):
             self._optimizer.lr = self._lr(self.epoch + batch / num_batches)
-            # by batch, since between two of them other peers of this process may draw from torch's generators too
+            # seeded per batch, because other peers of this process may use torch's generators between two batches
             with (
                 seeded(derive(self._seed, "dropout", self._peer, self.epoch, batch), self._device),
                 torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
             ):
                 logits = self.network(pixels)
             logits = logits.float()
-            of_labels = F.cross_entropy(logits, labels)
-            loss = of_labels
+            label_loss = F.cross_entropy(logits, labels)
+            loss = label_loss
             for term in self.loss_terms:
                 loss = loss + term(logits, pixels)
             if self.mutual_term is not None:
-                everyone = yield logits.detach()
-                loss = loss + self.mutual_term(logits, everyone)
+                all_logits = yield logits.detach()
+                loss = loss + self.mutual_term(logits, all_logits)
             self._optimizer.zero_grad()
             loss.backward()
-            self._hold_gradients()
+            self._apply_masks()
             self._optimizer.step()
-            loss_sum += of_labels.detach() * len(labels)
+            loss_sum += label_loss.detach() * len(labels)
             num_correct += torch.count_nonzero(logits.detach().argmax(1) == labels)
             num_images += len(labels)
         lr = self._lr(self.epoch)
@@ -156,33 +166,33 @@ class Learner:
         )
 
     def momentum(self, name: str) -> Tensor | None:
-        """Return the momentum of a parameter, to read or to change; None before its first step."""
+        """Return the momentum of a parameter, writable in place, or None before its first step."""
         return self._optimizer.momentum(name)
 
     def mask_gradients(self, masks: Mapping[str, Tensor]) -> None:
-        """Let some parameters, or parts of them, receive no gradient from here on; what was held before is let go.
+        """Multiply the gradients of some parameters by masks in all further steps; any earlier masks are replaced.
 
-        What is held at zero, with zero momentum, is then changed by neither momentum nor weight decay.
+        Weights of zero with zero momentum then stay zero, whatever momentum and weight decay are.
 
         Args:
-            masks: by parameter name, 0 where it is held and 1 elsewhere; a shape that broadcasts over it.
+            masks: 0 for weights without gradient and 1 elsewhere, broadcastable over the parameter; by its name.
         """
-        self._held = [(self._parameters[name], mask.to(self.state.buffer.dtype)) for name, mask in masks.items()]
+        self._masks = [(self._parameters[name], mask.to(self.state.buffer.dtype)) for name, mask in masks.items()]
 
-    def _hold_gradients(self) -> None:
-        held = [(parameter.grad, mask) for parameter, mask in self._held if parameter.grad is not None]
-        if held:
-            torch._foreach_mul_([gradient for gradient, _ in held], [mask for _, mask in held])
+    def _apply_masks(self) -> None:
+        masked = [(parameter.grad, mask) for parameter, mask in self._masks if parameter.grad is not None]
+        if masked:
+            torch._foreach_mul_([gradient for gradient, _ in masked], [mask for _, mask in masked])
 
     def skip_to(self, epoch: int) -> None:
-        """Go on at an epoch without momentum, with weights that came from elsewhere."""
+        """Continue at another epoch without momentum, after the weights were replaced from outside."""
         self._optimizer.forget()
         self.epoch = epoch
 
     def recalibrate(self) -> None:
-        """Measure the statistics of every BatchNorm anew, as the mean over the training images' batches.
+        """Recompute the running statistics of every BatchNorm, as the mean over the batches of training images.
 
-        Weights that were averaged need it: the average of the statistics is not what the average network gives.
+        Averaged weights need it, because the average of the networks' statistics is not that of the average network.
         """
         order_seed = derive(self._seed, "recalibration", self._data_peer)
         batches = self._train_images.training_batches(self._settings.batch_size, order_seed, self._device)
@@ -194,8 +204,8 @@ class Learner:
         """Return logits (N, C) and labels (N,) of a split, on the CPU.
 
         Args:
-            images: of the split.
-            exactly: in float32, as the exported weights give them; else in the precision of training, which is faster.
+            images: images of the split.
+            exactly: compute in float32, as the exported network does; otherwise in the faster precision of training.
         """
         self.network.eval()
         batches = images.evaluation_batches(EVALUATION_BATCH[self._device.type], self._device)
@@ -204,17 +214,17 @@ class Learner:
         return torch.cat(logits).float().cpu(), torch.cat(labels).cpu()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a resumed learner needs: the network, the momentum and the epoch."""
+        """Return everything that a resumed learner needs: the network, the optimizer state and the epoch."""
         tensors = {f"network/{name}": tensor.detach() for name, tensor in self.network.state_dict().items()}
         tensors |= self._optimizer.state_dict()
         tensors["epoch"] = torch.tensor(self.epoch)
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a state that `state_dict` returned.
+        """Restore a state that `state_dict` returned.
 
         Raises:
-            CheckpointError: the state is another network's.
+            CheckpointError: the state belongs to another network, or has no valid epoch.
         """
         prefix = "network/"
         network = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,7 +1,11 @@
-"""Methods that meet with the other peers' calls of them, as generators.
+"""Collectives as generators: a call that needs the arrays of all peers yields its own and is sent all of them.
 
-Such a method yields an array and is sent the arrays of all peers, stacked. Who drives it decides how they get there:
-from peers in this process, or from other processes by a collective.
+Peers that run such a call in lockstep gather their arrays at every `yield`, as an all-gather does:
+
+    all_logits = yield logits        # (...) out; (K, ...) back, one row per peer
+
+The driver of the generators decides how the arrays travel: it stacks those of peers in its own process, or gathers
+them from other processes. The call itself knows neither.
 """
 
 from collections.abc import Generator
@@ -16,18 +20,21 @@ __all__ = ["CollectiveCall", "Collective", "run_alone", "as_numpy_collective"]
 
 Result = TypeVar("Result")
 CollectiveCall: TypeAlias = Generator[NDArray[np.float32], NDArray[np.float32], Result]
+"""Yields an array, is sent the arrays of all K peers stacked along a new first dimension, and returns a result."""
+
 Collective: TypeAlias = CollectiveCall[dict[str, Any]]
+"""A `CollectiveCall` that returns a dictionary: a method of a peer, run by all peers in lockstep."""
 
 
 def run_alone(collective: Generator[Any, Any, Result], otherwise: str) -> Result:
-    """Return the result of a meeting in which nobody has anything to say.
+    """Return the result of a collective that yields nothing, so that it needs no other peer.
 
     Args:
-        collective: a method's call.
-        otherwise: what the error says where someone has.
+        collective: the generator to run.
+        otherwise: message of the error if it yields.
 
     Raises:
-        RuntimeError: someone has something to say.
+        RuntimeError: the collective yields an array.
     """
     try:
         next(collective)
@@ -37,11 +44,16 @@ def run_alone(collective: Generator[Any, Any, Result], otherwise: str) -> Result
 
 
 def as_numpy_collective(steps: Generator[Tensor, Tensor, Result], device: torch.device) -> CollectiveCall[Result]:
-    """Let a meeting of tensors on a device be one of arrays, which travel between processes."""
-    everyone: Tensor | None = None
+    """Turn a collective of tensors on a device into one of numpy arrays, which can travel between processes.
+
+    Args:
+        steps: yields a tensor and is sent the tensors of all peers, stacked.
+        device: the device of the tensors sent to it.
+    """
+    gathered: Tensor | None = None
     while True:
         try:
-            own = next(steps) if everyone is None else steps.send(everyone)
+            own = next(steps) if gathered is None else steps.send(gathered)
         except StopIteration as done:
             return cast(Result, done.value)
-        everyone = torch.from_numpy((yield own.cpu().numpy())).to(device)
+        gathered = torch.from_numpy((yield own.cpu().numpy())).to(device)

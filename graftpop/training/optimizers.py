@@ -1,4 +1,4 @@
-"""What a learner asks of an optimizer, and torch's own optimizers behind it."""
+"""The optimizer interface of a learner, and an adapter for torch's optimizers."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
@@ -11,11 +11,11 @@ from graftpop.errors import CheckpointError
 __all__ = ["MakeOptimizer", "Optimizer", "TorchOptimizer", "checked_like"]
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-"""From a network's parameters to a new optimizer of them, such as a `partial` of a class of `torch.optim`."""
+"""Returns a new optimizer of a network's parameters; for example, a `partial` of a class of `torch.optim`."""
 
 PREFIX = "optimizer/"
 MOMENTUM = ("momentum_buffer", "exp_avg")
-"""Under which names torch's optimizers keep the mean of past gradients."""
+"""Names under which torch's optimizers keep the mean of past gradients."""
 
 
 class Optimizer(Protocol):
@@ -28,36 +28,36 @@ class Optimizer(Protocol):
     lr: float
 
     def zero_grad(self) -> None:
-        """Let every parameter have no gradient."""
+        """Set every parameter's gradient to None."""
 
     def step(self) -> None:
-        """Change every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
 
     def momentum(self, name: str) -> Tensor | None:
-        """Return the mean of a parameter's past gradients, to read or to change; None where there is none."""
+        """Return the mean of a parameter's past gradients, writable in place, or None if there is none."""
         ...
 
     def forget(self) -> None:
-        """Be as before the first step."""
+        """Reset the optimizer to its state before the first step."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that it remembers."""
+        """Return everything that a resumed optimizer needs besides the parameters."""
         ...
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a state that `state_dict` returned; of what is none of its own it takes nothing.
+        """Restore a state that `state_dict` returned; entries of others (the network's) are ignored.
 
         Raises:
-            CheckpointError: the state is that of other parameters.
+            CheckpointError: the state belongs to other parameters.
         """
 
 
 class TorchOptimizer:
-    """An optimizer of torch, or of any class that keeps to `torch.optim.Optimizer`; `step` is called without a closure.
+    """Adapter of a `torch.optim.Optimizer`, torch's or user-defined; `step` is called without a closure.
 
     Args:
-        parameters: by name.
-        make: makes it.
+        parameters: the network's parameters by name.
+        make: returns the optimizer of these parameters.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], make: MakeOptimizer) -> None:
@@ -68,7 +68,7 @@ class TorchOptimizer:
 
     @property
     def lr(self) -> float:
-        """Learning rate of the next step, of the first group of parameters; others keep their ratio to it."""
+        """Learning rate of the first parameter group in the next step; other groups keep their ratio to it."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     @lr.setter
@@ -94,7 +94,7 @@ class TorchOptimizer:
         self._optimizer.state.clear()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what it keeps of each parameter; numbers as tensors of one element."""
+        """Return the optimizer's state of each parameter; numbers become tensors of one element."""
         return {
             f"{PREFIX}{name}/{key}": torch.as_tensor(value)
             for name, parameter in self._parameters.items()
@@ -117,14 +117,19 @@ class TorchOptimizer:
 
 
 def checked_like(parameter: nn.Parameter, tensor: Tensor, what: str) -> Tensor:
-    """Return a copy of what an optimizer kept of a parameter, laid out as the parameter is.
+    """Return a copy of a tensor of an optimizer's state, in the memory layout of its parameter.
+
+    Args:
+        parameter: the parameter.
+        tensor: a tensor of its state, from a checkpoint.
+        what: name of the tensor, used in messages.
 
     Raises:
-        CheckpointError: it has another shape or kind of number.
+        CheckpointError: shape or dtype differ from the parameter's.
     """
     if (tensor.shape, tensor.dtype) != (parameter.shape, parameter.dtype):
         raise CheckpointError(
-            f"checkpoint: not one of this network: the {what} must have the shape "
-            f"{tuple(parameter.shape)} in float32, got {tuple(tensor.shape)}"
+            f"checkpoint: not one of this network: the {what} must have the shape {tuple(parameter.shape)} in float32, "
+            f"got {tuple(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}"
         )
     return torch.empty_like(parameter.detach()).copy_(tensor)

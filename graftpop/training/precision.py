@@ -1,4 +1,4 @@
-"""In which number format a peer trains."""
+"""The number format in which a peer trains."""
 
 import torch
 from torch import Tensor, nn
@@ -6,18 +6,18 @@ from torch import Tensor, nn
 __all__ = ["avoid_slow_kernels_", "training_dtype"]
 
 FAST_DEPTHWISE = 3
-"""Up to this width of their filters, and at stride 1, depthwise convolutions are fast in bfloat16 on a CPU."""
+"""Largest kernel size of depthwise convolutions with stride 1 that are fast in bfloat16 on a CPU."""
 
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of the matrix and convolution arithmetic in training.
+    """Return the dtype of matrix and convolution arithmetic in training.
 
-    `auto` is bfloat16 where the hardware computes in it (a GPU of compute capability 8 or more, a CPU with
-    AVX512_BF16 or AMX) and float32 elsewhere. Weights, gradients and the optimizer are float32 in any case.
+    `auto` is bfloat16 on hardware that computes in it (a GPU of compute capability 8 or more, a CPU with AVX512_BF16
+    or AMX) and float32 elsewhere. Weights, gradients and optimizer state are always float32.
 
     Args:
         precision: auto, float32 or bfloat16.
-        device: where the peer trains.
+        device: the peer's device.
     """
     if precision != "auto":
         return torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -28,7 +28,7 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 class _Float32Conv2d(nn.Conv2d):
-    """A convolution that computes in float32 where all around it is in bfloat16."""
+    """A convolution that computes in float32 under bfloat16 autocast."""
 
     def forward(self, input: Tensor) -> Tensor:
         with torch.autocast(input.device.type, enabled=False):
@@ -36,10 +36,10 @@ class _Float32Conv2d(nn.Conv2d):
 
 
 def avoid_slow_kernels_(network: nn.Module) -> None:
-    """Let some convolutions of a network that trains in bfloat16 on a CPU compute in float32.
+    """Make the convolutions of a network that are slow in bfloat16 on a CPU compute in float32.
 
-    For the way back through depthwise convolutions with a stride, or with filters wider than 3, torch has no fast
-    kernel in bfloat16 there: it takes several times as long as in float32 (`benchmarks/depthwise.py`).
+    These are depthwise convolutions with a stride above 1 or a kernel wider than 3. Torch has no fast bfloat16 kernel
+    for their backward pass: it takes several times as long as in float32 (`benchmarks/depthwise.py`).
     """
     for module in network.modules():
         if (

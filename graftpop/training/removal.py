@@ -1,8 +1,8 @@
-"""Cutting dropped filters out of a network, so that it is smaller and gives the same outputs.
+"""Removal of dropped filters from a network, which becomes smaller and keeps its outputs.
 
-torch-pruning (Fang et al., DepGraph, CVPR 2023, arXiv:2301.12900) says which channels stand or fall together. Which
-of them may fall is decided here: those that reach every layer that mixes channels as zeros, whatever the image.
-All is decided on the whole network; then each module is cut once, and the outputs are compared.
+torch-pruning (Fang et al., DepGraph, CVPR 2023, arXiv:2301.12900) finds the channels that can only be removed
+together. This module decides which of them may go: those that enter every channel-mixing layer as zeros, for every
+image. All decisions are made on the whole network; then each module is cut once, and the outputs are compared.
 """
 
 import copy
@@ -20,7 +20,7 @@ from graftpop.training.sites import Site
 
 __all__ = ["check_removable", "dropped_filters", "remove_dropped"]
 
-Cut = Callable[[nn.Module, list[int]], object]  # a function of torch-pruning that takes some channels off a module
+Cut = Callable[[nn.Module, list[int]], object]  # function of torch-pruning that removes channels from a module
 TOLERANCE: Final = 1e-5  # relative, in double precision: only the order of sums differs
 UNTRACEABLE: Final = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
 
@@ -28,8 +28,8 @@ UNTRACEABLE: Final = (RuntimeError, ValueError, TypeError, AttributeError, Looku
 def dropped_filters(network: nn.Module, sites: list[Site]) -> dict[str, list[int]]:
     """Return the indices of each site's dropped filters, by the name of its convolution.
 
-    A filter is dropped if its weights and bias, and the scale and shift of its BatchNorm, are all zero; its channel is
-    then zero for every image, in training and in evaluation.
+    A filter is dropped if its weights, its bias and its BatchNorm's scale and shift are all zero. Its channel is then
+    zero for every image, in training and in evaluation mode.
     """
     modules = dict(network.named_modules())
     dropped = {}
@@ -41,7 +41,7 @@ def dropped_filters(network: nn.Module, sites: list[Site]) -> dict[str, list[int
 
 
 def _entries(conv: nn.Module, norm: nn.Module) -> list[Tensor]:
-    """Return the weights of a site's filters and what goes with them, each (O, ...), to read or to change."""
+    """Return the parameters of a site, each (O, ...), detached and writable in place."""
     entries = (conv.weight, conv.bias, norm.weight, norm.bias)
     return [tensor.detach() for tensor in entries if isinstance(tensor, Tensor)]
 
@@ -49,21 +49,27 @@ def _entries(conv: nn.Module, norm: nn.Module) -> list[Tensor]:
 def remove_dropped(
     network: nn.Module, sites: list[Site], image_shape: tuple[int, int, int], name: str
 ) -> tuple[nn.Module, int]:
-    """Return a smaller network with the same outputs in evaluation mode, and how many filters fewer it has.
+    """Return a smaller network with the same outputs in evaluation mode, and the number of filters removed.
 
-    A dropped filter stays if its channel is added to one that is not zero; if a further BatchNorm makes a constant of
-    it (in a DenseNet, or behind a depthwise convolution); if a grouped convolution reads or writes it; if the network
-    itself states the number of channels (the padded shortcut of a ResNet); and if it is its layer's last. A filter
-    that is not dropped goes too if its channel is only ever multiplied by zeros (read by a dropped depthwise filter).
+    A dropped filter stays if
+
+    - its channel is added to one that is not zero,
+    - another BatchNorm turns its channel into a constant (in a DenseNet, or after a depthwise convolution),
+    - a grouped convolution reads or writes its channel,
+    - the code of the network contains the number of channels (the padded shortcut of a ResNet), or
+    - it is the last filter of its layer.
+
+    A filter that is not dropped is removed too if its channel is only multiplied by zeros (those of a dropped
+    depthwise filter).
 
     Args:
-        network: with dropped filters; it is not changed.
+        network: a network with dropped filters; it is not changed.
         sites: the network's sites.
-        image_shape: (C, H, W) of what it sees.
-        name: what the user calls it, for messages.
+        image_shape: (C, H, W) of the images it sees.
+        name: the user's name of the network, used in messages.
 
     Returns:
-        A network in evaluation mode, on the device of the given one, and the number of filters removed.
+        The smaller network, in evaluation mode on the device of `network`, and the number of filters removed.
 
     Raises:
         ModelError: torch-pruning is not installed, or cannot follow this network.
@@ -80,15 +86,15 @@ def remove_dropped(
     except UNTRACEABLE as error:
         raise _cannot_follow(name, str(error) or type(error).__name__) from error
     if not is_same:
-        raise _cannot_follow(name, "without its dropped filters it gives other outputs")
+        raise _cannot_follow(name, "its outputs differ without its dropped filters")
     return small.to(next(network.parameters()).device), num_removed
 
 
 def check_removable(network: nn.Module, sites: list[Site], image_shape: tuple[int, int, int], name: str) -> None:
-    """Try, before any training, whether dropped filters can be removed from such a network.
+    """Check, before any training, that filters can be removed from a network.
 
-    A third of the filters is dropped in a copy and removed; the same third wherever a layer is as wide, so that
-    channels that are added to each other can go too. Arguments and errors are those of `remove_dropped`.
+    A third of the filters is dropped in a copy and removed. Layers of equal width drop the same third, so that channels
+    that are added to each other can be removed too. Arguments and errors are those of `remove_dropped`.
     """
     trial = copy.deepcopy(network)
     modules = dict(trial.named_modules())
@@ -104,10 +110,10 @@ def check_removable(network: nn.Module, sites: list[Site], image_shape: tuple[in
 def _cuts(
     network: nn.Module, dropped: Mapping[str, list[int]], image_shape: tuple[int, int, int]
 ) -> dict[tuple[Cut, nn.Module], set[int]]:
-    """Return which channels go from which module, all numbered as they are now.
+    """Return the channels to cut from each module, numbered as in the whole network.
 
-    torch-pruning's group of some filters lists every module that must lose channels with them. Filters that may not
-    go are taken out, and the rest is asked for again, until all may.
+    torch-pruning's group of some filters lists every module that must lose channels with them. Filters that must stay
+    are taken out and the group of the rest is computed again, until no filter of the group must stay.
     """
     graph = _dependency_graph(network, image_shape)
     zeros = _zero_inputs(network, image_shape)
@@ -130,11 +136,11 @@ def _cuts(
 def _staying(
     graph: Any, item: Any, zeros: Mapping[nn.Module, set[int]], cuts: Mapping[tuple[Cut, nn.Module], set[int]]
 ) -> set[int]:
-    """Return those filters of a group that may not go, because of what one of its members would lose with them."""
+    """Return the filters of a group that must stay because of one of the group's modules."""
     node, module, cut = item.dep.target, item.dep.target.module, item.dep.handler
     is_reader = graph.is_in_channel_pruning_fn(cut) and not graph.is_out_channel_pruning_fn(cut)
-    receivers = [] if is_reader else node.outputs  # the group lacks a slice that passes none of these channels on
-    if not all(_can_be_cut(member) for member in (node, *receivers)):
+    successors = [] if is_reader else node.outputs  # a slice that drops all these channels is missing in the group
+    if not all(_can_be_cut(member) for member in (node, *successors)):
         return set(item.root_idxs)
     staying = {
         filter_
@@ -143,19 +149,21 @@ def _staying(
     }
     num_channels = graph.get_in_channels(module) if is_reader else graph.get_out_channels(module)
     if num_channels is not None and len(cuts.get((cut, module), set()).union(item.idxs)) >= num_channels:
-        staying.add(max(item.root_idxs))  # one has to be left
+        staying.add(max(item.root_idxs))  # a layer keeps at least one channel
     return staying
 
 
 def _can_be_cut(node: Any) -> bool:
-    """Return whether a node of torch-pruning's graph treats every channel alike, so that it can do with fewer."""
+    """Whether a node of torch-pruning's graph works with fewer channels, because it treats all of them alike."""
     module, kind, function = node.module, node.type.name, node.grad_fn
     if isinstance(module, CONVOLUTIONS):
         return module.groups == 1 or is_depthwise(module)
-    if kind == "ELEMENTWISE":  # all that torch-pruning does not know; padding shifts channels if it pads them
+    if kind == "ELEMENTWISE":  # whatever torch-pruning does not know; padding of the channel dimension shifts channels
         return len(getattr(function, "_saved_pad", ())) <= 4
     if kind == "RESHAPE":
-        return len(getattr(function, "_saved_self_sym_sizes", ())) == 4  # flattening; others state numbers of channels
+        return (
+            len(getattr(function, "_saved_self_sym_sizes", ())) == 4
+        )  # flattening; other reshapes contain the number of channels
     if kind == "SLICE":
         return bool(function._saved_dim != 1)
     return kind in ("BN", "LINEAR", "CONCAT")
@@ -176,11 +184,13 @@ def _dependency_graph(network: nn.Module, image_shape: tuple[int, int, int]) -> 
 
 @torch.no_grad()
 def _zero_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[nn.Module, set[int]]:
-    """Return, for each module that mixes channels, which of its input channels are zero for every image.
+    """Return the input channels of each channel-mixing module that are zero for every image.
 
-    A twin runs on an image of ones. Its weights are 1 where the network's are not zero, so that nothing cancels and
-    no activation cuts anything off; its BatchNorms add 1 to what comes in, so that a channel leaves them as zero only
-    if scale and shift are zero. What is zero in the twin is then zero in the network.
+    A twin network runs on an image of ones. Its weights are 1 where the network's are nonzero, so that nothing cancels
+    and no activation is cut off. Its BatchNorms add 1 to their input, so that a channel leaves them as zero only if
+    scale and shift are zero. Channels that are zero in the twin are then zero in the network.
+
+    A module that runs several times has the channels that are zero every time.
     """
     twin = copy.deepcopy(network)
     zeros: dict[nn.Module, set[int]] = {}
@@ -198,7 +208,7 @@ def _zero_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[
             module.running_var.fill_(1.0)
         elif isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             module.register_forward_pre_hook(lambda _, inputs, original=original: enters(original, inputs[0]))
-            module.register_forward_hook(lambda _, __, output: output.clamp(max=1.0))  # sums would grow without end
+            module.register_forward_hook(lambda _, __, output: output.clamp(max=1.0))  # keeps sums finite
     twin(torch.ones(1, *image_shape))
     return zeros
 

@@ -1,7 +1,7 @@
 """Stochastic gradient descent with momentum: torch's arithmetic, without torch's optimizer class.
 
-Making a `torch.optim.Optimizer` imports torch's compiler, which no peer uses, into every process. Its function is
-public and does the same.
+Creating a `torch.optim.Optimizer` imports torch's compiler, which no peer uses, into every process. The public
+function `torch.optim.sgd.sgd` does the same arithmetic without it.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,15 @@ PREFIX = "momentum/"
 
 
 class MomentumSGD:
-    """`v <- momentum * v + gradient + weight_decay * w`, then `w <- w - lr * v`, from `v = 0`.
+    """Stochastic gradient descent with momentum and weight decay.
+
+        v <- momentum * v + gradient + weight_decay * w,    v = 0 at first
+        w <- w - lr * v
 
     Args:
-        parameters: by name.
+        parameters: the network's parameters by name.
         lr: learning rate of the next step.
-        momentum: in [0, 1); 0: there is no `v`.
+        momentum: factor of `v`, in [0, 1); at 0 no `v` is kept.
         weight_decay: factor of the weights in their gradient, >= 0.
 
     Attributes:
@@ -32,7 +35,7 @@ class MomentumSGD:
 
     References:
         Sutskever et al., On the importance of initialization and momentum in deep learning, ICML 2013, in the form of
-        `torch.optim.SGD`, where the learning rate is no part of `v`.
+        `torch.optim.SGD`, where `v` does not contain the learning rate.
     """
 
     def __init__(
@@ -44,11 +47,11 @@ class MomentumSGD:
         self._momentum, self._weight_decay = momentum, weight_decay
 
     def momentum(self, name: str) -> Tensor | None:
-        """Return `v` of a parameter, to read or to change; None before its first step."""
+        """Return `v` of a parameter, writable in place, or None before its first step."""
         return self.momenta.get(name)
 
     def forget(self) -> None:
-        """Let there be no `v`."""
+        """Discard every `v`."""
         self.momenta.clear()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -56,25 +59,25 @@ class MomentumSGD:
         return {f"{PREFIX}{name}": momentum for name, momentum in self.momenta.items()}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a state that `state_dict` returned; of what is none of its own it takes nothing.
+        """Restore a state that `state_dict` returned; entries of others (the network's) are ignored.
 
         Raises:
-            CheckpointError: the state is that of other parameters.
+            CheckpointError: the state belongs to other parameters.
         """
         self.momenta = {
-            name: checked_like(parameter, held, f"momentum of {name}")
+            name: checked_like(parameter, momentum, f"momentum of {name}")
             for name, parameter in self._parameters.items()
-            if (held := tensors.get(f"{PREFIX}{name}")) is not None
+            if (momentum := tensors.get(f"{PREFIX}{name}")) is not None
         }
 
     def zero_grad(self) -> None:
-        """Let every parameter have no gradient."""
+        """Set every parameter's gradient to None."""
         for parameter in self._parameters.values():
             parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        """Change every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         moved = {name: parameter for name, parameter in self._parameters.items() if parameter.grad is not None}
         if self._momentum:
             for name in moved.keys() - self.momenta.keys():

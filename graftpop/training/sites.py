@@ -1,7 +1,7 @@
-"""Where a network can be grafted: its convolutions, each with the BatchNorm that consumes its output.
+"""The sites of a network: its convolutions, each with the BatchNorm that consumes its output.
 
-Sites are found by running the network once on blank images and watching which BatchNorm is handed the very tensor that
-a convolution returned. Names play no part.
+`find_sites` runs the network once on blank images and pairs a convolution with the BatchNorm that receives the very
+tensor that the convolution returned. Module names are not used.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ __all__ = ["Site", "find_sites"]
 
 @dataclass(frozen=True)
 class Site:
-    """One convolution and the BatchNorm behind it, by their module names."""
+    """Module names of a convolution and of the BatchNorm that consumes its output."""
 
     conv: str
     norm: str
@@ -26,17 +26,19 @@ class Site:
 def find_sites(network: nn.Module, image_shape: tuple[int, int, int], name: str) -> list[Site]:
     """Return the sites of a network in module order.
 
+    If several BatchNorms consume the output of one convolution, the first to run belongs to the site.
+
     Args:
-        network: any module from images (B, C, H, W) to logits; it is not changed.
-        image_shape: (C, H, W) of what it will see.
-        name: what the user calls it, for messages.
+        network: any module that maps images (B, C, H, W) to logits; it is not changed.
+        image_shape: (C, H, W) of the images it will see.
+        name: the user's name of the network, used in messages.
 
     Raises:
-        ModelError: the network cannot take such images, or has no convolution whose output a BatchNorm consumes.
+        ModelError: the network cannot take such images, or has no site.
     """
     twin = eval_copy(network)
     conv_of_output: dict[int, tuple[str, int]] = {}
-    outputs: list[Tensor] = []  # kept alive, so that no two of them share an id
+    outputs: list[Tensor] = []  # kept alive, so that no id is used twice
     norm_of_conv: dict[str, str] = {}
 
     def leaves_conv(conv_name: str, output: Tensor) -> None:
@@ -45,7 +47,7 @@ def find_sites(network: nn.Module, image_shape: tuple[int, int, int], name: str)
 
     def enters_norm(norm_name: str, output: Tensor) -> None:
         conv_name, version = conv_of_output.get(id(output), (None, 0))
-        if conv_name is not None and output._version == version:  # changed in place (ReLU, a sum), it is another value
+        if conv_name is not None and output._version == version:  # an in-place ReLU or sum changed it
             norm_of_conv.setdefault(conv_name, norm_name)
 
     for module_name, module in twin.named_modules():

@@ -1,4 +1,4 @@
-"""A peer's weights as published for one exchange, in numpy arrays that processes share without copying."""
+"""Snapshots: a peer's weights as published for one exchange."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,19 @@ from numpy.typing import NDArray
 __all__ = ["ALL_OTHERS", "Snapshot"]
 
 ALL_OTHERS = -1
-"""In place of a peer's number: the mean of several peers."""
+"""Peer index of a snapshot that is the mean of several peers."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A peer's weights as published for one exchange.
+    """A peer's weights as published for one exchange, in numpy arrays that processes share without a copy.
 
     Attributes:
-        peer: whose they are, or ALL_OTHERS.
+        peer: index of the peer, or ALL_OTHERS.
         weights: (N,) float32, the flat buffer.
-        integers: (I,) int64, the integer buffers one after the other.
-        entropies: (S,) float64, nats, one a site.
-        predicted: (V,) int64, the classes it gave the validation images.
+        integers: (I,) int64, the integer buffers, concatenated.
+        entropies: (S,) float64, in nats, one per site.
+        predicted: (V,) int64, predicted class of each validation image.
     """
 
     peer: int

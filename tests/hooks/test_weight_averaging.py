@@ -1,4 +1,4 @@
-"""Means of weights: of the last epochs against a list of clones, and of peers by a closed form."""
+"""Weight averaging over epochs, against a list of clones; soups of peers, against closed forms."""
 
 import math
 from fractions import Fraction
@@ -20,8 +20,8 @@ EPOCHS = 6
 
 
 def make(start: float = 0.5, *, network: int = 0, epochs: int = EPOCHS) -> tuple[Learner, StochasticWeightAveraging]:
-    one, _ = three_site_learner(network, epochs=epochs)
-    return one, StochasticWeightAveraging(one, start=start, epochs=epochs)
+    learner, _ = three_site_learner(network, epochs=epochs)
+    return learner, StochasticWeightAveraging(learner, start=start, epochs=epochs)
 
 
 def trained_entries(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -33,47 +33,49 @@ def trained_entries(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("start", "num_averaged"), [(0.5, 3), (0.0, 6), (0.7, 2), (0.99, 1)])
-def test_in_the_end_the_weights_are_the_mean_of_those_after_the_last_epochs(start: float, num_averaged: int) -> None:
-    one, rule = make(start)
+def test_finish_sets_the_weights_to_the_mean_of_the_last_epochs(start: float, num_averaged: int) -> None:
+    learner, hook = make(start)
     plain, _ = make()
     clones = []
     for epoch in range(1, EPOCHS + 1):
-        train(one, rule, epoch)
+        train(learner, hook, epoch)
         plain.train_epoch()
-        assert same_bits(one.state_dict(), plain.state_dict())  # until the end it only looks on
-        clones.append(trained_entries(entries(one)))
+        assert same_bits(learner.state_dict(), plain.state_dict())  # until finish, averaging changes nothing
+        clones.append(trained_entries(entries(learner)))
     last = clones[-num_averaged:]
-    rule.finish()
-    assert rule.state_dict()["num_averaged"].item() == num_averaged
-    for name, tensor in trained_entries(entries(one)).items():
+    hook.finish()
+    assert hook.state_dict()["num_averaged"].item() == num_averaged
+    for name, tensor in trained_entries(entries(learner)).items():
         mean = sum(clone[name].double() for clone in last) / len(last)
         assert torch.allclose(tensor.double(), mean, rtol=1e-5, atol=1e-6), name
 
 
-def test_in_the_end_the_batchnorm_statistics_are_those_of_the_mean() -> None:
-    one, rule = make()
-    train(one, rule, EPOCHS)
-    rule.finish()
-    after = entries(one)
-    averaged = rule.state_dict()["mean"]
-    assert not torch.allclose(one.state.buffer, averaged, atol=1e-3)  # the mean of the statistics is another thing
+def test_finish_recomputes_the_batchnorm_statistics_of_the_mean() -> None:
+    learner, hook = make()
+    train(learner, hook, EPOCHS)
+    hook.finish()
+    after = entries(learner)
+    averaged = hook.state_dict()["mean"]
+    assert not torch.allclose(
+        learner.state.buffer, averaged, atol=1e-3
+    )  # the mean of the statistics differs from the statistics of the mean
     for norm in NORMS:
-        one.state[f"{norm}.running_mean"].fill_(7.0)
-        one.state[f"{norm}.running_var"].fill_(7.0)
-    one.recalibrate()
-    assert same_bits(entries(one), after)
+        learner.state[f"{norm}.running_mean"].fill_(7.0)
+        learner.state[f"{norm}.running_var"].fill_(7.0)
+    learner.recalibrate()
+    assert same_bits(entries(learner), after)
 
 
-def test_averaging_is_resumed_to_the_bit() -> None:
-    undisturbed, rule = make(0.3)
-    train(undisturbed, rule, 4)
-    weights, remembered = entries(undisturbed), {name: tensor.clone() for name, tensor in rule.state_dict().items()}
-    resumed, again = make(0.3, network=5)
+def test_averaging_resumes_bit_for_bit() -> None:
+    undisturbed, hook = make(0.3)
+    train(undisturbed, hook, 4)
+    weights, hook_state = entries(undisturbed), {name: tensor.clone() for name, tensor in hook.state_dict().items()}
+    resumed, resumed_hook = make(0.3, network=5)
     resumed.load_state_dict(weights)
-    again.load_state_dict(remembered)
-    for one, its_rule in ((undisturbed, rule), (resumed, again)):
-        train(one, its_rule, EPOCHS)
-        its_rule.finish()
+    resumed_hook.load_state_dict(hook_state)
+    for learner, its_hook in ((undisturbed, hook), (resumed, resumed_hook)):
+        train(learner, its_hook, EPOCHS)
+        its_hook.finish()
     assert same_bits(resumed.state_dict(), undisturbed.state_dict())
 
 
@@ -85,11 +87,11 @@ def bare() -> Learner:
 @given(st.integers(0, 99), st.integers(1, 300))
 @example(29, 100)  # 0.29 * 100 is 28.999999999999996
 @example(7, 100)  # 0.07 * 100 is 7.000000000000001
-def test_averaging_begins_with_the_first_epoch_that_ends_past_the_start(percent: int, epochs: int) -> None:
-    rule = StochasticWeightAveraging(bare(), start=percent / 100, epochs=epochs)
+def test_averaging_begins_with_the_first_epoch_that_ends_after_the_start(percent: int, epochs: int) -> None:
+    hook = StochasticWeightAveraging(bare(), start=percent / 100, epochs=epochs)
     for epoch in range(1, epochs + 1):
-        rule.before_epoch(epoch)
-    assert rule.state_dict()["num_averaged"].item() == epochs - math.floor(Fraction(percent, 100) * epochs)
+        hook.before_epoch(epoch)
+    assert hook.state_dict()["num_averaged"].item() == epochs - math.floor(Fraction(percent, 100) * epochs)
 
 
 # soups
@@ -99,34 +101,34 @@ def soup(*values: float) -> list[Tensor]:
     return [torch.tensor([value, -value]) for value in values]
 
 
-def test_a_uniform_soup_is_the_mean() -> None:
+def test_uniform_soup_is_the_mean() -> None:
     assert uniform_soup(soup(1.0, 2.0, 6.0)).tolist() == [3.0, -3.0]
     assert uniform_soup(iter(soup(4.0))).tolist() == [4.0, -4.0]
 
 
 def nearness_to_0(weights: Tensor) -> float:
-    """Return an accuracy that falls with the size of the first weight, free of rounding."""
+    """Return an accuracy that falls with the size of the first weight, without rounding errors."""
     return 1.0 - round(abs(weights[0].item()), 3) / 100
 
 
 @pytest.mark.parametrize(
     ("values", "kept"),
     [
-        ([1.0, -1.0, 5.0], [1.0, -1.0]),  # mean 0 is perfect, and 5 would spoil it
-        ([1.0, 2.0, 3.0], [1.0]),  # each further one leads away
-        ([1.0, 3.0, -1.0], [1.0, -1.0]),  # one that is left out stays out
-        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0]),  # as good as without: it stays
+        ([1.0, -1.0, 5.0], [1.0, -1.0]),  # mean 0 is perfect; 5 would worsen it
+        ([1.0, 2.0, 3.0], [1.0]),  # each further one worsens it
+        ([1.0, 3.0, -1.0], [1.0, -1.0]),  # a rejected one stays out
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0]),  # as good as without: kept
         ([2.0, -1.0, -1.0, -8.0], [2.0, -1.0, -1.0]),
         ([7.0], [7.0]),
     ],
 )
-def test_a_greedy_soup_keeps_those_that_do_not_hurt(values: list[float], kept: list[float]) -> None:
+def test_greedy_soup_keeps_weights_that_do_not_hurt(values: list[float], kept: list[float]) -> None:
     found = greedy_soup(soup(*values), nearness_to_0)
     assert found[0].item() == pytest.approx(sum(kept) / len(kept))
 
 
 @given(st.lists(st.integers(-50, 50).map(float), min_size=1, max_size=8))
-def test_a_greedy_soup_equals_a_plain_loop_and_is_no_worse_than_the_first(values: list[float]) -> None:
+def test_greedy_soup_equals_a_plain_loop_and_is_no_worse_than_the_first(values: list[float]) -> None:
     pot = [values[0]]
     for value in values[1:]:
         if round(abs(sum([*pot, value]) / (len(pot) + 1)), 3) <= round(abs(sum(pot) / len(pot)), 3):
@@ -136,7 +138,7 @@ def test_a_greedy_soup_equals_a_plain_loop_and_is_no_worse_than_the_first(values
     assert nearness_to_0(found) >= nearness_to_0(torch.tensor([values[0]]))
 
 
-def test_each_candidate_is_measured_once() -> None:
+def test_greedy_soup_evaluates_each_candidate_once() -> None:
     measured = []
 
     def accuracy(weights: Tensor) -> float:

@@ -1,11 +1,11 @@
-"""The loss terms of distillation and of mutual learning, against sums written out over images and classes."""
+"""The terms of distillation and mutual learning, against plain sums over images and classes."""
 
 import math
 from collections.abc import Sequence
 
 import pytest
 import torch
-from network_makers import copied, learner, same_bits, seeded_small_net
+from network_makers import copied, make_learner, same_bits, seeded_small_net
 from torch import Tensor, nn
 
 from graftpop.losses.distillation import distillation_term
@@ -32,29 +32,29 @@ def probabilities(logits: Tensor, temperature: float) -> list[list[float]]:
 
 def slow_distillation(student: Tensor, teachers: Sequence[Tensor], temperature: float) -> float:
     own, taught = probabilities(student, temperature), [probabilities(each, temperature) for each in teachers]
-    of_images = [
+    image_losses = [
         -math.fsum(
             math.fsum(each[image][label] for each in taught) / len(taught) * math.log(own[image][label])
             for label in range(10)
         )
         for image in range(len(own))
     ]
-    return temperature**2 * math.fsum(of_images) / len(of_images)
+    return temperature**2 * math.fsum(image_losses) / len(image_losses)
 
 
-def slow_mutual(everyone: Tensor, peer: int, temperature: float) -> float:
-    shares = [probabilities(logits, temperature) for logits in everyone]
-    of_others = [
+def slow_mutual(all_logits: Tensor, peer: int, temperature: float) -> float:
+    shares = [probabilities(logits, temperature) for logits in all_logits]
+    divergences = [
         math.fsum(
             p * math.log(p / q)
-            for theirs, own in zip(shares[other], shares[peer], strict=True)
-            for p, q in zip(theirs, own, strict=True)
+            for other_image, own_image in zip(shares[other], shares[peer], strict=True)
+            for p, q in zip(other_image, own_image, strict=True)
         )
         / len(shares[peer])
         for other in range(len(shares))
         if other != peer
     ]
-    return temperature**2 * math.fsum(of_others) / len(of_others)
+    return temperature**2 * math.fsum(divergences) / len(divergences)
 
 
 # distillation
@@ -62,7 +62,7 @@ def slow_mutual(everyone: Tensor, peer: int, temperature: float) -> float:
 
 @pytest.mark.parametrize("num_teachers", [1, 3])
 @pytest.mark.parametrize(("temperature", "weight"), [(2.0, 1.0), (1.0, 0.3), (5.0, 2.0)])
-def test_the_term_is_the_formula_on_the_teachers_outputs(num_teachers: int, temperature: float, weight: float) -> None:
+def test_distillation_term_equals_the_formula(num_teachers: int, temperature: float, weight: float) -> None:
     teachers = [teacher(seed) for seed in range(num_teachers)]
     term = distillation_term(teachers, temperature=temperature, weight=weight, dtype=torch.float32)
     pixels, student = images(), logits_of(0)
@@ -70,31 +70,31 @@ def test_the_term_is_the_formula_on_the_teachers_outputs(num_teachers: int, temp
     assert term(student, pixels).item() == pytest.approx(weight * expected, rel=1e-5)
 
 
-def test_a_step_moves_the_student_and_not_the_teachers() -> None:
-    student, taught = seeded_small_net(3), teacher(1)
-    before = copied(taught.state_dict())
-    term = distillation_term([taught], temperature=2.0, weight=1.0, dtype=torch.float32)
+def test_gradients_reach_the_student_but_no_teacher() -> None:
+    student, fixed = seeded_small_net(3), teacher(1)
+    before = copied(fixed.state_dict())
+    term = distillation_term([fixed], temperature=2.0, weight=1.0, dtype=torch.float32)
     term(student(images()), images()).backward()
     assert all(
         parameter.grad is not None and parameter.grad.any()
         for name, parameter in student.named_parameters()
         if name != "0.weight"
     )
-    assert all(parameter.grad is None for parameter in taught.parameters())
-    assert same_bits(taught.state_dict(), before)  # BatchNorm's statistics too
-    assert not taught.training
+    assert all(parameter.grad is None for parameter in fixed.parameters())
+    assert same_bits(fixed.state_dict(), before)  # includes the BatchNorm statistics
+    assert not fixed.training
 
 
-def test_teachers_that_could_train_get_no_gradient_all_the_same() -> None:
-    taught = seeded_small_net(1).eval()
-    term = distillation_term([taught], temperature=2.0, weight=1.0, dtype=torch.float32)
+def test_trainable_teachers_get_no_gradient() -> None:
+    trainable = seeded_small_net(1).eval()
+    term = distillation_term([trainable], temperature=2.0, weight=1.0, dtype=torch.float32)
     student = logits_of(0).requires_grad_()
     term(student, images()).backward()
     assert student.grad is not None
-    assert all(parameter.grad is None for parameter in taught.parameters())
+    assert all(parameter.grad is None for parameter in trainable.parameters())
 
 
-def test_without_teachers_the_term_is_zero_and_those_who_come_later_count() -> None:
+def test_term_is_zero_without_teachers_and_counts_later_additions() -> None:
     teachers: list[nn.Module] = []
     term = distillation_term(teachers, temperature=2.0, weight=1.0, dtype=torch.float32)
     assert term(logits_of(0), images()).item() == 0.0
@@ -103,18 +103,18 @@ def test_without_teachers_the_term_is_zero_and_those_who_come_later_count() -> N
     assert term(logits_of(0), images()).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_learner_without_teachers_trains_as_one_without_the_term() -> None:
-    one, plain = learner(seeded_small_net()), learner(seeded_small_net())
-    one.loss_terms.append(distillation_term([], temperature=2.0, weight=1.0, dtype=torch.float32))
-    one.train_epoch()
+def test_learner_without_teachers_trains_as_without_the_term() -> None:
+    learner, plain = make_learner(seeded_small_net()), make_learner(seeded_small_net())
+    learner.loss_terms.append(distillation_term([], temperature=2.0, weight=1.0, dtype=torch.float32))
+    learner.train_epoch()
     plain.train_epoch()
-    assert same_bits(one.state_dict(), plain.state_dict())
+    assert same_bits(learner.state_dict(), plain.state_dict())
 
 
-def test_the_loss_is_least_where_the_student_gives_the_teachers_probabilities() -> None:
-    taught = teacher(1)
-    term = distillation_term([taught], temperature=2.0, weight=1.0, dtype=torch.float32)
-    agreed = taught(images()).requires_grad_()
+def test_loss_is_minimal_at_the_teachers_probabilities() -> None:
+    fixed = teacher(1)
+    term = distillation_term([fixed], temperature=2.0, weight=1.0, dtype=torch.float32)
+    agreed = fixed(images()).requires_grad_()
     least = term(agreed, images())
     least.backward()
     assert agreed.grad is not None
@@ -123,9 +123,9 @@ def test_the_loss_is_least_where_the_student_gives_the_teachers_probabilities() 
 
 
 def test_teachers_compute_in_the_precision_of_training() -> None:
-    taught = teacher(1)
+    fixed = teacher(1)
     values = [
-        distillation_term([taught], temperature=2.0, weight=1.0, dtype=dtype)(logits_of(0), images())
+        distillation_term([fixed], temperature=2.0, weight=1.0, dtype=dtype)(logits_of(0), images())
         for dtype in (torch.float32, torch.bfloat16)
     ]
     assert {value.dtype for value in values} == {torch.float32}
@@ -138,28 +138,26 @@ def test_teachers_compute_in_the_precision_of_training() -> None:
 
 @pytest.mark.parametrize("num_peers", [2, 4])
 @pytest.mark.parametrize(("temperature", "weight"), [(1.0, 1.0), (3.0, 0.5)])
-def test_the_mutual_term_is_the_mean_divergence_from_the_others(
-    num_peers: int, temperature: float, weight: float
-) -> None:
-    everyone = torch.stack([logits_of(seed) for seed in range(num_peers)])
+def test_mutual_term_is_the_mean_divergence_from_the_others(num_peers: int, temperature: float, weight: float) -> None:
+    all_logits = torch.stack([logits_of(seed) for seed in range(num_peers)])
     for peer in range(num_peers):
         term = mutual_term(peer, temperature=temperature, weight=weight)
-        expected = weight * slow_mutual(everyone, peer, temperature)
-        assert term(everyone[peer], everyone).item() == pytest.approx(expected, rel=1e-5)
+        expected = weight * slow_mutual(all_logits, peer, temperature)
+        assert term(all_logits[peer], all_logits).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_alone_the_mutual_term_is_zero() -> None:
+def test_mutual_term_of_a_single_peer_is_zero() -> None:
     term = mutual_term(0, temperature=1.0, weight=1.0)
     own = logits_of(0)
     assert term(own, own[None]).item() == 0.0
     assert (own.sum() + term(own, own[None])).item() == own.sum().item()
 
 
-def test_the_others_get_no_gradient_and_agreement_gives_none() -> None:
-    own, theirs = logits_of(0).requires_grad_(), logits_of(1).requires_grad_()
+def test_mutual_term_has_no_gradient_for_others_nor_at_agreement() -> None:
+    own, other = logits_of(0).requires_grad_(), logits_of(1).requires_grad_()
     term = mutual_term(1, temperature=2.0, weight=1.0)
-    term(own, torch.stack([theirs, own.detach()])).backward()
-    assert theirs.grad is None or not theirs.grad.any()
+    term(own, torch.stack([other, own.detach()])).backward()
+    assert other.grad is None or not other.grad.any()
     assert own.grad is not None
     assert own.grad.any()
     agreed = logits_of(0).requires_grad_()

@@ -1,10 +1,10 @@
-"""A network of three sites that takes milliseconds an epoch, and what the tests of rules ask of it."""
+"""A network of three sites that trains in milliseconds per epoch, and helpers for the tests of hooks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from network_makers import few_digits, learner
+from network_makers import few_digits, make_learner
 from torch import Tensor, nn
 
 from graftpop.hooks.hook import Hook
@@ -19,7 +19,7 @@ WIDTHS = (8, 12, 10)
 def three_sites(seed: int = 0) -> nn.Module:
     """Return a network with sites 0, 3 and 6; the convolution of the second has a bias.
 
-    A leaky ReLU hands gradients on where it sees zeros, so that what is dropped stays so only if it is held.
+    A leaky ReLU passes gradients through zeros, so that dropped filters stay zero only if their gradients are masked.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -40,26 +40,26 @@ def three_sites(seed: int = 0) -> nn.Module:
 
 
 def three_site_learner(network: int = 0, *, peer: int = 0, epochs: int = 4) -> tuple[Learner, list[SiteFilters]]:
-    """Return a learner with batches of 60 images, three an epoch, and its filters."""
-    one = learner(three_sites(network), peer=peer, epochs=epochs, batch_size=60)
-    return one, site_filters(one, find_sites(one.network, (3, 8, 8), "three sites"))
+    """Return a learner with three batches of 60 images per epoch, and its filters."""
+    learner = make_learner(three_sites(network), peer=peer, epochs=epochs, batch_size=60)
+    return learner, site_filters(learner, find_sites(learner.network, (3, 8, 8), "three sites"))
 
 
-def train(one: Learner, rule: Hook, until: int) -> None:
-    """Train as a peer does, the rule before every epoch but the first, until so many epochs are done."""
-    while one.epoch < until:
-        if one.epoch > 0:
-            rule.before_epoch(one.epoch)
-        one.train_epoch()
+def train(learner: Learner, hook: Hook, until: int) -> None:
+    """Train until `until` epochs are done, with the hook before every epoch but the first, as a peer does."""
+    while learner.epoch < until:
+        if learner.epoch > 0:
+            hook.before_epoch(learner.epoch)
+        learner.train_epoch()
 
 
-def entries(one: Learner) -> dict[str, Tensor]:
-    """Return a copy of every entry: the network's, and the momentum's."""
-    return {name: tensor.clone() for name, tensor in one.state_dict().items()}
+def entries(learner: Learner) -> dict[str, Tensor]:
+    """Return a copy of every entry of the network and of the momentum."""
+    return {name: tensor.clone() for name, tensor in learner.state_dict().items()}
 
 
-def of_filters(state: dict[str, Tensor], site: int, filters: list[int], *, statistics: bool = True) -> list[Tensor]:
-    """Return what belongs to some filters of a site: weight, bias, BatchNorm entries, and the momentum of each."""
+def filter_entries(state: dict[str, Tensor], site: int, filters: list[int], *, statistics: bool = True) -> list[Tensor]:
+    """Return the entries of some filters of a site: weight, bias, BatchNorm entries, and the momentum of each."""
     names = [
         f"{where}/{module}.{key}"
         for where in ("network", "momentum")
@@ -70,37 +70,37 @@ def of_filters(state: dict[str, Tensor], site: int, filters: list[int], *, stati
     return [state[name][filters] for name in names if name in state]
 
 
-def others(filters: list[int], site: int) -> list[int]:
+def other_filters(filters: list[int], site: int) -> list[int]:
     return [index for index in range(WIDTHS[site]) if index not in filters]
 
 
 @contextmanager
-def channels(one: Learner) -> Iterator[dict[int, Tensor]]:
-    """Record what leaves each site's BatchNorm, (B, O, H, W), the latest batch's."""
-    found: dict[int, Tensor] = {}
+def channels(learner: Learner) -> Iterator[dict[int, Tensor]]:
+    """Record the output (B, O, H, W) of each site's BatchNorm for the latest batch, by site."""
+    outputs: dict[int, Tensor] = {}
 
-    def keep(site: int, output: Tensor) -> None:
-        found[site] = output.detach()
+    def record(site: int, output: Tensor) -> None:
+        outputs[site] = output.detach()
 
-    hooks = [
-        one.network.get_submodule(norm).register_forward_hook(lambda _, __, output, site=site: keep(site, output))
+    handles = [
+        learner.network.get_submodule(norm).register_forward_hook(lambda _, __, output, site=site: record(site, output))
         for site, norm in enumerate(NORMS)
     ]
-    yield found
-    for hook in hooks:
-        hook.remove()
+    yield outputs
+    for handle in handles:
+        handle.remove()
 
 
-def gives_zero(one: Learner, dropped: dict[int, list[int]]) -> bool:
-    """Whether dropped filters give exactly zero, and no other does, in training and in evaluation."""
+def silent_filters_are(learner: Learner, dropped: dict[int, list[int]]) -> bool:
+    """Whether the dropped filters, and no others, output exactly zero in training and in evaluation mode."""
     pixels, _ = next(few_digits().val.evaluation_batches(20, torch.device("cpu")))
-    before = one.state.buffer.clone()
-    zero = True
+    before = learner.state.buffer.clone()
+    is_equal = True
     for training in (True, False):
-        with channels(one) as found, torch.no_grad():
-            one.network.train(training)(pixels)
-        for site, output in found.items():
+        with channels(learner) as outputs, torch.no_grad():
+            learner.network.train(training)(pixels)
+        for site, output in outputs.items():
             silent = [index for index in range(WIDTHS[site]) if not output[:, index].any()]
-            zero &= silent == sorted(dropped.get(site, []))
-    one.state.buffer.copy_(before)  # running statistics of the batch in training mode
-    return zero
+            is_equal &= silent == sorted(dropped.get(site, []))
+    learner.state.buffer.copy_(before)  # training mode changed the running statistics
+    return is_equal

@@ -27,7 +27,7 @@ def few_digits() -> Splits:
 
 
 def small_net(dropout: float = 0.0) -> nn.Module:
-    """Return a network of one site, from torch's global generator; digits take milliseconds an epoch."""
+    """Return a network of one site, initialized from torch's global generator; a digits epoch takes milliseconds."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),
@@ -52,7 +52,7 @@ def seeded_network(name: str, seed: int = 0) -> nn.Module:
 
 
 def trained_looking(name: str, seed: int) -> nn.Module:
-    """Return a network whose every entry, BatchNorm's and integers too, differs from seed to seed."""
+    """Return a network in which every entry depends on the seed, also those of BatchNorm and the integers."""
     network = seeded_network(name, seed)
     generator = torch.Generator().manual_seed(seed)
     for tensor in network.state_dict().values():
@@ -63,7 +63,7 @@ def trained_looking(name: str, seed: int) -> nn.Module:
     return network
 
 
-def learner(
+def make_learner(  # a test sets one or two of these
     network: nn.Module,
     *,
     peer: int = 0,
@@ -75,6 +75,7 @@ def learner(
     precision: str = "float32",
     splits: Splits | None = None,
 ) -> Learner:
+    """Return a learner of a network on the CPU, by default with the few digits."""
     settings = TrainingSettings.model_validate(
         {"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule, "precision": precision}
     )
@@ -89,9 +90,12 @@ def learner(
     )
 
 
+learner = make_learner  # the name in tests/exchange and tests/peer
+
+
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
-def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)

@@ -1,4 +1,4 @@
-"""A network's tensors as views of one buffer, without its noticing."""
+"""A network whose tensors are views of one buffer works as before."""
 
 import copy
 
@@ -15,7 +15,7 @@ def images(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["resnet8", "mobilenetv2", "densenet", "torchvision:resnet18"])
-def test_the_network_has_the_state_and_the_outputs_that_it_had(name: str) -> None:
+def test_flattening_keeps_state_and_outputs(name: str) -> None:
     network = trained_looking(name, 1)
     twin = copy.deepcopy(network)
     FlatState(network)
@@ -26,7 +26,7 @@ def test_the_network_has_the_state_and_the_outputs_that_it_had(name: str) -> Non
         assert torch.allclose(network.eval()(batch), twin.eval()(batch), rtol=1e-4, atol=1e-4)
 
 
-def test_entries_tile_the_buffer_in_the_order_of_the_state() -> None:
+def test_entries_tile_the_buffer_in_state_order() -> None:
     network = trained_looking("resnet8", 1)
     state = FlatState(network)
     floats = {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
@@ -41,7 +41,7 @@ def test_entries_tile_the_buffer_in_the_order_of_the_state() -> None:
     assert list(state.integers) == [name for name in network.state_dict() if name not in floats]
 
 
-def test_what_is_written_to_the_buffer_is_seen_by_the_network_and_back() -> None:
+def test_buffer_and_network_share_memory() -> None:
     network = trained_looking("resnet8", 1)
     state = FlatState(network)
     state.buffer.mul_(2)
@@ -57,13 +57,13 @@ def test_what_is_written_to_the_buffer_is_seen_by_the_network_and_back() -> None
 
 
 def test_equal_architectures_have_equal_layouts() -> None:
-    one, other = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
-    first, second = FlatState(one), FlatState(other)
+    networks = [trained_looking("resnet8", seed) for seed in (1, 2)]
+    first, second = (FlatState(network) for network in networks)
     assert first.entries == second.entries
     second.buffer.copy_(first.buffer)
     assert all(
-        torch.equal(tensor, other.state_dict()[name])
-        for name, tensor in one.state_dict().items()
+        torch.equal(tensor, networks[1].state_dict()[name])
+        for name, tensor in networks[0].state_dict().items()
         if tensor.is_floating_point()
     )
 
@@ -72,11 +72,11 @@ def test_training_steps_and_loaded_states_reach_the_buffer() -> None:
     network, twin = seeded_small_net(), seeded_small_net()
     state = FlatState(network)
     batch, labels = images(16, 3, 8, 8), torch.arange(16) % 10
-    for one in (network, twin):
-        optimizer = torch.optim.SGD(one.parameters(), lr=0.1, momentum=0.9, fused=True)
+    for each in (network, twin):
+        optimizer = torch.optim.SGD(each.parameters(), lr=0.1, momentum=0.9, fused=True)
         for _ in range(3):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(one(batch), labels).backward()
+            nn.functional.cross_entropy(each(batch), labels).backward()
             optimizer.step()
     for name, tensor in twin.state_dict().items():
         assert torch.allclose(network.state_dict()[name], tensor, rtol=1e-4, atol=1e-5), name
@@ -87,7 +87,7 @@ def test_training_steps_and_loaded_states_reach_the_buffer() -> None:
     assert torch.equal(state.buffer[: 16 * 27].view(16, 3, 3, 3).permute(0, 3, 1, 2), seeded_small_net(5)[0].weight)
 
 
-def test_convolutions_lie_channels_last_and_gradients_too() -> None:
+def test_convolution_weights_and_gradients_are_channels_last() -> None:
     network = seeded_network("resnet8")
     state = FlatState(network)
     network(images(2, 3, 32, 32)).sum().backward()
@@ -100,7 +100,7 @@ def test_convolutions_lie_channels_last_and_gradients_too() -> None:
     assert not state.buffer.requires_grad
 
 
-def test_the_layout_before_does_not_matter() -> None:
+def test_buffer_does_not_depend_on_the_previous_layout() -> None:
     network = trained_looking("resnet8", 1)
     twin = copy.deepcopy(network).to(memory_format=torch.channels_last)
     assert torch.equal(FlatState(network).buffer, FlatState(twin).buffer)
@@ -116,10 +116,10 @@ def test_tied_weights_are_stored_once_and_stay_tied() -> None:
     assert (network["decode"].weight == 2).all()
 
 
-def test_a_deep_network_is_flattened_in_whole() -> None:
+def test_deep_network_is_flattened_completely() -> None:
     network = seeded_network("resnet110")
     state = FlatState(network)
-    assert len(state.entries) == 5 * 109 + 2  # a weight and four BatchNorm entries a convolution, and the classifier
+    assert len(state.entries) == 5 * 109 + 2  # per convolution a weight and four BatchNorm entries; the classifier
     assert all(state[entry.name].data_ptr() == state.buffer[entry.offset].data_ptr() for entry in state.entries)
 
 

@@ -1,4 +1,4 @@
-"""Number formats: which convolutions leave bfloat16, and that they are what they were otherwise."""
+"""Number formats: slow convolutions leave bfloat16 and are otherwise unchanged."""
 
 import copy
 
@@ -11,7 +11,7 @@ from graftpop.training.precision import avoid_slow_kernels_
 
 
 @pytest.mark.parametrize(
-    ("options", "leaves"),
+    ("options", "is_slow"),
     [
         ({"kernel_size": 3, "stride": 2, "groups": 8}, True),
         ({"kernel_size": 5, "groups": 8}, True),
@@ -22,7 +22,7 @@ from graftpop.training.precision import avoid_slow_kernels_
     ],
 )
 def test_depthwise_convolutions_that_are_slow_in_bfloat16_compute_in_float32(
-    options: dict[str, int], leaves: bool
+    options: dict[str, int], is_slow: bool
 ) -> None:
     torch.manual_seed(0)
     conv, images = nn.Conv2d(8, 8, **options), torch.randn(2, 8, 9, 9)
@@ -30,14 +30,14 @@ def test_depthwise_convolutions_that_are_slow_in_bfloat16_compute_in_float32(
         exact = conv(images)
         avoid_slow_kernels_(nn.Sequential(conv))
         with torch.autocast("cpu", torch.bfloat16):
-            within = conv(images.bfloat16())
-            of_float32 = conv(images)
-    assert within.dtype == of_float32.dtype == (torch.float32 if leaves else torch.bfloat16)
-    assert torch.equal(of_float32, exact) == leaves
-    assert torch.allclose(within.float(), exact, atol=0.05)
+            from_bfloat16 = conv(images.bfloat16())
+            from_float32 = conv(images)
+    assert from_bfloat16.dtype == from_float32.dtype == (torch.float32 if is_slow else torch.bfloat16)
+    assert torch.equal(from_float32, exact) == is_slow
+    assert torch.allclose(from_bfloat16.float(), exact, atol=0.05)
 
 
-def test_a_network_keeps_its_parameters_and_can_be_copied() -> None:
+def test_network_keeps_its_parameters_and_can_be_copied() -> None:
     network = seeded_network("mobilenetv2")
     before = {name: parameter for name, parameter in network.named_parameters()}
     state = copy.deepcopy(network.state_dict())
@@ -46,5 +46,5 @@ def test_a_network_keeps_its_parameters_and_can_be_copied() -> None:
     twin = copy.deepcopy(network)
     assert all(torch.equal(tensor, state[name]) for name, tensor in twin.state_dict().items())
     convs = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    left = [module for module in convs if type(module) is not nn.Conv2d]
-    assert [module.stride for module in left] == [(2, 2)] * 3
+    replaced = [module for module in convs if type(module) is not nn.Conv2d]
+    assert [module.stride for module in replaced] == [(2, 2)] * 3

@@ -1,4 +1,4 @@
-"""Dropped filters are cut out of a network, and nobody can tell from its outputs."""
+"""Dropped filters are removed from a network without changing its outputs."""
 
 import sys
 
@@ -35,19 +35,19 @@ def drop_(network: nn.Module, conv: str, norm: str, indices: list[int]) -> None:
 
 
 def drop_thirds_(network: nn.Module, sites: list[Site], everywhere_the_same: bool) -> dict[str, list[int]]:
-    """Drop a third of each site's filters: every third one, or such as a generator draws."""
+    """Drop a third of each site's filters: every third one, or a random third."""
     generator = torch.Generator().manual_seed(0)
     dropped = {}
     for site in sites:
         width = network.get_submodule(site.conv).weight.shape[0]
-        chosen = range(0, width, 3) if everywhere_the_same else torch.randperm(width, generator=generator)[: width // 3]
-        dropped[site.conv] = sorted(int(index) for index in chosen)
+        third = range(0, width, 3) if everywhere_the_same else torch.randperm(width, generator=generator)[: width // 3]
+        dropped[site.conv] = sorted(int(index) for index in third)
         drop_(network, site.conv, site.norm, dropped[site.conv])
     return dropped
 
 
 def with_random_entries(network: nn.Module) -> nn.Module:
-    """Let no entry of a network have the value that it has by default."""
+    """Return the network with random entries, none of which has its default value."""
     generator = torch.Generator().manual_seed(0)
     for tensor in network.state_dict().values():
         if tensor.is_floating_point():
@@ -62,8 +62,8 @@ def outputs(network: nn.Module, shape: Shape = SMALL) -> Tensor:
     return logits
 
 
-def removed(network: nn.Module, shape: Shape = SMALL) -> tuple[nn.Module, int]:
-    """Remove what is dropped, after a look whether the outputs stay."""
+def remove_and_compare(network: nn.Module, shape: Shape = SMALL) -> tuple[nn.Module, int]:
+    """Remove the dropped filters, and assert that the outputs are the same."""
     small, num_removed = remove_dropped(network, find_sites(network, shape, "network"), shape, "network")
     expected = outputs(network, shape)
     torch.testing.assert_close(outputs(small, shape), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
@@ -71,7 +71,7 @@ def removed(network: nn.Module, shape: Shape = SMALL) -> tuple[nn.Module, int]:
 
 
 def inner_filters(dropped: dict[str, list[int]]) -> int:
-    """Return the number of dropped filters inside the blocks of a ResNet, those that nothing is added to."""
+    """Return the number of dropped filters inside the blocks of a ResNet, which are not summands of a sum."""
     return sum(len(indices) for conv, indices in dropped.items() if conv.endswith(".conv1"))
 
 
@@ -97,39 +97,37 @@ NETWORKS = {
 
 @pytest.mark.parametrize("everywhere_the_same", [False, True], ids=["independent", "the same"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_lose_the_filters_that_they_can(name: str, everywhere_the_same: bool) -> None:
+def test_all_removable_filters_are_removed(name: str, everywhere_the_same: bool) -> None:
     make, removable = NETWORKS[name]
     network = make()
     dropped = drop_thirds_(network, find_sites(network, CIFAR, name), everywhere_the_same)
-    _, num_removed = removed(network, CIFAR)
+    _, num_removed = remove_and_compare(network, CIFAR)
     assert num_removed == removable(dropped) > 0
 
 
-def test_mobilenet_loses_what_is_dropped_everywhere_and_all_that_its_depthwise_filters_read() -> None:
+def test_mobilenet_loses_dropped_filters_and_inputs_of_dropped_depthwise_filters() -> None:
     network = trained_looking("mobilenetv2", 0)
     dropped = drop_thirds_(network, find_sites(network, CIFAR, "mobilenetv2"), everywhere_the_same=True)
-    assert removed(network, CIFAR)[1] == all_filters(dropped)
+    assert remove_and_compare(network, CIFAR)[1] == all_filters(dropped)
     network = trained_looking("mobilenetv2", 0)
     dropped = drop_thirds_(network, find_sites(network, CIFAR, "mobilenetv2"), everywhere_the_same=False)
     in_pairs = sum(
         2 * len(indices) for conv, indices in dropped.items() if conv.startswith("layers.") and conv.endswith(".conv2")
     )
-    assert in_pairs <= removed(network, CIFAR)[1] < all_filters(dropped)
+    assert in_pairs <= remove_and_compare(network, CIFAR)[1] < all_filters(dropped)
 
 
 @pytest.mark.parametrize(("everywhere_the_same", "share"), [(False, 0.4), (True, 1.0)])
-def test_torchvisions_resnet_loses_sums_too_where_every_summand_is_dropped(
-    everywhere_the_same: bool, share: float
-) -> None:
+def test_torchvision_resnet_loses_sums_whose_summands_are_all_dropped(everywhere_the_same: bool, share: float) -> None:
     network = trained_looking("torchvision:resnet18", 0)
     dropped = drop_thirds_(network, find_sites(network, CIFAR, "resnet18"), everywhere_the_same)
-    assert share * all_filters(dropped) <= removed(network, CIFAR)[1] <= all_filters(dropped)
+    assert share * all_filters(dropped) <= remove_and_compare(network, CIFAR)[1] <= all_filters(dropped)
 
 
-def test_resnext_keeps_what_its_grouped_convolutions_touch() -> None:
+def test_resnext_keeps_channels_of_grouped_convolutions() -> None:
     network = ResNeXt(1, 4, 8, 10)
     drop_thirds_(network, find_sites(network, CIFAR, "resnext"), everywhere_the_same=True)
-    small, num_removed = removed(network, CIFAR)
+    small, num_removed = remove_and_compare(network, CIFAR)
     assert num_removed > 0
     for block in (f"layers.{index}" for index in range(3)):
         for conv in ("conv1", "conv2"):
@@ -140,7 +138,7 @@ def test_resnext_keeps_what_its_grouped_convolutions_touch() -> None:
 
 
 class Residual(nn.Module):
-    """Two branches that are added."""
+    """Adds two branches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,25 +155,49 @@ class Residual(nn.Module):
 
 @given(st.sets(st.integers(0, 5)), st.sets(st.integers(0, 5)))
 @settings(max_examples=15)
-def test_a_sum_loses_the_channels_that_are_dropped_in_both_summands(one: set[int], other: set[int]) -> None:
+def test_sum_loses_channels_dropped_in_both_summands(stem: set[int], branch: set[int]) -> None:
     network = with_random_entries(Residual())
-    drop_(network, "stem", "stem_norm", sorted(one))
-    drop_(network, "conv", "norm", sorted(other))
-    small, num_removed = removed(network)
-    both = one & other
-    assert num_removed == 2 * min(len(both), 5)  # one channel has to be left
+    drop_(network, "stem", "stem_norm", sorted(stem))
+    drop_(network, "conv", "norm", sorted(branch))
+    small, num_removed = remove_and_compare(network)
+    both = stem & branch
+    assert num_removed == 2 * min(len(both), 5)  # one channel is kept
     assert small.linear.in_features == 6 - num_removed // 2
 
 
-def test_a_channel_that_only_looks_like_zero_is_not_removed() -> None:
+class SharedReader(nn.Module):
+    """Applies one convolution to each of two branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.left_norm = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+        self.right, self.right_norm = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+        self.reader = nn.Conv2d(6, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        left = self.reader(F.relu(self.left_norm(self.left(images))))
+        right = self.reader(F.relu(self.right_norm(self.right(images))))
+        logits: Tensor = (left + 2 * right).mean((2, 3))
+        return logits
+
+
+def test_shared_convolution_loses_channels_dropped_at_every_use() -> None:
+    network = with_random_entries(SharedReader())
+    drop_(network, "left", "left_norm", [1, 2])
+    drop_(network, "right", "right_norm", [2, 4])
+    small, num_removed = remove_and_compare(network)
+    assert (num_removed, small.reader.in_channels) == (2, 5)
+
+
+def test_channel_that_is_zero_for_typical_images_only_is_kept() -> None:
     network = with_random_entries(Residual())
     drop_(network, "stem", "stem_norm", [2])
-    network.norm.bias.detach()[2] = -1e6  # ReLU lets nothing through, for any image that one would try
-    assert removed(network)[1] == 0
+    network.norm.bias.detach()[2] = -1e6  # ReLU outputs zero for every typical image
+    assert remove_and_compare(network)[1] == 0
 
 
 @pytest.mark.parametrize("remains", ["conv.weight", "conv.bias", "norm.weight", "norm.bias"])
-def test_a_filter_of_which_anything_is_left_is_not_dropped(remains: str) -> None:
+def test_filter_with_any_nonzero_parameter_is_not_dropped(remains: str) -> None:
     network = nn.Sequential()
     network.add_module("conv", nn.Conv2d(3, 4, 3))
     network.add_module("norm", nn.BatchNorm2d(4))
@@ -187,16 +209,16 @@ def test_a_filter_of_which_anything_is_left_is_not_dropped(remains: str) -> None
     assert dropped_filters(network, sites) == {"conv": [0]}
 
 
-def test_a_batchnorm_without_scale_and_shift_drops_nothing() -> None:
+def test_site_without_batchnorm_scale_and_shift_drops_nothing() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(144, 2))
     with_random_entries(network)
     drop_(network, "0", "1", [1])
     assert dropped_filters(network, [Site("0", "1")]) == {"0": []}
-    assert removed(network)[1] == 0
+    assert remove_and_compare(network)[1] == 0
 
 
 class Concatenated(nn.Module):
-    """A channel of either branch enters a BatchNorm of its own behind the concatenation."""
+    """Concatenates two branches, whose channels then enter another BatchNorm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,19 +233,19 @@ class Concatenated(nn.Module):
         return logits
 
 
-def test_a_channel_of_which_a_later_batchnorm_makes_a_constant_stays_until_that_is_dropped_too() -> None:
+def test_channel_made_constant_by_a_later_batchnorm_stays_until_that_is_dropped() -> None:
     network = with_random_entries(Concatenated())
     drop_(network, "left", "left_norm", [1])
     drop_(network, "right", "right_norm", [0, 5])
-    assert removed(network)[1] == 0
+    assert remove_and_compare(network)[1] == 0
     for parameter in network.norm.parameters():
         parameter.detach()[[1, 4 + 5]] = 0.0
-    small, num_removed = removed(network)
+    small, num_removed = remove_and_compare(network)
     assert (num_removed, small.left.out_channels, small.right.out_channels) == (2, 3, 5)
     assert torch.equal(small.linear.weight, network.linear.weight[:, [0, 2, 3, 4, 5, 6, 7, 8]])
 
 
-def test_a_dropped_depthwise_filter_takes_along_what_it_reads_but_not_the_other_way_round() -> None:
+def test_dropped_depthwise_filter_is_removed_with_its_input_but_not_conversely() -> None:
     def network() -> nn.Module:
         return with_random_entries(
             nn.Sequential(
@@ -241,24 +263,24 @@ def test_a_dropped_depthwise_filter_takes_along_what_it_reads_but_not_the_other_
 
     expansion_alone = network()
     drop_(expansion_alone, "0", "1", [3])
-    assert removed(expansion_alone)[1] == 0
+    assert remove_and_compare(expansion_alone)[1] == 0
     depthwise_alone = network()
     drop_(depthwise_alone, "3", "4", [3])
-    small, num_removed = removed(depthwise_alone)
+    small, num_removed = remove_and_compare(depthwise_alone)
     assert (num_removed, small.get_submodule("0").out_channels, small.get_submodule("3").groups) == (2, 5, 5)
 
 
-def test_behind_flattening_every_pixel_of_a_channel_goes() -> None:
+def test_flattened_channel_is_removed_with_all_its_pixels() -> None:
     network = with_random_entries(
         nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 2))
     )
     drop_(network, "0", "1", [0, 3])
-    small, num_removed = removed(network)
+    small, num_removed = remove_and_compare(network)
     assert (num_removed, small.get_submodule("4").in_features) == (2, 3 * 36)
 
 
 class Sliced(nn.Module):
-    """The network itself states numbers of channels."""
+    """Its code contains numbers of channels."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
@@ -269,8 +291,8 @@ class Sliced(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = F.relu(self.norm(self.conv(images)))
         if self.way == "split":
-            one, other = torch.split(x, 4, dim=1)
-            x = one + 2 * other
+            first, second = torch.split(x, 4, dim=1)
+            x = first + 2 * second
         elif self.way == "slice":
             x = x[:, 4:]
         elif self.way == "view":
@@ -282,13 +304,13 @@ class Sliced(nn.Module):
 
 
 @pytest.mark.parametrize("way", ["split", "slice", "view", "pad"])
-def test_where_a_network_states_its_number_of_channels_they_stay(way: str) -> None:
+def test_channels_counted_in_the_networks_code_are_kept(way: str) -> None:
     network = with_random_entries(Sliced(way))
     drop_(network, "conv", "norm", [1, 2, 5, 6])
-    assert removed(network)[1] == 0
+    assert remove_and_compare(network)[1] == 0
 
 
-def test_a_layer_keeps_one_filter_and_a_network_its_logits() -> None:
+def test_layer_keeps_one_filter_and_network_its_logits() -> None:
     network = with_random_entries(
         nn.Sequential(
             nn.Conv2d(3, 4, 3),
@@ -302,12 +324,12 @@ def test_a_layer_keeps_one_filter_and_a_network_its_logits() -> None:
     )
     drop_(network, "0", "1", [0, 1, 2, 3])
     drop_(network, "3", "4", [1])
-    small, num_removed = removed(network)
+    small, num_removed = remove_and_compare(network)
     assert num_removed == 3
     assert outputs(small).shape == (5, 3)
 
 
-def test_the_network_itself_is_not_changed() -> None:
+def test_removal_leaves_the_given_network_unchanged() -> None:
     network = trained_looking("resnet8", 0).train()
     sites = find_sites(network, CIFAR, "resnet8")
     drop_thirds_(network, sites, everywhere_the_same=True)
@@ -325,29 +347,29 @@ def test_the_network_itself_is_not_changed() -> None:
     assert torch.equal(torch.random.get_rng_state(), generator)
 
 
-def test_nothing_dropped_is_nothing_removed() -> None:
+def test_network_without_dropped_filters_loses_nothing() -> None:
     network = trained_looking("resnet8", 0)
-    small, num_removed = removed(network, CIFAR)
+    small, num_removed = remove_and_compare(network, CIFAR)
     assert num_removed == 0
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in small.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["resnet8", "mobilenetv2", "vgg16"])
-def test_a_smaller_network_comes_back_from_its_file(name: str) -> None:
+def test_smaller_network_is_restored_from_its_file(name: str) -> None:
     network = trained_looking(name, 0)
-    FlatState(network)  # as a learner holds it
+    FlatState(network)  # as in a learner
     drop_thirds_(network, find_sites(network, CIFAR, name), everywhere_the_same=False)
-    small, num_removed = removed(network, CIFAR)
+    small, num_removed = remove_and_compare(network, CIFAR)
     assert num_removed > 0
     stored = load(save({key: tensor.contiguous() for key, tensor in small.state_dict().items()}))
-    again = build(name, 10)
-    narrow_(again, stored)
-    again.load_state_dict(stored)
-    assert torch.equal(outputs(again, CIFAR), outputs(small, CIFAR))
-    assert str(again.eval()) == str(small)  # the widths that the modules state, too
+    restored = build(name, 10)
+    narrow_(restored, stored)
+    restored.load_state_dict(stored)
+    assert torch.equal(outputs(restored, CIFAR), outputs(small, CIFAR))
+    assert str(restored.eval()) == str(small)  # the width attributes of the modules are equal too
 
 
-def test_a_whole_network_keeps_its_widths_and_a_stranger_is_refused() -> None:
+def test_narrowing_keeps_full_widths_and_wider_states_are_refused() -> None:
     network, whole = seeded_network("resnet8"), trained_looking("resnet8", 1)
     narrow_(network, whole.state_dict())
     network.load_state_dict(whole.state_dict())
@@ -359,14 +381,14 @@ def test_a_whole_network_keeps_its_widths_and_a_stranger_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet20_leaky", "mobilenetv2", "torchvision:resnet18"])
-def test_what_can_be_followed_is_found_removable(name: str) -> None:
+def test_traceable_networks_are_found_removable(name: str) -> None:
     network = seeded_network(name)
     check_removable(network, find_sites(network, CIFAR, name), CIFAR, name)
     assert dropped_filters(network, find_sites(network, CIFAR, name)).keys()
 
 
 class CountsItsChannels(nn.Sequential):
-    """The outputs depend on how many channels there are."""
+    """The outputs depend on the number of channels."""
 
     def forward(self, images: Tensor) -> Tensor:
         x = self[1](self[0](images)).relu()
@@ -374,35 +396,29 @@ class CountsItsChannels(nn.Sequential):
         return logits
 
 
-def test_outputs_that_would_change_are_an_error_before_any_training() -> None:
+def test_changed_outputs_are_refused_before_any_training() -> None:
     network = CountsItsChannels(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1))
     sites = find_sites(network, SMALL, "counting")
     with pytest.raises(
         ModelError,
-        match=r"^attenuation\.remove: torch-pruning cannot follow 'counting': without its "
-        r"dropped filters it gives other outputs; choose another network, or set "
-        r"attenuation\.remove: false$",
+        match=r"^attenuation\.remove: [^\n]+ 'counting': [^\n]+ outputs [^\n]+; [^\n]+ attenuation\.remove: false$",
     ):
         check_removable(network, sites, SMALL, "counting")
 
 
-def test_a_network_that_torch_pruning_stumbles_over_is_an_error_of_one_line() -> None:
+def test_network_that_torch_pruning_cannot_follow_is_refused_in_one_line() -> None:
     network = seeded_network("torchvision:shufflenet_v2_x0_5")
     sites = find_sites(network, CIFAR, "shufflenet")
     with pytest.raises(
-        ModelError,
-        match=r"^attenuation\.remove: torch-pruning cannot follow 'shufflenet': [^\n]+; "
-        r"choose another network, or set attenuation\.remove: false$",
+        ModelError, match=r"^attenuation\.remove: [^\n]+ 'shufflenet': [^\n]+; [^\n]+ attenuation\.remove: false$"
     ):
         check_removable(network, sites, CIFAR, "shufflenet")
 
 
-def test_without_torch_pruning_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_torch_pruning_is_refused_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     network = seeded_network("resnet8")
     with pytest.raises(
-        ModelError,
-        match=r"^attenuation\.remove: needs the package torch-pruning, which is not "
-        r"installed; install graftpop\[pruning\], or set attenuation\.remove: false$",
+        ModelError, match=r"^attenuation\.remove: [^\n]+ torch-pruning[^\n]+ graftpop\[pruning\], [^\n]+$"
     ):
         check_removable(network, find_sites(network, CIFAR, "resnet8"), CIFAR, "resnet8")

@@ -1,4 +1,4 @@
-"""Learning rates over time, against torch's own schedulers and the reference's table."""
+"""Learning rates over time, against torch's schedulers and the values of the released code."""
 
 import math
 from fractions import Fraction
@@ -12,7 +12,7 @@ from graftpop.training.schedules import SCHEDULES, constant, cosine, learning_ra
 
 
 def rates(scheduler: LRScheduler, num_steps: int) -> list[float]:
-    """Return the learning rate in force at each step."""
+    """Return the learning rate of each step."""
     found = []
     for _ in range(num_steps):
         found.append(scheduler.get_last_lr()[0])
@@ -50,11 +50,11 @@ def test_cosine_goes_from_one_to_zero() -> None:
     assert cosine(30, 30) == 0.0
 
 
-def test_constant_stays() -> None:
+def test_constant_is_one() -> None:
     assert [constant(epochs_done, 10) for epochs_done in (0, 0.5, 10)] == [1.0] * 3
 
 
-def test_the_table_of_schedules_holds_them_all() -> None:
+def test_schedules_table_is_complete() -> None:
     assert dict(SCHEDULES) == {"step": step, "cosine": cosine, "constant": constant}
 
 
@@ -81,14 +81,14 @@ def test_eight_peers_span_learning_rates_from_one_26th_to_the_full_one() -> None
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_learning_rate_is_the_initial_one_times_the_schedule(schedule: str) -> None:
+def test_learning_rate_is_the_initial_one_times_the_schedule(schedule: str) -> None:
     at = learning_rate(0.2, schedule, 100)
     assert [at(epochs_done) for epochs_done in (0.0, 12.5, 61.0)] == [
         0.2 * SCHEDULES[schedule](epochs_done, 100) for epochs_done in (0.0, 12.5, 61.0)
     ]
 
 
-def test_weight_averaging_keeps_its_own_rate_from_its_start_on() -> None:
+def test_swa_learning_rate_is_constant_from_its_start() -> None:
     at = learning_rate(0.2, "cosine", 100, SwaSettings(start=0.75, lr=0.03))
     plain = learning_rate(0.2, "cosine", 100)
     steps = [batch / 8 for batch in range(800)]
@@ -97,14 +97,14 @@ def test_weight_averaging_keeps_its_own_rate_from_its_start_on() -> None:
 
 
 @pytest.mark.parametrize("swa", [None, SwaSettings(start=0.5)])
-def test_weight_averaging_without_a_rate_leaves_the_schedule(swa: SwaSettings | None) -> None:
+def test_swa_without_a_learning_rate_keeps_the_schedule(swa: SwaSettings | None) -> None:
     at, plain = learning_rate(0.2, "cosine", 10, swa), learning_rate(0.2, "cosine", 10)
     assert [at(done / 4) for done in range(41)] == [plain(done / 4) for done in range(41)]
 
 
 @pytest.mark.parametrize(("start", "epochs"), [(0.75, 100), (0.29, 100), (0.07, 100), (0.14, 50), (0.0, 3), (0.3, 7)])
-def test_the_rate_holds_in_the_first_step_of_the_first_whole_epoch_past_the_start(start: float, epochs: int) -> None:
-    """0.07 * 100 is 7.000000000000001, and the eighth epoch is meant from its first step on."""
+def test_swa_learning_rate_begins_with_the_first_whole_epoch_after_the_start(start: float, epochs: int) -> None:
+    """In floating point, 0.07 * 100 is 7.000000000000001; averaging must still begin with the step at epoch 7."""
     at = learning_rate(0.2, "constant", epochs, SwaSettings(start=start, lr=0.03))
     first = next(epoch for epoch in range(epochs + 1) if at(float(epoch)) == 0.03)
     assert first == math.ceil(Fraction(str(start)) * epochs)

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, against torch's optimizer."""
+"""Stochastic gradient descent equals torch's optimizer."""
 
 import copy
 
@@ -9,14 +9,14 @@ from torch import nn
 from graftpop.training.sgd import MomentumSGD
 
 
-def some_parameters() -> dict[str, nn.Parameter]:
+def make_parameters() -> dict[str, nn.Parameter]:
     generator = torch.Generator().manual_seed(1)
     shapes = {"weight": (8, 3, 3, 3), "scale": (8,), "unused": (2,), "last": (10, 8)}
     return {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
 
 
 def give_gradients(parameters: dict[str, nn.Parameter], step: int) -> None:
-    """Give each a gradient, but never to `unused`, and to `last` from the third step on."""
+    """Give each parameter a gradient, but never `unused`, and `last` only from the third step on."""
     generator = torch.Generator().manual_seed(step)
     for name, parameter in parameters.items():
         gradient = torch.randn(parameter.shape, generator=generator)
@@ -26,13 +26,13 @@ def give_gradients(parameters: dict[str, nn.Parameter], step: int) -> None:
 
 @pytest.mark.parametrize("weight_decay", [0.0, 5e-4])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_steps_are_those_of_torchs_optimizer_to_the_bit(momentum: float, weight_decay: float) -> None:
-    ours = some_parameters()
-    theirs = copy.deepcopy(ours)
-    optimizer = MomentumSGD(ours, lr=0.1, momentum=momentum, weight_decay=weight_decay)
-    late = torch.optim.SGD([theirs["last"]], lr=0.1, momentum=momentum, weight_decay=weight_decay, fused=True)
+def test_steps_equal_torchs_optimizer_bit_for_bit(momentum: float, weight_decay: float) -> None:
+    parameters = make_parameters()
+    expected = copy.deepcopy(parameters)
+    optimizer = MomentumSGD(parameters, lr=0.1, momentum=momentum, weight_decay=weight_decay)
+    late = torch.optim.SGD([expected["last"]], lr=0.1, momentum=momentum, weight_decay=weight_decay, fused=True)
     other = torch.optim.SGD(
-        [theirs[name] for name in ("weight", "scale", "unused")],
+        [expected[name] for name in ("weight", "scale", "unused")],
         lr=0.1,
         momentum=momentum,
         weight_decay=weight_decay,
@@ -40,24 +40,24 @@ def test_steps_are_those_of_torchs_optimizer_to_the_bit(momentum: float, weight_
     )
     for step in range(5):
         lr = optimizer.lr = 0.1 / (step + 1)
-        for one in (late, other):
-            one.param_groups[0]["lr"] = lr
-            one.zero_grad()
+        for torchs in (late, other):
+            torchs.param_groups[0]["lr"] = lr
+            torchs.zero_grad()
         optimizer.zero_grad()
-        give_gradients(ours, step)
-        give_gradients(theirs, step)
+        give_gradients(parameters, step)
+        give_gradients(expected, step)
         optimizer.step()
         late.step()
         other.step()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        assert all(torch.equal(parameters[name], expected[name]) for name in parameters)
     assert set(optimizer.momenta) == ({"weight", "scale", "last"} if momentum else set())
-    for name, momenta in optimizer.momenta.items():
-        of_torch = (late if name == "last" else other).state[theirs[name]]["momentum_buffer"]
-        assert torch.equal(momenta, of_torch)
+    for name, momentum_tensor in optimizer.momenta.items():
+        torchs_momentum = (late if name == "last" else other).state[expected[name]]["momentum_buffer"]
+        assert torch.equal(momentum_tensor, torchs_momentum)
 
 
 def test_zero_grad_leaves_no_gradient() -> None:
-    parameters = some_parameters()
+    parameters = make_parameters()
     optimizer = MomentumSGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.1)
     give_gradients(parameters, 2)
     optimizer.zero_grad()
