@@ -346,9 +346,9 @@ def test_a_state_that_no_peer_of_the_population_can_have_had_is_refused_in_one_l
     tensors.pop(name, None)
     if value is not None:
         tensors[name] = value
-    with pytest.raises(CheckpointError, match=message) as describe_exception:
+    with pytest.raises(CheckpointError, match=message) as raised:
         peer.load(tensors_to_bytes(tensors))
-    assert "\n" not in str(describe_exception.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_the_model_card_says_how_to_rebuild_and_feed_the_network() -> None:
