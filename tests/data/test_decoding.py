@@ -77,7 +77,7 @@ def test_image_at_the_byte_limit_is_decoded(is_file: bool, tmp_path: Path, monke
 
 def test_image_of_another_size_than_the_first_is_refused_before_it_is_decoded() -> None:
     images = [(png(random_pixels(1, 8, 8)[0]), "0", 0), (header_alone(4096, 4096), "1", 0)]
-    with pytest.raises(DataError, match="^1: .* 8 x 8, got 4096 x 4096"):
+    with pytest.raises(DataError, match=r"^1: .* 8 x 8, got 4096 x 4096"):
         list(decode_blocks(images, 8, 8))
 
 
