@@ -1,5 +1,7 @@
 """Batches of images in memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from data_makers import random_pixels
@@ -68,6 +70,13 @@ def test_each_image_is_one_of_its_variants_and_all_variants_occur() -> None:
                 assert len(matches) == 1
                 seen.add(matches[0])
     assert seen == set(range(18))
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    images = numbered(4000, replace(PLAIN, flip=True))
+    ((batch, labels),) = images.training_batches(4000, 0, CPU)
+    mirrored = (batch == images.pixels[labels].flip(3) / 255).flatten(1).all(1)
+    assert abs(mirrored.float().mean() - 0.5) < 0.04  # five standard errors
 
 
 def test_evaluation_has_every_image_unchanged_and_in_order() -> None:
