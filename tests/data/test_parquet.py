@@ -183,8 +183,9 @@ def test_label_that_is_no_class_is_named_by_file_and_row(
 
 def test_classes_are_counted_over_all_training_files_and_empty_files_are_allowed(root: Path) -> None:
     write_both(root)
-    write_parquet(root / "train-1.parquet", IMAGES[:1], {"label": [7]})
-    write_parquet(root / "train-2.parquet", [], {"label": pyarrow.array([], pyarrow.int64())})
+    write_parquet(root / "train_1.parquet", IMAGES[:1], {"label": [7]})
+    write_parquet(root / "train_2.parquet", [], {"label": pyarrow.array([], pyarrow.int64())})
+    assert parquet_files(root)["train"][0] == root / "train.parquet"
     splits = load(root)
     assert splits.class_names == tuple("01234567")
     assert len(cast(MemoryImages, splits.train).labels) == 31
@@ -398,6 +399,12 @@ def test_images_without_room_on_the_disk_are_refused_before_they_are_decoded(
 def test_invalid_class_names_are_ignored(root: Path, names: Any) -> None:
     write_both(root, class_names={"label": names})
     assert load(root).class_names == ("0", "1", "2")
+
+
+def test_class_names_up_to_the_limit_are_accepted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graftpop.data.parquet.MAX_CLASSES", 3)
+    write_both(root, class_names={"label": ["a", "b", "c"]})
+    assert load(root).class_names == ("a", "b", "c")
 
 
 def test_too_many_class_names_are_refused(root: Path) -> None:
