@@ -146,6 +146,15 @@ def test_max_train_images_includes_validation_images_and_is_stratified() -> None
     together = class_counts(splits.train) + class_counts(splits.val)
     assert all(9 <= together[label] <= 11 for label in range(10))
     assert rows(splits.train) | rows(splits.val) != set(range(100))
+    val = class_counts(splits.val)
+    assert all(abs(val[label] - 0.2 * together[label]) < 1 for label in range(10))
+
+
+def test_two_training_images_are_enough_beside_validation_images(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        write_class_folders(tmp_path / "images" / part, {"cat": random_pixels(2, 8, 8)})
+    splits = load_splits(DataSettings(name="folder", root=str(tmp_path / "images")), seed=0)
+    assert (splits.train.num_images, splits.val.num_images, splits.test.num_images) == (2, 2, 2)
 
 
 def test_there_is_at_least_one_validation_image() -> None:
