@@ -1,7 +1,7 @@
-"""What can go wrong in a way that a user can mend, and the one way to choose by name.
+"""Errors that a user can fix, and the look-up of choices by name.
 
-Every message reads *where: rule, got value; choices or next step* and fits on one line. The command line prints
-it as it stands and exits with 2; anything else that is raised is a bug and keeps its traceback.
+Every message has one line and the form *where: rule, got value; choices or next step*. The command line prints it
+unchanged and exits with 2. Any other exception is a bug and keeps its traceback.
 """
 
 import difflib
@@ -37,7 +37,7 @@ class GraftpopError(Exception):
     """Base of all errors that carry a message for the user.
 
     Args:
-        message: on one line; breaks that came in with a name or another's message are made blanks.
+        message: one line; line breaks inside, e.g. from a file name, are replaced by blanks.
     """
 
     def __init__(self, message: str) -> None:
@@ -45,75 +45,76 @@ class GraftpopError(Exception):
 
 
 class SpaceError(GraftpopError, ValueError):
-    """A search space, or a setting, that cannot be accepted."""
+    """A search space or a setting is invalid."""
 
 
 class DataError(GraftpopError):
-    """A data set that is absent, unreadable or does not fit its description."""
+    """A data set is absent, unreadable, or does not fit its settings."""
 
 
 class ModelError(GraftpopError):
-    """A network that is unknown or cannot take part in a population."""
+    """A network is unknown, or cannot be used in a population."""
 
 
 class CheckpointError(GraftpopError):
-    """A file or folder that is not the checkpoint, model or run it should be."""
+    """A file or folder is not the expected checkpoint, model or run."""
 
 
 class StorageError(GraftpopError):
-    """Storage that could not be reached, or had no room, for too long."""
+    """Storage stayed unreachable or full until the retries timed out."""
 
 
 class ResourceError(GraftpopError):
-    """A demand that the cluster can never meet, or a cluster that cannot be reached."""
+    """The cluster can never provide the requested resources, or cannot be reached."""
 
 
 class PeerError(GraftpopError):
-    """What a peer had to say instead of a result."""
+    """A call to a peer failed."""
 
 
 class PeerLost(PeerError):
-    """Its process is gone, or it did not answer in time."""
+    """The peer's process died, or did not answer in time."""
 
 
 class PeerDiverged(PeerError):
-    """Its loss or its weights are no longer finite."""
+    """The peer's loss or weights are not finite."""
 
 
 class PopulationLost(GraftpopError):
-    """A population cannot go on with the peers that are left; from its last round it can."""
+    """A population has lost too many peers to continue; it can resume from its last round."""
 
 
 class ResultLost(PeerError):
-    """What it was called with is gone, with the process or the node that held it."""
+    """An argument of the call is gone, with the process or node that stored it."""
 
 
 class CollectiveError(PeerError):
-    """It could not meet with the other peers: one of them did not come in time, was lost, or had failed before."""
+    """A collective operation failed: another peer was late, lost, or had failed before."""
 
 
 def one_line(text: object) -> str:
-    """Return what a library or a file says as one line of bounded length, for a message."""
+    """Return a text on one line of at most 300 characters, for a message."""
     return " ".join(str(text).split())[:300]
 
 
 def describe_exception(error: Exception) -> str:
-    """Return in one line what the user's own code raised: the kind of error, its text, and their line, if the command
-    was typed where the code lies.
+    """Return one line on an exception from user code: its class, its text, and the line of user code that raised it.
+
+    The line is included if the code is below the working directory.
     """
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    theirs = [
+    user_lines = [
         f"{file.name}:{line}"
         for file, line in frames
         if Path.cwd() in file.parents
         and Path(__file__).parent not in file.parents
         and "site-packages" not in file.parts
     ]
-    return f"{type(error).__name__}: {one_line(error)}" + (f" ({theirs[-1]})" if theirs else "")
+    return f"{type(error).__name__}: {one_line(error)}" + (f" ({user_lines[-1]})" if user_lines else "")
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """Return "; did you mean 'NAME'?" for the name most like the given one, or an empty string."""
+    """Return "; did you mean 'NAME'?" with the most similar of `names`, or an empty string."""
     matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
@@ -122,13 +123,13 @@ def choose(table: Mapping[str, T], name: str, what: str, error: type[GraftpopErr
     """Return `table[name]`.
 
     Args:
-        table: the choices.
-        name: the one that is wanted.
-        what: where the name was given, as the user would say it (`model.name`).
-        error: the kind of error an unknown name raises.
+        table: the choices by name.
+        name: the requested one.
+        what: key or option where the name was given (`model.name`), for messages.
+        error: class of the error for an unknown name.
 
     Raises:
-        GraftpopError: no such name; the message lists the choices and the closest one.
+        GraftpopError: unknown name; the message lists the choices and the closest one.
     """
     if name in table:
         return table[name]

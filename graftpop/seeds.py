@@ -1,7 +1,7 @@
-"""Every random number is a function of what it is for.
+"""Seeds that are functions of their purpose.
 
-A seed is derived from the study's seed, the peer, the epoch and the purpose, so that nothing depends on the order in
-which things happen, and a run that was killed and resumed draws what one that was not would have drawn.
+A seed is derived from the study's seed, the peer, the epoch and the purpose. So random numbers do not depend on the
+order of events, and a killed and resumed run draws the same ones as an uninterrupted run.
 """
 
 import hashlib
@@ -14,20 +14,24 @@ __all__ = ["derive", "seeded"]
 
 
 def derive(seed: int, *purpose: int | str) -> int:
-    """Return a seed in [0, 2**63) for a purpose: `derive(seed, "order", peer, epoch)`."""
+    """Return a seed in [0, 2**63) for a purpose: `derive(seed, "order", peer, epoch)`.
+
+    The same on every machine and in every version: resumed runs depend on it.
+    """
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators inside the block (initialisation and dropout draw from them); restore them after.
+    """Seed torch's global generators inside the block, and restore them after it.
 
-    A few microseconds, so that it can stand around every batch; `torch.random.fork_rng` takes a hundred.
+    Initialization and dropout draw from them. It takes a few microseconds, cheap enough for every batch;
+    `torch.random.fork_rng` takes a hundred.
 
     Args:
-        seed: what they are set to.
-        device: its generator is seeded and restored besides the CPU's.
+        seed: seeds the generators.
+        device: its generator is seeded and restored as well as the CPU's.
     """
     generators = [torch.default_generator]
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""What every entry of a table that users choose from must keep to. No test looks at a name."""
+"""Contracts for all entries of the tables that users choose from; no test depends on a name."""
 
 import random
 from itertools import pairwise
@@ -24,7 +24,7 @@ from graftpop.training.schedules import SCHEDULES, Schedule
 
 @pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
 @pytest.mark.parametrize("num_peers", [2, 3, 8, 101])
-def test_a_topology_gives_each_peer_others_as_donors(topology: Topology, num_peers: int) -> None:
+def test_topology_gives_each_peer_other_peers_as_donors(topology: Topology, num_peers: int) -> None:
     donors = topology(num_peers, num_peers - 1, random.Random(0))
     assert donors == topology(num_peers, num_peers - 1, random.Random(0))
     assert len(donors) == num_peers
@@ -37,21 +37,22 @@ def test_a_topology_gives_each_peer_others_as_donors(topology: Topology, num_pee
 
 
 @pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
-def test_a_criterion_gives_each_filter_a_finite_score(criterion: Criterion) -> None:
+def test_criterion_gives_each_filter_a_finite_score(criterion: Criterion) -> None:
     generator = torch.Generator().manual_seed(0)
     filters = Filters(*(torch.randn(shape, generator=generator) for shape in ((8, 3, 3, 3), (8,), (8,))))
-    for one in (filters, filters._replace(scale=None, shift=None), Filters(torch.zeros(8, 3, 3, 3), None, None)):
-        scores = criterion(one, torch.Generator().manual_seed(1))
+    without_norm = filters._replace(scale=None, shift=None)
+    for case in (filters, without_norm, Filters(torch.zeros(8, 3, 3, 3), None, None)):
+        scores = criterion(case, torch.Generator().manual_seed(1))
         assert scores.shape == (8,)
         assert scores.dtype == torch.float32
         assert scores.isfinite().all()
-        assert scores.equal(criterion(one, torch.Generator().manual_seed(1)))
+        assert scores.equal(criterion(case, torch.Generator().manual_seed(1)))
     assert criterion.__doc__
 
 
 @pytest.mark.parametrize("schedule", [*RATE_SCHEDULES.values(), *FACTOR_SCHEDULES.values()])
 @pytest.mark.parametrize("epochs", [1, 2, 61, 200])
-def test_a_schedule_of_attenuation_stays_between_0_and_1(schedule: ShareSchedule, epochs: int) -> None:
+def test_attenuation_schedule_is_monotone_and_in_0_1(schedule: ShareSchedule, epochs: int) -> None:
     shares = [schedule(done, epochs) for done in range(epochs + 1)]
     assert all(0.0 <= share <= 1.0 for share in shares)
     assert shares in (sorted(shares), sorted(shares, reverse=True))
@@ -60,7 +61,7 @@ def test_a_schedule_of_attenuation_stays_between_0_and_1(schedule: ShareSchedule
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("epochs", [1, 2, 61, 200])
-def test_a_schedule_starts_at_one_and_never_rises_or_falls_below_zero(schedule: Schedule, epochs: int) -> None:
+def test_schedule_falls_from_one_and_never_below_zero(schedule: Schedule, epochs: int) -> None:
     factors = [schedule(epochs * done / 1000, epochs) for done in range(1001)]
     assert factors == [schedule(epochs * done / 1000, epochs) for done in range(1001)]
     assert factors[0] == 1.0
@@ -69,14 +70,14 @@ def test_a_schedule_starts_at_one_and_never_rises_or_falls_below_zero(schedule: 
     assert schedule.__doc__
 
 
-def test_the_digits_load_as_three_splits() -> None:
+def test_digits_load_as_three_splits() -> None:
     splits = load_splits(DataSettings(name="digits", max_train_images=100), seed=0)
     assert [images.num_images for images in (splits.train, splits.val, splits.test)] == [90, 10, 359]
     assert splits.image_shape == (3, 8, 8)
     assert len(splits.class_names) == 10
 
 
-def test_defaults_stand_in_their_tables() -> None:
+def test_defaults_are_in_their_tables() -> None:
     assert DataSettings().name in DATASETS
     assert ModelSettings().name in MODELS
     assert TrainingSettings().schedule in SCHEDULES

@@ -1,4 +1,4 @@
-"""What is imported is memory and seconds of each process: peers and who leads them import no more than they need."""
+"""Imports cost memory and seconds in each process: peers, trials and commands import only what they need."""
 
 import json
 import subprocess
@@ -12,19 +12,18 @@ from graftpop.peer.peer import Peer
 from graftpop.space import parse_space
 settings = parse_space({"data": {"name": "digits"}, "model": {"name": "resnet8"}, "training": {"epochs": 2},
                         "population": {"num_peers": 2}, "graft": {}}).resolve()
-one, other = Peer(settings, 0), Peer(settings, 1)
-for peer in (one, other):
+first, second = Peer(settings, 0), Peer(settings, 1)
+for peer in (first, second):
     peer.train(1)
-one.graft(other.publish())
-other.load(one.save())
-other.train(1)
-other.predict("test")
+first.graft(second.publish())
+second.load(first.save())
+second.train(1)
+second.predict("test")
 print(json.dumps(sorted(sys.modules)))
 """
 NOT_FOR_TRAINING = ("ray", "torch._dynamo", "torch._inductor", "sympy", "torchvision", "timm", "pyarrow.parquet")
 
-
-LEADING = """
+TRIAL = """
 import json, sys
 import graftpop.cluster.trainable
 from graftpop.run.tables import RunFolder
@@ -37,20 +36,20 @@ def imported_by(program: str) -> set[str]:
     return set(json.loads(ran.stdout))
 
 
-def test_a_peer_of_the_digits_imports_neither_a_compiler_nor_other_libraries_of_networks() -> None:
+def test_peer_on_the_digits_imports_no_compiler_and_no_other_libraries_of_networks() -> None:
     imported = imported_by(ROUNDS)
     assert "torch" in imported
     assert [name for name in NOT_FOR_TRAINING if name in imported] == []
 
 
-def test_who_leads_a_trial_does_not_import_torch() -> None:
-    imported = imported_by(LEADING)
+def test_process_of_a_trial_does_not_import_torch() -> None:
+    imported = imported_by(TRIAL)
     assert "graftpop.cluster.trainable" in imported
     assert "torch" not in imported
 
 
 @pytest.mark.parametrize("command", ["inspect", "export"])
-def test_the_help_of_a_command_waits_for_no_large_library(command: str) -> None:
+def test_help_of_a_command_imports_no_large_library(command: str) -> None:
     ran = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", f"graftpop.{command}", "--help"],
         capture_output=True,

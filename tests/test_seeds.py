@@ -1,4 +1,4 @@
-"""Seeds are functions of what they are for, and torch's own generator is lent, not taken."""
+"""Seeds are functions of their purpose, and torch's global generator is restored after use."""
 
 import pytest
 import torch
@@ -11,20 +11,20 @@ CPU = torch.device("cpu")
 seeds = st.integers(0, 2**63 - 1)
 
 
-@given(seeds, st.sampled_from(["data", "dropout", "initialisation"]), st.integers(0, 99), st.integers(0, 999))
-def test_a_seed_is_the_same_every_time_and_one_that_torch_takes(seed: int, purpose: str, peer: int, epoch: int) -> None:
+@given(seeds, st.sampled_from(["data", "dropout", "initialization"]), st.integers(0, 99), st.integers(0, 999))
+def test_derived_seed_is_reproducible_and_valid_for_torch(seed: int, purpose: str, peer: int, epoch: int) -> None:
     derived = derive(seed, purpose, peer, epoch)
     assert derived == derive(seed, purpose, peer, epoch)
     assert 0 <= derived < 2**63
     assert torch.Generator().manual_seed(derived).initial_seed() == derived
 
 
-def test_seeds_are_the_same_in_every_version_and_on_every_machine() -> None:
-    """Recorded with `derive(0, "data", 1, 2)` when the scheme was fixed; a change breaks resumed runs."""
+def test_derived_seed_is_the_same_in_every_version_and_on_every_machine() -> None:
+    """The value was recorded when the scheme was fixed; a change would break resumed runs."""
     assert derive(0, "data", 1, 2) == 231_910_808_290_386_735
 
 
-def test_every_purpose_peer_epoch_and_study_has_a_seed_of_its_own() -> None:
+def test_derived_seeds_of_different_purposes_differ() -> None:
     purposes = [(purpose, peer, epoch) for purpose in ("data", "dropout") for peer in range(20) for epoch in range(50)]
     derived = {derive(seed, *purpose) for seed in (0, 1, 10) for purpose in purposes}
     assert len(derived) == 3 * len(purposes)
@@ -32,7 +32,7 @@ def test_every_purpose_peer_epoch_and_study_has_a_seed_of_its_own() -> None:
 
 
 @given(seeds)
-def test_draws_inside_are_the_seeds_and_draws_after_go_on_as_if_nothing_had_been(seed: int) -> None:
+def test_seeded_block_draws_from_the_seed_and_restores_the_generator(seed: int) -> None:
     torch.manual_seed(5)
     torch.rand(3)
     expected = torch.rand(3)
@@ -44,7 +44,7 @@ def test_draws_inside_are_the_seeds_and_draws_after_go_on_as_if_nothing_had_been
     assert torch.equal(inside, torch.rand(3, generator=torch.Generator().manual_seed(seed)))
 
 
-def test_the_generator_is_given_back_where_the_block_fails() -> None:
+def test_generator_is_restored_if_the_block_fails() -> None:
     def fail_inside() -> None:
         with seeded(1, CPU):
             torch.rand(3)

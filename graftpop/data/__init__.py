@@ -1,4 +1,4 @@
-"""Data sets: found, decoded once on a node, and split for training."""
+"""Data sets: found on disk, decoded once per node, and split for training."""
 
 from graftpop.data.images import Images, MemoryImages, Recipe, Splits
 from graftpop.data.splits import DATASETS, load_splits

@@ -1,8 +1,8 @@
-"""How pixels become network input: shifts, mirroring and normalisation as pure functions of whole batches.
+"""Augmentation and normalization of image batches, as pure functions.
 
-Random numbers are arguments, so that they can be drawn on the CPU, the same for every device. Pixels stay uint8 until
-the last step. Batches have shape (B, 3, H, W); in memory the channels come last, which is the order that decoders
-produce and that convolutions prefer, and in which a row of pixels is one run of bytes.
+The random numbers are arguments, drawn on the CPU, so that every device sees the same batches. Pixels stay uint8 until
+the last step. Batches have shape (B, 3, H, W) with channels last in memory: decoders produce this order, convolutions
+prefer it, and a row of pixels is one run of bytes.
 """
 
 import math
@@ -19,22 +19,22 @@ __all__ = ["crop_and_flip", "normalize", "random_crop_box", "Recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How pixels become network input."""
+    """How pixels become network input: normalization and random variation."""
 
-    mean: tuple[float, float, float]  # RGB, of pixels in [0, 1]
+    mean: tuple[float, float, float]  # RGB, for pixels in [0, 1]
     std: tuple[float, float, float]
-    crop_padding: int  # training: pad with black by this much, crop at a random place; 0 is off
+    crop_padding: int  # training: pixels of black padding before a random crop; 0 turns it off
     flip: bool  # training: mirror left-right with probability 1/2
 
 
 def crop_and_flip(pixels: Tensor, dy: Tensor, dx: Tensor, mirrored: Tensor, padding: int) -> Tensor:
-    """Return each image padded with black, cut back to its size at its own place, and mirrored if it is to be.
+    """Return images padded with black, cropped back to their size at given offsets, and mirrored where asked.
 
     Args:
         pixels: uint8 (B, 3, H, W).
-        dy: int64 (B,), first row of the cut in the padded image, in [0, 2 * padding].
-        dx: int64 (B,), first column of the cut, in [0, 2 * padding].
-        mirrored: bool (B,), which images are mirrored left-right, after the cut.
+        dy: int64 (B,), first row of the crop in the padded image, in [0, 2 * padding].
+        dx: int64 (B,), first column of the crop, in [0, 2 * padding].
+        mirrored: bool (B,), which images to mirror left-right, after the crop.
         padding: black pixels added on every side, >= 0.
 
     Returns:
@@ -42,8 +42,8 @@ def crop_and_flip(pixels: Tensor, dy: Tensor, dx: Tensor, mirrored: Tensor, padd
     """
     batch, _, height, width = pixels.shape
     padded = functional.pad(pixels.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
-    # Mirroring before the cut makes one gather of both: where() on the cut images would take as long again. The
-    # windows are a view (2, B, 2p+1, 2p+1, 3, H, W) of every cut there is.
+    # Mirroring first lets one gather do both: where() on the crops would take as long again. The windows are a
+    # view (2, B, 2p+1, 2p+1, 3, H, W) of all possible crops.
     windows = torch.stack((padded, padded.flip(2))).unfold(2, height, 1).unfold(3, width, 1)
     left = torch.where(mirrored, 2 * padding - dx, dx)
     return windows[mirrored.long(), torch.arange(batch, device=pixels.device), dy, left]
@@ -54,7 +54,7 @@ def normalize(pixels: Tensor, recipe: Recipe) -> Tensor:
 
     Args:
         pixels: uint8 (B, 3, H, W).
-        recipe: the colours' mean and standard deviation.
+        recipe: its `mean` and `std` are used.
 
     Returns:
         float32 (B, 3, H, W), channels last in memory.
@@ -67,17 +67,22 @@ def normalize(pixels: Tensor, recipe: Recipe) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _row_factors(recipe: Recipe, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    # One factor for each value of a row (width * 3): an inner loop of three channels would not vectorise.
+    # One factor per value of a row (width * 3): an inner loop over three channels would not vectorize.
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (recipe.mean, recipe.std))
     scale, shift = 1 / (255 * std), -mean / std
     return scale.float().repeat(width).to(device), shift.float().repeat(width).to(device)
 
 
 def random_crop_box(height: int, width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """Return a random box (top, left, height, width) inside an image, as ImageNet training cuts it.
+    """Return a random box (top, left, height, width) inside an image, as in ImageNet training.
 
-    Area uniform in [8 %, 100 %] of the image, aspect ratio log-uniform in [3/4, 4/3]; where ten draws do not fit,
-    the largest centred box within these ratios.
+    The area is uniform in [8 %, 100 %] of the image, the aspect ratio (width / height) log-uniform in [3/4, 4/3]. If
+    ten draws do not fit, it is the largest centered box with such a ratio.
+
+    Args:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        generator: source of the random numbers.
 
     References:
         Szegedy et al., Going Deeper with Convolutions, CVPR 2015, section 6; torchvision's `RandomResizedCrop`.

@@ -1,4 +1,4 @@
-"""Batches of images that are read one by one, by this process or by some of its own."""
+"""Batches of items that are read one by one, in this process or in worker processes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -9,20 +9,25 @@ from torch.utils.data import DataLoader, Dataset
 
 __all__ = ["in_order", "read_batches", "shuffled"]
 
-WORKER_LIMIT_S: Final = 300  # a batch that takes longer is an error
+WORKER_LIMIT_S: Final = 300  # seconds per batch; a slower batch is an error
 
 
 def shuffled(num_images: int, batch_size: int, seed: int) -> list[Tensor]:
-    """Return the rows of each batch of an epoch, in an order that is a function of the seed.
+    """Return the rows of each batch of an epoch, in random order.
 
-    A last batch of one image is left out: BatchNorm cannot train on it.
+    A last batch of one image is dropped: BatchNorm cannot train on it.
+
+    Args:
+        num_images: size of the split.
+        batch_size: rows per batch; the last batch may be smaller.
+        seed: fixes the order.
     """
     order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
     return [rows for rows in torch.split(order, batch_size) if len(rows) > 1]
 
 
 def in_order(num_images: int, batch_size: int) -> Sequence[Tensor]:
-    """Return the rows of batches of all images, in their order."""
+    """Return the rows of each batch, all images in order."""
     return torch.split(torch.arange(num_images), batch_size)
 
 
@@ -33,14 +38,14 @@ def read_batches(
     device: torch.device,
     collate: Callable[[list[Any]], Any] | None = None,
 ) -> Iterator[Any]:
-    """Yield the items of each batch, put together.
+    """Yield the collated items of each batch.
 
     Args:
-        items: read by index.
-        batches: the indices of each.
-        num_workers: processes that read; 0 reads in this one.
-        device: where the batches go next.
-        collate: puts items together; None: as torch does.
+        items: map-style data set.
+        batches: indices of the items of each batch.
+        num_workers: processes that read; 0 reads in this process.
+        device: where the caller moves the batches; memory is pinned for CUDA.
+        collate: joins a list of items into a batch; None: torch's default.
     """
     return iter(
         DataLoader(
@@ -48,7 +53,7 @@ def read_batches(
             batch_sampler=[rows.tolist() for rows in batches],
             num_workers=num_workers,
             collate_fn=collate,
-            generator=torch.Generator(),  # else the loader draws from the global one
+            generator=torch.Generator(),  # otherwise the loader draws from the global generator
             pin_memory=device.type == "cuda",
             timeout=WORKER_LIMIT_S if num_workers else 0,
         )

@@ -1,7 +1,7 @@
-"""Decoded once on a node, then shared by all peers and trials there.
+"""Cache of decoded data sets: decoded once per node, then shared by all peers and trials there.
 
-The pixels of a data set lie in one file that every process maps: the node holds one copy of them, in its page cache.
-A folder of the cache appears under its name only when it is complete.
+Every process maps the same file of pixels, so a node holds one copy of them, in its page cache. A folder of the cache
+gets its name only when it is complete.
 """
 
 import hashlib
@@ -21,22 +21,22 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graftpop.data.source import Colour, Contents, Part, Source
+from graftpop.data.source import Color, Contents, Part, Source
 from graftpop.errors import DataError
 
 __all__ = ["cache_folder", "Decoded", "decoded", "is_stored", "LOCK_TIMEOUT_S", "locked"]
 
-FORMAT_VERSION: Final = 1  # part of the fingerprint: raise it when the files' meaning changes
+FORMAT_VERSION: Final = 1  # part of the fingerprint: raise it when the meaning of the files changes
 LOCK_TIMEOUT_S: Final = 600.0
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A data set in memory."""
+    """A decoded data set, mapped into memory."""
 
     class_names: tuple[str, ...]
-    mean: Colour  # of the training pixels in [0, 1]
-    std: Colour
+    mean: Color  # of the training pixels in [0, 1]
+    std: Color
     parts: Mapping[str, tuple[Tensor, Tensor]]  # pixels uint8 (N, 3, H, W), channels last; labels int64 (N,)
 
 
@@ -46,25 +46,25 @@ def cache_folder() -> Path:
 
 
 def is_stored(source: Source) -> bool:
-    """Say whether a data set is in the cache as it is now."""
+    """Return whether the cache holds the current state of a data set."""
     return _stored(_folder_of(source)) is not None
 
 
 def decoded(source: Source, *, timeout_s: float = LOCK_TIMEOUT_S) -> Decoded:
-    """Return a data set from the cache; decode it into the cache first where it is not there.
+    """Return a data set from the cache, after decoding it there if needed.
 
     Args:
         source: the data set.
-        timeout_s: how long to wait for another process that decodes it.
+        timeout_s: seconds to wait for another process that is decoding it.
 
     Raises:
-        DataError: the data cannot be decoded, the cache cannot be written, or the wait was too long.
+        DataError: the data cannot be decoded, the cache cannot be written, or the wait timed out.
     """
     folder = _folder_of(source)
     stored = _stored(folder)
     if stored is None:
         with locked(folder.with_name(folder.name + ".lock"), f"decode {source.name}", timeout_s):
-            stored = _stored(folder)  # another process may have done it meanwhile
+            stored = _stored(folder)  # another process may have decoded it meanwhile
             if stored is None:
                 _store(source, folder)
                 stored = _stored(folder)
@@ -75,15 +75,24 @@ def decoded(source: Source, *, timeout_s: float = LOCK_TIMEOUT_S) -> Decoded:
 
 @contextmanager
 def locked(lock: Path, purpose: str, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-    """Hold a lock file of the cache while one process of the node does what all need; errors name the purpose."""
+    """Hold a lock file of the cache inside the block, so that one process of the node does the work for all.
+
+    Args:
+        lock: path of the lock file.
+        purpose: what the holder does, a verb phrase for messages (`decode cifar10`).
+        timeout_s: seconds to wait for another holder.
+
+    Raises:
+        DataError: the wait timed out, or the folder cannot be written.
+    """
     holder = FileLock(lock)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         holder.acquire(timeout=timeout_s)
     except Timeout as error:
         raise DataError(
-            f"cache: waited {timeout_s:g} s for {lock}, held by a process of this node to {purpose}; "
-            "wait for that process to end, or end it, and start again"
+            f"cache: waited {timeout_s:g} s for {lock}, held by another process of this node to {purpose}; "
+            "wait for that process to end, or end it, then start again"
         ) from error
     except OSError as error:
         raise _unwritable(lock.parent, error) from error
@@ -95,8 +104,8 @@ def locked(lock: Path, purpose: str, timeout_s: float = LOCK_TIMEOUT_S) -> Itera
 
 def _unwritable(folder: Path, error: OSError) -> DataError:
     return DataError(
-        f"cache: {folder} must be a folder that can be written, got {error.strerror or error}; "
-        "set XDG_CACHE_HOME to one with room for the decoded images"
+        f"cache: {folder} must be a writable folder, got {error.strerror or error}; "
+        "set XDG_CACHE_HOME to a folder with room for the decoded images"
     )
 
 
@@ -110,7 +119,7 @@ def _folder_of(source: Source) -> Path:
 
 
 def _stored(folder: Path) -> Decoded | None:
-    """Return what a folder of the cache holds; None if it is not there or not whole."""
+    """Return the content of a cache folder; None if it is absent or damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         parts = {
@@ -123,11 +132,11 @@ def _stored(folder: Path) -> Decoded | None:
 
 
 def _mapped(file: Path) -> Tensor:
-    # Copy on write: torch takes no read-only arrays without a warning; nobody writes, so nothing is copied.
+    # Copy on write: torch warns about read-only arrays. Nothing writes to them, so nothing is copied.
     return torch.from_numpy(np.load(file, mmap_mode="c"))
 
 
-def _color(values: Any) -> Colour:
+def _color(values: Any) -> Color:
     red, green, blue = values
     return red, green, blue
 
@@ -136,7 +145,7 @@ def _store(source: Source, folder: Path) -> None:
     contents = source.open()
     partial = folder.with_name(folder.name + ".partial")
     try:
-        for old in (partial, folder):  # what a process that was killed, or a failing disk, has left
+        for old in (partial, folder):  # left by a killed process or a failing disk
             shutil.rmtree(old, ignore_errors=True)
         partial.mkdir(parents=True)
         _check_room(partial, source.name, contents)
@@ -151,31 +160,31 @@ def _store(source: Source, folder: Path) -> None:
         }
         (partial / "meta.json").write_text(json.dumps(meta, indent=1))
         partial.rename(folder)
-    except OSError as error:  # readers turn their own into DataError: this one is the cache's
+    except OSError as error:  # readers raise DataError for theirs: this one is from writing the cache
         raise _unwritable(folder.parent, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_room(folder: Path, name: str, contents: Contents) -> None:
-    """Check that the disk has room for the pixels, which a small file can hold very many of."""
+    """Check that the disk has room for the pixels: a small file can decode to very many."""
     num_images = sum(part.num_images for part in contents.parts.values())
     needed, free = num_images * contents.height * contents.width * 3, shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
             f"cache: {name} decoded takes {needed} bytes, {num_images} images of {contents.width} x "
             f"{contents.height}, got {free} free in {folder.parent}; set XDG_CACHE_HOME to a folder with "
-            "room, or take smaller images"
+            "room, or use smaller images"
         )
 
 
 def _store_part(folder: Path, name: str, contents: Contents) -> NDArray[np.int64]:
-    """Write the pixels and labels of a part; return how often each value occurs, (3, 256)."""
+    """Write the pixels and labels of a part, and return the histogram of its pixel values, (3, 256)."""
     part: Part = contents.parts[name]
     shape = (part.num_images, contents.height, contents.width, 3)
     counts, labels = np.zeros((3, 256), np.int64), []
     with open(folder / f"{name}_pixels.npy", "wb") as file:
-        # Written, not mapped: a full disk is then an error and not a signal that kills the process.
+        # Written instead of mapped: a full disk then raises an error, where a map would kill the process.
         write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for block_pixels, block_labels in part.blocks:
             file.write(np.ascontiguousarray(block_pixels).data)
@@ -183,15 +192,21 @@ def _store_part(folder: Path, name: str, contents: Contents) -> NDArray[np.int64
             counts += [np.bincount(block_pixels[..., color].ravel(), minlength=256) for color in range(3)]
     if sum(map(len, labels)) != part.num_images:
         raise DataError(
-            f"cache: expected {part.num_images} images of the {name} part, got {sum(map(len, labels))}; "
-            "its files have changed while they were read: start again"
+            f"cache: the {name} part must have {part.num_images} images, got {sum(map(len, labels))}; "
+            "its files changed while they were read, start again"
         )
     np.save(folder / f"{name}_labels.npy", np.concatenate(labels))
     return counts
 
 
 def _mean_std(counts: NDArray[np.int64]) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each colour, of pixels in [0, 1]; 1 for the deviation of a constant."""
+    """Return mean and standard deviation per color, for pixels in [0, 1].
+
+    A constant color has deviation 1.
+
+    Args:
+        counts: int64 (3, 256), histogram of the pixel values.
+    """
     shares, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = shares @ values
     std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, in whichever of the usual layouts they lie on this node, else downloaded.
+"""CIFAR-10 and CIFAR-100: found on this node in any of the usual layouts, otherwise downloaded.
 
 Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
@@ -13,7 +13,7 @@ from graftpop.data.cifar_pickles import SIDE, read_batches, read_class_names
 from graftpop.data.download import download_archive
 from graftpop.data.folder import class_folders, folder_source
 from graftpop.data.parquet import parquet_files, parquet_source
-from graftpop.data.source import Colour, Contents, Part, Source, root_folder
+from graftpop.data.source import Color, Contents, Part, Source, root_folder
 from graftpop.errors import DataError
 from graftpop.settings import DataSettings
 
@@ -24,96 +24,100 @@ __all__ = ["find_cifar10", "find_cifar100"]
 
 
 @dataclass(frozen=True)
-class _Facts:
+class _Variant:
     name: str
-    batches: str  # the folder in the published archive
-    labels: str  # there: the key of the labels
-    label: str | None  # Parquet: the label column, where there are several
-    mean_std: tuple[Colour, Colour]
+    batches: str  # folder in the published archive
+    labels: str  # key of the labels in a published batch
+    label: str | None  # Parquet: the usual label column, if there are several
+    mean_std: tuple[Color, Color]
 
 
-# CIFAR-10: as in the released filter-grafting code (fxmeng/filter-grafting); the deviations are means over images of
-# each image's own, not those of all pixels. CIFAR-100: as usual in the field, e.g. weiaicunzai/pytorch-cifar100.
-CIFAR10_FACTS: Final = _Facts(
+# CIFAR-10: as in the released filter-grafting code (fxmeng/filter-grafting); each deviation is the mean of the
+# deviations within images, smaller than that of all pixels. CIFAR-100: as in e.g. weiaicunzai/pytorch-cifar100.
+CIFAR10_VARIANT: Final = _Variant(
     "cifar10", "cifar-10-batches-py", "labels", None, ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 )
-CIFAR100_FACTS: Final = _Facts(
+CIFAR100_VARIANT: Final = _Variant(
     "cifar100", "cifar-100-python", "fine_labels", "fine_label", ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 )
 
 
 def find_cifar10(data: DataSettings) -> Source:
     """Return CIFAR-10 from the first place that has it; see `_find`."""
-    return _find(CIFAR10_FACTS, data)
+    return _find(CIFAR10_VARIANT, data)
 
 
 def find_cifar100(data: DataSettings) -> Source:
     """Return CIFAR-100, with its 100 fine classes, from the first place that has it; see `_find`."""
-    return _find(CIFAR100_FACTS, data)
+    return _find(CIFAR100_VARIANT, data)
 
 
-def _find(facts: _Facts, data: DataSettings) -> Source:
-    """Look in `data.root`; where it is not set in $GRAFTPOP_DATA, then in the cache, then on the network."""
-    cached = cache_folder() / facts.name
+def _find(variant: _Variant, data: DataSettings) -> Source:
+    """Return the data set from `data.root` alone if it is set; else $GRAFTPOP_DATA, the cache, or a download.
+
+    Raises:
+        DataError: not found, and not downloaded.
+    """
+    cached = cache_folder() / variant.name
     shared = os.environ.get("GRAFTPOP_DATA")
     if data.root is not None:
         places = {"data.root": root_folder(data)}
     else:
-        places = {"GRAFTPOP_DATA": Path(shared).expanduser() / facts.name} if shared else {}
+        places = {"GRAFTPOP_DATA": Path(shared).expanduser() / variant.name} if shared else {}
         places["cache"] = cached
     for folder in places.values():
-        source = _source_in(folder, facts, data)
+        source = _source_in(folder, variant, data)
         if source is not None:
             return source
     looked = ", ".join(f"{folder} ({kind})" for kind, folder in places.items())
     message = (
-        f"data.name: no {facts.name} in {looked}; looked for {facts.batches}/ (the published batches), "
+        f"data.name: no {variant.name} in {looked}; looked for {variant.batches}/ (the published batches), "
         "train*.parquet with test*.parquet, and train/<class>/*.png with test/<class>/*.png"
     )
     if data.root is not None:
-        raise DataError(f"{message}; correct data.root, or leave it out to have the data downloaded")
+        raise DataError(f"{message}; correct data.root, or leave it out to download the data")
     try:
-        archive = _archive(facts)
-        download_archive(archive.url, archive.tgz_md5, cached, facts.batches)
+        archive = _archive(variant)
+        download_archive(archive.url, archive.tgz_md5, cached, variant.batches)
     except DataError as error:
         unset = "" if shared else " (not set now)"
         raise DataError(
-            f"{message}; {error}; set GRAFTPOP_DATA{unset} to a folder that holds {facts.name}/, or "
+            f"{message}; {error}; set GRAFTPOP_DATA{unset} to a folder that holds {variant.name}/, or "
             "data.root to the folder of the images"
         ) from error
-    return _batches_source(cached, facts)
+    return _batches_source(cached, variant)
 
 
-def _source_in(folder: Path, facts: _Facts, data: DataSettings) -> Source | None:
-    if (folder / facts.batches).is_dir():
-        return _batches_source(folder, facts)
+def _source_in(folder: Path, variant: _Variant, data: DataSettings) -> Source | None:
+    if (folder / variant.batches).is_dir():
+        return _batches_source(folder, variant)
     if files := parquet_files(folder):
         return parquet_source(
-            facts.name, folder, files, data.label, flip=True, mean_std=facts.mean_std, usual_label=facts.label
+            variant.name, folder, files, data.label, flip=True, mean_std=variant.mean_std, usual_label=variant.label
         )
     if (folder / "train").is_dir():
-        return folder_source(facts.name, class_folders(folder), flip=True, mean_std=facts.mean_std)
+        return folder_source(variant.name, class_folders(folder), flip=True, mean_std=variant.mean_std)
     return None
 
 
-def _archive(facts: _Facts) -> "type[CIFAR10]":
+def _archive(variant: _Variant) -> "type[CIFAR10]":
     from torchvision.datasets import CIFAR10, CIFAR100
 
-    archive: type[CIFAR10] = CIFAR10 if facts is CIFAR10_FACTS else CIFAR100
+    archive: type[CIFAR10] = CIFAR10 if variant is CIFAR10_VARIANT else CIFAR100
     return archive
 
 
-def _batches_source(folder: Path, facts: _Facts) -> Source:
-    batches = folder / facts.batches
+def _batches_source(folder: Path, variant: _Variant) -> Source:
+    batches = folder / variant.batches
 
     def open_batches() -> Contents:
-        archive = _archive(facts)
+        archive = _archive(variant)
         names = read_class_names(batches, archive.meta["filename"], archive.meta["md5"], archive.meta["key"])
         parts = {}
         for part, files in (("train", archive.train_list), ("test", archive.test_list)):
-            pixels, labels = read_batches(batches, dict(files), facts.labels)
+            pixels, labels = read_batches(batches, dict(files), variant.labels)
             parts[part] = Part(len(pixels), iter([(pixels, labels)]))
         return Contents(tuple(names), SIDE, SIDE, parts)
 
     files = tuple(file for file in sorted(batches.iterdir()) if file.is_file())
-    return Source(facts.name, files, open_batches, flip=True, mean_std=facts.mean_std)
+    return Source(variant.name, files, open_batches, flip=True, mean_std=variant.mean_std)

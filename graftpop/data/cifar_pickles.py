@@ -1,4 +1,4 @@
-"""The batches of CIFAR as they were published: pickles, of which only numbers, texts and arrays of bytes are admitted.
+"""Reader of the published CIFAR batches: pickles that may hold only numbers, text and arrays of bytes.
 
 Source: https://www.cs.toronto.edu/~kriz/cifar.html, "Python version".
 """
@@ -24,26 +24,26 @@ ARRAYS: Final = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
 }
-"""What an array is pickled by: nothing else can be made, and nothing called."""
+"""Names that a pickled array needs; all other classes and functions are refused."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ARRAYS:
-            raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
         return super().find_class(module, name)
 
 
 def read_batches(folder: Path, md5_sums: Mapping[str, str], label: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return the pixels (N, 32, 32, 3) and labels (N,) of some batches.
+    """Return the pixels, uint8 (N, 32, 32, 3), and labels, int64 (N,), of some batches.
 
     Args:
-        folder: of the batches.
-        md5_sums: the published sum of each file, compared before it is unpickled.
-        label: the key of the labels.
+        folder: holds the files.
+        md5_sums: published MD5 by file name, compared before a file is unpickled.
+        label: key of the labels in a batch.
 
     Raises:
-        DataError: a file is absent, or another one than was published.
+        DataError: a file is absent, or differs from the published one.
     """
     pixels, labels = [], []
     for name, md5 in md5_sums.items():
@@ -63,7 +63,7 @@ def read_batches(folder: Path, md5_sums: Mapping[str, str], label: str) -> tuple
 
 
 def read_class_names(folder: Path, name: str, md5: str, key: str) -> Sequence[str]:
-    """Return the names of the classes; arguments and errors as `read_batches`."""
+    """Return the class names, stored under `key`; other arguments and errors as in `read_batches`."""
     names = _unpickled(folder, name, md5).get(key)
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise _wrong(folder)
@@ -81,14 +81,18 @@ def _unpickled(folder: Path, name: str, md5: str) -> dict[str, Any]:
 
 
 def unpickled(content: bytes, folder: Path) -> dict[str, Any]:
-    """Return the dict in a batch.
+    """Return the dict in a pickled batch.
+
+    Args:
+        content: the pickle.
+        folder: of the batch, for messages.
 
     Raises:
-        DataError: it is something else, or holds what is not admitted.
+        DataError: it is no dict, is damaged, or holds other classes or functions than ARRAYS.
     """
     try:
-        batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # of Python 2
-    except Exception as error:  # of a damaged pickle nearly anything is raised
+        batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # pickled by Python 2
+    except Exception as error:  # a damaged pickle can raise nearly anything
         raise _wrong(folder) from error
     if not isinstance(batch, dict):
         raise _wrong(folder)
@@ -97,6 +101,6 @@ def unpickled(content: bytes, folder: Path) -> dict[str, Any]:
 
 def _wrong(folder: Path) -> DataError:
     return DataError(
-        f"{folder}: every file must be there and have its published MD5, got one that has not; remove the "
+        f"{folder}: all files must be present with their published MD5, got a missing or different file; remove the "
         "folder and fetch it again"
     )

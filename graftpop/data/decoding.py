@@ -1,4 +1,4 @@
-"""Encoded images to pixels: one image, and a stream of images as blocks of equal size."""
+"""Decoding of image files: one image, or a stream of images as blocks of pixels."""
 
 import io
 import os
@@ -20,10 +20,10 @@ __all__ = ["Block", "decode_blocks", "decode_image", "size_of", "square"]
 
 Block = tuple[NDArray[np.uint8], NDArray[np.int64]]  # pixels (B, H, W, 3), labels (B,)
 
-FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: Pillow gives EPS to Ghostscript
-MAX_PIXELS: Final = 2**25  # decoding WebP takes 22 bytes a pixel at its peak: 0.7 GiB
-MAX_FILE_BYTES: Final = 4 * MAX_PIXELS  # no image of 8 bits a colour needs more
-MAX_SCANS: Final = 100  # progressive JPEG has about 10; each further one costs a whole pass
+FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: Pillow runs Ghostscript on EPS
+MAX_PIXELS: Final = 2**25  # decoding WebP takes up to 22 bytes per pixel: 0.7 GiB
+MAX_FILE_BYTES: Final = 4 * MAX_PIXELS  # enough for any image of 8 bits per color
+MAX_SCANS: Final = 100  # progressive JPEG has about 10; each scan costs a whole pass
 MAX_BLOCK_IMAGES: Final = 1024
 MAX_BLOCK_BYTES: Final = 2**25
 MAX_THREADS: Final = 8
@@ -33,28 +33,28 @@ def decode_image(encoded: bytes | str, where: str, size: tuple[int, int] | None 
     """Return an image in RGB.
 
     Args:
-        encoded: the content of an image file, or the path of one.
-        where: how an error names the image.
-        size: (height, width) that it must have; None: any.
+        encoded: content of an image file, or its path.
+        where: names the image in messages.
+        size: required (height, width) in pixels; None: any.
 
     Raises:
-        DataError: not an image, damaged, too large, of another size, or with more than 8 bits a colour.
+        DataError: not an image, damaged, too large, of another size, or with more than 8 bits per color.
     """
     encoded = encoded if isinstance(encoded, bytes) else _content(encoded, where)
     if len(encoded) > MAX_FILE_BYTES:
         raise DataError(f"{where}: images must have at most {MAX_FILE_BYTES} bytes, got more; shrink it")
     if encoded.startswith(b"\xff\xd8") and encoded.count(b"\xff\xda") > MAX_SCANS:
-        raise DataError(f"{where}: a JPEG must have at most {MAX_SCANS} scans, got more; save it anew")
+        raise DataError(f"{where}: a JPEG must have at most {MAX_SCANS} scans, got more; save it again")
     with _opened(encoded, where) as image:
         _check_size(image, size, where)
         image.info.pop("transparency", None)  # Pillow warns that RGB has none
         converted = image.convert("RGB")
-    _check_size(converted, size, where)  # a TIFF may turn itself round
+    _check_size(converted, size, where)  # decoding rotates a TIFF by its orientation tag
     return converted
 
 
 def size_of(encoded: bytes | str, where: str) -> tuple[int, int]:
-    """Return (height, width) of an image from its header alone; arguments and errors as `decode_image`."""
+    """Return (height, width) of an image in pixels, from its header alone; see `decode_image`."""
     with _opened(encoded, where) as image:
         return image.height, image.width
 
@@ -73,8 +73,8 @@ def _opened(encoded: bytes | str, where: str) -> Iterator["Image.Image"]:
 
     try:
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=FORMATS) as image:
-            if image.mode[0] in "IF":  # Pillow would clip these to 255 in silence
-                raise DataError(f"{where}: images must have 8 bits a colour, got Pillow mode {image.mode}; convert it")
+            if image.mode[0] in "IF":  # Pillow would silently clip these to 255
+                raise DataError(f"{where}: images must have 8 bits per color, got Pillow mode {image.mode}; convert it")
             if not 0 < image.width * image.height <= MAX_PIXELS:
                 raise DataError(
                     f"{where}: images must have at most {MAX_PIXELS} pixels, got {image.width} x "
@@ -85,7 +85,7 @@ def _opened(encoded: bytes | str, where: str) -> Iterator["Image.Image"]:
         raise
     except UnidentifiedImageError as error:
         raise DataError(f"{where}: not an image of a known format; replace or remove it") from error
-    except Exception as error:  # of a damaged image Pillow raises nearly anything, struct.error and IndexError too
+    except Exception as error:  # a damaged image can raise nearly anything, e.g. struct.error and IndexError
         raise _damaged(error, where) from error
 
 
@@ -98,12 +98,12 @@ def _check_size(image: "Image.Image", size: tuple[int, int] | None, where: str) 
         height, width = size
         raise DataError(
             f"{where}: all images must have the size of the first, {width} x {height}, got {image.width} x "
-            f"{image.height}; data.image_size brings them to one"
+            f"{image.height}; set data.image_size to scale them to one"
         )
 
 
 def square(image: "Image.Image", side: int) -> "Image.Image":
-    """Return the middle of an image, a square of its shorter side, scaled to (side, side); bilinear, antialiased."""
+    """Return the central square of an image, scaled to (side, side); bilinear, antialiased."""
     from PIL import Image, ImageOps
 
     return ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
@@ -112,13 +112,13 @@ def square(image: "Image.Image", side: int) -> "Image.Image":
 def decode_blocks(
     images: Iterable[tuple[bytes | str, str, int]], height: int, width: int, *, scaled: bool = False
 ) -> Iterator[Block]:
-    """Yield the pixels and labels of images, decoded by a few threads.
+    """Yield the pixels and labels of images in blocks, decoded by a few threads.
 
     Args:
-        images: (content or path, name for errors, label) of each image.
-        height: of every image.
-        width: of every image.
-        scaled: whether images of any size are brought to this one, a square; see `square`.
+        images: (content or path, name for messages, label) of each image.
+        height: of every image, in pixels.
+        width: of every image, in pixels.
+        scaled: whether images of any size are cropped and scaled to a square of side `height`; see `square`.
 
     Raises:
         DataError: an image cannot be decoded or has another size.

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 real 8 x 8 images, small enough to try everything within seconds.
+"""scikit-learn's digits: 1,797 real 8 x 8 images, small enough to try anything within seconds.
 
 Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
 """
@@ -19,7 +19,7 @@ TEST_SEED: Final = 0  # the test set is the same in every study
 
 
 def find_digits(data: DataSettings) -> Source:
-    """Return the digits, which come with scikit-learn; they have no folder, and no test split of their own."""
+    """Return the digits, which ship with scikit-learn; their test split, a fifth, is cut here."""
     del data
     return Source("digits", (), _open, flip=False)
 
@@ -28,8 +28,8 @@ def _open() -> Contents:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    pixels, labels = np.repeat(grey[..., None], 3, axis=3), digits.target.astype(np.int64)
+    gray = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    pixels, labels = np.repeat(gray[..., None], 3, axis=3), digits.target.astype(np.int64)
     test, train = stratified_rows(
         torch.from_numpy(labels), round(TEST_FRACTION * len(labels)), torch.Generator().manual_seed(TEST_SEED)
     )

@@ -1,6 +1,6 @@
 """Images as files in class folders: train/<class>/*.png and so on.
 
-Where all images have one size, or are given one, and fit, they are decoded into memory; otherwise they are streamed
+Images of one size, or scaled to one by `data.image_size`, are decoded into memory if they fit. All others are streamed
 from their files.
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 from graftpop.data.cache import is_stored
 from graftpop.data.decoding import decode_blocks, size_of
 from graftpop.data.paths import check_inside
-from graftpop.data.source import Colour, Contents, Part, Source, name_parts, root_folder
+from graftpop.data.source import Color, Contents, Part, Source, name_parts, root_folder
 from graftpop.errors import DataError
 from graftpop.settings import DataSettings
 
@@ -26,15 +26,19 @@ MEMORY_SHARE: Final = 4  # decoded images may take a quarter of the machine's me
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Labelled files."""
+    """Image files with their labels."""
 
     class_names: tuple[str, ...]
-    parts: Mapping[str, Sequence[tuple[str, int]]]  # "train", "test" and possibly "val": path and label
+    parts: Mapping[str, Sequence[tuple[str, int]]]  # (path, label) by part: "train", "test" and possibly "val"
 
 
 def find_folder(data: DataSettings) -> Source | ImageFiles:
-    """Return the images in `data.root`: as a table to decode if they have one size, or are given one, and fit; else
-    as files.
+    """Return the images in `data.root`: a `Source` to decode into memory, or files to stream.
+
+    They are decoded if they have one size, or `data.image_size` is set, and they fit into a quarter of the memory.
+
+    Raises:
+        DataError: no such folder, or its layout is wrong; see `class_folders`.
     """
     images = class_folders(root_folder(data))
     files = [file for part in images.parts.values() for file, _ in part]
@@ -53,11 +57,18 @@ def folder_source(
     images: ImageFiles,
     *,
     flip: bool,
-    mean_std: tuple[Colour, Colour] | None = None,
+    mean_std: tuple[Color, Color] | None = None,
     image_size: int | None = None,
 ) -> Source:
-    """Return files as a table to decode, to squares of that size; without it, one of another size than the first is an
-    error when it is decoded.
+    """Return a data set of image files, to be decoded into memory.
+
+    Args:
+        name: of the data set.
+        images: the files and labels.
+        flip: whether mirrored images are as good as the originals.
+        mean_std: mean and deviation of the pixels in [0, 1]; None: computed from the training images.
+        image_size: side of the squares that images are cropped and scaled to, in pixels. None: all must have the size
+            of the first, checked when they are decoded.
     """
 
     def open_files() -> Contents:
@@ -83,10 +94,13 @@ def folder_source(
 
 
 def class_folders(root: Path) -> ImageFiles:
-    """Return the files below train/, val/ and test/ of a folder, with the classes of train/ in sorted order.
+    """Return the image files below train/, val/ and test/; the classes are the folders of train/, sorted by name.
+
+    Args:
+        root: folder of the data set.
 
     Raises:
-        DataError: a part or a class is empty, a class is not one of train/, or a link leads out of the folder.
+        DataError: a part or a class is empty, a class is absent from train/, or a link leads out of `root`.
     """
     found = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
     folders = name_parts(found, str(root), LAYOUT)
@@ -99,13 +113,13 @@ def class_folders(root: Path) -> ImageFiles:
         if unknown:
             raise DataError(
                 f"{folder}: its classes must be among those of {folders['train']}, "
-                f"got {_some(unknown)}; choose from {_some(class_names)}"
+                f"got {_first_names(unknown)}; choose from {_first_names(class_names)}"
             )
         parts[part] = [(file, numbers[name]) for name in names for file in _image_files(folder / name, root)]
     return ImageFiles(class_names, parts)
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
@@ -113,7 +127,7 @@ def _class_names(folder: Path, root: Path) -> list[str]:
     check_inside(folder, root)
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
-        raise DataError(f"{folder}: must hold a folder of images for each class, got no folders; expected {LAYOUT}")
+        raise DataError(f"{folder}: must have one folder of images per class, got no folders; expected {LAYOUT}")
     return names
 
 
@@ -126,7 +140,7 @@ def _image_files(folder: Path, root: Path) -> list[str]:
 
 
 def _walk(folder: Path, root: Path) -> Iterator[str]:
-    """Yield the images below a folder; links are followed to files, not to folders."""
+    """Yield the image files below a folder; links to files are followed, links to folders are not."""
     folders = [os.fspath(folder)]
     while folders:
         with os.scandir(folders.pop()) as entries:
@@ -138,7 +152,6 @@ def _walk(folder: Path, root: Path) -> Iterator[str]:
                         check_inside(Path(entry.path), root)
                     if not entry.is_file():
                         raise DataError(
-                            f"{entry.path}: must be a file, got a link that leads to none, a pipe or a "
-                            "device; remove it"
+                            f"{entry.path}: must be a file, got a broken link, a pipe or a device; remove it"
                         )
                     yield entry.path

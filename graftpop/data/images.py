@@ -1,7 +1,7 @@
-"""The images of one split, as training sees them, and the in-memory kind.
+"""The interface of a split of images, and its in-memory implementation.
 
-Pixels lie once on a node as uint8, mapped from the cache; a split is a list of rows of them. What is random in an
-epoch is drawn at once on the CPU, from the epoch's seed alone, so that every device sees the same batches.
+A node holds the pixels once, as uint8 mapped from the cache; a split is a list of their rows. All random numbers of an
+epoch are drawn first, on the CPU and from the epoch's seed alone, so that every device sees the same batches.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 class Images(Protocol):
     """One split.
 
-    Batches are pairs on `device`: images float32 (B, 3, H, W), normalised, and labels int64 (B,).
+    Batches are pairs on `device`: normalized images float32 (B, 3, H, W), and labels int64 (B,).
     """
 
     @property
@@ -31,11 +31,16 @@ class Images(Protocol):
     def training_batches(self, batch_size: int, seed: int, device: torch.device) -> Batches:
         """Yield every image once, augmented, in an order that is a function of `seed` alone.
 
-        The last batch may be smaller; it is left out where it has a single image, on which BatchNorm cannot train.
+        The last batch may be smaller. If it has a single image, it is dropped: BatchNorm cannot train on one.
+
+        Args:
+            batch_size: images per batch.
+            seed: fixes order and augmentation of the epoch.
+            device: receives the batches.
         """
 
     def evaluation_batches(self, batch_size: int, device: torch.device) -> Batches:
-        """Yield every image once, as it is, in the order of the data set."""
+        """Yield every image once, without augmentation, in the order of the data set."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Splits:
     val: Images
     test: Images
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]  # channels, height, width of the network's input
+    image_shape: tuple[int, int, int]  # (channels, height, width) of the network's input
     recipe: Recipe
 
 
@@ -55,10 +60,10 @@ class MemoryImages:
     """Images of one size in memory.
 
     Args:
-        pixels: uint8 (N, 3, H, W); batches are fastest where the channels come last in memory.
+        pixels: uint8 (N, 3, H, W); fastest with channels last in memory.
         labels: int64 (N,).
-        recipe: how they become network input.
-        rows: int64 (num_images,), which of the N images are in this split; None: all.
+        recipe: normalization and augmentation.
+        rows: int64 (num_images,), the rows of `pixels` in this split; None: all.
     """
 
     pixels: Tensor
@@ -73,7 +78,7 @@ class MemoryImages:
         return len(self.labels if self.rows is None else self.rows)
 
     def training_batches(self, batch_size: int, seed: int, device: torch.device) -> Batches:
-        """Yield every image once, shifted and mirrored at random, in random order; see `Images`."""
+        """Yield every image once, randomly cropped and mirrored, in random order; see `Images`."""
         generator = torch.Generator().manual_seed(seed)
         padding = self.recipe.crop_padding
         order = torch.randperm(self.num_images, generator=generator)
@@ -93,15 +98,15 @@ class MemoryImages:
             yield normalize(_take(pixels, rows), self.recipe), labels.index_select(0, rows)
 
     def _on(self, device: torch.device, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return pixels, labels and the rows of them that `order`, of images of this split, stands for."""
+        """Return pixels and labels on a device, and the rows of them for `order`, positions in this split."""
         if device.type == "cpu":
             return self.pixels, self.labels, order if self.rows is None else self.rows[order]
-        if device not in self._moved:  # the rows of this split alone, once
+        if device not in self._moved:  # copied once, only the rows of this split
             rows = torch.arange(self.num_images) if self.rows is None else self.rows
             self._moved[device] = _take(self.pixels, rows).to(device), self.labels[rows].to(device)
         return *self._moved[device], order.to(device)
 
 
 def _take(pixels: Tensor, rows: Tensor) -> Tensor:
-    # With the channels last the images are contiguous, and index_select copies each as one run of bytes.
+    # With channels last each image is contiguous, and index_select copies it as one run of bytes.
     return pixels.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)

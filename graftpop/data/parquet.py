@@ -1,7 +1,7 @@
-"""Image tables in Parquet, as the hubs store them: a struct column {bytes, path} and an integer label column.
+"""Image tables in Parquet, as model hubs store them: a struct column {bytes, path} and an integer label column.
 
-A path in a table is never followed. What reading a file takes is known before it is read: its rows are no more than its
-bytes, its pages are of bounded size, and the larger they are, the fewer rows are in memory at once.
+Paths in a table are ignored. The memory for a file is bounded before it is read: it has at most one row per byte, its
+pages have a maximal size, and the larger the pages, the fewer rows are read at once.
 """
 
 import json
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from graftpop.data.decoding import decode_blocks, size_of
 from graftpop.data.parquet_page_sizes import largest_page
 from graftpop.data.paths import check_inside
-from graftpop.data.source import Colour, Contents, Part, Source, name_parts, root_folder
+from graftpop.data.source import Color, Contents, Part, Source, name_parts, root_folder
 from graftpop.errors import DataError, closest, one_line
 from graftpop.settings import DataSettings
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["find_parquet", "parquet_files", "parquet_source"]
 
 IMAGE_COLUMNS: Final = ("image", "img")
-MAX_CLASSES: Final = 2**16  # more is no label column
-MAX_ROWS: Final = 2**24  # of a part; ImageNet-21k has 14 million images
+MAX_CLASSES: Final = 2**16  # a column with more values holds no labels
+MAX_ROWS: Final = 2**24  # per part; ImageNet-21k has 14 million images
 MAX_PAGE_BYTES: Final = 2**28  # decompressed; writers cut pages after 1 MiB or 1024 images
-BATCH_ROWS: Final = 256  # rows in memory, encoded
-BATCH_BYTES: Final = 2**26  # fewer rows where each could be as large as a page: a page may repeat one
+BATCH_ROWS: Final = 256  # encoded rows in memory
+BATCH_BYTES: Final = 2**26  # bounds the rows if each were as large as a page: a dictionary page can repeat one image
 
 
 def find_parquet(data: DataSettings) -> Source:
-    """Return the tables in `data.root`."""
+    """Return the tables in `data.root`; errors as in `parquet_source`."""
     root = root_folder(data)
     return parquet_source("parquet", root, parquet_files(root), data.label, flip=True, image_size=data.image_size)
 
@@ -42,7 +42,8 @@ def find_parquet(data: DataSettings) -> Source:
 def parquet_files(folder: Path) -> dict[str, list[Path]]:
     """Return the Parquet files below a folder by part: "train", "val", "test".
 
-    A file belongs to the part that its name begins with, or else the name of the nearest folder above it that does.
+    The part is the prefix of the file's name, or of the nearest folder above it with such a prefix. Other files are
+    ignored.
     """
     files: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*.parquet")):
@@ -61,7 +62,7 @@ def parquet_source(
     label: str | None,
     *,
     flip: bool,
-    mean_std: tuple[Colour, Colour] | None = None,
+    mean_std: tuple[Color, Color] | None = None,
     usual_label: str | None = None,
     image_size: int | None = None,
 ) -> Source:
@@ -69,13 +70,13 @@ def parquet_source(
 
     Args:
         name: of the data set.
-        folder: where the files were looked for.
-        files: the files of each part.
+        folder: the searched folder, for messages.
+        files: files by part, see `parquet_files`.
         label: the label column; None: found from the schema.
-        flip: whether its mirrored images are as good.
-        mean_std: of its pixels; None: those of the training images.
-        usual_label: the column that is meant, if there is such a one, where `label` is None.
-        image_size: the side that images are brought to; None: they have one size.
+        flip: whether mirrored images are as good as the originals.
+        mean_std: mean and deviation of the pixels in [0, 1]; None: computed from the training images.
+        usual_label: label column to use, if it exists, where `label` is None.
+        image_size: side of the squares that images are cropped and scaled to, in pixels; None: all have one size.
 
     Raises:
         DataError: a part is missing, or the columns cannot be found.
@@ -93,7 +94,7 @@ def parquet_source(
     if class_names is not None and len(class_names) > MAX_CLASSES:
         raise DataError(
             f"{first}: must have at most {MAX_CLASSES} classes, got {len(class_names)} names of '{label}'; "
-            "name another column by data.label"
+            "set data.label to another column"
         )
 
     def open_tables() -> Contents:
@@ -141,7 +142,7 @@ def _open(
 
 
 def _images(files: Sequence[Path], image: str, label: str) -> Iterator[tuple[bytes, str, int]]:
-    """Yield (encoded image, its name for errors, label) row by row, reading one row group at a time."""
+    """Yield (encoded image, its name for messages, label) row by row, reading a few rows at a time."""
     from pyarrow import parquet
 
     columns = [f"{image}.bytes", label]
@@ -159,7 +160,7 @@ def _images(files: Sequence[Path], image: str, label: str) -> Iterator[tuple[byt
 
 
 def _labels(file: Path, image: str, label: str, num_classes: int) -> NDArray[np.int64]:
-    """Return the labels of a file, checked."""
+    """Return the checked labels of a file, int64 (num_rows,)."""
     from pyarrow import parquet
 
     schema = _schema(file)
@@ -172,10 +173,10 @@ def _labels(file: Path, image: str, label: str, num_classes: int) -> NDArray[np.
             f"got {_columns(schema)}"
         ) from error
     with _reading(file), parquet.ParquetFile(file) as table:
-        if not 0 <= table.metadata.num_rows <= min(MAX_ROWS, file.stat().st_size):  # an image takes several bytes
+        if not 0 <= table.metadata.num_rows <= min(MAX_ROWS, file.stat().st_size):  # each image takes several bytes
             raise DataError(
                 f"{file}: must have at most {MAX_ROWS} rows, and no more than it has bytes, got "
-                f"{table.metadata.num_rows}; write it anew, in several files"
+                f"{table.metadata.num_rows}; split it into several files"
             )
         _page_bytes(file, [f"{image}.bytes", label])
         column = table.read([label]).column(label)
@@ -188,12 +189,12 @@ def _labels(file: Path, image: str, label: str, num_classes: int) -> NDArray[np.
 
 
 def _page_bytes(file: Path, columns: Sequence[str]) -> int:
-    """Return the bytes of the largest page, checked."""
+    """Return the decompressed size of the largest page in bytes, at most MAX_PAGE_BYTES."""
     page_bytes = largest_page(file, columns)
     if page_bytes > MAX_PAGE_BYTES:
         raise DataError(
-            f"{file}: pages must have at most {MAX_PAGE_BYTES} bytes decompressed, got {page_bytes}; write "
-            "it anew in smaller pages"
+            f"{file}: pages must have at most {MAX_PAGE_BYTES} bytes decompressed, got {page_bytes}; "
+            "rewrite it with smaller pages"
         )
     return page_bytes
 
@@ -212,13 +213,13 @@ def _schema(file: Path) -> "pyarrow.Schema":
     with _reading(file):
         schema = parquet.read_schema(file)
         if broken := [name for name in schema.names if "".join(name.splitlines()) != name]:
-            raise DataError(f"{file}: names of columns must have one line, got {broken[0]!a}; rename it")
+            raise DataError(f"{file}: column names must be one line, got {broken[0]!a}; rename it")
         return schema
 
 
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """Let what a damaged file makes a library raise be a DataError."""
+    """Turn the errors that libraries raise on a damaged file into a DataError."""
     import pyarrow
 
     try:
@@ -230,7 +231,7 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 def _features(schema: "pyarrow.Schema") -> dict[str, Any]:
-    """Return what the hub's metadata says of each column; empty where there is none."""
+    """Return the hub's metadata by column; empty if there is none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
@@ -250,28 +251,28 @@ def _image_column(schema: "pyarrow.Schema", file: Path, names: Sequence[str]) ->
     raise DataError(f"{file}: needs a column 'image' or 'img' of struct{{bytes, path}}, got {_columns(schema)}")
 
 
-def _label_column(schema: "pyarrow.Schema", features: Mapping[str, Any], wanted: str | None, file: Path) -> str:
+def _label_column(schema: "pyarrow.Schema", features: Mapping[str, Any], requested: str | None, file: Path) -> str:
     import pyarrow
 
     integers: list[str] = [
         field.name for field in schema if pyarrow.types.is_integer(field.type) and schema.names.count(field.name) == 1
     ]
-    if wanted is not None:
-        if wanted not in integers:
+    if requested is not None:
+        if requested not in integers:
             raise DataError(
-                f"data.label: must be an integer column of {file}, got '{wanted}'; "
-                f"the file has {_columns(schema)}{closest(wanted, integers)}"
+                f"data.label: must be an integer column of {file}, got '{requested}'; "
+                f"the file has {_columns(schema)}{closest(requested, integers)}"
             )
-        return wanted
+        return requested
     classes = [name for name in integers if features.get(name, {}).get("_type") == "ClassLabel"]
     candidates = classes or integers
     if len(candidates) != 1:
-        raise DataError(f"{file}: needs one column of labels, got {_columns(schema)}; name one by data.label")
+        raise DataError(f"{file}: needs one label column, got {_columns(schema)}; set data.label to one of them")
     return candidates[0]
 
 
 def _columns(schema: "pyarrow.Schema") -> str:
-    # Structs are shortened: their types print over several lines in some versions.
+    # Struct types are shortened: some versions print them over several lines.
     import pyarrow
 
     return (

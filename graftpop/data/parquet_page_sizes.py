@@ -1,8 +1,8 @@
-"""How large the pages of a Parquet file are when they are decompressed, from the headers of the pages themselves.
+"""Decompressed sizes of the pages of a Parquet file, read from the page headers.
 
-pyarrow takes as much memory for a page as its header says, up to 2 GiB, whatever the file's footer says; so the headers
-are read first. The footer is read here too: asked for a column chunk, pyarrow 26 ends the process on some damaged ones.
-Source: parquet-format, README.md (the layout) and parquet.thrift (the numbers of the fields).
+pyarrow allocates as much memory for a page as its header says, up to 2 GiB, whatever the footer says, so the headers
+are checked first. The footer is parsed here too: on some damaged footers pyarrow 26 crashes the process.
+Source: parquet-format, README.md (layout) and parquet.thrift (field numbers).
 """
 
 import io
@@ -14,23 +14,24 @@ from graftpop.data.thrift_compact import read_struct
 
 __all__ = ["largest_page"]
 
-MAX_FOOTER_BYTES: Final = 2**23  # a row group of an image table takes some 500
-MAX_HEADER_VALUES: Final = 1000  # a page's header has about 10
-TAIL_BYTES: Final = 8  # the footer's length, and PAR1
+MAX_FOOTER_BYTES: Final = 2**23  # a row group of an image table takes about 500
+MAX_HEADER_VALUES: Final = 1000  # a page header has about 10
+TAIL_BYTES: Final = 8  # length of the footer, then PAR1
 ROW_GROUPS, COLUMNS, NUM_ROWS = 4, 1, 3  # fields of FileMetaData and RowGroup
 METADATA, PATH, CHUNK_BYTES, DATA_PAGE, DICTIONARY_PAGE = 3, 3, 7, 9, 11  # of ColumnChunk and ColumnMetaData
 PAGE_BYTES, COMPRESSED_PAGE_BYTES = 2, 3  # of PageHeader
 
 
 def largest_page(file: Path, columns: Collection[str]) -> int:
-    """Return the bytes of the largest page of some columns, decompressed; 0 where there are none.
+    """Return the decompressed size of the largest page of some columns, in bytes; 0 if there are no pages.
 
     Args:
-        file: in Parquet.
-        columns: their paths in the schema, joined by dots.
+        file: a Parquet file.
+        columns: paths in the schema, joined by dots.
 
     Raises:
-        ValueError, OSError: the footer, or what it leads to, is damaged.
+        ValueError: the footer or a page header is damaged.
+        OSError: the file cannot be read.
     """
     largest = 0
     with open(file, "rb") as stream:
@@ -43,7 +44,7 @@ def largest_page(file: Path, columns: Collection[str]) -> int:
 
 
 def _chunks(stream: BinaryIO, columns: Collection[str]) -> Iterator[tuple[int, int]]:
-    """Yield from which byte to which the pages of each column chunk lie, as pyarrow finds them."""
+    """Yield the range of bytes [start, end) of the pages of each column chunk, as pyarrow computes it."""
     size = stream.seek(-TAIL_BYTES, io.SEEK_END)
     length = int.from_bytes(stream.read(4), "little")
     if length > min(size, MAX_FOOTER_BYTES):
@@ -59,12 +60,12 @@ def _chunks(stream: BinaryIO, columns: Collection[str]) -> Iterator[tuple[int, i
 
 
 def _pages(stream: BinaryIO, start: int, end: int) -> Iterator[int]:
-    """Yield first 0, then the decompressed size of each page that begins in [start, end)."""
+    """Yield 0, then the decompressed size of each page that begins in [start, end)."""
     yield 0
     place = stream.seek(start)
     while place < end:
         header = read_struct(stream, MAX_HEADER_VALUES)
         if min(header[PAGE_BYTES], header[COMPRESSED_PAGE_BYTES]) < 0:
-            raise ValueError(f"no header of a page at byte {place}")
+            raise ValueError(f"no page header at byte {place}")
         yield header[PAGE_BYTES]
         place = stream.seek(header[COMPRESSED_PAGE_BYTES], io.SEEK_CUR)

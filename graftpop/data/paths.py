@@ -1,4 +1,4 @@
-"""What is checked of names that come with the data."""
+"""Checks of paths that come with a data set."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,17 @@ __all__ = ["check_inside"]
 
 
 def check_inside(path: Path, root: Path) -> None:
-    """Check that a file or folder lies in a data set's folder, wherever links lead.
+    """Check that a path, with links resolved, is inside a data set's folder.
+
+    Args:
+        path: a file or folder.
+        root: folder of the data set.
 
     Raises:
-        DataError: it does not.
+        DataError: it leads out of `root`.
     """
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise DataError(
-            f"{path}: must lie in {root}, got a link to {os.path.realpath(path)}; copy what it points to, "
+            f"{path}: must be inside {root}, got a link to {os.path.realpath(path)}; copy its target there, "
             "or set data.root to a folder that holds both"
         )

@@ -1,6 +1,6 @@
-"""What a data set is before it is decoded: where it was found, and then what it holds.
+"""A data set before it is decoded: its location, then its content.
 
-Finding is cheap and every process does it; opening and decoding is done by one process of a node (`cache.py`).
+Every process finds it, which is cheap; one process per node opens and decodes it (`cache.py`).
 """
 
 import os
@@ -13,10 +13,10 @@ from graftpop.data.decoding import Block
 from graftpop.errors import DataError
 from graftpop.settings import DataSettings
 
-__all__ = ["Colour", "Contents", "Part", "root_folder", "name_parts", "Source"]
+__all__ = ["Color", "Contents", "Part", "root_folder", "name_parts", "Source"]
 
 T = TypeVar("T")
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Part:
     """The training, validation or test images."""
 
     num_images: int
-    blocks: Iterator[Block]  # decodes them, in order; nothing is read before the first block
+    blocks: Iterator[Block]  # decoded lazily, in order
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A data set of images of one size, opened and checked, but not decoded."""
+    """An opened and checked data set of images of one size, not decoded yet."""
 
     class_names: tuple[str, ...]
     height: int
@@ -39,19 +39,23 @@ class Contents:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set of images of one size, where it was found."""
+    """Location of a data set of images of one size."""
 
     name: str
-    files: tuple[Path, ...]  # all that its contents depend on
+    files: tuple[Path, ...]  # all files that the contents depend on
     open: Callable[[], Contents]
-    flip: bool  # whether its mirrored images are as good
-    mean_std: tuple[Colour, Colour] | None = None  # None: those of the training images
+    flip: bool  # whether mirrored images are as good as the originals
+    mean_std: tuple[Color, Color] | None = None  # of pixels in [0, 1]; None: computed from the training images
     label: str | None = None  # Parquet: the label column
-    image_size: int | None = None  # the side that images are brought to; None: they have one size
+    image_size: int | None = None  # side of the squares that images are scaled to; None: they have one size
 
 
 def root_folder(data: DataSettings) -> Path:
-    """Return the folder `data.root`, or raise a DataError."""
+    """Return `data.root` with `~` expanded.
+
+    Raises:
+        DataError: it is not set, or is no folder.
+    """
     if data.root is None:
         raise DataError(f"data.root: data.name '{data.name}' needs the folder of the images, got none; set data.root")
     root = Path(os.path.expanduser(data.root))
@@ -61,12 +65,15 @@ def root_folder(data: DataSettings) -> Path:
 
 
 def name_parts(found: Mapping[str, T], where: str, expected: str) -> dict[str, T]:
-    """Return the parts under their final names: a lone `val` is the test set.
+    """Return the parts under their final names: `val` without a `test` is renamed to `test`.
 
     Args:
-        found: any of "train", "val", "test".
-        where: what was searched, for errors.
-        expected: what each part looks like, for errors.
+        found: content by part, any of "train", "val", "test".
+        where: the searched place, for messages.
+        expected: the expected layout, for messages.
+
+    Raises:
+        DataError: no training or no test images.
     """
     parts = dict(found)
     if "test" not in parts and "val" in parts:

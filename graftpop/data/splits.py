@@ -1,4 +1,4 @@
-"""From the settings to the three splits that training sees."""
+"""Loading of the training, validation and test splits that the settings describe."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,19 +31,19 @@ DATASETS: Final[Mapping[str, Callable[[DataSettings], Source | ImageFiles]]] = {
 }
 
 MIN_TRAINING_IMAGES: Final = 2  # BatchNorm cannot train on one
-PADDING_SHARE: Final = 8  # crops are padded by an eighth of the side: 4 of CIFAR's 32 pixels
+PADDING_SHARE: Final = 8  # default padding of crops: an eighth of the side, 4 of CIFAR's 32 pixels
 
 
 def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0) -> Splits:
     """Return the training, validation and test images of a data set.
 
-    Images in memory are decoded once on a node, into the cache. Where the data set has no validation images of its
-    own they are cut from the training images, class by class; the cut is a function of `seed` alone.
+    Images in memory are decoded once per node, into the cache. If the data set has no validation images, they are
+    split off the training images, stratified by class; that split is a function of `seed` alone.
 
     Args:
-        data: which data set, and how it is split and varied.
-        seed: of `data.max_train_images` and of the cut.
-        num_workers: processes that read, where images are streamed from files; 0 reads in this one.
+        data: the data set, its split and its augmentation.
+        seed: chooses the `data.max_train_images` images and the validation images.
+        num_workers: processes that read images streamed from files; 0 reads in this process.
 
     Raises:
         DataError: the data set is unknown, absent, damaged, or does not fit the settings.
@@ -53,13 +53,13 @@ def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0) -> Split
         found = find(data)
         if data.label is not None and (isinstance(found, ImageFiles) or found.label is None):
             raise DataError(
-                f"data.label: names a column of Parquet files, got '{data.label}' where {data.name} is not "
-                "in Parquet files; leave it out"
+                f"data.label: must be unset unless the data is in Parquet files, got '{data.label}' for {data.name}; "
+                "leave it out"
             )
         if data.image_size is not None and isinstance(found, Source) and found.image_size is None:
             raise DataError(
-                f"data.image_size: is for data.name parquet or folder, got {data.image_size} where "
-                f"{data.name} has images of one size; leave it out"
+                f"data.image_size: must be unset unless data.name is parquet or folder, got {data.image_size} "
+                f"for {data.name}; leave it out"
             )
         if isinstance(found, ImageFiles):
             return _streamed_splits(found, data, seed, num_workers)
@@ -86,16 +86,16 @@ def _memory_splits(source: Source, images: Decoded, data: DataSettings, seed: in
 def _streamed_splits(images: ImageFiles, data: DataSettings, seed: int, num_workers: int) -> Splits:
     if data.crop_padding != "auto":
         raise DataError(
-            "data.crop_padding: these images are streamed, each cut to a random box, "
+            "data.crop_padding: must be auto for streamed images, which are cropped to random boxes, "
             f"got {data.crop_padding}; leave it out"
         )
     side = data.image_size or INPUT_SIDE
     recipe = Recipe(IMAGENET_MEAN, IMAGENET_STD, 0, True if data.flip == "auto" else data.flip)
 
     def split(part: str, rows: Tensor | None) -> StreamedImages:
-        chosen = images.parts[part] if rows is None else [images.parts[part][row] for row in rows.tolist()]
-        labels = torch.tensor([label for _, label in chosen])
-        return StreamedImages([file for file, _ in chosen], labels, recipe, side, num_workers)
+        files = images.parts[part] if rows is None else [images.parts[part][row] for row in rows.tolist()]
+        labels = torch.tensor([label for _, label in files])
+        return StreamedImages([file for file, _ in files], labels, recipe, side, num_workers)
 
     labels = torch.tensor([label for _, label in images.parts["train"]])
     train_rows, val_rows = _cut(labels, data, seed, has_val="val" in images.parts)
@@ -104,7 +104,7 @@ def _streamed_splits(images: ImageFiles, data: DataSettings, seed: int, num_work
 
 
 def _cut(labels: Tensor, data: DataSettings, seed: int, *, has_val: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the rows that train, and those that validate if these are cut from the training images."""
+    """Return training rows, and validation rows if they are split off the training images (None if `has_val`)."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.arange(len(labels))
     if data.max_train_images is not None:

@@ -1,4 +1,4 @@
-"""A random share of a labelled set in which every class has its share."""
+"""Stratified random split of a labeled set."""
 
 import torch
 from torch import Tensor
@@ -7,16 +7,15 @@ __all__ = ["stratified_rows"]
 
 
 def stratified_rows(labels: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return `count` random rows, and the others, both in ascending order.
+    """Return `count` random rows and the remaining rows, both in ascending order.
 
-    The rows are shuffled, put in order of their class, and taken at equal distances from a random start (systematic
-    sampling): every row is as likely as every other, and a class of n rows gives its exact share n * count / N
-    rounded up or down.
+    Systematic sampling: the rows are shuffled, sorted by class, and taken at equal distances from a random start. Every
+    row is equally likely, and a class of n rows gives n * count / N rows, rounded up or down.
 
     Args:
-        labels: int64 (N,).
+        labels: int64 (N,), the class of each row.
         count: rows to choose, in [0, N].
-        generator: on the CPU.
+        generator: on the CPU; advanced by two draws.
 
     Returns:
         int64 (count,) and (N - count,).

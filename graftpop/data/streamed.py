@@ -1,7 +1,7 @@
-"""Images of many sizes, or too many for memory: read from their files batch by batch, with the ImageNet recipe.
+"""Images read from their files batch by batch, with the ImageNet recipe: of several sizes, or too many for memory.
 
-The augmentation of an image is a function of (the epoch's seed, the image's index), whatever the number of workers;
-the global random state is neither read nor changed.
+The augmentation of an image is a function of (epoch's seed, image's index), whatever the number of workers; the global
+random state is unused.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +20,11 @@ from graftpop.errors import DataError
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "INPUT_SIDE", "StreamedImages"]
 
-# The constants and sizes that the field uses, e.g. pytorch/examples, imagenet/main.py.
+# As in pytorch/examples, imagenet/main.py.
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
-RESIZED_SHARE: Final = 256 / 224  # evaluation: the shorter side to the square that is cut from its centre
-INPUT_SIDE: Final = 224  # unless data.image_size says another
+RESIZED_SHARE: Final = 256 / 224  # evaluation: shorter side after resizing / side of the center crop
+INPUT_SIDE: Final = 224  # pixels, unless data.image_size is set
 
 Item = tuple[Tensor, int] | DataError
 
@@ -36,9 +36,9 @@ class StreamedImages:
     Args:
         files: path of each image.
         labels: int64 (num_images,).
-        recipe: how they become network input; its crop padding is not used.
-        side: of the squares that they become.
-        num_workers: processes that read; 0 reads in this one.
+        recipe: normalization and mirroring; its crop padding is ignored.
+        side: of the network's square input, in pixels.
+        num_workers: processes that read; 0 reads in this process.
     """
 
     files: Sequence[str]
@@ -53,11 +53,11 @@ class StreamedImages:
         return len(self.files)
 
     def training_batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every image once: a random box of it, resized, mirrored at random, in random order; see `Images`."""
+        """Yield every image once, in random order: a random box of it, resized and randomly mirrored; see `Images`."""
         return self._read(shuffled(self.num_images, batch_size, seed), seed, device)
 
     def evaluation_batches(self, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the centre of every image once, in the order of the files; see `Images`."""
+        """Yield the center crop of every image once, in the order of the files; see `Images`."""
         return self._read(in_order(self.num_images, batch_size), None, device)
 
     def _read(
@@ -72,7 +72,7 @@ class StreamedImages:
 
 
 class _Files(Dataset[Item]):
-    """Each image as uint8 (3, side, side), with its label; augmented if there is a seed."""
+    """Items (uint8 (3, side, side), label); augmented unless `seed` is None."""
 
     def __init__(self, files: Sequence[str], labels: Tensor, flip: bool, side: int, seed: int | None) -> None:
         self.files, self.labels, self.flip, self.side, self.seed = files, labels, flip, side, seed
@@ -86,7 +86,7 @@ class _Files(Dataset[Item]):
         try:
             image = decode_image(self.files[index], self.files[index])
         except DataError as error:
-            return error  # raised in the main process, where the message stays one line
+            return error  # raised in the main process: a worker would add its traceback to the message
         if self.seed is None:
             image = functional.center_crop(functional.resize(image, [round(self.side * RESIZED_SHARE)]), [self.side])
         else:

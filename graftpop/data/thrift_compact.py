@@ -1,4 +1,4 @@
-"""Structs in Thrift's compact protocol, as Parquet's footer and the headers of its pages are written.
+"""Reader of structs in Thrift's compact protocol, the encoding of Parquet's footer and page headers.
 
 Source: thrift-compact-protocol.md of Apache Thrift.
 """
@@ -8,20 +8,20 @@ from typing import Any, BinaryIO, Final
 __all__ = ["read_struct"]
 
 MAX_DEPTH: Final = 16
-MAX_BYTES: Final = 2**24  # of one text; pyarrow takes no longer header of a page
+MAX_BYTES: Final = 2**24  # per binary value; pyarrow accepts no longer page header
 STOP, TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 11, 12
 INTEGERS: Final = (4, 5, 6)
 
 
 def read_struct(stream: BinaryIO, max_values: int) -> dict[int, Any]:
-    """Return a struct as values by the numbers of their fields: int, bytes, list, bool, dict; None for a map.
+    """Return a struct as a dict of values by field number: int, bytes, list, bool, or dict; None for a map.
 
     Args:
-        stream: at the beginning of the struct, and behind it afterwards.
-        max_values: how many values it may have, those inside of others included.
+        stream: positioned at the start of the struct; left behind its end.
+        max_values: maximal number of values, nested ones included.
 
     Raises:
-        ValueError: it is cut short, nested too deep, has too many values or unknown ones.
+        ValueError: truncated, nested deeper than MAX_DEPTH, too many values, or a value of unknown kind.
     """
     return _Reader(stream, max_values).struct(1)
 
@@ -43,10 +43,10 @@ class _Reader:
     def _value(self, kind: int, depth: int) -> Any:
         self._num_left -= 1
         if self._num_left < 0 or depth > MAX_DEPTH:
-            raise ValueError("a struct that has too many values, or is nested too deep")
+            raise ValueError("struct has too many values, or is nested too deep")
         if kind in INTEGERS:
             return self._integer()
-        if kind in (TRUE, FALSE, BYTE):  # inside a list a boolean has a byte of its own
+        if kind in (TRUE, FALSE, BYTE):  # in a list each boolean takes a byte
             return self._bytes(1)[0]
         if kind == DOUBLE:
             return self._bytes(8)
@@ -65,12 +65,12 @@ class _Reader:
             return None
         if kind == STRUCT:
             return self.struct(depth)
-        raise ValueError(f"a value of unknown kind {kind}")
+        raise ValueError(f"value of unknown kind {kind}")
 
     def _bytes(self, size: int) -> bytes:
         content = self._stream.read(min(size, MAX_BYTES + 1))
         if len(content) != size or size > MAX_BYTES:
-            raise ValueError("a struct that is cut short")
+            raise ValueError("struct is cut short")
         return content
 
     def _varint(self) -> int:
@@ -80,7 +80,7 @@ class _Reader:
             value |= (byte & 127) << shift
             if byte < 128:
                 return value
-        raise ValueError("an integer of more than 64 bits")
+        raise ValueError("integer has more than 64 bits")
 
     def _integer(self) -> int:
         value = self._varint()

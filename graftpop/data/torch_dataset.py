@@ -1,4 +1,4 @@
-"""Any data set of torch as a split: items are read one by one, with the augmentation that they have themselves."""
+"""User-defined torch data sets as splits: items are read one by one and used unchanged."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ from graftpop.seeds import derive, seeded
 __all__ = ["DatasetImages", "dataset_splits"]
 
 AS_THEY_ARE: Final = Recipe((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0, False)
-"""What is done to the images of such a data set: nothing."""
+"""Leaves images unchanged: the data set itself normalizes and augments."""
 
 
 @dataclass(frozen=True, eq=False)
 class DatasetImages:
-    """A map-style data set of (image, label), the image a float tensor (C, H, W), ready for the network.
+    """A map-style data set of (image, label), with images as float tensors (C, H, W), ready for the network.
 
-    What an item draws from torch's generators while it is read (the transforms of torchvision draw from them) is a
-    function of the epoch's seed and its index, whatever the number of workers.
+    Torch's global generator is seeded for each item, by the epoch's seed and the item's index. So the random transforms
+    of torchvision give the same image for any number of workers.
 
     Args:
-        dataset: with a length.
-        num_workers: processes that read; 0 reads in this one.
+        dataset: has a length.
+        num_workers: processes that read; 0 reads in this process.
     """
 
     dataset: Dataset[Any]
@@ -55,7 +55,7 @@ class DatasetImages:
 
 
 class _Seeded(Dataset[Any]):
-    """A data set whose items are functions of a seed and their index."""
+    """A data set whose item is a function of the seed and the index."""
 
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         self.dataset, self.seed = dataset, seed
@@ -78,19 +78,20 @@ def dataset_splits(
     seed: int,
     num_workers: int = 0,
 ) -> Splits:
-    """Return three splits of a user's own data sets.
+    """Return three splits of user-defined data sets.
 
     Args:
-        train: of (image, label).
-        val: for selection; None: cut from `train`, at random by `seed`.
+        train: items (image, label), the image a tensor (C, H, W).
+        val: used for selection; None: split off `train` at random.
         test: read once, at the end.
-        classes: their names, by label.
-        val_fraction: share of `train` that is cut.
-        seed: of the cut.
-        num_workers: processes that read.
+        classes: names by label.
+        val_fraction: share of `train` to split off, in (0, 1).
+        seed: fixes that split.
+        num_workers: processes that read; 0 reads in this process.
 
     Raises:
-        DataError: an item is not an image and a label, or there are too few.
+        DataError: a first item is not an image and a label, the shapes of the splits differ, or fewer than 2 images
+            are left to train on.
     """
     shapes = {
         name: _image_shape(part, name)
@@ -107,25 +108,25 @@ def dataset_splits(
     trains, validates, tests = (DatasetImages(part, num_workers) for part in (train, val, test))
     if trains.num_images < 2:
         raise DataError(
-            f"data: at least 2 images must be left to train on, got {trains.num_images}, and "
-            f"{validates.num_images} of them for validation"
+            f"data: at least 2 images must be left to train on, got {trains.num_images} beside "
+            f"{validates.num_images} for validation; add training images"
         )
     return Splits(trains, validates, tests, tuple(classes), shapes["train"], AS_THEY_ARE)
 
 
 def _length(dataset: Dataset[Any]) -> int:
-    return len(dataset)  # type: ignore[arg-type]  # torch leaves it to those data sets that have one to say so
+    return len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
 
 
 def _image_shape(dataset: Dataset[Any], name: str) -> tuple[int, int, int]:
     if not _length(dataset):
-        raise DataError(f"data: {name} has no images; each split needs some")
+        raise DataError(f"data: {name} has no images; each split needs at least one")
     item = dataset[0]
     image, label = item if isinstance(item, tuple | list) and len(item) == 2 else (None, None)
     if not isinstance(image, Tensor) or image.dim() != 3 or not isinstance(label, int | Tensor):
         got = tuple(type(part).__name__ for part in item) if isinstance(item, tuple | list) else type(item).__name__
         raise DataError(
-            f"data: an item of {name} must be (image, label), the image a tensor (C, H, W), got {got}; a "
-            f"transform such as torchvision's ToTensor makes one"
+            f"data: an item of {name} must be (image, label), the image a tensor (C, H, W), got {got}; "
+            f"use a transform such as torchvision's ToTensor"
         )
     return image.shape[0], image.shape[1], image.shape[2]

@@ -1,9 +1,9 @@
-"""The networks that a population can be made of, chosen by name.
+"""Networks by name.
 
-All take RGB images, (N, 3, H, W), and give logits, (N, num_classes). Those of MODELS are the papers' forms for 32x32
-images and end in a global average, so that other sizes work as far as their strides permit; their weights come from
-torch's global generator. Activations overwrite what BatchNorm or a sum gave them, which no gradient needs. A new
-network is one class or function of `num_classes` and one line in MODELS.
+All map RGB images (N, 3, H, W) to logits (N, num_classes). Those of MODELS are the papers' forms for 32x32 images. They
+end in a global average, so other sizes work as far as the strides permit. Initial weights come from torch's global
+generator. Activations are in place: no gradient needs their inputs. To add a network, write a class or function of
+`num_classes` and add a line to MODELS.
 """
 
 import importlib
@@ -51,15 +51,15 @@ PYTHON: Final = "python:"
 
 
 def find_model(name: str, where: str = "model.name") -> Callable[[int], nn.Module]:
-    """Return the function from a number of classes to a new network, its weights from torch's global generator.
+    """Return a function from the number of classes to a new network, initialized by torch's global generator.
 
     Args:
-        name: a key of MODELS, `torchvision:NAME` or `timm:NAME` for a classifier of torchvision or timm, or
-            `python:MODULE.CLASS` for one's own.
-        where: where the name was given, for messages.
+        name: a key of MODELS; `torchvision:NAME` or `timm:NAME` for a classifier of torchvision or timm;
+            `python:MODULE.CLASS` for a user-defined class.
+        where: key where the name was given, for messages.
 
     Raises:
-        ModelError: no such network, or timm is not installed.
+        ModelError: unknown network, or timm is not installed.
     """
     if name.startswith(TORCHVISION):
         return torchvision_classifier(name.removeprefix(TORCHVISION), where)
@@ -72,42 +72,52 @@ def find_model(name: str, where: str = "model.name") -> Callable[[int], nn.Modul
     except ModelError as error:
         raise ModelError(
             f"{error}; {TORCHVISION}NAME builds a classifier of torchvision, {TIMM}NAME of timm, "
-            f"{PYTHON}MODULE.CLASS one's own"
+            f"{PYTHON}MODULE.CLASS a user-defined class"
         ) from None
 
 
 def build(name: str, num_classes: int, where: str = "model.name") -> nn.Module:
-    """Return a new network of that name; see `find_model`."""
+    """Return a new network; arguments and errors as in `find_model`."""
     return find_model(name, where)(num_classes)
 
 
 def torchvision_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
-    """Return the function that builds torchvision's classifier of that name, without trained weights.
+    """Return the function that builds a classifier of torchvision with initial weights.
+
+    Args:
+        name: of the classifier, such as `resnet18`.
+        where: key where the name was given, for messages.
 
     Raises:
-        ModelError: torchvision has no such classifier; networks for detection, segmentation and video are none.
+        ModelError: no such image classifier in torchvision.
     """
     import torchvision
 
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
-        hint = _near(TORCHVISION, name, names) or "torchvision.models.list_models(module=torchvision.models) lists them"
+        hint = (
+            _did_you_mean(TORCHVISION, name, names)
+            or "torchvision.models.list_models(module=torchvision.models) lists them"
+        )
         raise ModelError(f"{where}: not a classifier of torchvision, got '{TORCHVISION}{name}'; {hint}")
     options: dict[str, Any] = {"weights": None}
-    if name in ("googlenet", "inception_v3"):  # by default they return auxiliary logits and warn about initialisation
+    if name in (
+        "googlenet",
+        "inception_v3",
+    ):  # by default these return auxiliary logits and warn about their initialization
         options |= {"aux_logits": False, "init_weights": True}
     return lambda num_classes: torchvision.models.get_model(name, num_classes=num_classes, **options)
 
 
 def timm_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
-    """Return the function that builds timm's classifier of that name, without trained weights.
+    """Return the function that builds a classifier of timm with initial weights.
 
     Args:
-        name: of an architecture, as `resnet18`, or of one with its weights, as `resnet18.a1_in1k`.
-        where: where the name was given, for messages.
+        name: of an architecture (`resnet18`), or with a tag of weights (`resnet18.a1_in1k`).
+        where: key where the name was given, for messages.
 
     Raises:
-        ModelError: timm has no such classifier, or is not installed.
+        ModelError: no such classifier in timm, or timm is not installed.
     """
     try:
         import timm
@@ -117,37 +127,41 @@ def timm_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
         ) from error
 
     names = [*timm.list_models(), *timm.list_pretrained()]
-    if name not in names:  # timm would take an address as well, and fetch what lies there
-        hint = _near(TIMM, name, names) or "timm.list_models() lists them"
+    if name not in names:  # timm also accepts addresses, and downloads from them
+        hint = _did_you_mean(TIMM, name, names) or "timm.list_models() lists them"
         raise ModelError(f"{where}: not a classifier of timm, got '{TIMM}{name}'; {hint}")
     return lambda num_classes: timm.create_model(name, pretrained=False, num_classes=num_classes)
 
 
 def user_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
-    """Return a class of networks in a module that Python can import, such as a file where the command was typed.
+    """Return the function that builds an instance of a user-defined class; it raises ModelError if that fails.
+
+    The module is imported, from the working directory too.
 
     Args:
-        name: MODULE.CLASS; an instance is made from the number of classes.
-        where: where the name was given, for messages.
+        name: MODULE.CLASS; the class is called with the number of classes.
+        where: key where the name was given, for messages.
 
     Raises:
-        ModelError: there is no such module, or no such class of networks in it; also when an instance cannot be made.
+        ModelError: the module cannot be imported, or has no such subclass of torch.nn.Module.
     """
     module, _, attribute = name.rpartition(".")
-    if os.getcwd() not in sys.path:  # the command `graftpop` does not look there, `python -m` does
+    if os.getcwd() not in sys.path:  # `python -m` adds it, the `graftpop` script does not
         sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), attribute) if module else None
     except (ImportError, AttributeError) as error:
         raise ModelError(
-            f"{where}: '{PYTHON}{name}' cannot be imported: {error}; start the command where {module} "
-            f"lies, or install it on every node"
+            f"{where}: '{PYTHON}{name}' cannot be imported: {error}; start the command in the folder of {module}, "
+            f"or install it on every node"
         ) from error
-    except Exception as error:  # a module of the user's may do anything
+    except Exception as error:  # user code may raise anything
         raise ModelError(
-            f"{where}: '{PYTHON}{name}' cannot be imported: {describe_exception(error)}; mend {module}"
+            f"{where}: '{PYTHON}{name}' cannot be imported: {describe_exception(error)}; fix {module}"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):  # nothing else is called: a file may name it
+    if not (
+        isinstance(found, type) and issubclass(found, nn.Module)
+    ):  # the name may come from a file: call nothing else
         raise ModelError(
             f"{where}: must be {PYTHON}MODULE.CLASS, a class of torch.nn.Module that takes the number of "
             f"classes, got '{PYTHON}{name}'"
@@ -156,18 +170,18 @@ def user_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
     def make(num_classes: int) -> nn.Module:
         try:
             network: nn.Module = found(num_classes)
-        except GraftpopError:  # it is made where a checkpoint allows for so much
+        except GraftpopError:  # from the parameter limit while a checkpoint is loaded
             raise
-        except Exception as error:  # and so may its class
+        except Exception as error:  # user code may raise anything
             raise ModelError(
                 f"{where}: must be a class that is called with the number of classes, got {describe_exception(error)} "
-                f"from {PYTHON}{name}({num_classes}); mend it"
+                f"from {PYTHON}{name}({num_classes}); fix it"
             ) from error
         return network
 
     return make
 
 
-def _near(prefix: str, name: str, names: list[str]) -> str:
+def _did_you_mean(prefix: str, name: str, names: list[str]) -> str:
     matches = get_close_matches(name, names, n=3)
     return f"did you mean {' or '.join(prefix + match for match in matches)}?" if matches else ""

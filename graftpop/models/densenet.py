@@ -1,7 +1,7 @@
-"""Densely connected networks.
+"""DenseNet-BC for small images.
 
-Huang et al., Densely Connected Convolutional Networks, CVPR 2017, arXiv:1608.06993: DenseNet-BC for CIFAR, that is
-with bottlenecks (4 growth rates wide) and with transitions that halve the channels; no dropout.
+Huang et al., Densely Connected Convolutional Networks, CVPR 2017, arXiv:1608.06993, in the CIFAR form: bottlenecks of
+4 growth rates, transitions that halve the channels, no dropout.
 """
 
 import torch
@@ -43,14 +43,14 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """DenseNet-BC of three dense blocks and 6n+4 layers; it starts with 2 growth rates of channels.
+    """DenseNet-BC of three dense blocks and 6n+4 layers; the stem has 2 growth rates of channels.
 
-    He's initialisation (fan out), bias of the classifier zero, as in the authors' Torch code.
+    He initialization (fan out), bias of the classifier zero, as in the authors' Torch code.
 
     Args:
         num_layers: n, pairs of convolutions in each dense block.
-        growth: channels that each pair adds.
-        num_classes: logits an image.
+        growth: channels added by each pair.
+        num_classes: logits per image.
     """
 
     def __init__(self, num_layers: int, growth: int, num_classes: int) -> None:

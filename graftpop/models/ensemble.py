@@ -1,4 +1,4 @@
-"""Several networks as one."""
+"""Several networks as one module."""
 
 import math
 from collections.abc import Iterable
@@ -10,12 +10,12 @@ __all__ = ["Ensemble"]
 
 
 class Ensemble(nn.Module):
-    """Networks whose class probabilities are averaged.
+    """Average of the class probabilities of several networks.
 
-    Its output is the natural logarithm of that mean, so that a softmax over it gives the mean itself.
+    The output is the natural logarithm of the mean, so its softmax is the mean.
 
     Args:
-        members: networks from the same images to logits of the same classes.
+        members: networks with the same input and the same classes.
     """
 
     def __init__(self, members: Iterable[nn.Module]) -> None:
@@ -23,7 +23,7 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the log of the mean of the members' probabilities (B, num_classes), of images (B, 3, H, W)."""
+        """Return the log of the members' mean probabilities (B, num_classes) for images (B, 3, H, W)."""
         each = torch.stack([member(images).log_softmax(1) for member in self.members])
         mean: Tensor = each.logsumexp(0) - math.log(len(self.members))
         return mean

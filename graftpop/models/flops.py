@@ -1,4 +1,4 @@
-"""How large a network is: floating-point operations of one image, and parameters."""
+"""Size of a network: floating-point operations per image, and parameters."""
 
 import torch
 from torch import nn
@@ -10,13 +10,13 @@ __all__ = ["count_flops", "count_parameters"]
 
 
 def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Return the floating-point operations of one image's way through the network, forward alone.
+    """Return the floating-point operations of the forward pass of one image.
 
-    Convolutions and matrix products count, each multiply-add as 2. Papers on pruning mostly count it as 1, so that
-    their "FLOPs" are half of these. BatchNorm, activations, sums and pooling count nothing, as there.
+    Convolutions and matrix products count, each multiply-add as 2. Most pruning papers count it as 1: their "FLOPs" are
+    half of these. BatchNorm, activations, sums and pooling do not count, as in those papers.
 
     Args:
-        network: any module from images (B, C, H, W) to logits; it is not changed.
+        network: maps images (B, C, H, W) to logits; not changed.
         image_shape: (C, H, W).
     """
     twin = eval_copy(network)
@@ -26,5 +26,5 @@ def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Return the number of trained numbers; tied weights count once, running statistics not at all."""
+    """Return the number of parameters; tied weights count once, running statistics do not count."""
     return sum(parameter.numel() for parameter in network.parameters())

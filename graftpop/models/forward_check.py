@@ -1,7 +1,7 @@
-"""Running a copy of a network on blank images, to learn what it takes and how it is put together.
+"""Forward passes of a copy of a network on blank images, to check its input and output.
 
-On the device that the network is on. The meta device, where nothing would be computed, costs more than two small images
-do: to use it torch imports its compiler, into every process.
+They run on the network's device. The meta device, which computes nothing, would cost more than two small images: torch
+imports its compiler to use it.
 """
 
 import copy
@@ -15,49 +15,59 @@ __all__ = ["blank_images", "check_forward", "run_forward", "eval_copy"]
 
 
 def eval_copy(network: nn.Module) -> nn.Module:
-    """Return a copy of a network, in evaluation mode."""
+    """Return a deep copy of a network in evaluation mode."""
     return copy.deepcopy(network).eval()
 
 
 def blank_images(network: nn.Module, num_images: int, image_shape: tuple[int, int, int]) -> torch.Tensor:
-    """Return black images (num_images, C, H, W) where a network's weights are."""
+    """Return black images (num_images, C, H, W) on the device of a network's weights."""
     weights = next(network.parameters(), torch.empty(0))
     return torch.zeros(num_images, *image_shape, device=weights.device)
 
 
 def run_forward(twin: nn.Module, image_shape: tuple[int, int, int], what: str) -> object:
-    """Run a network's twin on two images, and return what it gives.
+    """Return the output of a network for two black images.
 
     Args:
-        twin: of the network.
+        twin: copy of the network, see `eval_copy`.
         image_shape: (C, H, W).
-        what: which network it is, for messages, such as `model.name: 'resnet20'`.
+        what: names the network in messages, such as `model.name: 'resnet20'`.
 
     Raises:
-        ModelError: the network cannot take such images, or fails for another reason.
+        ModelError: the forward pass fails on such images.
     """
     try:
         with torch.no_grad():
-            given: object = twin(blank_images(twin, 2, image_shape))
+            output: object = twin(blank_images(twin, 2, image_shape))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{what} cannot take images of shape {image_shape}: {reason}; choose a network made for this "
             f"size, or larger images"
         ) from error
-    except Exception as error:  # one's own network may raise anything
+    except Exception as error:  # a user-defined network may raise anything
         raise ModelError(
-            f"{what} must take images of shape {image_shape}, got {describe_exception(error)}; mend it"
+            f"{what} must take images of shape {image_shape}, got {describe_exception(error)}; fix it"
         ) from error
-    return given
+    return output
 
 
 def check_forward(network: nn.Module, image_shape: tuple[int, int, int], num_classes: int, what: str) -> None:
-    """Check that a network takes images of a shape and gives a logit a class; see `run_forward`. It is not changed."""
-    given = run_forward(eval_copy(network), image_shape, what)
-    shape = tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+    """Check that a network maps images of a shape to one logit per class.
+
+    Args:
+        network: not changed.
+        image_shape: (C, H, W).
+        num_classes: of the data.
+        what: names the network in messages, see `run_forward`.
+
+    Raises:
+        ModelError: the forward pass fails, or its output has another shape than (images, num_classes).
+    """
+    output = run_forward(eval_copy(network), image_shape, what)
+    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if shape != (2, num_classes):
         raise ModelError(
-            f"{what} must give logits of shape (images, {num_classes}), one a class, got {shape} for 2 "
-            f"images; mend its forward, or the classes"
+            f"{what} must give logits of shape (images, {num_classes}), one per class, got {shape} for 2 images; "
+            f"fix its forward, or the classes"
         )

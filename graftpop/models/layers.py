@@ -1,4 +1,4 @@
-"""Kinds of layers that the rest of the package tells apart."""
+"""Kinds of layers that the package distinguishes."""
 
 from torch import nn
 
@@ -9,5 +9,5 @@ NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def is_depthwise(conv: nn.Module) -> bool:
-    """Return whether each filter of a convolution reads one channel of its own."""
+    """Return whether a convolution has one filter per input channel, each reading that channel alone."""
     return conv.groups == conv.in_channels == conv.out_channels

@@ -1,8 +1,8 @@
 """MobileNetV2 for small images.
 
 Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018, arXiv:1801.04381, in the CIFAR form
-of the released filter-grafting code: stride 1 in the stem and the second stage, ReLU and not ReLU6, a projection
-where the width changes at stride 1. State keys are those of that code.
+of the released filter-grafting code: stride 1 in the stem and the second stage, ReLU instead of ReLU6, a projection
+shortcut where the width changes at stride 1. State keys are those of that code.
 """
 
 from typing import Final
@@ -25,7 +25,7 @@ STAGES: Final = (
 
 
 class InvertedResidual(nn.Module):
-    """Expand by a 1x1 convolution, filter each channel by itself, project without an activation."""
+    """1x1 expansion, depthwise 3x3 convolution, and linear 1x1 projection, with a shortcut at stride 1."""
 
     def __init__(self, num_inputs: int, num_filters: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -54,11 +54,11 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNetV2 of width 1.
 
-    The paper states no initialisation; torch's default stays, as in the released filter-grafting code, since its
-    counts of invalid filters depend on it.
+    Initialization is torch's default, as in the released filter-grafting code, whose counts of invalid filters depend
+    on it; the paper states none.
 
     Args:
-        num_classes: logits an image.
+        num_classes: logits per image.
     """
 
     def __init__(self, num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""Narrowing a new network to the widths of a checkpoint from which filters were removed."""
+"""Narrowing of a new network to the widths of a checkpoint with removed filters."""
 
 from collections.abc import Mapping
 
@@ -10,14 +10,14 @@ __all__ = ["narrow_"]
 
 
 def narrow_(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a new network the widths of one of its architecture from which filters were removed.
+    """Shrink the layers of a new network to the widths of a smaller one, without torch-pruning.
 
-    What it holds then means nothing, until `network.load_state_dict(tensors)`. This needs no torch-pruning. Tensors
-    that are no narrower form of the network's own are left for `load_state_dict` to refuse.
+    Its weights are undefined until `network.load_state_dict(tensors)`, which also refuses the tensors that do not fit
+    into the full network.
 
     Args:
-        network: of the whole architecture, changed in place.
-        tensors: the `state_dict` of the smaller network.
+        network: of the full architecture, changed in place.
+        tensors: `state_dict` of the same architecture with filters removed.
     """
     for name, module in network.named_modules():
         if not isinstance(module, (*CONVOLUTIONS, *NORMALIZATIONS, nn.Linear)):

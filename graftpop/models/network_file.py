@@ -1,8 +1,8 @@
-"""Networks on disk, and back: the best one of a run, `graftpop.load("RUN/best")`, and plain files of weights.
+"""Loading of networks from disk: the best network of a run (`graftpop.load("RUN/best")`), a peer's file, or weights.
 
-Nothing that is read is executed: safetensors cannot hold code, and pickles are opened for their tensors alone. Nothing
-is downloaded: a card names an architecture, never an address. Nor is anything imported: a class of networks of one's
-own has to be there before. What loading takes is bounded by the size of the file.
+Loading is safe for untrusted files. It executes nothing: safetensors holds no code, and pickles are read with
+`weights_only=True`. It downloads nothing: a card names an architecture, never an address. It imports nothing: the
+module of a user-defined class must be imported before. Its memory is bounded by the size of the file.
 """
 
 import json
@@ -38,31 +38,30 @@ __all__ = [
 ]
 
 WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net")
-"""Where training scripts put the weights in what they save."""
+"""Keys under which training scripts save the weights."""
 
 PARALLEL: Final = "module."
-"""What DataParallel puts before every name."""
-
+"""Prefix of every name in the state_dict of DataParallel."""
 
 MAX_CARD_BYTES: Final = 2**24  # names of 65,536 classes
 MAX_CLASSES: Final = 2**16
-MAX_IMAGE_VALUES: Final = 3 * 2**25  # as many pixels as an image may have
-MAX_WHOLE_PARAMETERS: Final = 15 * 10**7  # of all from which filters were removed: VGG-16 has 1.4e8
+MAX_IMAGE_VALUES: Final = 3 * 2**25  # the pixel limit of images
+MAX_WHOLE_PARAMETERS: Final = 15 * 10**7  # of a full network whose filters were removed; VGG-16 has 1.4e8
 
 TORCH_FILES: Final = (b"PK\x03\x04", pickle.dumps(0x1950A86A20F9469CFC6C, 2))
-"""How a file of torch.save begins: a zip archive, before torch 1.6 its magic number; never a tar archive."""
+"""First bytes of a file of torch.save: a zip archive, or before torch 1.6 a magic number. Tar archives are refused."""
 
 
 def split_peer_file(content: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Return the network's weights alone, as a safetensors file, and its model card.
+    """Return the weights of a peer's network, as a safetensors file, and its model card.
 
-    Of a network from which filters were removed they are those of the smaller one.
+    If filters were removed, they are the weights of the smaller network.
 
     Args:
-        content: what `graftpop.peer.peer.Peer.save` returned.
+        content: bytes from `graftpop.peer.peer.Peer.save`.
 
     Raises:
-        CheckpointError: it is something else.
+        CheckpointError: it is not a peer's file.
     """
     try:
         tensors = load(content)
@@ -78,25 +77,25 @@ def split_peer_file(content: bytes) -> tuple[bytes, dict[str, Any]]:
 
 
 def read_card(text: str | bytes) -> dict[str, Any]:
-    """Return a model card: what is needed to rebuild a network and to feed it.
+    """Return a checked model card: the values needed to rebuild a network and to prepare its input.
 
     Args:
-        text: JSON, a map with `model`, `num_classes`, `image_shape`, `mean`, `std` and more.
+        text: JSON map with `model`, `num_classes`, `image_shape`, `mean`, `std` and more.
 
     Raises:
-        ValueError: it is not JSON, or a value is absent, of another kind or absurd.
+        ValueError: invalid JSON, or a value is absent, of the wrong type or out of range.
     """
     if len(text) > MAX_CARD_BYTES:
-        raise ValueError(f"a card has at most {MAX_CARD_BYTES} bytes, got more")
+        raise ValueError(f"a card must have at most {MAX_CARD_BYTES} bytes, got more")
     try:
         card = json.loads(text)
     except RecursionError as error:
         raise ValueError("a card is nested too deep") from error
     if not isinstance(card, dict):
-        raise ValueError(f"a card is a map, got {type(card).__name__}")
+        raise ValueError(f"a card must be a map, got {type(card).__name__}")
     if absent := {"model", "num_classes", "image_shape", "mean", "std"}.difference(card):
-        raise ValueError(f"config.json does not give {' and '.join(sorted(absent))}")
-    shape, colours = card["image_shape"], [card["mean"], card["std"]]
+        raise ValueError(f"config.json lacks {', '.join(sorted(absent))}")
+    shape, moments = card["image_shape"], [card["mean"], card["std"]]
     if not (isinstance(card["model"], str) and card["model"].isprintable()):
         raise ValueError(f"model must be a name, got {card['model']!r}")
     if not _is_count(card["num_classes"]) or card["num_classes"] > MAX_CLASSES:
@@ -112,8 +111,8 @@ def read_card(text: str | bytes) -> dict[str, Any]:
         raise ValueError(
             f"image_shape must be [channels, height, width], at most {MAX_IMAGE_VALUES} in all, got {shape!r}"
         )
-    if not all(isinstance(values, list) and len(values) == 3 and all(map(_is_finite, values)) for values in colours):
-        raise ValueError(f"mean and std must be three numbers each, got {colours[0]!r} and {colours[1]!r}")
+    if not all(isinstance(values, list) and len(values) == 3 and all(map(_is_finite, values)) for values in moments):
+        raise ValueError(f"mean and std must be three numbers each, got {moments[0]!r} and {moments[1]!r}")
     if min(card["std"]) <= 0:
         raise ValueError(f"std must be above 0, got {card['std']!r}")
     return card
@@ -124,32 +123,31 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e30  # float32 holds it
+    return type(value) in (int, float) and abs(value) < 1e30  # fits into float32
 
 
 def load_network(place: str | Path) -> nn.Module:
-    """Return the trained network of a folder `RUN/best`, or of one peer, in evaluation mode and ready to call.
+    """Return the trained network of a folder `RUN/best`, or of one peer, in evaluation mode.
 
-    It takes images (B, 3, H, W) as floats in [0, 1], less the `mean` and divided by the `std` of `config.json`, and
-    returns logits (B, num_classes). An exported ensemble returns the log of the mean of its members' probabilities.
+    It maps images (B, 3, H, W) to logits (B, num_classes). Images are floats in [0, 1], normalized by the values of
+    `config.json`: `(x - mean) / std`. An exported ensemble returns the log of its members' mean probabilities.
 
     Args:
-        place: a folder with `config.json` and `model.safetensors`, or a peer's file of a checkpoint, whose header has
-            the card.
+        place: a folder with `config.json` and `model.safetensors`, or a peer's file of a checkpoint.
 
     Raises:
         CheckpointError: it holds no such network.
-        ModelError: it is of a kind that is unknown here, or needs a package that is not installed.
+        ModelError: the architecture is unknown, or needs a package that is not installed.
     """
     return read_network(place)[0]
 
 
 def read_network(place: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Return what `load_network` does, and the card: `config.json` with `model`, `num_classes`, `mean`, `std` and more.
+    """Return the network as `load_network` does, and its card: the map in `config.json`; see `read_card`.
 
     Raises:
         CheckpointError: it holds no such network.
-        ModelError: it is of a kind that is unknown here, or needs a package that is not installed.
+        ModelError: the architecture is unknown, or needs a package that is not installed.
     """
     place = Path(place)
     try:
@@ -166,21 +164,21 @@ def read_network(place: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def rebuilt_network(card: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> nn.Module:
-    """Return the network of a card with some weights, in evaluation mode.
+    """Return the network that a card describes, with the given weights, in evaluation mode.
 
     Args:
-        card: of the network.
-        weights: its state dict.
-        where: they were found, for messages.
+        card: checked by `read_card`.
+        weights: its state_dict.
+        where: file or folder of both, for messages.
 
     Raises:
-        CheckpointError: the weights are not those of such a network.
-        ModelError: it is of a kind that is unknown here, or needs a package that is not installed.
+        CheckpointError: the weights do not fit the network.
+        ModelError: the architecture is unknown, or needs a package that is not installed.
     """
     _check_is_imported(card["model"], where)
     num_bytes, is_narrow = sum(tensor.nbytes for tensor in weights.values()), "removed_filters" in card
     try:
-        # twice: some networks make a parameter anew; // 4: bytes of a weight
+        # 2: some networks register a parameter twice; 4: bytes per weight
         with _at_most(MAX_WHOLE_PARAMETERS if is_narrow else 2 * num_bytes // 4):
             members = [
                 build(card["model"], card["num_classes"], f"{where}/config.json: model")
@@ -198,11 +196,11 @@ def rebuilt_network(card: Mapping[str, Any], weights: Mapping[str, Tensor], wher
 
 
 def _check_is_imported(model: str, where: str) -> None:
-    """Check that a user's own class, if the network is one, need not be imported because a file says so."""
+    """Raise ModelError if the network is a user-defined class whose module is not imported yet."""
     module = model.removeprefix(PYTHON).rpartition(".")[0]
     if model.startswith(PYTHON) and module not in sys.modules:
         raise ModelError(
-            f"{where}: holds a network of '{model}', and no module is imported because a file names it; "
+            f"{where}: the module of '{model}' must be imported before loading, since a file never causes an import; "
             f"import {module} first"
         )
 
@@ -215,9 +213,9 @@ def _no_network(where: str, error: Exception) -> CheckpointError:
 
 @contextmanager
 def _at_most(num_parameters: int) -> Iterator[None]:
-    """Let building a network inside the block fail as soon as it has more parameters.
+    """Make building a network inside the block fail as soon as it exceeds a number of parameters.
 
-    On the meta device, where nothing would be allocated, some networks cannot be built (torchvision's RegNets).
+    The meta device would allocate nothing, but some networks cannot be built there (torchvision's RegNets).
     """
     num_left = num_parameters
 
@@ -241,49 +239,49 @@ def _reason(error: Exception) -> str:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Return the state_dict in a file, by the names that the bare network has.
+    """Return the state_dict in a file, with the names of the plain network.
 
-    The dict may lie in another one, under one of WRAPPERS, and its names may all have the prefix of DataParallel.
+    It may be nested in a dict under one of WRAPPERS. If all names have the prefix of DataParallel, it is removed.
 
     Args:
-        file: `*.safetensors`, else what `torch.save` wrote.
+        file: `*.safetensors`, otherwise a file of `torch.save`.
 
     Raises:
-        CheckpointError: it is cut short, or holds something else.
+        CheckpointError: the file is damaged, or holds no state_dict.
     """
     try:
         content = load_file(file) if file.suffix == ".safetensors" else _torch_content(file)
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be opened: {error.strerror or error}; give a file of weights") from error
-    except Exception as error:  # of a damaged file torch.load raises nearly anything, struct.error and IndexError too
-        # torch's own text on pickles with code in them is a page, and advises to run that code.
+    except Exception as error:  # a damaged file can raise nearly anything, e.g. struct.error and IndexError
+        # torch's own message on pickles with code fills a page, and advises to run that code.
         reason = "objects other than tensors" if isinstance(error, pickle.UnpicklingError) else str(error)
         reason = textwrap.shorten(reason or type(error).__name__, 120, placeholder=" ...")
         raise CheckpointError(
-            f"{file}: cut short, or no file of weights: {reason}; copy it again, or save network.state_dict() anew"
+            f"{file}: cut short, or no file of weights: {reason}; copy it again, or save network.state_dict() again"
         ) from error
     if isinstance(content, Mapping):
         content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
     if not (isinstance(content, Mapping) and content and all(map(_is_weight, content.items()))):
         raise CheckpointError(
-            f"{file}: must hold a state_dict, names with a tensor each, alone or under one of "
-            f"{', '.join(WRAPPERS)}; save network.state_dict()"
+            f"{file}: must hold a state_dict of names and tensors, alone or under one of {', '.join(WRAPPERS)}, "
+            f"got something else; save network.state_dict()"
         )
     prefix = PARALLEL if all(name.startswith(PARALLEL) for name in content) else ""
     return {name.removeprefix(prefix): tensor for name, tensor in content.items()}
 
 
 def read_any_weights(place: Path) -> dict[str, Tensor]:
-    """Return the weights of one network, whatever they lie in, by the names that the bare network has.
+    """Return the weights of one network from any supported file or folder, with the names of the plain network.
 
-    Those of a safetensors file, which keeps no order, are sorted by name, numbers in it by their value.
+    A safetensors file keeps no order: its weights are sorted by name, numbers in names by value.
 
     Args:
-        place: a folder with `model.safetensors`, such as best/ of a run; a peer's file of a checkpoint, of which only
-            the network is returned; or a file as `read_weights` takes it.
+        place: a folder with `model.safetensors`, such as best/ of a run; a peer's file of a checkpoint, whose optimizer
+            state is ignored; or a file that `read_weights` accepts.
 
     Raises:
-        CheckpointError: it is cut short, or holds something else.
+        CheckpointError: the file is damaged, or holds no weights.
     """
     file = place / "model.safetensors" if place.is_dir() else place
     if file != place and not file.exists():
@@ -297,12 +295,12 @@ def read_any_weights(place: Path) -> dict[str, Tensor]:
 
 
 def _by_numbers(entry: tuple[str, Tensor]) -> list[tuple[int, str]]:
-    # a longer number is a larger one, and is no int that may have too many digits
+    # Compared by length, then as text: int() refuses numbers of very many digits.
     return [(len(part) if part.isdecimal() else 0, part) for part in re.split("([0-9]+)", entry[0])]
 
 
 def _torch_content(file: Path) -> Any:
-    """Return what torch.save wrote; of an archive the content is not larger than the file."""
+    """Return the object in a file of torch.save; refuse archives that decompress to more than the file's size."""
     with open(file, "rb") as stream:
         if not stream.read(16).startswith(TORCH_FILES):
             raise ValueError("it does not begin as one of torch.save")
@@ -314,7 +312,7 @@ def _torch_content(file: Path) -> Any:
 
 
 def _is_weight(entry: tuple[Any, Any]) -> bool:
-    """Say whether a name and a value could be of a state_dict; sparse, quantised and meta tensors are of none."""
+    """Return whether a name and a value can be an entry of a state_dict; no sparse, quantized or meta tensors."""
     name, value = entry
     return (
         isinstance(name, str)

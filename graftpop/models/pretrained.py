@@ -1,7 +1,7 @@
-"""Teachers that were trained before: a run's best network, a file of weights, or weights that were published.
+"""Pretrained teachers: the best network of a run, a file of weights, or published weights.
 
-Students see images normalised as their data set's recipe says. A teacher that was trained on another normalisation
-gets a first layer that turns the one into the other; a plain file of weights is taken to have had the student's own.
+Students get images normalized by their data set's recipe. A teacher trained with another normalization gets a first
+layer that converts between the two. A plain file of weights is assumed to have the student's normalization.
 """
 
 import os
@@ -24,11 +24,11 @@ from graftpop.settings import TeacherSettings
 
 __all__ = ["Normalization", "Renormalized", "load_teacher"]
 
-SOCKET_LIMIT_S: Final = 20.0  # without a byte while weights are downloaded
+SOCKET_LIMIT_S: Final = 20.0  # seconds without a byte while weights are downloaded
 
 
 class Normalization(NamedTuple):
-    """How the pixels that a network sees are normalised: less the mean, divided by the deviation, of RGB in [0, 1]."""
+    """Normalization `(x - mean) / std` of RGB pixels in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -43,28 +43,28 @@ def load_teacher(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> nn.Module:
-    """Return a trained teacher in evaluation mode, on the CPU, with no parameter that asks for a gradient.
+    """Return a trained teacher in evaluation mode, on the CPU, with frozen parameters.
 
-    It takes the very images that the student takes, and gives logits (B, num_classes). To check a teacher before
-    anything trains is to load it. One that is trained in the trial, `epochs`, is the caller's to build.
+    It maps the student's images to logits (B, num_classes), and is checked on blank images. The caller builds teachers
+    with `epochs`, which are trained in the trial.
 
     Args:
-        settings: with `checkpoint` or `pretrained`.
+        settings: with either `checkpoint` or `pretrained`.
         num_classes: of the data.
         image_shape: (C, H, W) of the data's images.
-        where: the key of the settings, for messages: `distillation.teachers[0]`.
-        mean: of the data's recipe, one a colour, of pixels in [0, 1].
-        std: of the data's recipe, one a colour.
+        where: key of the settings, for messages: `distillation.teachers[0]`.
+        mean: of the data's recipe, one per color, for pixels in [0, 1].
+        std: of the data's recipe, one per color, for pixels in [0, 1].
 
     Raises:
         CheckpointError: the checkpoint is absent, damaged, or holds another network.
-        ModelError: no such network or published weights, or they do not fit the data.
+        ModelError: unknown network, no published weights, or they do not fit the data.
         ValueError: `epochs` is given, or not exactly one of `checkpoint` and `pretrained`.
     """
     if settings.epochs is not None or (settings.checkpoint is None) != settings.pretrained:
         raise ValueError(f"{where}: load_teacher needs one of checkpoint and pretrained, no epochs, got {settings!r}")
     data = Normalization(tuple(mean), tuple(std))
-    with seeded(0, torch.device("cpu")):  # initial weights, soon replaced, draw nothing from the global generator
+    with seeded(0, torch.device("cpu")):  # initial weights, soon replaced, must not advance the global generator
         if settings.checkpoint is None:
             network, own = _published(settings.model, num_classes, where)
         elif os.path.isdir(settings.checkpoint):
@@ -79,7 +79,13 @@ def load_teacher(
 
 
 class Renormalized(nn.Module):
-    """A network behind the change from the data's normalisation to its own; one multiplication and one sum a pixel."""
+    """A network behind a conversion from the data's normalization to its own: `x * scale + shift`.
+
+    Args:
+        network: gets the converted images.
+        data: normalization of the input.
+        own: normalization that the network was trained with.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -95,21 +101,21 @@ class Renormalized(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the network's logits (B, num_classes) of images (B, 3, H, W) with the data's normalisation."""
+        """Return logits (B, num_classes) for images (B, 3, H, W) with the data's normalization."""
         logits: Tensor = self.network(images * self.scale + self.shift)
         return logits
 
 
 def _from_run(folder: Path, model: str | None, num_classes: int, where: str) -> tuple[nn.Module, Normalization]:
-    """Return the network of a run's folder best/ and its normalisation."""
+    """Return the network of a run's folder best/, and its normalization."""
     try:
         network, card = read_network(folder)
     except (CheckpointError, ModelError) as error:
         raise CheckpointError(f"{where}.checkpoint: {error}") from error
     if model not in (None, card["model"]):
         raise CheckpointError(
-            f"{where}.model: must be that of the checkpoint or null, got '{model}', but "
-            f"{folder / 'config.json'} says '{card['model']}'; leave model out"
+            f"{where}.model: must be null or '{card['model']}' as in {folder / 'config.json'}, got '{model}'; "
+            f"leave model out"
         )
     _check_classes(card["num_classes"], num_classes, f"{where}.checkpoint: {folder}")
     return network, Normalization(tuple(card["mean"]), tuple(card["std"]))
@@ -124,65 +130,67 @@ def _from_file(file: Path, model: str | None, num_classes: int, where: str) -> n
         )
     if model is None:
         raise ModelError(
-            f"{where}.model: must name the network that a file of weights is of, got null; write it as in model.name"
+            f"{where}.model: must name the network of a file of weights, got null; write it as in model.name"
         )
     network = build(model, num_classes, f"{where}.model")
     try:
         weights = read_weights(file)
     except CheckpointError as error:
         raise CheckpointError(f"{where}.checkpoint: {error}") from error
-    wrong = _differences(network, weights, num_classes, f"{where}.checkpoint: {file}")
-    if wrong:
-        more = f", and {len(wrong) - 1} more names differ" if len(wrong) > 1 else ""
+    differences = _differences(network, weights, num_classes, f"{where}.checkpoint: {file}")
+    if differences:
+        more = f", and {len(differences) - 1} more names differ" if len(differences) > 1 else ""
         raise CheckpointError(
-            f"{where}.checkpoint: {file}: holds another network than '{model}': {wrong[0]}{more}; "
-            f"name its network in {where}.model"
+            f"{where}.checkpoint: {file}: holds another network than '{model}': {differences[0]}{more}; "
+            f"set {where}.model to its network"
         )
     network.load_state_dict(weights)
     return network
 
 
 def _differences(network: nn.Module, weights: dict[str, Tensor], num_classes: int, at: str) -> list[str]:
-    """Return in what names and shapes weights differ from a network's, in words.
+    """Return the differences between weights and a network's names and shapes, one phrase each.
 
     Raises:
-        ModelError: in nothing but the number of classes.
+        ModelError: they differ only in the number of classes.
     """
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     resized = {name: shape for name, shape in own.items() if found.get(name, shape) != shape}
-    absent = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]  # torch < 0.4.1
+    absent = [
+        name for name in own if name not in found and not name.endswith("num_batches_tracked")
+    ]  # absent before torch 0.4.1
     foreign = [name for name in found if name not in own]
     first_sizes = {(shape[:1], found[name][:1]) for name, shape in resized.items()}
     is_resized_only = not absent and not foreign and all(own[name][1:] == found[name][1:] for name in resized)
     if is_resized_only and len(first_sizes) == 1:
-        ((ours, theirs),) = first_sizes
-        if ours == (num_classes,) and theirs:
-            _check_classes(theirs[0], num_classes, at)
+        ((own_size, found_size),) = first_sizes
+        if own_size == (num_classes,) and found_size:
+            _check_classes(found_size[0], num_classes, at)
     return [
         *(f"{name} has shape {found[name]}, not {shape}" for name, shape in resized.items()),
         *(f"{name} is missing" for name in absent),
-        *(f"{name} is not of it" for name in foreign),
+        *(f"{name} is unexpected" for name in foreign),
     ]
 
 
 def _check_classes(num_teacher_classes: int, num_classes: int, at: str) -> None:
     if num_teacher_classes != num_classes:
         raise ModelError(
-            f"{at}: has {num_teacher_classes} classes, the data has {num_classes}; choose a teacher of the same classes"
+            f"{at}: must have the {num_classes} classes of the data, got {num_teacher_classes}; choose another teacher"
         )
 
 
 class Published(NamedTuple):
-    """Weights that a library has for a network: of how many classes, on which normalisation, and how to get them."""
+    """Weights that a library publishes for a network."""
 
     num_classes: int
-    colours: Normalization
-    load: Callable[[], nn.Module]
+    normalization: Normalization
+    load: Callable[[], nn.Module]  # downloads the weights, unless cached
 
 
 def _published(model: str | None, num_classes: int, where: str) -> tuple[nn.Module, Normalization]:
-    """Return a network with published weights, which are downloaded unless they were before, and its normalisation."""
+    """Return a network with published weights, downloaded unless cached, and its normalization."""
     if model is None or not model.startswith((TORCHVISION, TIMM)):
         raise ModelError(
             f"{where}.model: must be {TORCHVISION}NAME or {TIMM}NAME for pretrained: true, got "
@@ -190,22 +198,22 @@ def _published(model: str | None, num_classes: int, where: str) -> tuple[nn.Modu
         )
     find_model(model, f"{where}.model")
     at = f"{where}.pretrained: {model}"
-    published = _of_torchvision(model) if model.startswith(TORCHVISION) else _of_timm(model)
+    published = _torchvision_weights(model) if model.startswith(TORCHVISION) else _timm_weights(model)
     if published is None:
-        raise ModelError(f"{at}: timm has no weights for it; timm.list_pretrained() lists those that have")
+        raise ModelError(f"{at}: must have weights in timm, got none; choose from timm.list_pretrained()")
     _check_classes(published.num_classes, num_classes, at)
     try:
         with _socket_limit():
-            return published.load(), published.colours
-    except Exception as error:  # urllib, httpx, huggingface_hub, safetensors and torch each have their own
+            return published.load(), published.normalization
+    except Exception as error:  # urllib, httpx, huggingface_hub, safetensors and torch raise different ones
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
         raise ModelError(
-            f"{at}: its weights could not be downloaded or read: {reason}; fetch them where there is a "
-            f"network, or give a checkpoint"
+            f"{at}: its weights could not be downloaded or read: {reason}; download them on a machine with "
+            f"network access, or give a checkpoint"
         ) from error
 
 
-def _of_torchvision(model: str) -> Published:
+def _torchvision_weights(model: str) -> Published:
     import torchvision
 
     name = model.removeprefix(TORCHVISION)
@@ -218,7 +226,7 @@ def _of_torchvision(model: str) -> Published:
     )
 
 
-def _of_timm(model: str) -> Published | None:
+def _timm_weights(model: str) -> Published | None:
     import timm
 
     name = model.removeprefix(TIMM)
@@ -234,7 +242,7 @@ def _of_timm(model: str) -> Published | None:
 
 @contextmanager
 def _socket_limit() -> Iterator[None]:
-    """Let no socket that is opened inside the block wait without end; torch.hub has no argument for it."""
+    """Set the default timeout of sockets inside the block; torch.hub has no argument for it."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SOCKET_LIMIT_S)
     try:

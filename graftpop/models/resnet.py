@@ -1,4 +1,4 @@
-"""Residual networks for small images, and He's initialisation, which the networks beside this file share.
+"""Residual networks for small images, and the He initialization that other networks share.
 
 He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv:1512.03385, section 4.2: 6n+2 layers,
 widths 16, 32, 64, shortcuts without parameters (option A). State keys are those of the released filter-grafting code.
@@ -17,8 +17,8 @@ def he_convolutions_(network: nn.Module, mode: Literal["fan_in", "fan_out"]) -> 
     """Draw every convolution weight from N(0, 2 / fan), from torch's global generator.
 
     Args:
-        network: the network to initialise, changed in place.
-        mode: fan_in keeps the variance of activations, fan_out that of gradients.
+        network: changed in place.
+        mode: fan_in preserves the variance of activations, fan_out that of gradients.
 
     References:
         He et al., Delving Deep into Rectifiers, ICCV 2015, arXiv:1502.01852, section 2.2.
@@ -29,7 +29,7 @@ def he_convolutions_(network: nn.Module, mode: Literal["fan_in", "fan_out"]) -> 
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut; a wider block than its input halves height and width."""
+    """Two 3x3 convolutions with a shortcut; a block wider than its input halves height and width."""
 
     def __init__(self, num_inputs: int, num_filters: int, activation: type[nn.Module]) -> None:
         super().__init__()
@@ -42,13 +42,13 @@ class BasicBlock(nn.Module):
         self.num_zero_channels = num_filters // 4 if widens else 0
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """Return `x`, or in a widening block every second pixel of it between equally many channels of zeros."""
+        """Return `x`; in a widening block every second pixel of it, with zero channels padded on both sides."""
         if not self.num_zero_channels:
             return x
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.num_zero_channels, self.num_zero_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output, (N, num_filters, H, W), or half that height and width."""
+        """Return the output, (N, num_filters, H, W), with half the height and width in a widening block."""
         out = self.activation(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         activated: Tensor = self.activation(out + self.shortcut(x))
@@ -58,13 +58,13 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """Residual network of 6n+2 layers.
 
-    He's initialisation (fan in) of convolutions and classifier weight; the classifier's bias keeps torch's default.
-    The paper names the rule for all layers; which fan, and the bias, are as in the released filter-grafting code.
+    He initialization (fan in) of convolutions and classifier weight; the classifier's bias keeps torch's default.
+    The paper states the rule; the fan and the bias follow the released filter-grafting code.
 
     Args:
         num_blocks: n, blocks in each of the three stages.
-        activation: class of the activation; `nn.LeakyReLU` has its default negative slope, 0.01.
-        num_classes: logits an image.
+        activation: class of the activation; `nn.LeakyReLU` has torch's default negative slope, 0.01.
+        num_classes: logits per image.
     """
 
     def __init__(self, num_blocks: int, activation: type[nn.Module], num_classes: int) -> None:
@@ -88,6 +88,6 @@ class ResNet(nn.Module):
 
 
 def stage(num_blocks: int, num_inputs: int, num_filters: int, activation: type[nn.Module]) -> nn.Sequential:
-    """Return `num_blocks` blocks of one width, of which the first may be wider than its input."""
+    """Return `num_blocks` blocks of one width; the first widens if `num_inputs` is smaller."""
     widths = [num_inputs] + [num_filters] * num_blocks
     return nn.Sequential(*(BasicBlock(i, o, activation) for i, o in pairwise(widths)))

@@ -1,8 +1,8 @@
 """ResNeXt for small images.
 
 Xie et al., Aggregated Residual Transformations for Deep Neural Networks, CVPR 2017, arXiv:1611.05431, section 5.3:
-three stages of bottleneck blocks in the form with grouped convolutions (figure 3c), a 1x1 convolution with BatchNorm
-in a shortcut that changes the width.
+three stages of bottleneck blocks with grouped convolutions (figure 3c). A shortcut that changes the width has a 1x1
+convolution with BatchNorm.
 """
 
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ __all__ = ["ResNeXt"]
 
 
 class AggregatedBlock(nn.Module):
-    """Reduce by a 1x1 convolution, transform in groups, expand, around a shortcut."""
+    """1x1 reduction, grouped 3x3 convolution, and 1x1 expansion, with a shortcut."""
 
     def __init__(self, num_inputs: int, num_hidden: int, num_filters: int, num_groups: int, stride: int) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class AggregatedBlock(nn.Module):
 class ResNeXt(nn.Module):
     """ResNeXt of 9n+2 layers; stages of 256, 512 and 1024 channels.
 
-    He's initialisation (fan out), bias of the classifier zero, as in the authors' Torch code.
+    He initialization (fan out), bias of the classifier zero, as in the authors' Torch code.
 
     Args:
         num_blocks: n, blocks in each of the three stages.
-        cardinality: groups of a grouped convolution.
-        group_width: channels of a group in the first stage; it doubles with every stage.
-        num_classes: logits an image.
+        cardinality: groups per grouped convolution.
+        group_width: channels per group in the first stage; doubles with every stage.
+        num_classes: logits per image.
     """
 
     def __init__(self, num_blocks: int, cardinality: int, group_width: int, num_classes: int) -> None:

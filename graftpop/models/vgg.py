@@ -1,8 +1,8 @@
 """VGG-16 for small images.
 
 Simonyan & Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015, arXiv:1409.1556,
-configuration D, in the CIFAR form: BatchNorm after every convolution (whose biases stay, as in the paper) and one
-linear layer in place of three. Five poolings: images of at least 32x32.
+configuration D, in the CIFAR form: BatchNorm after every convolution, which keeps its bias as in the paper, and one
+linear layer instead of three. The five poolings need images of at least 32x32.
 """
 
 from typing import Final
@@ -11,17 +11,22 @@ from torch import Tensor, nn
 
 __all__ = ["VGG16"]
 
-STAGES: Final = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # a pooling after each
+STAGES: Final = (
+    (64, 64),
+    (128, 128),
+    (256, 256, 256),
+    (512, 512, 512),
+    (512, 512, 512),
+)  # widths; each stage ends in a pooling
 
 
 class VGG16(nn.Module):
     """VGG-16 with BatchNorm.
 
-    Glorot's uniform initialisation, biases zero (section 3.1 of the paper, which names it as the one that needs no
-    pre-training).
+    Glorot's uniform initialization, biases zero: the one that section 3.1 of the paper recommends without pre-training.
 
     Args:
-        num_classes: logits an image.
+        num_classes: logits per image.
     """
 
     def __init__(self, num_classes: int) -> None:

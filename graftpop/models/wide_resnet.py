@@ -1,8 +1,8 @@
-"""Wide residual networks.
+"""Wide residual networks for small images.
 
 Zagoruyko & Komodakis, Wide Residual Networks, BMVC 2016, arXiv:1605.07146: pre-activation blocks of two 3x3
-convolutions, without dropout. A block that changes the width has a 1x1 convolution in its shortcut, which sees the
-normalised input, as in the authors' code.
+convolutions, without dropout. A shortcut that changes the width has a 1x1 convolution on the normalized input, as in
+the authors' code.
 """
 
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ __all__ = ["WideResNet"]
 
 
 class PreactivationBlock(nn.Module):
-    """BatchNorm, ReLU, 3x3 convolution, twice, around a shortcut."""
+    """BatchNorm, ReLU and 3x3 convolution, twice, with a shortcut."""
 
     def __init__(self, num_inputs: int, num_filters: int, stride: int) -> None:
         super().__init__()
@@ -35,14 +35,14 @@ class PreactivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-(6n+4)-k, where the paper counts the convolutions, those of the three shortcuts included.
+    """WRN-(6n+4)-k; the depth counts convolutions, those of the three shortcuts included.
 
-    He's initialisation (fan out), bias of the classifier zero, as in the authors' Torch code.
+    He initialization (fan out), bias of the classifier zero, as in the authors' Torch code.
 
     Args:
         num_blocks: n, blocks in each of the three stages.
         widening: k; the stages have 16k, 32k and 64k channels.
-        num_classes: logits an image.
+        num_classes: logits per image.
     """
 
     def __init__(self, num_blocks: int, widening: int, num_classes: int) -> None:
@@ -65,6 +65,6 @@ class WideResNet(nn.Module):
 
 
 def stage(num_blocks: int, num_inputs: int, num_filters: int, stride: int) -> nn.Sequential:
-    """Return `num_blocks` blocks of one width, of which the first has the stride."""
+    """Return `num_blocks` blocks of one width; the first has the stride."""
     rest = [PreactivationBlock(num_filters, num_filters, 1) for _ in range(num_blocks - 1)]
     return nn.Sequential(PreactivationBlock(num_inputs, num_filters, stride), *rest)

@@ -1,4 +1,4 @@
-"""Decoded once, whole or not at all."""
+"""The cache of decoded data sets: written once and completely, shared by processes."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ def stored_folder(cache: Path) -> Path:
     return folders[0]
 
 
-def test_what_is_decoded_comes_back_from_the_cache(cache: Path) -> None:
+def test_decoded_images_are_read_from_the_cache(cache: Path) -> None:
     for found in (source(), replace(source(), open=never)):
         images = decoded(found)
         pixels, labels = images.parts["train"]
@@ -76,9 +76,9 @@ def test_mean_and_deviation_are_those_of_the_training_pixels() -> None:
     np.testing.assert_allclose(images.std, PIXELS.std(axis=(0, 1, 2)) / 255, rtol=1e-12)
 
 
-def test_the_deviation_of_a_colour_that_never_changes_is_one() -> None:
-    grey = np.full((2, 4, 6, 3), 7, np.uint8)
-    parts = {name: Part(2, iter([(grey, LABELS[:2])])) for name in ("train", "test")}
+def test_deviation_of_a_constant_color_is_one() -> None:
+    gray = np.full((2, 4, 6, 3), 7, np.uint8)
+    parts = {name: Part(2, iter([(gray, LABELS[:2])])) for name in ("train", "test")}
     images = decoded(replace(source(), open=lambda: Contents(("a", "b"), 4, 6, parts)))
     assert images.std == (1.0, 1.0, 1.0)
 
@@ -88,7 +88,7 @@ def test_writing_to_the_pixels_does_not_change_the_cache() -> None:
     assert decoded(source()).parts["train"][0].numpy().any()
 
 
-def test_a_changed_file_is_decoded_again(tmp_path: Path, cache: Path) -> None:
+def test_changed_file_is_decoded_again(tmp_path: Path, cache: Path) -> None:
     file = tmp_path / "images"
     file.write_text("one")
     found = source(file)
@@ -101,7 +101,7 @@ def test_a_changed_file_is_decoded_again(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["no meta", "half of meta", "half of the pixels", "no labels", "empty labels"])
-def test_a_torn_cache_is_made_again(damage: str, cache: Path) -> None:
+def test_damaged_cache_is_rebuilt(damage: str, cache: Path) -> None:
     decoded(source())
     folder = stored_folder(cache)
     file = folder / ("meta.json" if "meta" in damage else f"train_{damage.split()[-1]}.npy")
@@ -113,7 +113,7 @@ def test_a_torn_cache_is_made_again(damage: str, cache: Path) -> None:
     assert np.array_equal(decoded(source()).parts["train"][0].permute(0, 2, 3, 1).numpy(), PIXELS)
 
 
-def test_what_a_killed_process_left_is_not_used(cache: Path) -> None:
+def test_leftovers_of_a_killed_process_are_ignored(cache: Path) -> None:
     decoded(source())
     folder = stored_folder(cache)
     partial = folder.with_name(folder.name + ".partial")
@@ -123,7 +123,7 @@ def test_what_a_killed_process_left_is_not_used(cache: Path) -> None:
     assert not partial.exists()
 
 
-def test_images_that_fail_leave_nothing_behind(cache: Path) -> None:
+def test_failed_decoding_leaves_nothing_in_the_cache(cache: Path) -> None:
     def failing() -> Iterator[Block]:
         yield from blocks(3)
         raise DataError("image 4 is damaged")
@@ -134,38 +134,30 @@ def test_images_that_fail_leave_nothing_behind(cache: Path) -> None:
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
-def test_a_part_that_is_shorter_than_it_said_is_an_error() -> None:
-    with pytest.raises(DataError, match="expected 11 images of the train part, got 10; its files have changed"):
+def test_part_with_fewer_images_than_announced_is_refused() -> None:
+    with pytest.raises(DataError, match=r"^cache: .*train.* 11 images, got 10; "):
         decoded(source(num_images=11))
 
 
-def test_a_cache_that_cannot_be_written_names_the_folder_and_the_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_cache_is_refused_with_folder_and_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(
-        DataError,
-        match=r"cache: .*/file/graftpop/decoded must be a folder that can be written, got "
-        r"Not a directory; set XDG_CACHE_HOME",
-    ):
+    with pytest.raises(DataError, match=r"cache: .*/file/graftpop/decoded .*, got Not a directory; .*XDG_CACHE_HOME"):
         decoded(source())
 
 
-def test_a_wait_that_is_too_long_names_the_lock_and_its_purpose(cache: Path) -> None:
+def test_timed_out_wait_names_the_lock_and_its_purpose(cache: Path) -> None:
     decoded(source())
     folder = stored_folder(cache)
     (folder / "meta.json").unlink()
     with (
         FileLock(f"{folder}.lock"),
-        pytest.raises(
-            DataError, match=r"cache: waited 0\.1 s for .*/toy-.*\.lock, held by a process of this node to decode toy"
-        ),
+        pytest.raises(DataError, match=r"cache: .*0\.1 s for .*/toy-.*\.lock, .* to decode toy; "),
     ):
         decoded(source(), timeout_s=0.1)
 
 
-def test_two_processes_at_once_decode_once(tmp_path: Path, cache: Path) -> None:
+def test_two_concurrent_processes_decode_once(tmp_path: Path, cache: Path) -> None:
     for part in ("train", "test"):
         write_parquet(
             tmp_path / f"{part}.parquet", [png(image) for image in random_pixels(500)], {"label": list(range(500))}

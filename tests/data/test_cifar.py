@@ -1,10 +1,11 @@
-"""CIFAR in every layout and from every place."""
+"""CIFAR in every layout, from every place, and downloaded."""
 
 import hashlib
 import http.server
 import io
 import os
 import pickle
+import re
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ needs_cifar10 = pytest.mark.skipif(not REAL.is_dir(), reason="needs CIFAR-10 in 
 
 @pytest.fixture(autouse=True)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test see the places of the user, nor the network."""
+    """Hide the user's data and the network from the tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("GRAFTPOP_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -79,7 +80,7 @@ def test_parquet_files_are_found_in_every_place(tmp_path: Path, place: str) -> N
     assert splits.class_names == ("cat", "dog", "frog")
 
 
-def test_the_published_batches_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_batches_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_batches(tmp_path / "data" / "cifar10", monkeypatch)
     splits = load()
     assert_is_made_of_pixels(splits)
@@ -90,11 +91,7 @@ def test_batches_with_another_md5_are_never_unpickled(tmp_path: Path, monkeypatc
     write_batches(tmp_path / "data" / "cifar10", monkeypatch)
     with open(tmp_path / "data" / "cifar10" / "cifar-10-batches-py" / "data_batch_3", "ab") as file:
         file.write(b"x")
-    with pytest.raises(
-        DataError,
-        match=r"cifar10/cifar-10-batches-py: every file must be there and have its "
-        "published MD5, got one that has not; remove the folder and fetch it again",
-    ):
+    with pytest.raises(DataError, match=r"cifar10/cifar-10-batches-py: .*MD5, got "):
         load()
 
 
@@ -114,7 +111,7 @@ def test_class_folders_are_read(tmp_path: Path) -> None:
     assert splits.class_names == ("cat", "dog", "frog")
 
 
-def test_cifar_is_normalised_shifted_and_mirrored_as_published(tmp_path: Path) -> None:
+def test_cifar_is_normalized_shifted_and_mirrored_as_published(tmp_path: Path) -> None:
     write_tables(tmp_path / "data" / "cifar10")
     recipe = load().recipe
     assert recipe.mean == (0.4914, 0.4822, 0.4465)
@@ -123,9 +120,7 @@ def test_cifar_is_normalised_shifted_and_mirrored_as_published(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("label", "num_classes"), [(None, 36), ("coarse_label", 3)])
-def test_cifar100_uses_its_fine_labels_unless_told_otherwise(
-    tmp_path: Path, label: str | None, num_classes: int
-) -> None:
+def test_cifar100_uses_its_fine_labels_by_default(tmp_path: Path, label: str | None, num_classes: int) -> None:
     for part in ("train", "test"):
         write_parquet(
             tmp_path / "data" / "cifar100" / f"{part}.parquet",
@@ -138,7 +133,7 @@ def test_cifar100_uses_its_fine_labels_unless_told_otherwise(
     assert splits.recipe.mean == (0.5071, 0.4865, 0.4409)
 
 
-def test_cifar_that_is_nowhere_lists_all_places_layouts_and_remedies(
+def test_absent_cifar_is_refused_with_places_layouts_and_remedies(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(DataError) as caught:
@@ -152,23 +147,24 @@ def test_cifar_that_is_nowhere_lists_all_places_layouts_and_remedies(
         "train/<class>/*.png",
         "download of http://127.0.0.1:9/",
         "Connection refused",
-        "set GRAFTPOP_DATA to a folder that holds cifar10/, or data.root",
+        "set GRAFTPOP_DATA",
+        "cifar10/, or data.root",
     ):
         assert part in message
     assert "\n" not in message
     assert capfd.readouterr() == ("", "")
 
 
-def test_cifar_that_is_nowhere_says_if_the_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_cifar_is_refused_with_a_note_if_the_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GRAFTPOP_DATA")
-    with pytest.raises(DataError, match=r"set GRAFTPOP_DATA \(not set now\) to a folder that holds cifar100/"):
+    with pytest.raises(DataError, match=r"GRAFTPOP_DATA \(not set now\).*cifar100/"):
         load("cifar100")
 
 
-def test_a_root_without_cifar_is_not_replaced_by_a_download(tmp_path: Path) -> None:
+def test_cifar_is_not_downloaded_if_data_root_is_set(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     write_tables(tmp_path / "data" / "cifar10")
-    with pytest.raises(DataError, match=r"data\.name: no cifar10 in .*/mine \(data\.root\); looked for .*; correct "):
+    with pytest.raises(DataError, match=r"data\.name: .*cifar10.*/mine \(data\.root\); .*; correct data\.root"):
         load(root=str(tmp_path / "mine"))
 
 
@@ -198,7 +194,7 @@ def archive_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
         thread.join(10)
 
 
-def test_cifar_is_downloaded_into_the_cache_in_silence(
+def test_cifar_is_downloaded_into_the_cache_without_output(
     tmp_path: Path, archive_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(CIFAR10, "url", archive_url)
@@ -209,12 +205,12 @@ def test_cifar_is_downloaded_into_the_cache_in_silence(
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_archive_with_another_md5_is_not_unpacked(
+def test_archive_with_another_md5_is_not_unpacked(
     tmp_path: Path, archive_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CIFAR10, "url", archive_url)
     monkeypatch.setattr(CIFAR10, "tgz_md5", "0" * 32)
-    with pytest.raises(DataError, match=r"failed \(its MD5 is not the published one\); set GRAFTPOP_DATA"):
+    with pytest.raises(DataError, match=r"failed \(.*MD5.*\); set GRAFTPOP_DATA"):
         load()
     assert list((tmp_path / "cache" / "graftpop" / "cifar10").iterdir()) == []
 
@@ -240,7 +236,7 @@ def test_real_cifar10_has_its_images_and_classes() -> None:
 
 
 @needs_cifar10
-def test_real_cifar10_images_are_decoded_as_by_pillow(tmp_path: Path) -> None:
+def test_real_cifar10_images_equal_those_of_pillow(tmp_path: Path) -> None:
     rows = {}
     for part in ("train", "test"):
         with parquet.ParquetFile(next(REAL.glob(f"{part}-*.parquet"))) as table:
@@ -260,13 +256,13 @@ def test_real_cifar10_images_are_decoded_as_by_pillow(tmp_path: Path) -> None:
 # hostile archives
 
 
-def test_a_batch_holds_numbers_texts_and_arrays_and_nothing_is_called(tmp_path: Path) -> None:
+def test_batch_with_other_objects_than_arrays_is_refused_and_nothing_is_called(tmp_path: Path) -> None:
     class Call:
         def __reduce__(self) -> Any:
             return os.mkdir, (str(tmp_path / "executed"),)
 
     for content in (Call(), {"data": Call()}, {"data": os.system}, {"data": np.array([Call()], object)}):
-        with pytest.raises(DataError, match="every file must be there and have its published MD5"):
+        with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path))}: "):
             unpickled(pickle.dumps(content), tmp_path)
     assert not (tmp_path / "executed").exists()
     assert np.array_equal(unpickled(pickle.dumps({"data": PIXELS}), tmp_path)["data"], PIXELS)
@@ -296,16 +292,16 @@ def test_batches_pickled_by_python_2_are_read(tmp_path: Path) -> None:
         {"data": np.zeros((2, 3072), np.uint8), "labels": [1]},
     ],
 )
-def test_a_batch_of_another_form_is_refused(tmp_path: Path, batch: Any) -> None:
+def test_batch_of_another_structure_is_refused(tmp_path: Path, batch: Any) -> None:
     content = pickle.dumps(batch)
     (tmp_path / "batch").write_bytes(content)
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    with pytest.raises(DataError, match="every file must be there and have its published MD5"):
+    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path))}: "):
         read_batches(tmp_path, {"batch": md5}, "labels")
 
 
-def evil_archive(kind: str) -> bytes:
-    """Return an archive with a member that would leave its folder, or one that is cut short."""
+def hostile_archive(kind: str) -> bytes:
+    """Return a truncated archive, or one with a member outside its folder, a link or a device."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         member = tarfile.TarInfo(f"cifar-10-batches-py/{'../../../escaped' if kind == 'up' else 'link'}")
@@ -321,22 +317,20 @@ def evil_archive(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["up", "link", "device", "cut", "nonsense"])
-def test_an_archive_that_leaves_its_folder_or_is_damaged_is_not_unpacked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    content = b"nonsense" if kind == "nonsense" else evil_archive(kind)
+def test_hostile_or_damaged_archive_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    content = b"nonsense" if kind == "nonsense" else hostile_archive(kind)
     (tmp_path / "archive").write_bytes(content)
     monkeypatch.setattr(CIFAR10, "url", (tmp_path / "archive").as_uri())
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(content, usedforsecurity=False).hexdigest())
-    with pytest.raises(DataError, match=r"download of file:.*/archive to .* failed \(") as caught:
+    with pytest.raises(DataError, match=r"file:.*/archive to .* failed \(") as caught:
         load()
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("escaped"))
     assert list((tmp_path / "cache" / "graftpop" / "cifar10").iterdir()) == []
 
 
-def test_a_download_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_download_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "MAX_ARCHIVE_BYTES", 10**6)
     monkeypatch.setattr(CIFAR10, "url", "file:///dev/zero")
-    with pytest.raises(DataError, match=r"failed \(it has more than 1000000 bytes\)"):
+    with pytest.raises(DataError, match=r"failed \(.*1000000 bytes\)"):
         load()

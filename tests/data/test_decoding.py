@@ -1,4 +1,4 @@
-"""Images that somebody has made to fill the memory, to hang or to be taken for something else."""
+"""Decoding of hostile images: too large, too slow, damaged, or of another format."""
 
 import io
 import os
@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from graftpop.data import decoding
 from graftpop.data.decoding import decode_blocks, decode_image, size_of
 from graftpop.errors import DataError
 
 
 def header_alone(width: int, height: int) -> bytes:
-    """Return a PNG that says how large it is, and ends."""
+    """Return a PNG with a header of this size and no pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"")
 
@@ -35,42 +36,95 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def refusal(content: bytes | str, size: tuple[int, int] | None = None) -> str:
+    """Return the message that refuses an image, less its name."""
     with pytest.raises(DataError) as caught:
         decode_image(content, "the image", size)
     message = str(caught.value)
     assert message.startswith("the image: ")
     assert "\n" not in message
-    return message
+    return message.removeprefix("the image: ")
 
 
 @pytest.mark.parametrize(("width", "height"), [(2**13, 2**12 + 1), (2**25 + 1, 1), (9000, 9000)])
-def test_an_image_above_the_pixel_limit_is_refused_from_its_header(width: int, height: int) -> None:
-    expected = f"the image: images must have at most 33554432 pixels, got {width} x {height}; shrink it"
-    assert refusal(header_alone(width, height)) == expected
-    with pytest.raises(DataError, match="images must have at most 33554432 pixels"):
+def test_image_above_the_pixel_limit_is_refused_from_its_header(width: int, height: int) -> None:
+    message = refusal(header_alone(width, height))
+    assert "33554432" in message
+    assert f"got {width} x {height}" in message
+    with pytest.raises(DataError, match=f"^the image: .*33554432.*got {width} x {height}"):
         size_of(header_alone(width, height), "the image")
 
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (2**31 - 1, 2**31 - 1)])
-def test_an_absurd_image_is_refused(width: int, height: int) -> None:
-    assert "exceeds limit" in refusal(header_alone(width, height))  # Pillow's own, above ours
+def test_image_above_the_limit_of_pillow_is_refused(width: int, height: int) -> None:
+    assert "exceeds limit" in refusal(header_alone(width, height))  # Pillow's message
 
 
-def test_an_image_at_the_pixel_limit_is_decoded() -> None:
+def test_image_at_the_pixel_limit_is_decoded() -> None:
     white = encoded(Image.new("1", (2**13, 2**12), 1), "PNG")
     assert decode_image(white, "the image").size == (2**13, 2**12)
 
 
-def test_an_image_of_another_size_than_the_first_is_refused_before_it_is_decoded() -> None:
+@pytest.mark.parametrize("is_file", [False, True])
+def test_image_at_the_byte_limit_is_decoded(is_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = png(random_pixels(1, 8, 8)[0])
+    (tmp_path / "image.png").write_bytes(content)
+    image = str(tmp_path / "image.png") if is_file else content
+    monkeypatch.setattr(decoding, "MAX_FILE_BYTES", len(content))
+    assert decode_image(image, "the image").size == (8, 8)
+    monkeypatch.setattr(decoding, "MAX_FILE_BYTES", len(content) - 1)
+    assert f"{len(content) - 1} bytes" in refusal(image)
+
+
+def test_image_of_another_size_than_the_first_is_refused_before_it_is_decoded() -> None:
     images = [(png(random_pixels(1, 8, 8)[0]), "0", 0), (header_alone(4096, 4096), "1", 0)]
-    with pytest.raises(DataError, match="1: all images must have the size of the first, 8 x 8, got 4096 x 4096"):
+    with pytest.raises(DataError, match=r"^1: .* 8 x 8, got 4096 x 4096"):
         list(decode_blocks(images, 8, 8))
 
 
+def test_pixels_of_an_image_of_another_size_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    image = png(random_pixels(1, 8, 6)[0])
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    message = refusal(image, (8, 8))
+    assert "8 x 8" in message
+    assert "got 6 x 8" in message
+
+
+@pytest.mark.parametrize(
+    ("max_images", "max_bytes", "sizes"),
+    [
+        (4, 10**6, [4, 4, 2]),
+        (1024, 3 * 2 * 5 * 3, [3, 3, 3, 1]),  # three images of 2 x 5 pixels
+        (1024, 3 * 2 * 5 * 3 - 1, [2, 2, 2, 2, 2]),
+        (1024, 1, [1] * 10),
+    ],
+)
+def test_blocks_are_limited_in_images_and_bytes(
+    max_images: int, max_bytes: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "MAX_BLOCK_IMAGES", max_images)
+    monkeypatch.setattr(decoding, "MAX_BLOCK_BYTES", max_bytes)
+    pixels = random_pixels(10, 2, 5)
+    blocks = list(decode_blocks(((png(image), "", label) for label, image in enumerate(pixels)), 2, 5))
+    assert [len(labels) for _, labels in blocks] == sizes
+    assert np.array_equal(np.concatenate([block for block, _ in blocks]), pixels)
+    assert np.concatenate([labels for _, labels in blocks]).tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_image_of_more_than_8_bits_per_color_is_refused(mode: str) -> None:
+    kind = np.float32 if mode == "F" else np.uint16 if mode == "I;16" else np.int32
+    image = Image.fromarray(np.full((4, 4), 300, kind))
+    assert image.mode == mode
+    assert f"mode {mode};" in refusal(encoded(image, "TIFF"))
+
+
 @given(short=st.integers(1, 20), ends=st.integers(0, 20), is_tall=st.booleans(), side=st.integers(1, 40))
-def test_of_an_image_of_any_size_the_middle_becomes_a_square(short: int, ends: int, is_tall: bool, side: int) -> None:
+def test_scaled_image_is_its_central_square(short: int, ends: int, is_tall: bool, side: int) -> None:
     pixels = np.zeros((short, 3 * short + 2 * ends, 3), np.uint8)
-    pixels[:, ends : ends + 3 * short] = (200, 100, 50)  # as far beside the cut as the filter of one pixel can see
+    pixels[:, ends : ends + 3 * short] = (200, 100, 50)  # wide enough for the filter of the outer pixels
     image = png(pixels.swapaxes(0, 1) if is_tall else pixels)
     ((blocks, labels),) = decode_blocks([(image, "0", 3)], side, side, scaled=True)
     assert blocks.shape == (1, side, side, 3)
@@ -78,20 +132,45 @@ def test_of_an_image_of_any_size_the_middle_becomes_a_square(short: int, ends: i
     assert labels.tolist() == [3]
 
 
-def test_a_tiff_that_turns_itself_round_has_one_size() -> None:
+def rotated_tiff() -> bytes:
+    """Return a TIFF of 8 x 4 pixels whose orientation tag rotates it by 90 degrees."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = encoded(Image.new("RGB", (8, 4)), "TIFF", exif=exif)
-    decoded = decode_image(turned, "the image")
-    assert (decoded.height, decoded.width) == size_of(turned, "the image")
+    return encoded(Image.new("RGB", (8, 4)), "TIFF", exif=exif)
 
 
-def test_a_jpeg_of_very_many_scans_is_refused_and_not_decoded_for_hours() -> None:
+def test_rotated_tiff_has_the_size_that_its_header_states() -> None:
+    decoded = decode_image(rotated_tiff(), "the image")
+    assert (decoded.height, decoded.width) == size_of(rotated_tiff(), "the image")
+
+
+def test_size_is_checked_again_after_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As in versions of Pillow that rotate while they decode.
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: Image.new("RGB", (4, 8)))
+    message = refusal(encoded(Image.new("RGB", (8, 4)), "PNG"), (4, 8))
+    assert "8 x 4" in message
+    assert "got 4 x 8" in message
+
+
+def test_jpeg_of_very_many_scans_is_refused_within_a_second() -> None:
     content = encoded(Image.new("RGB", (4096, 4096)), "JPEG", progressive=True)
     last = content[content.rindex(b"\xff\xda") : -2]
     start = time.monotonic()
-    assert refusal(content[:-2] + last * 5000 + b"\xff\xd9").startswith("the image: a JPEG must have at most 100 scans")
+    assert "100 scans" in refusal(content[:-2] + last * 5000 + b"\xff\xd9")
     assert time.monotonic() - start < 1
+
+
+def test_scans_are_limited_in_jpeg_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = random_pixels(1, 16, 16)[0]
+    jpeg = encoded(Image.fromarray(pixels), "JPEG", progressive=True)
+    num_scans = jpeg.count(b"\xff\xda")
+    assert num_scans > 1
+    monkeypatch.setattr(decoding, "MAX_SCANS", num_scans)
+    assert decode_image(jpeg, "the image").size == (16, 16)
+    monkeypatch.setattr(decoding, "MAX_SCANS", num_scans - 1)
+    assert f"{num_scans - 1} scans" in refusal(jpeg)
+    pixels[:] = (0xFF, 0xDA, 0xFF)  # the marker of a scan, in the raw pixels of a BMP
+    assert np.array_equal(np.asarray(decode_image(encoded(Image.fromarray(pixels), "BMP"), "the image")), pixels)
 
 
 @pytest.mark.parametrize(
@@ -105,36 +184,36 @@ def test_a_jpeg_of_very_many_scans_is_refused_and_not_decoded_for_hours() -> Non
         bytes(1000),
     ],
 )
-def test_only_formats_of_photographs_are_opened_and_no_program_is_started(content: bytes) -> None:
-    assert refusal(content) == "the image: not an image of a known format; replace or remove it"
+def test_other_formats_than_those_of_photographs_are_refused(content: bytes) -> None:
+    assert "known format" in refusal(content)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP"])
-def test_an_image_that_was_cut_short_is_refused(kind: str) -> None:
+def test_truncated_image_is_refused(kind: str) -> None:
     whole = encoded(Image.fromarray(random_pixels(1, 40, 40)[0]), kind)
     assert decode_image(whole, "the image").size == (40, 40)
     assert refusal(whole[: len(whole) // 2])
 
 
-def test_texts_that_inflate_are_refused() -> None:
+def test_image_with_a_compressed_text_that_inflates_is_refused() -> None:
     whole = png(random_pixels(1, 8, 8)[0])
     text = chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(2**25)))
     assert "Decompressed data too large" in refusal(whole[:33] + text + whole[33:])
 
 
-def test_a_file_larger_than_any_image_is_not_read_whole(tmp_path: Path) -> None:
+def test_file_larger_than_any_image_is_not_read_completely(tmp_path: Path) -> None:
     with open(tmp_path / "large.png", "wb") as file:
         file.truncate(2**40)
-    assert refusal(str(tmp_path / "large.png")) == (
-        "the image: images must have at most 134217728 bytes, got more; shrink it"
-    )
+    assert "134217728 bytes" in refusal(str(tmp_path / "large.png"))
 
 
-def test_a_palette_with_transparency_becomes_rgb_without_a_warning() -> None:
+def test_palette_with_transparency_becomes_rgb_without_a_warning() -> None:
     palette = Image.fromarray(random_pixels(1, 8, 8)[0]).convert("P")
     content = encoded(palette, "PNG", transparency=bytes(range(256)))
     assert np.array_equal(np.asarray(decode_image(content, "the image")), np.asarray(palette.convert("RGB")))
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    assert refusal(os.fspath(tmp_path / "none.png")).startswith("the image: cannot be decoded ([Errno 2] No such file")
+def test_absent_file_is_named(tmp_path: Path) -> None:
+    message = refusal(os.fspath(tmp_path / "none.png"))
+    assert "No such file" in message
+    assert "none.png" in message

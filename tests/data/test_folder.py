@@ -1,4 +1,4 @@
-"""Images as files in class folders, in memory."""
+"""Images in class folders: decoded into memory or streamed, and folders that are refused."""
 
 import os
 from pathlib import Path
@@ -46,24 +46,24 @@ def test_images_of_one_size_are_decoded_into_memory(root: Path) -> None:
     assert (splits.recipe.crop_padding, splits.recipe.flip) == (1, True)
 
 
-def test_validation_is_cut_from_training_where_it_has_no_folder(root: Path) -> None:
+def test_validation_images_are_split_off_if_there_is_no_folder(root: Path) -> None:
     splits = load(root, val_fraction=0.33)
     assert (splits.train.num_images, splits.val.num_images, splits.test.num_images) == (12, 6, 6)
 
 
-def test_a_lone_validation_folder_is_the_test_set(root: Path) -> None:
+def test_validation_folder_without_a_test_folder_is_the_test_set(root: Path) -> None:
     (root / "test").rename(root / "val")
     splits = load(root, val_fraction=0.33)
     assert (splits.train.num_images, splits.val.num_images, splits.test.num_images) == (12, 6, 6)
 
 
-def test_validation_and_test_folders_are_what_they_say(root: Path) -> None:
+def test_validation_and_test_folders_are_used(root: Path) -> None:
     write_class_folders(root / "val", {"cat": PIXELS[:3]})
     splits = load(root)
     assert (splits.train.num_images, splits.val.num_images, splits.test.num_images) == (18, 3, 6)
 
 
-def test_files_in_deeper_folders_count_and_other_files_do_not(root: Path) -> None:
+def test_nested_images_are_found_and_other_files_ignored(root: Path) -> None:
     (root / "train" / "cat" / "more").mkdir()
     (root / "train" / "cat" / "000.png").rename(root / "train" / "cat" / "more" / "x.PNG")
     (root / "train" / "cat" / "notes.txt").write_text("not an image")
@@ -72,7 +72,7 @@ def test_files_in_deeper_folders_count_and_other_files_do_not(root: Path) -> Non
     assert load(root).train.num_images + load(root).val.num_images == 18
 
 
-def test_a_changed_image_is_decoded_again(root: Path) -> None:
+def test_changed_image_is_decoded_again(root: Path) -> None:
     load(root)
     (root / "train" / "cat" / "003.png").write_bytes(png(PIXELS[0]))
     assert np.array_equal(cast(MemoryImages, load(root).train).pixels[3].permute(1, 2, 0).numpy(), PIXELS[0])
@@ -85,7 +85,7 @@ def test_images_of_several_sizes_are_streamed(root: Path) -> None:
     assert splits.image_shape == (3, 224, 224)
 
 
-def test_images_of_several_sizes_can_be_given_one(root: Path) -> None:
+def test_images_of_several_sizes_can_be_scaled_to_one(root: Path) -> None:
     wide = random_pixels(1, 24, 60)[0]
     write_class_folders(root / "train" / "cat", {"wide": [wide]})
     splits = load(root, image_size=6)
@@ -93,14 +93,12 @@ def test_images_of_several_sizes_can_be_given_one(root: Path) -> None:
     middle = torch.from_numpy(wide[:, 18:42].copy()).permute(2, 0, 1)
     expected = functional.resize(middle, [6, 6], antialias=True)
     pixels = cast(MemoryImages, splits.train).pixels
-    inside = slice(1, 5)  # the filter of the outer columns sees pixels beside the cut
+    inside = slice(1, 5)  # the filter of the outer columns reads pixels outside the crop
     assert min(int((image.int() - expected.int())[..., inside].abs().max()) for image in pixels) <= 1
     assert load(root, image_size=5).image_shape == (3, 5, 5)
 
 
-def test_images_given_a_size_that_would_fill_the_memory_are_streamed(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scaled_images_that_do_not_fit_into_memory_are_streamed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "MEMORY_SHARE", 10**12)
     splits = load(root, image_size=6)
     assert isinstance(splits.train, StreamedImages)
@@ -111,60 +109,52 @@ def test_images_given_a_size_that_would_fill_the_memory_are_streamed(
     assert images.shape == (4, 3, 6, 6)
 
 
-def test_images_that_would_fill_the_memory_are_streamed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_do_not_fit_into_memory_are_streamed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "MEMORY_SHARE", 10**12)
     assert isinstance(load(root).test, StreamedImages)
 
 
-def test_a_damaged_image_is_named_by_its_file(root: Path) -> None:
+def test_damaged_image_is_named_by_its_file(root: Path) -> None:
     file = root / "train" / "cat" / "007.png"
     file.write_bytes(file.read_bytes()[:150])
-    with pytest.raises(DataError, match=r"train/cat/007\.png: cannot be decoded"):
+    with pytest.raises(DataError, match=r"train/cat/007\.png: "):
         load(root)
 
 
-def test_a_class_without_images_is_an_error(root: Path) -> None:
+def test_class_without_images_is_refused(root: Path) -> None:
     (root / "train" / "eel").mkdir()
-    with pytest.raises(DataError, match=r"train/eel: a class must have images, got none; expected files of \.bmp, "):
+    with pytest.raises(DataError, match=r"train/eel: .*, got none; .*\.bmp, "):
         load(root)
 
 
-def test_test_classes_that_training_lacks_are_errors(root: Path) -> None:
+def test_test_classes_absent_from_training_are_refused(root: Path) -> None:
     write_class_folders(root / "test", {"eel": PIXELS[:1], "fox": PIXELS[:1]})
-    with pytest.raises(
-        DataError,
-        match=r"test: its classes must be among those of .*train, got eel, fox; choose from "
-        "cat, dog",
-    ):
+    with pytest.raises(DataError, match=r"test: .*train, got eel, fox; choose from cat, dog"):
         load(root)
 
 
-def test_a_part_without_class_folders_is_an_error(root: Path, tmp_path: Path) -> None:
+def test_part_without_class_folders_is_refused(root: Path, tmp_path: Path) -> None:
     (tmp_path / "flat" / "train").mkdir(parents=True)
     (root / "test").rename(tmp_path / "flat" / "test")
-    with pytest.raises(DataError, match=r"flat/train: must hold a folder of images for each class, got no folders"):
+    with pytest.raises(DataError, match=r"flat/train: .*, got no folders; "):
         load(tmp_path / "flat")
 
 
 @pytest.mark.parametrize(("part", "missing"), [("train", "training"), ("test", "test")])
-def test_a_missing_part_is_an_error(root: Path, part: str, missing: str) -> None:
+def test_missing_part_is_refused(root: Path, part: str, missing: str) -> None:
     (root / part).rename(root / "other")
-    with pytest.raises(
-        DataError,
-        match=rf"images: must hold training and test images, got no {missing} images; "
-        r"expected train/<class>/\*\.png",
-    ):
+    with pytest.raises(DataError, match=rf"images: .*, got no {missing} images; .*train/<class>/\*\.png"):
         load(root)
 
 
-def test_a_file_that_has_gone_is_named(root: Path) -> None:
+def test_broken_link_is_named(root: Path) -> None:
     (root / "train" / "cat" / "000.png").unlink()
     (root / "train" / "cat" / "000.png").symlink_to(root / "gone.png")
     with pytest.raises(DataError, match=r"train/cat/000\.png"):
         load(root)
 
 
-def test_a_class_folder_may_be_a_link_and_a_circle_of_links_does_not_hang(root: Path) -> None:
+def test_class_folder_may_be_a_link_and_cyclic_links_are_not_followed(root: Path) -> None:
     (root / "train" / "cat" / "circle").symlink_to(root / "train")
     (root / "test" / "dog").rename(root / "gone")
     (root / "test" / "dog").symlink_to(root / "gone")
@@ -172,31 +162,27 @@ def test_a_class_folder_may_be_a_link_and_a_circle_of_links_does_not_hang(root: 
 
 
 @pytest.mark.parametrize("link", ["train", "train/cat", "train/cat/000.png"])
-def test_a_link_that_leads_out_of_the_folder_is_refused(root: Path, tmp_path: Path, link: str) -> None:
+def test_link_out_of_the_folder_is_refused(root: Path, tmp_path: Path, link: str) -> None:
     (root / link).rename(tmp_path / "elsewhere")
     (root / link).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(
-        DataError,
-        match=rf"{link}: must lie in .*images, got a link to .*elsewhere; copy what it "
-        "points to, or set data.root to a folder that holds both",
-    ):
+    with pytest.raises(DataError, match=rf"{link}: .*images, got .*elsewhere; .*data\.root"):
         load(root)
     assert load_splits(DataSettings(name="folder", root=str(move_up(root, tmp_path))), seed=0).test.num_images == 6
 
 
 def move_up(root: Path, tmp_path: Path) -> Path:
-    """Return a folder that holds the data set and what its links lead to."""
+    """Return a folder with both the data set and the targets of its links."""
     for part in ("train", "test"):
         (tmp_path / part).symlink_to(root / part)
     return tmp_path
 
 
-def test_a_folder_may_itself_be_reached_by_a_link(root: Path, tmp_path: Path) -> None:
+def test_root_may_be_a_link(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
     assert load(tmp_path / "link").test.num_images == 6
 
 
-def test_a_pipe_is_refused_and_not_waited_for(root: Path) -> None:
+def test_pipe_is_refused_without_waiting(root: Path) -> None:
     os.mkfifo(root / "train" / "cat" / "pipe.png")
-    with pytest.raises(DataError, match=r"cat/pipe\.png: must be a file, got a link that leads to none, a pipe or "):
+    with pytest.raises(DataError, match=r"cat/pipe\.png: .*pipe"):
         load(root)

@@ -1,4 +1,6 @@
-"""What training sees of images in memory."""
+"""Batches of images in memory."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,11 +21,11 @@ def numbered(num_images: int, recipe: Recipe = PLAIN, rows: torch.Tensor | None 
 
 
 @pytest.mark.parametrize(("num_images", "sizes"), [(8, [4, 4]), (9, [4, 4]), (10, [4, 4, 2]), (3, [3]), (1, [])])
-def test_the_last_training_batch_is_kept_unless_it_is_a_single_image(num_images: int, sizes: list[int]) -> None:
+def test_last_training_batch_is_dropped_if_it_is_a_single_image(num_images: int, sizes: list[int]) -> None:
     assert [len(labels) for _, labels in numbered(num_images).training_batches(4, 0, CPU)] == sizes
 
 
-def test_an_epoch_shows_every_image_once_with_its_label() -> None:
+def test_epoch_has_every_image_once_with_its_label() -> None:
     images = numbered(50)
     batches = list(images.training_batches(8, 3, CPU))
     labels = torch.cat([labels for _, labels in batches])
@@ -31,14 +33,14 @@ def test_an_epoch_shows_every_image_once_with_its_label() -> None:
     torch.testing.assert_close(torch.cat([pixels for pixels, _ in batches]), images.pixels[labels].float() / 255)
 
 
-def test_the_order_is_the_permutation_of_the_seed_alone() -> None:
+def test_order_depends_on_the_seed_alone() -> None:
     expected = torch.randperm(50, generator=torch.Generator().manual_seed(3))
     for images, batch_size in ((numbered(50), 8), (numbered(50, VARIED), 25)):
         labels = torch.cat([labels for _, labels in images.training_batches(batch_size, 3, CPU)])
         assert torch.equal(labels, expected)
 
 
-def test_equal_seeds_give_equal_epochs_and_others_do_not() -> None:
+def test_epochs_are_equal_for_equal_seeds_only() -> None:
     first, again, other = (
         torch.cat([images for images, _ in numbered(50, VARIED).training_batches(8, seed, CPU)]) for seed in (1, 1, 2)
     )
@@ -46,13 +48,13 @@ def test_equal_seeds_give_equal_epochs_and_others_do_not() -> None:
     assert not torch.equal(first, other)
 
 
-def test_an_epoch_does_not_touch_the_global_random_state() -> None:
+def test_epoch_does_not_change_the_global_random_state() -> None:
     before = torch.random.get_rng_state()
     list(numbered(50, VARIED).training_batches(8, 1, CPU))
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_each_image_is_one_of_its_shifts_and_all_shifts_occur() -> None:
+def test_each_image_is_one_of_its_variants_and_all_variants_occur() -> None:
     images = numbered(30, VARIED)
     seen = set()
     for seed in range(20):
@@ -70,7 +72,14 @@ def test_each_image_is_one_of_its_shifts_and_all_shifts_occur() -> None:
     assert seen == set(range(18))
 
 
-def test_evaluation_shows_every_image_as_it_is_in_order() -> None:
+def test_half_of_the_images_are_mirrored() -> None:
+    images = numbered(4000, replace(PLAIN, flip=True))
+    ((batch, labels),) = images.training_batches(4000, 0, CPU)
+    mirrored = torch.isclose(batch, images.pixels[labels].flip(3) / 255).flatten(1).all(1)
+    assert abs(mirrored.float().mean() - 0.5) < 0.04  # five standard errors
+
+
+def test_evaluation_has_every_image_unchanged_and_in_order() -> None:
     images = numbered(9, VARIED)
     batches = list(images.evaluation_batches(4, CPU))
     assert [len(labels) for _, labels in batches] == [4, 4, 1]
@@ -78,7 +87,7 @@ def test_evaluation_shows_every_image_as_it_is_in_order() -> None:
     assert torch.equal(torch.cat([pixels for pixels, _ in batches]), normalize(images.pixels, VARIED))
 
 
-def test_rows_choose_the_images_of_a_split() -> None:
+def test_rows_select_the_images_of_a_split() -> None:
     rows = torch.tensor([7, 2, 5])
     images = numbered(9, VARIED, rows)
     assert images.num_images == 3
@@ -87,10 +96,10 @@ def test_rows_choose_the_images_of_a_split() -> None:
 
 
 def test_pixels_in_either_memory_order_give_equal_batches() -> None:
-    last = numbered(20, VARIED)
-    first = MemoryImages(last.pixels.contiguous(), last.labels, VARIED)
-    for (ours, _), (theirs, _) in zip(last.training_batches(8, 0, CPU), first.training_batches(8, 0, CPU), strict=True):
-        assert torch.equal(ours, theirs)
+    channels_last = numbered(20, VARIED)
+    channels_first = MemoryImages(channels_last.pixels.contiguous(), channels_last.labels, VARIED)
+    batches = (images.training_batches(8, 0, CPU) for images in (channels_last, channels_first))
+    assert all(torch.equal(batch, other) for (batch, _), (other, _) in zip(*batches, strict=True))
 
 
 def test_batches_do_not_share_memory_with_the_pixels() -> None:
@@ -104,13 +113,15 @@ def test_batches_do_not_share_memory_with_the_pixels() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_cuda_device_sees_the_same_batches() -> None:
+def test_cuda_device_gets_the_same_batches() -> None:
     images = numbered(50, VARIED, torch.arange(3, 40))
     cuda = torch.device("cuda")
     for name in ("training", "evaluation"):
-        ours = list(images.training_batches(8, 0, CPU) if name == "training" else images.evaluation_batches(8, CPU))
-        theirs = list(images.training_batches(8, 0, cuda) if name == "training" else images.evaluation_batches(8, cuda))
-        for (our_images, our_labels), (images_there, labels_there) in zip(ours, theirs, strict=True):
-            assert images_there.device.type == labels_there.device.type == "cuda"
-            torch.testing.assert_close(our_images, images_there.cpu(), rtol=1e-6, atol=1e-6)
-            assert torch.equal(our_labels, labels_there.cpu())
+        on_cpu, on_cuda = (
+            list(images.training_batches(8, 0, device) if name == "training" else images.evaluation_batches(8, device))
+            for device in (CPU, cuda)
+        )
+        for (cpu_images, cpu_labels), (cuda_images, cuda_labels) in zip(on_cpu, on_cuda, strict=True):
+            assert cuda_images.device.type == cuda_labels.device.type == "cuda"
+            torch.testing.assert_close(cpu_images, cuda_images.cpu(), rtol=1e-6, atol=1e-6)
+            assert torch.equal(cpu_labels, cuda_labels.cpu())

@@ -1,4 +1,4 @@
-"""Image tables in Parquet."""
+"""Image tables in Parquet: which files, columns and labels are used, and which tables are refused."""
 
 import io
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from graftpop.data import MemoryImages, Splits, load_splits
+from graftpop.data.parquet import IMAGE_COLUMNS, MAX_PAGE_BYTES, _image_column, _label_column, parquet_files
 from graftpop.data.parquet_page_sizes import largest_page
 from graftpop.data.thrift_compact import read_struct
 from graftpop.errors import DataError
@@ -47,7 +48,7 @@ def pixels_of(split: object) -> Any:
     return cast(MemoryImages, split).pixels.permute(0, 2, 3, 1).numpy()
 
 
-def test_pixels_labels_and_class_names_are_those_of_the_table(root: Path) -> None:
+def test_pixels_labels_and_class_names_come_from_the_table(root: Path) -> None:
     write_both(root, image="img", class_names={"label": ["cat", "dog", "frog", "newt"]})
     splits = load(root)
     for split in (splits.train, splits.test):
@@ -62,7 +63,7 @@ def test_classes_without_names_are_numbered(root: Path) -> None:
     assert load(root).class_names == ("0", "1", "2")
 
 
-def test_mean_and_deviation_come_from_the_training_images_and_the_padding_from_their_side(root: Path) -> None:
+def test_recipe_is_computed_from_the_training_images(root: Path) -> None:
     write_both(root)
     recipe = load(root).recipe
     np.testing.assert_allclose(recipe.mean, PIXELS.mean(axis=(0, 1, 2)) / 255, rtol=1e-12)
@@ -77,9 +78,11 @@ def test_mean_and_deviation_come_from_the_training_images_and_the_padding_from_t
         ("data/train-0", "data/train-1", "data/test-0"),
         ("train/0000", "train/0001", "test/0000"),
         ("plain/train/0", "plain/train/1", "plain/validation/0"),
+        ("Data/Train-0", "data/TRAIN-1", "TEST/x"),
+        ("test/train-0", "validation/train/1", "train/test-0"),  # the file's name first, then the nearest folder
     ],
 )
-def test_files_are_found_by_their_names_or_their_folders(root: Path, files: tuple[str, str, str]) -> None:
+def test_files_are_found_by_name_or_folder(root: Path, files: tuple[str, str, str]) -> None:
     for file, rows in zip(files, (slice(0, 12), slice(12, 20), slice(20, 30)), strict=True):
         write_parquet(root / f"{file}.parquet", IMAGES[rows], {"label": LABELS[rows]})
     splits = load(root)
@@ -87,26 +90,32 @@ def test_files_are_found_by_their_names_or_their_folders(root: Path, files: tupl
     assert np.array_equal(pixels_of(splits.test), PIXELS[20:])
 
 
-def test_validation_files_of_their_own_leave_the_training_set_whole(root: Path) -> None:
+def test_files_of_no_part_are_ignored(root: Path) -> None:
+    write_both(root)
+    write_parquet(root / "extra.parquet", IMAGES[:5], {"label": LABELS[:5]})
+    assert parquet_files(root) == {"train": [root / "train.parquet"], "test": [root / "test.parquet"]}
+
+
+def test_training_set_is_not_split_if_there_are_validation_files(root: Path) -> None:
     write_both(root)
     write_parquet(root / "validation.parquet", IMAGES[:5], {"label": LABELS[:5]})
     splits = load(root, max_train_images=20)
     assert (splits.train.num_images, splits.val.num_images, splits.test.num_images) == (20, 5, 30)
 
 
-def test_the_class_label_of_the_metadata_wins_over_other_integers(root: Path) -> None:
+def test_class_label_of_the_metadata_is_preferred_to_other_integers(root: Path) -> None:
     write_both(root, {"size": list(range(30)), "kind": LABELS}, class_names={"kind": ["a", "b", "c"]})
     assert cast(MemoryImages, load(root).train).labels.tolist() == LABELS
 
 
-def test_a_label_column_can_be_named(root: Path) -> None:
+def test_label_column_can_be_set(root: Path) -> None:
     write_both(root, {"fine": list(range(30)), "coarse": LABELS})
     assert len(load(root, label="fine").class_names) == 30
     assert len(load(root, label="coarse").class_names) == 3
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
-def test_images_of_other_colour_modes_become_rgb(root: Path, mode: str) -> None:
+def test_images_of_other_color_modes_become_rgb(root: Path, mode: str) -> None:
     images = []
     for pixels in PIXELS:
         file = io.BytesIO()
@@ -127,25 +136,22 @@ def sixteen_bit() -> bytes:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (b"nonsense", r"train\.parquet row 17: not an image of a known format"),
-        (IMAGES[17][:200], r"train\.parquet row 17: cannot be decoded \("),
-        (None, r"train\.parquet row 17: column 'image' must hold the bytes of an image, got null"),
-        (
-            png(PIXELS[17, :8]),
-            r"train\.parquet row 17: all images must have the size of the first, 24 x 16, got 24 x 8; "
-            r"data\.image_size brings them to one",
-        ),
-        (sixteen_bit(), r"train\.parquet row 17: images must have 8 bits a colour, got Pillow mode I;16"),
+        (b"nonsense", "known format"),
+        (IMAGES[17][:200], "decoded"),
+        (None, "'image'.*got null"),
+        (png(PIXELS[17, :8]), r"24 x 16, got 24 x 8; .*data\.image_size"),
+        (sixteen_bit(), "got Pillow mode I;16"),
     ],
+    ids=["nonsense", "truncated", "null", "other-size", "sixteen-bit"],
 )
-def test_an_image_that_cannot_be_used_is_named_by_file_and_row(root: Path, image: bytes, message: str) -> None:
+def test_unusable_image_is_named_by_file_and_row(root: Path, image: bytes, message: str) -> None:
     write_both(root)
     write_parquet(root / "train.parquet", [*IMAGES[:17], image, *IMAGES[18:]], {"label": LABELS})
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=rf"train\.parquet row 17: .*{message}"):
         load(root)
 
 
-def test_images_of_several_sizes_can_be_given_one(root: Path) -> None:
+def test_images_of_several_sizes_can_be_scaled_to_one(root: Path) -> None:
     write_both(root)
     tall = png(np.broadcast_to(PIXELS[17, :, :8], (16, 8, 3)))
     write_parquet(root / "train.parquet", [*IMAGES[:17], tall, *IMAGES[18:]], {"label": LABELS})
@@ -157,22 +163,94 @@ def test_images_of_several_sizes_can_be_given_one(root: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "label", "names", "message"),
     [
-        ("train", -1, None, r"train\.parquet row 17: column 'label' must be in \[0, .*\], got -1"),
-        ("train", None, None, r"train\.parquet row 17: column 'label' must hold a class number, got null"),
-        ("train", 3, ["a", "b", "c"], r"train\.parquet row 17: column 'label' must be in \[0, 2\], got 3"),
-        ("test", 3, None, r"test\.parquet row 17: column 'label' must be in \[0, 2\], got 3"),
-        ("train", 10**6, None, r"train\.parquet row 17: column 'label' must be in \[0, 65535\], got 1000000"),
+        ("train", -1, None, r"\[0, .*\], got -1"),
+        ("train", None, None, "got null"),
+        ("train", 3, ["a", "b", "c"], r"\[0, 2\], got 3"),
+        ("test", 3, None, r"\[0, 2\], got 3"),
+        ("train", 10**6, None, r"\[0, 65535\], got 1000000"),
     ],
 )
-def test_a_label_that_is_no_class_is_named_by_file_and_row(
+def test_label_that_is_no_class_is_named_by_file_and_row(
     root: Path, part: str, label: int | None, names: list[str] | None, message: str
 ) -> None:
     class_names = {"label": names} if names else None
     write_both(root, class_names=class_names)
     labels = pyarrow.array([*LABELS[:17], label, *LABELS[18:]], pyarrow.int64())
     write_parquet(root / f"{part}.parquet", IMAGES, {"label": labels}, class_names=class_names)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=rf"{part}\.parquet row 17: .*'label'.*{message}"):
         load(root)
+
+
+def test_classes_are_counted_over_all_training_files_and_empty_files_are_allowed(root: Path) -> None:
+    write_both(root)
+    write_parquet(root / "train_1.parquet", IMAGES[:1], {"label": [7]})
+    write_parquet(root / "train_2.parquet", [], {"label": pyarrow.array([], pyarrow.int64())})
+    assert parquet_files(root)["train"][0] == root / "train.parquet"
+    splits = load(root)
+    assert splits.class_names == tuple("01234567")
+    assert len(cast(MemoryImages, splits.train).labels) == 31
+
+
+def test_number_of_rows_is_limited_per_part(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_both(root)
+    write_parquet(root / "train-1.parquet", IMAGES[:10], {"label": LABELS[:10]})
+    monkeypatch.setattr("graftpop.data.parquet.MAX_ROWS", 40)
+    assert len(cast(MemoryImages, load(root).train).labels) == 40
+    monkeypatch.setattr("graftpop.data.parquet.MAX_ROWS", 39)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root / "other-cache"))
+    with pytest.raises(DataError, match=r"train-1\.parquet.* 39 rows.*train, got 40;"):
+        load(root)
+
+
+@pytest.mark.parametrize(
+    ("page_bytes", "num_rows"), [(0, 256), (2**26 // 256 - 1, 256), (2**26 // 256, 255), (2**25, 1), (2**28, 1)]
+)
+def test_rows_read_at_once_depend_on_the_largest_page(
+    root: Path, monkeypatch: pytest.MonkeyPatch, page_bytes: int, num_rows: int
+) -> None:
+    write_both(root)
+    sizes = []
+    iter_batches = parquet.ParquetFile.iter_batches
+
+    def recording(table: Any, batch_size: int, **options: Any) -> Any:
+        sizes.append(batch_size)
+        return iter_batches(table, batch_size, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", recording)
+    monkeypatch.setattr("graftpop.data.parquet.largest_page", lambda *_: page_bytes)
+    assert np.array_equal(pixels_of(load(root).train), PIXELS)
+    assert set(sizes) == {num_rows}
+
+
+@pytest.mark.parametrize("name", ["label", "image"])
+def test_repeated_column_is_no_candidate(root: Path, name: str) -> None:
+    image = pyarrow.array([{"bytes": content} for content in IMAGES], pyarrow.struct([("bytes", pyarrow.binary())]))
+    labels = pyarrow.array(LABELS)
+    for part in ("train", "test"):
+        table = pyarrow.Table.from_arrays(
+            [image, image, labels, labels if name == "label" else image, labels],
+            ["image", "img", "label", name, "kind"],
+        )
+        if name == "image":
+            table = table.drop_columns(["kind"])
+        parquet.write_table(table, root / f"{part}.parquet")
+    schema = parquet.read_schema(root / "train.parquet")
+    if name == "label":
+        assert _label_column(schema, {}, None, root) == "kind"
+        with pytest.raises(DataError, match="got 'label'"):
+            _label_column(schema, {}, "label", root)
+    else:
+        assert _image_column(schema, root, IMAGE_COLUMNS) == "img"
+
+
+def test_large_binary_images_are_read(root: Path) -> None:
+    kind = pyarrow.struct([("bytes", pyarrow.large_binary())])
+    for part in ("train", "test"):
+        table = pyarrow.table(
+            {"image": pyarrow.array([{"bytes": content} for content in IMAGES], kind), "label": LABELS}
+        )
+        parquet.write_table(table, root / f"{part}.parquet")
+    assert np.array_equal(pixels_of(load(root).train), PIXELS)
 
 
 def no_files(root: Path) -> None:
@@ -220,63 +298,54 @@ def no_rows(root: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (no_files, r"table: must hold training and test images, got no training images; expected train\*\.parquet"),
-        (no_test_files, r"table: must hold training and test images, got no test images"),
-        (
-            no_image_column,
-            r"needs a column 'image' or 'img' of struct\{bytes, path\}, got 'picture' \(struct\), 'label' ",
-        ),
-        (
-            two_labels,
-            r"needs one column of labels, got 'image' \(struct\), 'fine' \(int64\), 'coarse' \(int64\); name one",
-        ),
-        (
-            text_labels,
-            r"needs one column of labels, got 'image' \(struct\), 'label' \(string\); name one by data\.label",
-        ),
-        (other_columns, r"test\.parquet: must have the columns 'image' and 'label' .* got 'image' \(struct\), 'kind'"),
-        (not_parquet, r"train\.parquet: cannot be read as Parquet \(.*\); fetch it again"),
-        (damaged_pages, r"train\.parquet: cannot be read as Parquet \(.*\); fetch it again"),
-        (no_rows, r"test\.parquet: must hold images, got no rows"),
+        (no_files, r"table: .*got no training images; .*train\*\.parquet"),
+        (no_test_files, "table: .*got no test images"),
+        (no_image_column, r"train\.parquet: .*'image' or 'img'.*, got 'picture' \(struct\), 'label' "),
+        (two_labels, r"got 'image' \(struct\), 'fine' \(int64\), 'coarse' \(int64\); .*data\.label"),
+        (text_labels, r"got 'image' \(struct\), 'label' \(string\); .*data\.label"),
+        (other_columns, r"test\.parquet: .*'image' and 'label' .* got 'image' \(struct\), 'kind'"),
+        (not_parquet, r"train\.parquet: .*Parquet"),
+        (damaged_pages, r"train\.parquet: .*Parquet"),
+        (no_rows, r"test\.parquet: .*got no rows"),
     ],
 )
-def test_a_table_that_cannot_be_used_says_why(root: Path, write: Callable[[Path], None], message: str) -> None:
+def test_unusable_table_is_refused_with_its_reason(root: Path, write: Callable[[Path], None], message: str) -> None:
     write(root)
     with pytest.raises(DataError, match=message) as caught:
         load(root)
     assert "\n" not in str(caught.value)
 
 
-def test_a_named_label_column_must_be_there(root: Path) -> None:
+@pytest.mark.parametrize("label", ["corse", "text"])
+def test_unknown_label_column_is_refused_with_the_columns(root: Path, label: str) -> None:
     write_both(root, {"coarse": LABELS, "text": [str(label) for label in LABELS]})
-    for wanted in ("corse", "text"):
-        with pytest.raises(DataError, match=rf"data\.label: must be an integer column of .*, got '{wanted}'; .*coarse"):
-            load(root, label=wanted)
+    with pytest.raises(DataError, match=rf"data\.label: .*, got '{label}'; .*coarse"):
+        load(root, label=label)
 
 
 # hostile tables
 
 
-def test_text_in_place_of_an_image_is_not_taken_for_a_path(root: Path) -> None:
+def test_text_instead_of_an_image_is_not_used_as_a_path(root: Path) -> None:
     write_both(root)
     (root / "secret.png").write_bytes(IMAGES[0])
     cells = pyarrow.array([{"bytes": str(root / "secret.png")}] * 30, pyarrow.struct([("bytes", pyarrow.string())]))
     parquet.write_table(pyarrow.table({"image": cells, "label": LABELS}), root / "train.parquet")
-    with pytest.raises(DataError, match=r"train\.parquet: needs a column 'image' or 'img' of struct\{bytes, path\}, "):
+    with pytest.raises(DataError, match=r"train\.parquet: .*'image' or 'img'"):
         load(root)
 
 
-def test_a_path_in_a_table_is_never_followed(root: Path) -> None:
+def test_path_in_a_table_is_ignored(root: Path) -> None:
     write_both(root)  # every path is x.png
     (root / "x.png").mkdir()
     assert np.array_equal(pixels_of(load(root).train), PIXELS)
 
 
-def test_a_table_that_is_a_link_out_of_the_folder_is_refused(root: Path, tmp_path: Path) -> None:
+def test_link_out_of_the_folder_is_refused(root: Path, tmp_path: Path) -> None:
     write_both(root)
     (root / "train.parquet").rename(tmp_path / "elsewhere.parquet")
     (root / "train.parquet").symlink_to(tmp_path / "elsewhere.parquet")
-    with pytest.raises(DataError, match=r"train\.parquet: must lie in .*/table, got a link to .*elsewhere\.parquet; "):
+    with pytest.raises(DataError, match=r"train\.parquet: .*/table, got .*elsewhere\.parquet; "):
         load(root)
 
 
@@ -288,25 +357,25 @@ def test_more_rows_than_bytes_are_refused_before_they_are_read(root: Path) -> No
     table = pyarrow.table({"image": column, "label": np.zeros(300_000, np.int64)})
     parquet.write_table(table, root / "train.parquet", compression="zstd")
     assert (root / "train.parquet").stat().st_size < 100_000
-    with pytest.raises(
-        DataError,
-        match=r"train\.parquet: must have at most 16777216 rows, and no more than it has "
-        "bytes, got 300000; write it anew",
-    ):
+    with pytest.raises(DataError, match=r"train\.parquet: .*16777216 rows.*bytes, got 300000"):
         load(root)
 
 
-def test_a_page_that_would_fill_the_memory_is_refused_before_it_is_decompressed(root: Path) -> None:
+def test_page_larger_than_the_limit_is_refused_before_it_is_decompressed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_PAGE_BYTES == 2**28
+    monkeypatch.setattr("graftpop.data.parquet.MAX_PAGE_BYTES", 2**24)
     write_both(root)
     table = parquet.read_table(root / "train.parquet").slice(0, 1)
-    cells = pyarrow.array([{"bytes": bytes(2**28), "path": None}], table.schema.field("image").type)
+    cells = pyarrow.array([{"bytes": bytes(2**24), "path": None}], table.schema.field("image").type)
     parquet.write_table(table.set_column(0, "image", cells), root / "train.parquet", compression="zstd")
     assert (root / "train.parquet").stat().st_size < 100_000
-    with pytest.raises(DataError, match=r"train\.parquet: pages must have at most 268435456 bytes decompressed, got "):
+    with pytest.raises(DataError, match=r"train\.parquet: .*16777216 bytes.*, got 16777\d{3};"):
         load(root)
 
 
-def test_a_page_of_one_image_repeated_is_read_in_few_rows_at_a_time(root: Path) -> None:
+def test_page_that_repeats_one_image_is_read_in_few_rows_at_a_time(root: Path) -> None:
     large = png(random_pixels(1, 600, 600)[0])  # a million bytes, once in the dictionary of its column
     write_parquet(root / "train.parquet", [large] * 100, {"label": [0, 1] * 50})
     write_parquet(root / "test.parquet", [large] * 2, {"label": [0, 1]})
@@ -315,48 +384,56 @@ def test_a_page_of_one_image_repeated_is_read_in_few_rows_at_a_time(root: Path) 
     assert pyarrow.default_memory_pool().max_memory() - before < 2**27
 
 
-def test_images_that_the_disk_has_no_room_for_are_refused_before_they_are_decoded(
+def test_images_without_room_on_the_disk_are_refused_before_they_are_decoded(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_both(root)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 69_119})())
-    with pytest.raises(DataError, match=r"cache: parquet decoded takes 69120 bytes, 60 images of 24 x 16, got 69119 "):
+    with pytest.raises(
+        DataError, match=r"cache: parquet .*69120 bytes, 60 images of 24 x 16, got 69119 .*XDG_CACHE_HOME"
+    ):
         load(root)
 
 
 @pytest.mark.parametrize("names", [[], "abc", 7])
-def test_class_names_that_are_none_are_not_used(root: Path, names: Any) -> None:
+def test_invalid_class_names_are_ignored(root: Path, names: Any) -> None:
     write_both(root, class_names={"label": names})
     assert load(root).class_names == ("0", "1", "2")
 
 
+def test_class_names_up_to_the_limit_are_accepted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graftpop.data.parquet.MAX_CLASSES", 3)
+    write_both(root, class_names={"label": ["a", "b", "c"]})
+    assert load(root).class_names == ("a", "b", "c")
+
+
 def test_too_many_class_names_are_refused(root: Path) -> None:
     write_both(root, class_names={"label": ["a"] * 70_000})
-    with pytest.raises(DataError, match=r"train\.parquet: must have at most 65536 classes, got 70000 names of 'label'"):
+    with pytest.raises(DataError, match=r"train\.parquet: .*65536 classes, got 70000 .*'label'"):
         load(root)
 
 
 @pytest.mark.parametrize("metadata", [b"[" * 10**5, b"\xff", b"[]", b'{"info": 7}', b'{"info": {"features": [1]}}'])
-def test_metadata_that_say_nothing_are_not_used(root: Path, metadata: bytes) -> None:
+def test_invalid_metadata_is_ignored(root: Path, metadata: bytes) -> None:
     write_both(root)
     table = parquet.read_table(root / "train.parquet").replace_schema_metadata({"huggingface": metadata})
     parquet.write_table(table, root / "train.parquet")
     assert load(root).class_names == ("0", "1", "2")
 
 
-def test_names_of_columns_have_one_line(root: Path) -> None:
+def test_column_name_of_several_lines_is_refused(root: Path) -> None:
     write_both(root, {"a\nb": LABELS})
-    with pytest.raises(DataError, match=r"train\.parquet: names of columns must have one line, got 'a\\nb'; rename it"):
+    with pytest.raises(DataError, match=r"train\.parquet: .*got 'a\\nb'; "):
         load(root)
 
 
 @pytest.mark.parametrize("name", ["label", "image"])
-def test_a_column_that_is_there_twice_is_not_used(root: Path, name: str) -> None:
+def test_table_without_other_candidates_than_a_repeated_column_is_refused(root: Path, name: str) -> None:
     write_both(root)
     table = parquet.read_table(root / "train.parquet")
     twice = pyarrow.Table.from_arrays([*table.columns, table[name]], [*table.column_names, name])
     parquet.write_table(twice, root / "train.parquet")
-    with pytest.raises(DataError, match=r"train\.parquet: needs (one column of labels|a column 'image')"):
+    with pytest.raises(DataError, match=rf"train\.parquet: needs .*{name}.*, got "):
         load(root)
 
 
@@ -377,13 +454,13 @@ def varint(number: int) -> bytes:
         (b"", "cut short"),
     ],
 )
-def test_a_struct_of_thrift_that_lies_is_refused(struct: bytes, reason: str) -> None:
+def test_invalid_thrift_struct_is_refused(struct: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         read_struct(io.BytesIO(struct), 1000)
 
 
-def test_the_largest_page_is_known_whatever_the_footer_says(root: Path) -> None:
-    # 1 MiB of zeros is far less in the file; the sizes in the footer are then made 1.
+def test_largest_page_is_read_from_the_page_headers(root: Path) -> None:
+    # 1 MiB of zeros takes far less in the file; the sizes in the footer are then set to 1.
     cells = pyarrow.array([{"bytes": bytes(2**20)}], pyarrow.struct([("bytes", pyarrow.binary())]))
     parquet.write_table(pyarrow.table({"image": cells}), root / "t.parquet", compression="zstd", use_dictionary=False)
     size = parquet.ParquetFile(root / "t.parquet").metadata.row_group(0).column(0).total_uncompressed_size

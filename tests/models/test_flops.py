@@ -21,7 +21,7 @@ CIFAR = (3, 32, 32)
     ],
     ids=["convolution", "without padding", "in groups with stride", "linear", "all the rest"],
 )
-def test_a_multiply_add_is_two_operations(network: nn.Module, multiply_adds: int) -> None:
+def test_multiply_add_counts_as_two_operations(network: nn.Module, multiply_adds: int) -> None:
     assert count_flops(network, (3, 8, 8)) == 2 * multiply_adds
 
 
@@ -30,7 +30,7 @@ def test_a_multiply_add_is_two_operations(network: nn.Module, multiply_adds: int
 @pytest.mark.parametrize(
     ("name", "multiply_adds", "parameters"), [("resnet56", 125.49e6, 0.85e6), ("resnet110", 252.89e6, 1.72e6)]
 )
-def test_resnets_are_as_large_as_published(name: str, multiply_adds: float, parameters: float) -> None:
+def test_resnets_have_the_published_size(name: str, multiply_adds: float, parameters: float) -> None:
     with torch.device("meta"):
         network = seeded_network(name)
     assert count_flops(network, CIFAR) / 2 == pytest.approx(multiply_adds, abs=0.005e6)
@@ -41,9 +41,9 @@ PROJECTIONS = 16 * 32 * 16 * 16 + 32 * 64 * 8 * 8
 
 
 # github.com/chenyaofo/pytorch-cifar-models, table of CIFAR-10, "#MAdds(M)": its ResNets have two 1x1 convolutions in
-# shortcuts, where ours (option A of the paper) have no weights, and its VGG has two more linear layers
+# shortcuts, where ours (option A of the paper) have no weights, and its VGG has two more linear layers.
 @pytest.mark.parametrize(
-    ("name", "millions", "more"),
+    ("name", "millions", "extra"),
     [
         ("resnet20", 40.81, PROJECTIONS),
         ("resnet32", 69.12, PROJECTIONS),
@@ -52,15 +52,13 @@ PROJECTIONS = 16 * 32 * 16 * 16 + 32 * 64 * 8 * 8
         ("vgg16", 313.73, 2 * 512 * 512),
     ],
 )
-def test_networks_cost_what_others_count_less_the_layers_that_they_have_more(
-    name: str, millions: float, more: int
-) -> None:
+def test_multiply_adds_differ_from_another_count_by_its_extra_layers(name: str, millions: float, extra: int) -> None:
     with torch.device("meta"):
         network = seeded_network(name)
-    assert (count_flops(network, CIFAR) / 2 + more) / 1e6 == pytest.approx(millions, abs=0.006)
+    assert (count_flops(network, CIFAR) / 2 + extra) / 1e6 == pytest.approx(millions, abs=0.006)
 
 
-def test_tied_weights_are_counted_once_and_statistics_not_at_all() -> None:
+def test_tied_weights_count_once_and_statistics_do_not_count() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4))
     network[1].weight = network[0].weight
     assert count_parameters(network) == 16 + 4 + 4 + 8

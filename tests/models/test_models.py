@@ -1,4 +1,4 @@
-"""The networks have the papers' sizes, the state keys that are promised, and the properties that grafting needs."""
+"""Networks have the papers' sizes, the documented state keys, and the properties that grafting needs."""
 
 import copy
 import math
@@ -65,14 +65,13 @@ def resnet_parameters(n: int) -> int:
 
 
 def mobilenetv2_parameters() -> int:
-    """The paper's network (as torchvision has it), the released code's 1x1 convolution in the first block, and its
-    projection shortcuts."""
+    """Return the count of torchvision's network plus the released code's first 1x1 convolution and projections."""
     projections = sum(conv(i, o, 1) + norm(o) for i, o in [(32, 16), (16, 24), (64, 96), (160, 320)])
     return num_parameters(on_meta("torchvision:mobilenet_v2")) + conv(32, 32, 1) + norm(32) + projections
 
 
 def vgg16_parameters() -> int:
-    """All of configuration D, without its three fully connected layers, and with BatchNorm and ours."""
+    """Return the count of configuration D, its three linear layers replaced by one, plus BatchNorm."""
     fully_connected = linear(7 * 7 * 512, 4096) + linear(4096, 4096) + linear(4096, 1000)
     return num_parameters(on_meta("torchvision:vgg16", 1000)) - fully_connected + norm(4224) + linear(512)
 
@@ -122,7 +121,7 @@ def resnext_parameters() -> int:
         ("resnext", 34_426_698, resnext_parameters, "34.4"),  # Xie et al. 2017, table 7
     ],
 )
-def test_parameter_count_is_the_published_one(
+def test_parameter_count_equals_the_published_one(
     name: str, exact: int, by_arithmetic: Callable[[], int], published: str | None
 ) -> None:
     assert num_parameters(on_meta(name)) == exact == by_arithmetic()
@@ -141,7 +140,7 @@ def test_filter_counts_are_those_of_the_released_grafting_code() -> None:
         assert sum(filters.values()) == total
 
 
-def test_depth_is_the_number_in_the_name() -> None:
+def test_depth_equals_the_number_in_the_name() -> None:
     def depth(name: str) -> int:
         modules = dict(on_meta(name).named_modules()).items()
         return sum(isinstance(module, nn.Conv2d | nn.Linear) and "shortcut" not in key for key, module in modules)
@@ -167,7 +166,7 @@ def test_leaky_variant_has_the_same_states_and_initial_weights(name: str) -> Non
 
 @pytest.mark.parametrize("num_classes", [10, 100])
 @pytest.mark.parametrize("name", MODELS)
-def test_logits_have_one_column_a_class(name: str, num_classes: int) -> None:
+def test_logits_have_one_column_per_class(name: str, num_classes: int) -> None:
     assert on_meta(name, num_classes)(torch.empty(3, 3, 32, 32, device="meta")).shape == (3, num_classes)
 
 
@@ -192,7 +191,7 @@ def test_another_seed_gives_other_weights() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet8_leaky", "mobilenetv2", "densenet"])
-def test_every_parameter_learns_from_images_of_8x8(name: str) -> None:
+def test_every_parameter_gets_a_gradient_from_images_of_8x8(name: str) -> None:
     network = seeded(name)
     nn.functional.cross_entropy(network(images(4, 3, 8, 8)), torch.tensor([0, 1, 2, 3])).backward()
     for key, parameter in network.named_parameters():
@@ -253,7 +252,7 @@ def test_option_a_shortcut_subsamples_and_pads_channels_on_both_sides() -> None:
         ("resnext", {32: 12, 16: 10, 8: 9}),  # the grouped convolution of a block has its stride
     ],
 )
-def test_strides_stand_where_the_papers_have_them(name: str, num_convolutions: dict[int, int]) -> None:
+def test_strides_are_those_of_the_papers(name: str, num_convolutions: dict[int, int]) -> None:
     network = copy.deepcopy(on_meta(name))
     heights: Counter[int] = Counter()
     for module in convolutions(network).values():
@@ -273,7 +272,7 @@ def test_strides_stand_where_the_papers_have_them(name: str, num_convolutions: d
         ("densenet", 49),  # the stem and each bottleneck
     ],
 )
-def test_batchnorm_gets_the_very_tensor_of_its_convolution_and_no_one_writes_to_it(name: str, num_pairs: int) -> None:
+def test_batchnorm_gets_the_unmodified_output_tensor_of_its_convolution(name: str, num_pairs: int) -> None:
     network = copy.deepcopy(on_meta(name))
     outputs: list[Tensor] = []
     inputs: list[Tensor] = []
@@ -322,23 +321,23 @@ def test_torchvision_classifier_gives_plain_logits_in_training(name: str, size: 
 @pytest.mark.parametrize(
     ("name", "hints"),
     [
-        ("resnet23", ["model.name: unknown name 'resnet23'", "did you mean 'resnet32'", "torchvision:NAME"]),
-        ("resnet18", ["unknown name 'resnet18'", "torchvision:NAME"]),
-        ("python:not_there.Net", ["'python:not_there.Net' cannot be imported: No module named 'not_there'"]),
-        ("python:math.Net", ["cannot be imported: module 'math' has no attribute 'Net'"]),
-        ("python:math.pi", ["must be python:MODULE.CLASS", "got 'python:math.pi'"]),
-        ("python:os._exit", ["must be python:MODULE.CLASS"]),
-        ("python:builtins.int", ["must be python:MODULE.CLASS"]),
-        ("python:Net", ["must be python:MODULE.CLASS"]),
+        ("resnet23", ["'resnet23'", "did you mean 'resnet32'", "torchvision:NAME"]),
+        ("resnet18", ["'resnet18'", "torchvision:NAME"]),
+        ("python:not_there.Net", ["'python:not_there.Net'", "'not_there'"]),
+        ("python:math.Net", ["'python:math.Net'", "'math'", "'Net'"]),
+        ("python:math.pi", ["python:MODULE.CLASS", "got 'python:math.pi'"]),
+        ("python:os._exit", ["python:MODULE.CLASS", "got 'python:os._exit'"]),
+        ("python:builtins.int", ["python:MODULE.CLASS", "got 'python:builtins.int'"]),
+        ("python:Net", ["python:MODULE.CLASS", "got 'python:Net'"]),
         ("torchvision:resnet19", ["got 'torchvision:resnet19'", "did you mean torchvision:resnet18 or "]),
-        ("torchvision:fasterrcnn_resnet50_fpn", ["not a classifier of torchvision"]),
-        ("torchvision:r3d_18", ["not a classifier of torchvision"]),
-        ("torchvision:", ["got 'torchvision:'", "list_models(module=torchvision.models) lists them"]),
-        ("timmy:resnet18", ["unknown name 'timmy:resnet18'", "timm:NAME"]),
+        ("torchvision:fasterrcnn_resnet50_fpn", ["got 'torchvision:fasterrcnn_resnet50_fpn'"]),
+        ("torchvision:r3d_18", ["got 'torchvision:r3d_18'"]),
+        ("torchvision:", ["got 'torchvision:'", "list_models(module=torchvision.models)"]),
+        ("timmy:resnet18", ["'timmy:resnet18'", "timm:NAME"]),
     ],
 )
-def test_unknown_name_gives_one_line_with_the_closest_choice(name: str, hints: list[str]) -> None:
-    with pytest.raises(ModelError) as failure:
+def test_unknown_name_is_refused_with_the_closest_one(name: str, hints: list[str]) -> None:
+    with pytest.raises(ModelError, match=r"^model\.name: ") as failure:
         build(name, 10)
     message = str(failure.value)
     assert "\n" not in message
@@ -348,7 +347,7 @@ def test_unknown_name_gives_one_line_with_the_closest_choice(name: str, hints: l
 
 @pytest.mark.parametrize("where", ["model.name", "distillation.teachers[1].model"])
 @pytest.mark.parametrize("name", ["resnet23", "torchvision:resnet19"])
-def test_unknown_name_is_reported_where_it_was_given(name: str, where: str) -> None:
+def test_refusal_of_an_unknown_name_begins_with_its_key(name: str, where: str) -> None:
     with pytest.raises(ModelError, match=f"^{re.escape(where)}: .*'{name}'"):
         find_model(name, where)
 
@@ -375,16 +374,16 @@ def test_timm_convolutions_with_their_batchnorms_are_sites() -> None:
 @pytest.mark.parametrize(
     ("name", "hints"),
     [
-        ("resnet19", ["not a classifier of timm, got 'timm:resnet19'", "did you mean timm:resnet"]),
+        ("resnet19", ["got 'timm:resnet19'", "did you mean timm:resnet"]),
         ("resnet18.a9_in1k", ["got 'timm:resnet18.a9_in1k'", "timm:resnet18.a1_in1k"]),
-        ("", ["got 'timm:'", "timm.list_models() lists them"]),
-        ("hf-hub:timm/resnet18.a1_in1k", ["not a classifier of timm"]),  # timm itself would fetch it
-        ("local-dir:/tmp", ["not a classifier of timm"]),
+        ("", ["got 'timm:'", "timm.list_models()"]),
+        ("hf-hub:timm/resnet18.a1_in1k", ["got 'timm:hf-hub:timm/resnet18.a1_in1k'"]),  # timm would download it
+        ("local-dir:/tmp", ["got 'timm:local-dir:/tmp'"]),
     ],
 )
-def test_unknown_name_of_timm_gives_one_line_with_the_closest_choice(name: str, hints: list[str]) -> None:
+def test_unknown_name_of_timm_is_refused_with_the_closest_one(name: str, hints: list[str]) -> None:
     pytest.importorskip("timm")
-    with pytest.raises(ModelError) as failure:
+    with pytest.raises(ModelError, match=r"^model\.name: ") as failure:
         build(f"timm:{name}", 10)
     message = str(failure.value)
     assert "\n" not in message
@@ -392,9 +391,9 @@ def test_unknown_name_of_timm_gives_one_line_with_the_closest_choice(name: str, 
     assert all(hint in message for hint in hints), message
 
 
-def test_without_timm_its_classifiers_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)  # import then fails as if it were not there
-    with pytest.raises(ModelError, match=r"^model\.name: needs timm, .*; pip install 'graftpop\[timm\]'$"):
+def test_classifier_of_timm_is_refused_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)  # makes the import fail
+    with pytest.raises(ModelError, match=r"^model\.name: .*'timm:resnet18'; pip install 'graftpop\[timm\]'$"):
         find_model("timm:resnet18")
 
 
@@ -403,21 +402,18 @@ def test_without_timm_its_classifiers_say_what_to_install(monkeypatch: pytest.Mo
     [
         (
             "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()",
-            r"model\.name: must be a class that is called with the number of classes, got TypeError: Net\.__init__\(\) "
-            r"takes 1 positional argument but 2 were given from python:{module}\.Net\(7\); mend it",
+            r"model\.name: .*, got TypeError: Net\.__init__\(\) .* from python:{module}\.Net\(7\); .*",
         ),
         (
-            "class Net(nn.Module):\n    def __init__(self, num_classes):\n        super().__init__()\n        nn.Conv2d(3)",
-            r"model\.name: .*, got TypeError: Conv2d\.__init__\(\) missing .* \({module}\.py:6\) from .*; mend it",
+            "class Net(nn.Module):\n    def __init__(self, num_classes):\n        super().__init__()\n"
+            "        nn.Conv2d(3)",
+            r"model\.name: .*, got TypeError: Conv2d\.__init__\(\) .* \({module}\.py:6\) from .*; .*",
         ),
-        ("class Net(:", r"model\.name: 'python:{module}\.Net' cannot be imported: SyntaxError: .*; mend {module}"),
-        (
-            "nets = undefined",
-            r".* cannot be imported: NameError: name 'undefined' is not defined \({module}\.py:3\); .*",
-        ),
+        ("class Net(:", r"model\.name: 'python:{module}\.Net' .*: SyntaxError: .*; .*{module}"),
+        ("nets = undefined", r"model\.name: .*: NameError: .*'undefined'.* \({module}\.py:3\); .*"),
     ],
 )
-def test_what_is_wrong_in_ones_own_network_is_said_in_one_line(
+def test_error_in_a_user_defined_network_is_one_line_with_its_place(
     code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = f"wrong_nets_{abs(hash(code))}"
@@ -429,7 +425,7 @@ def test_what_is_wrong_in_ones_own_network_is_said_in_one_line(
     assert re.fullmatch(message.replace("{module}", module), str(caught.value)), str(caught.value)
 
 
-def test_ones_own_network_is_found_in_the_folder_where_the_command_is_typed(
+def test_user_defined_network_is_imported_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "nets_of_a_test.py").write_text(

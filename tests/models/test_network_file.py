@@ -1,4 +1,4 @@
-"""Checkpoints from anywhere: nothing in them is executed or downloaded, and their size bounds what they take."""
+"""Checkpoints from untrusted sources: loading executes and downloads nothing, and takes bounded memory."""
 
 import io
 import json
@@ -36,6 +36,7 @@ def best(tmp_path: Path, network: nn.Module) -> Path:
 
 
 def refusal(best: Path, card: Any) -> str:
+    """Return the message that refuses a folder with this card."""
     (best / "config.json").write_text(card if isinstance(card, str) else json.dumps(card))
     with pytest.raises(GraftpopError) as caught:
         load_network(best)
@@ -44,7 +45,7 @@ def refusal(best: Path, card: Any) -> str:
 
 
 class Call:
-    """Pickled, a call of os.mkdir."""
+    """Calls os.mkdir when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -60,7 +61,7 @@ def peak_kib() -> int:
 # best/
 
 
-def test_a_sound_folder_is_loaded(best: Path, network: nn.Module) -> None:
+def test_valid_folder_is_loaded(best: Path, network: nn.Module) -> None:
     assert same_bits(load_network(best).state_dict(), network.state_dict())
 
 
@@ -73,11 +74,20 @@ def test_a_sound_folder_is_loaded(best: Path, network: nn.Module) -> None:
         ({"num_classes": "10"}, "num_classes must be in [1, 65536], got '10'"),
         (
             {"image_shape": [3, 10**12, 10**12]},
-            "image_shape must be [channels, height, width], at most 100663296 in all",
+            "[channels, height, width], at most 100663296 in all, got [3, 1000000000000, 1000000000000]",
         ),
-        ({"image_shape": [3, 8]}, "image_shape must be [channels, height, width], at most"),
-        ({"image_shape": [3, 8.0, 8]}, "image_shape must be [channels, height, width], at most"),
-        ({"image_shape": "3, 8, 8"}, "image_shape must be [channels, height, width], at most"),
+        (
+            {"image_shape": [3, 8]},
+            "image_shape must be [channels, height, width], at most 100663296 in all, got [3, 8]",
+        ),
+        (
+            {"image_shape": [3, 8.0, 8]},
+            "image_shape must be [channels, height, width], at most 100663296 in all, got [3, 8.0",
+        ),
+        (
+            {"image_shape": "3, 8, 8"},
+            "image_shape must be [channels, height, width], at most 100663296 in all, got '3, 8",
+        ),
         ({"mean": [0.5, float("nan"), 0.5]}, "mean and std must be three numbers each, got [0.5, nan, 0.5]"),
         ({"mean": [10**400] * 3}, "mean and std must be three numbers each, got "),
         ({"std": [0.2]}, "mean and std must be three numbers each, got "),
@@ -88,23 +98,25 @@ def test_a_sound_folder_is_loaded(best: Path, network: nn.Module) -> None:
         ({"model": "resnet8\nx"}, "model must be a name, got 'resnet8\\nx'"),
     ],
 )
-def test_a_card_with_an_absurd_value_is_refused(best: Path, changes: dict[str, Any], reason: str) -> None:
+def test_card_with_an_invalid_value_is_refused(best: Path, changes: dict[str, Any], reason: str) -> None:
     assert reason in refusal(best, CARD | changes)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[" * 10**6, "a card is nested too deep"),
-        ("[]", "a card is a map, got list"),
-        ("7", "a card is a map, got int"),
+        ("[" * 10**6, "nested too deep"),
+        ("[]", "got list"),
+        ("7", "got int"),
         ("{", "Expecting property name"),
-        (" " * (2**24 + 1), "a card has at most 16777216 bytes, got more"),
-        ('{"model": ' + "9" * 5000 + "}", "Exceeds the limit (4300 digits)"),
+        (" " * (2**24 + 1), "16777216 bytes, got more"),
+        ('{"model": ' + "9" * 5000 + "}", "4300 digits"),
     ],
 )
-def test_what_is_no_card_is_refused(best: Path, text: str, reason: str) -> None:
-    assert reason in refusal(best, text)
+def test_text_that_is_no_card_is_refused(best: Path, text: str, reason: str) -> None:
+    message = refusal(best, text)
+    assert message.startswith(f"{best}: ")
+    assert reason in message
 
 
 @pytest.mark.parametrize(
@@ -121,76 +133,75 @@ def test_what_is_no_card_is_refused(best: Path, text: str, reason: str) -> None:
         "",
     ],
 )
-def test_a_card_names_an_architecture_and_never_an_address(best: Path, model: str) -> None:
+def test_card_with_an_address_instead_of_an_architecture_is_refused(best: Path, model: str) -> None:
     if model.startswith("timm:"):
         pytest.importorskip("timm")
     message = refusal(best, CARD | {"model": model})
-    assert "config.json: model: " in message
-    assert "not a classifier of" in message or "unknown name" in message
+    assert message.startswith(f"{best}/config.json: model: ")
+    assert f"'{model}'" in message
 
 
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("python:antigravity.Net", "no module is imported because a file names it; import antigravity first"),
-        ("python:os._exit", "must be python:MODULE.CLASS, a class of torch.nn.Module"),
-        ("python:builtins.exec", "must be python:MODULE.CLASS, a class of torch.nn.Module"),
-        ("python:json.JSONDecoder", "must be python:MODULE.CLASS, a class of torch.nn.Module"),
+        ("python:antigravity.Net", "import antigravity first"),
+        ("python:os._exit", "python:MODULE.CLASS"),
+        ("python:builtins.exec", "python:MODULE.CLASS"),
+        ("python:json.JSONDecoder", "python:MODULE.CLASS"),
     ],
 )
-def test_a_card_has_nothing_imported_and_nothing_called_but_a_class_of_networks(
-    best: Path, model: str, reason: str
-) -> None:
-    assert reason in refusal(best, CARD | {"model": model})
+def test_card_imports_nothing_and_calls_nothing_but_a_class_of_networks(best: Path, model: str, reason: str) -> None:
+    message = refusal(best, CARD | {"model": model})
+    assert reason in message
+    assert f"'{model}'" in message
     assert "antigravity" not in sys.modules
 
 
-class Own(nn.Module):
-    """A user's own network."""
+class UserNetwork(nn.Module):
+    """A user-defined network."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.head = nn.Linear(4, num_classes)
 
 
-def test_a_class_of_ones_own_is_loaded_once_its_module_is_imported(best: Path) -> None:
-    (best / "config.json").write_text(json.dumps(CARD | {"model": f"python:{Own.__module__}.Own"}))
-    save_file(Own(10).state_dict(), best / "model.safetensors")
-    assert type(load_network(best)) is Own
-    save_file(Own(2).state_dict(), best / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is too small for this network"):
+def test_user_defined_class_is_loaded_after_its_module_is_imported(best: Path) -> None:
+    (best / "config.json").write_text(json.dumps(CARD | {"model": f"python:{UserNetwork.__module__}.UserNetwork"}))
+    save_file(UserNetwork(10).state_dict(), best / "model.safetensors")
+    assert type(load_network(best)) is UserNetwork
+    save_file(UserNetwork(2).state_dict(), best / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors .* more than "):
         load_network(best)
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        (
-            {"model": "torchvision:regnet_y_128gf"},
-            "model.safetensors is too small for this network, which has more than ",
-        ),
-        ({"model": "vgg16"}, "model.safetensors is too small for this network, which has more than "),
-        ({"num_classes": 65536}, "model.safetensors is too small for this network, which has more than "),
-        ({"ensemble": 10**12}, "model.safetensors is too small for this network, which has more than "),
-        ({"model": "torchvision:regnet_y_128gf", "removed_filters": 9}, "which has more than 150000000 "),
+        ({"model": "torchvision:regnet_y_128gf"}, " parameters"),
+        ({"model": "vgg16"}, " parameters"),
+        ({"num_classes": 65536}, " parameters"),
+        ({"ensemble": 10**12}, " parameters"),
+        ({"model": "torchvision:regnet_y_128gf", "removed_filters": 9}, "more than 150000000 parameters"),
     ],
 )
-def test_a_network_that_is_larger_than_its_file_is_not_built(best: Path, changes: dict[str, Any], reason: str) -> None:
+def test_network_larger_than_its_file_is_not_built(best: Path, changes: dict[str, Any], reason: str) -> None:
     before = peak_kib()
-    assert reason in refusal(best, CARD | changes)
+    message = refusal(best, CARD | changes)
+    assert "model.safetensors" in message
+    assert reason in message
     assert peak_kib() - before < 2**20
 
 
-def test_a_count_of_parameters_ends_with_the_network_it_was_for(best: Path) -> None:
+def test_parameter_limit_ends_with_the_refused_network(best: Path) -> None:
     refusal(best, CARD | {"num_classes": 65536})
     assert nn.Linear(4096, 4096).weight.numel() == 2**24
 
 
-def test_a_header_that_is_longer_than_its_file_is_refused(best: Path) -> None:
+def test_header_longer_than_its_file_is_refused(best: Path) -> None:
     content = (best / "model.safetensors").read_bytes()
     for length in (2**63, 2**40, len(content), 0):
         (best / "model.safetensors").write_bytes(length.to_bytes(8, "little") + content[8:])
-        assert "holds no network that can be loaded" in refusal(best, CARD)
+        assert refusal(best, CARD).startswith(f"{best}: ")
 
 
 # files of weights
@@ -205,15 +216,18 @@ def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> 
 
 
 def weights_refusal(file: Path, content: bytes) -> str:
+    """Return the message that refuses a file of weights with this content."""
     file.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
         read_weights(file)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{file}: ")
+    return message
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
-def test_a_pickle_with_a_call_is_not_executed(tmp_path: Path, name: str) -> None:
+def test_call_in_a_pickle_is_not_executed(tmp_path: Path, name: str) -> None:
     call = pickle.dumps({"weight": Call(tmp_path / "executed")}, 2)
     magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
     for content in (
@@ -226,13 +240,13 @@ def test_a_pickle_with_a_call_is_not_executed(tmp_path: Path, name: str) -> None
     assert not (tmp_path / "executed").exists()
 
 
-def test_an_archive_that_inflates_is_refused_before_it_does(tmp_path: Path) -> None:
+def test_archive_larger_than_its_file_is_refused_before_it_is_decompressed(tmp_path: Path) -> None:
     bomb = zipped({"data.pkl": bytes(2**26), "version": b"3\n"}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 10**5
-    assert "its content is larger than the file" in weights_refusal(tmp_path / "weights.pt", bomb)
+    assert "larger than the file" in weights_refusal(tmp_path / "weights.pt", bomb)
 
 
-def test_a_storage_that_says_it_is_larger_than_the_file_is_refused(tmp_path: Path) -> None:
+def test_storage_larger_than_the_file_is_refused(tmp_path: Path) -> None:
     file = io.BytesIO()
     torch.save({"weight": torch.arange(100.0)}, file, _use_new_zipfile_serialization=False)
     content = file.getvalue()
@@ -251,44 +265,40 @@ def test_a_storage_that_says_it_is_larger_than_the_file_is_refused(tmp_path: Pat
         lambda: {7: torch.ones(2)},
         lambda: {"weight": torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8)},
     ],
-    ids=["sparse", "meta", "number", "quantised"],
+    ids=["sparse", "meta", "number", "quantized"],
 )
-@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, that quantised tensors will go
-def test_tensors_that_are_no_plain_weights_are_refused(tmp_path: Path, make: Callable[[], Any]) -> None:
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch deprecates quantized tensors
+def test_sparse_meta_and_quantized_tensors_are_refused(tmp_path: Path, make: Callable[[], Any]) -> None:
     torch.save(make(), tmp_path / "saved.pt")
-    assert "weights.pt: " in weights_refusal(tmp_path / "weights.pt", (tmp_path / "saved.pt").read_bytes())
+    assert "state_dict" in weights_refusal(tmp_path / "weights.pt", (tmp_path / "saved.pt").read_bytes())
 
 
-def test_a_tar_archive_is_not_opened(tmp_path: Path) -> None:
+def test_tar_archive_is_not_opened(tmp_path: Path) -> None:
     message = weights_refusal(tmp_path / "weights.pt", b"storages".ljust(257, b"\0") + b"ustar\x0000" + bytes(2000))
-    assert "it does not begin as one of torch.save" in message
+    assert "torch.save" in message
 
 
 # peers' files
 
 
-def test_a_peers_file_is_loaded_by_the_card_in_its_header(tmp_path: Path, network: nn.Module) -> None:
+def test_peer_file_is_loaded_by_the_card_in_its_header(tmp_path: Path, network: nn.Module) -> None:
     file = tmp_path / "peer-1.safetensors"
     state = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
     file.write_bytes(save(state | {"epoch": torch.tensor(3)}, {"model_card": json.dumps(CARD)}))
     assert same_bits(load_network(file).state_dict(), network.state_dict())
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(
-        CheckpointError,
-        match=r"peer-1\.safetensors: holds no network that can be loaded: .*; give the "
-        r"folder best/ of a run$",
-    ):
+    with pytest.raises(CheckpointError, match=r"peer-1\.safetensors: .*best/"):
         load_network(file)
 
 
 @pytest.mark.parametrize("card", ["[" * 10**5, "[]", "7", "", json.dumps(CARD | {"num_classes": 10**12}), "{}"])
-def test_a_peers_file_with_an_absurd_card_is_refused(card: str) -> None:
-    with pytest.raises(CheckpointError, match="checkpoint of a peer: not readable: ") as caught:
+def test_peer_file_with_an_invalid_card_is_refused(card: str) -> None:
+    with pytest.raises(CheckpointError, match=r"^checkpoint of a peer: ") as caught:
         split_peer_file(save({"network/weight": torch.ones(2)}, {"model_card": card}))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 8, b"\xff" * 100, save({"weight": torch.ones(2)})])
-def test_what_is_no_peers_file_is_refused(content: bytes) -> None:
-    with pytest.raises(CheckpointError, match="checkpoint of a peer: not readable: "):
+def test_content_that_is_no_peer_file_is_refused(content: bytes) -> None:
+    with pytest.raises(CheckpointError, match=r"^checkpoint of a peer: "):
         split_peer_file(content)

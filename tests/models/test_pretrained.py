@@ -1,4 +1,4 @@
-"""A teacher gives the logits that it gave when it was saved, or says in one line why it cannot teach."""
+"""Pretrained teachers give the logits of the saved network, or are refused in one line."""
 
 import json
 import pickle
@@ -39,6 +39,7 @@ def load(
 def failure(
     error: type[GraftpopError], num_classes: int = 10, image_shape: tuple[int, int, int] = SHAPE, **settings: Any
 ) -> str:
+    """Return the message that refuses a teacher."""
     with pytest.raises(error) as caught:
         load(num_classes, image_shape, **settings)
     message = str(caught.value)
@@ -52,7 +53,7 @@ def images(*shape: int) -> Tensor:
 
 
 def logits(network: nn.Module, pixels: Tensor, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Tensor:
-    """Logits of pixels in [0, 1]."""
+    """Return the logits of pixels in [0, 1]."""
     with torch.no_grad():
         return network((pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
 
@@ -77,17 +78,17 @@ def write_card(best: Path, **changes: Any) -> None:
     (best / "config.json").write_text(json.dumps(card | changes))
 
 
-# what a teacher is
+# teachers that are loaded
 
 
 @pytest.mark.parametrize("model", [None, "resnet8"])
-def test_a_runs_best_network_gives_its_logits(best: Path, network: nn.Module, model: str | None) -> None:
+def test_best_network_of_a_run_gives_its_logits(best: Path, network: nn.Module, model: str | None) -> None:
     teacher = load(checkpoint=str(best), model=model)
     pixels = images(4, *SHAPE)
     assert torch.equal(logits(teacher, pixels), logits(network, pixels))
 
 
-def test_a_teacher_neither_trains_nor_touches_the_global_generator(best: Path) -> None:
+def test_teacher_is_frozen_and_does_not_change_the_global_generator(best: Path) -> None:
     write_card(best, mean=[0.0, 0.0, 0.0])
     with seeded(7, torch.device("cpu")):
         expected = torch.rand(3)
@@ -102,7 +103,7 @@ def test_a_teacher_neither_trains_nor_touches_the_global_generator(best: Path) -
 @pytest.mark.parametrize(
     ("mean", "std"), [((0.1, 0.2, 0.3), (0.9, 0.8, 0.7)), (MEAN, (1.0, 1.0, 1.0)), ((0.0, 0.0, 0.0), STD)]
 )
-def test_a_teacher_of_another_normalisation_sees_the_images_as_it_learnt_them(
+def test_teacher_of_another_normalization_gets_renormalized_images(
     best: Path, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
     write_card(best, mean=mean, std=std)
@@ -134,7 +135,7 @@ def of_old_torch(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ],
     ids=["bare", "parallel", "old_torch", "state_dict", "model", "net", "model_state_dict"],
 )
-def test_a_file_of_torch_gives_its_weights(
+def test_weights_are_read_from_a_file_of_torch(
     tmp_path: Path, network: nn.Module, name: str, wrap: Callable[[dict[str, Tensor]], dict[str, Any]]
 ) -> None:
     torch.save(wrap(network.state_dict()), tmp_path / name)
@@ -142,63 +143,65 @@ def test_a_file_of_torch_gives_its_weights(
     assert same_bits(of_old_torch(teacher.state_dict()), of_old_torch(network.state_dict()))
 
 
-def test_a_file_of_torch_before_1_6_gives_its_weights(tmp_path: Path, network: nn.Module) -> None:
+def test_weights_are_read_from_a_file_of_torch_before_1_6(tmp_path: Path, network: nn.Module) -> None:
     torch.save(network.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert same_bits(load(checkpoint=str(tmp_path / "old.pth"), model="resnet8").state_dict(), network.state_dict())
 
 
-def test_a_safetensors_file_gives_its_weights(best: Path, network: nn.Module) -> None:
+def test_weights_are_read_from_a_safetensors_file(best: Path, network: nn.Module) -> None:
     teacher = load(checkpoint=str(best / "model.safetensors"), model="resnet8")
     assert same_bits(teacher.state_dict(), network.state_dict())
 
 
-def test_a_prefix_that_not_all_names_have_is_a_name(tmp_path: Path) -> None:
+def test_prefix_that_not_all_names_have_is_kept(tmp_path: Path) -> None:
     weights = {"module.weight": torch.ones(2), "bias": torch.zeros(2)}
     torch.save(weights, tmp_path / "weights.pt")
     assert same_bits(read_weights(tmp_path / "weights.pt"), weights)
 
 
-# what cannot teach
+# teachers that are refused
 
 
-def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_absent_checkpoint_is_named(tmp_path: Path) -> None:
     message = failure(CheckpointError, checkpoint=str(tmp_path / "none.pt"), model="resnet8")
-    assert message == (
-        f"{WHERE}.checkpoint: no such file or folder, got '{tmp_path / 'none.pt'}'; give a run's folder "
-        f"best/ or a file of a state_dict"
-    )
+    assert message.startswith(f"{WHERE}.checkpoint: ")
+    assert f"got '{tmp_path / 'none.pt'}'; " in message
 
 
-def test_a_folder_that_is_not_a_runs_best_is_named(tmp_path: Path, best: Path) -> None:
+def test_folder_without_a_network_is_named(tmp_path: Path, best: Path) -> None:
     assert "No such file" in failure(CheckpointError, checkpoint=str(best.parent))
     (best / "config.json").write_text('{"architecture": "resnet18"}')
     message = failure(CheckpointError, checkpoint=str(best))
     assert message.startswith(f"{WHERE}.checkpoint: {best}: ")
-    assert "config.json does not give image_shape and mean and model and num_classes and std" in message
-    assert message.endswith("; give the folder best/ of a run")
+    assert "image_shape, mean, model, num_classes, std" in message
+    assert "best/" in message
 
 
-def test_a_model_other_than_the_checkpoints_is_refused(best: Path) -> None:
+def test_model_other_than_that_of_the_checkpoint_is_refused(best: Path) -> None:
     message = failure(CheckpointError, checkpoint=str(best), model="resnet20")
-    assert message.startswith(f"{WHERE}.model: must be that of the checkpoint or null, got 'resnet20'")
-    assert "says 'resnet8'; leave model out" in message
+    assert message.startswith(f"{WHERE}.model: ")
+    assert "'resnet8'" in message
+    assert "got 'resnet20'; " in message
 
 
-def test_a_card_with_an_unknown_model_is_refused(best: Path) -> None:
+def test_card_with_an_unknown_model_is_refused(best: Path) -> None:
     write_card(best, model="resnet9")
     message = failure(CheckpointError, checkpoint=str(best))
-    assert message.startswith(f"{WHERE}.checkpoint: {best / 'config.json'}: model: unknown name 'resnet9'")
+    assert message.startswith(f"{WHERE}.checkpoint: {best / 'config.json'}: model: ")
+    assert "'resnet9'" in message
 
 
-def test_a_file_of_weights_needs_the_name_of_its_network(best: Path) -> None:
+def test_file_of_weights_without_a_known_model_is_refused(best: Path) -> None:
     file = str(best / "model.safetensors")
-    assert failure(ModelError, checkpoint=file).startswith(f"{WHERE}.model: must name the network")
-    assert failure(ModelError, checkpoint=file, model="resnet9").startswith(f"{WHERE}.model: unknown name 'resnet9'")
+    for model, value in ((None, "null"), ("resnet9", "'resnet9'")):
+        message = failure(ModelError, checkpoint=file, model=model)
+        assert message.startswith(f"{WHERE}.model: ")
+        assert value in message
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.99, 0.9999])
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt", "old.pt"])
-def test_a_file_that_was_cut_short_is_named(tmp_path: Path, network: nn.Module, name: str, share: float) -> None:
+def test_truncated_file_is_named(tmp_path: Path, network: nn.Module, name: str, share: float) -> None:
     file = tmp_path / name
     if name == "weights.safetensors":
         save_file(network.state_dict(), file)
@@ -207,14 +210,14 @@ def test_a_file_that_was_cut_short_is_named(tmp_path: Path, network: nn.Module, 
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
     message = failure(CheckpointError, checkpoint=str(file), model="resnet8")
-    assert message.startswith(f"{WHERE}.checkpoint: {file}: cut short, or no file of weights: ")
+    assert message.startswith(f"{WHERE}.checkpoint: {file}: ")
 
 
-def test_a_run_whose_weights_were_cut_short_is_named(best: Path) -> None:
+def test_run_with_truncated_weights_is_named(best: Path) -> None:
     file = best / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     message = failure(CheckpointError, checkpoint=str(best))
-    assert message.startswith(f"{WHERE}.checkpoint: {best}: holds no network that can be loaded: ")
+    assert message.startswith(f"{WHERE}.checkpoint: {best}: ")
 
 
 @pytest.mark.parametrize(
@@ -228,47 +231,49 @@ def test_a_run_whose_weights_were_cut_short_is_named(best: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt"])
-def test_a_file_of_something_else_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+def test_file_of_another_format_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     message = failure(CheckpointError, checkpoint=str(tmp_path / name), model="resnet8")
-    assert message.startswith(f"{WHERE}.checkpoint: {tmp_path / name}: cut short, or no file of weights: ")
+    assert message.startswith(f"{WHERE}.checkpoint: {tmp_path / name}: ")
 
 
-def test_a_pickled_network_is_not_unpickled(tmp_path: Path, network: nn.Module) -> None:
+def test_pickled_network_is_not_unpickled(tmp_path: Path, network: nn.Module) -> None:
     torch.save(network, tmp_path / "network.pt")
     message = failure(CheckpointError, checkpoint=str(tmp_path / "network.pt"), model="resnet8")
-    assert message.endswith("objects other than tensors; copy it again, or save network.state_dict() anew")
+    assert message.startswith(f"{WHERE}.checkpoint: {tmp_path / 'network.pt'}: ")
+    assert "network.state_dict()" in message
+    assert "weights_only" not in message  # torch's advice to run the code
 
 
 @pytest.mark.parametrize(
     "content", [{}, [], torch.ones(3), {"weight": 1.0}, {"state_dict": {}}, {"weight": torch.ones(3), "epoch": 3}]
 )
-def test_a_file_of_torch_without_a_state_dict_is_named(tmp_path: Path, content: object) -> None:
+def test_file_of_torch_without_a_state_dict_is_named(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "weights.pt")
     message = failure(CheckpointError, checkpoint=str(tmp_path / "weights.pt"), model="resnet8")
-    assert message.startswith(f"{WHERE}.checkpoint: {tmp_path / 'weights.pt'}: must hold a state_dict")
+    assert message.startswith(f"{WHERE}.checkpoint: {tmp_path / 'weights.pt'}: ")
+    assert "state_dict" in message
 
 
-def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"none\.pt: cannot be opened: No such file or directory; "):
+def test_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.pt: .*No such file or directory; "):
         read_weights(tmp_path / "none.pt")
 
 
 @pytest.mark.parametrize(
     ("saved", "model", "reason"),
     [
-        ("resnet20", "resnet8", "layer1.1.conv1.weight is not of it, and 71 more names differ"),
-        ("resnet8", "resnet20", "layer1.1.conv1.weight is missing, and 59 more names differ"),
-        ("vgg16", "resnet8", "conv1.weight is missing, and "),
+        ("resnet20", "resnet8", "layer1.1.conv1.weight .*, and 71 more "),
+        ("resnet8", "resnet20", "layer1.1.conv1.weight .*, and 59 more "),
+        ("vgg16", "resnet8", "conv1.weight .*, and "),
     ],
 )
 def test_weights_of_another_architecture_are_refused(tmp_path: Path, saved: str, model: str, reason: str) -> None:
     torch.save(seeded_network(saved).state_dict(), tmp_path / "weights.pt")
     message = failure(CheckpointError, checkpoint=str(tmp_path / "weights.pt"), model=model)
-    assert message.startswith(
-        f"{WHERE}.checkpoint: {tmp_path / 'weights.pt'}: holds another network than '{model}': {reason}"
-    )
-    assert message.endswith(f"; name its network in {WHERE}.model")
+    assert message.startswith(f"{WHERE}.checkpoint: {tmp_path / 'weights.pt'}: ")
+    assert re.search(f"'{model}': {reason}", message)
+    assert f"{WHERE}.model" in message
 
 
 @pytest.mark.parametrize(
@@ -292,47 +297,48 @@ def test_weights_of_other_shapes_are_refused(
     weights = network.state_dict() | {name: torch.zeros(shape) for name, shape in changes.items()}
     torch.save(weights, tmp_path / "weights.pt")
     message = failure(CheckpointError, checkpoint=str(tmp_path / "weights.pt"), model="resnet8")
-    assert f"holds another network than 'resnet8': {reason}" in message
+    assert f"'resnet8': {reason}" in message
 
 
-def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, best: Path) -> None:
+def test_teacher_of_other_classes_is_refused(tmp_path: Path, best: Path) -> None:
     with seeded(0, torch.device("cpu")):
         torch.save(build("resnet8", 100).state_dict(), tmp_path / "weights.pt")
-    rule = "classes, the data has"
     message = failure(ModelError, checkpoint=str(tmp_path / "weights.pt"), model="resnet8")
-    assert message == (
-        f"{WHERE}.checkpoint: {tmp_path / 'weights.pt'}: has 100 {rule} 10; choose a teacher of the same classes"
+    assert re.fullmatch(
+        rf"{re.escape(f'{WHERE}.checkpoint: {tmp_path}/weights.pt')}: .* 10 classes .*, got 100; .*", message
     )
-    assert f"{WHERE}.checkpoint: {best}: has 10 {rule} 100; " in failure(ModelError, 100, checkpoint=str(best))
+    message = failure(ModelError, 100, checkpoint=str(best))
+    assert re.fullmatch(rf"{re.escape(f'{WHERE}.checkpoint: {best}')}: .* 100 classes .*, got 10; .*", message)
     for name in ("torchvision:resnet18", "torchvision:efficientnet_v2_l"):
         message = failure(ModelError, model=name, pretrained=True)
-        assert message.startswith(f"{WHERE}.pretrained: {name}: has 1000 {rule} 10; ")
+        assert re.fullmatch(rf"{re.escape(f'{WHERE}.pretrained: {name}')}: .* 10 classes .*, got 1000; .*", message)
 
 
 @pytest.mark.parametrize("image_shape", [(1, 8, 8), (3, 8, 8)])
-def test_a_teacher_that_cannot_take_the_images_is_refused(tmp_path: Path, image_shape: tuple[int, int, int]) -> None:
+def test_teacher_that_cannot_take_the_images_is_refused(tmp_path: Path, image_shape: tuple[int, int, int]) -> None:
     with seeded(0, torch.device("cpu")):
         torch.save(build("torchvision:squeezenet1_1", 10).state_dict(), tmp_path / "weights.pt")
     message = failure(
         ModelError, image_shape=image_shape, checkpoint=str(tmp_path / "weights.pt"), model="torchvision:squeezenet1_1"
     )
-    assert message.startswith(f"{WHERE}.checkpoint: cannot take images of shape {image_shape}: ")
+    assert message.startswith(f"{WHERE}.checkpoint: ")
+    assert f" {image_shape}: " in message
 
 
 @pytest.mark.parametrize(
     "settings", [{"epochs": 3}, {}, {"checkpoint": "a.pt", "pretrained": True}, {"checkpoint": "a.pt", "epochs": 3}]
 )
-def test_a_teacher_that_is_not_there_to_be_loaded_is_a_mistake_of_the_caller(settings: dict[str, Any]) -> None:
+def test_settings_without_one_source_of_weights_raise_a_value_error(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=re.escape(WHERE)):
         load(**settings)
 
 
-# published weights, from the libraries' caches
+# published weights, from the caches of the libraries
 
 
 @pytest.fixture
 def torch_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give torchvision an empty cache and no way out."""
+    """Give torchvision an empty cache and no network."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -343,7 +349,7 @@ def torch_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def timm_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give timm an empty cache and no way out."""
+    """Give timm an empty cache and no network."""
     pytest.importorskip("timm")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -358,7 +364,7 @@ def timm_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def test_torchvisions_weights_teach_with_imagenets_normalisation(torch_cache: Path) -> None:
+def test_weights_of_torchvision_use_the_normalization_of_imagenet(torch_cache: Path) -> None:
     name = "shufflenet_v2_x0_5"
     with seeded(3, torch.device("cpu")):
         network = build(f"torchvision:{name}", 1000).eval()
@@ -371,7 +377,7 @@ def test_torchvisions_weights_teach_with_imagenets_normalisation(torch_cache: Pa
     torch.testing.assert_close(logits(teacher, pixels), logits(network, pixels, *IMAGENET), rtol=1e-4, atol=1e-4)
 
 
-def test_timms_weights_teach_with_their_own_normalisation(timm_cache: Path) -> None:
+def test_weights_of_timm_use_their_own_normalization(timm_cache: Path) -> None:
     with seeded(3, torch.device("cpu")):
         network = build("timm:test_resnet", 1000).eval()
     save_file(network.state_dict(), timm_cache / "model.safetensors")
@@ -383,38 +389,39 @@ def test_timms_weights_teach_with_their_own_normalisation(timm_cache: Path) -> N
 
 def test_weights_that_cannot_be_downloaded_are_named(torch_cache: Path) -> None:
     message = failure(ModelError, 1000, model="torchvision:resnet18", pretrained=True)
-    assert message.startswith(
-        f"{WHERE}.pretrained: torchvision:resnet18: its weights could not be downloaded or read: <urlopen error "
-    )
-    assert message.endswith("; fetch them where there is a network, or give a checkpoint")
+    assert message.startswith(f"{WHERE}.pretrained: torchvision:resnet18: ")
+    assert "<urlopen error " in message
+    assert "checkpoint" in message.rpartition("; ")[2]
 
 
 @pytest.mark.parametrize("content", [None, b"cut"])
-def test_timms_weights_that_are_not_there_are_named(timm_cache: Path, content: bytes | None) -> None:
+def test_absent_weights_of_timm_are_named(timm_cache: Path, content: bytes | None) -> None:
     if content is not None:
         (timm_cache / "model.safetensors").write_bytes(content)
     message = failure(ModelError, 1000, model="timm:test_resnet", pretrained=True)
-    assert message.startswith(f"{WHERE}.pretrained: timm:test_resnet: its weights could not be downloaded or read: ")
+    assert message.startswith(f"{WHERE}.pretrained: timm:test_resnet: ")
 
 
-def test_timms_networks_without_weights_or_of_other_classes_are_named(timm_cache: Path) -> None:
+def test_networks_of_timm_without_weights_or_with_other_classes_are_refused(timm_cache: Path) -> None:
     message = failure(ModelError, 1000, model="timm:resnetv2_152", pretrained=True)
-    assert message.startswith(f"{WHERE}.pretrained: timm:resnetv2_152: timm has no weights for it; ")
+    assert message.startswith(f"{WHERE}.pretrained: timm:resnetv2_152: ")
+    assert "timm.list_pretrained()" in message
     message = failure(ModelError, model="timm:resnet18.a1_in1k", pretrained=True)
-    assert message.startswith(f"{WHERE}.pretrained: timm:resnet18.a1_in1k: has 1000 classes, the data has 10; ")
+    assert message.startswith(f"{WHERE}.pretrained: timm:resnet18.a1_in1k: ")
+    assert "got 1000; " in message
 
 
 @pytest.mark.parametrize("model", [None, "resnet8"])
-def test_published_weights_are_those_of_libraries(model: str | None) -> None:
+def test_pretrained_without_a_network_of_a_library_is_refused(model: str | None) -> None:
     message = failure(ModelError, model=model, pretrained=True)
-    assert message == (
-        f"{WHERE}.model: must be torchvision:NAME or timm:NAME for pretrained: true, got "
-        f"{model or 'null'}; or give a checkpoint"
-    )
+    assert message.startswith(f"{WHERE}.model: ")
+    assert "torchvision:NAME or timm:NAME" in message
+    assert f"got {model or 'null'}; " in message
 
 
-def test_an_unknown_network_of_a_library_is_named(timm_cache: Path) -> None:
-    for name, near in [("torchvision:resnet19", "torchvision:resnet18"), ("timm:resnet19", "timm:resnet")]:
+def test_unknown_network_of_a_library_is_refused_with_the_closest_one(timm_cache: Path) -> None:
+    for name, closest in [("torchvision:resnet19", "torchvision:resnet18"), ("timm:resnet19", "timm:resnet")]:
         message = failure(ModelError, 1000, model=name, pretrained=True)
-        assert message.startswith(f"{WHERE}.model: not a classifier of ")
-        assert near in message
+        assert message.startswith(f"{WHERE}.model: ")
+        assert f"got '{name}'" in message
+        assert closest in message
