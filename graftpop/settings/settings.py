@@ -55,8 +55,8 @@ class Settings(Section):
     @property
     def peers_per_actor(self) -> int | Literal["auto"]:
         """Number of peers per process; 1 where peers must run at the same time."""
-        waits_for_nobody = self.meets or self.population.mode == "async"
-        return 1 if waits_for_nobody else self.population.peers_per_actor
+        runs_concurrently = self.meets or self.population.mode == "async"
+        return 1 if runs_concurrently else self.population.peers_per_actor
 
     @property
     def meets(self) -> bool:
