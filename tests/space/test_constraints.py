@@ -340,6 +340,12 @@ def test_grid_domain_needs_grid_search(search: str) -> None:
     )
 
 
+@pytest.mark.parametrize("scheduler", ["asha", "pbt"])
+def test_comparison_excludes_schedulers(scheduler: str) -> None:
+    assert_refused(f"seeds: [0, 1]\ntune: {{scheduler: {scheduler}}}", "tune.scheduler", "none", f"got {scheduler}")
+    assert accepted("seeds: [0, 1]\ntune: {scheduler: none}")
+
+
 @pytest.mark.parametrize("search", ["optuna", "grid"])
 def test_pbt_needs_random_search(search: str) -> None:
     text = f"tune: {{scheduler: pbt, search: {search}}}\ntraining: {{lr: {{choice: [0.1, 0.2]}}}}"

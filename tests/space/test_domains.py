@@ -232,6 +232,22 @@ def test_boundary_values_include_both_bounds_and_are_within_them(domain: Domain)
 
 
 @pytest.mark.parametrize(
+    ("kind", "values", "inside"),
+    [("uniform", [1, 5], None), ("loguniform", [1, 100], None), ("quniform", [0.25, 1.0, 0.25], 0.5)],
+)
+def test_boundary_values_include_one_value_inside(kind: str, values: list[float], inside: float | None) -> None:
+    low, high, found = read_domain({kind: values}, "key").boundary_values
+    assert [low, high] == values[:2]
+    assert low < found < high
+    assert found == inside if inside else found % 1  # a fraction, so that keys of whole numbers refuse it
+
+
+def test_clip_rounds_to_a_step() -> None:
+    domain = Domain("quniform", (0.25, 1.0, 0.25))
+    assert [domain.clip(number) for number in (-9, 0.3, 0.4, 0.6, 0.9, 9)] == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
     "node", [{}, {"choice": [1], "grid": [1]}, {"normal": [0, 1]}, ["choice"], "choice", None, 3, {"root": None}]
 )
 def test_only_a_map_whose_only_key_is_a_kind_is_a_domain(node: Any) -> None:
