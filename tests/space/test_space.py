@@ -3,6 +3,7 @@
 import random
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from graftpop.models import find_model
 from graftpop.settings import Settings
 from graftpop.space import Domain, Space, load_space, parse_space
 from graftpop.space.constraints import UNDER_PBT
-from graftpop.space.yaml_tree import known_keys, put
+from graftpop.space.yaml_tree import MAX_CHARS, MAX_DEPTH, MAX_NODES, MAX_SCALAR_CHARS, known_keys, put, read_yaml
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 TOP_LEVEL = (
@@ -122,6 +123,21 @@ def test_data_beyond_the_bounds_is_refused_quickly(space_file: Path, text: str, 
     assert message.startswith(where)
     assert problem in message
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        (lambda size: f"[{', '.join(['1'] * (size - 1))}]", MAX_NODES),
+        (lambda size: f"{'[' * (size - 1)}1{']' * (size - 1)}", MAX_DEPTH),
+        (lambda size: "x" * size, MAX_SCALAR_CHARS),
+        (lambda size: "#" * size, MAX_CHARS),
+    ],
+)
+def test_bounds_are_inclusive(text: Callable[[int], str], bound: int) -> None:
+    read_yaml(text(bound), "space.yaml")
+    with pytest.raises(SpaceError, match=f"^space.yaml: .*{bound}"):
+        read_yaml(text(bound + 1), "space.yaml")
 
 
 def test_billion_laughs_are_refused(space_file: Path) -> None:
@@ -248,6 +264,10 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier_ones(space_file
     assert (space.resolve().training.epochs, space.resolve().training.lr) == (5, 0.5)
     assert space.resolve().population.num_peers == 6
     assert not space.domains
+
+
+def test_override_may_have_spaces_around_the_key(space_file: Path) -> None:
+    assert loaded(space_file, "", " training.epochs = 5").resolve().training.epochs == 5
 
 
 def test_override_can_set_a_domain_a_section_and_a_missing_section(space_file: Path) -> None:
