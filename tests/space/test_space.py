@@ -16,6 +16,7 @@ from graftpop.errors import SpaceError
 from graftpop.models import find_model
 from graftpop.settings import Settings
 from graftpop.space import Domain, Space, load_space, parse_space
+from graftpop.space.boundary import boundary_samples
 from graftpop.space.constraints import UNDER_PBT
 from graftpop.space.yaml_tree import MAX_CHARS, MAX_DEPTH, MAX_NODES, MAX_SCALAR_CHARS, known_keys, put, read_yaml
 
@@ -285,6 +286,12 @@ def test_override_can_set_a_domain_a_section_and_a_missing_section(space_file: P
     assert graft.alpha == 0.25
 
 
+def test_override_of_a_key_replaces_a_null_section(space_file: Path) -> None:
+    graft = loaded(space_file, "graft: null", "graft.alpha=0.25").resolve().graft
+    assert graft is not None
+    assert graft.alpha == 0.25
+
+
 def test_override_with_null_removes_the_section_and_its_domains(space_file: Path) -> None:
     space = loaded(space_file, "graft: {A: {uniform: [0.0, 1.0]}}", "graft=null", "population.num_peers=1")
     assert space.resolve().graft is None
@@ -472,3 +479,13 @@ def test_too_many_pairs_of_searched_values_are_refused() -> None:
     text = f"graft: {{A: {{choice: [{many}]}}, c: {{choice: [{many}]}}}}"
     with pytest.raises(SpaceError, match=r"^space.yaml: .* 100000 pairs"):
         parse_space(yaml.safe_load(text), "space.yaml")
+
+
+def test_limit_of_searched_pairs_is_inclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {"seed": {"choice": [1, 2, 3]}, "training": {"lr": {"choice": [0.1, 0.2]}}}
+    num_samples = len(list(boundary_samples(parse_space(tree).domains)))
+    monkeypatch.setattr("graftpop.space.space.MAX_CORNERS", num_samples)
+    assert parse_space(tree).domains
+    monkeypatch.setattr("graftpop.space.space.MAX_CORNERS", num_samples - 1)
+    with pytest.raises(SpaceError, match=rf"^space: .* {num_samples - 1} pairs"):
+        parse_space(tree)
