@@ -405,6 +405,19 @@ def test_boundary_settings_cover_every_variant_seed_and_data_set(tree: dict[str,
                 assert (seed, data, settings.training.lr, settings.mutual) in seen
 
 
+def test_settings_of_sections_cover_every_variant() -> None:
+    space = space_of(
+        "data: {name: {grid: [digits, cifar10]}}\ngraft: {A: {grid: [0.1, 0.9]}}\n" + TWO % "{model: {name: resnet8}}"
+    )
+    found = [(settings.model.name, settings.data.name) for settings in space.settings_of("data")]
+    assert sorted(found) == [
+        ("resnet32", "cifar10"),
+        ("resnet32", "digits"),
+        ("resnet8", "cifar10"),
+        ("resnet8", "digits"),
+    ]
+
+
 # overrides in a variant
 
 
