@@ -189,7 +189,7 @@ def _check_grid(settings: Settings, domains: Mapping[str, Domain], origin: Origi
     for key, domain in domains.items():
         if not domain.is_finite:
             raise SpaceError(
-                f"{origin(key)}: search grid runs every value, so the values must be countable, got {domain}; "
+                f"{origin(key)}: must have a finite domain, since search grid runs every value, got {domain}; "
                 f"use choice, grid or randint{or_else}"
             )
     num_trials = math.prod(len(domain.every_value()) for domain in domains.values())
