@@ -200,6 +200,13 @@ def test_three_keys_that_together_make_a_training_too_short_are_found() -> None:
     assert accepted(text.replace("5", "3"))
 
 
+def test_null_among_searched_epochs_is_combined_with_the_other_lengths() -> None:
+    """Only null, which means 200 epochs, is too short for the longest cycles."""
+    text = "training: {epochs: {choice: [2000, null]}}\nrepr: {S1: {choice: [1, 40]}, S2: {choice: [1, 30]}, N: %s}"
+    assert_refused(text % "{choice: [1, 3]}", "repr", "3 * (40 + 30) = 210", "got 200 epochs")
+    assert accepted(text % "{choice: [1, 2]}")
+
+
 @pytest.mark.parametrize(
     ("sections", "rounds"),
     [
