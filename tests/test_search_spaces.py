@@ -1,4 +1,4 @@
-"""The search spaces that come with the project: all load and run, and those of papers have the papers' recipes."""
+"""The search spaces of the project: all load and train, and those of papers have the published recipes."""
 
 import math
 import re
@@ -28,24 +28,24 @@ MOST_EPOCHS_OF_A_SMALL_RUN = 300
 of_each = partial(pytest.mark.parametrize, ids=lambda file: file.stem)
 
 RAN: dict[str, None] = {}
-"""Settings that ran through: spaces have many in common."""
+"""Settings that have trained already, since spaces share many."""
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Write a few images of CIFAR's size in class folders, and return the folder above them."""
+    """Write a few images of 32 x 32 pixels into class folders, and return the root folder."""
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for part, num_images in (("train", NUM_TRAINING_IMAGES), ("test", NUM_CLASSES)):
         for number in range(num_images):
-            of_class = root / part / str(number % NUM_CLASSES)
-            of_class.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(of_class / f"{number}.png")
+            class_folder = root / part / str(number % NUM_CLASSES)
+            class_folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(class_folder / f"{number}.png")
     return str(root)
 
 
 def every_settings(space: Space, *seeds: int) -> Iterator[Settings]:
-    """Yield the settings of every trial of some seeds, by default of the first; of ranges the lowest value alone."""
+    """Yield the settings of every trial of some seeds, by default of the first; a range gives its lowest value."""
     values = {
         key: domain.every_value() if domain.is_finite else domain.boundary_values[:1]
         for key, domain in space.domains.items()
@@ -55,7 +55,7 @@ def every_settings(space: Space, *seeds: int) -> Iterator[Settings]:
 
 
 def small(settings: Settings, root: str, *, model: str | None = None) -> Settings:
-    """Return the settings with tiny data and networks, two rounds, and no more peers and cycles than it takes."""
+    """Return the settings with tiny data and networks, two rounds, and few peers and cycles."""
     tree = settings.model_dump()
     tree["name"] = "small"
     tree["data"] |= {"name": "folder", "root": root, "val_fraction": 0.25, "max_train_images": None}
@@ -75,7 +75,7 @@ def small_model(name: str) -> str:
 
 
 def assert_finite_figures(settings: Settings) -> None:
-    """Train a population and read its test set, and assert that every peer has a row of numbers in every round."""
+    """Train and test a population; assert that every peer has a row of finite numbers in every round."""
     peers = range(settings.population.num_peers)
     population = Population(LocalGroup(partial(Peer, settings), len(peers)), settings)
     for _ in range(settings.num_rounds):
@@ -94,7 +94,7 @@ def head_comment(file: Path) -> str:
 
 
 def epochs_of(space: Space) -> int:
-    """Return the epochs that all networks of all trials train together, teachers among them."""
+    """Return the epochs that all networks of all trials train in total, including teachers."""
     return sum(
         settings.num_epochs * settings.population.num_peers + epochs_of_teachers(settings)
         for settings in every_settings(space, *space.domains["seed"].values)
@@ -109,14 +109,14 @@ def epochs_of_teachers(settings: Settings) -> int:
 
 
 @of_each("file", SPACES)
-def test_a_space_loads_and_reads_back_as_it_was_written(file: Path, tmp_path: Path) -> None:
+def test_space_written_as_yaml_reads_back_equal(file: Path, tmp_path: Path) -> None:
     space = load_space(file)
     (tmp_path / "written.yaml").write_text(space.to_yaml(), encoding="utf-8")
     assert load_space(tmp_path / "written.yaml") == space
 
 
 @of_each("file", SPACES)
-def test_published_rows_name_values_that_a_trial_has_and_each_names_others(file: Path) -> None:
+def test_published_rows_match_trials_and_are_distinct(file: Path) -> None:
     space = load_space(file)
     rows = space.published["accuracy"] if space.published else []
     seen = set()
@@ -129,7 +129,7 @@ def test_published_rows_name_values_that_a_trial_has_and_each_names_others(file:
 
 
 @of_each("file", SPACES)
-def test_every_trial_of_a_space_trains_two_rounds_on_tiny_images(file: Path, images: str) -> None:
+def test_every_trial_trains_two_rounds_on_tiny_images(file: Path, images: str) -> None:
     every = {
         settings.model_dump_json(): settings
         for settings in (small(settings, images) for settings in every_settings(load_space(file)))
@@ -142,24 +142,24 @@ def test_every_trial_of_a_space_trains_two_rounds_on_tiny_images(file: Path, ima
 
 
 @pytest.mark.parametrize(("name", "variant"), [("grafting_filter_level", "filter"), ("grafting_peers", "grafting-2")])
-def test_the_networks_that_others_stand_in_for_run_too(name: str, variant: str, images: str) -> None:
+def test_networks_replaced_by_small_ones_train_too(name: str, variant: str, images: str) -> None:
     settings = load_space(FOLDER / "papers" / f"{name}.yaml").resolve({"variant": variant})
     assert settings.model.name in ("vgg16", "mobilenetv2")
     assert_finite_figures(small(settings, images, model=settings.model.name))
 
 
-# those of papers
+# spaces of papers
 
 
 @of_each("file", [file for file in PAPERS if file.stem.startswith(("grafting", "cultivation"))])
-def test_a_grafting_paper_is_run_by_the_published_recipe(file: Path) -> None:
+def test_spaces_of_grafting_papers_have_the_published_recipe(file: Path) -> None:
     for settings in every_settings(load_space(file)):
         training, graft = settings.training, settings.graft
         assert (training.lr, training.momentum, training.weight_decay) == (0.1, 0.9, 5e-4)
         assert (settings.num_epochs, training.batch_size, settings.population.epochs_per_round) == (200, 128, 1)
         if graft is not None:
-            has_rates_of_its_own = settings.population.diversity == "learning_rate"
-            assert training.schedule == ("cosine" if has_rates_of_its_own else "step")
+            has_different_rates = settings.population.diversity == "learning_rate"
+            assert training.schedule == ("cosine" if has_different_rates else "step")
         if graft is not None and file.stem != "grafting_alpha":
             assert (graft.A, graft.c, graft.alpha, graft.num_bins) == (0.4, 500, "adaptive", 10)
         if settings.distillation is not None:
@@ -167,7 +167,7 @@ def test_a_grafting_paper_is_run_by_the_published_recipe(file: Path) -> None:
             assert {teacher.epochs for teacher in settings.distillation.teachers} == {200}
 
 
-def test_the_ablation_of_alpha_holds_one_of_a_and_c_fixed() -> None:
+def test_ablation_of_alpha_fixes_either_a_or_c() -> None:
     space = load_space(FOLDER / "papers" / "grafting_alpha.yaml")
     grafts = {name: space.resolve({"variant": name}).graft for name in space.variants}
     pairs = {(graft.A, graft.c): name for name, graft in grafts.items() if graft is not None}
@@ -175,7 +175,7 @@ def test_the_ablation_of_alpha_holds_one_of_a_and_c_fixed() -> None:
     assert all(name == f"A{a}-c{c:g}" for (a, c), name in pairs.items())
 
 
-def test_repr_runs_its_published_cycles_in_the_baselines_epochs() -> None:
+def test_repr_space_has_the_published_cycles_and_epochs() -> None:
     for settings in every_settings(load_space(FOLDER / "papers" / "repr_resnet.yaml")):
         assert (settings.num_epochs, settings.population.num_peers) == (150, 1)
         if settings.repr is not None:
@@ -183,22 +183,20 @@ def test_repr_runs_its_published_cycles_in_the_baselines_epochs() -> None:
 
 
 @of_each("file", PAPERS)
-def test_a_paper_is_repeated_by_as_many_seeds_as_it_had_runs_or_by_three(file: Path) -> None:
+def test_spaces_of_papers_have_one_seed_per_published_run_or_three(file: Path) -> None:
     space = load_space(file)
     has_std = space.published is not None and any("std" in row for row in space.published["accuracy"])
     assert space.domains["seed"].values == tuple(range(5 if has_std else 3))
 
 
 @of_each("file", PAPERS)
-def test_a_papers_cost_in_epochs_is_what_its_comment_says(file: Path) -> None:
-    (said,) = re.findall(r"^Cost: ([\d,]+) epochs in all", head_comment(file), re.MULTILINE)
-    assert int(said.replace(",", "")) == epochs_of(load_space(file))
+def test_comment_gives_the_cost_in_epochs(file: Path) -> None:
+    (cost,) = re.findall(r"^Cost: ([\d,]+) epochs in all", head_comment(file), re.MULTILINE)
+    assert int(cost.replace(",", "")) == epochs_of(load_space(file))
 
 
 @of_each("file", PAPERS)
-def test_the_commands_of_a_papers_comment_load_and_the_last_is_small(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_in_comments_load_and_the_last_is_small(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     joined = head_comment(file).replace("\\\n", " ")
     commands = [shlex.split(line) for line in joined.splitlines() if line.startswith("python -m graftpop.tune ")]

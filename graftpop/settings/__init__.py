@@ -1,7 +1,7 @@
-"""The settings of one population, validated: what a trial runs with once every searched value is fixed.
+"""The validated settings of one population: what a trial runs with once every searched value is fixed.
 
-Each class is one section of the YAML. Structure, kinds and ranges are checked here; names that stand in a table
-beside their functions (models, data sets, schedules, topologies) and rules between sections in `graftpop.space`.
+Each class is one section of the YAML file and checks structure, types and ranges. `graftpop.space` checks names that
+are looked up in tables (models, data sets, schedules, topologies) and rules between keys.
 """
 
 from graftpop.settings.methods import (

@@ -1,4 +1,4 @@
-"""The sections of the methods: each is off where it is absent."""
+"""Sections of the methods. A method whose section is absent or null is off."""
 
 from typing import Annotated, Literal
 
@@ -18,141 +18,147 @@ __all__ = [
 
 
 class GraftSettings(Section):
-    """Weights from elsewhere: a donor's at a round's end, or noise or a peer's own strong filters between epochs."""
+    """Grafting: weights of another peer, noise, or a peer's own strongest filters are blended into a peer."""
 
     source: Literal["external", "internal", "noise"] = "external"
-    """Where grafted weights come from. external: another peer, at a round's end. internal: a peer's own strongest
-    filters, and noise: noise, into its invalid filters between epochs."""
+    """Source of the grafted weights. external: another peer, at the end of a round. internal: the peer's own strongest
+    filters, copied into its invalid filters between epochs. noise: noise, added to its invalid filters between
+    epochs."""
 
     alpha: Share | Literal["adaptive"] = "adaptive"
-    """Share of its own weights that a receiver keeps. adaptive: A/pi * atan(c * (H_receiver - H_donor)) + 1/2."""
+    """Share of its own weights that a receiver keeps; 0.5 is plain averaging. adaptive: A/pi * atan(c * (H_receiver -
+    H_donor)) + 1/2, with H the entropy or norm named by criterion."""
 
     A: Share = 0.4
-    """Width of alpha's interval around 1/2; the default is the published one."""
+    """Width of the interval around 1/2 in which alpha varies. The default is the value of the papers."""
 
     c: Positive = 500.0
-    """Steepness of alpha in the difference of the entropies, per nat; the default is the published one."""
+    """Steepness of alpha in the difference H_receiver - H_donor, per nat for entropy. The default is the value of the
+    papers."""
 
     criterion: Literal["entropy", "l1"] = "entropy"
-    """By which alpha is adapted: entropy, or l1, the norm of the weights."""
+    """Measure of information, H in the formula of alpha. entropy: entropy of the weights' histogram, in nats. l1: L1
+    norm of the weights."""
 
     level: Literal["layer", "filter"] = "layer"
-    """layer: one alpha for a convolution and its BatchNorm. filter: one for each filter."""
+    """layer: one alpha per convolution, shared by its BatchNorm. filter: one alpha per filter."""
 
     burn_in_rounds: Annotated[int, Field(ge=0)] = 0
-    """First rounds without an exchange, fewer than all."""
+    """Number of rounds at the start that end without an exchange; smaller than the number of rounds."""
 
     threshold: Positive = 0.1
-    """internal and noise: L1 norm below which a filter is invalid."""
+    """L1 norm below which a filter counts as invalid; used with source internal and noise."""
 
     noise_base: Annotated[float, Field(gt=0, lt=1)] = 0.975
-    """noise: its deviation is noise_base ** epochs trained."""
+    """With source noise, the noise has the standard deviation noise_base ** epochs_trained."""
 
     num_bins: Annotated[int, Field(ge=2, le=4096)] = 10
-    """Bins of the entropies' histograms."""
+    """Number of bins in the histogram from which entropy is computed."""
 
     compat: Literal["none", "released_code"] = "none"
-    """none, or released_code: the released code's numerics to the bit."""
+    """none: the formulas of the papers. released_code: the numerics of the papers' released code, reproduced to the
+    bit; needs source external, level layer and criterion entropy."""
 
 
 class TeacherSettings(Section):
-    """One teacher: trained first in the same trial, or taken from a checkpoint, or with published weights."""
+    """One teacher; its weights come from exactly one of epochs, checkpoint and pretrained."""
 
     model: str | None = None
-    """Which network it is, as in model.name. null: the checkpoint says."""
+    """Name of the network, as in model.name. null: the one named in the checkpoint."""
 
     epochs: Count | None = None
-    """Epochs that it is trained for, in the trial and before the students. null: it is not trained."""
+    """Epochs for which the teacher is trained at the start of each trial, before the students. null: not trained."""
 
     checkpoint: str | None = None
-    """A run's folder best/, or a file of weights. null: none."""
+    """Path of a run's best/ folder or of a file of weights. null: no checkpoint."""
 
     pretrained: bool = False
-    """Whether it has the weights that torchvision or timm have for it."""
+    """Whether to load the weights that torchvision or timm publish for the model."""
 
 
 class DistillationSettings(Section):
-    """A loss beside the labels': the mean of some teachers' probabilities, at every step."""
+    """Distillation: an additional loss that pulls each peer toward the mean of its teachers' probabilities."""
 
     teachers: Annotated[list[TeacherSettings], Field(min_length=1, examples=[[{"model": "resnet56", "epochs": 200}]])]
-    """Networks that teach. In place of epochs, for which it is trained first, a teacher may have a checkpoint, a run's
-    folder best/ or a file of weights, or pretrained: true with a model of torchvision or timm."""
+    """List of teachers. Each names a model with epochs to train it for, a checkpoint (a run's best/ folder or a file of
+    weights), or a torchvision or timm model with pretrained: true."""
 
     temperature: Positive = 2.0
-    """By which logits are divided."""
+    """Number by which all logits are divided before the softmax."""
 
     weight: NotNegative = 1.0
-    """Weight of this loss; that of the labels has 1."""
+    """Factor of the distillation loss; the loss on the labels has the factor 1."""
 
 
 class MutualSettings(Section):
-    """Peers that teach each other: on the same batch (deep mutual learning), or by their last snapshots."""
+    """Mutual learning: an additional loss that pulls each peer toward the other peers' probabilities."""
 
     exchange: Literal["logits", "snapshots"] = "logits"
-    """logits: on the same batch, step by step. snapshots: by each other's weights of the last round."""
+    """logits: the peers exchange logits at every step, on the same batch (deep mutual learning). snapshots: each peer
+    learns from the others' weights as of the end of the last round (codistillation)."""
 
     temperature: Positive = 1.0
-    """By which logits are divided."""
+    """Number by which all logits are divided before the softmax."""
 
     weight: NotNegative = 1.0
-    """Weight of this loss; that of the labels has 1."""
+    """Factor of the mutual loss; the loss on the labels has the factor 1."""
 
 
 class ReprSettings(Section):
-    """RePr: cycles of training all, dropping filters, training the rest, and giving filters back orthogonal."""
+    """RePr: cycles of training, dropping filters, training without them, and restoring them orthogonal."""
 
     S1: Count = 20
-    """Epochs of the whole network."""
+    """Epochs per cycle in which the whole network trains."""
 
     S2: Count = 10
-    """Epochs without the dropped filters."""
+    """Epochs per cycle in which the network trains without the dropped filters."""
 
     N: Count = 3
-    """Cycles; N * (S1 + S2) is less than the epochs."""
+    """Number of cycles; N * (S1 + S2) must be smaller than the epochs of the training."""
 
     rate: Rate = 0.3
-    """Share of all filters that is dropped."""
+    """Share of the filters of all layers together that is dropped."""
 
     criterion: str = "orthogonality"
-    """By which the lowest filters are dropped."""
+    """Score by which filters are ranked; those with the lowest are dropped."""
 
     skip_first: bool = True
-    """Whether the first convolution is left alone."""
+    """Whether to leave the first convolution unchanged."""
 
 
 class AttenuationSettings(Section):
-    """Weak filters are multiplied by a factor after every epoch, and removed at the end."""
+    """Pruning: after every epoch the weak filters are multiplied by a factor; at the end they are removed."""
 
     factor: Share = 0.5
-    """By which weak filters are multiplied. 0: soft filter pruning."""
+    """Number by which weak filters are multiplied after every epoch; 0 is soft filter pruning."""
 
     factor_schedule: str = "constant"
-    """constant, or falling: in a straight line to 0."""
+    """constant: the factor stays the same. falling: it falls linearly to 0."""
 
     rate: Rate = 0.3
-    """Share of each layer's filters that is weak."""
+    """Share of the filters of each layer that counts as weak."""
 
     rate_schedule: str = "constant"
-    """constant, or growing: from 0, fast at first."""
+    """constant: the rate stays the same. growing: it grows from 0 to its full value, fast at first."""
 
     recoverable: bool = True
-    """Whether weak filters train on and may come back; false is hard pruning and needs factor 0."""
+    """Whether weak filters keep training and may become strong again. false is hard pruning and needs factor 0."""
 
     criterion: str = "l2"
-    """By which the lowest filters are weak."""
+    """Score by which filters are ranked; those with the lowest are weak."""
 
     skip_first: bool = False
-    """Whether the first convolution is left alone."""
+    """Whether to leave the first convolution unchanged."""
 
     remove: bool = True
-    """Whether weak filters are cut out of the network at the end."""
+    """Whether to cut the weak filters out of the network at the end of the training."""
 
 
 class SwaSettings(Section):
-    """Stochastic weight averaging: the mean of the weights after each of the last epochs."""
+    """Stochastic weight averaging: each peer ends with the mean of its weights after each of the last epochs."""
 
     start: Annotated[float, Field(ge=0, lt=1)] = 0.75
-    """Share of the epochs after which averaging begins."""
+    """Share of the epochs after which averaging starts."""
 
     lr: Positive | None = None
-    """Constant learning rate from there on. null: the schedule goes on."""
+    """Constant learning rate used from the start of averaging. null: the schedule continues."""

@@ -1,4 +1,4 @@
-"""How many peers there are, what passes between them, and what is measured of them."""
+"""Sections of the population and of its diagnostics."""
 
 from typing import Annotated, Literal
 
@@ -10,64 +10,70 @@ __all__ = ["DiagnosticsSettings", "PopulationSettings"]
 
 
 class PopulationSettings(Section):
-    """How many peers, how they differ, when they meet, and what they give in the end."""
+    """The population: number of peers, exchange between them, recovery from lost peers, and the output."""
 
     num_peers: Count = 2
-    """Networks that train side by side; grafting needs 2."""
+    """Number of networks that train side by side; grafting from another peer needs at least 2."""
 
     topology: str = "ring"
-    """Who gives to whom. ring: peer i receives from peer i - 1. random_pairs: two by two, drawn each round. all: each
-    receives the mean of the others. best: the best peer gives to all others."""
+    """Which peer is whose donor. ring: peer i receives from peer i - 1, peer 0 from the last. random_pairs: the peers
+    of a pair receive from each other, and pairs are drawn anew each round. all: each peer receives the mean of all
+    others. best: all other peers receive from the peer with the best validation accuracy."""
 
     epochs_per_round: Count = 1
-    """Epochs of training between two exchanges."""
+    """Epochs per round; an exchange follows every round but the last."""
 
     mode: Literal["sync", "async"] = "sync"
-    """sync: each exchange is one of all peers, after the same round. async: who has trained takes its donor's
-    newest snapshot, of whatever round, and goes on; not with mutual or diagnostics.pairs."""
+    """sync: all peers exchange after the same round. async: a peer grafts its donor's newest snapshot and continues
+    without waiting; not with mutual or diagnostics.pairs."""
 
     max_staleness: Annotated[int, Field(ge=0)] = 2
-    """Under async, how many rounds a donor's snapshot, or any peer, may be behind before it is waited for."""
+    """With mode async, how many rounds a donor's snapshot or the slowest peer may be behind before a peer waits."""
 
     diversity: Literal["none", "learning_rate"] = "none"
-    """none, or learning_rate: peer i of n starts at lr * (1 + cos(pi * (n - i) / n)) / 2."""
+    """none: all peers have the same learning rate. learning_rate: peer i of n, from 1, starts at lr * (1 + cos(pi * (n
+    - i) / n)) / 2."""
 
     output: Literal["best_peer", "ensemble", "uniform_soup", "greedy_soup"] = "best_peer"
-    """Whose accuracy is the population's. best_peer. ensemble: the mean of all peers' probabilities. uniform_soup: that
-    of their weights. greedy_soup: that of as many as do not lower the validation accuracy."""
+    """What is evaluated as the population's result. best_peer: the peer with the best validation accuracy. ensemble:
+    the mean of all peers' probabilities. uniform_soup: the mean of all peers' weights. greedy_soup: the mean of the
+    weights of the peers that do not lower its validation accuracy, added from best to worst."""
 
     deadline_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10.0
-    """How many times the median round a peer may need before it counts as lost, but never less than a minute."""
+    """A peer counts as lost when a round takes it longer than this many median rounds, and longer than a minute."""
 
     round_timeout_s: Positive = 7200.0
-    """Seconds of a round after which a peer counts as lost however long the rounds are."""
+    """Upper limit of that deadline, in seconds; the deadline of the first round."""
 
     max_peer_restarts: Annotated[int, Field(ge=0)] = 3
-    """How often a lost peer is replaced before the trial fails."""
+    """How often one peer may be lost and replaced before the trial fails."""
 
     replace_timeout_s: Positive = 300.0
-    """Seconds that a lost peer may take to find room on the cluster and to start."""
+    """Seconds within which a lost peer must find room on the cluster and start again."""
 
     min_peers: Count | None = None
-    """With how many peers to go on if a lost one finds no room. null: with all of them, from the last round on."""
+    """Smallest number of peers with which the trial continues when a lost peer finds no room. null: num_peers. With
+    fewer peers the trial is retried from its last round, see tune.max_failures."""
 
     peers_per_actor: Count | Auto = "auto"
-    """How many peers share a process: they train one after the other, which needs less memory, and are lost together.
-    auto: those that share a core, where all cores have equally many; 1 on cards, with mode async and with
-    mutual.exchange logits."""
+    """Number of peers per process. They train one after the other, need less memory, and are lost together. auto: the
+    peers that share a core, if all cores have equally many; 1 on GPUs, with mode async and with mutual.exchange
+    logits."""
 
 
 class DiagnosticsSettings(Section):
-    """What is measured by round beyond the figures of every peer."""
+    """Additional measurements after every round."""
 
     thresholds: list[Positive] = Field(default=[])
-    """L1 norms below which filters are counted."""
+    """L1 norms; for each, the number of filters below it is recorded."""
 
     density_of: str | None = None
-    """Folder best/ of a baseline, whose valid and invalid filters are followed. null: none."""
+    """Path of a baseline's best/ folder; records the mean L1 norm of the filters valid in the baseline, and of those
+    invalid in it. null: not recorded."""
 
     density_threshold: Positive = 0.1
-    """L1 norm that parts the valid filters of that baseline from the invalid ones."""
+    """L1 norm below which a filter of that baseline counts as invalid."""
 
     pairs: bool = False
-    """Whether distance and disagreement of every two peers are measured."""
+    """Whether to record, for every pair of peers, the distance of their weights and the share of validation images on
+    which they disagree."""

@@ -1,4 +1,4 @@
-"""What all sections are, and the kinds of values that several have."""
+"""The base class of all sections, and the types of values that several of them use."""
 
 from typing import Annotated, Literal
 
@@ -15,10 +15,10 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A part of the settings: frozen, no unknown keys, no silent conversion (`"3"` is not 3).
+    """One section of the settings: frozen, without unknown keys or implicit conversion (`"3"` is not 3).
 
-    The text under a key says what it means, what null and auto stand for, and names all choices. Its range and its
-    default are not told in it: they are worked out of the settings wherever it is shown (`graftpop.space.json_schema`).
+    The docstring of a key gives its meaning and unit, and explains null, auto and every choice. It omits range and
+    default: the schema and the reference derive them from the field (`graftpop.space.json_schema`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)

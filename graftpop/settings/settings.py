@@ -1,4 +1,4 @@
-"""All sections together: the settings of one population."""
+"""The settings of one population: all sections together."""
 
 from typing import Annotated, Literal
 
@@ -23,13 +23,13 @@ DEFAULT_EPOCHS = 200
 
 
 class Settings(Section):
-    """One population, in full."""
+    """All settings of one population."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "population"
-    """Begins the run folder's name and the actors' names. Letters, digits, '.', '_' and '-'."""
+    """Prefix of the run folder's name and of the actors' names; letters, digits, '.', '_' and '-'."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Initialisation, data order, augmentation, splits and search are functions of it."""
+    """Seed of initialization, data order, augmentation, splits and search."""
 
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
@@ -47,37 +47,37 @@ class Settings(Section):
 
     @property
     def num_epochs(self) -> int:
-        """Epochs that each peer trains."""
+        """Number of epochs that each peer trains."""
         if self.training.total_epochs is not None:
             return self.training.total_epochs // self.population.num_peers
         return self.training.epochs or DEFAULT_EPOCHS
 
     @property
     def peers_per_actor(self) -> int | Literal["auto"]:
-        """How many peers a process has: one where a peer must not wait for another to be done."""
-        waits_for_nobody = self.meets or self.population.mode == "async"
-        return 1 if waits_for_nobody else self.population.peers_per_actor
+        """Number of peers per process; 1 where peers must run at the same time."""
+        runs_concurrently = self.meets or self.population.mode == "async"
+        return 1 if runs_concurrently else self.population.peers_per_actor
 
     @property
     def meets(self) -> bool:
-        """Whether peers meet at every batch."""
+        """Whether peers exchange logits at every batch."""
         return self.mutual is not None and self.mutual.exchange == "logits"
 
     @property
     def exchanges(self) -> bool:
-        """Whether peers graft from each other."""
+        """Whether peers graft weights from each other."""
         return self.graft is not None and self.graft.source == "external"
 
     def exchanges_after(self, round: int) -> bool:
-        """Return whether they do so at the end of a round: after the burn-in, and not after the last."""
+        """Return whether an exchange follows a round, from 1; none follows the burn-in rounds and the last."""
         return self.graft is not None and self.exchanges and self.graft.burn_in_rounds < round < self.num_rounds
 
     def epochs_of_round(self, round: int) -> int:
-        """Return how many epochs a round has, from 1; the last may have fewer than the others."""
+        """Return the epochs of a round, counted from 1; the last round may have fewer than the others."""
         per_round = self.population.epochs_per_round
         return min(per_round, self.num_epochs - (round - 1) * per_round)
 
     @property
     def num_rounds(self) -> int:
-        """Rounds of the whole training."""
+        """Number of rounds of the training."""
         return -(-self.num_epochs // self.population.epochs_per_round)

@@ -1,4 +1,4 @@
-"""What one peer is trained on, which network it is, and how."""
+"""Sections of the data, the network and the training of one peer."""
 
 from typing import Annotated, Literal
 
@@ -10,56 +10,59 @@ __all__ = ["DataSettings", "ModelSettings", "TrainingSettings"]
 
 
 class DataSettings(Section):
-    """Which images, and how they are split and varied."""
+    """The data set, its validation split and its augmentation."""
 
     name: str = "cifar10"
-    """The data set; parquet are tables of images, folder is class folders of images."""
+    """Name of the data set; parquet reads tables of images, folder reads images from class folders."""
 
     root: str | None = None
-    """Folder of the data, which parquet and folder must have. null: of cifar10 $GRAFTPOP_DATA/cifar10 (cifar100
-    likewise), else the cache folder, else it is downloaded there."""
+    """Path of the data; required for parquet and folder. null: for cifar10 $GRAFTPOP_DATA/cifar10, then the cache
+    folder, then a download into it; likewise for cifar100."""
 
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the training images held out for selection."""
+    """Share of the training images held out for validation, on which the best peer and trial are selected."""
 
     max_train_images: Count | None = None
-    """Training images in use, validation among them. null: all. The test set is always whole."""
+    """Number of training images to use, including those held out for validation; the test set is never reduced. null:
+    all."""
 
     label: str | None = None
-    """Name of the label column of a Parquet table. null: found from its schema."""
+    """Name of the label column of a Parquet table. null: found from the table's schema."""
 
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Side in pixels of the square that every image of parquet or folder is scaled and cut to. null: images of one size
-    stay as they are, folder makes others 224."""
+    """Side in pixels of the square to which images of parquet and folder are scaled and cropped. null: unchanged if all
+    images have one size; otherwise folder uses 224."""
 
     crop_padding: Annotated[int, Field(ge=0)] | Auto = "auto"
-    """Pixels by which training images are padded and cropped at random. auto: an eighth of the side, 4 for CIFAR."""
+    """Pixels of padding around training images before a random crop of the original size; 0 turns cropping off. auto:
+    an eighth of the side, so 4 for CIFAR."""
 
     flip: bool | Auto = "auto"
-    """Whether training images are mirrored at random: true, false, or auto: true but for digits."""
+    """Whether to flip training images horizontally at random. auto: true, except for digits."""
 
 
 class ModelSettings(Section):
-    """Which network every peer is."""
+    """The network that every peer trains."""
 
     name: str = "resnet32"
-    """Its name; torchvision:NAME and timm:NAME are classifiers of these libraries, python:MODULE.CLASS one's own."""
+    """Name of the network; torchvision:NAME and timm:NAME are classifiers of these libraries, python:MODULE.CLASS is a
+    user-defined class."""
 
 
 class TrainingSettings(Section):
     """How one peer trains: SGD with momentum and weight decay."""
 
     epochs: Count | None = None
-    """Epochs that each peer trains. null: 200, or the peer's part of total_epochs."""
+    """Epochs that each peer trains. null: 200, or total_epochs / num_peers if total_epochs is set."""
 
     total_epochs: Count | None = None
-    """Epochs of all peers together, a multiple of num_peers, in place of epochs. null: as many as epochs make."""
+    """Epochs of all peers together, a multiple of num_peers; excludes epochs. null: epochs * num_peers."""
 
     batch_size: Annotated[int, Field(ge=2)] = 128
-    """Images a step. The papers print 256; their released code has 128."""
+    """Images per step. The papers print 256; their released code uses 128."""
 
     lr: Positive = 0.1
-    """Initial learning rate."""
+    """Learning rate at the start."""
 
     momentum: Rate = 0.9
     """Momentum of SGD."""
@@ -68,7 +71,9 @@ class TrainingSettings(Section):
     """Weight decay of SGD."""
 
     schedule: str = "step"
-    """step: a tenth after every 60 epochs. cosine: to 0, batch by batch. constant."""
+    """Learning rate over time. step: divided by 10 after every 60 epochs. cosine: falls to 0 along a cosine, updated
+    every batch. constant: unchanged."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """float32, bfloat16, or auto: bfloat16 where the hardware computes in it. Weights are float32 always."""
+    """Number format of the computation; weights are always float32. float32: full precision. bfloat16: mixed precision.
+    auto: bfloat16 where the hardware computes in it, else float32."""

@@ -1,7 +1,7 @@
-"""Search spaces: a YAML file, and `key=value` over it, to validated settings and the domains that are searched.
+"""Search spaces: validated settings and search domains, read from a YAML file and `key=value` overrides.
 
-One validator for both: a value that a domain could yield is checked as if it stood in the file, so that a mistake is
-one clear line before anything starts, and not a trial that fails in the night.
+Every value that a domain may yield is validated like a fixed value, so that a mistake is reported in one line before
+the study starts, and not by a trial that fails hours later.
 """
 
 from graftpop.space.domains import DOMAINS, Domain

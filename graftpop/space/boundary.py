@@ -1,4 +1,4 @@
-"""The samples by which a space is judged: every value that a rule could refuse is in one of them."""
+"""The samples on which a space is validated: they cover every value that a rule could refuse."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,14 +22,17 @@ LENGTHS = (
     "repr.S2",
     "repr.N",
 )
-"""What rules tie together by more than two: how long a training is, and what has to go into it. Every such rule is
-worst where each of them is lowest or highest."""
+"""Keys that one rule may combine more than two of: the length of the training and all that must fit into it. Such a
+rule is broken first where each of the keys is at an extreme."""
 
 
 def boundary_samples(domains: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
-    """Yield samples that together hold, in every variant, every pair of corner values of any two other domains.
+    """Yield samples that cover, in every variant, all pairs of boundary values of any two domains.
 
-    Rules tie two keys at most, but for LENGTHS, of which all combinations of the extremes are there.
+    Rules combine at most two keys, except for those in LENGTHS: all combinations of their extremes are covered.
+
+    Args:
+        domains: domains by dotted key; `variant` is one of the keys if the space has variants.
     """
     others = {key: domain for key, domain in domains.items() if key != "variant"}
     for variant in combinations({key: domain.values for key, domain in domains.items() if key == "variant"}):
@@ -53,5 +56,5 @@ def _extremes(domain: Domain) -> Sequence[Any]:
 
 
 def combinations(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Yield every combination of one value a key; of no keys the empty one."""
-    return (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))
+    """Yield every combination of one value per key; a single empty one if there are no keys."""
+    return (dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values()))

@@ -1,4 +1,4 @@
-"""A space written as YAML with what every key means above it, as the settings tell it."""
+"""A space as YAML with a comment above every key: its meaning, range, choices and default."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -14,63 +14,62 @@ __all__ = ["commented_yaml", "on_one_line"]
 
 WIDTH: Final = 120
 UNBROKEN: Final = "\xa0"
-"""A blank at which no line ends."""
+"""A space at which lines are not wrapped."""
 
 
 def commented_yaml(tree: Mapping[str, Any], head: str = "") -> str:
-    """Return the YAML text of a space with a comment above each section and each key.
+    """Return a space as YAML with a comment above each section and each key.
 
-    Sections and keys stand in the order of the settings. A section that is null has its keys, with their defaults, in
-    the comment above it.
+    Sections and keys have the order of the settings. The comment above a section that is null lists its keys with
+    their defaults.
 
     Args:
-        tree: valid sections and keys, domains among them, none of those that make a comparison.
-        head: comment lines for the top.
+        tree: valid sections, in which values may be domains; keys of a comparison (`STUDY_KEYS`) are left out.
+        head: comment lines for the top of the file.
     """
     schema = settings_schema()
     blocks = [head.strip("\n")] if head else []
     for name, node in schema["properties"].items():
         section = section_of(node, schema)
         if name in tree and section is None:
-            blocks.append("\n".join([*_wrapped(_told(node), "# ", "# "), f"{name}: {on_one_line(tree[name])}"]))
+            blocks.append("\n".join([*_wrapped(_description(node), "# ", "# "), f"{name}: {on_one_line(tree[name])}"]))
         elif name in tree and section is not None:
             blocks.append("\n".join(_section(name, tree[name], section)))
     return "\n\n".join(blocks) + "\n"
 
 
 def on_one_line(value: Any) -> str:
-    """Return a value as YAML on one line."""
+    """Return a value as one line of YAML."""
     text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _section(name: str, values: Any, section: Schema) -> Iterator[str]:
-    """Yield the lines of a section."""
     yield from _wrapped(section["description"], "# ", "# ")
     if values is None:
         for key, value in section["properties"].items():
             default = value.get("default", value.get("examples", [None])[0])
-            yield from _wrapped(_told(value, default=False), f"#   {key}: {on_one_line(default)}   ", "#       ")
+            yield from _wrapped(_description(value, default=False), f"#   {key}: {on_one_line(default)}   ", "#       ")
     if not values or is_domain(values):
         yield f"{name}: {on_one_line(values)}"
         return
     yield f"{name}:"
     for key, value in section["properties"].items():
         if key in values:
-            yield from _wrapped(_told(value), "  # ", "  # ")
+            yield from _wrapped(_description(value), "  # ", "  # ")
             yield f"  {key}: {on_one_line(values[key])}"
 
 
 def _wrapped(text: str, first: str, others: str) -> list[str]:
-    """Return a text as lines, each with what stands before it."""
+    """Return a text wrapped into lines: `first` begins the first line, `others` the following ones."""
     lines = wrap(
         text, WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False, break_long_words=False
     )
     return [line.replace(UNBROKEN, " ") for line in lines]
 
 
-def _told(value: Schema, *, default: bool = True) -> str:
-    """Return what a key means, its range, its choices if they are not named yet, and its default unless it is null."""
+def _description(value: Schema, *, default: bool = True) -> str:
+    """Return the meaning of a key, its choices if the meaning omits them, its range, and its default unless null."""
     text: str = value["description"]
     choices = choices_in(value)
     if not all(re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", text) for choice in choices):

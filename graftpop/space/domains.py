@@ -1,7 +1,6 @@
-"""Search domains: the one-key maps of a search space, `{uniform: [0.0, 1.0]}`, that stand where a value would.
+"""Search domains: one-key maps such as `{uniform: [0.0, 1.0]}` in place of a value.
 
-A domain knows what it may yield, so that every value it can lead to is validated before anything starts; how Ray Tune
-draws from it is `graftpop.cluster.search`'s matter.
+A domain knows its extreme values, so that every value it may yield is validated before a study starts.
 """
 
 import math
@@ -17,11 +16,11 @@ __all__ = ["DOMAINS", "Domain", "is_domain", "number_hint", "read_domain"]
 
 @dataclass(frozen=True)
 class Domain:
-    """What a searched key may be.
+    """The values that a searched key may take.
 
     Attributes:
         kind: a key of `DOMAINS`.
-        values: the choices of `choice` and `grid`; [low, high] of the others, and the step of `quniform`.
+        values: the choices of `choice` and `grid`; (low, high) of the others, (low, high, step) of `quniform`.
     """
 
     kind: str
@@ -29,12 +28,12 @@ class Domain:
 
     @property
     def is_finite(self) -> bool:
-        """Whether all its values can be listed."""
+        """Whether `every_value` can list all values."""
         return self.kind in ("choice", "grid", "randint")
 
     @property
     def boundary_values(self) -> tuple[Any, ...]:
-        """The values that have to be valid for all of them to be: the choices; both bounds and one value inside."""
+        """The values to validate: every choice; low and high of `randint`; else low, high and a value between."""
         if self.kind in ("choice", "grid", "randint"):
             return self.values
         low, high, *step = self.values
@@ -61,7 +60,7 @@ class Domain:
         return self.clip(value)  # rounding can lead out of the range
 
     def clip(self, value: Any) -> Any:
-        """Return the value of the domain that is nearest to a number."""
+        """Return the value of the domain nearest to a number; a choice is returned unchanged."""
         if self.kind in ("choice", "grid"):
             return value
         low, high, *step = self.values
@@ -71,7 +70,7 @@ class Domain:
         return round(value) if self.kind == "randint" else value
 
     def __str__(self) -> str:
-        """Write the domain as the YAML has it."""
+        """Return the domain as YAML on one line."""
         return f"{{{self.kind}: [{', '.join(str(value) for value in self.values)}]}}"
 
 
@@ -98,10 +97,12 @@ def _check_log_range(values: list[Any]) -> str | None:
 def _check_stepped_range(values: list[Any]) -> str | None:
     if len(values) != 3 or not all(map(_is_number, values)):
         return "needs three numbers [low, high, step]"
-    if not 0 < values[2] <= values[1] - values[0]:
+    low, high, step = values
+    # high - low may be below step by rounding: 0.3 - 0.2 < 0.1
+    if not (step > 0 and round(high / step) > round(low / step)):
         return "step must be above 0 and at most high - low"
     if not all(math.isclose(bound / values[2], round(bound / values[2])) for bound in values[:2]):
-        return "low and high must be multiples of step"  # Tune and Optuna know no other steps
+        return "low and high must be multiples of step"  # Tune and Optuna support no other steps
     return None
 
 
@@ -113,24 +114,29 @@ def _check_integer_range(values: list[Any]) -> str | None:
 
 DOMAINS: Final[Mapping[str, Callable[[list[Any]], str | None]]] = {
     "choice": _check_values,  # one of the values
-    "uniform": _check_range,  # any number between the two
-    "loguniform": _check_log_range,  # the same, every factor as likely
-    "quniform": _check_stepped_range,  # low, low + step, ... up to high
-    "randint": _check_integer_range,  # a whole number, the upper bound included (unlike Ray's)
+    "uniform": _check_range,  # a number between low and high
+    "loguniform": _check_log_range,  # a number between low and high, uniform in its logarithm
+    "quniform": _check_stepped_range,  # low, low + step, ..., high
+    "randint": _check_integer_range,  # a whole number from low to high, both included (Ray excludes high)
     "grid": _check_values,  # each of the values, with search: grid
 }
+"""Checks of the values by kind of domain; a check returns the broken rule, or None."""
 
 
 def is_domain(node: Any) -> bool:
-    """Return whether a node of a YAML file is a domain: a map with one key, and that the name of a domain."""
+    """Return whether a node of a YAML file is a domain: a map whose only key is a kind of domain."""
     return isinstance(node, dict) and len(node) == 1 and next(iter(node)) in DOMAINS
 
 
 def read_domain(node: Mapping[str, Any], where: str) -> Domain:
     """Return the domain that a node describes.
 
+    Args:
+        node: a map for which `is_domain` holds.
+        where: start of error messages.
+
     Raises:
-        SpaceError: its values do not fit its kind; the message begins with `where`.
+        SpaceError: the values do not fit the kind.
     """
     ((kind, values),) = node.items()
     if not isinstance(values, list):
@@ -142,7 +148,7 @@ def read_domain(node: Mapping[str, Any], where: str) -> Domain:
 
 
 def number_hint(text: str) -> str:
-    """Return "; ..." on how to write the number that a text spells, or nothing: YAML reads 1e-4 as text."""
+    """Return a hint such as "; '1e-4' is text in YAML, write 0.0001"; empty if the text spells no number."""
     try:
         number = float(text)
     except ValueError:

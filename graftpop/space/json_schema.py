@@ -1,8 +1,7 @@
-"""The JSON Schema of a space file, from the settings: what an editor checks, completes and explains in one.
+"""The JSON Schema of a space file, by which an editor checks, completes and explains keys.
 
-It says what a key may be; rules between keys (`graftpop.space.constraints`) it does not know. A class of the settings
-is a definition of the same name, and where values in it may be domains, one more: `GraftSettings`,
-`SearchedGraftSettings`.
+The schema covers each key alone, not the rules between keys (`graftpop.space.constraints`). Each class of the settings
+is a definition of the same name. If its values may be domains, there is a second one, such as `SearchedGraftSettings`.
 """
 
 import json
@@ -29,24 +28,24 @@ KINDS: Final[Mapping[str, Schema]] = {
         "minItems": 1,
         "uniqueItems": True,
     },
-    "uniform": {"description": "[low, high]: any number between the two.", **PAIR},
-    "loguniform": {"description": "[low, high]: any number between the two, every factor as likely.", **PAIR},
+    "uniform": {"description": "[low, high]: a number between low and high.", **PAIR},
+    "loguniform": {"description": "[low, high]: a number between low and high, uniform in its logarithm.", **PAIR},
     "quniform": {
-        "description": "[low, high, step]: low, low + step, ... up to high; both are multiples of step.",
+        "description": "[low, high, step]: low, low + step, ..., high; low and high are multiples of step.",
         "type": "array",
         "minItems": 3,
         "maxItems": 3,
     },
     "randint": {"description": "[low, high]: a whole number, both included.", **PAIR},
 }
-"""What each kind of domain is whatever is searched by it."""
+"""The schema of each kind of domain, without the schema of its values."""
 
 
 def space_schema() -> Schema:
-    """Return the JSON Schema (2020-12) of a space file: all sections and keys, domains where a key can be searched.
+    """Return the JSON Schema (2020-12) of a space file: all sections and keys, with domains for searchable keys.
 
-    A key has its description, its range or choices, and its default. Names that stand in tables beside their functions
-    are choices, those of networks also `torchvision:NAME` and the like.
+    Each key has its description, its range or choices, and its default. Names from lookup tables are choices; names of
+    networks may also match `torchvision:NAME`, `timm:NAME` or `python:MODULE.CLASS`.
     """
     settings = settings_schema()
     fixed, top = settings["$defs"], settings["properties"]
@@ -57,7 +56,7 @@ def space_schema() -> Schema:
         "type": "object",
         "additionalProperties": False,
         "properties": {name: _at_top(name, node, fixed) for name, node in top.items()} | _study_keys(),
-        "if": {"required": ["variants"]},  # which may give what a section itself then lacks
+        "if": {"required": ["variants"]},  # variants may set the keys that a section requires
         "else": {
             "properties": {
                 name: {"anyOf": [*({"required": [key]} for key in (*keys, *LISTED)), NULL]}
@@ -76,7 +75,7 @@ def space_schema() -> Schema:
 
 
 def schema_text(node: Any, indent: int = 0) -> str:
-    """Return a schema as JSON in which what fits into one line has one."""
+    """Return a schema as JSON text; a node that fits on one line is not broken up."""
     line = json.dumps(node)
     if len(line) + indent <= WIDTH or not isinstance(node, dict | list):
         return line
@@ -90,36 +89,36 @@ def schema_text(node: Any, indent: int = 0) -> str:
 
 
 def _at_top(name: str, node: Schema, fixed: Schema) -> Schema:
-    """Return what may stand under a name at the top of a file."""
+    """Return the schema of a name at the top of a file."""
     section = class_of(node)
     null = [NULL] if NULL in node.get("anyOf", ()) else []
-    told = {"description": fixed[section]["description"] if section else node["description"]}
-    value = {"$ref": f"#/$defs/{section}"} if section else {key: node[key] for key in node if key not in told}
+    description = {"description": fixed[section]["description"] if section else node["description"]}
+    value = {"$ref": f"#/$defs/{section}"} if section else {key: node[key] for key in node if key not in description}
     if name not in SEARCHABLE:
-        return told | value
+        return description | value
     if not section:
-        return told | {"anyOf": [value, _domain(value, {"$ref": f"#/properties/{name}/anyOf/0"})]}
+        return description | {"anyOf": [value, _domain(value, {"$ref": f"#/properties/{name}/anyOf/0"})]}
     whole: Schema = {"anyOf": [value, *null]}
-    return told | {"anyOf": [{"$ref": f"#/$defs/Searched{section}"}, *null, _domain(whole, whole)]}
+    return description | {"anyOf": [{"$ref": f"#/$defs/Searched{section}"}, *null, _domain(whole, whole)]}
 
 
 def _with_domains(section: Schema, ref: str, *, ranges: bool) -> Schema:
-    """Return a section whose values may be domains; what it must have, variants may give in its place."""
+    """Return a section whose values may be domains. No key is required, since variants may set it."""
     keys = {}
     for key, value in section["properties"].items():
         own = {"$ref": f"{ref}/properties/{key}"}
-        # the description is that of `own`, but editors that complete the key look for it here
+        # repeats the description of `own`, since editors look for it here when they complete the key
         keys[key] = {"description": value["description"], "anyOf": [own, _domain(value, own, ranges=ranges)]}
     return {name: section[name] for name in section if name != "required"} | {"properties": keys}
 
 
 def _domain(value: Schema, own: Schema, *, ranges: bool = True) -> Schema:
-    """Return the domains by which a key can be searched.
+    """Return the schema of the domains by which a key can be searched.
 
     Args:
-        value: what the key may be.
-        own: the same, as a reference.
-        ranges: whether domains may have a lowest and a highest value.
+        value: schema of the key's value.
+        own: a reference to that schema.
+        ranges: whether domains with low and high are allowed.
     """
     kinds: dict[str, Schema] = {kind: {"items": own} for kind in LISTED}
     number = number_in(value) if ranges else None
@@ -143,7 +142,7 @@ def _domain(value: Schema, own: Schema, *, ranges: bool = True) -> Schema:
 
 
 def _variant(top: Schema, fixed: Schema) -> Schema:
-    """Return the sections of a variant, whose values are fixed, and of which none must be whole."""
+    """Return the schema of a variant: its values are fixed, and no section requires a key."""
     sections = {}
     for name in SECTIONS:
         ref = f"#/$defs/{class_of(top[name])}"
@@ -159,7 +158,7 @@ def _variant(top: Schema, fixed: Schema) -> Schema:
 
 
 def _study_keys() -> dict[str, Schema]:
-    """Return the keys that stand beside the sections, and make a comparison of a space."""
+    """Return the schemas of the keys that make a space a comparison (`STUDY_KEYS`)."""
     percent = {"type": "number", "minimum": 0, "maximum": 100}
     named = {key: True for key in (*SEARCHABLE, *known_keys(Settings)) if key.split(".")[0] in SEARCHABLE}
     row = {
@@ -181,13 +180,14 @@ def _study_keys() -> dict[str, Schema]:
         "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Variant"}, NULL]},
     }
     seeds = {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"$ref": "#/properties/seed/anyOf/0"}}
-    told: dict[str, tuple[Schema, str]] = {
-        "variants": (variants, "Named settings over the common ones, each of which is run; null takes a section out."),
-        "seeds": (seeds, "In place of seed, with or without variants: all combinations are run."),
-        "baseline": ({"type": "string"}, "The variant that the others are compared with. null: the first."),
+    keys: dict[str, tuple[Schema, str]] = {
+        "variants": (variants, "Named settings, each laid over the common ones and run; null turns a section off."),
+        "seeds": (seeds, "Seeds that replace seed, with or without variants; every variant runs with every seed."),
+        "baseline": ({"type": "string"}, "Name of the variant that the others are compared with. null: the first."),
         "published": (
             published,
-            "A paper's accuracies in per cent, beside ours; a row names a variant and what is searched.",
+            "Accuracies of a paper, in percent, to show beside the measured ones. Each row names a variant and the "
+            "values of searched keys.",
         ),
     }
-    return {key: {"description": text, "anyOf": [value, NULL]} for key, (value, text) in told.items()}
+    return {key: {"description": text, "anyOf": [value, NULL]} for key, (value, text) in keys.items()}

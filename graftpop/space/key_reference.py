@@ -1,4 +1,4 @@
-"""The reference of all keys of a space as Markdown, from its schema: what docs/keys.md holds."""
+"""The reference of all keys as Markdown, generated from the schema: docs/keys.md."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -22,45 +22,45 @@ __all__ = ["keys_markdown"]
 HEAD: Final = """\
 # Keys
 
-Every key of a search space: what it means, what it may be, what it is where it is absent, and by which domains it can
-be searched. [search_spaces/cifar.yaml](../search_spaces/cifar.yaml) has them all in one file.
+This page lists every key of a search space with its meaning, its allowed values, its default and the domains that can
+search it. [search_spaces/cifar.yaml](../search_spaces/cifar.yaml) shows all keys in one file.
 
-[search_spaces/schema.json](../search_spaces/schema.json) is for editors: where the first line of a space is
-`# yaml-language-server: $schema=FILE`, keys are completed, explained and checked while they are written.
-`python -m graftpop.init` writes a small space to begin with, and the schema beside it.
+[search_spaces/schema.json](../search_spaces/schema.json) is for your editor. If the first line of a space is
+`# yaml-language-server: $schema=FILE`, the editor completes, explains and checks keys while you type.
+`python -m graftpop.init` writes a small space to start from, with the schema next to it.
 
-On the command line a key is set by `--set section.key=VALUE`, VALUE in YAML. Numbers need a point: `1.0e-4`, not
-`1e-4`.
+Set a key on the command line with `--set section.key=VALUE`, where VALUE is YAML. Numbers with an exponent need a
+point: `1.0e-4` is a number, `1e-4` is text.
 """
 DOMAINS: Final = """\
 ## Domains
 
-A map with one of these keys, in place of a value, is searched. A whole section may be searched by `choice` or `grid`.
+To search a key, write a map with one of these kinds in place of its value. `choice` and `grid` can also search a whole
+section.
 
 """
 COMPARISON: Final = """\
 ## Comparisons
 
-These stand beside the sections and make a comparison of a space; [methods.md](methods.md) has what is compared.
+These keys, next to the sections, make a space a comparison. [methods.md](methods.md) describes the methods.
 
 """
 
 
 def keys_markdown() -> str:
-    """Return the reference: a heading a section, a row a key."""
+    """Return the reference: one heading per section, one row per key."""
     space, settings = space_schema(), settings_schema()
     sections = {name: section_of(node, settings) for name, node in settings["properties"].items()}
     keys = {name: node for name, node in settings["properties"].items() if sections[name] is None}
     parts = [
         HEAD,
-        DOMAINS
-        + _table("domain", "what it yields", rows=((f"`{kind}`", node["description"]) for kind, node in KINDS.items())),
+        DOMAINS + _table("kind", "values", rows=((f"`{kind}`", node["description"]) for kind, node in KINDS.items())),
     ]
-    parts.append("## Of the whole\n\n" + _keys("", keys, space["properties"]))
+    parts.append("## Top level\n\n" + _keys("", keys, space["properties"]))
     for name, section in sections.items():
         if section is not None:
             node = settings["properties"][name]
-            off = " Off where it is null or absent." if {"type": "null"} in parts_of(node) else ""
+            off = " Off if null or absent." if {"type": "null"} in parts_of(node) else ""
             searched = space["$defs"].get(f"Searched{class_of(node)}", {"properties": {}})["properties"]
             table = _keys(name, section["properties"], searched)
             parts.append(f"## {name}\n\n{section['description']}{off}\n\n{table}")
@@ -70,11 +70,11 @@ def keys_markdown() -> str:
 
 
 def _listed(name: str, section: Schema, settings: Schema) -> Iterator[str]:
-    """Yield the tables of sections that stand in the lists of a section."""
+    """Yield the tables of sections that are items of a section's lists."""
     for key, value in section["properties"].items():
         inner = section_of(value.get("items", {}), settings)
         if inner is not None:
-            yield f"### One of {name}.{key}\n\n{inner['description']}\n\n" + _keys("", inner["properties"], {})
+            yield f"### Items of {name}.{key}\n\n{inner['description']}\n\n" + _keys("", inner["properties"], {})
 
 
 def _keys(section: str, keys: Schema, searched: Schema) -> str:
@@ -102,7 +102,7 @@ def _table(*names: str, rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _values(value: Schema) -> str:
-    """Return what a key may be: choices, numbers and their range, or a kind."""
+    """Return the values that a key may have: choices, numbers with their range, or a type."""
     if value.get("type") == "array":
         return ", ".join(filter(None, ("a list", range_in_words(value))))
     choices = [f"`{choice}`" for choice in choices_in(value)]
@@ -128,6 +128,6 @@ def _default(value: Schema) -> str:
 
 
 def _kinds(node: Schema) -> str:
-    """Return by which domains a key is searched."""
+    """Return the kinds of domain that can search a key."""
     kinds = [kind for part in node.get("anyOf", ()) if "maxProperties" in part for kind in part["properties"]]
     return "any domain" if len(kinds) == len(KINDS) else ", ".join(kinds) or "not searched"

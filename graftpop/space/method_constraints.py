@@ -1,4 +1,4 @@
-"""The rules of the methods' sections: what each needs of the training and the peers, and which exclude each other."""
+"""Rules of the methods' sections: what each requires of training and peers, and which exclude each other."""
 
 from graftpop.errors import SpaceError
 from graftpop.settings import Settings
@@ -8,25 +8,27 @@ __all__ = ["check_methods"]
 
 EXCLUSIVE = (
     ("repr", "attenuation", "both drop filters"),
-    ("swa", "attenuation", "the mean of weights brings attenuated filters back"),
+    ("swa", "attenuation", "averaging restores attenuated filters"),
 )
+"""Pairs of sections that exclude each other, with the reason."""
 
-OF_THE_RELEASED_CODE = {"level": "layer", "criterion": "entropy", "source": "external"}
+RELEASED_CODE_VALUES = {"level": "layer", "criterion": "entropy", "source": "external"}
+"""Keys of graft that compat: released_code fixes."""
 
 
 def check_methods(settings: Settings, origin: Origin) -> None:
     """Check the sections of the methods.
 
     Raises:
-        SpaceError: something that a method needs is not so.
+        SpaceError: a method's requirement is not met, or two methods exclude each other.
     """
     _check_graft(settings, origin)
     _check_teachers(settings, origin)
     _check_repr(settings, origin)
     _check_attenuation(settings, origin)
-    for one, other, reason in EXCLUSIVE:
-        if getattr(settings, one) is not None and getattr(settings, other) is not None:
-            raise SpaceError(f"{origin(one)}: excludes {other}, since {reason}, got both; take one out")
+    for first, second, reason in EXCLUSIVE:
+        if getattr(settings, first) is not None and getattr(settings, second) is not None:
+            raise SpaceError(f"{origin(first)}: excludes {second}, since {reason}, got both; remove one")
 
 
 def _check_graft(settings: Settings, origin: Origin) -> None:
@@ -36,19 +38,18 @@ def _check_graft(settings: Settings, origin: Origin) -> None:
     if graft.source == "external" and population.num_peers < 2:
         raise SpaceError(
             f"{origin('population.num_peers')}: grafting over a {population.topology} needs at least 2 "
-            f"peers, got {population.num_peers}; choose 2 or more, or take out the section graft to train "
-            f"a single network"
+            f"peers, got {population.num_peers}; choose 2 or more, or remove the section graft"
         )
     if graft.burn_in_rounds >= settings.num_rounds:
         raise SpaceError(
             f"{origin('graft.burn_in_rounds')}: must be below the number of rounds "
             f"({settings.num_rounds}), got {graft.burn_in_rounds}"
         )
-    for key, needed in OF_THE_RELEASED_CODE.items():
+    for key, needed in RELEASED_CODE_VALUES.items():
         if graft.compat == "released_code" and getattr(graft, key) != needed:
             raise SpaceError(
-                f"{origin(f'graft.{key}')}: the released code knows {needed} alone, got "
-                f"{getattr(graft, key)}; choose {needed}, or graft.compat: none"
+                f"{origin(f'graft.{key}')}: must be {needed} with graft.compat: released_code, got "
+                f"{getattr(graft, key)}; set {needed}, or graft.compat: none"
             )
 
 
@@ -62,10 +63,13 @@ def _check_teachers(settings: Settings, origin: Origin) -> None:
         sources = [source for source, is_given in given.items() if is_given]
         where = origin(f"distillation.teachers[{index}]")
         if len(sources) != 1:
-            raise SpaceError(f"{where}: needs exactly one of {', '.join(given)}, got {' and '.join(sources) or 'none'}")
+            raise SpaceError(
+                f"{where}: needs exactly one of {', '.join(given)}, got {' and '.join(sources) or 'none'}; "
+                f"{'remove the others' if sources else 'add one'}"
+            )
         if teacher.model is None and sources != ["checkpoint"]:
             raise SpaceError(
-                f"{where}: {sources[0]} needs the name of a network, got model null; set model as in model.name"
+                f"{where}: {sources[0]} needs the name of a network, got model null; set model, as in model.name"
             )
 
 
@@ -76,9 +80,9 @@ def _check_repr(settings: Settings, origin: Origin) -> None:
     num_epochs = cycles.N * (cycles.S1 + cycles.S2)
     if num_epochs >= settings.num_epochs:
         raise SpaceError(
-            f"{origin('repr')}: the cycles take N * (S1 + S2) = {cycles.N} * ({cycles.S1} + {cycles.S2}) "
-            f"= {num_epochs} epochs, and the last filters to come back need at least one more to train, "
-            f"got {settings.num_epochs} epochs; shorten the cycles, or train longer"
+            f"{origin('repr')}: N * (S1 + S2) = {cycles.N} * ({cycles.S1} + {cycles.S2}) = {num_epochs} "
+            f"epochs of cycles must be below the epochs of the training, got {settings.num_epochs} epochs; "
+            f"shorten the cycles, or train longer"
         )
 
 
@@ -93,7 +97,6 @@ def _check_attenuation(settings: Settings, origin: Origin) -> None:
         )
     if output in ("uniform_soup", "greedy_soup"):
         raise SpaceError(
-            f"{origin('population.output')}: attenuated filters differ from peer to peer, so that "
-            f"networks have no mean, got {output}; choose best_peer or ensemble, or take out the section "
-            f"attenuation"
+            f"{origin('population.output')}: attenuation excludes a mean of weights, since each peer drops other "
+            f"filters, got {output}; choose best_peer or ensemble, or remove the section attenuation"
         )

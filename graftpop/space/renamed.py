@@ -1,4 +1,4 @@
-"""Keys and values that version 0.2.0 renamed: an old name is refused with its new one."""
+"""Keys and values that version 0.2.0 renamed. An old name is refused; the message gives the new one."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -17,14 +17,14 @@ RENAMED_KEYS: Final = {
     "tune.log": "tune.trackers",
     "tune.storage": "tune.optuna_storage",
 }
-"""New names by old ones; a section's name stands for all keys in it."""
+"""New key by old key. The name of a section applies to all of its keys."""
 
 RENAMED_VALUES: Final = {"population.mode": {"wait_for_all": "sync", "no_wait": "async"}}
-"""New values by old ones, by key."""
+"""New value by old value, by key."""
 
 
 def new_name(key: str) -> str | None:
-    """Return the new name of a renamed key, None if it was not renamed.
+    """Return the new name of a key; None if it was not renamed.
 
     >>> new_name("measures.pairs")
     'diagnostics.pairs'
@@ -39,12 +39,12 @@ def check_renamed(tree: Mapping[str, Any], where: str, overridden: Mapping[str, 
     """Check that a space and its variants use no old name.
 
     Args:
-        tree: the plain data of a space; anything malformed in it is left to other checks.
-        where: the file, which messages begin with.
-        overridden: the options that set keys or sections, by key; messages begin with these instead.
+        tree: plain data of a space; malformed parts are skipped, since other checks refuse them.
+        where: name of the file, at the start of messages.
+        overridden: options by the key or section that they set, at the start of messages instead of the file.
 
     Raises:
-        SpaceError: a key or a value has an old name; the message gives the new one.
+        SpaceError: a key or a value has an old name.
     """
     variants = tree.get("variants")
     trees = {"": tree, **{f"variants.{name}.": node for name, node in _items(variants)}}
@@ -64,7 +64,7 @@ def _items(node: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _keys(sections: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each section's name, and each `section.key` with its value."""
+    """Yield each renamed section with None, and each `section.key` with its value."""
     for section, content in _items(sections):
         if section in RENAMED_KEYS:
             yield section, None
@@ -72,9 +72,9 @@ def _keys(sections: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _values(value: Any) -> Iterator[str]:
-    """Yield a value that is text; of a domain, each of its values that is."""
+    """Yield a value, or the values of a domain, if they are strings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in DOMAINS:
         content = next(iter(value.values()))
-        yield from (one for one in content if isinstance(one, str)) if isinstance(content, list) else ()
+        yield from (item for item in content if isinstance(item, str)) if isinstance(content, list) else ()

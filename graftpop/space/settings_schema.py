@@ -1,4 +1,4 @@
-"""The settings as JSON Schema, with the names that stand in tables beside their functions, and what is read off it."""
+"""The settings as JSON Schema, with the names of lookup tables as choices, and functions that read the schema."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -19,13 +19,13 @@ __all__ = [
 ]
 
 Schema = dict[str, Any]
-"""A JSON Schema, or a part of one."""
+"""A JSON Schema, or part of one."""
 
 OTHER_LIBRARIES: Final = {"type": "string", "pattern": "^(torchvision|timm|python):.+"}
 
 
 class _Untitled(GenerateJsonSchema):
-    """Pydantic's generator, without a title a key, which would be its name again, and in the order of the settings."""
+    """Pydantic's generator without titles, which repeat the keys, and in the order of the settings."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -35,9 +35,9 @@ class _Untitled(GenerateJsonSchema):
 
 
 def settings_schema() -> Schema:
-    """Return the JSON Schema of `Settings`: a definition a section, a description a key.
+    """Return the JSON Schema of `Settings`: one definition per section, one description per key.
 
-    Keys that hold a name of a table have the names as choices.
+    A key whose value is looked up in a table has the table's names as choices.
     """
     schema = Settings.model_json_schema(schema_generator=_Untitled)
     for section in schema["$defs"].values():
@@ -46,38 +46,29 @@ def settings_schema() -> Schema:
         for key in node["properties"].values():
             if "description" in key:
                 key["description"] = " ".join(key["description"].split())
-    for section, key, names in _tables():
+    for section, key, names in _tables(schema):
         _put_names_(schema["$defs"][section]["properties"][key], names)
     return schema
 
 
-def _tables() -> Iterable[tuple[str, str, list[Schema]]]:
-    """Yield each class and key that holds a name, and what names there are."""
-    # here, since the tables stand beside functions that need torch
+def _tables(schema: Schema) -> Iterable[tuple[str, str, list[Schema]]]:
+    """Yield the class and the key of each value that is looked up in a table, and the table's names as schemas."""
+    # imported here, since the tables hold functions that need torch
     from graftpop.data import DATASETS
     from graftpop.models import MODELS
-    from graftpop.ops.attenuation import FACTOR_SCHEDULES, RATE_SCHEDULES
-    from graftpop.ops.criteria import CRITERIA
-    from graftpop.ops.topology import TOPOLOGIES
-    from graftpop.training.schedules import SCHEDULES
+    from graftpop.space.constraints import NAME_TABLES
 
-    tables: list[tuple[str, str, Mapping[str, object]]] = [
-        ("DataSettings", "name", DATASETS),
-        ("ModelSettings", "name", MODELS),
-        ("TeacherSettings", "model", MODELS),
-        ("TrainingSettings", "schedule", SCHEDULES),
-        ("PopulationSettings", "topology", TOPOLOGIES),
-        ("ReprSettings", "criterion", CRITERIA),
-        ("AttenuationSettings", "criterion", CRITERIA),
-        ("AttenuationSettings", "factor_schedule", FACTOR_SCHEDULES),
-        ("AttenuationSettings", "rate_schedule", RATE_SCHEDULES),
-    ]
+    by_key: dict[str, Mapping[str, object]] = {"data.name": DATASETS, "model.name": MODELS, **NAME_TABLES}
+    tables: list[tuple[str, str, Mapping[str, object]]] = [("TeacherSettings", "model", MODELS)]
+    for path, table in by_key.items():
+        section, _, key = path.partition(".")
+        tables.append((class_of(schema["properties"][section]), key, table))
     for section, key, table in tables:
         yield section, key, [{"type": "string", "enum": [*table]}, *([OTHER_LIBRARIES] if table is MODELS else [])]
 
 
 def _put_names_(node: Schema, names: list[Schema]) -> None:
-    """Replace text of any kind by some names."""
+    """Replace the type string of a key by schemas of names, in place."""
     others = [part for part in node.pop("anyOf", ()) if part["type"] != "string"]
     node.pop("type", None)
     if len(names) + len(others) == 1:
@@ -87,36 +78,36 @@ def _put_names_(node: Schema, names: list[Schema]) -> None:
 
 
 def parts_of(value: Schema) -> list[Schema]:
-    """Return the alternatives of a value; itself where it has none."""
+    """Return the alternatives of a value's schema, or the schema itself if it has none."""
     return list(value.get("anyOf", [value]))
 
 
 def number_in(value: Schema) -> Schema | None:
-    """Return what numbers a value may be: `type`, and its bounds; None where it is never one."""
+    """Return type and bounds of the numbers that a value may be; None if it cannot be a number."""
     bounds = ("type", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
     numbers = [part for part in parts_of(value) if part.get("type") in ("number", "integer")]
     return {name: numbers[0][name] for name in bounds if name in numbers[0]} if numbers else None
 
 
 def choices_in(value: Schema) -> list[str]:
-    """Return the words among which a value is chosen."""
+    """Return the strings that a value may be, if they are enumerated."""
     return [word for part in parts_of(value) for word in part.get("enum", [part["const"]] if "const" in part else ())]
 
 
 def class_of(node: Schema) -> str:
-    """Return the name of the definition that a section stands for; nothing where it is no section."""
+    """Return the name of the definition that a schema refers to; empty if it refers to none."""
     refs = [part["$ref"] for part in parts_of(node) if "$ref" in part]
     return str(refs[0]).rpartition("/")[2] if refs else ""
 
 
 def section_of(node: Schema, schema: Schema) -> Schema | None:
-    """Return the section that stands for a name at the top of the settings; None where the name is a key."""
+    """Return the definition that a schema refers to; None if it refers to none."""
     name = class_of(node)
     return schema["$defs"][name] if name else None
 
 
 def range_in_words(value: Schema) -> str:
-    """Return between which bounds numbers lie that a value, or what it lists, may be; nothing where there are none."""
+    """Return the range of a number, or of the items of a list, such as "in [0, 1)"; empty if there is none."""
     if value.get("type") == "array":
         parts = ["one or more"] * (value.get("minItems") == 1)
         inner = range_in_words(value["items"])

@@ -1,4 +1,4 @@
-"""A space: settings in which some keys are searched, and variants of them are compared."""
+"""A space: settings with searched keys, and the variants that a comparison runs."""
 
 import math
 import random
@@ -46,19 +46,19 @@ SEARCHABLE = (
     "swa",
 )
 DEFAULT_NUM_SAMPLES = 10
-MAX_CORNERS = 100_000  # some 4 s to check
+MAX_CORNERS = 100_000  # about 4 s of validation
 
 
 @dataclass(frozen=True)
 class Space:
-    """Settings in which some keys are searched.
+    """Settings with searched keys, and variants of them.
 
     Attributes:
-        tree: the sections as plain data, defaults included, every searched key at the first value of its domain.
-        domains: what is searched, by dotted name; `variant` is first among them where there are variants.
-        variants: sections that go over `tree` key by key, by the variant's name; none where nothing is compared.
+        tree: sections as plain data, with defaults; searched keys have the first value of their domain.
+        domains: domains of the searched keys, by dotted key; `variant` comes first if there are variants.
+        variants: sections laid over `tree` key by key, by the variant's name; empty if the space has no variants.
         baseline: the variant that the others are compared with; None without variants.
-        published: `source` and `accuracy` of the numbers of a paper, see `read_published`.
+        published: `source` and `accuracy` of a paper, see `read_published`.
     """
 
     tree: Mapping[str, Any]
@@ -68,11 +68,11 @@ class Space:
     published: Mapping[str, Any] | None = None
 
     def resolve(self, sample: Mapping[str, Any] | None = None) -> Settings:
-        """Return the settings with the searched keys as sampled; those that are not in the sample at their first."""
+        """Return the settings of a sample; searched keys that it omits have the first value of their domain."""
         return Settings.model_validate(self.merged_tree(sample or {}))
 
     def merged_tree(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what `resolve` validates: the tree, the variant over it, and the sampled values over both."""
+        """Return the tree that `resolve` validates: `tree`, overlaid by the variant and then by the sampled values."""
         variant = self.variants[sample.get("variant", next(iter(self.variants)))] if self.variants else {}
         tree = deepcopy(merged(self.tree, variant))
         for key, value in sample.items():
@@ -81,18 +81,18 @@ class Space:
         return tree
 
     def sample(self, rng: random.Random) -> dict[str, Any]:
-        """Return one value a searched key, drawn at random."""
+        """Return one random value per searched key."""
         return {key: domain.sample(rng) for key, domain in self.domains.items()}
 
     def boundary_settings(self) -> Iterator[Settings]:
-        """Yield settings that together hold, in each variant, every pair of extreme values of any two searched keys."""
+        """Yield settings that cover, in every variant, all pairs of boundary values of any two searched keys."""
         return map(self.resolve, boundary_samples(self.domains))
 
     def settings_of(self, *sections: str) -> Iterator[Settings]:
-        """Yield settings that together hold, in each variant, every combination of what is searched in some sections.
+        """Yield settings that cover, in every variant, all combinations of the values searched in some sections.
 
         Args:
-            sections: their names; of ranges in them only the extremes are taken.
+            sections: names of sections; a range in them is represented by its boundary values.
         """
         return map(
             self.resolve,
@@ -106,18 +106,18 @@ class Space:
         )
 
     def most_rounds(self) -> int:
-        """Return the highest number of rounds that a trial can have."""
+        """Return the largest number of rounds that a trial can have."""
         return max(settings.num_rounds for settings in self.boundary_settings())
 
     def num_trials(self) -> int:
-        """Return how many trials the study has."""
+        """Return the number of trials of the study."""
         tune = self.resolve().tune
         if tune.search == "grid":
             return math.prod(len(domain.every_value()) for domain in self.domains.values())
         return tune.num_samples or DEFAULT_NUM_SAMPLES
 
     def to_yaml(self) -> str:
-        """Return the space in full, defaults included, as a YAML text that reads back as this space."""
+        """Return the space as YAML, with defaults; `parse_space` reads it back as an equal space."""
         tree = deepcopy(dict(self.tree))
         for key, domain in self.domains.items():
             if key != "variant":
@@ -130,11 +130,11 @@ class Space:
 
 
 class _OnOneLine(dict[str, Any]):
-    """A map that is written as `{key: [values]}`."""
+    """A map that YAML writes on one line, as `{key: [values]}`."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper, with domains on one line each, and what stands in two places written twice."""
+    """PyYAML's safe dumper with each `_OnOneLine` on one line, and repeated objects written out, not aliased."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -146,18 +146,19 @@ _Dumper.add_representer(
 
 
 def load_space(path: str | Path, overrides: Iterable[str] = ()) -> Space:
-    """Return the space of a YAML file with some keys set anew.
+    """Return the space of a YAML file after applying overrides.
 
     Args:
-        path: the file.
-        overrides: `section.key=VALUE`, VALUE in YAML, later ones over earlier ones; variants go over them.
+        path: path of the file.
+        overrides: `section.key=VALUE` with VALUE in YAML; later ones win. Values of variants win over overrides of the
+            common sections.
 
     Raises:
-        SpaceError: the file cannot be read, or something in it cannot be accepted.
+        SpaceError: the file cannot be read, or the space is invalid.
     """
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read(MAX_CHARS + 1)  # one more is refused where the text is read
+            text = file.read(MAX_CHARS + 1)  # `read_yaml` refuses the extra character
     except (OSError, UnicodeDecodeError) as error:
         raise SpaceError(
             f"{path}: cannot be read: {error}; --space needs a YAML file such as search_spaces/digits.yaml"
@@ -175,14 +176,14 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     """Return the space that plain data describes.
 
     Args:
-        tree: sections, keys and values, domains among them; beside them variants, seeds, baseline and published.
-        where: what messages begin with.
-        origins: for keys that did not come from there, what to begin with instead.
+        tree: sections, whose values may be domains, and optionally variants, seeds, baseline and published.
+        where: name of the source, at the start of messages.
+        origins: options by the key or section that they set, at the start of messages instead of `where`.
 
     Raises:
-        SpaceError: something in it cannot be accepted.
+        SpaceError: the space is invalid.
     """
-    # here, since the tables of names stand beside functions that need torch, and who settles a sample needs no names
+    # imported here, since the tables of names need torch, and the process that leads a trial does without it
     from graftpop.space.constraints import check_effect, check_search
 
     check_renamed(tree, where, origins or {})
@@ -208,7 +209,7 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     of_variant = {name: VariantOrigins(origin, name, variants[name], common) for name in variants}
     if sum(1 for _ in islice(boundary_samples(domains), MAX_CORNERS + 1)) > MAX_CORNERS:
         raise SpaceError(
-            f"{where}: must have at most {MAX_CORNERS} pairs of searched values, all are checked, "
+            f"{where}: must have at most {MAX_CORNERS} pairs of searched values, since each is validated, "
             f"got more; search ranges instead of long lists, or fewer variants"
         )
     for sample in boundary_samples(domains):
@@ -220,7 +221,7 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
 
 
 def _check(space: Space, sample: Mapping[str, Any], origin: Origin) -> None:
-    """Check the settings of a sample."""
+    """Check the settings of a sample against types, names and rules."""
     from graftpop.space.constraints import check_names, check_rules
     from graftpop.space.method_constraints import check_methods
 
@@ -236,25 +237,25 @@ def _check(space: Space, sample: Mapping[str, Any], origin: Origin) -> None:
 
 def _put_seeds(sections: dict[str, Any], seeds: list[int], origin: Origin) -> None:
     if "seed" in sections:
-        raise SpaceError(f"{origin('seeds')}: excludes seed, got {seeds} beside seed {sections['seed']}; take one out")
+        raise SpaceError(f"{origin('seeds')}: excludes seed, got {seeds} beside seed {sections['seed']}; remove one")
     sections["seed"] = {"grid": seeds}
 
 
 def _take_domains(
     node: dict[str, Any], path: tuple[str, ...], domains: dict[str, Domain], origin: Origin
 ) -> dict[str, Any]:
-    """Return a tree in which each domain is replaced by its first value, and collect the domains."""
+    """Replace each domain of a tree by its first value, collect it in `domains`, and return the tree."""
     for name, value in node.items():
         key = ".".join((*path, str(name)))
         if is_domain(value):
             if key.split(".")[0] not in SEARCHABLE:
                 raise SpaceError(
-                    f"{origin(key)}: cannot be searched, got {value}; what is searched lies in {', '.join(SEARCHABLE)}"
+                    f"{origin(key)}: cannot be searched, got {value}; fix it, or search in {', '.join(SEARCHABLE)}"
                 )
             if key.split(".")[0] == "data" and not {"choice", "grid"} & value.keys():
                 raise SpaceError(
-                    f"{origin(key)}: data is searched by choice or grid, since all of it is looked at "
-                    f"before anything starts, got {value}"
+                    f"{origin(key)}: data must be searched by choice or grid, since every data set is read "
+                    f"before the study starts, got {value}; list the values"
                 )
             domains[key] = read_domain(value, origin(key))
             node[name] = domains[key].boundary_values[0]

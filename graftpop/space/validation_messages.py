@@ -1,4 +1,4 @@
-"""What pydantic refused, said in one line: where, key, rule, value and the nearest right choice."""
+"""One-line messages for what pydantic refuses: origin, key, rule, value and the closest valid choice."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -14,15 +14,15 @@ from graftpop.space.yaml_tree import names_at
 __all__ = ["Origin", "Origins", "VariantOrigins", "describe", "shown"]
 
 Origin = Callable[[str], str]
-"""From a dotted key to the beginning of a message on it."""
+"""Returns the start of a message about a dotted key: the file or option that set the key, and the key."""
 
 
 class Origins:
-    """Where each key came from: the file, or the option that set the key or its section.
+    """Origins of the keys of a space: the file, or the option that set the key or its section.
 
     Args:
-        where: what a message on a key of the file begins with.
-        overridden: for keys set by an option, what to begin with instead.
+        where: name of the file.
+        overridden: options by the key or section that they set.
     """
 
     def __init__(self, where: str, overridden: Mapping[str, str] | None = None) -> None:
@@ -30,41 +30,41 @@ class Origins:
         self._overridden = overridden or {}
 
     def __call__(self, key: str) -> str:
-        """Return the beginning of a message on a key."""
+        """Return the start of a message about a key."""
         set_by = (self._overridden.get(name) for name in (key, key.partition("[")[0], re.split(r"[.\[]", key)[0]))
         return f"{next(filter(None, set_by), self._where)}: {key}"
 
 
 class VariantOrigins:
-    """Where each key of one variant came from: the variant itself, or what all variants have in common.
+    """Origins of the keys of one variant: the variant itself, or the common sections.
 
     Args:
-        origin: of the whole space.
-        name: of the variant.
-        variant: its sections.
-        common: the sections of all.
+        origin: origins of the whole space.
+        name: name of the variant.
+        variant: sections of the variant.
+        common: sections that all variants share.
     """
 
     def __init__(self, origin: Origin, name: str, variant: Mapping[str, Any], common: Mapping[str, Any]) -> None:
         self._origin, self._name, self._variant, self._common = origin, name, variant, common
 
     def __call__(self, key: str) -> str:
-        """Return the beginning of a message on a key that does not fit another one in this variant."""
+        """Return the start of a message about a key that conflicts with another key in this variant."""
         return self._origin(self._own(key) or f"{key} (in variant {self._name})")
 
     def of_value(self, key: str) -> str:
-        """Return the beginning of a message on a key whose value no variant could have."""
+        """Return the start of a message about a key whose value is invalid in any variant."""
         return self._origin(self._own(key) or key)
 
     def _own(self, key: str) -> str:
-        """Return the name of a key within the variant, or nothing where the variant does not set it."""
+        """Return the path of a key in the variant; empty if the variant does not set it."""
         names = re.sub(r"\[\d+\]", "", key).split(".")
         own = _depth(self._variant, names)
         return f"variants.{self._name}.{key}" if own and own >= _depth(self._common, names) else ""
 
 
 def _depth(tree: Any, names: list[str]) -> int:
-    """Return how many of the names lead from map to map."""
+    """Return how many of the names, from the first, exist as nested maps."""
     depth = 0
     while depth < len(names) and isinstance(tree, Mapping) and names[depth] in tree:
         tree = tree[names[depth]]
@@ -73,16 +73,17 @@ def _depth(tree: Any, names: list[str]) -> int:
 
 
 def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[str, Any], origin: Origin) -> str:
-    """Return one line for the first key that was refused.
+    """Return a one-line message about the first key that was refused.
 
     Args:
-        error: what pydantic said.
+        error: pydantic's error.
         tree: the plain data that was validated.
-        sample: the searched keys and the values that were tried.
-        origin: what messages on a key begin with.
+        sample: the searched keys and their values in that data.
+        origin: see `Origin`.
     """
     by_key: dict[str, list[ErrorDetails]] = {}
-    for problem in sorted(error.errors(), key=lambda problem: problem["type"] == "missing"):  # a misspelt key is both
+    # a misspelled required key is also missing: the misspelling comes first
+    for problem in sorted(error.errors(), key=lambda problem: problem["type"] == "missing"):
         by_key.setdefault(_key_of(problem, tree), []).append(problem)
     key, problems = next(iter(by_key.items()))
     value = problems[0]["input"]
@@ -91,7 +92,7 @@ def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[st
         names = names_at(tuple(sections))
         return f"{origin(key)}: unknown key '{name}'; choose from {', '.join(names)}{closest(str(name), names)}"
     if problems[0]["type"] == "missing":
-        return f"{origin(key)}: must be given, got nothing"
+        return f"{origin(key)}: must be given, got nothing; add it"
     if isinstance(value, dict) and len(value) == 1 and problems[0]["type"] != "list_type":
         kind = str(next(iter(value)))
         if kind in DOMAINS:
@@ -106,14 +107,14 @@ def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[st
 
 
 def shown(value: Any) -> str:
-    """Return a value as YAML writes it."""
+    """Return a value for a message: null, true and false as in YAML, anything else by `repr`."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _key_of(problem: ErrorDetails, tree: Any) -> str:
-    """Return the dotted key of a problem: pydantic's location without the union members it goes on with."""
+    """Return the dotted key of a problem: pydantic's location without the union members at its end."""
     key = ""
     for part in problem["loc"]:
         if isinstance(tree, list) and isinstance(part, int):
@@ -136,7 +137,7 @@ def _rule(problem: ErrorDetails) -> str:
 
 
 def _hint(value: Any, problems: list[ErrorDetails]) -> str:
-    """Return what the user may have meant: the closest choice, or the number that a text spells."""
+    """Return a hint: the closest choice, or the number that a string spells; empty if there is none."""
     if not isinstance(value, str):
         return ""
     choices = [

@@ -1,4 +1,4 @@
-"""What makes a comparison of a space: named settings over the common ones, seeds, a baseline, and published numbers."""
+"""The keys that make a space a comparison: variants, seeds, baseline and published."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -13,15 +13,19 @@ from graftpop.space.yaml_tree import known_keys
 
 __all__ = ["check_overlap", "read_baseline", "read_published", "read_seeds", "read_variants"]
 
-OF_THE_STUDY: Final = ("name", "seed", "tune")
-SECTIONS: Final = [name for name in Settings.model_fields if name not in OF_THE_STUDY]
+STUDY_ONLY: Final = ("name", "seed", "tune")
+SECTIONS: Final = [name for name in Settings.model_fields if name not in STUDY_ONLY]
 
 
 def read_variants(node: Any, origin: Origin) -> dict[str, dict[str, Any]]:
-    """Return the sections of each variant by its name; none where there are no variants.
+    """Return the sections of each variant by its name; empty if there are no variants.
+
+    Args:
+        node: value of the key `variants`.
+        origin: see `Origin`.
 
     Raises:
-        SpaceError: a name, a section or something in it cannot be accepted.
+        SpaceError: a name or a section is invalid, or a value is a domain.
     """
     if node is None:
         return {}
@@ -38,8 +42,8 @@ def _checked_name(name: Any, origin: Origin) -> str:
         return Settings(name=name).name
     except ValidationError as error:
         raise SpaceError(
-            f"{origin('variants')}: names must be text of up to 64 letters, digits, '.', '_' and '-', "
-            f"beginning with a letter or digit, got {shown(name)}"
+            f"{origin('variants')}: names must be up to 64 letters, digits, '.', '_' and '-', "
+            f"starting with a letter or digit, got {shown(name)}"
         ) from error
 
 
@@ -49,10 +53,10 @@ def _checked_sections(sections: Any, where: str, origin: Origin) -> dict[str, An
     if not isinstance(sections, dict):
         raise SpaceError(f"{origin(where)}: must be a map of sections, got {shown(sections)}")
     for name in sections:
-        if name in OF_THE_STUDY:
+        if name in STUDY_ONLY:
             raise SpaceError(
-                f"{origin(f'{where}.{name}')}: belongs to the whole study, got it in one variant; set it "
-                f"outside of variants"
+                f"{origin(f'{where}.{name}')}: must be the same for the whole study, got it in one variant; set it "
+                f"outside variants"
             )
         if name not in SECTIONS:
             raise SpaceError(
@@ -62,14 +66,14 @@ def _checked_sections(sections: Any, where: str, origin: Origin) -> dict[str, An
     for key, value in _leaves(sections):
         if is_domain(value):
             raise SpaceError(
-                f"{origin(f'{where}.{key}')}: a variant has fixed values, got {value}; search the key "
-                f"outside of variants, or make a variant of each value"
+                f"{origin(f'{where}.{key}')}: a variant must have fixed values, got {value}; search the key "
+                f"outside variants, or write one variant per value"
             )
     return sections
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys of a tree with what is no map, is an empty one, or is a domain."""
+    """Yield the dotted keys of a tree with their values; domains and empty maps are values."""
     for name, value in tree.items():
         if isinstance(value, dict) and value and not is_domain(value):
             yield from _leaves(value, f"{prefix}{name}.")
@@ -78,10 +82,10 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def check_overlap(variants: Mapping[str, Mapping[str, Any]], domains: Mapping[str, Domain], origin: Origin) -> None:
-    """Check that no variant sets what is searched, for the searched value would go over it.
+    """Check that no variant sets a searched key, since the searched value would replace the variant's.
 
     Raises:
-        SpaceError: one does.
+        SpaceError: a variant sets a searched key, a section around it, or a key inside a searched section.
     """
     for name, sections in variants.items():
         for key, value in _leaves(sections):
@@ -89,16 +93,16 @@ def check_overlap(variants: Mapping[str, Mapping[str, Any]], domains: Mapping[st
                 inside = f"{searched}.".startswith(f"{key}.") and value != {}
                 if inside or f"{key}.".startswith(f"{searched}."):
                     raise SpaceError(
-                        f"{origin(f'variants.{name}.{key}')}: {searched} is searched, which goes over all "
-                        f"variants, got {shown(value)} here; do not search it, or do not set it here"
+                        f"{origin(f'variants.{name}.{key}')}: cannot be set in a variant, since {searched} is "
+                        f"searched, got {shown(value)}; remove it, or do not search {searched}"
                     )
 
 
 def read_seeds(seeds: Any, origin: Origin) -> list[int]:
-    """Return the seeds with which everything is repeated.
+    """Return the seeds with which every variant is repeated.
 
     Raises:
-        SpaceError: they are no list of distinct whole numbers.
+        SpaceError: the value is not a list of distinct whole numbers in [0, 2**63).
     """
     is_list = isinstance(seeds, list) and bool(seeds)
     if not is_list or not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds) or len({*seeds}) < len(seeds):
@@ -110,16 +114,16 @@ def read_seeds(seeds: Any, origin: Origin) -> list[int]:
 
 
 def read_baseline(name: Any, variants: Mapping[str, Any], origin: Origin) -> str | None:
-    """Return the variant that the others are compared with, the first where none is named; None without variants.
+    """Return the variant that the others are compared with: the named one, else the first; None without variants.
 
     Raises:
-        SpaceError: there is no such variant.
+        SpaceError: the named variant does not exist.
     """
     if not variants:
         if name is not None:
             raise SpaceError(
-                f"{origin('baseline')}: names one of the variants, got {shown(name)} and no variants; "
-                f"write variants, or take it out"
+                f"{origin('baseline')}: must name a variant, got {shown(name)} and no variants; "
+                f"add variants, or remove it"
             )
         return None
     if name is None:
@@ -129,23 +133,23 @@ def read_baseline(name: Any, variants: Mapping[str, Any], origin: Origin) -> str
 
 
 def read_published(node: Any, domains: Mapping[str, Domain], origin: Origin) -> dict[str, Any] | None:
-    """Return the numbers of a paper that are shown beside ours: `source`, and `accuracy`, rows in per cent.
+    """Return the published numbers of a paper: `source`, and rows of `accuracy` in percent.
 
-    A row has `percent`, may have `std`, and says by searched keys, `variant` among them, what it is the accuracy of.
+    A row has `percent` and `variant`, optionally `std`, and the values of searched keys that its accuracy belongs to.
 
     Raises:
-        SpaceError: it is of another form, or a row names what the space does not have.
+        SpaceError: the form is wrong, or a row names a variant or a key that the space does not have.
     """
     if node is None:
         return None
     if "variant" not in domains:
-        raise SpaceError(f"{origin('published')}: stands beside variants, got none; write variants, or take it out")
+        raise SpaceError(f"{origin('published')}: needs variants, got none; add variants, or remove it")
     if not isinstance(node, dict) or set(node) != {"source", "accuracy"}:
         got = list(node) if isinstance(node, dict) else node
         raise SpaceError(f"{origin('published')}: must be a map of source and accuracy, got {shown(got)}")
     if not isinstance(node["source"], str) or not node["source"].strip():
         raise SpaceError(
-            f"{origin('published.source')}: must be text that says where the numbers stand, got {shown(node['source'])}"
+            f"{origin('published.source')}: must be text that names the source, got {shown(node['source'])}"
         )
     if not isinstance(node["accuracy"], list):
         raise SpaceError(f"{origin('published.accuracy')}: must be a list of rows, got {shown(node['accuracy'])}")
@@ -162,12 +166,10 @@ def _check_row(row: Any, where: str, domains: Mapping[str, Domain], origin: Orig
         if key not in names:
             hint = closest(str(key), names)
             if key in known_keys(Settings):
-                hint = "; where it is fixed, take the rows out by --set published=null"
+                hint = "; to fix it, drop the published rows by --set published=null"
             raise SpaceError(f"{origin(where)}: '{key}' is not searched here; choose from {', '.join(names)}{hint}")
     variants = {name: name for name in domains["variant"].values}
     choose(variants, str(row["variant"]), origin(f"{where}.variant"))
     for key in sorted({"percent", "std"} & row.keys()):
         if type(row[key]) not in (int, float) or not 0 <= row[key] <= 100:
-            raise SpaceError(
-                f"{origin(f'{where}.{key}')}: must be a number of per cent in [0, 100], got {shown(row[key])}"
-            )
+            raise SpaceError(f"{origin(f'{where}.{key}')}: must be a percentage in [0, 100], got {shown(row[key])}")

@@ -1,7 +1,7 @@
-"""The plain data of a YAML file: read safely, changed by dotted keys, laid over each other.
+"""Plain data of YAML files: safe reading, overrides by dotted keys, and merging.
 
-Whatever the text, reading it ends soon and gives maps, lists, one-line texts, numbers, booleans and nulls: size, depth
-and number of nodes are bounded, and no node stands for another one, so that what is read is never larger than the text.
+Reading is fast for any input and returns only maps, lists, one-line strings, numbers, booleans and nulls. Size, depth
+and number of nodes are bounded. Aliases are refused, so the data is never larger than the text.
 """
 
 import math
@@ -33,19 +33,20 @@ __all__ = [
 ]
 
 STUDY_KEYS = ("variants", "seeds", "baseline", "published")
-"""What stands beside the sections of the settings, and makes a study of them."""
+"""Top-level keys beside the sections, which make a space a comparison."""
 
 PATHS = ("root", "checkpoint", "density_of")
-"""Keys of files and folders, in whatever section."""
+"""Keys whose values are paths, in any section."""
 
 INSTEAD_OF = {"seed": "seeds", "seeds": "seed"}
-"""Keys of which an option sets the one in place of the other."""
+"""Keys that exclude each other: an override of one removes the other."""
 
-MAX_CHARS: Final = 2**20  # of a text; the longest space of the project has 12 thousand
-MAX_NODES: Final = 10_000  # keys, values, maps and lists; 336 there
-MAX_DEPTH: Final = 32  # 7 there
-MAX_SCALAR_CHARS: Final = 4096  # the longest path that Linux takes
-SMALLEST: Final = 1e-100  # number above 0, and one by the largest
+# the longest space of the project has 12,000 characters, 336 nodes and a depth of 7
+MAX_CHARS: Final = 2**20
+MAX_NODES: Final = 10_000  # keys, values, maps and lists
+MAX_DEPTH: Final = 32
+MAX_SCALAR_CHARS: Final = 4096  # the longest path on Linux
+SMALLEST: Final = 1e-100  # smallest number above 0; the largest is its inverse
 
 YAML: Final = "tag:yaml.org,2002:"
 PLAIN_KINDS: Final = {None, *(YAML + kind for kind in ("null", "bool", "int", "float", "str", "seq", "map"))}
@@ -53,9 +54,9 @@ NOT_ON_ONE_LINE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udf
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, bounded, without aliases, and for plain data alone: a date is text.
+    """PyYAML's safe loader with bounds, for plain data only: no aliases, and dates are strings.
 
-    A key that stands twice in one map is an error and not the last one's silent win.
+    A duplicate key in a map is an error. PyYAML would silently keep the last value.
     """
 
     def __init__(self, text: str) -> None:
@@ -63,7 +64,7 @@ class _PlainLoader(yaml.SafeLoader):
         self._num_nodes = self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose a node, if what is bounded permits it."""
+        """Compose a node within the bounds."""
         event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it out
         self._num_nodes += 1
         self._depth += 1
@@ -74,35 +75,35 @@ class _PlainLoader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
-            raise _refusal(f"aliases are not followed, write out what *{event.anchor} stands for", event)
+            raise _refusal(f"aliases are not allowed, got *{event.anchor}; write out its value", event)
         if isinstance(event, yaml.ScalarEvent):
             if len(event.value) > MAX_SCALAR_CHARS:
                 raise _refusal(f"text of more than {MAX_SCALAR_CHARS} characters", event)
             if NOT_ON_ONE_LINE.search(event.value):
                 raise _refusal(
-                    f"texts have one line and no control characters, got {event.value[:60]!a}; long ones follow >-",
+                    f"text must be one line without control characters, got {event.value[:60]!a}; fold it with >-",
                     event,
                 )
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Construct a map after looking for repeated keys."""
+        """Construct a map without duplicate keys."""
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise _refusal(f"key '{key}' stands twice", key_node)
+                raise _refusal(f"key '{key}' appears twice", key_node)
             seen.add(str(key))
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """Construct a whole number of at most 64 bits: longer ones cannot even be printed."""
+        """Construct a whole number of at most 64 bits; Python refuses to print very long ones."""
         if (value := super().construct_yaml_int(node)).bit_length() > 64:
             raise _refusal("whole number of more than 64 bits", node)
         return value
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
-        """Construct a number with which sums and quotients are still numbers."""
+        """Construct a number small and large enough that sums and quotients stay finite."""
         value = super().construct_yaml_float(node)
         if value and math.isfinite(value) and not SMALLEST <= abs(value) <= 1 / SMALLEST:
             raise _refusal(f"number beyond {SMALLEST:g} to {1 / SMALLEST:g}", node)
@@ -127,9 +128,12 @@ def _refusal(problem: str, at: Any) -> yaml.MarkedYAMLError:
 def read_yaml(text: str, where: str) -> Any:
     """Return the plain data of a YAML text.
 
+    Args:
+        text: any text.
+        where: name of its source, at the start of messages.
+
     Raises:
-        SpaceError: it is not valid YAML, is too large or nested too deep, follows an alias, or a key stands twice; the
-            message begins with `where`.
+        SpaceError: the text is not valid YAML, exceeds a bound, or has an alias or a duplicate key.
     """
     if len(text) > MAX_CHARS:
         raise SpaceError(f"{where}: must have at most {MAX_CHARS} characters, got {len(text)}; is it a search space?")
@@ -139,15 +143,19 @@ def read_yaml(text: str, where: str) -> Any:
         mark = error.problem_mark
         line = f" line {mark.line + 1}" if mark else ""
         raise SpaceError(f"{where}:{line} not valid YAML: {one_line(error.problem)}") from error
-    except (yaml.YAMLError, ValueError, LookupError, ArithmeticError) as error:  # the last three: of `!!int x`
+    except (yaml.YAMLError, ValueError, LookupError, ArithmeticError) as error:  # the last three come from `!!int x`
         raise SpaceError(f"{where}: not valid YAML: {one_line(error)}") from error
 
 
 def read_sections(text: str, where: str) -> dict[str, Any]:
-    """Return the sections of a space's YAML text; none where it is empty.
+    """Return the sections of a space's YAML text; empty if the text is.
+
+    Args:
+        text: any text.
+        where: name of its source, at the start of messages.
 
     Raises:
-        SpaceError: it is not valid YAML, or no map; the message begins with `where`.
+        SpaceError: the text is not valid YAML, or not a map.
     """
     tree = read_yaml(text, where) or {}
     if not isinstance(tree, dict):
@@ -156,24 +164,28 @@ def read_sections(text: str, where: str) -> dict[str, Any]:
 
 
 def apply_override(tree: dict[str, Any], override: str) -> str:
-    """Set `key=value` in a tree, or `variants.NAME.key=value` in one of its variants, and return the key."""
+    """Apply `key=value` to a tree, or `variants.NAME.key=value` to one of its variants, and return the key.
+
+    Raises:
+        SpaceError: the override has another form, its key is unknown, or its value is not valid YAML.
+    """
     key, equals, text = override.partition("=")
     key = key.strip()
     if NOT_ON_ONE_LINE.search(override):
         raise SpaceError(
-            f"--set {key[:60]!a}: must be one line without control characters; lists are written [1, 2], maps {{a: 1}}"
+            f"--set {key[:60]!a}: must be one line without control characters; write lists as [1, 2], maps as {{a: 1}}"
         )
     if not equals or not key:
         raise SpaceError(f"--set {override}: must be KEY=VALUE, such as --set training.epochs=6")
     known = list(known_keys(Settings))
-    of_common = _key_in_variant(tree, key, override) if key.startswith("variants.") else key
-    if (new := new_name(of_common)) is not None:
-        raise SpaceError(f"--set {override}: renamed to {new}; write {key.removesuffix(of_common)}{new}")
-    if of_common not in (*known, *Settings.model_fields, *STUDY_KEYS):
-        in_full = [name for name in known if name.endswith(f".{of_common}")]
+    settings_key = _key_in_variant(tree, key, override) if key.startswith("variants.") else key
+    if (new := new_name(settings_key)) is not None:
+        raise SpaceError(f"--set {override}: renamed to {new}; write {key.removesuffix(settings_key)}{new}")
+    if settings_key not in (*known, *Settings.model_fields, *STUDY_KEYS):
+        in_full = [name for name in known if name.endswith(f".{settings_key}")]
         raise SpaceError(
-            f"--set {override}: unknown key '{of_common}'; keys are written "
-            f"section.key{closest(in_full[0] if in_full else of_common, [*known, *STUDY_KEYS])}"
+            f"--set {override}: unknown key '{settings_key}'; write it as "
+            f"section.key{closest(in_full[0] if in_full else settings_key, [*known, *STUDY_KEYS])}"
         )
     put(tree, key, read_yaml(text, f"--set {override}"))
     tree.pop(INSTEAD_OF.get(key, ""), None)
@@ -181,15 +193,15 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
 
 
 def _key_in_variant(tree: Mapping[str, Any], key: str, override: str) -> str:
-    """Return the `section.key` of `variants.NAME.section.key`; the variant must be there."""
+    """Return the `section.key` of `variants.NAME.section.key`, after checking that the variant exists."""
     variants = tree.get("variants")
-    name, _, of_common = key.removeprefix("variants.").partition(".")
+    name, _, settings_key = key.removeprefix("variants.").partition(".")
     choose(variants if isinstance(variants, dict) else {}, name, f"--set {override}: variants")
-    return of_common
+    return settings_key
 
 
 def put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set the value of a dotted key, making the sections on the way."""
+    """Set the value of a dotted key in place, creating missing sections."""
     *sections, name = key.split(".")
     for section in sections:
         if not isinstance(tree.get(section), dict):
@@ -199,7 +211,7 @@ def put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tree with another over it, key by key; what is no map in both is replaced, a list as a whole."""
+    """Return a tree overlaid by another: maps are merged key by key, other values and lists are replaced."""
     result = dict(tree)
     for name, value in over.items():
         below = result.get(name)
@@ -208,7 +220,7 @@ def merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_defaults(tree: Mapping[str, Any], section: type[BaseModel] = Settings) -> dict[str, Any]:
-    """Return a tree with the defaults of all keys that it lacks, in the order of the settings; the rest is kept."""
+    """Return a tree with defaults for missing keys, in the order of the settings; unknown keys come last."""
     full: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         below = _section_of(field.annotation)
@@ -221,7 +233,7 @@ def with_defaults(tree: Mapping[str, Any], section: type[BaseModel] = Settings) 
 
 
 def make_paths_absolute_(tree: Any) -> None:
-    """Write files and folders in full, searched ones and those of variants too: peers run in other folders."""
+    """Make all paths absolute in place, also in domains and variants, since peers run in other folders."""
     if isinstance(tree, list):
         for item in tree:
             make_paths_absolute_(item)
@@ -230,7 +242,7 @@ def make_paths_absolute_(tree: Any) -> None:
             if name in PATHS and isinstance(value, str):
                 tree[name] = _absolute(value, name)
             elif name in PATHS and is_domain(value) and isinstance(values := next(iter(value.values())), list):
-                values[:] = [_absolute(one, name) for one in values]
+                values[:] = [_absolute(item, name) for item in values]
             else:
                 make_paths_absolute_(value)
 
@@ -238,15 +250,14 @@ def make_paths_absolute_(tree: Any) -> None:
 def _absolute(path: Any, name: str) -> Any:
     try:
         return str(Path(path).expanduser().absolute()) if isinstance(path, str) else path
-    except RuntimeError as error:  # of ~nobody
+    except RuntimeError as error:  # from a path such as ~nobody
         raise SpaceError(
-            f"{name}: begins with the home folder of a user that is not known here, got '{path}'; write "
-            f"the path in full"
+            f"{name}: must not start with the home folder of an unknown user, got '{path}'; write the absolute path"
         ) from error
 
 
 def known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all keys of a section and of those below it."""
+    """Yield the dotted keys of a section and of the sections below it."""
     for name, field in section.model_fields.items():
         below = _section_of(field.annotation)
         if below is None:
@@ -256,7 +267,7 @@ def known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def names_at(path: tuple[str | int, ...]) -> list[str]:
-    """Return the names that a map can have at a place of the settings, such as (distillation, teachers, 0)."""
+    """Return the keys that a map may have at a path of the settings, such as ("distillation", "teachers", 0)."""
     section: Any = Settings
     for part in path:
         annotation = section.model_fields[part].annotation if isinstance(part, str) else section
@@ -265,7 +276,7 @@ def names_at(path: tuple[str | int, ...]) -> list[str]:
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the section class of a field, through `Section | None`, but not through a list of them."""
+    """Return the section class of a field typed `Section` or `Section | None`; None for other fields and for lists."""
     candidates = () if get_origin(annotation) is list else get_args(annotation)
     for candidate in (annotation, *candidates):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):

@@ -1,7 +1,8 @@
-"""Search domains: what they accept, what they yield, and what they say of a mistake."""
+"""Search domains: accepted values, samples, and messages."""
 
 import math
 import random
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -38,6 +39,16 @@ RANGES = (
     | st.builds(Domain, st.just("quniform"), STEPPED)
     | st.builds(Domain, st.just("randint"), WHOLE_PAIRS)
 )
+DECIMAL_RANGES = st.builds(
+    lambda low_steps, num_steps, step, exponent: tuple(
+        float(Decimal(number).scaleb(-exponent)) for number in (low_steps * step, (low_steps + num_steps) * step, step)
+    ),
+    st.integers(-(10**6), 10**6),
+    st.integers(1, 10**6),
+    st.integers(1, 999),
+    st.integers(0, 8),
+)
+"""(low, high, step) as a user writes them: all on a decimal grid, and low and high multiples of step."""
 SEEDS = st.integers(0, 2**32).map(random.Random)
 
 
@@ -47,12 +58,12 @@ def samples(kind: str, values: list[Any], number: int = 400) -> list[Any]:
     return [domain.sample(rng) for _ in range(number)]
 
 
-def test_every_kind_is_covered_here() -> None:
+def test_every_kind_is_covered() -> None:
     assert VALID.keys() == DOMAINS.keys()
 
 
 @pytest.mark.parametrize("kind", VALID)
-def test_a_domain_keeps_its_values_and_is_written_as_the_yaml_has_it(kind: str) -> None:
+def test_domain_keeps_its_values_and_prints_as_yaml(kind: str) -> None:
     domain = read_domain({kind: VALID[kind]}, "key")
     assert domain == Domain(kind, tuple(VALID[kind]))
     assert yaml.safe_load(str(domain)) == {kind: VALID[kind]}
@@ -61,61 +72,97 @@ def test_a_domain_keeps_its_values_and_is_written_as_the_yaml_has_it(kind: str) 
 @pytest.mark.parametrize(
     ("kind", "values", "rule"),
     [
-        ("choice", [], "choice needs at least one value, got []"),
-        ("grid", [], "grid needs at least one value, got []"),
-        ("choice", [1, 2, 1], "choice values must differ from each other, got [1, 2, 1]"),
-        ("choice", 3, "choice needs a list of values, got 3"),
-        ("choice", {"a": 1}, "choice needs a list of values, got {'a': 1}"),
-        ("uniform", None, "uniform needs a list of values, got None"),
-        ("uniform", [], "uniform needs two numbers [low, high], got []"),
-        ("uniform", [0.1], "uniform needs two numbers [low, high], got [0.1]"),
-        ("uniform", [0, 1, 2], "uniform needs two numbers [low, high], got [0, 1, 2]"),
-        ("uniform", [False, True], "uniform needs two numbers [low, high], got [False, True]"),
-        ("uniform", [0.0, math.inf], "uniform needs two numbers [low, high], got [0.0, inf]"),
-        ("uniform", [math.nan, 1.0], "uniform needs two numbers [low, high], got [nan, 1.0]"),
-        ("uniform", [0.5, 0.5], "uniform low must be below high, got [0.5, 0.5]"),
-        ("uniform", [1.0, 0.0], "uniform low must be below high, got [1.0, 0.0]"),
-        ("loguniform", [0.0, 1.0], "loguniform low must be above 0, got [0.0, 1.0]"),
-        ("loguniform", [-1.0, 1.0], "loguniform low must be above 0, got [-1.0, 1.0]"),
-        ("loguniform", [2, 1], "loguniform low must be below high, got [2, 1]"),
-        (
-            "loguniform",
-            ["1e-4", "1e-1"],
-            "loguniform needs two numbers [low, high], got ['1e-4', '1e-1']; '1e-4' is text in YAML, write 0.0001",
-        ),
-        ("quniform", [0.0, 1.0], "quniform needs three numbers [low, high, step], got [0.0, 1.0]"),
-        ("quniform", [0.0, 1.0, 0.0], "quniform step must be above 0 and at most high - low, got [0.0, 1.0, 0.0]"),
-        ("quniform", [0.0, 1.0, 2.0], "quniform step must be above 0 and at most high - low, got [0.0, 1.0, 2.0]"),
-        ("quniform", [1.0, 0.0, 0.1], "quniform step must be above 0 and at most high - low, got [1.0, 0.0, 0.1]"),
-        ("quniform", [0.1, 0.7, 0.3], "quniform low and high must be multiples of step, got [0.1, 0.7, 0.3]"),
-        ("quniform", [0.0, 1.0, 0.3], "quniform low and high must be multiples of step, got [0.0, 1.0, 0.3]"),
-        ("randint", [1.0, 5], "randint needs two whole numbers [low, high], both included, got [1.0, 5]"),
-        ("randint", [False, True], "randint needs two whole numbers [low, high], both included, got [False, True]"),
-        ("randint", [3, 3], "randint low must be below high, got [3, 3]"),
-        ("randint", [5, 1], "randint low must be below high, got [5, 1]"),
+        ("choice", [], "at least one"),
+        ("grid", [], "at least one"),
+        ("choice", [1, 2, 1], "differ"),
+        ("choice", 3, "list"),
+        ("choice", {"a": 1}, "list"),
+        ("uniform", None, "list"),
+        ("uniform", [], "two numbers"),
+        ("uniform", [0.1], "two numbers"),
+        ("uniform", [0, 1, 2], "two numbers"),
+        ("uniform", [False, True], "two numbers"),
+        ("uniform", [0.0, math.inf], "two numbers"),
+        ("uniform", [math.nan, 1.0], "two numbers"),
+        ("uniform", [0.5, 0.5], "low must be below high"),
+        ("uniform", [1.0, 0.0], "low must be below high"),
+        ("loguniform", [0.0, 1.0], "low must be above 0"),
+        ("loguniform", [-1.0, 1.0], "low must be above 0"),
+        ("loguniform", [2, 1], "low must be below high"),
+        ("quniform", [0.0, 1.0], "three numbers"),
+        ("quniform", [0.0, 1.0, 0.0], "step must be above 0 and at most high - low"),
+        ("quniform", [0.0, 1.0, 2.0], "step must be above 0 and at most high - low"),
+        ("quniform", [1.0, 0.0, 0.1], "step must be above 0 and at most high - low"),
+        ("quniform", [1.0, 0.0, -0.1], "step must be above 0 and at most high - low"),
+        ("quniform", [0.5, 0.5, 0.5], "step must be above 0 and at most high - low"),
+        ("quniform", [0.1, 0.7, 0.3], "multiples of step"),
+        ("quniform", [0.0, 1.0, 0.3], "multiples of step"),
+        ("quniform", [0.0, 1.0, 1.5], "multiples of step"),
+        ("randint", [1.0, 5], "two whole numbers"),
+        ("randint", [False, True], "two whole numbers"),
+        ("randint", [3, 3], "low must be below high"),
+        ("randint", [5, 1], "low must be below high"),
     ],
 )
-def test_values_that_do_not_fit_their_kind_are_refused_by_where_rule_and_value(
-    kind: str, values: Any, rule: str
-) -> None:
+def test_invalid_values_are_refused_with_origin_rule_and_value(kind: str, values: Any, rule: str) -> None:
     with pytest.raises(SpaceError) as caught:
         read_domain({kind: values}, "space.yaml: training.lr")
-    assert str(caught.value) == f"space.yaml: training.lr: {rule}"
+    message = str(caught.value)
+    assert message.startswith(f"space.yaml: training.lr: {kind} ")
+    assert rule in message
+    assert f", got {values}" in message
+
+
+def test_strings_that_spell_numbers_are_refused_with_the_number() -> None:
+    with pytest.raises(SpaceError, match=r"^training\.lr: loguniform .*, got \['1e-4', '1e-1'\]; .* 0\.0001$"):
+        read_domain({"loguniform": ["1e-4", "1e-1"]}, "training.lr")
+
+
+@pytest.mark.parametrize("kind", ["choice", "grid"])
+def test_values_that_differ_only_in_type_are_accepted(kind: str) -> None:
+    values = [1, "1", True, "True", None, "None"]
+    assert read_domain({kind: values}, "key").values == tuple(values)
+
+
+def test_quniform_accepts_one_step_that_rounding_makes_too_long() -> None:
+    low, high, step = 0.2, 0.3, 0.1
+    assert high - low < step
+    domain = read_domain({"quniform": [low, high, step]}, "key")
+    assert {domain.sample(random.Random(seed)) for seed in range(20)} == {low, high}
+
+
+@given(DECIMAL_RANGES, SEEDS)
+def test_quniform_accepts_any_number_of_steps_on_a_decimal_grid(
+    values: tuple[float, float, float], rng: random.Random
+) -> None:
+    low, high, step = values
+    domain = read_domain({"quniform": [low, high, step]}, "key")
+    sample = domain.sample(rng)
+    assert low <= sample <= high
+    assert sample / step == pytest.approx(round(sample / step), rel=1e-9, abs=1e-6)
+
+
+@given(DECIMAL_RANGES, st.sampled_from([0.25, 0.5, 0.75]))
+def test_quniform_refuses_bounds_between_two_steps(values: tuple[float, float, float], shift: float) -> None:
+    low, high, step = values
+    for bounds in ([low + shift * step, high], [low, high + shift * step]):
+        with pytest.raises(SpaceError, match="step"):
+            read_domain({"quniform": [*bounds, step]}, "key")
 
 
 @given(RANGES, SEEDS)
-def test_a_sample_lies_within_the_bounds(domain: Domain, rng: random.Random) -> None:
+def test_sample_is_within_the_bounds(domain: Domain, rng: random.Random) -> None:
     low, high = domain.values[:2]
     assert all(low <= domain.sample(rng) <= high for _ in range(20))
 
 
 @given(st.lists(st.integers() | st.text() | st.none(), min_size=1, max_size=9, unique_by=repr), SEEDS)
-def test_a_sample_of_a_choice_or_grid_is_one_of_its_values(values: list[Any], rng: random.Random) -> None:
+def test_sample_of_choice_or_grid_is_one_of_its_values(values: list[Any], rng: random.Random) -> None:
     assert all(Domain(kind, tuple(values)).sample(rng) in values for kind in ("choice", "grid") for _ in range(10))
 
 
 @given(STEPPED, SEEDS)
-def test_a_sample_of_quniform_is_a_whole_number_of_steps_above_low(
+def test_sample_of_quniform_is_a_whole_number_of_steps_above_low(
     values: tuple[float, float, float], rng: random.Random
 ) -> None:
     low, _, step = values
@@ -123,19 +170,14 @@ def test_a_sample_of_quniform_is_a_whole_number_of_steps_above_low(
     assert steps == pytest.approx(round(steps), abs=1e-9)
 
 
-def test_quniform_reaches_every_step_and_both_bounds() -> None:
-    assert sorted({round(value, 9) for value in samples("quniform", [0.1, 0.7, 0.1])}) == [
-        0.1,
-        0.2,
-        0.3,
-        0.4,
-        0.5,
-        0.6,
-        0.7,
-    ]
+def test_quniform_yields_every_step_and_both_bounds() -> None:
+    drawn = samples("quniform", [0.1, 0.7, 0.1])
+    assert 0.1 + 6 * 0.1 > 0.7  # an unclipped sample would exceed the bound
+    assert max(drawn) == 0.7
+    assert sorted({round(value, 9) for value in drawn}) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 
 
-def test_randint_reaches_every_whole_number_and_both_bounds() -> None:
+def test_randint_yields_every_whole_number_and_both_bounds() -> None:
     drawn = samples("randint", [2, 5])
     assert set(drawn) == {2, 3, 4, 5}
     assert {type(value) for value in drawn} == {int}
@@ -156,9 +198,7 @@ def test_equal_random_states_draw_equal_samples() -> None:
 
 
 @given(RANGES, st.floats(-1e7, 1e7), SEEDS)
-def test_clipping_gives_the_nearest_value_and_leaves_samples_where_they_are(
-    domain: Domain, number: float, rng: random.Random
-) -> None:
+def test_clip_returns_the_nearest_value_and_keeps_samples(domain: Domain, number: float, rng: random.Random) -> None:
     sample, clipped = domain.sample(rng), domain.clip(number)
     assert domain.values[0] <= clipped <= domain.values[1]
     assert abs(clipped - number) <= abs(sample - number) + 1e-6
@@ -166,49 +206,62 @@ def test_clipping_gives_the_nearest_value_and_leaves_samples_where_they_are(
     assert domain.kind != "randint" or isinstance(clipped, int)
 
 
-def test_clipping_leaves_choices_alone() -> None:
+def test_clip_keeps_choices() -> None:
     assert Domain("choice", ("adaptive", 0.5)).clip("adaptive") == "adaptive"
 
 
 @pytest.mark.parametrize(
     ("kind", "expected"), [("choice", ("adaptive", 0.5)), ("grid", (1, 2, 4)), ("randint", (2, 3, 4, 5))]
 )
-def test_a_finite_domain_lists_all_its_values(kind: str, expected: tuple[Any, ...]) -> None:
+def test_finite_domain_lists_all_values(kind: str, expected: tuple[Any, ...]) -> None:
     domain = read_domain({kind: VALID[kind]}, "key")
     assert domain.is_finite
     assert tuple(domain.every_value()) == expected
 
 
 @pytest.mark.parametrize("kind", ["uniform", "loguniform", "quniform"])
-def test_a_domain_of_numbers_without_gaps_is_not_finite(kind: str) -> None:
+def test_domain_of_floats_is_not_finite(kind: str) -> None:
     assert not read_domain({kind: VALID[kind]}, "key").is_finite
 
 
 @given(RANGES)
-def test_corners_hold_both_bounds_and_lie_within_them(domain: Domain) -> None:
+def test_boundary_values_include_both_bounds_and_are_within_them(domain: Domain) -> None:
     low, high = domain.values[:2]
     assert {low, high} <= set(domain.boundary_values)
-    assert all(low <= corner <= high for corner in domain.boundary_values)
+    assert all(low <= value <= high for value in domain.boundary_values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "inside"),
+    [("uniform", [1, 5], None), ("loguniform", [1, 100], None), ("quniform", [0.25, 1.0, 0.25], 0.5)],
+)
+def test_boundary_values_include_one_value_inside(kind: str, values: list[float], inside: float | None) -> None:
+    low, high, found = read_domain({kind: values}, "key").boundary_values
+    assert [low, high] == values[:2]
+    assert low < found < high
+    assert found == inside if inside else found % 1  # a fraction, so that keys of whole numbers refuse it
+
+
+def test_clip_rounds_to_a_step() -> None:
+    domain = Domain("quniform", (0.25, 1.0, 0.25))
+    assert [domain.clip(number) for number in (-9, 0.3, 0.4, 0.6, 0.9, 9)] == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
     "node", [{}, {"choice": [1], "grid": [1]}, {"normal": [0, 1]}, ["choice"], "choice", None, 3, {"root": None}]
 )
-def test_only_a_map_with_one_key_that_names_a_kind_is_a_domain(node: Any) -> None:
+def test_only_a_map_whose_only_key_is_a_kind_is_a_domain(node: Any) -> None:
     assert not is_domain(node)
     assert is_domain({"choice": node})
 
 
-@pytest.mark.parametrize(
-    ("text", "hint"),
-    [
-        ("1e-4", "; '1e-4' is text in YAML, write 0.0001"),
-        ("5e2", "; '5e2' is text in YAML, write 500.0"),
-        ("32", "; '32' is text in YAML, write 32"),
-        ("0.5", "; '0.5' is text in YAML, write 0.5"),
-        ("fast", ""),
-        ("", ""),
-    ],
-)
-def test_text_that_spells_a_number_is_answered_with_the_number(text: str, hint: str) -> None:
-    assert number_hint(text) == hint
+@pytest.mark.parametrize(("text", "number"), [("1e-4", "0.0001"), ("5e2", "500.0"), ("32", "32"), ("0.5", "0.5")])
+def test_hint_for_a_string_that_spells_a_number_gives_the_number(text: str, number: str) -> None:
+    hint = number_hint(text)
+    assert hint.startswith(f"; '{text}' ")
+    assert hint.endswith(f" {number}")
+
+
+@pytest.mark.parametrize("text", ["fast", ""])
+def test_other_strings_have_no_number_hint(text: str) -> None:
+    assert number_hint(text) == ""

@@ -1,4 +1,4 @@
-"""search_spaces/cifar.yaml is the papers' recipe, and tells of every key what the settings tell."""
+"""search_spaces/cifar.yaml is the recipe of the papers, and comments every key as the settings describe it."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 CIFAR = ROOT / "search_spaces" / "cifar.yaml"
 
 
-def test_the_cifar_space_is_the_papers_recipe() -> None:
+def test_cifar_space_is_the_recipe_of_the_papers() -> None:
     space = load_space(CIFAR)
     for sample in ({}, {"population.num_peers": 8, "graft.A": 0.1}):
         training = space.resolve(sample).training
@@ -29,7 +29,7 @@ def test_the_cifar_space_is_the_papers_recipe() -> None:
 
 
 def commented_keys() -> Iterator[tuple[str, str]]:
-    """Yield each dotted key of cifar.yaml with the comment above it, or of a section that is off behind it."""
+    """Yield each dotted key of cifar.yaml with its comment; keys of a null section are in the comment above it."""
     section, comment, keys_of_null = "", "", {}
     for line in CIFAR.read_text(encoding="utf-8").splitlines():
         if match := re.match(r"#   (\w+): .*?   (.*)", line):
@@ -50,7 +50,7 @@ def commented_keys() -> Iterator[tuple[str, str]]:
 
 
 def sections_that_are_off() -> dict[str, dict[str, Any]]:
-    """Return what the comments of cifar.yaml would be as sections."""
+    """Return the null sections of cifar.yaml as their comments describe them."""
     blocks = re.findall(r"((?:^#.*\n)+)^(\w+): null$", CIFAR.read_text(encoding="utf-8"), re.MULTILINE)
     return {
         name: yaml.safe_load(
@@ -60,24 +60,24 @@ def sections_that_are_off() -> dict[str, dict[str, Any]]:
     }
 
 
-def test_the_cifar_space_is_the_reference_of_every_key() -> None:
+def test_cifar_space_comments_every_key() -> None:
     assert [key for key, _ in commented_keys()] == list(known_keys(Settings))
     assert [key for key, comment in commented_keys() if not comment] == []
 
 
 @pytest.mark.parametrize("name", generated_files())
-def test_what_is_generated_from_the_settings_is_up_to_date(name: str) -> None:
-    is_text = (ROOT / name).read_text(encoding="utf-8")
-    assert is_text == generated_files()[name], f"{name}: run python tests/generated_files.py, which writes it anew"
+def test_generated_file_is_up_to_date(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert text == generated_files()[name], f"{name}: run python tests/support/generated_files.py to update it"
 
 
-def test_what_null_stands_for_where_it_is_a_number() -> None:
+def test_comments_give_the_numbers_that_null_means() -> None:
     comments = dict(commented_keys())
     assert f"null: {Settings().num_epochs}," in comments["training.epochs"]
     assert f"null: {parse_space({}).num_trials()}," in comments["tune.num_samples"]
 
 
-def test_the_sections_that_are_off_in_the_cifar_space_stand_there_with_their_defaults() -> None:
+def test_comments_of_null_sections_give_the_defaults() -> None:
     off = sections_that_are_off()
     assert list(off) == ["distillation", "mutual", "repr", "attenuation", "swa"]
     for name, keys in off.items():
@@ -86,7 +86,7 @@ def test_the_sections_that_are_off_in_the_cifar_space_stand_there_with_their_def
         assert parse_space({name: keys}).tree[name] == keys
 
 
-def test_the_text_of_a_key_says_what_its_words_stand_for() -> None:
+def test_descriptions_explain_every_word_and_omit_range_and_default() -> None:
     schema = settings_schema()
     keys = [(key, value) for section in schema["$defs"].values() for key, value in section["properties"].items()]
     for key, value in keys:
@@ -96,6 +96,6 @@ def test_the_text_of_a_key_says_what_its_words_stand_for() -> None:
         assert not re.search(r"[Dd]efault \S+\.|\b(above|below) \d|\d or more", value["description"]), key
 
 
-def test_the_cifar_space_tells_of_every_key_of_a_comparison() -> None:
-    told = re.findall(r"^#   (\w+): .+?   \w", CIFAR.read_text(encoding="utf-8").split("\nname:")[0], re.MULTILINE)
-    assert sorted(told) == sorted(STUDY_KEYS)
+def test_cifar_space_comments_every_key_of_a_comparison() -> None:
+    commented = re.findall(r"^#   (\w+): .+?   \w", CIFAR.read_text(encoding="utf-8").split("\nname:")[0], re.MULTILINE)
+    assert sorted(commented) == sorted(STUDY_KEYS)

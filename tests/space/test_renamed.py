@@ -1,4 +1,4 @@
-"""Old names of keys and values are refused with the new ones, wherever they are written."""
+"""Old names of keys and values are refused with their new names in files, variants and overrides."""
 
 from pathlib import Path
 from typing import Any
@@ -32,50 +32,53 @@ def refusal(tree: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(("old", "new"), KEYS.items())
-def test_an_old_key_names_its_new_one_in_file_variant_and_option(old: str, new: str, tmp_path: Path) -> None:
+def test_old_key_is_refused_with_its_new_name(old: str, new: str, tmp_path: Path) -> None:
     assert new in known_keys(Settings)
     assert old not in known_keys(Settings)
     message = refusal(nested(old, 1))
     assert message.startswith("space.yaml: ")
-    assert f"renamed to {new}" in message or f"renamed to {new.partition('.')[0]}" in message
+    assert "renamed" in message
+    assert new in message or message.endswith(f" {new.partition('.')[0]}")
     message = refusal({"variants": {"a": nested(old, 1)}})
     assert "variants.a." in message
-    assert "renamed to" in message
+    assert "renamed" in message
     file = tmp_path / "space.yaml"
     file.write_text("variants: {a: }\n")
     for prefix in ("", "variants.a."):
-        with pytest.raises(SpaceError, match=f"renamed to {new}; write {prefix}{new}") as caught:
+        with pytest.raises(SpaceError, match=f"renamed.* {prefix}{new}$") as caught:
             load_space(file, [f"{prefix}{old}=1"])
         assert str(caught.value).startswith(f"--set {prefix}{old}=1: ")
 
 
 @pytest.mark.parametrize(("key", "old", "new"), VALUES)
-def test_an_old_value_names_its_new_one_in_file_domain_and_option(key: str, old: str, new: str, tmp_path: Path) -> None:
+def test_old_value_is_refused_with_its_new_name(key: str, old: str, new: str, tmp_path: Path) -> None:
     for value in (old, {"choice": [new, old]}):
-        assert f"space.yaml: {key}: {old} is renamed to {new}" in refusal(nested(key, value))
+        message = refusal(nested(key, value))
+        assert message.startswith(f"space.yaml: {key}: {old} ")
+        assert message.endswith(f" {new}")
     file = tmp_path / "space.yaml"
     file.write_text("")
-    with pytest.raises(SpaceError, match=f"renamed to {new}") as caught:
+    with pytest.raises(SpaceError, match=f"renamed.* {new}$") as caught:
         load_space(file, [f"{key}={old}"])
     assert str(caught.value).startswith(f"--set {key}={old}: ")
 
 
-def test_a_section_set_as_a_whole_by_an_option_is_named_by_it(tmp_path: Path) -> None:
+def test_old_key_in_a_section_set_by_an_override_is_reported_with_the_override(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text("")
-    with pytest.raises(SpaceError, match=r"renamed to data\.max_train_images") as caught:
+    with pytest.raises(SpaceError, match=r"renamed.* data\.max_train_images$") as caught:
         load_space(file, ["data={limit: 9}"])
     assert str(caught.value).startswith("--set data={limit: 9}: ")
 
 
-def test_keys_that_kept_their_names_have_no_new_one() -> None:
+def test_current_keys_have_no_new_name() -> None:
     assert [new_name(key) for key in known_keys(Settings)] == [None] * len(list(known_keys(Settings)))
 
 
 @pytest.mark.parametrize(
     "tree", [{"data": None}, {"variants": []}, {"variants": {"a": []}}, {"population": {"mode": {}}}]
 )
-def test_malformed_spaces_are_left_to_other_checks(tree: dict[str, Any]) -> None:
+def test_malformed_spaces_are_refused_by_other_checks(tree: dict[str, Any]) -> None:
     with pytest.raises(SpaceError) as caught:
         parse_space(tree, "space.yaml")
     assert "renamed" not in str(caught.value)

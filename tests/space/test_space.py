@@ -1,8 +1,9 @@
-"""Spaces from files and options: what is read, what is refused and how, and that a written space reads back."""
+"""Spaces from files and overrides: reading, messages, and writing as YAML."""
 
 import random
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from graftpop.errors import SpaceError
 from graftpop.models import find_model
 from graftpop.settings import Settings
 from graftpop.space import Domain, Space, load_space, parse_space
+from graftpop.space.boundary import boundary_samples
 from graftpop.space.constraints import UNDER_PBT
-from graftpop.space.yaml_tree import known_keys, put
+from graftpop.space.yaml_tree import MAX_CHARS, MAX_DEPTH, MAX_NODES, MAX_SCALAR_CHARS, known_keys, put, read_yaml
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
-AT_THE_TOP = (
+TOP_LEVEL = (
     "name, seed, data, model, training, population, graft, distillation, mutual, repr, attenuation, swa, "
     "diagnostics, tune, resources, variants, seeds, baseline, published"
 )
@@ -33,6 +35,7 @@ def space_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refusal(file: Path, text: str, *overrides: str) -> str:
+    """Return the message that refuses a file with overrides; assert that it is one line."""
     file.write_text(text, encoding="utf-8")
     with pytest.raises(SpaceError) as caught:
         load_space(file, overrides)
@@ -48,202 +51,198 @@ def loaded(file: Path, text: str, *overrides: str) -> Space:
 # files
 
 
-def test_an_empty_file_is_the_defaults(space_file: Path) -> None:
+def test_empty_file_gives_the_defaults(space_file: Path) -> None:
     space = loaded(space_file, "# nothing\n")
     assert space.resolve() == Settings()
     assert not space.domains
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "where", "problem"),
     [
-        ("[1]", "space.yaml: must be a map of sections, got list"),
-        ("just text", "space.yaml: must be a map of sections, got str"),
-        ("a: b: c", "space.yaml: line 1 not valid YAML: mapping values are not allowed here"),
-        ("seed: 1\n\t- a", "space.yaml: line 2 not valid YAML: found character '\\t' that cannot start any token"),
-        ("seed: *other", "space.yaml: line 1 not valid YAML: found undefined alias 'other'"),
-        ("? [1]\n: 2", "space.yaml: line 1 not valid YAML: found unhashable key"),
-        (
-            "seed: !!python/object:os.system {}",
-            "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag",
-        ),
-        ("seed: 1\n---\nseed: 2", "space.yaml: line 2 not valid YAML: but found another document"),
-        ("name: \x01", "space.yaml: not valid YAML: unacceptable character #x0001"),
-        ("[" * 3000, "space.yaml: line 1 not valid YAML: nested more than 32 deep"),
+        ("[1]", "space.yaml: ", "got list"),
+        ("just text", "space.yaml: ", "got str"),
+        ("a: b: c", "space.yaml: line 1 ", "mapping values"),
+        ("seed: 1\n\t- a", "space.yaml: line 2 ", "'\\t'"),
+        ("seed: *other", "space.yaml: line 1 ", "undefined alias 'other'"),
+        ("? [1]\n: 2", "space.yaml: line 1 ", "unhashable key"),
+        ("seed: !!python/object:os.system {}", "space.yaml: line 1 ", "tag"),
+        ("seed: 1\n---\nseed: 2", "space.yaml: line 2 ", "another document"),
+        ("name: \x01", "space.yaml: ", "#x0001"),
+        ("[" * 3000, "space.yaml: line 1 ", "32"),
     ],
 )
-def test_what_is_no_yaml_of_sections_is_refused_with_the_line(space_file: Path, text: str, message: str) -> None:
-    assert refusal(space_file, text).startswith(message)
+def test_file_that_is_not_a_map_in_yaml_is_refused_with_the_line(
+    space_file: Path, text: str, where: str, problem: str
+) -> None:
+    message = refusal(space_file, text)
+    assert message.startswith(where)
+    assert problem in message
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "key", "line"),
     [
-        "seed: 1\ntraining: {epochs: 3}\nseed: 2\n",
-        "training:\n  lr: 0.1\n  lr: 0.2\n",
-        "seed: {choice: [1], choice: [2]}",
+        ("seed: 1\ntraining: {epochs: 3}\nseed: 2\n", "seed", 3),
+        ("training:\n  lr: 0.1\n  lr: 0.2\n", "lr", 3),
+        ("seed: {choice: [1], choice: [2]}", "choice", 1),
     ],
 )
-def test_a_key_that_stands_twice_is_refused(space_file: Path, text: str) -> None:
-    assert re.fullmatch(
-        r"space.yaml: line \d not valid YAML: key '(seed|lr|choice)' stands twice", refusal(space_file, text)
-    )
+def test_duplicate_key_is_refused(space_file: Path, text: str, key: str, line: int) -> None:
+    assert re.match(rf"space.yaml: line {line} .*'{key}'.*twice", refusal(space_file, text))
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "where", "problem"),
     [
-        ("#" * 2**20 + "\n", "space.yaml: must have at most 1048576 characters, got 1048577; is it a search space?"),
-        ("a: " + "{a: " * 100, "space.yaml: line 1 not valid YAML: nested more than 32 deep"),
-        (
-            "\n".join(f"k{number}: 1" for number in range(6000)),
-            "space.yaml: line 5000 not valid YAML: more than 10000 k",
-        ),
-        (
-            "a: &a [x]\nb: &b [*a, *a]",
-            "space.yaml: line 2 not valid YAML: aliases are not followed, write out what *a ",
-        ),
-        ("a: &a {b: *a}", "space.yaml: line 1 not valid YAML: aliases are not followed, write out what *a stands for"),
-        ("name: " + "x" * 4097, "space.yaml: line 1 not valid YAML: text of more than 4096 characters"),
-        (
-            'name: "a\\nb"',
-            r"space.yaml: line 1 not valid YAML: texts have one line and no control characters, got 'a\nb'",
-        ),
-        (
-            '"a\\0": 1',
-            r"space.yaml: line 1 not valid YAML: texts have one line and no control characters, got 'a\x00'; ",
-        ),
-        (
-            'name: "\\ud800"',
-            r"space.yaml: line 1 not valid YAML: texts have one line and no control characters, got '\ud",
-        ),
-        ("seed: " + "9" * 5000, "space.yaml: line 1 not valid YAML: text of more than 4096 characters"),
-        ("seed: 0x" + "f" * 17, "space.yaml: line 1 not valid YAML: whole number of more than 64 bits"),
-        ("seed: " + ":".join(["59"] * 400) + ".5", "space.yaml: not valid YAML: int too large to convert to float"),
-        ("training: {lr: 1.0e+300}", "space.yaml: line 1 not valid YAML: number beyond 1e-100 to 1e+100"),
-        ("training: {lr: 1.0e-300}", "space.yaml: line 1 not valid YAML: number beyond 1e-100 to 1e+100"),
-        ("seed: !!int x", "space.yaml: not valid YAML: invalid literal for int() with base 10: 'x'"),
-        ("seed: !!int ''", "space.yaml: not valid YAML: string index out of range"),
-        ("seed: !!bool x", "space.yaml: not valid YAML: 'x'"),
-        ("seed: !!set {1}", "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
-        ("seed: !!timestamp x", "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
-        ("seed: !!binary x", "space.yaml: line 1 not valid YAML: could not determine a constructor for the tag"),
-        (
-            "data: {root: ~nobody-here/images}",
-            "root: begins with the home folder of a user that is not known here, got ",
-        ),
+        ("#" * 2**20 + "\n", "space.yaml: ", "at most 1048576 characters, got 1048577"),
+        ("a: " + "{a: " * 100, "space.yaml: line 1 ", "32 deep"),
+        ("\n".join(f"k{number}: 1" for number in range(6000)), "space.yaml: line 5000 ", "10000 keys"),
+        ("a: &a [x]\nb: &b [*a, *a]", "space.yaml: line 2 ", "alias"),
+        ("a: &a {b: *a}", "space.yaml: line 1 ", "alias"),
+        ("name: " + "x" * 4097, "space.yaml: line 1 ", "4096 characters"),
+        ('name: "a\\nb"', "space.yaml: line 1 ", r"control characters, got 'a\nb'"),
+        ('"a\\0": 1', "space.yaml: line 1 ", r"control characters, got 'a\x00'"),
+        ('name: "\\ud800"', "space.yaml: line 1 ", r"control characters, got '\ud"),
+        ("seed: " + "9" * 5000, "space.yaml: line 1 ", "4096 characters"),
+        ("seed: 0x" + "f" * 17, "space.yaml: line 1 ", "64 bits"),
+        ("seed: " + ":".join(["59"] * 400) + ".5", "space.yaml: ", "too large"),
+        ("training: {lr: 1.0e+300}", "space.yaml: line 1 ", "1e-100 to 1e+100"),
+        ("training: {lr: 1.0e-300}", "space.yaml: line 1 ", "1e-100 to 1e+100"),
+        ("seed: !!int x", "space.yaml: ", "'x'"),
+        ("seed: !!int ''", "space.yaml: ", "not valid YAML"),
+        ("seed: !!bool x", "space.yaml: ", "'x'"),
+        ("seed: !!set {1}", "space.yaml: line 1 ", "tag"),
+        ("seed: !!timestamp x", "space.yaml: line 1 ", "tag"),
+        ("seed: !!binary x", "space.yaml: line 1 ", "tag"),
+        ("data: {root: ~nobody-here/images}", "root: ", "got '~nobody-here/images'"),
     ],
 )
-def test_what_is_no_plain_data_of_bounded_size_is_refused(space_file: Path, text: str, message: str) -> None:
+def test_data_beyond_the_bounds_is_refused_quickly(space_file: Path, text: str, where: str, problem: str) -> None:
     start = time.monotonic()
-    assert refusal(space_file, text).startswith(message)
+    message = refusal(space_file, text)
+    assert message.startswith(where)
+    assert problem in message
     assert time.monotonic() - start < 5
 
 
-def test_a_billion_laughs_end_soon(space_file: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        (lambda size: f"[{', '.join(['1'] * (size - 1))}]", MAX_NODES),
+        (lambda size: f"{'[' * (size - 1)}1{']' * (size - 1)}", MAX_DEPTH),
+        (lambda size: "x" * size, MAX_SCALAR_CHARS),
+        (lambda size: "#" * size, MAX_CHARS),
+    ],
+)
+def test_bounds_are_inclusive(text: Callable[[int], str], bound: int) -> None:
+    read_yaml(text(bound), "space.yaml")
+    with pytest.raises(SpaceError, match=f"^space.yaml: .*{bound}"):
+        read_yaml(text(bound + 1), "space.yaml")
+
+
+def test_billion_laughs_are_refused(space_file: Path) -> None:
     layers = "".join(f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]\n" for number in range(1, 12))
-    assert "aliases are not followed" in refusal(space_file, f"a0: &a0 [ha]\n{layers}")
+    assert "alias" in refusal(space_file, f"a0: &a0 [ha]\n{layers}")
 
 
 @pytest.mark.parametrize(
     "text",
     ["[" * 5000, "&a [*a]", '"a\\nb"', "!!python/object/apply:os.system [id]", "0x" + "f" * 99, "1\n", "x" * 2**20],
 )
-def test_what_is_refused_in_a_file_is_refused_in_an_option(space_file: Path, text: str) -> None:
-    assert refusal(space_file, "", f"name={text}").startswith(("--set name=", "--set 'name': must be one line"))
+def test_override_is_refused_like_a_file(space_file: Path, text: str) -> None:
+    assert refusal(space_file, "", f"name={text}").startswith(("--set name=", "--set 'name': "))
 
 
-def test_a_date_is_text(space_file: Path) -> None:
+def test_date_is_read_as_text(space_file: Path) -> None:
     assert loaded(space_file, "name: 2026-11-21").resolve().name == "2026-11-21"
 
 
-def test_a_file_that_cannot_be_read_is_named_with_what_to_give_instead(tmp_path: Path) -> None:
+def test_unreadable_file_is_named_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     for path, reason in (
         (tmp_path / "absent.yaml", "No such file"),
         (tmp_path, "directory"),
         (tmp_path / "binary.yaml", "codec can't decode"),
     ):
-        with pytest.raises(
-            SpaceError,
-            match=f"^{re.escape(str(path))}: cannot be read: .*{reason}.*; --space needs a "
-            f"YAML file such as search_spaces/digits.yaml$",
-        ):
+        with pytest.raises(SpaceError, match=f"^{re.escape(str(path))}: .*{reason}.*; --space .*digits\\.yaml$"):
             load_space(path)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "key", "parts"),
     [
-        ("trainin: {epochs: 3}", f"trainin: unknown key 'trainin'; choose from {AT_THE_TOP}; did you mean 'training'?"),
+        ("trainin: {epochs: 3}", "trainin", ["unknown key 'trainin'", TOP_LEVEL, "did you mean 'training'?"]),
         (
             "training: {epoch: 3}",
-            "training.epoch: unknown key 'epoch'; choose from epochs, total_epochs, batch_size, lr, "
-            "momentum, weight_decay, schedule, precision; did you mean 'epochs'?",
+            "training.epoch",
+            [
+                "unknown key 'epoch'",
+                "epochs, total_epochs, batch_size, lr, momentum, weight_decay, schedule, precision",
+                "did you mean 'epochs'?",
+            ],
         ),
         (
             "mutual: {exchnge: logits}",
-            "mutual.exchnge: unknown key 'exchnge'; choose from exchange, temperature, weight; "
-            "did you mean 'exchange'?",
+            "mutual.exchnge",
+            ["unknown key 'exchnge'", "exchange, temperature, weight", "did you mean 'exchange'?"],
         ),
         (
             "training.epochs: 3",
-            f"training.epochs: unknown key 'training.epochs'; choose from {AT_THE_TOP}; did you mean 'training'?",
+            "training.epochs",
+            ["unknown key 'training.epochs'", TOP_LEVEL, "did you mean 'training'?"],
         ),
         (
             "distillation: {teachers: [{model: resnet8, epochs: 0}]}",
-            "distillation.teachers[0].epochs: must be greater than or equal to 1, got 0",
+            "distillation.teachers[0].epochs",
+            ["equal to 1", "got 0"],
         ),
         (
             "distillation: {teachers: [{}, {modl: resnet8}]}",
-            "distillation.teachers[1].modl: unknown key 'modl'; choose "
-            "from model, epochs, checkpoint, pretrained; did you mean 'model'?",
+            "distillation.teachers[1].modl",
+            ["unknown key 'modl'", "model, epochs, checkpoint, pretrained", "did you mean 'model'?"],
         ),
         (
             "distillation: {teachers: [{model: {choice: [resnet8, resnet20]}}]}",
-            "distillation.teachers[0].model: cannot be searched inside a list, got {'choice': ['resnet8', 'resnet20']}; "
-            "search the list as a whole",
+            "distillation.teachers[0].model",
+            ["cannot be searched", "got {'choice': ['resnet8', 'resnet20']}", "list"],
         ),
-        ("distillation: {teachers: []}", "distillation.teachers: must be a list of 1 or more, got []"),
-        ("distillation: {}", "distillation.teachers: must be given, got nothing"),
-        ("diagnostics: {thresholds: [0.1, 0]}", "diagnostics.thresholds[1]: must be greater than 0, got 0"),
-        (
-            "graft: {choice: [null, {A: 7}]}",
-            "graft.A: must be less than or equal to 1, got 7 among the searched values",
-        ),
-        ("graft: {alpha: {unifrm: [0, 1]}}", "graft.alpha: unknown domain 'unifrm'; choose from "),
-        ("3: {}", "3: unknown key '3'; choose from name, "),
+        ("distillation: {teachers: []}", "distillation.teachers", ["1 or more", "got []"]),
+        ("distillation: {}", "distillation.teachers", ["must be given"]),
+        ("diagnostics: {thresholds: [0.1, 0]}", "diagnostics.thresholds[1]", ["greater than 0", "got 0"]),
+        ("graft: {choice: [null, {A: 7}]}", "graft.A", ["equal to 1", "got 7 among the searched"]),
+        ("graft: {alpha: {unifrm: [0, 1]}}", "graft.alpha", ["'unifrm'", "did you mean 'uniform'?"]),
+        ("3: {}", "3", ["unknown key '3'", "name, "]),
         (
             "training: {lr: {choises: [0.1]}}",
-            "training.lr: unknown domain 'choises'; choose from choice, uniform, "
-            "loguniform, quniform, randint, grid; did you mean 'choice'?",
+            "training.lr",
+            ["'choises'", "choice, uniform, loguniform, quniform, randint, grid", "did you mean 'choice'?"],
         ),
-        (
-            "training: {lr: 1e-4}",
-            "training.lr: must be a valid number, got '1e-4'; '1e-4' is text in YAML, write 0.0001",
-        ),
+        ("training: {lr: 1e-4}", "training.lr", ["number", "got '1e-4'", "write 0.0001"]),
         (
             "training: {lr: {loguniform: [1e-4, 1e-1]}}",
-            "training.lr: loguniform needs two numbers [low, high], got "
-            "['1e-4', '1e-1']; '1e-4' is text in YAML, write 0.0001",
+            "training.lr",
+            ["two numbers [low, high]", "got ['1e-4', '1e-1']", "write 0.0001"],
         ),
-        ("training: {lr: {choice: []}}", "training.lr: choice needs at least one value, got []"),
-        ("training: {lr: [0.1, 0.2]}", "training.lr: must be a valid number, got [0.1, 0.2]"),
+        ("training: {lr: {choice: []}}", "training.lr", ["choice", "got []"]),
+        ("training: {lr: [0.1, 0.2]}", "training.lr", ["number", "got [0.1, 0.2]"]),
     ],
 )
-def test_a_mistake_is_one_line_with_file_key_rule_value_and_the_nearest_choice(
-    space_file: Path, text: str, message: str
+def test_mistake_is_refused_with_file_key_value_and_closest_choice(
+    space_file: Path, text: str, key: str, parts: list[str]
 ) -> None:
-    assert refusal(space_file, text).startswith(f"space.yaml: {message}")
+    message = refusal(space_file, text)
+    assert message.startswith(f"space.yaml: {key}: ")
+    assert [part for part in parts if part not in message] == [], message
 
 
-def test_a_relative_folder_of_the_data_becomes_absolute_since_peers_run_elsewhere(space_file: Path) -> None:
+def test_relative_data_folder_becomes_absolute(space_file: Path) -> None:
     space = loaded(space_file, "data: {name: folder, root: images/mine}")
     assert space.resolve().data.root == str(Path.cwd() / "images/mine")
     assert loaded(space_file, "data: {name: folder, root: ~/mine}").resolve().data.root == str(Path.home() / "mine")
 
 
-def test_every_relative_path_becomes_absolute_searched_ones_too(space_file: Path) -> None:
+def test_relative_paths_become_absolute_also_in_domains(space_file: Path) -> None:
     space = loaded(
         space_file,
         "data: {name: folder, root: {choice: [one, /two]}}\ndiagnostics: {density_of: run/best}\n"
@@ -260,7 +259,7 @@ def test_every_relative_path_becomes_absolute_searched_ones_too(space_file: Path
 # --set
 
 
-def test_options_go_over_the_file_and_later_ones_over_earlier_ones(space_file: Path) -> None:
+def test_overrides_win_over_the_file_and_later_ones_over_earlier_ones(space_file: Path) -> None:
     text = "training: {epochs: 3, lr: 0.5}\npopulation: {num_peers: {choice: [2, 3]}}"
     space = loaded(space_file, text, "training.epochs=4", "training.epochs=5", "population.num_peers=6")
     assert (space.resolve().training.epochs, space.resolve().training.lr) == (5, 0.5)
@@ -268,7 +267,11 @@ def test_options_go_over_the_file_and_later_ones_over_earlier_ones(space_file: P
     assert not space.domains
 
 
-def test_an_option_can_set_a_domain_a_section_and_a_section_the_file_lacks(space_file: Path) -> None:
+def test_override_may_have_spaces_around_the_key(space_file: Path) -> None:
+    assert loaded(space_file, "", " training.epochs = 5").resolve().training.epochs == 5
+
+
+def test_override_can_set_a_domain_a_section_and_a_missing_section(space_file: Path) -> None:
     space = loaded(
         space_file,
         "training: {lr: 0.5}",
@@ -283,60 +286,65 @@ def test_an_option_can_set_a_domain_a_section_and_a_section_the_file_lacks(space
     assert graft.alpha == 0.25
 
 
-def test_an_option_turns_grafting_off_and_with_it_the_domains_of_the_section(space_file: Path) -> None:
+def test_override_of_a_key_replaces_a_null_section(space_file: Path) -> None:
+    graft = loaded(space_file, "graft: null", "graft.alpha=0.25").resolve().graft
+    assert graft is not None
+    assert graft.alpha == 0.25
+
+
+def test_override_with_null_removes_the_section_and_its_domains(space_file: Path) -> None:
     space = loaded(space_file, "graft: {A: {uniform: [0.0, 1.0]}}", "graft=null", "population.num_peers=1")
     assert space.resolve().graft is None
     assert not space.domains
 
 
-def test_an_option_mends_what_the_file_has_wrong(space_file: Path) -> None:
+def test_override_replaces_an_invalid_value_of_the_file(space_file: Path) -> None:
     assert loaded(space_file, "training: {epochs: 0}", "training.epochs=5").resolve().training.epochs == 5
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "key", "parts"),
     [
-        ("training.epochs", "must be KEY=VALUE, such as --set training.epochs=6"),
-        ("=3", "must be KEY=VALUE, such as --set training.epochs=6"),
-        (
-            "training.epoch=6",
-            "unknown key 'training.epoch'; keys are written section.key; did you mean 'training.epochs'?",
-        ),
-        ("epochs=6", "unknown key 'epochs'; keys are written section.key; did you mean 'training.epochs'?"),
-        (
-            "trainin.epochs=6",
-            "unknown key 'trainin.epochs'; keys are written section.key; did you mean 'training.epochs'?",
-        ),
-        ("elsewhere=6", "unknown key 'elsewhere'; keys are written section.key"),
-        ("graft.A.uniform=[0, 1]", "unknown key 'graft.A.uniform'; keys are written section.key"),
-        ("training.epochs=abc", "training.epochs: must be a valid integer, got 'abc'"),
-        ("training.lr=1e-4", "training.lr: must be a valid number, got '1e-4'; '1e-4' is text in YAML, write 0.0001"),
-        ("training.epochs={choice: [1, 2}", "line 1 not valid YAML: expected ',' or ']', but got '}'"),
-        ("training.epochs={choice: []}", "training.epochs: choice needs at least one value, got []"),
-        ("training={epochs: 3, lr: x}", "training.lr: must be a valid number, got 'x'"),
-        ("model=resnet8", "model: must be a section: a map of keys, got 'resnet8'"),
-        ("population.num_peers=1", "population.num_peers: grafting over a ring needs at least 2 peers, got 1"),
-        ("graft.alpha=0.5", None),
-        ("graft.level=filters", "graft.level: must be 'layer' or 'filter', got 'filters'; did you mean 'filter'?"),
-        ("seeds=[0, 0]", "seeds: must be a list of one or more distinct whole numbers, 0 or more, got [0, 0]; write"),
-        ("baseline=a", "baseline: names one of the variants, got 'a' and no variants; write variants, or take it out"),
-        ("baselin=a", "unknown key 'baselin'; keys are written section.key; did you mean 'baseline'?"),
+        ("training.epochs", "", ["KEY=VALUE"]),
+        ("=3", "", ["KEY=VALUE"]),
+        ("training.epoch=6", "", ["unknown key 'training.epoch'", "did you mean 'training.epochs'?"]),
+        ("epochs=6", "", ["unknown key 'epochs'", "did you mean 'training.epochs'?"]),
+        ("trainin.epochs=6", "", ["unknown key 'trainin.epochs'", "did you mean 'training.epochs'?"]),
+        ("elsewhere=6", "", ["unknown key 'elsewhere'", "section.key"]),
+        ("graft.A.uniform=[0, 1]", "", ["unknown key 'graft.A.uniform'", "section.key"]),
+        ("training.epochs=abc", "training.epochs: ", ["integer", "got 'abc'"]),
+        ("training.lr=1e-4", "training.lr: ", ["number", "got '1e-4'", "write 0.0001"]),
+        ("training.epochs={choice: [1, 2}", "line 1 ", ["'}'"]),
+        ("training.epochs={choice: []}", "training.epochs: ", ["choice", "got []"]),
+        ("training={epochs: 3, lr: x}", "training.lr: ", ["number", "got 'x'"]),
+        ("model=resnet8", "model: ", ["section", "got 'resnet8'"]),
+        ("population.num_peers=1", "population.num_peers: ", ["at least 2", "got 1"]),
+        ("graft.level=filters", "graft.level: ", ["'layer' or 'filter'", "got 'filters'", "did you mean 'filter'?"]),
+        ("seeds=[0, 0]", "seeds: ", ["distinct", "got [0, 0]"]),
+        ("baseline=a", "baseline: ", ["got 'a' and no variants"]),
+        ("baselin=a", "", ["unknown key 'baselin'", "did you mean 'baseline'?"]),
     ],
 )
-def test_a_mistake_in_an_option_is_told_by_the_option(space_file: Path, override: str, message: str | None) -> None:
-    text = "graft: {A: {uniform: [0.0, 1.0]}}"
-    if message is None:  # the mistake is in the file, now that the option has made alpha a number
-        assert refusal(space_file, text, override).startswith("space.yaml: graft.A: has no effect where graft.alpha")
-    else:
-        assert refusal(space_file, text, override).startswith(f"--set {override}: {message}")
+def test_mistake_in_an_override_is_reported_with_the_override(
+    space_file: Path, override: str, key: str, parts: list[str]
+) -> None:
+    message = refusal(space_file, "graft: {A: {uniform: [0.0, 1.0]}}", override)
+    assert message.startswith(f"--set {override}: {key}")
+    assert [part for part in parts if part not in message] == [], message
 
 
-# laws
+def test_key_of_the_file_that_conflicts_with_an_override_is_reported_with_the_file(space_file: Path) -> None:
+    message = refusal(space_file, "graft: {A: {uniform: [0.0, 1.0]}}", "graft.alpha=0.5")
+    assert message.startswith("space.yaml: graft.A: ")
+    assert "graft.alpha: adaptive" in message
+
+
+# properties
 
 
 @st.composite
 def trees(draw: st.DrawFn) -> dict[str, Any]:
-    """Valid spaces of every search and scheduler, with any keys fixed or searched."""
+    """Return valid spaces of every search and scheduler, with keys absent, fixed or searched."""
     search = draw(st.sampled_from(["optuna", "random", "grid"]))
     scheduler = draw(st.sampled_from(["none", "asha", "pbt"] if search == "random" else ["none", "asha"]))
     tree: dict[str, Any] = {"tune": {"search": search, "scheduler": scheduler}}
@@ -344,7 +352,7 @@ def trees(draw: st.DrawFn) -> dict[str, Any]:
         tree["tune"]["num_samples"] = draw(st.integers(1, 1000))
 
     def put_some(key: str, value: st.SearchStrategy[Any], *, ranges: bool = False, whole: bool = False) -> None:
-        """Leave a key out, fix it, or search it where it may be searched."""
+        """Leave a key out, fix it, or search it if it is searchable."""
         searchable = key.split(".")[0] not in ("name", "data", "tune", "resources") and (
             scheduler != "pbt" or key in UNDER_PBT
         )
@@ -386,7 +394,7 @@ def trees(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(trees(), st.integers(0, 2**32))
-def test_a_written_space_reads_back_as_the_same_space(tree: dict[str, Any], seed: int) -> None:
+def test_space_written_as_yaml_reads_back_equal(tree: dict[str, Any], seed: int) -> None:
     assume(tree["tune"]["scheduler"] != "pbt" or any(has_domain(tree, key) for key in UNDER_PBT))
     space = parse_space(tree)
     again = parse_space(yaml.safe_load(space.to_yaml()))
@@ -407,7 +415,7 @@ def has_domain(tree: dict[str, Any], key: str) -> bool:
     st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12) | st.integers() | st.none(),
     st.integers() | st.none() | st.text(max_size=5) | st.just({}) | st.just({"a": 1, "b": 2}),
 )
-def test_an_unknown_key_always_fails(section: str, name: Any, value: Any) -> None:
+def test_unknown_key_is_refused_in_every_section(section: str, name: Any, value: Any) -> None:
     names = {
         key.split(".")[0] if not section else key.removeprefix(f"{section}.")
         for key in known_keys(Settings)
@@ -423,7 +431,7 @@ def test_an_unknown_key_always_fails(section: str, name: Any, value: Any) -> Non
 
 
 @pytest.mark.parametrize("key", [key for key in known_keys(Settings) if len(key.rpartition(".")[2]) > 2])
-def test_a_key_that_lacks_a_letter_is_answered_with_the_right_one(key: str) -> None:
+def test_key_without_one_letter_is_refused_with_the_correct_key(key: str) -> None:
     section, _, name = key.rpartition(".")
     for place in range(1, len(name)):
         wrong = name[:place] + name[place + 1 :]
@@ -431,7 +439,7 @@ def test_a_key_that_lacks_a_letter_is_answered_with_the_right_one(key: str) -> N
             parse_space({section: {wrong: 1}} if section else {wrong: 1})
 
 
-def test_settling_changes_neither_the_space_nor_what_was_parsed() -> None:
+def test_resolve_changes_neither_the_space_nor_the_parsed_data() -> None:
     tree = {"population": {"num_peers": {"choice": [2, 3]}}, "graft": {"A": {"uniform": [0.0, 1.0]}}}
     before = repr(tree)
     space = parse_space(tree)
@@ -443,7 +451,7 @@ def test_settling_changes_neither_the_space_nor_what_was_parsed() -> None:
     assert space.to_yaml() == written
 
 
-def test_a_whole_section_can_be_searched(space_file: Path) -> None:
+def test_whole_section_is_searchable(space_file: Path) -> None:
     space = loaded(space_file, "graft: {choice: [null, {alpha: 0.5}]}\ntune: {search: random}")
     assert space.resolve({"graft": None}).graft is None
     graft = space.resolve({"graft": {"alpha": 0.5}}).graft
@@ -452,11 +460,11 @@ def test_a_whole_section_can_be_searched(space_file: Path) -> None:
     assert parse_space(yaml.safe_load(space.to_yaml())) == space
 
 
-# the files that come with the project
+# spaces of the project
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.name)
-def test_every_space_that_comes_with_the_project_is_valid_wherever_it_is_sampled(path: Path) -> None:
+def test_samples_of_every_space_of_the_project_are_valid(path: Path) -> None:
     space = load_space(path)
     rng = random.Random(0)
     for _ in range(20):
@@ -466,12 +474,18 @@ def test_every_space_that_comes_with_the_project_is_valid_wherever_it_is_sampled
     assert parse_space(yaml.safe_load(space.to_yaml())) == space
 
 
-def test_more_pairs_of_values_than_can_be_checked_in_seconds_are_refused() -> None:
+def test_too_many_pairs_of_searched_values_are_refused() -> None:
     many = ", ".join(f"{0.0001 * number:.4f}" for number in range(1, 600))
     text = f"graft: {{A: {{choice: [{many}]}}, c: {{choice: [{many}]}}}}"
-    with pytest.raises(
-        SpaceError,
-        match=r"^space.yaml: must have at most 100000 pairs of searched values, all are "
-        r"checked, got more; search ranges instead of long lists, or fewer variants$",
-    ):
+    with pytest.raises(SpaceError, match=r"^space.yaml: .* 100000 pairs"):
         parse_space(yaml.safe_load(text), "space.yaml")
+
+
+def test_limit_of_searched_pairs_is_inclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {"seed": {"choice": [1, 2, 3]}, "training": {"lr": {"choice": [0.1, 0.2]}}}
+    num_samples = len(list(boundary_samples(parse_space(tree).domains)))
+    monkeypatch.setattr("graftpop.space.space.MAX_CORNERS", num_samples)
+    assert parse_space(tree).domains
+    monkeypatch.setattr("graftpop.space.space.MAX_CORNERS", num_samples - 1)
+    with pytest.raises(SpaceError, match=rf"^space: .* {num_samples - 1} pairs"):
+        parse_space(tree)

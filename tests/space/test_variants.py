@@ -1,4 +1,4 @@
-"""Comparisons: variants over the common settings, seeds, the baseline, and what a paper has published."""
+"""Comparisons: variants, seeds, baseline and published numbers."""
 
 import random
 from pathlib import Path
@@ -8,14 +8,14 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from space_makers import refusal
+from space_makers import assert_refused, refusal
 
 from graftpop.errors import SpaceError
 from graftpop.space import Domain, Space, load_space, parse_space
+from graftpop.space.validation_messages import shown
 
 TWO = "variants: {plain: {}, other: %s}\n"
 OTHER = "variants.other"
-FIXED = "where it is fixed, take the rows out by --set published=null"
 PUBLISHED = "published: {source: Table 1, accuracy: [%s]}"
 
 
@@ -23,10 +23,10 @@ def space_of(text: str) -> Space:
     return parse_space(yaml.safe_load(text), "space.yaml")
 
 
-# what a variant is
+# variants
 
 
-def test_a_variant_goes_over_the_common_settings_key_by_key() -> None:
+def test_variant_overrides_the_common_sections_key_by_key() -> None:
     space = space_of("""
         training: {epochs: 6, lr: 0.5}
         graft: {A: 0.2, c: 10.0}
@@ -46,7 +46,7 @@ def test_a_variant_goes_over_the_common_settings_key_by_key() -> None:
     assert space.resolve() == plain
 
 
-def test_a_list_in_a_variant_replaces_the_common_one() -> None:
+def test_list_in_a_variant_replaces_the_common_list() -> None:
     space = space_of(
         "distillation: {temperature: 4.0, teachers: [{model: resnet8, epochs: 1}, {checkpoint: best}]}\n"
         + TWO % "{distillation: {teachers: [{model: resnet20, epochs: 2}]}}"
@@ -59,14 +59,14 @@ def test_a_list_in_a_variant_replaces_the_common_one() -> None:
     assert plain.temperature == other.temperature == 4.0
 
 
-def test_what_is_sampled_goes_over_the_variant() -> None:
+def test_sampled_values_override_the_variant() -> None:
     space = space_of("graft: {A: {grid: [0.1, 0.9]}}\nseeds: [3, 5]\n" + TWO % "{graft: {c: 7.0}}")
     settings = space.resolve({"variant": "other", "seed": 5, "graft.A": 0.9})
     assert settings.graft is not None
     assert (settings.seed, settings.graft.A, settings.graft.c) == (5, 0.9, 7.0)
 
 
-def test_settling_changes_no_variant() -> None:
+def test_resolve_changes_no_variant() -> None:
     space = space_of("graft: {A: {grid: [0.1, 0.9]}}\n" + TWO % "{swa: {start: 0.5}, graft: {c: 7.0}}")
     before = space.to_yaml()
     for name in ("other", "plain"):
@@ -75,143 +75,138 @@ def test_settling_changes_no_variant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variants", "message"),
+    ("variants", "key", "parts"),
     [
-        ("{}", "variants: must be a map of one or more names to sections, got {}"),
-        ("[plain]", "variants: must be a map of one or more names to sections, got ['plain']"),
-        (
-            "{on: {}}",
-            "variants: names must be text of up to 64 letters, digits, '.', '_' and '-', beginning with a letter "
-            "or digit, got true",
-        ),
-        (
-            "{a b: {}}",
-            "variants: names must be text of up to 64 letters, digits, '.', '_' and '-', beginning with a "
-            "letter or digit, got 'a b'",
-        ),
-        ("{plain: 0}", "variants.plain: must be a map of sections, got 0"),
+        ("{}", "variants", ["map", "got {}"]),
+        ("[plain]", "variants", ["map", "got ['plain']"]),
+        ("{on: {}}", "variants", ["names", "got true"]),
+        ("{a b: {}}", "variants", ["names", "got 'a b'"]),
+        ("{plain: 0}", "variants.plain", ["map", "got 0"]),
         (
             "{plain: {grafts: {}}}",
-            "variants.plain.grafts: unknown section 'grafts'; choose from data, model, training, "
-            "population, graft, distillation, mutual, repr, attenuation, swa, diagnostics, resources; "
-            "did you mean 'graft'?",
+            "variants.plain.grafts",
+            [
+                "'grafts'",
+                "data, model, training, population, graft, distillation, mutual, repr, attenuation, swa, diagnostics, "
+                "resources",
+                "did you mean 'graft'?",
+            ],
         ),
-        *(
-            (
-                f"{{plain: {{{key}: 1}}}}",
-                f"variants.plain.{key}: belongs to the whole study, got it in one variant; set it outside of variants",
-            )
-            for key in ("tune", "seed", "name")
-        ),
+        *((f"{{plain: {{{key}: 1}}}}", f"variants.plain.{key}", ["whole study"]) for key in ("tune", "seed", "name")),
         (
             "{plain: {graft: {A: {grid: [0.1, 0.2]}}}}",
-            "variants.plain.graft.A: a variant has fixed values, got {'grid': [0.1, 0.2]}; search the key outside of "
-            "variants, or make a variant of each value",
+            "variants.plain.graft.A",
+            ["fixed values", "got {'grid': [0.1, 0.2]}"],
         ),
         (
             "{plain: {model: {choice: [{name: resnet8}]}}}",
-            "variants.plain.model: a variant has fixed values, got {'choice': [{'name': 'resnet8'}]}; search the key outside "
-            "of variants, or make a variant of each value",
+            "variants.plain.model",
+            ["fixed values", "got {'choice': [{'name': 'resnet8'}]}"],
         ),
     ],
 )
-def test_what_is_no_variant_is_refused(variants: str, message: str) -> None:
-    assert refusal(f"variants: {variants}") == message
+def test_malformed_variants_are_refused(variants: str, key: str, parts: list[str]) -> None:
+    assert_refused(f"variants: {variants}", key, *parts)
 
 
 # messages
 
 
 @pytest.mark.parametrize(
-    ("sections", "message"),
+    ("sections", "key", "parts"),
     [
-        ("{repr: {S1: 0}}", "repr.S1: must be greater than or equal to 1, got 0"),
-        ("{attenuation: {rate: 1.0}}", "attenuation.rate: must be less than 1, got 1.0"),
-        ("{swa: {lr: 1e-3}}", "swa.lr: must be a valid number, got '1e-3'; '1e-3' is text in YAML, write 0.001"),
-        ("{repr: {SS: 1}}", "repr.SS: unknown key 'SS'; choose from S1, S2, N, rate, criterion, skip_first"),
-        ("{training: null}", "training: must be a section: a map of keys, got null"),
-        ("{distillation: {}}", "distillation.teachers: must be given, got nothing"),
-        (
-            "{distillation: {teachers: [{model: resnet8, epochs: 0}]}}",
-            "distillation.teachers[0].epochs: must be greater than or equal to 1, got 0",
-        ),
+        ("{repr: {S1: 0}}", "repr.S1", ["equal to 1", "got 0"]),
+        ("{attenuation: {rate: 1.0}}", "attenuation.rate", ["less than 1", "got 1.0"]),
+        ("{swa: {lr: 1e-3}}", "swa.lr", ["number", "got '1e-3'", "write 0.001"]),
+        ("{repr: {SS: 1}}", "repr.SS", ["'SS'", "S1, S2, N, rate, criterion, skip_first"]),
+        ("{training: null}", "training", ["section", "got null"]),
+        ("{distillation: {}}", "distillation.teachers", ["must be given"]),
+        ("{distillation: {teachers: [{model: resnet8, epochs: 0}]}}", "distillation.teachers[0].epochs", ["got 0"]),
         (
             "{distillation: {teachers: [{model: resnet8}]}}",
-            "distillation.teachers[0]: needs exactly one of epochs, checkpoint, pretrained: true, got none",
+            "distillation.teachers[0]",
+            ["epochs, checkpoint, pretrained: true", "got none"],
         ),
-        (
-            "{repr: {N: 9}}",
-            "repr: the cycles take N * (S1 + S2) = 9 * (20 + 10) = 270 epochs, and the last filters to "
-            "come back need at least one more to train, got 200 epochs; shorten the cycles, or train longer",
-        ),
+        ("{repr: {N: 9}}", "repr", ["9 * (20 + 10) = 270", "got 200 epochs"]),
         (
             "{repr: {criterion: l3}}",
-            "repr.criterion: unknown name 'l3'; choose from l1, l2, entropy, bn_scale, "
-            "bn_activation, orthogonality, geometric_median, random",
+            "repr.criterion",
+            ["'l3'", "l1, l2, entropy, bn_scale, bn_activation, orthogonality, geometric_median, random"],
         ),
-        (
-            "{training: {total_epochs: 5}}",
-            "training.total_epochs: must be a multiple of population.num_peers (2), got 5; choose 4 or 6",
-        ),
+        ("{training: {total_epochs: 5}}", "training.total_epochs", ["population.num_peers (2)", "got 5", "4 or 6"]),
     ],
 )
-def test_a_mistake_in_a_variant_is_told_by_its_place_there(sections: str, message: str) -> None:
-    assert refusal(TWO % sections) == f"{OTHER}.{message}"
+def test_mistake_in_a_variant_is_reported_with_its_path(sections: str, key: str, parts: list[str]) -> None:
+    assert_refused(TWO % sections, f"{OTHER}.{key}", *parts)
 
 
-def test_a_mistake_in_the_common_part_names_no_variant() -> None:
-    assert refusal("graft: {A: 2}\n" + TWO % "{graft: {c: 7.0}}") == ("graft.A: must be less than or equal to 1, got 2")
+def test_mistake_in_the_common_sections_names_no_variant() -> None:
+    assert_refused("graft: {A: 2}\n" + TWO % "{graft: {c: 7.0}}", "graft.A", "equal to 1", "got 2")
 
 
-def test_a_common_key_that_does_not_fit_a_variant_is_told_with_the_variant() -> None:
-    assert refusal("population: {epochs_per_round: 4}\n" + TWO % "{training: {epochs: 3}}") == (
-        "population.epochs_per_round (in variant other): must be at most training.epochs (3), got 4"
-    )
+def test_common_key_that_conflicts_with_a_variant_is_reported_with_the_variant() -> None:
+    text = "population: {epochs_per_round: 4}\n" + TWO % "{training: {epochs: 3}}"
+    assert_refused(text, "population.epochs_per_round (in variant other)", "training.epochs (3)", "got 4")
 
 
-def test_epochs_of_the_common_part_are_unset_in_a_variant_that_gives_those_of_all_peers() -> None:
+def test_variant_with_total_epochs_must_unset_common_epochs() -> None:
     text = "training: {epochs: 12}\n" + TWO
-    assert refusal(text % "{training: {total_epochs: 12}}") == (
-        f"{OTHER}.training.total_epochs: excludes training.epochs, got 12 beside 12; take one out, or set it to null"
+    assert_refused(
+        text % "{training: {total_epochs: 12}}", f"{OTHER}.training.total_epochs", "training.epochs", "got 12"
     )
     assert space_of(text % "{training: {epochs: null, total_epochs: 12}}").resolve({"variant": "other"}).num_epochs == 6
 
 
 @pytest.mark.parametrize(
-    ("sections", "key", "got"), [("{graft: {A: 0.2}}", "graft.A", "0.2"), ("{graft: null}", "graft", "null")]
+    ("common", "sections", "key", "searched", "got"),
+    [
+        ("graft: {A: {grid: [0.1, 0.9]}}", "{graft: {A: 0.2}}", "graft.A", "graft.A", "0.2"),
+        ("graft: {A: {grid: [0.1, 0.9]}}", "{graft: null}", "graft", "graft.A", "null"),
+        ("graft: {grid: [null, {}]}", "{graft: {A: 0.2}}", "graft.A", "graft", "0.2"),
+        ("graft: {grid: [null, {}]}", "{graft: {}}", "graft", "graft", "{}"),
+    ],
 )
-def test_a_variant_does_not_set_what_is_searched(sections: str, key: str, got: str) -> None:
-    assert refusal("graft: {A: {grid: [0.1, 0.9]}}\n" + TWO % sections) == (
-        f"{OTHER}.{key}: graft.A is searched, which goes over all variants, got {got} here; do not search it, or do "
-        f"not set it here"
-    )
+def test_variant_that_sets_a_searched_key_is_refused(
+    common: str, sections: str, key: str, searched: str, got: str
+) -> None:
+    assert_refused(f"{common}\n" + TWO % sections, f"{OTHER}.{key}", f"{searched} is searched", f"got {got}")
 
 
-def test_what_has_no_effect_in_one_variant_is_not_searched() -> None:
-    assert refusal("graft: {A: {grid: [0.1, 0.9]}}\n" + TWO % "{graft: {alpha: 0.5}}") == (
-        "graft.A (in variant other): has no effect where graft.alpha is a number, got {grid: [0.1, 0.9]}; set "
-        "graft.alpha: adaptive, or do not search it"
-    )
+@pytest.mark.parametrize(
+    ("common", "sections"),
+    [
+        ("graft: {A: {grid: [0.1, 0.9]}}", "{graft: {}}"),
+        ("graft: {A: {grid: [0.1, 0.9]}}", "{graft: {c: 7.0}}"),
+        ("graft: {c: {grid: [1.0, 9.0]}}", "{graft: {compat: released_code}}"),
+        ("graft: {c: {grid: [1.0, 9.0]}}", "{graft: {criterion: l1}}"),
+        ("graft: {compat: {grid: [none, released_code]}}", "{graft: {c: 7.0}}"),
+    ],
+)
+def test_variant_may_set_other_keys_of_a_searched_section(common: str, sections: str) -> None:
+    assert space_of(f"{common}\n" + TWO % sections).num_trials() == 4
 
 
-def test_two_searched_keys_that_do_not_fit_in_the_last_variant_alone_are_found() -> None:
+def test_searched_key_without_effect_in_one_variant_is_refused() -> None:
+    text = "graft: {A: {grid: [0.1, 0.9]}}\n" + TWO % "{graft: {alpha: 0.5}}"
+    assert_refused(text, "graft.A (in variant other)", "no effect", "got {grid: [0.1, 0.9]}", "graft.alpha: adaptive")
+
+
+def test_searched_keys_that_conflict_only_in_the_last_variant_are_found() -> None:
     text = (
         "training: {epochs: {grid: [8, 3]}}\npopulation: {num_peers: {grid: [2, 4]}}\n"
         "variants: {one: {}, two: {population: {epochs_per_round: 3}}, three: {population: "
         "{epochs_per_round: %d}}}"
     )
     assert space_of(text % 3).num_trials() == 12
-    assert refusal(text % 4) == (
-        "variants.three.population.epochs_per_round: must be at most training.epochs (3), got 4"
-    )
+    assert_refused(text % 4, "variants.three.population.epochs_per_round", "training.epochs (3)", "got 4")
     text = "training: {total_epochs: {grid: [12, 24]}}\npopulation: {num_peers: {grid: [2, 4]}}\n" + TWO
-    assert refusal(text % "{repr: {S1: 1, S2: 1, N: 2}}").startswith("variants.other.repr: the cycles take")
+    assert_refused(text % "{repr: {S1: 1, S2: 1, N: 2}}", "variants.other.repr", "got 3 epochs")
 
 
 # seeds and the search
 
 
-def test_seeds_are_a_grid_of_the_seed() -> None:
+def test_seeds_become_a_grid_of_seed() -> None:
     space = space_of("seeds: [4, 0, 9]")
     assert space.domains == {"seed": Domain("grid", (4, 0, 9))}
     assert space.resolve().tune.search == "grid"
@@ -222,38 +217,28 @@ def test_seeds_are_a_grid_of_the_seed() -> None:
 @pytest.mark.parametrize(
     "seeds", ["3", "[]", "[0, 0]", "[-1]", "[0.5]", "['1']", "[true]", "{grid: [0, 1]}", "[9223372036854775808]"]
 )
-def test_seeds_are_distinct_whole_numbers(seeds: str) -> None:
-    assert refusal(f"seeds: {seeds}") == (
-        f"seeds: must be a list of one or more distinct whole numbers, 0 or more, "
-        f"got {yaml.safe_load(seeds)!r}; write seeds: [0, 1, 2]"
-    )
+def test_seeds_must_be_distinct_whole_numbers(seeds: str) -> None:
+    assert_refused(f"seeds: {seeds}", "seeds", "distinct whole numbers", f"got {shown(yaml.safe_load(seeds))}; ")
 
 
 def test_seeds_exclude_the_seed() -> None:
-    assert refusal("seeds: [0, 1]\nseed: 2") == "seeds: excludes seed, got [0, 1] beside seed 2; take one out"
+    assert_refused("seeds: [0, 1]\nseed: 2", "seeds", "excludes seed", "got [0, 1]", "seed 2")
 
 
 @pytest.mark.parametrize("study", ["seeds: [0, 1]\n", TWO % "{}"])
-def test_a_comparison_runs_everything_to_its_end(study: str) -> None:
-    assert refusal(f"{study}tune: {{search: optuna}}") == (
-        "tune.search: variants and seeds run in all combinations, which is grid, got optuna; write grid, or leave "
-        "it out"
-    )
-    assert refusal(f"{study}tune: {{scheduler: asha}}") == (
-        "tune.scheduler: a trial that is stopped or changed compares with nothing, so with variants or seeds it is "
-        "none, got asha; write none, or leave it out"
-    )
-    assert refusal(f"{study}tune: {{num_samples: 2}}") == (
-        "tune.num_samples: search grid runs the whole product of the domains, got 2; leave it null"
-    )
-    assert refusal(f"{study}training: {{lr: {{uniform: [0.1, 0.2]}}}}") == (
-        "training.lr: search grid runs every value, and there is no end to those of {uniform: [0.1, 0.2]}; choose "
-        "choice, grid or randint"
-    )
+def test_comparison_runs_every_trial_to_its_end(study: str) -> None:
+    assert_refused(f"{study}tune: {{search: optuna}}", "tune.search", "must be grid", "got optuna")
+    for scheduler in ("asha", "pbt"):
+        text = f"{study}tune: {{scheduler: {scheduler}}}"
+        assert_refused(text, "tune.scheduler", "must be none", f"got {scheduler}")
+    assert_refused(f"{study}tune: {{num_samples: 2}}", "tune.num_samples", "null", "got 2")
+    text = f"{study}training: {{lr: {{uniform: [0.1, 0.2]}}}}"
+    assert_refused(text, "training.lr", "got {uniform: [0.1, 0.2]}")
+    assert refusal(text).endswith("choice, grid or randint")
     assert space_of(f"{study}tune: {{search: grid, scheduler: none, num_samples: null}}").num_trials() == 2
 
 
-def test_the_most_rounds_are_those_of_any_variant() -> None:
+def test_most_rounds_is_the_maximum_over_all_variants() -> None:
     space = space_of(
         "training: {total_epochs: 24}\nvariants: {alone: {population: {num_peers: 1}}, two: {}, "
         "eight: {population: {num_peers: 8}}}"
@@ -264,19 +249,15 @@ def test_the_most_rounds_are_those_of_any_variant() -> None:
 # baseline and published
 
 
-def test_the_baseline_is_the_first_variant_unless_another_is_named() -> None:
+def test_baseline_defaults_to_the_first_variant() -> None:
     assert space_of(TWO % "{}").baseline == "plain"
     assert space_of(TWO % "{}" + "baseline: other").baseline == "other"
     assert space_of("{}").baseline is None
-    assert refusal(TWO % "{}" + "baseline: othr") == (
-        "baseline: unknown name 'othr'; choose from plain, other; did you mean 'other'?"
-    )
-    assert refusal("baseline: plain") == (
-        "baseline: names one of the variants, got 'plain' and no variants; write variants, or take it out"
-    )
+    assert_refused(TWO % "{}" + "baseline: othr", "baseline", "'othr'", "plain, other", "did you mean 'other'?")
+    assert_refused("baseline: plain", "baseline", "got 'plain' and no variants")
 
 
-def test_published_numbers_name_variants_and_searched_keys() -> None:
+def test_published_rows_keep_variants_and_searched_keys() -> None:
     rows = "{variant: plain, model.name: resnet32, percent: 92.83, std: 0.42}, {variant: other, percent: 93}"
     space = space_of("model: {name: {grid: [resnet32, resnet56]}}\n" + TWO % "{}" + PUBLISHED % rows)
     assert space.published == {
@@ -289,56 +270,59 @@ def test_published_numbers_name_variants_and_searched_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("row", "place", "parts"),
     [
-        (
-            "{variant: plan, percent: 90}",
-            "[0].variant: unknown name 'plan'; choose from plain, other; did you mean 'plain'?",
-        ),
+        ("{variant: plan, percent: 90}", "[0].variant", ["'plan'", "plain, other", "did you mean 'plain'?"]),
         (
             "{variant: plain, percent: 90, model.name: resnet8}",
-            "[0]: 'model.name' is not searched here; choose from variant, percent, std; " + FIXED,
+            "[0]",
+            ["'model.name'", "variant, percent, std", "--set published=null"],
         ),
-        (
-            "{variant: plain, percent: 90, seed: 0}",
-            "[0]: 'seed' is not searched here; choose from variant, percent, std; " + FIXED,
-        ),
-        ("{variant: plain, percent: 92.8 %}", "[0].percent: must be a number of per cent in [0, 100], got '92.8 %'"),
-        ("{variant: plain, percent: 101}", "[0].percent: must be a number of per cent in [0, 100], got 101"),
-        ("{variant: plain, percent: 90, std: -1}", "[0].std: must be a number of per cent in [0, 100], got -1"),
-        ("{variant: plain}", "[0]: must be a map with variant and percent, got {'variant': 'plain'}"),
-        ("{percent: 90}", "[0]: must be a map with variant and percent, got {'percent': 90}"),
-        ("{variant: other, percent: 90}, 3", "[1]: must be a map with variant and percent, got 3"),
+        ("{variant: plain, percent: 90, seed: 0}", "[0]", ["'seed'", "variant, percent, std", "--set published=null"]),
+        ("{variant: plain, percent: 92.8 %}", "[0].percent", ["[0, 100]", "got '92.8 %'"]),
+        ("{variant: plain, percent: 101}", "[0].percent", ["[0, 100]", "got 101"]),
+        ("{variant: plain, percent: -0.1}", "[0].percent", ["[0, 100]", "got -0.1"]),
+        ("{variant: plain, percent: true}", "[0].percent", ["[0, 100]", "got true"]),
+        ("{variant: plain, percent: 90, std: -1}", "[0].std", ["[0, 100]", "got -1"]),
+        ("{variant: plain}", "[0]", ["variant and percent", "got {'variant': 'plain'}"]),
+        ("{percent: 90}", "[0]", ["variant and percent", "got {'percent': 90}"]),
+        ("{variant: other, percent: 90}, 3", "[1]", ["variant and percent", "got 3"]),
     ],
 )
-def test_a_row_that_cannot_stand_beside_a_trial_is_refused(row: str, message: str) -> None:
-    assert refusal("seeds: [0, 1]\n" + TWO % "{}" + PUBLISHED % row) == f"published.accuracy{message}"
+def test_malformed_published_row_is_refused(row: str, place: str, parts: list[str]) -> None:
+    assert_refused("seeds: [0, 1]\n" + TWO % "{}" + PUBLISHED % row, f"published.accuracy{place}", *parts)
+
+
+def test_published_percentages_include_0_and_100() -> None:
+    space = space_of(TWO % "{}" + PUBLISHED % "{variant: plain, percent: 100, std: 0}, {variant: other, percent: 0}")
+    assert space.published is not None
+    assert [(row["percent"], row.get("std")) for row in space.published["accuracy"]] == [(100, 0), (0, None)]
 
 
 @pytest.mark.parametrize(
-    ("published", "message"),
+    ("published", "key", "got"),
     [
-        ("3", "published: must be a map of source and accuracy, got 3"),
-        (
-            "{source: a, accuracies: []}",
-            "published: must be a map of source and accuracy, got ['source', 'accuracies']",
-        ),
-        ("{source: 3, accuracy: []}", "published.source: must be text that says where the numbers stand, got 3"),
-        ("{source: a, accuracy: {}}", "published.accuracy: must be a list of rows, got {}"),
+        ("3", "published", "got 3"),
+        ("{source: a, accuracies: []}", "published", "got ['source', 'accuracies']"),
+        ("{source: a, accuracy: [], note: b}", "published", "got ['source', 'accuracy', 'note']"),
+        ("{source: 3, accuracy: []}", "published.source", "got 3"),
+        ("{source: ' ', accuracy: []}", "published.source", "got ' '"),
+        ("{source: '', accuracy: []}", "published.source", "got ''"),
+        ("{source: a, accuracy: {}}", "published.accuracy", "got {}"),
     ],
 )
-def test_published_numbers_have_a_source_and_rows(published: str, message: str) -> None:
-    assert refusal(TWO % "{}" + f"published: {published}") == message
+def test_published_numbers_need_a_source_and_rows(published: str, key: str, got: str) -> None:
+    assert_refused(TWO % "{}" + f"published: {published}", key, got)
 
 
 def test_published_numbers_need_variants() -> None:
-    assert refusal("published: {}") == "published: stands beside variants, got none; write variants, or take it out"
+    assert_refused("published: {}", "published", "needs variants", "got none")
 
 
 # options and files
 
 
-def test_options_set_the_common_part_the_seeds_and_the_baseline(tmp_path: Path) -> None:
+def test_overrides_set_common_sections_seeds_and_baseline(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text("seed: 7\nmodel: {name: resnet8}\n" + TWO % "{graft: {}}", encoding="utf-8")
     space = load_space(file, ["seeds=[0, 1]", "baseline=other", "training.epochs=3"])
@@ -346,13 +330,13 @@ def test_options_set_the_common_part_the_seeds_and_the_baseline(tmp_path: Path) 
     assert space.baseline == "other"
     assert {space.resolve({"variant": name}).num_epochs for name in space.variants} == {3}
     assert load_space(file, ["seeds=[0, 1]", "seed=5"]).resolve({"variant": "other"}).seed == 5
-    with pytest.raises(SpaceError, match=r"^--set baseline=a: baseline: unknown name 'a'; choose from plain, other$"):
+    with pytest.raises(SpaceError, match=r"^--set baseline=a: baseline: .*'a'.* plain, other"):
         load_space(file, ["baseline=a"])
-    with pytest.raises(SpaceError, match=r"^--set tune.scheduler=asha: tune.scheduler: a trial that is stopped"):
+    with pytest.raises(SpaceError, match=r"^--set tune.scheduler=asha: tune.scheduler: .*got asha"):
         load_space(file, ["tune.scheduler=asha"])
 
 
-def test_paths_of_variants_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_in_variants_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("space.yaml").write_text(
         "variants: {root: {data: {name: folder, root: mine}}, other: {distillation: {teachers: [{checkpoint: best}]}}}",
@@ -367,7 +351,7 @@ def test_paths_of_variants_become_absolute(tmp_path: Path, monkeypatch: pytest.M
 
 @st.composite
 def comparisons(draw: st.DrawFn) -> dict[str, Any]:
-    """Valid comparisons of any sections, with anything finite searched beside the variants."""
+    """Return valid comparisons, some with seeds, a searched data set or published numbers."""
     sections: dict[str, st.SearchStrategy[dict[str, Any] | None]] = {
         "training": st.fixed_dictionaries({}, optional={"lr": st.floats(1e-9, 10), "epochs": st.integers(100, 300)}),
         "mutual": st.fixed_dictionaries({}, optional={"weight": st.floats(0, 10)}) | st.none(),
@@ -395,7 +379,7 @@ def comparisons(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(comparisons(), st.integers(0, 2**32))
-def test_a_written_comparison_reads_back_as_the_same_space(tree: dict[str, Any], seed: int) -> None:
+def test_comparison_written_as_yaml_reads_back_equal(tree: dict[str, Any], seed: int) -> None:
     space = parse_space(tree)
     again = parse_space(yaml.safe_load(space.to_yaml()))
     assert again == space
@@ -407,7 +391,7 @@ def test_a_written_comparison_reads_back_as_the_same_space(tree: dict[str, Any],
 
 
 @given(comparisons())
-def test_corners_hold_every_variant_with_every_seed_and_data_set(tree: dict[str, Any]) -> None:
+def test_boundary_settings_cover_every_variant_seed_and_data_set(tree: dict[str, Any]) -> None:
     space = parse_space(tree)
     seen = {
         (settings.seed, settings.data.name, settings.training.lr, settings.mutual)
@@ -421,22 +405,31 @@ def test_corners_hold_every_variant_with_every_seed_and_data_set(tree: dict[str,
                 assert (seed, data, settings.training.lr, settings.mutual) in seen
 
 
-# --set in a variant
+def test_settings_of_sections_cover_every_variant() -> None:
+    space = space_of(
+        "data: {name: {grid: [digits, cifar10]}}\ngraft: {A: {grid: [0.1, 0.9]}}\n" + TWO % "{model: {name: resnet8}}"
+    )
+    found = [(settings.model.name, settings.data.name) for settings in space.settings_of("data")]
+    assert sorted(found) == [
+        ("resnet32", "cifar10"),
+        ("resnet32", "digits"),
+        ("resnet8", "cifar10"),
+        ("resnet8", "digits"),
+    ]
 
 
-def test_a_key_of_a_variant_can_be_set_anew(tmp_path: Path) -> None:
+# overrides in a variant
+
+
+def test_override_sets_a_key_of_a_variant(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text("training: {epochs: 60}\npopulation: {num_peers: 1}\nvariants: {plain: {}, repr: {repr: {S1: 4}}}")
     space = load_space(file, ["variants.repr.repr.S2=3", "variants.plain.training.lr=0.2"])
-    settled = {name: space.resolve({"variant": name}) for name in ("plain", "repr")}
-    assert settled["repr"].repr is not None
-    assert (settled["repr"].repr.S1, settled["repr"].repr.S2, settled["repr"].training.lr) == (4, 3, 0.1)
-    assert (settled["plain"].repr, settled["plain"].training.lr) == (None, 0.2)
-    with pytest.raises(
-        SpaceError,
-        match=r"--set variants.rpr.repr.S2=3: variants: unknown name 'rpr'; choose from "
-        r"plain, repr; did you mean 'repr'\?",
-    ):
+    settings = {name: space.resolve({"variant": name}) for name in ("plain", "repr")}
+    assert settings["repr"].repr is not None
+    assert (settings["repr"].repr.S1, settings["repr"].repr.S2, settings["repr"].training.lr) == (4, 3, 0.1)
+    assert (settings["plain"].repr, settings["plain"].training.lr) == (None, 0.2)
+    with pytest.raises(SpaceError, match=r"^--set variants.rpr.repr.S2=3: variants: .*'rpr'.*did you mean 'repr'\?$"):
         load_space(file, ["variants.rpr.repr.S2=3"])
-    with pytest.raises(SpaceError, match=r"--set variants.repr.repr.S3=3: unknown key 'repr.S3'; .*did you mean"):
+    with pytest.raises(SpaceError, match=r"^--set variants.repr.repr.S3=3: .*'repr.S3'.*did you mean"):
         load_space(file, ["variants.repr.repr.S3=3"])

@@ -1,4 +1,4 @@
-"""The files of the project that are written from the settings: `python tests/generated_files.py` writes them anew."""
+"""Files generated from the settings; `python tests/support/generated_files.py` rewrites them."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def generated_files() -> dict[str, str]:
-    """Return what they hold, by their path in the project."""
+    """Return the contents of the generated files by their path in the repository."""
     cifar = (ROOT / "search_spaces/cifar.yaml").read_text(encoding="utf-8")
     tree = with_defaults(read_sections(cifar, "search_spaces/cifar.yaml"))
     return {

@@ -1,4 +1,4 @@
-"""Small settings and spaces on the digits, and the line with which a space is refused."""
+"""Small settings and spaces on the digits, and assertions about refused spaces."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,11 +18,11 @@ SMALL: Tree = {
     "training": {"epochs": 2, "batch_size": 64, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
     "population": {"num_peers": 3},
 }
-"""Three peers that train for two epochs on 180 digits, without any method."""
+"""Three peers that train for two epochs on 180 digits, without a method."""
 
 
 def merged(*trees: Tree) -> dict[str, Any]:
-    """Return trees laid over each other, section by section; a section that is None is None afterwards."""
+    """Return trees merged section by section, later ones over earlier ones; None replaces a section."""
     result: dict[str, Any] = {}
     for tree in trees:
         for name, section in tree.items():
@@ -31,20 +31,27 @@ def merged(*trees: Tree) -> dict[str, Any]:
 
 
 def make_settings(*trees: Tree, **sections: Any) -> Settings:
-    """Return `SMALL` with trees and then sections over it, as validated settings."""
+    """Return `SMALL` overlaid by trees and then by sections, as validated settings."""
     return Settings.model_validate(merged(SMALL, *trees, sections))
 
 
 def make_space(*trees: Tree, **sections: Any) -> Space:
-    """Return `SMALL` with trees and then sections over it, as a space: values may be domains."""
+    """Return `SMALL` overlaid by trees and then by sections, as a space: values may be domains."""
     return parse_space(merged(SMALL, *trees, sections))
 
 
 def refusal(text: str) -> str:
-    """Return the one line with which a space is refused, less the name of its file."""
+    """Return the message that refuses a space, without the name of its file; assert that it is one line."""
     with pytest.raises(SpaceError) as caught:
         parse_space(yaml.safe_load(text), "space.yaml")
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith("space.yaml: ")
     return message.removeprefix("space.yaml: ")
+
+
+def assert_refused(text: str, key: str, *parts: str) -> None:
+    """Assert that a space is refused in one line that starts with file and key and contains each part."""
+    message = refusal(text)
+    assert message.startswith(f"{key}: ")
+    assert [part for part in parts if part not in message] == [], message
