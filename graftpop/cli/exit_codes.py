@@ -1,4 +1,4 @@
-"""What the commands share: how they end when something goes wrong."""
+"""Exit codes of the commands, and one-line errors."""
 
 import sys
 from collections.abc import Callable
@@ -16,7 +16,7 @@ INTERRUPTED = 130
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command end on a user's error with one line and exit code 2, and on Ctrl-C with code 130."""
+    """Return a command that ends a `GraftpopError` with one line and exit code 2, and Ctrl-C with exit code 130."""
 
     @wraps(command)
     def guarded(*arguments: Any, **options: Any) -> None:
