@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+from graftpop.errors import PopulationLost, one_line
 from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
 from graftpop.run.storage import retry_on_oserror
 
@@ -44,6 +45,7 @@ class CheckpointWriter:
 
         Raises:
             StorageError: the previous checkpoint could not be written.
+            PopulationLost: the states for the previous checkpoint did not arrive in time.
         """
         self.finish()
         causes: list[str] = []
@@ -60,12 +62,18 @@ class CheckpointWriter:
 
         Raises:
             StorageError: it could not be written.
+            PopulationLost: the states of its peers did not arrive in time.
         """
         if self._writing is None:
             return
         writing, self._writing = self._writing, None
         try:
             writing.done.result()
+        except TimeoutError as error:
+            raise PopulationLost(
+                f"trial {self._trial}: the states of its peers must arrive in time for the checkpoint after round "
+                f"{writing.round}, got {one_line(error) or type(error).__name__}; the trial resumes from the one before"
+            ) from error
         finally:
             for cause in writing.causes:
                 self._on_storage_away(writing.round, cause)

@@ -57,7 +57,9 @@ def retry_on_oserror(
         try:
             return act()
         except OSError as error:
-            reason = f"{what}: {str(error).splitlines()[0]}"
+            if isinstance(error, TimeoutError) and error.errno is None:
+                raise  # a timeout of storage has an errno; Ray's GetTimeoutError is an OSError too, without one
+            reason = f"{what}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
             if time.monotonic() + pause_s > deadline:
                 raise StorageError(
                     f"{reason}; retried for {timeout_s:g} s; free space or reconnect the storage, then use --resume"

@@ -310,14 +310,17 @@ class RunFolder:
             self._folder.write_tables(f"{name}.parquet", tables, schema)
 
     def write_best(self, peer_file: bytes, metrics: Mapping[str, Any]) -> None:
-        """Write `best/`: the weights, what is needed to rebuild and feed the network, and how good it is.
+        """Write `best/`: weights, model card and metrics of the best network.
+
+        `model.safetensors` has the card and the metrics in its header too, so a reader that opens this one file gets a
+        consistent set even while another network replaces it. `config.json` and `metrics.json` are copies to look at.
 
         Args:
             peer_file: a peer's file of a checkpoint.
-            metrics: of the trial and the peer.
+            metrics: metrics of the trial and the peer, as JSON values.
 
         Raises:
-            CheckpointError: the file is not one of a peer.
+            CheckpointError: the content is not a peer's file.
         """
         from graftpop.models.network_file import split_peer_file
 
@@ -326,4 +329,17 @@ class RunFolder:
         best.create()
         for name, content in (("config.json", card), ("metrics.json", metrics)):
             best.write(name, json.dumps(content, indent=2).encode("utf-8"))
-        best.write("model.safetensors", weights)
+        best.write("model.safetensors", _with_metadata(weights, {"model_card": card, "metrics": metrics}))
+
+
+def _with_metadata(weights: bytes, entries: Mapping[str, Any]) -> bytes:
+    """Return a safetensors file with more metadata in its header; equal arguments give equal bytes.
+
+    `safetensors.torch.save` writes several entries in random order.
+    """
+    length = int.from_bytes(weights[:8], "little")
+    header = json.loads(weights[8 : 8 + length])
+    header["__metadata__"] |= {name: json.dumps(entry) for name, entry in entries.items()}
+    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + weights[8 + length :]
