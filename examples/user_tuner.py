@@ -12,7 +12,7 @@ SPACE = """
 name: user-tuner
 data: {name: digits}
 model: {name: resnet8}
-training: {epochs: 4, batch_size: 64, schedule: cosine}
+training: {epochs: 3, batch_size: 64, schedule: cosine}
 graft: {}
 """
 

@@ -35,7 +35,7 @@ def test_a_run_interrupted_by_ctrl_c_can_be_resumed(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     run = tmp_path / "run"
     command = [sys.executable, "-m", "graftpop.tune"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [*command, "--space", "space.yaml", "--out", str(run)],
         cwd=tmp_path,

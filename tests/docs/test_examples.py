@@ -32,7 +32,7 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
         text=True,
         timeout=200,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     assert re.search(OUTPUT[name], done.stdout), done.stdout

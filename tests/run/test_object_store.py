@@ -168,7 +168,7 @@ def test_a_study_runs_in_an_object_store_and_resuming_it_changes_nothing(server:
     (tmp_path / "space.yaml").write_text(SPACE)
     uri = server.uri("bucket/runs/study")
     command = [sys.executable, "-m", "graftpop.tune"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 
     def tune(*options: str) -> str:
         done = subprocess.run(
