@@ -1,4 +1,4 @@
-"""Three peers of a network of one's own graft each other, on images of one's own, with an optimizer of one's own."""
+"""Train three grafting peers of a user-defined network on user-defined images with a user-defined optimizer."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -9,7 +9,7 @@ import graftpop
 
 
 class Net(nn.Module):
-    """Two convolutions, each with the BatchNorm that makes it a site."""
+    """Two convolutions; the BatchNorm after each makes it a site."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Net(nn.Module):
 
 
 def main() -> None:
-    """Train, and look at the best peer."""
+    """Train the population and use its best network."""
     digits = load_digits()
     images, labels = torch.tensor(digits.images).float()[:, None] / 16, torch.tensor(digits.target)
     train, test = TensorDataset(images[:1400], labels[:1400]), TensorDataset(images[1400:], labels[1400:])
@@ -49,7 +49,7 @@ def main() -> None:
     for done in population.run():
         print(f"round {done.round}: validation accuracy {done.val_accuracy:.1%}")
     print(
-        f"test accuracy {population.outcome['test_accuracy']:.1%}, of the ensemble "
+        f"test accuracy {population.outcome['test_accuracy']:.1%}, ensemble "
         f"{population.outcome['ensemble_test_accuracy']:.1%}"
     )
     network = population.network()

@@ -1,4 +1,4 @@
-"""Populations as trials of one's own Tuner: its searcher, its scheduler, its callbacks."""
+"""Populations as trials of a user-defined Ray Tuner, with its own searcher, scheduler and callbacks."""
 
 import tempfile
 from pathlib import Path
@@ -9,10 +9,10 @@ from ray.tune.schedulers import ASHAScheduler
 import graftpop
 
 SPACE = """
-name: own-tuner
+name: user-tuner
 data: {name: digits}
 model: {name: resnet8}
-training: {epochs: 4, batch_size: 64, schedule: cosine}
+training: {epochs: 3, batch_size: 64, schedule: cosine}
 graft: {}
 """
 

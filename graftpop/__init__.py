@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Population", "__version__", "graft", "load", "trainable"]
 
-_WHERE = {
+_LOCATIONS = {
     "Population": ("graftpop.api", "Population"),
     "graft": ("graftpop.exchange.state_dicts", "graft_state_dicts"),
     "load": ("graftpop.models.network_file", "load_network"),
@@ -20,10 +20,10 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import, and --help must not wait for it
-    if name not in _WHERE:
+    # lazy, because torch takes seconds to import and --help needs none of it
+    if name not in _LOCATIONS:
         raise AttributeError(f"module 'graftpop' has no attribute '{name}'")
     from importlib import import_module
 
-    module, attribute = _WHERE[name]
+    module, attribute = _LOCATIONS[name]
     return getattr(import_module(module), attribute)

@@ -1,7 +1,10 @@
-"""`graftpop NAME` is the same as `python -m graftpop.NAME`."""
+"""The `graftpop` command; `graftpop NAME` is the same as `python -m graftpop.NAME`."""
+
+from typing import Annotated
 
 import typer
 
+from graftpop import __version__
 from graftpop.export import export
 from graftpop.init import init
 from graftpop.inspect import InspectCommand, inspect
@@ -10,17 +13,26 @@ from graftpop.tune import tune
 
 __all__ = ["main"]
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    help="Populations of networks that exchange weights by filter grafting, tuned by Ray Tune.",
-)
-app.command(name="init")(init)
-app.command(name="tune")(tune)
-app.command(name="report")(report)
-app.command(name="export")(export)
-app.command(name="inspect", cls=InspectCommand)(inspect)
+app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True)
+for command in (init, tune, report, export):
+    app.command()(command)
+app.command(cls=InspectCommand)(inspect)
+
+
+def print_version(is_wanted: bool) -> None:
+    """Print the version and exit, if `--version` is given."""
+    if is_wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def graftpop(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Populations of networks that exchange weights by filter grafting, tuned by Ray Tune."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Populations of a user's own network on their own images, in a few lines and without a study."""
+"""`graftpop.Population`: train a population of a user-defined network on user-defined images, without a study."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,14 +27,14 @@ from graftpop.training.sites import find_sites
 
 __all__ = ["Population"]
 
-OWN = ("data", "model", "tune", "variants", "seeds", "baseline", "published")
-"""Sections and keys of a space that have no place here."""
+SPACE_ONLY = ("data", "model", "tune", "variants", "seeds", "baseline", "published")
+"""Sections and keys of a space that `Population` refuses."""
 
-OF_THE_OPTIMIZER = ("lr", "momentum", "weight_decay")
+SET_BY_OPTIMIZER = ("lr", "momentum", "weight_decay")
 
 
 class Population:
-    """Peers that train side by side, and exchange weights if a `graft` section says so.
+    """A population of a user-defined network; its peers exchange weights if there is a `graft` section.
 
         population = graftpop.Population(Net, train, test, population={"num_peers": 3},
                                          training={"epochs": 10}, graft={})
@@ -43,30 +43,31 @@ class Population:
         network = population.network()
 
     Args:
-        network: from the number of classes to a new network, such as its class; weights from torch's generator. A
-            convolutional one with BatchNorm, whose output are logits (B, classes).
-        train: items (image, label): a float tensor (C, H, W) as the network takes it, and a whole number.
-        test: read once, after the last round.
-        val: for selection; None: cut from `train`.
-        val_fraction: share of `train` that is cut, in (0, 1).
-        classes: names by label; None: the attribute `classes` of `train`.
-        optimizer: from parameters to an optimizer of torch; None: SGD as `training` has it. Its learning rate takes the
-            place of `training.lr`, and follows `training.schedule`.
-        num_workers: processes that read items, for each peer.
-        on_ray: peers are Ray actors, on the cluster that this process is connected to or one of this machine; else they
-            train one after the other in this process.
-        sections: `name`, `seed`, `training`, `population`, `graft` and the other methods, as in a space's YAML.
+        network: makes a new network from the number of classes, such as its class; its weights must come from torch's
+            global generator. It must be convolutional with BatchNorm and return logits (B, classes).
+        train: training items (image, label): a float tensor (C, H, W), passed to the network as it is, and an integer
+            in [0, classes).
+        test: test items, read once, after the last round.
+        val: items for selection; None: split off from `train`.
+        val_fraction: share of `train` to split off, in (0, 1).
+        classes: class names by label; None: the attribute `classes` of `train`.
+        optimizer: makes a torch optimizer from parameters; None: SGD with the settings of `training`. Its learning rate
+            replaces `training.lr` and follows `training.schedule`.
+        num_workers: number of processes that read items, per peer.
+        on_ray: True: the peers are Ray actors, on the cluster of this process or else on a new one on this machine;
+            False: they train one after the other in this process.
+        sections: `name`, `seed`, `training`, `population`, `graft` and the other methods, as in the YAML of a space.
 
     Attributes:
-        settings: in full.
-        outcome: after the last round, `best_peer`, `test_accuracy` of the output, `ensemble_test_accuracy` and what the
-            best network costs; empty before.
+        settings: all settings, with their defaults.
+        outcome: `best_peer`, `test_accuracy` of the output, `ensemble_test_accuracy` and the cost of the best network;
+            empty before the last round.
 
     Raises:
-        GraftpopError: something in it cannot be accepted.
+        GraftpopError: an argument is refused.
     """
 
-    def __init__(
+    def __init__(  # one keyword per option of the public interface
         self,
         network: Callable[[int], nn.Module],
         train: Dataset[Any],
@@ -83,7 +84,7 @@ class Population:
         names = classes if classes is not None else getattr(train, "classes", None)
         if not names:
             raise SpaceError(
-                "classes: needs the names of the classes, since train has no attribute `classes`; give classes=[...]"
+                "classes: must name the classes if train has no attribute `classes`, got none; give classes=[...]"
             )
         if not 0 < val_fraction < 1:
             raise SpaceError(f"val_fraction: must be in (0, 1), got {val_fraction}")
@@ -98,19 +99,19 @@ class Population:
             val_fraction=val_fraction,
             seed=self.settings.seed,
         )
-        image_shape, name, tried = make_splits().image_shape, self.settings.model.name, self._new_network()
-        check_forward(tried, image_shape, self._num_classes, f"model.name: '{name}'")
-        find_sites(tried, image_shape, name)
+        image_shape, name, probe = make_splits().image_shape, self.settings.model.name, self._new_network()
+        check_forward(probe, image_shape, self._num_classes, f"model.name: '{name}'")
+        find_sites(probe, image_shape, name)
         self._parts = Components(network, _Splits(make_splits, num_workers), optimizer)
         self._read_states: Callable[[], Iterable[tuple[int, bytes]]] = tuple
         self._best_peer = 0
         self.outcome: dict[str, Any] = {}
 
     def run(self) -> Iterator[Round]:
-        """Train, from the first round to the last; yield what each round left.
+        """Train from the first round to the last, and yield each round when it is complete.
 
         Raises:
-            PeerError: a peer failed, or was lost more often than it may be.
+            PeerError: a peer failed, or was lost more often than allowed.
         """
         with self._group() as group:
             running = population.Population(group, self.settings)
@@ -123,23 +124,26 @@ class Population:
                         self.outcome = running.finish(done)
                         self._best_peer = self.outcome["best_peer"]
                     yield done
-            finally:  # also of who looks at no further rounds: the peers end here, their networks stay
+            finally:  # also if the caller leaves the loop: the peers end here, their networks stay readable
                 states = dict(running.save()) if running.round else {}
                 self._read_states = states.items
 
     def network(self, peer: int | None = None) -> nn.Module:
-        """Return a network with the weights of a peer after the last round that was run, in evaluation mode.
+        """Return a peer's network after the last completed round, in evaluation mode.
 
         Args:
-            peer: whose; None: the best one's.
+            peer: index of the peer; None: the best one.
+
+        Raises:
+            ModelError: the peer has completed no round.
         """
-        wanted = self._best_peer if peer is None else peer
+        peer = self._best_peer if peer is None else peer
         states = dict(self._read_states())
-        if wanted not in states:
+        if peer not in states:
             raise ModelError(
-                f"Population.network: peer must be one of {sorted(states)}, which have done a round, got {wanted}"
+                f"Population.network: peer must be one of {sorted(states)} that completed a round, got {peer}"
             )
-        tensors = tensors_from_bytes(states[wanted])
+        tensors = tensors_from_bytes(states[peer])
         network = self._new_network()
         network.load_state_dict(
             {name.removeprefix("network/"): tensor for name, tensor in tensors.items() if name.startswith("network/")}
@@ -164,7 +168,7 @@ class Population:
 
 
 class _Splits:
-    """Makes the splits with as many processes that read as were asked for, whatever a peer could have."""
+    """Makes the splits with the user's number of reading processes, whatever number a peer passes."""
 
     def __init__(self, make: Callable[..., Any], num_workers: int) -> None:
         self._make, self._num_workers = make, num_workers
@@ -176,18 +180,18 @@ class _Splits:
 def _settings(
     network: Callable[[int], nn.Module], num_classes: int, optimizer: MakeOptimizer | None, sections: Mapping[str, Any]
 ) -> Settings:
-    if wrong := [name for name in OWN if name in sections]:
-        raise SpaceError(f"{wrong[0]}: has no place in a population of one's own network and images; leave it out")
+    if refused := [name for name in SPACE_ONLY if name in sections]:
+        raise SpaceError(f"{refused[0]}: has no effect in graftpop.Population, got a value; leave it out")
     training = dict(sections.get("training", {}))
     if optimizer is not None:
-        if wrong := [name for name in OF_THE_OPTIMIZER if name in training]:
-            raise SpaceError(f"training.{wrong[0]}: is the optimizer's, got both; leave it out")
-        with seeded(0, torch.device("cpu")):  # nothing is drawn from the user's own generator
+        if refused := [name for name in SET_BY_OPTIMIZER if name in training]:
+            raise SpaceError(f"training.{refused[0]}: is set by the optimizer, got both; leave it out")
+        with seeded(0, torch.device("cpu")):  # leaves the user's generator unchanged
             training["lr"] = optimizer(network(num_classes).parameters()).param_groups[0]["lr"]
     name = f"{PYTHON}{getattr(network, '__module__', '')}.{getattr(network, '__qualname__', 'network')}"
     space = parse_space({**sections, "training": training, "model": {"name": name}}, "Population")
     if space.domains:
         raise SpaceError(
-            f"Population: searches nothing, got a domain for {', '.join(space.domains)}; graftpop.tune does"
+            f"Population: must search nothing, got a domain for {', '.join(space.domains)}; use graftpop.tune to search"
         )
     return space.resolve()

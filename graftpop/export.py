@@ -1,12 +1,12 @@
-"""`python -m graftpop.export RUN --format FORMAT`: take a network of a run home, checked and with a model card."""
+"""`python -m graftpop.export RUN --format FORMAT`: export a network of a run, with a check and a model card."""
 
 from typing import Annotated
 
 import typer
 
-from graftpop.cli.exit_codes import one_line_errors
+from graftpop.cli.exit_codes import one_line_errors, run_command
 
-__all__ = ["export", "main"]
+__all__ = ["export"]
 
 
 @one_line_errors
@@ -19,39 +19,35 @@ def export(
         str,
         typer.Option(
             metavar="PEER",
-            help="Of the best trial: best, soup (mean of all weights), ensemble (mean of all "
+            help="Peer of the best trial: best, soup (mean of all weights), ensemble (mean of all "
             "probabilities), or a number.",
         ),
     ] = "best",
     out: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Where to; default RUN/export/PEER-FORMAT.", show_default=False)
+        str | None,
+        typer.Option(metavar="FOLDER", help="Folder to write; default RUN/export/PEER-FORMAT.", show_default=False),
     ] = None,
 ) -> None:
-    """Write a network of the best trial, read it back, check it on the test images, and write its card."""
+    """Write a network of the best trial and its card, read it back, and check it on the test images."""
     from rich.console import Console
 
     from graftpop.exporting import export_network
     from graftpop.run.tables import RunFolder
 
     console = Console(highlight=False, markup=False)
-    with console.status("exporting, and checking what was exported"):
+    with console.status("exporting and checking"):
         exported = export_network(RunFolder(run), format, peer, out)
     lines = [f"network    {exported.what}", f"file       {exported.file}", f"card       {exported.card}"]
-    for one in exported.measured:
-        accuracy = "" if exported.unmeasured else f"accuracy {100 * one.accuracy:.2f} %, "
-        lines.append(f"{one.images:<10} {accuracy}{one.num_images:,} images, differs by {one.difference:.1e} at most")
+    for check in exported.measured:
+        accuracy = "" if exported.unmeasured else f"accuracy {100 * check.accuracy:.2f} %, "
+        lines.append(
+            f"{check.images:<10} {accuracy}{check.num_images:,} images, differs by {check.difference:.1e} at most"
+        )
     if exported.unmeasured:
         lines.append(f"accuracy   not measured: {exported.unmeasured}")
     for line in lines:
         console.print(line, soft_wrap=True)
 
 
-def main() -> None:
-    """Run the command line."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(export)
-    app(prog_name="python -m graftpop.export")
-
-
 if __name__ == "__main__":
-    main()
+    run_command(export)

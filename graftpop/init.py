@@ -1,4 +1,4 @@
-"""`python -m graftpop.init [FILE]`: write a small space to begin with, and its schema for the editor."""
+"""`python -m graftpop.init [FILE]`: write a small search space to start from, and its schema for the editor."""
 
 import shlex
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from graftpop.cli.exit_codes import one_line_errors
+from graftpop.cli.exit_codes import one_line_errors, run_command
 from graftpop.errors import SpaceError, StorageError
 
-__all__ = ["init", "main"]
+__all__ = ["init"]
 
 TREE: Final[dict[str, Any]] = {
     "name": "first-study",
@@ -22,36 +22,38 @@ TREE: Final[dict[str, Any]] = {
 }
 HEAD: Final = """\
 # yaml-language-server: $schema={schema}
-# A first study: two small networks learn scikit-learn's digits side by side and graft filters from each other; Ray Tune
-# tries four such populations, with other values of graft.A and graft.c. Under a minute on 2 cores.
-#   python -m graftpop.tune --space {file} --dry-run   what would run
-#   python -m graftpop.tune --space {file}             run it; the report is RUN/report.html
+# A first study: two small networks learn scikit-learn's digits side by side and graft filters from each other. Ray Tune
+# trains four such populations with different values of graft.A and graft.c. Under a minute on 2 cores.
+#   python -m graftpop.tune --space {file} --dry-run   print the settings and the first trials
+#   python -m graftpop.tune --space {file}             run the study; the report is RUN/report.html
 #
-# What is searched is a domain in place of a value, here or by --set:
+# To search a key, write a domain in place of its value, here or by --set:
 #   {{choice: [2, 3]}}   one of the values
 #   {{uniform: [0.0, 1.0]}}  {{loguniform: [1.0, 500.0]}}   a number between two
 #   {{quniform: [0.0, 1.0, 0.1]}}  {{randint: [2, 8]}}   in steps; both ends included
 #
-# To go on, change a line or add one:
-#   training.epochs: 12 and tune.num_samples: 16, for figures that say more
+# Next, change a line or add one:
+#   training.epochs: 12 and tune.num_samples: 16, for clearer differences
 #   population.num_peers: {{choice: [2, 3, 4]}}, to search the number of networks too
 #   data: {{name: cifar10}} with model: {{name: resnet20}}
 #   data: {{name: folder, root: FOLDER, image_size: 64}}, your images; model: {{name: python:my_nets.Net}}, your network
-#   distillation, mutual, repr, attenuation or swa, sections of other methods, beside graft or in its place
-#   variants and seeds, which make a comparison
-# An editor that reads the first line completes all keys and tells what they mean.
+#   distillation, mutual, repr, attenuation or swa: sections of other methods, with or without graft
+#   variants and seeds, for a comparison
+# An editor that reads the first line completes the keys and shows their meaning.
 """
 
 
 @one_line_errors
 def init(
-    file: Annotated[Path, typer.Argument(help="YAML file to write; its schema goes beside it.")] = Path("space.yaml"),
+    file: Annotated[Path, typer.Argument(help="YAML file to write; its schema is written next to it.")] = Path(
+        "space.yaml"
+    ),
 ) -> None:
-    """Write a small space to begin with: it runs as it is, and tells what its keys mean."""
+    """Write a small search space that runs as it is and explains its keys."""
     schema_file = file.with_suffix(".schema.json")
     for path in (file, schema_file):
         if path.exists():
-            raise SpaceError(f"{path}: is there already, and is not overwritten; choose another FILE")
+            raise SpaceError(f"{path}: must not exist yet, got a file; choose another FILE")
     from graftpop.space.commented_yaml import commented_yaml
     from graftpop.space.json_schema import schema_text, space_schema
 
@@ -69,12 +71,5 @@ def init(
     print(f"{file}\nnext: python -m graftpop.tune --space {shown} --dry-run")
 
 
-def main() -> None:
-    """Run the command line."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(init)
-    app(prog_name="python -m graftpop.init")
-
-
 if __name__ == "__main__":
-    main()
+    run_command(init)

@@ -1,30 +1,32 @@
-"""`python -m graftpop.report RUN...`: write the report of a run, or of several, from their tables."""
+"""`python -m graftpop.report RUN...`: write the report of one or several runs from their tables."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from graftpop.cli.exit_codes import one_line_errors
+from graftpop.cli.exit_codes import one_line_errors, run_command
 from graftpop.errors import SpaceError, StorageError
 
-__all__ = ["main", "report"]
+__all__ = ["report"]
 
 
 @one_line_errors
 def report(
     runs: Annotated[
-        list[str], typer.Argument(help="Folder or URI of a run; several are put side by side.", metavar="RUN...")
+        list[str], typer.Argument(help="Folder or URI of a run; several runs are compared.", metavar="RUN")
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="File of the page; default RUN/report.html, of several runs runs.html.", show_default=False),
+        typer.Option(
+            help="File of the page; default RUN/report.html, or runs.html for several runs.", show_default=False
+        ),
     ] = None,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the table of a comparison, and write nothing.")
+        bool, typer.Option("--markdown", help="Print the table of a comparison; write no file.")
     ] = False,
 ) -> None:
-    """Write the report of a run, or of several side by side: one self-contained page."""
+    """Write the report of one run, or of several runs side by side, as one self-contained page."""
     from graftpop.run.tables import RunFolder
 
     folders = [RunFolder(run) for run in runs]
@@ -53,12 +55,5 @@ def report(
         print(where)
 
 
-def main() -> None:
-    """Run the command line."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(report)
-    app(prog_name="python -m graftpop.report")
-
-
 if __name__ == "__main__":
-    main()
+    run_command(report)

@@ -1,7 +1,6 @@
 """`python -m graftpop.tune`: search over populations with Ray Tune."""
 
 import json
-import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,27 +10,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from graftpop.cli.exit_codes import INTERRUPTED, one_line_errors
+from graftpop.cli.exit_codes import INTERRUPTED, one_line_errors, run_command
 from graftpop.errors import GraftpopError, SpaceError
 
-if TYPE_CHECKING:  # everything that --help need not wait for is imported where it is used
+if TYPE_CHECKING:  # slow imports are made inside the functions, so that --help answers at once
     from graftpop.cluster.connection import Connection
     from graftpop.cluster.resources import Node
     from graftpop.run.tables import RunFolder
     from graftpop.space import Space
     from graftpop.study.trials import Trial
 
-__all__ = ["main", "tune"]
+__all__ = ["tune"]
 
-SAMPLES_SHOWN = 3
+TRIALS_SHOWN = 3
+"""Number of trials that --dry-run prints."""
 
 console = Console(highlight=False)
 if not console.is_terminal:
-    console.width = 200  # a file or a pipe has no width of its own, and 80 columns would cut the tables
+    console.width = 200  # rich assumes 80 columns for a file or pipe, which cuts the tables
 
 
 @one_line_errors
-def tune(
+def tune(  # one parameter per option
     space: Annotated[Path | None, typer.Option(help="YAML file of the search space.", show_default=False)] = None,
     out: Annotated[
         str | None, typer.Option(help="Folder or URI of the run; default runs/NAME-TIME.", show_default=False)
@@ -60,10 +60,11 @@ def tune(
         ),
     ] = None,
     resume: Annotated[
-        str | None,
-        typer.Option(metavar="RUN", help="Go on with a run that was interrupted or killed.", show_default=False),
+        str | None, typer.Option(metavar="RUN", help="Resume a run that was interrupted or killed.", show_default=False)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and start nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print settings, resources and the first trials, and start nothing.")
+    ] = False,
 ) -> None:
     """Search over populations of networks with Ray Tune."""
     if log:
@@ -75,8 +76,7 @@ def tune(
     if resume is not None:
         if space or out or settings or dry_run:
             raise SpaceError(
-                "--resume: a run goes on with the settings it has, got other options; give --resume RUN "
-                "alone, or with --address"
+                "--resume: a run keeps its settings, got other options; give --resume RUN alone or with --address"
             )
         resume_study(resume, address)
         return
@@ -85,19 +85,19 @@ def tune(
     from graftpop.space import load_space
     from graftpop.study.preflight import check_names, check_packages
 
-    wanted = load_space(space, settings)
+    loaded = load_space(space, settings)
     with prefixed_errors(str(space), settings):
-        check_names(wanted)
-        check_packages(wanted)
+        check_names(loaded)
+        check_packages(loaded)
     if dry_run:
-        print_plan(wanted, str(space), settings, address)
+        print_plan(loaded, str(space), settings, address)
         return
-    start_study(wanted, str(space), settings, out, address)
+    start_study(loaded, str(space), settings, out, address)
 
 
 @contextmanager
 def prefixed_errors(where: str, overrides: Sequence[str] = ()) -> Iterator[None]:
-    """Let the messages of a block begin with the file, or the option, that set the key they are about."""
+    """Prefix an error of the block with the `--set` option that set its key, else with the file of the space."""
     try:
         yield
     except GraftpopError as error:
@@ -106,7 +106,7 @@ def prefixed_errors(where: str, overrides: Sequence[str] = ()) -> Iterator[None]
 
 
 def start_study(space: "Space", where: str, overrides: Sequence[str], out: str | None, address: str | None) -> None:
-    """Check everything, then run a new study."""
+    """Check space, data, networks and resources, then run a new study."""
     from graftpop.cluster.connection import check_can_lead, connect, local_node
     from graftpop.cluster.nodes import check_nodes
     from graftpop.cluster.trackers import check_trackers
@@ -120,15 +120,15 @@ def start_study(space: "Space", where: str, overrides: Sequence[str], out: str |
     folder = RunFolder(out or f"runs/{settings.name}-{utc_now():%Y%m%dT%H%M%SZ}")
     if folder.exists("space.yaml"):
         raise SpaceError(
-            f"--out {folder.location}: holds a run already; choose another folder, or go on with that run "
-            f"by --resume {folder.location}"
+            f"--out {folder.location}: must hold no run yet, got one; choose another folder, or resume that run by "
+            f"--resume {folder.location}"
         )
-    with prefixed_errors(where, overrides), console.status("checking the data and the networks"):
+    with prefixed_errors(where, overrides), console.status("checking data and networks"):
         check_data_and_models(space)
         if address is None:
             check_resources(space, [local_node()])
     folder.create()
-    with prefixed_errors(where, overrides), console.status("asking the trackers and the storage"):
+    with prefixed_errors(where, overrides), console.status("connecting to trackers and storage"):
         check_trackers(space, folder)
         check_storage(space, folder)
     with folder.locked(), connect(address) as connection:
@@ -141,7 +141,7 @@ def start_study(space: "Space", where: str, overrides: Sequence[str], out: str |
 
 
 def resume_study(location: str, address: str | None) -> None:
-    """Go on with the study of a run folder."""
+    """Resume the study of a run folder."""
     from graftpop.cluster.connection import check_can_lead, connect
     from graftpop.cluster.nodes import check_nodes
     from graftpop.run.tables import RunFolder
@@ -154,7 +154,7 @@ def resume_study(location: str, address: str | None) -> None:
     folder.check_is_run()
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
-    with prefixed_errors(where), console.status("checking the data and the networks"):
+    with prefixed_errors(where), console.status("checking data and networks"):
         check_packages(space)
         check_data_and_models(space)
     with folder.locked(), connect(address) as connection:
@@ -165,16 +165,19 @@ def resume_study(location: str, address: str | None) -> None:
 
 
 def check_resources(space: "Space", nodes: "Sequence[Node]") -> None:
-    """Check that every population a trial can have will ever find room."""
+    """Check that the nodes can hold the population of every possible trial."""
     from graftpop.cluster.resources import resource_request
 
-    every = {(one.population.num_peers, one.resources, one.peers_per_actor): one for one in space.boundary_settings()}
-    for settings in sorted(every.values(), key=lambda one: one.population.num_peers, reverse=True):
+    distinct = {
+        (settings.population.num_peers, settings.resources, settings.peers_per_actor): settings
+        for settings in space.boundary_settings()
+    }
+    for settings in sorted(distinct.values(), key=lambda settings: settings.population.num_peers, reverse=True):
         resource_request(settings, nodes)
 
 
 def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Connection") -> None:
-    """Run a study on a cluster, show it, and tell what came of it."""
+    """Run a study on a cluster, show its progress, write the report and print the results."""
     from graftpop.cli.progress import LiveProgress, PlainProgress
     from graftpop.cluster.study import run_study
     from graftpop.reporting.run_page import write_report
@@ -199,7 +202,7 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
     print_summary(trials, folder, space)
     if interrupted:
         console.print(
-            f"[yellow]interrupted[/]; go on with: python -m graftpop.tune --resume {folder.location}", soft_wrap=True
+            f"[yellow]interrupted[/]; resume with: python -m graftpop.tune --resume {folder.location}", soft_wrap=True
         )
         raise typer.Exit(INTERRUPTED)
     if not any(trial.status in ("completed", "stopped") for trial in trials):
@@ -207,7 +210,7 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
 
 
 def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
-    """Print the table of trials, the comparison if it is one, the best configuration and where everything lies."""
+    """Print the table of trials, the comparison if there are variants, the best trial and the paths of the results."""
     from graftpop.cli.progress import trials_table, value_text
     from graftpop.comparison import compare_trials, comparison_tables
     from graftpop.study.trials import best_trial
@@ -222,7 +225,7 @@ def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") ->
             console.print(part)
     best = best_trial(trials)
     if best is None:
-        console.print("no trial finished a round, so there is no best network")
+        console.print("no trial completed a round, so there is no best network")
     else:
         values = ", ".join(f"{key} = {value_text(value)}" for key, value in best.sample.items())
         console.print(f"best       trial {best.number}: {values or 'nothing was searched'}", soft_wrap=True)
@@ -234,10 +237,11 @@ def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") ->
 
 
 def print_plan(space: "Space", where: str, overrides: Sequence[str], address: str | None) -> None:
-    """Print the resolved settings, what one trial asks for, and three sampled configurations."""
+    """Print the resolved settings, the cluster, and the first trials with the resources that each requests."""
     from graftpop.cli.progress import value_text
     from graftpop.cluster.connection import connect, local_node
     from graftpop.cluster.resources import resource_request
+    from graftpop.study.samplers import make_sampler
 
     console.print(space.to_yaml(), markup=False, end="")
     if address is None:
@@ -251,24 +255,14 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], address: st
     )
     with prefixed_errors(where, overrides):
         check_resources(space, nodes)
-    rng = random.Random(space.resolve().seed)
     console.print(f"study      {space.num_trials()} trials of up to {space.most_rounds()} rounds")
-    for number in range(SAMPLES_SHOWN if space.domains else 1):
-        sample = space.sample(rng)
-        settings = space.resolve(sample)
-        demand = resource_request(settings, nodes)
+    sampler = make_sampler(space)
+    for number in range(min(TRIALS_SHOWN, space.num_trials())):
+        sample = sampler.sample(number)
+        request = resource_request(space.resolve(sample), nodes)
         values = ", ".join(f"{key} = {value_text(value)}" for key, value in sample.items()) or "nothing is searched"
-        console.print(f"example {number + 1}  {values}  ({demand})", markup=False, soft_wrap=True)
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command()(tune)
-
-
-def main() -> None:
-    """Run the command line."""
-    app(prog_name="python -m graftpop.tune")
+        console.print(f"trial {number}    {values}  ({request})", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(tune)

@@ -1,1 +1,1 @@
-"""Parts that the commands share: progress, tables of weights, exit codes."""
+"""Code shared by the commands: progress, tables of weights, exit codes."""

@@ -1,4 +1,4 @@
-"""A study as it is watched: one live table of trials and one bar, or plain lines where the output is no terminal."""
+"""Progress of a study: a live table with one bar on a terminal, plain lines in a file or pipe."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -21,19 +21,19 @@ STYLES = {"running": "cyan", "completed": "green", "stopped": "yellow", "failed"
 
 
 def value_text(value: object) -> str:
-    """Return a searched or measured value in a few characters."""
+    """Return a searched or measured value as short text; floats have four digits."""
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def accuracy_text(value: object) -> str:
-    """Return an accuracy in [0, 1] as a percentage, or nothing where there is none yet."""
+    """Return an accuracy in [0, 1] as a percentage with two decimals; an empty string before it is measured."""
     return f"{100 * value:.2f}" if isinstance(value, float) else ""
 
 
 def trials_table(trials: Sequence[Trial]) -> Table:
-    """Return a table with a row a trial: searched values, round, accuracies in per cent, speed."""
+    """Return a table with one row per trial: searched values, round, accuracies in percent, images per second."""
     searched = list(dict.fromkeys(key for trial in trials for key in trial.sample))
     best = best_trial(trials)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -62,7 +62,12 @@ def trials_table(trials: Sequence[Trial]) -> Table:
 
 
 class Pace:
-    """How much of a study is done, how fast it goes and how long it will take."""
+    """Completed rounds, total rounds and remaining time of a study.
+
+    Args:
+        num_trials: number of trials, those not yet created included.
+        rounds_of_trial: largest number of rounds of a trial.
+    """
 
     def __init__(self, num_trials: int, rounds_of_trial: int) -> None:
         self._num_trials = num_trials
@@ -71,19 +76,19 @@ class Pace:
         self._done_before: int | None = None
 
     def total_rounds(self, trials: Sequence[Trial]) -> int:
-        """Return the rounds of all trials; those that are still to be made count as the longest there can be."""
-        unseen = max(0, self._num_trials - len(trials))
-        return sum(trial.num_rounds for trial in trials) + unseen * self._rounds_of_trial
+        """Return the rounds of all trials; each trial not yet created counts as the longest one."""
+        uncreated = max(0, self._num_trials - len(trials))
+        return sum(trial.num_rounds for trial in trials) + uncreated * self._rounds_of_trial
 
     def rounds_done(self, trials: Sequence[Trial]) -> int:
-        """Return the rounds that are behind us; a trial that was stopped has none left."""
+        """Return the completed rounds; a trial that is over counts with all its rounds."""
         return sum(trial.num_rounds if trial.is_over else trial.round for trial in trials)
 
     def time_left(self, trials: Sequence[Trial]) -> str:
-        """Return the time the rest will take at the pace so far, or nothing before the first round."""
+        """Return the remaining time at the current pace; an empty string before the first round."""
         done = self.rounds_done(trials)
         if self._done_before is None:
-            self._done_before = done  # of a resumed study: not done at this pace
+            self._done_before = done  # rounds of an earlier session say nothing about this one's pace
         if done <= self._done_before:
             return ""
         pace_s = (time.monotonic() - self._start) / (done - self._done_before)
@@ -91,32 +96,32 @@ class Pace:
 
 
 class NewEvents:
-    """What happened besides, each line once."""
+    """Yields the events of trials, each once."""
 
     def __init__(self) -> None:
-        self._num_told: dict[str, int] = {}
+        self._num_shown: dict[str, int] = {}
 
     def lines(self, trials: Sequence[Trial]) -> Iterator[str]:
-        """Yield what was not yielded before."""
+        """Yield one line per new event or early end."""
         for trial in trials:
-            for event in trial.events[self._num_told.get(trial.trial_id, 0) :]:
+            for event in trial.events[self._num_shown.get(trial.trial_id, 0) :]:
                 yield f"trial {trial.number}  {event}"
-            self._num_told[trial.trial_id] = len(trial.events)
+            self._num_shown[trial.trial_id] = len(trial.events)
 
 
 class NewEndings:
-    """Trials that ended before their last round, each once; not those that had before the study was resumed."""
+    """Yields trials that stopped or failed, each once; those of an earlier session are left out."""
 
     def __init__(self) -> None:
-        self._were_going: set[str] = set()
+        self._running: set[str] = set()
 
     def lines(self, trials: Sequence[Trial]) -> Iterator[str]:
-        """Yield what was not yielded before."""
+        """Yield one line per new event or early end."""
         for trial in trials:
             if not trial.is_over:
-                self._were_going.add(trial.trial_id)
-            elif trial.trial_id in self._were_going:
-                self._were_going.remove(trial.trial_id)
+                self._running.add(trial.trial_id)
+            elif trial.trial_id in self._running:
+                self._running.remove(trial.trial_id)
                 if trial.status == "stopped":
                     yield (
                         f"trial {trial.number}  stopped early by the scheduler, after round {trial.round} of "
@@ -127,12 +132,12 @@ class NewEndings:
 
 
 def images_per_s(trials: Sequence[Trial]) -> float:
-    """Return the images that the running trials train on in a second, together."""
+    """Return the images per second of all running trials together."""
     return sum(float(trial.result.get("images_per_s", 0.0)) for trial in trials if trial.status == "running")
 
 
 class LiveProgress:
-    """One table and one bar that are drawn anew in place."""
+    """A table of trials and a bar, redrawn in place."""
 
     def __init__(self, console: Console, num_trials: int, rounds_of_trial: int) -> None:
         self._pace = Pace(num_trials, rounds_of_trial)
@@ -158,7 +163,7 @@ class LiveProgress:
         self._live.stop()
 
     def __call__(self, trials: list[Trial]) -> None:
-        """Draw the trials as they stand, and what happened besides above them."""
+        """Redraw the table, and print new events above it."""
         for line in (*self._events.lines(trials), *self._endings.lines(trials)):
             self._live.console.print(Text(line, style="yellow"), soft_wrap=True)
         speed = images_per_s(trials)
@@ -186,7 +191,7 @@ class LiveProgress:
 
 
 class PlainProgress:
-    """A line when a trial begins, now and then as it goes on, and when it ends: for files and pipes."""
+    """One line when a trial starts, every 10 s while it runs, and when it ends: for files and pipes."""
 
     def __init__(self, console: Console, num_trials: int, rounds_of_trial: int) -> None:
         self._console = console
@@ -200,10 +205,10 @@ class PlainProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """There is nothing to end."""
+        """Do nothing."""
 
     def __call__(self, trials: list[Trial]) -> None:
-        """Print what is new of the trials."""
+        """Print new events, and the trials whose line is due."""
         for line in self._events.lines(trials):
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         for trial in trials:

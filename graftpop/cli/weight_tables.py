@@ -1,7 +1,7 @@
-"""Figures of a network's convolutions from its weights alone, as tables; of two networks side by side.
+"""Tables of figures of a network's convolutions, computed from its weights alone.
 
-A filter is invalid below a threshold of its L1 norm, as in the records of a run. Counted are all convolutions that the
-weights tell of, where the records count sites: those with a BatchNorm behind them.
+A filter is invalid if its L1 norm is below a threshold, as in the tables of a run. These figures count every weight
+with four dimensions, whereas the tables of a run count sites: convolutions followed by a BatchNorm.
 """
 
 import math
@@ -29,11 +29,11 @@ class LayerFigures:
     """The figures of one convolution.
 
     Attributes:
-        num_filters: its output channels.
-        num_invalid: those with an L1 norm below each threshold.
-        entropy_nats: of all its weights together, in 10 bins; nan where they are not finite.
-        l1_norm: mean over its filters.
-        l2_norm: mean over its filters.
+        num_filters: number of output channels.
+        num_invalid: number of filters with an L1 norm below each threshold.
+        entropy_nats: entropy of all its weights together, in 10 bins; nan if their range is not finite.
+        l1_norm: mean L1 norm of its filters.
+        l2_norm: mean L2 norm of its filters.
     """
 
     num_filters: int
@@ -48,9 +48,9 @@ class NetworkFigures:
     """The figures of one network.
 
     Attributes:
-        name: what the user calls it.
-        layers: of each convolution by its name, in order.
-        information_nats: the sum of the entropies.
+        name: its path, as the user gave it.
+        layers: figures of each convolution by its name, in order.
+        information_nats: sum of the entropies.
     """
 
     name: str
@@ -59,7 +59,7 @@ class NetworkFigures:
 
     @property
     def total(self) -> LayerFigures:
-        """Of all convolutions: filters together, means over all filters, and the mean entropy of a convolution."""
+        """Figures of all convolutions: sums of filters, mean norms over all filters, mean entropy per convolution."""
         layers = self.layers.values()
         num_filters = sum(layer.num_filters for layer in layers)
         return LayerFigures(
@@ -75,12 +75,12 @@ def network_figures(name: str, weights: Mapping[str, Tensor], thresholds: Sequen
     """Return the figures of a network.
 
     Args:
-        name: what the user calls it.
+        name: its path, used in tables and messages.
         weights: its state dict.
-        thresholds: L1 norms below which filters are counted.
+        thresholds: L1 norms below which a filter is invalid.
 
     Raises:
-        CheckpointError: there is no convolution in it.
+        CheckpointError: the state dict has no convolution.
     """
     layers = {
         weight.removesuffix(".weight"): _layer_figures(weights[weight], thresholds)
@@ -97,7 +97,7 @@ def network_figures(name: str, weights: Mapping[str, Tensor], thresholds: Sequen
 
 def _layer_figures(weight: Tensor, thresholds: Sequence[float]) -> LayerFigures:
     values, draws_nothing = weight.float(), torch.Generator()
-    has_range = (values.max() - values.min()).isfinite()  # infinite too where two finite values lie too far apart
+    has_range = (values.max() - values.min()).isfinite()  # the range of finite values may overflow too
     return LayerFigures(
         num_filters=len(weight),
         num_invalid=tuple(int(num_invalid_filters(values, threshold)) for threshold in thresholds),
@@ -108,11 +108,11 @@ def _layer_figures(weight: Tensor, thresholds: Sequence[float]) -> LayerFigures:
 
 
 def layers_table(networks: Sequence[NetworkFigures], thresholds: Sequence[float]) -> Table:
-    """Return a table with a row a convolution, and in each column of figures one after the other of the networks'.
+    """Return a table with one row per convolution, and one column per figure and network.
 
     Args:
-        networks: one, or two to compare; a convolution that only one of them has is there too.
-        thresholds: as the figures were made with.
+        networks: one network, or two to compare; a convolution that only one of them has gets a row too.
+        thresholds: the thresholds of the figures.
     """
     marks = [""] if len(networks) == 1 else [f" ({number})" for number in range(1, len(networks) + 1)]
     table = _table("layer", *(f"{what}{mark}" for what in _headings(thresholds) for mark in marks))
@@ -123,7 +123,7 @@ def layers_table(networks: Sequence[NetworkFigures], thresholds: Sequence[float]
 
 
 def totals_table(networks: Sequence[NetworkFigures], thresholds: Sequence[float]) -> Table:
-    """Return a table with a row a network: its filters in all, the share that is invalid, and its information."""
+    """Return a table with one row per network: filters, invalid filters and their share, means, information."""
     filters, *others = _headings(thresholds)
     invalid, means = others[: len(thresholds)], others[len(thresholds) :]
     table = _table(

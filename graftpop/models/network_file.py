@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -155,12 +156,24 @@ def read_network(place: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             content, card = split_peer_file(place.read_bytes())
             weights = load(content)
         else:
-            with open(place / "config.json", "rb") as stream:
-                card = read_card(stream.read(MAX_CARD_BYTES + 1))
-            weights = load_file(place / "model.safetensors")
+            card, weights = _card_and_weights(place)
     except Exception as error:  # as in `read_weights`
         raise _no_network(str(place), error) from error
     return rebuilt_network(card, weights, str(place)), card
+
+
+def _card_and_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return card and weights from one opening of `model.safetensors`, which a running study may replace meanwhile.
+
+    The card of best/ is in its header; an exported network has it in `config.json` alone.
+    """
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        card = (file.metadata() or {}).get("model_card")
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    if card is None:
+        with open(folder / "config.json", "rb") as stream:
+            card = stream.read(MAX_CARD_BYTES + 1)
+    return read_card(card), weights
 
 
 def rebuilt_network(card: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> nn.Module:

@@ -1,6 +1,6 @@
-"""Work that a study does not wait for: calls to services that may be slow, or away, one after the other beside it.
+"""Calls to services that may be slow or away, made in a background thread so that the study never waits for them.
 
-What fails there is told and ends nothing: the run folder has it all.
+A failed call is logged and ends nothing: the run folder holds all results.
 """
 
 import logging
@@ -14,37 +14,42 @@ from graftpop.errors import GraftpopError, ResourceError, one_line
 __all__ = ["BackgroundWorker"]
 
 ANSWER_TIMEOUT_S = 60.0
-"""How long a service may take to answer before anything starts."""
+"""How long a service may take to answer before a study starts."""
 
 END_LIMIT_S = 60.0
-"""How long a study that has ended waits for what is still to be done."""
+"""How long a finished study waits for the calls that are still queued."""
 
 logger = logging.getLogger("graftpop")
 
 
 class BackgroundWorker:
-    """A thread that makes calls one after the other, in the order in which they were added.
+    """A thread that makes calls one after the other, in the order of submission.
 
     Args:
-        what: is served, as messages begin: `tune.trackers: mlflow`.
+        what: prefix of messages, the key and the service: `tune.trackers: mlflow`.
     """
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        # a daemon, since a call that hangs would keep the interpreter from ending
+        # a daemon thread, because a hanging call would keep the interpreter alive
         self._thread = Thread(target=self._work, name=what, daemon=True)
         self._thread.start()
 
     def submit(self, call: Callable[[], None]) -> None:
-        """Make a call later; what it fails of is told once."""
+        """Queue a call; an error is logged, equal errors once."""
         self._calls.put(call)
 
     def call(self, call: Callable[[], None], timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        """Make a call and wait for its end.
+        """Make a call and wait until it returns.
+
+        Args:
+            call: the call; its return value is dropped.
+            timeout_s: how long to wait, in seconds.
 
         Raises:
-            ResourceError: it did not end in time, or failed; what it has to say to the user is raised as it is.
+            GraftpopError: raised by the call, unchanged.
+            ResourceError: the call timed out or raised any other error.
         """
         answer: Future[None] = Future()
 
@@ -62,30 +67,32 @@ class BackgroundWorker:
             raise
         except TimeoutError as error:
             raise ResourceError(
-                f"{self._what}: must answer within {timeout_s:g} s before anything starts, and did not; "
-                f"see that it can be reached from here"
+                f"{self._what}: must answer within {timeout_s:g} s before the study starts, got no answer; "
+                f"check that this machine can reach it"
             ) from error
         except Exception as error:
             raise ResourceError(f"{self._what}: cannot be used: {_reason(error)}") from error
 
     def finish(self, timeout_s: float = END_LIMIT_S) -> bool:
-        """Wait until everything is done, or for so long; return whether it is."""
+        """Wait for all queued calls, at most `timeout_s` seconds; return whether they are done."""
         self._calls.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            logger.warning("%s: was not done %g s after the study, and is left", self._what, timeout_s)
+            logger.warning(
+                "%s: not done %g s after the end of the study; the remaining calls are dropped", self._what, timeout_s
+            )
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        told = set()
+        logged = set()
         for call in iter(self._calls.get, None):
             try:
                 call()
-            except Exception as error:  # each library has its own, and those of the network below them
+            except Exception as error:  # each library raises its own errors, and those of the network below
                 reason = str(error) if isinstance(error, GraftpopError) else f"{self._what}: {_reason(error)}"
-                if reason not in told:
-                    logger.warning("%s; the study goes on", reason)
-                    told.add(reason)
+                if reason not in logged:
+                    logger.warning("%s; the study continues", reason)
+                    logged.add(reason)
 
 
 def _reason(error: Exception) -> str:

@@ -1,9 +1,9 @@
-"""The states of one trial's population after its rounds: written whole or not at all, and read only if whole.
+"""Checkpoints of one trial's population, one per round: complete or absent, and verified when read.
 
-A checkpoint is a folder with a file a peer and `population.json`, which is written last and has the size and the hash
-of every other: without it there is no checkpoint, and what does not fit it is damaged. Kept are the last two and the
-best.
-Nothing that is read is executed, and no name in it leads out of the folder.
+A checkpoint is a folder with one file per peer and `population.json`. That file is written last and holds the size and
+the hash of every other file: a folder without it is no checkpoint, and a file that differs from it is damaged. The last
+two checkpoints and the best one are kept.
+Nothing that is read is executed, and no file name can point outside the folder.
 """
 
 import hashlib
@@ -30,25 +30,25 @@ class _Described(BaseModel):
 
 
 class FileMetadata(_Described):
-    """What one file has to be."""
+    """Size and hash of one file, as written."""
 
     bytes: Count
     blake2b: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 class CheckpointMetadata(_Described):
-    """What a checkpoint is, besides its files.
+    """The content of `population.json`.
 
     Attributes:
-        round: after which it was made; 0 is before the first.
-        score: by which the best is kept.
-        is_complete: whether the population has nothing more to do.
-        peers: who takes part.
-        num_restarts: how often each was replaced.
-        adopted: which hand-over of another trial's checkpoint it comes from, under population based training.
-        summary: what the trial reported last.
-        settings: of the population.
-        files: by name.
+        round: number of completed rounds; 0 is before the first.
+        score: validation score; the checkpoint with the highest is kept.
+        is_complete: whether the population has finished all rounds.
+        peers: indices of the peers that take part.
+        num_restarts: number of replacements, by peer.
+        adopted: ID of the hand-over that it was adopted from under population based training, else empty.
+        summary: the trial's last report.
+        settings: settings of the population.
+        files: size and hash of each file, by name.
     """
 
     format_version: Literal[2] = 2
@@ -64,11 +64,11 @@ class CheckpointMetadata(_Described):
 
 
 class Checkpoint:
-    """One checkpoint.
+    """One complete checkpoint.
 
     Args:
-        facts: as they were written.
-        folder: that it lies in.
+        facts: its metadata, as written.
+        folder: its folder.
     """
 
     def __init__(self, facts: CheckpointMetadata, folder: Folder) -> None:
@@ -76,22 +76,22 @@ class Checkpoint:
         self._folder = folder
 
     def files(self) -> dict[str, bytes]:
-        """Return all files by name.
+        """Return the content of every file, by name.
 
         Raises:
-            CheckpointError: one is absent, cut short or changed.
+            CheckpointError: a file is absent, truncated or changed.
         """
         return {name: self.read(name) for name in self.facts.files}
 
     def read(self, name: str) -> bytes:
-        """Return one file.
+        """Return the content of one file.
 
         Raises:
-            CheckpointError: it is absent, cut short or changed.
+            CheckpointError: the file is absent, truncated or changed.
         """
         where = (self._folder / name).location
         if name not in self.facts.files:
-            raise CheckpointError(f"{where}: is no part of this checkpoint")
+            raise CheckpointError(f"{where}: not a file of this checkpoint")
         expected = self.facts.files[name]
         try:
             content = self._folder.read(name, expected.bytes + 1)
@@ -100,7 +100,7 @@ class Checkpoint:
         if len(content) != expected.bytes:
             raise CheckpointError(f"{where}: cut short or grown, must have {expected.bytes:,} bytes")
         if _hash(content) != expected.blake2b:
-            raise CheckpointError(f"{where}: damaged, is not what was written")
+            raise CheckpointError(f"{where}: damaged, the content differs from its hash")
         return content
 
 
@@ -108,7 +108,7 @@ class Checkpoints:
     """The checkpoints of one trial.
 
     Args:
-        folder: of the trial.
+        folder: folder of the trial's checkpoints.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -116,18 +116,18 @@ class Checkpoints:
         self._handed_over: int | None = None
 
     def hand_over(self) -> None:
-        """Keep the newest, besides what is kept anyhow, until the next time: others may go on from it."""
+        """Keep the newest checkpoint until the next call, because other trials may resume from it."""
         self._handed_over = next((checkpoint.facts.round for checkpoint in self.newest_first()), None)
 
     def write(self, facts: CheckpointMetadata, files: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
-        """Write a checkpoint, in place of one of the same round, and remove those that are no longer kept.
+        """Write a checkpoint, replacing one of the same round, and remove those that are no longer kept.
 
         Args:
-            facts: of the checkpoint, its files left out.
-            files: gives name and content of each; one at a time, so that they need not fit into memory together.
+            facts: metadata of the checkpoint, without its files.
+            files: yields name and content of each file, one at a time, so that they need not fit in memory together.
 
         Raises:
-            OSError: it cannot be written; those before are as they were.
+            OSError: it cannot be written; earlier checkpoints are unchanged.
         """
         folder = self._folder / _name(facts.round)
         folder.create()
@@ -140,14 +140,11 @@ class Checkpoints:
         self._remove_but(self._kept())
 
     def location_of(self, round: int, name: str) -> str:
-        """Return where a file of the checkpoint after a round lies, will lie, or lay."""
+        """Return the location of a file of the checkpoint after a round, whether it exists or not."""
         return (self._folder / _name(round) / name).location
 
     def newest_first(self) -> Iterator[Checkpoint]:
-        """Yield the checkpoints that are there, the newest first.
-
-        One whose `population.json` is absent was never completed; one whose is damaged is as good as absent.
-        """
+        """Yield the complete checkpoints, newest first; a folder without a valid `population.json` is skipped."""
         for name in reversed(self._folder.names()):
             folder = self._folder / name
             try:
@@ -158,11 +155,11 @@ class Checkpoints:
                 yield Checkpoint(facts, folder)
 
     def up_to(self, round: int) -> list[Checkpoint]:
-        """Return the checkpoints up to a round, the newest first."""
+        """Return the checkpoints up to and including a round, newest first."""
         return [found for found in self.newest_first() if found.facts.round <= round]
 
     def remove_after(self, round: int) -> None:
-        """Remove the checkpoints after a round: the trial goes on from another's."""
+        """Remove the checkpoints after a round, when the trial continues from another trial's checkpoint."""
         self._remove_but({found.facts.round for found in self.up_to(round)})
 
     def _kept(self) -> set[int]:
@@ -178,7 +175,7 @@ class Checkpoints:
         kept = {_name(round) for round in rounds}
         for name in self._folder.names():
             if name not in kept:
-                (self._folder / name).remove(FACTS)  # first: from here on it is no checkpoint
+                (self._folder / name).remove(FACTS)  # first, so that no partly removed checkpoint is read
                 self._folder.remove(name)
 
 

@@ -1,4 +1,4 @@
-"""What a run was: command, versions, commit and hardware, for `run.json`."""
+"""Provenance of a run, for `run.json`: command, versions, commit and hardware."""
 
 import os
 import platform
@@ -15,16 +15,16 @@ PACKAGES = ("graftpop", "ray", "torch", "torchvision", "optuna", "pyarrow", "num
 
 
 def utc_now() -> datetime:
-    """Return the time now, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def run_provenance(arguments: list[str], seed: int) -> dict[str, Any]:
-    """Return what is needed to tell, and to repeat, what a run was.
+    """Return command, seed, versions, commit and hardware of a run, as JSON values.
 
     Args:
-        arguments: of the command line.
-        seed: of the study.
+        arguments: arguments of the command line.
+        seed: seed of the study.
     """
     import torch
 
@@ -47,24 +47,24 @@ def run_provenance(arguments: list[str], seed: int) -> dict[str, Any]:
 def _version(package: str) -> str | None:
     try:
         return version(package)
-    except PackageNotFoundError:  # graftpop run from a checkout that is not installed
+    except PackageNotFoundError:  # a checkout that is not installed
         return None
 
 
 def _git_commit() -> dict[str, Any] | None:
-    """Return the commit that this package is run from, or None where no repository tracks it."""
+    """Return the commit of this package and whether its files differ from it; None outside a repository."""
     package = Path(__file__).resolve().parents[1]
-    questions = (
+    commands = (
         ("rev-parse", "HEAD"),
         ("status", "--porcelain", "--", str(package)),
         ("ls-files", "--error-unmatch", "__init__.py"),
-    )  # fails if installed below another repository
+    )  # the last one fails where the package is installed inside another repository
     try:
         commit, status, _ = (
             subprocess.run(
-                ["git", "-C", str(package), *question], capture_output=True, text=True, timeout=10, check=True
+                ["git", "-C", str(package), *command], capture_output=True, text=True, timeout=10, check=True
             )
-            for question in questions
+            for command in commands
         )
     except (OSError, subprocess.SubprocessError):
         return None

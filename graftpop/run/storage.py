@@ -1,7 +1,7 @@
-"""Files of a run, in a local folder or at a URI: there as a whole, or not there.
+"""Files of a run, in a local folder or at a URI; every file appears complete or not at all.
 
-A file on a disk is written under another name and then renamed; in an object store it appears when it is complete
-anyway, and a renaming would be a copy.
+On a local disk a file is written under another name and renamed. In an object store a file appears only when it is
+complete, and renaming would copy it.
 """
 
 import copy
@@ -25,7 +25,7 @@ __all__ = ["Folder", "STORAGE_LIMIT_S", "retry_on_oserror", "unreachable"]
 T = TypeVar("T")
 
 STORAGE_LIMIT_S = 600.0
-"""How long storage may be away before what needs it gives up."""
+"""How long an action on storage is retried."""
 
 GOOGLE_LIMIT = "retry_limit_seconds"
 
@@ -38,27 +38,31 @@ def retry_on_oserror(
     on_failure: Callable[[str], None] = lambda cause: None,
     timeout_s: float = STORAGE_LIMIT_S,
 ) -> T:
-    """Return what an action on storage returns, trying again while it fails: a full disk, a mount that is away.
+    """Return the result of an action on storage, retried while it raises OSError: a full disk, an absent mount.
+
+    The pause between two attempts doubles from 0.5 s to 20 s.
 
     Args:
-        act: may be begun again from any point of it.
-        what: is being done, as messages have it.
-        on_failure: called once with the cause, when it fails for the first time.
-        timeout_s: how long to try.
+        act: the action; it must be repeatable after a failure at any point.
+        what: prefix of messages: `a table cannot be written`.
+        on_failure: called once, at the first failure, with the cause.
+        timeout_s: how long to retry, in seconds.
 
     Raises:
-        StorageError: it could not be done in all that time.
+        StorageError: the action still failed after `timeout_s`.
+        TimeoutError: raised by the action for another reason than storage, such as a peer that did not answer.
     """
     deadline, pause_s, is_told = time.monotonic() + timeout_s, FIRST_PAUSE_S, False
     while True:
         try:
             return act()
         except OSError as error:
-            reason = f"{what}: {str(error).splitlines()[0]}"
+            if isinstance(error, TimeoutError) and error.errno is None:
+                raise  # a timeout of storage has an errno; Ray's GetTimeoutError is an OSError too, without one
+            reason = f"{what}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
             if time.monotonic() + pause_s > deadline:
                 raise StorageError(
-                    f"{reason}; tried for {timeout_s:g} s; make room or bring the storage back, then go "
-                    f"on with --resume"
+                    f"{reason}; retried for {timeout_s:g} s; free space or reconnect the storage, then use --resume"
                 ) from error
         if not is_told:
             on_failure(reason)
@@ -68,14 +72,14 @@ def retry_on_oserror(
 
 
 class Folder:
-    """A folder of a run.
+    """A folder on a local disk or in an object store.
 
     Args:
         location: a path, or a URI such as s3://bucket/path.
 
     Raises:
-        CheckpointError: no such kind of URI.
-        StorageError: what it names cannot be reached.
+        CheckpointError: the kind of URI is unknown.
+        StorageError: the storage cannot be reached.
     """
 
     def __init__(self, location: str) -> None:
@@ -84,50 +88,52 @@ class Folder:
             self._filesystem, self._path = pafs.FileSystem.from_uri(_bounded(self.location))
         except pa.ArrowInvalid as error:
             raise CheckpointError(f"{location}: must be a folder or a URI such as s3://bucket/path: {error}") from error
-        except OSError as error:  # a bucket's region is asked for here
+        except OSError as error:  # the bucket's region is looked up here
             raise unreachable(self.location, error) from error
         self.is_local = isinstance(self._filesystem, pafs.LocalFileSystem)
 
     def __truediv__(self, name: str) -> "Folder":
-        inner = copy.copy(self)  # of the same connection
+        inner = copy.copy(self)  # shares the connection
         place, mark, options = self.location, "", ""
         if not self.is_local:
-            place, mark, options = self.location.partition("?")  # how to reach it
+            place, mark, options = self.location.partition("?")  # options say how to reach the store
         inner.location, inner._path = f"{place}/{name}{mark}{options}", self._in(name)
         return inner
 
     @property
     def local_path(self) -> Path | None:
-        """Where it is on this machine's disks; None where it is not."""
+        """The path on this machine; None in an object store."""
         return Path(self._path) if self.is_local else None
 
     def create(self) -> None:
-        """Make the folder, and those above it."""
+        """Create the folder and its parents."""
         self._filesystem.create_dir(self._path)
 
     def exists(self, name: str = "") -> bool:
-        """Return whether the folder, or something in it, is there."""
+        """Return whether the folder, or the named entry in it, exists."""
         return bool(self._filesystem.get_file_info(self._in(name)).type != pafs.FileType.NotFound)
 
     def check_is_there(self) -> None:
         """Check that the folder can be reached.
 
         Raises:
-            FileNotFoundError: it is not there.
+            FileNotFoundError: it does not exist.
         """
         if not self.exists():
-            raise FileNotFoundError(f"{self.location}: is not there")
+            raise FileNotFoundError(f"{self.location}: no such folder")
 
     @contextmanager
     def locked(self, name: str, wait_s: float) -> Iterator[None]:
-        """Keep other processes from writing here for the time of a block. At a URI there is no such lock.
+        """Hold a lock against other processes inside the block; at a URI there is no lock.
+
+        The operating system releases the lock of a process that ends or is killed.
 
         Args:
-            name: of the file that is locked.
-            wait_s: how long to wait for another process that holds it; it lets go when it ends, however it ends.
+            name: name of the lock file.
+            wait_s: how long to wait for another process to release the lock, in seconds.
 
         Raises:
-            StorageError: another process still holds it.
+            StorageError: another process still holds the lock.
         """
         if not self.is_local:
             yield
@@ -138,7 +144,7 @@ class Folder:
             lock.acquire()
         except Timeout as error:
             raise StorageError(
-                f"{self.location}: is being written by another process; wait until it has ended, or end it"
+                f"{self.location}: is being written by another process; wait for it to end, or stop it"
             ) from error
         try:
             yield
@@ -146,32 +152,32 @@ class Folder:
             lock.release()
 
     def names(self) -> list[str]:
-        """Return the names of what is in the folder, sorted; none where it is not there."""
-        # object stores know files; whether what they call folders is listed depends on the store
+        """Return the sorted names in the folder; none if it does not exist."""
+        # object stores hold files only; some of them list folders too and some do not
         selector = pafs.FileSelector(self._path, allow_not_found=True, recursive=not self.is_local)
         found = self._filesystem.get_file_info(selector)
         return sorted({posixpath.relpath(info.path, self._path).partition("/")[0] for info in found})
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file."""
+        """Write a file, replacing one of the same name."""
         with self._whole(name) as stream:
             stream.write(content)
 
     def write_tables(self, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-        """Write tables, one after the other, as one Parquet file."""
+        """Write tables of one schema into one Parquet file, in order."""
         with self._whole(name) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
             for table in tables:
                 writer.write_table(table)
 
     @contextmanager
     def _whole(self, name: str) -> Iterator[pa.NativeFile]:
-        """Open a file to write; what fails on the way leaves no part of it."""
+        """Open a file to write; a failure inside the block leaves no part of it."""
         path = self._in(name)
         partial = f"{path}.partial" if self.is_local else path
         try:
             with self._filesystem.open_output_stream(partial) as stream:
                 yield stream
-        except BaseException:  # an interrupt too leaves no part
+        except BaseException:  # an interrupt leaves no part either
             with suppress(OSError):
                 self._filesystem.delete_file(partial)
             raise
@@ -179,10 +185,10 @@ class Folder:
             self._filesystem.move(partial, path)
 
     def read(self, name: str, most_bytes: int | None = None) -> bytes:
-        """Return the content of a file, or its beginning where there is more than wanted.
+        """Return the content of a file, at most its first `most_bytes` bytes.
 
         Raises:
-            OSError: it is not there, or cannot be read.
+            OSError: the file does not exist or cannot be read.
         """
         with self._filesystem.open_input_stream(self._in(name)) as stream:
             return bytes(stream.read(most_bytes))
@@ -194,20 +200,20 @@ class Folder:
         only: tuple[str, Sequence[str]] | None = None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Return a table as one opening of its file gives it.
+        """Return a table, read from a single version of its file.
 
-        pyarrow opens a path twice, for the footer and for the data; in between another process may have renamed a
-        newer file to it. An object in a store may even be replaced while it is read in parts.
+        pyarrow opens a path twice, for the footer and for the data, and another process may replace the file in
+        between. An object in a store may even be replaced while it is read in parts.
 
         Args:
-            name: of the file.
-            schema: that it has; None: as it says.
-            only: a column of text, and its values in the rows that are wanted; None: all rows.
-            columns: that are wanted; None: all.
+            name: name of the file.
+            schema: schema of the file; None: as in its footer.
+            only: a text column and the values to select rows by; None: all rows.
+            columns: names of the columns to read; None: all.
 
         Raises:
             CheckpointError: the file is damaged.
-            OSError: it is not there, or cannot be read.
+            OSError: the file does not exist or cannot be read.
         """
         wanted = None if only is None else pc.field(only[0]).isin(pa.array(only[1], pa.string()))
         file = self._filesystem.open_input_file(self._in(name)) if self.is_local else pa.BufferReader(self.read(name))
@@ -220,7 +226,7 @@ class Folder:
             raise CheckpointError(f"{self._in(name)}: cannot be read as Parquet: {error}") from error
 
     def remove(self, name: str) -> None:
-        """Remove what is in the folder under a name, if it is there."""
+        """Remove a file or folder, if it exists."""
         info = self._filesystem.get_file_info(self._in(name))
         if info.type == pafs.FileType.Directory:
             self._filesystem.delete_dir(info.path)
@@ -232,12 +238,12 @@ class Folder:
 
 
 def unreachable(location: str, error: OSError) -> StorageError:
-    """Return the error of a location that does not answer as it should at the first time."""
-    return StorageError(f"{location}: cannot be reached: {one_line(error)}; see its address and the credentials for it")
+    """Return the error for a location whose first access failed."""
+    return StorageError(f"{location}: cannot be reached: {one_line(error)}; check the address and the credentials")
 
 
 def _bounded(location: str) -> str:
-    """Return a location with a limit to what Google's library tries again by itself, for 15 minutes otherwise."""
+    """Return a location that limits the retries of Google's client to 30 s; its default is 15 minutes."""
     if not location.startswith(("gs://", "gcs://")) or GOOGLE_LIMIT in location:
         return location
     return f"{location}{'&' if '?' in location else '?'}{GOOGLE_LIMIT}=30"

@@ -1,9 +1,9 @@
-"""What a run leaves behind: tables in Parquet, and the best network.
+"""The results of a run: Parquet tables and the best network.
 
-Each trial writes its own rounds, grafts, measures and events, whole rounds only, one file each, anew after every
-round; the driver joins them into `rounds.parquet`, `grafts.parquet`, `diagnostics.parquet` and `events.parquet`. A
-trial that resumes from a checkpoint first drops the rows after it, so that no row is missing or doubled. Events stay,
-since they happened.
+After every round, each trial rewrites its own four files of rounds, grafts, diagnostics and events. The driver joins
+the files of all trials into `rounds.parquet`, `grafts.parquet`, `diagnostics.parquet` and `events.parquet`.
+A trial that resumes from a checkpoint first drops the rows after it, so that no row is missing or doubled; all events
+are kept.
 """
 
 import json
@@ -43,7 +43,7 @@ ROUNDS_SCHEMA = pa.schema(
         ("exchange_s", pa.float64()),
     ]
 )
-"""One row a trial, round and peer."""
+"""One row per trial, round and peer."""
 
 GRAFTS_SCHEMA = pa.schema(
     [
@@ -60,10 +60,10 @@ GRAFTS_SCHEMA = pa.schema(
         ("staleness", pa.int64()),
     ]
 )
-"""One row a trial, round, receiver and site.
+"""One row per trial, round, receiver and site.
 
-The donor is -1 where it is the mean of several peers. `staleness` is how many rounds the snapshot is older than the
-receiver, below 0 where the donor was ahead; of several peers that of the oldest.
+The donor is -1 if it is the mean of several peers. `staleness` is the receiver's round minus the snapshot's round,
+below 0 if the donor was ahead; of several donors it is that of the oldest snapshot.
 """
 
 DIAGNOSTICS_SCHEMA = pa.schema(
@@ -76,7 +76,7 @@ DIAGNOSTICS_SCHEMA = pa.schema(
         ("value", pa.float64()),
     ]
 )
-"""One row a trial, round, peer and measure; `other` is the second peer of those that compare two."""
+"""One row per trial, round, peer and diagnostic; `other` is the second peer of a diagnostic that compares two."""
 
 EVENTS_SCHEMA = pa.schema(
     [
@@ -89,11 +89,11 @@ EVENTS_SCHEMA = pa.schema(
         ("took_s", pa.float64()),
     ]
 )
-"""One row an event, in the order in which they happened; see `graftpop.population.Event`."""
+"""One row per event, in order of time; see `graftpop.population.Event`."""
 
 _TABLES = {"rounds": ROUNDS_SCHEMA, "grafts": GRAFTS_SCHEMA, "diagnostics": DIAGNOSTICS_SCHEMA, "events": EVENTS_SCHEMA}
 SHARE_OF_JOINING = 0.05
-"""Of the time of the process that leads a study."""
+"""Largest share of the driver's time that joining may take."""
 
 _TRIAL_COLUMNS = {
     "val_accuracy": pa.float64(),
@@ -112,11 +112,11 @@ _TRIAL_COLUMNS = {
 
 
 class TrialRecords:
-    """The rounds, grafts, measures and events of one trial, as the process that leads its population writes them.
+    """The rounds, grafts, diagnostics and events of one trial, written by the process that leads its population.
 
     Args:
-        folder: that all trials of the run share.
-        trial_id: whose records these are.
+        folder: folder that all trials of the run share.
+        trial_id: trial ID, in file names and in every row.
     """
 
     def __init__(self, folder: Folder, trial_id: str) -> None:
@@ -125,7 +125,7 @@ class TrialRecords:
         self._tables = {name: schema.empty_table() for name, schema in _TABLES.items()}
 
     def add_round(self, done: Round) -> None:
-        """Add a round; it is there for others once it is written."""
+        """Add a round; `write` makes it visible to other processes."""
         rounds = [{"trial_id": self._trial_id, **row} for row in done.peers]
         grafts = {"trial_id": [self._trial_id] * len(done.grafts.get("site", [])), **done.grafts}
         diagnostics = [{"trial_id": self._trial_id, **row} for row in done.diagnostics]
@@ -135,12 +135,12 @@ class TrialRecords:
         self._add("diagnostics", pa.Table.from_pylist(diagnostics, DIAGNOSTICS_SCHEMA))
 
     def add_event(self, event: Event) -> None:
-        """Add an event."""
+        """Add an event, at the current time; `write` or `write_events` makes it visible to other processes."""
         row = {"trial_id": self._trial_id, "at": datetime.now(UTC), **asdict(event)}
         self._add("events", pa.Table.from_pylist([row], EVENTS_SCHEMA))
 
     def restart_after(self, round: int) -> None:
-        """Take up what was recorded up to a round, and all events, and drop what came after it."""
+        """Read the records of an earlier process up to a round, and all its events; drop later rounds."""
         taken = {}
         for name, schema in _TABLES.items():
             if self._folder.exists(self._file(name)):
@@ -149,7 +149,7 @@ class TrialRecords:
         self._tables |= taken
 
     def write(self) -> None:
-        """Write the trial's tables anew.
+        """Rewrite all files of the trial.
 
         Raises:
             OSError: they cannot be written now.
@@ -158,7 +158,7 @@ class TrialRecords:
             self._write(name)
 
     def write_events(self) -> None:
-        """Write the trial's events anew: what happened in a round is known then even if the round is never done.
+        """Rewrite the trial's file of events, so that they are visible even if their round never completes.
 
         Raises:
             OSError: they cannot be written now.
@@ -177,21 +177,26 @@ class TrialRecords:
 
 
 class RunFolder:
-    """The folder of a run, local or at a URI, as the driver writes it.
+    """The folder of a run, local or at a URI, as the driver reads and writes it.
 
     Args:
         location: folder or URI.
+
+    Attributes:
+        location: absolute path or URI.
+        local_path: the path on this machine; None in an object store.
+        name: last part of the location, the run's name in trackers and in Optuna's storage.
     """
 
     def __init__(self, location: str) -> None:
         self._folder = Folder(location)
         self.location = self._folder.location
         self.local_path = self._folder.local_path
-        self.name = posixpath.basename(self.location.partition("?")[0])  # what the run is called elsewhere
+        self.name = posixpath.basename(self.location.partition("?")[0])
         self._joining = Throttle(SHARE_OF_JOINING)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes from writing the run for the time of a block.
+        """Lock the run against other processes inside the block.
 
         Raises:
             StorageError: another process is writing it.
@@ -202,19 +207,19 @@ class RunFolder:
         """Check that the folder can be reached.
 
         Raises:
-            FileNotFoundError: it is not there.
+            FileNotFoundError: it does not exist.
         """
         self._folder.check_is_there()
 
     def of_trials(self, name: str) -> Folder:
-        """Return a folder that trials write: `records`, or the `checkpoints` with a folder a trial."""
+        """Return a folder that trials write: `records`, or `checkpoints` with one folder per trial."""
         return self._folder / "tune" / name
 
     def exists(self, name: str = "") -> bool:
-        """Return whether the folder, or something in it, is there.
+        """Return whether the folder, or the named entry in it, exists.
 
         Raises:
-            StorageError: it cannot be reached.
+            StorageError: the storage cannot be reached.
         """
         try:
             return self._folder.exists(name)
@@ -222,21 +227,23 @@ class RunFolder:
             raise unreachable(self.location, error) from error
 
     def create(self) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises:
-            CheckpointError: it cannot be made.
+            CheckpointError: it cannot be created.
         """
         try:
             self._folder.create()
         except OSError as error:
-            raise CheckpointError(f"--out {self.location}: cannot be made: {error}; choose another folder") from error
+            raise CheckpointError(
+                f"--out {self.location}: cannot be created: {error}; choose another folder"
+            ) from error
 
     def check_is_run(self) -> None:
-        """Check that the folder is a run's.
+        """Check that the folder holds a run.
 
         Raises:
-            CheckpointError: something that every run has is missing.
+            CheckpointError: an entry that every run has is missing.
         """
         for name in ("space.yaml", "run.json", "tune"):
             if not self.exists(name):
@@ -248,12 +255,12 @@ class RunFolder:
     def read_table(
         self, name: str, *, of: Sequence[str] | None = None, columns: Sequence[str] | None = None
     ) -> pa.Table:
-        """Return one of the run's tables; an empty one where none is written yet.
+        """Return one of the run's tables; an empty one if it is not written yet.
 
         Args:
-            name: trials, rounds, grafts, measures or events.
-            of: trials whose rows are wanted; None: all. A trial's rows stand together, so others are not read.
-            columns: that are wanted; None: all.
+            name: trials, rounds, grafts, diagnostics or events.
+            of: IDs of the trials to read; None: all. A trial's rows are adjacent, so others are not read from disk.
+            columns: names of the columns to read; None: all.
 
         Raises:
             CheckpointError: the file is damaged.
@@ -265,19 +272,19 @@ class RunFolder:
         )
 
     def read_text(self, name: str) -> str:
-        """Return the content of a text file of the folder."""
+        """Return the content of a text file in UTF-8."""
         return self._folder.read(name).decode("utf-8")
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file of the folder."""
+        """Write a text file in UTF-8."""
         self._folder.write(name, text.encode("utf-8"))
 
     def write_trials(self, rows: list[dict[str, Any]], searched: Mapping[str, pa.DataType]) -> None:
         """Write `trials.parquet`.
 
         Args:
-            rows: one a trial.
-            searched: the searched keys and what their columns hold.
+            rows: one per trial.
+            searched: column types of the searched keys; values of a text column are converted to text.
         """
         schema = pa.schema({"trial_id": pa.string(), "status": pa.string(), **searched, **_TRIAL_COLUMNS})
         text = [key for key, kind in searched.items() if kind == pa.string()]
@@ -285,11 +292,11 @@ class RunFolder:
         self._folder.write_tables("trials.parquet", [pa.Table.from_pylist(rows, schema)], schema)
 
     def join_records(self, trial_ids: Iterable[str], *, now: bool) -> None:
-        """Write `rounds.parquet`, `grafts.parquet`, `diagnostics.parquet` and `events.parquet` from what trials wrote.
+        """Write `rounds.parquet`, `grafts.parquet`, `diagnostics.parquet` and `events.parquet` from the trials' files.
 
         Args:
-            trial_ids: in the order in which they shall stand.
-            now: False leaves it for later if it would take more than a twentieth of the time.
+            trial_ids: IDs in the order of the rows.
+            now: False: skip it while joining would take more than 5 % of the time.
         """
         if now or self._joining.is_due:
             self._joining.do(lambda: self._join(list(trial_ids)))
@@ -303,14 +310,17 @@ class RunFolder:
             self._folder.write_tables(f"{name}.parquet", tables, schema)
 
     def write_best(self, peer_file: bytes, metrics: Mapping[str, Any]) -> None:
-        """Write `best/`: the weights, what is needed to rebuild and feed the network, and how good it is.
+        """Write `best/`: weights, model card and metrics of the best network.
+
+        `model.safetensors` has the card and the metrics in its header too, so a reader that opens this one file gets a
+        consistent set even while another network replaces it. `config.json` and `metrics.json` are copies to look at.
 
         Args:
             peer_file: a peer's file of a checkpoint.
-            metrics: of the trial and the peer.
+            metrics: metrics of the trial and the peer, as JSON values.
 
         Raises:
-            CheckpointError: the file is not one of a peer.
+            CheckpointError: the content is not a peer's file.
         """
         from graftpop.models.network_file import split_peer_file
 
@@ -319,4 +329,17 @@ class RunFolder:
         best.create()
         for name, content in (("config.json", card), ("metrics.json", metrics)):
             best.write(name, json.dumps(content, indent=2).encode("utf-8"))
-        best.write("model.safetensors", weights)
+        best.write("model.safetensors", _with_metadata(weights, {"model_card": card, "metrics": metrics}))
+
+
+def _with_metadata(weights: bytes, entries: Mapping[str, Any]) -> bytes:
+    """Return a safetensors file with more metadata in its header; equal arguments give equal bytes.
+
+    `safetensors.torch.save` writes several entries in random order.
+    """
+    length = int.from_bytes(weights[:8], "little")
+    header = json.loads(weights[8 : 8 + length])
+    header["__metadata__"] |= {name: json.dumps(entry) for name, entry in entries.items()}
+    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + weights[8 + length :]

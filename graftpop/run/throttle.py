@@ -1,4 +1,4 @@
-"""Doing something again and again, but never for more than a share of the time."""
+"""Limit a repeated action to a share of the running time."""
 
 import time
 from collections.abc import Callable
@@ -7,10 +7,12 @@ __all__ = ["Throttle"]
 
 
 class Throttle:
-    """What may be done anew at any moment, and is left for later where it would take too much of the time.
+    """Makes a repeated action wait until it takes at most a share of the time.
+
+    An action that took 2 s with a share of 0.1 is due again after 20 s.
 
     Args:
-        share: of the time, at most, in (0, 1).
+        share: largest share of the time, in (0, 1).
     """
 
     def __init__(self, share: float) -> None:
@@ -20,11 +22,11 @@ class Throttle:
 
     @property
     def is_due(self) -> bool:
-        """Whether enough time has gone by since it was done last."""
+        """Whether enough time has passed since the last action."""
         return time.monotonic() - self._ended_at >= self._took_s / self._share
 
     def do(self, act: Callable[[], None]) -> None:
-        """Do it, and take note of how long it took."""
+        """Run the action and measure its duration, also if it fails."""
         start = time.monotonic()
         try:
             act()

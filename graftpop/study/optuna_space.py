@@ -1,4 +1,4 @@
-"""What is searched, in Optuna's terms: distributions, and parameters that are plain values."""
+"""The searched keys as Optuna's distributions, and samples as Optuna's parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,13 @@ __all__ = ["OptunaSpace"]
 
 
 class OptunaSpace:
-    """The searched keys as Optuna knows them.
+    """Translates between a space's samples and Optuna's parameters, which are plain values.
 
     Args:
-        domains: by dotted key, which are the names of Optuna's parameters.
+        domains: domains by dotted key; the keys are the names of Optuna's parameters.
 
     Attributes:
-        distributions: by the same names.
+        distributions: Optuna's distributions, by dotted key.
     """
 
     def __init__(self, domains: Mapping[str, Domain]) -> None:
@@ -33,19 +33,19 @@ class OptunaSpace:
         return FloatDistribution(low, high, log=domain.kind == "loguniform", step=step[0] if step else None)
 
     def params(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a configuration as Optuna's parameters."""
+        """Return a sample as Optuna's parameters."""
         name_of = {
             key: {repr(value): name for name, value in choices.items()} for key, choices in self._choices.items()
         }
         return {key: name_of[key][repr(value)] if key in name_of else value for key, value in sample.items()}
 
     def sample(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the configuration that Optuna's parameters stand for."""
+        """Return the sample of Optuna's parameters, the inverse of `params`."""
         return {key: self._choices[key][value] if key in self._choices else value for key, value in params.items()}
 
 
 def _named(domain: Domain) -> dict[Any, Any]:
-    """Return the choices by what Optuna knows them as: themselves where they are plain, else their text."""
+    """Return the choices by their value in Optuna: a plain value is itself, any other is its text."""
     return {
         value if isinstance(value, None | bool | int | float | str) else str(value): value for value in domain.values
     }

@@ -1,7 +1,7 @@
-"""A study's trials in a database of Optuna's, which `optuna-dashboard` shows while they run.
+"""A copy of the trials in an Optuna storage, which `optuna-dashboard` shows while they run.
 
-The database is written from what the run knows, and read for nothing else: the run folder is what a study goes on from.
-So it may be slow, away or gone, and is brought up to date when it is back, at the latest by --resume.
+A study resumes from its run folder alone, so the storage may be slow, away or lost. It is brought up to date once it
+answers again, at the latest by --resume.
 """
 
 import warnings
@@ -28,19 +28,19 @@ STATES: Final = {
     "stopped": "PRUNED",
     "failed": "FAIL",
 }
-"""What Optuna calls a trial's status; the last three are for good."""
+"""Optuna's state of each trial status; the last three are final."""
 
 
 class OptunaStorage:
-    """The trials of a run as a study of Optuna's, under the name of the run.
+    """Writes the trials of a run to an Optuna study with the name of the run.
 
-    Called with all trials whenever one of them changed, it writes what is new beside the study.
+    Call it with all trials whenever one of them changed; a background thread writes the changes.
 
     Args:
-        space: of the study.
-        folder: of the run; a relative path of a file begins there.
-        known: trials of before.
-        scores: what they reached, by trial and round.
+        space: search space of the study.
+        folder: folder of the run; a relative path in `tune.optuna_storage` starts there.
+        known: trials of an earlier session.
+        scores: validation accuracy of the known trials, by trial ID and round.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class OptunaStorage:
         self(known)
 
     def __call__(self, trials: list[Trial]) -> None:
-        """Write what changed, later."""
+        """Queue the changes since the last call."""
         changed = [trial for trial in trials if self._seen.get(trial.trial_id) != (trial.status, trial.round)]
         for trial in changed:
             self._seen[trial.trial_id] = trial.status, trial.round
@@ -73,7 +73,7 @@ class OptunaStorage:
             self._background.submit(self._flush)
 
     def finish(self) -> None:
-        """Wait until all is written, or for a while."""
+        """Wait until all changes are written, at most `END_LIMIT_S` seconds."""
         self._background.submit(self._flush)
         self._background.finish()
 
@@ -89,10 +89,10 @@ class OptunaStorage:
         self._study_id, self._storage = storage.get_study_id_from_name(name), storage
 
     def _flush(self) -> None:
-        """Write what is pending.
+        """Write the pending trials.
 
         Raises:
-            ResourceError: the database fails.
+            ResourceError: the database failed.
         """
         from optuna.exceptions import StorageInternalError
 
@@ -104,7 +104,7 @@ class OptunaStorage:
             ) from error
 
     def _write_pending(self) -> None:
-        """Write in the order of the numbers, which are Optuna's too; what fails stays pending."""
+        """Write in order of trial numbers, as Optuna numbers trials itself; a failed trial stays pending."""
         if self._storage is None:
             self._open()
         while True:
@@ -119,7 +119,7 @@ class OptunaStorage:
                     del self._pending[number]
 
     def _write(self, trial: Trial, scores: Mapping[int, float]) -> None:
-        """Make Optuna's trial what ours is, whatever it was."""
+        """Bring Optuna's trial to the state of ours, whatever state it is in."""
         from optuna.trial import TrialState, create_trial
 
         storage, wanted = self._storage, TrialState[STATES[trial.status]]
@@ -137,13 +137,13 @@ class OptunaStorage:
         if there.state.is_finished():
             return
         if there.state == TrialState.WAITING and wanted != TrialState.WAITING:
-            storage.set_trial_state_values(optuna_id, TrialState.RUNNING)  # which is when it began
+            storage.set_trial_state_values(optuna_id, TrialState.RUNNING)  # sets its start time
         for round, reached in scores.items():
             if there.intermediate_values.get(round) != reached:
                 storage.set_trial_intermediate_value(optuna_id, round, reached)
         if wanted.is_finished():
             began = self._searched.sample(there.params)
-            changed = {key: value for key, value in trial.sample.items() if value != began[key]}  # by pbt
+            changed = {key: value for key, value in trial.sample.items() if value != began[key]}  # by scheduler pbt
             for name, value in (_facts(trial) | changed).items():
                 storage.set_trial_user_attr(optuna_id, name, value)
             score = None if wanted == TrialState.FAIL else trial.result.get("val_accuracy")
@@ -153,16 +153,16 @@ class OptunaStorage:
 
 
 def _facts(trial: Trial) -> dict[str, Any]:
-    """Return what a trial's user attributes are: its row of the table, less what was searched, and its error."""
+    """Return a trial's user attributes: its row of `trials.parquet` without the searched keys, and its error."""
     facts = {**trial.row(), "error": trial.error or None}
     return {name: value for name, value in facts.items() if value is not None and name not in trial.sample}
 
 
 def check_storage(space: Space, folder: RunFolder) -> None:
-    """Check that a new run can have its trials in the storage that it wants, if it wants one.
+    """Check that a new run can write to `tune.optuna_storage`, if that is set.
 
     Raises:
-        GraftpopError: it cannot be opened, or has a study of that name with trials.
+        GraftpopError: the storage cannot be opened, or holds a study of that name with trials.
     """
     storage = space.resolve().tune.optuna_storage
     if storage is None:
@@ -172,8 +172,8 @@ def check_storage(space: Space, folder: RunFolder) -> None:
         names = {summary.study_name: summary.n_trials for summary in _studies(storage, folder)}
         if names.get(folder.name):
             raise SpaceError(
-                f"tune.optuna_storage: has a study '{folder.name}' of another run, with {names[folder.name]} "
-                f"trials, got {_shown(storage)}; choose another --out, or another storage"
+                f"tune.optuna_storage: must hold no study '{folder.name}' yet, got {_shown(storage)} with "
+                f"{names[folder.name]} trials of it; choose another --out or another storage"
             )
 
     background = BackgroundWorker("tune.optuna_storage")
@@ -188,10 +188,10 @@ def _studies(storage: str, folder: RunFolder) -> list[Any]:
 
 
 def opened(storage: str, folder: RunFolder) -> Any:
-    """Return Optuna's storage: of a database where it is a URL, else a file with Optuna's journal.
+    """Return Optuna's storage: a database for a URL, else Optuna's journal in a file.
 
     Raises:
-        SpaceError: it cannot be opened.
+        SpaceError: the storage cannot be opened.
     """
     import optuna
     from optuna.storages import JournalStorage, RDBStorage
@@ -212,35 +212,35 @@ def opened(storage: str, folder: RunFolder) -> Any:
     except ImportError as error:
         raise SpaceError(
             f"tune.optuna_storage: needs the driver of its database, got {_shown(storage)}: {_behind(error)}; "
-            f"install it, or choose another storage"
+            f"install it or choose another storage"
         ) from error
     except (OSError, RuntimeError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         raise SpaceError(f"tune.optuna_storage: cannot be opened, got {_shown(storage)}: {_behind(error)}") from error
 
 
 def _behind(error: Exception) -> str:
-    """Return what is wrong with a database: Optuna's own errors have it as their cause alone."""
+    """Return the first line of a database's error; Optuna's own errors carry it only as their cause."""
     reason = str(error.__cause__ or error)
     return one_line(reason.partition("\n")[0])
 
 
 def _place(file: str, folder: RunFolder) -> str:
-    """Return where a file is, in full; a relative path begins in the run folder."""
+    """Return the absolute path of a file; a relative one starts in the run folder."""
     if not file or file == ":memory:":
         raise SpaceError(
-            "tune.optuna_storage: must name a file that others can open, got none; write sqlite:///study.db"
+            "tune.optuna_storage: must name a file that other processes can open, got none; write sqlite:///study.db"
         )
     if Path(file).is_absolute():
         return file
     if folder.local_path is None:
         raise SpaceError(
-            f"tune.optuna_storage: the file '{file}' would lie in the run folder, which is no folder on a disk, "
-            f"got {folder.location}; write a path from /, or the URL of a database"
+            f"tune.optuna_storage: a relative path needs a run folder on a local disk, got '{file}' and "
+            f"{folder.location}; write an absolute path or the URL of a database"
         )
     return str(folder.local_path / file)
 
 
 def _shown(storage: str) -> str:
-    """Return a storage for a message, without a password."""
+    """Return a storage for a message, without user name and password."""
     scheme, mark, rest = storage.partition("://")
     return f"'{scheme}{mark}{rest.rpartition('@')[2]}'"

@@ -1,4 +1,4 @@
-"""What can be known to fail is found before anything starts: names, data, networks that cannot be grafted, teachers."""
+"""Checks before a study starts: names, packages, data, networks and teachers of every trial."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -19,14 +19,14 @@ from graftpop.training.sites import find_sites
 __all__ = ["check_data_and_models", "check_names", "check_packages"]
 
 PACKAGES: Final = {"wandb": "wandb", "mlflow": "mlflow", "comet": "comet_ml", "aim": "aim"}
-"""What each tracker is imported as."""
+"""The module of each tracker."""
 
 
 def check_packages(space: Space) -> None:
-    """Look up the packages of the trackers that a study is logged to.
+    """Check that the packages of the study's trackers are installed.
 
     Raises:
-        SpaceError: one is not installed.
+        SpaceError: a package is not installed.
     """
     for tracker in space.resolve().tune.trackers:
         if find_spec(PACKAGES[tracker]) is None:
@@ -37,10 +37,10 @@ def check_packages(space: Space) -> None:
 
 
 def check_names(space: Space) -> None:
-    """Look up every data set and network that a trial may have.
+    """Check the names of every data set and network that a trial may use.
 
     Raises:
-        GraftpopError: an unknown name.
+        GraftpopError: a name is unknown.
     """
     every = _all_settings(space)
     for data in dict.fromkeys(settings.data.name for settings in every):
@@ -53,13 +53,13 @@ def check_names(space: Space) -> None:
 
 
 def check_data_and_models(space: Space) -> None:
-    """Decode all data that trials may have, unless this node has done so before, and fit every network to it.
+    """Check every combination of data, network and teacher that a trial may use.
 
-    Networks are built for each data set that they may meet and their sites found; teachers that were trained before
-    are loaded.
+    Each data set is decoded into this node's cache. For each data set, every network is built, run on its images and
+    searched for sites, and every pretrained teacher is loaded.
 
     Raises:
-        GraftpopError: data that cannot be read, or a network that cannot take it or has nothing to graft.
+        GraftpopError: data cannot be read, or a network does not fit the images or has nothing to graft.
     """
     every = _all_settings(space)
     released = {
@@ -79,19 +79,19 @@ def check_data_and_models(space: Space) -> None:
 
 
 def _all_settings(space: Space) -> list[Settings]:
-    """Return settings in which every network and every teacher meets all data that it can meet in a trial."""
+    """Return settings that pair every network and every teacher with all data that a trial may pair them with."""
     return [*space.settings_of("data", "model"), *space.settings_of("data", "distillation"), *space.boundary_settings()]
 
 
 def _teachers(settings: Settings) -> Iterator[tuple[str, TeacherSettings]]:
-    """Yield where each teacher stands, and the teacher."""
+    """Yield the key and the settings of each teacher."""
     if settings.distillation is not None:
         for index, teacher in enumerate(settings.distillation.teachers):
             yield f"distillation.teachers[{index}]", teacher
 
 
 def _check_network(name: str, splits: Splits, wanted: list[Settings], *, released: bool) -> None:
-    """Check that a network takes the data, and what some settings want to do with it."""
+    """Check that a network fits the data and the methods of some settings."""
     network = build(name, len(splits.class_names))
     check_forward(network, splits.image_shape, len(splits.class_names), f"model.name: '{name}'")
     sites = find_sites(network, splits.image_shape, name)

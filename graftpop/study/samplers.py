@@ -1,7 +1,7 @@
-"""Which configuration each trial of a study has: the n-th of a grid, the n-th draw, or what Optuna suggests.
+"""Samplers choose the sample of each trial: the n-th point of a grid, the n-th draw, or Optuna's suggestion.
 
-A configuration is a function of the seed, the trial's number and, for Optuna, of what is known of other trials by then.
-Nothing needs to be stored but the trials themselves: a study that is resumed tells a new sampler what it has.
+A sample depends on the seed, the trial's number and, for Optuna, on the results so far. So only the trials themselves
+are stored: a resumed study replays them to a new sampler.
 """
 
 import itertools
@@ -18,29 +18,35 @@ __all__ = ["Sampler", "make_sampler"]
 
 
 class Sampler(Protocol):
-    """Where configurations come from."""
+    """Chooses the sample of each trial."""
 
     def recall(self, trial: Trial, scores: Mapping[int, float]) -> None:
-        """Learn of a trial of before; of all of them, in the order of their numbers, before any other call.
+        """Replay a trial of an earlier session; call it for all of them, in order of number, before any other method.
 
         Args:
-            trial: over or not.
-            scores: what it reached, by round.
+            trial: the trial, in any status.
+            scores: its validation accuracy by round.
         """
 
     def sample(self, number: int) -> dict[str, Any]:
-        """Return the configuration of a new trial."""
+        """Return the searched keys and values of a new trial, by its number from 0."""
         ...
 
     def report(self, number: int, round: int, score: float) -> None:
-        """Learn what a trial reached after a round."""
+        """Record the validation accuracy of a trial after a round."""
 
     def tell(self, number: int, status: str, score: float | None) -> None:
-        """Learn that a trial is over: completed, stopped or failed."""
+        """Record the end of a trial.
+
+        Args:
+            number: number of the trial.
+            status: completed, stopped or failed.
+            score: its last validation accuracy; None if it completed no round.
+        """
 
 
 class _Independent:
-    """Configurations that depend on nothing but their number."""
+    """Samples that depend on the trial's number only."""
 
     def __init__(self, of_number: Callable[[int], dict[str, Any]]) -> None:
         self.sample = of_number
@@ -56,7 +62,7 @@ class _Independent:
 
 
 class _Optuna:
-    """Optuna's tree-structured Parzen estimator. An Optuna trial has the number of ours."""
+    """Optuna's tree-structured Parzen estimator; Optuna numbers the trials as we do."""
 
     def __init__(self, space: Space) -> None:
         import optuna
@@ -80,11 +86,11 @@ class _Optuna:
         """See `Sampler.sample`."""
         from optuna.samplers import TPESampler
 
-        # constant_liar: trials that run side by side are not all sent to the same place
+        # constant_liar: keeps trials that run side by side apart
         self._study.sampler = TPESampler(seed=derive(self._seed, "sample", number) % 2**32, constant_liar=True)
         trial = self._study.ask(self._searched.distributions)
         if trial.number != number:
-            raise RuntimeError(f"optuna's trial {trial.number} cannot stand for trial {number}")
+            raise RuntimeError(f"optuna: must sample trial {number} next, got number {trial.number}")
         self._running[number] = trial
         return self._searched.sample(trial.params)
 
@@ -93,7 +99,7 @@ class _Optuna:
         self._running[number].report(score, round)
 
     def tell(self, number: int, status: str, score: float | None) -> None:
-        """See `Sampler.tell`. Of a stopped trial Optuna counts how far it came."""
+        """See `Sampler.tell`; Optuna uses the reported scores of a stopped trial."""
         from optuna.trial import TrialState
 
         trial = self._running.pop(number)
@@ -115,7 +121,7 @@ def _random(space: Space) -> Sampler:
 
 
 def make_sampler(space: Space) -> Sampler:
-    """Return what gives the trials of a study their configurations."""
+    """Return the sampler of `tune.search`."""
     return _SAMPLERS[space.resolve().tune.search](space)
 
 

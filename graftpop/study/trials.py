@@ -1,4 +1,4 @@
-"""The trials of a study as they stand: what the tables, the terminal and the final report are made from."""
+"""The trials of a study: the state behind its tables, its terminal output and its report."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,15 +28,15 @@ class Trial:
     """One trial.
 
     Attributes:
-        trial_id: as Ray Tune names it.
-        number: from 0, in the order in which the trials were made.
+        trial_id: trial ID in tables, file names and Ray Tune.
+        number: index from 0, in order of creation.
         sample: the searched keys and their values.
-        num_rounds: how many it has when nothing stops it.
-        status: pending, running, completed, stopped (by the scheduler), failed, or interrupted (can be gone on with).
-        result: what its last round reported.
-        wall_s: seconds it has run.
-        error: why it failed or was interrupted, in one line.
-        events: what else happened, a line each.
+        num_rounds: number of rounds unless it is stopped early.
+        status: pending, running, completed, stopped (by the scheduler), failed, or interrupted (can be resumed).
+        result: report of its last round.
+        wall_s: running time in seconds.
+        error: reason for failed or interrupted, in one line.
+        events: other events, one line each.
     """
 
     trial_id: str
@@ -51,17 +51,17 @@ class Trial:
 
     @property
     def round(self) -> int:
-        """Rounds done."""
+        """Number of completed rounds."""
         return int(self.result.get("round", 0))
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will come of it now."""
+        """Whether it has ended in this session."""
         return self.status not in ("pending", "running")
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more will come of it, when the study is resumed."""
+        """Whether it has ended and a resumed study leaves it alone."""
         return self.is_over and self.status != "interrupted"
 
     def row(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Trial:
 
 
 def trials_to_json(trials: Iterable[Trial]) -> str:
-    """Return trials as text from which `trials_from_json` makes them again."""
+    """Return trials as JSON, see `trials_from_json`."""
     return json.dumps([asdict(trial) for trial in trials], default=dict)
 
 
@@ -97,7 +97,7 @@ def trials_from_json(text: str) -> list[Trial]:
     """Return the trials that `trials_to_json` wrote.
 
     Raises:
-        CheckpointError: it is something else.
+        CheckpointError: the text is something else.
     """
     try:
         return TypeAdapter(list[Trial]).validate_json(text)
@@ -105,38 +105,38 @@ def trials_from_json(text: str) -> list[Trial]:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(
-            f"tune/trials.json: {where}: {first['msg']}; it was not written by graftpop, or is damaged"
+            f"tune/trials.json: {where}: {first['msg']}; the file is damaged or not written by graftpop"
         ) from error
 
 
 def best_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the row of `trials.parquet` with the highest validation accuracy.
+    """Return the row of `trials.parquet` with the highest validation accuracy; None before any round is complete.
 
-    Of a completed trial if there is one, the first of equals; None where no trial has finished a round.
+    Completed trials come before all others; among equals the first row wins.
     """
     measured = [row for row in rows if row["val_accuracy"] is not None]
     return max(measured, key=lambda row: (row["status"] == "completed", row["val_accuracy"]), default=None)
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """Return the best trial, as `best_row` says."""
+    """Return the best trial by the rule of `best_row`; None before any round is complete."""
     best = best_row(trial.row() for trial in trials)
     return next((trial for trial in trials if best and trial.trial_id == best["trial_id"]), None)
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as hours, minutes and seconds."""
+    """Return seconds as H:MM:SS."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
 
 
 def column_types(domains: Mapping[str, Domain]) -> dict[str, pa.DataType]:
-    """Return what the column of each searched key holds: numbers where all its values are, else text."""
+    """Return the column type of each searched key: numbers if all its values are numbers, else text."""
     return {key: _column_type(domain.boundary_values) for key, domain in domains.items()}
 
 
 def restored_row(row: Mapping[str, Any], domains: Mapping[str, Domain]) -> dict[str, Any]:
-    """Return a row of `trials.parquet` with the searched values as they were: of mixed kinds they are text there."""
+    """Return a row of `trials.parquet` with the original searched values; those of mixed types are text in the file."""
     return {**row, **{key: _restored(row[key], domain) for key, domain in domains.items()}}
 
 

@@ -1,4 +1,4 @@
-"""`python -m graftpop.tune`: its flags, what a dry run tells, and one clear line for every bad input."""
+"""`python -m graftpop.tune`: help, dry run, and one-line refusals of bad input."""
 
 import io
 import os
@@ -17,8 +17,11 @@ from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
+from graftpop import __version__
+from graftpop.__main__ import app
+from graftpop.cli.progress import value_text
 from graftpop.space import load_space
-from graftpop.tune import app
+from graftpop.study.samplers import make_sampler
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 DIGITS, CIFAR = str(SPACES / "digits.yaml"), str(SPACES / "cifar.yaml")
@@ -38,7 +41,7 @@ FLAGS = {
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to run in, and no settings from outside."""
+    """Run in an empty folder, without settings from the environment."""
     for name in ("RAY_ADDRESS", "GRAFTPOP_DATA", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "here"
@@ -62,18 +65,18 @@ def run_command(module: str, *arguments: str) -> "subprocess.CompletedProcess[st
 
 def tune(*arguments: str) -> Result:
     """Run the command in this process."""
-    return CliRunner().invoke(app, list(arguments))
+    return CliRunner().invoke(app, ["tune", *arguments])
 
 
 def refusal(*arguments: str) -> str:
-    """Return the line, less its beginning, by which the command refuses to start."""
+    """Return the one-line error of a refused command, without "error: "."""
     result = tune(*arguments)
     assert isinstance(result.exception, SystemExit), result.exception
     return checked(result.exit_code, result.stdout, result.stderr)
 
 
 def checked(code: int, stdout: str, stderr: str) -> str:
-    """Check that nothing was started: a cluster would be told by its dashboard, a run by its folder."""
+    """Check for exit code 2, one line of error, no cluster and no run folder; return the line."""
     assert code == 2
     assert re.fullmatch(r"error: [^\n]+\n", stderr)
     assert "Traceback" not in stderr + stdout
@@ -86,25 +89,38 @@ def checked(code: int, stdout: str, stderr: str) -> str:
 # help
 
 
-def test_help_names_exactly_the_flags_that_are_frozen_and_imports_nothing_heavy() -> None:
-    answer = run_command("-X importtime -m graftpop.tune", "--help")
+def test_help_lists_the_flags() -> None:
+    assert set(re.findall(r"--[a-z-]+", run_command("-m graftpop.tune", "--help").stdout)) == FLAGS
+
+
+@pytest.mark.parametrize("module", ["graftpop", "graftpop.tune", "graftpop.report"])
+def test_help_imports_no_large_library(module: str) -> None:
+    """tests/test_import_cost.py and test_init.py check the other commands."""
+    answer = run_command(f"-X importtime -m {module}", "--help")
     assert answer.returncode == 0
-    assert set(re.findall(r"--[a-z-]+", answer.stdout)) == FLAGS
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in answer.stderr.splitlines()}
     assert "typer" in imported
     assert not imported & {"torch", "ray", "torchvision", "numpy", "pyarrow", "sklearn", "optuna", "pydantic"}
 
 
-def test_the_command_with_the_name_of_the_module_is_the_same() -> None:
+def test_module_and_command_have_the_same_help() -> None:
     of_module, of_command = (run_command(name, "--help").stdout for name in ("-m graftpop.tune", "-m graftpop tune"))
     assert of_module.replace("python -m graftpop.tune", "graftpop tune").split() == of_command.split()
+
+
+def test_version_and_completion_are_options_of_the_command() -> None:
+    shown = CliRunner().invoke(app, ["--version"])
+    assert (shown.exit_code, shown.stdout) == (0, f"{__version__}\n")
+    assert {"--version", "--install-completion", "--show-completion"} <= set(
+        re.findall(r"--[a-z-]+", CliRunner().invoke(app, ["--help"]).stdout)
+    )
 
 
 # a dry run
 
 
 @pytest.mark.parametrize(("space", "num_trials", "num_rounds"), [(DIGITS, 4, 12), (CIFAR, 16, 200)])
-def test_a_dry_run_shows_settings_resources_and_three_examples_and_starts_nothing(
+def test_dry_run_shows_settings_cluster_and_three_trials_and_starts_nothing(
     space: str, num_trials: int, num_rounds: int, empty_folder: Path
 ) -> None:
     result = tune("--space", space, "--dry-run")
@@ -115,8 +131,8 @@ def test_a_dry_run_shows_settings_resources_and_three_examples_and_starts_nothin
     assert re.fullmatch(r"cluster +1 node, \d+ CPU, \d+ GPU", lines[0])
     assert re.fullmatch(f"study +{num_trials} trials of up to {num_rounds} rounds", lines[1])
     assert len(lines) == 5
-    for number, line in enumerate(lines[2:], start=1):
-        assert line.startswith(f"example {number}  population.num_peers = ")
+    for number, line in enumerate(lines[2:]):
+        assert line.startswith(f"trial {number}    population.num_peers = ")
         assert re.search(
             r"graft\.A = 0?\.?\d+, graft\.c = \d+(\.\d+)?  "
             r"\(\d peers of [\d.]+ CPU( and [\d.]+ GPU)?(, \d to a process)?\)$",
@@ -125,12 +141,12 @@ def test_a_dry_run_shows_settings_resources_and_three_examples_and_starts_nothin
     assert not list(empty_folder.iterdir())
 
 
-def test_the_dry_run_of_the_cifar_space_shows_the_papers_recipe() -> None:
+def test_dry_run_of_the_cifar_space_shows_the_papers_recipe() -> None:
     training = yaml.safe_load(tune("--space", CIFAR, "--dry-run").stdout.partition("\n\n")[0])["training"]
     assert (training["epochs"], training["batch_size"], training["lr"], training["schedule"]) == (200, 128, 0.1, "step")
 
 
-def test_a_dry_run_shows_what_the_options_have_changed() -> None:
+def test_dry_run_applies_the_options() -> None:
     result = tune(
         "--space",
         DIGITS,
@@ -155,86 +171,91 @@ def test_a_dry_run_shows_what_the_options_have_changed() -> None:
     assert "(5 peers of " in result.stdout
 
 
-def test_equal_seeds_show_equal_examples_and_others_others() -> None:
-    def examples(seed: int) -> list[str]:
-        shown = tune("--space", DIGITS, "--seed", str(seed), "--dry-run").stdout
-        return [line for line in shown.splitlines() if line.startswith("example")]
-
-    assert examples(1) == examples(1)
-    assert examples(1) != examples(2)
+def shown_trials(*overrides: str) -> list[str]:
+    """Return the trials of a dry run, without the resources that each requests."""
+    options = [part for override in overrides for part in ("--set", override)]
+    shown = tune("--space", DIGITS, *options, "--dry-run").stdout
+    return [line.split("  (")[0] for line in shown.splitlines() if line.startswith("trial ")]
 
 
-def test_a_space_without_domains_shows_its_one_configuration() -> None:
-    shown = tune("--space", DIGITS, "--set", "graft=null", "--set", "population.num_peers=1", "--dry-run").stdout
-    assert [line.split("  (")[0] for line in shown.splitlines() if line.startswith("example")] == [
-        "example 1  nothing is searched"
+@pytest.mark.parametrize("search", ["optuna", "random"])
+def test_dry_run_shows_the_trials_that_the_study_samples_first(search: str) -> None:
+    overrides = [f"tune.search={search}", "seed=3"]
+    sampler = make_sampler(load_space(DIGITS, overrides))
+    samples = [sampler.sample(number) for number in range(3)]
+    assert shown_trials(*overrides) == [
+        f"trial {number}    " + ", ".join(f"{key} = {value_text(value)}" for key, value in sample.items())
+        for number, sample in enumerate(samples)
     ]
+
+
+def test_dry_run_of_a_grid_shows_its_first_points_and_no_more_than_there_are() -> None:
+    grid = ["tune={search: grid}", "population.num_peers=2", "graft.c=100.0"]
+    assert shown_trials(*grid, "graft.A={grid: [0.2, 0.4]}") == ["trial 0    graft.A = 0.2", "trial 1    graft.A = 0.4"]
+
+
+def test_dry_run_trials_depend_on_the_seed() -> None:
+    assert shown_trials("seed=1") == shown_trials("seed=1")
+    assert shown_trials("seed=1") != shown_trials("seed=2")
+
+
+def test_dry_run_of_a_space_without_domains_shows_one_trial() -> None:
+    shown = shown_trials("graft=null", "population.num_peers=1", "tune.num_samples=1")
+    assert shown == ["trial 0    nothing is searched"]
 
 
 # bad input
 
 
-def test_without_arguments_the_command_says_what_it_needs() -> None:
+def test_a_missing_space_is_refused() -> None:
     answer = run_command("-m graftpop.tune")
-    assert checked(answer.returncode, answer.stdout, answer.stderr) == (
-        "--space: needs a YAML file, got none; try --space search_spaces/digits.yaml"
-    )
+    refused = checked(answer.returncode, answer.stdout, answer.stderr)
+    assert refused.startswith("--space: ")
+    assert "search_spaces/digits.yaml" in refused
 
 
-def test_more_peers_than_the_cluster_can_ever_place_end_the_command_before_it_starts() -> None:
+def test_more_peers_than_the_cluster_can_place_are_refused() -> None:
     answer = run_command("-m graftpop.tune", "--space", DIGITS, "--set", "population.num_peers={choice: [2, 5000]}")
-    assert re.fullmatch(
-        r"--set population.num_peers=\{choice: \[2, 5000\]\}: population.num_peers: 5000 peers of [\d.]+ CPU.* can "
-        r"never be placed on this cluster \(1 node, \d+ CPU, \d+ GPU\), which has room for (\d+); choose at most \1 "
-        r"peers, or less in resources.cpus_per_peer and resources.gpus_per_peer",
-        checked(answer.returncode, answer.stdout, answer.stderr),
-    )
+    refused = checked(answer.returncode, answer.stdout, answer.stderr)
+    assert refused.startswith("--set population.num_peers={choice: [2, 5000]}: population.num_peers: 5000 peers ")
+    assert re.search(r"1 node, \d+ CPU, \d+ GPU\D+(\d+); .* \1 peers.*resources.cpus_per_peer", refused)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["--space", "absent.yaml"],
-            "absent.yaml: cannot be read: .*No such file.*; --space needs a YAML file such as",
-        ),
-        (["--space", "."], r"\.: cannot be read: .*directory"),
+        (["--space", "absent.yaml"], "absent.yaml: .*No such file"),
+        (["--space", "."], r"\.: .*directory"),
         (
             ["--space", DIGITS, "--set", "training.epoch=3"],
             r"--set training.epoch=3: unknown key 'training.epoch'; .*did you mean 'training.epochs'\?",
         ),
         (
             ["--space", DIGITS, "--set", "population.num_peers=1"],
-            "--set population.num_peers=1: population.num_peers: grafting over a ring needs at least 2 peers, got 1",
+            "--set population.num_peers=1: population.num_peers: .* 2 peers, got 1",
         ),
         (
             ["--space", DIGITS, "--set", "population.topology=rign"],
-            r"--set population.topology=rign: population.topology: unknown name 'rign'; choose from ring, .*; did you mean",
+            r"--set population.topology=rign: population.topology: unknown name 'rign'; .*did you mean",
         ),
         (
             ["--space", DIGITS, "--set", "graft.A={choice: []}"],
-            r"--set graft.A=\{choice: \[\]\}: graft.A: choice needs at least one value, got \[\]",
+            r"--set graft.A=\{choice: \[\]\}: graft.A: .*, got \[\]",
         ),
-        (
-            ["--space", DIGITS, "--num-samples", "0"],
-            "--set tune.num_samples=0: tune.num_samples: must be greater than or ",
-        ),
-        (
-            ["--space", DIGITS, "--tracker", "wandbb"],
-            r"--set tune.trackers=\[wandbb\]: tune.trackers\[0\]: must be 'wandb', 'mlflow', ",
-        ),
-        (["--space", DIGITS, "--seed", "-1"], "--set seed=-1: seed: must be greater than or equal to 0, got -1"),
+        (["--space", DIGITS, "--num-samples", "0"], "--set tune.num_samples=0: tune.num_samples: .*, got 0"),
+        (["--space", DIGITS, "--tracker", "wandbb"], r"--set tune.trackers=\[wandbb\]: tune.trackers\[0\]: .*'wandb'"),
+        (["--space", DIGITS, "--seed", "-1"], "--set seed=-1: seed: .*, got -1"),
         (
             ["--space", DIGITS, "--set", "data.name=digit"],
-            r"--set data.name=digit: data.name: unknown name 'digit'; choose from digits, cifar10, .*did you mean 'digits'\?",
+            r"--set data.name=digit: data.name: unknown name 'digit'; .*did you mean 'digits'\?",
         ),
         (
             ["--space", DIGITS, "--set", "model.name=resnet9"],
-            "--set model.name=resnet9: model.name: unknown name 'resnet9'; choose from resnet8, .*torchvision:NAME builds",
+            "--set model.name=resnet9: model.name: unknown name 'resnet9'; choose from resnet8, .*torchvision:NAME",
         ),
         (
             ["--space", DIGITS, "--set", "model.name={choice: [resnet8, torchvision:alexnt]}"],
-            r"--set model.name=.*: model.name: not a classifier of torchvision, got .*did you mean torchvision:alexnet\?",
+            r"--set model.name=.*: model.name: .*torchvision:alexnt.*did you mean torchvision:alexnet\?",
         ),
         (
             ["--space", DIGITS, "--set", "model={choice: [{name: resnet8}, {name: resnet9}]}"],
@@ -242,90 +263,71 @@ def test_more_peers_than_the_cluster_can_ever_place_end_the_command_before_it_st
         ),
         (
             ["--space", DIGITS, "--set", "data.max_train_images=5000"],
-            r"--set data.max_train_images=5000: data.max_train_images: must be at most the number of training images, \d+, got 5000",
+            r"--set data.max_train_images=5000: data.max_train_images: .* \d+, got 5000",
         ),
         (
             ["--space", DIGITS, "--set", "resources.cpus_per_peer=999"],
-            f"{DIGITS}: population.num_peers: 3 peers of 999 CPU.* can never be placed on this cluster",
+            f"{DIGITS}: population.num_peers: 3 peers of 999 CPU",
         ),
-        (
-            ["--space", DIGITS, "--out", "nosuch://bucket/run"],
-            "nosuch://bucket/run: must be a folder or a URI such as s3://",
-        ),
-        (
-            ["--resume", "absent"],
-            ".*/absent: is no run, it has no space.yaml; give a folder that `python -m graftpop.tune` "
-            "wrote, such as runs/NAME-TIME$",
-        ),
-        (["--resume", "."], ".*/here: is no run, it has no space.yaml; give a folder that"),
-        (
-            ["--resume", "nosuch://bucket/run"],
-            "nosuch://bucket/run: must be a folder or a URI such as s3://bucket/path",
-        ),
-        (
-            ["--resume", "run", "--seed", "3"],
-            "--resume: a run goes on with the settings it has, got other options; give --resume RUN alone, or with --address",
-        ),
-        (["--resume", "run", "--dry-run"], "--resume: a run goes on with the settings it has, got other options"),
+        (["--space", DIGITS, "--out", "nosuch://bucket/run"], "nosuch://bucket/run: .*s3://"),
+        (["--resume", "absent"], ".*/absent: .*no space.yaml; .*runs/NAME-TIME$"),
+        (["--resume", "."], ".*/here: .*no space.yaml; "),
+        (["--resume", "nosuch://bucket/run"], "nosuch://bucket/run: .*s3://bucket/path"),
+        (["--resume", "run", "--seed", "3"], "--resume: .*--address$"),
+        (["--resume", "run", "--dry-run"], "--resume: .*--address$"),
     ],
 )
-def test_bad_input_is_one_line_with_what_to_do_and_nothing_is_started(arguments: list[str], message: str) -> None:
+def test_bad_input_is_refused_before_anything_starts(arguments: list[str], message: str) -> None:
     assert re.match(message, refusal(*arguments))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: b: c", r"space\.yaml: line 1 not valid YAML: mapping values are not allowed here$"),
-        ("\x00", r"space\.yaml: not valid YAML: unacceptable character"),
-        ("seed: 1\nseed: 2", r"space\.yaml: line 2 not valid YAML: key 'seed' stands twice$"),
+        ("a: b: c", r"space\.yaml: line 1 "),
+        ("\x00", r"space\.yaml: not valid YAML: "),
+        ("seed: 1\nseed: 2", r"space\.yaml: line 2 .*'seed'"),
         ("trainin: {}", r"space\.yaml: trainin: unknown key 'trainin'; choose from .*; did you mean 'training'\?$"),
-        ("training: {lr: 1e-4}", r"space\.yaml: training\.lr: must be a valid number, got '1e-4'; .*write 0\.0001$"),
+        ("training: {lr: 1e-4}", r"space\.yaml: training\.lr: .*got '1e-4'; .*0\.0001$"),
         ("model: {name: resnet9}", r"space\.yaml: model\.name: unknown name 'resnet9'"),
         (
             "population: {num_peers: 5000}\ndata: {name: digits}\nmodel: {name: resnet8}",
-            r"space\.yaml: population\.num_peers: 5000 peers of .* can never be placed",
+            r"space\.yaml: population\.num_peers: 5000 peers of ",
         ),
     ],
 )
-def test_a_file_that_cannot_be_accepted_is_named(text: str, message: str) -> None:
+def test_a_bad_space_is_refused_with_its_file(text: str, message: str) -> None:
     Path("space.yaml").write_text(text, encoding="utf-8")
     assert re.match(message, refusal("--space", "space.yaml"))
 
 
-def test_a_folder_that_holds_a_run_is_not_written_over(empty_folder: Path) -> None:
+def test_a_folder_with_a_run_is_not_overwritten(empty_folder: Path) -> None:
     held = empty_folder / "ref"
     held.mkdir()
     (held / "space.yaml").write_text("seed: 5")
-    assert refusal("--space", DIGITS, "--out", "ref") == (
-        f"--out {held}: holds a run already; choose another folder, or go on with that run by --resume {held}"
-    )
+    assert re.fullmatch(f"--out {held}: .*; .*--resume {held}", refusal("--space", DIGITS, "--out", "ref"))
     assert [path.name for path in held.iterdir()] == ["space.yaml"]
     assert (held / "space.yaml").read_text() == "seed: 5"
 
 
-def test_a_folder_in_which_no_run_came_to_be_can_be_given_again(empty_folder: Path) -> None:
+def test_a_folder_of_a_refused_study_can_be_used_again(empty_folder: Path) -> None:
     unreachable = ("--space", DIGITS, "--out", "out", "--address", "127.0.0.1:1")
-    assert refusal(*unreachable).startswith("--address 127.0.0.1:1: no cluster could be joined")
-    assert refusal(*unreachable).startswith("--address 127.0.0.1:1: no cluster could be joined")
-    assert refusal("--resume", "out").startswith(f"{empty_folder}/out: is no run, it has no space.yaml")
+    assert refusal(*unreachable).startswith("--address 127.0.0.1:1: ")
+    assert refusal(*unreachable).startswith("--address 127.0.0.1:1: ")
+    assert re.match(f"{empty_folder}/out: .*no space.yaml", refusal("--resume", "out"))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [
-        ("[1]", "must be a map of sections, got list"),
-        ("a: b: c", "line 1 not valid YAML: mapping values are not allowed here"),
-        ("trainin: {}", "trainin: unknown key 'trainin'"),
-    ],
+    [("[1]", ".*got list"), ("a: b: c", "line 1 "), ("trainin: {}", "trainin: unknown key 'trainin'")],
 )
-def test_a_run_whose_space_is_damaged_does_not_go_on(text: str, message: str, empty_folder: Path) -> None:
+def test_a_run_with_a_damaged_space_is_not_resumed(text: str, message: str, empty_folder: Path) -> None:
     (empty_folder / "run" / "tune").mkdir(parents=True)
     (empty_folder / "run" / "space.yaml").write_text(text)
     (empty_folder / "run" / "run.json").write_text("{}")
     result = tune("--resume", "run")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"error: {empty_folder}/run/space.yaml: {message}")
+    assert re.match(f"error: {empty_folder}/run/space.yaml: {message}", result.stderr)
 
 
 # data
@@ -339,7 +341,7 @@ def png(side: int, seed: int) -> bytes:
 
 
 def write_table(folder: Path, part: str, labels: Sequence[int], corrupt: int | None = None) -> None:
-    """Write 8 x 8 images; one of them can be cut short."""
+    """Write 8 x 8 images; the one in row `corrupt` is truncated."""
     images = [{"bytes": png(8, row)[: 150 if row == corrupt else None], "path": None} for row in range(len(labels))]
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     names = '{"info": {"features": {"label": {"_type": "ClassLabel", "names": ["cat", "dog", "newt"]}}}}'
@@ -357,35 +359,33 @@ def data_folder(empty_folder: Path) -> Path:
 def out_of_range(folder: Path) -> str:
     write_table(folder, "train", [0, 1, 2] * 4)
     write_table(folder, "test", [0, 1, 2, 3])
-    return r"{folder}/test\.parquet row 3: column 'label' must be in \[0, 2\], got 3"
+    return r"{folder}/test\.parquet row 3: .*'label'.*\[0, 2\], got 3"
 
 
 def negative(folder: Path) -> str:
     write_table(folder, "train", [0, 1, 2, 0, 1, -1])
     write_table(folder, "test", [0, 1, 2])
-    return r"{folder}/train\.parquet row 5: column 'label' must be in \[0, 2\], got -1"
+    return r"{folder}/train\.parquet row 5: .*'label'.*\[0, 2\], got -1"
 
 
 def corrupt(folder: Path) -> str:
     write_table(folder, "train", [0, 1, 2] * 4, corrupt=7)
     write_table(folder, "test", [0, 1, 2])
-    return r"{folder}/train\.parquet row 7: cannot be decoded \(.*\); replace or remove it"
+    return r"{folder}/train\.parquet row 7: "
 
 
 def empty(folder: Path) -> str:
-    return r"{folder}: must hold training and test images, got no training images; expected train\*\.parquet and"
+    return r"{folder}: .*train\*\.parquet"
 
 
 def no_tables(folder: Path) -> str:
     (folder / "train.parquet").write_text("id,label\n1,2\n")
     write_table(folder, "test", [0, 1, 2])
-    return r"{folder}/train\.parquet: cannot be read as Parquet \(.*\); fetch it again"
+    return r"{folder}/train\.parquet: .*Parquet"
 
 
 @pytest.mark.parametrize("write", [out_of_range, negative, corrupt, empty, no_tables])
-def test_tables_that_cannot_be_trained_on_are_named_by_file_and_row(
-    write: Callable[[Path], str], data_folder: Path
-) -> None:
+def test_bad_tables_are_refused_with_file_and_row(write: Callable[[Path], str], data_folder: Path) -> None:
     message = write(data_folder).replace("{folder}", re.escape(str(data_folder)))
     refused = refusal("--space", DIGITS, "--set", "data.name=parquet", "--set", f"data.root={data_folder}")
     assert re.match(f"{re.escape(DIGITS)}: {message}", refused)
@@ -404,48 +404,38 @@ def of_folders(data_folder: Path, **options: Any) -> list[str]:
     return ["--space", DIGITS, *(part for key, value in settings.items() for part in ("--set", f"{key}={value}"))]
 
 
-def test_a_folder_of_images_that_is_absent_or_empty_is_named(data_folder: Path) -> None:
-    assert re.search(
-        rf"{data_folder}: must hold training and test images, got no training images; expected "
-        r"train/<class>/\*\.png and test/<class>/\*\.png",
-        refusal(*of_folders(data_folder)),
-    )
-    assert refusal(*of_folders(data_folder / "absent")) == (
-        f"--set data.root={data_folder}/absent: data.root: must be a folder, got '{data_folder}/absent'; check the "
-        f"path, on every node"
-    )
+def test_an_absent_or_empty_folder_of_images_is_refused(data_folder: Path) -> None:
+    assert re.search(rf"{data_folder}: .*train/<class>/\*\.png", refusal(*of_folders(data_folder)))
+    absent = data_folder / "absent"
+    assert re.match(f"--set data.root={absent}: data.root: .*got '{absent}'", refusal(*of_folders(absent)))
 
 
-def test_an_image_that_is_none_is_named_by_its_file(data_folder: Path) -> None:
+def test_a_file_that_is_no_image_is_refused_with_its_path(data_folder: Path) -> None:
     write_folders(data_folder, side=8)
     bad = data_folder / "train" / "dog" / "3.png"
     bad.write_bytes(b"no image")
-    assert refusal(*of_folders(data_folder)) == f"{DIGITS}: {bad}: not an image of a known format; replace or remove it"
+    assert refusal(*of_folders(data_folder)).startswith(f"{DIGITS}: {bad}: ")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_named(data_folder: Path) -> None:
+def test_an_unreadable_folder_is_refused_with_its_path(data_folder: Path) -> None:
     write_folders(data_folder, side=8)
     (data_folder / "train" / "cat").chmod(0)
     try:
-        assert re.search(
-            rf"data: folder must be readable, got .*{data_folder}/train/cat", refusal(*of_folders(data_folder))
-        )
+        assert re.search(rf"data: .*got .*{data_folder}/train/cat", refusal(*of_folders(data_folder)))
     finally:
         (data_folder / "train" / "cat").chmod(0o755)
 
 
 def test_a_network_without_a_site_is_refused(data_folder: Path) -> None:
     write_folders(data_folder, side=64)
-    assert refusal(*of_folders(data_folder, **{"model.name": "torchvision:alexnet"})) == (
-        "--set model.name=torchvision:alexnet: model.name: 'torchvision:alexnet' has no site, a convolution whose "
-        "output a BatchNorm consumes, so there is nothing to graft; choose a convolutional network with BatchNorm"
-    )
+    refused = refusal(*of_folders(data_folder, **{"model.name": "torchvision:alexnet"}))
+    assert refused.startswith("--set model.name=torchvision:alexnet: model.name: 'torchvision:alexnet' ")
+    assert "BatchNorm" in refused
 
 
-def test_a_network_that_cannot_take_the_images_is_refused() -> None:
+def test_a_network_that_does_not_fit_the_images_is_refused() -> None:
     assert re.match(
-        r"--set model.name=torchvision:alexnet: model.name: 'torchvision:alexnet' cannot take images of "
-        r"shape \(3, 8, 8\): .*; choose a network made for this size, or larger images$",
+        r"--set model.name=torchvision:alexnet: model.name: 'torchvision:alexnet' .*\(3, 8, 8\)",
         refusal("--space", DIGITS, "--set", "model.name=torchvision:alexnet"),
     )

@@ -1,4 +1,4 @@
-"""Ctrl-C at the command line: what is done is recorded, and --resume goes on from there."""
+"""Ctrl-C at the command line keeps completed rounds, and --resume continues from them."""
 
 import json
 import os
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 SPACE = """
 name: interrupted
-data: {name: digits}
+data: {name: digits, max_train_images: 800}
 model: {name: resnet8}
 training: {epochs: 16, batch_size: 64, schedule: cosine}
 population: {num_peers: 2}
@@ -27,15 +27,15 @@ tune: {num_samples: 1}
 def rounds_recorded(run: Path) -> int:
     if not (run / "rounds.parquet").exists():
         return 0
-    with (run / "rounds.parquet").open("rb") as file:  # by one open file: the path may get a newer one meanwhile
+    with (run / "rounds.parquet").open("rb") as file:  # pyarrow opens a path twice, and it may be replaced in between
         return max(pq.read_table(file)["round"].to_pylist(), default=0)
 
 
-def test_one_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path: Path) -> None:
+def test_a_run_interrupted_by_ctrl_c_can_be_resumed(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     run = tmp_path / "run"
     command = [sys.executable, "-m", "graftpop.tune"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [*command, "--space", "space.yaml", "--out", str(run)],
         cwd=tmp_path,
@@ -53,7 +53,7 @@ def test_one_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path: Path) -> None:
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    assert f"interrupted; go on with: python -m graftpop.tune --resume {run}" in output
+    assert f"python -m graftpop.tune --resume {run}" in output
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
     assert pq.read_table(run / "trials.parquet")["status"].to_pylist() == ["interrupted"]
     num_rows = pq.read_table(run / "rounds.parquet").num_rows
@@ -73,17 +73,4 @@ def test_one_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path: Path) -> None:
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     rounds = pq.read_table(run / "rounds.parquet").to_pylist()
     expected = [(round_, peer) for round_ in range(1, 17) for peer in (0, 1)]
-    assert [(row["round"], row["peer"]) for row in rounds] == expected
-
-    tables = {name: pq.read_table(run / f"{name}.parquet") for name in ("trials", "rounds", "grafts")}
-    again = subprocess.run(
-        [*command, "--resume", str(run)],
-        cwd=tmp_path,
-        env=environment,
-        timeout=120,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert again.returncode == 0, again.stderr
-    assert all(pq.read_table(run / f"{name}.parquet").equals(table) for name, table in tables.items())
+    assert [(row["round"], row["peer"]) for row in rounds] == expected  # test_object_store resumes a finished run

@@ -1,4 +1,4 @@
-"""A study as it is watched: the table of trials, lines where there is no terminal, and the time that is left."""
+"""Progress of a study: table of trials, plain lines, remaining time, live table."""
 
 import re
 from io import StringIO
@@ -34,7 +34,7 @@ def trial(number: int, status: str = "running", **result: Any) -> Trial:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that shows its only entry, so that what is told of time can be told beforehand."""
+    """A clock that shows its only entry."""
     now = [1000.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
@@ -50,7 +50,7 @@ def shown(*trials: Trial) -> list[list[str]]:
 # the table
 
 
-def test_the_table_has_a_row_a_trial_with_searched_values_round_accuracies_and_speed() -> None:
+def test_table_has_values_round_accuracies_and_speed_of_each_trial() -> None:
     done = trial(1, "completed", **RESULT | {"round": 12, "test_accuracy": 0.875, "ensemble_test_accuracy": 0.9})
     header, running, completed = shown(trial(0, **RESULT), done)
     assert header == [
@@ -70,17 +70,17 @@ def test_the_table_has_a_row_a_trial_with_searched_values_round_accuracies_and_s
     assert completed == ["1", "completed", "2", "0.1235", "12/12", "91.23", "90.00", "87.50", "90.00", "1.5", "12,346"]
 
 
-def test_the_table_leaves_open_what_is_not_yet_measured() -> None:
+def test_table_has_no_cells_for_missing_measurements() -> None:
     assert shown(trial(0, "pending"))[1] == ["0", "pending", "2", "0.1235", "0/12"]
 
 
-def test_the_table_of_a_space_without_domains_has_no_columns_of_them() -> None:
+def test_table_without_searched_keys_has_no_columns_for_them() -> None:
     alone = Trial("t0", 0, {}, num_rounds=12)
     assert shown(alone)[0][:3] == ["trial", "status", "round"]
     assert shown()[0][:3] == ["trial", "status", "round"]
 
 
-def test_the_best_trial_is_bold_and_no_other() -> None:
+def test_only_the_best_trial_is_bold() -> None:
     trials = [trial(0, val_accuracy=0.5), trial(1, val_accuracy=0.7), trial(2)]
     assert [row.style for row in trials_table(trials).rows] == [None, "bold", None]
 
@@ -98,7 +98,7 @@ def test_the_best_trial_is_bold_and_no_other() -> None:
         (True, "True"),
     ],
 )
-def test_values_are_written_in_a_few_characters(value: object, text: str) -> None:
+def test_values_are_shown_with_four_digits(value: object, text: str) -> None:
     assert value_text(value) == text
 
 
@@ -113,7 +113,7 @@ def lines_of(*steps: list[Trial], num_trials: int = 2) -> list[str]:
     return output.getvalue().splitlines()
 
 
-def test_plain_lines_tell_when_a_trial_begins_and_how_it_ends(clock: list[float]) -> None:
+def test_plain_lines_show_start_and_end_of_a_trial(clock: list[float]) -> None:
     end = RESULT | {"round": 12, "test_accuracy": 0.875, "ensemble_test_accuracy": 0.9}
     assert lines_of(
         [trial(0, "pending")],
@@ -128,7 +128,7 @@ def test_plain_lines_tell_when_a_trial_begins_and_how_it_ends(clock: list[float]
     ]
 
 
-def test_a_trial_that_goes_on_gets_a_line_now_and_then_and_not_at_every_round(clock: list[float]) -> None:
+def test_a_running_trial_gets_a_line_every_ten_seconds(clock: list[float]) -> None:
     output = StringIO()
     watch = PlainProgress(Console(file=output, width=40), 1, 12)
     watch([trial(0)])
@@ -141,7 +141,7 @@ def test_a_trial_that_goes_on_gets_a_line_now_and_then_and_not_at_every_round(cl
     assert rounds == [3, 6, 9, 12]
 
 
-def test_a_failed_trial_is_told_with_its_reason(clock: list[float]) -> None:
+def test_a_failed_trial_is_shown_with_its_error(clock: list[float]) -> None:
     failed = trial(0, "failed")
     failed.error = "peer 1: lost in 'train': [its] process died"
     assert lines_of([failed]) == [
@@ -153,7 +153,7 @@ def test_a_failed_trial_is_told_with_its_reason(clock: list[float]) -> None:
 # time left
 
 
-def test_the_time_left_follows_the_pace_so_far(clock: list[float]) -> None:
+def test_remaining_time_follows_the_pace(clock: list[float]) -> None:
     pace = Pace(num_trials=2, rounds_of_trial=12)
     trials = [trial(0), trial(1)]
     assert pace.time_left(trials) == ""
@@ -163,7 +163,7 @@ def test_the_time_left_follows_the_pace_so_far(clock: list[float]) -> None:
     assert pace.time_left(trials) == "0:05:00 left"  # 20 rounds at 15 s
 
 
-def test_trials_that_are_still_to_be_made_count_as_the_longest(clock: list[float]) -> None:
+def test_trials_not_yet_created_count_as_the_longest(clock: list[float]) -> None:
     pace = Pace(num_trials=3, rounds_of_trial=100)
     trials = [trial(0)]
     assert (pace.rounds_done(trials), pace.total_rounds(trials)) == (0, 212)
@@ -173,13 +173,13 @@ def test_trials_that_are_still_to_be_made_count_as_the_longest(clock: list[float
     assert pace.time_left(trials) == "0:10:00 left"  # 200 rounds at 3 s
 
 
-def test_a_trial_that_was_stopped_has_no_rounds_left(clock: list[float]) -> None:
+def test_a_stopped_trial_has_no_rounds_left(clock: list[float]) -> None:
     pace = Pace(num_trials=2, rounds_of_trial=12)
     trials = [trial(0, "stopped", round=4), trial(1, round=6)]
     assert (pace.rounds_done(trials), pace.total_rounds(trials)) == (18, 24)
 
 
-def test_what_a_resumed_study_had_done_before_is_not_counted_into_the_pace(clock: list[float]) -> None:
+def test_rounds_of_an_earlier_session_do_not_count_for_the_pace(clock: list[float]) -> None:
     pace = Pace(num_trials=2, rounds_of_trial=12)
     trials = [trial(0, "completed", round=12), trial(1, round=2)]
     assert pace.time_left(trials) == ""
@@ -188,7 +188,7 @@ def test_what_a_resumed_study_had_done_before_is_not_counted_into_the_pace(clock
     assert pace.time_left(trials) == "0:01:30 left"  # 9 rounds at 10 s
 
 
-def test_hours_are_told_as_hours(clock: list[float]) -> None:
+def test_remaining_time_has_hours(clock: list[float]) -> None:
     pace = Pace(num_trials=1, rounds_of_trial=12)
     trials = [trial(0)]
     pace.time_left(trials)
@@ -201,7 +201,7 @@ def test_hours_are_told_as_hours(clock: list[float]) -> None:
 
 
 def last_drawn(trials: list[Trial], num_trials: int) -> list[str]:
-    """Return the lines that stand on the terminal when the study ends."""
+    """Return the last lines on the terminal."""
     output = StringIO()
     with LiveProgress(Console(width=160, height=60, file=output, force_terminal=True), num_trials, 12) as watch:
         watch([trial(0)])
@@ -210,13 +210,13 @@ def last_drawn(trials: list[Trial], num_trials: int) -> list[str]:
     return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip(" \r\0") for line in output.getvalue().splitlines()]
 
 
-def test_the_live_table_has_the_trials_and_one_bar_with_rounds_speed_and_time() -> None:
+def test_live_table_has_trials_and_one_bar_with_rounds_speed_and_time() -> None:
     lines = last_drawn([trial(0, **RESULT), trial(1, **RESULT)], num_trials=3)
     assert [line.split()[0] for line in lines[:4]] == ["trial", "0", "1", "study"]
     assert re.search(r"12/36 +rounds +24,691 images/s +\d:\d\d:\d\d left$", lines[3])
 
 
-def test_the_live_table_shows_what_runs_before_what_is_over_and_says_how_many_it_hides() -> None:
+def test_live_table_prefers_running_trials_and_counts_the_hidden_ones() -> None:
     over = [trial(number, "completed", **RESULT) for number in range(30)]
     running = [trial(number, **RESULT) for number in range(30, 35)]
     lines = last_drawn(over + running, num_trials=35)
@@ -225,15 +225,15 @@ def test_the_live_table_shows_what_runs_before_what_is_over_and_says_how_many_it
     assert lines[22].startswith("study")
 
 
-def test_the_live_table_is_the_bar_alone_before_there_are_trials() -> None:
+def test_live_table_without_trials_is_the_bar_alone() -> None:
     lines = last_drawn([], num_trials=3)
     assert re.fullmatch(r"study .* 0/36 +rounds", lines[0])
 
 
-def test_events_and_early_ends_stand_once_as_lines_above_the_live_table() -> None:
-    replaced, stopped, failed, done, before = (trial(number, **RESULT) for number in range(5))
-    before.status = "stopped"
-    trials = [replaced, stopped, failed, done, before]
+def test_events_and_early_ends_are_printed_once_above_the_live_table() -> None:
+    replaced, stopped, failed, done, earlier = (trial(number, **RESULT) for number in range(5))
+    earlier.status = "stopped"
+    trials = [replaced, stopped, failed, done, earlier]
     output = StringIO()
     with LiveProgress(Console(width=160, height=60, file=output, force_terminal=True), 5, 12) as watch:
         watch(trials)

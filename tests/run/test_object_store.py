@@ -1,4 +1,4 @@
-"""A run in an object store, by the protocols of S3 and of Google's, spoken by real servers on this machine."""
+"""A run in an object store: S3 and Google Cloud Storage, emulated by servers on this machine."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ KEYS = {
 
 SPACE = """
 name: stored
-data: {name: digits}
+data: {name: digits, max_train_images: 200}
 model: {name: resnet8}
 training: {epochs: 3, batch_size: 128, precision: float32}
 population: {num_peers: 2}
@@ -38,7 +38,7 @@ tune: {search: grid}
 
 
 class Server:
-    """A server that can be stopped and started again; what it held is gone then, as that of a wiped one.
+    """An emulated object store; its content is lost when it stops.
 
     Args:
         protocol: `s3` or `gs`.
@@ -52,7 +52,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Start it, and wait until it answers and has a bucket."""
+        """Start the server and create a bucket."""
         module, *options = {
             "s3": ["moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
             "gs": ["gcp_storage_emulator", "start", "--host=127.0.0.1", f"--port={self._port}", "--in-memory"],
@@ -73,12 +73,12 @@ class Server:
             return client.connect_ex(("127.0.0.1", self._port)) == 0
 
     def stop(self) -> None:
-        """Kill it."""
+        """Kill the server."""
         self._process.kill()
         self._process.wait()
 
     def uri(self, path: str) -> str:
-        """Return the URI of a path, which begins with the bucket."""
+        """Return the URI of a path that starts with the bucket."""
         user = {"s3": "", "gs": "anonymous@"}[self._protocol]
         limit = {"s3": "", "gs": "&retry_limit_seconds=1"}[self._protocol]
         return f"{self._protocol}://{user}{path}?scheme=http&endpoint_override=127.0.0.1%3A{self._port}{limit}"
@@ -123,7 +123,7 @@ def test_files_and_tables_are_written_read_listed_and_removed(folder: Folder) ->
         folder.read("absent")
 
 
-def test_a_writing_that_fails_leaves_no_part_of_it(folder: Folder) -> None:
+def test_a_failed_write_leaves_no_part(folder: Folder) -> None:
     def tables() -> Iterator[pa.Table]:
         yield pa.Table.from_pydict({"number": [2]}, SCHEMA)
         raise OSError("the network is gone")
@@ -133,7 +133,7 @@ def test_a_writing_that_fails_leaves_no_part_of_it(folder: Folder) -> None:
     assert folder.names() == []
 
 
-def test_checkpoints_are_whole_or_none(folder: Folder) -> None:
+def test_checkpoints_are_complete_or_absent(folder: Folder) -> None:
     checkpoints = Checkpoints(folder)
     for round in (1, 2, 3, 4):
         facts = CheckpointMetadata(
@@ -145,30 +145,30 @@ def test_checkpoints_are_whole_or_none(folder: Folder) -> None:
     ]
     (folder / "round-000004").write("peer-0.safetensors", b"x")
     newest = next(checkpoints.newest_first())
-    with pytest.raises(CheckpointError, match=r"round-000004/peer-0\.safetensors\?.*: damaged, is not what was"):
+    with pytest.raises(CheckpointError, match=r"round-000004/peer-0\.safetensors\?.*: [^\n]*hash$"):
         newest.files()
 
 
 @pytest.mark.timeout(120)
-def test_a_store_that_is_away_is_waited_for(server: Server, protocol: str) -> None:
+def test_a_store_that_is_away_is_retried(server: Server, protocol: str) -> None:
     other = Server(protocol)
     folder = Folder(other.uri("bucket/away"))
     folder.write("a", b"one")
     other.stop()
-    with pytest.raises(StorageError, match=r"^a table: .*; tried for 2 s; make room or bring the storage back"):
+    with pytest.raises(StorageError, match=r"^a table: .* 2 s; .*--resume$"):
         retry_on_oserror(lambda: folder.write("a", b"two"), "a table", timeout_s=2)
     run = RunFolder(other.uri("bucket/away"))
-    with pytest.raises(StorageError, match=rf"^{protocol}://.*: cannot be reached: .*; see its address and the cred"):
+    with pytest.raises(StorageError, match=rf"^{protocol}://.*: cannot be reached: .*credentials"):
         run.check_is_run()
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(240)
-def test_a_study_runs_and_is_resumed_in_an_object_store(server: Server, tmp_path: Path) -> None:
+def test_a_study_runs_in_an_object_store_and_resuming_it_changes_nothing(server: Server, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     uri = server.uri("bucket/runs/study")
     command = [sys.executable, "-m", "graftpop.tune"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 
     def tune(*options: str) -> str:
         done = subprocess.run(
@@ -192,7 +192,8 @@ def test_a_study_runs_and_is_resumed_in_an_object_store(server: Server, tmp_path
     assert [(row["round"], row["peer"]) for row in rounds] == [(round, peer) for round in (1, 2, 3) for peer in (0, 1)]
     assert (folder / "best").names() == ["config.json", "metrics.json", "model.safetensors"]
     before = folder.read("best/model.safetensors")
+    tables = {name: folder.read_table(f"{name}.parquet") for name in ("trials", "rounds", "grafts")}
     assert "completed" in tune("--resume", uri)
     assert folder.read("best/model.safetensors") == before
-    assert folder.read_table("rounds.parquet").to_pylist() == rounds
+    assert all(folder.read_table(f"{name}.parquet").equals(table) for name, table in tables.items())
     assert pq.read_schema(pa.BufferReader(folder.read("events.parquet"))).names[0] == "trial_id"

@@ -1,4 +1,4 @@
-"""What is needed to tell, and to repeat, what a run was."""
+"""The provenance of a run: command, seed, versions, commit and hardware."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import graftpop
 from graftpop.run.provenance import run_provenance, utc_now
 
 
-def test_the_facts_tell_command_seed_versions_and_hardware_and_can_be_written_as_json() -> None:
+def test_provenance_has_command_seed_versions_and_hardware_as_json() -> None:
     facts = run_provenance(["--space", "digits.yaml"], seed=7)
     assert json.loads(json.dumps(facts)) == facts
     assert facts["command"] == ["python", "-m", "graftpop.tune", "--space", "digits.yaml"]
@@ -29,14 +29,14 @@ def test_the_facts_tell_command_seed_versions_and_hardware_and_can_be_written_as
     assert facts["platform"].endswith(platform.machine())
 
 
-def test_the_start_is_a_time_of_day_in_utc() -> None:
+def test_start_time_is_in_utc() -> None:
     started = datetime.fromisoformat(run_provenance([], seed=0)["started"])
     assert started.utcoffset() == timedelta(0)
     assert abs(utc_now() - started) < timedelta(minutes=1)
     assert utc_now().tzinfo is UTC
 
 
-def test_the_commit_is_that_of_the_repository_the_package_is_run_from() -> None:
+def test_commit_is_that_of_the_packages_repository() -> None:
     package = Path(graftpop.__file__).parent
     git = subprocess.run(["git", "-C", str(package), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     facts = run_provenance([], seed=0)["git"]

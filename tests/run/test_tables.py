@@ -1,13 +1,15 @@
-"""What a run leaves: tables of whole rounds at any moment, each row once, and a network that can be loaded."""
+"""The tables of a run: whole rounds at any moment, each row once; and its best network."""
 
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pyarrow
 import pytest
@@ -15,7 +17,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
+from safetensors import safe_open
 from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import load_file, save_file
 
 import graftpop
 from graftpop.data import MemoryImages, load_splits
@@ -31,7 +35,6 @@ from graftpop.study.trials import column_types
 NUM_PEERS = 3
 SITES = ("conv1", "conv2")
 
-# As the design fixes them; train_images of rounds lets equal compute be compared.
 ROUNDS = [
     "trial_id",
     "round",
@@ -79,7 +82,7 @@ TRIALS = [
 
 
 def round_of(number: int, attempt: int = 0, *, is_last: bool = False) -> Round:
-    """A round with a value that tells in which attempt it was run."""
+    """Return a round whose train_loss and alpha are the number of the attempt."""
     peers = [
         {
             "round": number,
@@ -154,7 +157,7 @@ def run(tmp_path: Path) -> RunFolder:
 # a trial's own records
 
 
-def test_the_columns_are_those_of_the_design(run: RunFolder) -> None:
+def test_tables_of_rounds_and_grafts_have_their_columns(run: RunFolder) -> None:
     records = TrialRecords(run.of_trials("records"), "a")
     append(records, round_of(1))
     run.join_records(["a"], now=True)
@@ -164,11 +167,12 @@ def test_the_columns_are_those_of_the_design(run: RunFolder) -> None:
     assert run.read_table("grafts").num_rows == NUM_PEERS * len(SITES)
 
 
+@hypothesis.settings(max_examples=40)  # each step writes four files
 @given(st.lists(st.none() | st.tuples(st.floats(0, 1), st.booleans()), max_size=12))
-def test_whatever_is_appended_and_taken_up_again_no_row_is_missing_or_doubled(
+def test_resuming_at_any_round_leaves_no_row_missing_or_doubled(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[float, bool] | None]
 ) -> None:
-    """None runs the next round; a share goes back to that part of the rounds, in this process or a new one."""
+    """A step of None runs the next round; a share goes back to that part of the rounds, True in a new process."""
     folder = tmp_path_factory.mktemp("records")
     records = TrialRecords(Folder(str(folder)), "a")
     kept: list[tuple[int, int]] = []
@@ -191,8 +195,8 @@ def test_whatever_is_appended_and_taken_up_again_no_row_is_missing_or_doubled(
     assert no_partial(folder)
 
 
-def test_a_trial_that_goes_on_where_nothing_was_recorded_begins_anew(tmp_path: Path) -> None:
-    """Under population based training a trial takes up another's checkpoint before it has run a round itself."""
+def test_restarting_without_earlier_records_starts_empty(tmp_path: Path) -> None:
+    """Under population based training a trial may adopt a checkpoint before its own first round."""
     records = TrialRecords(Folder(str(tmp_path)), "b")
     records.restart_after(7)
     append(records, round_of(8, attempt=2))
@@ -201,7 +205,7 @@ def test_a_trial_that_goes_on_where_nothing_was_recorded_begins_anew(tmp_path: P
     )
 
 
-def test_an_event_is_known_before_its_round_is_done(tmp_path: Path) -> None:
+def test_events_are_written_before_their_round_completes(tmp_path: Path) -> None:
     records = TrialRecords(Folder(str(tmp_path)), "a")
     append(records, round_of(1))
     records.add_round(round_of(2))
@@ -222,7 +226,7 @@ def test_the_last_round_adds_no_grafts(tmp_path: Path) -> None:
 # the joined tables
 
 
-def test_trials_are_joined_in_order_and_one_without_a_file_is_left_out(run: RunFolder) -> None:
+def test_joining_keeps_the_order_of_trials_and_skips_those_without_a_file(run: RunFolder) -> None:
     for name, num_rounds in (("b", 1), ("a", 2)):
         records = TrialRecords(run.of_trials("records"), name)
         for number in range(1, num_rounds + 1):
@@ -235,13 +239,13 @@ def test_trials_are_joined_in_order_and_one_without_a_file_is_left_out(run: RunF
     assert no_partial(Path(run.location))
 
 
-def test_joined_before_any_trial_has_written_the_tables_are_empty_but_have_their_columns(run: RunFolder) -> None:
+def test_joining_before_the_first_record_writes_empty_tables(run: RunFolder) -> None:
     run.join_records(["a"], now=True)
     assert parquet.read_table(Path(run.location, "rounds.parquet")).column_names == ROUNDS
     assert parquet.read_table(Path(run.location, "grafts.parquet")).num_rows == 0
 
 
-def test_a_reader_sees_whole_rounds_only_while_trials_write_and_the_driver_joins(run: RunFolder) -> None:
+def test_a_concurrent_reader_sees_whole_rounds_only(run: RunFolder) -> None:
     trials, num_rounds = ("a", "b"), 40
     run.join_records(trials, now=True)
     all_written, failures, seen = threading.Event(), list[str](), list[int]()
@@ -280,15 +284,15 @@ def test_a_reader_sees_whole_rounds_only_while_trials_write_and_the_driver_joins
     run.join_records(trials, now=True)
     assert not failures
     assert seen == sorted(seen)
-    assert len(set(seen)) > 3  # it did read while rounds were added
+    assert len(set(seen)) > 3  # rounds were added while it read
     assert run.read_table("rounds").num_rows == 2 * num_rounds * NUM_PEERS
 
 
-def test_a_joining_that_fails_leaves_the_table_as_it_was(run: RunFolder) -> None:
+def test_a_failed_join_keeps_the_previous_table(run: RunFolder) -> None:
     append(TrialRecords(run.of_trials("records"), "a"), round_of(1))
     run.join_records(["a"], now=True)
     Path(run.location, "tune/records/a.rounds.parquet").write_bytes(b"cut short")
-    with pytest.raises(CheckpointError, match=r"a\.rounds\.parquet: cannot be read as Parquet"):
+    with pytest.raises(CheckpointError, match=r"a\.rounds\.parquet: "):
         run.join_records(["a"], now=True)
     assert run.read_table("rounds").num_rows == NUM_PEERS
 
@@ -300,7 +304,7 @@ def trial_row(trial_id: str, **values: Any) -> dict[str, Any]:
     return {"trial_id": trial_id, "status": "running", **dict.fromkeys(TRIALS), "epochs": 0, "wall_s": 0.0, **values}
 
 
-def test_the_table_of_trials_has_the_searched_keys_and_mixed_values_as_text(run: RunFolder) -> None:
+def test_table_of_trials_has_the_searched_keys_and_mixed_values_as_text(run: RunFolder) -> None:
     space = parse_space(
         {
             "graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"uniform": [0, 1]}},
@@ -346,27 +350,27 @@ def test_the_table_of_trials_has_the_searched_keys_and_mixed_values_as_text(run:
     assert no_partial(Path(run.location))
 
 
-def test_a_searched_value_of_none_stays_none_in_a_column_of_text(run: RunFolder) -> None:
+def test_none_stays_none_in_a_text_column(run: RunFolder) -> None:
     run.write_trials([trial_row("a", graft=None), trial_row("b", graft={"alpha": 0.5})], {"graft": pyarrow.string()})
     assert run.read_table("trials")["graft"].to_pylist() == [None, "{'alpha': 0.5}"]
 
 
-def test_tables_that_are_not_yet_written_read_as_empty_ones(run: RunFolder) -> None:
+def test_unwritten_tables_are_read_as_empty(run: RunFolder) -> None:
     assert [run.read_table(name).num_rows for name in ("trials", "rounds", "grafts")] == [0, 0, 0]
     assert run.read_table("rounds").column_names == ROUNDS
     assert set(TRIALS) < set(run.read_table("trials").column_names)
 
 
-def test_a_damaged_table_is_named(run: RunFolder) -> None:
+def test_a_damaged_table_is_refused_with_its_path(run: RunFolder) -> None:
     Path(run.location, "rounds.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(CheckpointError, match=r"^.*/run/rounds\.parquet: cannot be read as Parquet: [^\n]*$"):
+    with pytest.raises(CheckpointError, match=r"^[^\n]*/run/rounds\.parquet: [^\n]*$"):
         run.read_table("rounds")
 
 
 # the folder
 
 
-def test_a_folder_can_be_given_as_a_uri(tmp_path: Path) -> None:
+def test_a_run_folder_accepts_a_file_uri(tmp_path: Path) -> None:
     run = RunFolder(f"file://{tmp_path}/run")
     assert not run.exists()
     run.create()
@@ -379,7 +383,7 @@ def test_a_folder_can_be_given_as_a_uri(tmp_path: Path) -> None:
     assert no_partial(tmp_path)
 
 
-def test_a_relative_folder_is_taken_from_where_the_command_runs(
+def test_a_relative_folder_is_resolved_against_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -387,31 +391,32 @@ def test_a_relative_folder_is_taken_from_where_the_command_runs(
 
 
 @pytest.mark.parametrize("location", ["nosuch://bucket/run", "file://relative", "s3:// spaced"])
-def test_a_uri_that_leads_nowhere_is_refused_in_one_line(location: str) -> None:
-    with pytest.raises(
-        CheckpointError,
-        match=f"^{re.escape(location)}: must be a folder or a URI such as "
-        r"s3://bucket/path: [^\n]+$",
-    ):
+def test_an_invalid_uri_is_refused_in_one_line(location: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"^{re.escape(location)}: [^\n]*s3://bucket/path[^\n]*$"):
         RunFolder(location)
 
 
-def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_the_name_of_a_run_leaves_the_options_of_a_uri_out() -> None:
+    folder = RunFolder("s3://bucket/runs/first?region=eu-west-1&endpoint_override=127.0.0.1:9&scheme=http")
+    assert folder.name == "first"
+
+
+def test_a_folder_that_cannot_be_created_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CheckpointError, match=f"^--out {tmp_path}/file/run: cannot be made: [^\n]+; choose another"):
+    with pytest.raises(CheckpointError, match=rf"^--out {tmp_path}/file/run: [^\n]+$"):
         RunFolder(str(tmp_path / "file" / "run")).create()
 
 
-def test_a_folder_is_a_run_when_all_that_every_run_has_is_there(run: RunFolder) -> None:
+def test_a_run_has_a_space_its_provenance_and_tune_files(run: RunFolder) -> None:
     for name in ("space.yaml", "run.json", "tune"):
-        with pytest.raises(CheckpointError, match=f"/run: is no run, it has no {name}; give a folder that "):
+        with pytest.raises(CheckpointError, match=rf"/run: [^\n]* no {name}; "):
             run.check_is_run()
         run.write_text(name, "")
     run.check_is_run()
     assert run.exists("run.json")
 
 
-def test_a_text_is_replaced_as_a_whole(run: RunFolder) -> None:
+def test_a_text_file_is_replaced(run: RunFolder) -> None:
     run.write_text("run.json", "long" * 1000)
     run.write_text("run.json", "short")
     assert run.read_text("run.json") == "short"
@@ -442,7 +447,7 @@ def best(run: RunFolder, trained: Peer) -> Path:
     return Path(run.location, "best")
 
 
-def test_the_best_network_loads_with_the_weights_and_outputs_of_the_trained_one(best: Path, trained: Peer) -> None:
+def test_best_network_loads_with_the_weights_and_outputs_of_the_trained_one(best: Path, trained: Peer) -> None:
     network = graftpop.load(best)
     assert not any(module.training for module in network.modules())
     saved = tensors_from_bytes(trained.save())
@@ -460,7 +465,7 @@ def test_the_best_network_loads_with_the_weights_and_outputs_of_the_trained_one(
     assert labels.tolist() == test.labels.tolist()
 
 
-def test_the_card_of_the_best_network_says_how_to_rebuild_and_feed_it(best: Path) -> None:
+def test_card_of_the_best_network_has_model_classes_and_image_shape(best: Path) -> None:
     card = json.loads((best / "config.json").read_text())
     assert (card["model"], card["num_classes"], card["image_shape"]) == ("resnet8", 10, [3, 8, 8])
     assert card["class_names"] == [str(digit) for digit in range(10)]
@@ -468,7 +473,7 @@ def test_the_card_of_the_best_network_says_how_to_rebuild_and_feed_it(best: Path
     assert sorted(path.name for path in best.iterdir()) == ["config.json", "metrics.json", "model.safetensors"]
 
 
-def test_a_better_network_takes_the_place_of_the_best(run: RunFolder, best: Path, trained: Peer) -> None:
+def test_a_new_best_network_replaces_the_previous_one(run: RunFolder, best: Path, trained: Peer) -> None:
     other = Peer(SETTINGS, 1)
     run.write_best(other.save(), {"trial_id": "b"})
     name = "conv1.weight"
@@ -477,9 +482,46 @@ def test_a_better_network_takes_the_place_of_the_best(run: RunFolder, best: Path
     assert not torch.equal(weight, tensors_from_bytes(trained.save())[f"network/{name}"])
 
 
+def test_equal_networks_give_equal_bytes(run: RunFolder, best: Path, trained: Peer) -> None:
+    file = best / "model.safetensors"
+    before = file.read_bytes()
+    with safe_open(file, "pt") as opened:
+        metadata = {name: json.loads(text) for name, text in opened.metadata().items() if name != "format"}
+        assert opened.metadata()["format"] == "pt"
+    assert metadata == {
+        "model_card": json.loads((best / "config.json").read_text()),
+        "metrics": json.loads((best / "metrics.json").read_text()),
+    }
+    run.write_best(trained.save(), {"trial_id": "a", "measured": {"val_accuracy": 0.5}})
+    assert file.read_bytes() == before
+
+
+def test_a_reader_never_mixes_the_card_and_the_weights_of_two_networks(run: RunFolder, trained: Peer) -> None:
+    """The networks differ in architecture, so that the card of one refuses the weights of the other."""
+    other = Peer(SETTINGS.model_copy(update={"model": SETTINGS.model.model_copy(update={"name": "resnet20"})}), 0)
+    files = [trained.save(), other.save()]
+    run.write_best(files[0], {})
+    is_done, read = threading.Event(), Counter[int]()
+
+    def read_repeatedly() -> None:
+        while not is_done.is_set():
+            network = graftpop.load(Path(run.location, "best"))
+            read[sum(weight.numel() for weight in network.parameters())] += 1
+
+    with ThreadPoolExecutor() as pool:
+        reader = pool.submit(read_repeatedly)
+        try:
+            for number in range(200):
+                run.write_best(files[number % 2], {})
+        finally:
+            is_done.set()
+        reader.result(timeout=30)
+    assert len(read) == 2  # both networks were read
+
+
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 100])
-def test_a_file_that_is_no_peers_is_not_taken_for_the_best(run: RunFolder, content: bytes) -> None:
-    with pytest.raises(CheckpointError, match=r"^checkpoint of a peer: not readable: "):
+def test_a_file_of_another_kind_is_not_written_as_best(run: RunFolder, content: bytes) -> None:
+    with pytest.raises(CheckpointError, match=r"^checkpoint of a peer: "):
         run.write_best(content, {})
     assert not run.exists("best")
 
@@ -488,12 +530,16 @@ def load_error(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         graftpop.load(folder)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(f"{folder}: holds no network that can be loaded: ")
-    assert str(caught.value).endswith("; give the folder best/ of a run")
+    assert str(caught.value).startswith(f"{folder}: ")
     return str(caught.value)
 
 
-def test_a_folder_without_a_network_is_named(tmp_path: Path, best: Path) -> None:
+def remove_metadata(best: Path) -> None:
+    """Leave the card in config.json alone, as in an exported network."""
+    save_file(load_file(best / "model.safetensors"), best / "model.safetensors")
+
+
+def test_a_folder_without_a_network_is_refused(tmp_path: Path, best: Path) -> None:
     assert "No such file" in load_error(tmp_path / "absent")
     assert "No such file" in load_error(best.parent)
     (best / "model.safetensors").unlink()
@@ -501,7 +547,7 @@ def test_a_folder_without_a_network_is_named(tmp_path: Path, best: Path) -> None
 
 
 @pytest.mark.parametrize("length", [0, 5, 1000, -1])
-def test_weights_that_were_cut_short_are_refused(best: Path, length: int) -> None:
+def test_truncated_weights_are_refused(best: Path, length: int) -> None:
     file = best / "model.safetensors"
     file.write_bytes(file.read_bytes()[:length])
     assert re.search(r"too small|incomplete metadata|invalid header length", load_error(best))
@@ -516,12 +562,14 @@ def test_weights_that_were_cut_short_are_refused(best: Path, length: int) -> Non
     ],
 )
 def test_weights_of_another_architecture_are_refused(best: Path, changes: dict[str, Any], reason: str) -> None:
+    remove_metadata(best)
     card = json.loads((best / "config.json").read_text())
     (best / "config.json").write_text(json.dumps(card | changes))
     assert reason in load_error(best)
 
 
-def test_a_card_that_was_cut_short_is_refused(best: Path) -> None:
+def test_a_truncated_card_is_refused(best: Path) -> None:
+    remove_metadata(best)
     card = (best / "config.json").read_text()
     (best / "config.json").write_text(card[: len(card) // 2])
     assert "line " in load_error(best)

@@ -1,4 +1,4 @@
-"""What takes long is done less often."""
+"""Throttle: an action is due again after its share of the time."""
 
 import time
 
@@ -7,25 +7,25 @@ import pytest
 from graftpop.run.throttle import Throttle
 
 
-def test_what_has_never_been_done_is_due() -> None:
+def test_a_new_throttle_is_due() -> None:
     assert Throttle(0.5).is_due
 
 
-def test_what_took_long_is_not_due_for_as_long_as_its_share_says() -> None:
-    sparing = Throttle(0.1)
-    sparing.do(lambda: time.sleep(0.02))
-    assert not sparing.is_due  # for 0.2 s
+def test_an_action_is_due_again_after_its_duration_over_the_share() -> None:
+    throttle = Throttle(0.1)
+    throttle.do(lambda: time.sleep(0.02))
+    assert not throttle.is_due  # for 0.2 s
     time.sleep(0.25)
-    assert sparing.is_due
+    assert throttle.is_due
 
 
-def test_what_failed_took_its_time_too() -> None:
-    sparing = Throttle(0.001)
+def test_a_failed_action_counts_too() -> None:
+    throttle = Throttle(0.001)
 
     def fail() -> None:
         time.sleep(0.01)
         raise OSError("away")
 
     with pytest.raises(OSError, match="away"):
-        sparing.do(fail)
-    assert not sparing.is_due
+        throttle.do(fail)
+    assert not throttle.is_due

@@ -1,6 +1,7 @@
-"""Optuna's database is a copy of the trials: right at any moment, after a resumption, and after it was away."""
+"""OptunaStorage keeps a copy of the trials: during a study, after a resume, and after an outage."""
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ def space_of(storage: str, **changes: Any) -> Space:
 
 
 def run_folder(folder: Path) -> RunFolder:
-    made = RunFolder(str(folder))
-    made.create()
-    return made
+    run = RunFolder(str(folder))
+    run.create()
+    return run
 
 
 def trial(number: int, status: str = "pending", scores: Mapping[int, float] | None = None, **found: Any) -> Trial:
@@ -49,14 +50,14 @@ def trial(number: int, status: str = "pending", scores: Mapping[int, float] | No
     return Trial(f"{number:05}", number, sample, 3, status, result)
 
 
-def went_on(known: Trial, status: str, round: int, score: float, **found: Any) -> None:
-    """Change a trial as the recorder does."""
+def advance(known: Trial, status: str, round: int, score: float, **found: Any) -> None:
+    """Update a trial after a round, as the recorder does."""
     known.status = status
     known.result = {"round": round, "val_accuracy": score, **found}
 
 
 def study_in(folder: Path, storage: str) -> optuna.Study:
-    """Return the study as another program finds it."""
+    """Open the study as another program does."""
     if "://" in storage:
         return optuna.load_study(study_name=folder.name, storage=storage.replace("///", f"///{folder}/"))
     return optuna.load_study(study_name=folder.name, storage=JournalStorage(JournalFileBackend(str(folder / storage))))
@@ -66,15 +67,15 @@ STORAGES = pytest.mark.parametrize("storage", ["sqlite:///study.db", "study.log"
 
 
 @STORAGES
-def test_trials_are_there_with_what_they_are_what_they_reach_and_how_they_end(tmp_path: Path, storage: str) -> None:
+def test_trials_are_written_with_parameters_scores_and_final_states(tmp_path: Path, storage: str) -> None:
     trials = [trial(number) for number in range(6)]
     stored = OptunaStorage(space_of(storage), run_folder(tmp_path), [], {})
     stored(trials)
     for round in (1, 2):
         for known in trials[:5]:
-            went_on(known, "running", round, round / 10 + known.number / 100)
+            advance(known, "running", round, round / 10 + known.number / 100)
             stored(trials)
-    went_on(trials[0], "completed", 3, 0.5, test_accuracy=0.4)
+    advance(trials[0], "completed", 3, 0.5, test_accuracy=0.4)
     trials[1].status = "stopped"
     trials[2].status, trials[2].error = "failed", "peer 1: diverged"
     trials[3].status = "interrupted"
@@ -97,17 +98,17 @@ def test_trials_are_there_with_what_they_are_what_they_reach_and_how_they_end(tm
 
 
 @STORAGES
-def test_a_study_that_is_gone_on_with_doubles_nothing_and_mends_what_is_behind(tmp_path: Path, storage: str) -> None:
-    wanted, folder = space_of(storage), run_folder(tmp_path)
+def test_resuming_updates_existing_trials_and_adds_no_duplicates(tmp_path: Path, storage: str) -> None:
+    space, folder = space_of(storage), run_folder(tmp_path)
     scores = {"00000": {1: 0.1, 2: 0.2, 3: 0.3}, "00001": {1: 0.1, 2: 0.2}}
     before = [trial(0, "completed", scores["00000"]), trial(1, "running", scores["00001"])]
-    stored = OptunaStorage(wanted, folder, before, scores)
+    stored = OptunaStorage(space, folder, before, scores)
     stored.finish()
-    # the second round of trial 1 was done again, and the first of trial 2 had not come here
+    # round 2 of trial 1 was repeated, and round 1 of trial 2 was never written
     scores |= {"00001": {1: 0.1, 2: 0.25}, "00002": {1: 0.7}}
     known = [before[0], trial(1, "interrupted", scores["00001"]), trial(2, "interrupted", scores["00002"])]
-    resumed = OptunaStorage(wanted, folder, known, scores)
-    went_on(known[1], "completed", 3, 0.4)
+    resumed = OptunaStorage(space, folder, known, scores)
+    advance(known[1], "completed", 3, 0.4)
     resumed([*known, trial(3)])
     resumed.finish()
 
@@ -126,83 +127,73 @@ def test_a_study_that_is_gone_on_with_doubles_nothing_and_mends_what_is_behind(t
     ]
 
 
-def test_what_pbt_changed_is_told_beside_what_the_trial_began_with(tmp_path: Path) -> None:
-    wanted = parse_space(
+def test_values_changed_by_pbt_are_user_attributes_beside_the_initial_ones(tmp_path: Path) -> None:
+    space = parse_space(
         {
             "tune": {"optuna_storage": "study.log", "search": "random", "scheduler": "pbt"},
             "training": {"lr": {"uniform": [0.01, 0.1]}, "epochs": 3},
         }
     )
-    stored = OptunaStorage(wanted, run_folder(tmp_path), [], {})
+    stored = OptunaStorage(space, run_folder(tmp_path), [], {})
     known = Trial("00000", 0, {"training.lr": 0.05}, 3)
     stored([known])
     stored.finish()
-    stored = OptunaStorage(wanted, run_folder(tmp_path), [known], {"00000": {}})
+    stored = OptunaStorage(space, run_folder(tmp_path), [known], {"00000": {}})
     known.sample = {"training.lr": 0.06}
-    went_on(known, "completed", 3, 0.5)
+    advance(known, "completed", 3, 0.5)
     stored([known])
     stored.finish()
     (one,) = study_in(tmp_path, "study.log").trials
     assert (one.params["training.lr"], one.user_attrs["training.lr"]) == (0.05, 0.06)
 
 
-def test_a_storage_that_is_away_is_told_of_and_has_everything_when_it_is_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_storage_that_was_away_gets_all_trials_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = run_folder(tmp_path / "run")
     stored = OptunaStorage(space_of(f"sqlite:///{tmp_path}/away/study.db"), folder, [], {})
     trials = [trial(0), trial(1)]
     with caplog.at_level(logging.WARNING, "graftpop"):
         stored(trials)
-        went_on(trials[0], "running", 1, 0.5)
+        advance(trials[0], "running", 1, 0.5)
         stored(trials)
         stored._background.call(lambda: None)  # until it has tried
-    assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith(
-        f"tune.optuna_storage: cannot be opened, got 'sqlite:///{tmp_path}/away/study.db': "
-    )
-    assert caplog.messages[0].endswith("; the study goes on")
+    (message,) = caplog.messages
+    assert re.match(f"tune.optuna_storage: .*got 'sqlite:///{tmp_path}/away/study.db': ", message)
     (tmp_path / "away").mkdir()
     stored.finish()
     study = optuna.load_study(study_name="run", storage=f"sqlite:///{tmp_path}/away/study.db")
     assert [(one.number, one.intermediate_values) for one in study.trials] == [(0, {1: 0.5}), (1, {})]
 
 
-def test_a_database_that_breaks_is_told_of_with_what_it_says_itself(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_broken_database_is_logged_with_its_own_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stored = OptunaStorage(space_of("sqlite:///study.db"), run_folder(tmp_path), [], {})
     trials = [trial(0)]
     stored(trials)
     stored._background.call(lambda: None)  # until it has written
     (tmp_path / "study.db").write_bytes(b"no database" * 1000)
-    went_on(trials[0], "running", 1, 0.5)
+    advance(trials[0], "running", 1, 0.5)
     with caplog.at_level(logging.WARNING, "graftpop"):
         stored(trials)
         stored.finish()
-    assert caplog.messages == [
-        "tune.optuna_storage: cannot be written, got 'sqlite:///study.db': (sqlite3.DatabaseError) "
-        "file is not a database; the study goes on"
-    ]
+    (message,) = caplog.messages
+    assert message.startswith("tune.optuna_storage: ")
+    assert "'sqlite:///study.db': (sqlite3.DatabaseError) file is not a database" in message
 
 
-def test_two_runs_in_one_database_do_not_mix(tmp_path: Path) -> None:
-    wanted = space_of(f"sqlite:///{tmp_path}/all.db")
+def test_two_runs_share_one_database(tmp_path: Path) -> None:
+    space = space_of(f"sqlite:///{tmp_path}/all.db")
     one, other, namesake = (run_folder(tmp_path / name) for name in ("one", "other", "elsewhere/one"))
     for folder, number_of_trials in ((one, 2), (other, 1)):
-        check_storage(wanted, folder)
-        stored = OptunaStorage(wanted, folder, [], {})
+        check_storage(space, folder)
+        stored = OptunaStorage(space, folder, [], {})
         stored([trial(number) for number in range(number_of_trials)])
         stored.finish()
     found = optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/all.db")
     assert {summary.study_name: summary.n_trials for summary in found} == {"one": 2, "other": 1}
-    with pytest.raises(
-        SpaceError, match=r"^tune\.optuna_storage: has a study 'one' of another run, with 2 trials, got "
-    ):
-        check_storage(wanted, namesake)
+    with pytest.raises(SpaceError, match=r"^tune\.optuna_storage: [^\n]*'one'[^\n]* 2 trials"):
+        check_storage(space, namesake)
 
 
-def test_where_no_storage_is_wanted_nothing_is_written(tmp_path: Path) -> None:
+def test_without_a_storage_nothing_is_written(tmp_path: Path) -> None:
     check_storage(parse_space({}), run_folder(tmp_path))
     assert not list(tmp_path.iterdir())
 
@@ -210,32 +201,31 @@ def test_where_no_storage_is_wanted_nothing_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
-        ("", "must name a file that others can open, got none; write sqlite:///study.db"),
-        ("sqlite://", "must name a file that others can open, got none; write sqlite:///study.db"),
-        ("sqlite:///:memory:", "must name a file that others can open, got none; write sqlite:///study.db"),
-        ("nosuch://me:secret@host/base", "cannot be opened, got 'nosuch://host/base': "),
+        ("", "got none; .*sqlite:///study.db"),
+        ("sqlite://", "got none; .*sqlite:///study.db"),
+        ("sqlite:///:memory:", "got none; .*sqlite:///study.db"),
+        ("nosuch://me:secret@host/base", "got 'nosuch://host/base': "),
         (
             "postgresql+pg8000://me:secret@host/base",
-            "needs the driver of its database, got 'postgresql+pg8000://host/base'"
-            ": No module named 'pg8000'; install it, or choose another storage",
+            r"driver.* got 'postgresql\+pg8000://host/base': No module named 'pg8000'; install",
         ),
-        ("://", "cannot be opened, got '://': "),
-        ("sqlite:////absent/study.db", "cannot be opened, got 'sqlite:////absent/study.db': "),
-        ("/absent/study.log", "cannot be opened, got '/absent/study.log': "),
+        ("://", "got '://': "),
+        ("sqlite:////absent/study.db", "got 'sqlite:////absent/study.db': "),
+        ("/absent/study.log", "got '/absent/study.log': "),
     ],
 )
-def test_a_storage_that_cannot_be_used_is_refused_in_one_line_without_its_password(
+def test_an_unusable_storage_is_refused_in_one_line_without_its_password(
     tmp_path: Path, storage: str, message: str
 ) -> None:
     with pytest.raises(SpaceError) as caught:
         check_storage(space_of(storage), run_folder(tmp_path))
-    assert str(caught.value).startswith(f"tune.optuna_storage: {message}")
+    assert re.match(f"tune.optuna_storage: .*{message}", str(caught.value))
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_cannot_lie_in_a_run_folder_that_is_in_an_object_store() -> None:
+def test_a_relative_file_is_refused_for_a_run_in_an_object_store() -> None:
     folder = RunFolder("s3://bucket/run?region=eu-west-1&endpoint_override=127.0.0.1:9&scheme=http")
     for storage in ("sqlite:///study.db", "study.log"):
-        with pytest.raises(SpaceError, match=r"'study\.\w+' would lie in the run folder, which is no folder on a disk"):
+        with pytest.raises(SpaceError, match=r"^tune\.optuna_storage: .*'study\.\w+'.* s3://bucket/run"):
             check_storage(space_of(storage), folder)

@@ -1,4 +1,4 @@
-"""What is found before anything starts: names, data, networks and teachers of every trial that a space can lead to."""
+"""Preflight checks of names, data, networks and teachers of every possible trial."""
 
 import pytest
 import yaml
@@ -23,70 +23,72 @@ def preflight(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (TWO % "{data: {name: digitz}}", "data.name: unknown name 'digitz'; choose from "),
-        ("data: {name: {grid: [digits, digitz]}}\nseeds: [0]", "data.name: unknown name 'digitz'; choose from "),
-        (TWO % "{model: {name: resnet9}}", "model.name: unknown name 'resnet9'; choose from "),
+        (TWO % "{data: {name: digitz}}", "data.name: unknown name 'digitz'"),
+        ("data: {name: {grid: [digits, digitz]}}\nseeds: [0]", "data.name: unknown name 'digitz'"),
+        (TWO % "{model: {name: resnet9}}", "model.name: unknown name 'resnet9'"),
         (
             TWO % "{distillation: {teachers: [{model: resnet8, epochs: 1}, {model: resnet9, epochs: 1}]}}",
-            "distillation.teachers[1].model: unknown name 'resnet9'; choose from ",
+            "distillation.teachers[1].model: unknown name 'resnet9'",
         ),
     ],
 )
-def test_the_names_of_every_variant_are_looked_up(text: str, message: str) -> None:
+def test_an_unknown_name_in_any_variant_is_refused(text: str, message: str) -> None:
     with pytest.raises(GraftpopError) as caught:
         check_names(space_of(text))
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "key", "reason"),
     [
         (
             "seeds: [0]\ndata: {name: digits, max_train_images: {grid: [100, 10000]}}",
-            "data.max_train_images: must be at most the number of training images",
+            "data.max_train_images: ",
+            "got 10000",
         ),
-        (
-            "data: {name: digits}\n" + TWO % "{model: {name: vgg16}}",
-            "model.name: 'vgg16' cannot take images of shape (3, 8, 8)",
-        ),
+        ("data: {name: digits}\n" + TWO % "{model: {name: vgg16}}", "model.name: 'vgg16' ", "(3, 8, 8)"),
         (
             "data: {name: digits}\n" + TWO % "{distillation: {teachers: [{model: 'torchvision:alexnet', epochs: 1}]}}",
-            "distillation.teachers[0].model: cannot take images of shape (3, 8, 8)",
+            "distillation.teachers[0].model: ",
+            "(3, 8, 8)",
         ),
         (
             "data: {name: digits}\n" + TWO % "{distillation: {teachers: [{checkpoint: /absent}]}}",
-            "distillation.teachers[0].checkpoint: no such file or folder, got '/absent'",
-        ),
-        (
-            "data: {name: digits}\nmodel: {name: 'torchvision:resnet18'}\n" + TWO % "{graft: {compat: released_code}}",
-            "",
+            "distillation.teachers[0].checkpoint: ",
+            "'/absent'",
         ),
         (
             "data: {name: digits}\nmodel: {name: 'torchvision:mobilenet_v2'}\n"
             + TWO % "{graft: {compat: released_code}}",
-            "graft.compat: the released code needs a network whose first tensor has 'conv' in its name",
+            "graft.compat: ",
+            "'conv'",
         ),
     ],
 )
-def test_the_data_and_the_networks_of_every_variant_are_tried(text: str, message: str) -> None:
-    if not message:
-        assert preflight(text) is None
-        return
+def test_bad_data_or_a_bad_network_in_any_variant_is_refused(text: str, key: str, reason: str) -> None:
     with pytest.raises(GraftpopError) as caught:
         preflight(text)
-    assert str(caught.value).startswith(message)
+    assert str(caught.value).startswith(key)
+    assert reason in str(caught.value)
 
 
-def test_what_every_variant_needs_is_there() -> None:
+def test_the_released_assignment_is_accepted_for_a_network_that_has_it() -> None:
+    compat = TWO % "{graft: {compat: released_code}}"
+    preflight("data: {name: digits}\nmodel: {name: 'torchvision:resnet18'}\n" + compat)
+    with pytest.raises(GraftpopError, match=r"^graft\.compat: "):
+        preflight("data: {name: digits}\nmodel: {name: 'torchvision:mobilenet_v2'}\n" + compat)
+
+
+def test_every_combination_of_data_and_network_is_checked() -> None:
     text = (
         "data: {name: digits, max_train_images: {grid: [200, 400]}}\nmodel: {name: {grid: [resnet8, resnet20]}}\n"
         "seeds: [0, 1]\n" + TWO % "{distillation: {teachers: [{model: resnet8, epochs: 1}]}, graft: {}}"
     )
     preflight(text)
-    tried = {
+    combinations = {
         (settings.data.max_train_images, settings.model.name, settings.graft is None)
         for settings in space_of(text).settings_of("data", "model")
     }
-    assert tried == {
+    assert combinations == {
         (limit, model, plain) for limit in (200, 400) for model in ("resnet8", "resnet20") for plain in (True, False)
     }

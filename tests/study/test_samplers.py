@@ -1,4 +1,4 @@
-"""Configurations are functions of the seed and the trial's number, and Optuna's also of what is known by then."""
+"""Samplers: samples depend on the seed and the trial's number, with Optuna also on earlier results."""
 
 from collections import Counter
 from typing import Any
@@ -23,7 +23,7 @@ def score(sample: dict[str, Any]) -> float:
 
 
 def run(sampler: Sampler, numbers: range) -> list[Trial]:
-    """Sample trials one after the other, each of two rounds and over before the next."""
+    """Sample trials one after the other; each completes two rounds before the next starts."""
     trials = []
     for number in numbers:
         sample = sampler.sample(number)
@@ -45,7 +45,7 @@ def samples(space: Space, number: int) -> list[dict[str, Any]]:
     return [dict(trial.sample) for trial in run(make_sampler(space), range(number))]
 
 
-def test_every_choice_of_search_has_a_sampler() -> None:
+def test_every_value_of_search_has_a_sampler() -> None:
     for search in TuneSettings.model_fields["search"].annotation.__args__:
         tree = {"seed": 2**63 - 1, "tune": {"search": search}, "graft": {"A": {"choice": [0.1, 0.2]}}}
         assert make_sampler(parse_space(tree)).sample(0)["graft.A"] in (0.1, 0.2)
@@ -53,7 +53,7 @@ def test_every_choice_of_search_has_a_sampler() -> None:
 
 @pytest.mark.parametrize("search", ["random", "optuna"])
 @pytest.mark.parametrize(("kind", "values", "expected"), [("randint", [2, 4], {2, 3, 4}), ("choice", [2, 3], {2, 3})])
-def test_every_value_of_a_domain_is_drawn_the_upper_bound_included(
+def test_every_value_of_a_domain_is_drawn_with_the_upper_bound(
     search: str, kind: str, values: list[Any], expected: set[Any]
 ) -> None:
     space = parse_space({"tune": {"search": search}, "population": {"num_peers": {kind: values}}, "graft": {}})
@@ -65,7 +65,7 @@ def test_every_value_of_a_domain_is_drawn_the_upper_bound_included(
 @pytest.mark.parametrize(
     ("kind", "values"), [("uniform", [0.25, 0.5]), ("loguniform", [1e-4, 0.1]), ("quniform", [0.1, 0.9, 0.1])]
 )
-def test_numbers_are_drawn_within_their_bounds_and_on_both_sides_of_the_middle(
+def test_numbers_are_drawn_within_bounds_on_both_sides_of_the_middle(
     search: str, kind: str, values: list[float]
 ) -> None:
     sampler = make_sampler(parse_space({"tune": {"search": search}, "training": {"lr": {kind: values}}}))
@@ -95,7 +95,7 @@ def test_every_kind_of_domain_can_be_sampled() -> None:
         space.resolve(make_sampler(space).sample(0))
 
 
-def test_a_grid_has_every_value_of_every_domain_once() -> None:
+def test_grid_has_every_combination_once() -> None:
     space = parse_space(
         {
             "tune": {"search": "grid"},
@@ -111,7 +111,7 @@ def test_a_grid_has_every_value_of_every_domain_once() -> None:
         assert space.resolve(sample).population.num_peers == sample["population.num_peers"]
 
 
-def test_a_comparison_has_every_variant_with_every_seed_and_every_other_value_once() -> None:
+def test_comparison_has_every_variant_seed_and_grid_value_once() -> None:
     space = parse_space(
         yaml.safe_load(
             "seeds: [0, 1, 2]\nmodel: {name: {grid: [resnet8, resnet20]}}\n"
@@ -136,13 +136,13 @@ def test_a_comparison_has_every_variant_with_every_seed_and_every_other_value_on
 
 
 @pytest.mark.parametrize("search", ["random", "optuna"])
-def test_equal_seeds_give_equal_configurations_and_others_others(search: str) -> None:
+def test_samples_depend_on_the_seed_alone(search: str) -> None:
     one, other = (parse_space({"seed": seed, "tune": {"search": search}, **SEARCHED}) for seed in (1, 2))
     assert samples(one, 15) == samples(one, 15)
     assert samples(one, 15) != samples(other, 15)
 
 
-def test_suggestions_are_configurations_of_the_space_and_come_nearer_to_what_did_well() -> None:
+def test_optuna_samples_are_valid_and_approach_the_best_values() -> None:
     space = parse_space(SEARCHED)
     suggested = samples(space, 40)
     for sample in suggested:
@@ -159,7 +159,7 @@ def test_suggestions_are_configurations_of_the_space_and_come_nearer_to_what_did
 
 
 @pytest.mark.parametrize("search", ["random", "optuna"])
-def test_a_sampler_that_was_told_of_all_trials_before_goes_on_like_the_one_that_made_them(search: str) -> None:
+def test_a_sampler_that_recalls_all_trials_continues_like_the_original(search: str) -> None:
     space = parse_space({"tune": {"search": search}, **SEARCHED})
     whole = make_sampler(space)
     before = run(whole, range(20))
@@ -167,7 +167,7 @@ def test_a_sampler_that_was_told_of_all_trials_before_goes_on_like_the_one_that_
     assert [whole.sample(number) for number in range(20, 23)] == [cut.sample(number) for number in range(20, 23)]
 
 
-def test_trials_that_were_stopped_or_failed_or_are_still_to_be_gone_on_with_are_told_as_such() -> None:
+def test_recalled_trials_keep_their_final_states() -> None:
     space = parse_space(SEARCHED)
     trials = run(make_sampler(space), range(4))
     for trial, status in zip(trials, ("completed", "stopped", "failed", "interrupted"), strict=True):
@@ -182,7 +182,7 @@ def test_trials_that_were_stopped_or_failed_or_are_still_to_be_gone_on_with_are_
     assert (study.trials[3].state.name, study.trials[3].value) == ("COMPLETE", 0.75)
 
 
-def test_choices_that_are_no_plain_values_are_suggested_too() -> None:
+def test_choices_of_lists_can_be_sampled() -> None:
     teachers = [[{"model": "resnet8", "epochs": 1}], [{"model": "resnet20", "epochs": 1}]]
     space = parse_space({"distillation": {"teachers": {"choice": teachers}}, "training": {"epochs": 2}})
     sampler = make_sampler(space)
@@ -190,6 +190,19 @@ def test_choices_that_are_no_plain_values_are_suggested_too() -> None:
     assert all(value in teachers for value in drawn)
     trials = [Trial("00000", 0, {"distillation.teachers": drawn[0]}, 2, "interrupted")]
     assert resumed_any(space, trials)._study.trials[0].params == {"distillation.teachers": str(drawn[0])}
+
+
+def test_optuna_avoids_the_samples_of_running_trials() -> None:
+    """A trial that runs where the next sample would be moves that sample away (constant_liar)."""
+    space = parse_space({"graft": {"A": {"uniform": [0.0, 1.0]}}})
+    completed = run(make_sampler(space), range(14))
+
+    def sample_beside(value: float) -> float:
+        running = Trial("00014", 14, {"graft.A": value}, 2, "interrupted")
+        return float(resumed(space, [*completed, running]).sample(15)["graft.A"])
+
+    usual = sample_beside(0.05)
+    assert abs(sample_beside(usual) - usual) > 0.1
 
 
 def resumed_any(space: Space, trials: list[Trial]) -> Any:

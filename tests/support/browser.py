@@ -1,4 +1,4 @@
-"""A headless browser for tests: Debian's Chromium, driven by Playwright."""
+"""A headless Chromium, driven by Playwright."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    """Run a browser for the time of a block; where none is installed, skip the test."""
+    """Run a browser inside the block; skip the test if none is installed."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip("needs a browser: apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # as root there is no sandbox; without a card, WebGL (parallel coordinates) is computed
+        # root has no sandbox; without a GPU, WebGL (parallel coordinates) runs in software
         running = playwright.chromium.launch(
             executable_path=found, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
         )

@@ -1,10 +1,12 @@
-"""Folders of runs with one trial, as a study leaves them, from a population in this process."""
+"""Run folders with one trial, written from a population in this process."""
 
 import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from space_makers import make_settings
 
 from graftpop.peer.peer import Peer
 from graftpop.population import LocalGroup, Population
@@ -17,21 +19,12 @@ TRIAL = "00000"
 
 
 def small_settings(**sections: Mapping[str, Any]) -> Settings:
-    """Return three small peers that train for two rounds on 200 digits, changed as told."""
-    whole: dict[str, Mapping[str, Any]] = {
-        "data": {"name": "digits", "max_train_images": 200},
-        "model": {"name": "resnet8"},
-        "training": {"epochs": 2, "batch_size": 64, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
-        "population": {"num_peers": 3},
-        "graft": {},
-    }
-    return Settings.model_validate(
-        whole | {name: {**whole.get(name, {}), **section} for name, section in sections.items()}
-    )
+    """Return settings of three small peers that train and graft for two rounds on 200 digits, with some changed."""
+    return make_settings({"graft": {}}, **sections)
 
 
 def trained_run(folder: Path, settings: Settings) -> dict[str, Any]:
-    """Train a population and write its run; return what the trial reported last."""
+    """Train a population and write its run; return the trial's last report."""
     population = Population(LocalGroup(partial(Peer, settings), settings.population.num_peers), settings)
     while True:
         done = population.step()
@@ -43,7 +36,7 @@ def trained_run(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def untrained_run(folder: Path, settings: Settings) -> None:
-    """Write the run of peers as they begin, as if they had done the first round of several."""
+    """Write the run of untrained peers after the first of several rounds."""
     files = {f"peer-{peer}.safetensors": Peer(settings, peer).save() for peer in range(settings.population.num_peers)}
     write_run(folder, settings, files, {"round": 1, "epoch": 0, "best_peer": 0, "val_accuracy": 0.1})
 

@@ -1,4 +1,4 @@
-"""A network, images and an optimizer of one's own, where processes of peers can import them too."""
+"""A user-defined network, images and optimizer, in a module that processes of peers can import."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 
 class Net(nn.Module):
-    """A network for images of one channel."""
+    """A convolutional network for images of one channel."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
