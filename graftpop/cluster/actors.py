@@ -45,7 +45,7 @@ class RayGroup:
 
     Args:
         settings: the population's.
-        demand: resources of the peers, and which of them share a process.
+        request: resources of the peers, and which of them share a process.
         placement_group: of the trial; its last bundles belong to the actors.
         trial: trial ID, the prefix of the peers' task names.
         parts: a `graftpop.peer.components.Components`, which is pickled; None for those that the settings name.
@@ -54,37 +54,37 @@ class RayGroup:
     def __init__(
         self,
         settings: Settings,
-        demand: ResourceRequest,
+        request: ResourceRequest,
         placement_group: PlacementGroup,
         trial: str,
         parts: Any = None,
     ) -> None:
         # Ray neither restarts nor retries, because a restarted peer first needs its state
         self._remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
-        self._settings, self._demand, self._placement_group, self._trial = settings, demand, placement_group, trial
+        self._settings, self._request, self._placement_group, self._trial = settings, request, placement_group, trial
         # put once for all processes, in this process's object store
         self._parts = None if parts is None else ray.put(cloudpickle.dumps(parts))
         self._actors: dict[int, Any] = {}  # by index of actor
         self._places: dict[int, int] = {}  # index of actor by peer
         self._started: dict[ray.ObjectRef[Any], PendingCall] = {}
         self._place_peers()
-        for place in range(len(demand.actors)):
+        for place in range(len(request.actors)):
             self._start_process(place)
         self._connect_process_group()
 
     def _place_peers(self) -> None:
-        self._places = {peer: place for place, peers in enumerate(self._demand.actors) for peer in peers}
+        self._places = {peer: place for place, peers in enumerate(self._request.actors) for peer in peers}
 
-    def reassign(self, settings: Settings, demand: ResourceRequest, trial: str) -> None:
+    def reassign(self, settings: Settings, request: ResourceRequest, trial: str) -> None:
         """Become the peers of another trial with the same bundles; idle processes are reused.
 
         Args:
             settings: of the new population.
-            demand: its resources, with the same bundles; the division of peers among them may differ.
+            request: its resources, with the same bundles; the division of peers among them may differ.
             trial: its ID.
         """
         busy = {self._places[asked.peer] for asked in self._started.values()}
-        self._settings, self._demand, self._trial = settings, demand, trial
+        self._settings, self._request, self._trial = settings, request, trial
         self._started.clear()
         self._place_peers()
         begun = {
@@ -94,7 +94,7 @@ class RayGroup:
         }
         if begun:
             ray.wait(list(begun.values()), num_returns=len(begun), timeout=REASSIGN_TIMEOUT_S)
-        for place in range(len(self._demand.actors)):
+        for place in range(len(self._request.actors)):
             if place not in begun or not _is_done(begun[place]):
                 self._start_process(place)
         self._connect_process_group()
@@ -106,7 +106,7 @@ class RayGroup:
         """Start the process of an actor, in place of an old one."""
         if place in self._actors:
             ray.kill(self._actors[place])
-        bundles = self._demand.bundles
+        bundles = self._request.bundles
         self._actors[place] = self._remote_peer.options(
             num_cpus=bundles[place]["CPU"],
             num_gpus=bundles[place].get("GPU", 0.0),
@@ -114,14 +114,14 @@ class RayGroup:
                 placement_group=self._placement_group,
                 placement_group_bundle_index=self._placement_group.bundle_count - len(bundles) + place,
             ),
-        ).remote(self._settings.model_dump(), self._peers_at(place), self._demand, self._parts)
+        ).remote(self._settings.model_dump(), self._peers_at(place), self._request, self._parts)
 
     def _connect_process_group(self) -> None:
         """Connect all actors in one process group if the settings need it; ranks follow the peers' order.
 
         Actors run calls in order, so later calls find the group.
         """
-        if not self._settings.meets:
+        if not self._settings.exchanges_logits:
             return
         timeout_s = self._settings.population.round_timeout_s
         opener, *others = (self._actors[index] for index in sorted(self._actors))

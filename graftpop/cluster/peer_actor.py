@@ -18,7 +18,7 @@ class PeerActor:
     """A process that runs one or more peers, one after the other; its creator need not import torch."""
 
     def __init__(
-        self, settings: dict[str, Any], peers: Sequence[int], demand: ResourceRequest, parts: bytes | None
+        self, settings: dict[str, Any], peers: Sequence[int], request: ResourceRequest, parts: bytes | None
     ) -> None:
         import torch
 
@@ -26,8 +26,8 @@ class PeerActor:
 
         keep_freed_memory()
         self._name = f"{settings['name']}/peer-{'-'.join(map(str, peers))}"
-        self._device = "cuda" if demand.gpus_per_peer else "cpu"
-        self._num_cores = max(1, int(len(peers) * demand.cpus_per_peer))
+        self._device = "cuda" if request.gpus_per_peer else "cpu"
+        self._num_cores = max(1, int(len(peers) * request.cpus_per_peer))
         torch.set_num_threads(self._num_cores)
         self._parts = parts
         self._failure: PeerError | None = None

@@ -85,26 +85,26 @@ def resource_request(settings: Settings, nodes: Sequence[Node]) -> ResourceReque
     shares = [math.floor(RAY_UNITS / sharing) / RAY_UNITS for sharing in range(1, MOST_PEERS_SHARING + 1)]
     of_cpus = list(enumerate(shares, 1)) if resources.cpus_per_peer == "auto" else [(1, resources.cpus_per_peer)]
     of_gpus = (shares if has_gpus else [0.0]) if resources.gpus_per_peer == "auto" else [resources.gpus_per_peer]
-    demands = [
+    requests = [
         ResourceRequest(num_peers, cpus, gpus, _together(settings.peers_per_actor, num_peers, sharing, gpus, nodes))
         for gpus in of_gpus
         for sharing, cpus in of_cpus
     ]
-    demands = [
-        demand
-        for demand in demands  # Ray assigns whole GPUs or a fraction of one
-        if demand.gpus_per_peer % 1 == 0 or demand.peers_per_actor * demand.gpus_per_peer <= 1
+    requests = [
+        request
+        for request in requests  # Ray assigns whole GPUs or a fraction of one
+        if request.gpus_per_peer % 1 == 0 or request.peers_per_actor * request.gpus_per_peer <= 1
     ]
-    demand = next((demand for demand in demands if _room(demand, nodes) >= num_peers), demands[-1])
-    room = _room(demand, nodes)
+    request = next((request for request in requests if _room(request, nodes) >= num_peers), requests[-1])
+    room = _room(request, nodes)
     if room < num_peers:
         kinds = f"{sum(node.cpus for node in nodes):g} CPU, {sum(node.gpus for node in nodes):g} GPU"
         raise ResourceError(
-            f"population.num_peers: {demand} can never be placed on this cluster ({len(nodes)} "
+            f"population.num_peers: {request} can never be placed on this cluster ({len(nodes)} "
             f"{'node' if len(nodes) == 1 else 'nodes'}, {kinds}), which has room for {room or 'none'}; choose "
             f"{f'at most {room} peers, or ' * bool(room)}less in resources.cpus_per_peer and resources.gpus_per_peer"
         )
-    return demand
+    return request
 
 
 def _together(asked: int | Literal["auto"], num_peers: int, sharing: int, gpus: float, nodes: Sequence[Node]) -> int:
@@ -115,10 +115,10 @@ def _together(asked: int | Literal["auto"], num_peers: int, sharing: int, gpus: 
     return sharing if not gpus and sharing * num_cores == num_peers else 1
 
 
-def _room(demand: ResourceRequest, nodes: Sequence[Node]) -> int:
+def _room(request: ResourceRequest, nodes: Sequence[Node]) -> int:
     """Return how many of a request's peers fit on all nodes together: full actors and one partial one."""
-    cpus, gpus, together = demand.cpus_per_peer, demand.gpus_per_peer, demand.peers_per_actor
-    on_node = [min(_parts(node.cpus, cpus), _parts(node.gpus, gpus) if gpus else demand.num_peers) for node in nodes]
+    cpus, gpus, together = request.cpus_per_peer, request.gpus_per_peer, request.peers_per_actor
+    on_node = [min(_parts(node.cpus, cpus), _parts(node.gpus, gpus) if gpus else request.num_peers) for node in nodes]
     return sum(number - number % together for number in on_node) + max(number % together for number in on_node)
 
 

@@ -37,17 +37,17 @@ def ray_group(settings: Settings, parts: Components) -> Iterator[RayGroup]:
         with connect(None), ray_group(settings, parts) as group:
             yield group
         return
-    demand = resource_request(settings, nodes_of_cluster())
-    room = placement_group(demand.bundles)
+    request = resource_request(settings, nodes_of_cluster())
+    room = placement_group(request.bundles)
     try:
         try:
             ray.get(room.ready(), timeout=ROOM_TIMEOUT_S)
         except GetTimeoutError as error:
             raise ResourceError(
-                f"population: {demand} found no room on the cluster within {ROOM_TIMEOUT_S:g} s; "
+                f"population: {request} found no room on the cluster within {ROOM_TIMEOUT_S:g} s; "
                 f"`ray status` shows what uses it"
             ) from error
-        group = RayGroup(settings, demand, room, settings.name, parts)
+        group = RayGroup(settings, request, room, settings.name, parts)
         try:
             yield group
         finally:

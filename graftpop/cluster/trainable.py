@@ -43,9 +43,9 @@ def placement_of(space: Space, config: dict[str, Any], connection: Connection) -
     outlive the peers' nodes, so its bundle is on the driver's node.
     """
     settings = space.resolve(config["trial"]["sample"])
-    demand = resource_request(settings, connection.nodes)
-    may_shrink = (settings.population.min_peers or demand.num_peers) < demand.num_peers
-    return tune.PlacementGroupFactory([{connection.here: LEAST} if may_shrink else {}, *demand.bundles])
+    request = resource_request(settings, connection.nodes)
+    may_shrink = (settings.population.min_peers or request.num_peers) < request.num_peers
+    return tune.PlacementGroupFactory([{connection.here: LEAST} if may_shrink else {}, *request.bundles])
 
 
 class PopulationTrainable(tune.Trainable):
@@ -117,7 +117,7 @@ class PopulationTrainable(tune.Trainable):
         return {**self._report(), "done": done is None or done.is_last}
 
     def _finish_round(self, population: Population, done: Round, start: float) -> None:
-        self._summary = summarize(done, self._summary, self._demand.actors)
+        self._summary = summarize(done, self._summary, self._request.actors)
         self._figures = peer_metrics(done, population.num_restarts)
         self._records.add_round(done)
         if done.is_last:
@@ -168,9 +168,9 @@ class PopulationTrainable(tune.Trainable):
     def _start_peers(self) -> RayGroup:
         """Start the peers, in the processes of the previous trial if there was one."""
         settings = self._settings
-        self._demand = demand = resource_request(settings, self._nodes)
+        self._request = request = resource_request(settings, self._nodes)
         if self._group is not None:
-            self._group.reassign(settings, demand, self._id)
+            self._group.reassign(settings, request, self._id)
             return self._group
         placement_group = get_current_placement_group()
         if placement_group is None:
@@ -178,7 +178,7 @@ class PopulationTrainable(tune.Trainable):
                 "PopulationTrainable: needs a placement group with a bundle an actor; wrap it in "
                 "tune.with_resources with placement_of"
             )
-        self._group = RayGroup(settings, demand, placement_group, self._id)
+        self._group = RayGroup(settings, request, placement_group, self._id)
         return self._group
 
     def _end_peers(self) -> None:

@@ -19,9 +19,9 @@ def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
         network: maps images (B, C, H, W) to logits; not changed.
         image_shape: (C, H, W).
     """
-    twin = eval_copy(network)
+    network_copy = eval_copy(network)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        twin(blank_images(twin, 1, image_shape))
+        network_copy(blank_images(network_copy, 1, image_shape))
     return int(counter.get_total_flops())
 
 

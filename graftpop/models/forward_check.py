@@ -25,11 +25,11 @@ def blank_images(network: nn.Module, num_images: int, image_shape: tuple[int, in
     return torch.zeros(num_images, *image_shape, device=weights.device)
 
 
-def run_forward(twin: nn.Module, image_shape: tuple[int, int, int], what: str) -> object:
+def run_forward(network_copy: nn.Module, image_shape: tuple[int, int, int], what: str) -> object:
     """Return the output of a network for two black images.
 
     Args:
-        twin: copy of the network, see `eval_copy`.
+        network_copy: copy of the network, see `eval_copy`.
         image_shape: (C, H, W).
         what: names the network in messages, such as `model.name: 'resnet20'`.
 
@@ -38,7 +38,7 @@ def run_forward(twin: nn.Module, image_shape: tuple[int, int, int], what: str) -
     """
     try:
         with torch.no_grad():
-            output: object = twin(blank_images(twin, 2, image_shape))
+            output: object = network_copy(blank_images(network_copy, 2, image_shape))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(

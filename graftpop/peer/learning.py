@@ -41,7 +41,7 @@ def make_learner(
         seed=settings.seed,
         peer=peer,
         device=device,
-        data_peer=0 if settings.meets else None,
+        data_peer=0 if settings.exchanges_logits else None,
         make_optimizer=components.make_optimizer,
     )
 

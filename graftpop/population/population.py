@@ -47,7 +47,7 @@ class Population:
         self._group, self._settings, self._on_event = group, settings, on_event
         self._deadlines = Deadlines(settings.population)
         self._roster = Roster(group, settings.population, on_event)
-        self._recovery = Recovery(group, self._roster, self._deadlines, together=settings.meets)
+        self._recovery = Recovery(group, self._roster, self._deadlines, together=settings.exchanges_logits)
         self._async_rounds: AsyncRounds | None = None
         self._states: dict[int, Any] = {}
         self._teachers: tuple[Any, ...] = ()

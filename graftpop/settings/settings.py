@@ -55,11 +55,11 @@ class Settings(Section):
     @property
     def peers_per_actor(self) -> int | Literal["auto"]:
         """Number of peers per process; 1 where peers must run at the same time."""
-        runs_concurrently = self.meets or self.population.mode == "async"
+        runs_concurrently = self.exchanges_logits or self.population.mode == "async"
         return 1 if runs_concurrently else self.population.peers_per_actor
 
     @property
-    def meets(self) -> bool:
+    def exchanges_logits(self) -> bool:
         """Whether peers exchange logits at every batch."""
         return self.mutual is not None and self.mutual.exchange == "logits"
 

@@ -88,7 +88,7 @@ def _check_actors(settings: Settings, origin: Origin) -> None:
         )
     where = origin("population.peers_per_actor")
     if together not in ("auto", settings.peers_per_actor):
-        cause = "mutual.exchange: logits" if settings.meets else "population.mode: async"
+        cause = "mutual.exchange: logits" if settings.exchanges_logits else "population.mode: async"
         raise SpaceError(
             f"{where}: must be 1 with {cause}, since peers of one process train one after the other, "
             f"got {together}; choose 1 or auto"
@@ -113,7 +113,7 @@ def _check_min_peers(settings: Settings, min_peers: int, origin: Origin) -> None
     where, num_peers = origin("population.min_peers"), settings.population.num_peers
     if min_peers > num_peers:
         raise SpaceError(f"{where}: must be at most population.num_peers ({num_peers}), got {min_peers}")
-    if settings.meets and min_peers < num_peers:
+    if settings.exchanges_logits and min_peers < num_peers:
         raise SpaceError(
             f"{where}: mutual.exchange: logits needs all peers at every batch, got {min_peers} of "
             f"{num_peers}; leave it null, or set mutual.exchange: snapshots"

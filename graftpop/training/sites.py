@@ -36,7 +36,7 @@ def find_sites(network: nn.Module, image_shape: tuple[int, int, int], name: str)
     Raises:
         ModelError: the network cannot take such images, or has no site.
     """
-    twin = eval_copy(network)
+    network_copy = eval_copy(network)
     conv_of_output: dict[int, tuple[str, int]] = {}
     outputs: list[Tensor] = []  # kept alive, so that no id is used twice
     norm_of_conv: dict[str, str] = {}
@@ -50,13 +50,13 @@ def find_sites(network: nn.Module, image_shape: tuple[int, int, int], name: str)
         if conv_name is not None and output._version == version:  # an in-place ReLU or sum changed it
             norm_of_conv.setdefault(conv_name, norm_name)
 
-    for module_name, module in twin.named_modules():
+    for module_name, module in network_copy.named_modules():
         if isinstance(module, CONVOLUTIONS):
             module.register_forward_hook(lambda _, __, output, n=module_name: leaves_conv(n, output))
         elif isinstance(module, NORMALIZATIONS):
             module.register_forward_pre_hook(lambda _, inputs, n=module_name: enters_norm(n, inputs[0]))
-    run_forward(twin, image_shape, f"model.name: '{name}'")
-    sites = [Site(conv, norm_of_conv[conv]) for conv, _ in twin.named_modules() if conv in norm_of_conv]
+    run_forward(network_copy, image_shape, f"model.name: '{name}'")
+    sites = [Site(conv, norm_of_conv[conv]) for conv, _ in network_copy.named_modules() if conv in norm_of_conv]
     if not sites:
         raise ModelError(
             f"model.name: '{name}' has no site, a convolution whose output a BatchNorm consumes, so there "
