@@ -39,6 +39,8 @@ SLOW_IMPORTS = (
 PYTEST_OPTIONS = (
     "-x",
     "-q",
+    "-n",
+    "0",
     "-m",
     "not ray",
     "-p",
