@@ -35,7 +35,7 @@ class PendingCall(NamedTuple):
     peer: int
     method: str
     wanted: ResultMode
-    made: "ray.ObjectRef[Any]"
+    result_ref: "ray.ObjectRef[Any]"
     timeout_s: float
     deadline: float
 
@@ -65,15 +65,15 @@ class RayGroup:
         # put once for all processes, in this process's object store
         self._parts = None if parts is None else ray.put(cloudpickle.dumps(parts))
         self._actors: dict[int, Any] = {}  # by index of actor
-        self._places: dict[int, int] = {}  # index of actor by peer
+        self._actor_of_peer: dict[int, int] = {}  # index of actor by peer
         self._started: dict[ray.ObjectRef[Any], PendingCall] = {}
-        self._place_peers()
-        for place in range(len(request.actors)):
-            self._start_process(place)
+        self._assign_peers()
+        for index in range(len(request.actors)):
+            self._start_process(index)
         self._connect_process_group()
 
-    def _place_peers(self) -> None:
-        self._places = {peer: place for place, peers in enumerate(self._request.actors) for peer in peers}
+    def _assign_peers(self) -> None:
+        self._actor_of_peer = {peer: index for index, peers in enumerate(self._request.actors) for peer in peers}
 
     def reassign(self, settings: Settings, request: ResourceRequest, trial: str) -> None:
         """Become the peers of another trial with the same bundles; idle processes are reused.
@@ -83,38 +83,38 @@ class RayGroup:
             request: its resources, with the same bundles; the division of peers among them may differ.
             trial: its ID.
         """
-        busy = {self._places[asked.peer] for asked in self._started.values()}
+        busy = {self._actor_of_peer[call.peer] for call in self._started.values()}
         self._settings, self._request, self._trial = settings, request, trial
         self._started.clear()
-        self._place_peers()
-        begun = {
-            place: actor.assign.remote(settings.model_dump(), self._peers_at(place))
-            for place, actor in self._actors.items()
-            if place not in busy
+        self._assign_peers()
+        assigned = {
+            index: actor.assign.remote(settings.model_dump(), self._peers_of(index))
+            for index, actor in self._actors.items()
+            if index not in busy
         }
-        if begun:
-            ray.wait(list(begun.values()), num_returns=len(begun), timeout=REASSIGN_TIMEOUT_S)
-        for place in range(len(self._request.actors)):
-            if place not in begun or not _is_done(begun[place]):
-                self._start_process(place)
+        if assigned:
+            ray.wait(list(assigned.values()), num_returns=len(assigned), timeout=REASSIGN_TIMEOUT_S)
+        for index in range(len(self._request.actors)):
+            if index not in assigned or not _is_done(assigned[index]):
+                self._start_process(index)
         self._connect_process_group()
 
-    def _peers_at(self, place: int) -> list[int]:
-        return [peer for peer, other in self._places.items() if other == place]
+    def _peers_of(self, index: int) -> list[int]:
+        return [peer for peer, other in self._actor_of_peer.items() if other == index]
 
-    def _start_process(self, place: int) -> None:
+    def _start_process(self, index: int) -> None:
         """Start the process of an actor, in place of an old one."""
-        if place in self._actors:
-            ray.kill(self._actors[place])
+        if index in self._actors:
+            ray.kill(self._actors[index])
         bundles = self._request.bundles
-        self._actors[place] = self._remote_peer.options(
-            num_cpus=bundles[place]["CPU"],
-            num_gpus=bundles[place].get("GPU", 0.0),
+        self._actors[index] = self._remote_peer.options(
+            num_cpus=bundles[index]["CPU"],
+            num_gpus=bundles[index].get("GPU", 0.0),
             scheduling_strategy=PlacementGroupSchedulingStrategy(
                 placement_group=self._placement_group,
-                placement_group_bundle_index=self._placement_group.bundle_count - len(bundles) + place,
+                placement_group_bundle_index=self._placement_group.bundle_count - len(bundles) + index,
             ),
-        ).remote(self._settings.model_dump(), self._peers_at(place), self._request, self._parts)
+        ).remote(self._settings.model_dump(), self._peers_of(index), self._request, self._parts)
 
     def _connect_process_group(self) -> None:
         """Connect all actors in one process group if the settings need it; ranks follow the peers' order.
@@ -126,17 +126,17 @@ class RayGroup:
         timeout_s = self._settings.population.round_timeout_s
         opener, *others = (self._actors[index] for index in sorted(self._actors))
         address = opener.open_process_group.remote(0, len(self._actors), timeout_s)
-        for place, actor in enumerate(others, start=1):
-            actor.join_process_group.remote(address, place, len(self._actors), timeout_s)
+        for rank, actor in enumerate(others, start=1):
+            actor.join_process_group.remote(address, rank, len(self._actors), timeout_s)
 
     def run(
         self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
     ) -> Iterator[tuple[int, Any]]:
         """See `Group.run`; a handle is an object reference."""
-        asked = dict(self._submit(peer, method, arguments, timeout_s, wanted) for peer, arguments in calls.items())
+        pending = dict(self._submit(peer, method, arguments, timeout_s, wanted) for peer, arguments in calls.items())
         broken = []  # reported after the failure that caused them
-        while asked:
-            peer, result = self._next_of(asked)
+        while pending:
+            peer, result = self._next_of(pending)
             if isinstance(result, CollectiveError):
                 broken.append((peer, result))
             else:
@@ -147,8 +147,8 @@ class RayGroup:
         self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, wanted: ResultMode = "value"
     ) -> None:
         """See `Group.start`."""
-        reference, asked = self._submit(peer, method, arguments, timeout_s, wanted)
-        self._started[reference] = asked
+        reference, call = self._submit(peer, method, arguments, timeout_s, wanted)
+        self._started[reference] = call
 
     def next_result(self) -> tuple[int, Any]:
         """See `Group.next_result`."""
@@ -158,33 +158,33 @@ class RayGroup:
         self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, wanted: ResultMode
     ) -> "tuple[ray.ObjectRef[Any], PendingCall]":
         """Start a method on one peer; return the reference that signals its end, and the call."""
-        actor, name = self._actors[self._places[peer]], f"{self._trial}/peer-{peer}.{method}"
+        actor, name = self._actors[self._actor_of_peer[peer]], f"{self._trial}/peer-{peer}.{method}"
         if wanted == "value":
-            reference = made = actor.call.options(name=name).remote(peer, method, *arguments)
+            reference = result_ref = actor.call.options(name=name).remote(peer, method, *arguments)
         else:
-            reference, made = actor.make.options(name=name, num_returns=2).remote(peer, method, *arguments)
-        return reference, PendingCall(peer, method, wanted, made, timeout_s, time.monotonic() + timeout_s)
+            reference, result_ref = actor.make.options(name=name, num_returns=2).remote(peer, method, *arguments)
+        return reference, PendingCall(peer, method, wanted, result_ref, timeout_s, time.monotonic() + timeout_s)
 
     def _next_of(self, pending: "dict[ray.ObjectRef[Any], PendingCall]") -> tuple[int, Any]:
         """Remove the call that ends or times out first; return its peer with the result or the error."""
-        deadline = min(asked.deadline for asked in pending.values())
+        deadline = min(call.deadline for call in pending.values())
         done, _ = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
         if not done:
-            late = next(reference for reference, asked in pending.items() if asked.deadline == deadline)
-            asked = pending.pop(late)
-            return asked.peer, PeerLost(
-                f"peer {asked.peer}: did not finish '{asked.method}' within {asked.timeout_s:g} "
+            late = next(reference for reference, call in pending.items() if call.deadline == deadline)
+            call = pending.pop(late)
+            return call.peer, PeerLost(
+                f"peer {call.peer}: did not finish '{call.method}' within {call.timeout_s:g} "
                 f"s; it is replaced; raise population.deadline_factor or round_timeout_s if it was only slow"
             )
-        asked = pending.pop(done[0])
-        result = self._result(done[0], asked.peer, asked.method)
-        if isinstance(result, PeerError) or asked.wanted == "value":
-            return asked.peer, result
+        call = pending.pop(done[0])
+        result = self._result(done[0], call.peer, call.method)
+        if isinstance(result, PeerError) or call.wanted == "value":
+            return call.peer, result
         # a returned object outlives its process, but not its node
-        if asked.wanted == "ref" or result == this_node():
-            return asked.peer, asked.made
-        kept = self._result(asked.made, asked.peer, asked.method)
-        return asked.peer, kept if isinstance(kept, PeerError) else self.put(kept)
+        if call.wanted == "ref" or result == this_node():
+            return call.peer, call.result_ref
+        kept = self._result(call.result_ref, call.peer, call.method)
+        return call.peer, kept if isinstance(kept, PeerError) else self.put(kept)
 
     def _result(self, reference: ray.ObjectRef[Any], peer: int, method: str) -> Any:
         try:
@@ -202,23 +202,23 @@ class RayGroup:
 
     def coresident(self, peers: Collection[int]) -> set[int]:
         """See `Group.coresident`."""
-        places = {self._places[peer] for peer in peers}
-        return {peer for peer, place in self._places.items() if place in places}
+        indices = {self._actor_of_peer[peer] for peer in peers}
+        return {peer for peer, index in self._actor_of_peer.items() if index in indices}
 
     def restart(self, peers: Collection[int]) -> None:
         """See `Group.restart`; if a peer's node is gone, Ray looks for room on other nodes."""
-        for place in sorted({self._places[peer] for peer in peers}):
-            self._start_process(place)
+        for index in sorted({self._actor_of_peer[peer] for peer in peers}):
+            self._start_process(index)
         self._connect_process_group()
 
     def dismiss(self, peers: Collection[int]) -> None:
         """See `Group.dismiss`."""
         for peer in peers:
-            place = self._places.pop(peer)
-            if self._peers_at(place):
-                self._actors[place].dismiss.remote(peer)
+            index = self._actor_of_peer.pop(peer)
+            if self._peers_of(index):
+                self._actors[index].dismiss.remote(peer)
             else:
-                ray.kill(self._actors.pop(place))
+                ray.kill(self._actors.pop(index))
 
     def put(self, value: Any) -> Any:
         """See `Group.put`; this process's node keeps the value."""
