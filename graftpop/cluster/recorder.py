@@ -218,8 +218,8 @@ def was_grafted(folder: RunFolder, trial_id: str, round: int, peer: int) -> bool
 
     A round evaluates before it exchanges, so a peer's figures may describe its weights before a graft.
     """
-    grafts = folder.read_table("grafts", of=[trial_id], columns=["round", "receiver"])
-    return {"round": round, "receiver": peer} in grafts.to_pylist()
+    grafts = folder.read_table("grafts", of=[trial_id], columns=["round", "receiver", "alpha"])
+    return any(row["round"] == round and row["receiver"] == peer and row["alpha"] < 1 for row in grafts.to_pylist())
 
 
 def _can_resume(trial: TuneTrial) -> bool:

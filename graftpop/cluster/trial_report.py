@@ -1,4 +1,4 @@
-"""What a trial reports: the summary of a round for Tune, and the line of an event for the terminal."""
+"""Reports of a trial: the summary of a round for Tune, and the line of an event for the terminal."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

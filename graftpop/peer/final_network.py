@@ -19,7 +19,7 @@ __all__ = ["FinalNetwork", "accuracy"]
 
 
 class FinalNetwork:
-    """What a trained peer's network becomes, and its description.
+    """A trained peer's network, its changes after training, and its description.
 
     Args:
         learner: with the network.

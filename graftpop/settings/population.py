@@ -35,7 +35,7 @@ class PopulationSettings(Section):
     - i) / n)) / 2."""
 
     output: Literal["best_peer", "ensemble", "uniform_soup", "greedy_soup"] = "best_peer"
-    """What is evaluated as the population's result. best_peer: the peer with the best validation accuracy. ensemble:
+    """Result of the population. best_peer: the peer with the best validation accuracy. ensemble:
     the mean of all peers' probabilities. uniform_soup: the mean of all peers' weights. greedy_soup: the mean of the
     weights of the peers that do not lower its validation accuracy, added from best to worst."""
 

@@ -63,16 +63,16 @@ def test_only_receivers_of_the_round_were_grafted(tmp_path: Path) -> None:
     run.create()
     assert not was_grafted(run, "00000", 1, 0)  # no table yet
     records = TrialRecords(run.of_trials("records"), "00000")
-    for number in (1, 2):
-        done = Round(number, number == 2, [])
-        if number == 1:
+    for number, alpha in ((1, 0.5), (2, 1.0), (3, None)):
+        done = Round(number, number == 3, [])
+        if alpha is not None:
             columns = {
                 "receiver": [1],
                 "donor": [0],
                 "site": ["conv1"],
                 "receiver_entropy_nats": [1.0],
                 "donor_entropy_nats": [1.0],
-                "alpha": [0.5],
+                "alpha": [alpha],
                 "num_invalid_before": [0],
                 "num_invalid_after": [0],
                 "staleness": [0],
@@ -84,5 +84,6 @@ def test_only_receivers_of_the_round_were_grafted(tmp_path: Path) -> None:
     run.join_records(["00000"], now=True)
     assert was_grafted(run, "00000", 1, 1)
     assert not was_grafted(run, "00000", 1, 0)  # a donor only
-    assert not was_grafted(run, "00000", 2, 1)  # no exchange: burn-in, the last round, or another source
+    assert not was_grafted(run, "00000", 2, 1)  # alpha 1 keeps all weights
+    assert not was_grafted(run, "00000", 3, 1)  # no exchange: burn-in, the last round, or another source
     assert not was_grafted(run, "00001", 1, 1)
