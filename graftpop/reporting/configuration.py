@@ -1,4 +1,4 @@
-"""A configuration in words: what its peers do in a round, and what alpha that leads to."""
+"""A configuration in words: what its peers do in a round, and the range of its alpha."""
 
 import math
 from collections.abc import Iterator
@@ -10,30 +10,32 @@ from graftpop.settings import GraftSettings, Settings
 
 __all__ = ["configuration_sentences"]
 
-TYPICAL_GAP_NATS = 0.01
-"""Of two entropies: an example of what `c` makes of it where no exchange was recorded."""
+EXAMPLE_GAP = 0.01
+"""Difference in entropy (nats) or L1 norm that illustrates `c` if no difference that decided alpha was recorded."""
 
-GIVES = {
-    "ring": "the peer before it in a ring",
-    "random_pairs": "a partner that is drawn anew in every round",
+DONORS = {
+    "ring": "the previous peer in a ring",
+    "random_pairs": "a partner drawn anew in each round",
     "all": "the mean of all others",
     "best": "the best peer",
 }
-BESIDES = {
+METHODS = {
     "distillation": "learns from teachers",
     "mutual": "learns from the other peers' predictions",
-    "repr": "drops filters that repeat others for a while and gets them back orthogonal (RePr)",
-    "attenuation": "weakens its weakest filters after every epoch",
+    "repr": "drops redundant filters for a while and reinitializes them orthogonal to the rest (RePr)",
+    "attenuation": "attenuates its weakest filters after every epoch",
     "swa": "averages its weights over the last epochs",
 }
+CRITERIA = {"entropy": ("entropy", "entropies", " nats"), "l1": ("L1 norm", "L1 norms", " in L1 norm")}
+"""Singular, plural and unit of each criterion."""
 
 
 def configuration_sentences(settings: Settings, grafts: pa.Table) -> list[str]:
-    """Return sentences that say what a population does.
+    """Return sentences that describe a population.
 
     Args:
-        settings: of the population.
-        grafts: its rows of `grafts.parquet`; may be none.
+        settings: settings of the population.
+        grafts: its rows of `grafts.parquet`; may be empty.
     """
     return [*_training(settings), *_exchange(settings, grafts)]
 
@@ -49,12 +51,12 @@ def _training(settings: Settings) -> Iterator[str]:
             f"{settings.num_rounds} rounds."
         )
     if population.diversity == "learning_rate" and num_peers > 1:
-        yield "They begin from different weights and have different learning rates."
-    besides = [text for section, text in BESIDES.items() if getattr(settings, section) is not None]
-    if besides:
-        yield f"Each {'; '.join(besides)}."
+        yield "They start from different weights and have different learning rates."
+    methods = [text for section, text in METHODS.items() if getattr(settings, section) is not None]
+    if methods:
+        yield f"Each network {'; it '.join(methods)}."
     if num_peers > 1 and population.output != "best_peer":
-        yield f"What counts in the end is their {population.output.replace('_', ' ')}."
+        yield f"The output of the population is their {population.output.replace('_', ' ')}."
 
 
 def _exchange(settings: Settings, grafts: pa.Table) -> Iterator[str]:
@@ -65,34 +67,49 @@ def _exchange(settings: Settings, grafts: pa.Table) -> Iterator[str]:
         return
     if not settings.exchanges:
         yield {
-            "noise": "Between two epochs invalid filters get noise.",
-            "internal": "Between two epochs invalid filters get the network's own strongest ones.",
+            "noise": "Between epochs, invalid filters get noise.",
+            "internal": "Between epochs, each network's strongest filters are copied into its invalid filters.",
         }[graft.source]
         return
     yield (
-        f"At the end of a round each receives the weights of {GIVES[settings.population.topology]} and keeps, "
-        f"{graft.level} by {graft.level}, a share alpha of its own."
+        f"At the end of a round, each blends in the weights of {DONORS[settings.population.topology]}. It keeps "
+        f"a share alpha of its own weights, with one alpha per {graft.level}."
     )
-    yield _alpha(graft, grafts)
+    if graft.alpha == "adaptive":
+        yield from _adaptive_alpha(graft, grafts)
+    else:
+        yield f"Alpha is {graft.alpha:g}: {_fixed_alpha(graft.alpha)}."
     if grafts.num_rows:
         low, high = pc.min_max(grafts["alpha"]).as_py().values()
         mean = pc.mean(grafts["alpha"]).as_py()
-        yield f"In this trial alpha lay between {low:.3f} and {high:.3f}, at {mean:.3f} in the mean."
+        alpha = "the mean alpha of a layer's filters" if graft.level == "filter" else "alpha"
+        yield f"In this trial, {alpha} ranged from {low:.3f} to {high:.3f}, {mean:.3f} on average."
 
 
-def _alpha(graft: GraftSettings, grafts: pa.Table) -> str:
-    if graft.alpha != "adaptive":
-        kept = {0.5: "it is the average of both", 1.0: "it keeps all of itself", 0.0: "it takes all of the other's"}
-        return f"Alpha is {graft.alpha:g}: {kept.get(graft.alpha, f'it keeps {graft.alpha:.0%} of itself')}."
-    carries = {"entropy": "carries more information (entropy)", "l1": "has the larger norm"}[graft.criterion]
-    gap, of_gap = TYPICAL_GAP_NATS, "a difference"
-    if grafts.num_rows:
+def _fixed_alpha(alpha: float) -> str:
+    texts = {
+        0.5: "the average of receiver and donor",
+        1.0: "the receiver keeps all of its own weights",
+        0.0: "the receiver takes all of the donor's weights",
+    }
+    return texts.get(alpha, f"the receiver keeps {alpha:.0%} of its own weights")
+
+
+def _adaptive_alpha(graft: GraftSettings, grafts: pa.Table) -> Iterator[str]:
+    criterion, plural, unit = CRITERIA[graft.criterion]
+    yield (
+        f"The {criterion} of each {graft.level} decides alpha: the receiver keeps more of its own weights where its "
+        f"{criterion} is higher."
+    )
+    difference, gap = "a difference of", EXAMPLE_GAP
+    if grafts.num_rows and (graft.criterion, graft.level) == ("entropy", "layer"):
         gaps = pc.abs(pc.subtract(grafts["receiver_entropy_nats"], grafts["donor_entropy_nats"]))
-        gap, of_gap = pc.quantile(gaps, 0.5)[0].as_py(), "the median difference of this trial"
-    reached = graft.A / math.pi * math.atan(graft.c * gap)
-    return (
-        f"Alpha is larger where its own {graft.level} {carries}: A = {graft.A:.3g} keeps it between "
-        f"{0.5 - graft.A / 2:.2f} and {0.5 + graft.A / 2:.2f}, and with c = {graft.c:.3g} {of_gap}, {gap:.2g}"
-        f"{' nats' if graft.criterion == 'entropy' else ''}, moves it to {0.5 + reached:.3f} or "
-        f"{0.5 - reached:.3f}."
+        difference, gap = "the median difference of this trial,", pc.quantile(gaps, 0.5)[0].as_py()
+    elif grafts.num_rows:
+        yield f"The recorded layer entropies did not decide alpha; the {plural} of {graft.level}s did."
+    shift = graft.A / math.pi * math.atan(graft.c * gap)
+    yield (
+        f"With A = {graft.A:.3g}, alpha is between {0.5 - graft.A / 2:.2f} and {0.5 + graft.A / 2:.2f}. With "
+        f"c = {graft.c:.3g}, {difference} {gap:.2g}{unit}{',' * difference.endswith(',')} moves it to "
+        f"{0.5 + shift:.3f} or {0.5 - shift:.3f}."
     )

@@ -1,4 +1,4 @@
-"""Drawings of how training went: all trials by the images they trained on, and the peers of one trial."""
+"""Figures of training: accuracy of all trials by images trained, and curves of one trial's peers."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -10,40 +10,41 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from graftpop.reporting.figure import INK, Drawing, color, with_layout
+from graftpop.reporting.figure import INK, Figure, color, with_layout
 
 __all__ = ["accuracy_by_images", "peers_by_round"]
 
 MOST_POINTS = 40_000
-"""Of all curves of a drawing together: more would take seconds to draw, and show no more."""
+"""Limit for all curves of a figure together; more points take seconds to draw and show nothing new."""
 
 FEWEST_POINTS = 12
+"""Minimum number of points per curve, even if that exceeds `MOST_POINTS`."""
 
 
-def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | None) -> Drawing:
-    """Return the best peer's validation accuracy of every trial by the images that all its peers trained on.
+def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | None) -> Figure:
+    """Return each trial's validation accuracy, of its best peer, by the images that all its peers trained on.
 
-    So populations of different sizes compare at equal compute. Long studies are drawn with fewer points a curve.
+    Populations of different sizes thus compare at equal compute. Large studies are drawn with fewer points per curve.
 
     Args:
-        rounds: at least one row, of the run's `rounds.parquet`.
-        groups: by trial, what it is coloured after.
-        best: the trial that stands out.
+        rounds: rows of `rounds.parquet`, at least one.
+        groups: label by trial; one color per label.
+        best: ID of the highlighted trial.
     """
     curves = _curves(rounds)
     most = max(FEWEST_POINTS, MOST_POINTS // len(curves))
-    figure = go.Figure()
+    plot = go.Figure()
     for index, group in enumerate(dict.fromkeys(groups.values())):
         images: list[int | None] = []  # None between two curves
         accuracies: list[float | None] = []
         trials: list[str | None] = []
         for trial in (trial for trial in curves if groups.get(trial) == group):
-            kept = _thinned(len(curves[trial][0]), most)
-            x, y = (values[kept] for values in curves[trial])
+            indices = _thinned(len(curves[trial][0]), most)
+            x, y = (values[indices] for values in curves[trial])
             images += [*map(int, x), None]
             accuracies += [*(round(float(value), 5) for value in y), None]
             trials += [trial] * (len(x) + 1)
-        figure.add_scatter(
+        plot.add_scatter(
             x=images,
             y=accuracies,
             customdata=trials,
@@ -55,7 +56,7 @@ def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | 
         )
     if best in curves:
         x, y = curves[best]
-        figure.add_scatter(
+        plot.add_scatter(
             x=x.tolist(),
             y=y.tolist(),
             name=f"best: {best}",
@@ -64,7 +65,7 @@ def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | 
             line={"width": 3},
             hovertemplate=f"best trial {best}<br>%{{y:.2%}} after %{{x:,}} images<extra></extra>",
         )
-    figure.add_scatter(
+    plot.add_scatter(
         x=[],
         y=[],
         name="selected",
@@ -75,21 +76,20 @@ def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | 
         hovertemplate="%{y:.2%} after %{x:,} images",
     )
     with_layout(
-        figure,
+        plot,
         height=420,
         xaxis={"title": {"text": "images trained by all peers"}, "rangemode": "tozero"},
         yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".0%"},
     )
-    reached = (
-        ""
-        if best not in curves
-        else (f" The best, trial {best}, reaches {curves[best][1][-1]:.2%} after {curves[best][0][-1]:,.0f} images.")
-    )
-    return Drawing(figure, f"Validation accuracy of {len(curves)} trials by images trained.{reached}")
+    description = f"Validation accuracy of {len(curves)} trial{'s' * (len(curves) != 1)} by images trained."
+    if best in curves:
+        x, y = curves[best]
+        description += f" The best, trial {best}, reaches {y[-1]:.2%} after {x[-1]:,.0f} images."
+    return Figure(plot, description)
 
 
 def _curves(rounds: pa.Table) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """Return of every trial images trained so far and validation accuracy, by round."""
+    """Return for each trial the images trained so far (R,) and the best peer's validation accuracy (R,) by round."""
     by_round = (
         rounds.group_by(["trial_id", "round"])
         .aggregate([("val_accuracy", "max"), ("train_images", "sum")])
@@ -102,24 +102,24 @@ def _curves(rounds: pa.Table) -> dict[str, tuple[NDArray[np.int64], NDArray[np.f
 
 
 def _thinned(num: int, most: int) -> NDArray[np.int64]:
-    """Return at most so many indices of a number of things, evenly spread, the first and the last among them."""
+    """Return at most `most` evenly spread indices below `num`, with the first and the last."""
     return np.unique(np.linspace(0, num - 1, min(num, most)).round().astype(np.int64))
 
 
-def peers_by_round(rounds: pa.Table, trial: str) -> Drawing:
+def peers_by_round(rounds: pa.Table, trial: str) -> Figure:
     """Return validation accuracy and training loss of each peer of a trial by round.
 
     Args:
-        rounds: of the trial, at least one row.
-        trial: its name.
+        rounds: rows of the trial in `rounds.parquet`, at least one.
+        trial: trial ID.
     """
-    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
+    plot = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
     peers: Sequence[int] = sorted(pc.unique(rounds["peer"]).to_pylist())
     for index, peer in enumerate(peers):
         own = rounds.filter(pc.equal(rounds["peer"], peer)).sort_by("round")
         line = {"color": color(index), "width": 2}
         for row, (column, digits) in enumerate((("val_accuracy", ".2%"), ("train_loss", ".4g")), start=1):
-            figure.add_scatter(
+            plot.add_scatter(
                 x=own["round"].to_numpy(),
                 y=own[column].to_numpy().astype(np.float32),
                 name=f"peer {peer}",
@@ -132,7 +132,7 @@ def peers_by_round(rounds: pa.Table, trial: str) -> Drawing:
                 col=1,
             )
     with_layout(
-        figure,
+        plot,
         height=520,
         xaxis2={"title": {"text": "round"}},
         xaxis={"showticklabels": False},
@@ -141,8 +141,8 @@ def peers_by_round(rounds: pa.Table, trial: str) -> Drawing:
     )
     last = rounds.filter(pc.equal(rounds["round"], pc.max(rounds["round"])))
     low, high = pc.min_max(last["val_accuracy"]).as_py().values()
-    return Drawing(
-        figure,
-        f"Validation accuracy and training loss of {len(peers)} peers of trial {trial} by round; in "
-        f"the last round their accuracies lie between {low:.2%} and {high:.2%}.",
+    return Figure(
+        plot,
+        f"Validation accuracy and training loss of {len(peers)} peer{'s' * (len(peers) != 1)} of trial {trial} by "
+        f"round. In the last round, accuracy ranges from {low:.2%} to {high:.2%}.",
     )

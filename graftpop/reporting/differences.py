@@ -1,19 +1,19 @@
-"""Drawing of a comparison: the difference of every variant to the baseline, seed by seed and in the mean."""
+"""Figure of a comparison: the difference of each variant from the baseline, per seed and on average."""
 
 import plotly.graph_objects as go
 
 from graftpop.comparison import Group
 from graftpop.comparison.difference import CONFIDENCE
-from graftpop.reporting.figure import INK, Drawing, color, with_layout
+from graftpop.reporting.figure import INK, Figure, color, with_layout
 
 __all__ = ["paired_differences"]
 
 
-def paired_differences(group: Group) -> Drawing:
-    """Return a mark a variant with its interval, and a dot a seed, in percentage points.
+def paired_differences(group: Group) -> Figure:
+    """Return the mean difference of each variant with its interval, and one dot per seed, in percentage points.
 
     Args:
-        group: with at least one difference.
+        group: group with at least one difference.
     """
     variants = list(group.differences)
     seeds = [
@@ -21,8 +21,8 @@ def paired_differences(group: Group) -> Drawing:
         for variant, difference in group.differences.items()
         for seed, value in difference.by_seed.items()
     ]
-    figure = go.Figure()
-    figure.add_scatter(
+    plot = go.Figure()
+    plot.add_scatter(
         x=[value for *_, value in seeds],
         y=[variant for variant, *_ in seeds],
         mode="markers",
@@ -36,7 +36,7 @@ def paired_differences(group: Group) -> Drawing:
         0.0 if difference.interval is None else 100 * (difference.interval[1] - difference.mean)
         for difference in group.differences.values()
     ]
-    figure.add_scatter(
+    plot.add_scatter(
         x=list(means.values()),
         y=variants,
         mode="markers",
@@ -48,17 +48,17 @@ def paired_differences(group: Group) -> Drawing:
         hovertemplate="%{y}: %{x:+.2f} \u00b1 %{customdata:.2f} points<extra></extra>",
     )
     with_layout(
-        figure,
+        plot,
         height=140 + 30 * len(variants),
         yaxis={"autorange": "reversed", "automargin": True},
         xaxis={
-            "title": {"text": f"difference to {group.baseline}, percentage points"},
+            "title": {"text": f"difference from {group.baseline}, percentage points"},
             "zeroline": True,
             "zerolinewidth": 2,
         },
     )
-    return Drawing(
-        figure,
-        f"Differences of {len(variants)} variants to {group.baseline} with their intervals, as in "
-        f"the table, and of every seed.",
+    return Figure(
+        plot,
+        f"Differences of {len(variants)} variant{'s' * (len(variants) != 1)} from {group.baseline}: means with "
+        f"intervals, as in the table, and each seed.",
     )

@@ -1,4 +1,4 @@
-"""Drawings of the exchange within one trial: what was kept, how much each layer carried, and who gave to whom."""
+"""Figures of the exchange in one trial: alpha, entropies, invalid filters, distances between peers, and donors."""
 
 from collections.abc import Sequence
 
@@ -9,30 +9,30 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from graftpop.reporting.figure import BLUE_TO_ORANGE, GREY, INK, Drawing, color, with_layout
+from graftpop.reporting.figure import BLUE_TO_ORANGE, GREY, INK, Figure, color, with_layout
 from graftpop.training.snapshot import ALL_OTHERS
 
 __all__ = ["alpha_map", "distances", "entropy_maps", "invalid_filter_maps", "lineage"]
 
 MOST_COLUMNS = 100
-"""Rounds of a heat map; of longer trainings every n-th is drawn, and the last."""
+"""Most rounds in a heat map; a longer training is drawn with evenly spread rounds, the last one included."""
 
 LEAST_SPAN = 0.05
-"""Of alpha to both sides of 1/2: less than this is shown as the little that it is."""
+"""Smallest half-width of alpha's color scale around 1/2; it keeps tiny deviations pale."""
 
 BY_SITE_AND_ROUND = "%{y}, round %{x}: %{z:.3g}<extra></extra>"
 
 
-def alpha_map(grafts: pa.Table, receiver: int) -> Drawing:
-    """Return the share of its own weights that a receiver kept, by site and round.
+def alpha_map(grafts: pa.Table, receiver: int) -> Figure:
+    """Return a receiver's alpha, the share of its own weights that it kept, by site and round.
 
     Args:
-        grafts: of the receiver in one trial, at least one row.
-        receiver: which peer it is.
+        grafts: rows of this receiver in one trial, at least one.
+        receiver: peer number of the receiver.
     """
     sites, rounds, alpha = _by_site_and_round(grafts, "alpha")
     span = max(LEAST_SPAN, float(np.nanmax(np.abs(alpha - 0.5))))
-    figure = go.Figure(
+    plot = go.Figure(
         go.Heatmap(
             z=alpha,
             x=rounds,
@@ -44,39 +44,39 @@ def alpha_map(grafts: pa.Table, receiver: int) -> Drawing:
             hovertemplate=BY_SITE_AND_ROUND,
         )
     )
-    with_layout(figure, height=_height(sites), xaxis={"title": {"text": "round"}}, yaxis=_site_axis())
-    return Drawing(
-        figure,
-        f"Alpha of peer {receiver} by site and round: between {np.nanmin(alpha):.3f} and "
-        f"{np.nanmax(alpha):.3f}, {np.nanmean(alpha):.3f} in the mean.",
+    with_layout(plot, height=_height(sites), xaxis={"title": {"text": "round"}}, yaxis=_site_axis())
+    return Figure(
+        plot,
+        f"Alpha of peer {receiver} by site and round: from {np.nanmin(alpha):.3f} to {np.nanmax(alpha):.3f}, "
+        f"{np.nanmean(alpha):.3f} on average.",
     )
 
 
-def entropy_maps(grafts: pa.Table, receiver: int) -> Drawing:
-    """Return the entropies of a receiver and of its donors, in nats, by site and round; see `alpha_map`."""
+def entropy_maps(grafts: pa.Table, receiver: int) -> Figure:
+    """Return the entropies of a receiver and its donors, in nats, by site and round; arguments as in `alpha_map`."""
     columns = {"receiver": "receiver_entropy_nats", "donor": "donor_entropy_nats"}
-    return _two_maps(grafts, columns, "nats", f"Entropy of the weights of peer {receiver} and of its donors")
+    return _two_maps(grafts, columns, "nats", f"Entropy of the weights of peer {receiver} and its donors")
 
 
-def invalid_filter_maps(grafts: pa.Table, receiver: int) -> Drawing:
-    """Return the invalid filters of a receiver before and after grafting, by site and round; see `alpha_map`."""
+def invalid_filter_maps(grafts: pa.Table, receiver: int) -> Figure:
+    """Return a receiver's invalid filters before and after grafting, by site and round; arguments as in `alpha_map`."""
     columns = {"before": "num_invalid_before", "after": "num_invalid_after"}
     return _two_maps(grafts, columns, "filters", f"Invalid filters of peer {receiver} before and after grafting")
 
 
-def distances(diagnostics: pa.Table) -> Drawing:
-    """Return how far apart the weights of every two peers are, and how often their predictions differ, by round.
+def distances(diagnostics: pa.Table) -> Figure:
+    """Return the distance between the weights of each pair of peers, and how often their predictions differ, by round.
 
     Args:
-        measures: `distance` and `disagreement` of one trial, at least one row.
+        diagnostics: rows for `distance` and `disagreement` in one trial, at least one.
     """
-    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
+    plot = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
     pairs = sorted({(row["peer"], row["other"]) for row in diagnostics.select(["peer", "other"]).to_pylist()})
     for index, (peer, other) in enumerate(pairs):
         of_pair = pc.and_(pc.equal(diagnostics["peer"], peer), pc.equal(diagnostics["other"], other))
-        for row, (measure, digits) in enumerate((("distance", ".4g"), ("disagreement", ".2%")), start=1):
-            own = diagnostics.filter(pc.and_(of_pair, pc.equal(diagnostics["diagnostic"], measure))).sort_by("round")
-            figure.add_scatter(
+        for row, (name, digits) in enumerate((("distance", ".4g"), ("disagreement", ".2%")), start=1):
+            own = diagnostics.filter(pc.and_(of_pair, pc.equal(diagnostics["diagnostic"], name))).sort_by("round")
+            plot.add_scatter(
                 x=own["round"].to_numpy(),
                 y=own["value"].to_numpy().astype(np.float32),
                 name=f"{peer} and {other}",
@@ -89,37 +89,38 @@ def distances(diagnostics: pa.Table) -> Drawing:
                 col=1,
             )
     with_layout(
-        figure,
+        plot,
         height=520,
         xaxis2={"title": {"text": "round"}},
         xaxis={"showticklabels": False},
-        yaxis={"title": {"text": "distance of weights"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": "distance between weights"}, "rangemode": "tozero"},
         yaxis2={"title": {"text": "disagreement"}, "tickformat": ".0%", "rangemode": "tozero"},
     )
-    return Drawing(
-        figure,
-        f"Distance of the weights, and disagreement on validation images, of {len(pairs)} pairs of peers by round.",
+    return Figure(
+        plot,
+        f"Distance between the weights, and disagreement on validation images, for {len(pairs)} "
+        f"pair{'s' * (len(pairs) != 1)} of peers by round.",
     )
 
 
-def lineage(grafts: pa.Table, events: pa.Table) -> Drawing:
-    """Return who gave to whom, and who was lost, replaced or reseeded.
+def lineage(grafts: pa.Table, events: pa.Table) -> Figure:
+    """Return the donor of each exchange, and which peers were lost, replaced or reseeded.
 
-    A line leads from the donor, at the round of its snapshot, to the receiver in the round after.
+    A line runs from the donor, at the round of its snapshot, to the receiver in the round after the exchange.
 
     Args:
-        grafts: of one trial, of all receivers; may have no rows.
-        events: of the same trial.
+        grafts: rows of all receivers in one trial; may be empty.
+        events: events of the same trial.
     """
-    given = grafts.group_by(["round", "receiver", "donor", "staleness"]).aggregate([("alpha", "mean")])
-    rows = given.sort_by([("round", "ascending"), ("receiver", "ascending")]).to_pylist()
-    figure = go.Figure()
+    exchanges = grafts.group_by(["round", "receiver", "donor", "staleness"]).aggregate([("alpha", "mean")])
+    rows = exchanges.sort_by([("round", "ascending"), ("receiver", "ascending")]).to_pylist()
+    plot = go.Figure()
     x: list[float | None] = []
     y: list[int | None] = []
     for row in (row for row in rows if row["donor"] != ALL_OTHERS):
         x += [row["round"] - (row["staleness"] or 0), row["round"] + 1, None]
         y += [row["donor"], row["receiver"], None]
-    figure.add_scatter(
+    plot.add_scatter(
         x=x,
         y=y,
         mode="lines+markers",
@@ -128,7 +129,7 @@ def lineage(grafts: pa.Table, events: pa.Table) -> Drawing:
         line={"color": GREY, "width": 1},
         showlegend=False,
     )
-    figure.add_scatter(
+    plot.add_scatter(
         x=[row["round"] + 1 for row in rows],
         y=[row["receiver"] for row in rows],
         mode="markers",
@@ -149,10 +150,10 @@ def lineage(grafts: pa.Table, events: pa.Table) -> Drawing:
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
     )
-    told = [row for row in events.to_pylist() if row["peer"] is not None and row["event"] in SYMBOLS]
-    for event in dict.fromkeys(row["event"] for row in told):
-        own = [row for row in told if row["event"] == event]
-        figure.add_scatter(
+    peer_events = [row for row in events.to_pylist() if row["peer"] is not None and row["event"] in SYMBOLS]
+    for event in dict.fromkeys(row["event"] for row in peer_events):
+        own = [row for row in peer_events if row["event"] == event]
+        plot.add_scatter(
             x=[row["round"] for row in own],
             y=[row["peer"] for row in own],
             mode="markers",
@@ -165,10 +166,10 @@ def lineage(grafts: pa.Table, events: pa.Table) -> Drawing:
     peers = sorted(
         {row["receiver"] for row in rows}
         | {row["donor"] for row in rows} - {ALL_OTHERS}
-        | {row["peer"] for row in told}
+        | {row["peer"] for row in peer_events}
     )
     with_layout(
-        figure,
+        plot,
         height=170 + 44 * len(peers),
         xaxis={"title": {"text": "round"}, "zeroline": False},
         yaxis={
@@ -178,10 +179,10 @@ def lineage(grafts: pa.Table, events: pa.Table) -> Drawing:
             "range": [len(peers) - 0.5, -0.5],
         },
     )
-    return Drawing(
-        figure,
-        f"{len(rows)} exchanges between {len(peers)} peers, and {len(told)} events of peers that "
-        f"were lost, replaced or reseeded.",
+    return Figure(
+        plot,
+        f"{len(rows)} exchanges between {len(peers)} peers, and {len(peer_events)} events: peers that left, or were "
+        f"lost, replaced or reseeded.",
     )
 
 
@@ -189,22 +190,22 @@ SYMBOLS = {"lost": "x", "replaced": "circle-open", "reseeded": "star", "left": "
 
 
 def _donor(peer: int) -> str:
-    return "the mean of several" if peer == ALL_OTHERS else f"peer {peer}"
+    return "the mean of several peers" if peer == ALL_OTHERS else f"peer {peer}"
 
 
-def _two_maps(grafts: pa.Table, columns: dict[str, str], unit: str, title: str) -> Drawing:
-    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, subplot_titles=list(columns))
+def _two_maps(grafts: pa.Table, columns: dict[str, str], unit: str, title: str) -> Figure:
+    plot = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, subplot_titles=list(columns))
     means, most = [], []
     for row, column in enumerate(columns.values(), start=1):
         sites, rounds, values = _by_site_and_round(grafts, column)
-        figure.add_heatmap(
+        plot.add_heatmap(
             z=values, x=rounds, y=sites, coloraxis="coloraxis", hovertemplate=BY_SITE_AND_ROUND, row=row, col=1
         )
         most.append(float(np.nanmax(values)))
         means.append(f"{np.nanmean(np.nansum(values, 0) if unit == 'filters' else values):.3g}")
     bounds = {"cmin": 0, "cmax": max(1.0, *most)} if unit == "filters" else {}
     with_layout(
-        figure,
+        plot,
         height=2 * _height(sites),
         coloraxis={"colorscale": "Cividis", "colorbar": {"title": {"text": unit}, "thickness": 12}, **bounds},
         xaxis={"showticklabels": False},
@@ -212,12 +213,12 @@ def _two_maps(grafts: pa.Table, columns: dict[str, str], unit: str, title: str) 
         yaxis=_site_axis(),
         yaxis2=_site_axis(),
     )
-    over = "a round, all sites together" if unit == "filters" else "over sites and rounds"
-    return Drawing(figure, f"{title}, by site and round; means {over}: {' and '.join(means)} {unit}.")
+    over = "per round, all sites together" if unit == "filters" else "over sites and rounds"
+    return Figure(plot, f"{title}, by site and round. Means {over}: {' and '.join(means)} {unit}.")
 
 
 def _by_site_and_round(grafts: pa.Table, column: str) -> tuple[list[str], NDArray[np.int64], NDArray[np.float32]]:
-    """Return sites in their order, rounds (R,) and a column's values (sites, R); NaN where there is none."""
+    """Return the S sites in order, the rounds (R,), and a column's values (S, R) with NaN for absent rows."""
     rounds = np.unique(grafts["round"].to_numpy())
     if len(rounds) > MOST_COLUMNS:
         rounds = rounds[np.linspace(0, len(rounds) - 1, MOST_COLUMNS).round().astype(int)]

@@ -6,45 +6,45 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-__all__ = ["BLUE_TO_ORANGE", "COLOURS", "GREY", "INK", "Drawing", "color", "with_layout"]
+__all__ = ["BLUE_TO_ORANGE", "COLORS", "GREY", "INK", "Figure", "color", "with_layout"]
 
 GREY: Final = "#8a8a8a"
 
-COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", GREY)
-"""Told apart by the colour-blind, and readable on white and on black (Okabe and Ito, Color Universal Design)."""
+COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", GREY)
+"""Distinguishable with color blindness and readable on white and black (Okabe and Ito, Color Universal Design)."""
 
 INK: Final = "ink"
-"""As `meta` of a trace: its lines and markers have the colour of the text, which the page knows."""
+"""As `meta` of a trace: the page draws its lines and markers in the color of the text."""
 
 BLUE_TO_ORANGE: Final = ((0.0, "#1f5fbf"), (0.5, "#c9c9c9"), (1.0, "#e07b00"))
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What the page draws, and reads out to those who do not see it."""
+class Figure:
+    """A plot with a description for screen readers."""
 
-    figure: go.Figure
-    says: str
+    plot: go.Figure
+    description: str
 
     def to_json(self) -> str:
-        """Return both as JSON; arrays of numpy stay packed."""
-        return f'{{"says": {json.dumps(self.says)}, "figure": {self.figure.to_json(validate=False)}}}'
+        """Return plot and description as JSON; numpy arrays stay packed."""
+        return f'{{"description": {json.dumps(self.description)}, "plot": {self.plot.to_json(validate=False)}}}'
 
 
 def color(index: int) -> str:
-    """Return the colour of the n-th of several things."""
-    return COLOURS[index % len(COLOURS)]
+    """Return a color by index; colors repeat after the last one."""
+    return COLORS[index % len(COLORS)]
 
 
-def with_layout(figure: go.Figure, *, height: int, **layout: Any) -> go.Figure:
-    """Return a figure with the layout that all share; the page adds the colours of its paper and text.
+def with_layout(plot: go.Figure, *, height: int, **layout: Any) -> go.Figure:
+    """Set the shared layout on a plot and return the plot. The page sets the colors of background and text.
 
     Args:
-        figure: is changed.
-        height: in pixels.
-        layout: what this one has beside it.
+        plot: plot to change.
+        height: height in pixels.
+        layout: further entries of the layout.
     """
-    return figure.update_layout(
+    return plot.update_layout(
         template="none",
         height=height,
         margin={"l": 64, "r": 16, "t": 24, "b": 48},

@@ -1,65 +1,65 @@
 "use strict";
-// Draws what comes into view, follows the colours of light and dark, sorts and filters tables, and shows the trial that
-// the address names: #trial=00003.
+// Draws figures as they scroll into view, follows the light or dark color scheme, sorts and filters tables, and shows
+// the trial in the address: #trial=00003.
 
-const drawings = JSON.parse(document.getElementById("drawings").textContent);
+const figures = JSON.parse(document.getElementById("figures").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const trialChoice = document.getElementById("trial");
 const receiverChoice = document.getElementById("receiver");
 
-function ofPage(name) {
+function pageColor(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-function themed(figure) {
-  const [ink, line, paper] = ["--ink", "--line", "--paper"].map(ofPage);
-  const layout = {...figure.layout, paper_bgcolor: paper, plot_bgcolor: paper, font: {color: ink, size: 12}};
-  for (const key of Object.keys(figure.layout).filter((name) => /^[xy]axis/.test(name)).concat("xaxis", "yaxis")) {
-    layout[key] = {...figure.layout[key], gridcolor: line, zerolinecolor: line, linecolor: line};
+function themed(plot) {
+  const [ink, line, paper] = ["--ink", "--line", "--paper"].map(pageColor);
+  const layout = {...plot.layout, paper_bgcolor: paper, plot_bgcolor: paper, font: {color: ink, size: 12}};
+  for (const key of Object.keys(plot.layout).filter((name) => /^[xy]axis/.test(name)).concat("xaxis", "yaxis")) {
+    layout[key] = {...plot.layout[key], gridcolor: line, zerolinecolor: line, linecolor: line};
   }
-  const data = figure.data.map((trace) => trace.meta !== "ink" ? trace : {
+  const data = plot.data.map((trace) => trace.meta !== "ink" ? trace : {
     ...trace, line: {...trace.line, color: ink}, marker: {...trace.marker, color: ink}});
   return {data, layout};
 }
 
-function nameOf(drawing) {
-  return drawing.dataset.drawing.replace("TRIAL", trialChoice?.value).replace("RECEIVER", receiverChoice?.value);
+function nameOf(element) {
+  return element.dataset.figure.replace("TRIAL", trialChoice?.value).replace("RECEIVER", receiverChoice?.value);
 }
 
-function draw(drawing) {
-  const found = drawings[nameOf(drawing)];
-  drawing.hidden = !found;
-  if (!found) return;
-  const plot = drawing.querySelector(".plot");
-  const {data, layout} = themed(found.figure);
-  plot.setAttribute("aria-label", found.says);
+function draw(element) {
+  const figure = figures[nameOf(element)];
+  element.hidden = !figure;
+  if (!figure) return;
+  const plot = element.querySelector(".plot");
+  const {data, layout} = themed(figure.plot);
+  plot.setAttribute("aria-label", figure.description);
   plot.style.minHeight = `${layout.height}px`;
-  drawing.dataset.drawn = nameOf(drawing);
+  element.dataset.drawn = nameOf(element);
   Plotly.react(plot, data, layout, {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"]})
-    .then(() => { if (nameOf(drawing) === "curves") select(trialOfAddress()); });
+    .then(() => { if (nameOf(element) === "curves") select(trialOfAddress()); });
 }
 
 const inView = new IntersectionObserver((entries) => {
-  for (const entry of entries.filter((one) => one.isIntersecting)) {
+  for (const entry of entries.filter(({isIntersecting}) => isIntersecting)) {
     inView.unobserve(entry.target);
     draw(entry.target);
   }
 }, {rootMargin: "400px"});
 
-function drawWhenInView(all) {
-  for (const drawing of all) {
-    const found = drawings[nameOf(drawing)];
-    drawing.hidden = !found;
-    if (!found) continue;
-    drawing.querySelector(".plot").style.minHeight = `${found.figure.layout.height}px`;
-    inView.unobserve(drawing);
-    inView.observe(drawing);
+function drawWhenInView(elements) {
+  for (const element of elements) {
+    const figure = figures[nameOf(element)];
+    element.hidden = !figure;
+    if (!figure) continue;
+    element.querySelector(".plot").style.minHeight = `${figure.plot.layout.height}px`;
+    inView.unobserve(element);
+    inView.observe(element);
   }
 }
 
-// --- the trial that is looked at ---
+// --- the selected trial ---
 
-const ofTrial = [...document.querySelectorAll("[data-drawing^='trial/']")];
+const trialFigures = [...document.querySelectorAll("[data-figure^='trial/']")];
 
 function trialOfAddress() {
   return new URLSearchParams(location.hash.slice(1)).get("trial");
@@ -70,7 +70,7 @@ function select(trial) {
     if (row.dataset.trial === trial) row.setAttribute("aria-current", "true");
     else row.removeAttribute("aria-current");
   }
-  const plot = document.querySelector("[data-drawing='curves'] .plot");
+  const plot = document.querySelector("[data-figure='curves'] .plot");
   if (!plot?.data || !trial) return;
   const x = [], y = [];
   for (const trace of plot.data) {
@@ -83,18 +83,18 @@ function select(trial) {
 
 function receiversOf(trial) {
   const start = `trial/${trial}/alpha/`;
-  return Object.keys(drawings).filter((name) => name.startsWith(start)).map((name) => name.slice(start.length));
+  return Object.keys(figures).filter((name) => name.startsWith(start)).map((name) => name.slice(start.length));
 }
 
 function showTrial(trial) {
-  const isThere = [...trialChoice.options].some((option) => option.value === trial);
-  document.getElementById("missing").hidden = isThere;
-  if (isThere) trialChoice.value = trial;
-  const receivers = isThere ? receiversOf(trial) : [];
+  const hasDetails = [...trialChoice.options].some((option) => option.value === trial);
+  document.getElementById("missing").hidden = hasDetails;
+  if (hasDetails) trialChoice.value = trial;
+  const receivers = hasDetails ? receiversOf(trial) : [];
   receiverChoice.replaceChildren(...receivers.map((peer) => new Option(`peer ${peer}`, peer)));
   receiverChoice.parentElement.hidden = !receivers.length;
-  if (isThere) drawWhenInView(ofTrial);
-  else for (const drawing of ofTrial) drawing.hidden = true;
+  if (hasDetails) drawWhenInView(trialFigures);
+  else for (const element of trialFigures) element.hidden = true;
 }
 
 function followAddress() {
@@ -143,15 +143,15 @@ for (const field of document.querySelectorAll("[data-filters]")) {
   filter();
 }
 
-// --- begin ---
+// --- start ---
 
 if (trialChoice) {
   trialChoice.addEventListener("change", () => { location.hash = `trial=${trialChoice.value}`; });
-  receiverChoice.addEventListener("change", () => drawWhenInView(ofTrial));
+  receiverChoice.addEventListener("change", () => drawWhenInView(trialFigures));
   showTrial(trialChoice.value);
 }
-drawWhenInView(document.querySelectorAll("[data-drawing]:not([data-drawing^='trial/'])"));
+drawWhenInView(document.querySelectorAll("[data-figure]:not([data-figure^='trial/'])"));
 addEventListener("hashchange", followAddress);
-addEventListener("beforeprint", () => document.querySelectorAll("[data-drawing]:not([hidden])").forEach(draw));
+addEventListener("beforeprint", () => document.querySelectorAll("[data-figure]:not([hidden])").forEach(draw));
 dark.addEventListener("change", () => document.querySelectorAll("[data-drawn]:not([hidden])").forEach(draw));
 followAddress();

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained page, made from the run folder's tables alone."""
+"""The report of a run: one self-contained page, built only from files in the run folder."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from graftpop.errors import CheckpointError
 from graftpop.reporting.configuration import configuration_sentences
 from graftpop.reporting.curves import accuracy_by_images
 from graftpop.reporting.differences import paired_differences
-from graftpop.reporting.search import FEWEST_TRIALS, importance_drawing, importances, parallel_coordinates
+from graftpop.reporting.search import FEWEST_TRIALS, importance_figure, importances, parallel_coordinates
 from graftpop.reporting.tables import cells, heads, shown_columns, text_of
 from graftpop.reporting.template import Section, page_html, part
 from graftpop.reporting.trial_details import details_of, rows_of, trials_in_detail
@@ -24,27 +24,28 @@ from graftpop.study.trials import best_row, restored_row
 __all__ = ["ROUND_COLUMNS", "Tables", "read_report_html", "report_html", "report_markdown", "write_report"]
 
 MOST_GROUPS = 7
-"""Of trials that are told apart by colour."""
+"""Largest number of groups of trials with a color each."""
 
 EVENTS_SHOWN = 200
 
 ROUND_COLUMNS = ("trial_id", "round", "peer", "train_loss", "val_accuracy", "train_images")
-"""Of `rounds.parquet`, which has hundreds of thousands of rows in large studies."""
+"""Columns read from `rounds.parquet`, which has hundreds of thousands of rows in large studies."""
 
-TRIAL_DRAWINGS = {
-    "peers": "Its peers: validation accuracy and training loss by round.",
-    "alpha/RECEIVER": "Alpha by site and round: blue where the receiver took more of the donor, orange where it kept "
-    "more of itself.",
-    "entropies/RECEIVER": "Entropy of each site's weights, of the receiver and of its donor.",
+TRIAL_FIGURES = {
+    "peers": "Validation accuracy and training loss of each peer, by round.",
+    "alpha/RECEIVER": "Alpha by site and round. Blue: the receiver took more of the donor's weights. Orange: it kept "
+    "more of its own.",
+    "entropies/RECEIVER": "Entropy of the weights of each site, for the receiver and its donor.",
     "invalid/RECEIVER": "Invalid filters of each site, before and after grafting.",
-    "distances": "How far apart the peers are: distance of their weights, and share of validation images on which "
-    "they disagree.",
-    "lineage": "Who gave to whom: a line from the donor, at the round of its snapshot, to the receiver after it.",
+    "distances": "Distance between the weights of each pair of peers, and share of validation images on which their "
+    "predictions differ.",
+    "lineage": "Donors and receivers. A line runs from the donor, at the round of its snapshot, to the receiver in the "
+    "round after the exchange.",
 }
 
 
 class Tables(NamedTuple):
-    """A run's tables; those but the first two may lack the rows of trials that are not `trials_in_detail`."""
+    """Tables of a run; grafts and diagnostics may have only the rows of `trials_in_detail`."""
 
     trials: pa.Table
     rounds: pa.Table
@@ -54,19 +55,19 @@ class Tables(NamedTuple):
 
 
 def write_report(folder: RunFolder) -> None:
-    """Write `report.html` of a run folder from its tables as they stand."""
+    """Write `report.html` of a run folder from its current tables."""
     folder.write_text("report.html", read_report_html(folder))
 
 
 def read_report_html(folder: RunFolder) -> str:
-    """Return the page of a run folder from its tables as they stand."""
+    """Return the page of a run folder, from its current tables."""
     trials = folder.read_table("trials")
-    wanted = trials_in_detail(trials.to_pylist())
+    detailed = trials_in_detail(trials.to_pylist())
     tables = Tables(
         trials,
         folder.read_table("rounds", columns=ROUND_COLUMNS),
-        folder.read_table("grafts", of=wanted),
-        folder.read_table("diagnostics", of=wanted),
+        folder.read_table("grafts", of=detailed),
+        folder.read_table("diagnostics", of=detailed),
         folder.read_table("events"),
     )
     return report_html(tables, space=folder.read_text("space.yaml"), facts=json.loads(folder.read_text("run.json")))
@@ -76,40 +77,39 @@ def report_markdown(folder: RunFolder) -> str:
     """Return the tables of a comparison study in Markdown.
 
     Raises:
-        CheckpointError: the run is no comparison.
+        CheckpointError: the run's space has no variants.
     """
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
     if not space.variants:
         raise CheckpointError(
-            f"{where}: --markdown needs the run of a space with variants, got one without; leave the "
-            f"option out to write the report"
+            f"{where}: --markdown needs a space with variants, got one without; omit --markdown to write the report"
         )
     return comparison_markdown(compare_trials(folder.read_table("trials").to_pylist(), space), space.published)
 
 
 def report_html(tables: Tables, *, space: str, facts: Mapping[str, Any]) -> str:
-    """Return the page.
+    """Return the HTML page.
 
     Args:
-        tables: of the run.
-        space: the resolved search space.
-        facts: the content of `run.json`.
+        tables: tables of the run.
+        space: resolved search space, as YAML.
+        facts: content of `run.json`.
     """
     parsed = parse_space(read_sections(space, "space.yaml"), "space.yaml")
     rows = [restored_row(row, parsed.domains) for row in tables.trials.to_pylist()]
-    drawings: dict[str, str] = {}  # as JSON, by name
+    figures: dict[str, str] = {}  # as JSON, by name
     sections = [
-        *_comparison(rows, parsed, drawings),
+        *_comparison(rows, parsed, figures),
         _best(rows, parsed, tables),
         _trials(rows, tables),
-        _curves(rows, parsed, tables.rounds, drawings),
-        *_search(rows, parsed, drawings),
-        *_details(rows, tables, drawings),
+        _curves(rows, parsed, tables.rounds, figures),
+        *_search(rows, parsed, figures),
+        *_details(rows, tables, figures),
         *_events(tables.events),
         Section("space", "Search space", Markup("<pre>{}</pre>").format(space)),
     ]
-    return page_html(parsed.resolve().name, _about(facts), sections, drawings)
+    return page_html(parsed.resolve().name, _about(facts), sections, figures)
 
 
 def _about(facts: Mapping[str, Any]) -> list[str]:
@@ -128,13 +128,13 @@ def _about(facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _comparison(rows: Sequence[Mapping[str, Any]], space: Space, drawings: dict[str, str]) -> Iterator[Section]:
+def _comparison(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, str]) -> Iterator[Section]:
     if not space.variants:
         return
     groups: list[Group] = compare_trials(rows, space)
     for index, group in enumerate(groups):
         if group.differences:
-            drawings[f"differences/{index}"] = paired_differences(group).to_json()
+            figures[f"differences/{index}"] = paired_differences(group).to_json()
     yield Section("comparison", "Comparison of variants", Markup(comparison_html(groups, space.published)))
 
 
@@ -143,7 +143,7 @@ def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Se
     if best is None:
         return Section("best", "Best configuration", part("paragraphs", ["No trial has finished a round yet."]))
     sample = {key: best[key] for key in space.domains}
-    figures = [
+    accuracies = [
         (name, text_of(column, best[column]))
         for column, name in (
             ("val_accuracy", "validation accuracy"),
@@ -160,7 +160,11 @@ def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Se
         "best",
         "Best configuration",
         part(
-            "best", best["trial_id"], figures, sentences, [(key, text_of(key, value)) for key, value in sample.items()]
+            "best",
+            best["trial_id"],
+            accuracies,
+            sentences,
+            [(key, text_of(key, value)) for key, value in sample.items()],
         ),
     )
 
@@ -181,26 +185,26 @@ def _trials(rows: Sequence[Mapping[str, Any]], tables: Tables) -> Section:
     )
 
 
-def _curves(rows: Sequence[Mapping[str, Any]], space: Space, rounds: pa.Table, drawings: dict[str, str]) -> Section:
+def _curves(rows: Sequence[Mapping[str, Any]], space: Space, rounds: pa.Table, figures: dict[str, str]) -> Section:
     title = "Accuracy by images trained"
     if not rounds.num_rows:
-        return Section("curves", title, part("paragraphs", ["No round is done yet."]))
+        return Section("curves", title, part("paragraphs", ["No round has finished yet."]))
     best = best_row(rows)
-    drawings["curves"] = accuracy_by_images(rounds, _groups(rows, space), best["trial_id"] if best else None).to_json()
+    figures["curves"] = accuracy_by_images(rounds, _groups(rows, space), best["trial_id"] if best else None).to_json()
     return Section(
         "curves",
         title,
         part(
-            "drawing",
+            "figure",
             "curves",
-            "Best peer of each population on the validation split, by the images of all its peers together: so "
-            "populations of different sizes compare at equal compute.",
+            "Validation accuracy of the best peer of each population, by the images that all its peers trained on. "
+            "Populations of different sizes thus compare at equal compute.",
         ),
     )
 
 
 def _groups(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, str]:
-    """Return by trial what its curve is coloured after: the variant, if there are not too many, else its peers."""
+    """Return the label that gives each trial its color: its variant, or its number of peers if variants are many."""
     if 1 < len(space.variants) <= MOST_GROUPS:
         return {row["trial_id"]: row["variant"] for row in rows}
     numbers = {
@@ -212,53 +216,54 @@ def _groups(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, str]:
     }
 
 
-def _search(rows: Sequence[Mapping[str, Any]], space: Space, drawings: dict[str, str]) -> Iterator[Section]:
+def _search(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, str]) -> Iterator[Section]:
     measured = [row for row in rows if row["val_accuracy"] is not None]
     if not space.domains or len(measured) < 2:
         return
-    drawings["parallel"] = parallel_coordinates(measured, space.domains).to_json()
+    figures["parallel"] = parallel_coordinates(measured, space.domains).to_json()
     body = part(
-        "drawing",
+        "figure",
         "parallel",
-        "A line a trial, through what it tried to what it reached; drag along an axis "
-        "to keep some of them, and a head to move it.",
+        "One line per trial, through its sampled values to its validation accuracy. Drag along an axis to select "
+        "trials; drag a heading to move its axis.",
         f"{8 + 6 * len(space.domains)}rem",
     )
-    if not space.variants:  # which have a table of their own, by seed
-        body += _importances(rows, space, drawings)
-    yield Section("search", "What was searched", body)
+    if not space.variants:  # a comparison has its own table
+        body += _importances(rows, space, figures)
+    yield Section("search", "Searched keys", body)
 
 
-def _importances(rows: Sequence[Mapping[str, Any]], space: Space, drawings: dict[str, str]) -> Markup:
+def _importances(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, str]) -> Markup:
     shares = importances(rows, space.domains)
     if not shares:
-        return part("paragraphs", [f"Importances need {FEWEST_TRIALS} completed trials of different accuracies."])
-    drawings["importances"] = importance_drawing(shares).to_json()
+        text = f"Importances need {FEWEST_TRIALS} completed trials whose accuracies are not all equal."
+        return part("paragraphs", [text])
+    figures["importances"] = importance_figure(shares).to_json()
     num = sum(row["status"] == "completed" for row in rows)
     caption = (
-        f"How much each value had to do with the validation accuracy, estimated by PED-ANOVA from {num} "
-        f"completed trials; from few trials it is a hint and no more."
+        f"Importance of each searched key for the validation accuracy, estimated by PED-ANOVA from {num} completed "
+        f"trials. With few trials, the estimate is only a hint."
     )
-    return part("drawing", "importances", caption) + part(
+    return part("figure", "importances", caption) + part(
         "table",
-        "Importance of the searched values",
+        "Importance of the searched keys",
         ["key", "share"],
         [(key, f"{share:.1%}") for key, share in shares.items()],
     )
 
 
-def _details(rows: Sequence[Mapping[str, Any]], tables: Tables, drawings: dict[str, str]) -> Iterator[Section]:
+def _details(rows: Sequence[Mapping[str, Any]], tables: Tables, figures: dict[str, str]) -> Iterator[Section]:
     details = details_of(trials_in_detail(rows), tables[1:])
     if not details:
         return
     for of_trial in details.values():
-        drawings |= of_trial
+        figures |= of_trial
     trials = list(details)
     parts = [part("trial_choice", trials, trials[0], len(rows) - len(trials))]
-    parts += [part("drawing", f"trial/TRIAL/{name}", caption) for name, caption in TRIAL_DRAWINGS.items()]
-    if not any(name.endswith("/distances") for name in drawings):
-        parts.append(part("paragraphs", ["Distances between peers are recorded with diagnostics.pairs: true."]))
-    yield Section("detail", "A trial in detail", Markup("\n").join(parts))
+    parts += [part("figure", f"trial/TRIAL/{name}", caption) for name, caption in TRIAL_FIGURES.items()]
+    if not any(name.endswith("/distances") for name in figures):
+        parts.append(part("paragraphs", ["Set diagnostics.pairs: true to record distances between peers."]))
+    yield Section("detail", "Trial details", Markup("\n").join(parts))
 
 
 def _events(events: pa.Table) -> Iterator[Section]:
@@ -276,7 +281,8 @@ def _events(events: pa.Table) -> Iterator[Section]:
         )
         for row in last
     ]
-    caption = "What happened besides" + (f", the last {len(last)} of {events.num_rows}" * (len(last) < events.num_rows))
+    caption = "Events of peers, checkpoints and storage"
+    caption += f", the last {len(last)} of {events.num_rows}" * (len(last) < events.num_rows)
     yield Section(
         "events", "Events", part("table", caption, ["trial", "at (UTC)", "round", "peer", "event", "cause"], lines)
     )

@@ -1,4 +1,4 @@
-"""Drawings of the search: what the trials tried and reached, and which of the searched values mattered."""
+"""Figures of the search: sampled values with the accuracies reached, and importance of the searched keys."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,37 +6,37 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from graftpop.reporting.figure import Drawing, color, with_layout
+from graftpop.reporting.figure import Figure, color, with_layout
 from graftpop.space import Domain
 from graftpop.study.optuna_space import OptunaSpace
 
-__all__ = ["FEWEST_TRIALS", "importance_drawing", "importances", "parallel_coordinates"]
+__all__ = ["FEWEST_TRIALS", "importance_figure", "importances", "parallel_coordinates"]
 
 GREY_TO_ORANGE = ((0.0, "#8a939c"), (1.0, "#d55e00"))
 
 FEWEST_TRIALS = 4
-"""Completed trials below which nothing is said of importances."""
+"""Smallest number of completed trials from which importances are computed."""
 
 
-def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]) -> Drawing:
-    """Return one line a trial through the values that it tried, to the accuracy that it reached.
+def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]) -> Figure:
+    """Return one line per trial through its sampled values to its validation accuracy.
 
     Args:
-        rows: of `trials.parquet`, with a validation accuracy, at least one.
-        domains: what was searched, at least one key.
+        rows: rows of `trials.parquet` with a validation accuracy, at least one.
+        domains: searched keys, at least one.
     """
-    rows = sorted(rows, key=lambda row: float(row["val_accuracy"]))  # those that reached most lie on top
+    rows = sorted(rows, key=lambda row: float(row["val_accuracy"]))  # the best are drawn last, on top
     accuracies = [row["val_accuracy"] for row in rows]
     dimensions = [_dimension(key, domain, [row[key] for row in rows]) for key, domain in domains.items()]
     dimensions.append({"label": "val accuracy", "values": accuracies, "tickformat": ".1%"})
-    figure = go.Figure(
+    plot = go.Figure(
         go.Parcoords(dimensions=dimensions, labelangle=-14, line={"color": accuracies, "colorscale": GREY_TO_ORANGE})
     )
-    with_layout(figure, height=430).update_layout(margin={"l": 72, "r": 64, "t": 84, "b": 24})
-    return Drawing(
-        figure,
-        f"The searched values of {len(rows)} trials, {', '.join(domains)}, and the validation "
-        f"accuracy that each reached, {min(accuracies):.2%} to {max(accuracies):.2%}.",
+    with_layout(plot, height=430).update_layout(margin={"l": 72, "r": 64, "t": 84, "b": 24})
+    return Figure(
+        plot,
+        f"Values of {', '.join(domains)} in {len(rows)} trials, with the validation accuracies reached: "
+        f"{min(accuracies):.2%} to {max(accuracies):.2%}.",
     )
 
 
@@ -65,14 +65,14 @@ def _dimension(key: str, domain: Domain, values: Sequence[Any]) -> dict[str, Any
 
 
 def importances(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]) -> dict[str, float]:
-    """Return how much each searched value had to do with the validation accuracy, as shares of 1.
+    """Return the importance of each searched key for the validation accuracy, as shares that sum to 1.
 
-    By PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255), as Optuna has it; of completed trials only. Empty
-    where these are too few, or all reached the same.
+    Computed from completed trials by Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255). Empty for
+    fewer than `FEWEST_TRIALS` completed trials, or if all reached the same accuracy.
 
     Args:
-        rows: of `trials.parquet`, restored.
-        domains: what was searched.
+        rows: rows of `trials.parquet`, restored.
+        domains: searched keys.
     """
     import optuna
 
@@ -95,9 +95,9 @@ def importances(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]
     return optuna.importance.get_param_importances(study)
 
 
-def importance_drawing(shares: Mapping[str, float]) -> Drawing:
-    """Return a bar a searched key, the most important on top; see `importances`, whose result is not empty here."""
-    figure = go.Figure(
+def importance_figure(shares: Mapping[str, float]) -> Figure:
+    """Return one bar per searched key, the most important on top, for a non-empty result of `importances`."""
+    plot = go.Figure(
         go.Bar(
             x=list(shares.values()),
             y=list(shares),
@@ -107,12 +107,12 @@ def importance_drawing(shares: Mapping[str, float]) -> Drawing:
         )
     )
     with_layout(
-        figure,
+        plot,
         height=110 + 34 * len(shares),
         yaxis={"autorange": "reversed", "automargin": True},
         xaxis={"title": {"text": "share of the importance"}, "tickformat": ".0%", "rangemode": "tozero"},
     )
-    return Drawing(
-        figure,
-        "Importance of the searched values: " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()) + ".",
+    return Figure(
+        plot,
+        "Importance of the searched keys: " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()) + ".",
     )

@@ -1,4 +1,4 @@
-"""Several runs in one page: what each found, how it came there, and in what their settings differ."""
+"""A report of several runs side by side: their best trials, accuracy curves, and differing settings."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ import pyarrow as pa
 import yaml
 
 from graftpop.reporting.curves import accuracy_by_images
-from graftpop.reporting.figure import Drawing, color, with_layout
+from graftpop.reporting.figure import Figure, color, with_layout
 from graftpop.reporting.run_page import ROUND_COLUMNS
 from graftpop.reporting.tables import text_of
 from graftpop.reporting.template import Section, page_html, part
@@ -23,21 +23,21 @@ from graftpop.study.trials import best_row, duration, restored_row
 
 __all__ = ["several_runs_html"]
 
-DECIDES = ("seed", "data.", "tune.metric")
-"""Keys, or the beginnings of them, without which accuracies are not those of the same thing."""
+CHANGES_ACCURACY = ("seed", "data.", "tune.metric")
+"""Keys and prefixes of keys that must be equal, or accuracies are measured differently."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it stands.
+    """A run, as read from its folder.
 
     Attributes:
-        label: what it is called in this page, unlike all others.
-        location: its folder.
-        space: what was searched.
-        facts: its `run.json`.
-        rows: of its trials.
-        curve: rounds of its best trial, under the run's label.
+        label: unique name of the run in this page.
+        location: folder of the run.
+        space: its search space.
+        facts: content of `run.json`.
+        rows: restored rows of `trials.parquet`.
+        curve: rounds of its best trial, with the label in place of the trial ID.
     """
 
     label: str
@@ -49,27 +49,27 @@ class Run:
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The row of the best trial."""
+        """Row of the best trial; None before the first round."""
         return best_row(self.rows)
 
 
 def several_runs_html(folders: Sequence[RunFolder]) -> str:
-    """Return the page.
+    """Return the HTML page for several runs.
 
     Args:
-        folders: of the runs, at least two.
+        folders: folders of the runs, at least two.
 
     Raises:
-        CheckpointError: something in one of them is damaged.
+        CheckpointError: a file of a run is damaged.
     """
     labels = _labels([folder.location for folder in folders])
     runs = [_read(folder, label) for folder, label in zip(folders, labels, strict=True)]
-    drawings: dict[str, str] = {}
-    return page_html(" and ".join(labels), [], [_runs(runs), *_curves(runs, drawings), _settings(runs)], drawings)
+    figures: dict[str, str] = {}
+    return page_html(" and ".join(labels), [], [_runs(runs), *_curves(runs, figures), _settings(runs)], figures)
 
 
 def _labels(locations: Sequence[str]) -> list[str]:
-    """Return the last parts of some locations, as many of them as it takes to tell them apart."""
+    """Return the shortest unique endings of some paths, such as `a/run` and `b/run`."""
     parts = [PurePosixPath(location).parts for location in locations]
     for num in range(1, max(map(len, parts)) + 1):
         labels = ["/".join(of_run[-num:]) for of_run in parts]
@@ -106,21 +106,21 @@ def _runs(runs: Sequence[Run]) -> Section:
         "runs",
         "Runs",
         part(
-            "table", "The best trial of each run, chosen on its validation split", heads, [_line(run) for run in runs]
+            "table", "The best trial of each run, selected on its validation split", heads, [_line(run) for run in runs]
         ),
     )
 
 
 def _line(run: Run) -> list[str]:
     best = run.best or {}
-    over = sum(row["status"] in ("completed", "stopped") for row in run.rows)
+    num_ended = sum(row["status"] in ("completed", "stopped") for row in run.rows)
     values = ", ".join(f"{key} = {text_of(key, best[key])}" for key in run.space.domains if best)
     hardware = run.facts["hardware"]
     return [
         run.label,
         run.space.resolve().name,
         run.facts.get("status", "running"),
-        f"{over} of {len(run.rows)}",
+        f"{num_ended} of {len(run.rows)}",
         f"{sum(row['train_images'] or 0 for row in run.rows):,}",
         duration(sum(row["wall_s"] or 0.0 for row in run.rows)),
         *(text_of(column, best.get(column)) for column in ("val_accuracy", "test_accuracy", "ensemble_test_accuracy")),
@@ -129,22 +129,23 @@ def _line(run: Run) -> list[str]:
     ]
 
 
-def _curves(runs: Sequence[Run], drawings: dict[str, str]) -> Iterator[Section]:
+def _curves(runs: Sequence[Run], figures: dict[str, str]) -> Iterator[Section]:
     measured = [run for run in runs if run.curve.num_rows]
     if not measured:
         return
     rounds = pa.concat_tables(run.curve for run in measured)
-    drawings["curves"] = accuracy_by_images(rounds, {run.label: run.label for run in measured}, None).to_json()
-    drawings["trials"] = _all_trials(measured).to_json()
-    body = part("drawing", "curves", "The best trial of each run by the images that all its peers trained on.")
-    yield Section("curves", "Accuracy", body + part("drawing", "trials", "What every trial of each run reached."))
+    figures["curves"] = accuracy_by_images(rounds, {run.label: run.label for run in measured}, None).to_json()
+    figures["trials"] = _all_trials(measured).to_json()
+    body = part("figure", "curves", "The best trial of each run, by the images that all its peers trained on.")
+    body += part("figure", "trials", "Validation accuracy of every trial of each run.")
+    yield Section("curves", "Accuracy", body)
 
 
-def _all_trials(runs: Sequence[Run]) -> Drawing:
-    figure = go.Figure()
+def _all_trials(runs: Sequence[Run]) -> Figure:
+    plot = go.Figure()
     for index, run in enumerate(runs):
         rows = [row for row in run.rows if row["val_accuracy"] is not None]
-        figure.add_box(
+        plot.add_box(
             y=[row["val_accuracy"] for row in rows],
             name=run.label,
             boxpoints="all",
@@ -155,41 +156,35 @@ def _all_trials(runs: Sequence[Run]) -> Drawing:
             hovertemplate="trial %{text}: %{y:.2%}<extra></extra>",
         )
     with_layout(
-        figure, height=380, showlegend=False, yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".1%"}
+        plot, height=380, showlegend=False, yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".1%"}
     )
-    return Drawing(figure, f"Validation accuracies of all trials of {len(runs)} runs.")
+    return Figure(plot, f"Validation accuracies of all trials of {len(runs)} runs.")
 
 
 def _settings(runs: Sequence[Run]) -> Section:
-    """Return what the spaces differ in, and a warning where that is what is measured."""
+    """Return the keys in which the spaces differ, with a warning if these change how accuracy is measured."""
     flat = [dict(_flat(read_sections(run.space.to_yaml(), run.label))) for run in runs]
-    keys = [
-        key for key in dict.fromkeys(key for one in flat for key in one) if len({str(one.get(key)) for one in flat}) > 1
-    ]
+    all_keys = dict.fromkeys(key for values in flat for key in values)
+    keys = [key for key in all_keys if len({str(values.get(key)) for values in flat}) > 1]
     if not keys:
-        return Section("settings", "Settings", part("paragraphs", ["The spaces of these runs are the same."]))
+        return Section("settings", "Settings", part("paragraphs", ["All runs have the same search space."]))
     body = part(
         "table",
         "Keys in which the runs differ",
         ["key", *(run.label for run in runs)],
-        [[key, *("" if one.get(key) is None else str(one[key]) for one in flat)] for key in keys],
+        [[key, *("" if values.get(key) is None else str(values[key]) for values in flat)] for key in keys],
     )
-    if told := [key for key in keys if key.startswith(DECIDES)]:
-        body = (
-            part(
-                "paragraphs",
-                [
-                    f"Before comparing: the runs differ in {', '.join(told)}: their accuracies are not "
-                    f"of the same images."
-                ],
-            )
-            + body
+    if differing := [key for key in keys if key.startswith(CHANGES_ACCURACY)]:
+        warning = (
+            f"Before comparing: the runs differ in {', '.join(differing)}, so their accuracies may not be of the same "
+            f"images."
         )
+        body = part("paragraphs", [warning]) + body
     return Section("settings", "Settings", body)
 
 
 def _flat(tree: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield keys by their dotted names with their values, domains as they are written."""
+    """Yield dotted keys with their values; domains as YAML."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and not start and not is_domain(value):
             yield from _flat(value, f"{key}.")

@@ -1,4 +1,4 @@
-"""The frame of a page: what is around its sections, and the parts that they are made of."""
+"""Rendering of a report page from its sections, figures and templates."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,23 +14,23 @@ __all__ = ["Section", "page_html", "part"]
 
 
 class Section(NamedTuple):
-    """A section of the page."""
+    """A section of a page: name for links, title, and HTML."""
 
     name: str
     title: str
     body: Markup
 
 
-def page_html(title: str, about: Sequence[str], sections: Sequence[Section], drawings: Mapping[str, str]) -> str:
-    """Return a page with everything that it needs in it.
+def page_html(title: str, about: Sequence[str], sections: Sequence[Section], figures: Mapping[str, str]) -> str:
+    """Return a self-contained HTML page.
 
     Args:
-        title: of the page.
+        title: title of the page.
         about: lines below the title.
-        sections: in their order.
-        drawings: as JSON, by the names that sections place them by.
+        sections: sections in order.
+        figures: figures as JSON, by the names in the sections' placeholders.
     """
-    everything = "{" + ", ".join(f"{json.dumps(name)}: {drawing}" for name, drawing in drawings.items()) + "}"
+    figures_json = "{" + ", ".join(f"{json.dumps(name)}: {figure}" for name, figure in figures.items()) + "}"
     return (
         _templates()
         .get_template("page.html")
@@ -40,7 +40,7 @@ def page_html(title: str, about: Sequence[str], sections: Sequence[Section], dra
             sections=sections,
             style=Markup(_file("page.css")),
             script=Markup(_file("page.js")),
-            drawings=Markup(everything.replace("</", "<\\/").replace("<!--", "<\\u0021--")),
+            figures=Markup(figures_json.replace("</", "<\\/").replace("<!--", "<\\u0021--")),
             plotly=Markup(_plotly_js()),
         )
     )
@@ -54,7 +54,7 @@ def _templates() -> Environment:
 
 
 def part(name: str, *arguments: Any) -> Markup:
-    """Return a part of the page, a macro of `parts.html`."""
+    """Return the HTML of a macro in `parts.html`."""
     return Markup(getattr(_templates().get_template("parts.html").module, name)(*arguments))
 
 

@@ -1,4 +1,4 @@
-"""The drawings of single trials: which trials have them, since a page cannot hold those of a thousand."""
+"""Figures of single trials, limited to the best trials so that the page stays small."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,47 +8,47 @@ import pyarrow.compute as pc
 
 from graftpop.reporting.curves import peers_by_round
 from graftpop.reporting.exchange import alpha_map, distances, entropy_maps, invalid_filter_maps, lineage
-from graftpop.reporting.figure import Drawing
+from graftpop.reporting.figure import Figure
 from graftpop.study.trials import best_row
 
 __all__ = ["details_of", "rows_of", "trials_in_detail"]
 
 MOST_TRIALS = 12
 MOST_CHARS = 6_000_000
-"""Of the drawings of all trials together; the best trial has its own in any case."""
+"""Size limit of the figures of all trials together, as JSON; the best trial always has figures."""
 
 
 def trials_in_detail(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the trials whose drawings are wanted, the best first.
+    """Return the IDs of the trials to show in detail, best first.
 
     Args:
-        rows: of `trials.parquet`.
+        rows: rows of `trials.parquet`.
     """
-    left = list(rows)
-    chosen: list[str] = []
-    while len(chosen) < MOST_TRIALS and (best := best_row(left)) is not None:
-        chosen.append(best["trial_id"])
-        left.remove(best)
-    return chosen
+    remaining = list(rows)
+    trials: list[str] = []
+    while len(trials) < MOST_TRIALS and (best := best_row(remaining)) is not None:
+        trials.append(best["trial_id"])
+        remaining.remove(best)
+    return trials
 
 
 def details_of(trials: Sequence[str], tables: Sequence[pa.Table]) -> dict[str, dict[str, str]]:
-    """Return by trial its drawings as JSON, by what the page calls them, while there is room for them.
+    """Return each trial's figures as JSON by name, for as many trials as `MOST_CHARS` permits.
 
     Args:
-        trials: the best first.
-        tables: rounds, grafts, measures and events, with the rows of these trials at least.
+        trials: trial IDs, best first.
+        tables: rounds, grafts, diagnostics and events, with at least the rows of these trials.
     """
-    found: dict[str, dict[str, str]] = {}
-    room = MOST_CHARS
+    details: dict[str, dict[str, str]] = {}
+    num_chars_left = MOST_CHARS
     for trial in trials:
         own = (rows_of(table, trial) for table in tables)
-        drawn = {f"trial/{trial}/{name}": drawing.to_json() for name, drawing in _drawings(trial, *own)}
-        room -= sum(map(len, drawn.values()))
-        if found and room < 0:
+        figures = {f"trial/{trial}/{name}": figure.to_json() for name, figure in _figures(trial, *own)}
+        num_chars_left -= sum(map(len, figures.values()))
+        if details and num_chars_left < 0:
             break
-        found[trial] = drawn
-    return found
+        details[trial] = figures
+    return details
 
 
 def rows_of(table: pa.Table, trial: str) -> pa.Table:
@@ -56,9 +56,9 @@ def rows_of(table: pa.Table, trial: str) -> pa.Table:
     return table.filter(pc.equal(table["trial_id"], trial))
 
 
-def _drawings(
+def _figures(
     trial: str, rounds: pa.Table, grafts: pa.Table, diagnostics: pa.Table, events: pa.Table
-) -> Iterator[tuple[str, Drawing]]:
+) -> Iterator[tuple[str, Figure]]:
     if rounds.num_rows:
         yield "peers", peers_by_round(rounds, trial)
     for receiver in _best_first(rounds, pc.unique(grafts["receiver"]).to_pylist()):
@@ -74,7 +74,7 @@ def _drawings(
 
 
 def _best_first(rounds: pa.Table, peers: Sequence[int]) -> list[int]:
-    """Return some peers by their validation accuracy in the last round, the highest first."""
+    """Return peers by their validation accuracy in the last round, highest first."""
     last = rounds.filter(pc.equal(rounds["round"], pc.max(rounds["round"])))
-    reached = dict(zip(last["peer"].to_pylist(), last["val_accuracy"].to_pylist(), strict=True))
-    return sorted(peers, key=lambda peer: reached.get(peer, -1.0), reverse=True)
+    accuracies = dict(zip(last["peer"].to_pylist(), last["val_accuracy"].to_pylist(), strict=True))
+    return sorted(peers, key=lambda peer: accuracies.get(peer, -1.0), reverse=True)

@@ -1,4 +1,4 @@
-"""The report as it is used: in a browser, with a pointer and a keyboard, in light and dark, on a phone."""
+"""The report page in a browser: pointer and keyboard, light and dark color schemes, phone."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -22,19 +22,19 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of a report with everything that can be in one."""
+    """URI of a report with every kind of content."""
     trials, rounds = many_trials(16, 5)
     diagnostics = [
-        {"trial_id": one["trial_id"], "round": round_, "peer": 0, "other": 1, "diagnostic": measure, "value": 0.5}
-        for one in trials
+        {"trial_id": row["trial_id"], "round": round_, "peer": 0, "other": 1, "diagnostic": name, "value": 0.5}
+        for row in trials
         for round_ in range(1, 6)
-        for measure in ("distance", "disagreement")
+        for name in ("distance", "disagreement")
     ]
     events = [
         {"trial_id": "00004", "at": datetime.now(UTC), "round": 2, "peer": 1, "event": event, "cause": "killed"}
         for event in ("lost", "replaced")
     ]
-    grafts = [row for one in trials for row in grafts_of(one["trial_id"], num_rounds=5)]
+    grafts = [graft for row in trials for graft in grafts_of(row["trial_id"], num_rounds=5)]
     return written(
         tmp_path_factory.mktemp("report"), page(trials, rounds, grafts, diagnostics=diagnostics, events=events)
     )
@@ -46,35 +46,38 @@ def written(folder: Path, html: str) -> str:
 
 
 class Tab:
-    """A page that is open, and what went wrong in it."""
+    """An open page with its errors and its requests to other addresses."""
 
     def __init__(self, chromium: Any, address: str, **options: Any) -> None:
         self.page = chromium.new_page(**{"viewport": {"width": 1200, "height": 900}, **options})
         self.page.set_default_timeout(LIMIT_MS)
-        self.said: list[str] = []
-        self.page.on("console", lambda message: self.said.extend([message.text] * (message.type == "error")))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.said.extend([request.url] * (not request.url.startswith(address))))
+        self.errors: list[str] = []
+        self.page.on("console", lambda message: self.errors.extend([message.text] * (message.type == "error")))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self._check_request(request.url, address))
         self.page.goto(address)
 
+    def _check_request(self, url: str, address: str) -> None:
+        self.errors.extend([url] * (not url.startswith(address)))
+
     def draw_all(self) -> list[str]:
-        """Scroll through the page and return what was drawn; each of it has marks."""
+        """Scroll through the page; return the names of the figures, each drawn and with a description."""
         drawn = []
-        for drawing in self.page.query_selector_all("[data-drawing]:not([hidden])"):
-            drawing.scroll_into_view_if_needed()
-            name = drawing.get_attribute("data-drawing")
-            self.page.wait_for_selector(f"[data-drawing='{name}'] :is({MARKS})", state="attached")
-            assert drawing.query_selector(".plot").get_attribute("aria-label")
+        for figure in self.page.query_selector_all("[data-figure]:not([hidden])"):
+            figure.scroll_into_view_if_needed()
+            name = figure.get_attribute("data-figure")
+            self.page.wait_for_selector(f"[data-figure='{name}'] :is({MARKS})", state="attached")
+            assert figure.query_selector(".plot").get_attribute("aria-label")
             drawn.append(name)
         return drawn
 
     def texts(self, selector: str) -> list[str]:
-        """Return the texts of what is visible."""
-        return [found.inner_text() for found in self.page.query_selector_all(selector) if found.is_visible()]
+        """Return the texts of the visible elements."""
+        return [element.inner_text() for element in self.page.query_selector_all(selector) if element.is_visible()]
 
 
 MARKS = "path.js-line, .hm image, .bars path, canvas.gl-canvas-context, .points path"
-"""What plotly puts into a drawing: lines, heat maps, bars, parallel coordinates, points."""
+"""Elements that plotly draws: lines, heat maps, bars, parallel coordinates, points."""
 
 
 @pytest.mark.parametrize(
@@ -82,7 +85,7 @@ MARKS = "path.js-line, .hm image, .bars path, canvas.gl-canvas-context, .points 
     [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2}],
     ids=["light", "dark", "phone"],
 )
-def test_everything_is_drawn_without_an_error_or_a_request(chromium: Any, report: str, options: dict[str, Any]) -> None:
+def test_all_figures_are_drawn_without_errors_or_requests(chromium: Any, report: str, options: dict[str, Any]) -> None:
     tab = Tab(chromium, report, **options)
     assert tab.draw_all() == [
         "curves",
@@ -95,37 +98,37 @@ def test_everything_is_drawn_without_an_error_or_a_request(chromium: Any, report
         "trial/TRIAL/distances",
         "trial/TRIAL/lineage",
     ]
-    assert tab.said == []
+    assert tab.errors == []
     width = tab.page.viewport_size["width"]
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_row_leads_to_the_curves_of_its_trial(chromium: Any, report: str) -> None:
+def test_click_on_a_row_selects_its_trial(chromium: Any, report: str) -> None:
     tab = Tab(chromium, report)
     tab.page.click("text='00007'")
-    selected = "document.querySelector(\"[data-drawing='curves'] .plot\").data?.at(-1)"
+    selected = "document.querySelector(\"[data-figure='curves'] .plot\").data?.at(-1)"
     tab.page.wait_for_function(f"{selected}.name === 'trial 00007'")
     assert tab.page.evaluate(f"{selected}.x") == [200, 400, 600, 800, 1000]
     assert tab.page.input_value("#trial") == "00007"
     assert tab.page.get_attribute("tr[data-trial='00007']", "aria-current") is not None
-    peers = tab.page.query_selector("[data-drawing='trial/TRIAL/peers']")
+    peers = tab.page.query_selector("[data-figure='trial/TRIAL/peers']")
     peers.scroll_into_view_if_needed()
     tab.page.wait_for_selector("[data-drawn='trial/00007/peers']")
     tab.page.select_option("#receiver", "0")
-    tab.page.query_selector("[data-drawing='trial/TRIAL/alpha/RECEIVER']").scroll_into_view_if_needed()
+    tab.page.query_selector("[data-figure='trial/TRIAL/alpha/RECEIVER']").scroll_into_view_if_needed()
     tab.page.wait_for_selector("[data-drawn='trial/00007/alpha/0']")
-    assert tab.said == []
+    assert tab.errors == []
 
 
-def test_an_address_with_a_trial_opens_at_it_and_one_without_details_says_so(chromium: Any, report: str) -> None:
+def test_trial_in_the_address_is_selected_or_reported_as_missing(chromium: Any, report: str) -> None:
     tab = Tab(chromium, f"{report}#trial=00004")
     assert tab.page.input_value("#trial") == "00004"
     tab.page.evaluate("location.hash = 'trial=00015'")
     tab.page.wait_for_selector("#missing:not([hidden])", state="attached")
-    assert tab.page.query_selector("[data-drawing='trial/TRIAL/peers']").is_hidden()
+    assert tab.page.query_selector("[data-figure='trial/TRIAL/peers']").is_hidden()
 
 
-def test_the_table_is_sorted_and_filtered_by_keyboard(chromium: Any, report: str) -> None:
+def test_table_is_sorted_and_filtered_by_keyboard(chromium: Any, report: str) -> None:
     tab = Tab(chromium, report)
     head = tab.page.query_selector("#table-trials th:has-text('graft.A') button")
     head.focus()
@@ -139,33 +142,33 @@ def test_the_table_is_sorted_and_filtered_by_keyboard(chromium: Any, report: str
     assert tab.texts("[data-counts='trials']") == ["1 of 16"]
 
 
-def test_the_drawings_follow_when_the_scheme_changes(chromium: Any, report: str) -> None:
+def test_figures_follow_a_change_of_the_color_scheme(chromium: Any, report: str) -> None:
     tab = Tab(chromium, report, color_scheme="light")
-    paper = "document.querySelector(\"[data-drawing='curves'] .plot\").layout?.paper_bgcolor"
-    tab.page.query_selector("[data-drawing='curves']").scroll_into_view_if_needed()
+    paper = "document.querySelector(\"[data-figure='curves'] .plot\").layout?.paper_bgcolor"
+    tab.page.query_selector("[data-figure='curves']").scroll_into_view_if_needed()
     tab.page.wait_for_function(f"{paper} === '#ffffff'")
     tab.page.emulate_media(color_scheme="dark")
     tab.page.wait_for_function(f"{paper} === '#0d1117'")
-    assert tab.said == []
+    assert tab.errors == []
 
 
-def test_a_run_that_has_just_begun_opens_without_an_error(chromium: Any, tmp_path: Path) -> None:
+def test_report_of_a_run_without_rounds_opens_without_errors(chromium: Any, tmp_path: Path) -> None:
     tab = Tab(chromium, written(tmp_path, page([])))
     assert tab.draw_all() == []
-    assert tab.said == []
+    assert tab.errors == []
 
 
-def test_a_large_study_is_drawn(chromium: Any, tmp_path: Path) -> None:
+def test_large_study_is_drawn(chromium: Any, tmp_path: Path) -> None:
     trials, rounds = many_trials(1000, 20)
     html = page(trials, rounds, grafts_of("00300", num_rounds=200, num_peers=8, sites=[f"conv{i}" for i in range(33)]))
     assert len(html) < 15e6
     tab = Tab(chromium, written(tmp_path, html))
     assert tab.draw_all()[:3] == ["curves", "parallel", "importances"]
     assert tab.texts("[data-counts='trials']") == ["1000 of 1000"]
-    assert tab.said == []
+    assert tab.errors == []
 
 
-def test_one_trial_of_one_peer_is_drawn(chromium: Any, tmp_path: Path) -> None:
+def test_single_trial_with_one_peer_is_drawn(chromium: Any, tmp_path: Path) -> None:
     tab = Tab(chromium, written(tmp_path, page([trial("one")], rounds_of("one", num_peers=1))))
     assert tab.draw_all() == ["curves", "trial/TRIAL/peers"]
-    assert tab.said == []
+    assert tab.errors == []

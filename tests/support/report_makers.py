@@ -1,4 +1,4 @@
-"""Tables of a run and its report, as tests of them need them."""
+"""Made-up tables of a run, and the report made from them."""
 
 import json
 import math
@@ -55,7 +55,7 @@ def trial(
 
 
 def rounds_of(trial_id: str, *, num_rounds: int = 3, num_peers: int = 2, images: int = 100) -> list[dict[str, Any]]:
-    """Return its rows of `rounds.parquet`: in round r, peer p reaches 0.1 * r + 0.01 * p, but at most 0.9."""
+    """Return a trial's rows of `rounds.parquet`; in round r, peer p reaches min(0.9, 0.1 r) + 0.01 p."""
     return [
         {
             "trial_id": trial_id,
@@ -73,7 +73,7 @@ def rounds_of(trial_id: str, *, num_rounds: int = 3, num_peers: int = 2, images:
 def grafts_of(
     trial_id: str, *, num_rounds: int = 3, num_peers: int = 2, staleness: int = 0, sites: Sequence[str] = SITES
 ) -> list[dict[str, Any]]:
-    """Return its rows of `grafts.parquet`, a ring; alpha is 0.25 of peer 0 and 0.75 of the others."""
+    """Return a trial's rows of `grafts.parquet` in a ring; alpha is 0.25 for peer 0 and 0.75 for the others."""
     return [
         {
             "trial_id": trial_id,
@@ -103,7 +103,7 @@ def page(
     events: Sequence[Mapping[str, Any]] = (),
     space: str = SPACE,
 ) -> str:
-    """Return the report of a run of `SPACE` with these rows."""
+    """Return the report page of a run with these rows."""
     columns = dict.fromkeys(key for row in trials or [trial("none")] for key in row)
     return report_html(
         Tables(
@@ -130,15 +130,15 @@ def _schema(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> pa.Schema:
     )
 
 
-def drawings_of(html: str) -> dict[str, dict[str, Any]]:
-    """Return what the page draws, by name."""
-    (text,) = re.findall(r'<script type="application/json" id="drawings">(.*?)</script>', html, re.DOTALL)
-    found: dict[str, dict[str, Any]] = json.loads(text)
-    return found
+def figures_of(html: str) -> dict[str, dict[str, Any]]:
+    """Return the figures of a page by name, each with `description` and `plot`."""
+    (text,) = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', html, re.DOTALL)
+    figures: dict[str, dict[str, Any]] = json.loads(text)
+    return figures
 
 
 def many_trials(num: int, num_rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return rows of trials, whose accuracy is a function of A alone, and of their rounds."""
+    """Return rows of trials whose accuracy depends on A alone, and rows of their rounds."""
     trials = [
         trial(
             f"{index:05}",
@@ -148,4 +148,4 @@ def many_trials(num: int, num_rounds: int) -> tuple[list[dict[str, Any]], list[d
         )
         for index in range(num)
     ]
-    return trials, [row for one in trials for row in rounds_of(one["trial_id"], num_rounds=num_rounds)]
+    return trials, [row for trial in trials for row in rounds_of(trial["trial_id"], num_rounds=num_rounds)]
