@@ -1,4 +1,4 @@
-"""The difference of two things that were measured with the same seeds, and how sure it is."""
+"""Difference between two variants measured with the same seeds, with its confidence interval."""
 
 import math
 import statistics
@@ -9,6 +9,7 @@ from typing import Any
 __all__ = ["CONFIDENCE", "Difference", "paired_difference"]
 
 CONFIDENCE = 0.95
+"""Confidence level of the intervals."""
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,11 @@ class Difference:
     """Variant minus baseline over the seeds that both completed, as shares in [-1, 1].
 
     Attributes:
-        n: seeds in common.
-        mean: of the differences.
-        by_seed: the difference of each seed.
-        interval: by Student's t at `CONFIDENCE`; None for fewer than two seeds, one point where all are equal.
+        n: number of seeds in common.
+        mean: mean of the differences.
+        by_seed: difference for each seed.
+        interval: interval of the mean by Student's t at `CONFIDENCE`. None for fewer than two seeds; zero width if all
+            differences are equal.
     """
 
     n: int
@@ -29,7 +31,7 @@ class Difference:
 
 
 def paired_difference(values: Mapping[Any, float], baseline: Mapping[Any, float]) -> Difference | None:
-    """Return values minus baseline, both by seed, over the seeds that both have; None where there is none.
+    """Return values minus baseline, both by seed, over their common seeds; None without a common seed.
 
     mean +- t_{(1 + CONFIDENCE) / 2, n - 1} * sd / sqrt(n)        (Student 1908, The probable error of a mean)
     """

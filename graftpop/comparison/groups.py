@@ -1,7 +1,7 @@
-"""A comparison study in figures: the test accuracy of every variant over seeds, and its difference to the baseline.
+"""Statistics of a comparison study: test accuracy of each variant over seeds, and its difference from the baseline.
 
-Differences are paired: variant minus baseline of the same seed, so that what a seed does to both does not count.
-Arithmetic only; `page` shows it.
+Differences are paired: variant minus baseline with the same seed. An effect that a seed has on both cancels.
+`rendering` formats the results.
 """
 
 import statistics
@@ -20,22 +20,22 @@ __all__ = ["Group", "Line", "compare", "compare_trials", "published_percent", "v
 
 @dataclass(frozen=True)
 class Line:
-    """One variant in one group; means are over its completed trials and None where there is none.
+    """Results of one variant in one group. Means are over its completed trials; None without such a trial.
 
     Attributes:
-        variant: its name.
-        n: completed trials with a test accuracy.
-        mean: test accuracy in [0, 1].
-        std: of the test accuracy, with n - 1; None for fewer than two trials.
-        train_images: of all peers together, its teachers' training included.
-        num_peers: of a trial.
-        epochs: that each peer trained.
-        wall_s: of a trial.
-        flops_left: FLOPs of one image through the output network, as a share of those before filters were removed; None
-            where none were.
-        difference: to the baseline; None for the baseline and where no seed is in common.
-        num_missing: trials of the study that have not completed.
-        warnings: what to know before this line is compared, each without the variant's name.
+        variant: name of the variant.
+        n: number of completed trials with a test accuracy.
+        mean: mean test accuracy, in [0, 1].
+        std: sample standard deviation of the test accuracy (n - 1); None for fewer than two trials.
+        train_images: mean number of training images of all peers together, including the training of teachers.
+        num_peers: mean number of peers per trial.
+        epochs: mean number of epochs per peer.
+        wall_s: mean wall time of a trial, in seconds.
+        flops_left: FLOPs per image of the output network after removal of filters, as a share of those before; None if
+            no filters were removed.
+        difference: difference from the baseline; None for the baseline and without a common seed.
+        num_missing: number of planned trials that have not completed.
+        warnings: warnings about this variant, each without its name.
     """
 
     variant: str
@@ -54,12 +54,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Group:
-    """The variants under equal values of everything else that is searched.
+    """Results of all variants for one combination of the other searched values.
 
     Attributes:
-        values: those keys and values; empty where nothing else is searched.
+        values: the other searched keys with their values; empty if only variant and seed are searched.
         baseline: name of the variant that the others are compared with.
-        lines: one a variant, in the space's order.
+        lines: one line per variant, in the order of the space.
     """
 
     values: Mapping[str, Any]
@@ -68,7 +68,7 @@ class Group:
 
     @property
     def differences(self) -> dict[str, Difference]:
-        """Differences by variant, where there is one."""
+        """Differences by variant, without variants that have none."""
         return {line.variant: line.difference for line in self.lines if line.difference is not None}
 
 
@@ -81,15 +81,15 @@ def compare(
     searched: Sequence[str],
     settings_of: Callable[[Mapping[str, Any]], Settings],
 ) -> list[Group]:
-    """Return one group for each combination of the values that the rows have beside variant and seed.
+    """Return one group per combination of the searched values other than variant and seed.
 
     Args:
-        rows: of `trials.parquet`.
-        variants: names, in the order of the lines.
-        baseline: the one that the others are compared with.
-        seeds: that every variant shall complete; [None] where none is searched.
-        searched: keys of the space; variant and seed may be among them.
-        settings_of: from a sample with a variant to its settings.
+        rows: rows of `trials.parquet`.
+        variants: names of the variants, in the order of the lines.
+        baseline: variant that the others are compared with.
+        seeds: seeds that each variant has to complete; [None] if no seed is searched.
+        searched: searched keys; variant and seed may be among them.
+        settings_of: function from a sample with a variant to its settings.
     """
     others = [key for key in searched if key not in ("variant", "seed")]
     by_values: dict[str, list[Mapping[str, Any]]] = {}
@@ -106,11 +106,11 @@ def compare(
 
 
 def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Group]:
-    """Return the groups of a study's rows as its space describes them.
+    """Return the groups of a comparison study.
 
     Args:
-        rows: of `trials.parquet`, where values of mixed kinds are text, or of `Trial.row`.
-        space: one with variants and a baseline.
+        rows: rows of `trials.parquet`, in which values of mixed types are text, or rows from `Trial.row`.
+        space: space of the study, with variants and a baseline.
     """
     assert space.baseline is not None, "compare_trials: needs a space with variants"
     domains = {key: domain for key, domain in space.domains.items() if key != "variant"}
@@ -129,9 +129,9 @@ def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Grou
 def published_percent(
     group: Group, variant: str, published: Mapping[str, Any] | None
 ) -> list[tuple[float, float | None]]:
-    """Return the published test accuracies of a variant under a group's values, in per cent, each with its std or None.
+    """Return the published test accuracies of a variant in a group, in percent, each with its std or None.
 
-    A figure that names no value of a searched key is one of every group.
+    A published accuracy that gives no value for a searched key belongs to every group.
     """
     entries = published["accuracy"] if published else []
     return [
@@ -145,20 +145,20 @@ def published_percent(
 
 
 def verdict(group: Group) -> str:
-    """Return in words where the intervals of a group lie."""
-    sides: dict[str, list[str]] = {"lies above 0 for": [], "lies below 0 for": [], "includes 0 for": []}
+    """Return sentences that say for which variants the interval is above 0, below 0 or includes 0."""
+    sides: dict[str, list[str]] = {"is above 0 for": [], "is below 0 for": [], "includes 0 for": []}
     for variant, difference in group.differences.items():
         if difference.interval is not None:
             low, high = difference.interval
-            side = "lies above 0 for" if low > 0 else "lies below 0 for" if high < 0 else "includes 0 for"
+            side = "is above 0 for" if low > 0 else "is below 0 for" if high < 0 else "includes 0 for"
             sides[side].append(variant)
-    said = [f"{side} {_listed(names)}" for side, names in sides.items() if names]
+    clauses = [f"{side} {_listed(names)}" for side, names in sides.items() if names]
     without = [
         line.variant
         for line in group.lines
         if line.variant != group.baseline and (line.difference is None or line.difference.interval is None)
     ]
-    sentences = [f"The interval of the difference to {group.baseline} {'; it '.join(said)}."] if said else []
+    sentences = [f"The interval of the difference from {group.baseline} {'; it '.join(clauses)}."] if clauses else []
     if without:
         is_all = len(without) == len(group.lines) - 1
         sentences.append("There is no interval yet." if is_all else f"There is no interval for {_listed(without)}.")
@@ -166,7 +166,7 @@ def verdict(group: Group) -> str:
 
 
 def _completed(rows: Sequence[Mapping[str, Any]], variant: str) -> dict[Any, Mapping[str, Any]]:
-    """Return the rows of a variant that count, by seed."""
+    """Return the rows of a variant's completed trials with a test accuracy, by seed."""
     return {
         row.get("seed"): row
         for row in rows

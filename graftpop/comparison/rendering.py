@@ -1,4 +1,4 @@
-"""A comparison study as it is read: the section of the report page, the same in Markdown and on a terminal."""
+"""Tables of a comparison study: as HTML for the report, as Markdown, and for the terminal."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -20,39 +20,40 @@ COLUMNS = {
     "test accuracy, %": "test %",
     "images trained, millions": "M images",
     "peers": "peers",
-    "epochs a peer": "epochs",
+    "epochs per peer": "epochs",
     "wall time": "time",
     "FLOPs left, %": "FLOPs %",
     "difference, points": "points",
     f"{100 * CONFIDENCE:.0f} % interval": f"{100 * CONFIDENCE:.0f} %",
     "published, %": "publ. %",
 }
-"""Heads of the columns, and the same on a terminal; of two each is there only where it says something."""
+"""Column headings, with their short forms for the terminal."""
 
 OPTIONAL = ("FLOPs left, %", "published, %")
+"""Columns that are left out if no variant has a value."""
 
-UNDIVIDED = ("n", "peers", "epochs a peer", "wall time", "difference, points")
-"""Columns whose texts have no blank where a narrow terminal could break them."""
+UNDIVIDED = ("n", "peers", "epochs per peer", "wall time", "difference, points")
+"""Columns that a narrow terminal must not wrap: their texts have no spaces."""
 
-DRAWING = """<figure class="drawing" data-drawing="differences/{index}">
-<figcaption>Differences to {baseline}, as in the table, and of every seed.</figcaption>
+FIGURE = """<figure data-figure="differences/{index}">
+<figcaption>Mean difference from {baseline} with its interval, and the difference for each seed.</figcaption>
 <div class="plot" role="img"></div></figure>"""
 
 PLUS_MINUS = "\u00b1"
 
 
 def comparison_html(groups: Sequence[Group], published: Mapping[str, Any] | None) -> str:
-    """Return the content of the report's section, with a place for the drawing of each group: `differences/INDEX`.
+    """Return the section of the report, with a placeholder for each group's figure, `differences/INDEX`.
 
     Args:
-        groups: as `compare_trials` returns them.
-        published: as the space has it.
+        groups: groups from `compare_trials`.
+        published: published results from the space.
     """
     parts = []
     for index, group in enumerate(groups):
         parts += [f"<h3>{escape(_name(group))}</h3>"] if group.values else []
         parts += [_table(group, _heads(groups, published), published), f"<p>{escape(verdict(group))}</p>"]
-        parts += [DRAWING.format(index=index, baseline=escape(group.baseline))] if group.differences else []
+        parts += [FIGURE.format(index=index, baseline=escape(group.baseline))] if group.differences else []
         warnings = "".join(f"<li>{escape(line)}</li>" for line in _warnings(group))
         parts += [f"<p>Before comparing:</p><ul>{warnings}</ul>"] if warnings else []
     parts += [f"<p class='note'>Published: {escape(published['source'])}</p>"] if published else []
@@ -60,7 +61,7 @@ def comparison_html(groups: Sequence[Group], published: Mapping[str, Any] | None
 
 
 def comparison_markdown(groups: Sequence[Group], published: Mapping[str, Any] | None) -> str:
-    """Return the tables of all groups with what is to be said of them, in Markdown."""
+    """Return the tables of all groups with their verdicts and warnings, in Markdown."""
     heads = _heads(groups, published)
     parts = []
     for group in groups:
@@ -77,7 +78,7 @@ def comparison_markdown(groups: Sequence[Group], published: Mapping[str, Any] | 
 
 
 def comparison_tables(groups: Sequence[Group], published: Mapping[str, Any] | None) -> list[RenderableType]:
-    """Return what a terminal shows: for each group its table, what its intervals say, and its warnings."""
+    """Return each group's table, verdict and warnings, for the terminal."""
     parts: list[RenderableType] = []
     heads = _heads(groups, published)
     for group in groups:
@@ -98,19 +99,19 @@ def comparison_tables(groups: Sequence[Group], published: Mapping[str, Any] | No
 
 
 def _heads(groups: Sequence[Group], published: Mapping[str, Any] | None) -> list[str]:
-    is_cut = any(line.flops_left is not None for group in groups for line in group.lines)
-    says = dict(zip(OPTIONAL, (is_cut, published is not None), strict=True))
+    has_removed_filters = any(line.flops_left is not None for group in groups for line in group.lines)
+    says = dict(zip(OPTIONAL, (has_removed_filters, published is not None), strict=True))
     return [head for head in COLUMNS if says.get(head, True)]
 
 
 def _texts(line: Line, group: Group, heads: Sequence[str], published: Mapping[str, Any] | None) -> list[str]:
-    """Return the texts of one variant's row under some of `COLUMNS`.
+    """Return the cells of one variant for the given columns.
 
     Args:
-        line: the variant.
-        group: the one that the line is of.
-        heads: what of `COLUMNS` is shown.
-        published: as the space has it.
+        line: results of the variant.
+        group: group of the line.
+        heads: shown columns, keys of `COLUMNS`.
+        published: published results from the space.
     """
     cells = dict(zip(COLUMNS, _cells(line, group, published), strict=True))
     return [cells[head] for head in heads]
@@ -135,29 +136,29 @@ def _cells(line: Line, group: Group, published: Mapping[str, Any] | None) -> lis
 
 
 def _name(group: Group) -> str:
-    """Return the values that make the group, or nothing where nothing but variants and seeds is searched."""
+    """Return the group's values as text; empty if only variant and seed are searched."""
     return ", ".join(f"{key} = {value}" for key, value in group.values.items())
 
 
 def _note(groups: Sequence[Group]) -> str:
-    """Return how to read the differences and their intervals, all of them together."""
+    """Return an explanation of the differences and of the chance errors of all intervals together."""
     text = (
-        "Difference: mean over the seeds that both completed of variant minus baseline, in percentage points, with "
-        f"its {100 * CONFIDENCE:.0f} % interval by Student's t."
+        "Difference: variant minus baseline in percentage points, mean over the seeds that both completed, with its "
+        f"{100 * CONFIDENCE:.0f} % interval by Student's t."
     )
     num = sum(difference.interval is not None for group in groups for difference in group.differences.values())
     if not num:
         return text
     misses = 1 - CONFIDENCE
     return (
-        f"{text} By chance alone such an interval misses the true difference in {100 * misses:.0f} % of all "
-        f"studies: of the {num} here, {num * misses:.2g} are expected to. One of many intervals that only just "
-        f"leaves out 0 is weak evidence."
+        f"{text} By chance alone, such an interval misses the true difference in {100 * misses:.0f} % of studies: "
+        f"of the {num} here, {num * misses:.2g} are expected to. One interval of many that barely excludes 0 is weak "
+        f"evidence."
     )
 
 
 def _warnings(group: Group) -> list[str]:
-    """Return the warnings of a group, one line each, beginning with the variants that they are about."""
+    """Return the warnings of a group, each starting with the variants it applies to."""
     variants_of: dict[str, list[str]] = {}
     for line in group.lines:
         for warning in line.warnings:
@@ -170,7 +171,7 @@ def _warnings(group: Group) -> list[str]:
 
 
 def _with_std(mean: float | None, std: float | None) -> str:
-    """Return an accuracy and its standard deviation, in per cent."""
+    """Return an accuracy and its standard deviation, in percent."""
     if mean is None:
         return ""
     return f"{100 * mean:.2f}" + ("" if std is None else f" {PLUS_MINUS} {100 * std:.2f}")
@@ -191,12 +192,14 @@ def _interval(difference: Difference) -> str:
 
 
 def _points(share: float) -> str:
-    """Return a difference in percentage points; what rounds to 0 has no minus."""
+    """Return a difference in percentage points; a value that rounds to 0 has no minus sign."""
     return f"{round(100 * share, 2) + 0.0:+.2f}"
 
 
 def _table(group: Group, heads: Sequence[str], published: Mapping[str, Any] | None) -> str:
-    caption = f"Test accuracy: mean {PLUS_MINUS} standard deviation over n seeds. The rest: means over the same trials."
+    caption = (
+        f"Test accuracy: mean {PLUS_MINUS} standard deviation over n seeds. Other columns: means over the same trials."
+    )
     head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in heads)
     body = []
     for line in group.lines:
@@ -216,5 +219,5 @@ def _table(group: Group, heads: Sequence[str], published: Mapping[str, Any] | No
 
 
 def _minus(text: str) -> str:
-    """Return a text with the sign for minus in place of the hyphen, which is too short beside digits."""
+    """Return a text with minus signs in place of hyphens, which are too short beside digits."""
     return text.replace("-", "\u2212")

@@ -1,4 +1,4 @@
-"""The comparison of a run: from its folder to the report page and to Markdown."""
+"""The comparison of a run, from its folder to the report page and Markdown."""
 
 import itertools
 import json
@@ -34,7 +34,7 @@ FACTS = {
 
 
 def trials_of(space: Space) -> list[Trial]:
-    """Return a completed trial of every combination, with accuracies that differ by variant and seed."""
+    """Return a completed trial per combination, with accuracies that depend on variant and seed."""
     names = list(space.domains)
     trials = []
     for number, values in enumerate(itertools.product(*(domain.every_value() for domain in space.domains.values()))):
@@ -54,7 +54,7 @@ def trials_of(space: Space) -> list[Trial]:
 
 
 def run_folder(path: Path, tree: Mapping[str, Any]) -> RunFolder:
-    """Return the folder of a run of a space, without rounds."""
+    """Write the folder of a run of a space, without rounds, and return it."""
     space, folder = parse_space(tree), RunFolder(str(path))
     (path / "tune").mkdir()
     folder.write_text("space.yaml", space.to_yaml())
@@ -63,7 +63,7 @@ def run_folder(path: Path, tree: Mapping[str, Any]) -> RunFolder:
     return folder
 
 
-def test_values_that_a_table_holds_as_text_find_their_settings_and_published_figures(tmp_path: Path) -> None:
+def test_values_stored_as_text_are_matched_with_settings_and_published_accuracies(tmp_path: Path) -> None:
     space = parse_space(COMPARISON)
     rows = run_folder(tmp_path, COMPARISON).read_table("trials").to_pylist()
     assert {row["graft.alpha"] for row in rows} == {"adaptive", "0.5"}
@@ -76,13 +76,13 @@ def test_values_that_a_table_holds_as_text_find_their_settings_and_published_fig
     assert (late.n, late.mean) == (2, 0.125)
 
 
-def test_trials_that_were_never_made_are_missing() -> None:
+def test_trials_that_were_never_created_are_missing() -> None:
     space = parse_space(COMPARISON)
     (group,) = compare_trials([trial.row() for trial in trials_of(space)[:1]], space)
     assert [line.num_missing for line in group.lines] == [1, 2]
 
 
-def test_variants_without_seeds_are_compared_by_their_only_trials() -> None:
+def test_variants_without_searched_seeds_are_compared_by_one_trial_each() -> None:
     space = parse_space(
         {name: COMPARISON[name] for name in ("name", "data", "training", "baseline", "variants")} | {"graft": {}}
     )
@@ -91,7 +91,7 @@ def test_variants_without_seeds_are_compared_by_their_only_trials() -> None:
     assert (group.differences["late"].mean, group.differences["late"].interval) == (0.125, None)
 
 
-def test_the_report_of_a_comparison_has_its_section_and_prints_as_markdown(tmp_path: Path) -> None:
+def test_report_of_a_comparison_has_its_tables_and_prints_as_markdown(tmp_path: Path) -> None:
     run_folder(tmp_path, COMPARISON)
     printed = CliRunner().invoke(app, ["report", str(tmp_path), "--markdown"])
     assert printed.exit_code == 0
@@ -108,17 +108,18 @@ def test_the_report_of_a_comparison_has_its_section_and_prints_as_markdown(tmp_p
         r"<code>graft.alpha</code> = <b>adaptive</b>",
         html,
     )
-    assert html.count("data-drawing='differences/") + html.count('data-drawing="differences/') == 2
+    assert html.count('data-figure="differences/') == 2
 
 
-def test_a_run_without_variants_has_no_comparison(tmp_path: Path) -> None:
+def test_run_without_variants_has_no_comparison_and_refuses_markdown(tmp_path: Path) -> None:
     run_folder(
         tmp_path, {"name": "search", "data": {"name": "digits"}, "seed": {"choice": [0, 1]}, "tune": {"search": "grid"}}
     )
     refused = CliRunner().invoke(app, ["report", str(tmp_path), "--markdown"])
     assert refused.exit_code == 2
     assert refused.stderr.count("\n") == 1
-    assert refused.stderr.startswith(f"error: {tmp_path}/space.yaml: --markdown needs the run of a space with variants")
+    assert refused.stderr.startswith(f"error: {tmp_path}/space.yaml: --markdown ")
+    assert "variants" in refused.stderr
     assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 0
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Comparison of variants" not in html
