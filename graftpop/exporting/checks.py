@@ -1,4 +1,4 @@
-"""Whether a file gives what the network gives, and how good it is: both seen on real images."""
+"""Checks of an exported file against its network: equal scores and equal accuracy."""
 
 import math
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from graftpop.data import Images
 from graftpop.errors import ModelError
 from graftpop.exporting.formats import Predict
 
-__all__ = ["Measured", "check_alike", "measure", "measure_on_noise"]
+__all__ = ["Measurement", "check_agreement", "measure", "measure_on_noise"]
 
 TOLERANCE: Final = 1e-4
-BATCH: Final = 64  # the last batch of most splits is smaller: both sizes are seen
+BATCH: Final = 64  # the last batch of most splits is smaller, so two batch sizes are checked
 NUM_NOISE_IMAGES: Final = 100
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A file beside the network that it was made of.
+class Measurement:
+    """Accuracy of an exported file and its agreement with its network.
 
     Attributes:
-        images: on which images.
-        num_images: on how many.
-        accuracy: of the file, in [0, 1]; nan where the classes of the images are not known.
-        network_accuracy: of the network.
-        difference: the largest between their scores, as a share of the image's largest score where that is above 1.
+        images: name of the images: `val`, `test` or `noise`.
+        num_images: number of images.
+        accuracy: accuracy of the file, in [0, 1]; nan on noise.
+        network_accuracy: accuracy of the network, in [0, 1]; nan on noise.
+        difference: largest difference between their scores, as a share of the image's largest score if above 1.
     """
 
     images: str
@@ -38,14 +38,14 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(name: str, images: Images, network: Predict, file: Predict) -> Measured:
-    """Return how a file and its network do on a split.
+def measure(name: str, images: Images, network: Predict, file: Predict) -> Measurement:
+    """Return the accuracies of a file and its network on a split, and their difference.
 
     Args:
-        name: of the split.
-        images: of it.
-        network: in evaluation mode.
-        file: as it was read back.
+        name: name of the split.
+        images: images of the split.
+        network: network in evaluation mode.
+        file: network decoded from the file.
     """
     num_right = num_right_of_network = 0
     differences = []
@@ -55,39 +55,38 @@ def measure(name: str, images: Images, network: Predict, file: Predict) -> Measu
         num_right += int(torch.count_nonzero(found.argmax(1) == labels))
         num_right_of_network += int(torch.count_nonzero(expected.argmax(1) == labels))
     num_images = images.num_images
-    return Measured(
+    return Measurement(
         name,
         num_images,
         num_right / num_images,
         num_right_of_network / num_images,
-        float(torch.tensor(differences).max()),
-    )  # which is nan if one of them is
+        float(torch.tensor(differences).max()),  # unlike max(), nan if one of them is
+    )
 
 
 @torch.no_grad()
-def measure_on_noise(image_shape: tuple[int, int, int], network: Predict, file: Predict) -> Measured:
-    """Return how far a file is from its network on images of noise, where there are no others."""
+def measure_on_noise(image_shape: tuple[int, int, int], network: Predict, file: Predict) -> Measurement:
+    """Return the difference between a file and its network on noise images, for runs whose data is missing."""
     images = torch.randn(NUM_NOISE_IMAGES, *image_shape, generator=torch.Generator().manual_seed(0))
-    return Measured("noise", NUM_NOISE_IMAGES, math.nan, math.nan, _difference(network(images), file(images)))
+    return Measurement("noise", NUM_NOISE_IMAGES, math.nan, math.nan, _difference(network(images), file(images)))
 
 
-def check_alike(measured: Measured) -> None:
-    """Check that a file gives what its network gives.
+def check_agreement(measurement: Measurement) -> None:
+    """Check that a file gives the scores and the accuracy of its network.
 
     Raises:
-        ModelError: scores or accuracies differ by more than the tolerance.
+        ModelError: scores or accuracies differ by more than `TOLERANCE`.
     """
-    where = f"{measured.num_images:,} images ({measured.images})"
-    if not measured.difference <= TOLERANCE:
+    images = f"{measurement.num_images:,} images ({measurement.images})"
+    if not measurement.difference <= TOLERANCE:  # true for nan
         raise ModelError(
-            f"the exported file must agree with the network within {TOLERANCE:g}, got a difference of "
-            f"{measured.difference:.2g} on {where}; choose another format"
+            f"export: the file's scores must agree with the network's within {TOLERANCE:g}, got a difference of "
+            f"{measurement.difference:.2g} on {images}; choose another format"
         )
-    if abs(measured.accuracy - measured.network_accuracy) > TOLERANCE:
+    if abs(measurement.accuracy - measurement.network_accuracy) > TOLERANCE:
         raise ModelError(
-            f"the exported file must have the network's accuracy, "
-            f"{100 * measured.network_accuracy:.2f} %, got {100 * measured.accuracy:.2f} % on {where}; "
-            f"choose another format"
+            f"export: the file must have the network's accuracy, {100 * measurement.network_accuracy:.2f} %, got "
+            f"{100 * measurement.accuracy:.2f} % on {images}; choose another format"
         )
 
 

@@ -1,11 +1,11 @@
-"""Taking a network of a run home, in a format of choice, with a card, checked against the network itself."""
+"""Export of a network of a run: encode, decode, compare with the network, write file and model card."""
 
 import json
 from dataclasses import dataclass
 
 from graftpop.data import Splits, load_splits
 from graftpop.errors import DataError, ModelError, StorageError, choose
-from graftpop.exporting.checks import Measured, check_alike, measure, measure_on_noise
+from graftpop.exporting.checks import Measurement, check_agreement, measure, measure_on_noise
 from graftpop.exporting.formats import FORMATS, Predict, check_packages
 from graftpop.exporting.model_card import card_text
 from graftpop.exporting.selection import SelectedNetwork, select_network
@@ -17,64 +17,64 @@ __all__ = ["Exported", "export_network"]
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """Result of an export.
 
     Attributes:
-        file: where the network's file is; `config.json` lies beside it.
-        card: where the card is.
-        what: the network is, in a sentence.
-        measured: the file beside the network, on the validation and test images, or on noise.
-        unmeasured: why it was noise; empty where it was not.
+        file: path or URI of the network's file; `config.json` is in the same folder.
+        card: path or URI of the model card.
+        what: description of the network, one sentence.
+        measured: measurements on the validation and test images, or on noise.
+        unmeasured: why noise was used, an error message; empty if the run's data was used.
     """
 
     file: str
     card: str
     what: str
-    measured: list[Measured]
+    measured: list[Measurement]
     unmeasured: str
 
 
 def export_network(run: RunFolder, format: str, peer: str = "best", out: str | None = None) -> Exported:
-    """Write a network of a run's best trial, with a model card.
+    """Write a network of a run's best trial to a file, with a model card.
 
-    The file is read back and has to give what the network gives, on the validation and test images where the run's
-    data is found, else on noise. Nothing is written before that.
+    Before anything is written, the encoded file is decoded and must agree with the network: on the validation and test
+    images, or on noise if the run's data is not available.
 
     Args:
-        run: that has finished a round at least.
-        format: a key of FORMATS.
+        run: run with at least one finished round.
+        format: key of `FORMATS`.
         peer: `best`, `soup`, `ensemble` or a peer's number.
         out: folder or URI; None: `export/PEER-FORMAT` of the run. An earlier export there is replaced.
 
     Raises:
-        GraftpopError: no such format or network, the file differs from the network, or `out` holds something else.
+        GraftpopError: unknown format or network, the file differs from the network, or `out` has other files.
     """
-    chosen_format = choose(FORMATS, format, "--format", ModelError)
+    file_format = choose(FORMATS, format, "--format", ModelError)
     check_packages(format)
     folder = Folder(out) if out is not None else Folder(run.location) / "export" / f"{peer}-{format}"
     _check_is_free(folder)
-    chosen = select_network(run, peer)
-    content = chosen_format.encode(chosen.network, chosen.card)
-    measured, unmeasured = _measured(chosen, chosen_format.decode(content, chosen.card))
-    for one in measured:
-        check_alike(one)
+    selected = select_network(run, peer)
+    content = file_format.encode(selected.network, selected.card)
+    measurements, unmeasured = _measure(selected, file_format.decode(content, selected.card))
+    for measurement in measurements:
+        check_agreement(measurement)
     facts = json.loads(run.read_text("run.json"))
-    text = card_text(chosen, format, facts, measured, is_noise=bool(unmeasured))
+    text = card_text(selected, format, facts, measurements, is_noise=bool(unmeasured))
     try:
         folder.create()
-        folder.write(chosen_format.file, content)
-        folder.write("config.json", json.dumps(chosen.card, indent=2).encode())
+        folder.write(file_format.file, content)
+        folder.write("config.json", json.dumps(selected.card, indent=2).encode())
         folder.write("README.md", text.encode())
     except OSError as error:
         raise StorageError(f"--out {folder.location}: cannot be written: {error}; choose another folder") from error
     return Exported(
-        (folder / chosen_format.file).location, (folder / "README.md").location, chosen.what, measured, unmeasured
+        (folder / file_format.file).location, (folder / "README.md").location, selected.what, measurements, unmeasured
     )
 
 
 def _check_is_free(folder: Folder) -> None:
-    """Check that a folder is empty, or holds an export, which may be replaced."""
-    files = {one.file for one in FORMATS.values()}
+    """Check that a folder is empty, absent or an earlier export, which may be replaced."""
+    files = {file_format.file for file_format in FORMATS.values()}
     found = set(folder.names())
     if found and not (found <= {*files, "config.json", "README.md"} and found & files):
         raise StorageError(
@@ -83,23 +83,24 @@ def _check_is_free(folder: Folder) -> None:
         )
 
 
-def _measured(chosen: SelectedNetwork, file: Predict) -> tuple[list[Measured], str]:
+def _measure(selected: SelectedNetwork, file: Predict) -> tuple[list[Measurement], str]:
+    """Return the measurements on the run's data; on noise, with the reason, if that data is not available."""
     try:
-        splits = load_splits(chosen.settings.data, seed=chosen.settings.seed)
-        _check_is_same_data(splits, chosen)
+        splits = load_splits(selected.settings.data, seed=selected.settings.seed)
+        _check_is_same_data(splits, selected)
     except DataError as error:
-        return [measure_on_noise(tuple(chosen.card["image_shape"]), chosen.network, file)], str(error)
+        return [measure_on_noise(tuple(selected.card["image_shape"]), selected.network, file)], str(error)
     return [
-        measure(name, images, chosen.network, file) for name, images in (("val", splits.val), ("test", splits.test))
+        measure(name, images, selected.network, file) for name, images in (("val", splits.val), ("test", splits.test))
     ], ""
 
 
-def _check_is_same_data(splits: Splits, chosen: SelectedNetwork) -> None:
-    card = chosen.card
+def _check_is_same_data(splits: Splits, selected: SelectedNetwork) -> None:
+    card = selected.card
     found = (splits.class_names, splits.image_shape, splits.recipe.mean, splits.recipe.std)
     expected = tuple(tuple(card[key]) for key in ("class_names", "image_shape", "mean", "std"))
     if found != expected:
         raise DataError(
-            f"data: {chosen.settings.data.name} must be what the run was trained on, got other classes, "
-            f"sizes or colours; bring back what it had"
+            f"data: {selected.settings.data.name} must be the data that the run was trained on, got other classes, "
+            f"image sizes or channel means; restore the original files"
         )

@@ -1,7 +1,7 @@
-"""The formats in which a network is taken home, each as two functions: to the bytes of a file, and back to a network.
+"""File formats of an export, each with an encoder from network to bytes and a decoder back.
 
-A file of weights is the bare network and takes what it takes, images that are normalised. A program stands alone: it
-takes pixels in [0, 1] and normalises them itself, so that who runs it needs to know nothing else.
+safetensors has weights only; the loaded network takes normalized images. The onnx and torch-export files are complete
+programs: they take pixels in [0, 1] and normalize them.
 """
 
 import io
@@ -22,25 +22,25 @@ __all__ = ["FORMATS", "INPUT", "Format", "Predict", "check_packages", "output_na
 
 Card = Mapping[str, Any]
 Predict = Callable[[Tensor], Tensor]
-"""From normalised images (B, 3, H, W) to class scores (B, C)."""
+"""Function from normalized images (B, 3, H, W) to class scores (B, C)."""
 
 INPUT: Final = "pixels"
 ANY_NUMBER: Final = ({0: torch.export.Dim("batch")},)
 PIXELS: Final = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-MOST_ONNX_BYTES: Final = 2**31 - 2**20  # a protocol buffer has less than 2 GiB; a margin for the graph
+MOST_ONNX_BYTES: Final = 2**31 - 2**20  # a protocol buffer is limited to 2 GiB; the margin is for the graph
 CANNOT_TRACE: Final = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
-"""What torch's exporters raise on a network that they cannot follow."""
+"""Errors that torch's exporters raise for a network they cannot trace."""
 
 
 class Format(NamedTuple):
-    """One format.
+    """One file format.
 
     Attributes:
-        file: its name.
-        takes_pixels: whether it takes pixels in [0, 1] in place of normalised images.
-        packages: that it needs.
-        encode: from a network and its card to the file's content.
-        decode: from the content and the card to what the file computes, of normalised images in any case.
+        file: name of the file.
+        takes_pixels: whether the file takes pixels in [0, 1] instead of normalized images.
+        packages: required packages beyond graftpop's own.
+        encode: function from a network and its card to the file's content.
+        decode: function from the content and the card to a `Predict`, which takes normalized images in every format.
     """
 
     file: str
@@ -51,21 +51,21 @@ class Format(NamedTuple):
 
 
 def check_packages(name: str) -> None:
-    """Check that what a format needs is installed.
+    """Check that the packages of a format are installed.
 
     Raises:
-        ModelError: it is not.
+        ModelError: a package is missing.
     """
-    absent = [package for package in FORMATS[name].packages if find_spec(package) is None]
-    if absent:
+    missing = [package for package in FORMATS[name].packages if find_spec(package) is None]
+    if missing:
         raise ModelError(
-            f"--format {name}: needs {', '.join(FORMATS[name].packages)}, got no {', '.join(absent)}; pip "
-            f"install 'graftpop[export]'"
+            f"--format {name}: needs {', '.join(FORMATS[name].packages)}, missing {', '.join(missing)}; run "
+            f"pip install 'graftpop[export]'"
         )
 
 
 def output_name(card: Card) -> str:
-    """Return what a network's output is called."""
+    """Return the name of a network's output."""
     return "log_probabilities" if "ensemble" in card else "logits"
 
 
@@ -80,13 +80,13 @@ def _pixels(images: Tensor, card: Card) -> Tensor:
 
 
 def _traced(network: nn.Module, card: Card) -> torch.export.ExportedProgram:
-    """Return the program of a network, for any number of images."""
+    """Return the exported program of a network, for any batch size."""
     try:
         program = torch.export.export(_of_pixels(network, card), _example(card), dynamic_shapes=ANY_NUMBER)
     except CANNOT_TRACE as error:
-        raise _cannot_follow("torch.export", card, error) from error
+        raise _cannot_trace("torch.export", card, error) from error
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine, and lines of our code, which files would keep
+        node.meta.pop("stack_trace", None)  # else the file contains paths of this machine and lines of our code
     return program
 
 
@@ -94,14 +94,14 @@ def _example(card: Card) -> tuple[Tensor]:
     return (torch.rand(2, *card["image_shape"], generator=torch.Generator().manual_seed(0)),)
 
 
-def _cannot_follow(exporter: str, card: Card, error: Exception) -> ModelError:
-    return ModelError(f"{exporter}: cannot follow '{card['model']}': {one_line(error)}; choose --format safetensors")
+def _cannot_trace(exporter: str, card: Card, error: Exception) -> ModelError:
+    return ModelError(f"{exporter}: cannot trace '{card['model']}': {one_line(error)}; choose --format safetensors")
 
 
 def _to_safetensors(network: nn.Module, card: Card) -> bytes:
     del card
     weights = {
-        name: tensor.clone(memory_format=torch.contiguous_format)  # tied weights may not share memory there
+        name: tensor.clone(memory_format=torch.contiguous_format)  # safetensors refuses tensors that share memory
         for name, tensor in network.state_dict().items()
     }
     return save(weights, {"format": "pt"})
@@ -128,7 +128,7 @@ def _to_onnx(network: nn.Module, card: Card) -> bytes:
     num_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
     if num_bytes > MOST_ONNX_BYTES:
         raise ModelError(
-            f"--format onnx: one file holds less than 2 GiB, got a network of {num_bytes:,} bytes; choose "
+            f"--format onnx: a file must be smaller than 2 GiB, got a network of {num_bytes:,} bytes; choose "
             f"--format safetensors or torch-export"
         )
     program = _traced(network, card)
@@ -143,27 +143,26 @@ def _to_onnx(network: nn.Module, card: Card) -> bytes:
             verbose=False,
         )
     except CANNOT_TRACE as error:
-        raise _cannot_follow("torch.onnx", card, error) from error
-    assert exported is not None  # as with dynamo=True
+        raise _cannot_trace("torch.onnx", card, error) from error
+    assert exported is not None  # dynamo=True returns a program
     proto = exported.model_proto
-    proto.doc_string = _meaning(card)
+    proto.doc_string = _input_and_output(card)
     properties = {key: json.dumps(value) for key, value in card.items()}
     onnx.helper.set_model_props(proto, properties | {"input_and_output": proto.doc_string})
     return bytes(proto.SerializeToString())
 
 
-def _meaning(card: Card) -> str:
-    """Say what a program takes and gives."""
+def _input_and_output(card: Card) -> str:
+    """Return a description of a program's input and output."""
     _, height, width = card["image_shape"]
     scores = (
         f"the natural logarithm of the mean of the class probabilities of {card['ensemble']} networks"
         if "ensemble" in card
-        else "a logit a class"
+        else "one logit per class"
     )
     return (
-        f"{INPUT}: float32 (batch, 3, {height}, {width}), RGB in [0, 1], not normalised: the model subtracts the "
-        f"mean and divides by the std itself. {output_name(card)}: float32 (batch, {card['num_classes']}), "
-        f"{scores}."
+        f"{INPUT}: float32 (batch, 3, {height}, {width}), RGB in [0, 1], not normalized: the model subtracts the "
+        f"mean and divides by the std. {output_name(card)}: float32 (batch, {card['num_classes']}), {scores}."
     )
 
 

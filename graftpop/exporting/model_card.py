@@ -1,4 +1,4 @@
-"""The model card of an exported network: what it is, what it takes and gives, how good it is, and how to load it."""
+"""The model card of an exported network: origin, input and output, loading, accuracy and recipe."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, Final
 import yaml
 
 from graftpop import __version__
-from graftpop.exporting.checks import Measured
+from graftpop.exporting.checks import Measurement
 from graftpop.exporting.formats import FORMATS, INPUT, output_name
 from graftpop.exporting.selection import SelectedNetwork
 from graftpop.models import TIMM, TORCHVISION
@@ -21,7 +21,7 @@ NOT_RECIPE: Final[Mapping[str, Any]] = {
     "tune": True,
     "resources": True,
     "diagnostics": True,
-    "data": {"root"},  # of the machine that trained it
+    "data": {"root"},  # a path on the machine that trained the network
     "population": {
         "deadline_factor",
         "round_timeout_s",
@@ -31,9 +31,9 @@ NOT_RECIPE: Final[Mapping[str, Any]] = {
         "peers_per_actor",
     },
 }
-"""What does not change the network."""
+"""Settings that do not change the network; the card leaves them out."""
 
-IN_WORDS: Final = {"val": "validation", "test": "test"}
+SPLITS: Final = {"val": "validation", "test": "test"}
 
 PAPERS: Final = """\
 ```bibtex
@@ -70,27 +70,32 @@ network = torch.export.load("{file}").module()
 pixels = torch.rand(1, {shape})                  # in place of images: RGB in [0, 1]
 {output} = network(pixels)""",
 }
-"""By format: Python that loads it and asks it for one image."""
+"""Python code by format that loads the network and classifies one image."""
 
 
 def card_text(
-    chosen: SelectedNetwork, name: str, facts: Mapping[str, Any], measured: Sequence[Measured], *, is_noise: bool
+    selected: SelectedNetwork,
+    name: str,
+    facts: Mapping[str, Any],
+    measurements: Sequence[Measurement],
+    *,
+    is_noise: bool,
 ) -> str:
-    """Return a model card in Markdown.
+    """Return the model card of an exported network, in Markdown.
 
     Args:
-        chosen: the network.
-        name: of the format.
-        facts: the run's `run.json`.
-        measured: the file beside the network, on each split, or on noise.
-        is_noise: whether it was noise.
+        selected: the exported network.
+        name: name of the format.
+        facts: content of the run's `run.json`.
+        measurements: measurements of the file on each split, or on noise.
+        is_noise: whether the only measurement is on noise.
     """
-    settings, model = chosen.settings, chosen.card["model"]
+    settings, model = selected.settings, selected.card["model"]
     parts = {
-        "": f"{chosen.what} {_origin(chosen)}",
-        "Input and output": _interface(chosen, name),
-        "Load it": _loading(chosen, name),
-        "Accuracy": _accuracy(measured, is_noise=is_noise),
+        "": f"{selected.what} {_origin(selected)}",
+        "Input and output": _interface(selected, name),
+        "Load it": _loading(selected, name),
+        "Accuracy": _accuracy(measurements, is_noise=is_noise),
         "Data": _data(settings),
         "Recipe": f"```yaml\n{_recipe(settings)}```",
         "Versions": _versions(facts, name),
@@ -102,42 +107,42 @@ def card_text(
     return "\n\n".join([head, *sections]) + "\n"
 
 
-def _origin(chosen: SelectedNetwork) -> str:
-    settings, facts, trial = chosen.settings, chosen.facts, chosen.trial
+def _origin(selected: SelectedNetwork) -> str:
+    settings, facts, trial = selected.settings, selected.facts, selected.trial
     text = (
-        f"From trial {trial['trial_id']} of the run `{settings.name}`; a peer is a `{chosen.card['model']}` for "
-        f"{chosen.card['num_classes']} classes, trained for {facts.summary['epoch']} epochs."
+        f"From trial {trial['trial_id']} of the run `{settings.name}`; a peer is a `{selected.card['model']}` for "
+        f"{selected.card['num_classes']} classes, trained for {facts.summary['epoch']} epochs."
     )
     if not facts.is_complete:
         text += f" The trial was at round {facts.round} of {settings.num_rounds}; its status is {trial['status']}."
-    if "removed_filters" in chosen.card:
-        text += f" {chosen.card['removed_filters']:,} filters were removed at the end of the training."
+    if "removed_filters" in selected.card:
+        text += f" {selected.card['removed_filters']:,} filters were removed at the end of training."
     return text
 
 
-def _interface(chosen: SelectedNetwork, name: str) -> str:
-    card = chosen.card
+def _interface(selected: SelectedNetwork, name: str) -> str:
+    card = selected.card
     channels, height, width = card["image_shape"]
     mean, std = (", ".join(f"{value:.4f}" for value in card[key]) for key in ("mean", "std"))
     if FORMATS[name].takes_pixels:
         takes = (
-            f"- Takes `{INPUT}`, float32 (batch, {channels}, {height}, {width}): RGB **in [0, 1], not "
-            f"normalised**. The file does that itself, by the mean ({mean}) and the std ({std}) of the data."
+            f"- Input `{INPUT}`, float32 (batch, {channels}, {height}, {width}): RGB **in [0, 1], not "
+            f"normalized**. The file normalizes it with the data's mean ({mean}) and std ({std})."
         )
     else:
         takes = (
-            f"- Takes images, float32 (batch, {channels}, {height}, {width}): RGB in [0, 1], **less the mean "
+            f"- Input: images, float32 (batch, {channels}, {height}, {width}): RGB in [0, 1], **minus the mean "
             f"({mean}), divided by the std ({std})**; `config.json` has all digits."
         )
     scores = (
-        "one logit a class"
+        "one logit per class"
         if "ensemble" not in card
-        else ("the natural logarithm of the mean of the members' class probabilities; a softmax gives that mean")
+        else "the natural logarithm of the mean of the members' class probabilities; a softmax returns that mean"
     )
     lines = [
         takes,
-        f"- Gives `{output_name(card)}`, float32 (batch, {card['num_classes']}): {scores}.",
-        "- The batch may have any size. Class names, in order, are in `config.json`.",
+        f"- Output `{output_name(card)}`, float32 (batch, {card['num_classes']}): {scores}.",
+        "- The batch may have any size. `config.json` lists the class names in order.",
     ]
     if (
         name == "safetensors"
@@ -145,14 +150,14 @@ def _interface(chosen: SelectedNetwork, name: str) -> str:
         and (not {"ensemble", "removed_filters"}.intersection(card))
     ):
         lines.append(
-            f"- The weights have the names of `{card['model']}`: its own library's network of "
-            f"{card['num_classes']} classes takes them by `load_state_dict`."
+            f"- The weights have the names of `{card['model']}`: that library's network with "
+            f"{card['num_classes']} classes loads them by `load_state_dict`."
         )
     return "\n".join(lines)
 
 
-def _loading(chosen: SelectedNetwork, name: str) -> str:
-    card = chosen.card
+def _loading(selected: SelectedNetwork, name: str) -> str:
+    card = selected.card
     code = LOADING[name].format(
         mean=card["mean"],
         std=card["std"],
@@ -164,25 +169,25 @@ def _loading(chosen: SelectedNetwork, name: str) -> str:
     return f"In the folder of this card:\n\n```python\n{code}\n```"
 
 
-def _accuracy(measured: Sequence[Measured], *, is_noise: bool) -> str:
+def _accuracy(measurements: Sequence[Measurement], *, is_noise: bool) -> str:
     if is_noise:
-        (noise,) = measured
+        (noise,) = measurements
         return (
-            f"Not measured: the run's data was not found when this file was written. The file agrees with the "
-            f"network within {noise.difference:.1e} on {noise.num_images} images of noise."
+            f"Not measured: the run's data was not available when this file was written. The file agrees with the "
+            f"network within {noise.difference:.1e} on {noise.num_images} noise images."
         )
     rows = [
-        f"| {IN_WORDS[one.images]} | {one.num_images:,} | {100 * one.accuracy:.2f} % | {one.difference:.1e} |"
-        for one in measured
+        f"| {SPLITS[row.images]} | {row.num_images:,} | {100 * row.accuracy:.2f} % | {row.difference:.1e} |"
+        for row in measurements
     ]
     return "\n".join(
         [
-            "| images | number | accuracy | largest difference to the network |",
+            "| images | number | accuracy | largest difference from the network |",
             "|---|---|---|---|",
             *rows,
             "",
-            "Measured when this file was written, with the file as it was read back, in float32. The validation images "
-            "were held out of training and chose the trial and its best peer; the test images chose nothing.",
+            "Measured in float32 with this file, when it was written. The validation images were held out of training "
+            "and selected the trial and its best peer. The test images selected nothing.",
         ]
     )
 
@@ -190,11 +195,11 @@ def _accuracy(measured: Sequence[Measured], *, is_noise: bool) -> str:
 def _data(settings: Settings) -> str:
     data = settings.data
     parts = [f"`{data.name}`" + (f", label `{data.label}`" if data.label else "")]
-    parts += [f"{data.max_train_images:,} training images of it"] if data.max_train_images else []
-    parts += [f"each cut to a square around its middle and scaled to {data.image_size} pixels"] * bool(data.image_size)
+    parts += [f"limited to {data.max_train_images:,} training images"] if data.max_train_images else []
+    parts += [f"each image cropped to a centered square and scaled to {data.image_size} pixels"] * bool(data.image_size)
     return (
-        f"{', '.join(parts)}; a share of {data.val_fraction:g} of the training images is for validation, unless "
-        f"the data set has validation images of its own. Cut by the seed {settings.seed}."
+        f"{', '.join(parts)}. Unless the data set has its own validation images, {data.val_fraction:g} of the "
+        f"training images are for validation, drawn with seed {settings.seed}."
     )
 
 
@@ -214,5 +219,5 @@ def _versions(facts: Mapping[str, Any], name: str) -> str:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # onnxruntime-gpu and others bring the same package under another name
-        return "of unknown version"
+    except PackageNotFoundError:  # the package has another distribution name, such as onnxruntime-gpu
+        return "(unknown version)"

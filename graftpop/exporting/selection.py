@@ -1,4 +1,4 @@
-"""Which network of a run is taken home: a peer of its best trial, their soup, or all of them as one."""
+"""Selection of the exported network: a peer of the best trial, the soup of its peers, or their ensemble."""
 
 import copy
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ SOUPS = ("uniform_soup", "greedy_soup")
 
 @dataclass(frozen=True)
 class SelectedNetwork:
-    """A network of a run.
+    """A network selected from a run.
 
     Attributes:
-        network: in evaluation mode, from normalised images (B, 3, H, W) to class scores (B, C).
-        card: what is needed to rebuild and to feed it, as `config.json` of best/ has it; an ensemble's says how many
-            members it has.
-        what: it is, in a sentence.
-        settings: of its population.
-        trial: the best trial's row of `trials.parquet`.
-        facts: of the checkpoint that it is from.
+        network: network in evaluation mode, from normalized images (B, 3, H, W) to class scores (B, C).
+        card: data to rebuild the network and normalize its input, as in `config.json` of best/; for an ensemble also
+            its number of members.
+        what: description of the network, one sentence.
+        settings: settings of its population.
+        trial: row of the best trial in `trials.parquet`.
+        facts: metadata of the checkpoint that it was loaded from.
     """
 
     network: nn.Module
@@ -46,33 +46,33 @@ class SelectedNetwork:
 
 
 def select_network(run: RunFolder, peer: str) -> SelectedNetwork:
-    """Return a network of the best trial of a run, from its newest checkpoint.
+    """Return a network of a run's best trial, from its newest checkpoint.
 
     Args:
-        run: that has finished a round at least.
+        run: run with at least one finished round.
         peer: `best`, `soup`, `ensemble` or a peer's number.
 
     Raises:
-        CheckpointError: there is no such network.
-        DataError: the images that a soup needs are not there.
+        CheckpointError: the run has no such network.
+        DataError: the training images, which a soup needs, are missing.
     """
     run.check_is_run()
     row = best_row(run.read_table("trials").to_pylist())
     if row is None:
         raise CheckpointError(
-            f"{run.location}: no trial has finished a round, so there is no network to export; go on "
-            f"with --resume {run.location}"
+            f"{run.location}: no trial has finished a round, so there is no network to export; resume the run with "
+            f"--resume {run.location}"
         )
     checkpoint = _newest(run, row["trial_id"])
     facts = checkpoint.facts
     settings = _settings_of(facts, run.location)
-    find_model(settings.model.name)  # one's own class is imported, as where the run is gone on with
+    find_model(settings.model.name)  # imports a user-defined class, as resuming the run does
     if peer == "soup":
         network, card, what = _soup(checkpoint, settings)
     elif peer == "ensemble":
         network, card, what = _ensemble(checkpoint, settings)
     else:
-        network, card, what = _one(checkpoint, settings, peer)
+        network, card, what = _peer(checkpoint, settings, peer)
     return SelectedNetwork(network, card, what, settings, dict(row), facts)
 
 
@@ -81,23 +81,23 @@ def _settings_of(facts: CheckpointMetadata, location: str) -> Settings:
         return Settings.model_validate(facts.settings)
     except ValidationError as error:
         raise CheckpointError(
-            f"{location}: the settings of its checkpoint must be this version's, got others: "
-            f"{one_line(error)}; export with the graftpop that made the run"
+            f"{location}: the checkpoint's settings must be valid in this version of graftpop, got "
+            f"{one_line(error)}; export with the version that wrote the run"
         ) from error
 
 
 def _newest(run: RunFolder, trial_id: str) -> Checkpoint:
     checkpoints = Checkpoints(run.of_trials("checkpoints") / trial_id)
     for checkpoint in checkpoints.newest_first():
-        if checkpoint.facts.round:  # else it has teachers only
+        if checkpoint.facts.round:  # the checkpoint before round 1 has teachers only
             return checkpoint
     raise CheckpointError(
-        f"{run.location}: the best trial, {trial_id}, has no checkpoint that is whole; go on with "
+        f"{run.location}: the best trial, {trial_id}, has no complete checkpoint; resume the run with "
         f"--resume {run.location}, or load best/"
     )
 
 
-def _one(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Module, dict[str, Any], str]:
+def _peer(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Module, dict[str, Any], str]:
     facts = checkpoint.facts
     best, peers = int(facts.summary["best_peer"]), facts.peers
     number = best if peer == "best" else int(peer) if peer.isdecimal() else -1
@@ -107,12 +107,13 @@ def _one(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Modu
             f"one of them, best, soup or ensemble"
         )
     network, card = _network_of(checkpoint, number)
-    if number == best and _is_cooked(facts, settings):
+    if number == best and _is_soup(facts, settings):
         kind = settings.population.output.removesuffix("_soup")
         return network, card, f"The {kind} soup of {len(peers)} peers: a mean of their weights."
-    among = f"Peer {number} of {len(peers)}" if len(peers) > 1 else "The only peer"
-    best_one = ", the one with the highest validation accuracy" if number == best and len(peers) > 1 else ""
-    return network, card, f"{among}{best_one}."
+    if len(peers) == 1:
+        return network, card, "The only peer."
+    reason = ", the one with the highest validation accuracy" if number == best else ""
+    return network, card, f"Peer {number} of {len(peers)}{reason}."
 
 
 def _ensemble(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[str, Any], str]:
@@ -120,54 +121,52 @@ def _ensemble(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, di
     _check_has_own_weights("ensemble", facts, settings)
     networks, cards = zip(*(_network_of(checkpoint, peer) for peer in facts.peers), strict=True)
     card = {**cards[0], "ensemble": len(networks)}
-    removed = [one["removed_filters"] for one in cards if "removed_filters" in one]
+    removed = [member["removed_filters"] for member in cards if "removed_filters" in member]
     card |= {"removed_filters": sum(removed)} if removed else {}
     return (
         Ensemble(networks).eval(),
         card,
-        (f"An ensemble of {len(networks)} peers: its class probabilities are the mean of theirs."),
+        f"An ensemble of {len(networks)} peers: its class probabilities are the mean of theirs.",
     )
 
 
 def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[str, Any], str]:
-    """Cook the uniform soup as a population does; the peer that has become it is the best one."""
+    """Return the uniform soup; the best peer if the population already made it the soup."""
     facts, best = checkpoint.facts, int(checkpoint.facts.summary["best_peer"])
-    if _is_cooked(facts, settings) and settings.population.output == "uniform_soup":
-        return _one(checkpoint, settings, "best")
+    if _is_soup(facts, settings) and settings.population.output == "uniform_soup":
+        return _peer(checkpoint, settings, "best")
     _check_has_own_weights("soup", facts, settings)
     if settings.attenuation is not None:
         raise CheckpointError(
-            "--peer soup: attenuated filters differ from peer to peer, so that networks have no "
-            "mean; choose best, ensemble or a peer"
+            "--peer soup: must average equal networks, got attenuated filters that differ from peer to peer; choose "
+            "best, ensemble or a peer"
         )
-    # what it learned from, and was measured against, may be gone and is not needed
-    cook = Peer(settings.model_copy(update={"distillation": None, "diagnostics": DiagnosticsSettings()}), best)
+    # teachers and files for diagnostics are not needed and may be gone
+    member = Peer(settings.model_copy(update={"distillation": None, "diagnostics": DiagnosticsSettings()}), best)
     snapshots = []
     for peer in facts.peers:
-        cook.load(checkpoint.read(_file(peer)))
-        snapshots.append(copy.deepcopy(cook.publish()))
-    cook.make_soup("uniform_soup", *snapshots)
-    network, card = _rebuilt(cook.save(), "the soup")
+        member.load(checkpoint.read(_file(peer)))
+        snapshots.append(copy.deepcopy(member.publish()))
+    member.make_soup("uniform_soup", *snapshots)
+    network, card = _rebuilt(member.save(), "the soup")
     return (
         network,
         card,
-        (
-            f"A uniform soup: the mean of the weights of {len(snapshots)} peers, with BatchNorm "
-            f"statistics measured anew on the training images."
-        ),
+        f"A uniform soup: the mean of the weights of {len(snapshots)} peers, with BatchNorm statistics recomputed on "
+        f"the training images.",
     )
 
 
-def _is_cooked(facts: CheckpointMetadata, settings: Settings) -> bool:
-    """Return whether the best peer has become the population's soup."""
+def _is_soup(facts: CheckpointMetadata, settings: Settings) -> bool:
+    """Return whether the best peer's weights are the population's soup."""
     return facts.is_complete and settings.population.output in SOUPS
 
 
 def _check_has_own_weights(what: str, facts: CheckpointMetadata, settings: Settings) -> None:
-    if _is_cooked(facts, settings):
+    if _is_soup(facts, settings):
         raise CheckpointError(
-            f"--peer {what}: needs the weights of every peer, and the best one has become the "
-            f"population's {settings.population.output}; choose best, which is the soup, or a peer"
+            f"--peer {what}: needs the weights of every peer, got the {settings.population.output} for the best "
+            f"peer; choose best, which is the soup, or a peer"
         )
 
 
