@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from graftpop.reporting.figure import INK, Figure, color, with_layout
+from graftpop.reporting.figure import INK, Figure, color, round_axis, with_layout
 
 __all__ = ["accuracy_by_images", "peers_by_round"]
 
@@ -131,11 +131,12 @@ def peers_by_round(rounds: pa.Table, trial: str) -> Figure:
                 row=row,
                 col=1,
             )
+    num_rounds = pc.max(rounds["round"]).as_py()
     with_layout(
         plot,
         height=520,
-        xaxis2={"title": {"text": "round"}},
-        xaxis={"showticklabels": False},
+        xaxis2=round_axis(num_rounds),
+        xaxis=round_axis(num_rounds) | {"title": None, "showticklabels": False},
         yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".0%"},
         yaxis2={"title": {"text": "training loss"}},
     )

@@ -50,7 +50,7 @@ def paired_differences(group: Group) -> Figure:
     with_layout(
         plot,
         height=140 + 30 * len(variants),
-        yaxis={"autorange": "reversed", "automargin": True},
+        yaxis={"range": [len(variants) - 0.5, -0.5], "automargin": True},
         xaxis={
             "title": {"text": f"difference from {group.baseline}, percentage points"},
             "zeroline": True,

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from graftpop.reporting.figure import BLUE_TO_ORANGE, GREY, INK, Figure, color, with_layout
+from graftpop.reporting.figure import BLUE_TO_ORANGE, GREY, INK, Figure, color, round_axis, with_layout
 from graftpop.training.snapshot import ALL_OTHERS
 
 __all__ = ["alpha_map", "distances", "entropy_maps", "invalid_filter_maps", "lineage"]
@@ -19,6 +19,9 @@ MOST_COLUMNS = 100
 
 LEAST_SPAN = 0.05
 """Smallest half-width of alpha's color scale around 1/2; it keeps tiny deviations pale."""
+
+TITLE_HEIGHT = 48
+"""Space in pixels for the title between two heat maps."""
 
 BY_SITE_AND_ROUND = "%{y}, round %{x}: %{z:.3g}<extra></extra>"
 
@@ -44,7 +47,7 @@ def alpha_map(grafts: pa.Table, receiver: int) -> Figure:
             hovertemplate=BY_SITE_AND_ROUND,
         )
     )
-    with_layout(plot, height=_height(sites), xaxis={"title": {"text": "round"}}, yaxis=_site_axis())
+    with_layout(plot, height=_height(sites), xaxis=round_axis(int(rounds[-1] - rounds[0] + 1)), yaxis=_site_axis())
     return Figure(
         plot,
         f"Alpha of peer {receiver} by site and round: from {np.nanmin(alpha):.3f} to {np.nanmax(alpha):.3f}, "
@@ -88,11 +91,12 @@ def distances(diagnostics: pa.Table) -> Figure:
                 row=row,
                 col=1,
             )
+    num_rounds = pc.max(diagnostics["round"]).as_py()
     with_layout(
         plot,
         height=520,
-        xaxis2={"title": {"text": "round"}},
-        xaxis={"showticklabels": False},
+        xaxis2=round_axis(num_rounds),
+        xaxis=round_axis(num_rounds) | {"title": None, "showticklabels": False},
         yaxis={"title": {"text": "distance between weights"}, "rangemode": "tozero"},
         yaxis2={"title": {"text": "disagreement"}, "tickformat": ".0%", "rangemode": "tozero"},
     )
@@ -171,7 +175,7 @@ def lineage(grafts: pa.Table, events: pa.Table) -> Figure:
     with_layout(
         plot,
         height=170 + 44 * len(peers),
-        xaxis={"title": {"text": "round"}, "zeroline": False},
+        xaxis=round_axis(max((row["round"] for row in rows), default=0)) | {"zeroline": False},
         yaxis={
             "tickvals": peers,
             "ticktext": [f"peer {peer}" for peer in peers],
@@ -194,10 +198,13 @@ def _donor(peer: int) -> str:
 
 
 def _two_maps(grafts: pa.Table, columns: dict[str, str], unit: str, title: str) -> Figure:
-    plot = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, subplot_titles=list(columns))
+    sites, rounds, _ = _by_site_and_round(grafts, "alpha")
+    height = 2 * _height(sites)
+    spacing = TITLE_HEIGHT / height  # else the second title overlaps the first map
+    plot = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=spacing, subplot_titles=list(columns))
     means, most = [], []
     for row, column in enumerate(columns.values(), start=1):
-        sites, rounds, values = _by_site_and_round(grafts, column)
+        _, _, values = _by_site_and_round(grafts, column)
         plot.add_heatmap(
             z=values, x=rounds, y=sites, coloraxis="coloraxis", hovertemplate=BY_SITE_AND_ROUND, row=row, col=1
         )
@@ -206,10 +213,10 @@ def _two_maps(grafts: pa.Table, columns: dict[str, str], unit: str, title: str) 
     bounds = {"cmin": 0, "cmax": max(1.0, *most)} if unit == "filters" else {}
     with_layout(
         plot,
-        height=2 * _height(sites),
+        height=height,
         coloraxis={"colorscale": "Cividis", "colorbar": {"title": {"text": unit}, "thickness": 12}, **bounds},
-        xaxis={"showticklabels": False},
-        xaxis2={"title": {"text": "round"}},
+        xaxis=round_axis(int(rounds[-1] - rounds[0] + 1)) | {"title": None, "showticklabels": False, "ticks": ""},
+        xaxis2=round_axis(int(rounds[-1] - rounds[0] + 1)),
         yaxis=_site_axis(),
         yaxis2=_site_axis(),
     )

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-__all__ = ["BLUE_TO_ORANGE", "COLORS", "GREY", "INK", "Figure", "color", "with_layout"]
+__all__ = ["BLUE_TO_ORANGE", "COLORS", "GREY", "INK", "Figure", "color", "round_axis", "with_layout"]
 
 GREY: Final = "#8a8a8a"
 
@@ -34,6 +34,11 @@ class Figure:
 def color(index: int) -> str:
     """Return a color by index; colors repeat after the last one."""
     return COLORS[index % len(COLORS)]
+
+
+def round_axis(num_rounds: int) -> dict[str, Any]:
+    """Return an axis with ticks at whole rounds; the ticks that plotly chooses are whole from 12 rounds on."""
+    return {"title": {"text": "round"}, **({"dtick": 1} if num_rounds < 12 else {})}
 
 
 def with_layout(plot: go.Figure, *, height: int, **layout: Any) -> go.Figure:

@@ -108,6 +108,12 @@ def test_heat_map_of_a_long_training_has_100_columns_with_first_and_last_round()
     assert not np.isnan(numbers(heat["z"])).any()
 
 
+@pytest.mark.parametrize(("num_rounds", "dtick"), [(3, 1), (11, 1), (12, None), (250, None)])
+def test_few_rounds_have_ticks_at_whole_rounds(num_rounds: int, dtick: int | None) -> None:
+    figures = figures_of(page([trial("one")], rounds_of("one", num_rounds=num_rounds)))
+    assert figures["trial/one/peers"]["plot"]["layout"]["xaxis2"].get("dtick") == dtick
+
+
 def test_lineage_starts_at_the_round_of_the_snapshot() -> None:
     events = [{"trial_id": "one", "at": datetime.now(UTC), "round": 2, "peer": 1, "event": "lost", "cause": "killed"}]
     figures = figures_of(page([trial("one")], rounds_of("one"), grafts_of("one", staleness=1), events=events))
