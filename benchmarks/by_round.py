@@ -1,4 +1,4 @@
-"""Means by variant of a column of a run's tables, in the trials' last rounds or in all of them.
+"""Print means by variant of a column in a run's tables, for the last round or for all rounds.
 
 python benchmarks/by_round.py RUN train_accuracy            rounds.parquet, last round: mean over peers and seeds
 python benchmarks/by_round.py RUN alpha                     grafts.parquet, all rounds: smallest, mean, largest
@@ -18,17 +18,16 @@ def main(folder: Path, column: str) -> None:
     rounds = pq.read_table(folder / "rounds.parquet").to_pylist()
     if column == "alpha":
         for variant, rows in by_variant(pq.read_table(folder / "grafts.parquet").to_pylist(), variant_of).items():
-            values = [row["alpha"] for row in rows]
-            print(f"{variant}: {min(values):.3f} to {max(values):.3f}, mean {statistics.fmean(values):.3f}")
+            alphas = [row["alpha"] for row in rows]
+            print(f"{variant}: {min(alphas):.3f} to {max(alphas):.3f}, mean {statistics.fmean(alphas):.3f}")
     elif column in rounds[0]:
         for variant, rows in by_variant(rounds, variant_of).items():
             last = max(row["round"] for row in rows)
             print(f"{variant}: {statistics.fmean(row[column] for row in rows if row['round'] == last):.4g}")
     else:
-        measures = [
-            row for row in pq.read_table(folder / "diagnostics.parquet").to_pylist() if row["diagnostic"] == column
-        ]
-        for variant, rows in by_variant(measures, variant_of).items():
+        diagnostics = pq.read_table(folder / "diagnostics.parquet").to_pylist()
+        values = [row for row in diagnostics if row["diagnostic"] == column]
+        for variant, rows in by_variant(values, variant_of).items():
             means = (
                 statistics.fmean(row["value"] for row in rows if row["round"] == round_)
                 for round_ in sorted({row["round"] for row in rows})
@@ -38,10 +37,10 @@ def main(folder: Path, column: str) -> None:
 
 def by_variant(rows: list[dict], variant_of: dict[str, str]) -> dict[str, list[dict]]:
     """Return the rows of a table by the variant of their trial."""
-    found: dict[str, list[dict]] = defaultdict(list)
+    groups: dict[str, list[dict]] = defaultdict(list)
     for row in rows:
-        found[variant_of[row["trial_id"]]].append(row)
-    return found
+        groups[variant_of[row["trial_id"]]].append(row)
+    return groups
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Kill peers, trials, drivers and nodes of small studies at random moments, and compare with one that was left alone.
+"""Kill peers, trials, drivers and nodes of small studies at random moments; compare with an undisturbed study.
 
     python benchmarks/chaos.py                     20 kills
     python benchmarks/chaos.py --kills 100 --seed 3
 
-Every second study runs on a cluster of three nodes, each with namespaces of its own; any of them but the head may die,
-and another comes in its place. The rest run on this machine, as all do where it does not permit namespaces: then no
-node dies.
+Every second study runs on a cluster of three nodes, each in its own namespaces. Any node except the head may die; a new
+node replaces it. The other studies run on this machine. Without permission for namespaces, all studies do, and no node
+dies.
 
-A grid study must end with the same trials, every row of its records once, and equal weights to the bit; one with
-Optuna and ASHA, whose trials depend on timing, with every trial over once and its records complete. Prints a line a
-kill, and at the end one JSON line.
+A grid study must end with the same trials, each row of its records once, and bit-identical weights. A study with Optuna
+and ASHA, whose trials depend on timing, must end with every trial ended once and complete records. Prints one line per
+kill and one JSON line at the end.
 """
 
 import argparse
@@ -31,7 +31,7 @@ LIMIT_S = 900.0
 REFUSED = 2
 REFUSAL_LIMIT_S = 120.0
 TIMED = {"images_per_s", "train_s", "exchange_s"}
-CPUS = (0, 1, 1)  # the trial that runs needs both nodes that can die, so that each death hits it
+CPUS = (0, 1, 1)  # a trial needs both nodes that can die, so each death affects it
 
 NUM_ROUNDS = 24
 COMMON = f"""
@@ -50,24 +50,24 @@ NUM_TRIALS = {"grid": 2, "optuna": 4}
 
 
 def disturb(study: Study, rng: random.Random, num_kills: int, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Kill what belongs to a study until it has ended; yield what was killed, and after how many rounds."""
+    """Kill processes and nodes of a study until it ends; yield for each kill its kind, victim and number of rounds."""
     deadline = time.monotonic() + LIMIT_S
     done, node_killed_at = 0, -REFUSAL_LIMIT_S
     due: list[str] = []  # each kind comes as often as any other, in random order
     while True:
         if study.driver.poll() is not None:
-            # a driver that starts while a node dies says so and ends; whoever started it starts it again
+            # a driver that starts while a node dies exits with an error; its user would start it again
             if study.driver.returncode != REFUSED or time.monotonic() - node_killed_at > REFUSAL_LIMIT_S:
                 return
             print(f"  refused: {study.log().splitlines()[-1]}", flush=True)
             study.resume()
         if time.monotonic() > deadline:
-            raise AssertionError(f"{study.run}: not over within {LIMIT_S:g} s, {done} kills:\n{study.log()}")
+            raise AssertionError(f"{study.run}: not finished within {LIMIT_S:g} s, {done} kills:\n{study.log()}")
         if done == num_kills:
             time.sleep(0.1)
             continue
         due = due or rng.sample(kinds, len(kinds))
-        if rng.random() < 0.8:  # somewhere in the next rounds, else anywhere, the start of everything included
+        if rng.random() < 0.8:  # in one of the next rounds; else at any moment, including the start of Ray
             study.wait_for_rounds(rounds_done(study.run) + rng.randint(1, 6), deadline - time.monotonic())
             time.sleep(rng.uniform(0.0, 0.5))
         else:
@@ -86,7 +86,7 @@ def disturb(study: Study, rng: random.Random, num_kills: int, kinds: tuple[str, 
 
 
 def check_ended_well(study: Study, num_trials: int) -> None:
-    """Check that every trial is over once and its records are whole."""
+    """Check that every trial ended once and its records are complete."""
     assert study.driver.returncode == 0, f"{study.run}: ended with {study.driver.returncode}:\n{study.log()}"
     trials = pq.read_table(study.run / "trials.parquet").to_pylist()
     assert [row["trial_id"] for row in trials] == [f"{number:05}" for number in range(num_trials)], trials
@@ -100,31 +100,34 @@ def check_ended_well(study: Study, num_trials: int) -> None:
 
 
 def check_equal(study: Study, calm: Study) -> None:
-    """Check that two runs of a grid have equal records, and equal weights to the bit."""
+    """Check that two runs of a grid have equal records and bit-identical weights."""
     for name in ("rounds", "grafts", "diagnostics"):
-        tables = [pq.read_table(one.run / f"{name}.parquet") for one in (study, calm)]
-        one, other = (table.drop_columns(sorted(TIMED & set(table.column_names))) for table in tables)
-        assert one.equals(other), f"{name}.parquet of {study.run} differs from {calm.run}"
+        tables = [pq.read_table(each.run / f"{name}.parquet") for each in (study, calm)]
+        disturbed, undisturbed = (table.drop_columns(sorted(TIMED & set(table.column_names))) for table in tables)
+        assert disturbed.equals(undisturbed), f"{name}.parquet of {study.run} differs from {calm.run}"
     for trial in sorted((calm.run / "tune" / "checkpoints").iterdir()):
         last = sorted(trial.iterdir())[-1]
         for file in sorted(last.glob("*.safetensors")):
-            there = study.run / "tune" / "checkpoints" / trial.name / last.name / file.name
-            assert there.read_bytes() == file.read_bytes(), f"{there} differs from {file}"
-    best = [(one.run / "best" / "model.safetensors").read_bytes() for one in (study, calm)]
+            disturbed_file = study.run / "tune" / "checkpoints" / trial.name / last.name / file.name
+            assert disturbed_file.read_bytes() == file.read_bytes(), f"{disturbed_file} differs from {file}"
+    best = [(each.run / "best" / "model.safetensors").read_bytes() for each in (study, calm)]
     assert best[0] == best[1], f"{study.run}/best differs from {calm.run}/best"
 
 
 def chaos(
     folder: Path, num_kills: int, seed: int, *, per_study: int = 5, kinds: tuple[str, ...] = KINDS_ON_NODES
 ) -> dict[str, Any]:
-    """Run studies until enough was killed, and return the figures; an AssertionError names what was lost.
+    """Run studies until `num_kills` kills are done, and return the results.
 
     Args:
-        folder: that the runs lie in.
-        num_kills: of all studies together.
-        seed: of what is killed when; what it hits depends on timing too.
-        per_study: most kills of one study.
-        kinds: what may be killed; nodes only where the machine permits namespaces.
+        folder: folder for the runs.
+        num_kills: number of kills in all studies together.
+        seed: seed for the kinds and moments of the kills; the victim also depends on timing.
+        per_study: largest number of kills in one study.
+        kinds: kinds of victims; nodes are killed only if the machine permits namespaces.
+
+    Raises:
+        AssertionError: a study lost or changed something.
     """
     rng = random.Random(seed)
     print(f"seed {seed}", flush=True)
@@ -146,8 +149,8 @@ def chaos(
         with started(
             SPACES[search], folder / f"{number}-{search}", *CPUS * on_nodes, environment=SEEN_DEAD_SOON
         ) as study:
-            wanted = [kind for kind in kinds if on_nodes or kind != "node"]
-            for kill in disturb(study, rng, min(per_study, num_kills - len(kills)), tuple(wanted)):
+            possible = tuple(kind for kind in kinds if on_nodes or kind != "node")
+            for kill in disturb(study, rng, min(per_study, num_kills - len(kills)), possible):
                 kills.append(kill)
                 print(
                     f"kill {len(kills):3} of {num_kills}: {kill['kind']:6} after {kill['round']:2} rounds of study "

@@ -1,10 +1,10 @@
-"""Milliseconds of depthwise and other convolutions on one core, forward and back, in float32 and in bfloat16.
+"""Measure depthwise and other convolutions on one core, forward and backward, in float32 and bfloat16.
 
     python benchmarks/depthwise.py      under a minute
 
-Why `graftpop.training.precision` lets some of them compute in float32 where all else trains in bfloat16: for the way
-back through a depthwise convolution with a stride, or with filters wider than 3, torch has no fast kernel in bfloat16
-on a CPU. The shapes are like MobileNetV2's, batches of 64.
+This is why `graftpop.training.precision` keeps some convolutions in float32 when the rest trains in bfloat16. On a CPU,
+torch has no fast bfloat16 kernel for the backward pass of a depthwise convolution with a stride or a filter wider than
+3. The shapes are similar to MobileNetV2's; the batch size is 64.
 """
 
 import statistics

@@ -1,10 +1,10 @@
-"""Seconds from the request to publish until every peer is grafted, against the plain recipe and a copy in memory.
+"""Measure an exchange, from publishing to the last graft, against the plain recipe and a copy in memory.
 
     python benchmarks/exchange.py [--models resnet32 ...] [--peers 2 8] [--turns 5]
 
-Peers are in Ray actors on this machine in a ring, as in a trial. The plain recipe exchanges through files in a
-temporary folder. The copy is of as many bytes as all peers publish, one buffer after the other in one process, into
-memory that has been written to before.
+Peers run in Ray actors on this machine, in a ring, as in a trial. The plain recipe exchanges weights through files in a
+temporary folder. The copy moves as many bytes as all peers publish, buffer by buffer in one process, into memory that
+was written before.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
         "exchange", "times as fast as the plain recipe", 1.0, cases, times_a_copy=most, wanted_times_a_copy=MOST_COPIES
     )
     if large:
-        print(f"of {LARGE_BYTES / 1e6:g} MB and more: at most {most} times a copy, wanted below {MOST_COPIES:g}")
+        print(f"of {LARGE_BYTES / 1e6:g} MB and more: at most {most} times a copy, goal below {MOST_COPIES:g}")
 
 
 def measured(model: str, num_peers: int, num_turns: int, exchange: Callable[[], float], num_bytes: int) -> Case:
@@ -88,7 +88,7 @@ def copying(num_peers: int, num_bytes: int) -> Callable[[], float]:
 
 @contextmanager
 def exchanging(model: str, num_peers: int) -> Iterator[tuple[Callable[[], float], int]]:
-    """Start peers; yield what lets them exchange, and the bytes that each publishes."""
+    """Start peers; yield a function that runs one exchange, and the bytes that each peer publishes."""
     with peers_of(
         {"data": {"name": "digits"}, "model": {"name": model}, "population": {"num_peers": num_peers}, "graft": {}}
     ) as ask:

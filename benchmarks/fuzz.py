@@ -1,12 +1,11 @@
-"""Feed the readers of what users give with random inputs, and see that only errors of one line come out.
+"""Feed random inputs to the readers of user files; they must accept an input or refuse it in one line.
 
     python benchmarks/fuzz.py --inputs 100000 --seed 0 [--reader NAME]
 
-Prints for each reader how often it ended how, the slowest input, and the peak of memory over that before the inputs;
-last a line of JSON. Exits with 1 if anything else came out, an input took more than 10 s, or memory grew by more than
-1 GiB.
-Inputs are made in tests/fuzz/, each from (reader, seed, number) alone: `--reader NAME --seed S --only N` repeats one.
-Each reader runs in a process of its own, so that its end would be seen.
+Prints for each reader the number of inputs by outcome, the slowest input and the growth of peak memory; then one line
+of JSON. Exits with 1 on any other outcome, if an input takes more than 10 s, or if memory grows by more than 1 GiB.
+tests/fuzz/ creates each input from (reader, seed, number): `--reader NAME --seed S --only N` repeats one.
+Each reader runs in its own process, so that a crash is noticed.
 """
 
 import argparse
@@ -36,10 +35,10 @@ SHOWN = 12
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=100_000, help="of all readers together")
+    parser.add_argument("--inputs", type=int, default=100_000, help="number of inputs for all readers together")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--reader", choices=NAMES, help="one reader alone")
-    parser.add_argument("--only", type=int, help="one input alone, in this process, with its traceback")
+    parser.add_argument("--reader", choices=NAMES, help="run only this reader")
+    parser.add_argument("--only", type=int, help="run only this input, in this process, with a traceback")
     given = parser.parse_args()
     names = [given.reader] if given.reader else list(NAMES)
     if given.only is not None:
@@ -49,13 +48,13 @@ def main() -> int:
     figures = {}
     for name in names:
         figures[name] = in_a_process(name, given.inputs // len(names), given.seed)
-        tell(name, figures[name])
+        print_outcome(name, figures[name])
     summary = {name: {**one, "errors": len(one["errors"])} for name, one in figures.items()}
     print(f"\n{json.dumps({'inputs': sum(one['inputs'] for one in figures.values()), 'seed': given.seed, **summary})}")
     return int(any(one["failures"] for one in figures.values()))
 
 
-def tell(name: str, one: dict[str, Any]) -> None:
+def print_outcome(name: str, one: dict[str, Any]) -> None:
     print(
         f"\n{name}: {one['inputs']} inputs in {one['seconds']} s, {one['accepted']} accepted, "
         f"{len(one['failures'])} failures; slowest {one['slowest_s']} s (input {one['slowest']}), "
@@ -71,12 +70,12 @@ def tell(name: str, one: dict[str, Any]) -> None:
 
 def reader_outcome() -> Any:
     sys.path[:1] = [str(ROOT / "tests" / "fuzz"), str(ROOT)]
-    import timm  # noqa: F401  # which a card may name: seconds that no input takes
+    import timm  # noqa: F401  # a card may name it; imported first, its seconds count for no input
     import torch
     from fuzzed_readers import outcome
 
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # of Pillow and torch about what they read
+    warnings.simplefilter("ignore")  # Pillow and torch warn about damaged inputs
     return outcome
 
 
@@ -111,7 +110,7 @@ def feed(
     name: str, num_inputs: int, seed: int, folder: str, number: "Synchronized[int]", results: "Queue[dict[str, Any]]"
 ) -> None:
     with open(f"{folder}/log", "w") as log:
-        os.dup2(log.fileno(), 2)  # libtiff and others print what they find
+        os.dup2(log.fileno(), 2)  # libtiff and others print to stderr
         outcome = reader_outcome()
         for warm_up in range(NUM_WARM_UP):
             outcome(name, f"warm-up {warm_up}", Path(folder))
@@ -123,7 +122,7 @@ def feed(
             begun = time.monotonic()
             try:
                 ends[outcome(name, f"{seed} {number.value}", Path(folder))] += 1
-            except Exception as error:  # what is looked for
+            except Exception as error:  # a failure: readers may raise only one-line errors
                 failures.append(f"input {number.value}: {''.join(traceback.format_exception(error)[-3:])[-400:]!r}")
             slowest = max(slowest, (time.monotonic() - begun, number.value))
         faulthandler.cancel_dump_traceback_later()

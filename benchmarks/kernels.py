@@ -1,10 +1,9 @@
-"""What one peer computes in an exchange, against the plain recipe: entropy of all layers, alpha, blend.
+"""Measure one peer's computation in an exchange (entropies, alpha, blend) against the plain recipe.
 
     python benchmarks/kernels.py [--models resnet110 ...] [--turns 9]
 
-Both blend a donor into a network of the same weights, on one core of this machine, and on its GPU where there is one.
-The plain recipe computes the entropies of receiver and donor; graftpop those of the receiver, since a donor's come
-with its snapshot, from the donor's own round.
+Both blend a donor into a network with the same weights, on one core and, if there is one, on the GPU. The plain recipe
+computes the entropies of receiver and donor. graftpop computes the receiver's only: a snapshot contains the donor's.
 """
 
 import argparse
@@ -71,7 +70,7 @@ def network_of(model: str, seed: int) -> torch.nn.Module:
 
 
 def timed(act: Callable[[], None], device: torch.device) -> Callable[[], float]:
-    """Return what does something some times, and returns the seconds of one of them."""
+    """Return a function that repeats `act` and returns the mean seconds of one call."""
     repeats = REPEATS[device.type]
 
     def run() -> float:

@@ -1,15 +1,14 @@
-"""Memory that a node pays for each further peer and each further trial, against a process of the plain recipe.
+"""Measure a node's memory per additional peer and per additional trial, against the plain recipe.
 
     python benchmarks/memory.py [--models resnet20 ...] [--turns 5]      about four minutes on 2 cores
 
-Peers train on CIFAR-10 in batches of 128. Measured is the most proportional set size (PSS) that they reach together
-while they train: a page that several processes share counts once, so the data set, which all of them map, does too. A
-further peer is what two more cost, divided by two: each in a process of its own, and all three in one. One of a trial
-of its own comes with the process that leads the trial, measured in a study from the command line with two trials at
-once.
+Peers train on CIFAR-10 in batches of 128. The measure is the peak of their total proportional set size (PSS) during
+training. A page shared by several processes counts once, so the data set, which all of them map, does too. The cost of
+an additional peer is half the cost of two: once with a process per peer, once with all three peers in one process. An
+additional trial also has a process that leads it; that is measured in a study with two trials at once.
 
-The budget of a further peer is its weights and momentum and 350 MB. What this machine's torch takes in each process
-that does nothing but import it is stated.
+The budget of an additional peer is 350 MB besides its weights and momentum. For reference, the benchmark reports the
+memory of a process that only imports torch.
 """
 
 import argparse
@@ -68,7 +67,7 @@ def main() -> None:
         wanted_mb_besides_weights=BUDGET_MB,
     )
     print(
-        f"wanted besides weights and momentum: at most {BUDGET_MB} MB; a further trial: its peers and "
+        f"goal besides weights and momentum: at most {BUDGET_MB} MB; an additional trial: its peers and "
         f"{statistics.median(leaders):.0f} MB; `import torch` alone: {imported:.0f} MB"
     )
 
@@ -99,12 +98,12 @@ def measured(model: str, num_turns: int) -> list[Case]:
 
 
 def of_peers(model: str, num_peers: int, together: int) -> tuple[float, int]:
-    """Return the most that some peers need together in MB, and the bytes of a peer's weights and momentum.
+    """Return the peak memory of some peers together in MB, and the bytes of one peer's weights and momentum.
 
     Args:
         model: name of the network.
-        num_peers: how many peers.
-        together: how many of them share a process.
+        num_peers: number of peers.
+        together: number of peers per process.
     """
     with peers_of(
         {
@@ -126,7 +125,7 @@ def of_peers(model: str, num_peers: int, together: int) -> tuple[float, int]:
 
 
 def of_plain(model: str, num_peers: int) -> float:
-    """Return the most that so many processes of the plain recipe and their workers need together in MB."""
+    """Return the peak memory of `num_peers` processes of the plain recipe with their workers, in MB."""
     with tempfile.TemporaryDirectory() as folder:
         plain = PlainPeers(model, num_peers, Path(folder), NUM_CORES, BATCH)
         try:
@@ -139,7 +138,7 @@ def of_plain(model: str, num_peers: int) -> float:
 
 
 def leading() -> float:
-    """Return what a process that leads a trial needs in MB, where another does too."""
+    """Return the memory of a process that leads a trial, in MB, with two such processes running."""
     with tempfile.TemporaryDirectory() as folder, started(STUDY, Path(folder) / "study") as study:
         deadline = time.monotonic() + LIMIT_S
         records = study.run / "tune" / "records"
@@ -153,7 +152,7 @@ def leading() -> float:
 
 
 def importing() -> float:
-    """Return what a further process needs in MB that imports torch and does nothing."""
+    """Return the memory of an additional process that only imports torch, in MB."""
     idle = [subprocess.Popen(IDLE, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
     try:
         for process in idle:
@@ -170,12 +169,12 @@ def importing() -> float:
 
 
 def with_children(pid: int) -> list[int]:
-    """Return a process and all that it started, by number."""
+    """Return the IDs of a process and all its descendants."""
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
 def most_of(pids: Collection[int], act: Callable[[], object]) -> float:
-    """Return the most that some processes need together in MB while something is done."""
+    """Return the peak of the processes' total memory in MB while `act` runs."""
     thread = threading.Thread(target=act)
     thread.start()
     most = 0.0
@@ -187,10 +186,10 @@ def most_of(pids: Collection[int], act: Callable[[], object]) -> float:
 
 def pss(pid: int) -> float:
     """Return the proportional set size of a process in MB."""
-    told = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    found = re.search(r"^Pss:\s+(\d+) kB$", told, re.MULTILINE)
-    assert found
-    return int(found[1]) * 1024 / MB
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    match = re.search(r"^Pss:\s+(\d+) kB$", text, re.MULTILINE)
+    assert match
+    return int(match[1]) * 1024 / MB
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """A real cluster of several nodes on one Linux host.
 
-Each node is a machine as far as Ray can see: namespaces of its own for network, processes, mounts and host name, its
-own address behind a bridge, its own temporary folder. All of it hangs on one process a node: when that one is killed,
-the kernel kills everything in the node at once, as when a machine loses its power. The bridge lies in a namespace
-too, so that nothing of the host changes and any number of clusters stand side by side.
+To Ray, each node is a machine: it has its own namespaces for network, processes, mounts and host name, its own address
+behind a bridge, and its own temporary folder. One process per node holds all of this. When it is killed, the kernel
+kills everything in the node at once, as in a power failure. The bridge has its own namespace, so the host does not
+change and several clusters can run side by side.
 
-A driver runs inside a node (`node.command`), as it must: Ray joins a driver to the raylet of its own address. Where
-namespaces are not permitted, `ray.cluster_utils.Cluster` stands in, with all nodes at one address.
+A driver has to run inside a node (`node.command`), because Ray connects a driver to the raylet at its own address.
+Without permission for namespaces, `ray.cluster_utils.Cluster` is the substitute, with all nodes at one address.
 """
 
 import os
@@ -35,12 +35,12 @@ SEEN_DEAD_SOON = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
 }
-"""An environment for nodes in which Ray gives up one without power within seconds; at its defaults it takes 25 s."""
-HOLD = "echo up; while :; do sleep 3600 & wait $!; done"  # bash as process 1: it also buries orphans
+"""Environment variables with which Ray declares a failed node dead within seconds; the defaults take 25 s."""
+HOLD = "echo up; while :; do sleep 3600 & wait $!; done"  # bash as process 1 also reaps orphans
 
 
 class _Namespaces:
-    """One process that holds namespaces; they end with it, and it ends with the process that made it."""
+    """A process that holds namespaces. They end with it, and it ends with the process that started it."""
 
     def __init__(self, *kinds: str) -> None:
         self._process = subprocess.Popen(
@@ -69,7 +69,7 @@ class _Namespaces:
         self.holder = process_inside(self._process)
 
     def command(self, *arguments: str) -> list[str]:
-        """Return the command that runs a command inside; it ends when the process that runs it is killed."""
+        """Return a command line that runs a command inside; the command ends when its parent is killed."""
         return [
             "nsenter",
             f"--target={self.holder}",
@@ -88,14 +88,14 @@ class _Namespaces:
         _run(self.command(*arguments))
 
     def kill(self) -> None:
-        """Kill everything inside, and wait until it is gone."""
+        """Kill everything inside, and wait for its end."""
         if self._process.poll() is None:
             os.kill(self.holder, signal.SIGKILL)
         self._process.communicate(timeout=END_LIMIT_S)
 
 
 class _Standin:
-    """A process with a `ray.cluster_utils.Cluster`, which must have the token before it imports ray."""
+    """A process with a `ray.cluster_utils.Cluster`; the token has to be set before it imports ray."""
 
     PROGRAM = """
 import sys
@@ -107,7 +107,7 @@ for word, value in map(str.split, sys.stdin):
                                       include_dashboard=False))
     else:
         cluster.remove_node(nodes[int(value)], allow_graceful=False)
-    print("said", cluster.address, nodes[-1].node_ip_address, flush=True)
+    print("done", cluster.address, nodes[-1].node_ip_address, flush=True)
 cluster.shutdown()
 """.replace("OBJECT_STORE_BYTES", str(OBJECT_STORE_BYTES))
 
@@ -122,28 +122,28 @@ cluster.shutdown()
         )
 
     def ask(self, what: str) -> str:
-        """Let it add or kill a node; return its answer."""
+        """Send a command, to add or kill a node, and return the answer."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(f"{what}\n")
         self._process.stdin.flush()
         for line in self._process.stdout:
-            if line.startswith("said "):
-                return line.removeprefix("said ")
+            if line.startswith("done "):
+                return line.removeprefix("done ")
         raise AssertionError(f"the stand-in did not {what}: {self._process.communicate(timeout=END_LIMIT_S)[1]}")
 
     def kill(self) -> None:
-        """End all its nodes."""
+        """End all nodes."""
         self._process.communicate(timeout=END_LIMIT_S)
 
 
 class Machine:
-    """A machine at the bridge, on which Ray does not run yet.
+    """A machine at the bridge, without Ray.
 
     Attributes:
-        address: its IP address.
-        own: the folder that it sees as `Nodes.local`.
-        holder: the process that all others on it descend from, as this host numbers it.
+        address: IP address.
+        own: folder on the host that is `Nodes.local` inside.
+        holder: ID on the host of the ancestor of all processes inside.
     """
 
     def __init__(self, switch: _Namespaces, folder: Path, number: int) -> None:
@@ -176,20 +176,20 @@ class Machine:
             run("ip", "link", "set", "lo", "up")
             run("hostname", f"node-{number}")
             (own / "ray").mkdir(parents=True)
-            # as Debian writes it: a machine's own name stands for its loopback, and not for its address
+            # as on Debian, the host name resolves to a loopback address, not to the machine's address
             (own / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 node-{number}\n")
             run("mount", "--bind", str(own / "hosts"), "/etc/hosts")
             run("mount", "--bind", str(own), str(folder / "local"))
-        except BaseException:  # an interrupt too leaves no machine behind
+        except BaseException:  # clean up after an interrupt too
             self.kill()
             raise
 
     def command(self, *arguments: str) -> list[str]:
-        """Return the command that runs a command on this machine; see `process_inside` to send it a signal."""
+        """Return a command line that runs a command on this machine; `process_inside` finds the process to signal."""
         return self._inside.command(*arguments)
 
     def kill(self) -> None:
-        """End everything on the machine, and its address, at once."""
+        """End everything on the machine at once, its address included."""
         self._inside.kill()
 
 
@@ -197,12 +197,12 @@ class Node:
     """A node of the cluster.
 
     Attributes:
-        address: its IP address; all nodes share one where there are no namespaces.
-        own: the folder that it sees as `Nodes.local`; one for all where there are no namespaces.
-        command: returns the command that runs a command on this node; see `process_inside` to send that a signal.
-        kill: ends everything on the node, and its address, at once.
-        holder: the process that all others of the node descend from, as this host numbers it; None where there are no
-            namespaces.
+        address: IP address; without namespaces, all nodes share one.
+        own: folder on the host that is `Nodes.local` inside; without namespaces, all nodes share one.
+        command: function that returns a command line to run a command on this node; `process_inside` finds the process
+            to signal.
+        kill: function that ends everything on the node at once, its address included.
+        holder: ID on the host of the ancestor of all processes of the node; None without namespaces.
     """
 
     def __init__(
@@ -225,18 +225,18 @@ class Nodes:
 
     Attributes:
         address: HOST:PORT of the head.
-        environment: what a driver needs, with which the nodes were started too.
-        separate: whether every node has namespaces of its own.
-        shared: a folder that all nodes see.
-        local: a folder that is another one on every node, under the same name.
-        head: the first node.
-        nodes: all that were started.
+        environment: environment variables of the nodes, also needed by drivers.
+        separate: whether every node has its own namespaces.
+        shared: folder shared by all nodes.
+        local: path of a folder that differs from node to node.
+        head: first node.
+        nodes: all nodes started so far.
     """
 
     def __init__(self, folder: Path, stack: ExitStack, extra: Mapping[str, str], *, namespaces: bool) -> None:
         self.shared, self.local = folder / "shared", folder / "local"
-        for made in (self.shared, self.local):
-            made.mkdir()
+        for subfolder in (self.shared, self.local):
+            subfolder.mkdir()
         self.environment = (
             os.environ
             | {
@@ -274,8 +274,8 @@ class Nodes:
         return switch
 
     def add_machine(self) -> Machine:
-        """Add a machine without Ray: a client's, or one on which a launcher is to start it."""
-        assert self._switch, "a machine of its own needs namespaces"
+        """Add a machine without Ray, for a client or for a launcher that starts Ray there."""
+        assert self._switch, "add_machine: needs namespaces"
         self._num_machines += 1
         machine = Machine(self._switch, self._folder, self._num_machines)
         self._stack.callback(machine.kill)
@@ -287,9 +287,9 @@ class Nodes:
         """Start a node and return it once it has joined.
 
         Args:
-            num_cpus: that Ray may use on it.
-            environment: set on this node in addition.
-            options: further options of `ray start`.
+            num_cpus: number of CPUs that Ray may use on the node.
+            environment: additional environment variables of this node.
+            options: additional options of `ray start`.
         """
         if not self.separate:
             return self._add_to_standin(num_cpus)
@@ -299,7 +299,7 @@ class Nodes:
             if self.nodes
             else ["--head", f"--port={HEAD_PORT}", "--include-dashboard=false"]
         )
-        # an option that is given twice counts as it is given last
+        # `ray start` uses the last of repeated options
         _run(
             machine.command(
                 "ray",
@@ -341,7 +341,7 @@ class Nodes:
         node: Node | Machine | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on a node, the head unless another is given, to its end, whatever that is."""
+        """Run a command on a node (default: the head) and return its result, also after a failure."""
         return subprocess.run(
             (node or self.head).command(*arguments),
             cwd=self.shared,
@@ -357,16 +357,16 @@ class Nodes:
 def nodes_of(
     *cpus: int, namespaces: bool = True, environment: Mapping[str, str] | None = None, head_options: Sequence[str] = ()
 ) -> Iterator[Nodes]:
-    """Have a cluster for the time of a block; nothing of it is left after the block, however that ends.
+    """Run a cluster inside a block, and remove all of it at the end of the block, also after an error.
 
     Args:
-        cpus: of each node, the head first; none starts machines later, by `add_machine`.
-        namespaces: False takes the stand-in.
-        environment: set on every node and for drivers in addition.
-        head_options: further options of the head's `ray start`, such as `--ray-client-server-port=10001`.
+        cpus: number of CPUs of each node, head first; without any, the cluster starts empty.
+        namespaces: False uses the stand-in.
+        environment: additional environment variables of all nodes and drivers.
+        head_options: additional options of the head's `ray start`, such as `--ray-client-server-port=10001`.
     """
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="gp-", dir="/tmp"))  # short: Ray's sockets lie in it
+        folder = Path(tempfile.mkdtemp(prefix="gp-", dir="/tmp"))  # a short path: Ray puts sockets there
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         nodes = Nodes(folder, stack, environment or {}, namespaces=namespaces)
         for number, num_cpus in enumerate(cpus):
@@ -375,7 +375,7 @@ def nodes_of(
 
 
 def process_inside(process: subprocess.Popen[Any]) -> int:
-    """Return the number on this host of the process that a command of `Machine.command` runs."""
+    """Return the ID on this host of the process started by a command line of `Machine.command`."""
     deadline = time.monotonic() + END_LIMIT_S
     while time.monotonic() < deadline:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

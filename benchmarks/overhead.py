@@ -1,16 +1,15 @@
-"""Share of a trial's wall time that its peers spend training, against the plain recipe's.
+"""Measure the share of a trial's wall time that its peers spend training, against the plain recipe.
 
     python benchmarks/overhead.py [--images 5000] [--rounds 7]      about five minutes on 2 cores
 
-One study from the command line: ResNet-20, four peers that graft after each round, CIFAR-10, checkpoints and records as
-always. Peers train `--images` of the training images a round and measure on the tenth that is cut from them. The share
-is what peers trained, by their own clocks, of the time that their processes had from the end of one round's record to
-that of the next; the first round, which starts the processes, and the last, which reads the test set, stand by
-themselves, since a trial has two hundred rounds of 45,000 images. Shorter rounds than those make the share smaller, not
-larger.
+The study runs from the command line: ResNet-20, four peers that graft after each round, CIFAR-10, with checkpoints and
+records. In each round, peers train on `--images` training images, less a tenth for validation. The share is the peers'
+training time, by their own clocks, divided by their processes' time from one round's record to the next. The first
+round, which starts the processes, and the last, which reads the test set, are reported separately: a real trial has two
+hundred rounds of 45,000 images. Shorter rounds lower the share.
 
-The plain recipe trains as many images in four processes, measures on as large a part of the test images as its own
-(10,000 after 50,000), and exchanges.
+The plain recipe trains on as many images in four processes, evaluates on the same share of test images (10,000 per
+50,000), and exchanges.
 """
 
 import argparse
@@ -49,7 +48,7 @@ tune: {{search: grid}}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=5_000, help="of the training images, with those that validate")
+    parser.add_argument("--images", type=int, default=5_000, help="training images per round, validation included")
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     if given.rounds < 3:
@@ -76,11 +75,11 @@ def main() -> None:
         first_round_s=round(first_s, 2),
         last_round_s=round(last_s, 2),
     )
-    print(f"peers train {statistics.median(shares):.1%} of the time, wanted {WANTED:.0%}")
+    print(f"peers train {statistics.median(shares):.1%} of the time, goal {WANTED:.0%}")
 
 
 def of_a_study(folder: Path, images: int, rounds: int) -> tuple[list[float], float, float]:
-    """Return the share of each round between the first and the last, and the seconds of these two."""
+    """Return the share for each round between the first and the last, and the seconds of the first and the last."""
     (folder / "space.yaml").write_text(
         SPACE.format(images=images, val_fraction=VAL_FRACTION, rounds=rounds, batch=BATCH, num_peers=NUM_PEERS)
     )
@@ -91,7 +90,7 @@ def of_a_study(folder: Path, images: int, rounds: int) -> tuple[list[float], flo
         [sys.executable, "-m", "graftpop.tune", "--space", str(folder / "space.yaml"), "--out", str(run)],
         stdout=subprocess.DEVNULL,
     )
-    ends = [0.0]  # the trial writes its records first when it begins, then after each round
+    ends = [0.0]  # the trial writes its records at its start and after each round
     while study.poll() is None:
         if time.time() - start > LIMIT_S:
             study.kill()
@@ -113,7 +112,7 @@ def of_a_study(folder: Path, images: int, rounds: int) -> tuple[list[float], flo
 
 
 def of_plain(folder: Path, images: int) -> float:
-    """Return the share of an epoch of the plain recipe."""
+    """Return the share of training in an epoch of the plain recipe."""
     num_batches = round(images * (1 - VAL_FRACTION)) // BATCH
     plain = PlainPeers("resnet20", NUM_PEERS, folder, NUM_CORES, BATCH)
     try:

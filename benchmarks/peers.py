@@ -1,4 +1,4 @@
-"""Peers as a trial of Ray Tune starts them, without the trial."""
+"""Peers in Ray actors, started as in a trial but without Ray Tune."""
 
 import logging
 import os
@@ -19,12 +19,12 @@ __all__ = ["NUM_CORES", "PeerCall", "peers_of", "this_machine"]
 NUM_CORES = len(os.sched_getaffinity(0))
 LIMIT_S = 300.0
 PeerCall = Callable[..., dict[int, Any]]
-"""Of a method's name and calls, by peer its arguments, to what each answered."""
+"""Function from a method's name and its arguments by peer to the results by peer."""
 
 
 @contextmanager
 def this_machine() -> Iterator[None]:
-    """Be a cluster of this machine alone."""
+    """Start Ray on this machine for the time of a block."""
     ray.init("local", num_cpus=NUM_CORES, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
@@ -34,21 +34,21 @@ def this_machine() -> Iterator[None]:
 
 @contextmanager
 def peers_of(tree: Mapping[str, Any]) -> Iterator[PeerCall]:
-    """Start the peers of a space that searches nothing; yield what asks some of them for something."""
+    """Start the peers of a space without searched keys; yield a function that calls a method on peers."""
     settings = parse_space(dict(tree)).resolve()
-    demand = resource_request(settings, nodes_of_cluster())
-    place = placement_group(demand.bundles)
-    group = RayGroup(settings, demand, place, "trial")
+    request = resource_request(settings, nodes_of_cluster())
+    placement = placement_group(request.bundles)
+    group = RayGroup(settings, request, placement, "trial")
 
     def ask(method: str, calls: Mapping[int, tuple[Any, ...]], **options: Any) -> dict[int, Any]:
-        answers = dict(group.run(method, calls, LIMIT_S, **options))
-        for answer in answers.values():
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
+        results = dict(group.run(method, calls, LIMIT_S, **options))
+        for result in results.values():
+            if isinstance(result, Exception):
+                raise result
+        return results
 
     try:
         yield ask
     finally:
         group.close()
-        remove_placement_group(place)
+        remove_placement_group(placement)

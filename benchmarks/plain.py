@@ -1,12 +1,11 @@
-"""The plain recipe, which a user would otherwise run: one process a network, each with a loader of its own.
+"""The plain recipe, the baseline of the benchmarks: one process per network, each with its own data loader.
 
 Written from the description of the released script of filter grafting (fxmeng/filter-grafting): PIL transforms in a
-DataLoader with two workers, float32 in the framework's default layout, `.item()` twice a batch, weights exchanged
-through files that are polled for, a layer's entropy by ten passes over it. Polled every 0.1 s, where the script sleeps
-10 s, so that nothing here is about sleeping; and each process is given its share of the cores, without which the
-processes of a population slow each other down.
+DataLoader with two workers, float32 in the default memory layout, `.item()` twice per batch, weights exchanged through
+polled files, a layer's entropy in ten passes. Two differences favor the recipe. It polls every 0.1 s, where the script
+sleeps for 10 s. Each process has its share of the cores; otherwise, the processes slow each other down.
 
-`PlainPeers` starts such processes and stops all of them, workers too, whenever they are not asked for anything.
+`PlainPeers` starts such processes and pauses them, workers included, between requests.
 """
 
 import argparse
@@ -31,14 +30,14 @@ ANSWER_TIMEOUT_S = 120
 
 
 class PlainPeers:
-    """The processes of a population; each is asked by a line, and answers with the seconds that it took.
+    """The processes of a population; each reads requests, one per line, and prints `done` after each.
 
     Args:
         model: name of the network.
-        num_peers: how many processes.
-        folder: through which they exchange weights.
-        num_cores: that they share.
-        batch: size of a batch.
+        num_peers: number of processes.
+        folder: folder for the exchange of weights.
+        num_cores: number of cores that they share.
+        batch: batch size.
     """
 
     def __init__(self, model: str, num_peers: int, folder: Path, num_cores: int, batch: int = 128) -> None:
@@ -73,11 +72,11 @@ class PlainPeers:
 
     @property
     def process_ids(self) -> list[int]:
-        """The number of each process."""
+        """Process IDs."""
         return [process.pid for process in self._processes]
 
     def ask(self, what: str) -> float:
-        """Ask all for something, and return the seconds until the last was done."""
+        """Send a request to all processes, and return the seconds until the last is done."""
         self._signal(signal.SIGCONT)
         start = time.perf_counter()
         for process in self._processes:
@@ -123,7 +122,7 @@ class PlainPeer:
         self._epoch = 0
 
     def train(self, batches: Iterator[tuple[Any, Any]], num_batches: int) -> None:
-        """Train so many batches, and count as the script does."""
+        """Train on `num_batches` batches, with the running statistics of the script."""
         self._network.train()
         total_loss, correct, total = 0.0, 0, 0
         for _ in range(num_batches):
@@ -139,7 +138,7 @@ class PlainPeer:
             correct += predicted.eq(targets).sum().item()
 
     def evaluate(self, batches: Iterator[tuple[Any, Any]], num_batches: int) -> None:
-        """Measure so many batches of test images, as the script does."""
+        """Evaluate `num_batches` batches of test images, as the script does."""
         import torch
 
         self._network.eval()
@@ -153,7 +152,7 @@ class PlainPeer:
                 correct += outputs.max(1)[1].eq(targets).sum().item()
 
     def exchange(self) -> None:
-        """Write the weights to a file, wait for the donor's, and blend layer by layer."""
+        """Write the weights to a file, wait for the donor's file, and blend layer by layer."""
         import torch
 
         given = self._given
@@ -168,7 +167,7 @@ class PlainPeer:
 
 
 def graft(network: Any, donor: dict[str, Any], A: float = 0.4, c: float = 500.0) -> None:
-    """Blend a donor's state into a network, the share decided at every convolution."""
+    """Blend a donor's state into a network; each convolution sets the share for itself and the tensors after it."""
     blended = OrderedDict()
     share = 0.5
     for name, tensor in network.state_dict().items():
@@ -179,7 +178,7 @@ def graft(network: Any, donor: dict[str, Any], A: float = 0.4, c: float = 500.0)
 
 
 def entropy(values: Any, num_bins: int = 10) -> float:
-    """Return a layer's entropy in nats, by a pass over it for each bin."""
+    """Return a layer's entropy in nats, with one pass over the layer per bin."""
     import torch
 
     values = values.reshape(-1)
@@ -193,8 +192,8 @@ def entropy(values: Any, num_bins: int = 10) -> float:
     return float(total)
 
 
-def batches_for_ever(part: str, batch_size: int) -> Iterator[tuple[Any, Any]]:
-    """Yield batches of the images of CIFAR-10, epoch after epoch; those to train on shuffled and varied."""
+def endless_batches(part: str, batch_size: int) -> Iterator[tuple[Any, Any]]:
+    """Yield batches of CIFAR-10 images without end; training images are shuffled and augmented."""
     import torch
     from PIL import Image
     from torchvision import transforms
@@ -203,8 +202,8 @@ def batches_for_ever(part: str, batch_size: int) -> Iterator[tuple[Any, Any]]:
     from graftpop.data.cifar import find_cifar10
     from graftpop.settings import DataSettings
 
-    varied = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()] if part == "train" else []
-    transform = transforms.Compose([*varied, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    augmented = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()] if part == "train" else []
+    transform = transforms.Compose([*augmented, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     pixels, labels = decoded(find_cifar10(DataSettings(name="cifar10"))).parts[part]
     arrays, targets = pixels.permute(0, 2, 3, 1).numpy(), labels.tolist()
 
@@ -231,7 +230,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     given = parser.parse_args()
     peer = PlainPeer(given)
-    batches, tests = batches_for_ever("train", given.batch), batches_for_ever("test", TEST_BATCH)
+    batches, tests = endless_batches("train", given.batch), endless_batches("test", TEST_BATCH)
     print("done", flush=True)
     for line in sys.stdin:
         match line.split():

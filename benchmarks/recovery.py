@@ -1,16 +1,16 @@
-"""Seconds until a study has recovered from the death of a peer and of a node, and bytes that a trial keeps on disk.
+"""Measure a study's recovery from the loss of a peer and of a node, and a trial's bytes on disk.
 
     python benchmarks/recovery.py                  about four minutes on 2 cores
 
-One study runs on this machine, where a peer's process is killed three times; one on a cluster of six nodes with
-namespaces of their own, at Ray's defaults, where three times everything on a node with a peer ends, and its address
-with it; another node has room for the peer. The node of the process that leads the trial is spared: without that
-process a trial goes on from its checkpoint. Where namespaces are not permitted no node dies.
+In one study on this machine, a peer's process is killed three times. Another study runs on a cluster of six nodes, each
+in its own namespaces, with Ray's defaults. There, three times, a node with a peer dies with its address, and another
+node has room for the peer. The node with the process that leads the trial is spared: without that process, a trial
+resumes from its checkpoint. Without permission for namespaces, no node dies.
 
-A node's kernel closes its connections as its processes end, so that its death is noticed at once; but Ray gives its
-peer room elsewhere only when its health check has failed, as it would after the loss of power or network.
+The kernel closes a dead node's connections, so the loss is noticed at once. But Ray places the peer elsewhere only
+after its health check fails, as after a loss of power or network.
 
-Each kill comes at a random moment of a round. Prints a table and one JSON line.
+Each kill is at a random moment of a round. Prints a table and one JSON line.
 """
 
 import argparse
@@ -48,7 +48,7 @@ POLL_S = 0.01
 
 
 class Watched:
-    """A study of one trial, and when each of its rounds was recorded, in seconds since 1970."""
+    """A study of one trial, with the time at which each round was recorded, in seconds since 1970."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -56,7 +56,7 @@ class Watched:
         self._records = study.run / "tune" / "records"
 
     def wait_for(self, find: Callable[[], T | None], what: str) -> T:
-        """Wait until something is found, and take note of the rounds meanwhile."""
+        """Wait until `find` returns a result, and note the times of rounds meanwhile."""
         deadline = time.monotonic() + LIMIT_S
         while (found := find()) is None:
             assert time.monotonic() < deadline, f"no {what} within {LIMIT_S:g} s:\n{self.study.log()}"
@@ -64,12 +64,12 @@ class Watched:
             self._look()
         return found
 
-    def wait_for_round(self, wanted: int) -> None:
-        """Wait until a round, or one after it, is recorded."""
-        self.wait_for(lambda: max(self.at, default=0) >= wanted or None, f"round {wanted}")
+    def wait_for_round(self, number: int) -> None:
+        """Wait until a round, or a later one, is recorded."""
+        self.wait_for(lambda: max(self.at, default=0) >= number or None, f"round {number}")
 
     def wait_for_event(self, name: str, since: float) -> dict[str, Any]:
-        """Wait for the first event of a name since a moment; it is recorded with its round."""
+        """Wait for the first event with a name after a given time; events are recorded with their round."""
         file = self._records / f"{TRIAL}.events.parquet"
         return self.wait_for(
             lambda: next(
@@ -82,14 +82,18 @@ class Watched:
         file = self._records / f"{TRIAL}.rounds.parquet"
         if not file.exists():
             return
-        with file.open("rb") as stream:  # by one open file: the path may get a newer one
+        with file.open("rb") as stream:  # the path may be replaced between stat and read
             recorded_at = os.fstat(stream.fileno()).st_mtime
             if recorded_at not in self.at.values() and (rounds := pq.read_table(stream)["round"].to_pylist()):
                 self.at.setdefault(max(rounds), recorded_at)
 
 
 def recoveries(study: Study, kill: Callable[[Study], None], rng: random.Random) -> dict[str, list[float]]:
-    """Kill something some times; return by turn the seconds until it was noticed, back, and past, and calm rounds'."""
+    """Kill a peer or node after each round of `KILLED_AFTER`, and return durations in seconds, one per kill.
+
+    The durations are until the loss is `noticed`, until the peer is `back`, and until the `next_round` is recorded.
+    `round` has the durations of undisturbed rounds.
+    """
     watched = Watched(study)
     turns: dict[str, list[float]] = {"noticed": [], "back": [], "next_round": []}
     disturbed: set[int] = set()
@@ -117,7 +121,7 @@ def kill_peer(study: Study, rng: random.Random) -> None:
 
 
 def kill_node_of_peer(study: Study, rng: random.Random) -> None:
-    """End a node that has a peer and not the process that leads the trial."""
+    """Kill a node with a peer and without the process that leads the trial."""
     study.kill_node(
         rng.choice(
             [node for node in study.nodes if study.processes("peer", node) and not study.processes("trial", node)]
@@ -126,7 +130,7 @@ def kill_node_of_peer(study: Study, rng: random.Random) -> None:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Return the median, the smallest and the largest, and how many there are."""
+    """Return median, minimum, maximum and number of some values."""
     return {
         "median": round(statistics.median(values), 2),
         "min": round(min(values), 2),
@@ -136,7 +140,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def bytes_on_disk(run: Path) -> dict[str, int]:
-    """Return what the trial of an ended study keeps, and the weights and momentum of all its peers after a round."""
+    """Return the bytes that a finished study's trial has on disk, and those of all peers' weights and momentum."""
     checkpoints = sorted((run / "tune" / "checkpoints" / TRIAL).iterdir())
     state = sum(
         array.nbytes for file in checkpoints[-1].glob("peer-*.safetensors") for array in load_file(file).values()
@@ -151,7 +155,7 @@ def bytes_on_disk(run: Path) -> dict[str, int]:
     }
 
 
-def tell(figures: dict[str, dict[str, dict[str, float]]], disk: dict[str, int]) -> None:
+def print_tables(figures: dict[str, dict[str, dict[str, float]]], disk: dict[str, int]) -> None:
     """Print the tables."""
     print(f"\n{'seconds, median (min-max)':26}{'a peer dies':>24}{'its node dies':>24}")
     names = {
@@ -175,7 +179,7 @@ def tell(figures: dict[str, dict[str, dict[str, float]]], disk: dict[str, int]) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of who is killed at which moment")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the victims and moments of the kills")
     rng = random.Random(parser.parse_args().seed)
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +192,7 @@ def main() -> None:
         else:
             print("no node dies: network namespaces are not permitted here, or `unshare` is not installed")
     shown = {what: {name: spread(values) for name, values in turns.items()} for what, turns in figures.items()}
-    tell(shown, disk)
+    print_tables(shown, disk)
     print(
         json.dumps(
             {

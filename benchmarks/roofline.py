@@ -1,13 +1,14 @@
-"""What training reaches of what one core of this machine can do: floating-point operations and bytes a second.
+"""Measure training against the peak of one core: floating-point operations and bytes per second.
 
     python benchmarks/roofline.py [--models resnet20 ...] [--turns 5]      about two minutes on 2 cores
 
-One peer in this process on one thread, CIFAR-10, batches of 128, in the precision that `auto` chooses here and in
-float32. Its operations are those of the convolutions and the classifier, forward and twice as many backward; BatchNorm,
-activations, augmentation and the optimizer take time and count nothing. The most that the core can do is measured in
-turns with it: the product of two large matrices in the same precision, and a copy in memory that counts what it reads
-and writes. What the activations of a step alone have to move, once written and once read, is the least that training
-moves; the time for it at the speed of the copy is a bound too.
+One peer trains in this process on one thread: CIFAR-10, batches of 128, in float32 and in the precision that `auto`
+selects. Its operations are those of convolutions and classifier, forward and twice as many backward. BatchNorm,
+activations, augmentation and the optimizer take time but count as 0 operations.
+
+The peak is measured in alternating turns: the product of two large matrices in the same precision, and a copy in
+memory, counting bytes read and written. Training moves at least the activations of a step, written once and read once.
+The time for that at the speed of the copy is a second bound.
 """
 
 import argparse
@@ -120,7 +121,7 @@ def copying() -> Callable[[], float]:
 
 
 def activation_bytes(learner: Learner, dtype: torch.dtype) -> float:
-    """Return the bytes that one image's way forward leaves for its way back."""
+    """Return the bytes per image that the forward pass saves for the backward pass."""
     network = learner.network.train()
     images = torch.zeros(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
     kept: dict[int, int] = {}

@@ -1,15 +1,15 @@
-"""Rounds a second of populations of 1 to 64 simulated peers whose training takes a fixed time, and the CPU it costs.
+"""Measure rounds per second and CPU time for 1 to 64 simulated peers with a fixed training time.
 
     python benchmarks/scaling.py [--peers 1 64] [--rounds 7]      about four minutes on 2 cores
 
-A study through Ray Tune as the command line runs it, a trial a number of peers, with everything that a round has: calls
-to every peer, snapshots, grafts, states, checkpoints, records. Only what a peer computes is left out: it sleeps instead
-of training, and hands out weights of ResNet-20's size that it made once. So all peers fit on this machine at once, and
-what a round takes longer with more of them is what the framework takes, on cores that all of them share. Each peer is a
-process of its own. Training takes 10 s; the seconds that a round takes longer do not depend on that.
+Each number of peers is one trial of Ray Tune with all parts of a round: calls to every peer, snapshots, grafts, states,
+checkpoints, records. Only the peers' computation is simulated: a peer sleeps instead of training, and publishes fixed
+weights of ResNet-20's size. All peers thus fit on this machine, and the additional time with more peers is the
+framework's, on cores that all of them share. Each peer has its own process. Training takes 10 s; the additional time
+per round does not depend on that.
 
-The ratio is a round's time of one peer, which exchanges nothing, by that of many. CPU is that of the driver, and of the
-process that leads the trial, in the time of a round.
+The ratio is the round time of one peer, which does not exchange, divided by that of many. CPU time is per round, for
+the driver and for the process that leads the trial.
 """
 
 import argparse
@@ -44,11 +44,11 @@ CARD = json.dumps(
 PEERS = (1, 64)
 WANTED = 0.9
 CPUS_IN_ALL = 1.9
-"""That the peers reserve together; they need none."""
+"""CPUs that all peers reserve together; they need none."""
 
 
 class SimulatedPeer:
-    """What a population asks of a peer, answered without a network."""
+    """A peer that answers a population's calls without a network."""
 
     def __init__(self, index: int) -> None:
         self._index, self._epoch = index, 0
@@ -98,7 +98,7 @@ class SimulatedPeer:
         return self._state
 
     def load(self, state: bytes) -> None:
-        raise AssertionError(f"nothing goes on from {len(state)} bytes here: no peer is lost")
+        raise AssertionError(f"SimulatedPeer.load: no peer is lost here, got {len(state)} bytes")
 
     def predict(self, split: str) -> tuple[Any, Any]:
         return np.zeros((NUM_VAL, 10), np.float32), self._predicted
@@ -111,7 +111,7 @@ class SimulatedPeer:
 
 
 class SimulatedActor(PeerActor):
-    """The process of a simulated peer."""
+    """An actor with simulated peers."""
 
     def __init__(
         self, settings: dict[str, Any], peers: Sequence[int], demand: ResourceRequest, parts: bytes | None
@@ -124,7 +124,7 @@ class SimulatedActor(PeerActor):
 
 
 class SimulatedTrainable(PopulationTrainable):
-    """A trial whose peers are simulated; it also reports the CPU seconds of its process in a round after the first."""
+    """A trial with simulated peers; it also reports its process's CPU seconds per round after the first."""
 
     def step(self) -> dict[str, Any]:
         actors.PeerActor = SimulatedActor  # type: ignore[misc]  # in this process alone
@@ -137,7 +137,7 @@ class SimulatedTrainable(PopulationTrainable):
 
 
 class Watch:
-    """What the driver sees of a trial: when each round came, and what CPU the driver had taken until then."""
+    """Records when the driver saw each round, with the driver's CPU seconds until then."""
 
     def __init__(self) -> None:
         self.at: dict[int, tuple[float, float]] = {}
@@ -152,7 +152,9 @@ class Watch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", nargs="+", type=int, default=PEERS, help="the first is what the others are held to")
+    parser.add_argument(
+        "--peers", nargs="+", type=int, default=PEERS, help="numbers of peers; the first is the baseline"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     if given.rounds < 3:
@@ -180,7 +182,7 @@ def main() -> None:
 
 
 def run(num_peers: int, num_rounds: int, connection: Connection) -> tuple[list[float], dict[str, float]]:
-    """Run a trial of some peers; return the seconds of each round, and CPU seconds of a round by what spent them."""
+    """Run one trial; return the seconds of each round, and the CPU seconds per round by process."""
     space = parse_space(
         {
             "name": "scaling",
@@ -197,7 +199,7 @@ def run(num_peers: int, num_rounds: int, connection: Connection) -> tuple[list[f
         (trial,) = study.run_study(space, RunFolder(folder), connection, watch)
     if trial.status != "completed":
         raise SystemExit(f"scaling.py: {num_peers} peers: {trial.status}: {trial.error}")
-    # without the first round, which starts the peers, and the last, which tests them
+    # without the first round, which starts the peers, and the last, which evaluates them on the test set
     at, spent_s = zip(*(watch.at[number] for number in range(1, num_rounds)), strict=True)
     return [after - before for before, after in pairwise(at)], {
         "driver, CPU s a round": round((spent_s[-1] - spent_s[0]) / (len(at) - 1), 3),

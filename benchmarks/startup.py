@@ -1,15 +1,15 @@
-"""Seconds until something is seen: the help, the first round of a study, the first round of its next trial.
+"""Measure start-up: the help text, a study's first round, and the first round of the next trial.
 
     python benchmarks/startup.py [--turns 5]      about four minutes on 2 cores
 
 - *help*: `python -m graftpop.tune --help`.
-- *next trial*: from the record of a trial's last round, with its test accuracy, to that of the next trial's first
-  round, less the time of a later round.
-- *first round*: from the command to the record of the first trial's first round (digits, ResNet-8, two peers), with the
-  start of Ray and of its dashboard. Stated, and compared with nothing.
+- *next trial*: from the record of a trial's last round, with its test accuracy, to the record of the next trial's first
+  round, minus the duration of a later round.
+- *first round*: from the command to the record of the first trial's first round (digits, ResNet-8, two peers). It
+  includes the start of Ray and its dashboard, and has no baseline.
 
-The first two against the plain recipe, whose script imports torch and torchvision before it reads its arguments, and is
-started anew for each configuration: both its processes, until they are ready to train, without their data.
+The plain recipe is the baseline of the first two. Its script imports torch and torchvision before it parses arguments,
+and has to be started for each configuration: two processes, until they are ready to train, without loading data.
 """
 
 import argparse
@@ -64,8 +64,8 @@ def main() -> None:
     )
     print(
         f"first round {statistics.median(first_s):.2f} s ({min(first_s):.2f} to {max(first_s):.2f}); "
-        f"help {statistics.median(help_s):.2f} s, wanted below {HELP_LIMIT_S:g}; next trial "
-        f"{statistics.median(next_s):.2f} s, wanted below {GAP_LIMIT_S:g}"
+        f"help {statistics.median(help_s):.2f} s, goal below {HELP_LIMIT_S:g}; next trial "
+        f"{statistics.median(next_s):.2f} s, goal below {GAP_LIMIT_S:g}"
     )
 
 
@@ -94,7 +94,7 @@ def plain_start() -> float:
 
 
 def one_study() -> tuple[float, float]:
-    """Run a study of two trials; return the seconds to its first round, and between the trials."""
+    """Run a study of two trials; return the seconds to its first round and the seconds between the trials."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "space.yaml").write_text(SPACE)
         run = Path(folder) / "run"
@@ -123,7 +123,7 @@ def one_study() -> tuple[float, float]:
             time.sleep(0.002)
         if study.returncode or any(len(times) != NUM_ROUNDS + 1 for times in written.values()):
             raise SystemExit(f"startup.py: the study ended with {study.returncode}, records written at {written}")
-    # each trial writes its records when it begins, and after each round
+    # each trial writes its records at its start and after each round
     (_, *first), (_, *second) = written.values()
     round_s = statistics.median(after - before for before, after in pairwise(second))
     return first[0] - start, second[0] - first[-1] - round_s

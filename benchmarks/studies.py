@@ -1,4 +1,4 @@
-"""A study as a user runs it, from the command line, on this machine or on several nodes, and what can die of it."""
+"""A study run from the command line, on this machine or on several nodes, with parts that can be killed."""
 
 import os
 import random
@@ -22,24 +22,25 @@ ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("peer", "trial", "driver")
 KINDS_ON_NODES = (*KINDS, "node")
 TITLES = {
-    "peer": re.compile(r"ray::(PeerActor|\d+/peer-)"),  # idle, or at a task
-    "trial": re.compile("ray::ResourceTrainable"),
-}  # of tune.with_resources
+    "peer": re.compile(r"ray::(PeerActor|\d+/peer-)"),  # idle, or in a call
+    "trial": re.compile("ray::ResourceTrainable"),  # from tune.with_resources
+}
+"""Process titles by kind."""
 POLL_S = 0.02
 
 
 class Study:
-    """One study, through as many drivers as it takes.
+    """One study, with one driver after another if drivers are killed.
 
     Args:
-        space: of the study, in YAML.
-        folder: of this study alone; made here.
-        nodes: the cluster that it runs on, led from its head; None lets each driver start Ray on this machine.
+        space: search space, in YAML.
+        folder: folder for this study; it is created.
+        nodes: cluster for the study, with the driver on its head; None: each driver starts Ray on this machine.
 
     Attributes:
-        run: the run's folder.
-        driver: the command that runs the driver.
-        nodes: those that can die: all but the head.
+        run: folder of the run.
+        driver: process of the command that runs the current driver.
+        nodes: nodes that can be killed: all but the head.
     """
 
     def __init__(self, space: str, folder: Path, nodes: Nodes | None) -> None:
@@ -68,7 +69,7 @@ class Study:
         self._driver_id = process_inside(self.driver) if self._cluster else self.driver.pid
 
     def resume(self) -> None:
-        """Go on with the run, or begin it where the driver ended before there was one."""
+        """Resume the run, or start it if the last driver ended before it wrote one."""
         is_run = all((self.run / name).exists() for name in ("space.yaml", "run.json", "tune"))
         if not is_run and self.run.exists():
             shutil.rmtree(self.run)
@@ -80,15 +81,15 @@ class Study:
         self.nodes.append(self._cluster.add_node(1))
 
     def processes(self, kind: str, node: Node | None = None) -> list[psutil.Process]:
-        """Return the processes of a kind that there are now, on one node or wherever they are.
+        """Return the current processes of a kind, on one node or on all.
 
         Raises:
-            psutil.NoSuchProcess: the driver has ended, or the node.
+            psutil.NoSuchProcess: the driver or the node has ended.
         """
         if kind == "driver":
             return [psutil.Process(self._driver_id)]
-        every = [node] if node else [self._cluster.head, *self.nodes] if self._cluster else []
-        roots = [one.holder for one in every] if every else [self._driver_id]
+        nodes = [node] if node else [self._cluster.head, *self.nodes] if self._cluster else []
+        roots = [each.holder for each in nodes] if nodes else [self._driver_id]
         found = []
         for root in roots:
             for process in psutil.Process(root).children(recursive=True):
@@ -101,7 +102,7 @@ class Study:
         return found
 
     def kill(self, kind: str, rng: random.Random) -> str | None:
-        """Kill one of a kind at once, at random; return which it was, or None where there is none now."""
+        """Kill a random process or node of a kind; return a description of it, or None if there is none now."""
         try:
             if kind == "node":
                 return self.kill_node(rng.choice(self.nodes))
@@ -110,25 +111,25 @@ class Study:
                 return None
             victim = rng.choice(sorted(victims, key=lambda process: process.pid))
             victim.kill()
-        except psutil.NoSuchProcess:  # it ended by itself
+        except psutil.NoSuchProcess:  # it has just ended
             return None
         return f"process {victim.pid}"
 
     def kill_node(self, node: Node) -> str:
-        """Kill everything on a node, and its address, at once; return which it was."""
+        """Kill everything on a node at once, its address included; return a description of the node."""
         self.nodes.remove(node)
         node.kill()
         return f"node {node.address}"
 
     def log(self) -> str:
-        """Return the end of what the drivers printed."""
+        """Return the last 3000 characters that the drivers printed."""
         return (self.run.parent / "log").read_text(errors="replace")[-3000:]
 
-    def wait_for_rounds(self, wanted: int, timeout_s: float) -> bool:
-        """Wait until the trials have recorded so many rounds, or the driver has ended; return whether either came."""
+    def wait_for_rounds(self, num_rounds: int, timeout_s: float) -> bool:
+        """Wait until the trials have recorded `num_rounds` rounds or the driver has ended; return False on timeout."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if rounds_done(self.run) >= wanted or self.driver.poll() is not None:
+            if rounds_done(self.run) >= num_rounds or self.driver.poll() is not None:
                 return True
             time.sleep(POLL_S)
         return False
@@ -136,13 +137,13 @@ class Study:
 
 @contextmanager
 def started(space: str, folder: Path, *cpus: int, environment: dict[str, str] | None = None) -> Iterator[Study]:
-    """Start a study, and end what is left of it at the end of the block.
+    """Run a study inside a block; kill its driver and nodes at the end of the block.
 
     Args:
-        space: of the study, in YAML.
-        folder: of this study alone.
-        cpus: of each node of a cluster to run it on, the head first; none runs it on this machine.
-        environment: set on every node in addition.
+        space: search space, in YAML.
+        folder: folder for this study.
+        cpus: number of CPUs of each node of a new cluster, head first; without any, the study runs on this machine.
+        environment: additional environment variables of all nodes.
     """
     with ExitStack() as stack:
         nodes = stack.enter_context(nodes_of(*cpus, environment=environment)) if cpus else None
@@ -155,21 +156,21 @@ def started(space: str, folder: Path, *cpus: int, environment: dict[str, str] | 
 
 
 def has_namespaces() -> bool:
-    """Return whether this machine lets us make nodes that can die."""
+    """Return whether this machine permits the namespaces that nodes need."""
     with nodes_of() as nodes:
         return nodes.separate
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a table that may be written anew meanwhile; none where it is not there yet."""
+    """Return the rows of a table that may be replaced meanwhile; an empty list if it does not exist yet."""
     if not path.exists():
         return []
-    with path.open("rb") as file:  # by one open file: the path may get a newer one
+    with path.open("rb") as file:  # one open file stays consistent if the path is replaced
         return list(pq.read_table(file).to_pylist())
 
 
 def rounds_done(run: Path) -> int:
-    """Return how many rounds the trials have recorded together."""
+    """Return the number of rounds that all trials have recorded together."""
     return sum(
         len({row["round"] for row in read_rows(path)}) for path in (run / "tune" / "records").glob("*.rounds.parquet")
     )

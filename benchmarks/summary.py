@@ -1,10 +1,10 @@
-"""Tables of one or more runs of the same study with different seeds, in Markdown.
+"""Print tables of one or more runs of the same study with different seeds, in Markdown.
 
-    python benchmarks/summary.py RUN...               tables, and the last line the same as JSON
-    python benchmarks/summary.py --trials RUN...      every trial of every run, a JSON object a line
+    python benchmarks/summary.py RUN...               tables, then the same as one line of JSON
+    python benchmarks/summary.py --trials RUN...      every trial of every run, one JSON object per line
 
-The tables hold the trials of every run, then mean and standard deviation (n - 1) over the runs of what each run's best
-trial, chosen by validation accuracy, reached.
+The tables list the trials of every run. The last table has the mean and standard deviation (n - 1) over runs for each
+run's best trial, selected by validation accuracy.
 """
 
 import json
@@ -26,7 +26,7 @@ def print_trials(folders: list[str]) -> None:
 
 
 def print_tables(folders: list[str]) -> None:
-    chosen = []
+    best_trials = []
     for folder in map(Path, folders):
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         trials = pq.read_table(folder / "trials.parquet").to_pylist()
@@ -37,17 +37,17 @@ def print_tables(folders: list[str]) -> None:
             print(f"| {' | '.join(text(row[name]) for name in columns)} |")
         metrics = json.loads((folder / "best" / "metrics.json").read_text(encoding="utf-8"))["measured"]
         began, ended = (datetime.fromisoformat(facts[name]) for name in ("started", "finished"))
-        chosen.append(
+        best_trials.append(
             {
                 "seed": facts["seed"],
                 **{name: metrics[name] for name in MEASURES},
                 "run_s": (ended - began).total_seconds(),
             }
         )
-    summary = {"n": len(chosen), "hardware": facts["hardware"], "commit": facts["git"]}
-    print(f"\nbest trial of each run, n = {len(chosen)}\n\n| measure | mean | std |\n|---|---|---|")
+    summary = {"n": len(best_trials), "hardware": facts["hardware"], "commit": facts["git"]}
+    print(f"\nbest trial of each run, n = {len(best_trials)}\n\n| measure | mean | std |\n|---|---|---|")
     for name in (*MEASURES, "run_s"):
-        values = [row[name] for row in chosen]
+        values = [row[name] for row in best_trials]
         std = statistics.stdev(values) if len(values) > 1 else None
         summary[name] = {"mean": statistics.fmean(values), "std": std}
         print(f"| {name} | {text(statistics.fmean(values))} | {text(std)} |")

@@ -1,11 +1,11 @@
-"""Images a second of a population that trains, against the plain recipe in as many processes.
+"""Measure images per second of a training population, against the plain recipe in as many processes.
 
     python benchmarks/training.py [--models resnet20 ...] [--peers 1 2 4] [--turns 5]
 
-CIFAR-10 from GRAFTPOP_DATA. Both train the same networks on as many images in the same batches, augmented; graftpop in
-the precision that `auto` chooses here. In each turn a population of either kind trains an epoch of few images; who is
-not asked stands still. Measured is the time from the request to the last peer's answer, so with graftpop's measuring
-on a few validation images and its calls through Ray. Each peer has its share of the cores.
+CIFAR-10 from GRAFTPOP_DATA. Both train the same networks on equal numbers of augmented images and equal batch sizes;
+graftpop trains in the precision that `auto` selects. In each turn, one population trains an epoch of few images while
+the other is idle. The time is from the request to the last peer's result. It includes graftpop's evaluation on a few
+validation images and its calls through Ray. Each peer has its share of the cores.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def measured(model: str, num_peers: int, num_turns: int) -> Case:
 
 @contextmanager
 def population(model: str, num_peers: int, images_each: int, batch: int) -> Iterator[Callable[[], float]]:
-    """Start peers; yield what lets all train an epoch of so many images."""
+    """Start peers; yield a function that trains all of them for an epoch of `images_each` images."""
     with peers_of(
         {
             "data": {

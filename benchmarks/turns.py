@@ -1,4 +1,4 @@
-"""Two ways of doing the same work, measured in turns within one run: who shares the machine slows both down alike."""
+"""Measurement of two implementations in alternating turns of one run, so that other load slows both down alike."""
 
 import json
 import os
@@ -16,13 +16,13 @@ NUM_TURNS = 5
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: seconds that the same work took, turn by turn.
+    """One comparison: seconds for the same work, by turn.
 
     Attributes:
-        name: what was measured.
-        ours: seconds by turn.
-        plain: seconds by turn, of the other way.
-        shown: other figures of the case, by column.
+        name: name of the case.
+        ours: seconds of graftpop by turn.
+        plain: seconds of the baseline by turn.
+        shown: other values of the case, by column.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Case:
 
     @property
     def ratios(self) -> list[float]:
-        """How many times faster ours was, turn by turn."""
+        """Baseline's time divided by graftpop's, by turn."""
         return [plain / ours for ours, plain in zip(self.ours, self.plain, strict=True)]
 
     @property
@@ -42,10 +42,14 @@ class Case:
 
 
 def in_turns(*ways: Callable[[], float], num_turns: int) -> list[list[float]]:
-    """Run each way once unmeasured and then all in turns; each returns the seconds that its work took.
+    """Run each function once for warm-up, then all in alternating turns.
+
+    Args:
+        ways: functions that do their work and return its duration in seconds.
+        num_turns: number of turns.
 
     Returns:
-        By way, the seconds of each turn.
+        For each function, the seconds of each turn.
     """
     for way in ways:
         way()
@@ -54,14 +58,14 @@ def in_turns(*ways: Callable[[], float], num_turns: int) -> list[list[float]]:
 
 
 def report(name: str, unit: str, wanted: float, cases: Sequence[Case], **more: Any) -> None:
-    """Print a table of the cases, and one line of JSON with the smallest of their ratios.
+    """Print a table of the cases, and one line of JSON with the smallest ratio.
 
     Args:
-        name: of the benchmark.
-        unit: of the ratio.
-        wanted: the least that the ratio shall be.
-        cases: all with the same columns.
-        more: for the JSON line.
+        name: name of the benchmark.
+        unit: unit of the ratio.
+        wanted: goal, the smallest acceptable ratio.
+        cases: cases with equal columns.
+        more: additional entries of the JSON line.
     """
     columns = ["case", *cases[0].shown, "ratio", "from", "to"]
     rows = [
@@ -75,7 +79,7 @@ def report(name: str, unit: str, wanted: float, cases: Sequence[Case], **more: A
     print_table(columns, rows)
     smallest = min(cases, key=lambda case: case.ratio)
     facts = run_provenance([], 0)
-    print(f"\nsmallest ratio {smallest.ratio:.2f} ({smallest.name}), wanted at least {wanted:g}")
+    print(f"\nsmallest ratio {smallest.ratio:.2f} ({smallest.name}), goal at least {wanted:g}")
     print(
         json.dumps(
             {
@@ -105,7 +109,7 @@ def report(name: str, unit: str, wanted: float, cases: Sequence[Case], **more: A
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table with its numbers to the right."""
+    """Print a table with right-aligned numbers."""
     widths = [max(len(row[place]) for row in (columns, *rows)) for place in range(len(columns))]
     for row in (columns, *rows):
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
