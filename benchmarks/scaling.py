@@ -114,7 +114,7 @@ class SimulatedActor(PeerActor):
     """An actor with simulated peers."""
 
     def __init__(
-        self, settings: dict[str, Any], peers: Sequence[int], demand: ResourceRequest, parts: bytes | None
+        self, settings: dict[str, Any], peers: Sequence[int], request: ResourceRequest, parts: bytes | None
     ) -> None:
         self._name = settings["name"]
         self._peers = {peer: SimulatedPeer(peer) for peer in peers}

@@ -15,7 +15,7 @@ EXAMPLE_GAP = 0.01
 
 DONORS = {
     "ring": "the previous peer in a ring",
-    "random_pairs": "a partner drawn anew in each round",
+    "random_pairs": "a random partner, drawn in each round",
     "all": "the mean of all others",
     "best": "the best peer",
 }

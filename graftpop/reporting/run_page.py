@@ -34,7 +34,7 @@ ROUND_COLUMNS = ("trial_id", "round", "peer", "train_loss", "val_accuracy", "tra
 TRIAL_FIGURES = {
     "peers": "Validation accuracy and training loss of each peer, by round.",
     "alpha/RECEIVER": "Alpha by site and round. Blue: the receiver took more of the donor's weights. Orange: it kept "
-    "more of its own.",
+    "more of its own weights.",
     "entropies/RECEIVER": "Entropy of the weights of each site, for the receiver and its donor.",
     "invalid/RECEIVER": "Invalid filters of each site, before and after grafting.",
     "distances": "Distance between the weights of each pair of peers, and share of validation images on which their "
