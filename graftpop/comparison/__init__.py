@@ -1,4 +1,4 @@
-"""Variants against a baseline: their figures over seeds, how sure their differences are, and how that is read."""
+"""Comparison of variants with a baseline: statistics over seeds, paired intervals, caveats, rendering."""
 
 from graftpop.comparison.groups import Group, compare_trials
 from graftpop.comparison.rendering import comparison_html, comparison_markdown, comparison_tables

@@ -1,4 +1,4 @@
-"""What to know before two variants are compared: missing trials, unequal compute, another schedule."""
+"""Caveats of a comparison: missing trials, unequal compute, different schedules."""
 
 from collections.abc import Iterator
 from functools import reduce
@@ -9,7 +9,7 @@ from graftpop.settings import Settings
 __all__ = ["compute_warnings", "pairing_warnings", "schedule_warnings", "trial_warnings"]
 
 EQUAL_COMPUTE = 0.01
-"""Share of the baseline's images by which another variant's may differ without a warning."""
+"""Relative difference in trained images that causes no warning."""
 
 SCHEDULE_KEYS = (
     "training.lr",
@@ -21,26 +21,26 @@ SCHEDULE_KEYS = (
     "population.diversity",
     "swa.lr",
 )
-"""What moves accuracy by itself: variants that differ in it show more than the difference of their methods."""
+"""Keys that change accuracy on their own; a difference in them confounds the comparison of methods."""
 
 
 def trial_warnings(num_missing: int, num_trials: int) -> Iterator[str]:
-    """Yield what is missing of a variant's trials."""
+    """Yield a warning about missing trials of a variant."""
     if num_missing:
         yield f"{num_missing} of {num_trials} trials not completed"
 
 
 def pairing_warnings(difference: Difference | None) -> Iterator[str]:
-    """Yield why a difference has no interval, or one that says nothing."""
+    """Yield a warning if a difference has no interval, or one without width."""
     num_pairs = 0 if difference is None else difference.n
     if difference is None or difference.interval is None:
-        yield f"{num_pairs} seed{'s' * (num_pairs != 1)} in common with the baseline, and an interval needs 2"
+        yield f"{num_pairs} seed{'s' * (num_pairs != 1)} in common with the baseline; an interval needs 2"
     elif difference.interval[0] == difference.interval[1]:
-        yield f"all {num_pairs} differences are equal, so the interval has no width and says nothing of chance"
+        yield f"all {num_pairs} differences are equal, so the interval has no width and shows nothing about chance"
 
 
 def compute_warnings(images: float | None, of_baseline: float | None, baseline: str) -> Iterator[str]:
-    """Yield whether two variants trained on another number of images."""
+    """Yield a warning if two variants trained on different numbers of images."""
     if images is not None and of_baseline is not None and abs(images - of_baseline) > EQUAL_COMPUTE * of_baseline:
         yield (
             f"compute is not equal: {images:,.0f} images trained against {of_baseline:,.0f} of {baseline} "
@@ -49,14 +49,14 @@ def compute_warnings(images: float | None, of_baseline: float | None, baseline: 
 
 
 def schedule_warnings(settings: Settings, of_baseline: Settings, baseline: str) -> Iterator[str]:
-    """Yield in what the training of two variants differs beyond their methods."""
+    """Yield a warning about differences of the schedules of two variants."""
     pairs = ((key, _shown(settings, key), _shown(of_baseline, key)) for key in SCHEDULE_KEYS)
-    differing = [f"{key} is {value} and not {other}" for key, value, other in pairs if value != other]
+    differing = [f"{key} is {value} instead of {other}" for key, value, other in pairs if value != other]
     if differing:
-        yield f"trained otherwise than {baseline}: {', '.join(differing)}"
+        yield f"trained differently from {baseline}: {', '.join(differing)}"
 
 
 def _shown(settings: Settings, key: str) -> str:
-    """Return the value of a dotted key as text; null where its section is absent."""
+    """Return the value of a dotted key as text; null if its section is absent."""
     value = reduce(lambda section, name: None if section is None else getattr(section, name), key.split("."), settings)
     return "null" if value is None else str(value)

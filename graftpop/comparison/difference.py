@@ -1,4 +1,4 @@
-"""The difference of two things that were measured with the same seeds, and how sure it is."""
+"""The paired difference of two variants over common seeds, with its confidence interval."""
 
 import math
 import statistics
@@ -16,10 +16,10 @@ class Difference:
     """Variant minus baseline over the seeds that both completed, as shares in [-1, 1].
 
     Attributes:
-        n: seeds in common.
-        mean: of the differences.
-        by_seed: the difference of each seed.
-        interval: by Student's t at `CONFIDENCE`; None for fewer than two seeds, one point where all are equal.
+        n: number of common seeds.
+        mean: mean of the differences.
+        by_seed: difference by seed.
+        interval: Student's t interval at `CONFIDENCE`; None for fewer than two seeds, one point if all are equal.
     """
 
     n: int
@@ -29,7 +29,7 @@ class Difference:
 
 
 def paired_difference(values: Mapping[Any, float], baseline: Mapping[Any, float]) -> Difference | None:
-    """Return values minus baseline, both by seed, over the seeds that both have; None where there is none.
+    """Return values minus baseline over their common seeds; None without a common seed.
 
     mean +- t_{(1 + CONFIDENCE) / 2, n - 1} * sd / sqrt(n)        (Student 1908, The probable error of a mean)
     """

@@ -1,7 +1,6 @@
-"""A comparison study in figures: the test accuracy of every variant over seeds, and its difference to the baseline.
+"""Statistics of a comparison: each variant's test accuracy over seeds, and its difference to the baseline.
 
-Differences are paired: variant minus baseline of the same seed, so that what a seed does to both does not count.
-Arithmetic only; `page` shows it.
+Differences are paired by seed, which removes the effect of a seed on both. Arithmetic only; `rendering` shows it.
 """
 
 import statistics
@@ -20,22 +19,21 @@ __all__ = ["Group", "Line", "compare", "compare_trials", "published_percent", "v
 
 @dataclass(frozen=True)
 class Line:
-    """One variant in one group; means are over its completed trials and None where there is none.
+    """One variant in one group; means are over its completed trials, None without one.
 
     Attributes:
-        variant: its name.
-        n: completed trials with a test accuracy.
+        variant: name.
+        n: number of completed trials with a test accuracy.
         mean: test accuracy in [0, 1].
-        std: of the test accuracy, with n - 1; None for fewer than two trials.
-        train_images: of all peers together, its teachers' training included.
-        num_peers: of a trial.
-        epochs: that each peer trained.
-        wall_s: of a trial.
-        flops_left: FLOPs of one image through the output network, as a share of those before filters were removed; None
-            where none were.
-        difference: to the baseline; None for the baseline and where no seed is in common.
-        num_missing: trials of the study that have not completed.
-        warnings: what to know before this line is compared, each without the variant's name.
+        std: standard deviation of the test accuracy (n - 1); None for fewer than two trials.
+        train_images: images trained by all peers together, including the trial's teachers.
+        num_peers: peers per trial.
+        epochs: epochs per peer.
+        wall_s: seconds per trial.
+        flops_left: FLOPs of the output network, as a share of those before filters were removed; None without removal.
+        difference: to the baseline; None for the baseline and without a common seed.
+        num_missing: number of trials that have not completed.
+        warnings: caveats of this line, without the variant's name.
     """
 
     variant: str
@@ -54,12 +52,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Group:
-    """The variants under equal values of everything else that is searched.
+    """The variants with equal values of all other searched keys.
 
     Attributes:
-        values: those keys and values; empty where nothing else is searched.
-        baseline: name of the variant that the others are compared with.
-        lines: one a variant, in the space's order.
+        values: these keys and values; empty without other searched keys.
+        baseline: name of the baseline variant.
+        lines: one per variant, in the space's order.
     """
 
     values: Mapping[str, Any]
@@ -68,7 +66,7 @@ class Group:
 
     @property
     def differences(self) -> dict[str, Difference]:
-        """Differences by variant, where there is one."""
+        """Differences by variant, for variants with one."""
         return {line.variant: line.difference for line in self.lines if line.difference is not None}
 
 
@@ -81,14 +79,14 @@ def compare(
     searched: Sequence[str],
     settings_of: Callable[[Mapping[str, Any]], Settings],
 ) -> list[Group]:
-    """Return one group for each combination of the values that the rows have beside variant and seed.
+    """Return one group per combination of the rows' values beside variant and seed.
 
     Args:
         rows: of `trials.parquet`.
         variants: names, in the order of the lines.
-        baseline: the one that the others are compared with.
-        seeds: that every variant shall complete; [None] where none is searched.
-        searched: keys of the space; variant and seed may be among them.
+        baseline: name of the baseline variant.
+        seeds: seeds that every variant must complete; [None] if seeds are not searched.
+        searched: searched keys of the space, possibly with variant and seed.
         settings_of: from a sample with a variant to its settings.
     """
     others = [key for key in searched if key not in ("variant", "seed")]
@@ -106,11 +104,11 @@ def compare(
 
 
 def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Group]:
-    """Return the groups of a study's rows as its space describes them.
+    """Return the groups of a study's trials.
 
     Args:
-        rows: of `trials.parquet`, where values of mixed kinds are text, or of `Trial.row`.
-        space: one with variants and a baseline.
+        rows: of `trials.parquet` or from `Trial.row`.
+        space: with variants and a baseline.
     """
     assert space.baseline is not None, "compare_trials: needs a space with variants"
     domains = {key: domain for key, domain in space.domains.items() if key != "variant"}
@@ -129,9 +127,9 @@ def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Grou
 def published_percent(
     group: Group, variant: str, published: Mapping[str, Any] | None
 ) -> list[tuple[float, float | None]]:
-    """Return the published test accuracies of a variant under a group's values, in per cent, each with its std or None.
+    """Return the published test accuracies of a variant in a group, in percent, each with its std or None.
 
-    A figure that names no value of a searched key is one of every group.
+    A figure without values of searched keys belongs to every group.
     """
     entries = published["accuracy"] if published else []
     return [
@@ -145,20 +143,20 @@ def published_percent(
 
 
 def verdict(group: Group) -> str:
-    """Return in words where the intervals of a group lie."""
-    sides: dict[str, list[str]] = {"lies above 0 for": [], "lies below 0 for": [], "includes 0 for": []}
+    """Return a sentence on the position of a group's intervals relative to 0."""
+    sides: dict[str, list[str]] = {"is above 0 for": [], "is below 0 for": [], "includes 0 for": []}
     for variant, difference in group.differences.items():
         if difference.interval is not None:
             low, high = difference.interval
-            side = "lies above 0 for" if low > 0 else "lies below 0 for" if high < 0 else "includes 0 for"
+            side = "is above 0 for" if low > 0 else "is below 0 for" if high < 0 else "includes 0 for"
             sides[side].append(variant)
-    said = [f"{side} {_listed(names)}" for side, names in sides.items() if names]
+    clauses = [f"{side} {_listed(names)}" for side, names in sides.items() if names]
     without = [
         line.variant
         for line in group.lines
         if line.variant != group.baseline and (line.difference is None or line.difference.interval is None)
     ]
-    sentences = [f"The interval of the difference to {group.baseline} {'; it '.join(said)}."] if said else []
+    sentences = [f"The interval of the difference to {group.baseline} {'; it '.join(clauses)}."] if clauses else []
     if without:
         is_all = len(without) == len(group.lines) - 1
         sentences.append("There is no interval yet." if is_all else f"There is no interval for {_listed(without)}.")
@@ -166,7 +164,7 @@ def verdict(group: Group) -> str:
 
 
 def _completed(rows: Sequence[Mapping[str, Any]], variant: str) -> dict[Any, Mapping[str, Any]]:
-    """Return the rows of a variant that count, by seed."""
+    """Return the completed rows of a variant by seed."""
     return {
         row.get("seed"): row
         for row in rows

@@ -1,4 +1,4 @@
-"""A comparison study as it is read: the section of the report page, the same in Markdown and on a terminal."""
+"""Rendering of a comparison for the report page, Markdown and the terminal."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -20,33 +20,33 @@ COLUMNS = {
     "test accuracy, %": "test %",
     "images trained, millions": "M images",
     "peers": "peers",
-    "epochs a peer": "epochs",
+    "epochs per peer": "epochs",
     "wall time": "time",
     "FLOPs left, %": "FLOPs %",
     "difference, points": "points",
     f"{100 * CONFIDENCE:.0f} % interval": f"{100 * CONFIDENCE:.0f} %",
     "published, %": "publ. %",
 }
-"""Heads of the columns, and the same on a terminal; of two each is there only where it says something."""
+"""Column headings, and their short forms for a terminal; optional columns need a value."""
 
 OPTIONAL = ("FLOPs left, %", "published, %")
 
-UNDIVIDED = ("n", "peers", "epochs a peer", "wall time", "difference, points")
-"""Columns whose texts have no blank where a narrow terminal could break them."""
+UNDIVIDED = ("n", "peers", "epochs per peer", "wall time", "difference, points")
+"""Columns whose texts a narrow terminal must not break."""
 
 DRAWING = """<figure class="drawing" data-drawing="differences/{index}">
-<figcaption>Differences to {baseline}, as in the table, and of every seed.</figcaption>
+<figcaption>Differences to {baseline}: mean with interval, and each seed.</figcaption>
 <div class="plot" role="img"></div></figure>"""
 
 PLUS_MINUS = "\u00b1"
 
 
 def comparison_html(groups: Sequence[Group], published: Mapping[str, Any] | None) -> str:
-    """Return the content of the report's section, with a place for the drawing of each group: `differences/INDEX`.
+    """Return the report's section, with a placeholder for each group's figure: `differences/INDEX`.
 
     Args:
-        groups: as `compare_trials` returns them.
-        published: as the space has it.
+        groups: from `compare_trials`.
+        published: the space's section `published`.
     """
     parts = []
     for index, group in enumerate(groups):

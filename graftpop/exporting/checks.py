@@ -1,4 +1,4 @@
-"""Whether a file gives what the network gives, and how good it is: both seen on real images."""
+"""Comparison of an exported file with its network on images: scores and accuracy."""
 
 import math
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from graftpop.exporting.formats import Predict
 __all__ = ["Measured", "check_alike", "measure", "measure_on_noise"]
 
 TOLERANCE: Final = 1e-4
-BATCH: Final = 64  # the last batch of most splits is smaller: both sizes are seen
+BATCH: Final = 64  # the last batch of most splits is smaller, so two sizes are tried
 NUM_NOISE_IMAGES: Final = 100
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A file beside the network that it was made of.
+    """Results of an exported file and its network on the same images.
 
     Attributes:
-        images: on which images.
-        num_images: on how many.
-        accuracy: of the file, in [0, 1]; nan where the classes of the images are not known.
+        images: name of the images: `val`, `test` or `noise`.
+        num_images: number of images.
+        accuracy: of the file, in [0, 1]; nan without known classes.
         network_accuracy: of the network.
-        difference: the largest between their scores, as a share of the image's largest score where that is above 1.
+        difference: largest difference of scores, relative to the image's largest score if that is above 1.
     """
 
     images: str
@@ -39,13 +39,13 @@ class Measured:
 
 @torch.no_grad()
 def measure(name: str, images: Images, network: Predict, file: Predict) -> Measured:
-    """Return how a file and its network do on a split.
+    """Return the results of a file and its network on a split.
 
     Args:
         name: of the split.
-        images: of it.
+        images: of the split.
         network: in evaluation mode.
-        file: as it was read back.
+        file: the file as read back.
     """
     num_right = num_right_of_network = 0
     differences = []
@@ -61,18 +61,18 @@ def measure(name: str, images: Images, network: Predict, file: Predict) -> Measu
         num_right / num_images,
         num_right_of_network / num_images,
         float(torch.tensor(differences).max()),
-    )  # which is nan if one of them is
+    )  # nan if any difference is nan
 
 
 @torch.no_grad()
 def measure_on_noise(image_shape: tuple[int, int, int], network: Predict, file: Predict) -> Measured:
-    """Return how far a file is from its network on images of noise, where there are no others."""
+    """Return the results of a file and its network on noise, for lack of images."""
     images = torch.randn(NUM_NOISE_IMAGES, *image_shape, generator=torch.Generator().manual_seed(0))
     return Measured("noise", NUM_NOISE_IMAGES, math.nan, math.nan, _difference(network(images), file(images)))
 
 
 def check_alike(measured: Measured) -> None:
-    """Check that a file gives what its network gives.
+    """Check that a file agrees with its network.
 
     Raises:
         ModelError: scores or accuracies differ by more than the tolerance.

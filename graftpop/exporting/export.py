@@ -1,4 +1,4 @@
-"""Taking a network of a run home, in a format of choice, with a card, checked against the network itself."""
+"""Export of a network: select, encode, check against the original, write with its card."""
 
 import json
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ __all__ = ["Exported", "export_network"]
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """The result of an export.
 
     Attributes:
-        file: where the network's file is; `config.json` lies beside it.
-        card: where the card is.
-        what: the network is, in a sentence.
-        measured: the file beside the network, on the validation and test images, or on noise.
-        unmeasured: why it was noise; empty where it was not.
+        file: path of the network's file; `config.json` is in the same folder.
+        card: path of the model card.
+        what: the network in one sentence.
+        measured: comparisons of file and network on validation and test images, or on noise.
+        unmeasured: the reason for noise; empty otherwise.
     """
 
     file: str
@@ -35,16 +35,16 @@ class Exported:
 
 
 def export_network(run: RunFolder, format: str, peer: str = "best", out: str | None = None) -> Exported:
-    """Write a network of a run's best trial, with a model card.
+    """Export a network of a run's best trial, with a model card.
 
-    The file is read back and has to give what the network gives, on the validation and test images where the run's
-    data is found, else on noise. Nothing is written before that.
+    Before writing, the file is read back and compared with the network, on validation and test images, or on noise
+    if the run's data is missing.
 
     Args:
-        run: that has finished a round at least.
+        run: a run with at least one finished round.
         format: a key of FORMATS.
         peer: `best`, `soup`, `ensemble` or a peer's number.
-        out: folder or URI; None: `export/PEER-FORMAT` of the run. An earlier export there is replaced.
+        out: folder or URI; None for `export/PEER-FORMAT` in the run. An earlier export there is replaced.
 
     Raises:
         GraftpopError: no such format or network, the file differs from the network, or `out` holds something else.
@@ -73,7 +73,7 @@ def export_network(run: RunFolder, format: str, peer: str = "best", out: str | N
 
 
 def _check_is_free(folder: Folder) -> None:
-    """Check that a folder is empty, or holds an export, which may be replaced."""
+    """Check that a folder is empty or holds an earlier export."""
     files = {one.file for one in FORMATS.values()}
     found = set(folder.names())
     if found and not (found <= {*files, "config.json", "README.md"} and found & files):
@@ -100,6 +100,6 @@ def _check_is_same_data(splits: Splits, chosen: SelectedNetwork) -> None:
     expected = tuple(tuple(card[key]) for key in ("class_names", "image_shape", "mean", "std"))
     if found != expected:
         raise DataError(
-            f"data: {chosen.settings.data.name} must be what the run was trained on, got other classes, "
-            f"sizes or colours; bring back what it had"
+            f"data: {chosen.settings.data.name} must be the data of the run, got other classes, "
+            f"sizes or colors; restore the run's data"
         )

@@ -1,7 +1,7 @@
-"""The formats in which a network is taken home, each as two functions: to the bytes of a file, and back to a network.
+"""Export formats, each as two functions: from a network to the bytes of a file, and back.
 
-A file of weights is the bare network and takes what it takes, images that are normalised. A program stands alone: it
-takes pixels in [0, 1] and normalises them itself, so that who runs it needs to know nothing else.
+A file of weights is the bare network and takes normalized images. A program is standalone: it takes pixels in [0, 1]
+and normalizes them itself.
 """
 
 import io
@@ -22,25 +22,25 @@ __all__ = ["FORMATS", "INPUT", "Format", "Predict", "check_packages", "output_na
 
 Card = Mapping[str, Any]
 Predict = Callable[[Tensor], Tensor]
-"""From normalised images (B, 3, H, W) to class scores (B, C)."""
+"""From normalized images (B, 3, H, W) to class scores (B, C)."""
 
 INPUT: Final = "pixels"
 ANY_NUMBER: Final = ({0: torch.export.Dim("batch")},)
 PIXELS: Final = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 MOST_ONNX_BYTES: Final = 2**31 - 2**20  # a protocol buffer has less than 2 GiB; a margin for the graph
 CANNOT_TRACE: Final = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
-"""What torch's exporters raise on a network that they cannot follow."""
+"""Errors of torch's exporters on networks that they cannot trace."""
 
 
 class Format(NamedTuple):
     """One format.
 
     Attributes:
-        file: its name.
-        takes_pixels: whether it takes pixels in [0, 1] in place of normalised images.
-        packages: that it needs.
+        file: file name.
+        takes_pixels: whether it takes pixels in [0, 1] instead of normalized images.
+        packages: required packages.
         encode: from a network and its card to the file's content.
-        decode: from the content and the card to what the file computes, of normalised images in any case.
+        decode: from content and card to a function of normalized images.
     """
 
     file: str
@@ -51,10 +51,10 @@ class Format(NamedTuple):
 
 
 def check_packages(name: str) -> None:
-    """Check that what a format needs is installed.
+    """Check that a format's packages are installed.
 
     Raises:
-        ModelError: it is not.
+        ModelError: a package is missing.
     """
     absent = [package for package in FORMATS[name].packages if find_spec(package) is None]
     if absent:
@@ -65,7 +65,7 @@ def check_packages(name: str) -> None:
 
 
 def output_name(card: Card) -> str:
-    """Return what a network's output is called."""
+    """Return the name of a network's output."""
     return "log_probabilities" if "ensemble" in card else "logits"
 
 
@@ -80,13 +80,13 @@ def _pixels(images: Tensor, card: Card) -> Tensor:
 
 
 def _traced(network: nn.Module, card: Card) -> torch.export.ExportedProgram:
-    """Return the program of a network, for any number of images."""
+    """Return the program of a network for any batch size."""
     try:
         program = torch.export.export(_of_pixels(network, card), _example(card), dynamic_shapes=ANY_NUMBER)
     except CANNOT_TRACE as error:
         raise _cannot_follow("torch.export", card, error) from error
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine, and lines of our code, which files would keep
+        node.meta.pop("stack_trace", None)  # paths of this machine and lines of our code
     return program
 
 
@@ -101,7 +101,7 @@ def _cannot_follow(exporter: str, card: Card, error: Exception) -> ModelError:
 def _to_safetensors(network: nn.Module, card: Card) -> bytes:
     del card
     weights = {
-        name: tensor.clone(memory_format=torch.contiguous_format)  # tied weights may not share memory there
+        name: tensor.clone(memory_format=torch.contiguous_format)  # tied weights must not share memory there
         for name, tensor in network.state_dict().items()
     }
     return save(weights, {"format": "pt"})
@@ -153,15 +153,15 @@ def _to_onnx(network: nn.Module, card: Card) -> bytes:
 
 
 def _meaning(card: Card) -> str:
-    """Say what a program takes and gives."""
+    """Return a description of a program's input and output."""
     _, height, width = card["image_shape"]
     scores = (
         f"the natural logarithm of the mean of the class probabilities of {card['ensemble']} networks"
         if "ensemble" in card
-        else "a logit a class"
+        else "one logit per class"
     )
     return (
-        f"{INPUT}: float32 (batch, 3, {height}, {width}), RGB in [0, 1], not normalised: the model subtracts the "
+        f"{INPUT}: float32 (batch, 3, {height}, {width}), RGB in [0, 1], not normalized: the model subtracts the "
         f"mean and divides by the std itself. {output_name(card)}: float32 (batch, {card['num_classes']}), "
         f"{scores}."
     )

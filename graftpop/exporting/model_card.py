@@ -1,4 +1,4 @@
-"""The model card of an exported network: what it is, what it takes and gives, how good it is, and how to load it."""
+"""The model card of an exported network: origin, input and output, loading, accuracy, data, recipe, versions."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ NOT_RECIPE: Final[Mapping[str, Any]] = {
         "peers_per_actor",
     },
 }
-"""What does not change the network."""
+"""Settings without effect on the network."""
 
 IN_WORDS: Final = {"val": "validation", "test": "test"}
 
@@ -56,21 +56,21 @@ import torch
 import graftpop
 mean, std = (torch.tensor(values).view(3, 1, 1) for values in ({mean}, {std}))
 network = graftpop.load(".")
-pixels = torch.rand(1, {shape})                  # in place of images: RGB in [0, 1]
+pixels = torch.rand(1, {shape})                  # stand-in for images: RGB in [0, 1]
 {output} = network((pixels - mean) / std)""",
     "onnx": """\
 import numpy as np
 import onnxruntime
 session = onnxruntime.InferenceSession("{file}")
-pixels = np.random.rand(1, {shape}).astype(np.float32)  # in place of images: RGB in [0, 1]
+pixels = np.random.rand(1, {shape}).astype(np.float32)  # stand-in for images: RGB in [0, 1]
 ({output},) = session.run(None, {{"{input}": pixels}})""",
     "torch-export": """\
 import torch
 network = torch.export.load("{file}").module()
-pixels = torch.rand(1, {shape})                  # in place of images: RGB in [0, 1]
+pixels = torch.rand(1, {shape})                  # stand-in for images: RGB in [0, 1]
 {output} = network(pixels)""",
 }
-"""By format: Python that loads it and asks it for one image."""
+"""Python code by format that loads the file and runs it on one image."""
 
 
 def card_text(
@@ -81,9 +81,9 @@ def card_text(
     Args:
         chosen: the network.
         name: of the format.
-        facts: the run's `run.json`.
-        measured: the file beside the network, on each split, or on noise.
-        is_noise: whether it was noise.
+        facts: content of the run's `run.json`.
+        measured: comparisons of file and network, on each split or on noise.
+        is_noise: whether on noise.
     """
     settings, model = chosen.settings, chosen.card["model"]
     parts = {
@@ -121,22 +121,22 @@ def _interface(chosen: SelectedNetwork, name: str) -> str:
     mean, std = (", ".join(f"{value:.4f}" for value in card[key]) for key in ("mean", "std"))
     if FORMATS[name].takes_pixels:
         takes = (
-            f"- Takes `{INPUT}`, float32 (batch, {channels}, {height}, {width}): RGB **in [0, 1], not "
-            f"normalised**. The file does that itself, by the mean ({mean}) and the std ({std}) of the data."
+            f"- Input `{INPUT}`, float32 (batch, {channels}, {height}, {width}): RGB **in [0, 1], not "
+            f"normalized**. The file normalizes with the mean ({mean}) and the std ({std}) of the data."
         )
     else:
         takes = (
-            f"- Takes images, float32 (batch, {channels}, {height}, {width}): RGB in [0, 1], **less the mean "
+            f"- Input: images, float32 (batch, {channels}, {height}, {width}): RGB in [0, 1], **minus the mean "
             f"({mean}), divided by the std ({std})**; `config.json` has all digits."
         )
     scores = (
-        "one logit a class"
+        "one logit per class"
         if "ensemble" not in card
         else ("the natural logarithm of the mean of the members' class probabilities; a softmax gives that mean")
     )
     lines = [
         takes,
-        f"- Gives `{output_name(card)}`, float32 (batch, {card['num_classes']}): {scores}.",
+        f"- Output `{output_name(card)}`, float32 (batch, {card['num_classes']}): {scores}.",
         "- The batch may have any size. Class names, in order, are in `config.json`.",
     ]
     if (
@@ -145,8 +145,8 @@ def _interface(chosen: SelectedNetwork, name: str) -> str:
         and (not {"ensemble", "removed_filters"}.intersection(card))
     ):
         lines.append(
-            f"- The weights have the names of `{card['model']}`: its own library's network of "
-            f"{card['num_classes']} classes takes them by `load_state_dict`."
+            f"- The weights have the names of `{card['model']}`: the library's network with "
+            f"{card['num_classes']} classes loads them by `load_state_dict`."
         )
     return "\n".join(lines)
 
@@ -168,7 +168,7 @@ def _accuracy(measured: Sequence[Measured], *, is_noise: bool) -> str:
     if is_noise:
         (noise,) = measured
         return (
-            f"Not measured: the run's data was not found when this file was written. The file agrees with the "
+            f"Not measured: the run's data was missing at the time of the export. The file agrees with the "
             f"network within {noise.difference:.1e} on {noise.num_images} images of noise."
         )
     rows = [
@@ -181,8 +181,8 @@ def _accuracy(measured: Sequence[Measured], *, is_noise: bool) -> str:
             "|---|---|---|---|",
             *rows,
             "",
-            "Measured when this file was written, with the file as it was read back, in float32. The validation images "
-            "were held out of training and chose the trial and its best peer; the test images chose nothing.",
+            "Measured with the file as read back, in float32. The validation images were held out of training and "
+            "chose the trial and its best peer. The test images were not used for any choice.",
         ]
     )
 
@@ -191,10 +191,10 @@ def _data(settings: Settings) -> str:
     data = settings.data
     parts = [f"`{data.name}`" + (f", label `{data.label}`" if data.label else "")]
     parts += [f"{data.max_train_images:,} training images of it"] if data.max_train_images else []
-    parts += [f"each cut to a square around its middle and scaled to {data.image_size} pixels"] * bool(data.image_size)
+    parts += [f"each cropped to its central square and scaled to {data.image_size} pixels"] * bool(data.image_size)
     return (
         f"{', '.join(parts)}; a share of {data.val_fraction:g} of the training images is for validation, unless "
-        f"the data set has validation images of its own. Cut by the seed {settings.seed}."
+        f"the data set has its own validation images. Split by seed {settings.seed}."
     )
 
 
@@ -214,5 +214,5 @@ def _versions(facts: Mapping[str, Any], name: str) -> str:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # onnxruntime-gpu and others bring the same package under another name
+    except PackageNotFoundError:  # onnxruntime-gpu and others install the same package under another name
         return "of unknown version"

@@ -1,4 +1,4 @@
-"""Which network of a run is taken home: a peer of its best trial, their soup, or all of them as one."""
+"""Selection of a network to export: a peer of the best trial, the soup, or the ensemble of its peers."""
 
 import copy
 from dataclasses import dataclass
@@ -28,13 +28,12 @@ class SelectedNetwork:
     """A network of a run.
 
     Attributes:
-        network: in evaluation mode, from normalised images (B, 3, H, W) to class scores (B, C).
-        card: what is needed to rebuild and to feed it, as `config.json` of best/ has it; an ensemble's says how many
-            members it has.
-        what: it is, in a sentence.
+        network: in evaluation mode, from normalized images (B, 3, H, W) to class scores (B, C).
+        card: the model card, as in `config.json` of best/; for an ensemble with its number of members.
+        what: the network in one sentence.
         settings: of its population.
         trial: the best trial's row of `trials.parquet`.
-        facts: of the checkpoint that it is from.
+        facts: metadata of its checkpoint.
     """
 
     network: nn.Module
@@ -49,24 +48,24 @@ def select_network(run: RunFolder, peer: str) -> SelectedNetwork:
     """Return a network of the best trial of a run, from its newest checkpoint.
 
     Args:
-        run: that has finished a round at least.
+        run: a run with at least one finished round.
         peer: `best`, `soup`, `ensemble` or a peer's number.
 
     Raises:
         CheckpointError: there is no such network.
-        DataError: the images that a soup needs are not there.
+        DataError: the images that a soup needs are missing.
     """
     run.check_is_run()
     row = best_row(run.read_table("trials").to_pylist())
     if row is None:
         raise CheckpointError(
-            f"{run.location}: no trial has finished a round, so there is no network to export; go on "
+            f"{run.location}: no trial has finished a round, so there is no network to export; continue "
             f"with --resume {run.location}"
         )
     checkpoint = _newest(run, row["trial_id"])
     facts = checkpoint.facts
     settings = _settings_of(facts, run.location)
-    find_model(settings.model.name)  # one's own class is imported, as where the run is gone on with
+    find_model(settings.model.name)  # imports a user-defined class, as --resume does
     if peer == "soup":
         network, card, what = _soup(checkpoint, settings)
     elif peer == "ensemble":
@@ -89,10 +88,10 @@ def _settings_of(facts: CheckpointMetadata, location: str) -> Settings:
 def _newest(run: RunFolder, trial_id: str) -> Checkpoint:
     checkpoints = Checkpoints(run.of_trials("checkpoints") / trial_id)
     for checkpoint in checkpoints.newest_first():
-        if checkpoint.facts.round:  # else it has teachers only
+        if checkpoint.facts.round:  # otherwise it has teachers only
             return checkpoint
     raise CheckpointError(
-        f"{run.location}: the best trial, {trial_id}, has no checkpoint that is whole; go on with "
+        f"{run.location}: the best trial, {trial_id}, has no complete checkpoint; continue with "
         f"--resume {run.location}, or load best/"
     )
 
@@ -107,7 +106,7 @@ def _one(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Modu
             f"one of them, best, soup or ensemble"
         )
     network, card = _network_of(checkpoint, number)
-    if number == best and _is_cooked(facts, settings):
+    if number == best and _has_become_soup(facts, settings):
         kind = settings.population.output.removesuffix("_soup")
         return network, card, f"The {kind} soup of {len(peers)} peers: a mean of their weights."
     among = f"Peer {number} of {len(peers)}" if len(peers) > 1 else "The only peer"
@@ -125,48 +124,48 @@ def _ensemble(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, di
     return (
         Ensemble(networks).eval(),
         card,
-        (f"An ensemble of {len(networks)} peers: its class probabilities are the mean of theirs."),
+        (f"An ensemble of {len(networks)} peers: its class probabilities are the mean of the members'."),
     )
 
 
 def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[str, Any], str]:
-    """Cook the uniform soup as a population does; the peer that has become it is the best one."""
+    """Make the uniform soup as a population does, in a peer with the best peer's index."""
     facts, best = checkpoint.facts, int(checkpoint.facts.summary["best_peer"])
-    if _is_cooked(facts, settings) and settings.population.output == "uniform_soup":
+    if _has_become_soup(facts, settings) and settings.population.output == "uniform_soup":
         return _one(checkpoint, settings, "best")
     _check_has_own_weights("soup", facts, settings)
     if settings.attenuation is not None:
         raise CheckpointError(
-            "--peer soup: attenuated filters differ from peer to peer, so that networks have no "
+            "--peer soup: attenuated filters differ from peer to peer, so networks have no "
             "mean; choose best, ensemble or a peer"
         )
-    # what it learned from, and was measured against, may be gone and is not needed
-    cook = Peer(settings.model_copy(update={"distillation": None, "diagnostics": DiagnosticsSettings()}), best)
+    # without teachers and baseline, which are not needed and may be gone
+    soup_peer = Peer(settings.model_copy(update={"distillation": None, "diagnostics": DiagnosticsSettings()}), best)
     snapshots = []
     for peer in facts.peers:
-        cook.load(checkpoint.read(_file(peer)))
-        snapshots.append(copy.deepcopy(cook.publish()))
-    cook.make_soup("uniform_soup", *snapshots)
-    network, card = _rebuilt(cook.save(), "the soup")
+        soup_peer.load(checkpoint.read(_file(peer)))
+        snapshots.append(copy.deepcopy(soup_peer.publish()))
+    soup_peer.make_soup("uniform_soup", *snapshots)
+    network, card = _rebuilt(soup_peer.save(), "the soup")
     return (
         network,
         card,
         (
             f"A uniform soup: the mean of the weights of {len(snapshots)} peers, with BatchNorm "
-            f"statistics measured anew on the training images."
+            f"statistics measured again on the training images."
         ),
     )
 
 
-def _is_cooked(facts: CheckpointMetadata, settings: Settings) -> bool:
-    """Return whether the best peer has become the population's soup."""
+def _has_become_soup(facts: CheckpointMetadata, settings: Settings) -> bool:
+    """Return whether the best peer's weights are the population's soup."""
     return facts.is_complete and settings.population.output in SOUPS
 
 
 def _check_has_own_weights(what: str, facts: CheckpointMetadata, settings: Settings) -> None:
-    if _is_cooked(facts, settings):
+    if _has_become_soup(facts, settings):
         raise CheckpointError(
-            f"--peer {what}: needs the weights of every peer, and the best one has become the "
+            f"--peer {what}: needs the weights of every peer, but the best peer is the "
             f"population's {settings.population.output}; choose best, which is the soup, or a peer"
         )
 

@@ -1,4 +1,4 @@
-"""The report of a run as a page: tables and drawings, made from the tables of its folder."""
+"""The report of a run: one HTML page of tables and figures, built from the run folder's tables."""
 
 from graftpop.reporting.live_report import LiveReport
 

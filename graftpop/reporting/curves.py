@@ -1,4 +1,4 @@
-"""Drawings of how training went: all trials by the images they trained on, and the peers of one trial."""
+"""Training curves: all trials by images trained, and the peers of one trial."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -15,13 +15,13 @@ from graftpop.reporting.figure import INK, Drawing, color, with_layout
 __all__ = ["accuracy_by_images", "peers_by_round"]
 
 MOST_POINTS = 40_000
-"""Of all curves of a drawing together: more would take seconds to draw, and show no more."""
+"""Most points of all curves of a figure; more take seconds to draw and show nothing new."""
 
 FEWEST_POINTS = 12
 
 
 def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | None) -> Drawing:
-    """Return the best peer's validation accuracy of every trial by the images that all its peers trained on.
+    """Return the best peer's validation accuracy of each trial by images trained by all its peers.
 
     So populations of different sizes compare at equal compute. Long studies are drawn with fewer points a curve.
 
@@ -89,7 +89,7 @@ def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | 
 
 
 def _curves(rounds: pa.Table) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """Return of every trial images trained so far and validation accuracy, by round."""
+    """Return images trained so far and validation accuracy of each trial, by round."""
     by_round = (
         rounds.group_by(["trial_id", "round"])
         .aggregate([("val_accuracy", "max"), ("train_images", "sum")])
@@ -102,7 +102,7 @@ def _curves(rounds: pa.Table) -> dict[str, tuple[NDArray[np.int64], NDArray[np.f
 
 
 def _thinned(num: int, most: int) -> NDArray[np.int64]:
-    """Return at most so many indices of a number of things, evenly spread, the first and the last among them."""
+    """Return at most `most` of `num` indices, evenly spread, including the first and the last."""
     return np.unique(np.linspace(0, num - 1, min(num, most)).round().astype(np.int64))
 
 
@@ -144,5 +144,5 @@ def peers_by_round(rounds: pa.Table, trial: str) -> Drawing:
     return Drawing(
         figure,
         f"Validation accuracy and training loss of {len(peers)} peers of trial {trial} by round; in "
-        f"the last round their accuracies lie between {low:.2%} and {high:.2%}.",
+        f"the last round their accuracies are between {low:.2%} and {high:.2%}.",
     )

@@ -1,4 +1,4 @@
-"""Drawing of a comparison: the difference of every variant to the baseline, seed by seed and in the mean."""
+"""Figure of a comparison: each variant's difference to the baseline, per seed and on average."""
 
 import plotly.graph_objects as go
 
@@ -10,7 +10,7 @@ __all__ = ["paired_differences"]
 
 
 def paired_differences(group: Group) -> Drawing:
-    """Return a mark a variant with its interval, and a dot a seed, in percentage points.
+    """Return one marker per variant with its interval, and one dot per seed, in percentage points.
 
     Args:
         group: with at least one difference.
@@ -58,7 +58,5 @@ def paired_differences(group: Group) -> Drawing:
         },
     )
     return Drawing(
-        figure,
-        f"Differences of {len(variants)} variants to {group.baseline} with their intervals, as in "
-        f"the table, and of every seed.",
+        figure, f"Differences of {len(variants)} variants to {group.baseline} with their intervals, and of each seed."
     )

@@ -1,4 +1,4 @@
-"""Drawings of the exchange within one trial: what was kept, how much each layer carried, and who gave to whom."""
+"""Figures of the exchange in one trial: alpha, entropies, invalid filters, distances, lineage."""
 
 from collections.abc import Sequence
 
@@ -15,20 +15,20 @@ from graftpop.training.snapshot import ALL_OTHERS
 __all__ = ["alpha_map", "distances", "entropy_maps", "invalid_filter_maps", "lineage"]
 
 MOST_COLUMNS = 100
-"""Rounds of a heat map; of longer trainings every n-th is drawn, and the last."""
+"""Most rounds of a heat map; longer trainings are thinned evenly."""
 
 LEAST_SPAN = 0.05
-"""Of alpha to both sides of 1/2: less than this is shown as the little that it is."""
+"""Smallest color range of alpha around 1/2, so that tiny deviations look tiny."""
 
 BY_SITE_AND_ROUND = "%{y}, round %{x}: %{z:.3g}<extra></extra>"
 
 
 def alpha_map(grafts: pa.Table, receiver: int) -> Drawing:
-    """Return the share of its own weights that a receiver kept, by site and round.
+    """Return alpha, the share of its own weights that a receiver kept, by site and round.
 
     Args:
         grafts: of the receiver in one trial, at least one row.
-        receiver: which peer it is.
+        receiver: its index.
     """
     sites, rounds, alpha = _by_site_and_round(grafts, "alpha")
     span = max(LEAST_SPAN, float(np.nanmax(np.abs(alpha - 0.5))))
@@ -48,7 +48,7 @@ def alpha_map(grafts: pa.Table, receiver: int) -> Drawing:
     return Drawing(
         figure,
         f"Alpha of peer {receiver} by site and round: between {np.nanmin(alpha):.3f} and "
-        f"{np.nanmax(alpha):.3f}, {np.nanmean(alpha):.3f} in the mean.",
+        f"{np.nanmax(alpha):.3f}, {np.nanmean(alpha):.3f} on average.",
     )
 
 
@@ -65,17 +65,17 @@ def invalid_filter_maps(grafts: pa.Table, receiver: int) -> Drawing:
 
 
 def distances(diagnostics: pa.Table) -> Drawing:
-    """Return how far apart the weights of every two peers are, and how often their predictions differ, by round.
+    """Return distance of weights and disagreement of predictions of each pair of peers, by round.
 
     Args:
-        measures: `distance` and `disagreement` of one trial, at least one row.
+        diagnostics: `distance` and `disagreement` of one trial, at least one row.
     """
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
     pairs = sorted({(row["peer"], row["other"]) for row in diagnostics.select(["peer", "other"]).to_pylist()})
     for index, (peer, other) in enumerate(pairs):
         of_pair = pc.and_(pc.equal(diagnostics["peer"], peer), pc.equal(diagnostics["other"], other))
-        for row, (measure, digits) in enumerate((("distance", ".4g"), ("disagreement", ".2%")), start=1):
-            own = diagnostics.filter(pc.and_(of_pair, pc.equal(diagnostics["diagnostic"], measure))).sort_by("round")
+        for row, (name, digits) in enumerate((("distance", ".4g"), ("disagreement", ".2%")), start=1):
+            own = diagnostics.filter(pc.and_(of_pair, pc.equal(diagnostics["diagnostic"], name))).sort_by("round")
             figure.add_scatter(
                 x=own["round"].to_numpy(),
                 y=own["value"].to_numpy().astype(np.float32),
@@ -103,12 +103,12 @@ def distances(diagnostics: pa.Table) -> Drawing:
 
 
 def lineage(grafts: pa.Table, events: pa.Table) -> Drawing:
-    """Return who gave to whom, and who was lost, replaced or reseeded.
+    """Return the donor of each graft, and the peers that were lost, replaced or reseeded.
 
-    A line leads from the donor, at the round of its snapshot, to the receiver in the round after.
+    A line leads from the donor, at the round of its snapshot, to the receiver in the next round.
 
     Args:
-        grafts: of one trial, of all receivers; may have no rows.
+        grafts: of one trial, all receivers; may be empty.
         events: of the same trial.
     """
     given = grafts.group_by(["round", "receiver", "donor", "staleness"]).aggregate([("alpha", "mean")])
@@ -149,9 +149,9 @@ def lineage(grafts: pa.Table, events: pa.Table) -> Drawing:
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
     )
-    told = [row for row in events.to_pylist() if row["peer"] is not None and row["event"] in SYMBOLS]
-    for event in dict.fromkeys(row["event"] for row in told):
-        own = [row for row in told if row["event"] == event]
+    peer_events = [row for row in events.to_pylist() if row["peer"] is not None and row["event"] in SYMBOLS]
+    for event in dict.fromkeys(row["event"] for row in peer_events):
+        own = [row for row in peer_events if row["event"] == event]
         figure.add_scatter(
             x=[row["round"] for row in own],
             y=[row["peer"] for row in own],
@@ -165,7 +165,7 @@ def lineage(grafts: pa.Table, events: pa.Table) -> Drawing:
     peers = sorted(
         {row["receiver"] for row in rows}
         | {row["donor"] for row in rows} - {ALL_OTHERS}
-        | {row["peer"] for row in told}
+        | {row["peer"] for row in peer_events}
     )
     with_layout(
         figure,
@@ -180,7 +180,7 @@ def lineage(grafts: pa.Table, events: pa.Table) -> Drawing:
     )
     return Drawing(
         figure,
-        f"{len(rows)} exchanges between {len(peers)} peers, and {len(told)} events of peers that "
+        f"{len(rows)} exchanges between {len(peers)} peers, and {len(peer_events)} events of peers that "
         f"were lost, replaced or reseeded.",
     )
 
@@ -212,12 +212,12 @@ def _two_maps(grafts: pa.Table, columns: dict[str, str], unit: str, title: str) 
         yaxis=_site_axis(),
         yaxis2=_site_axis(),
     )
-    over = "a round, all sites together" if unit == "filters" else "over sites and rounds"
+    over = "per round, all sites together" if unit == "filters" else "over sites and rounds"
     return Drawing(figure, f"{title}, by site and round; means {over}: {' and '.join(means)} {unit}.")
 
 
 def _by_site_and_round(grafts: pa.Table, column: str) -> tuple[list[str], NDArray[np.int64], NDArray[np.float32]]:
-    """Return sites in their order, rounds (R,) and a column's values (sites, R); NaN where there is none."""
+    """Return sites in order, rounds (R,) and a column's values (sites, R), NaN for missing ones."""
     rounds = np.unique(grafts["round"].to_numpy())
     if len(rounds) > MOST_COLUMNS:
         rounds = rounds[np.linspace(0, len(rounds) - 1, MOST_COLUMNS).round().astype(int)]

@@ -1,4 +1,4 @@
-"""The report of a study that goes on: written anew beside everything else, and not too often."""
+"""The report of a running study, rewritten in a background thread at a limited rate."""
 
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,25 +15,25 @@ logger = logging.getLogger("graftpop")
 
 
 class LiveReport:
-    """Writes `report.html` of a run folder in a thread of its own, for a fiftieth of the time at most.
+    """Writes `report.html` in a background thread, for at most 2 % of the time.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._thread = ThreadPoolExecutor(1)
-        self._sparing = Throttle(SHARE_OF_TIME)
+        self._throttle = Throttle(SHARE_OF_TIME)
         self._writing: Future[None] | None = None
 
     def changed(self) -> None:
-        """Write the report, unless that is under way or was done a short time ago."""
-        if self._sparing.is_due and (self._writing is None or self._writing.done()):
-            self._writing = self._thread.submit(self._sparing.do, self._write)
+        """Write the report, unless a write is running or recent."""
+        if self._throttle.is_due and (self._writing is None or self._writing.done()):
+            self._writing = self._thread.submit(self._throttle.do, self._write)
 
     def close(self) -> None:
-        """Wait until what is being written is there."""
+        """Wait for a running write."""
         self._thread.shutdown()
 
     def _write(self) -> None:
@@ -42,4 +42,6 @@ class LiveReport:
         try:
             write_report(self._folder)
         except (GraftpopError, OSError) as error:
-            logger.warning("%s/report.html: cannot be written now: %s", self._folder.location, error)
+            logger.warning(
+                "%s/report.html: cannot be written now, retried at the next change: %s", self._folder.location, error
+            )

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained page, made from the run folder's tables alone."""
+"""The report of a run: one self-contained page built from the run folder's tables."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,27 +24,27 @@ from graftpop.study.trials import best_row, restored_row
 __all__ = ["ROUND_COLUMNS", "Tables", "read_report_html", "report_html", "report_markdown", "write_report"]
 
 MOST_GROUPS = 7
-"""Of trials that are told apart by colour."""
+"""Most groups of trials with their own color."""
 
 EVENTS_SHOWN = 200
 
 ROUND_COLUMNS = ("trial_id", "round", "peer", "train_loss", "val_accuracy", "train_images")
-"""Of `rounds.parquet`, which has hundreds of thousands of rows in large studies."""
+"""Columns read from `rounds.parquet`, which has hundreds of thousands of rows in large studies."""
 
 TRIAL_DRAWINGS = {
-    "peers": "Its peers: validation accuracy and training loss by round.",
-    "alpha/RECEIVER": "Alpha by site and round: blue where the receiver took more of the donor, orange where it kept "
-    "more of itself.",
-    "entropies/RECEIVER": "Entropy of each site's weights, of the receiver and of its donor.",
-    "invalid/RECEIVER": "Invalid filters of each site, before and after grafting.",
-    "distances": "How far apart the peers are: distance of their weights, and share of validation images on which "
+    "peers": "Validation accuracy and training loss of its peers by round.",
+    "alpha/RECEIVER": "Alpha by site and round: blue where the receiver took more from the donor, orange where it kept "
+    "more of its own weights.",
+    "entropies/RECEIVER": "Entropy of the weights of receiver and donor by site and round.",
+    "invalid/RECEIVER": "Invalid filters by site and round, before and after grafting.",
+    "distances": "Distance of the weights of each pair of peers, and share of validation images on which "
     "they disagree.",
-    "lineage": "Who gave to whom: a line from the donor, at the round of its snapshot, to the receiver after it.",
+    "lineage": "Exchanges: a line leads from the donor, at the round of its snapshot, to the receiver.",
 }
 
 
 class Tables(NamedTuple):
-    """A run's tables; those but the first two may lack the rows of trials that are not `trials_in_detail`."""
+    """A run's tables; grafts and diagnostics may be limited to `trials_in_detail`."""
 
     trials: pa.Table
     rounds: pa.Table
@@ -54,12 +54,12 @@ class Tables(NamedTuple):
 
 
 def write_report(folder: RunFolder) -> None:
-    """Write `report.html` of a run folder from its tables as they stand."""
+    """Write `report.html` from the run folder's current tables."""
     folder.write_text("report.html", read_report_html(folder))
 
 
 def read_report_html(folder: RunFolder) -> str:
-    """Return the page of a run folder from its tables as they stand."""
+    """Return the report page from the run folder's current tables."""
     trials = folder.read_table("trials")
     wanted = trials_in_detail(trials.to_pylist())
     tables = Tables(
@@ -76,14 +76,14 @@ def report_markdown(folder: RunFolder) -> str:
     """Return the tables of a comparison study in Markdown.
 
     Raises:
-        CheckpointError: the run is no comparison.
+        CheckpointError: the run is not a comparison.
     """
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
     if not space.variants:
         raise CheckpointError(
-            f"{where}: --markdown needs the run of a space with variants, got one without; leave the "
-            f"option out to write the report"
+            f"{where}: --markdown needs the run of a space with variants, got one without; omit the "
+            f"option to write the report"
         )
     return comparison_markdown(compare_trials(folder.read_table("trials").to_pylist(), space), space.published)
 
@@ -200,7 +200,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], space: Space, rounds: pa.Table, d
 
 
 def _groups(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, str]:
-    """Return by trial what its curve is coloured after: the variant, if there are not too many, else its peers."""
+    """Return the color group of each trial: its variant, or with too many variants its number of peers."""
     if 1 < len(space.variants) <= MOST_GROUPS:
         return {row["trial_id"]: row["variant"] for row in rows}
     numbers = {
@@ -220,11 +220,11 @@ def _search(rows: Sequence[Mapping[str, Any]], space: Space, drawings: dict[str,
     body = part(
         "drawing",
         "parallel",
-        "A line a trial, through what it tried to what it reached; drag along an axis "
-        "to keep some of them, and a head to move it.",
+        "One line per trial, through its searched values to its accuracy. Drag along an axis "
+        "to select trials; drag a heading to move its axis.",
         f"{8 + 6 * len(space.domains)}rem",
     )
-    if not space.variants:  # which have a table of their own, by seed
+    if not space.variants:  # variants have their own table
         body += _importances(rows, space, drawings)
     yield Section("search", "What was searched", body)
 
@@ -236,8 +236,8 @@ def _importances(rows: Sequence[Mapping[str, Any]], space: Space, drawings: dict
     drawings["importances"] = importance_drawing(shares).to_json()
     num = sum(row["status"] == "completed" for row in rows)
     caption = (
-        f"How much each value had to do with the validation accuracy, estimated by PED-ANOVA from {num} "
-        f"completed trials; from few trials it is a hint and no more."
+        f"Importance of each key for the validation accuracy, estimated by PED-ANOVA from {num} "
+        f"completed trials; from few trials it is only a hint."
     )
     return part("drawing", "importances", caption) + part(
         "table",
@@ -276,7 +276,7 @@ def _events(events: pa.Table) -> Iterator[Section]:
         )
         for row in last
     ]
-    caption = "What happened besides" + (f", the last {len(last)} of {events.num_rows}" * (len(last) < events.num_rows))
+    caption = "Events" + (f", the last {len(last)} of {events.num_rows}" * (len(last) < events.num_rows))
     yield Section(
         "events", "Events", part("table", caption, ["trial", "at (UTC)", "round", "peer", "event", "cause"], lines)
     )

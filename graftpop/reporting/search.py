@@ -1,4 +1,4 @@
-"""Drawings of the search: what the trials tried and reached, and which of the searched values mattered."""
+"""Figures of the search: the trials' values and accuracies, and the importance of each key."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ __all__ = ["FEWEST_TRIALS", "importance_drawing", "importances", "parallel_coord
 GREY_TO_ORANGE = ((0.0, "#8a939c"), (1.0, "#d55e00"))
 
 FEWEST_TRIALS = 4
-"""Completed trials below which nothing is said of importances."""
+"""Importances need this many completed trials."""
 
 
 def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]) -> Drawing:
-    """Return one line a trial through the values that it tried, to the accuracy that it reached.
+    """Return one line per trial through its searched values and its accuracy.
 
     Args:
-        rows: of `trials.parquet`, with a validation accuracy, at least one.
-        domains: what was searched, at least one key.
+        rows: of `trials.parquet` with a validation accuracy, at least one.
+        domains: searched keys, at least one.
     """
-    rows = sorted(rows, key=lambda row: float(row["val_accuracy"]))  # those that reached most lie on top
+    rows = sorted(rows, key=lambda row: float(row["val_accuracy"]))  # the best on top
     accuracies = [row["val_accuracy"] for row in rows]
     dimensions = [_dimension(key, domain, [row[key] for row in rows]) for key, domain in domains.items()]
     dimensions.append({"label": "val accuracy", "values": accuracies, "tickformat": ".1%"})
@@ -35,8 +35,8 @@ def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str
     with_layout(figure, height=430).update_layout(margin={"l": 72, "r": 64, "t": 84, "b": 24})
     return Drawing(
         figure,
-        f"The searched values of {len(rows)} trials, {', '.join(domains)}, and the validation "
-        f"accuracy that each reached, {min(accuracies):.2%} to {max(accuracies):.2%}.",
+        f"The searched values of {len(rows)} trials, {', '.join(domains)}, and their validation "
+        f"accuracies, {min(accuracies):.2%} to {max(accuracies):.2%}.",
     )
 
 
@@ -65,14 +65,14 @@ def _dimension(key: str, domain: Domain, values: Sequence[Any]) -> dict[str, Any
 
 
 def importances(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]) -> dict[str, float]:
-    """Return how much each searched value had to do with the validation accuracy, as shares of 1.
+    """Return the importance of each searched key for the validation accuracy; they sum to 1.
 
-    By PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255), as Optuna has it; of completed trials only. Empty
-    where these are too few, or all reached the same.
+    Uses Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255) over completed trials. Empty if these are
+    too few or have equal accuracies.
 
     Args:
         rows: of `trials.parquet`, restored.
-        domains: what was searched.
+        domains: searched keys.
     """
     import optuna
 
@@ -96,7 +96,7 @@ def importances(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]
 
 
 def importance_drawing(shares: Mapping[str, float]) -> Drawing:
-    """Return a bar a searched key, the most important on top; see `importances`, whose result is not empty here."""
+    """Return one bar per key, the most important on top, of a nonempty result of `importances`."""
     figure = go.Figure(
         go.Bar(
             x=list(shares.values()),

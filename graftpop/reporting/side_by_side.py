@@ -1,4 +1,4 @@
-"""Several runs in one page: what each found, how it came there, and in what their settings differ."""
+"""Several runs in one page: best trials, curves, and differences of their settings."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,18 +24,18 @@ from graftpop.study.trials import best_row, duration, restored_row
 __all__ = ["several_runs_html"]
 
 DECIDES = ("seed", "data.", "tune.metric")
-"""Keys, or the beginnings of them, without which accuracies are not those of the same thing."""
+"""Keys, or their prefixes, that must be equal for comparable accuracies."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it stands.
+    """The current state of a run.
 
     Attributes:
-        label: what it is called in this page, unlike all others.
-        location: its folder.
-        space: what was searched.
-        facts: its `run.json`.
+        label: unique name in this page.
+        location: of its folder.
+        space: its search space.
+        facts: content of its `run.json`.
         rows: of its trials.
         curve: rounds of its best trial, under the run's label.
     """
@@ -54,13 +54,13 @@ class Run:
 
 
 def several_runs_html(folders: Sequence[RunFolder]) -> str:
-    """Return the page.
+    """Return the page of several runs.
 
     Args:
-        folders: of the runs, at least two.
+        folders: run folders, at least two.
 
     Raises:
-        CheckpointError: something in one of them is damaged.
+        CheckpointError: a run folder is damaged.
     """
     labels = _labels([folder.location for folder in folders])
     runs = [_read(folder, label) for folder, label in zip(folders, labels, strict=True)]
@@ -69,7 +69,7 @@ def several_runs_html(folders: Sequence[RunFolder]) -> str:
 
 
 def _labels(locations: Sequence[str]) -> list[str]:
-    """Return the last parts of some locations, as many of them as it takes to tell them apart."""
+    """Return the shortest distinct tails of locations."""
     parts = [PurePosixPath(location).parts for location in locations]
     for num in range(1, max(map(len, parts)) + 1):
         labels = ["/".join(of_run[-num:]) for of_run in parts]
@@ -136,8 +136,10 @@ def _curves(runs: Sequence[Run], drawings: dict[str, str]) -> Iterator[Section]:
     rounds = pa.concat_tables(run.curve for run in measured)
     drawings["curves"] = accuracy_by_images(rounds, {run.label: run.label for run in measured}, None).to_json()
     drawings["trials"] = _all_trials(measured).to_json()
-    body = part("drawing", "curves", "The best trial of each run by the images that all its peers trained on.")
-    yield Section("curves", "Accuracy", body + part("drawing", "trials", "What every trial of each run reached."))
+    body = part("drawing", "curves", "Best trial of each run by images trained by all its peers.")
+    yield Section(
+        "curves", "Accuracy", body + part("drawing", "trials", "Validation accuracies of all trials of each run.")
+    )
 
 
 def _all_trials(runs: Sequence[Run]) -> Drawing:
@@ -161,7 +163,7 @@ def _all_trials(runs: Sequence[Run]) -> Drawing:
 
 
 def _settings(runs: Sequence[Run]) -> Section:
-    """Return what the spaces differ in, and a warning where that is what is measured."""
+    """Return the differences of the spaces, with a warning if accuracies are not comparable."""
     flat = [dict(_flat(read_sections(run.space.to_yaml(), run.label))) for run in runs]
     keys = [
         key for key in dict.fromkeys(key for one in flat for key in one) if len({str(one.get(key)) for one in flat}) > 1
@@ -174,13 +176,13 @@ def _settings(runs: Sequence[Run]) -> Section:
         ["key", *(run.label for run in runs)],
         [[key, *("" if one.get(key) is None else str(one[key]) for one in flat)] for key in keys],
     )
-    if told := [key for key in keys if key.startswith(DECIDES)]:
+    if confounding := [key for key in keys if key.startswith(DECIDES)]:
         body = (
             part(
                 "paragraphs",
                 [
-                    f"Before comparing: the runs differ in {', '.join(told)}: their accuracies are not "
-                    f"of the same images."
+                    f"Before comparing: the runs differ in {', '.join(confounding)}, so their accuracies are not "
+                    f"comparable."
                 ],
             )
             + body
@@ -189,7 +191,7 @@ def _settings(runs: Sequence[Run]) -> Section:
 
 
 def _flat(tree: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield keys by their dotted names with their values, domains as they are written."""
+    """Yield dotted keys with their values; domains as YAML."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and not start and not is_domain(value):
             yield from _flat(value, f"{key}.")

@@ -1,4 +1,4 @@
-"""Tables of the report: their heads and cells, each cell with what it is sorted by."""
+"""Tables of the report: headings and cells, each cell with its sort key."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,18 +8,18 @@ from graftpop.study.trials import duration
 __all__ = ["Cell", "cells", "heads", "shown_columns", "text_of"]
 
 LAST = "-Infinity"
-"""What cells without a value are sorted by."""
+"""Sort key of cells without a value."""
 
 
 class Cell(NamedTuple):
-    """A cell: what it says, and the number or text that it is sorted by."""
+    """A cell: its text and its sort key."""
 
     text: str
     key: str
 
 
 def shown_columns(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the columns in which some row has a value, each number once."""
+    """Return the columns with a value in some row; a searched num_peers is shown once."""
     return [
         column
         for column in columns
@@ -29,7 +29,7 @@ def shown_columns(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def heads(columns: Sequence[str]) -> list[str]:
-    """Return what the columns of a table of trials are called."""
+    """Return the headings of a table of trials."""
     return [column if "." in column else HEADS.get(column, column.replace("_", " ")) for column in columns]
 
 
@@ -42,7 +42,7 @@ def cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[Cell]:
 
 
 def text_of(column: str, value: Any) -> str:
-    """Return a value of a column as it is read: accuracies in per cent, times in hours, minutes and seconds."""
+    """Return a column's value as text: accuracies in percent, times in hours, minutes and seconds."""
     if value is None:
         return ""
     if column.endswith("accuracy"):

@@ -1,4 +1,4 @@
-"""The frame of a page: what is around its sections, and the parts that they are made of."""
+"""Templates of a page: its frame, and the parts of its sections."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ class Section(NamedTuple):
 
 
 def page_html(title: str, about: Sequence[str], sections: Sequence[Section], drawings: Mapping[str, str]) -> str:
-    """Return a page with everything that it needs in it.
+    """Return a self-contained page.
 
     Args:
         title: of the page.
         about: lines below the title.
-        sections: in their order.
-        drawings: as JSON, by the names that sections place them by.
+        sections: in order.
+        drawings: figures as JSON, by the names in the sections.
     """
     everything = "{" + ", ".join(f"{json.dumps(name)}: {drawing}" for name, drawing in drawings.items()) + "}"
     return (
@@ -54,7 +54,7 @@ def _templates() -> Environment:
 
 
 def part(name: str, *arguments: Any) -> Markup:
-    """Return a part of the page, a macro of `parts.html`."""
+    """Return a part of the page from a macro of `parts.html`."""
     return Markup(getattr(_templates().get_template("parts.html").module, name)(*arguments))
 
 

@@ -1,4 +1,4 @@
-"""The drawings of single trials: which trials have them, since a page cannot hold those of a thousand."""
+"""Figures of single trials, for the best trials within a size limit."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,11 +15,11 @@ __all__ = ["details_of", "rows_of", "trials_in_detail"]
 
 MOST_TRIALS = 12
 MOST_CHARS = 6_000_000
-"""Of the drawings of all trials together; the best trial has its own in any case."""
+"""Limit for the figures of all trials together; the best trial's are always included."""
 
 
 def trials_in_detail(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the trials whose drawings are wanted, the best first.
+    """Return the trials to show in detail, the best first.
 
     Args:
         rows: of `trials.parquet`.
@@ -33,11 +33,11 @@ def trials_in_detail(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def details_of(trials: Sequence[str], tables: Sequence[pa.Table]) -> dict[str, dict[str, str]]:
-    """Return by trial its drawings as JSON, by what the page calls them, while there is room for them.
+    """Return the figures of each trial as JSON by name, up to the size limit.
 
     Args:
         trials: the best first.
-        tables: rounds, grafts, measures and events, with the rows of these trials at least.
+        tables: rounds, grafts, diagnostics and events, with at least the rows of these trials.
     """
     found: dict[str, dict[str, str]] = {}
     room = MOST_CHARS
@@ -74,7 +74,7 @@ def _drawings(
 
 
 def _best_first(rounds: pa.Table, peers: Sequence[int]) -> list[int]:
-    """Return some peers by their validation accuracy in the last round, the highest first."""
+    """Return peers sorted by validation accuracy in the last round, the highest first."""
     last = rounds.filter(pc.equal(rounds["round"], pc.max(rounds["round"])))
     reached = dict(zip(last["peer"].to_pylist(), last["val_accuracy"].to_pylist(), strict=True))
     return sorted(peers, key=lambda peer: reached.get(peer, -1.0), reverse=True)
