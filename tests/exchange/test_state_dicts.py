@@ -49,14 +49,14 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
 
 
 @pytest.mark.parametrize("name", BY_ORDER_AS_BY_RUNNING)
-def test_it_is_what_a_population_does(name: str) -> None:
+def test_graft_of_state_dicts_equals_the_exchange_of_a_population(name: str) -> None:
     receiver, donor = pair(name)
     grafted = graftpop.graft(receiver.state_dict(), donor.state_dict(), A=0.7, c=20.0)
     assert largest_difference(grafted, as_in_a_population(receiver, donor, 64, 0.7, 20.0)) < 1e-6
 
 
 @pytest.mark.parametrize("name", OTHERWISE)
-def test_where_batchnorm_comes_before_the_convolution_a_population_finds_other_sites(name: str) -> None:
+def test_with_batchnorm_before_convolution_a_population_finds_fewer_sites(name: str) -> None:
     receiver, donor = pair(name)
     convolutions = convolutions_of(receiver.state_dict())
     sites = [f"{site.conv}.weight" for site in find_sites(receiver, (3, 32, 32), name)]
@@ -67,7 +67,7 @@ def test_where_batchnorm_comes_before_the_convolution_a_population_finds_other_s
     )
 
 
-def test_neither_is_changed_and_the_result_loads() -> None:
+def test_arguments_are_unchanged_and_the_result_loads() -> None:
     receiver, donor = pair("resnet8")
     before, donor_before = copied(receiver.state_dict()), copied(donor.state_dict())
     grafted = graftpop.graft(receiver.state_dict(), donor.state_dict())
@@ -81,7 +81,7 @@ def test_neither_is_changed_and_the_result_loads() -> None:
     receiver.load_state_dict(grafted)
 
 
-def test_with_a_width_of_0_it_is_the_mean() -> None:
+def test_A_of_0_gives_the_mean() -> None:
     receiver, donor = (network.state_dict() for network in pair("mobilenetv2"))
     grafted = graftpop.graft(receiver, donor, A=0.0)
     for name, tensor in grafted.items():
@@ -89,7 +89,7 @@ def test_with_a_width_of_0_it_is_the_mean() -> None:
             torch.testing.assert_close(tensor, (receiver[name] + donor[name]) / 2)
 
 
-def test_a_convolutions_alpha_goes_on_to_its_bias_its_batchnorm_and_the_classifier() -> None:
+def test_bias_batchnorm_and_classifier_take_the_alpha_of_their_convolution() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 2))
     receiver = {name: torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}
     donor = {name: torch.ones_like(tensor) for name, tensor in network.state_dict().items()}
@@ -103,7 +103,7 @@ def test_a_convolutions_alpha_goes_on_to_its_bias_its_batchnorm_and_the_classifi
     assert kept == pytest.approx({name: 0.0 if name < "2" or "num" in name else 1.0 for name in kept}, abs=1e-6)
 
 
-def test_half_precision_stays_half() -> None:
+def test_half_precision_is_kept() -> None:
     receiver, donor = (
         {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in network.state_dict().items()}
         for network in pair("resnet8")
@@ -141,14 +141,14 @@ def without(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         ),
     ],
 )
-def test_what_cannot_be_grafted_is_refused_in_one_line(change: Any, reason: str) -> None:
+def test_mismatched_state_dicts_are_refused_in_one_line(change: Any, reason: str) -> None:
     receiver, donor = (dict(network.state_dict()) for network in pair("resnet8"))
     with pytest.raises(ModelError, match=reason) as caught:
         graftpop.graft(receiver, change(donor))
     assert "\n" not in str(caught.value)
 
 
-def test_entries_sorted_by_a_file_are_refused() -> None:
+def test_entries_sorted_by_name_are_refused() -> None:
     """By name BatchNorms come before their convolutions, and would take the alpha of the convolution before."""
     receiver, donor = (load(save(network.state_dict())) for network in pair("resnet8"))
     receiver, donor = dict(sorted(receiver.items())), dict(sorted(donor.items()))
@@ -156,7 +156,7 @@ def test_entries_sorted_by_a_file_are_refused() -> None:
         graftpop.graft(receiver, donor)
 
 
-def test_without_a_convolution_there_is_nothing_to_graft() -> None:
+def test_state_dict_without_a_convolution_is_refused() -> None:
     state = nn.Linear(4, 2).state_dict()
     with pytest.raises(ModelError, match="must hold a convolution, a weight with four dimensions, got none"):
         graftpop.graft(state, state)

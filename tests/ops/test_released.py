@@ -79,7 +79,7 @@ def test_alpha_equals_the_released_codes_to_the_bit(A: float, c: float) -> None:
     assert alpha.tolist() == [references.released_alpha(*pair, A=A, c=c) for pair in zip(own, donor, strict=True)]
 
 
-def test_alpha_has_two_decimals_and_both_peers_keep_one_together() -> None:
+def test_alpha_has_two_decimals_and_both_peers_alphas_sum_to_one() -> None:
     own = torch.linspace(1.0, 1.01, 101, dtype=torch.float64)
     there, back = (released_alpha(*pair, A=0.4, c=500.0) for pair in ((own, own.flip(0)), (own.flip(0), own)))
     assert (there * 100).sub((there * 100).round()).abs().max() < 1e-12

@@ -122,7 +122,7 @@ def untimed(done: Round) -> Any:
 @pytest.mark.parametrize("topology", ["ring", "all", "random_pairs", "best"])
 @hypothesis.settings(max_examples=4)
 @hypothesis.given(seed=st.integers(0, 2**32))
-def test_without_staleness_all_comes_out_as_if_peers_waited_for_each_other(topology: str, seed: int) -> None:
+def test_async_rounds_with_max_staleness_0_equal_sync_rounds(topology: str, seed: int) -> None:
     wanted = settings(population={"topology": topology, "mode": "sync"}, training={"epochs": 3})
     paced = settings(population={"topology": topology, "max_staleness": 0}, training={"epochs": 3})
     expected = run(wanted, LocalGroup(partial(Peer, wanted), NUM_PEERS))
@@ -154,7 +154,7 @@ def check_whole(rounds: list[Round], max_staleness: int, peers: Collection[int] 
     topology=st.sampled_from(["ring", "all"]),
     weights=st.tuples(*[st.sampled_from([0.0, 0.1, 1.0])] * NUM_PEERS),
 )
-def test_whoever_is_fast_every_round_is_there_once_and_no_snapshot_is_too_old(
+def test_each_round_appears_once_and_staleness_is_bounded_at_any_pace(
     seed: int, max_staleness: int, topology: str, weights: tuple[float, ...]
 ) -> None:
     chosen = settings(population={"max_staleness": max_staleness, "topology": topology})
@@ -166,7 +166,7 @@ def test_whoever_is_fast_every_round_is_there_once_and_no_snapshot_is_too_old(
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
-def test_others_go_on_while_a_peer_is_slow_and_wait_once_it_is_too_far_behind(max_staleness: int) -> None:
+def test_fast_peers_wait_only_when_a_slow_one_is_max_staleness_behind(max_staleness: int) -> None:
     chosen = settings(population={"max_staleness": max_staleness, "topology": "all"})
     group = PacedGroup(chosen, Random(0), (1.0, 1.0, 0.0))
     rounds, *_ = run(chosen, group)
@@ -177,7 +177,7 @@ def test_others_go_on_while_a_peer_is_slow_and_wait_once_it_is_too_far_behind(ma
     assert max(staleness) == min(max_staleness, NUM_ROUNDS - 2)
 
 
-def test_who_gives_may_be_ahead() -> None:
+def test_donor_may_be_ahead_of_its_receiver() -> None:
     chosen = settings(population={"max_staleness": 2})
     rounds, *_ = run(chosen, PacedGroup(chosen, Random(0), (1.0, 0.0, 1.0)))
     ahead = {
@@ -192,7 +192,7 @@ def test_who_gives_may_be_ahead() -> None:
 @pytest.mark.parametrize("with_node", [False, True])
 @hypothesis.settings(max_examples=12)
 @hypothesis.given(seed=st.integers(0, 2**32), deaths=st.sets(st.integers(3, 70), min_size=1, max_size=6))
-def test_whoever_dies_comes_back_and_every_round_is_there_once(with_node: bool, seed: int, deaths: set[int]) -> None:
+def test_dead_peers_return_and_each_round_appears_once(with_node: bool, seed: int, deaths: set[int]) -> None:
     chosen = settings()
     group = PacedGroup(chosen, Random(seed), deaths=deaths, with_node=with_node)
     rounds, _, states, events = run(chosen, group)
@@ -202,7 +202,7 @@ def test_whoever_dies_comes_back_and_every_round_is_there_once(with_node: bool, 
     assert set(lost) == set(replaced)
 
 
-def test_who_is_lost_begins_only_its_own_round_again() -> None:
+def test_lost_peer_repeats_only_its_own_round() -> None:
     """Each of 3 peers is asked to `save`, and then to train: of calls 3, 4 and 5 the peer dies in the first."""
     chosen = settings(training={"epochs": 2})
     group = PacedGroup(chosen, Random(0), deaths={3})
@@ -212,7 +212,7 @@ def test_who_is_lost_begins_only_its_own_round_again() -> None:
     assert len(group.trained) == 3 * 2
 
 
-def test_others_go_on_without_a_peer_that_finds_no_room() -> None:
+def test_population_continues_without_a_peer_that_finds_no_room() -> None:
     chosen = settings(population={"min_peers": 2})
     group = PacedGroup(chosen, Random(1), (1.0, 0.0, 1.0), deaths={20}, never_back=[0, 1, 2])
     rounds, result, states, events = run(chosen, group)
@@ -226,13 +226,13 @@ def test_others_go_on_without_a_peer_that_finds_no_room() -> None:
     assert 0 <= result["ensemble_test_accuracy"] <= 1
 
 
-def test_too_few_peers_end_the_population() -> None:
+def test_fewer_than_min_peers_fail_the_population() -> None:
     chosen = settings()
     with pytest.raises(PopulationLost, match=r"^peer \d: .* 0\.5 s; 2 .*population\.min_peers.* 3"):
         run(chosen, PacedGroup(chosen, Random(0), deaths={9}, never_back=[0, 1, 2]))
 
 
-def test_who_is_lost_too_often_ends_the_population() -> None:
+def test_loss_beyond_max_peer_restarts_fails_the_population() -> None:
     chosen = settings(population={"max_peer_restarts": 0})
     with pytest.raises(PeerError, match=r"peer \d: died before .* 0 .*population\.max_peer_restarts"):
         run(chosen, PacedGroup(chosen, Random(0), deaths={9}))
@@ -251,7 +251,7 @@ class PoisonedPeer(Peer):
 
 @hypothesis.settings(max_examples=6)
 @hypothesis.given(seed=st.integers(0, 2**32), peer=st.integers(0, 2), when=st.sets(st.integers(0, 4), min_size=1))
-def test_a_peer_that_diverges_takes_what_its_donor_published_last(seed: int, peer: int, when: set[int]) -> None:
+def test_diverged_peer_takes_the_latest_snapshot_of_its_donor(seed: int, peer: int, when: set[int]) -> None:
     chosen = settings()
     poisoned = type("Poisoned", (PoisonedPeer,), {"poisoned": {peer: when}})
     rounds, _, states, events = run(chosen, PacedGroup(chosen, Random(seed), make_peer=poisoned))
@@ -266,7 +266,7 @@ def test_a_peer_that_diverges_takes_what_its_donor_published_last(seed: int, pee
 
 
 @pytest.mark.parametrize("topology", ["all", "best"])
-def test_without_a_ring_a_peer_that_diverges_takes_the_weights_of_the_best_other(topology: str) -> None:
+def test_diverged_peer_outside_a_ring_takes_the_weights_of_another(topology: str) -> None:
     chosen = settings(population={"topology": topology})
     for peer in range(NUM_PEERS):
         poisoned = type("Poisoned", (PoisonedPeer,), {"poisoned": {peer: [2]}})
@@ -276,7 +276,7 @@ def test_without_a_ring_a_peer_that_diverges_takes_the_weights_of_the_best_other
 
 
 @pytest.mark.parametrize("changes", [{}, {"graft": {"source": "noise"}}, {"population": {"num_peers": 1}}])
-def test_where_nobody_can_give_it_weights_a_population_that_diverges_says_so(changes: Mapping[str, Any]) -> None:
+def test_divergence_without_a_possible_donor_fails_the_population(changes: Mapping[str, Any]) -> None:
     chosen = settings(**changes)
     make_peer = type("Poisoned", (PoisonedPeer,), {"poisoned": {peer: [0] for peer in range(NUM_PEERS)}})
     population = Population(PacedGroup(chosen, Random(0), make_peer=make_peer), chosen)
@@ -284,7 +284,7 @@ def test_where_nobody_can_give_it_weights_a_population_that_diverges_says_so(cha
         population.step()
 
 
-def test_a_population_goes_on_from_a_checkpoint() -> None:
+def test_population_resumes_from_a_checkpoint() -> None:
     chosen = settings()
     first = Population(PacedGroup(chosen, Random(0), (1.0, 0.1, 0.5)), chosen)
     rounds = [first.step(), first.step()]
@@ -295,7 +295,7 @@ def test_a_population_goes_on_from_a_checkpoint() -> None:
     assert 0 <= second.finish(rounds[-1])["test_accuracy"] <= 1
 
 
-def test_networks_that_exchange_nothing_do_not_wait_either() -> None:
+def test_async_peers_without_an_exchange_equal_sync_peers() -> None:
     chosen = settings(graft={"source": "noise"})
     waiting = settings(graft={"source": "noise"}, population={"mode": "sync"})
     expected = run(waiting, LocalGroup(partial(Peer, waiting), NUM_PEERS))

@@ -84,7 +84,7 @@ def same(one: States, other: States) -> bool:
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_a_method_changes_training_and_can_be_stopped_and_resumed_to_the_bit(method: Tree) -> None:
+def test_method_changes_training_and_resumes_to_the_bit(method: Tree) -> None:
     chosen = settings(method)
     first = population(chosen)
     first.step()
@@ -110,7 +110,7 @@ def test_a_method_changes_training_and_can_be_stopped_and_resumed_to_the_bit(met
         assert not same(networks(first), networks(run(plain)[0]))
 
 
-def test_grafting_with_alpha_1_is_the_ensemble() -> None:
+def test_grafting_with_alpha_1_equals_the_ensemble() -> None:
     kept, rounds = run(settings(graft={"alpha": 1.0}))
     apart, apart_rounds = run(settings())
     assert same(networks(kept), networks(apart))
@@ -128,14 +128,14 @@ def test_mutual_learning_of_one_peer_is_plain_training() -> None:
     assert rounds[-1].val_accuracy == plain_rounds[-1].val_accuracy
 
 
-def test_mutual_learning_without_weight_is_plain_training_on_the_first_peers_batches() -> None:
+def test_mutual_learning_with_weight_0_is_plain_training_on_the_first_peers_batches() -> None:
     mutual, _ = run(settings(mutual={"weight": 0.0}))
     plain, _ = run(settings())
     assert same_bits(networks(mutual)[0], networks(plain)[0])
     assert not same_bits(networks(mutual)[1], networks(plain)[1])
 
 
-def test_equal_peers_have_nothing_to_teach_each_other() -> None:
+def test_equal_peers_under_mutual_learning_train_like_one_peer() -> None:
     """Two peers made equal stay equal under mutual learning, and train as one alone."""
     chosen = settings(mutual={})
     members = [Peer(chosen, 0), Peer(chosen, 1)]
@@ -150,7 +150,7 @@ def test_equal_peers_have_nothing_to_teach_each_other() -> None:
         assert torch.allclose(after[0][name].double(), tensor.double(), atol=1e-5), name
 
 
-def test_attenuation_with_factor_1_changes_nothing_until_the_end() -> None:
+def test_attenuation_with_factor_1_changes_nothing_before_the_last_round() -> None:
     attenuated = population(settings(attenuation={"factor": 1.0}))
     plain = population(settings())
     for _ in range(2):
@@ -171,7 +171,7 @@ def test_burn_in_leaves_the_first_rounds_without_an_exchange() -> None:
     assert [bool(done.grafts) for done in rounds] == [False, True, False]
 
 
-def test_a_teacher_without_weight_changes_nothing() -> None:
+def test_teacher_with_weight_0_changes_nothing() -> None:
     taught, rounds = run(settings(distillation={**TEACHER, "weight": 0.0}))
     plain, plain_rounds = run(settings())
     for peer, state in networks(plain).items():
@@ -182,7 +182,7 @@ def test_a_teacher_without_weight_changes_nothing() -> None:
     assert images == [[360, 180], *[[180, 180]] * 5]
 
 
-def test_the_peers_share_the_training_of_the_teachers() -> None:
+def test_peers_share_the_training_of_teachers() -> None:
     three = {"teachers": [{"model": "resnet8", "epochs": epochs} for epochs in (1, 2, 1)]}
     one = population(settings(distillation=three))
     done = one.step()
@@ -190,7 +190,7 @@ def test_the_peers_share_the_training_of_the_teachers() -> None:
     assert sorted(one.save_teachers()) == [0, 1, 2]
 
 
-def test_total_epochs_are_shared_out_among_the_peers() -> None:
+def test_total_epochs_are_divided_among_the_peers() -> None:
     costs = {}
     for num_peers in (1, 2, 3):
         _, rounds = run(settings(training={"epochs": None, "total_epochs": 6}, population={"num_peers": num_peers}))
@@ -199,7 +199,7 @@ def test_total_epochs_are_shared_out_among_the_peers() -> None:
     assert set(costs.values()) == {6 * 180}
 
 
-def test_a_soup_of_equal_peers_is_the_peer() -> None:
+def test_soup_of_equal_peers_equals_the_peer() -> None:
     chosen = settings(population={"output": "uniform_soup"})
     members = [Peer(chosen, 0), Peer(chosen, 1)]
     members[1].load(members[0].save())
@@ -211,7 +211,7 @@ def test_a_soup_of_equal_peers_is_the_peer() -> None:
     assert all(torch.equal(before[name], after[name]) for name in trained)
 
 
-def test_a_greedy_soup_is_on_validation_no_worse_than_the_best_peer_with_its_statistics_anew() -> None:
+def test_greedy_soup_validates_at_least_as_well_as_the_best_peer_with_recomputed_statistics() -> None:
     chosen = settings(population={"output": "greedy_soup", "num_peers": 3})
     one, rounds = run(chosen)
     alone = Peer(chosen, rounds[-1].best_peer)
@@ -221,7 +221,7 @@ def test_a_greedy_soup_is_on_validation_no_worse_than_the_best_peer_with_its_sta
     assert one.finish(rounds[-1])["val_accuracy"] >= reference
 
 
-def test_the_output_of_an_ensemble_is_its_mean_softmax() -> None:
+def test_ensemble_output_is_the_mean_softmax() -> None:
     one, rounds = run(settings(population={"output": "ensemble"}))
     outcome = one.finish(rounds[-1])
     assert outcome["test_accuracy"] == outcome["ensemble_test_accuracy"]
@@ -237,7 +237,7 @@ def test_removed_filters_leave_a_smaller_network_in_the_records() -> None:
     assert "removed_filters" not in kept.finish(rounds[-1])
 
 
-def test_measures_are_recorded_by_round_peer_and_pair() -> None:
+def test_diagnostics_are_recorded_by_round_peer_and_pair() -> None:
     _, rounds = run(settings(diagnostics={"pairs": True, "thresholds": [0.01, 1000.0]}, population={"num_peers": 3}))
     for done in rounds:
         rows = {(row["peer"], row["other"], row["diagnostic"]): row["value"] for row in done.diagnostics}
@@ -253,7 +253,7 @@ def test_measures_are_recorded_by_round_peer_and_pair() -> None:
         assert all(rows[*pair, "distance"] > 0 and 0 <= rows[*pair, "disagreement"] <= 1 for pair in pairs)
 
 
-def test_averaged_peers_are_one_network(tmp_path: Path) -> None:
+def test_averaged_peers_have_equal_weights(tmp_path: Path) -> None:
     """Right after an exchange with alpha 1/2 over two peers their distance is zero."""
     one = population(settings(graft={"alpha": 0.5}))
     one.step()

@@ -111,7 +111,7 @@ class ReversedGroup(LocalGroup):
         yield from super().run(method, dict(sorted(calls.items(), reverse=True)), timeout_s, wanted=wanted)
 
 
-def test_a_snapshot_that_is_held_is_not_changed_by_what_its_peer_does_later() -> None:
+def test_published_snapshot_does_not_change_when_its_peer_trains_or_grafts() -> None:
     group = LocalGroup(partial(Peer, settings()), 2)
 
     def ask(method: str, peer: int, *arguments: Any) -> Any:
@@ -155,7 +155,7 @@ def test_a_round_equals_the_formula_applied_to_the_snapshots(num_peers: int) -> 
     assert done.grafts["alpha"] == pytest.approx(expected_alphas, abs=1e-9)
 
 
-def test_the_order_in_which_peers_run_does_not_matter() -> None:
+def test_order_of_the_peers_does_not_change_the_result() -> None:
     chosen = settings()
     one = Population(ReversedGroup(partial(Peer, chosen), chosen.population.num_peers), chosen)
     rounds = [one.step() for _ in range(2)]
@@ -172,12 +172,12 @@ def test_the_last_round_does_not_graft() -> None:
     assert [(done.is_last, bool(done.grafts)) for done in grafted()[0]] == [(False, True), (True, False)]
 
 
-def test_grafting_makes_a_difference() -> None:
+def test_grafting_changes_the_weights_of_every_peer() -> None:
     _, apart = run(settings(graft=None))
     assert not any(same_bits(apart[peer], grafted()[1][peer]) for peer in range(3))
 
 
-def test_the_last_round_is_as_short_as_what_is_left() -> None:
+def test_last_round_trains_the_remaining_epochs() -> None:
     chosen = settings(training={"epochs": 3}, population={"num_peers": 2, "epochs_per_round": 2})
     rounds, _ = run(chosen)
     assert chosen.num_rounds == 2
@@ -186,7 +186,7 @@ def test_the_last_round_is_as_short_as_what_is_left() -> None:
     assert [done.is_last for done in rounds] == [False, True]
 
 
-def test_a_population_saved_and_loaded_midway_gives_the_bits_of_an_undisturbed_one() -> None:
+def test_population_resumed_from_a_checkpoint_gives_the_same_bits() -> None:
     chosen = settings()
     first = population(chosen)
     first.step()
@@ -209,13 +209,13 @@ def test_equal_settings_give_equal_bits_and_another_seed_others() -> None:
     assert not same_states(run(other)[1], grafted()[1])
 
 
-def test_alpha_1_is_no_grafting_at_all() -> None:
+def test_alpha_1_equals_no_grafting() -> None:
     _, kept = run(settings(graft={"alpha": 1.0}))
     _, apart = run(settings(graft=None))
     assert same_states(kept, apart)
 
 
-def test_alpha_0_hands_the_networks_round_the_ring() -> None:
+def test_alpha_0_passes_each_network_to_the_next_peer_of_the_ring() -> None:
     chosen = settings(graft={"alpha": 0.0})
     one = population(chosen)
     one.step()
@@ -253,7 +253,7 @@ def test_rows_have_the_columns_of_the_tables() -> None:
     assert first["site"][:3] == ["conv1", "layer1.0.conv1", "layer1.0.conv2"]
 
 
-def test_rows_hold_plain_numbers_that_hang_together() -> None:
+def test_rows_hold_consistent_plain_numbers() -> None:
     done = grafted()[0][0]
     json.dumps([done.peers, done.grafts])
     for row in done.peers:
@@ -269,19 +269,19 @@ def test_rows_hold_plain_numbers_that_hang_together() -> None:
     assert done.peers[done.best_peer]["val_accuracy"] == done.val_accuracy
 
 
-def test_a_rounds_figures_are_measured_before_its_exchange() -> None:
+def test_round_metrics_are_measured_before_the_exchange() -> None:
     apart = population(settings(graft=None)).step()
     keys = ("train_loss", "val_loss", "val_accuracy", "num_invalid_filters", "mean_entropy_nats")
     for row, expected in zip(grafted()[0][0].peers, apart.peers, strict=True):
         assert {key: row[key] for key in keys} == {key: expected[key] for key in keys}
 
 
-def test_the_first_of_equally_good_peers_is_the_best() -> None:
+def test_first_of_equally_accurate_peers_is_the_best() -> None:
     done = Round(1, True, [{"peer": peer, "val_accuracy": accuracy} for peer, accuracy in enumerate([0.5, 0.7, 0.7])])
     assert (done.best_peer, done.val_accuracy) == (1, 0.7)
 
 
-def test_the_ensembles_accuracy_is_that_of_the_mean_softmax() -> None:
+def test_ensemble_accuracy_is_that_of_the_mean_softmax() -> None:
     chosen = settings(graft=None)
     members = peers(chosen)
     one = Population(LocalGroup(members.__getitem__, len(members)), chosen)
@@ -302,13 +302,13 @@ def test_the_ensembles_accuracy_is_that_of_the_mean_softmax() -> None:
     assert all(np.allclose(probabilities.sum(1), 1, atol=1e-5) for probabilities, _ in tests)
 
 
-def test_one_peer_alone_is_a_baseline() -> None:
+def test_population_of_one_peer_runs() -> None:
     rounds, _ = run(settings(population={"num_peers": 1}, graft=None))
     assert [len(done.peers) for done in rounds] == [1, 1]
     assert rounds[-1].best_peer == 0
 
 
-def test_a_checkpoint_that_is_cut_short_or_anothers_is_an_error() -> None:
+def test_truncated_or_foreign_checkpoint_is_refused() -> None:
     one = peers(settings(population={"num_peers": 2}))[0]
     state = one.save()
     with pytest.raises(CheckpointError, match=r"^checkpoint of peer 0: .*safetensors"):
@@ -338,9 +338,7 @@ def test_a_checkpoint_that_is_cut_short_or_anothers_is_an_error() -> None:
         ("teacher_images", None, "teacher_images"),
     ],
 )
-def test_a_state_that_no_peer_of_the_population_can_have_had_is_refused_in_one_line(
-    name: str, value: Tensor | None, message: str
-) -> None:
+def test_invalid_peer_state_is_refused_in_one_line(name: str, value: Tensor | None, message: str) -> None:
     peer = Peer(settings(), 0)
     tensors = tensors_from_bytes(peer.save())
     tensors.pop(name, None)
@@ -351,7 +349,7 @@ def test_a_state_that_no_peer_of_the_population_can_have_had_is_refused_in_one_l
     assert "\n" not in str(raised.value)
 
 
-def test_the_model_card_says_how_to_rebuild_and_feed_the_network() -> None:
+def test_model_card_describes_network_and_input() -> None:
     card = Peer(settings(), 0).model_card()
     assert (card["model"], card["num_classes"], card["image_shape"]) == ("resnet8", 10, [3, 8, 8])
     assert card["class_names"] == [str(digit) for digit in range(10)]
@@ -359,14 +357,14 @@ def test_the_model_card_says_how_to_rebuild_and_feed_the_network() -> None:
     assert len(card["mean"]) == len(card["std"]) == 3
 
 
-def test_peers_leave_torchs_own_random_state_alone() -> None:
+def test_peers_leave_the_global_torch_generator_unchanged() -> None:
     chosen = settings(population={"num_peers": 2})
     before = torch.get_rng_state()
     run(chosen)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_released_codes_exchange_can_be_run_in_a_population() -> None:
+def test_compat_exchange_in_a_population_equals_the_released_code() -> None:
     chosen = settings(graft={"compat": "released_code"}, population={"num_peers": 2})
     one = population(chosen)
     done = one.step()

@@ -146,7 +146,7 @@ def assert_equal(got: Outcome, expected: Outcome) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @hypothesis.settings(max_examples=6)
 @hypothesis.given(data=st.data())
-def test_whoever_dies_and_whenever_nothing_is_lost(method: str, data: st.DataObject) -> None:
+def test_result_is_unchanged_by_deaths_at_any_call(method: str, data: st.DataObject) -> None:
     expected = undisturbed(method)
     when = st.integers(0, expected.num_calls - 1)
     who = st.sets(st.integers(0, NUM_PEERS - 1), min_size=1)
@@ -158,14 +158,14 @@ def test_whoever_dies_and_whenever_nothing_is_lost(method: str, data: st.DataObj
     assert lost == replaced
 
 
-def test_a_death_at_each_call_of_a_round_is_survived() -> None:
+def test_result_is_unchanged_by_a_death_at_each_call_of_a_round() -> None:
     """Every call of the round in which the first exchange is, one after the other."""
     expected = undisturbed("grafting")
     for call in range(expected.num_calls - 1):
         assert_equal(run(settings(), {call: [1]}), expected)
 
 
-def test_what_happened_is_told_with_its_cause_and_time() -> None:
+def test_events_record_cause_and_duration() -> None:
     calls = {call: [2] for call in range(undisturbed("grafting").num_calls)}
     first = run(settings(), {1: [2]}).events
     assert [(event.round, event.peer, event.event) for event in first] == [(1, 2, "lost"), (1, 2, "replaced")]
@@ -176,13 +176,13 @@ def test_what_happened_is_told_with_its_cause_and_time() -> None:
         run(settings(), calls)
 
 
-def test_a_population_may_allow_no_replacement() -> None:
+def test_first_loss_fails_the_population_with_max_peer_restarts_0() -> None:
     with pytest.raises(PeerError, match=r"peer 0: died before .* 0 .*population\.max_peer_restarts"):
         run(settings(population={"max_peer_restarts": 0}), {1: [0]})
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 5, 6, 7])
-def test_a_population_goes_on_with_fewer_where_it_may(call: int) -> None:
+def test_population_continues_without_a_peer_above_min_peers(call: int) -> None:
     """The ring closes, and the round in which a peer left has rows of the others only."""
     chosen = settings(population={"min_peers": 2}, training={"epochs": 3})
     got = run(chosen, {call: [1]}, never_back=[1])
@@ -200,7 +200,7 @@ def test_a_population_goes_on_with_fewer_where_it_may(call: int) -> None:
     assert 0 <= got.result["ensemble_test_accuracy"] <= 1
 
 
-def test_who_left_stays_away_after_a_checkpoint_too() -> None:
+def test_peer_that_left_stays_away_after_a_checkpoint() -> None:
     chosen = settings(population={"min_peers": 2})
     group = DyingGroup(chosen, {1: [1]}, never_back=[1])
     first = Population(group, chosen)
@@ -217,7 +217,7 @@ def test_who_left_stays_away_after_a_checkpoint_too() -> None:
     )
 
 
-def test_too_few_peers_end_the_population_and_its_checkpoint_is_what_is_left() -> None:
+def test_fewer_than_min_peers_fail_the_population() -> None:
     with pytest.raises(PopulationLost, match=r"^peer 1: .* 0\.5 s; 2 .*population\.min_peers.* 3"):
         run(settings(), {1: [1]}, never_back=[1])
 
@@ -245,7 +245,7 @@ def poisoned(chosen: Settings, epochs: Mapping[int, int]) -> tuple[Population, l
 
 
 @pytest.mark.parametrize("peer", range(NUM_PEERS))
-def test_a_peer_that_diverges_gives_nothing_and_goes_on_with_its_donors_weights(peer: int) -> None:
+def test_diverged_peer_donates_nothing_and_takes_its_donors_weights(peer: int) -> None:
     chosen = settings(**DIVERGING)
     one, events = poisoned(chosen, {peer: 1})
     first, second = one.step(), one.step()
@@ -270,7 +270,7 @@ def test_a_peer_that_diverges_gives_nothing_and_goes_on_with_its_donors_weights(
     assert 0 <= one.finish(third)["test_accuracy"] <= 1
 
 
-def test_the_reseeded_peer_has_the_bits_that_its_donor_published() -> None:
+def test_reseeded_peer_has_the_bits_that_its_donor_published() -> None:
     chosen = settings(training={"epochs": 2})
     one, _ = poisoned(chosen, {1: 1})
     one.step()
@@ -290,7 +290,7 @@ def test_the_reseeded_peer_has_the_bits_that_its_donor_published() -> None:
         ({"mutual": {}}, {1: 1}),  # it meets with the others at every batch
     ],
 )
-def test_where_nobody_can_give_it_weights_a_population_that_diverges_says_so(
+def test_divergence_without_a_possible_donor_fails_the_population(
     changes: Mapping[str, Any], epochs: Mapping[int, int]
 ) -> None:
     one, _ = poisoned(settings(**DIVERGING | changes), epochs)
@@ -299,7 +299,7 @@ def test_where_nobody_can_give_it_weights_a_population_that_diverges_says_so(
         one.step()
 
 
-def test_a_peer_is_lost_in_the_round_in_which_another_diverges() -> None:
+def test_loss_and_divergence_in_the_same_round_give_the_same_result() -> None:
     chosen = settings(**DIVERGING)
 
     class Both(DyingGroup):
