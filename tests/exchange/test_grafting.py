@@ -1,4 +1,4 @@
-"""A whole exchange on real networks, against references that loop over the entries of the state."""
+"""Exchanges between real networks, against references that loop over the entries of the state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ def grafting(network: nn.Module, **settings: Any) -> Grafting:
 
 
 def exchange(receiver: nn.Module, donor: nn.Module, **settings: Any) -> tuple[Grafting, Snapshot, list[float]]:
-    """Graft the donor into the receiver; return who did it, the snapshot and alpha."""
+    """Graft the donor into the receiver; return its grafting, the donor's snapshot and alpha."""
     ours, theirs = grafting(receiver, **settings), grafting(donor, **settings)
     snapshot = theirs.publish(1, theirs.entropies(), NOTHING)
     alpha = ours.alpha(ours.entropies(), snapshot)
@@ -163,7 +163,7 @@ def test_compat_measures_a_convolutions_bias_by_itself() -> None:
 
 
 def test_in_compat_mobilenetv2s_shortcuts_take_the_alpha_of_the_projection_before_them() -> None:
-    """Their convolutions have no "conv" in their names; by the sites of the graph they have an alpha of their own."""
+    """Their convolutions have no "conv" in their names; by the sites of the graph they have their own alpha."""
     network = seeded_network("mobilenetv2")
     released = released_assignment(float_names(network))
     ours = site_assignment(float_names(network), find_sites(network, (3, 32, 32), "mobilenetv2"))
@@ -248,7 +248,7 @@ def test_training_continues_from_the_grafted_weights() -> None:
 
 @pytest.mark.parametrize("compat", ["none", "released_code"])
 def test_read_only_snapshot_is_grafted_without_a_warning(compat: str) -> None:
-    """Ray hands out arrays in shared memory that are only to be read."""
+    """Ray returns read-only arrays in shared memory."""
     receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
     ours, theirs = grafting(receiver, compat=compat), grafting(donor, compat=compat)
     snapshot = theirs.publish(1, theirs.entropies(), NOTHING)
@@ -427,7 +427,7 @@ def test_several_donors_are_merged_into_the_mean_of_their_weights_with_its_own_e
     expected = [references.entropy(mean[f"{conv}.weight"].flatten()) for conv, _ in RESNET8]
     assert merged.entropies.tolist() == pytest.approx(expected, abs=5e-4)  # rounding moves weights over edges
     of_donors = np.mean([snapshot.entropies for snapshot in snapshots], axis=0)
-    assert np.abs(merged.entropies - of_donors).max() > 1e-2  # the mean of entropies is another thing
+    assert np.abs(merged.entropies - of_donors).max() > 1e-2  # the entropy of the mean is not the mean entropy
     assert all(np.array_equal(snapshot.weights, weights) for snapshot, weights in zip(snapshots, before, strict=True))
 
 

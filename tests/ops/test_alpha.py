@@ -1,4 +1,4 @@
-"""Alpha: its bounds, its symmetry, and the figures of the reference."""
+"""Bounds, symmetry and reference values of alpha."""
 
 import math
 
@@ -99,11 +99,11 @@ def test_alpha_is_float64_of_the_entropies_shape_and_leaves_them_unchanged(dtype
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"A": -0.1}, r"adaptive_alpha: A must be in \[0, 1\], got A=-0\.1"),
-        ({"A": 1.4}, r"adaptive_alpha: A must be in \[0, 1\], got A=1\.4"),
-        ({"A": math.nan}, r"A must be in \[0, 1\], got A=nan"),
-        ({"c": 0.0}, r"adaptive_alpha: c must be above 0, got c=0\.0"),
-        ({"c": math.nan}, r"c must be above 0, got c=nan"),
+        ({"A": -0.1}, r"^adaptive_alpha: A .*\[0, 1\], got A=-0\.1"),
+        ({"A": 1.4}, r"^adaptive_alpha: A .*\[0, 1\], got A=1\.4"),
+        ({"A": math.nan}, r"^adaptive_alpha: A .*\[0, 1\], got A=nan"),
+        ({"c": 0.0}, r"^adaptive_alpha: c .*got c=0\.0"),
+        ({"c": math.nan}, r"^adaptive_alpha: c .*got c=nan"),
     ],
 )
 def test_parameters_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
@@ -112,11 +112,11 @@ def test_parameters_out_of_range_are_refused(options: dict[str, float], message:
 
 
 def test_entropies_of_different_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"entropies must have one shape, got \(3,\) and \(2,\)"):
+    with pytest.raises(ValueError, match=r"entropies.*got \(3,\) and \(2,\)"):
         adaptive_alpha(torch.ones(3), torch.ones(2))
 
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan])
 def test_fixed_alpha_outside_0_to_1_is_refused(alpha: float) -> None:
-    with pytest.raises(ValueError, match=r"fixed_alpha: alpha must be in \[0, 1\], got alpha="):
+    with pytest.raises(ValueError, match=r"^fixed_alpha: .*\[0, 1\], got alpha="):
         fixed_alpha(torch.ones(3), alpha)

@@ -1,4 +1,4 @@
-"""Scores of filters: closed forms, slow loops, and what every criterion has to keep to."""
+"""Scores of filters against closed forms and slow loops, and properties of every criterion."""
 
 import math
 from itertools import pairwise, product
@@ -28,7 +28,7 @@ from graftpop.ops.importance import filter_l1_norms
 from graftpop.ops.orthogonal import overlaps
 
 JUDGED = {name: criterion for name, criterion in CRITERIA.items() if name != "random"}
-"""Criteria that look at the filters."""
+"""Criteria that depend on the filters."""
 
 NUMBERS = st.integers(-64, 64)
 LAYERS = (

@@ -1,4 +1,4 @@
-"""Figures that compare networks, against loops and closed forms."""
+"""Diagnostics of networks against loops and closed forms."""
 
 import math
 
@@ -49,9 +49,9 @@ def test_density_over_no_filters_is_nan() -> None:
 @pytest.mark.parametrize(
     ("valid", "message"),
     [
-        ([], "every layer needs its mask, got 1 layers and 0 masks"),
-        ([torch.tensor([True])], r"the mask of layer 0 must be bool of shape \(2,\), got torch\.bool of shape \(1,\)"),
-        ([torch.tensor([0, 1])], r"the mask of layer 0 must be bool of shape \(2,\), got torch\.int64 of shape \(2,\)"),
+        ([], ".*got 1 layers and 0 masks"),
+        ([torch.tensor([True])], r".*layer 0 .*bool of shape \(2,\), got torch\.bool of shape \(1,\)"),
+        ([torch.tensor([0, 1])], r".*layer 0 .*bool of shape \(2,\), got torch\.int64 of shape \(2,\)"),
     ],
 )
 def test_mismatched_masks_are_refused(valid: list[Tensor], message: str) -> None:
@@ -103,9 +103,9 @@ def test_disagreement_is_the_share_of_images_predicted_differently(pairs: list[t
     ],
 )
 def test_tensors_that_are_not_flat_or_differ_in_shape_are_refused(one: Tensor, other: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=f"distance: both must be flat and of one shape, {message}"):
+    with pytest.raises(ValueError, match=rf"distance: .*{message}"):
         distance(one, other)
-    with pytest.raises(ValueError, match=f"disagreement: both must be flat and of one shape, {message}"):
+    with pytest.raises(ValueError, match=rf"disagreement: .*{message}"):
         disagreement(one, other)
 
 

@@ -1,4 +1,4 @@
-"""Losses between class probabilities: against loops over images and classes, and by their gradients."""
+"""Losses between class probabilities against loops over images and classes, and their gradients."""
 
 import math
 
@@ -187,20 +187,20 @@ def test_losses_of_half_precision_logits_are_computed_in_float32(dtype: torch.dt
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_temperature_not_above_0_is_refused(temperature: float) -> None:
     own = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="mean_probabilities: temperature must be above 0, got temperature="):
+    with pytest.raises(ValueError, match=r"mean_probabilities: temperature .*got temperature="):
         mean_probabilities([own], temperature)
-    with pytest.raises(ValueError, match="distillation_loss: temperature must be above 0, got temperature="):
+    with pytest.raises(ValueError, match=r"distillation_loss: temperature .*got temperature="):
         distillation_loss(own, own, temperature)
-    with pytest.raises(ValueError, match="mutual_loss: temperature must be above 0, got temperature="):
+    with pytest.raises(ValueError, match=r"mutual_loss: temperature .*got temperature="):
         mutual_loss(own, own[None], temperature)
 
 
 def test_mismatched_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs logits of one shape from at least one teacher, got shapes \[\]"):
+    with pytest.raises(ValueError, match=r"^mean_probabilities: .*got shapes \[\]"):
         mean_probabilities([], 1.0)
-    with pytest.raises(ValueError, match=r"of one shape from at least one teacher, got shapes \[\(2, 3\), \(2, 4\)\]"):
+    with pytest.raises(ValueError, match=r"^mean_probabilities: .*got shapes \[\(2, 3\), \(2, 4\)\]"):
         mean_probabilities([torch.zeros(2, 3), torch.zeros(2, 4)], 1.0)
-    with pytest.raises(ValueError, match=r"student and teachers must have one shape, got \(2, 3\) and \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"student and teachers .*got \(2, 3\) and \(1, 3\)"):
         distillation_loss(torch.zeros(2, 3), torch.zeros(1, 3), 1.0)
-    with pytest.raises(ValueError, match=r"others must have shape \(K - 1, B, C\) .* got \(2, 3\) for \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"others .* \(K - 1, B, C\) .* got \(2, 3\) for \(2, 3\)"):
         mutual_loss(torch.zeros(2, 3), torch.zeros(2, 3), 1.0)

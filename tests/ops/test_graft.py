@@ -1,4 +1,4 @@
-"""Blending: exact at its ends, in between elsewhere, and what the formula says."""
+"""Blending equals the formula, is exact at alpha 0 and 1 and lies between both weights elsewhere."""
 
 import numpy as np
 import pytest
@@ -98,9 +98,5 @@ def test_arguments_are_not_changed() -> None:
 
 
 def test_different_shapes_are_refused() -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"blend: receiver and donor must have one shape, got \(64, 3\) and \(128, 3\)"
-        r"; grafting needs equal architectures",
-    ):
+    with pytest.raises(ValueError, match=r"^blend: .*got \(64, 3\) and \(128, 3\)"):
         blend(torch.zeros(64, 3), torch.zeros(128, 3), torch.tensor(0.5))

@@ -1,4 +1,4 @@
-"""L1 norms of filters, and which filters count as invalid."""
+"""L1 norms of filters and the number of invalid filters."""
 
 import pytest
 import references

@@ -1,4 +1,4 @@
-"""RePr's overlap against a loop over pairs, and its new filters against the laws that they are made for."""
+"""Overlaps of RePr against a loop over pairs, and the orthogonality of its new filters."""
 
 import math
 
@@ -134,7 +134,7 @@ def test_new_filters_are_orthogonal_to_kept_dropped_and_each_other_where_dimensi
 def test_fallbacks_keep_the_orthogonality_that_dimensions_allow(
     num_dropped: int, num_kept: int, fan_in: int, true_rank: int, seed: int
 ) -> None:
-    """Filters of a layer of low rank leave room that their number does not show."""
+    """A layer of low rank leaves more free dimensions than its number of filters suggests."""
     span = normal(true_rank, fan_in, seed=seed)
     dropped, kept = (normal(number, true_rank, seed=seed + number + 1) @ span for number in (num_dropped, num_kept))
     new = orthogonal_filters(dropped, kept, generator(seed))
@@ -270,9 +270,5 @@ def test_arguments_are_neither_changed_nor_tracked() -> None:
 
 
 def test_filters_of_different_shapes_are_refused() -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"orthogonal_filters: filters must have one shape, got \(3, 1\) dropped and "
-        r"\(1, 3\) kept",
-    ):
+    with pytest.raises(ValueError, match=r"orthogonal_filters: .*got \(3, 1\) dropped and \(1, 3\) kept"):
         orthogonal_filters(normal(2, 3, 1), normal(2, 1, 3), generator())

@@ -1,4 +1,4 @@
-"""Who gives to whom: what holds of every topology, and what each of them says."""
+"""Donors of each peer: properties of every topology, and of each one."""
 
 from random import Random
 
@@ -105,11 +105,11 @@ def test_best_peer_donates_to_all_others_and_receives_nothing(num_peers: int, se
 @every_topology
 @pytest.mark.parametrize("num_peers", [1, 0, -1])
 def test_fewer_than_two_peers_are_refused(topology: Topology, num_peers: int) -> None:
-    with pytest.raises(ValueError, match=rf"^\w+: needs at least 2 peers, got num_peers={num_peers}$"):
+    with pytest.raises(ValueError, match=rf"^\w+: [^\n]*got num_peers={num_peers}$"):
         topology(num_peers, 0, Random(0))
 
 
 @pytest.mark.parametrize("best_peer", [-1, 4])
 def test_unknown_best_peer_is_refused(best_peer: int) -> None:
-    with pytest.raises(ValueError, match=rf"best: best_peer must be in \[0, 4\), got best_peer={best_peer}"):
+    with pytest.raises(ValueError, match=rf"^best: best_peer .* \[0, 4\), got best_peer={best_peer}"):
         best(4, best_peer, Random(0))
