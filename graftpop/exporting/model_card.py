@@ -56,18 +56,18 @@ import torch
 import graftpop
 mean, std = (torch.tensor(values).view(3, 1, 1) for values in ({mean}, {std}))
 network = graftpop.load(".")
-pixels = torch.rand(1, {shape})                  # in place of images: RGB in [0, 1]
+pixels = torch.rand(1, {shape})                  # stand-in for images: RGB in [0, 1]
 {output} = network((pixels - mean) / std)""",
     "onnx": """\
 import numpy as np
 import onnxruntime
 session = onnxruntime.InferenceSession("{file}")
-pixels = np.random.rand(1, {shape}).astype(np.float32)  # in place of images: RGB in [0, 1]
+pixels = np.random.rand(1, {shape}).astype(np.float32)  # stand-in for images: RGB in [0, 1]
 ({output},) = session.run(None, {{"{input}": pixels}})""",
     "torch-export": """\
 import torch
 network = torch.export.load("{file}").module()
-pixels = torch.rand(1, {shape})                  # in place of images: RGB in [0, 1]
+pixels = torch.rand(1, {shape})                  # stand-in for images: RGB in [0, 1]
 {output} = network(pixels)""",
 }
 """Python code by format that loads the network and classifies one image."""

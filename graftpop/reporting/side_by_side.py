@@ -176,8 +176,7 @@ def _settings(runs: Sequence[Run]) -> Section:
     )
     if differing := [key for key in keys if key.startswith(CHANGES_ACCURACY)]:
         warning = (
-            f"Before comparing: the runs differ in {', '.join(differing)}, so their accuracies may not be of the same "
-            f"images."
+            f"Before comparing: the runs differ in {', '.join(differing)}, so their accuracies are not comparable."
         )
         body = part("paragraphs", [warning]) + body
     return Section("settings", "Settings", body)

@@ -243,7 +243,8 @@ def test_what_a_lost_peer_held_for_another_is_told_as_lost(group: RayGroup) -> N
     handle = group._actors[0].call.remote(0, "publish")  # of a process that is gone
     ((_, outcome),) = group.run("graft", {1: (handle,)}, timeout_s=120)
     assert isinstance(outcome, ResultLost)
-    assert str(outcome).startswith("peer 1: what another made for its 'graft' is gone: ")
+    assert str(outcome).startswith("peer 1: ")
+    assert "'graft'" in str(outcome)
 
 
 def test_a_wait_ends_at_its_limit_and_names_who_was_missing(group: RayGroup) -> None:

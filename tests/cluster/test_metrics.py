@@ -99,7 +99,7 @@ def show(export: MetricsExport, metric: str, study: str, wanted: dict[tuple[str,
 def test_values_are_shown_until_a_while_after_the_end_of_their_trial_though_ray_forgets_them(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "HELD_S", 1.0)
+    monkeypatch.setattr(metrics, "SHOWN_AFTER_END_S", 1.0)
     export = MetricsExport("slow")
     export.take("00000", '[{"peer": 0, "val_loss": 0.5}]')
     export.take("00001", '[{"peer": 0, "val_loss": 2.5, "mean_alpha": 0.25}]')

@@ -132,29 +132,23 @@ def test_auto_lets_peers_that_share_a_core_share_a_process_where_all_cores_have_
 
 
 @pytest.mark.parametrize(
-    ("tree", "message"),
+    ("tree", "parts"),
     [
-        (
-            {"population": {"mode": "async", "peers_per_actor": 2}, "graft": {}},
-            "peers of one process train one after the other, which does not go with population.mode: async, got 2; choose "
-            "1 or auto",
-        ),
-        (
-            {"population": {"peers_per_actor": 2}, "mutual": {}},
-            "peers of one process train one after the other, which does not go with mutual.exchange: logits, got 2; choose "
-            "1 or auto",
-        ),
+        ({"population": {"mode": "async", "peers_per_actor": 2}, "graft": {}}, ["population.mode: async", "got 2"]),
+        ({"population": {"peers_per_actor": 2}, "mutual": {}}, ["mutual.exchange: logits", "got 2"]),
         (
             {"population": {"peers_per_actor": 3}, "resources": {"gpus_per_peer": 0.5}},
-            "peers of one process share at most one card, got 3 peers of 0.5 each; choose at most 2, or less in "
-            "resources.gpus_per_peer",
+            ["got 3 peers of 0.5 each", "at most 2", "resources.gpus_per_peer"],
         ),
     ],
 )
-def test_peers_share_a_process_only_where_they_can(tree: dict[str, Any], message: str) -> None:
+def test_peers_share_a_process_only_where_they_can(tree: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(SpaceError) as caught:
         parse_space(tree)
-    assert str(caught.value) == f"space: population.peers_per_actor: {message}"
+    message = str(caught.value)
+    assert message.startswith("space: population.peers_per_actor: ")
+    assert "\n" not in message
+    assert [part for part in parts if part not in message] == [], message
 
 
 def test_who_must_not_wait_for_another_has_a_process_alone() -> None:

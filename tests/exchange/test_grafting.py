@@ -1,4 +1,4 @@
-"""A whole exchange on real networks, against references that loop over the entries of the state."""
+"""Exchanges between real networks, against references that loop over the entries of the state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ def grafting(network: nn.Module, **settings: Any) -> Grafting:
 
 
 def exchange(receiver: nn.Module, donor: nn.Module, **settings: Any) -> tuple[Grafting, Snapshot, list[float]]:
-    """Graft the donor into the receiver; return who did it, the snapshot and alpha."""
+    """Graft the donor into the receiver; return its grafting, the donor's snapshot and alpha."""
     ours, theirs = grafting(receiver, **settings), grafting(donor, **settings)
     snapshot = theirs.publish(1, theirs.entropies(), NOTHING)
     alpha = ours.alpha(ours.entropies(), snapshot)
@@ -90,7 +90,7 @@ def test_batchnorm_statistics_follow_their_convolution_and_the_classifier_the_la
     )
 
 
-def test_identical_peers_are_not_changed_by_an_exchange() -> None:
+def test_exchange_leaves_identical_peers_unchanged() -> None:
     receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 1)
     before = copied(receiver.state_dict())
     _, _, alpha = exchange(receiver, donor)
@@ -99,7 +99,7 @@ def test_identical_peers_are_not_changed_by_an_exchange() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "share"), [(1.0, 1.0), (0.0, 0.0), (0.5, 0.5)])
-def test_a_fixed_alpha_keeps_takes_or_averages_every_float(alpha: float, share: float) -> None:
+def test_fixed_alpha_keeps_replaces_or_averages_every_float(alpha: float, share: float) -> None:
     receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
     ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
     _, _, alphas = exchange(receiver, donor, alpha=alpha)
@@ -163,7 +163,7 @@ def test_compat_measures_a_convolutions_bias_by_itself() -> None:
 
 
 def test_in_compat_mobilenetv2s_shortcuts_take_the_alpha_of_the_projection_before_them() -> None:
-    """Their convolutions have no "conv" in their names; by the sites of the graph they have an alpha of their own."""
+    """Their convolutions have no "conv" in their names; by the sites of the graph they have their own alpha."""
     network = seeded_network("mobilenetv2")
     released = released_assignment(float_names(network))
     ours = site_assignment(float_names(network), find_sites(network, (3, 32, 32), "mobilenetv2"))
@@ -176,7 +176,7 @@ def test_in_compat_mobilenetv2s_shortcuts_take_the_alpha_of_the_projection_befor
     assert (len(released.site_names), len(ours.site_names)) == (53, 57)
 
 
-def test_in_compat_a_network_whose_first_name_has_no_conv_is_an_error() -> None:
+def test_in_compat_a_network_whose_first_name_lacks_conv_is_refused() -> None:
     with pytest.raises(
         ModelError,
         match=r"graft\.compat: .* 'conv' in its name, got 'features\.0\.weight'; choose "
@@ -185,7 +185,7 @@ def test_in_compat_a_network_whose_first_name_has_no_conv_is_an_error() -> None:
         released_assignment(float_names(seeded_network("vgg16")))
 
 
-def test_a_convolution_without_batchnorm_takes_the_alpha_of_the_site_before() -> None:
+def test_convolution_without_batchnorm_takes_the_alpha_of_the_preceding_site() -> None:
     network = nn.Sequential(
         nn.Linear(1, 1),
         nn.Conv2d(3, 4, 1),
@@ -222,7 +222,7 @@ def test_a_batchnorm_follows_its_convolution_wherever_it_is_registered() -> None
     assert of_module == {"first": 0, "second": 1, "of_second": 1, "of_first": 0, "classifier": 1}
 
 
-def test_momentum_is_not_touched() -> None:
+def test_graft_keeps_momentum() -> None:
     receiver, donor = learner(seeded_small_net(1)), learner(seeded_small_net(2))
     for one in (receiver, donor):
         one.train_epoch()
@@ -235,7 +235,7 @@ def test_momentum_is_not_touched() -> None:
     assert not torch.equal(after["network/0.weight"], before["network/0.weight"])
 
 
-def test_training_goes_on_from_the_grafted_weights() -> None:
+def test_training_continues_from_the_grafted_weights() -> None:
     one = learner(seeded_small_net(1))
     graft = Grafting(one.state, find_sites(one.network, (3, 8, 8), "network"), GraftSettings(alpha=0.0))
     other = learner(seeded_small_net(2))
@@ -247,8 +247,8 @@ def test_training_goes_on_from_the_grafted_weights() -> None:
 
 
 @pytest.mark.parametrize("compat", ["none", "released_code"])
-def test_a_snapshot_that_cannot_be_written_to_is_grafted_without_a_warning(compat: str) -> None:
-    """Ray hands out arrays in shared memory that are only to be read."""
+def test_read_only_snapshot_is_grafted_without_a_warning(compat: str) -> None:
+    """Ray returns read-only arrays in shared memory."""
     receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
     ours, theirs = grafting(receiver, compat=compat), grafting(donor, compat=compat)
     snapshot = theirs.publish(1, theirs.entropies(), NOTHING)
@@ -264,7 +264,7 @@ def test_a_snapshot_that_cannot_be_written_to_is_grafted_without_a_warning(compa
     assert np.array_equal(ours.publish(0, ours.entropies(), NOTHING).weights, before)
 
 
-def test_without_a_section_graft_a_peer_still_measures() -> None:
+def test_entropies_are_measured_without_graft_settings() -> None:
     network = trained_looking("resnet8", 1)
     state = FlatState(network)
     graft = Grafting(state, find_sites(network, (3, 32, 32), "resnet8"), None)
@@ -280,7 +280,7 @@ def test_invalid_filters_are_counted_site_by_site() -> None:
     assert grafting(network).num_invalid_filters().tolist() == [0, 0, 5, 0, 0, 0, 0]
 
 
-def test_num_bins_is_that_of_the_settings() -> None:
+def test_entropies_use_the_num_bins_of_the_settings() -> None:
     network = trained_looking("resnet8", 1)
     assert grafting(network, num_bins=2).entropies().max() <= np.log(2)
     assert grafting(network, num_bins=100).entropies().min() > np.log(10)
@@ -339,7 +339,7 @@ def test_at_filter_level_each_filter_and_its_batchnorm_entries_take_its_own_alph
     assert same_bits(donor.state_dict(), theirs)
 
 
-def test_at_filter_level_a_convolutions_bias_follows_its_filters_and_what_has_no_filter_the_site_before() -> None:
+def test_at_filter_level_a_bias_follows_its_filters_and_other_entries_the_preceding_site() -> None:
     def network(seed: int) -> nn.Sequential:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -370,7 +370,7 @@ def test_at_filter_level_a_convolutions_bias_follows_its_filters_and_what_has_no
 
 @pytest.mark.parametrize("level", ["layer", "filter"])
 @pytest.mark.parametrize("criterion", ["entropy", "l1"])
-def test_equal_alphas_make_the_levels_equal_and_no_criterion_plays_a_part(level: str, criterion: str) -> None:
+def test_fixed_alpha_gives_the_same_bits_at_either_level_and_criterion(level: str, criterion: str) -> None:
     grafted = []
     for settings in ({"level": level, "criterion": criterion}, {}):
         receiver = trained_looking("resnet8", 1)
@@ -382,7 +382,7 @@ def test_equal_alphas_make_the_levels_equal_and_no_criterion_plays_a_part(level:
 
 @pytest.mark.parametrize("level", ["layer", "filter"])
 @pytest.mark.parametrize("criterion", ["entropy", "l1"])
-def test_what_two_peers_keep_adds_up_to_one_at_either_level(level: str, criterion: str) -> None:
+def test_alphas_of_two_peers_sum_to_one_at_either_level(level: str, criterion: str) -> None:
     pair = [grafting(trained_looking("resnet8", seed), level=level, criterion=criterion, c=1.0) for seed in (1, 2)]
     first, second = (peer.publish(index, peer.entropies(), NOTHING) for index, peer in enumerate(pair))
     kept = pair[0].alpha(pair[0].entropies(), second) + pair[1].alpha(pair[1].entropies(), first)
@@ -427,17 +427,17 @@ def test_several_donors_are_merged_into_the_mean_of_their_weights_with_its_own_e
     expected = [references.entropy(mean[f"{conv}.weight"].flatten()) for conv, _ in RESNET8]
     assert merged.entropies.tolist() == pytest.approx(expected, abs=5e-4)  # rounding moves weights over edges
     of_donors = np.mean([snapshot.entropies for snapshot in snapshots], axis=0)
-    assert np.abs(merged.entropies - of_donors).max() > 1e-2  # the mean of entropies is another thing
+    assert np.abs(merged.entropies - of_donors).max() > 1e-2  # the entropy of the mean is not the mean entropy
     assert all(np.array_equal(snapshot.weights, weights) for snapshot, weights in zip(snapshots, before, strict=True))
 
 
-def test_one_donor_alone_is_merged_into_itself() -> None:
+def test_merging_one_snapshot_returns_it() -> None:
     theirs = grafting(trained_looking("resnet8", 2))
     snapshot = theirs.publish(4, theirs.entropies(), NOTHING)
     assert grafting(trained_looking("resnet8", 1)).merged([snapshot]) is snapshot
 
 
-def test_a_merged_donor_is_grafted_as_one_network_would_be() -> None:
+def test_grafted_weights_lie_between_the_receivers_and_the_merged_donors() -> None:
     receiver = trained_looking("resnet8", 1)
     ours = copied(receiver.state_dict())
     snapshots = [

@@ -1,4 +1,4 @@
-"""Alpha: its bounds, its symmetry, and the figures of the reference."""
+"""Bounds, symmetry and reference values of alpha."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_alpha_equals_the_formula_and_stays_in_its_bounds(own: float, donor: flo
 
 
 @given(entropies, entropies, amplitudes, steepnesses)
-def test_what_both_peers_keep_adds_up_to_one(own: float, donor: float, A: float, c: float) -> None:
+def test_alphas_of_both_peers_sum_to_one(own: float, donor: float, A: float, c: float) -> None:
     there = adaptive_alpha(scalar(own), scalar(donor), A=A, c=c).item()
     back = adaptive_alpha(scalar(donor), scalar(own), A=A, c=c).item()
     assert there + back == pytest.approx(1.0, abs=1e-15)
@@ -67,7 +67,7 @@ def test_alpha_does_not_fall_as_the_receivers_entropy_grows(own: list[float], do
     assert (alpha.diff() >= 0).all()
 
 
-def test_the_formula_as_printed_leaves_the_interval_from_0_to_1_and_ours_does_not() -> None:
+def test_alpha_stays_in_0_to_1_where_the_printed_formula_does_not() -> None:
     """The text has no 1 / pi; at the published A = 0.4 and c = 500 that extrapolates."""
     printed = [references.alpha_as_printed(own, 1.0, A=0.4, c=500) for own in (0.0, 2.0)]
     ours = adaptive_alpha(torch.tensor([0.0, 2.0]), torch.ones(2), A=0.4, c=500).tolist()
@@ -87,7 +87,7 @@ def test_a_fixed_alpha_is_the_same_for_every_layer(values: list[float], alpha: f
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_alpha_is_float64_of_the_entropies_shape_and_leaves_them_alone(dtype: torch.dtype) -> None:
+def test_alpha_is_float64_of_the_entropies_shape_and_leaves_them_unchanged(dtype: torch.dtype) -> None:
     own, donor = torch.tensor([[1.0, 2.0]], dtype=dtype), torch.tensor([[2.0, 1.0]], dtype=dtype)
     for alpha in (adaptive_alpha(own, donor), fixed_alpha(own, 0.25)):
         assert alpha.dtype == torch.float64
@@ -99,24 +99,24 @@ def test_alpha_is_float64_of_the_entropies_shape_and_leaves_them_alone(dtype: to
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"A": -0.1}, r"adaptive_alpha: A must be in \[0, 1\], got A=-0\.1"),
-        ({"A": 1.4}, r"adaptive_alpha: A must be in \[0, 1\], got A=1\.4"),
-        ({"A": math.nan}, r"A must be in \[0, 1\], got A=nan"),
-        ({"c": 0.0}, r"adaptive_alpha: c must be above 0, got c=0\.0"),
-        ({"c": math.nan}, r"c must be above 0, got c=nan"),
+        ({"A": -0.1}, r"^adaptive_alpha: A .*\[0, 1\], got A=-0\.1"),
+        ({"A": 1.4}, r"^adaptive_alpha: A .*\[0, 1\], got A=1\.4"),
+        ({"A": math.nan}, r"^adaptive_alpha: A .*\[0, 1\], got A=nan"),
+        ({"c": 0.0}, r"^adaptive_alpha: c .*got c=0\.0"),
+        ({"c": math.nan}, r"^adaptive_alpha: c .*got c=nan"),
     ],
 )
-def test_parameters_out_of_range_are_errors(options: dict[str, float], message: str) -> None:
+def test_parameters_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         adaptive_alpha(torch.ones(3), torch.ones(3), **options)
 
 
-def test_entropies_of_different_shapes_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"entropies must have one shape, got \(3,\) and \(2,\)"):
+def test_entropies_of_different_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"entropies.*got \(3,\) and \(2,\)"):
         adaptive_alpha(torch.ones(3), torch.ones(2))
 
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan])
-def test_a_fixed_alpha_outside_0_to_1_is_an_error(alpha: float) -> None:
-    with pytest.raises(ValueError, match=r"fixed_alpha: alpha must be in \[0, 1\], got alpha="):
+def test_fixed_alpha_outside_0_to_1_is_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match=r"^fixed_alpha: .*\[0, 1\], got alpha="):
         fixed_alpha(torch.ones(3), alpha)

@@ -1,4 +1,4 @@
-"""Scores of filters: closed forms, slow loops, and what every criterion has to keep to."""
+"""Scores of filters against closed forms and slow loops, and properties of every criterion."""
 
 import math
 from itertools import pairwise, product
@@ -28,7 +28,7 @@ from graftpop.ops.importance import filter_l1_norms
 from graftpop.ops.orthogonal import overlaps
 
 JUDGED = {name: criterion for name, criterion in CRITERIA.items() if name != "random"}
-"""Criteria that look at the filters."""
+"""Criteria that depend on the filters."""
 
 NUMBERS = st.integers(-64, 64)
 LAYERS = (
@@ -75,7 +75,7 @@ def test_scores_equal_loops_over_filters(filters: Filters) -> None:
 
 
 @given(LAYERS)
-def test_scores_with_a_function_of_their_own_are_what_it_returns(filters: Filters) -> None:
+def test_scores_equal_those_of_the_underlying_functions(filters: Filters) -> None:
     assert torch.equal(l1(filters, generator()), filter_l1_norms(filters.weight))
     assert torch.equal(entropy(filters, generator()), filter_entropies(filters.weight).float())
     assert torch.equal(orthogonality(filters, generator()), -overlaps(filters.weight))
@@ -103,7 +103,7 @@ def test_the_mean_activation_in_numbers() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.0, 1e-320, 1e-40, 1e-9])
-def test_without_spread_the_mean_activation_is_that_of_the_mean(scale: float) -> None:
+def test_mean_activation_without_spread_is_the_activation_of_the_mean(scale: float) -> None:
     assert activations((scale, 1.5), (scale, -1.5), (scale, 0.0)) == pytest.approx([1.5, 0.0, 0.0], abs=1e-8)
     assert activations((0.0, 1.5), (0.0, -1.5), (0.0, 0.0)) == [1.5, 0.0, 0.0]
 
@@ -129,7 +129,7 @@ def test_without_a_batchnorm_its_scale_is_1_and_its_shift_0() -> None:
             )
 
 
-def test_what_matters_more_scores_higher() -> None:
+def test_larger_filters_score_higher() -> None:
     weight = torch.tensor([[0.1, -0.1, 0.1, 0.0], [2.0, -1.0, 0.5, 0.0]])
     filters = Filters(weight, scale=torch.tensor([0.1, -2.0]), shift=torch.tensor([-1.0, 1.0]))
     for criterion in (l1, l2, entropy, bn_scale, bn_activation):
@@ -137,7 +137,7 @@ def test_what_matters_more_scores_higher() -> None:
         assert low < high, criterion.__name__
 
 
-def test_filters_that_others_can_stand_in_for_score_lowest() -> None:
+def test_duplicate_filters_score_lowest() -> None:
     one, other, third = torch.eye(3)
     duplicates = Filters(torch.stack([one, other, third, one]))
     for criterion in (orthogonality, geometric_median):
@@ -153,7 +153,7 @@ def test_the_filter_at_the_geometric_median_scores_lowest() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 27, 4608])
-def test_equal_filters_are_exactly_no_distance_apart(size: int) -> None:
+def test_equal_filters_have_distance_0(size: int) -> None:
     weight = (normal(1, size) * 100).expand(40, size)
     assert geometric_median(Filters(weight), generator()).tolist() == [0.0] * 40
 
@@ -181,7 +181,7 @@ def test_scores_move_with_their_filters(criterion: Criterion, filters: Filters, 
 
 
 @pytest.mark.parametrize("criterion", JUDGED.values(), ids=JUDGED)
-def test_criteria_that_judge_leave_the_generator_alone(criterion: Criterion) -> None:
+def test_deterministic_criteria_leave_the_generator_unchanged(criterion: Criterion) -> None:
     used = generator()
     criterion(layer(), used)
     assert torch.equal(used.get_state(), generator().get_state())
@@ -224,7 +224,7 @@ def test_layout_in_memory_does_not_matter_and_arguments_are_neither_changed_nor_
 
 
 @pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
-def test_one_filter_alone_has_a_finite_score(criterion: Criterion) -> None:
+def test_single_filter_has_a_finite_score(criterion: Criterion) -> None:
     for weight in (torch.zeros(1, 1, 1, 1), normal(1, 1, 3, 3)):
         scores = criterion(Filters(weight), generator())
         assert scores.shape == (1,)

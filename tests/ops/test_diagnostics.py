@@ -1,4 +1,4 @@
-"""Figures that compare networks, against loops and closed forms."""
+"""Diagnostics of networks against loops and closed forms."""
 
 import math
 
@@ -49,12 +49,12 @@ def test_density_over_no_filters_is_nan() -> None:
 @pytest.mark.parametrize(
     ("valid", "message"),
     [
-        ([], "every layer needs its mask, got 1 layers and 0 masks"),
-        ([torch.tensor([True])], r"the mask of layer 0 must be bool of shape \(2,\), got torch\.bool of shape \(1,\)"),
-        ([torch.tensor([0, 1])], r"the mask of layer 0 must be bool of shape \(2,\), got torch\.int64 of shape \(2,\)"),
+        ([], ".*got 1 layers and 0 masks"),
+        ([torch.tensor([True])], r".*layer 0 .*bool of shape \(2,\), got torch\.bool of shape \(1,\)"),
+        ([torch.tensor([0, 1])], r".*layer 0 .*bool of shape \(2,\), got torch\.int64 of shape \(2,\)"),
     ],
 )
-def test_masks_that_do_not_fit_are_an_error(valid: list[Tensor], message: str) -> None:
+def test_mismatched_masks_are_refused(valid: list[Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=f"density: {message}"):
         density([torch.ones(2, 3)], valid)
 
@@ -87,7 +87,7 @@ def test_distance_of_half_precision_and_of_parameters_is_that_of_their_values() 
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
-def test_disagreement_is_the_share_of_images_that_are_called_differently(pairs: list[tuple[int, int]]) -> None:
+def test_disagreement_is_the_share_of_images_predicted_differently(pairs: list[tuple[int, int]]) -> None:
     one, other = torch.tensor(pairs).unbind(1)
     expected = sum(a != b for a, b in pairs) / len(pairs)
     assert disagreement(one, other) == disagreement(other, one) == pytest.approx(expected, abs=1e-15)
@@ -102,10 +102,10 @@ def test_disagreement_is_the_share_of_images_that_are_called_differently(pairs: 
         (torch.zeros(3, 1), torch.zeros(3, 1), r"got \(3, 1\) and \(3, 1\)"),
     ],
 )
-def test_what_is_not_flat_or_not_of_one_shape_is_an_error(one: Tensor, other: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=f"distance: both must be flat and of one shape, {message}"):
+def test_tensors_that_are_not_flat_or_differ_in_shape_are_refused(one: Tensor, other: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"distance: .*{message}"):
         distance(one, other)
-    with pytest.raises(ValueError, match=f"disagreement: both must be flat and of one shape, {message}"):
+    with pytest.raises(ValueError, match=rf"disagreement: .*{message}"):
         disagreement(one, other)
 
 

@@ -1,4 +1,4 @@
-"""Losses between class probabilities: against loops over images and classes, and by their gradients."""
+"""Losses between class probabilities against loops over images and classes, and their gradients."""
 
 import math
 
@@ -71,13 +71,13 @@ def test_distillation_equals_a_loop_over_images_and_classes(temperature: float, 
     assert loss == pytest.approx(temperature**2 * total / 4, rel=1e-5)
 
 
-def test_at_temperature_1_a_certain_teacher_is_a_label() -> None:
+def test_one_hot_teacher_at_temperature_1_equals_cross_entropy() -> None:
     student, labels = logits(16, 10, seed=0), torch.arange(16) % 10
     loss = distillation_loss(student, functional.one_hot(labels, 10).float(), 1.0)
     assert loss.item() == pytest.approx(functional.cross_entropy(student, labels).item(), rel=1e-6)
 
 
-def test_an_undecided_student_loses_the_logarithm_of_the_number_of_classes() -> None:
+def test_uniform_student_has_the_loss_log_of_the_number_of_classes() -> None:
     target = mean_probabilities([logits(3, 10, seed=0)], 2.0)
     assert distillation_loss(torch.zeros(3, 10), target, 2.0).item() == pytest.approx(4 * math.log(10), rel=1e-6)
 
@@ -97,7 +97,7 @@ def test_distillation_has_the_closed_gradient_and_none_where_student_and_teacher
 
 
 @given(temperatures, seeds)
-def test_distillation_is_least_where_student_and_teacher_agree(temperature: float, seed: int) -> None:
+def test_distillation_loss_is_minimal_where_student_and_teacher_agree(temperature: float, seed: int) -> None:
     student, teacher = logits(2, 4, 5, seed=seed)
     target = mean_probabilities([teacher], temperature)
     least = distillation_loss(teacher, target, temperature).item()
@@ -133,7 +133,7 @@ def test_the_divergence_is_from_the_other_to_the_peer_itself() -> None:
 
 
 @given(st.integers(1, 4), temperatures, seeds)
-def test_mutual_loss_pulls_as_distillation_from_the_mean_of_the_others_does(
+def test_mutual_loss_has_the_gradient_of_distillation_from_the_mean_of_the_others(
     num_others: int, temperature: float, seed: int
 ) -> None:
     own, *others = logits(num_others + 1, 4, 5, seed=seed)
@@ -143,7 +143,7 @@ def test_mutual_loss_pulls_as_distillation_from_the_mean_of_the_others_does(
     assert torch.allclose(mutual, distilled, atol=1e-5)
 
 
-def test_a_peer_without_others_loses_nothing() -> None:
+def test_mutual_loss_of_a_single_peer_is_0() -> None:
     own = logits(4, 5, seed=0).requires_grad_()
     nothing = mutual_loss(own, torch.zeros(0, 4, 5), 1.0)
     assert nothing.shape == ()
@@ -175,7 +175,7 @@ def test_large_logits_stay_finite() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits_are_computed_with_in_float32(dtype: torch.dtype) -> None:
+def test_losses_of_half_precision_logits_are_computed_in_float32(dtype: torch.dtype) -> None:
     student, teacher = logits(2, 4, 5, seed=0).to(dtype)
     target = mean_probabilities([teacher], 2.0)
     losses = distillation_loss(student, target, 2.0), mutual_loss(student, teacher[None], 2.0)
@@ -185,22 +185,22 @@ def test_half_precision_logits_are_computed_with_in_float32(dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
-def test_a_temperature_not_above_0_is_an_error(temperature: float) -> None:
+def test_temperature_not_above_0_is_refused(temperature: float) -> None:
     own = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="mean_probabilities: temperature must be above 0, got temperature="):
+    with pytest.raises(ValueError, match=r"mean_probabilities: temperature .*got temperature="):
         mean_probabilities([own], temperature)
-    with pytest.raises(ValueError, match="distillation_loss: temperature must be above 0, got temperature="):
+    with pytest.raises(ValueError, match=r"distillation_loss: temperature .*got temperature="):
         distillation_loss(own, own, temperature)
-    with pytest.raises(ValueError, match="mutual_loss: temperature must be above 0, got temperature="):
+    with pytest.raises(ValueError, match=r"mutual_loss: temperature .*got temperature="):
         mutual_loss(own, own[None], temperature)
 
 
-def test_shapes_that_do_not_fit_are_errors() -> None:
-    with pytest.raises(ValueError, match=r"needs logits of one shape from at least one teacher, got shapes \[\]"):
+def test_mismatched_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^mean_probabilities: .*got shapes \[\]"):
         mean_probabilities([], 1.0)
-    with pytest.raises(ValueError, match=r"of one shape from at least one teacher, got shapes \[\(2, 3\), \(2, 4\)\]"):
+    with pytest.raises(ValueError, match=r"^mean_probabilities: .*got shapes \[\(2, 3\), \(2, 4\)\]"):
         mean_probabilities([torch.zeros(2, 3), torch.zeros(2, 4)], 1.0)
-    with pytest.raises(ValueError, match=r"student and teachers must have one shape, got \(2, 3\) and \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"student and teachers .*got \(2, 3\) and \(1, 3\)"):
         distillation_loss(torch.zeros(2, 3), torch.zeros(1, 3), 1.0)
-    with pytest.raises(ValueError, match=r"others must have shape \(K - 1, B, C\) .* got \(2, 3\) for \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"others .* \(K - 1, B, C\) .* got \(2, 3\) for \(2, 3\)"):
         mutual_loss(torch.zeros(2, 3), torch.zeros(2, 3), 1.0)

@@ -1,4 +1,4 @@
-"""Blending: exact at its ends, in between elsewhere, and what the formula says."""
+"""Blending equals the formula, is exact at alpha 0 and 1 and lies between both weights elsewhere."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_alpha_1_is_the_receiver_and_alpha_0_the_donor_to_the_bit(scale: float) 
 
 
 @given(st.floats(0.0, 1.0))
-def test_equal_weights_stay_what_they_are_to_the_bit(alpha: float) -> None:
+def test_equal_weights_are_unchanged_to_the_bit(alpha: float) -> None:
     weights = normal(1000, seed=1)
     assert torch.equal(blend(weights, weights.clone(), torch.tensor(alpha)), weights)
 
@@ -75,7 +75,7 @@ def test_a_permutation_of_filters_permutes_the_result(pair: tuple[Tensor, Tensor
 
 
 @given(pairs, alphas)
-def test_what_one_peer_gives_the_other_keeps(pair: tuple[Tensor, Tensor], alpha: Tensor) -> None:
+def test_sum_of_both_peers_weights_is_kept(pair: tuple[Tensor, Tensor], alpha: Tensor) -> None:
     receiver, donor = pair
     there, back = blend(receiver, donor, alpha), blend(donor, receiver, alpha)
     assert torch.allclose(there + back, receiver + donor, rtol=0, atol=1e-5)
@@ -97,10 +97,6 @@ def test_arguments_are_not_changed() -> None:
     assert blended.data_ptr() not in [argument.data_ptr() for argument in arguments]
 
 
-def test_different_architectures_are_an_error() -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"blend: receiver and donor must have one shape, got \(64, 3\) and \(128, 3\)"
-        r"; grafting needs equal architectures",
-    ):
+def test_different_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^blend: .*got \(64, 3\) and \(128, 3\)"):
         blend(torch.zeros(64, 3), torch.zeros(128, 3), torch.tensor(0.5))

@@ -1,4 +1,4 @@
-"""L1 norms of filters, and which filters count as invalid."""
+"""L1 norms of filters and the number of invalid filters."""
 
 import pytest
 import references
@@ -50,7 +50,7 @@ def test_other_number_formats_are_summed_in_float32(dtype: torch.dtype) -> None:
     assert filter_l1_norms(weight).tolist() == [512.0, 512.0]
 
 
-def test_weights_are_neither_changed_nor_tracked_and_may_lie_channels_last() -> None:
+def test_weights_are_neither_changed_nor_tracked_and_may_be_channels_last() -> None:
     weight = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
     before = weight.detach().clone()
     norms = filter_l1_norms(weight)

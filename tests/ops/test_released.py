@@ -1,4 +1,4 @@
-"""The released code's numerics, reproduced to the bit, and how far they lie from the formulas."""
+"""Numerics of the released code, equal to the bit, and their difference from the formulas."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_a_constant_tensor_gives_0_where_the_released_code_fails(value: float, s
 
 
 def test_the_open_last_bin_drops_the_largest_value() -> None:
-    """0, 1, ..., 8 in 8 bins: eight values of nine are counted, each in a bin of its own."""
+    """0, 1, ..., 8 in 8 bins: eight values of nine are counted, each in its own bin."""
     values = torch.arange(9.0)
     assert released_entropies([values], num_bins=8).item() == pytest.approx(-8 / 9 * math.log(1 / 9), abs=1e-6)
     assert entropy(values, num_bins=8).item() == pytest.approx(math.log(9) - 2 / 9 * math.log(2), abs=1e-12)
@@ -79,7 +79,7 @@ def test_alpha_equals_the_released_codes_to_the_bit(A: float, c: float) -> None:
     assert alpha.tolist() == [references.released_alpha(*pair, A=A, c=c) for pair in zip(own, donor, strict=True)]
 
 
-def test_alpha_has_two_decimals_and_both_peers_keep_one_together() -> None:
+def test_alpha_has_two_decimals_and_both_peers_alphas_sum_to_one() -> None:
     own = torch.linspace(1.0, 1.01, 101, dtype=torch.float64)
     there, back = (released_alpha(*pair, A=0.4, c=500.0) for pair in ((own, own.flip(0)), (own.flip(0), own)))
     assert (there * 100).sub((there * 100).round()).abs().max() < 1e-12

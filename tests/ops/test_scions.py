@@ -1,4 +1,4 @@
-"""Noise into invalid filters alone, and strong filters for weak ones, against a loop over filters."""
+"""Noise for invalid filters and strong filters for weak ones, against a loop over filters."""
 
 import math
 
@@ -58,7 +58,7 @@ def test_receivers_are_invalid_donors_are_valid_and_no_filter_is_both(weight: Te
     assert len(pairs) <= len(weight) // 2
 
 
-def test_the_smallest_receives_from_the_largest_and_so_on_inwards() -> None:
+def test_weakest_filters_receive_from_the_strongest_in_order() -> None:
     weight = torch.tensor([0.03, -5.0, 0.01, 4.0, -0.02, 3.0, 0.5])[:, None]
     assert as_pairs(internal_scions(weight, threshold=0.1)) == [(2, 1), (4, 3), (0, 5)]
     assert as_pairs(internal_scions(weight, threshold=0.015)) == [(2, 1)]
@@ -71,10 +71,10 @@ def test_pairs_end_where_donors_would_be_invalid_themselves() -> None:
     assert as_pairs(internal_scions(weight, threshold=0.0)) == []
 
 
-def test_of_equal_norms_the_lower_index_comes_first_at_either_end() -> None:
+def test_lower_index_comes_first_among_equal_norms() -> None:
     weight = torch.tensor([1.0, 0.0, 1.0, 0.0, -1.0, 0.0])[:, None]
     assert as_pairs(internal_scions(weight, threshold=0.5)) == [(1, 0), (3, 2), (5, 4)]
-    wide = weight.repeat(500, 1)  # where a sort that is not stable shows
+    wide = weight.repeat(500, 1)  # a sort that is not stable fails here
     assert as_pairs(internal_scions(wide, threshold=0.5)) == [(2 * pair + 1, 2 * pair) for pair in range(1500)]
 
 
@@ -161,26 +161,26 @@ def test_noise_fades_as_the_power_of_its_base() -> None:
 @pytest.mark.parametrize(
     ("base", "epochs_done", "message"),
     [
-        (0.0, 1, r"base must be in \(0, 1\), got base=0\.0"),
-        (1.0, 1, r"base must be in \(0, 1\), got base=1\.0"),
+        (0.0, 1, r"base .*got base=0\.0"),
+        (1.0, 1, r"base .*got base=1\.0"),
         (math.nan, 1, "got base=nan"),
-        (0.9, -1, "epochs_done must be at least 0, got epochs_done=-1"),
+        (0.9, -1, "got epochs_done=-1"),
     ],
 )
-def test_a_deviation_outside_its_range_is_an_error(base: float, epochs_done: int, message: str) -> None:
-    with pytest.raises(ValueError, match=f"noise_deviation: .*{message}"):
+def test_base_or_epoch_out_of_range_is_refused(base: float, epochs_done: int, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"noise_deviation: .*{message}"):
         noise_deviation(base, epochs_done)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, math.nan])
-def test_a_threshold_below_0_is_an_error(threshold: float) -> None:
-    with pytest.raises(ValueError, match="internal_scions: threshold must be at least 0, got threshold="):
+def test_threshold_below_0_is_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match=r"internal_scions: threshold .*got threshold="):
         internal_scions(torch.ones(3, 3), threshold)
-    with pytest.raises(ValueError, match="noise_scions: threshold must be at least 0, got threshold="):
+    with pytest.raises(ValueError, match=r"noise_scions: threshold .*got threshold="):
         noise_scions(torch.ones(3, 3), threshold, 1.0, seeded())
 
 
 @pytest.mark.parametrize("sigma", [-1.0, math.inf, math.nan])
-def test_a_deviation_of_noise_that_is_none_is_an_error(sigma: float) -> None:
-    with pytest.raises(ValueError, match="noise_scions: sigma must be finite and at least 0, got sigma="):
+def test_invalid_sigma_is_refused(sigma: float) -> None:
+    with pytest.raises(ValueError, match=r"noise_scions: sigma .*got sigma="):
         noise_scions(torch.ones(3, 3), 0.1, sigma, seeded())

@@ -1,4 +1,4 @@
-"""Who gives to whom: what holds of every topology, and what each of them says."""
+"""Donors of each peer: properties of every topology, and of each one."""
 
 from random import Random
 
@@ -43,7 +43,7 @@ def test_only_random_pairs_draw_from_the_random_state(topology: Topology) -> Non
 
 
 @pytest.mark.parametrize("topology", [ring, random_pairs, everyone])
-def test_only_the_topology_best_looks_at_the_best_peer(topology: Topology) -> None:
+def test_only_the_topology_best_uses_the_best_peer(topology: Topology) -> None:
     assert len({topology(6, best_peer, Random(3)) for best_peer in range(6)}) == 1
 
 
@@ -63,7 +63,7 @@ def test_a_ring_is_one_cycle_through_all_peers(num_peers: int) -> None:
 
 
 @given(sizes, seeds)
-def test_both_of_a_pair_receive_from_each_other_and_one_of_an_odd_number_from_nobody(num_peers: int, seed: int) -> None:
+def test_paired_peers_receive_from_each_other_and_an_odd_peer_from_none(num_peers: int, seed: int) -> None:
     donors = random_pairs(num_peers, 0, Random(seed))
     partners = {receiver: given_by[0] for receiver, given_by in enumerate(donors) if given_by}
     assert all(len(given_by) <= 1 for given_by in donors)
@@ -76,26 +76,26 @@ def test_two_peers_are_always_a_pair() -> None:
     assert {random_pairs(2, 0, rng) for _ in range(20)} == {((1,), (0,))}
 
 
-def test_pairs_are_drawn_anew_each_time_until_every_matching_has_come() -> None:
+def test_repeated_draws_cover_every_matching() -> None:
     rng = Random(0)
     matchings = [frozenset(pairs_of(random_pairs(4, 0, rng))) for _ in range(50)]
     assert len(set(matchings)) == 3
 
 
-def test_every_peer_of_an_odd_number_is_left_over_at_some_time() -> None:
+def test_each_peer_of_an_odd_number_is_sometimes_unpaired() -> None:
     rng = Random(0)
     assert {random_pairs(5, 0, rng).index(()) for _ in range(60)} == set(range(5))
 
 
 @given(sizes)
-def test_with_all_each_receives_from_all_others(num_peers: int) -> None:
+def test_topology_all_gives_each_peer_all_others_as_donors(num_peers: int) -> None:
     donors = everyone(num_peers, 0, Random(0))
     assert all({receiver, *donors[receiver]} == set(range(num_peers)) for receiver in range(num_peers))
     assert {len(given_by) for given_by in donors} == {num_peers - 1}
 
 
 @given(sizes, seeds)
-def test_the_best_peer_gives_to_all_others_and_receives_from_nobody(num_peers: int, seed: int) -> None:
+def test_best_peer_donates_to_all_others_and_receives_nothing(num_peers: int, seed: int) -> None:
     best_peer = seed % num_peers
     donors = best(num_peers, best_peer, Random(0))
     assert donors[best_peer] == ()
@@ -104,12 +104,12 @@ def test_the_best_peer_gives_to_all_others_and_receives_from_nobody(num_peers: i
 
 @every_topology
 @pytest.mark.parametrize("num_peers", [1, 0, -1])
-def test_fewer_than_two_peers_are_an_error(topology: Topology, num_peers: int) -> None:
-    with pytest.raises(ValueError, match=rf"^\w+: needs at least 2 peers, got num_peers={num_peers}$"):
+def test_fewer_than_two_peers_are_refused(topology: Topology, num_peers: int) -> None:
+    with pytest.raises(ValueError, match=rf"^\w+: [^\n]*got num_peers={num_peers}$"):
         topology(num_peers, 0, Random(0))
 
 
 @pytest.mark.parametrize("best_peer", [-1, 4])
-def test_a_best_peer_that_there_is_not_is_an_error(best_peer: int) -> None:
-    with pytest.raises(ValueError, match=rf"best: best_peer must be in \[0, 4\), got best_peer={best_peer}"):
+def test_unknown_best_peer_is_refused(best_peer: int) -> None:
+    with pytest.raises(ValueError, match=rf"^best: best_peer .* \[0, 4\), got best_peer={best_peer}"):
         best(4, best_peer, Random(0))

@@ -1,4 +1,4 @@
-"""What is measured of a peer and of pairs, against loops over filters, weights and images."""
+"""Diagnostics of a peer and of pairs, against loops over filters, weights and images."""
 
 import json
 import math
@@ -89,7 +89,7 @@ def test_density_follows_the_filters_that_are_valid_in_the_baseline(tmp_path: Pa
     network = trained_looking("resnet8", 2)
     one = measures(network, density_of=baseline(tmp_path, reference), density_threshold=threshold)
     valid = [index for index, norm in enumerate(norms(reference)) if norm >= threshold]
-    for _ in range(2):  # as the network is at the time, over the same filters
+    for _ in range(2):  # the current weights, over the baseline's filters
         every = norms(network)
         invalid = [index for index in range(len(every)) if index not in valid]
         assert 0 < len(invalid) < len(valid)
@@ -102,7 +102,7 @@ def test_density_follows_the_filters_that_are_valid_in_the_baseline(tmp_path: Pa
             network.get_parameter("conv1.weight")[:4] *= 3.0
 
 
-def test_a_density_over_no_filter_is_left_out(tmp_path: Path) -> None:
+def test_density_over_no_filter_is_omitted(tmp_path: Path) -> None:
     folder = baseline(tmp_path, seeded_network("resnet8"))
     low, high = (
         dict(measures(seeded_network("resnet8"), density_of=folder, density_threshold=threshold).measure(ENTROPIES))
@@ -114,24 +114,20 @@ def test_a_density_over_no_filter_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["mobilenetv2", "resnet20"])
-def test_a_baseline_of_another_architecture_is_an_error(tmp_path: Path, other: str) -> None:
+def test_baseline_of_another_architecture_is_refused(tmp_path: Path, other: str) -> None:
     """A deeper network has all the filters of a shallower one, by name and shape, and more."""
     folder = baseline(tmp_path, seeded_network(other), other)
-    with pytest.raises(
-        CheckpointError,
-        match=r"^diagnostics\.density_of: .+ must hold a network of the same "
-        r"architecture, got .+; give best/ of a run of this model$",
-    ):
+    with pytest.raises(CheckpointError, match=r"^diagnostics\.density_of: .*architecture, got .*best/"):
         measures(seeded_network("resnet8"), density_of=folder)
 
 
-def test_a_shallower_baseline_is_an_error(tmp_path: Path) -> None:
+def test_shallower_baseline_is_refused(tmp_path: Path) -> None:
     folder = baseline(tmp_path, seeded_network("resnet8"))
-    with pytest.raises(CheckpointError, match=r"same architecture, got another layer1\.1\.conv1;"):
+    with pytest.raises(CheckpointError, match=r"got another layer1\.1\.conv1;"):
         measures(seeded_network("resnet20"), density_of=folder)
 
 
-def test_a_baseline_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_missing_baseline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"^diagnostics\.density_of: .*no_such_run"):
         measures(seeded_network("resnet8"), density_of=str(tmp_path / "no_such_run"))
 
@@ -164,7 +160,7 @@ def test_a_pair_is_compared_by_all_its_weights_and_by_its_predictions() -> None:
     assert compare_pair(own, own) == [("distance", 0.0), ("disagreement", 0.0)]
 
 
-def test_snapshots_that_cannot_be_written_to_are_compared_as_any() -> None:
+def test_read_only_snapshots_are_compared() -> None:
     own = snapshot_of(trained_looking("resnet8", 1), torch.arange(4))
     before = own.weights.copy()
     for array in (own.weights, own.predicted):

@@ -1,4 +1,4 @@
-"""Populations whose peers do not wait for each other, under any order in which they come to be done."""
+"""Asynchronous rounds under any order in which peers finish."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from network_makers import same_bits
 from safetensors.torch import load as tensors_from_bytes
+from space_makers import make_settings
 
 from graftpop.errors import PeerDiverged, PeerError, PeerLost, PopulationLost, ResultLost
 from graftpop.peer.peer import Peer
@@ -20,40 +21,34 @@ from graftpop.settings import Settings
 
 NUM_PEERS = 3
 NUM_ROUNDS = 5
-UNTIMED = {"images_per_s", "train_s", "exchange_s"}
+TIMINGS = {"images_per_s", "train_s", "exchange_s"}
 
 
-def settings(**changes: Mapping[str, Any]) -> Settings:
-    tree: dict[str, Any] = {
-        "data": {"name": "digits", "max_train_images": 64},
-        "model": {"name": "resnet8"},
-        "training": {
-            "epochs": NUM_ROUNDS,
-            "batch_size": 32,
-            "lr": 0.05,
-            "schedule": "constant",
-            "precision": "float32",
-        },
-        "population": {"num_peers": NUM_PEERS, "mode": "async", "max_peer_restarts": 99, "replace_timeout_s": 0.5},
-        "graft": {},
-    }
-    for section, values in changes.items():
-        tree[section] = {**tree.get(section, {}), **values}
-    return Settings.model_validate(tree)
+ASYNC: Mapping[str, Any] = {
+    "data": {"max_train_images": 64},
+    "training": {"epochs": NUM_ROUNDS, "batch_size": 32, "schedule": "constant"},
+    "population": {"num_peers": NUM_PEERS, "mode": "async", "max_peer_restarts": 99, "replace_timeout_s": 0.5},
+    "graft": {},
+}
+
+
+def async_settings(**changes: Mapping[str, Any]) -> Settings:
+    return make_settings(ASYNC, changes)
 
 
 class PacedGroup(LocalGroup):
-    """Peers of which an order says who is done next, and that die at the beginning of some calls.
+    """A group whose peers finish in a random order and die at the beginning of some calls.
 
     Args:
-        weights: how often a peer is done before another; a peer of weight 0 is done only when nobody else can be.
-        deaths: number of the call at whose beginning its peer dies, from 0; with its snapshots, where `with_node`.
-        never_back: peers that find no room again.
+        weights: how often each peer finishes next; a peer of weight 0 finishes only when no other can.
+        deaths: numbers of the calls, from 0, at whose beginning the called peer dies.
+        with_node: a dead peer's stored results are lost too.
+        never_back: peers whose restart fails.
     """
 
     def __init__(
         self,
-        chosen: Settings,
+        settings: Settings,
         rng: Random,
         weights: tuple[float, ...] = (1.0,) * NUM_PEERS,
         deaths: Collection[int] = (),
@@ -62,11 +57,11 @@ class PacedGroup(LocalGroup):
         never_back: Collection[int] = (),
         make_peer: Any = Peer,
     ) -> None:
-        super().__init__(partial(make_peer, chosen), chosen.population.num_peers)
+        super().__init__(partial(make_peer, settings), settings.population.num_peers)
         self._rng, self._weights = rng, weights
         self._deaths, self._with_node, self._never_back = deaths, with_node, never_back
         self._dead: set[int] = set()
-        self._held: dict[int, list[Any]] = defaultdict(list)
+        self._stored: dict[int, list[Any]] = defaultdict(list)
         self.num_calls = 0
         self.trained: list[int] = []
 
@@ -83,21 +78,21 @@ class PacedGroup(LocalGroup):
             if self.num_calls in self._deaths and method != "process_id":
                 self._dead.add(peer)
                 if self._with_node:
-                    for held in self._held[peer]:
-                        held.clear()
+                    for stored in self._stored[peer]:
+                        stored.clear()
             self.num_calls += 1
             if peer in self._dead:
                 yield peer, PeerLost(f"peer {peer}: died before '{method}'")
             elif [] in arguments:
-                yield peer, ResultLost(f"peer {peer}: what another made for its '{method}' is gone")
+                yield peer, ResultLost(f"peer {peer}: an argument of '{method}' is gone")
             else:
-                given = tuple(argument[0] if isinstance(argument, list) else argument for argument in arguments)
-                ((_, result),) = super().run(method, {peer: given}, timeout_s, wanted=wanted)
+                values = tuple(argument[0] if isinstance(argument, list) else argument for argument in arguments)
+                ((_, result),) = super().run(method, {peer: values}, timeout_s, wanted=wanted)
                 if method == "train":
                     self.trained.append(peer)
                 if wanted == "ref" and not isinstance(result, PeerError):
                     result = [result]
-                    self._held[peer].append(result)
+                    self._stored[peer].append(result)
                 yield peer, result
 
     def restart(self, peers: Collection[int]) -> None:
@@ -106,34 +101,34 @@ class PacedGroup(LocalGroup):
         self._dead.difference_update(back)
 
 
-def run(chosen: Settings, group: LocalGroup) -> tuple[list[Round], dict[str, Any], dict[int, Any], list[Event]]:
+def run(settings: Settings, group: LocalGroup) -> tuple[list[Round], dict[str, Any], dict[int, Any], list[Event]]:
     events: list[Event] = []
-    population = Population(group, chosen, events.append)
-    rounds = [population.step() for _ in range(chosen.num_rounds)]
+    population = Population(group, settings, events.append)
+    rounds = [population.step() for _ in range(settings.num_rounds)]
     result = population.finish(rounds[-1])
     return rounds, result, {peer: tensors_from_bytes(state) for peer, state in population.save()}, events
 
 
 def untimed(done: Round) -> Any:
-    rows = [{key: value for key, value in row.items() if key not in UNTIMED} for row in done.peers]
+    rows = [{key: value for key, value in row.items() if key not in TIMINGS} for row in done.peers]
     return rows, done.grafts, done.diagnostics
 
 
 @pytest.mark.parametrize("topology", ["ring", "all", "random_pairs", "best"])
 @hypothesis.settings(max_examples=4)
 @hypothesis.given(seed=st.integers(0, 2**32))
-def test_without_staleness_all_comes_out_as_if_peers_waited_for_each_other(topology: str, seed: int) -> None:
-    wanted = settings(population={"topology": topology, "mode": "sync"}, training={"epochs": 3})
-    paced = settings(population={"topology": topology, "max_staleness": 0}, training={"epochs": 3})
-    expected = run(wanted, LocalGroup(partial(Peer, wanted), NUM_PEERS))
-    got = run(paced, PacedGroup(paced, Random(seed)))
+def test_async_rounds_with_max_staleness_0_equal_sync_rounds(topology: str, seed: int) -> None:
+    sync_settings = async_settings(population={"topology": topology, "mode": "sync"}, training={"epochs": 3})
+    without_staleness = async_settings(population={"topology": topology, "max_staleness": 0}, training={"epochs": 3})
+    expected = run(sync_settings, LocalGroup(partial(Peer, sync_settings), NUM_PEERS))
+    got = run(without_staleness, PacedGroup(without_staleness, Random(seed)))
     assert [untimed(done) for done in got[0]] == [untimed(done) for done in expected[0]]
     assert got[1] == expected[1]
     assert all(same_bits(got[2][peer], expected[2][peer]) for peer in range(NUM_PEERS))
 
 
-def check_whole(rounds: list[Round], max_staleness: int, peers: Collection[int] = range(NUM_PEERS)) -> list[int]:
-    """Check that every peer has each round once, with its exchange; return how stale the snapshots were."""
+def assert_complete(rounds: list[Round], max_staleness: int, peers: Collection[int] = range(NUM_PEERS)) -> list[int]:
+    """Assert that every peer has each round once, with its exchange; return the staleness of every graft."""
     staleness = []
     for number, done in enumerate(rounds, start=1):
         assert [row["peer"] for row in done.peers] == list(peers)
@@ -154,32 +149,32 @@ def check_whole(rounds: list[Round], max_staleness: int, peers: Collection[int] 
     topology=st.sampled_from(["ring", "all"]),
     weights=st.tuples(*[st.sampled_from([0.0, 0.1, 1.0])] * NUM_PEERS),
 )
-def test_whoever_is_fast_every_round_is_there_once_and_no_snapshot_is_too_old(
+def test_each_round_appears_once_and_staleness_is_bounded_at_any_pace(
     seed: int, max_staleness: int, topology: str, weights: tuple[float, ...]
 ) -> None:
-    chosen = settings(population={"max_staleness": max_staleness, "topology": topology})
-    rounds, result, states, events = run(chosen, PacedGroup(chosen, Random(seed), weights))
-    check_whole(rounds, max_staleness)
+    settings = async_settings(population={"max_staleness": max_staleness, "topology": topology})
+    rounds, result, states, events = run(settings, PacedGroup(settings, Random(seed), weights))
+    assert_complete(rounds, max_staleness)
     assert events == []
     assert sorted(states) == [0, 1, 2]
     assert 0 <= result["test_accuracy"] <= 1
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
-def test_others_go_on_while_a_peer_is_slow_and_wait_once_it_is_too_far_behind(max_staleness: int) -> None:
-    chosen = settings(population={"max_staleness": max_staleness, "topology": "all"})
-    group = PacedGroup(chosen, Random(0), (1.0, 1.0, 0.0))
-    rounds, *_ = run(chosen, group)
-    # the others have its first snapshot, then train as far as they may; they take it only when they can do nothing else
+def test_fast_peers_wait_only_when_a_slow_one_is_max_staleness_behind(max_staleness: int) -> None:
+    settings = async_settings(population={"max_staleness": max_staleness, "topology": "all"})
+    group = PacedGroup(settings, Random(0), (1.0, 1.0, 0.0))
+    rounds, *_ = run(settings, group)
+    # the others train until max_staleness stops them: peer 2 trains again only when no other can
     before_its_second = group.trained[: [place for place, peer in enumerate(group.trained) if peer == 2][1]]
     assert before_its_second.count(0) == before_its_second.count(1) == min(NUM_ROUNDS, 2 + max_staleness)
-    staleness = check_whole(rounds, max_staleness)
+    staleness = assert_complete(rounds, max_staleness)
     assert max(staleness) == min(max_staleness, NUM_ROUNDS - 2)
 
 
-def test_who_gives_may_be_ahead() -> None:
-    chosen = settings(population={"max_staleness": 2})
-    rounds, *_ = run(chosen, PacedGroup(chosen, Random(0), (1.0, 0.0, 1.0)))
+def test_donor_may_be_ahead_of_its_receiver() -> None:
+    settings = async_settings(population={"max_staleness": 2})
+    rounds, *_ = run(settings, PacedGroup(settings, Random(0), (1.0, 0.0, 1.0)))
     ahead = {
         receiver
         for done in rounds
@@ -192,30 +187,30 @@ def test_who_gives_may_be_ahead() -> None:
 @pytest.mark.parametrize("with_node", [False, True])
 @hypothesis.settings(max_examples=12)
 @hypothesis.given(seed=st.integers(0, 2**32), deaths=st.sets(st.integers(3, 70), min_size=1, max_size=6))
-def test_whoever_dies_comes_back_and_every_round_is_there_once(with_node: bool, seed: int, deaths: set[int]) -> None:
-    chosen = settings()
-    group = PacedGroup(chosen, Random(seed), deaths=deaths, with_node=with_node)
-    rounds, _, states, events = run(chosen, group)
-    check_whole(rounds, chosen.population.max_staleness)
+def test_dead_peers_return_and_each_round_appears_once(with_node: bool, seed: int, deaths: set[int]) -> None:
+    settings = async_settings()
+    group = PacedGroup(settings, Random(seed), deaths=deaths, with_node=with_node)
+    rounds, _, states, events = run(settings, group)
+    assert_complete(rounds, settings.population.max_staleness)
     assert sorted(states) == [0, 1, 2]
     lost, replaced = ([event.peer for event in events if event.event == kind] for kind in ("lost", "replaced"))
     assert set(lost) == set(replaced)
 
 
-def test_who_is_lost_begins_only_its_own_round_again() -> None:
-    """Each of 3 peers is asked to `save`, and then to train: of calls 3, 4 and 5 the peer dies in the first."""
-    chosen = settings(training={"epochs": 2})
-    group = PacedGroup(chosen, Random(0), deaths={3})
-    _, _, _, events = run(chosen, group)
+def test_lost_peer_repeats_only_its_own_round() -> None:
+    """Calls 0 to 2 are `save`, calls 3 to 5 the first training: call 3 kills its peer."""
+    settings = async_settings(training={"epochs": 2})
+    group = PacedGroup(settings, Random(0), deaths={3})
+    _, _, _, events = run(settings, group)
     assert [event.event for event in events] == ["lost", "replaced"]
     assert [(event.round, event.peer) for event in events] == [(1, events[0].peer)] * 2
     assert len(group.trained) == 3 * 2
 
 
-def test_others_go_on_without_a_peer_that_finds_no_room() -> None:
-    chosen = settings(population={"min_peers": 2})
-    group = PacedGroup(chosen, Random(1), (1.0, 0.0, 1.0), deaths={20}, never_back=[0, 1, 2])
-    rounds, result, states, events = run(chosen, group)
+def test_population_continues_without_a_peer_that_finds_no_room() -> None:
+    settings = async_settings(population={"min_peers": 2})
+    group = PacedGroup(settings, Random(1), (1.0, 0.0, 1.0), deaths={20}, never_back=[0, 1, 2])
+    rounds, result, states, events = run(settings, group)
     (left,) = (event for event in events if event.event == "left")
     assert left.cause == f"peer {left.peer}: found no room on the cluster within 0.5 s"
     others = [peer for peer in range(NUM_PEERS) if peer != left.peer]
@@ -226,20 +221,20 @@ def test_others_go_on_without_a_peer_that_finds_no_room() -> None:
     assert 0 <= result["ensemble_test_accuracy"] <= 1
 
 
-def test_too_few_peers_end_the_population() -> None:
-    chosen = settings()
+def test_fewer_than_min_peers_fail_the_population() -> None:
+    settings = async_settings()
     with pytest.raises(PopulationLost, match=r"^peer \d: .* 0\.5 s; 2 .*population\.min_peers.* 3"):
-        run(chosen, PacedGroup(chosen, Random(0), deaths={9}, never_back=[0, 1, 2]))
+        run(settings, PacedGroup(settings, Random(0), deaths={9}, never_back=[0, 1, 2]))
 
 
-def test_who_is_lost_too_often_ends_the_population() -> None:
-    chosen = settings(population={"max_peer_restarts": 0})
+def test_loss_beyond_max_peer_restarts_fails_the_population() -> None:
+    settings = async_settings(population={"max_peer_restarts": 0})
     with pytest.raises(PeerError, match=r"peer \d: died before .* 0 .*population\.max_peer_restarts"):
-        run(chosen, PacedGroup(chosen, Random(0), deaths={9}))
+        run(settings, PacedGroup(settings, Random(0), deaths={9}))
 
 
 class PoisonedPeer(Peer):
-    """A peer whose weights are no longer finite at the beginning of some of its rounds."""
+    """A peer whose weights become NaN at the beginning of some of its rounds."""
 
     poisoned: Mapping[int, Collection[int]] = {}
 
@@ -250,55 +245,55 @@ class PoisonedPeer(Peer):
 
 
 @hypothesis.settings(max_examples=6)
-@hypothesis.given(seed=st.integers(0, 2**32), peer=st.integers(0, 2), when=st.sets(st.integers(0, 4), min_size=1))
-def test_a_peer_that_diverges_takes_what_its_donor_published_last(seed: int, peer: int, when: set[int]) -> None:
-    chosen = settings()
-    poisoned = type("Poisoned", (PoisonedPeer,), {"poisoned": {peer: when}})
-    rounds, _, states, events = run(chosen, PacedGroup(chosen, Random(seed), make_peer=poisoned))
+@hypothesis.given(seed=st.integers(0, 2**32), peer=st.integers(0, 2), epochs=st.sets(st.integers(0, 4), min_size=1))
+def test_diverged_peer_takes_the_latest_snapshot_of_its_donor(seed: int, peer: int, epochs: set[int]) -> None:
+    settings = async_settings()
+    poisoned = type("Poisoned", (PoisonedPeer,), {"poisoned": {peer: epochs}})
+    rounds, _, states, events = run(settings, PacedGroup(settings, Random(seed), make_peer=poisoned))
     assert [(event.event, event.peer, event.round) for event in events] == [
-        ("reseeded", peer, epoch + 1) for epoch in sorted(when)
+        ("reseeded", peer, epoch + 1) for epoch in sorted(epochs)
     ]
-    for event in events[0 in when :]:  # in the first round its donor in the ring may not yet have published
+    for event in events[0 in epochs :]:  # in the first round the donor may have no snapshot yet
         assert event.cause.endswith(f"peer {(peer - 1) % 3}")
     for done in rounds[:-1]:
-        assert (peer in done.grafts["receiver"]) == (done.round - 1 not in when)
+        assert (peer in done.grafts["receiver"]) == (done.round - 1 not in epochs)
     assert all(tensor.isfinite().all() for state in states.values() for tensor in state.values())
 
 
 @pytest.mark.parametrize("topology", ["all", "best"])
-def test_without_a_ring_a_peer_that_diverges_takes_the_weights_of_the_best_other(topology: str) -> None:
-    chosen = settings(population={"topology": topology})
+def test_diverged_peer_outside_a_ring_takes_the_weights_of_another(topology: str) -> None:
+    settings = async_settings(population={"topology": topology})
     for peer in range(NUM_PEERS):
         poisoned = type("Poisoned", (PoisonedPeer,), {"poisoned": {peer: [2]}})
-        _, _, _, (event,) = run(chosen, PacedGroup(chosen, Random(peer), make_peer=poisoned))
+        _, _, _, (event,) = run(settings, PacedGroup(settings, Random(peer), make_peer=poisoned))
         assert (event.event, event.peer, event.round) == ("reseeded", peer, 3)
         assert not event.cause.endswith(f"peer {peer}")
 
 
 @pytest.mark.parametrize("changes", [{}, {"graft": {"source": "noise"}}, {"population": {"num_peers": 1}}])
-def test_where_nobody_can_give_it_weights_a_population_that_diverges_says_so(changes: Mapping[str, Any]) -> None:
-    chosen = settings(**changes)
+def test_divergence_without_a_possible_donor_fails_the_population(changes: Mapping[str, Any]) -> None:
+    settings = async_settings(**changes)
     make_peer = type("Poisoned", (PoisonedPeer,), {"poisoned": {peer: [0] for peer in range(NUM_PEERS)}})
-    population = Population(PacedGroup(chosen, Random(0), make_peer=make_peer), chosen)
+    population = Population(PacedGroup(settings, Random(0), make_peer=make_peer), settings)
     with pytest.raises(PeerDiverged, match=r"peer \d: diverged in epoch 1, .*; choose a lower training.lr"):
         population.step()
 
 
-def test_a_population_goes_on_from_a_checkpoint() -> None:
-    chosen = settings()
-    first = Population(PacedGroup(chosen, Random(0), (1.0, 0.1, 0.5)), chosen)
+def test_population_resumes_from_a_checkpoint() -> None:
+    settings = async_settings()
+    first = Population(PacedGroup(settings, Random(0), (1.0, 0.1, 0.5)), settings)
     rounds = [first.step(), first.step()]
-    second = Population(PacedGroup(chosen, Random(7)), chosen)
+    second = Population(PacedGroup(settings, Random(7)), settings)
     second.load(dict(first.save()), 2, {})
     rounds += [second.step() for _ in range(3)]
-    check_whole(rounds, chosen.population.max_staleness)
+    assert_complete(rounds, settings.population.max_staleness)
     assert 0 <= second.finish(rounds[-1])["test_accuracy"] <= 1
 
 
-def test_networks_that_exchange_nothing_do_not_wait_either() -> None:
-    chosen = settings(graft={"source": "noise"})
-    waiting = settings(graft={"source": "noise"}, population={"mode": "sync"})
-    expected = run(waiting, LocalGroup(partial(Peer, waiting), NUM_PEERS))
-    got = run(chosen, PacedGroup(chosen, Random(0), (1.0, 0.0, 0.5)))
+def test_async_peers_without_an_exchange_equal_sync_peers() -> None:
+    settings = async_settings(graft={"source": "noise"})
+    sync_settings = async_settings(graft={"source": "noise"}, population={"mode": "sync"})
+    expected = run(sync_settings, LocalGroup(partial(Peer, sync_settings), NUM_PEERS))
+    got = run(settings, PacedGroup(settings, Random(0), (1.0, 0.0, 0.5)))
     assert [untimed(done) for done in got[0]] == [untimed(done) for done in expected[0]]
     assert all(same_bits(got[2][peer], expected[2][peer]) for peer in range(NUM_PEERS))

@@ -54,7 +54,7 @@ def test_codistillation_learns_from_all_other_peers_and_not_from_itself() -> Non
         assert all(isinstance(snapshot, Snapshot) for snapshots in calls.values() for snapshot in snapshots)
 
 
-def test_training_of_teachers_has_the_timeout_of_as_many_rounds() -> None:
+def test_timeout_of_teacher_training_grows_with_the_teachers_per_peer() -> None:
     teachers = [{"model": "resnet8", "epochs": epochs} for epochs in (1, 2, 1)]
     settings = make_settings(
         distillation={"teachers": teachers},
@@ -69,7 +69,7 @@ def test_training_of_teachers_has_the_timeout_of_as_many_rounds() -> None:
     assert group.of("save")[0][1] == 100.0
 
 
-def test_a_peer_that_left_after_the_last_round_is_no_candidate_for_the_best() -> None:
+def test_peer_that_left_after_the_last_round_cannot_be_the_best() -> None:
     settings = make_settings(graft={}, population={"min_peers": 2, "replace_timeout_s": 0.1})
     best = finished(RecordingGroup(settings), settings)["best_peer"]
     outcome = finished(RecordingGroup(settings, leaving=best, at="predict"), settings)

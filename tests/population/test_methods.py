@@ -1,14 +1,14 @@
-"""The laws of the methods in whole populations of real peers on the digits, in this process."""
+"""Invariants of each method in populations of real peers on the digits, in one process."""
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from network_makers import same_bits
 from safetensors.torch import load as tensors_from_bytes
+from space_makers import make_settings
 from torch import Tensor
 
 from graftpop.peer.peer import Peer
@@ -41,42 +41,34 @@ METHODS: dict[str, Tree] = {
     "softer pruning": {"attenuation": {"factor": 1.0, "factor_schedule": "falling"}},
     "hard pruning": {"attenuation": {"factor": 0.0, "recoverable": False, "criterion": "random"}},
     "swa": {"swa": {"start": 0.3}},
-    "swa at a rate of its own": {"swa": {"start": 0.3, "lr": 0.02}},
+    "swa with its own lr": {"swa": {"start": 0.3, "lr": 0.02}},
     "pairs": {"diagnostics": {"pairs": True, "thresholds": [0.01, 5.0]}},
 }
 
 
-def settings(tree: Tree | None = None, **sections: Tree) -> Settings:
-    """Return two small peers that train for three rounds of one epoch, changed as told."""
-    whole: dict[str, Any] = {
-        "data": {"name": "digits", "max_train_images": 200},
-        "model": {"name": "resnet8"},
-        "training": {"epochs": 3, "batch_size": 64, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
-        "population": {"num_peers": 2},
-    }
-    for name, section in (*(tree or {}).items(), *sections.items()):
-        whole[name] = {**whole.get(name, {}), **section}
-    return Settings.model_validate(whole)
+def method_settings(*trees: Tree, **sections: Tree) -> Settings:
+    """Return settings of two small peers that train for three rounds of one epoch, overlaid by trees and sections."""
+    return make_settings({"training": {"epochs": 3}, "population": {"num_peers": 2}}, *trees, sections)
 
 
-def population(chosen: Settings) -> Population:
-    return Population(LocalGroup(partial(Peer, chosen), chosen.population.num_peers), chosen)
+def local_population(settings: Settings) -> Population:
+    return Population(LocalGroup(partial(Peer, settings), settings.population.num_peers), settings)
 
 
-def states(one: Population) -> States:
-    return {peer: tensors_from_bytes(content) for peer, content in one.save()}
+def states(population: Population) -> States:
+    return {peer: tensors_from_bytes(content) for peer, content in population.save()}
 
 
-def networks(one: Population) -> States:
+def networks(population: Population) -> States:
     return {
         peer: {name: tensor for name, tensor in state.items() if name.startswith("network/")}
-        for peer, state in states(one).items()
+        for peer, state in states(population).items()
     }
 
 
-def run(chosen: Settings) -> tuple[Population, list[Round]]:
-    one = population(chosen)
-    return one, [one.step() for _ in range(chosen.num_rounds)]
+def run(settings: Settings) -> tuple[Population, list[Round]]:
+    population = local_population(settings)
+    return population, [population.step() for _ in range(settings.num_rounds)]
 
 
 def same(one: States, other: States) -> bool:
@@ -84,15 +76,15 @@ def same(one: States, other: States) -> bool:
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_a_method_changes_training_and_can_be_stopped_and_resumed_to_the_bit(method: Tree) -> None:
-    chosen = settings(method)
-    first = population(chosen)
+def test_method_changes_training_and_resumes_to_the_bit(method: Tree) -> None:
+    settings = method_settings(method)
+    first = local_population(settings)
     first.step()
     second_round = first.step()
     saved, teachers = dict(first.save()), first.save_teachers()
     last_round = first.step()
 
-    resumed = population(chosen)
+    resumed = local_population(settings)
     resumed.load(saved, 2, teachers)
     assert same(states(resumed), {peer: tensors_from_bytes(state) for peer, state in saved.items()})
     again = resumed.step()
@@ -106,53 +98,53 @@ def test_a_method_changes_training_and_can_be_stopped_and_resumed_to_the_bit(met
         method.get("graft", {}).get("source", "external") == "external" and "graft" in method
     )
     if "diagnostics" not in method:
-        plain = settings(population=method.get("population", {}))
+        plain = method_settings(population=method.get("population", {}))
         assert not same(networks(first), networks(run(plain)[0]))
 
 
-def test_grafting_with_alpha_1_is_the_ensemble() -> None:
-    kept, rounds = run(settings(graft={"alpha": 1.0}))
-    apart, apart_rounds = run(settings())
+def test_grafting_with_alpha_1_equals_the_ensemble() -> None:
+    kept, rounds = run(method_settings(graft={"alpha": 1.0}))
+    apart, apart_rounds = run(method_settings())
     assert same(networks(kept), networks(apart))
     assert rounds[0].grafts
-    chosen = settings(graft={"alpha": 1.0}, population={"output": "ensemble"})
-    assert population(chosen).finish(rounds[-1]).keys() >= {"val_accuracy", "test_accuracy"}
+    settings = method_settings(graft={"alpha": 1.0}, population={"output": "ensemble"})
+    assert local_population(settings).finish(rounds[-1]).keys() >= {"val_accuracy", "test_accuracy"}
     outcome, expected = kept.finish(rounds[-1]), apart.finish(apart_rounds[-1])
     assert outcome == expected
 
 
 def test_mutual_learning_of_one_peer_is_plain_training() -> None:
-    mutual, rounds = run(settings(mutual={}, population={"num_peers": 1}))
-    plain, plain_rounds = run(settings(population={"num_peers": 1}))
+    mutual, rounds = run(method_settings(mutual={}, population={"num_peers": 1}))
+    plain, plain_rounds = run(method_settings(population={"num_peers": 1}))
     assert same(networks(mutual), networks(plain))
     assert rounds[-1].val_accuracy == plain_rounds[-1].val_accuracy
 
 
-def test_mutual_learning_without_weight_is_plain_training_on_the_first_peers_batches() -> None:
-    mutual, _ = run(settings(mutual={"weight": 0.0}))
-    plain, _ = run(settings())
+def test_mutual_learning_with_weight_0_is_plain_training_on_the_first_peers_batches() -> None:
+    mutual, _ = run(method_settings(mutual={"weight": 0.0}))
+    plain, _ = run(method_settings())
     assert same_bits(networks(mutual)[0], networks(plain)[0])
     assert not same_bits(networks(mutual)[1], networks(plain)[1])
 
 
-def test_equal_peers_have_nothing_to_teach_each_other() -> None:
+def test_equal_peers_under_mutual_learning_train_like_one_peer() -> None:
     """Two peers made equal stay equal under mutual learning, and train as one alone."""
-    chosen = settings(mutual={})
-    members = [Peer(chosen, 0), Peer(chosen, 1)]
+    settings = method_settings(mutual={})
+    members = [Peer(settings, 0), Peer(settings, 1)]
     members[1].load(members[0].save())
-    one = Population(LocalGroup(members.__getitem__, len(members)), chosen)
-    one.step()
-    after = networks(one)
-    alone = population(settings(population={"num_peers": 1}))
+    population = Population(LocalGroup(members.__getitem__, len(members)), settings)
+    population.step()
+    after = networks(population)
+    alone = local_population(method_settings(population={"num_peers": 1}))
     alone.step()
     assert same_bits(after[0], after[1])
     for name, tensor in networks(alone)[0].items():
         assert torch.allclose(after[0][name].double(), tensor.double(), atol=1e-5), name
 
 
-def test_attenuation_with_factor_1_changes_nothing_until_the_end() -> None:
-    attenuated = population(settings(attenuation={"factor": 1.0}))
-    plain = population(settings())
+def test_attenuation_with_factor_1_changes_nothing_before_the_last_round() -> None:
+    attenuated = local_population(method_settings(attenuation={"factor": 1.0}))
+    plain = local_population(method_settings())
     for _ in range(2):
         attenuated.step()
         plain.step()
@@ -163,45 +155,47 @@ def test_attenuation_with_factor_1_changes_nothing_until_the_end() -> None:
 
 
 def test_attenuation_of_no_filter_changes_nothing() -> None:
-    assert same(networks(run(settings(attenuation={"rate": 0.0}))[0]), networks(run(settings())[0]))
+    assert same(networks(run(method_settings(attenuation={"rate": 0.0}))[0]), networks(run(method_settings())[0]))
 
 
 def test_burn_in_leaves_the_first_rounds_without_an_exchange() -> None:
-    _, rounds = run(settings(graft={"burn_in_rounds": 1}))
+    _, rounds = run(method_settings(graft={"burn_in_rounds": 1}))
     assert [bool(done.grafts) for done in rounds] == [False, True, False]
 
 
-def test_a_teacher_without_weight_changes_nothing() -> None:
-    taught, rounds = run(settings(distillation={**TEACHER, "weight": 0.0}))
-    plain, plain_rounds = run(settings())
+def test_teacher_with_weight_0_changes_nothing() -> None:
+    taught, rounds = run(method_settings(distillation={**TEACHER, "weight": 0.0}))
+    plain, plain_rounds = run(method_settings())
     for peer, state in networks(plain).items():
         for name, tensor in state.items():
             assert torch.equal(tensor, networks(taught)[peer][name]), name
-    # what the teacher's training took is counted where it was trained
+    # the peer that trains the teacher counts the teacher's images
     images = [[row["train_images"] for row in done.peers] for done in (*rounds, *plain_rounds)]
     assert images == [[360, 180], *[[180, 180]] * 5]
 
 
-def test_the_peers_share_the_training_of_the_teachers() -> None:
+def test_peers_share_the_training_of_teachers() -> None:
     three = {"teachers": [{"model": "resnet8", "epochs": epochs} for epochs in (1, 2, 1)]}
-    one = population(settings(distillation=three))
-    done = one.step()
+    population = local_population(method_settings(distillation=three))
+    done = population.step()
     assert [row["train_images"] for row in done.peers] == [180 * (1 + 1 + 1), 180 * (1 + 2)]
-    assert sorted(one.save_teachers()) == [0, 1, 2]
+    assert sorted(population.save_teachers()) == [0, 1, 2]
 
 
-def test_total_epochs_are_shared_out_among_the_peers() -> None:
+def test_total_epochs_are_divided_among_the_peers() -> None:
     costs = {}
     for num_peers in (1, 2, 3):
-        _, rounds = run(settings(training={"epochs": None, "total_epochs": 6}, population={"num_peers": num_peers}))
+        _, rounds = run(
+            method_settings(training={"epochs": None, "total_epochs": 6}, population={"num_peers": num_peers})
+        )
         assert len(rounds) == 6 // num_peers
         costs[num_peers] = sum(row["train_images"] for done in rounds for row in done.peers)
     assert set(costs.values()) == {6 * 180}
 
 
-def test_a_soup_of_equal_peers_is_the_peer() -> None:
-    chosen = settings(population={"output": "uniform_soup"})
-    members = [Peer(chosen, 0), Peer(chosen, 1)]
+def test_soup_of_equal_peers_equals_the_peer() -> None:
+    settings = method_settings(population={"output": "uniform_soup"})
+    members = [Peer(settings, 0), Peer(settings, 1)]
     members[1].load(members[0].save())
     before = tensors_from_bytes(members[0].save())
     members[0].make_soup("uniform_soup", *(member.publish() for member in members))
@@ -211,34 +205,36 @@ def test_a_soup_of_equal_peers_is_the_peer() -> None:
     assert all(torch.equal(before[name], after[name]) for name in trained)
 
 
-def test_a_greedy_soup_is_on_validation_no_worse_than_the_best_peer_with_its_statistics_anew() -> None:
-    chosen = settings(population={"output": "greedy_soup", "num_peers": 3})
-    one, rounds = run(chosen)
-    alone = Peer(chosen, rounds[-1].best_peer)
-    alone.load(dict(one.save())[rounds[-1].best_peer])
+def test_greedy_soup_validates_at_least_as_well_as_the_best_peer_with_recomputed_statistics() -> None:
+    settings = method_settings(population={"output": "greedy_soup", "num_peers": 3})
+    population, rounds = run(settings)
+    alone = Peer(settings, rounds[-1].best_peer)
+    alone.load(dict(population.save())[rounds[-1].best_peer])
     alone.make_soup("uniform_soup", alone.publish())
     reference = alone.ensemble_accuracy(alone.predict("val"))
-    assert one.finish(rounds[-1])["val_accuracy"] >= reference
+    assert population.finish(rounds[-1])["val_accuracy"] >= reference
 
 
-def test_the_output_of_an_ensemble_is_its_mean_softmax() -> None:
-    one, rounds = run(settings(population={"output": "ensemble"}))
-    outcome = one.finish(rounds[-1])
+def test_ensemble_output_is_the_mean_softmax() -> None:
+    population, rounds = run(method_settings(population={"output": "ensemble"}))
+    outcome = population.finish(rounds[-1])
     assert outcome["test_accuracy"] == outcome["ensemble_test_accuracy"]
 
 
 def test_removed_filters_leave_a_smaller_network_in_the_records() -> None:
-    one, rounds = run(settings(attenuation={"factor": 0.0}, population={"num_peers": 1}))
-    outcome = one.finish(rounds[-1])
+    population, rounds = run(method_settings(attenuation={"factor": 0.0}, population={"num_peers": 1}))
+    outcome = population.finish(rounds[-1])
     assert outcome["removed_filters"] > 0
     assert outcome["parameters_left"] < outcome["parameters"]
     assert outcome["flops_left"] < outcome["flops"]
-    kept, rounds = run(settings(attenuation={"factor": 0.0, "remove": False}, population={"num_peers": 1}))
+    kept, rounds = run(method_settings(attenuation={"factor": 0.0, "remove": False}, population={"num_peers": 1}))
     assert "removed_filters" not in kept.finish(rounds[-1])
 
 
-def test_measures_are_recorded_by_round_peer_and_pair() -> None:
-    _, rounds = run(settings(diagnostics={"pairs": True, "thresholds": [0.01, 1000.0]}, population={"num_peers": 3}))
+def test_diagnostics_are_recorded_by_round_peer_and_pair() -> None:
+    _, rounds = run(
+        method_settings(diagnostics={"pairs": True, "thresholds": [0.01, 1000.0]}, population={"num_peers": 3})
+    )
     for done in rounds:
         rows = {(row["peer"], row["other"], row["diagnostic"]): row["value"] for row in done.diagnostics}
         assert {row["round"] for row in done.diagnostics} == {done.round}
@@ -253,10 +249,10 @@ def test_measures_are_recorded_by_round_peer_and_pair() -> None:
         assert all(rows[*pair, "distance"] > 0 and 0 <= rows[*pair, "disagreement"] <= 1 for pair in pairs)
 
 
-def test_averaged_peers_are_one_network(tmp_path: Path) -> None:
+def test_averaged_peers_have_equal_weights() -> None:
     """Right after an exchange with alpha 1/2 over two peers their distance is zero."""
-    one = population(settings(graft={"alpha": 0.5}))
-    one.step()
-    after = networks(one)
+    population = local_population(method_settings(graft={"alpha": 0.5}))
+    population.step()
+    after = networks(population)
     floats = [name for name, tensor in after[0].items() if tensor.is_floating_point()]
     assert all(torch.allclose(after[0][name], after[1][name], atol=1e-6) for name in floats)

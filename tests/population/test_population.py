@@ -1,4 +1,4 @@
-"""Populations of real peers on the digits, in this process."""
+"""Rounds of populations that graft, with real peers on the digits in one process."""
 
 import copy
 import json
@@ -14,6 +14,7 @@ import torch
 from network_makers import same_bits, seeded_network
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
+from space_makers import make_settings
 from torch import Tensor
 
 from graftpop.errors import CheckpointError
@@ -55,30 +56,21 @@ GRAFT_COLUMNS = {
 States = dict[int, dict[str, Tensor]]
 
 
-def settings(**sections: Mapping[str, Any] | None) -> Settings:
-    """Return three small peers that graft for two rounds of one epoch, changed as told."""
-    tree: dict[str, Any] = {
-        "data": {"name": "digits", "max_train_images": 200},
-        "model": {"name": "resnet8"},
-        "training": {"epochs": 2, "batch_size": 64, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
-        "population": {"num_peers": 3},
-        "graft": {},
-    }
-    for name, section in sections.items():
-        tree[name] = None if section is None else {**tree[name], **section}
-    return Settings.model_validate(tree)
+def grafting_settings(**sections: Mapping[str, Any] | None) -> Settings:
+    """Return settings of three small peers that graft, overlaid by sections; None removes a section."""
+    return make_settings({"graft": {}}, sections)
 
 
-def peers(chosen: Settings) -> list[Peer]:
-    return [Peer(chosen, index) for index in range(chosen.population.num_peers)]
+def peers(settings: Settings) -> list[Peer]:
+    return [Peer(settings, index) for index in range(settings.population.num_peers)]
 
 
-def population(chosen: Settings) -> Population:
-    return Population(LocalGroup(partial(Peer, chosen), chosen.population.num_peers), chosen)
+def local_population(settings: Settings) -> Population:
+    return Population(LocalGroup(partial(Peer, settings), settings.population.num_peers), settings)
 
 
-def states(one: Population) -> States:
-    return {peer: tensors_from_bytes(content) for peer, content in one.save()}
+def states(population: Population) -> States:
+    return {peer: tensors_from_bytes(content) for peer, content in population.save()}
 
 
 def network_state(peer: Peer) -> dict[str, Tensor]:
@@ -90,16 +82,16 @@ def same_states(one: States, other: States) -> bool:
     return one.keys() == other.keys() and all(same_bits(one[peer], other[peer]) for peer in one)
 
 
-def run(chosen: Settings) -> tuple[list[Round], States]:
-    one = population(chosen)
-    rounds = [one.step() for _ in range(chosen.num_rounds)]
-    return rounds, states(one)
+def run(settings: Settings) -> tuple[list[Round], States]:
+    population = local_population(settings)
+    rounds = [population.step() for _ in range(settings.num_rounds)]
+    return rounds, states(population)
 
 
 @cache
 def grafted() -> tuple[list[Round], States]:
     """Return the rounds and the last states of the standard population."""
-    return run(settings())
+    return run(grafting_settings())
 
 
 class ReversedGroup(LocalGroup):
@@ -111,8 +103,8 @@ class ReversedGroup(LocalGroup):
         yield from super().run(method, dict(sorted(calls.items(), reverse=True)), timeout_s, wanted=wanted)
 
 
-def test_a_snapshot_that_is_held_is_not_changed_by_what_its_peer_does_later() -> None:
-    group = LocalGroup(partial(Peer, settings()), 2)
+def test_published_snapshot_does_not_change_when_its_peer_trains_or_grafts() -> None:
+    group = LocalGroup(partial(Peer, grafting_settings()), 2)
 
     def ask(method: str, peer: int, *arguments: Any) -> Any:
         return next(group.run(method, {peer: arguments}, math.inf, wanted="ref"))[1]
@@ -128,11 +120,11 @@ def test_a_snapshot_that_is_held_is_not_changed_by_what_its_peer_does_later() ->
 
 @pytest.mark.parametrize("num_peers", [2, 3])
 def test_a_round_equals_the_formula_applied_to_the_snapshots(num_peers: int) -> None:
-    chosen = settings(population={"num_peers": num_peers})
-    one = population(chosen)
-    done = one.step()
+    settings = grafting_settings(population={"num_peers": num_peers})
+    population = local_population(settings)
+    done = population.step()
 
-    twins = peers(chosen)
+    twins = peers(settings)
     for twin in twins:
         twin.train(1)
     published = [network_state(twin) for twin in twins]
@@ -140,7 +132,7 @@ def test_a_round_equals_the_formula_applied_to_the_snapshots(num_peers: int) -> 
     found = find_sites(seeded_network("resnet8"), (3, 8, 8), "resnet8")
     sites = [(site.conv, site.norm) for site in found]
     expected_alphas = []
-    for receiver, state in states(one).items():
+    for receiver, state in states(population).items():
         donor = (receiver - 1) % num_peers
         entropies = [
             [references.entropy(published[peer][f"{conv}.weight"].flatten()) for conv, _ in sites]
@@ -155,44 +147,44 @@ def test_a_round_equals_the_formula_applied_to_the_snapshots(num_peers: int) -> 
     assert done.grafts["alpha"] == pytest.approx(expected_alphas, abs=1e-9)
 
 
-def test_the_order_in_which_peers_run_does_not_matter() -> None:
-    chosen = settings()
-    one = Population(ReversedGroup(partial(Peer, chosen), chosen.population.num_peers), chosen)
-    rounds = [one.step() for _ in range(2)]
-    assert same_states(states(one), grafted()[1])
+def test_order_of_the_peers_does_not_change_the_result() -> None:
+    settings = grafting_settings()
+    population = Population(ReversedGroup(partial(Peer, settings), settings.population.num_peers), settings)
+    rounds = [population.step() for _ in range(2)]
+    assert same_states(states(population), grafted()[1])
     assert [done.grafts for done in rounds] == [done.grafts for done in grafted()[0]]
     assert [[row["peer"] for row in done.peers] for done in rounds] == [[0, 1, 2]] * 2
 
 
 def test_the_last_round_does_not_graft() -> None:
-    rounds, after_one = run(settings(training={"epochs": 1}))
-    _, trained_only = run(settings(training={"epochs": 1}, graft=None))
+    rounds, after_one = run(grafting_settings(training={"epochs": 1}))
+    _, trained_only = run(grafting_settings(training={"epochs": 1}, graft=None))
     assert [(done.is_last, done.grafts) for done in rounds] == [(True, {})]
     assert same_states(after_one, trained_only)
     assert [(done.is_last, bool(done.grafts)) for done in grafted()[0]] == [(False, True), (True, False)]
 
 
-def test_grafting_makes_a_difference() -> None:
-    _, apart = run(settings(graft=None))
+def test_grafting_changes_the_weights_of_every_peer() -> None:
+    _, apart = run(grafting_settings(graft=None))
     assert not any(same_bits(apart[peer], grafted()[1][peer]) for peer in range(3))
 
 
-def test_the_last_round_is_as_short_as_what_is_left() -> None:
-    chosen = settings(training={"epochs": 3}, population={"num_peers": 2, "epochs_per_round": 2})
-    rounds, _ = run(chosen)
-    assert chosen.num_rounds == 2
+def test_last_round_trains_the_remaining_epochs() -> None:
+    settings = grafting_settings(training={"epochs": 3}, population={"num_peers": 2, "epochs_per_round": 2})
+    rounds, _ = run(settings)
+    assert settings.num_rounds == 2
     assert [[row["epoch"] for row in done.peers] for done in rounds] == [[2, 2], [3, 3]]
     assert [[row["train_images"] for row in done.peers] for done in rounds] == [[360, 360], [180, 180]]
     assert [done.is_last for done in rounds] == [False, True]
 
 
-def test_a_population_saved_and_loaded_midway_gives_the_bits_of_an_undisturbed_one() -> None:
-    chosen = settings()
-    first = population(chosen)
+def test_population_resumed_from_a_checkpoint_gives_the_same_bits() -> None:
+    settings = grafting_settings()
+    first = local_population(settings)
     first.step()
     saved = dict(first.save())
 
-    second = population(chosen)
+    second = local_population(settings)
     second.load(saved, first.round, {})
     done = second.step()
     assert second.round == 2
@@ -204,31 +196,31 @@ def test_a_population_saved_and_loaded_midway_gives_the_bits_of_an_undisturbed_o
 
 
 def test_equal_settings_give_equal_bits_and_another_seed_others() -> None:
-    assert same_states(run(settings())[1], grafted()[1])
-    other = Settings.model_validate(settings().model_dump() | {"seed": 1})
+    assert same_states(run(grafting_settings())[1], grafted()[1])
+    other = Settings.model_validate(grafting_settings().model_dump() | {"seed": 1})
     assert not same_states(run(other)[1], grafted()[1])
 
 
-def test_alpha_1_is_no_grafting_at_all() -> None:
-    _, kept = run(settings(graft={"alpha": 1.0}))
-    _, apart = run(settings(graft=None))
+def test_alpha_1_equals_no_grafting() -> None:
+    _, kept = run(grafting_settings(graft={"alpha": 1.0}))
+    _, apart = run(grafting_settings(graft=None))
     assert same_states(kept, apart)
 
 
-def test_alpha_0_hands_the_networks_round_the_ring() -> None:
-    chosen = settings(graft={"alpha": 0.0})
-    one = population(chosen)
-    one.step()
-    twins = peers(chosen)
+def test_alpha_0_passes_each_network_to_the_next_peer_of_the_ring() -> None:
+    settings = grafting_settings(graft={"alpha": 0.0})
+    population = local_population(settings)
+    population.step()
+    twins = peers(settings)
     for twin in twins:
         twin.train(1)
-    for receiver, state in states(one).items():
+    for receiver, state in states(population).items():
         donor = network_state(twins[(receiver - 1) % 3])
         assert all(torch.equal(state[f"network/{name}"], tensor) for name, tensor in donor.items())
 
 
 def test_peers_start_from_different_weights() -> None:
-    weights = [state["network/conv1.weight"] for state in states(population(settings())).values()]
+    weights = [state["network/conv1.weight"] for state in states(local_population(grafting_settings())).values()]
     assert not any(torch.equal(weights[i], weights[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
 
 
@@ -236,7 +228,7 @@ def test_peers_start_from_different_weights() -> None:
     ("diversity", "rates"), [("none", [0.05, 0.05, 0.05]), ("learning_rate", [0.0125, 0.0375, 0.05])]
 )
 def test_peers_may_have_different_learning_rates(diversity: str, rates: list[float]) -> None:
-    done = population(settings(population={"diversity": diversity})).step()
+    done = local_population(grafting_settings(population={"diversity": diversity})).step()
     assert [row["lr"] for row in done.peers] == pytest.approx(rates)
 
 
@@ -253,7 +245,7 @@ def test_rows_have_the_columns_of_the_tables() -> None:
     assert first["site"][:3] == ["conv1", "layer1.0.conv1", "layer1.0.conv2"]
 
 
-def test_rows_hold_plain_numbers_that_hang_together() -> None:
+def test_rows_hold_consistent_plain_numbers() -> None:
     done = grafted()[0][0]
     json.dumps([done.peers, done.grafts])
     for row in done.peers:
@@ -269,24 +261,24 @@ def test_rows_hold_plain_numbers_that_hang_together() -> None:
     assert done.peers[done.best_peer]["val_accuracy"] == done.val_accuracy
 
 
-def test_a_rounds_figures_are_measured_before_its_exchange() -> None:
-    apart = population(settings(graft=None)).step()
+def test_round_metrics_are_measured_before_the_exchange() -> None:
+    apart = local_population(grafting_settings(graft=None)).step()
     keys = ("train_loss", "val_loss", "val_accuracy", "num_invalid_filters", "mean_entropy_nats")
     for row, expected in zip(grafted()[0][0].peers, apart.peers, strict=True):
         assert {key: row[key] for key in keys} == {key: expected[key] for key in keys}
 
 
-def test_the_first_of_equally_good_peers_is_the_best() -> None:
+def test_first_of_equally_accurate_peers_is_the_best() -> None:
     done = Round(1, True, [{"peer": peer, "val_accuracy": accuracy} for peer, accuracy in enumerate([0.5, 0.7, 0.7])])
     assert (done.best_peer, done.val_accuracy) == (1, 0.7)
 
 
-def test_the_ensembles_accuracy_is_that_of_the_mean_softmax() -> None:
-    chosen = settings(graft=None)
-    members = peers(chosen)
-    one = Population(LocalGroup(members.__getitem__, len(members)), chosen)
-    done = one.step()
-    outcome = one.finish(done)
+def test_ensemble_accuracy_is_that_of_the_mean_softmax() -> None:
+    settings = grafting_settings(graft=None)
+    members = peers(settings)
+    population = Population(LocalGroup(members.__getitem__, len(members)), settings)
+    done = population.step()
+    outcome = population.finish(done)
     tests = [member.predict("test") for member in members]
     labels = tests[0][1]
     num_right, num_right_of_best = 0, 0
@@ -302,20 +294,20 @@ def test_the_ensembles_accuracy_is_that_of_the_mean_softmax() -> None:
     assert all(np.allclose(probabilities.sum(1), 1, atol=1e-5) for probabilities, _ in tests)
 
 
-def test_one_peer_alone_is_a_baseline() -> None:
-    rounds, _ = run(settings(population={"num_peers": 1}, graft=None))
+def test_population_of_one_peer_runs() -> None:
+    rounds, _ = run(grafting_settings(population={"num_peers": 1}, graft=None))
     assert [len(done.peers) for done in rounds] == [1, 1]
     assert rounds[-1].best_peer == 0
 
 
-def test_a_checkpoint_that_is_cut_short_or_anothers_is_an_error() -> None:
-    one = peers(settings(population={"num_peers": 2}))[0]
-    state = one.save()
+def test_truncated_or_foreign_checkpoint_is_refused() -> None:
+    peer = peers(grafting_settings(population={"num_peers": 2}))[0]
+    state = peer.save()
     with pytest.raises(CheckpointError, match=r"^checkpoint of peer 0: .*safetensors"):
-        one.load(state[: len(state) // 2])
-    other = Peer(settings(model={"name": "resnet20"}), 0)
+        peer.load(state[: len(state) // 2])
+    other = Peer(grafting_settings(model={"name": "resnet20"}), 0)
     with pytest.raises(CheckpointError, match=r"checkpoint: not one of this network"):
-        one.load(other.save())
+        peer.load(other.save())
 
 
 @pytest.mark.parametrize(
@@ -338,10 +330,8 @@ def test_a_checkpoint_that_is_cut_short_or_anothers_is_an_error() -> None:
         ("teacher_images", None, "teacher_images"),
     ],
 )
-def test_a_state_that_no_peer_of_the_population_can_have_had_is_refused_in_one_line(
-    name: str, value: Tensor | None, message: str
-) -> None:
-    peer = Peer(settings(), 0)
+def test_invalid_peer_state_is_refused_in_one_line(name: str, value: Tensor | None, message: str) -> None:
+    peer = Peer(grafting_settings(), 0)
     tensors = tensors_from_bytes(peer.save())
     tensors.pop(name, None)
     if value is not None:
@@ -351,30 +341,30 @@ def test_a_state_that_no_peer_of_the_population_can_have_had_is_refused_in_one_l
     assert "\n" not in str(raised.value)
 
 
-def test_the_model_card_says_how_to_rebuild_and_feed_the_network() -> None:
-    card = Peer(settings(), 0).model_card()
+def test_model_card_describes_network_and_input() -> None:
+    card = Peer(grafting_settings(), 0).model_card()
     assert (card["model"], card["num_classes"], card["image_shape"]) == ("resnet8", 10, [3, 8, 8])
     assert card["class_names"] == [str(digit) for digit in range(10)]
     assert json.loads(json.dumps(card)) == card
     assert len(card["mean"]) == len(card["std"]) == 3
 
 
-def test_peers_leave_torchs_own_random_state_alone() -> None:
-    chosen = settings(population={"num_peers": 2})
+def test_peers_leave_the_global_torch_generator_unchanged() -> None:
+    settings = grafting_settings(population={"num_peers": 2})
     before = torch.get_rng_state()
-    run(chosen)
+    run(settings)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_released_codes_exchange_can_be_run_in_a_population() -> None:
-    chosen = settings(graft={"compat": "released_code"}, population={"num_peers": 2})
-    one = population(chosen)
-    done = one.step()
-    twins = peers(chosen)
+def test_compat_exchange_in_a_population_equals_the_released_code() -> None:
+    settings = grafting_settings(graft={"compat": "released_code"}, population={"num_peers": 2})
+    population = local_population(settings)
+    done = population.step()
+    twins = peers(settings)
     for twin in twins:
         twin.train(1)
     published = [network_state(twin) for twin in twins]
-    for receiver, state in states(one).items():
+    for receiver, state in states(population).items():
         reference = seeded_network("resnet8")
         reference.load_state_dict(published[receiver])
         alphas = references.released_graft(reference, published[1 - receiver], A=0.4, c=500)

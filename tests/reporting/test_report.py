@@ -238,6 +238,7 @@ def test_description_names_methods_and_settings(sections: dict[str, Any], phrase
 
 def test_median_entropy_difference_is_given_if_layer_entropies_decided_alpha() -> None:
     text = description(grafts_of("one"), graft={"c": 1.0})  # differences of 0.1 and 0
+    assert "did not decide" not in text
     assert "0.05 nats" in text
     assert "0.506 or 0.494" in text  # 0.4 / pi * atan(0.05) + 1/2
 
