@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from graftpop.exchange.state_dicts import graft_state_dicts as graft
     from graftpop.models.network_file import load_network as load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Population", "__version__", "graft", "load", "trainable"]
 
 _LOCATIONS = {
