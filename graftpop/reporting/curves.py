@@ -8,9 +8,8 @@ import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 
-from graftpop.reporting.figure import INK, Figure, color, round_axis, with_layout
+from graftpop.reporting.figure import INK, Figure, color, two_panels, with_layout
 
 __all__ = ["accuracy_by_images", "peers_by_round"]
 
@@ -113,7 +112,11 @@ def peers_by_round(rounds: pa.Table, trial: str) -> Figure:
         rounds: rows of the trial in `rounds.parquet`, at least one.
         trial: trial ID.
     """
-    plot = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
+    plot = two_panels(
+        pc.max(rounds["round"]).as_py(),
+        {"title": {"text": "validation accuracy"}, "tickformat": ".0%"},
+        {"title": {"text": "training loss"}},
+    )
     peers: Sequence[int] = sorted(pc.unique(rounds["peer"]).to_pylist())
     for index, peer in enumerate(peers):
         own = rounds.filter(pc.equal(rounds["peer"], peer)).sort_by("round")
@@ -131,15 +134,6 @@ def peers_by_round(rounds: pa.Table, trial: str) -> Figure:
                 row=row,
                 col=1,
             )
-    num_rounds = pc.max(rounds["round"]).as_py()
-    with_layout(
-        plot,
-        height=520,
-        xaxis2=round_axis(num_rounds),
-        xaxis=round_axis(num_rounds) | {"title": None, "showticklabels": False},
-        yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".0%"},
-        yaxis2={"title": {"text": "training loss"}},
-    )
     last = rounds.filter(pc.equal(rounds["round"], pc.max(rounds["round"])))
     low, high = pc.min_max(last["val_accuracy"]).as_py().values()
     return Figure(

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from graftpop.reporting.figure import BLUE_TO_ORANGE, GREY, INK, Figure, color, round_axis, with_layout
+from graftpop.reporting.figure import BLUE_TO_ORANGE, GREY, INK, Figure, color, round_axis, two_panels, with_layout
 from graftpop.training.snapshot import ALL_OTHERS
 
 __all__ = ["alpha_map", "distances", "entropy_maps", "invalid_filter_maps", "lineage"]
@@ -73,7 +73,11 @@ def distances(diagnostics: pa.Table) -> Figure:
     Args:
         diagnostics: rows for `distance` and `disagreement` in one trial, at least one.
     """
-    plot = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
+    plot = two_panels(
+        pc.max(diagnostics["round"]).as_py(),
+        {"title": {"text": "distance between weights"}, "rangemode": "tozero"},
+        {"title": {"text": "disagreement"}, "tickformat": ".0%", "rangemode": "tozero"},
+    )
     pairs = sorted({(row["peer"], row["other"]) for row in diagnostics.select(["peer", "other"]).to_pylist()})
     for index, (peer, other) in enumerate(pairs):
         of_pair = pc.and_(pc.equal(diagnostics["peer"], peer), pc.equal(diagnostics["other"], other))
@@ -91,15 +95,6 @@ def distances(diagnostics: pa.Table) -> Figure:
                 row=row,
                 col=1,
             )
-    num_rounds = pc.max(diagnostics["round"]).as_py()
-    with_layout(
-        plot,
-        height=520,
-        xaxis2=round_axis(num_rounds),
-        xaxis=round_axis(num_rounds) | {"title": None, "showticklabels": False},
-        yaxis={"title": {"text": "distance between weights"}, "rangemode": "tozero"},
-        yaxis2={"title": {"text": "disagreement"}, "tickformat": ".0%", "rangemode": "tozero"},
-    )
     return Figure(
         plot,
         f"Distance between the weights, and disagreement on validation images, for {len(pairs)} "

@@ -1,12 +1,14 @@
 """A figure of the report: a plotly figure with its description, and the colors and layout that all figures share."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-__all__ = ["BLUE_TO_ORANGE", "COLORS", "GREY", "INK", "Figure", "color", "round_axis", "with_layout"]
+__all__ = ["BLUE_TO_ORANGE", "COLORS", "GREY", "INK", "Figure", "color", "round_axis", "two_panels", "with_layout"]
 
 GREY: Final = "#8a8a8a"
 
@@ -39,6 +41,24 @@ def color(index: int) -> str:
 def round_axis(num_rounds: int) -> dict[str, Any]:
     """Return an axis with ticks at whole rounds; the ticks that plotly chooses are whole from 12 rounds on."""
     return {"title": {"text": "round"}, **({"dtick": 1} if num_rounds < 12 else {})}
+
+
+def two_panels(num_rounds: int, upper: Mapping[str, Any], lower: Mapping[str, Any]) -> go.Figure:
+    """Return an empty plot of two panels, one above the other, that share an x axis of rounds.
+
+    Args:
+        num_rounds: number of the last round.
+        upper: y axis of the upper panel, row 1.
+        lower: y axis of the lower panel, row 2.
+    """
+    return with_layout(
+        make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08),
+        height=520,
+        xaxis=round_axis(num_rounds) | {"title": None, "showticklabels": False},
+        xaxis2=round_axis(num_rounds),
+        yaxis=upper,
+        yaxis2=lower,
+    )
 
 
 def with_layout(plot: go.Figure, *, height: int, **layout: Any) -> go.Figure:
