@@ -12,6 +12,7 @@ import pytest
 import references
 import torch
 from network_makers import same_bits, seeded_network
+from public_names import COLUMNS
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from space_makers import make_settings
@@ -23,35 +24,6 @@ from graftpop.population import Calls, LocalGroup, Population, Round
 from graftpop.population.group import ResultMode
 from graftpop.settings import Settings
 from graftpop.training.sites import find_sites
-
-ROUND_COLUMNS = {
-    "round",
-    "epoch",
-    "peer",
-    "lr",
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "num_invalid_filters",
-    "mean_entropy_nats",
-    "images_per_s",
-    "train_images",
-    "train_s",
-    "exchange_s",
-}
-GRAFT_COLUMNS = {
-    "round",
-    "receiver",
-    "donor",
-    "site",
-    "receiver_entropy_nats",
-    "donor_entropy_nats",
-    "alpha",
-    "num_invalid_before",
-    "num_invalid_after",
-    "staleness",
-}
 
 States = dict[int, dict[str, Tensor]]
 
@@ -234,10 +206,10 @@ def test_peers_may_have_different_learning_rates(diversity: str, rates: list[flo
 
 def test_rows_have_the_columns_of_the_tables() -> None:
     for done in grafted()[0]:
-        assert all(set(row) == ROUND_COLUMNS for row in done.peers)
+        assert all(set(row) == set(COLUMNS["rounds"]) - {"trial_id"} for row in done.peers)
         assert {row["round"] for row in done.peers} == {done.round}
     first = grafted()[0][0].grafts
-    assert set(first) == GRAFT_COLUMNS
+    assert set(first) == set(COLUMNS["grafts"]) - {"trial_id"}
     assert {len(column) for column in first.values()} == {3 * 7}
     assert first["receiver"] == [receiver for receiver in range(3) for _ in range(7)]
     assert first["donor"] == [donor for donor in (2, 0, 1) for _ in range(7)]

@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from public_names import COLUMNS
 from pyarrow import parquet
 from safetensors import safe_open
 from safetensors.torch import load as tensors_from_bytes
@@ -34,51 +35,7 @@ from graftpop.study.trials import column_types
 
 NUM_PEERS = 3
 SITES = ("conv1", "conv2")
-
-ROUNDS = [
-    "trial_id",
-    "round",
-    "epoch",
-    "peer",
-    "lr",
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "num_invalid_filters",
-    "mean_entropy_nats",
-    "images_per_s",
-    "train_images",
-    "train_s",
-    "exchange_s",
-]
-GRAFTS = [
-    "trial_id",
-    "round",
-    "receiver",
-    "donor",
-    "site",
-    "receiver_entropy_nats",
-    "donor_entropy_nats",
-    "alpha",
-    "num_invalid_before",
-    "num_invalid_after",
-    "staleness",
-]
-TRIALS = [
-    "val_accuracy",
-    "test_accuracy",
-    "ensemble_test_accuracy",
-    "num_peers",
-    "epochs",
-    "train_images",
-    "wall_s",
-    "parameters",
-    "flops",
-    "removed_filters",
-    "parameters_left",
-    "flops_left",
-]
+TRIALS = COLUMNS["trials"][1:]  # without trial_id
 
 
 def round_of(number: int, attempt: int = 0, *, is_last: bool = False) -> Round:
@@ -161,8 +118,8 @@ def test_tables_of_rounds_and_grafts_have_their_columns(run: RunFolder) -> None:
     records = TrialRecords(run.of_trials("records"), "a")
     append(records, round_of(1))
     run.join_records(["a"], now=True)
-    assert run.read_table("rounds").column_names == ROUNDS
-    assert run.read_table("grafts").column_names == GRAFTS
+    assert run.read_table("rounds").column_names == COLUMNS["rounds"]
+    assert run.read_table("grafts").column_names == COLUMNS["grafts"]
     assert run.read_table("rounds").num_rows == NUM_PEERS
     assert run.read_table("grafts").num_rows == NUM_PEERS * len(SITES)
 
@@ -241,7 +198,7 @@ def test_joining_keeps_the_order_of_trials_and_skips_those_without_a_file(run: R
 
 def test_joining_before_the_first_record_writes_empty_tables(run: RunFolder) -> None:
     run.join_records(["a"], now=True)
-    assert parquet.read_table(Path(run.location, "rounds.parquet")).column_names == ROUNDS
+    assert parquet.read_table(Path(run.location, "rounds.parquet")).column_names == COLUMNS["rounds"]
     assert parquet.read_table(Path(run.location, "grafts.parquet")).num_rows == 0
 
 
@@ -357,7 +314,7 @@ def test_none_stays_none_in_a_text_column(run: RunFolder) -> None:
 
 def test_unwritten_tables_are_read_as_empty(run: RunFolder) -> None:
     assert [run.read_table(name).num_rows for name in ("trials", "rounds", "grafts")] == [0, 0, 0]
-    assert run.read_table("rounds").column_names == ROUNDS
+    assert run.read_table("rounds").column_names == COLUMNS["rounds"]
     assert set(TRIALS) < set(run.read_table("trials").column_names)
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from graftpop.errors import SpaceError
 from graftpop.settings import Settings
-from graftpop.space import Space, parse_space
+from graftpop.space import parse_space
 
 Tree = Mapping[str, Any]
 
@@ -33,11 +33,6 @@ def merged(*trees: Tree) -> dict[str, Any]:
 def make_settings(*trees: Tree, **sections: Any) -> Settings:
     """Return `SMALL` overlaid by trees and then by sections, as validated settings."""
     return Settings.model_validate(merged(SMALL, *trees, sections))
-
-
-def make_space(*trees: Tree, **sections: Any) -> Space:
-    """Return `SMALL` overlaid by trees and then by sections, as a space: values may be domains."""
-    return parse_space(merged(SMALL, *trees, sections))
 
 
 def refusal(text: str) -> str:

@@ -1,0 +1,73 @@
+"""Flags of the commands and columns of the tables, which users rely on."""
+
+COMMANDS = {
+    "": {"--version", "--install-completion", "--show-completion", "--help"},
+    "tune": {
+        "--space",
+        "--out",
+        "--set",
+        "--num-samples",
+        "--seed",
+        "--tracker",
+        "--address",
+        "--resume",
+        "--dry-run",
+        "--help",
+    },
+    "init": {"--help"},
+    "report": {"--out", "--markdown", "--help"},
+    "inspect": {"--threshold", "--help"},
+    "export": {"--format", "--peer", "--out", "--help"},
+}
+"""Flags by command of `graftpop`; "" is `graftpop` itself."""
+
+COLUMNS = {
+    "trials": [
+        "trial_id",
+        "val_accuracy",
+        "test_accuracy",
+        "ensemble_test_accuracy",
+        "num_peers",
+        "epochs",
+        "train_images",
+        "wall_s",
+        "parameters",
+        "flops",
+        "removed_filters",
+        "parameters_left",
+        "flops_left",
+    ],
+    "rounds": [
+        "trial_id",
+        "round",
+        "epoch",
+        "peer",
+        "lr",
+        "train_loss",
+        "train_accuracy",
+        "val_loss",
+        "val_accuracy",
+        "num_invalid_filters",
+        "mean_entropy_nats",
+        "images_per_s",
+        "train_images",
+        "train_s",
+        "exchange_s",
+    ],
+    "grafts": [
+        "trial_id",
+        "round",
+        "receiver",
+        "donor",
+        "site",
+        "receiver_entropy_nats",
+        "donor_entropy_nats",
+        "alpha",
+        "num_invalid_before",
+        "num_invalid_after",
+        "staleness",
+    ],
+    "diagnostics": ["trial_id", "round", "peer", "other", "diagnostic", "value"],
+    "events": ["trial_id", "at", "round", "peer", "event", "cause", "took_s"],
+}
+"""Columns by table, in order; `trials` also has the status and the searched keys in a run that has trials."""
