@@ -11,7 +11,8 @@ hypothesis.settings.load_profile("graftpop")
 torch.set_num_threads(1)  # small networks gain nothing from more, and the tests compare bits
 
 ON_REQUEST = ("chaos", "nodes")
-COMMANDS = ("tests/cli/", "tests/docs/", "tests/run/")
+SHARED_RAY = "connection"
+"""Fixture of the Ray that tests share; a test without it starts and ends its own."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,8 +27,8 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the long tiers unless asked for, and give each test its group: tests of one group share a process.
 
-    Tests that share this process's Ray are one group. Those whose subprocesses start a Ray of their own are a second
-    one, so that at most two Rays run at once. Both start first, since they take longest. Every other file is a group.
+    Tests that share a Ray are one group, tests that start their own are another, so that at most two Rays run at once.
+    Both groups start first, since they take longest. Every other file is a group.
     """
     unwanted = [marker for marker in ON_REQUEST if marker not in config.option.markexpr]
     long = [item for item in items if any(item.get_closest_marker(marker) for marker in unwanted)]
@@ -35,11 +36,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in long]
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    items.sort(key=lambda item: group_of(item) not in ("ray", "commands"))
+    items.sort(key=lambda item: group_of(item) not in ("shared Ray", "own Ray"))
 
 
 def group_of(item: pytest.Item) -> str:
-    file = item.nodeid.partition("::")[0]
     if item.get_closest_marker("ray") is None:
-        return file
-    return "commands" if file.startswith(COMMANDS) else "ray"
+        return item.nodeid.partition("::")[0]
+    return "shared Ray" if SHARED_RAY in getattr(item, "fixturenames", ()) else "own Ray"
