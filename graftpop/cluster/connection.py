@@ -52,7 +52,7 @@ def check_can_lead(address: str | None) -> None:
     if address is not None and address.startswith(CLIENT_SCHEME):
         host = _host_and_port(address)[0] or "HEAD"
         raise ResourceError(
-            f"--address {address}: Ray Tune cannot drive a study through a Ray client, which needs --dry-run; "
+            f"--address {address}: Ray Tune cannot drive a study through a Ray client, which serves --dry-run only; "
             f"use ray job submit --address http://{host}:8265 --working-dir . -- python -m graftpop.tune ..."
         )
 

@@ -151,7 +151,7 @@ def test_a_client_sees_the_cluster_and_is_told_how_to_submit_a_study(separate: N
     assert done.returncode == 0, done.stderr
     assert "3 nodes, 3 CPU, 0 GPU" in done.stdout
     said = error_of(tune(separate, "client", CLIENT, node=client))
-    assert said.startswith(f"error: --address {CLIENT}: Ray Tune cannot lead a study through a Ray client")
+    assert said.startswith(f"error: --address {CLIENT}: Ray Tune cannot drive a study through a Ray client")
     assert "ray job submit --address http://10.0.0.1:8265 --working-dir . -- python -m graftpop.tune" in said
     client.kill()
 
@@ -198,10 +198,14 @@ def test_a_job_is_submitted_from_a_machine_outside_of_the_cluster(separate: Node
 @pytest.mark.parametrize(
     ("address", "environment", "rule"),
     [
-        ("10.0.0.1:6379", {"RAY_AUTH_TOKEN": "wrong"}, "the cluster got no token, or not its own"),
-        (CLIENT, {"RAY_AUTH_TOKEN": "wrong"}, "the cluster got no token, or not its own"),
-        ("auto", {"RAY_AUTH_MODE": "disabled"}, "the cluster got no token, or not its own"),
-        ("auto", {"RAY_AUTH_TOKEN": "", "HOME": "/nonexistent"}, "RAY_AUTH_MODE is token, and there is no token here"),
+        ("10.0.0.1:6379", {"RAY_AUTH_TOKEN": "wrong"}, "the cluster got no token or a wrong one"),
+        (CLIENT, {"RAY_AUTH_TOKEN": "wrong"}, "the cluster got no token or a wrong one"),
+        ("auto", {"RAY_AUTH_MODE": "disabled"}, "the cluster got no token or a wrong one"),
+        (
+            "auto",
+            {"RAY_AUTH_TOKEN": "", "HOME": "/nonexistent"},
+            "RAY_AUTH_MODE is token, but this machine has no token",
+        ),
     ],
 )
 def test_a_wrong_or_missing_token_is_said_soon(
@@ -218,8 +222,8 @@ def test_a_wrong_or_missing_token_is_said_soon(
     [
         ("10.0.0.99:6379", "No route to host"),
         ("10.0.0.1:6380", "Connection refused"),
-        ("10.0.0.1:10001", r"the head's port is 6379 unless it was set"),
-        ("ray://10.0.0.1:6379", r"a client server's port is 10001 unless it was set"),
+        ("10.0.0.1:10001", r"the head's port is 6379 by default"),
+        ("ray://10.0.0.1:6379", r"a client server's port is 10001 by default"),
     ],
 )
 def test_an_address_that_does_not_answer_as_it_should_is_said_soon(separate: Nodes, address: str, reason: str) -> None:
@@ -235,7 +239,7 @@ def test_a_machine_that_is_no_node_is_told_what_to_do(separate: Nodes) -> None:
     started = time.monotonic()
     said = error_of(tune(separate, "outside", separate.address, "--dry-run", node=outside))
     assert time.monotonic() - started < SOON_S
-    assert "this machine is no node of that cluster; run `ray start --address=10.0.0.1:6379` here" in said
+    assert "this machine is not a node of that cluster; run `ray start --address=10.0.0.1:6379` here" in said
     outside.kill()
 
 
@@ -259,7 +263,7 @@ def test_a_run_folder_that_nodes_do_not_share_is_an_error_that_names_a_node(sepa
     (separate.head.own / "run").mkdir()
     said = error_of(check(separate, folder))
     assert said == (
-        f"error: --out {folder}: all nodes must share the run's folder, and node 10.0.0.2 (one of 2) does "
+        f"error: --out {folder}: all nodes must share the run folder; node 10.0.0.2 (one of 2) does "
         "not see it; choose a folder that they share, or a URI such as s3://bucket/run or gs://bucket/run"
     )
     assert list((separate.head.own / "run").iterdir()) == []
@@ -276,12 +280,12 @@ def test_a_node_without_the_data_is_named(separate: Nodes) -> None:
     }
     said = error_of(check(separate, folder, *(f"{key}={value}" for key, value in settings.items())))
     assert said.startswith(
-        "error: data.name: every node needs its own copy of folder, and node 10.0.0.2 (one of 2) "
-        "says data.root: must be a folder, got"
+        "error: data.name: every node needs its own copy of folder; node 10.0.0.2 (one of 2) "
+        "reports data.root: must be a folder, got"
     )
     shutil.copytree(separate.head.own / "images", separate.nodes[1].own / "images")
     said = error_of(check(separate, folder, *(f"{key}={value}" for key, value in settings.items())))
-    assert "and node 10.0.0.3 says data.root" in said
+    assert "; node 10.0.0.3 reports data.root" in said
 
 
 def test_nothing_is_left_of_a_cluster() -> None:
