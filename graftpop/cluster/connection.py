@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from graftpop.cluster.resources import Node
-from graftpop.errors import ResourceError
+from graftpop.errors import ResourceError, one_line
 
 __all__ = ["Connection", "check_can_lead", "connect", "dashboard_text", "local_node", "nodes_of_cluster"]
 
@@ -79,7 +79,7 @@ def connect(address: str | None) -> Iterator[Connection]:
         # `local` instead of None, which would join any cluster that runs on this machine
         context = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, RaySystemError, AuthenticationError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = (one_line(error) or type(error).__name__).rstrip(".")
         if address is None:
             raise ResourceError(f"ray: no cluster could be started on this machine: {reason}") from error
         raise ResourceError(
