@@ -4,38 +4,15 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from layers import LAYERS
 
 import graftpop
 
 ROOT = Path(__file__).parent.parent
-LAYERS = (
-    ("tune", "init", "report", "inspect", "export", "__main__"),
-    ("api",),
-    ("cli",),
-    ("cluster",),
-    ("exporting",),
-    ("reporting",),
-    ("comparison",),
-    ("study",),
-    ("run",),
-    ("space",),
-    ("population",),
-    ("peer",),
-    ("exchange",),
-    ("losses",),
-    ("hooks",),
-    ("training",),
-    ("models",),
-    ("data",),
-    ("settings", "ops"),
-    ("seeds",),
-    ("errors",),
-)
-"""Modules and folders of graftpop from top to bottom; one may import what stands below it, and its own folder."""
-
 COMMANDS = LAYERS[0]
 LAYER_OF = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}
 OPS_MAY_IMPORT = {"torch", "math", "random", "collections", "typing", "dataclasses"}
@@ -47,8 +24,12 @@ def module_name(file: Path) -> str:
 
 
 FILES = {module_name(file): file for file in sorted((ROOT / "graftpop").rglob("*.py"))}
-TREES = {module: ast.parse(file.read_text(encoding="utf-8")) for module, file in FILES.items()}
 MODULES = [module for module in FILES if module != "graftpop"]
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    return {module: ast.parse(file.read_text(encoding="utf-8")) for module, file in FILES.items()}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -62,8 +43,13 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (name if name in FILES else str(node.module) for name in names)
 
 
-IMPORTS = {module: sorted(set(imports(tree))) for module, tree in TREES.items()}
-INSIDE = {module: [name for name in IMPORTS[module] if name.startswith("graftpop.")] for module in MODULES}
+@cache
+def all_imports() -> dict[str, list[str]]:
+    return {module: sorted(set(imports(tree))) for module, tree in trees().items()}
+
+
+def imports_inside(module: str) -> list[str]:
+    return [name for name in all_imports()[module] if name.startswith("graftpop.")]
 
 
 def part(module: str) -> str:
@@ -73,7 +59,7 @@ def part(module: str) -> str:
 
 def upward_imports() -> Iterator[str]:
     for module in MODULES:
-        for name in INSIDE[module]:
+        for name in imports_inside(module):
             own, other = part(module), part(name)
             both_commands = own == "__main__" and other in COMMANDS
             if not (own == other or both_commands or LAYER_OF[other] < LAYER_OF[own]):
@@ -89,7 +75,7 @@ def test_imports_go_down_only() -> None:
 
 
 def test_no_import_is_relative() -> None:
-    assert [module for module, names in IMPORTS.items() if any(name.startswith(".") for name in names)] == []
+    assert [module for module, names in all_imports().items() if any(name.startswith(".") for name in names)] == []
 
 
 def test_no_modules_import_each_other_in_a_cycle() -> None:
@@ -98,7 +84,7 @@ def test_no_modules_import_each_other_in_a_cycle() -> None:
     def visit(module: str, path: tuple[str, ...]) -> None:
         assert module not in path, f"cycle: {' -> '.join((*path, module))}"
         if module not in finished:
-            for name in INSIDE[module]:
+            for name in imports_inside(module):
                 visit(name, (*path, module))
             finished.add(module)
 
@@ -108,14 +94,14 @@ def test_no_modules_import_each_other_in_a_cycle() -> None:
 
 
 def test_every_module_says_in_one_line_what_it_is_for() -> None:
-    first_lines = {module: (ast.get_docstring(tree) or "").partition("\n")[0] for module, tree in TREES.items()}
+    first_lines = {module: (ast.get_docstring(tree) or "").partition("\n")[0] for module, tree in trees().items()}
     assert [module for module, line in first_lines.items() if not line] == []
 
 
 def test_only_cluster_imports_ray() -> None:
     assert [
         module
-        for module, names in IMPORTS.items()
+        for module, names in all_imports().items()
         if not module.startswith("graftpop.cluster.") and any(name.split(".")[0] == "ray" for name in names)
     ] == []
 
@@ -123,7 +109,7 @@ def test_only_cluster_imports_ray() -> None:
 def test_ops_import_torch_and_mathematics_only() -> None:
     assert [
         f"{module} imports {name}"
-        for module, names in IMPORTS.items()
+        for module, names in all_imports().items()
         if module.startswith("graftpop.ops")
         for name in names
         if name.split(".")[0] not in OPS_MAY_IMPORT and not name.startswith("graftpop.ops")

@@ -71,7 +71,7 @@ def small(settings: Settings, root: str, *, model: str | None = None) -> Setting
 
 
 def small_model(name: str) -> str:
-    return "resnet8_leaky" if name.endswith("_leaky") else "resnet8"
+    return "resnet8_leaky" if name.endswith("_leaky") else "python:network_makers.TwoSites"
 
 
 def assert_finite_figures(settings: Settings) -> None:

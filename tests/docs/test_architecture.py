@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from test_import_directions import LAYERS
+from layers import LAYERS
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

@@ -28,7 +28,7 @@ METHODS: dict[str, Tree] = {
     "all": {"graft": {}, "population": {"num_peers": 3, "topology": "all"}},
     "best": {"graft": {}, "population": {"num_peers": 3, "topology": "best"}},
     "noise": {"graft": {"source": "noise", "threshold": 20.0}},
-    "internal": {"graft": {"source": "internal", "threshold": 13.5}},
+    "internal": {"graft": {"source": "internal", "threshold": 4.0}},
     "distillation": {"distillation": TEACHER},
     "cultivation": {"distillation": TEACHER, "graft": {}},
     "mutual": {"mutual": {}},
@@ -244,8 +244,8 @@ def test_diagnostics_are_recorded_by_round_peer_and_pair() -> None:
             (*pair, name) for pair in pairs for name in ("distance", "disagreement")
         }
         for peer, row in enumerate(done.peers):
-            assert rows[peer, None, "network_information_nats"] == pytest.approx(7 * row["mean_entropy_nats"])
-            assert rows[peer, None, "num_filters_below_1000"] == 16 * 3 + 32 * 2 + 64 * 2
+            assert rows[peer, None, "network_information_nats"] == pytest.approx(2 * row["mean_entropy_nats"])
+            assert rows[peer, None, "num_filters_below_1000"] == 8 + 16
         assert all(rows[*pair, "distance"] > 0 and 0 <= rows[*pair, "disagreement"] <= 1 for pair in pairs)
 
 

@@ -29,8 +29,8 @@ States = dict[int, dict[str, Tensor]]
 
 
 def grafting_settings(**sections: Mapping[str, Any] | None) -> Settings:
-    """Return settings of three small peers that graft, overlaid by sections; None removes a section."""
-    return make_settings({"graft": {}}, sections)
+    """Return settings of three resnet8 peers that graft, overlaid by sections; None removes a section."""
+    return make_settings({"graft": {}, "model": {"name": "resnet8"}}, sections)
 
 
 def peers(settings: Settings) -> list[Peer]:

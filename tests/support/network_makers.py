@@ -39,6 +39,27 @@ def small_net(dropout: float = 0.0) -> nn.Module:
     )
 
 
+class TwoSites(nn.Module):
+    """Two convolutions with BatchNorm: a quarter of resnet8's time per step.
+
+    Spaces name it `python:network_makers.TwoSites`.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 16, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(16)
+        self.classifier = nn.Linear(16, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out = torch.relu(self.bn1(self.conv1(images)))
+        out = torch.relu(self.bn2(self.conv2(out)))
+        logits: Tensor = self.classifier(out.mean((2, 3)))
+        return logits
+
+
 def seeded_small_net(seed: int = 0, dropout: float = 0.0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -14,11 +14,11 @@ Tree = Mapping[str, Any]
 
 SMALL: Tree = {
     "data": {"name": "digits", "max_train_images": 200},
-    "model": {"name": "resnet8"},
+    "model": {"name": "python:network_makers.TwoSites"},
     "training": {"epochs": 2, "batch_size": 64, "lr": 0.05, "schedule": "cosine", "precision": "float32"},
     "population": {"num_peers": 3},
 }
-"""Three peers that train for two epochs on 180 digits, without a method."""
+"""Three peers of two sites that train for two epochs on 180 digits, without a method."""
 
 
 def merged(*trees: Tree) -> dict[str, Any]:

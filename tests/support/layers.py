@@ -1,0 +1,28 @@
+"""The layers of the package, whose imports go down only."""
+
+__all__ = ["LAYERS"]
+
+LAYERS = (
+    ("tune", "init", "report", "inspect", "export", "__main__"),
+    ("api",),
+    ("cli",),
+    ("cluster",),
+    ("exporting",),
+    ("reporting",),
+    ("comparison",),
+    ("study",),
+    ("run",),
+    ("space",),
+    ("population",),
+    ("peer",),
+    ("exchange",),
+    ("losses",),
+    ("hooks",),
+    ("training",),
+    ("models",),
+    ("data",),
+    ("settings", "ops"),
+    ("seeds",),
+    ("errors",),
+)
+"""Modules and folders of graftpop from top to bottom; one may import what stands below it, and its own folder."""
