@@ -1,18 +1,21 @@
-"""One torch thread, one cache folder per session, repeatable property tests, and which tests share a process."""
+"""One torch thread, one cache folder per session, repeatable property tests, and the order of files."""
 
+import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 import torch
+
+if TYPE_CHECKING:  # most test files need no Ray
+    from graftpop.cluster.connection import Connection
 
 hypothesis.settings.register_profile("graftpop", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("graftpop")
 torch.set_num_threads(1)  # small networks gain nothing from more, and the tests compare bits
 
 ON_REQUEST = ("chaos", "nodes")
-SHARED_RAY = "connection"
-"""Fixture of the Ray that tests share; a test without it starts and ends its own."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,23 +26,27 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the long tiers unless asked for, and give each test its group: tests of one group share a process.
+@pytest.fixture(scope="module")
+def connection() -> "Iterator[Connection]":
+    """A real Ray of four CPUs, whatever this machine has, without its dashboard, which takes seconds to start."""
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    import ray
 
-    Tests that share a Ray are one group, tests that start their own are another, so that at most two Rays run at once.
-    Both groups start first, since they take longest. Every other file is a group.
-    """
+    from graftpop.cluster.connection import Connection
+    from graftpop.cluster.resources import Node
+
+    num_cpus = 4
+    ray.init("local", num_cpus=num_cpus, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    yield Connection([Node(float(num_cpus), 0.0)], "", f"node:{ray.util.get_node_ip_address()}")
+    ray.shutdown()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the long tiers unless asked for, and start with the files that use Ray, which take longest."""
     unwanted = [marker for marker in ON_REQUEST if marker not in config.option.markexpr]
     long = [item for item in items if any(item.get_closest_marker(marker) for marker in unwanted)]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in long]
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    items.sort(key=lambda item: group_of(item) not in ("shared Ray", "own Ray"))
-
-
-def group_of(item: pytest.Item) -> str:
-    if item.get_closest_marker("ray") is None:
-        return item.nodeid.partition("::")[0]
-    return "shared Ray" if SHARED_RAY in getattr(item, "fixturenames", ()) else "own Ray"
+    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in with_ray)

@@ -1,10 +1,8 @@
 """graftpop.Population with a user-defined network, images and optimizer."""
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +16,7 @@ from user_parts import Net, adam, digits
 
 import graftpop
 from graftpop.data.torch_dataset import DatasetImages, dataset_splits
-from graftpop.errors import DataError, GraftpopError, ModelError, PeerError, SpaceError
+from graftpop.errors import DataError, GraftpopError, ModelError, SpaceError
 from graftpop.training.optimizers import TorchOptimizer
 from graftpop.training.sgd import MomentumSGD
 
@@ -88,16 +86,6 @@ def test_ray_actors_give_the_same_bits_as_this_process() -> None:
     assert [done.val_accuracy for done in there.run()] == [done.val_accuracy for done in rounds]
     assert there.outcome == here.outcome
     assert all(same_bits(weights_of(here.network(peer)), weights_of(there.network(peer))) for peer in (0, 1))
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(120)
-def test_a_network_that_a_peers_process_cannot_import_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden, module = type("Hidden", (Net,), {"__module__": "only_here"}), ModuleType("only_here")
-    monkeypatch.setattr(module, "Hidden", hidden, raising=False)
-    monkeypatch.setitem(sys.modules, "only_here", module)
-    with pytest.raises(PeerError, match=r"^peer \d: [^\n]*No module named 'only_here'"):
-        next(make_population(hidden, on_ray=True).run())
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,24 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load as tensors_from_bytes
+from user_parts import Net, digits
 
+import graftpop
 from graftpop.cluster.actors import RayGroup
 from graftpop.cluster.resources import Node, ResourceRequest, resource_request
-from graftpop.errors import CollectiveError, PeerLost, ResultLost
+from graftpop.errors import CollectiveError, PeerError, PeerLost, ResultLost
 from graftpop.peer.peer import Peer
 from graftpop.population import Event, LocalGroup, Population
 from graftpop.population.roster import Roster
@@ -25,13 +29,14 @@ from graftpop.space import parse_space
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 NUM_PEERS = 3
-NUM_CPUS = 4.0  # of the connection
+NUM_CPUS = 4.0  # of the fixture `connection`
 
 
+CULTIVATION = "cultivation with codistillation and diagnostics"
 METHODS: dict[str, dict[str, Any]] = {
     "grafting": {"graft": {}},
     "mutual learning with grafting": {"mutual": {}, "graft": {"level": "filter"}},
-    "cultivation with codistillation and measures": {
+    CULTIVATION: {
         "distillation": {"teachers": [{"model": "resnet8", "epochs": 1}]},
         "mutual": {"exchange": "snapshots"},
         "graft": {"criterion": "l1"},
@@ -51,7 +56,7 @@ def settings(method: str = "grafting") -> Settings:
     tree = (METHODS | METHODS_AT_OWN_PACE)[method]
     return parse_space(
         {
-            "data": {"name": "digits"},
+            "data": {"name": "digits", "max_train_images": 400},
             "model": {"name": "resnet8"},
             **tree,
             "training": {"epochs": 3, "batch_size": 128, "lr": 0.05, **tree.get("training", {})},
@@ -64,22 +69,49 @@ def demand_for(method: str) -> ResourceRequest:
     return resource_request(settings(method), [Node(NUM_CPUS, 0.0)])
 
 
+class ReusedGroup:
+    """A group that reuses its processes from test to test, as a study does from trial to trial; they start slowly."""
+
+    def __init__(self) -> None:
+        self._group: RayGroup | None = None
+        self._bundles: list[dict[str, float]] = []
+
+    def of(self, method: str) -> RayGroup:
+        from ray.util import placement_group
+
+        demand = demand_for(method)
+        if self._group is not None and self._bundles == demand.bundles:
+            self._group.reassign(settings(method), demand, "trial")
+            return self._group
+        self.close()
+        self._place, self._bundles = placement_group(demand.bundles), demand.bundles
+        self._group = RayGroup(settings(method), demand, self._place, "trial")
+        return self._group
+
+    def close(self) -> None:
+        from ray.util import remove_placement_group
+
+        if self._group is not None:
+            self._group.close()
+            remove_placement_group(self._place)
+
+
+@pytest.fixture(scope="module")
+def reused_group(connection: Any) -> Iterator[ReusedGroup]:
+    reused = ReusedGroup()
+    yield reused
+    reused.close()
+
+
 @pytest.fixture
-def group(connection: Any, request: pytest.FixtureRequest) -> Iterator[RayGroup]:
-    from ray.util import placement_group, remove_placement_group
-
-    method = getattr(request, "param", "grafting")
-    demand = demand_for(method)
-    place = placement_group(demand.bundles)
-    actors = RayGroup(settings(method), demand, place, "trial")
-    yield actors
-    actors.close()
-    remove_placement_group(place)
+def group(reused_group: ReusedGroup, request: pytest.FixtureRequest) -> RayGroup:
+    return reused_group.of(getattr(request, "param", "grafting"))
 
 
-@pytest.mark.parametrize(("group", "method"), [(method, method) for method in METHODS], indirect=["group"])
-def test_actors_give_the_tensors_and_records_of_peers_in_this_process(group: RayGroup, method: str) -> None:
-    assert_equal_to_peers_in_this_process(group, settings(method))
+@pytest.mark.parametrize("group", [CULTIVATION], indirect=True)
+def test_actors_give_the_tensors_and_records_of_peers_in_this_process(group: RayGroup) -> None:
+    """The tests of reassigned processes below compare the other methods."""
+    assert_equal_to_peers_in_this_process(group, settings(CULTIVATION))
 
 
 def assert_equal_to_peers_in_this_process(group: RayGroup, chosen: Settings) -> None:
@@ -128,20 +160,6 @@ def test_ranks_follow_the_order_of_peers_after_the_first_one_was_restarted(group
     assert_equal_to_peers_in_this_process(group, settings("mutual learning with grafting"))
 
 
-@pytest.mark.parametrize("group", [IN_SHARED_PROCESSES], indirect=True)
-def test_the_next_trial_may_have_other_peers_in_the_same_bundles(group: RayGroup) -> None:
-    first = pids_of(group)
-    fewer = settings(IN_SHARED_PROCESSES)
-    fewer = fewer.model_copy(
-        update={"population": fewer.population.model_copy(update={"num_peers": 2, "peers_per_actor": 1})}
-    )
-    group.reassign(fewer, ResourceRequest(2, 0.75, 0.0), "next")
-    assert dict(sorted(group.run("process_id", {0: (), 1: ()}, timeout_s=120))) == {0: first[0], 1: first[2]}
-    group.reassign(settings(IN_SHARED_PROCESSES), demand_for(IN_SHARED_PROCESSES), "last")
-    assert pids_of(group) == first
-    assert_equal_to_peers_in_this_process(group, settings(IN_SHARED_PROCESSES))
-
-
 @pytest.mark.parametrize("group", ["mutual learning with grafting"], indirect=True)
 def test_who_meets_with_a_lost_peer_names_it_and_does_not_wait(group: RayGroup) -> None:
     Population(group, settings("mutual learning with grafting")).step()  # they have met
@@ -152,50 +170,6 @@ def test_who_meets_with_a_lost_peer_names_it_and_does_not_wait(group: RayGroup) 
     assert outcomes[0][0] == 1
     assert "peer 1: lost in 'train'" in str(outcomes[0][1])
     assert [type(outcome) for _, outcome in outcomes] == [PeerLost, CollectiveError, CollectiveError]
-
-
-@pytest.mark.parametrize(
-    ("group", "method"), [(method, method) for method in (*list(METHODS)[:2], IN_SHARED_PROCESSES)], indirect=["group"]
-)
-def test_a_population_of_which_peers_are_killed_ends_with_the_bits_of_one_left_alone(
-    group: RayGroup, method: str
-) -> None:
-    torch.set_num_threads(1)
-    chosen = settings(method)
-    local = Population(LocalGroup(partial(Peer, chosen), NUM_PEERS), chosen)
-    events: list[Event] = []
-    remote = Population(group, chosen, events.append)
-    for round_ in range(3):
-        expected = local.step()
-        if round_ == 1:
-            pids = pids_of(group)
-            os.kill(pids[1], signal.SIGKILL)
-            threading.Timer(0.3, os.kill, (pids[2], signal.SIGKILL)).start()  # while it trains
-        got = remote.step()
-        assert (got.grafts, got.diagnostics) == (expected.grafts, expected.diagnostics)
-    assert {(event.round, event.peer, event.event) for event in events} >= {
-        (2, 1, "lost"),
-        (2, 2, "lost"),
-        (2, 1, "replaced"),
-        (2, 2, "replaced"),
-    }
-    assert ((2, 0, "replaced") in {(event.round, event.peer, event.event) for event in events}) == (
-        method == IN_SHARED_PROCESSES
-    )
-    assert all(
-        "SIGKILL" in event.cause
-        or "unexpected" in event.cause
-        or "connection" in event.cause
-        or (method == IN_SHARED_PROCESSES and event.cause.endswith("lost with another peer of its process"))
-        for event in events
-        if event.event == "lost"
-    ), events
-    os.kill(pids_of(group)[0], signal.SIGKILL)
-    assert remote.finish(got) == local.finish(expected)
-    for (peer, expected_state), (_, state) in zip(local.save(), remote.save(), strict=True):
-        expected_tensors, tensors = tensors_from_bytes(expected_state), tensors_from_bytes(state)
-        assert tensors.keys() == expected_tensors.keys()
-        assert all(tensor.equal(expected_tensors[name]) for name, tensor in tensors.items()), f"peer {peer}"
 
 
 @pytest.mark.parametrize("group", [AT_OWN_PACE], indirect=True)
@@ -248,9 +222,101 @@ def test_what_a_lost_peer_held_for_another_is_told_as_lost(group: RayGroup) -> N
 
 
 def test_a_wait_ends_at_its_limit_and_names_who_was_missing(group: RayGroup) -> None:
+    pid = pids_of(group)[2]
     outcomes = dict(group.run("train", {2: (1000,)}, timeout_s=0.5))
+    os.kill(pid, signal.SIGKILL)  # the next test need not wait for it
     assert isinstance(outcomes[2], PeerLost)
     assert "peer 2: did not finish 'train' within 0.5 s" in str(outcomes[2])
+
+
+def test_what_is_put_or_kept_can_be_had_again_without_the_peer(group: RayGroup) -> None:
+    assert group.get(group.put(b"state")) == b"state"
+    saved = dict(group.run("save", {0: ()}, timeout_s=120, wanted="durable"))
+    os.kill(pids_of(group)[0], signal.SIGKILL)
+    tensors = tensors_from_bytes(group.get(saved[0]))
+    assert int(tensors["epoch"]) == 0
+    group.restart([0])
+    assert dict(group.run("load", {0: (saved[0],)}, timeout_s=120)) == {0: None}
+
+
+def test_peer_without_room_within_the_timeout_is_absent(group: RayGroup) -> None:
+    for timeout_s, absent in ((0.01, [1]), (60.0, [])):
+        population = settings().population.model_copy(update={"replace_timeout_s": timeout_s})
+        roster = Roster(group, population, lambda event: None)
+        roster.lose(1, PeerLost("peer 1: is lost"), 1)
+        assert roster.start_anew([1]) == absent
+
+
+def test_network_that_a_peers_process_cannot_import_is_refused(
+    connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, module = type("Hidden", (Net,), {"__module__": "only_here"}), ModuleType("only_here")
+    monkeypatch.setattr(module, "Hidden", hidden, raising=False)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    train, test = digits()
+    population = graftpop.Population(
+        hidden, train, test, classes=list("0123456789"), population={"num_peers": 1}, on_ray=True
+    )
+    with pytest.raises(PeerError, match=r"^peer \d: [^\n]*No module named 'only_here'"):
+        next(population.run())
+
+
+@pytest.mark.parametrize(
+    ("group", "method"), [(method, method) for method in (*list(METHODS)[:2], IN_SHARED_PROCESSES)], indirect=["group"]
+)
+def test_a_population_of_which_peers_are_killed_ends_with_the_bits_of_one_left_alone(
+    group: RayGroup, method: str
+) -> None:
+    torch.set_num_threads(1)
+    chosen = settings(method)
+    local = Population(LocalGroup(partial(Peer, chosen), NUM_PEERS), chosen)
+    events: list[Event] = []
+    remote = Population(group, chosen, events.append)
+    for round_ in range(3):
+        expected = local.step()
+        if round_ == 1:
+            pids = pids_of(group)
+            os.kill(pids[1], signal.SIGKILL)
+            threading.Timer(0.3, os.kill, (pids[2], signal.SIGKILL)).start()  # while it trains
+        got = remote.step()
+        assert (got.grafts, got.diagnostics) == (expected.grafts, expected.diagnostics)
+    assert {(event.round, event.peer, event.event) for event in events} >= {
+        (2, 1, "lost"),
+        (2, 2, "lost"),
+        (2, 1, "replaced"),
+        (2, 2, "replaced"),
+    }
+    assert ((2, 0, "replaced") in {(event.round, event.peer, event.event) for event in events}) == (
+        method == IN_SHARED_PROCESSES
+    )
+    assert all(
+        "SIGKILL" in event.cause
+        or "unexpected" in event.cause
+        or "connection" in event.cause
+        or (method == IN_SHARED_PROCESSES and event.cause.endswith("lost with another peer of its process"))
+        for event in events
+        if event.event == "lost"
+    ), events
+    os.kill(pids_of(group)[0], signal.SIGKILL)
+    assert remote.finish(got) == local.finish(expected)
+    for (peer, expected_state), (_, state) in zip(local.save(), remote.save(), strict=True):
+        expected_tensors, tensors = tensors_from_bytes(expected_state), tensors_from_bytes(state)
+        assert tensors.keys() == expected_tensors.keys()
+        assert all(tensor.equal(expected_tensors[name]) for name, tensor in tensors.items()), f"peer {peer}"
+
+
+@pytest.mark.parametrize("group", [IN_SHARED_PROCESSES], indirect=True)
+def test_the_next_trial_may_have_other_peers_in_the_same_bundles(group: RayGroup) -> None:
+    first = pids_of(group)
+    fewer = settings(IN_SHARED_PROCESSES)
+    fewer = fewer.model_copy(
+        update={"population": fewer.population.model_copy(update={"num_peers": 2, "peers_per_actor": 1})}
+    )
+    group.reassign(fewer, ResourceRequest(2, 0.75, 0.0), "next")
+    assert dict(sorted(group.run("process_id", {0: (), 1: ()}, timeout_s=120))) == {0: first[0], 1: first[2]}
+    group.reassign(settings(IN_SHARED_PROCESSES), demand_for(IN_SHARED_PROCESSES), "last")
+    assert pids_of(group) == first
+    assert_equal_to_peers_in_this_process(group, settings(IN_SHARED_PROCESSES))
 
 
 @pytest.mark.parametrize("group", [IN_SHARED_PROCESSES], indirect=True)
@@ -273,23 +339,3 @@ def test_peers_of_one_process_are_lost_together_and_can_be_dismissed_one_by_one(
     third = pids_of(group)
     assert third[0] == third[1] != second[1]
     assert third[2] == first[2]
-
-
-def test_what_is_put_or_kept_can_be_had_again_without_the_peer(group: RayGroup) -> None:
-    assert group.get(group.put(b"state")) == b"state"
-    saved = dict(group.run("save", {0: ()}, timeout_s=120, wanted="durable"))
-    os.kill(pids_of(group)[0], signal.SIGKILL)
-    tensors = tensors_from_bytes(group.get(saved[0]))
-    assert int(tensors["epoch"]) == 0
-    group.restart([0])
-    assert dict(group.run("load", {0: (saved[0],)}, timeout_s=120)) == {0: None}
-
-
-@pytest.mark.parametrize(("timeout_s", "absent"), [(0.01, [1]), (60.0, [])])
-def test_there_is_room_for_a_peer_within_the_limit_or_it_is_told_absent(
-    group: RayGroup, timeout_s: float, absent: list[int]
-) -> None:
-    population = settings().population.model_copy(update={"replace_timeout_s": timeout_s})
-    roster = Roster(group, population, lambda event: None)
-    roster.lose(1, PeerLost("peer 1: is lost"), 1)
-    assert roster.start_anew([1]) == absent

@@ -98,9 +98,7 @@ def exported(metric: str, study: str) -> dict[tuple[str, str], float]:
     return values
 
 
-def wait_until_exported(
-    export: MetricsExport, metric: str, study: str, expected: dict[tuple[str, str], float]
-) -> None:
+def wait_until_exported(export: MetricsExport, metric: str, study: str, expected: dict[tuple[str, str], float]) -> None:
     """Call the export as Tune does until a metric has exactly the expected values."""
     deadline = time.monotonic() + 60.0
     while (found := exported(metric, study)) != expected:

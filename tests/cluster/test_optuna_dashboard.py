@@ -90,6 +90,8 @@ def test_a_running_study_is_drawn_with_its_trials_its_best_value_and_importances
             "data": {"name": "digits", "max_train_images": 400},
             "model": {"name": "resnet8"},
             "training": {"epochs": 2},
+            "population": {"num_peers": 2},
+            "resources": {"cpus_per_peer": 2},  # one trial at a time, whose processes the next one takes over
             "graft": {"A": {"uniform": [0.0, 1.0]}, "c": {"loguniform": [1, 500]}},
             "tune": {"num_samples": 50, "optuna_storage": "sqlite:///study.db"},
         }
