@@ -120,3 +120,9 @@ def test_entropies_of_different_shapes_are_refused() -> None:
 def test_fixed_alpha_outside_0_to_1_is_refused(alpha: float) -> None:
     with pytest.raises(ValueError, match=r"^fixed_alpha: .*\[0, 1\], got alpha="):
         fixed_alpha(torch.ones(3), alpha)
+
+
+def test_defaults_are_the_published_ones() -> None:
+    """A lead of 0.01 nats at A = 0.4 and c = 500 gives 0.4 / pi * atan(5) + 1/2."""
+    alpha = adaptive_alpha(torch.tensor(0.01, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64))
+    assert alpha.item() == pytest.approx(0.4 / math.pi * math.atan(5) + 0.5, abs=1e-12)

@@ -1,0 +1,220 @@
+"""Calls of asynchronous peers, one by one, in an order that each test gives."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from random import Random
+from typing import Any
+
+import pytest
+from space_makers import make_settings
+
+from graftpop.errors import PeerDiverged, PeerLost, ResultLost
+from graftpop.population import Calls, Event, async_rounds
+from graftpop.population.async_rounds import AsyncRounds, PeerRound
+from graftpop.population.deadlines import SHORTEST_S, Deadlines
+from graftpop.population.donors import donors_among
+from graftpop.population.group import ResultMode
+from graftpop.population.roster import Roster
+from graftpop.settings import Settings
+
+SNAPSHOT, STATE = "snapshot", "state"
+Call = tuple[int, str, tuple[Any, ...]]
+
+
+def settings_of(**population: Any) -> Settings:
+    return make_settings(
+        {"graft": {}, "training": {"epochs": 4, "schedule": "constant"}},
+        population={"mode": "async", "max_staleness": 2, "round_timeout_s": 1000.0, **population},
+    )
+
+
+class ScriptedGroup:
+    """Peers without networks, whose calls end in a given order; a handle is (kind, peer, number).
+
+    Args:
+        order: peer whose call ends next; once exhausted, the lowest peer with a running call.
+        failures: errors of the first calls by peer and method; None is a result.
+    """
+
+    def __init__(
+        self, order: Collection[int], failures: Mapping[tuple[int, str], Sequence[Exception | None]] | None = None
+    ) -> None:
+        self._order = iter(order)
+        self._failures = {call: iter(errors) for call, errors in (failures or {}).items()}
+        self._running: dict[int, Call] = {}
+        self._num_published: dict[int, int] = {}
+        self.ended: list[Call] = []
+        self.timeouts_s: list[float] = []
+
+    def run(
+        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+    ) -> Iterator[tuple[int, Any]]:
+        raise AssertionError("asynchronous peers are called one by one")
+
+    def start(
+        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, wanted: ResultMode = "value"
+    ) -> None:
+        assert peer not in self._running, f"peer {peer} got {method} while {self._running[peer][1]} was running"
+        self._running[peer] = (peer, method, arguments)
+        self.timeouts_s.append(timeout_s)
+
+    def next_result(self) -> tuple[int, Any]:
+        peer = next(self._order, min(self._running))
+        call = self._running.pop(peer)
+        self.ended.append(call)
+        failure = next(self._failures.get((peer, call[1]), iter(())), None)
+        return peer, failure or self._result(peer, call[1])
+
+    def _result(self, peer: int, method: str) -> Any:
+        if method == "publish":
+            self._num_published[peer] = self._num_published.get(peer, 0) + 1
+            return SNAPSHOT, peer, self._num_published[peer]
+        return {
+            "train": {"peer": peer, "val_accuracy": 0.5},
+            "reseed": {"peer": peer, "val_accuracy": 0.5},
+            "graft": {"site": ["a", "b"], "donor": [0, 0]},
+            "save": (STATE, peer, 0),
+        }.get(method)
+
+    def restart(self, peers: Collection[int]) -> None:
+        for peer in peers:
+            self._running.pop(peer, None)
+
+    def dismiss(self, peers: Collection[int]) -> None:
+        self.restart(peers)
+
+    def coresident(self, peers: Collection[int]) -> set[int]:
+        return set(peers)
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def get(self, handle: Any) -> Any:
+        return handle
+
+    def methods(self, peer: int) -> list[str]:
+        return [method for other, method, _ in self.ended if other == peer]
+
+    def arguments(self, peer: int, method: str) -> list[tuple[Any, ...]]:
+        return [arguments for other, name, arguments in self.ended if (other, name) == (peer, method)]
+
+
+def make_rounds(
+    group: ScriptedGroup, settings: Settings, *, done: int = 0, teachers: tuple[Any, ...] = ()
+) -> tuple[AsyncRounds, list[Event]]:
+    events: list[Event] = []
+    roster = Roster(group, settings.population, events.append)
+    states = {peer: (STATE, peer, done) for peer in roster.peers}
+    deadlines = Deadlines(settings.population)
+    return AsyncRounds(group, roster, deadlines, settings, states, done, teachers, events.append), events
+
+
+def all_rounds(rounds: AsyncRounds, settings: Settings, *, done: int = 0) -> list[dict[int, PeerRound]]:
+    return [rounds.step(number) for number in range(done + 1, settings.num_rounds + 1)]
+
+
+def test_round_is_train_publish_graft_save_and_the_last_one_neither_publishes_nor_grafts() -> None:
+    settings, group = settings_of(), ScriptedGroup([])
+    results = all_rounds(make_rounds(group, settings)[0], settings)
+    exchanging = ["train", "publish", "graft", "save"]
+    assert [group.methods(peer) for peer in range(3)] == [[*exchanging * 3, "train", "save"]] * 3
+    exchange_s = [[result[peer].row["exchange_s"] > 0 for peer in range(3)] for result in results]
+    assert exchange_s == [[True] * 3] * 3 + [[False] * 3]
+
+
+def test_timeouts_follow_the_rounds_so_far() -> None:
+    settings, group = settings_of(), ScriptedGroup([])
+    all_rounds(make_rounds(group, settings)[0], settings)
+    assert group.timeouts_s[:3] == [1000.0] * 3
+    assert group.timeouts_s[-1] == SHORTEST_S
+
+
+def test_resumed_peers_do_not_wait_for_rounds_that_were_done_before() -> None:
+    settings = settings_of(max_staleness=1)
+    group = ScriptedGroup([0, 0, 2, 2, 0, 0])  # peer 1 is still in its first round after the resumption
+    make_rounds(group, settings, done=2)[0].step(3)
+    assert [method for _, method, _ in group.ended[:6]] == ["train", "publish", "train", "publish", "graft", "save"]
+
+
+def test_lost_peer_gets_its_state_and_its_teachers_again() -> None:
+    settings, group = settings_of(), ScriptedGroup([], {(1, "train"): [PeerLost("peer 1: killed")]})
+    rounds, events = make_rounds(group, settings, teachers=("teacher",))
+    rounds.step(1)
+    assert group.methods(1)[:5] == ["train", "process_id", "load", "set_teachers", "train"]
+    assert group.arguments(1, "load") == [((STATE, 1, 0),)]
+    assert group.arguments(1, "set_teachers") == [("teacher",)]
+    assert [(event.peer, event.event) for event in events] == [(1, "lost"), (1, "replaced")]
+
+
+def test_peer_lost_again_while_it_starts_is_restarted_until_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(async_rounds, "SECONDS_BETWEEN_STARTS", 0.01)
+    lost = PeerLost("peer 1: killed")
+    settings = settings_of(replace_timeout_s=60.0)
+    group = ScriptedGroup([], {(1, "train"): [lost], (1, "process_id"): [lost, lost]})
+    rounds, events = make_rounds(group, settings)
+    rounds.step(1)
+    assert group.methods(1)[:5] == ["train", "process_id", "process_id", "process_id", "load"]
+    assert [(event.peer, event.event) for event in events] == [(1, "lost"), (1, "replaced")]
+
+
+def test_lost_snapshot_is_not_taken_again() -> None:
+    """Peer 0 grafts peer 2, its donor in the ring; the snapshot is gone, and peer 2 publishes another one."""
+    settings = settings_of()
+    group = ScriptedGroup([], {(0, "graft"): [ResultLost("peer 0: an argument is gone")]})
+    all_rounds(make_rounds(group, settings)[0], settings)
+    first, second, *_ = group.arguments(0, "graft")
+    assert first == ((SNAPSHOT, 2, 1),)
+    assert second == ((SNAPSHOT, 2, 2),)
+
+
+def test_newer_snapshot_is_taken_when_the_older_one_was_lost() -> None:
+    """While peer 0 grafts the first snapshot of peer 2, peer 2 publishes its second."""
+    settings = settings_of()
+    first_rounds = [*[0, 0], *[1, 1], *[2, 2]]  # train, publish
+    ahead = [2, 2, 2, 2]  # graft, save, train, publish
+    group = ScriptedGroup([*first_rounds, *ahead, 0, 0], {(0, "graft"): [ResultLost("peer 0: an argument is gone")]})
+    make_rounds(group, settings)[0].step(1)
+    assert group.arguments(0, "graft")[:2] == [((SNAPSHOT, 2, 1),), ((SNAPSHOT, 2, 2),)]
+    assert group.ended[len(first_rounds) + len(ahead) + 1][:2] == (0, "graft")  # at once
+
+
+def test_restarted_peer_publishes_its_lost_snapshot_again_with_its_round() -> None:
+    """The node of peer 2 is lost in its second round, with the snapshot of its first that peer 0 is about to graft."""
+    settings = settings_of()
+    order = [*[0, 0, 1, 1, 2, 2], 2, 2, 0, 2]  # train, publish; graft, save of peer 2; graft of peer 0; train of peer 2
+    failures: dict[tuple[int, str], Sequence[Exception | None]] = {
+        (0, "graft"): [ResultLost("peer 0: an argument is gone")],
+        (2, "train"): [None, PeerLost("peer 2: killed")],
+    }
+    group = ScriptedGroup(order, failures)
+    result = make_rounds(group, settings)[0].step(1)
+    assert group.methods(2)[4:8] == ["train", "process_id", "load", "publish"]
+    assert group.arguments(0, "graft") == [((SNAPSHOT, 2, 1),), ((SNAPSHOT, 2, 2),)]
+    assert result[0].grafts["staleness"] == [0, 0]
+
+
+def test_owners_of_lost_snapshots_are_restarted_when_all_peers_wait_for_them() -> None:
+    settings = settings_of(max_staleness=0)
+    lost = [ResultLost("an argument is gone")]
+    group = ScriptedGroup([], {(peer, "graft"): lost for peer in range(3)})
+    rounds, events = make_rounds(group, settings)
+    results = all_rounds(rounds, settings)
+    assert [sorted(result) for result in results] == [[0, 1, 2]] * settings.num_rounds
+    assert sorted(event.peer for event in events if event.event == "replaced") == [0, 1, 2]
+
+
+def test_diverged_peer_whose_donor_snapshot_is_lost_waits_for_another() -> None:
+    settings = settings_of()
+    group = ScriptedGroup(
+        [],
+        {(0, "train"): [PeerDiverged("peer 0: diverged")], (0, "reseed"): [ResultLost("peer 0: an argument is gone")]},
+    )
+    rounds, events = make_rounds(group, settings)
+    all_rounds(rounds, settings)
+    first, second = group.arguments(0, "reseed")
+    assert first[0] != second[0]
+    assert [(event.peer, event.event) for event in events if event.event == "reseeded"] == [(0, "reseeded")]
+
+
+@pytest.mark.parametrize("topology", ["ring", "all", "best", "random_pairs"])
+def test_single_peer_has_no_donor(topology: str) -> None:
+    assert donors_among([4], topology, 4, Random(0)) == {}
