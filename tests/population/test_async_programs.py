@@ -1,7 +1,6 @@
 """Calls of asynchronous peers, one by one, in an order that each test gives."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from random import Random
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from graftpop.errors import PeerDiverged, PeerLost, ResultLost
 from graftpop.population import Calls, Event, async_rounds
 from graftpop.population.async_rounds import AsyncRounds, PeerRound
 from graftpop.population.deadlines import SHORTEST_S, Deadlines
-from graftpop.population.donors import donors_among
 from graftpop.population.group import ResultMode
 from graftpop.population.roster import Roster
 from graftpop.settings import Settings
@@ -215,6 +213,14 @@ def test_diverged_peer_whose_donor_snapshot_is_lost_waits_for_another() -> None:
     assert [(event.peer, event.event) for event in events if event.event == "reseeded"] == [(0, "reseeded")]
 
 
-@pytest.mark.parametrize("topology", ["ring", "all", "best", "random_pairs"])
-def test_single_peer_has_no_donor(topology: str) -> None:
-    assert donors_among([4], topology, 4, Random(0)) == {}
+def test_peer_that_left_is_never_restarted() -> None:
+    """All snapshots are lost twice; at the first time peer 2 finds no room."""
+    settings = settings_of(max_staleness=0, min_peers=2, replace_timeout_s=0.5)
+    lost, killed = ResultLost("an argument is gone"), PeerLost("peer 2: killed")
+    failures = {(0, "graft"): [lost, lost], (1, "graft"): [lost, lost], (2, "graft"): [lost]}
+    group = ScriptedGroup([], {**failures, (2, "process_id"): [killed]})
+    rounds, events = make_rounds(group, settings)
+    results = all_rounds(rounds, settings)
+    assert [sorted(result) for result in results] == [[0, 1]] * settings.num_rounds
+    assert [event.event for event in events if event.peer == 2] == ["lost", "left"]
+    assert [event.peer for event in events if event.event == "replaced"] == [0, 1, 0, 1]
