@@ -59,7 +59,7 @@ class PacedGroup(LocalGroup):
     ) -> None:
         super().__init__(partial(make_peer, settings), settings.population.num_peers)
         self._rng, self._weights = rng, weights
-        self._deaths, self._with_node, self._never_back = deaths, with_node, never_back
+        self.deaths, self._with_node, self._never_back = deaths, with_node, never_back
         self._dead: set[int] = set()
         self._stored: dict[int, list[Any]] = defaultdict(list)
         self.num_calls = 0
@@ -75,7 +75,7 @@ class PacedGroup(LocalGroup):
         self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
     ) -> Iterator[tuple[int, Any]]:
         for peer, arguments in calls.items():
-            if self.num_calls in self._deaths and method != "process_id":
+            if self.num_calls in self.deaths and method != "process_id":
                 self._dead.add(peer)
                 if self._with_node:
                     for stored in self._stored[peer]:
@@ -205,6 +205,17 @@ def test_lost_peer_repeats_only_its_own_round() -> None:
     assert [event.event for event in events] == ["lost", "replaced"]
     assert [(event.round, event.peer) for event in events] == [(1, events[0].peer)] * 2
     assert len(group.trained) == 3 * 2
+
+
+def test_peer_lost_after_the_last_round_has_its_last_state_again() -> None:
+    settings, outcomes = async_settings(), []
+    for is_lost in (False, True):
+        group = PacedGroup(settings, Random(0))
+        population = Population(group, settings)
+        rounds = [population.step() for _ in range(settings.num_rounds)]
+        group.deaths = {group.num_calls} if is_lost else set()
+        outcomes.append(population.finish(rounds[-1]))
+    assert outcomes[1] == outcomes[0]
 
 
 def test_population_continues_without_a_peer_that_finds_no_room() -> None:

@@ -9,6 +9,7 @@ from space_makers import make_settings
 from graftpop.errors import PeerLost
 from graftpop.peer.peer import Peer
 from graftpop.population import Calls, LocalGroup, Population
+from graftpop.population.deadlines import SHORTEST_S
 from graftpop.population.group import ResultMode
 from graftpop.settings import Settings
 from graftpop.training.snapshot import Snapshot
@@ -55,7 +56,7 @@ def test_codistillation_learns_from_all_other_peers_and_not_from_itself() -> Non
 
 
 def test_timeout_of_teacher_training_grows_with_the_teachers_per_peer() -> None:
-    teachers = [{"model": "resnet8", "epochs": epochs} for epochs in (1, 2, 1)]
+    teachers = [{"model": "resnet8", "epochs": epochs} for epochs in (1, 1, 2)]
     settings = make_settings(
         distillation={"teachers": teachers},
         population={"num_peers": 2, "round_timeout_s": 100.0},
@@ -65,8 +66,23 @@ def test_timeout_of_teacher_training_grows_with_the_teachers_per_peer() -> None:
     Population(group, settings).prepare()
     (calls, timeout_s) = group.of("train_teachers")[0]
     assert calls == {0: (0, 2), 1: (1,)}
-    assert timeout_s == 2 * 100.0
+    assert timeout_s == 3 * 100.0
     assert group.of("save")[0][1] == 100.0
+
+
+def test_timeouts_follow_the_rounds_so_far() -> None:
+    settings = make_settings(graft={}, population={"round_timeout_s": 1000.0})
+    group = RecordingGroup(settings)
+    finished(group, settings)
+    assert [timeout_s for _, timeout_s in group.of("train")] == [1000.0, SHORTEST_S]
+
+
+def test_exchange_is_timed_in_rounds_that_graft() -> None:
+    settings = make_settings(graft={})
+    population = Population(RecordingGroup(settings), settings)
+    exchange_s = [[row["exchange_s"] for row in population.step().peers] for _ in range(2)]
+    assert min(exchange_s[0]) > 0
+    assert exchange_s[1] == [0.0] * 3
 
 
 def test_peer_that_left_after_the_last_round_cannot_be_the_best() -> None:

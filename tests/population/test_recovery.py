@@ -256,6 +256,7 @@ def test_diverged_peer_donates_nothing_and_takes_its_donors_weights(peer: int) -
     donors = dict(zip(second.grafts["receiver"], second.grafts["donor"], strict=True))
     others = [other for other in range(NUM_PEERS) if other != peer]
     assert donors == {others[0]: others[1], others[1]: others[0]}  # the ring closed around it
+    assert [row["peer"] for row in second.peers] == [*range(NUM_PEERS)]
     rows = {row["peer"]: row for row in second.peers}
     assert rows[peer]["val_accuracy"] == rows[donor]["val_accuracy"]
     assert rows[peer]["train_loss"] != rows[peer]["train_loss"]  # NaN is kept
