@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import pytest
 from space_makers import make_settings
 
-from graftpop.errors import PeerLost
+from graftpop.errors import PeerError, PeerLost
 from graftpop.peer.peer import Peer
-from graftpop.population import Calls, LocalGroup, Population
+from graftpop.population import Calls, Event, LocalGroup, Population
 from graftpop.population.deadlines import SHORTEST_S
 from graftpop.population.group import ResultMode
 from graftpop.settings import Settings
@@ -90,3 +91,15 @@ def test_peer_that_left_after_the_last_round_cannot_be_the_best() -> None:
     best = finished(RecordingGroup(settings), settings)["best_peer"]
     outcome = finished(RecordingGroup(settings, leaving=best, at="predict"), settings)
     assert outcome["best_peer"] in {0, 1, 2} - {best}
+
+
+def test_resumed_population_has_its_restarts_and_its_round() -> None:
+    settings = make_settings(graft={}, population={"max_peer_restarts": 2}, training={"epochs": 3})
+    first = Population(RecordingGroup(settings), settings)
+    first.step()
+    events: list[Event] = []
+    group = RecordingGroup(settings, leaving=1, at="load")
+    second = Population(group, settings, events.append)
+    with pytest.raises(PeerError, match=r"^peer 1: lost .*max_peer_restarts"):
+        second.load(dict(first.save()), 1, {}, {1: 2})
+    assert [(event.round, event.peer, event.event) for event in events] == [(1, 1, "lost")]
