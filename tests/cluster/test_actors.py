@@ -254,6 +254,7 @@ def test_network_that_a_peers_process_cannot_import_is_refused(
     monkeypatch.setattr(module, "Hidden", hidden, raising=False)
     monkeypatch.setitem(sys.modules, "only_here", module)
     train, test = digits()
+    # one peer: the reused group leaves one CPU
     population = graftpop.Population(
         hidden, train, test, classes=list("0123456789"), population={"num_peers": 1}, on_ray=True
     )

@@ -42,7 +42,7 @@ def space(**changes: dict[str, Any]) -> Space:
         "tune": {"search": "random", "num_samples": 2},
     }
     for section, values in changes.items():
-        tree[section] = {**tree[section], **values}
+        tree[section] = {**tree.get(section, {}), **values}
     return parse_space(tree)
 
 
@@ -115,7 +115,9 @@ def test_a_study_leaves_whole_tables_and_a_network_that_is_as_good_as_recorded(
 def test_a_study_that_was_interrupted_and_resumed_ends_with_the_same_bits(
     connection: Connection, tmp_path: Path
 ) -> None:
-    check_interruption(space(training={"epochs": 5}, tune={"num_samples": 1}), connection, tmp_path)
+    one_at_a_time = {"cpus_per_peer": 2}  # of four; the next trial takes over the processes
+    wanted = space(training={"epochs": 5}, resources=one_at_a_time, tune={"num_samples": 2})
+    check_interruption(wanted, connection, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open

@@ -172,10 +172,13 @@ def test_files_of_mlflow_and_archives_of_comet_where_the_environment_says(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "files").as_uri())
     monkeypatch.setenv("COMET_OFFLINE_DIRECTORY", str(tmp_path / "comet"))
     trackers = ("mlflow", "comet") if "comet" in INSTALLED else ("mlflow",)
-    run_study(space(*trackers, epochs=1, num_samples=1), run_folder(tmp_path / "run"), connection, lambda trials: None)
-    assert {name: steps for name, (_, steps) in runs_of_mlflow((tmp_path / "files").as_uri()).items()} == {"00000": [1]}
+    run_study(space(*trackers, epochs=1), run_folder(tmp_path / "run"), connection, lambda trials: None)
+    assert {name: steps for name, (_, steps) in runs_of_mlflow((tmp_path / "files").as_uri()).items()} == {
+        "00000": [1],
+        "00001": [1],
+    }
     assert not (tmp_path / "run" / "mlflow.db").exists()
-    assert len(list(tmp_path.glob("comet/*.zip"))) == ("comet" in trackers)
+    assert len(list(tmp_path.glob("comet/*.zip"))) == 2 * ("comet" in trackers)
 
 
 # what cannot be logged

@@ -1,13 +1,13 @@
 """Calls of asynchronous peers, one by one, in an order that each test gives."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
 from space_makers import make_settings
 
 from graftpop.errors import PeerDiverged, PeerLost, ResultLost
-from graftpop.population import Calls, Event, async_rounds
+from graftpop.population import Event, LocalGroup, async_rounds
 from graftpop.population.async_rounds import AsyncRounds, PeerRound
 from graftpop.population.deadlines import SHORTEST_S, Deadlines
 from graftpop.population.group import ResultMode
@@ -25,7 +25,7 @@ def settings_of(**population: Any) -> Settings:
     )
 
 
-class ScriptedGroup:
+class ScriptedGroup(LocalGroup):
     """Peers without networks, whose calls end in a given order; a handle is (kind, peer, number).
 
     Args:
@@ -36,17 +36,13 @@ class ScriptedGroup:
     def __init__(
         self, order: Collection[int], failures: Mapping[tuple[int, str], Sequence[Exception | None]] | None = None
     ) -> None:
+        super().__init__(lambda peer: None, 3)
         self._order = iter(order)
         self._failures = {call: iter(errors) for call, errors in (failures or {}).items()}
         self._running: dict[int, Call] = {}
         self._num_published: dict[int, int] = {}
         self.ended: list[Call] = []
         self.timeouts_s: list[float] = []
-
-    def run(
-        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
-    ) -> Iterator[tuple[int, Any]]:
-        raise AssertionError("asynchronous peers are called one by one")
 
     def start(
         self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, wanted: ResultMode = "value"
@@ -77,18 +73,6 @@ class ScriptedGroup:
         for peer in peers:
             self._running.pop(peer, None)
 
-    def dismiss(self, peers: Collection[int]) -> None:
-        self.restart(peers)
-
-    def coresident(self, peers: Collection[int]) -> set[int]:
-        return set(peers)
-
-    def put(self, value: Any) -> Any:
-        return value
-
-    def get(self, handle: Any) -> Any:
-        return handle
-
     def methods(self, peer: int) -> list[str]:
         return [method for other, method, _ in self.ended if other == peer]
 
@@ -106,8 +90,8 @@ def make_rounds(
     return AsyncRounds(group, roster, deadlines, settings, states, done, teachers, events.append), events
 
 
-def all_rounds(rounds: AsyncRounds, settings: Settings, *, done: int = 0) -> list[dict[int, PeerRound]]:
-    return [rounds.step(number) for number in range(done + 1, settings.num_rounds + 1)]
+def all_rounds(rounds: AsyncRounds, settings: Settings) -> list[dict[int, PeerRound]]:
+    return [rounds.step(number) for number in range(1, settings.num_rounds + 1)]
 
 
 def test_round_is_train_publish_graft_save_and_the_last_one_neither_publishes_nor_grafts() -> None:

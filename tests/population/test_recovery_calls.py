@@ -8,7 +8,7 @@ import pytest
 from space_makers import make_settings
 
 from graftpop.errors import CollectiveError, PeerError, PeerLost, ResultLost
-from graftpop.population import Calls, Event, roster
+from graftpop.population import Calls, Event, LocalGroup, roster
 from graftpop.population.deadlines import Deadlines
 from graftpop.population.group import ResultMode
 from graftpop.population.recovery import Recovery
@@ -17,7 +17,7 @@ from graftpop.population.roster import Roster
 EVERYONE: Calls = {0: (), 1: (), 2: ()}
 
 
-class FailingGroup:
+class FailingGroup(LocalGroup):
     """Three peers whose results are (method, peer, number of the run).
 
     Args:
@@ -28,6 +28,7 @@ class FailingGroup:
     def __init__(
         self, failures: Mapping[tuple[str, int], PeerError] | None = None, processes: Collection[set[int]] = ()
     ) -> None:
+        super().__init__(lambda peer: None, 3)
         self._failures = dict(failures or {})
         self._processes = processes
         self.runs: list[tuple[str, list[int], float]] = []
@@ -53,18 +54,6 @@ class FailingGroup:
 
     def dismiss(self, peers: Collection[int]) -> None:
         self.dismissed += sorted(peers)
-
-    def start(self, *arguments: Any, **options: Any) -> None:
-        raise AssertionError("calls are run, not started")
-
-    def next_result(self) -> tuple[int, Any]:
-        raise AssertionError("calls are run, not started")
-
-    def put(self, value: Any) -> Any:
-        return value
-
-    def get(self, handle: Any) -> Any:
-        return handle
 
     def methods(self) -> list[tuple[str, list[int]]]:
         return [(method, peers) for method, peers, _ in self.runs]

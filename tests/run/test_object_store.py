@@ -157,7 +157,7 @@ def test_a_store_that_is_away_is_retried(server: Server, protocol: str) -> None:
     folder.write("a", b"one")
     other.stop()
     with pytest.raises(StorageError, match=r"^a table: .* 2 s; .*--resume$"):
-        retry_on_oserror(lambda: folder.read("a"), "a table", timeout_s=2)
+        retry_on_oserror(lambda: folder.write("a", b"two"), "a table", timeout_s=2)
     run = RunFolder(other.uri("bucket/away"))
     with pytest.raises(StorageError, match=rf"^{protocol}://.*: cannot be reached: .*credentials"):
         run.check_is_run()
