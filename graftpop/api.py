@@ -102,7 +102,7 @@ class Population:
         image_shape, name, probe = make_splits().image_shape, self.settings.model.name, self._new_network()
         check_forward(probe, image_shape, self._num_classes, f"model.name: '{name}'")
         find_sites(probe, image_shape, name)
-        self._parts = Components(network, _Splits(make_splits, num_workers), optimizer)
+        self._components = Components(network, _Splits(make_splits, num_workers), optimizer)
         self._read_states: Callable[[], Iterable[tuple[int, bytes]]] = tuple
         self._best_peer = 0
         self.outcome: dict[str, Any] = {}
@@ -158,11 +158,12 @@ class Population:
         if self._on_ray:
             from graftpop.cluster.standalone import ray_group
 
-            return ray_group(self.settings, self._parts)
+            return ray_group(self.settings, self._components)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return nullcontext(
             LocalGroup(
-                lambda peer: Peer(self.settings, peer, device, parts=self._parts), self.settings.population.num_peers
+                lambda peer: Peer(self.settings, peer, device, components=self._components),
+                self.settings.population.num_peers,
             )
         )
 

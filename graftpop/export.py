@@ -37,8 +37,8 @@ def export(
     console = Console(highlight=False, markup=False)
     with console.status("exporting and checking"):
         exported = export_network(RunFolder(run), format, peer, out)
-    lines = [f"network    {exported.what}", f"file       {exported.file}", f"card       {exported.card}"]
-    for check in exported.measured:
+    lines = [f"network    {exported.description}", f"file       {exported.file}", f"card       {exported.card}"]
+    for check in exported.measurements:
         accuracy = "" if exported.unmeasured else f"accuracy {100 * check.accuracy:.2f} %, "
         lines.append(
             f"{check.images:<10} {accuracy}{check.num_images:,} images, differs by {check.difference:.1e} at most"

@@ -34,7 +34,7 @@ class PendingCall(NamedTuple):
 
     peer: int
     method: str
-    wanted: ResultMode
+    result_mode: ResultMode
     result_ref: "ray.ObjectRef[Any]"
     timeout_s: float
     deadline: float
@@ -48,7 +48,7 @@ class RayGroup:
         request: resources of the peers, and which of them share a process.
         placement_group: of the trial; its last bundles belong to the actors.
         trial: trial ID, the prefix of the peers' task names.
-        parts: a `graftpop.peer.components.Components`, which is pickled; None for those that the settings name.
+        components: a `graftpop.peer.components.Components`, which is pickled; None for those that the settings name.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class RayGroup:
         request: ResourceRequest,
         placement_group: PlacementGroup,
         trial: str,
-        parts: Any = None,
+        components: Any = None,
     ) -> None:
         # Ray neither restarts nor retries, because a restarted peer first needs its state
         self._remote_peer: Any = ray.remote(max_restarts=0, max_task_retries=0)(PeerActor)
         self._settings, self._request, self._placement_group, self._trial = settings, request, placement_group, trial
         # put once for all processes, in this process's object store
-        self._parts = None if parts is None else ray.put(cloudpickle.dumps(parts))
+        self._components = None if components is None else ray.put(cloudpickle.dumps(components))
         self._actors: dict[int, Any] = {}  # by index of actor
         self._actor_of_peer: dict[int, int] = {}  # index of actor by peer
         self._started: dict[ray.ObjectRef[Any], PendingCall] = {}
@@ -114,7 +114,7 @@ class RayGroup:
                 placement_group=self._placement_group,
                 placement_group_bundle_index=self._placement_group.bundle_count - len(bundles) + index,
             ),
-        ).remote(self._settings.model_dump(), self._peers_of(index), self._request, self._parts)
+        ).remote(self._settings.model_dump(), self._peers_of(index), self._request, self._components)
 
     def _connect_process_group(self) -> None:
         """Connect all actors in one process group if the settings need it; ranks follow the peers' order.
@@ -130,10 +130,12 @@ class RayGroup:
             actor.join_process_group.remote(address, rank, len(self._actors), timeout_s)
 
     def run(
-        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+        self, method: str, calls: Calls, timeout_s: float, *, result_mode: ResultMode = "value"
     ) -> Iterator[tuple[int, Any]]:
         """See `Group.run`; a handle is an object reference."""
-        pending = dict(self._submit(peer, method, arguments, timeout_s, wanted) for peer, arguments in calls.items())
+        pending = dict(
+            self._submit(peer, method, arguments, timeout_s, result_mode) for peer, arguments in calls.items()
+        )
         broken = []  # reported after the failure that caused them
         while pending:
             peer, result = self._next_of(pending)
@@ -144,10 +146,10 @@ class RayGroup:
         yield from broken
 
     def start(
-        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, wanted: ResultMode = "value"
+        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, result_mode: ResultMode = "value"
     ) -> None:
         """See `Group.start`."""
-        reference, call = self._submit(peer, method, arguments, timeout_s, wanted)
+        reference, call = self._submit(peer, method, arguments, timeout_s, result_mode)
         self._started[reference] = call
 
     def next_result(self) -> tuple[int, Any]:
@@ -155,15 +157,15 @@ class RayGroup:
         return self._next_of(self._started)
 
     def _submit(
-        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, wanted: ResultMode
+        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, result_mode: ResultMode
     ) -> "tuple[ray.ObjectRef[Any], PendingCall]":
         """Start a method on one peer; return the reference that signals its end, and the call."""
         actor, name = self._actors[self._actor_of_peer[peer]], f"{self._trial}/peer-{peer}.{method}"
-        if wanted == "value":
+        if result_mode == "value":
             reference = result_ref = actor.call.options(name=name).remote(peer, method, *arguments)
         else:
             reference, result_ref = actor.make.options(name=name, num_returns=2).remote(peer, method, *arguments)
-        return reference, PendingCall(peer, method, wanted, result_ref, timeout_s, time.monotonic() + timeout_s)
+        return reference, PendingCall(peer, method, result_mode, result_ref, timeout_s, time.monotonic() + timeout_s)
 
     def _next_of(self, pending: "dict[ray.ObjectRef[Any], PendingCall]") -> tuple[int, Any]:
         """Remove the call that ends or times out first; return its peer with the result or the error."""
@@ -178,10 +180,10 @@ class RayGroup:
             )
         call = pending.pop(done[0])
         result = self._result(done[0], call.peer, call.method)
-        if isinstance(result, PeerError) or call.wanted == "value":
+        if isinstance(result, PeerError) or call.result_mode == "value":
             return call.peer, result
         # a returned object outlives its process, but not its node
-        if call.wanted == "ref" or result == this_node():
+        if call.result_mode == "ref" or result == this_node():
             return call.peer, call.result_ref
         kept = self._result(call.result_ref, call.peer, call.method)
         return call.peer, kept if isinstance(kept, PeerError) else self.put(kept)

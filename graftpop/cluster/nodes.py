@@ -102,7 +102,7 @@ def _data_problem(data: DataSettings, seed: int) -> str:
 
 
 def _run_on(
-    nodes: dict[str, str], timeout_s: float, what: str, task: Callable[..., str], *arguments: Any
+    nodes: dict[str, str], timeout_s: float, action: str, task: Callable[..., str], *arguments: Any
 ) -> dict[str, str]:
     """Run a task on every node at once; return the nonempty results by address.
 
@@ -119,7 +119,7 @@ def _run_on(
     _, late = ray.wait(list(node_of), num_returns=len(node_of), timeout=timeout_s)
     if late:
         raise ResourceError(
-            f"node {', '.join(sorted(nodes[node_of[one]] for one in late))}: did not {what} within "
+            f"node {', '.join(sorted(nodes[node_of[one]] for one in late))}: did not {action} within "
             f"{timeout_s:g} s; check that it runs (`ray status`), or remove it from the cluster"
         )
     results = {}
@@ -131,7 +131,7 @@ def _run_on(
             if _is_found_dead(node):
                 continue
             raise ResourceError(
-                f"node {address}: could not {what}: {_last_line(error)}; check that it runs and has the "
+                f"node {address}: could not {action}: {_last_line(error)}; check that it runs and has the "
                 f"same graftpop installed, or remove it from the cluster"
             ) from error
     return {address: text for address, text in results.items() if text}

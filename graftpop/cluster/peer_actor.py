@@ -18,7 +18,7 @@ class PeerActor:
     """A process that runs one or more peers, one after the other; its creator need not import torch."""
 
     def __init__(
-        self, settings: dict[str, Any], peers: Sequence[int], request: ResourceRequest, parts: bytes | None
+        self, settings: dict[str, Any], peers: Sequence[int], request: ResourceRequest, components: bytes | None
     ) -> None:
         import torch
 
@@ -29,7 +29,7 @@ class PeerActor:
         self._device = "cuda" if request.gpus_per_peer else "cpu"
         self._num_cores = max(1, int(len(peers) * request.cpus_per_peer))
         torch.set_num_threads(self._num_cores)
-        self._parts = parts
+        self._components = components
         self._failure: PeerError | None = None
         self._process_group = ProcessGroup(peers[0])
         self._peers: dict[int, Any] = {}
@@ -43,7 +43,7 @@ class PeerActor:
         self._process_group.leave()
         population = Settings.model_validate(settings)
         try:
-            parts = None if self._parts is None else cloudpickle.loads(self._parts)
+            components = None if self._components is None else cloudpickle.loads(self._components)
         except (ImportError, AttributeError) as error:  # a failing constructor would be retried without end
             self._failure = PeerError(
                 f"peer {', '.join(map(str, peers))}: its process cannot load the network, images "
@@ -51,7 +51,9 @@ class PeerActor:
             )
             return
         for peer in peers:
-            self._peers[peer] = Peer(population, peer, self._device, num_workers=self._num_cores - 1, parts=parts)
+            self._peers[peer] = Peer(
+                population, peer, self._device, num_workers=self._num_cores - 1, components=components
+            )
 
     def __repr__(self) -> str:
         """Return the actor's name for logs and the dashboard; its tasks are named after the trial."""

@@ -189,11 +189,11 @@ class Recorder(Callback):
         if best is None:
             return
         for checkpoint in Checkpoints(self._folder.of_trials("checkpoints") / best.trial_id).newest_first():
-            facts = checkpoint.facts
-            if not facts.round:
+            metadata = checkpoint.metadata
+            if not metadata.round:
                 continue  # the teachers only
             try:
-                peer_file = checkpoint.read(f"peer-{facts.summary['best_peer']}.safetensors")
+                peer_file = checkpoint.read(f"peer-{metadata.summary['best_peer']}.safetensors")
             except CheckpointError:
                 continue  # the trial reports it when it resumes
             self._folder.write_best(
@@ -201,13 +201,13 @@ class Recorder(Callback):
                 {
                     "trial_id": best.trial_id,
                     "status": best.status,
-                    "peer": facts.summary["best_peer"],
+                    "peer": metadata.summary["best_peer"],
                     "searched": best.sample,
                     "grafted_since_measured": was_grafted(
-                        self._folder, best.trial_id, facts.round, facts.summary["best_peer"]
+                        self._folder, best.trial_id, metadata.round, metadata.summary["best_peer"]
                     ),
-                    "measured": facts.summary,
-                    "settings": facts.settings,
+                    "measured": metadata.summary,
+                    "settings": metadata.settings,
                 },
             )
             return
@@ -218,7 +218,7 @@ def was_grafted(folder: RunFolder, trial_id: str, round: int, peer: int) -> bool
 
     A round evaluates before it exchanges, so a peer's figures may describe its weights before a graft.
     """
-    grafts = folder.read_table("grafts", of=[trial_id], columns=["round", "receiver", "alpha"])
+    grafts = folder.read_table("grafts", trial_ids=[trial_id], columns=["round", "receiver", "alpha"])
     return any(row["round"] == round and row["receiver"] == peer and row["alpha"] < 1 for row in grafts.to_pylist())
 
 

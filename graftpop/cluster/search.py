@@ -56,28 +56,28 @@ def trials_to_run(known: Iterable[Trial], sampler: Sampler, new_numbers: Iterabl
         yield {"trial_id": trial_id_of(number), "sample": sampler.sample(number)}
 
 
-def grid_of(wanted: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def grid_of(trials: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Return Tune's search space over independent trials."""
-    return {"trial": tune.grid_search(list(wanted))}
+    return {"trial": tune.grid_search(list(trials))}
 
 
 class SuggestedTrials(Searcher):
     """A Tune searcher over trials whose configurations depend on earlier results.
 
     Args:
-        wanted: all trials, sampled lazily.
+        trials: all trials, sampled lazily.
         sampler: their source, which also gets their results.
         metric: the maximized metric.
     """
 
-    def __init__(self, wanted: Iterator[dict[str, Any]], sampler: Sampler, metric: str) -> None:
+    def __init__(self, trials: Iterator[dict[str, Any]], sampler: Sampler, metric: str) -> None:
         super().__init__(metric=metric, mode="max")
-        self._wanted, self._sampler = wanted, sampler
+        self._trials, self._sampler = trials, sampler
         self._number_of: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
         """Return the config of the next trial, or `FINISHED`."""
-        trial = next(self._wanted, None)
+        trial = next(self._trials, None)
         if trial is None:
             return Searcher.FINISHED
         self._number_of[trial_id] = int(trial["trial_id"])

@@ -21,20 +21,20 @@ ROOM_TIMEOUT_S = 300.0
 
 
 @contextmanager
-def ray_group(settings: Settings, parts: Components) -> Iterator[RayGroup]:
+def ray_group(settings: Settings, components: Components) -> Iterator[RayGroup]:
     """Run the peers of a population as Ray actors within a block.
 
     They use the cluster that this process joined by `ray.init`, otherwise a local one that ends with the block.
 
     Args:
         settings: of the population.
-        parts: components of its peers; they are pickled, so every node must be able to import their modules.
+        components: of its peers; they are pickled, so every node must be able to import their modules.
 
     Raises:
         ResourceError: the cluster has no room for the peers, or none within the timeout.
     """
     if not ray.is_initialized():
-        with connect(None), ray_group(settings, parts) as group:
+        with connect(None), ray_group(settings, components) as group:
             yield group
         return
     request = resource_request(settings, nodes_of_cluster())
@@ -47,7 +47,7 @@ def ray_group(settings: Settings, parts: Components) -> Iterator[RayGroup]:
                 f"population: {request} found no room on the cluster within {ROOM_TIMEOUT_S:g} s; "
                 f"`ray status` shows what uses it"
             ) from error
-        group = RayGroup(settings, request, room, settings.name, parts)
+        group = RayGroup(settings, request, room, settings.name, components)
         try:
             yield group
         finally:

@@ -61,7 +61,7 @@ def run_study(
         for finish in (*(one.finish for one in trackers), *(one.finish for one in stored), recorder.finish):
             ending.callback(finish)  # in reverse order
         if unfinished or new_numbers:
-            wanted = trials_to_run(unfinished, sampler, new_numbers)
+            to_run = trials_to_run(unfinished, sampler, new_numbers)
             suggests = tuned.search == "optuna"
             os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # those would restart in a resumed study
             trainable = tune.with_parameters(
@@ -72,9 +72,9 @@ def run_study(
                 tune.with_resources(trainable, lambda config: placement_of(space, config, connection)),
                 name="tune",
                 storage_path=folder.location,
-                config={} if suggests else grid_of(wanted),
+                config={} if suggests else grid_of(to_run),
                 num_samples=len(unfinished) + len(new_numbers) if suggests else 1,
-                search_alg=SuggestedTrials(wanted, sampler, tuned.metric) if suggests else None,
+                search_alg=SuggestedTrials(to_run, sampler, tuned.metric) if suggests else None,
                 scheduler=scheduled,
                 max_failures=tuned.max_failures,
                 reuse_actors=True,

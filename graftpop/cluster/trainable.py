@@ -145,22 +145,22 @@ class PopulationTrainable(tune.Trainable):
         newest, files = newest_checkpoint(
             self._checkpoints, self._source, self._id, self._settings.population.num_peers, self._on_event
         )
-        self._records.restart_after(newest.facts.round if newest else 0)
+        self._records.restart_after(newest.metadata.round if newest else 0)
         self._write_with_retries(self._records.write, "its records")
         if newest is not None:
-            self._summary = newest.facts.summary
-            self._adopted = self._adopted or newest.facts.adopted
-            if newest.facts.is_complete:
+            self._summary = newest.metadata.summary
+            self._adopted = self._adopted or newest.metadata.adopted
+            if newest.metadata.is_complete:
                 return None
         self._population = Population(self._start_peers(), self._settings, self._on_event)
         if newest is not None:
-            states = {peer: files[f"peer-{peer}.safetensors"] for peer in newest.facts.peers}
+            states = {peer: files[f"peer-{peer}.safetensors"] for peer in newest.metadata.peers}
             teachers = {
                 int(Path(name).stem.removeprefix("teacher-")): content
                 for name, content in files.items()
                 if name.startswith("teacher-")
             }
-            self._population.load(states, newest.facts.round, teachers, newest.facts.num_restarts)
+            self._population.load(states, newest.metadata.round, teachers, newest.metadata.num_restarts)
         elif self._population.prepare():  # keep the trained teachers
             self._write_checkpoint(self._population, is_complete=False)
         return self._population
@@ -208,7 +208,7 @@ class PopulationTrainable(tune.Trainable):
         return report
 
     def _write_checkpoint(self, population: Population, *, is_complete: bool) -> None:
-        facts = CheckpointMetadata(
+        metadata = CheckpointMetadata(
             round=population.round,
             score=self._summary.get("val_accuracy", -1.0),
             is_complete=is_complete,
@@ -218,18 +218,18 @@ class PopulationTrainable(tune.Trainable):
             summary=self._summary,
             settings=self._settings.model_dump(),
         )
-        self._writer.write(facts, population.files())
+        self._writer.write(metadata, population.files())
         if is_complete:
             self._writer.finish()
 
     def _on_storage_away(self, round: int, cause: str) -> None:
         self._on_event(Event(round, None, "storage_away", cause))
 
-    def _write_with_retries(self, act: Callable[[], None], what: str) -> None:
+    def _write_with_retries(self, act: Callable[[], None], content: str) -> None:
         """Write something, with retries while storage is away."""
         round = self._summary.get("round", 0)
         retry_on_oserror(
-            act, f"trial {self._id}: {what} cannot be written", lambda cause: self._on_storage_away(round, cause)
+            act, f"trial {self._id}: {content} cannot be written", lambda cause: self._on_storage_away(round, cause)
         )
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -246,7 +246,7 @@ class PopulationTrainable(tune.Trainable):
         """Adopt the newest checkpoint of another trial, unless this one has done so already."""
         pointer = json.loads((Path(str(checkpoint)) / POINTER).read_text(encoding="utf-8"))
         own = next(self._checkpoints.newest_first(), None)
-        if pointer["trial_id"] == self._id or (own is not None and own.facts.adopted == pointer["hand_over"]):
+        if pointer["trial_id"] == self._id or (own is not None and own.metadata.adopted == pointer["hand_over"]):
             return
         self._adopted = pointer["hand_over"]
         self._source = Checkpoints(self._run.of_trials("checkpoints") / pointer["trial_id"])

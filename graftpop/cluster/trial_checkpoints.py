@@ -31,7 +31,7 @@ def newest_checkpoint(
     candidates = list(own.newest_first())
     adopts = source is not own
     if adopts:
-        reached = candidates[0].facts.round if candidates else 0
+        reached = candidates[0].metadata.round if candidates else 0
         adopted = source.up_to(reached)
         if not adopted:
             cause = "the trial to copy is ahead in all its checkpoints; it continues with its own weights"
@@ -41,14 +41,14 @@ def newest_checkpoint(
         try:
             files = checkpoint.files()
         except CheckpointError as error:
-            on_event(Event(checkpoint.facts.round, None, "checkpoint_skipped", str(error)))
+            on_event(Event(checkpoint.metadata.round, None, "checkpoint_skipped", str(error)))
             continue
-        if max(checkpoint.facts.peers) >= num_peers:
+        if max(checkpoint.metadata.peers) >= num_peers:
             raise CheckpointError(
                 f"checkpoint of trial {trial_id}: must have at most {num_peers} peers, "
-                f"got peers {checkpoint.facts.peers}"
+                f"got peers {checkpoint.metadata.peers}"
             )
         if adopts:
-            own.remove_after(checkpoint.facts.round)
+            own.remove_after(checkpoint.metadata.round)
         return checkpoint, files
     return None, {}

@@ -68,7 +68,7 @@ class _Seeded(Dataset[Any]):
             return self.dataset[index]
 
 
-def dataset_splits(
+def dataset_splits(  # three splits, and all that their images do not say
     train: Dataset[Any],
     val: Dataset[Any] | None,
     test: Dataset[Any],

@@ -22,15 +22,15 @@ class Exported:
     Attributes:
         file: path or URI of the network's file; `config.json` is in the same folder.
         card: path or URI of the model card.
-        what: description of the network, one sentence.
-        measured: measurements on the validation and test images, or on noise.
+        description: of the network, one sentence.
+        measurements: on the validation and test images, or on noise.
         unmeasured: why noise was used, an error message; empty if the run's data was used.
     """
 
     file: str
     card: str
-    what: str
-    measured: list[Measurement]
+    description: str
+    measurements: list[Measurement]
     unmeasured: str
 
 
@@ -68,7 +68,11 @@ def export_network(run: RunFolder, format: str, peer: str = "best", out: str | N
     except OSError as error:
         raise StorageError(f"--out {folder.location}: cannot be written: {error}; choose another folder") from error
     return Exported(
-        (folder / file_format.file).location, (folder / "README.md").location, selected.what, measurements, unmeasured
+        (folder / file_format.file).location,
+        (folder / "README.md").location,
+        selected.description,
+        measurements,
+        unmeasured,
     )
 
 

@@ -92,7 +92,7 @@ def card_text(
     """
     settings, model = selected.settings, selected.card["model"]
     parts = {
-        "": f"{selected.what} {_origin(selected)}",
+        "": f"{selected.description} {_origin(selected)}",
         "Input and output": _interface(selected, name),
         "Load it": _loading(selected, name),
         "Accuracy": _accuracy(measurements, is_noise=is_noise),
@@ -108,13 +108,13 @@ def card_text(
 
 
 def _origin(selected: SelectedNetwork) -> str:
-    settings, facts, trial = selected.settings, selected.facts, selected.trial
+    settings, metadata, trial = selected.settings, selected.metadata, selected.trial
     text = (
         f"From trial {trial['trial_id']} of the run `{settings.name}`; a peer is a `{selected.card['model']}` for "
-        f"{selected.card['num_classes']} classes, trained for {facts.summary['epoch']} epochs."
+        f"{selected.card['num_classes']} classes, trained for {metadata.summary['epoch']} epochs."
     )
-    if not facts.is_complete:
-        text += f" The trial was at round {facts.round} of {settings.num_rounds}; its status is {trial['status']}."
+    if not metadata.is_complete:
+        text += f" The trial was at round {metadata.round} of {settings.num_rounds}; its status is {trial['status']}."
     if "removed_filters" in selected.card:
         text += f" {selected.card['removed_filters']:,} filters were removed at the end of training."
     return text

@@ -31,18 +31,18 @@ class SelectedNetwork:
         network: network in evaluation mode, from normalized images (B, 3, H, W) to class scores (B, C).
         card: data to rebuild the network and normalize its input, as in `config.json` of best/; for an ensemble also
             its number of members.
-        what: description of the network, one sentence.
+        description: of the network, one sentence.
         settings: settings of its population.
         trial: row of the best trial in `trials.parquet`.
-        facts: metadata of the checkpoint that it was loaded from.
+        metadata: metadata of the checkpoint that it was loaded from.
     """
 
     network: nn.Module
     card: dict[str, Any]
-    what: str
+    description: str
     settings: Settings
     trial: dict[str, Any]
-    facts: CheckpointMetadata
+    metadata: CheckpointMetadata
 
 
 def select_network(run: RunFolder, peer: str) -> SelectedNetwork:
@@ -64,21 +64,21 @@ def select_network(run: RunFolder, peer: str) -> SelectedNetwork:
             f"--resume {run.location}"
         )
     checkpoint = _newest(run, row["trial_id"])
-    facts = checkpoint.facts
-    settings = _settings_of(facts, run.location)
+    metadata = checkpoint.metadata
+    settings = _settings_of(metadata, run.location)
     find_model(settings.model.name)  # imports a user-defined class, as resuming the run does
     if peer == "soup":
-        network, card, what = _soup(checkpoint, settings)
+        network, card, description = _soup(checkpoint, settings)
     elif peer == "ensemble":
-        network, card, what = _ensemble(checkpoint, settings)
+        network, card, description = _ensemble(checkpoint, settings)
     else:
-        network, card, what = _peer(checkpoint, settings, peer)
-    return SelectedNetwork(network, card, what, settings, dict(row), facts)
+        network, card, description = _peer(checkpoint, settings, peer)
+    return SelectedNetwork(network, card, description, settings, dict(row), metadata)
 
 
-def _settings_of(facts: CheckpointMetadata, location: str) -> Settings:
+def _settings_of(metadata: CheckpointMetadata, location: str) -> Settings:
     try:
-        return Settings.model_validate(facts.settings)
+        return Settings.model_validate(metadata.settings)
     except ValidationError as error:
         raise CheckpointError(
             f"{location}: the checkpoint's settings must be valid in this version of graftpop, got "
@@ -89,7 +89,7 @@ def _settings_of(facts: CheckpointMetadata, location: str) -> Settings:
 def _newest(run: RunFolder, trial_id: str) -> Checkpoint:
     checkpoints = Checkpoints(run.of_trials("checkpoints") / trial_id)
     for checkpoint in checkpoints.newest_first():
-        if checkpoint.facts.round:  # the checkpoint before round 1 has teachers only
+        if checkpoint.metadata.round:  # the checkpoint before round 1 has teachers only
             return checkpoint
     raise CheckpointError(
         f"{run.location}: the best trial, {trial_id}, has no complete checkpoint; resume the run with "
@@ -98,8 +98,8 @@ def _newest(run: RunFolder, trial_id: str) -> Checkpoint:
 
 
 def _peer(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Module, dict[str, Any], str]:
-    facts = checkpoint.facts
-    best, peers = int(facts.summary["best_peer"]), facts.peers
+    metadata = checkpoint.metadata
+    best, peers = int(metadata.summary["best_peer"]), metadata.peers
     number = best if peer == "best" else int(peer) if peer.isdecimal() else -1
     if number not in peers:
         raise CheckpointError(
@@ -107,7 +107,7 @@ def _peer(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Mod
             f"one of them, best, soup or ensemble"
         )
     network, card = _network_of(checkpoint, number)
-    if number == best and _is_soup(facts, settings):
+    if number == best and _is_soup(metadata, settings):
         kind = settings.population.output.removesuffix("_soup")
         return network, card, f"The {kind} soup of {len(peers)} peers: a mean of their weights."
     if len(peers) == 1:
@@ -117,9 +117,9 @@ def _peer(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Mod
 
 
 def _ensemble(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[str, Any], str]:
-    facts = checkpoint.facts
-    _check_has_own_weights("ensemble", facts, settings)
-    networks, cards = zip(*(_network_of(checkpoint, peer) for peer in facts.peers), strict=True)
+    metadata = checkpoint.metadata
+    _check_has_own_weights("ensemble", metadata, settings)
+    networks, cards = zip(*(_network_of(checkpoint, peer) for peer in metadata.peers), strict=True)
     card = {**cards[0], "ensemble": len(networks)}
     removed = [member["removed_filters"] for member in cards if "removed_filters" in member]
     card |= {"removed_filters": sum(removed)} if removed else {}
@@ -132,10 +132,10 @@ def _ensemble(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, di
 
 def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[str, Any], str]:
     """Return the uniform soup; the best peer if the population already made it the soup."""
-    facts, best = checkpoint.facts, int(checkpoint.facts.summary["best_peer"])
-    if _is_soup(facts, settings) and settings.population.output == "uniform_soup":
+    metadata, best = checkpoint.metadata, int(checkpoint.metadata.summary["best_peer"])
+    if _is_soup(metadata, settings) and settings.population.output == "uniform_soup":
         return _peer(checkpoint, settings, "best")
-    _check_has_own_weights("soup", facts, settings)
+    _check_has_own_weights("soup", metadata, settings)
     if settings.attenuation is not None:
         raise CheckpointError(
             "--peer soup: must average equal networks, got attenuated filters that differ from peer to peer; choose "
@@ -144,7 +144,7 @@ def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[s
     # teachers and files for diagnostics are not needed and may be gone
     member = Peer(settings.model_copy(update={"distillation": None, "diagnostics": DiagnosticsSettings()}), best)
     snapshots = []
-    for peer in facts.peers:
+    for peer in metadata.peers:
         member.load(checkpoint.read(_file(peer)))
         snapshots.append(copy.deepcopy(member.publish()))
     member.make_soup("uniform_soup", *snapshots)
@@ -157,15 +157,15 @@ def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[s
     )
 
 
-def _is_soup(facts: CheckpointMetadata, settings: Settings) -> bool:
+def _is_soup(metadata: CheckpointMetadata, settings: Settings) -> bool:
     """Return whether the best peer's weights are the population's soup."""
-    return facts.is_complete and settings.population.output in SOUPS
+    return metadata.is_complete and settings.population.output in SOUPS
 
 
-def _check_has_own_weights(what: str, facts: CheckpointMetadata, settings: Settings) -> None:
-    if _is_soup(facts, settings):
+def _check_has_own_weights(peer: str, metadata: CheckpointMetadata, settings: Settings) -> None:
+    if _is_soup(metadata, settings):
         raise CheckpointError(
-            f"--peer {what}: needs the weights of every peer, got the {settings.population.output} for the best "
+            f"--peer {peer}: needs the weights of every peer, got the {settings.population.output} for the best "
             f"peer; choose best, which is the soup, or a peer"
         )
 

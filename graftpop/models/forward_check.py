@@ -25,13 +25,13 @@ def blank_images(network: nn.Module, num_images: int, image_shape: tuple[int, in
     return torch.zeros(num_images, *image_shape, device=weights.device)
 
 
-def run_forward(network_copy: nn.Module, image_shape: tuple[int, int, int], what: str) -> object:
+def run_forward(network_copy: nn.Module, image_shape: tuple[int, int, int], where: str) -> object:
     """Return the output of a network for two black images.
 
     Args:
         network_copy: copy of the network, see `eval_copy`.
         image_shape: (C, H, W).
-        what: names the network in messages, such as `model.name: 'resnet20'`.
+        where: names the network in messages, such as `model.name: 'resnet20'`.
 
     Raises:
         ModelError: the forward pass fails on such images.
@@ -42,32 +42,32 @@ def run_forward(network_copy: nn.Module, image_shape: tuple[int, int, int], what
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"{what} cannot take images of shape {image_shape}: {reason}; choose a network made for this "
+            f"{where} cannot take images of shape {image_shape}: {reason}; choose a network made for this "
             f"size, or larger images"
         ) from error
     except Exception as error:  # a user-defined network may raise anything
         raise ModelError(
-            f"{what} must take images of shape {image_shape}, got {describe_exception(error)}; fix it"
+            f"{where} must take images of shape {image_shape}, got {describe_exception(error)}; fix it"
         ) from error
     return output
 
 
-def check_forward(network: nn.Module, image_shape: tuple[int, int, int], num_classes: int, what: str) -> None:
+def check_forward(network: nn.Module, image_shape: tuple[int, int, int], num_classes: int, where: str) -> None:
     """Check that a network maps images of a shape to one logit per class.
 
     Args:
         network: not changed.
         image_shape: (C, H, W).
         num_classes: of the data.
-        what: names the network in messages, see `run_forward`.
+        where: names the network in messages, see `run_forward`.
 
     Raises:
         ModelError: the forward pass fails, or its output has another shape than (images, num_classes).
     """
-    output = run_forward(eval_copy(network), image_shape, what)
+    output = run_forward(eval_copy(network), image_shape, where)
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if shape != (2, num_classes):
         raise ModelError(
-            f"{what} must give logits of shape (images, {num_classes}), one per class, got {shape} for 2 images; "
+            f"{where} must give logits of shape (images, {num_classes}), one per class, got {shape} for 2 images; "
             f"fix its forward, or the classes"
         )

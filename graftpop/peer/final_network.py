@@ -60,7 +60,7 @@ class FinalNetwork:
 
     def _val_accuracy_of(self, weights: Tensor) -> float:
         self._set_weights(weights)
-        logits, labels = self._learner.evaluate(self._splits.val, exactly=False)
+        logits, labels = self._learner.evaluate(self._splits.val, exact=False)
         return accuracy(logits.argmax(1), labels)
 
     def cost(self) -> dict[str, int]:

@@ -40,16 +40,21 @@ class Peer:
         index: index of the peer, from 0.
         device: where it trains.
         num_workers: processes that read its images from disk, if they do not fit in memory.
-        parts: its network, images and optimizer; None for those that the settings name.
+        components: its network, images and optimizer; None for those that the settings name.
     """
 
     def __init__(
-        self, settings: Settings, index: int, device: str = "cpu", num_workers: int = 0, parts: Components | None = None
+        self,
+        settings: Settings,
+        index: int,
+        device: str = "cpu",
+        num_workers: int = 0,
+        components: Components | None = None,
     ) -> None:
         self._settings = settings
         self._index = index
         self._device = torch.device(device)
-        components = parts or named_components(settings)
+        components = components or named_components(settings)
         splits = self._splits = components.make_splits(num_workers)
         with seeded(derive(settings.seed, "initialisation", index), torch.device("cpu")):
             network = components.make_network(len(splits.class_names))
@@ -94,7 +99,7 @@ class Peer:
         epochs = self._epochs
         if self._learner.epoch == self._settings.num_epochs:
             self._finish()
-        logits, labels = self._learner.evaluate(self._splits.val, exactly=False)
+        logits, labels = self._learner.evaluate(self._splits.val, exact=False)
         self._entropies, self._predicted = self._grafting.entropies(), logits.argmax(1)
         self._num_invalid = self._grafting.num_invalid_filters()
         train_images = sum(epoch.num_images for epoch in epochs)
@@ -143,7 +148,7 @@ class Peer:
             num_epochs: epochs of the round; those after the divergence are skipped.
         """
         self._grafting.copy_from_(donor)
-        self._learner.skip_to(self._learner.epoch + num_epochs - len(self._epochs))
+        self._learner.continue_at(self._learner.epoch + num_epochs - len(self._epochs))
         return self._measured()
 
     def publish(self) -> Snapshot:
@@ -208,7 +213,7 @@ class Peer:
         The test set is evaluated in float32, the validation split in the training precision.
         """
         images = {"val": self._splits.val, "test": self._splits.test}[split]
-        logits, labels = self._learner.evaluate(images, exactly=split == "test")
+        logits, labels = self._learner.evaluate(images, exact=split == "test")
         return logits.softmax(1).numpy(), labels.numpy()
 
     def ensemble_accuracy(self, *predictions: tuple[NDArray[np.float32], NDArray[np.int64]]) -> float:

@@ -29,7 +29,7 @@ class PeerCall(NamedTuple):
 
     method: str
     arguments: tuple[Any, ...] = ()
-    wanted: ResultMode = "value"
+    result_mode: ResultMode = "value"
 
 
 WAIT = None
@@ -134,7 +134,7 @@ class AsyncRounds:
             self._waiting.add(peer)
             return
         timeout_s = self._roster.left_s(peer) if peer in self._starting else self._deadlines.timeout_s
-        self._group.start(peer, call.method, call.arguments, timeout_s, wanted=call.wanted)
+        self._group.start(peer, call.method, call.arguments, timeout_s, result_mode=call.result_mode)
         self._running[peer] = call
 
     # --- programs ---

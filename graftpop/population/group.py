@@ -28,7 +28,7 @@ class Group(Protocol):
     """Peers that run methods and can be restarted."""
 
     def run(
-        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+        self, method: str, calls: Calls, timeout_s: float, *, result_mode: ResultMode = "value"
     ) -> Iterator[tuple[int, Any]]:
         """Run a method on some peers and yield each peer with its result as they complete.
 
@@ -36,7 +36,7 @@ class Group(Protocol):
             method: name of a method of `graftpop.peer.peer.Peer`.
             calls: arguments by peer.
             timeout_s: seconds to wait for all of them.
-            wanted: kind of result. A handle can be an argument of later calls; a `ref` keeps the value of this moment.
+            result_mode: kind of result. A handle can be an argument of later calls; a `ref` keeps the current value.
 
         Yields:
             The peer, and its result, its handle, or the `PeerError` that replaced it.
@@ -44,7 +44,7 @@ class Group(Protocol):
         ...
 
     def start(
-        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, wanted: ResultMode = "value"
+        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, result_mode: ResultMode = "value"
     ) -> None:
         """Start a method on one peer and return at once; see `run` and `next_result`. One call per peer at a time."""
         ...
@@ -94,7 +94,7 @@ class LocalGroup:
         self._started: deque[tuple[int, str, tuple[Any, ...], ResultMode]] = deque()
 
     def run(
-        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+        self, method: str, calls: Calls, timeout_s: float, *, result_mode: ResultMode = "value"
     ) -> Iterator[tuple[int, Any]]:
         """See `Group.run`; there is nothing to wait for, and a `ref` is a copy of the result."""
         del timeout_s
@@ -107,20 +107,20 @@ class LocalGroup:
             if isinstance(result, Generator):
                 collectives[peer] = result
             else:
-                yield peer, copy.deepcopy(result) if wanted == "ref" else result
+                yield peer, copy.deepcopy(result) if result_mode == "ref" else result
         yield from run_lockstep(collectives)
 
     def start(
-        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, wanted: ResultMode = "value"
+        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, result_mode: ResultMode = "value"
     ) -> None:
         """See `Group.start`."""
         del timeout_s
-        self._started.append((peer, method, arguments, wanted))
+        self._started.append((peer, method, arguments, result_mode))
 
     def next_result(self) -> tuple[int, Any]:
         """See `Group.next_result`; calls end in the order in which they started."""
-        peer, method, arguments, wanted = self._started.popleft()
-        return next(iter(self.run(method, {peer: arguments}, math.inf, wanted=wanted)))
+        peer, method, arguments, result_mode = self._started.popleft()
+        return next(iter(self.run(method, {peer: arguments}, math.inf, result_mode=result_mode)))
 
     def coresident(self, peers: Collection[int]) -> set[int]:
         """See `Group.coresident`; each peer can be restarted alone."""

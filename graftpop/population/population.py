@@ -97,15 +97,16 @@ class Population:
     def _prepare(self) -> None:
         distillation = self._settings.distillation
         teachers = distillation.teachers if distillation is not None else []
-        wanted = [index for index, teacher in enumerate(teachers) if teacher.epochs]
-        if wanted:
+        to_train = [index for index, teacher in enumerate(teachers) if teacher.epochs]
+        if to_train:
             trainers = {
-                peer: tuple(wanted[place :: len(self.peers)]) for place, peer in enumerate(self.peers[: len(wanted)])
+                peer: tuple(to_train[place :: len(self.peers)])
+                for place, peer in enumerate(self.peers[: len(to_train)])
             }
             rounds = max(sum(teachers[index].epochs or 0 for index in indices) for indices in trainers.values())
-            taught = self._recovery.call("train_teachers", trainers, wanted="durable", num_rounds=rounds)
-            self._call_all("set_teachers", *taught.values())
-            self._teachers = tuple(made.handle for made in taught.values())
+            trained = self._recovery.call("train_teachers", trainers, result_mode="durable", num_rounds=rounds)
+            self._call_all("set_teachers", *trained.values())
+            self._teachers = tuple(result.handle for result in trained.values())
         self._commit()
 
     def _round(self) -> Round:
@@ -193,7 +194,7 @@ class Population:
         done.peers.sort(key=lambda row: int(row["peer"]))
 
     def _publish(self, peers: Iterable[int]) -> dict[int, ResultRef]:
-        return self._recovery.call("publish", dict.fromkeys(peers, ()), wanted="ref")
+        return self._recovery.call("publish", dict.fromkeys(peers, ()), result_mode="ref")
 
     def _call_all(self, method: str, *arguments: Any) -> dict[int, Any]:
         return self._recovery.call(method, dict.fromkeys(self.peers, arguments))
@@ -219,14 +220,14 @@ class Population:
             snapshots = self._publish(self.peers)
             self._one("make_soup", best, output, *(snapshots[row["peer"]] for row in ranked))
             tested = self._predict("test", [best])
-        givers = self.peers if output == "ensemble" else [best]
+        members = self.peers if output == "ensemble" else [best]
         val_accuracy = ranked[0]["val_accuracy"]
         if output != "best_peer":  # the round has the best peer's
-            val_accuracy = self._one("ensemble_accuracy", best, *self._predict("val", givers).values())
+            val_accuracy = self._one("ensemble_accuracy", best, *self._predict("val", members).values())
         outcome = {
             "best_peer": best,
             "val_accuracy": val_accuracy,
-            "test_accuracy": self._one("ensemble_accuracy", best, *(tested[peer] for peer in givers)),
+            "test_accuracy": self._one("ensemble_accuracy", best, *(tested[peer] for peer in members)),
             "ensemble_test_accuracy": of_all,
             **self._one("cost", best),
         }
@@ -235,15 +236,15 @@ class Population:
         return outcome
 
     def _predict(self, split: str, peers: Iterable[int]) -> dict[int, ResultRef]:
-        return self._recovery.call("predict", dict.fromkeys(peers, (split,)), wanted="ref")
+        return self._recovery.call("predict", dict.fromkeys(peers, (split,)), result_mode="ref")
 
     def _one(self, method: str, peer: int, *arguments: Any) -> Any:
         return self._recovery.call(method, {peer: arguments})[peer]
 
     def _commit(self) -> None:
         """Save all peers' states; a lost peer restarts from here."""
-        saved = self._recovery.call("save", dict.fromkeys(self.peers, ()), wanted="durable")
-        self._states = {peer: made.handle for peer, made in saved.items()}
+        saved = self._recovery.call("save", dict.fromkeys(self.peers, ()), result_mode="durable")
+        self._states = {peer: result.handle for peer, result in saved.items()}
         self._recovery.commit(self._base())
 
     def _base(self) -> list[tuple[str, dict[int, tuple[Any, ...]]]]:

@@ -28,7 +28,7 @@ class Phase:
 
     method: str
     calls: Calls
-    wanted: ResultMode = "value"
+    result_mode: ResultMode = "value"
     num_rounds: int = 1
     outcomes: dict[int, Any] = field(default_factory=dict)
 
@@ -65,7 +65,9 @@ class Recovery:
         self._base: list[Phase] = []  # restores a new peer's state after the last round
         self._journal: list[Phase] = []  # the calls since then
 
-    def call(self, method: str, calls: Calls, *, wanted: ResultMode = "value", num_rounds: int = 1) -> dict[int, Any]:
+    def call(
+        self, method: str, calls: Calls, *, result_mode: ResultMode = "value", num_rounds: int = 1
+    ) -> dict[int, Any]:
         """Run a call and return the results by peer: values, or references to handles; see `Group.run`.
 
         The result of a diverged peer is its `PeerDiverged`.
@@ -73,7 +75,7 @@ class Recovery:
         Args:
             method: name of a method of a peer.
             calls: arguments by peer.
-            wanted: kind of result.
+            result_mode: kind of result.
             num_rounds: the timeout is this many times that of a round.
 
         Raises:
@@ -81,10 +83,10 @@ class Recovery:
             PeersLeft: some peers are gone for good; `rewind` and restart the round with the others.
             PopulationLost: too few peers remain.
         """
-        phase = Phase(method, calls, wanted, num_rounds)
+        phase = Phase(method, calls, result_mode, num_rounds)
         self._journal.append(phase)
         self._catch_up()
-        return {peer: phase.outcomes[peer] if wanted == "value" else ResultRef(phase, peer) for peer in calls}
+        return {peer: phase.outcomes[peer] if result_mode == "value" else ResultRef(phase, peer) for peer in calls}
 
     def commit(self, base: Iterable[tuple[str, Calls]], *, done: bool = True) -> None:
         """Replace the journal: from now on a lost peer restores its state by these calls.
@@ -133,7 +135,7 @@ class Recovery:
         }
         failures: dict[int, PeerError] = {}
         timeout_s = phase.num_rounds * self._deadlines.timeout_s
-        for peer, outcome in self._group.run(phase.method, calls, timeout_s, wanted=phase.wanted):
+        for peer, outcome in self._group.run(phase.method, calls, timeout_s, result_mode=phase.result_mode):
             if isinstance(outcome, PeerLost | ResultLost | CollectiveError):
                 failures[peer] = outcome
             elif isinstance(outcome, PeerError) and (self._together or not isinstance(outcome, PeerDiverged)):
@@ -151,14 +153,16 @@ class Recovery:
             return lost
         if broken := {peer: error for peer, error in failures.items() if isinstance(error, CollectiveError)}:
             return broken
-        makers = {made.peer for peer in failures for made in phase.calls[peer] if isinstance(made, ResultRef)}
-        if not makers:
+        owners = {
+            argument.peer for peer in failures for argument in phase.calls[peer] if isinstance(argument, ResultRef)
+        }
+        if not owners:
             raise PopulationLost(str(next(iter(failures.values()))))
-        pings = dict(self._group.run("process_id", dict.fromkeys(makers, ()), PING_TIMEOUT_S))
+        pings = dict(self._group.run("process_id", dict.fromkeys(owners, ()), PING_TIMEOUT_S))
         # an owner that answers has lost the result too, and may since have changed the state it was made from
         cause = next(iter(failures.values()))
-        return {peer: pings[peer] for peer in makers if isinstance(pings[peer], PeerError)} or dict.fromkeys(
-            makers, cause
+        return {peer: pings[peer] for peer in owners if isinstance(pings[peer], PeerError)} or dict.fromkeys(
+            owners, cause
         )
 
     def _replace(self, lost: Mapping[int, PeerError], phases: list[Phase]) -> None:

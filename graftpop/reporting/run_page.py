@@ -66,8 +66,8 @@ def read_report_html(folder: RunFolder) -> str:
     tables = Tables(
         trials,
         folder.read_table("rounds", columns=ROUND_COLUMNS),
-        folder.read_table("grafts", of=detailed),
-        folder.read_table("diagnostics", of=detailed),
+        folder.read_table("grafts", trial_ids=detailed),
+        folder.read_table("diagnostics", trial_ids=detailed),
         folder.read_table("events"),
     )
     return report_html(tables, space=folder.read_text("space.yaml"), facts=json.loads(folder.read_text("run.json")))

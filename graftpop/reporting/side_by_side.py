@@ -83,7 +83,7 @@ def _read(folder: RunFolder, label: str) -> Run:
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
     rows = [restored_row(row, space.domains) for row in folder.read_table("trials").to_pylist()]
     best = best_row(rows)
-    rounds = folder.read_table("rounds", of=[best["trial_id"]] if best else [], columns=ROUND_COLUMNS)
+    rounds = folder.read_table("rounds", trial_ids=[best["trial_id"]] if best else [], columns=ROUND_COLUMNS)
     curve = rounds.set_column(0, "trial_id", pa.array([label] * rounds.num_rows, pa.string()))
     return Run(label, folder.location, space, json.loads(folder.read_text("run.json")), rows, curve)
 

@@ -26,14 +26,14 @@ class BackgroundWorker:
     """A thread that makes calls one after the other, in the order of submission.
 
     Args:
-        what: prefix of messages, the key and the service: `tune.trackers: mlflow`.
+        where: prefix of messages, the key and the service: `tune.trackers: mlflow`.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, where: str) -> None:
+        self._where = where
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         # a daemon thread, because a hanging call would keep the interpreter alive
-        self._thread = Thread(target=self._work, name=what, daemon=True)
+        self._thread = Thread(target=self._work, name=where, daemon=True)
         self._thread.start()
 
     def submit(self, call: Callable[[], None]) -> None:
@@ -67,11 +67,11 @@ class BackgroundWorker:
             raise
         except TimeoutError as error:
             raise ResourceError(
-                f"{self._what}: must answer within {timeout_s:g} s before the study starts, got no answer; "
+                f"{self._where}: must answer within {timeout_s:g} s before the study starts, got no answer; "
                 f"check that this machine can reach it"
             ) from error
         except Exception as error:
-            raise ResourceError(f"{self._what}: cannot be used: {_reason(error)}") from error
+            raise ResourceError(f"{self._where}: cannot be used: {_reason(error)}") from error
 
     def finish(self, timeout_s: float = END_LIMIT_S) -> bool:
         """Wait for all queued calls, at most `timeout_s` seconds; return whether they are done."""
@@ -79,7 +79,7 @@ class BackgroundWorker:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             logger.warning(
-                "%s: not done %g s after the end of the study; the remaining calls are dropped", self._what, timeout_s
+                "%s: not done %g s after the end of the study; the remaining calls are dropped", self._where, timeout_s
             )
         return not self._thread.is_alive()
 
@@ -89,7 +89,7 @@ class BackgroundWorker:
             try:
                 call()
             except Exception as error:  # each library raises its own errors, and those of the network below
-                reason = str(error) if isinstance(error, GraftpopError) else f"{self._what}: {_reason(error)}"
+                reason = str(error) if isinstance(error, GraftpopError) else f"{self._where}: {_reason(error)}"
                 if reason not in logged:
                     logger.warning("%s; the study continues", reason)
                     logged.add(reason)

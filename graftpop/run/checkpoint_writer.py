@@ -36,11 +36,11 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1)
         self._writing: PendingWrite | None = None
 
-    def write(self, facts: CheckpointMetadata, files: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
+    def write(self, metadata: CheckpointMetadata, files: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
         """Start writing a checkpoint as soon as the previous one is complete.
 
         Args:
-            facts: metadata of the checkpoint, without its files.
+            metadata: metadata of the checkpoint, without its files.
             files: yields name and content of each file, see `Checkpoints.write`; called in the thread.
 
         Raises:
@@ -51,11 +51,11 @@ class CheckpointWriter:
         causes: list[str] = []
         done = self._thread.submit(
             retry_on_oserror,
-            partial(self._checkpoints.write, facts, files),
+            partial(self._checkpoints.write, metadata, files),
             f"trial {self._trial}: the checkpoint cannot be written",
             causes.append,
         )
-        self._writing = PendingWrite(facts.round, done, causes)
+        self._writing = PendingWrite(metadata.round, done, causes)
 
     def finish(self) -> None:
         """Wait until the last checkpoint is complete.

@@ -17,8 +17,8 @@ from graftpop.run.storage import Folder
 
 __all__ = ["Checkpoint", "Checkpoints", "CheckpointMetadata"]
 
-FACTS = "population.json"
-MOST_FACTS_BYTES = 16 * 2**20
+METADATA = "population.json"
+MAX_METADATA_BYTES = 16 * 2**20
 LAST_KEPT = 2
 
 FileName = Annotated[str, Field(pattern=r"^(peer|teacher)-[0-9]{1,6}\.safetensors$")]
@@ -67,12 +67,12 @@ class Checkpoint:
     """One complete checkpoint.
 
     Args:
-        facts: its metadata, as written.
+        metadata: its metadata, as written.
         folder: its folder.
     """
 
-    def __init__(self, facts: CheckpointMetadata, folder: Folder) -> None:
-        self.facts = facts
+    def __init__(self, metadata: CheckpointMetadata, folder: Folder) -> None:
+        self.metadata = metadata
         self._folder = folder
 
     def files(self) -> dict[str, bytes]:
@@ -81,7 +81,7 @@ class Checkpoint:
         Raises:
             CheckpointError: a file is absent, truncated or changed.
         """
-        return {name: self.read(name) for name in self.facts.files}
+        return {name: self.read(name) for name in self.metadata.files}
 
     def read(self, name: str) -> bytes:
         """Return the content of one file.
@@ -90,9 +90,9 @@ class Checkpoint:
             CheckpointError: the file is absent, truncated or changed.
         """
         where = (self._folder / name).location
-        if name not in self.facts.files:
+        if name not in self.metadata.files:
             raise CheckpointError(f"{where}: not a file of this checkpoint")
-        expected = self.facts.files[name]
+        expected = self.metadata.files[name]
         try:
             content = self._folder.read(name, expected.bytes + 1)
         except OSError as error:
@@ -117,26 +117,26 @@ class Checkpoints:
 
     def hand_over(self) -> None:
         """Keep the newest checkpoint until the next call, because other trials may resume from it."""
-        self._handed_over = next((checkpoint.facts.round for checkpoint in self.newest_first()), None)
+        self._handed_over = next((checkpoint.metadata.round for checkpoint in self.newest_first()), None)
 
-    def write(self, facts: CheckpointMetadata, files: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
+    def write(self, metadata: CheckpointMetadata, files: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
         """Write a checkpoint, replacing one of the same round, and remove those that are no longer kept.
 
         Args:
-            facts: metadata of the checkpoint, without its files.
+            metadata: metadata of the checkpoint, without its files.
             files: yields name and content of each file, one at a time, so that they need not fit in memory together.
 
         Raises:
             OSError: it cannot be written; earlier checkpoints are unchanged.
         """
-        folder = self._folder / _name(facts.round)
+        folder = self._folder / _name(metadata.round)
         folder.create()
-        folder.remove(FACTS)
+        folder.remove(METADATA)
         written = {}
         for name, content in files():
             folder.write(name, content)
             written[name] = FileMetadata(bytes=len(content), blake2b=_hash(content))
-        folder.write(FACTS, facts.model_copy(update={"files": written}).model_dump_json(indent=2).encode())
+        folder.write(METADATA, metadata.model_copy(update={"files": written}).model_dump_json(indent=2).encode())
         self._remove_but(self._kept())
 
     def location_of(self, round: int, name: str) -> str:
@@ -148,34 +148,34 @@ class Checkpoints:
         for name in reversed(self._folder.names()):
             folder = self._folder / name
             try:
-                facts = CheckpointMetadata.model_validate_json(folder.read(FACTS, MOST_FACTS_BYTES))
+                metadata = CheckpointMetadata.model_validate_json(folder.read(METADATA, MAX_METADATA_BYTES))
             except (OSError, ValidationError):
                 continue
-            if name == _name(facts.round):
-                yield Checkpoint(facts, folder)
+            if name == _name(metadata.round):
+                yield Checkpoint(metadata, folder)
 
     def up_to(self, round: int) -> list[Checkpoint]:
         """Return the checkpoints up to and including a round, newest first."""
-        return [found for found in self.newest_first() if found.facts.round <= round]
+        return [found for found in self.newest_first() if found.metadata.round <= round]
 
     def remove_after(self, round: int) -> None:
         """Remove the checkpoints after a round, when the trial continues from another trial's checkpoint."""
-        self._remove_but({found.facts.round for found in self.up_to(round)})
+        self._remove_but({found.metadata.round for found in self.up_to(round)})
 
     def _kept(self) -> set[int]:
-        found = [checkpoint.facts for checkpoint in self.newest_first()]
-        best = max(found, key=lambda facts: (facts.score, -facts.round))
+        found = [checkpoint.metadata for checkpoint in self.newest_first()]
+        best = max(found, key=lambda metadata: (metadata.score, -metadata.round))
         return {
-            facts.round
-            for facts in found
-            if facts in found[:LAST_KEPT] or facts is best or facts.round == self._handed_over
+            metadata.round
+            for metadata in found
+            if metadata in found[:LAST_KEPT] or metadata is best or metadata.round == self._handed_over
         }
 
     def _remove_but(self, rounds: set[int]) -> None:
         kept = {_name(round) for round in rounds}
         for name in self._folder.names():
             if name not in kept:
-                (self._folder / name).remove(FACTS)  # first, so that no partly removed checkpoint is read
+                (self._folder / name).remove(METADATA)  # first, so that no partly removed checkpoint is read
                 self._folder.remove(name)
 
 

@@ -34,7 +34,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 
 def retry_on_oserror(
     act: Callable[[], T],
-    what: str,
+    problem: str,
     on_failure: Callable[[str], None] = lambda cause: None,
     timeout_s: float = STORAGE_LIMIT_S,
 ) -> T:
@@ -44,7 +44,7 @@ def retry_on_oserror(
 
     Args:
         act: the action; it must be repeatable after a failure at any point.
-        what: prefix of messages: `a table cannot be written`.
+        problem: prefix of messages: `a table cannot be written`.
         on_failure: called once, at the first failure, with the cause.
         timeout_s: how long to retry, in seconds.
 
@@ -59,7 +59,7 @@ def retry_on_oserror(
         except OSError as error:
             if isinstance(error, TimeoutError) and error.errno is None:
                 raise  # a timeout of storage has an errno; Ray's GetTimeoutError is an OSError too, without one
-            reason = f"{what}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+            reason = f"{problem}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
             if time.monotonic() + pause_s > deadline:
                 raise StorageError(
                     f"{reason}; retried for {timeout_s:g} s; free space or reconnect the storage, then use --resume"
@@ -215,12 +215,12 @@ class Folder:
             CheckpointError: the file is damaged.
             OSError: the file does not exist or cannot be read.
         """
-        wanted = None if only is None else pc.field(only[0]).isin(pa.array(only[1], pa.string()))
+        row_filter = None if only is None else pc.field(only[0]).isin(pa.array(only[1], pa.string()))
         file = self._filesystem.open_input_file(self._in(name)) if self.is_local else pa.BufferReader(self.read(name))
         try:
             with file:
                 return pq.read_table(
-                    file, schema=schema, filters=wanted, columns=None if columns is None else list(columns)
+                    file, schema=schema, filters=row_filter, columns=None if columns is None else list(columns)
                 )
         except (pa.ArrowException, OSError) as error:
             raise CheckpointError(f"{self._in(name)}: cannot be read as Parquet: {error}") from error

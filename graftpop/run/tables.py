@@ -253,13 +253,13 @@ class RunFolder:
                 )
 
     def read_table(
-        self, name: str, *, of: Sequence[str] | None = None, columns: Sequence[str] | None = None
+        self, name: str, *, trial_ids: Sequence[str] | None = None, columns: Sequence[str] | None = None
     ) -> pa.Table:
         """Return one of the run's tables; an empty one if it is not written yet.
 
         Args:
             name: trials, rounds, grafts, diagnostics or events.
-            of: IDs of the trials to read; None: all. A trial's rows are adjacent, so others are not read from disk.
+            trial_ids: the trials to read; None: all. A trial's rows are adjacent, so others are not read from disk.
             columns: names of the columns to read; None: all.
 
         Raises:
@@ -268,7 +268,7 @@ class RunFolder:
         if not self.exists(f"{name}.parquet"):
             return _TABLES.get(name, pa.schema({"trial_id": pa.string(), **_TRIAL_COLUMNS})).empty_table()
         return self._folder.read_table(
-            f"{name}.parquet", only=None if of is None else ("trial_id", of), columns=columns
+            f"{name}.parquet", only=None if trial_ids is None else ("trial_id", trial_ids), columns=columns
         )
 
     def read_text(self, name: str) -> str:

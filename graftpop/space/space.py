@@ -46,7 +46,7 @@ SEARCHABLE = (
     "swa",
 )
 DEFAULT_NUM_SAMPLES = 10
-MAX_CORNERS = 100_000  # about 4 s of validation
+MAX_BOUNDARY_SAMPLES = 100_000  # about 4 s of validation
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,9 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
         read_published(study["published"], domains, origin),
     )
     of_variant = {name: VariantOrigins(origin, name, variants[name], common) for name in variants}
-    if sum(1 for _ in islice(boundary_samples(domains), MAX_CORNERS + 1)) > MAX_CORNERS:
+    if sum(1 for _ in islice(boundary_samples(domains), MAX_BOUNDARY_SAMPLES + 1)) > MAX_BOUNDARY_SAMPLES:
         raise SpaceError(
-            f"{where}: must have at most {MAX_CORNERS} pairs of searched values, since each is validated, "
+            f"{where}: must have at most {MAX_BOUNDARY_SAMPLES} pairs of searched values, since each is validated, "
             f"got more; search ranges instead of long lists, or fewer variants"
         )
     for sample in boundary_samples(domains):

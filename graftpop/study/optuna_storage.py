@@ -122,7 +122,7 @@ class OptunaStorage:
         """Bring Optuna's trial to the state of ours, whatever state it is in."""
         from optuna.trial import TrialState, create_trial
 
-        storage, wanted = self._storage, TrialState[STATES[trial.status]]
+        storage, state = self._storage, TrialState[STATES[trial.status]]
         if trial.number == storage.get_n_trials(self._study_id):
             storage.create_new_trial(
                 self._study_id,
@@ -136,20 +136,20 @@ class OptunaStorage:
         there = storage.get_trial(optuna_id)
         if there.state.is_finished():
             return
-        if there.state == TrialState.WAITING and wanted != TrialState.WAITING:
+        if there.state == TrialState.WAITING and state != TrialState.WAITING:
             storage.set_trial_state_values(optuna_id, TrialState.RUNNING)  # sets its start time
         for round, reached in scores.items():
             if there.intermediate_values.get(round) != reached:
                 storage.set_trial_intermediate_value(optuna_id, round, reached)
-        if wanted.is_finished():
+        if state.is_finished():
             began = self._searched.sample(there.params)
             changed = {key: value for key, value in trial.sample.items() if value != began[key]}  # by scheduler pbt
             for name, value in (_facts(trial) | changed).items():
                 storage.set_trial_user_attr(optuna_id, name, value)
-            score = None if wanted == TrialState.FAIL else trial.result.get("val_accuracy")
-            storage.set_trial_state_values(optuna_id, wanted, None if score is None else [score])
-        elif wanted == TrialState.WAITING != there.state:
-            storage.set_trial_state_values(optuna_id, wanted)
+            score = None if state == TrialState.FAIL else trial.result.get("val_accuracy")
+            storage.set_trial_state_values(optuna_id, state, None if score is None else [score])
+        elif state == TrialState.WAITING != there.state:
+            storage.set_trial_state_values(optuna_id, state)
 
 
 def _facts(trial: Trial) -> dict[str, Any]:

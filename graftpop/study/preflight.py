@@ -90,17 +90,17 @@ def _teachers(settings: Settings) -> Iterator[tuple[str, TeacherSettings]]:
             yield f"distillation.teachers[{index}]", teacher
 
 
-def _check_network(name: str, splits: Splits, wanted: list[Settings], *, released: bool) -> None:
+def _check_network(name: str, splits: Splits, possible_settings: list[Settings], *, released: bool) -> None:
     """Check that a network fits the data and the methods of some settings."""
     network = build(name, len(splits.class_names))
     check_forward(network, splits.image_shape, len(splits.class_names), f"model.name: '{name}'")
     sites = find_sites(network, splits.image_shape, name)
     if released:
         released_assignment(list(network.state_dict()))
-    if any(settings.attenuation is not None and settings.attenuation.remove for settings in wanted):
+    if any(settings.attenuation is not None and settings.attenuation.remove for settings in possible_settings):
         check_removable(network, sites, splits.image_shape, name)
     baselines = dict.fromkeys(
-        (settings.diagnostics.density_of, settings.diagnostics.density_threshold) for settings in wanted
+        (settings.diagnostics.density_of, settings.diagnostics.density_threshold) for settings in possible_settings
     )
     for folder, threshold in baselines:
         if folder is not None:

@@ -184,9 +184,9 @@ class Learner:
         if masked:
             torch._foreach_mul_([gradient for gradient, _ in masked], [mask for _, mask in masked])
 
-    def skip_to(self, epoch: int) -> None:
+    def continue_at(self, epoch: int) -> None:
         """Continue at another epoch without momentum, after the weights were replaced from outside."""
-        self._optimizer.forget()
+        self._optimizer.reset()
         self.epoch = epoch
 
     def recalibrate(self) -> None:
@@ -200,16 +200,16 @@ class Learner:
             update_bn((pixels for pixels, _ in batches), self.network)
 
     @torch.no_grad()
-    def evaluate(self, images: Images, *, exactly: bool = True) -> tuple[Tensor, Tensor]:
+    def evaluate(self, images: Images, *, exact: bool = True) -> tuple[Tensor, Tensor]:
         """Return logits (N, C) and labels (N,) of a split, on the CPU.
 
         Args:
             images: images of the split.
-            exactly: compute in float32, as the exported network does; otherwise in the faster precision of training.
+            exact: compute in float32, as the exported network does; otherwise in the faster precision of training.
         """
         self.network.eval()
         batches = images.evaluation_batches(EVALUATION_BATCH[self._device.type], self._device)
-        with torch.autocast(self._device.type, self._dtype, enabled=not exactly and self._dtype != torch.float32):
+        with torch.autocast(self._device.type, self._dtype, enabled=not exact and self._dtype != torch.float32):
             logits, labels = zip(*((self.network(pixels), labels) for pixels, labels in batches), strict=True)
         return torch.cat(logits).float().cpu(), torch.cat(labels).cpu()
 

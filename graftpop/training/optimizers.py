@@ -37,7 +37,7 @@ class Optimizer(Protocol):
         """Return the mean of a parameter's past gradients, writable in place, or None if there is none."""
         ...
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Reset the optimizer to its state before the first step."""
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -89,7 +89,7 @@ class TorchOptimizer:
         kept = self._optimizer.state.get(self._parameters[name], {})
         return next((kept[key] for key in MOMENTUM if isinstance(kept.get(key), Tensor)), None)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """See `Optimizer`."""
         self._optimizer.state.clear()
 
@@ -104,7 +104,7 @@ class TorchOptimizer:
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Optimizer`."""
-        self.forget()
+        self.reset()
         for full_name, tensor in tensors.items():
             if full_name.startswith(PREFIX):
                 name, _, key = full_name.removeprefix(PREFIX).rpartition("/")
@@ -116,20 +116,20 @@ class TorchOptimizer:
                 self._optimizer.state[parameter][key] = tensor.clone()
 
 
-def checked_like(parameter: nn.Parameter, tensor: Tensor, what: str) -> Tensor:
+def checked_like(parameter: nn.Parameter, tensor: Tensor, name: str) -> Tensor:
     """Return a copy of a tensor of an optimizer's state, in the memory layout of its parameter.
 
     Args:
         parameter: the parameter.
         tensor: a tensor of its state, from a checkpoint.
-        what: name of the tensor, used in messages.
+        name: name of the tensor, used in messages.
 
     Raises:
         CheckpointError: shape or dtype differ from the parameter's.
     """
     if (tensor.shape, tensor.dtype) != (parameter.shape, parameter.dtype):
         raise CheckpointError(
-            f"checkpoint: not one of this network: the {what} must have the shape {tuple(parameter.shape)} in float32, "
+            f"checkpoint: not one of this network: the {name} must have the shape {tuple(parameter.shape)} in float32, "
             f"got {tuple(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}"
         )
     return torch.empty_like(parameter.detach()).copy_(tensor)

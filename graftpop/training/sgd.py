@@ -50,7 +50,7 @@ class MomentumSGD:
         """Return `v` of a parameter, writable in place, or None before its first step."""
         return self.momenta.get(name)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Discard every `v`."""
         self.momenta.clear()
 

@@ -211,7 +211,7 @@ def test_a_peer_that_hangs_is_replaced_at_the_deadline(group: RayGroup) -> None:
 def test_what_a_lost_peer_held_for_another_is_told_as_lost(group: RayGroup) -> None:
     calls = dict.fromkeys(range(NUM_PEERS), ())
     os.kill(pids_of(group)[0], signal.SIGKILL)
-    outcomes = dict(group.run("publish", calls, timeout_s=120, wanted="ref"))
+    outcomes = dict(group.run("publish", calls, timeout_s=120, result_mode="ref"))
     assert isinstance(outcomes[0], PeerLost)
     assert str(outcomes[0]).startswith("peer 0: lost in 'publish': ")
     handle = group._actors[0].call.remote(0, "publish")  # of a process that is gone
@@ -231,7 +231,7 @@ def test_a_wait_ends_at_its_limit_and_names_who_was_missing(group: RayGroup) -> 
 
 def test_what_is_put_or_kept_can_be_had_again_without_the_peer(group: RayGroup) -> None:
     assert group.get(group.put(b"state")) == b"state"
-    saved = dict(group.run("save", {0: ()}, timeout_s=120, wanted="durable"))
+    saved = dict(group.run("save", {0: ()}, timeout_s=120, result_mode="durable"))
     os.kill(pids_of(group)[0], signal.SIGKILL)
     tensors = tensors_from_bytes(group.get(saved[0]))
     assert int(tensors["epoch"]) == 0

@@ -222,7 +222,7 @@ def test_pbt_goes_on_with_what_it_had_changed_stays_inside_the_domains_and_recor
     for trial_id, cut in before.items():
         assert rates[trial_id, cut.round + 1] == cut.sample["training.lr"]
     checkpoints = RunFolder(str(tmp_path)).of_trials("checkpoints")
-    last = [next(Checkpoints(checkpoints / trial.trial_id).newest_first()).facts for trial in trials]
+    last = [next(Checkpoints(checkpoints / trial.trial_id).newest_first()).metadata for trial in trials]
     assert any(facts.adopted for facts in last)  # the worse went on from the better's weights
     assert all((facts.round, facts.is_complete) == (21, True) for facts in last)
 

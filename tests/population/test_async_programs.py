@@ -45,7 +45,7 @@ class ScriptedGroup(LocalGroup):
         self.timeouts_s: list[float] = []
 
     def start(
-        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, wanted: ResultMode = "value"
+        self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, *, result_mode: ResultMode = "value"
     ) -> None:
         assert peer not in self._running, f"peer {peer} got {method} while {self._running[peer][1]} was running"
         self._running[peer] = (peer, method, arguments)

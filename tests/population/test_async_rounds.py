@@ -72,7 +72,7 @@ class PacedGroup(LocalGroup):
         return super().next_result()
 
     def run(
-        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+        self, method: str, calls: Calls, timeout_s: float, *, result_mode: ResultMode = "value"
     ) -> Iterator[tuple[int, Any]]:
         for peer, arguments in calls.items():
             if self.num_calls in self.deaths and method != "process_id":
@@ -87,10 +87,10 @@ class PacedGroup(LocalGroup):
                 yield peer, ResultLost(f"peer {peer}: an argument of '{method}' is gone")
             else:
                 values = tuple(argument[0] if isinstance(argument, list) else argument for argument in arguments)
-                ((_, result),) = super().run(method, {peer: values}, timeout_s, wanted=wanted)
+                ((_, result),) = super().run(method, {peer: values}, timeout_s, result_mode=result_mode)
                 if method == "train":
                     self.trained.append(peer)
-                if wanted == "ref" and not isinstance(result, PeerError):
+                if result_mode == "ref" and not isinstance(result, PeerError):
                     result = [result]
                     self._stored[peer].append(result)
                 yield peer, result

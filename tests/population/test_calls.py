@@ -25,14 +25,14 @@ class RecordingGroup(LocalGroup):
         self._leaving, self._at, self._has_left = leaving, at, False
 
     def run(
-        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+        self, method: str, calls: Calls, timeout_s: float, *, result_mode: ResultMode = "value"
     ) -> Iterator[tuple[int, Any]]:
         self.calls.append((method, dict(calls), timeout_s))
         self._has_left |= method == self._at
         gone = {self._leaving} if self._has_left else set()
         yield from ((peer, PeerLost(f"peer {peer}: lost")) for peer in calls if peer in gone)
         remaining = {peer: arguments for peer, arguments in calls.items() if peer not in gone}
-        yield from super().run(method, remaining, timeout_s, wanted=wanted)
+        yield from super().run(method, remaining, timeout_s, result_mode=result_mode)
 
     def of(self, method: str) -> list[tuple[dict[int, tuple[Any, ...]], float]]:
         return [(calls, timeout_s) for name, calls, timeout_s in self.calls if name == method and calls]

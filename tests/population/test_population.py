@@ -70,16 +70,16 @@ class ReversedGroup(LocalGroup):
     """A group whose peers run, and are yielded, in reversed order."""
 
     def run(
-        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+        self, method: str, calls: Calls, timeout_s: float, *, result_mode: ResultMode = "value"
     ) -> Iterator[tuple[int, Any]]:
-        yield from super().run(method, dict(sorted(calls.items(), reverse=True)), timeout_s, wanted=wanted)
+        yield from super().run(method, dict(sorted(calls.items(), reverse=True)), timeout_s, result_mode=result_mode)
 
 
 def test_published_snapshot_does_not_change_when_its_peer_trains_or_grafts() -> None:
     group = LocalGroup(partial(Peer, grafting_settings()), 2)
 
     def ask(method: str, peer: int, *arguments: Any) -> Any:
-        return next(group.run(method, {peer: arguments}, math.inf, wanted="ref"))[1]
+        return next(group.run(method, {peer: arguments}, math.inf, result_mode="ref"))[1]
 
     snapshot = ask("publish", 0)
     before = copy.deepcopy(snapshot)

@@ -71,7 +71,7 @@ class DyingGroup(LocalGroup):
         self.num_calls = 0
 
     def run(
-        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+        self, method: str, calls: Calls, timeout_s: float, *, result_mode: ResultMode = "value"
     ) -> Iterator[tuple[int, Any]]:
         if method != "process_id":  # the population calls it to check on restarted peers
             for peer in self._deaths.get(self.num_calls, ()):
@@ -93,10 +93,10 @@ class DyingGroup(LocalGroup):
             for peer in runnable:
                 yield peer, CollectiveError(f"peer {peer}: collective failed")
             return
-        for peer, result in super().run(method, runnable, timeout_s, wanted=wanted):
-            if wanted == "ref":
+        for peer, result in super().run(method, runnable, timeout_s, result_mode=result_mode):
+            if result_mode == "ref":
                 self._stored.append(StoredResult(peer, result))
-            yield peer, self._stored[-1] if wanted == "ref" else result
+            yield peer, self._stored[-1] if result_mode == "ref" else result
 
     def restart(self, peers: Collection[int]) -> None:
         back = [peer for peer in peers if peer not in self._never_back]

@@ -37,7 +37,7 @@ class FailingGroup(LocalGroup):
         self.dismissed: list[int] = []
 
     def run(
-        self, method: str, calls: Calls, timeout_s: float, *, wanted: ResultMode = "value"
+        self, method: str, calls: Calls, timeout_s: float, *, result_mode: ResultMode = "value"
     ) -> Iterator[tuple[int, Any]]:
         if calls:
             self.runs.append((method, sorted(calls), timeout_s))
@@ -113,7 +113,7 @@ def test_peers_of_a_broken_collective_repeat_it_but_are_not_lost() -> None:
 def test_owner_of_a_lost_result_is_replaced_though_it_answers() -> None:
     group = FailingGroup({("graft", 1): ResultLost("peer 1: an argument is gone")})
     recovery, events = make_recovery(group)
-    published = recovery.call("publish", {0: ()}, wanted="ref")
+    published = recovery.call("publish", {0: ()}, result_mode="ref")
     first = published[0].handle
     recovery.call("graft", {1: (published[0],)})
     assert lost_peers(events) == [0]

@@ -39,7 +39,7 @@ def write(checkpoints: Checkpoints, round: int, score: float = 0.5) -> None:
 
 
 def rounds(checkpoints: Checkpoints) -> list[int]:
-    return [checkpoint.facts.round for checkpoint in checkpoints.newest_first()]
+    return [checkpoint.metadata.round for checkpoint in checkpoints.newest_first()]
 
 
 def never_away(round: int, cause: str) -> None:
@@ -57,7 +57,7 @@ def test_a_checkpoint_is_read_as_written(checkpoints: Checkpoints) -> None:
     (newest,) = checkpoints.newest_first()
     assert newest.files() == files_of(3)
     assert newest.read("peer-1.safetensors") == files_of(3)["peer-1.safetensors"]
-    assert newest.facts.model_copy(update={"files": {}}) == facts(3)
+    assert newest.metadata.model_copy(update={"files": {}}) == facts(3)
     with pytest.raises(CheckpointError, match=r"peer-7\.safetensors: "):
         newest.read("peer-7.safetensors")
 
@@ -74,7 +74,7 @@ def test_the_last_two_and_the_first_best_checkpoint_are_kept(
     kept = sorted({len(scores), max(1, len(scores) - 1), best}, reverse=True)
     assert rounds(checkpoints) == kept
     assert len(list(folder.iterdir())) == len(kept)
-    assert all(checkpoint.files() == files_of(checkpoint.facts.round) for checkpoint in checkpoints.newest_first())
+    assert all(checkpoint.files() == files_of(checkpoint.metadata.round) for checkpoint in checkpoints.newest_first())
 
 
 def test_a_handed_over_checkpoint_is_kept_until_the_next_hand_over(checkpoints: Checkpoints) -> None:
@@ -85,7 +85,7 @@ def test_a_handed_over_checkpoint_is_kept_until_the_next_hand_over(checkpoints: 
         if round == 3:
             checkpoints.hand_over()
     assert rounds(checkpoints) == [5, 4, 3, 1]
-    assert [checkpoint.facts.round for checkpoint in checkpoints.up_to(4)] == [4, 3, 1]
+    assert [checkpoint.metadata.round for checkpoint in checkpoints.up_to(4)] == [4, 3, 1]
     checkpoints.hand_over()
     for round in range(6, 9):
         write(checkpoints, round)
@@ -144,7 +144,7 @@ def test_a_checkpoint_replaces_one_of_the_same_round(checkpoints: Checkpoints) -
     write(checkpoints, 1)
     checkpoints.write(facts(1, 0.75), lambda: [("peer-0.safetensors", b"other")])
     (newest,) = checkpoints.newest_first()
-    assert (newest.files(), newest.facts.score) == ({"peer-0.safetensors": b"other"}, 0.75)
+    assert (newest.files(), newest.metadata.score) == ({"peer-0.safetensors": b"other"}, 0.75)
 
 
 @pytest.mark.parametrize(

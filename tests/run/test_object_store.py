@@ -141,7 +141,7 @@ def test_checkpoints_are_complete_or_absent(folder: Folder) -> None:
             round=round, score=1 / round, is_complete=False, peers=[0], num_restarts={}, summary={}, settings={}
         )
         checkpoints.write(facts, lambda round=round: [("peer-0.safetensors", bytes([round]))])
-    assert [(one.facts.round, one.files()) for one in checkpoints.newest_first()] == [
+    assert [(one.metadata.round, one.files()) for one in checkpoints.newest_first()] == [
         (round, {"peer-0.safetensors": bytes([round])}) for round in (4, 3, 1)
     ]
     (folder / "round-000004").write("peer-0.safetensors", b"x")

@@ -210,7 +210,7 @@ def test_inexact_evaluation_is_in_the_precision_of_training() -> None:
     for precision in ("float32", "bfloat16"):
         learner = make_learner(seeded_small_net(), precision=precision)
         exact[precision] = learner.evaluate(few_digits().val)[0]
-        quick[precision] = learner.evaluate(few_digits().val, exactly=False)[0]
+        quick[precision] = learner.evaluate(few_digits().val, exact=False)[0]
     assert torch.equal(quick["float32"], exact["float32"])
     assert torch.equal(exact["bfloat16"], exact["float32"])
     assert not torch.equal(quick["bfloat16"], exact["bfloat16"])
