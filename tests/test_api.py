@@ -194,7 +194,7 @@ def test_parameter_groups_keep_the_ratio_of_their_learning_rates() -> None:
 
 
 @pytest.mark.parametrize("make", [None, adam, partial(torch.optim.SGD, lr=0.1, momentum=0.9)])
-def test_momentum_can_be_read_changed_and_forgotten(make: Any) -> None:
+def test_momentum_can_be_read_changed_and_reset(make: Any) -> None:
     network = Net(10)
     parameters = dict(network.named_parameters())
     optimizer = (
@@ -213,7 +213,7 @@ def test_momentum_can_be_read_changed_and_forgotten(make: Any) -> None:
         for name, tensor in optimizer.state_dict().items()
         if "layers.0.weight" in name and ("momentum" in name or name.endswith("exp_avg"))
     )
-    optimizer.forget()
+    optimizer.reset()
     assert optimizer.state_dict() == {}
 
 
