@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -31,6 +32,7 @@ def connection() -> "Iterator[Connection]":
     """A real Ray of four CPUs, whatever this machine has, without its dashboard, which takes seconds to start."""
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent / "support")  # for networks that Ray's processes import
     import ray
 
     from graftpop.cluster.connection import Connection

@@ -8,7 +8,7 @@ from ray import cloudpickle
 
 from graftpop.cluster.process_group import ProcessGroup
 from graftpop.cluster.resources import ResourceRequest
-from graftpop.errors import PeerError
+from graftpop.errors import GraftpopError, PeerError, describe_exception
 from graftpop.settings import Settings
 
 __all__ = ["PeerActor", "this_node"]
@@ -42,18 +42,25 @@ class PeerActor:
         self._peers.clear()  # free their memory first
         self._process_group.leave()
         population = Settings.model_validate(settings)
+        names = ", ".join(map(str, peers))
+        self._failure = None
         try:
             components = None if self._components is None else cloudpickle.loads(self._components)
-        except (ImportError, AttributeError) as error:  # a failing constructor would be retried without end
+        except (ImportError, AttributeError) as error:
             self._failure = PeerError(
-                f"peer {', '.join(map(str, peers))}: its process cannot load the network, images "
-                f"or optimizer: {error}; install their modules on every node"
+                f"peer {names}: its process cannot load the network, images or optimizer: {error}; "
+                f"install their modules on every node"
             )
             return
-        for peer in peers:
-            self._peers[peer] = Peer(
-                population, peer, self._device, num_workers=self._num_cores - 1, components=components
-            )
+        try:
+            for peer in peers:
+                self._peers[peer] = Peer(
+                    population, peer, self._device, num_workers=self._num_cores - 1, components=components
+                )
+        except GraftpopError as error:
+            self._failure = PeerError(f"peer {names}: {error}")
+        except Exception as error:  # of user code; raised here, it would be retried until the replacement timeout
+            self._failure = PeerError(f"peer {names}: cannot start: {describe_exception(error)}")
 
     def __repr__(self) -> str:
         """Return the actor's name for logs and the dashboard; its tasks are named after the trial."""

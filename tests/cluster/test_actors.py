@@ -1,6 +1,7 @@
 """Peers as actors: equal to peers in this process, and never waited for without an end."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load as tensors_from_bytes
-from user_parts import Net, digits
+from user_parts import Net, adam_outside_actors, digits
 
 import graftpop
 from graftpop.cluster.actors import RayGroup
@@ -24,6 +25,7 @@ from graftpop.peer.peer import Peer
 from graftpop.population import Event, LocalGroup, Population
 from graftpop.population.roster import Roster
 from graftpop.settings import Settings
+from graftpop.settings.training import ModelSettings
 from graftpop.space import parse_space
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
@@ -247,9 +249,7 @@ def test_peer_without_room_within_the_timeout_is_absent(group: RayGroup) -> None
         assert roster.start_anew([1]) == absent
 
 
-def test_network_that_a_peers_process_cannot_import_is_refused(
-    connection: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_peer_refuses_classes_that_its_process_cannot_import(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, module = type("Hidden", (Net,), {"__module__": "only_here"}), ModuleType("only_here")
     monkeypatch.setattr(module, "Hidden", hidden, raising=False)
     monkeypatch.setitem(sys.modules, "only_here", module)
@@ -259,6 +259,35 @@ def test_network_that_a_peers_process_cannot_import_is_refused(
         hidden, train, test, classes=list("0123456789"), population={"num_peers": 1}, on_ray=True
     )
     with pytest.raises(PeerError, match=r"^peer \d: [^\n]*No module named 'only_here'"):
+        next(population.run())
+
+
+def test_peer_whose_network_cannot_be_imported_fails_at_once(reused_group: ReusedGroup) -> None:
+    """Raised by the actor's constructor, the error would be retried until the replacement timeout, half an hour."""
+    group, request = reused_group.of(IN_SHARED_PROCESSES), demand_for(IN_SHARED_PROCESSES)
+    known = settings(IN_SHARED_PROCESSES)
+    unknown = known.model_copy(update={"model": ModelSettings(name="python:only_here.Net")})
+    group.reassign(unknown, request, "trial")
+    result = dict(group.run("process_id", {0: ()}, 60))[0]
+    assert isinstance(result, PeerError)
+    assert not isinstance(result, PeerLost)
+    assert re.search(r"^peer 0, 1: model\.name: [^\n]*'only_here'", str(result))
+    group.reassign(known, request, "next")
+    assert isinstance(dict(group.run("process_id", {0: ()}, 60))[0], int)
+
+
+def test_peer_whose_optimizer_cannot_be_built_fails_at_once(connection: Any) -> None:
+    train, test = digits()
+    population = graftpop.Population(
+        Net,
+        train,
+        test,
+        classes=list("0123456789"),
+        optimizer=adam_outside_actors,
+        population={"num_peers": 1},
+        on_ray=True,
+    )
+    with pytest.raises(PeerError, match=r"^peer 0: [^\n]*FileNotFoundError: rates\.txt"):
         next(population.run())
 
 

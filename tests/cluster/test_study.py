@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from network_makers import TwoSites
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from watchers import interrupting_once_at
@@ -29,13 +30,15 @@ from graftpop.run.tables import RunFolder
 from graftpop.space import Space, parse_space
 from graftpop.study.trials import Trial
 
+SMALL = {"name": f"python:{TwoSites.__module__}.{TwoSites.__name__}"}  # imported here, since loading imports nothing
+
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 
 def space(**changes: dict[str, Any]) -> Space:
     tree: dict[str, Any] = {
         "data": {"name": "digits", "max_train_images": 300},
-        "model": {"name": "resnet8"},
+        "model": SMALL,
         "training": {"epochs": 3, "batch_size": 128, "schedule": "cosine"},
         "population": {"num_peers": 2},
         "graft": {"A": {"uniform": [0.0, 1.0]}, "c": {"loguniform": [1, 500]}},
@@ -62,6 +65,7 @@ def test_a_study_leaves_whole_tables_and_a_network_that_is_as_good_as_recorded(
 ) -> None:
     wanted = space(
         data={"max_train_images": 200},
+        model={"name": "resnet8"},
         population={"num_peers": {"choice": [2, 3]}},
         tune={"search": "optuna", "num_samples": 2},
     )
@@ -127,7 +131,7 @@ def test_a_comparison_that_was_interrupted_and_resumed_ends_with_the_same_bits(
     wanted = parse_space(
         {
             "data": {"name": "digits", "max_train_images": 600},
-            "model": {"name": "resnet8"},
+            "model": SMALL,
             "seeds": [3],
             "training": {"total_epochs": 10, "batch_size": 128, "schedule": "cosine"},
             "diagnostics": {"pairs": True},
