@@ -19,6 +19,7 @@ first.graft(second.publish())
 second.load(first.save())
 second.train(1)
 second.predict("test")
+second.cost()
 print(json.dumps(sorted(sys.modules)))
 """
 NOT_FOR_TRAINING = ("ray", "torch._dynamo", "torch._inductor", "sympy", "torchvision", "timm", "pyarrow.parquet")

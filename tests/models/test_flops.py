@@ -4,6 +4,7 @@ import pytest
 import torch
 from network_makers import seeded_network
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from graftpop.models.flops import count_flops, count_parameters
 
@@ -70,3 +71,13 @@ def test_counting_does_not_change_the_network() -> None:
     count_flops(network, CIFAR)
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["torchvision:vit_b_16", "torchvision:swin_t", "torchvision:efficientnet_b0"])
+def test_flops_equal_those_of_torchs_counter(name: str) -> None:
+    shape = (3, 224, 224)
+    with torch.device("meta"):
+        network = seeded_network(name)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.eval()(torch.empty(1, *shape, device="meta"))
+    assert count_flops(network, shape) == counter.get_total_flops()
