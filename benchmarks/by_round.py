@@ -9,6 +9,7 @@ import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -35,9 +36,9 @@ def main(folder: Path, column: str) -> None:
             print(f"{variant}: {' '.join(f'{mean:.4g}' for mean in means)}")
 
 
-def by_variant(rows: list[dict], variant_of: dict[str, str]) -> dict[str, list[dict]]:
+def by_variant(rows: list[dict[str, Any]], variant_of: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of a table by the variant of their trial."""
-    groups: dict[str, list[dict]] = defaultdict(list)
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[variant_of[row["trial_id"]]].append(row)
     return groups

@@ -40,7 +40,7 @@ def main() -> None:
         for model, num_peers in itertools.product(given.models, given.peers):
             with exchanging(model, num_peers) as (exchange, num_bytes):
                 cases.append(measured(model, num_peers, given.turns, exchange, num_bytes))
-    large = [case for case in cases if case.shown["MB a peer"] * 1e6 >= LARGE_BYTES]
+    large = [case for case in cases if float(case.shown["MB a peer"]) * 1e6 >= LARGE_BYTES]
     most = max((case.shown["times a copy"] for case in large), default=None)
     report(
         "exchange", "times as fast as the plain recipe", 1.0, cases, times_a_copy=most, wanted_times_a_copy=MOST_COPIES

@@ -127,7 +127,7 @@ class SimulatedTrainable(PopulationTrainable):
     """A trial with simulated peers; it also reports its process's CPU seconds per round after the first."""
 
     def step(self) -> dict[str, Any]:
-        actors.PeerActor = SimulatedActor  # type: ignore[misc]  # in this process alone
+        actors.PeerActor = SimulatedActor  # type: ignore[attr-defined, assignment]  # in this process alone
         result = super().step()
         spent = psutil.Process().cpu_times()
         spent_s = spent.user + spent.system
@@ -159,7 +159,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.rounds < 3:
         parser.error(f"--rounds: must be 3 or more, since the first and the last are left out, got {given.rounds}")
-    study.PopulationTrainable = SimulatedTrainable  # type: ignore[misc, attr-defined]  # the driver's, in this process
+    study.PopulationTrainable = SimulatedTrainable  # type: ignore[attr-defined]  # the driver's, in this process
     with connect(None) as connection:
         measured = [run(num_peers, given.rounds, connection) for num_peers in given.peers]
     first_s, _ = measured[0]

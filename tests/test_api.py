@@ -1,6 +1,6 @@
 """graftpop.Population with a user-defined network, images and optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +34,7 @@ class Typo(Net):
     """Uses an absent layer."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.layer(images))
+        return cast(Any, self).layer(images)
 
 
 def make_population(network: Callable[[int], nn.Module] = Net, **options: Any) -> graftpop.Population:
@@ -60,9 +60,9 @@ def test_population_trains_grafts_and_returns_its_networks() -> None:
     best = population.network()
     assert not best.training
     assert same_bits(weights_of(best), weights_of(population.network(population.outcome["best_peer"])))
-    images, labels = zip(*digits()[1], strict=True)
+    images, labels = digits()[1].tensors
     with torch.no_grad():
-        accuracy = (best(torch.stack(images)).argmax(1) == torch.stack(labels)).double().mean()
+        accuracy = (best(images).argmax(1) == labels).double().mean()
     assert population.outcome["test_accuracy"] == pytest.approx(float(accuracy))
 
 
@@ -182,12 +182,15 @@ def test_a_restored_optimizer_continues_to_the_bit(make: Any) -> None:
 
 def test_parameter_groups_keep_the_ratio_of_their_learning_rates() -> None:
     network = Net(10)
-    optimizer = TorchOptimizer(
-        dict(network.named_parameters()),
-        lambda parameters: torch.optim.SGD(
-            [{"params": [next(iter(parameters))], "lr": 0.4}, {"params": list(network.layers[8].parameters())}], lr=0.1
-        ),
-    )
+
+    def make(parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
+        groups: list[dict[str, Any]] = [
+            {"params": [next(iter(parameters))], "lr": 0.4},
+            {"params": list(network.layers[8].parameters())},
+        ]
+        return torch.optim.SGD(groups, lr=0.1)
+
+    optimizer = TorchOptimizer(dict(network.named_parameters()), make)
     optimizer.lr = 0.2
     assert optimizer.lr == 0.2
     assert [group["lr"] for group in optimizer._optimizer.param_groups] == [0.2, pytest.approx(0.05)]

@@ -12,7 +12,7 @@ from graftpop.cli import progress
 from graftpop.cli.progress import LiveProgress, Pace, PlainProgress, trials_table, value_text
 from graftpop.study.trials import Trial
 
-RESULT = {
+RESULT: dict[str, Any] = {
     "round": 6,
     "val_accuracy": 0.9123,
     "mean_val_accuracy": 0.9,

@@ -209,7 +209,7 @@ def test_a_job_is_submitted_from_a_machine_outside_of_the_cluster(separate: Node
     ],
 )
 def test_a_wrong_or_missing_token_is_said_soon(
-    separate: Nodes, address: str, environment: dict[str, str], rule: str
+    separate: Nodes, address: str, environment: dict[str, Any], rule: str
 ) -> None:
     started = time.monotonic()
     said = error_of(tune(separate, "token", address, "--dry-run", **environment))

@@ -30,7 +30,7 @@ def dashboard_of(storage: str, folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [Path(sys.executable).with_name("optuna-dashboard"), storage, "--port", str(port)]
+    command = [str(Path(sys.executable).with_name("optuna-dashboard")), storage, "--port", str(port)]
     with (folder / "dashboard.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             deadline = time.monotonic() + 60
@@ -96,7 +96,7 @@ def test_a_running_study_is_drawn_with_its_trials_its_best_value_and_importances
             "tune": {"num_samples": 50, "optuna_storage": "sqlite:///study.db"},
         }
     )
-    looked = []
+    looked: list[int] = []
 
     def watch(trials: list[Trial]) -> None:
         statuses = [trial.status for trial in trials]

@@ -152,7 +152,8 @@ def test_peers_share_a_process_only_where_they_can(tree: dict[str, Any], parts: 
 
 
 def test_who_must_not_wait_for_another_has_a_process_alone() -> None:
-    for tree in ({"population": {"mode": "async"}, "graft": {}}, {"mutual": {}}):
+    alone: list[dict[str, Any]] = [{"population": {"mode": "async"}, "graft": {}}, {"mutual": {}}]
+    for tree in alone:
         assert parse_space(tree).resolve().peers_per_actor == 1
     for tree in ({"mutual": {"exchange": "snapshots"}}, {"population": {"peers_per_actor": "auto"}}):
         assert parse_space(tree).resolve().peers_per_actor == "auto"

@@ -1,6 +1,6 @@
 """Domains, searchers and schedulers in Tune's terms; Ray itself is not started."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from ray.tune.experiment import Trial as TuneTrial
@@ -61,7 +61,7 @@ def test_a_suggested_trial_is_sampled_when_tune_asks_for_it_and_its_end_is_told(
 
 
 def test_every_choice_of_the_settings_has_its_scheduler() -> None:
-    assert set(SCHEDULERS) == set(TuneSettings.model_fields["scheduler"].annotation.__args__)
+    assert set(SCHEDULERS) == set(get_args(TuneSettings.model_fields["scheduler"].annotation))
 
 
 def test_asha_knows_what_trials_of_before_reached() -> None:
@@ -124,5 +124,6 @@ def test_pbt_changes_what_is_searched_and_stays_within_the_domains() -> None:
 @pytest.mark.parametrize(("epochs", "first_rung"), [(6, 6), (14, 14), (15, 5), (44, 14), (45, 5), (200, 22)])
 def test_asha_stops_nothing_before_the_fifth_round(epochs: int, first_rung: int) -> None:
     made = scheduler(parse_space({"tune": {"scheduler": "asha"}, "training": {"epochs": epochs}}))
+    assert isinstance(made, AsyncHyperBandScheduler)
     (rungs,) = [sorted(rung for rung, _ in bracket._rungs) for bracket in made._brackets]
     assert rungs[0] == first_rung

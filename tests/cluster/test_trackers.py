@@ -5,7 +5,7 @@ import logging
 import struct
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from watchers import interrupting_once_at
@@ -81,7 +81,7 @@ def records_of_wandb(file: Path) -> dict[str, list[Any]]:
         record += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last part
-            parsed = wandb_internal_pb2.Record.FromString(record)
+            parsed = wandb_internal_pb2.Record.FromString(record)  # type: ignore[attr-defined]  # made at import
             name = parsed.WhichOneof("record_type")
             found[name].append(getattr(parsed, name))
             record = b""
@@ -103,8 +103,8 @@ def runs_of_wandb(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
 
 def runs_of_aim(folder: Path) -> dict[str, tuple[str, dict[str, Any], dict[str, Any]]]:
     """Return the runs of a folder by name, each with its experiment, its settings and the table of each metric."""
-    from aim import Repo
-    from aim import Run as AimRun
+    from aim import Repo  # type: ignore[attr-defined]  # not in its __all__
+    from aim import Run as AimRun  # type: ignore[attr-defined]
 
     found = {}
     for run_hash in Repo(str(folder)).list_all_runs():
@@ -247,8 +247,8 @@ def test_mlflow_without_a_server_needs_a_run_folder_on_a_disk() -> None:
 
 
 def test_every_tracker_of_the_settings_has_its_callback_and_its_package() -> None:
-    annotation = TuneSettings.model_fields["trackers"].annotation.__args__[0]  # type: ignore[union-attr]
-    assert set(annotation.__args__) == set(LOGGERS) == set(PACKAGES)
+    listed, *_ = get_args(TuneSettings.model_fields["trackers"].annotation)
+    assert set(get_args(listed)) == set(LOGGERS) == set(PACKAGES)
     for tracker in set(PACKAGES) - INSTALLED:
         with pytest.raises(
             SpaceError,

@@ -66,7 +66,7 @@ def test_only_receivers_of_the_round_were_grafted(tmp_path: Path) -> None:
     for number, alpha in ((1, 0.5), (2, 1.0), (3, None)):
         done = Round(number, number == 3, [])
         if alpha is not None:
-            columns = {
+            columns: dict[str, list[Any]] = {
                 "receiver": [1],
                 "donor": [0],
                 "site": ["conv1"],

@@ -344,7 +344,7 @@ def test_different_training_than_the_baseline_is_a_warning(
 
 
 def test_verdict_lists_variants_by_the_side_of_0_their_interval_is_on() -> None:
-    variants = {name: {} for name in ("single", "up", "higher", "down", "level", "lost")}
+    variants: dict[str, dict[str, Any]] = {name: {} for name in ("single", "up", "higher", "down", "level", "lost")}
     accuracies: dict[str, list[float | None]] = {
         "single": [0.5, 0.5, 0.5],
         "up": [0.6, 0.601, 0.602],
@@ -423,7 +423,7 @@ def test_page_is_well_formed_and_its_headings_have_a_scope() -> None:
 
 
 def test_variant_names_are_escaped() -> None:
-    variants = {name: {} for name in ("single", "a<b")}
+    variants: dict[str, dict[str, Any]] = {name: {} for name in ("single", "a<b")}
     html = comparison_html(groups_of(rows_of({"single": [0.5], "a<b": [0.5]}), variants=variants, num_seeds=1), None)
     assert "<th scope='row'>a&lt;b</th>" in html
     assert "a<b" not in html
@@ -441,7 +441,7 @@ def test_published_accuracies_have_a_column_and_a_source() -> None:
 
 
 def test_figure_shows_each_difference_with_interval_and_seeds() -> None:
-    variants = {name: {} for name in ("single", "up", "once")}
+    variants: dict[str, dict[str, Any]] = {name: {} for name in ("single", "up", "once")}
     (group,) = groups_of(rows_of({"single": [0.5, 0.5], "up": [0.6, 0.601], "once": [0.5, None]}), variants=variants)
     seeds, means = paired_differences(group).plot.data
     assert list(zip(seeds.y, seeds.customdata, seeds.x, strict=True)) == [

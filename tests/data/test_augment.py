@@ -13,10 +13,12 @@ from torchvision.transforms import functional
 
 from graftpop.data.augment import Recipe, crop_and_flip, normalize, random_crop_box
 
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Pixels, rows, columns, and whether each image is mirrored."""
 RECIPE = Recipe((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 4, True)
 
 
-def random_batch(batch: int, height: int, width: int, padding: int, seed: int = 0) -> tuple[Tensor, ...]:
+def random_batch(batch: int, height: int, width: int, padding: int, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
     dy, dx = torch.randint(2 * padding + 1, (2, batch), generator=generator)

@@ -197,7 +197,7 @@ def test_settings_replace_the_recipe_of_the_data_set() -> None:
         ({"label": "label"}, r"data\.label: .*Parquet.*, got 'label' .*digits"),
     ],
 )
-def test_settings_that_do_not_fit_the_data_are_refused(settings: dict[str, object], message: str) -> None:
+def test_settings_that_do_not_fit_the_data_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         digits(**settings)
 

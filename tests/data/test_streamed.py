@@ -109,10 +109,10 @@ def test_last_batch_of_one_image_is_dropped_in_training_only(root: Path) -> None
 
 
 def test_streaming_does_not_change_the_global_random_states(root: Path) -> None:
-    torch_before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    torch_before, numpy_before = torch.random.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy()
     together(load(root).train.training_batches(5, 7, CPU))
     assert torch.equal(torch_before, torch.random.get_rng_state())
-    assert np.array_equal(numpy_before, np.random.get_state()[1])
+    assert np.array_equal(numpy_before, np.random.get_state(legacy=False)["state"]["key"])
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

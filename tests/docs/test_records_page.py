@@ -101,7 +101,7 @@ def test_every_question_has_an_answer_in_sql_and_in_pandas() -> None:
 def test_a_query_answers_its_question(title: str, library: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sql, python = QUERIES[title]
     monkeypatch.chdir(runs if "runs/" in sql else runs / "runs" / "second")
-    answer = duckdb.sql(sql).df() if library == "duckdb" else by_pandas(python)
+    answer = duckdb.execute(sql).df() if library == "duckdb" else by_pandas(python)
     if title == "Which layers took most from donors?":
         answer = answer.sort_values("site")  # both took the same
     for row, expected in zip(rows_of(answer, title), ANSWERS[title], strict=True):

@@ -134,10 +134,10 @@ def test_compat_reproduces_the_released_code_to_the_bit(name: str) -> None:
 
 def test_compat_blends_and_truncates_the_batches_that_batchnorm_has_seen() -> None:
     receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
-    receiver.bn1.num_batches_tracked.fill_(10)
-    donor.bn1.num_batches_tracked.fill_(15)
+    receiver.get_buffer("bn1.num_batches_tracked").fill_(10)
+    donor.get_buffer("bn1.num_batches_tracked").fill_(15)
     exchange(receiver, donor, compat="released_code", alpha=0.5)
-    assert receiver.bn1.num_batches_tracked.item() == 12
+    assert receiver.get_buffer("bn1.num_batches_tracked").item() == 12
 
 
 def test_compat_measures_a_convolutions_bias_by_itself() -> None:
@@ -158,7 +158,7 @@ def test_compat_measures_a_convolutions_bias_by_itself() -> None:
     graft, _, alpha = exchange(receiver, donor, compat="released_code")
     assert graft.site_names == ("conv1", "conv1.bias")
     assert alpha == [expected["conv1.weight"], expected["conv1.bias"]]
-    assert graft.num_invalid_filters().tolist() == [0, int((receiver.conv1.bias.abs() < 0.1).sum())]
+    assert graft.num_invalid_filters().tolist() == [0, int((receiver.get_parameter("conv1.bias").abs() < 0.1).sum())]
     assert same_bits(receiver.state_dict(), reference.state_dict())
 
 
@@ -276,7 +276,7 @@ def test_entropies_are_measured_without_graft_settings() -> None:
 def test_invalid_filters_are_counted_site_by_site() -> None:
     network = trained_looking("resnet8", 1)
     with torch.no_grad():
-        network.layer1[0].conv2.weight[:5] *= 1e-6
+        network.get_parameter("layer1.0.conv2.weight")[:5] *= 1e-6
     assert grafting(network).num_invalid_filters().tolist() == [0, 0, 5, 0, 0, 0, 0]
 
 
@@ -396,7 +396,7 @@ def test_by_l1_alpha_follows_the_norms() -> None:
     norms = [[float(state[f"{conv}.weight"].double().abs().sum()) for conv, _ in RESNET8] for state in (ours, theirs)]
     graft, _, alpha = exchange(receiver, donor, criterion="l1", c=0.01)
     assert alpha == pytest.approx(
-        [references.adaptive_alpha(*pair, A=A, c=0.01) for pair in zip(*norms, strict=True)], abs=1e-5
+        [references.adaptive_alpha(own, given, A=A, c=0.01) for own, given in zip(*norms, strict=True)], abs=1e-5
     )
     expected = references.site_graft(ours, theirs, alpha, RESNET8)
     assert len(graft.site_names) == len(set(alpha)) == 7

@@ -27,7 +27,7 @@ CARD: Final = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.2, 0.2, 0.2],
 }
-ODD: Final = (
+ODD: Final[tuple[Any, ...]] = (
     *INTERESTING,
     None,
     True,

@@ -46,9 +46,10 @@ def read_parquet(rng: random.Random, folder: Path) -> None:
 
 def read_image(rng: random.Random, folder: Path) -> None:
     """Decode an image from its bytes or from a file."""
-    encoded: bytes | str = image_input(rng)
+    content = image_input(rng)
+    encoded: bytes | str = content
     if rng.random() < 0.1:
-        (folder / "image").write_bytes(encoded)
+        (folder / "image").write_bytes(content)
         encoded = str(folder / "image")
     decoded = decode_image(encoded, "image")
     assert (decoded.height, decoded.width) == size_of(encoded, "image")

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -54,7 +55,7 @@ def _written(table: pyarrow.Table, codec: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _images(encoded: list[bytes | None]) -> pyarrow.Array:
+def _images(encoded: Sequence[bytes | None]) -> pyarrow.Array:
     return pyarrow.array([None if one is None else {"bytes": one, "path": "../../../etc/x"} for one in encoded], IMAGE)
 
 

@@ -46,7 +46,7 @@ def test_finish_sets_the_weights_to_the_mean_of_the_last_epochs(start: float, nu
     hook.finish()
     assert hook.state_dict()["num_averaged"].item() == num_averaged
     for name, tensor in trained_entries(entries(learner)).items():
-        mean = sum(clone[name].double() for clone in last) / len(last)
+        mean = torch.stack([clone[name].double() for clone in last]).mean(0)
         assert torch.allclose(tensor.double(), mean, rtol=1e-5, atol=1e-6), name
 
 

@@ -187,7 +187,7 @@ def test_a_seed_fixes_weights_and_logits_are_finite(name: str) -> None:
 
 def test_another_seed_gives_other_weights() -> None:
     first, second = seeded("resnet8", seed=0), seeded("resnet8", seed=1)
-    assert not torch.equal(first.conv1.weight, second.conv1.weight)
+    assert not torch.equal(first.get_parameter("conv1.weight"), second.get_parameter("conv1.weight"))
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet8_leaky", "mobilenetv2", "densenet"])
@@ -233,8 +233,8 @@ def test_resnet_and_mobilenetv2_have_the_states_of_the_released_grafting_code() 
 
 
 def test_option_a_shortcut_subsamples_and_pads_channels_on_both_sides() -> None:
-    block = seeded("resnet8").layer2[0]
-    nn.init.zeros_(block.bn2.weight)  # only the shortcut is left
+    block = seeded("resnet8").get_submodule("layer2.0")
+    nn.init.zeros_(block.get_parameter("bn2.weight"))  # only the shortcut is left
     x = images(2, 16, 5, 7)
     expected = torch.zeros(2, 32, 3, 4)
     expected[:, 8:24] = x[:, :, ::2, ::2].relu()

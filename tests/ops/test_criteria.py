@@ -1,7 +1,10 @@
 """Scores of filters against closed forms and slow loops, and properties of every criterion."""
 
 import math
+from collections.abc import Callable, Iterable
 from itertools import pairwise, product
+from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +33,14 @@ from graftpop.ops.orthogonal import overlaps
 JUDGED = {name: criterion for name, criterion in CRITERIA.items() if name != "random"}
 """Criteria that depend on the filters."""
 
+
+def mapped(change: Callable[[Any], Tensor], parts: Iterable[Any]) -> Filters:
+    """Return filters whose parts are those given, each changed; None stays None."""
+    weight, *batchnorm = (None if part is None else change(part) for part in parts)
+    assert weight is not None
+    return Filters(weight, *batchnorm)
+
+
 NUMBERS = st.integers(-64, 64)
 LAYERS = (
     st.tuples(st.integers(1, 6), st.integers(1, 12))
@@ -39,7 +50,7 @@ LAYERS = (
             *[st.none() | st.lists(NUMBERS, min_size=sizes[0], max_size=sizes[0])] * 2,
         )
     )
-    .map(lambda parts: Filters(*(None if part is None else torch.tensor(part) / 64 for part in parts)))
+    .map(lambda parts: mapped(lambda part: torch.tensor(part) / 64, parts))
 )
 
 
@@ -173,10 +184,10 @@ def test_a_zero_filter_scores_highest_for_orthogonality_and_lowest_for_its_norms
 
 @pytest.mark.parametrize("criterion", JUDGED.values(), ids=JUDGED)
 @given(filters=LAYERS, shuffled=st.randoms(use_true_random=False))
-def test_scores_move_with_their_filters(criterion: Criterion, filters: Filters, shuffled: object) -> None:
+def test_scores_move_with_their_filters(criterion: Criterion, filters: Filters, shuffled: Random) -> None:
     order = list(range(len(filters.weight)))
     shuffled.shuffle(order)
-    moved = Filters(*(None if part is None else part[order] for part in filters))
+    moved = mapped(lambda part: part[order], filters)
     assert torch.allclose(criterion(moved, generator()), criterion(filters, generator())[order], rtol=1e-5, atol=1e-6)
 
 

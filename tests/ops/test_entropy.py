@@ -1,6 +1,7 @@
 """The entropy of a histogram, against closed forms, scipy, torch.histc and a loop over bins."""
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_one_pass_over_joined_layers_counts_what_histc_counts() -> None:
 
 
 @given(weights, st.randoms(use_true_random=False))
-def test_a_permutation_changes_nothing(weight: Tensor, random: object) -> None:
+def test_a_permutation_changes_nothing(weight: Tensor, random: Random) -> None:
     order = list(range(len(weight)))
     random.shuffle(order)
     assert entropy(weight[order]).item() == entropy(weight).item()
@@ -118,7 +119,7 @@ def test_entropy_lies_between_0_and_the_logarithm_of_the_number_of_bins(weight: 
 
 
 @given(filters, st.randoms(use_true_random=False))
-def test_entropies_move_with_their_filters(weight: Tensor, random: object) -> None:
+def test_entropies_move_with_their_filters(weight: Tensor, random: Random) -> None:
     order = list(range(len(weight)))
     random.shuffle(order)
     assert filter_entropies(weight[order]).tolist() == filter_entropies(weight)[order].tolist()

@@ -1,5 +1,7 @@
 """Blending equals the formula, is exact at alpha 0 and 1 and lies between both weights elsewhere."""
 
+from random import Random
+
 import numpy as np
 import pytest
 import references
@@ -66,7 +68,7 @@ def test_each_filter_takes_its_own_alpha() -> None:
 
 
 @given(pairs, st.randoms(use_true_random=False))
-def test_a_permutation_of_filters_permutes_the_result(pair: tuple[Tensor, Tensor], random: object) -> None:
+def test_a_permutation_of_filters_permutes_the_result(pair: tuple[Tensor, Tensor], random: Random) -> None:
     receiver, donor = pair
     alpha = torch.linspace(0, 1, len(receiver))[:, None]
     order = list(range(len(receiver)))

@@ -1,5 +1,7 @@
 """L1 norms of filters and the number of invalid filters."""
 
+from random import Random
+
 import pytest
 import references
 import torch
@@ -26,7 +28,7 @@ def test_norms_and_invalid_filters_equal_a_loop_over_filters(weight: Tensor) -> 
 
 
 @given(filters, st.randoms(use_true_random=False))
-def test_norms_move_with_their_filters(weight: Tensor, random: object) -> None:
+def test_norms_move_with_their_filters(weight: Tensor, random: Random) -> None:
     order = list(range(len(weight)))
     random.shuffle(order)
     assert torch.equal(filter_l1_norms(weight[order]), filter_l1_norms(weight)[order])

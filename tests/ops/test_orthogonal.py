@@ -1,6 +1,7 @@
 """Overlaps of RePr against a loop over pairs, and the orthogonality of its new filters."""
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_overlaps_are_shares_of_the_other_filters(weight: Tensor) -> None:
 
 
 @given(LAYERS, st.randoms(use_true_random=False))
-def test_overlaps_move_with_their_filters(weight: Tensor, random: object) -> None:
+def test_overlaps_move_with_their_filters(weight: Tensor, random: Random) -> None:
     order = list(range(len(weight)))
     random.shuffle(order)
     assert torch.allclose(overlaps(weight[order]), overlaps(weight)[order], atol=1e-6)
@@ -256,7 +257,8 @@ def test_new_filters_have_the_number_format_of_the_old_ones(dtype: torch.dtype) 
 
 def test_the_layout_in_memory_does_not_matter_for_new_filters() -> None:
     dropped, kept = normal(2, 3, 3, 3, seed=1), normal(6, 3, 3, 3, seed=2)
-    new = orthogonal_filters(*(part.to(memory_format=torch.channels_last) for part in (dropped, kept)), generator())
+    strided = [part.to(memory_format=torch.channels_last) for part in (dropped, kept)]
+    new = orthogonal_filters(strided[0], strided[1], generator())
     assert torch.allclose(new, orthogonal_filters(dropped, kept, generator()), atol=1e-6)
 
 

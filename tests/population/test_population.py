@@ -111,7 +111,7 @@ def test_a_round_equals_the_formula_applied_to_the_snapshots(num_peers: int) -> 
             for peer in (receiver, donor)
         ]
         assert snapshots[receiver].entropies.tolist() == pytest.approx(entropies[0], abs=1e-9)
-        alphas = [references.adaptive_alpha(*pair, A=0.4, c=500) for pair in zip(*entropies, strict=True)]
+        alphas = [references.adaptive_alpha(own, given, A=0.4, c=500) for own, given in zip(*entropies, strict=True)]
         expected_alphas += alphas
         expected = references.site_graft(published[receiver], published[donor], alphas, sites)
         for name, value in expected.items():

@@ -220,7 +220,7 @@ def test_fewer_than_min_peers_fail_the_population() -> None:
         run(recovery_settings(), {1: [1]}, never_back=[1])
 
 
-DIVERGING = {"training": {"epochs": 3}, "population": {"num_peers": 3}}
+DIVERGING: dict[str, Mapping[str, Any]] = {"training": {"epochs": 3}, "population": {"num_peers": 3}}
 
 
 class PoisonedPeer(Peer):
@@ -244,7 +244,7 @@ def poisoned(settings: Settings, epochs: Mapping[int, int]) -> tuple[Population,
 
 @pytest.mark.parametrize("peer", range(NUM_PEERS))
 def test_diverged_peer_donates_nothing_and_takes_its_donors_weights(peer: int) -> None:
-    settings = recovery_settings(**DIVERGING)
+    settings = recovery_settings("grafting", **DIVERGING)
     population, events = poisoned(settings, {peer: 1})
     first, second = population.step(), population.step()
     donor = (peer - 1) % NUM_PEERS
@@ -289,16 +289,16 @@ def test_reseeded_peer_has_the_bits_that_its_donor_published() -> None:
     ],
 )
 def test_divergence_without_a_possible_donor_fails_the_population(
-    changes: Mapping[str, Any], epochs: Mapping[int, int]
+    changes: dict[str, Mapping[str, Any]], epochs: Mapping[int, int]
 ) -> None:
-    population, _ = poisoned(recovery_settings(**DIVERGING | changes), epochs)
+    population, _ = poisoned(recovery_settings("grafting", **DIVERGING | changes), epochs)
     population.step()
     with pytest.raises(PeerError, match=r"peer \d: diverged in epoch 2, .*; choose a lower training.lr"):
         population.step()
 
 
 def test_loss_and_divergence_in_the_same_round_give_the_same_result() -> None:
-    settings = recovery_settings(**DIVERGING)
+    settings = recovery_settings("grafting", **DIVERGING)
 
     class DyingAndPoisonedGroup(DyingGroup):
         def restart(self, peers: Collection[int]) -> None:

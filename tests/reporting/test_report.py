@@ -65,7 +65,7 @@ def test_number_of_trials_equal_to_the_best_is_reported() -> None:
 
 def test_curve_is_the_best_peers_accuracy_by_the_images_of_all_peers() -> None:
     space = SPACE.replace("num_peers: 2", "num_peers: {choice: [2, 4]}")
-    trials = [trial("two", **{"population.num_peers": 2}), trial("four", **{"population.num_peers": 4})]
+    trials = [trial(name) | {"population.num_peers": number} for name, number in (("two", 2), ("four", 4))]
     html = page(trials, [*rounds_of("two"), *rounds_of("four", num_peers=4)], space=space)
     traces = {trace["name"]: trace for trace in figures_of(html)["curves"]["plot"]["data"]}
     assert traces["2 peers"]["x"] == [200, 400, 600, None]
@@ -166,7 +166,7 @@ training: {epochs: {randint: [1, 5]}, lr: {quniform: [0.1, 0.5, 0.1]}}
 population: {num_peers: 2}
 graft: {alpha: {choice: [adaptive, 0.5]}, A: {uniform: [0.0, 1.0]}, c: {loguniform: [1, 100]}}
 """
-    searched = {"training.epochs": 3, "training.lr": 0.2, "graft.alpha": "0.5"}
+    searched: dict[str, Any] = {"training.epochs": 3, "training.lr": 0.2, "graft.alpha": "0.5"}
     html = page([trial("one", c=10.0, **searched), trial("two", c=1.0, **searched)], rounds_of("one"), space=space)
     (lines,) = figures_of(html)["parallel"]["plot"]["data"]
     values = {dimension["label"]: dimension["values"] for dimension in lines["dimensions"]}
@@ -205,7 +205,7 @@ def description(grafts: Sequence[Mapping[str, Any]] = (), **sections: Any) -> st
 
 
 def test_description_gives_peers_epochs_rounds_and_the_range_of_alpha() -> None:
-    sections = {
+    sections: dict[str, Any] = {
         "training": {"epochs": 12},
         "population": {"num_peers": 4, "epochs_per_round": 3},
         "graft": {"A": 0.4, "c": 100.0},

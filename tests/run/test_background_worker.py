@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -18,9 +19,10 @@ def failing(error: Exception) -> Callable[[], None]:
 
 
 def test_finish_waits_for_all_calls_in_order() -> None:
-    worker, done = BackgroundWorker("place"), []
+    done: list[int] = []
+    worker = BackgroundWorker("place")
     for number in range(100):
-        worker.submit(lambda number=number: done.append(number))  # type: ignore[misc]
+        worker.submit(partial(done.append, number))
     assert worker.finish()
     assert done == list(range(100))
 

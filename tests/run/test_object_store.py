@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -134,13 +135,17 @@ def test_a_failed_write_leaves_no_part(folder: Folder) -> None:
     assert folder.names() == []
 
 
+def peer_files(round: int) -> list[tuple[str, bytes]]:
+    return [("peer-0.safetensors", bytes([round]))]
+
+
 def test_checkpoints_are_complete_or_absent(folder: Folder) -> None:
     checkpoints = Checkpoints(folder)
     for round in (1, 2, 3, 4):
         facts = CheckpointMetadata(
             round=round, score=1 / round, is_complete=False, peers=[0], num_restarts={}, summary={}, settings={}
         )
-        checkpoints.write(facts, lambda round=round: [("peer-0.safetensors", bytes([round]))])
+        checkpoints.write(facts, partial(peer_files, round))
     assert [(one.metadata.round, one.files()) for one in checkpoints.newest_first()] == [
         (round, {"peer-0.safetensors": bytes([round])}) for round in (4, 3, 1)
     ]

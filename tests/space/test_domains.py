@@ -14,7 +14,7 @@ from graftpop.errors import SpaceError
 from graftpop.space import DOMAINS, Domain
 from graftpop.space.domains import is_domain, number_hint, read_domain
 
-VALID = {
+VALID: dict[str, list[Any]] = {
     "choice": ["adaptive", 0.5],
     "uniform": [-1.0, 1.0],
     "loguniform": [1.0e-4, 0.1],

@@ -55,7 +55,7 @@ WORDS = [
     "random",
     "asha",
 ]
-VALUES = [
+VALUES: list[Any] = [
     None,
     True,
     False,

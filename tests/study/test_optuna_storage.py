@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -89,7 +90,9 @@ def test_trials_are_written_with_parameters_scores_and_final_states(tmp_path: Pa
     for known, one in zip(trials, study.trials, strict=True):
         teachers = str(known.sample["distillation.teachers"])
         assert one.params == {**known.sample, "distillation.teachers": teachers}
-        assert one.distributions["training.lr"].log
+        distribution = one.distributions["training.lr"]
+        assert isinstance(distribution, FloatDistribution)
+        assert distribution.log
         reached = {round: pytest.approx(round / 10 + known.number / 100) for round in (1, 2)}
         last = {3: 0.5} if known.number == 0 else {}
         assert one.intermediate_values == ({} if known.number == 5 else reached | last)

@@ -1,7 +1,7 @@
 """Samplers: samples depend on the seed and the trial's number, with Optuna also on earlier results."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -46,7 +46,7 @@ def samples(space: Space, number: int) -> list[dict[str, Any]]:
 
 
 def test_every_value_of_search_has_a_sampler() -> None:
-    for search in TuneSettings.model_fields["search"].annotation.__args__:
+    for search in get_args(TuneSettings.model_fields["search"].annotation):
         tree = {"seed": 2**63 - 1, "tune": {"search": search}, "graft": {"A": {"choice": [0.1, 0.2]}}}
         assert make_sampler(parse_space(tree)).sample(0)["graft.A"] in (0.1, 0.2)
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def write_parquet(
     parquet.write_table(table, file, row_group_size=7)
 
 
-def write_class_folders(part: Path, images: dict[str, Sequence[Pixels]]) -> None:
+def write_class_folders(part: Path, images: Mapping[str, Iterable[Pixels]]) -> None:
     for name, of_class in images.items():
         (part / name).mkdir(parents=True)
         for number, pixels in enumerate(of_class):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 
 class Net(nn.Module):
@@ -32,7 +32,7 @@ class Net(nn.Module):
         return logits
 
 
-def digits() -> tuple[Dataset[Any], Dataset[Any]]:
+def digits() -> tuple[TensorDataset, TensorDataset]:
     """Return 300 images to train on and 100 to test with, of one channel."""
     found = load_digits()
     images, labels = torch.tensor(found.images).float()[:, None] / 16, torch.tensor(found.target)

@@ -15,7 +15,7 @@ BATCHNORM = ("weight", "bias", "running_mean", "running_var")
 NEW = {"0.bias": 0.0, "1.weight": 1.0, "1.bias": 0.0, "1.running_mean": 0.0, "1.running_var": 1.0}
 
 
-def two_sites() -> nn.Module:
+def two_sites() -> nn.Sequential:
     """Return a network whose first convolution has a bias and whose second is grouped."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -94,6 +94,7 @@ def test_drop_zeroes_the_dropped_filters_only() -> None:
 @pytest.mark.parametrize("is_training", [True, False])
 def test_dropped_filters_output_exactly_zero(is_training: bool) -> None:
     learner, filters = trained()
+    assert isinstance(learner.network, nn.Sequential)
     for site in filters:
         site.drop_(SOME)
     pixels, _ = next(few_digits().val.evaluation_batches(20, torch.device("cpu")))
@@ -152,8 +153,8 @@ def test_masked_filters_stay_zero_and_the_rest_trains() -> None:
     for _ in range(2):
         learner.train_epoch()
     after = entries(learner)
-    for site, kept in ((0, KEPT), (1, torch.tensor([0, 2, 3, 5, 6, 7]))):
-        for name in names(site, statistics=False):
+    for index, kept in ((0, KEPT), (1, torch.tensor([0, 2, 3, 5, 6, 7]))):
+        for name in names(index, statistics=False):
             assert not after[name][SOME].any(), name
             assert (after[name][kept] != before[name][kept]).any(), name
     mask_dropped(learner, filters, [SOME[:0], SOME[:0]])
@@ -167,8 +168,11 @@ def test_sites_without_dropped_filters_are_not_masked() -> None:
         site.drop_(SOME)
     mask_dropped(learner, filters, [SOME, SOME[:0]])
     learner.train_epoch()
-    assert not filters[0].shift[SOME].any()
-    assert filters[1].shift[SOME].all()
+    first, second = (site.shift for site in filters)
+    assert first is not None
+    assert second is not None
+    assert not first[SOME].any()
+    assert second[SOME].all()
 
 
 def test_residual_network_has_filters_with_batchnorm_at_every_site() -> None:

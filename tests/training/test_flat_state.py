@@ -49,8 +49,8 @@ def test_buffer_and_network_share_memory() -> None:
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, expected[name] * 2 if tensor.is_floating_point() else expected[name]), name
     with torch.no_grad():
-        network.bn1.running_mean.fill_(7.0)
-        network.conv1.weight.fill_(3.0)
+        network.get_buffer("bn1.running_mean").fill_(7.0)
+        network.get_parameter("conv1.weight").fill_(3.0)
     assert (state["bn1.running_mean"] == 7).all()
     assert int((state.buffer == 7).sum()) == 16
     assert int((state.buffer == 3).sum()) == 16 * 3 * 9
@@ -83,8 +83,9 @@ def test_training_steps_and_loaded_states_reach_the_buffer() -> None:
         if tensor.is_floating_point():
             assert torch.equal(state[name], network.state_dict()[name])
     network.load_state_dict(copied(seeded_small_net(5).state_dict()))
-    assert torch.equal(state["0.weight"], seeded_small_net(5)[0].weight)
-    assert torch.equal(state.buffer[: 16 * 27].view(16, 3, 3, 3).permute(0, 3, 1, 2), seeded_small_net(5)[0].weight)
+    loaded = seeded_small_net(5).get_parameter("0.weight")
+    assert torch.equal(state["0.weight"], loaded)
+    assert torch.equal(state.buffer[: 16 * 27].view(16, 3, 3, 3).permute(0, 3, 1, 2), loaded)
 
 
 def test_convolution_weights_and_gradients_are_channels_last() -> None:
@@ -113,7 +114,7 @@ def test_tied_weights_are_stored_once_and_stay_tied() -> None:
     assert [entry.name for entry in state.entries] == ["encode.weight"]
     state.buffer.fill_(2.0)
     assert network["decode"].weight is network["encode"].weight
-    assert (network["decode"].weight == 2).all()
+    assert (network.get_parameter("decode.weight") == 2).all()
 
 
 def test_deep_network_is_flattened_completely() -> None:

@@ -53,8 +53,9 @@ def test_bfloat16_changes_the_arithmetic_of_training() -> None:
         learner = make_learner(seeded_small_net(), precision=precision)
         learner.train_epoch()
         states.append(learner.state.buffer.clone())
-    assert not torch.equal(*states)
-    assert torch.allclose(*states, atol=0.1)
+    exact, rounded = states
+    assert not torch.equal(exact, rounded)
+    assert torch.allclose(exact, rounded, atol=0.1)
 
 
 def test_epoch_equals_a_plain_loop_with_torchs_optimizer_and_scheduler() -> None:
@@ -251,7 +252,7 @@ def test_weights_stay_views_of_the_buffer_through_training_and_loading() -> None
     learner.train_epoch()
     learner.load_state_dict(copied(learner.state_dict()))
     learner.train_epoch()
-    weight: Tensor = learner.network[0].weight
+    weight = learner.network.get_parameter("0.weight")
     assert weight.data_ptr() == learner.state.buffer.data_ptr()
     assert torch.equal(learner.state["0.weight"], weight)
 
@@ -433,7 +434,7 @@ def test_recalibrated_statistics_are_the_mean_over_the_batches(dropout: float) -
         learner.recalibrate()
         assert torch.equal(torch.get_rng_state(), random_state)
         assert learner.network.training == is_training
-    convolution = learner.network[0]
+    convolution = learner.network.get_submodule("0")
     with torch.no_grad():
         outputs = [
             convolution(pixels)

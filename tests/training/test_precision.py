@@ -1,6 +1,7 @@
 """Number formats: slow convolutions leave bfloat16 and are otherwise unchanged."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from graftpop.training.precision import avoid_slow_kernels_
     ],
 )
 def test_depthwise_convolutions_that_are_slow_in_bfloat16_compute_in_float32(
-    options: dict[str, int], is_slow: bool
+    options: dict[str, Any], is_slow: bool
 ) -> None:
     torch.manual_seed(0)
     conv, images = nn.Conv2d(8, 8, **options), torch.randn(2, 8, 9, 9)

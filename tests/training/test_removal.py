@@ -1,6 +1,7 @@
 """Dropped filters are removed from a network without changing its outputs."""
 
 import sys
+from collections.abc import Callable
 
 import hypothesis.strategies as st
 import pytest
@@ -39,7 +40,7 @@ def drop_thirds_(network: nn.Module, sites: list[Site], everywhere_the_same: boo
     generator = torch.Generator().manual_seed(0)
     dropped = {}
     for site in sites:
-        width = network.get_submodule(site.conv).weight.shape[0]
+        width = len(network.get_parameter(f"{site.conv}.weight"))
         third = range(0, width, 3) if everywhere_the_same else torch.randperm(width, generator=generator)[: width // 3]
         dropped[site.conv] = sorted(int(index) for index in third)
         drop_(network, site.conv, site.norm, dropped[site.conv])
@@ -83,7 +84,7 @@ def all_but_stem(dropped: dict[str, list[int]]) -> int:
     return all_filters(dropped) - len(dropped["conv1"])
 
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[dict[str, list[int]]], int]]] = {
     "resnet8": (lambda: trained_looking("resnet8", 0), inner_filters),
     "resnet20": (lambda: trained_looking("resnet20", 0), inner_filters),
     "resnet56": (lambda: trained_looking("resnet56", 0), inner_filters),
@@ -162,7 +163,7 @@ def test_sum_loses_channels_dropped_in_both_summands(stem: set[int], branch: set
     small, num_removed = remove_and_compare(network)
     both = stem & branch
     assert num_removed == 2 * min(len(both), 5)  # one channel is kept
-    assert small.linear.in_features == 6 - num_removed // 2
+    assert small.get_submodule("linear").in_features == 6 - num_removed // 2
 
 
 class SharedReader(nn.Module):
@@ -186,13 +187,13 @@ def test_shared_convolution_loses_channels_dropped_at_every_use() -> None:
     drop_(network, "left", "left_norm", [1, 2])
     drop_(network, "right", "right_norm", [2, 4])
     small, num_removed = remove_and_compare(network)
-    assert (num_removed, small.reader.in_channels) == (2, 5)
+    assert (num_removed, small.get_submodule("reader").in_channels) == (2, 5)
 
 
 def test_channel_that_is_zero_for_typical_images_only_is_kept() -> None:
     network = with_random_entries(Residual())
     drop_(network, "stem", "stem_norm", [2])
-    network.norm.bias.detach()[2] = -1e6  # ReLU outputs zero for every typical image
+    network.get_parameter("norm.bias").detach()[2] = -1e6  # ReLU outputs zero for every typical image
     assert remove_and_compare(network)[1] == 0
 
 
@@ -238,11 +239,13 @@ def test_channel_made_constant_by_a_later_batchnorm_stays_until_that_is_dropped(
     drop_(network, "left", "left_norm", [1])
     drop_(network, "right", "right_norm", [0, 5])
     assert remove_and_compare(network)[1] == 0
-    for parameter in network.norm.parameters():
+    for parameter in network.get_submodule("norm").parameters():
         parameter.detach()[[1, 4 + 5]] = 0.0
     small, num_removed = remove_and_compare(network)
-    assert (num_removed, small.left.out_channels, small.right.out_channels) == (2, 3, 5)
-    assert torch.equal(small.linear.weight, network.linear.weight[:, [0, 2, 3, 4, 5, 6, 7, 8]])
+    widths = [small.get_submodule(name).out_channels for name in ("left", "right")]
+    assert (num_removed, *widths) == (2, 3, 5)
+    weight = network.get_parameter("linear.weight")
+    assert torch.equal(small.get_parameter("linear.weight"), weight[:, [0, 2, 3, 4, 5, 6, 7, 8]])
 
 
 def test_dropped_depthwise_filter_is_removed_with_its_input_but_not_conversely() -> None:

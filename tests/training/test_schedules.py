@@ -15,7 +15,7 @@ def rates(scheduler: LRScheduler, num_steps: int) -> list[float]:
     """Return the learning rate of each step."""
     found = []
     for _ in range(num_steps):
-        found.append(scheduler.get_last_lr()[0])
+        found.append(float(scheduler.get_last_lr()[0]))
         scheduler.optimizer.step()
         scheduler.step()
     return found

@@ -9,8 +9,8 @@ from graftpop.errors import ModelError
 from graftpop.training.sites import find_sites
 
 
-def pairs(network: nn.Module, *image_shape: int) -> list[tuple[str, str]]:
-    sites = find_sites(network, image_shape or (3, 8, 8), "network")
+def pairs(network: nn.Module, channels: int = 3, height: int = 8, width: int = 8) -> list[tuple[str, str]]:
+    sites = find_sites(network, (channels, height, width), "network")
     return [(site.conv, site.norm) for site in sites]
 
 
