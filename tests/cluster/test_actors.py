@@ -1,4 +1,4 @@
-"""Peers as actors: equal to peers in this process, and never waited for without an end."""
+"""Peers as actors equal peers in this process, and every wait has a time limit."""
 
 import os
 import re
@@ -48,14 +48,12 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 IN_SHARED_PROCESSES = "grafting in shared processes"
 METHODS[IN_SHARED_PROCESSES] = {"graft": {}, "population": {"peers_per_actor": 2}, "resources": {"cpus_per_peer": 0.5}}
-AT_OWN_PACE = "grafting without waiting"
-METHODS_AT_OWN_PACE = {
-    AT_OWN_PACE: {"graft": {}, "training": {"epochs": 8}, "population": {"mode": "async", "max_staleness": 2}}
-}
+ASYNC = "asynchronous grafting"
+ASYNC_METHODS = {ASYNC: {"graft": {}, "training": {"epochs": 8}, "population": {"mode": "async", "max_staleness": 2}}}
 
 
 def settings(method: str = "grafting") -> Settings:
-    tree = (METHODS | METHODS_AT_OWN_PACE)[method]
+    tree = (METHODS | ASYNC_METHODS)[method]
     return parse_space(
         {
             "data": {"name": "digits", "max_train_images": 400},
@@ -67,12 +65,12 @@ def settings(method: str = "grafting") -> Settings:
     ).resolve()
 
 
-def demand_for(method: str) -> ResourceRequest:
+def request_for(method: str) -> ResourceRequest:
     return resource_request(settings(method), [Node(NUM_CPUS, 0.0)])
 
 
 class ReusedGroup:
-    """A group that reuses its processes from test to test, as a study does from trial to trial; they start slowly."""
+    """Reuses a group's processes from test to test, because they start slowly."""
 
     def __init__(self) -> None:
         self._group: RayGroup | None = None
@@ -81,13 +79,13 @@ class ReusedGroup:
     def of(self, method: str) -> RayGroup:
         from ray.util import placement_group
 
-        demand = demand_for(method)
-        if self._group is not None and self._bundles == demand.bundles:
-            self._group.reassign(settings(method), demand, "trial")
+        resources = request_for(method)
+        if self._group is not None and self._bundles == resources.bundles:
+            self._group.reassign(settings(method), resources, "trial")
             return self._group
         self.close()
-        self._place, self._bundles = placement_group(demand.bundles), demand.bundles
-        self._group = RayGroup(settings(method), demand, self._place, "trial")
+        self._place, self._bundles = placement_group(resources.bundles), resources.bundles
+        self._group = RayGroup(settings(method), resources, self._place, "trial")
         return self._group
 
     def close(self) -> None:
@@ -111,13 +109,13 @@ def group(reused_group: ReusedGroup, request: pytest.FixtureRequest) -> RayGroup
 
 
 @pytest.mark.parametrize("group", [CULTIVATION], indirect=True)
-def test_actors_give_the_tensors_and_records_of_peers_in_this_process(group: RayGroup) -> None:
+def test_actors_equal_peers_in_this_process(group: RayGroup) -> None:
     """The tests of reassigned processes below compare the other methods."""
     assert_equal_to_peers_in_this_process(group, settings(CULTIVATION))
 
 
 def assert_equal_to_peers_in_this_process(group: RayGroup, chosen: Settings) -> None:
-    torch.set_num_threads(1)  # as an actor of one core has: how a sum is split among threads changes its last bits
+    torch.set_num_threads(1)  # like an actor of one core: the number of threads changes the last bits of a sum
     local = Population(LocalGroup(partial(Peer, chosen), NUM_PEERS), chosen)
     remote = Population(group, chosen)
     for _ in range(3):
@@ -141,30 +139,30 @@ def pids_of(group: RayGroup) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("group", ["mutual learning with grafting"], indirect=True)
-def test_the_processes_of_a_trial_become_the_peers_of_the_next(group: RayGroup) -> None:
-    Population(group, settings("mutual learning with grafting")).step()  # they have met
+def test_processes_are_reused_by_the_next_trial(group: RayGroup) -> None:
+    Population(group, settings("mutual learning with grafting")).step()  # creates the process group
     first = pids_of(group)
-    group.reassign(settings("grafting"), demand_for("grafting"), "next")
+    group.reassign(settings("grafting"), request_for("grafting"), "next")
     assert pids_of(group) == first
     assert_equal_to_peers_in_this_process(group, settings("grafting"))
     group.start(1, "train", (1000,), timeout_s=600)
     os.kill(first[2], signal.SIGKILL)
-    group.reassign(settings("mutual learning with grafting"), demand_for("mutual learning with grafting"), "last")
+    group.reassign(settings("mutual learning with grafting"), request_for("mutual learning with grafting"), "last")
     last = pids_of(group)
     assert [last[peer] == first[peer] for peer in range(NUM_PEERS)] == [True, False, False]
     assert_equal_to_peers_in_this_process(group, settings("mutual learning with grafting"))
 
 
 @pytest.mark.parametrize("group", ["mutual learning with grafting"], indirect=True)
-def test_ranks_follow_the_order_of_peers_after_the_first_one_was_restarted(group: RayGroup) -> None:
+def test_ranks_follow_peer_order_after_a_restart(group: RayGroup) -> None:
     group.dismiss([0])
-    group.reassign(settings("mutual learning with grafting"), demand_for("mutual learning with grafting"), "next")
+    group.reassign(settings("mutual learning with grafting"), request_for("mutual learning with grafting"), "next")
     assert_equal_to_peers_in_this_process(group, settings("mutual learning with grafting"))
 
 
 @pytest.mark.parametrize("group", ["mutual learning with grafting"], indirect=True)
-def test_who_meets_with_a_lost_peer_names_it_and_does_not_wait(group: RayGroup) -> None:
-    Population(group, settings("mutual learning with grafting")).step()  # they have met
+def test_collective_with_a_lost_peer_fails_at_once(group: RayGroup) -> None:
+    Population(group, settings("mutual learning with grafting")).step()  # creates the process group
     threading.Timer(1.0, os.kill, (pids_of(group)[1], signal.SIGKILL)).start()
     start = time.monotonic()
     outcomes = list(group.run("train", dict.fromkeys(range(NUM_PEERS), (1000,)), timeout_s=120))
@@ -174,9 +172,9 @@ def test_who_meets_with_a_lost_peer_names_it_and_does_not_wait(group: RayGroup) 
     assert [type(outcome) for _, outcome in outcomes] == [PeerLost, CollectiveError, CollectiveError]
 
 
-@pytest.mark.parametrize("group", [AT_OWN_PACE], indirect=True)
-def test_peers_that_do_not_wait_go_on_beside_one_that_is_slow_and_one_that_is_lost(group: RayGroup) -> None:
-    chosen = settings(AT_OWN_PACE)
+@pytest.mark.parametrize("group", [ASYNC], indirect=True)
+def test_async_peers_continue_beside_slow_and_lost_peers(group: RayGroup) -> None:
+    chosen = settings(ASYNC)
     events: list[Event] = []
     population = Population(group, chosen, events.append)
     rounds = [population.step()]
@@ -195,11 +193,11 @@ def test_peers_that_do_not_wait_go_on_beside_one_that_is_slow_and_one_that_is_lo
     assert 0.5 < population.finish(rounds[-1])["test_accuracy"] <= 1
 
 
-def test_a_peer_that_hangs_is_replaced_at_the_deadline(group: RayGroup) -> None:
+def test_hanging_peer_is_replaced_at_the_deadline(group: RayGroup) -> None:
     chosen = settings()
-    patient = chosen.population.model_copy(update={"round_timeout_s": 8.0})
+    population_settings = chosen.population.model_copy(update={"round_timeout_s": 8.0})
     events: list[Event] = []
-    population = Population(group, chosen.model_copy(update={"population": patient}), events.append)
+    population = Population(group, chosen.model_copy(update={"population": population_settings}), events.append)
     pid = pids_of(group)[2]
     os.kill(pid, signal.SIGSTOP)
     done = population.step()
@@ -210,20 +208,20 @@ def test_a_peer_that_hangs_is_replaced_at_the_deadline(group: RayGroup) -> None:
     assert not os.path.exists(f"/proc/{pid}") or "zombie" in Path(f"/proc/{pid}/status").read_text()
 
 
-def test_what_a_lost_peer_held_for_another_is_told_as_lost(group: RayGroup) -> None:
+def test_lost_peer_and_its_lost_result_are_reported(group: RayGroup) -> None:
     calls = dict.fromkeys(range(NUM_PEERS), ())
     os.kill(pids_of(group)[0], signal.SIGKILL)
     outcomes = dict(group.run("publish", calls, timeout_s=120, result_mode="ref"))
     assert isinstance(outcomes[0], PeerLost)
     assert str(outcomes[0]).startswith("peer 0: lost in 'publish': ")
-    handle = group._actors[0].call.remote(0, "publish")  # of a process that is gone
+    handle = group._actors[0].call.remote(0, "publish")  # its process is gone
     ((_, outcome),) = group.run("graft", {1: (handle,)}, timeout_s=120)
     assert isinstance(outcome, ResultLost)
     assert str(outcome).startswith("peer 1: ")
     assert "'graft'" in str(outcome)
 
 
-def test_a_wait_ends_at_its_limit_and_names_who_was_missing(group: RayGroup) -> None:
+def test_timed_out_call_names_the_peer(group: RayGroup) -> None:
     pid = pids_of(group)[2]
     outcomes = dict(group.run("train", {2: (1000,)}, timeout_s=0.5))
     os.kill(pid, signal.SIGKILL)  # the next test need not wait for it
@@ -231,7 +229,7 @@ def test_a_wait_ends_at_its_limit_and_names_who_was_missing(group: RayGroup) -> 
     assert "peer 2: did not finish 'train' within 0.5 s" in str(outcomes[2])
 
 
-def test_what_is_put_or_kept_can_be_had_again_without_the_peer(group: RayGroup) -> None:
+def test_durable_results_outlive_their_peer(group: RayGroup) -> None:
     assert group.get(group.put(b"state")) == b"state"
     saved = dict(group.run("save", {0: ()}, timeout_s=120, result_mode="durable"))
     os.kill(pids_of(group)[0], signal.SIGKILL)
@@ -264,7 +262,7 @@ def test_peer_refuses_classes_that_its_process_cannot_import(connection: Any, mo
 
 def test_peer_whose_network_cannot_be_imported_fails_at_once(reused_group: ReusedGroup) -> None:
     """Raised by the actor's constructor, the error would be retried until the replacement timeout, half an hour."""
-    group, request = reused_group.of(IN_SHARED_PROCESSES), demand_for(IN_SHARED_PROCESSES)
+    group, request = reused_group.of(IN_SHARED_PROCESSES), request_for(IN_SHARED_PROCESSES)
     known = settings(IN_SHARED_PROCESSES)
     unknown = known.model_copy(update={"model": ModelSettings(name="python:only_here.Net")})
     group.reassign(unknown, request, "trial")
@@ -294,9 +292,7 @@ def test_peer_whose_optimizer_cannot_be_built_fails_at_once(connection: Any) -> 
 @pytest.mark.parametrize(
     ("group", "method"), [(method, method) for method in (*list(METHODS)[:2], IN_SHARED_PROCESSES)], indirect=["group"]
 )
-def test_a_population_of_which_peers_are_killed_ends_with_the_bits_of_one_left_alone(
-    group: RayGroup, method: str
-) -> None:
+def test_killed_peers_do_not_change_the_result(group: RayGroup, method: str) -> None:
     torch.set_num_threads(1)
     chosen = settings(method)
     local = Population(LocalGroup(partial(Peer, chosen), NUM_PEERS), chosen)
@@ -336,7 +332,7 @@ def test_a_population_of_which_peers_are_killed_ends_with_the_bits_of_one_left_a
 
 
 @pytest.mark.parametrize("group", [IN_SHARED_PROCESSES], indirect=True)
-def test_the_next_trial_may_have_other_peers_in_the_same_bundles(group: RayGroup) -> None:
+def test_next_trial_may_place_other_peers_in_the_bundles(group: RayGroup) -> None:
     first = pids_of(group)
     fewer = settings(IN_SHARED_PROCESSES)
     fewer = fewer.model_copy(
@@ -344,13 +340,13 @@ def test_the_next_trial_may_have_other_peers_in_the_same_bundles(group: RayGroup
     )
     group.reassign(fewer, ResourceRequest(2, 0.75, 0.0), "next")
     assert dict(sorted(group.run("process_id", {0: (), 1: ()}, timeout_s=120))) == {0: first[0], 1: first[2]}
-    group.reassign(settings(IN_SHARED_PROCESSES), demand_for(IN_SHARED_PROCESSES), "last")
+    group.reassign(settings(IN_SHARED_PROCESSES), request_for(IN_SHARED_PROCESSES), "last")
     assert pids_of(group) == first
     assert_equal_to_peers_in_this_process(group, settings(IN_SHARED_PROCESSES))
 
 
 @pytest.mark.parametrize("group", [IN_SHARED_PROCESSES], indirect=True)
-def test_peers_of_one_process_are_lost_together_and_can_be_dismissed_one_by_one(group: RayGroup) -> None:
+def test_peers_of_one_process_are_lost_together(group: RayGroup) -> None:
     first = pids_of(group)
     assert first[0] == first[1] != first[2]
     assert [group.coresident([peer]) for peer in range(NUM_PEERS)] == [{0, 1}, {0, 1}, {2}]
@@ -365,7 +361,7 @@ def test_peers_of_one_process_are_lost_together_and_can_be_dismissed_one_by_one(
     assert group.coresident([1]) == {1}
     assert dict(group.run("process_id", {1: ()}, timeout_s=120)) == {1: second[1]}
     group.dismiss([1])
-    group.reassign(settings(IN_SHARED_PROCESSES), demand_for(IN_SHARED_PROCESSES), "next")
+    group.reassign(settings(IN_SHARED_PROCESSES), request_for(IN_SHARED_PROCESSES), "next")
     third = pids_of(group)
     assert third[0] == third[1] != second[1]
     assert third[2] == first[2]

@@ -1,4 +1,4 @@
-"""Addresses by which no study can be led end in one line, and soon."""
+"""Unusable cluster addresses are refused in one line, without waiting."""
 
 import socket
 import threading
@@ -10,7 +10,7 @@ from graftpop.errors import ResourceError
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_an_address_where_nothing_answers_is_an_error_of_one_line(scheme: str) -> None:
+def test_unreachable_address_is_refused(scheme: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # bound, but not listening
         address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"
@@ -20,7 +20,7 @@ def test_an_address_where_nothing_answers_is_an_error_of_one_line(scheme: str) -
     assert "\n" not in str(caught.value)
 
 
-def hang_up(server: socket.socket) -> None:
+def close_connections(server: socket.socket) -> None:
     while True:
         try:
             server.accept()[0].close()
@@ -29,9 +29,9 @@ def hang_up(server: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_an_address_where_something_else_answers_is_an_error_of_one_line(scheme: str) -> None:
+def test_address_of_another_service_is_refused(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=hang_up, args=[server])
+        thread = threading.Thread(target=close_connections, args=[server])
         thread.start()
         address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
         usual_port = "10001" if scheme else "6379"
@@ -45,19 +45,19 @@ def test_an_address_where_something_else_answers_is_an_error_of_one_line(scheme:
 
 
 @pytest.mark.parametrize("address", [None, "auto", "10.0.0.1:6379", "head.example.com:6379"])
-def test_a_study_is_led_from_this_machine_or_a_node(address: str | None) -> None:
+def test_driver_may_run_on_this_machine_or_a_node(address: str | None) -> None:
     check_can_lead(address)  # raises nothing
 
 
 @pytest.mark.parametrize(
     ("address", "host"), [("ray://10.0.0.1:10001", "10.0.0.1"), ("ray://head:1", "head"), ("ray://", "HEAD")]
 )
-def test_a_study_is_not_led_through_a_client_and_the_message_has_the_command_that_does(address: str, host: str) -> None:
+def test_ray_client_is_refused_with_the_submit_command(address: str, host: str) -> None:
     with pytest.raises(ResourceError, match=rf"^--address {address}: .* ray job submit --address http://{host}:8265 "):
         check_can_lead(address)
 
 
-def test_this_machine_has_cores() -> None:
+def test_local_node_has_cores() -> None:
     assert local_node().cpus >= 1
 
 
@@ -71,5 +71,5 @@ def test_this_machine_has_cores() -> None:
         ("", "10.0.0.2", True, ""),
     ],
 )
-def test_the_dashboard_is_told_with_the_node_where_it_listens(place: str, here: str, asks: bool, text: str) -> None:
+def test_dashboard_text_names_address_node_and_token(place: str, here: str, asks: bool, text: str) -> None:
     assert dashboard_text(place, here, ["10.0.0.1"], asks=asks) == text

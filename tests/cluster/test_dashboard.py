@@ -1,4 +1,4 @@
-"""Ray's dashboard during a run, in a real browser: the address that is printed first, and the names in it."""
+"""Ray's dashboard during a run, in a real browser: its printed address and the names of the actors."""
 
 import os
 import re
@@ -27,9 +27,9 @@ graft: {A: 0.4}
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A study that goes on until the test is over."""
+    """A study that runs until the test ends."""
     (tmp_path / "space.yaml").write_text(SPACE)
-    with tempfile.TemporaryDirectory(prefix="graftpop-") as folder:  # sockets lie in it, whose paths must be short
+    with tempfile.TemporaryDirectory(prefix="graftpop-") as folder:  # for sockets, whose paths must be short
         environment = os.environ | {
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "RAY_TMPDIR": folder,
@@ -48,9 +48,7 @@ def run(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
-def test_the_dashboard_is_where_the_first_line_says_and_names_the_peers_and_who_leads_them(
-    run: "subprocess.Popen[str]", tmp_path: Path
-) -> None:
+def test_dashboard_at_printed_address_names_all_actors(run: "subprocess.Popen[str]", tmp_path: Path) -> None:
     from playwright.sync_api import expect
 
     assert run.stdout is not None

@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process that asked for it."""
+"""Freed memory stays with its process."""
 
 import platform
 import subprocess
@@ -26,9 +26,9 @@ print(otherwise, most_of_three())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of the GNU C library")
-def test_a_large_block_comes_back_without_its_pages_being_made_anew() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library")
+def test_freed_memory_is_reused_without_new_page_faults() -> None:
     ran = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, timeout=60)
     otherwise, kept = map(int, ran.stdout.split())
-    assert otherwise >= 32  # 64 MB are 16,384 pages of the usual size, or 32 of the next
+    assert otherwise >= 32  # 64 MiB are 16,384 pages of 4 KiB, or 32 huge ones
     assert kept < otherwise / 10

@@ -1,4 +1,4 @@
-"""Metrics as Ray exports them, and as a real Prometheus has them after a study is over."""
+"""Metrics as exported by Ray, and in a real Prometheus after a study."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def round_of(*peers: dict[str, Any], **grafts: list[Any]) -> Round:
     return Round(3, False, list(peers), grafts)
 
 
-def test_round_gives_each_peers_figures_with_its_mean_alpha_and_staleness() -> None:
+def test_round_gives_metrics_mean_alpha_and_staleness_per_peer() -> None:
     done = round_of(
         {"peer": 0, "val_accuracy": 0.5, "lr": 0.1},
         {"peer": 1, "val_accuracy": 0.25, "lr": 0.1},
@@ -61,7 +61,7 @@ def test_round_gives_each_peers_figures_with_its_mean_alpha_and_staleness() -> N
     ]
 
 
-def test_round_without_exchange_has_neither_alpha_nor_staleness() -> None:
+def test_round_without_exchange_has_no_alpha_or_staleness() -> None:
     assert json.loads(peer_metrics(round_of({"peer": 0, "val_loss": 1.5}), {})) == [
         {"peer": 0, "val_loss": 1.5, "num_restarts": 0}
     ]
@@ -109,9 +109,7 @@ def wait_until_exported(export: MetricsExport, metric: str, study: str, expected
 
 @ray_test
 @pytest.mark.timeout(120)
-def test_values_outlive_rays_memory_and_end_after_their_trial(
-    scraped_ray: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_values_are_exported_until_their_trial_ends(scraped_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "SHOWN_AFTER_END_S", 1.0)
     export, metric = MetricsExport("slow"), "graftpop_val_loss_nats"
     export.take("00000", '[{"peer": 0, "val_loss": 0.5}]')
@@ -160,7 +158,7 @@ wait_until_exported(export, "graftpop_restarts", "large", {place: float(place[0]
 
 @ray_test
 @pytest.mark.timeout(120)
-def test_peers_beyond_rays_limit_are_logged_and_the_others_are_right() -> None:
+def test_peers_beyond_rays_limit_are_logged_and_left_out() -> None:
     """Needs its own process: Ray counts every label set that it ever exported."""
     paths = os.pathsep.join((str(ROOT), str(Path(__file__).parent), str(ROOT / "tests" / "support")))
     done = subprocess.run(
@@ -175,25 +173,25 @@ def test_peers_beyond_rays_limit_are_logged_and_the_others_are_right() -> None:
     assert done.stderr.count("1990 peers") == 1
 
 
-# what Prometheus scrapes
+# Prometheus
 
 
 def free_port() -> int:
-    with closing(socket.socket()) as open_one:
-        open_one.bind(("127.0.0.1", 0))
-        return int(open_one.getsockname()[1])
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @pytest.fixture
 def ray_folder() -> Iterator[Path]:
-    """A folder for a Ray apart from others of this machine; sockets lie in it, whose paths must be short."""
+    """A folder for a separate Ray; it holds sockets, whose paths must be short."""
     with tempfile.TemporaryDirectory(prefix="graftpop-") as folder:
         yield Path(folder)
 
 
 @pytest.fixture
 def prometheus(ray_folder: Path, tmp_path: Path) -> Iterator[str]:
-    """The address of a Prometheus with the configuration of deploy/, which looks for Ray where this test has it."""
+    """The address of a Prometheus with the configuration of deploy/, changed to this test's Ray."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("there is no `prometheus` here; on Debian: apt-get install prometheus")
@@ -222,7 +220,7 @@ def dashboard_queries() -> dict[str, str]:
 
 
 def last_values(prometheus: str, query: str, since: float) -> dict[tuple[str, int], float]:
-    """Return the last value that a query gave since a time for each trial and peer, as a panel of Grafana asks."""
+    """Return a query's last value since a time by trial and peer, as a panel of Grafana requests it."""
     options = urllib.parse.urlencode({"query": query, "start": since, "end": time.time(), "step": 1})
     with urllib.request.urlopen(f"{prometheus}/api/v1/query_range?{options}", timeout=10) as answer:
         series = json.load(answer)["data"]["result"]
@@ -231,7 +229,7 @@ def last_values(prometheus: str, query: str, since: float) -> dict[tuple[str, in
 
 
 def kill_one_peer(study: "subprocess.Popen[str]", run: Path) -> None:
-    """Kill the process of a second peer at work, once two rounds are recorded."""
+    """Kill a second peer's process during a call, once two rounds are recorded."""
     records, deadline = run / "tune/records/00000.rounds.parquet", time.monotonic() + 60.0
     while True:
         assert time.monotonic() < deadline, "no second peer was at work after two rounds within 60 s"
@@ -246,7 +244,7 @@ def kill_one_peer(study: "subprocess.Popen[str]", run: Path) -> None:
 
 
 def recorded(run: Path) -> dict[str, dict[tuple[str, int], float]]:
-    """Return by metric, trial and peer what the run's tables have of the last round, or the last exchange."""
+    """Return the last recorded value by metric, trial and peer."""
     rounds, grafts, events = (
         pq.read_table(run / f"{name}.parquet").to_pylist() for name in ("rounds", "grafts", "events")
     )
@@ -272,9 +270,7 @@ def recorded(run: Path) -> dict[str, dict[tuple[str, int], float]]:
 
 @ray_test
 @pytest.mark.timeout(240)
-def test_prometheus_has_every_metric_as_it_is_recorded_when_the_study_is_over(
-    prometheus: str, ray_folder: Path, tmp_path: Path
-) -> None:
+def test_prometheus_has_the_recorded_value_of_every_metric(prometheus: str, ray_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     run, since = tmp_path / "watched", time.time()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(ray_folder)}

@@ -1,4 +1,4 @@
-"""Nodes that die while a study runs: its peers come back elsewhere, or the others go on, or it waits for a node."""
+"""Nodes that die during a study: peers restart elsewhere, the others continue, or the trial waits for a node."""
 
 import subprocess
 import sys
@@ -56,7 +56,7 @@ def rounds_of(run: Path) -> list[dict[str, Any]]:
     file = run / "tune" / "records" / "00000.rounds.parquet"
     if not file.exists():
         return []
-    with file.open("rb") as stream:  # by one open file: the path may get a newer one meanwhile
+    with file.open("rb") as stream:  # the path may get a newer file meanwhile
         return list(pq.read_table(stream).to_pylist())
 
 
@@ -68,7 +68,7 @@ def wait_for_round(run: Path, wanted: int, process: "subprocess.Popen[str]") -> 
         time.sleep(0.1)
 
 
-def end(process: "subprocess.Popen[str]") -> str:
+def output_of(process: "subprocess.Popen[str]") -> str:
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     return output
@@ -87,9 +87,9 @@ def events(run: Path) -> list[tuple[int, str]]:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same study, which loses nothing."""
-    folder = tmp_path_factory.mktemp("calm")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the same study without losses."""
+    folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "space.yaml").write_text(SPACE)
     subprocess.run(
         [
@@ -111,8 +111,8 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_after_the_death_of_a_node_a_study_goes_on_elsewhere_with_the_same_bits(calm: Path) -> None:
-    """Three nodes of a CPU each, of which two peers need two; each but the head dies in turn, and one comes."""
+def test_study_survives_node_deaths_with_the_same_bits(undisturbed: Path) -> None:
+    """Two peers on three nodes of one CPU: every node but the head dies in turn, and a new one joins."""
     with nodes_of(1, 1, 1, environment=SEEN_DEAD_SOON) as nodes, study(nodes, "run") as (run, process):
         wait_for_round(run, 2, process)
         nodes.nodes[1].kill()
@@ -120,22 +120,22 @@ def test_after_the_death_of_a_node_a_study_goes_on_elsewhere_with_the_same_bits(
         replacement: Node = nodes.add_node(1)
         assert replacement.address
         nodes.nodes[2].kill()
-        output = end(process)
+        output = output_of(process)
         assert "completed" in output
         for table in ("rounds", "grafts"):
-            assert untimed(run, table) == untimed(calm, table)
-        got, expected = (load_file(one / "best" / "model.safetensors") for one in (run, calm))
+            assert untimed(run, table) == untimed(undisturbed, table)
+        got, expected = (load_file(one / "best" / "model.safetensors") for one in (run, undisturbed))
         assert all(tensor.equal(expected[name]) for name, tensor in got.items())
 
 
-def test_a_study_starts_before_the_cluster_has_noticed_that_a_node_is_gone() -> None:
+def test_study_starts_beside_an_undetected_dead_node() -> None:
     with nodes_of(2, 1) as nodes:
         nodes.nodes[1].kill()
         with study(nodes, "run") as (_, process):
-            assert "completed" in end(process)
+            assert "completed" in output_of(process)
 
 
-def test_where_there_is_no_room_for_a_peer_the_others_may_go_on_without_it() -> None:
+def test_population_continues_without_a_peer_that_has_no_room() -> None:
     with (
         nodes_of(1, 1, environment=SEEN_DEAD_SOON) as nodes,
         study(nodes, "run", "--set", "population.min_peers=1", "--set", "population.replace_timeout_s=5") as (
@@ -145,15 +145,15 @@ def test_where_there_is_no_room_for_a_peer_the_others_may_go_on_without_it() -> 
     ):
         wait_for_round(run, 2, process)
         nodes.nodes[1].kill()
-        end(process)
-        told = events(run)
-        left = {peer for peer, event in told if event == "left"}
+        output_of(process)
+        recorded = events(run)
+        left = {peer for peer, event in recorded if event == "left"}
         peers = {row["peer"] for row in rounds_of(run) if row["round"] == 24}
         assert len(left) == 1
         assert peers == {0, 1} - left
 
 
-def test_where_all_peers_are_needed_a_trial_waits_for_a_node_and_goes_on_from_its_last_round(calm: Path) -> None:
+def test_trial_waits_for_a_node_and_resumes(undisturbed: Path) -> None:
     with (
         nodes_of(1, 1, environment=SEEN_DEAD_SOON) as nodes,
         study(nodes, "run", "--set", "population.replace_timeout_s=5") as (run, process),
@@ -163,6 +163,6 @@ def test_where_all_peers_are_needed_a_trial_waits_for_a_node_and_goes_on_from_it
         time.sleep(20)
         assert process.poll() is None, process.communicate()
         nodes.add_node(1)
-        end(process)
+        output_of(process)
         for table in ("rounds", "grafts"):
-            assert untimed(run, table) == untimed(calm, table)
+            assert untimed(run, table) == untimed(undisturbed, table)

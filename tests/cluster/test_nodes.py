@@ -1,6 +1,6 @@
-"""A real cluster of several nodes: studies run across them, and what is wrong with it is said in one line and soon.
+"""Studies on a real cluster of several nodes; faults of the cluster are reported quickly in one line.
 
-The nodes are machines of their own as far as Ray can see; see `benchmarks/nodes.py`.
+Ray sees the nodes as separate machines; see `benchmarks/nodes.py`.
 """
 
 import os
@@ -28,10 +28,10 @@ population: {num_peers: {grid: [2, 3]}}
 graft: {A: 0.4}
 tune: {search: grid}
 """
-ALONE = ["--set", "population.num_peers={grid: [3]}"]
+ONE_TRIAL = ["--set", "population.num_peers={grid: [3]}"]
 CLIENT = "ray://10.0.0.1:10001"
 SOON_S = 20.0
-"""What has nothing to wait for ends within this, on a busy machine; starting Python and importing Ray takes most."""
+"""Limit of a command that waits for nothing; starting Python and importing Ray takes most of it."""
 
 PEERS = """
 import json, sys, ray
@@ -111,7 +111,7 @@ def error_of(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def peers_by_study(nodes: Nodes) -> dict[str, list[tuple[str, str]]]:
-    """Return where the peers of each study so far ran: node and address."""
+    """Return node and address of every peer so far, by study."""
     import json
 
     done = nodes.run(sys.executable, "-c", PEERS, nodes.address, timeout_s=60)
@@ -122,7 +122,7 @@ def peers_by_study(nodes: Nodes) -> dict[str, list[tuple[str, str]]]:
     return studies
 
 
-def test_the_peers_of_a_study_run_on_different_nodes(nodes: Nodes) -> None:
+def test_peers_of_a_study_run_on_different_nodes(nodes: Nodes) -> None:
     before = set(peers_by_study(nodes))
     done = tune(nodes, "host-port", nodes.address)
     assert done.returncode == 0, done.stderr
@@ -136,27 +136,29 @@ def test_the_peers_of_a_study_run_on_different_nodes(nodes: Nodes) -> None:
         assert {address for _, address in studies[study]} == {node.address for node in nodes.nodes}
 
 
-def test_auto_finds_the_cluster_of_this_machine_and_peers_meet_across_nodes(separate: Nodes) -> None:
-    # every node's own name stands for its loopback, as on Debian: who binds what the name says is not found
+def test_auto_address_finds_the_cluster_and_collectives_cross_nodes(separate: Nodes) -> None:
+    # each node's name resolves to its loopback, as on Debian: a server bound to that is unreachable
     space = SPACE.replace("graft: {A: 0.4}", "mutual: {exchange: logits}")
     (separate.shared / "mutual.yaml").write_text(space)
-    done = tune(separate, "auto", "auto", "--space", "mutual.yaml", *ALONE, "--set", "population.round_timeout_s=60")
+    done = tune(
+        separate, "auto", "auto", "--space", "mutual.yaml", *ONE_TRIAL, "--set", "population.round_timeout_s=60"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert completed(separate, "auto") == ["completed"]
 
 
-def test_a_client_sees_the_cluster_and_is_told_how_to_submit_a_study(separate: Nodes) -> None:
+def test_client_may_dry_run_and_gets_the_submit_command(separate: Nodes) -> None:
     client = separate.add_machine()
     done = tune(separate, "client", CLIENT, "--dry-run", node=client)
     assert done.returncode == 0, done.stderr
     assert "3 nodes, 3 CPU, 0 GPU" in done.stdout
-    said = error_of(tune(separate, "client", CLIENT, node=client))
-    assert said.startswith(f"error: --address {CLIENT}: Ray Tune cannot drive a study through a Ray client")
-    assert "ray job submit --address http://10.0.0.1:8265 --working-dir . -- python -m graftpop.tune" in said
+    message = error_of(tune(separate, "client", CLIENT, node=client))
+    assert message.startswith(f"error: --address {CLIENT}: Ray Tune cannot drive a study through a Ray client")
+    assert "ray job submit --address http://10.0.0.1:8265 --working-dir . -- python -m graftpop.tune" in message
     client.kill()
 
 
-def test_a_job_is_submitted_from_a_machine_outside_of_the_cluster(separate: Nodes, tmp_path: Path) -> None:
+def test_job_is_submitted_from_outside_the_cluster(separate: Nodes, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     shutil.copytree(
@@ -184,7 +186,7 @@ def test_a_job_is_submitted_from_a_machine_outside_of_the_cluster(separate: Node
         str(separate.shared / "job"),
         "--address",
         "auto",
-        *ALONE,
+        *ONE_TRIAL,
     ]
     done = separate.run(*submit, timeout_s=200, node=client)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -208,13 +210,13 @@ def test_a_job_is_submitted_from_a_machine_outside_of_the_cluster(separate: Node
         ),
     ],
 )
-def test_a_wrong_or_missing_token_is_said_soon(
+def test_wrong_or_missing_token_is_refused_quickly(
     separate: Nodes, address: str, environment: dict[str, Any], rule: str
 ) -> None:
     started = time.monotonic()
-    said = error_of(tune(separate, "token", address, "--dry-run", **environment))
+    message = error_of(tune(separate, "token", address, "--dry-run", **environment))
     assert time.monotonic() - started < SOON_S
-    assert said.startswith(f"error: --address {address}: {rule}; export RAY_AUTH_MODE=token")
+    assert message.startswith(f"error: --address {address}: {rule}; export RAY_AUTH_MODE=token")
 
 
 @pytest.mark.parametrize(
@@ -226,20 +228,20 @@ def test_a_wrong_or_missing_token_is_said_soon(
         ("ray://10.0.0.1:6379", r"a client server's port is 10001 by default"),
     ],
 )
-def test_an_address_that_does_not_answer_as_it_should_is_said_soon(separate: Nodes, address: str, reason: str) -> None:
+def test_wrong_address_is_refused_quickly(separate: Nodes, address: str, reason: str) -> None:
     started = time.monotonic()
-    said = error_of(tune(separate, "address", address, "--dry-run"))
+    message = error_of(tune(separate, "address", address, "--dry-run"))
     assert time.monotonic() - started < SOON_S
-    assert said.startswith(f"error: --address {address}: ")
-    assert reason in said
+    assert message.startswith(f"error: --address {address}: ")
+    assert reason in message
 
 
-def test_a_machine_that_is_no_node_is_told_what_to_do(separate: Nodes) -> None:
+def test_machine_outside_the_cluster_is_refused_with_the_remedy(separate: Nodes) -> None:
     outside = separate.add_machine()
     started = time.monotonic()
-    said = error_of(tune(separate, "outside", separate.address, "--dry-run", node=outside))
+    message = error_of(tune(separate, "outside", separate.address, "--dry-run", node=outside))
     assert time.monotonic() - started < SOON_S
-    assert "this machine is not a node of that cluster; run `ray start --address=10.0.0.1:6379` here" in said
+    assert "this machine is not a node of that cluster; run `ray start --address=10.0.0.1:6379` here" in message
     outside.kill()
 
 
@@ -247,29 +249,29 @@ def check(nodes: Nodes, folder: Path, *overrides: str) -> subprocess.CompletedPr
     return nodes.run(sys.executable, "-c", CHECK, nodes.address, "space.yaml", str(folder), *overrides, timeout_s=100)
 
 
-def test_a_shared_folder_and_data_that_all_nodes_have_pass(nodes: Nodes) -> None:
+def test_shared_folder_and_complete_data_pass_the_node_checks(nodes: Nodes) -> None:
     folder = nodes.shared / "checked"
     folder.mkdir()
     done = check(nodes, folder)
     assert done.returncode == 0, done.stderr
     assert list(folder.iterdir()) == []
-    # where nodes have file systems of their own, each has decoded its own copy
+    # nodes with separate file systems have decoded a copy each
     caches = [node.own / "cache" / "graftpop" / "decoded" for node in nodes.nodes[1:]]
     assert all(list(cache.glob("digits-*")) for cache in caches)
 
 
-def test_a_run_folder_that_nodes_do_not_share_is_an_error_that_names_a_node(separate: Nodes) -> None:
+def test_unshared_run_folder_is_refused_with_a_node(separate: Nodes) -> None:
     folder = separate.local / "run"
     (separate.head.own / "run").mkdir()
-    said = error_of(check(separate, folder))
-    assert said == (
+    message = error_of(check(separate, folder))
+    assert message == (
         f"error: --out {folder}: all nodes must share the run folder; node 10.0.0.2 (one of 2) does "
         "not see it; choose a folder that they share, or a URI such as s3://bucket/run or gs://bucket/run"
     )
     assert list((separate.head.own / "run").iterdir()) == []
 
 
-def test_a_node_without_the_data_is_named(separate: Nodes) -> None:
+def test_node_without_the_data_is_named(separate: Nodes) -> None:
     folder = separate.shared / "no-data"
     folder.mkdir()
     settings: dict[str, Any] = {
@@ -278,17 +280,17 @@ def test_a_node_without_the_data_is_named(separate: Nodes) -> None:
         "data.max_train_images": 8,
         "training.batch_size": 4,
     }
-    said = error_of(check(separate, folder, *(f"{key}={value}" for key, value in settings.items())))
-    assert said.startswith(
+    message = error_of(check(separate, folder, *(f"{key}={value}" for key, value in settings.items())))
+    assert message.startswith(
         "error: data.name: every node needs its own copy of folder; node 10.0.0.2 (one of 2) "
         "reports data.root: must be a folder, got"
     )
     shutil.copytree(separate.head.own / "images", separate.nodes[1].own / "images")
-    said = error_of(check(separate, folder, *(f"{key}={value}" for key, value in settings.items())))
-    assert "; node 10.0.0.3 reports data.root" in said
+    message = error_of(check(separate, folder, *(f"{key}={value}" for key, value in settings.items())))
+    assert "; node 10.0.0.3 reports data.root" in message
 
 
-def test_nothing_is_left_of_a_cluster() -> None:
+def test_closed_cluster_leaves_no_files_or_processes() -> None:
     with nodes_of(1) as nodes:
         folder, environment = nodes.shared.parent, nodes.environment
         assert nodes.run("ray", "status", timeout_s=60).returncode == 0

@@ -1,4 +1,4 @@
-"""optuna-dashboard on a study that is running, in a real browser."""
+"""optuna-dashboard of a running study, in a real browser."""
 
 import os
 import signal
@@ -47,18 +47,18 @@ def dashboard_of(storage: str, folder: Path) -> Iterator[str]:
             process.kill()
 
 
-def look(address: str, trials: list[Trial], folder: Path) -> None:
-    """See that the dashboard draws a study as it stands, without an error."""
+def check_dashboard(address: str, trials: list[Trial], folder: Path) -> None:
+    """Assert that the dashboard draws the current state of a study without errors."""
     from playwright.sync_api import expect
 
     completed = [trial for trial in trials if trial.status == "completed"]
     running = next(trial for trial in trials if trial.status == "running")
     best = max(completed, key=lambda trial: (trial.result["val_accuracy"], -trial.number))
-    said: list[str] = []
+    errors: list[str] = []
     with browser() as chromium:
         page = chromium.new_page(viewport={"width": 1400, "height": 2100})
-        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(f"{address}/dashboard")
         page.get_by_text("run").first.click()
         expect(page.get_by_text(str(best.result["val_accuracy"]))).to_be_visible(timeout=30_000)
@@ -76,13 +76,11 @@ def look(address: str, trials: list[Trial], folder: Path) -> None:
         expect(page.get_by_text(title)).to_be_visible(timeout=30_000)
         expect(page.get_by_text("Running").first).to_be_visible()
         page.screenshot(path=folder / "trials.png")
-    assert said == []
+    assert errors == []
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
-def test_a_running_study_is_drawn_with_its_trials_its_best_value_and_importances(
-    connection: Connection, tmp_path: Path
-) -> None:
+def test_optuna_dashboard_draws_a_running_study(connection: Connection, tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path / "run"))
     folder.create()
     wanted = parse_space(
@@ -91,20 +89,20 @@ def test_a_running_study_is_drawn_with_its_trials_its_best_value_and_importances
             "model": {"name": "resnet8"},
             "training": {"epochs": 2},
             "population": {"num_peers": 2},
-            "resources": {"cpus_per_peer": 2},  # one trial at a time, whose processes the next one takes over
+            "resources": {"cpus_per_peer": 2},  # one trial at a time; the next one reuses its processes
             "graft": {"A": {"uniform": [0.0, 1.0]}, "c": {"loguniform": [1, 500]}},
             "tune": {"num_samples": 50, "optuna_storage": "sqlite:///study.db"},
         }
     )
-    looked: list[int] = []
+    num_trials_drawn: list[int] = []
 
     def watch(trials: list[Trial]) -> None:
         statuses = [trial.status for trial in trials]
-        if not looked and statuses.count("completed") >= 4 and "running" in statuses:
+        if not num_trials_drawn and statuses.count("completed") >= 4 and "running" in statuses:
             with dashboard_of(f"sqlite:///{tmp_path}/run/study.db", tmp_path) as address:
-                look(address, trials, tmp_path)
-            looked.append(len(trials))
+                check_dashboard(address, trials, tmp_path)
+            num_trials_drawn.append(len(trials))
             os.kill(os.getpid(), signal.SIGINT)
 
     run_study(wanted, folder, connection, watch)
-    assert looked
+    assert num_trials_drawn

@@ -1,4 +1,4 @@
-"""What a trial asks of the cluster: as much as all its peers can have at once, and never what can never be placed."""
+"""Resource requests of trials: `auto` shares the cluster among all peers; impossible requests are refused."""
 
 import re
 from typing import Any
@@ -20,29 +20,29 @@ CLUSTER = [Node(4, 0), Node(8, 1), Node(8, 1)]
 AUTO = ResourceSettings()
 
 NODES = st.lists(st.builds(Node, st.integers(0, 64).map(float), st.integers(0, 8).map(float)), min_size=1, max_size=5)
-ASKED = st.just("auto") | st.sampled_from([0.1, 0.25, 0.5, 2 / 3, 1, 2, 3.5])
-ASKED_GPUS = st.just("auto") | st.sampled_from([0, 0.25, 0.5, 1, 2])
-RESOURCES = st.builds(lambda cpus, gpus: ResourceSettings(cpus_per_peer=cpus, gpus_per_peer=gpus), ASKED, ASKED_GPUS)
+CPUS = st.just("auto") | st.sampled_from([0.1, 0.25, 0.5, 2 / 3, 1, 2, 3.5])
+GPUS = st.just("auto") | st.sampled_from([0, 0.25, 0.5, 1, 2])
+RESOURCES = st.builds(lambda cpus, gpus: ResourceSettings(cpus_per_peer=cpus, gpus_per_peer=gpus), CPUS, GPUS)
 
 
 def resource_request(
-    num_peers: int, resources: ResourceSettings, nodes: list[Node], together: Any = "auto"
+    num_peers: int, resources: ResourceSettings, nodes: list[Node], peers_per_actor: Any = "auto"
 ) -> ResourceRequest:
     return cluster_resources.resource_request(
         Settings.model_validate(
-            {"population": {"num_peers": num_peers, "peers_per_actor": together}, "resources": resources}
+            {"population": {"num_peers": num_peers, "peers_per_actor": peers_per_actor}, "resources": resources}
         ),
         nodes,
     )
 
 
 def per_peer(num_peers: int, nodes: list[Node], **resources: Any) -> tuple[float, float]:
-    demand = resource_request(num_peers, ResourceSettings(**resources), nodes)
-    return demand.cpus_per_peer, demand.gpus_per_peer
+    request = resource_request(num_peers, ResourceSettings(**resources), nodes)
+    return request.cpus_per_peer, request.gpus_per_peer
 
 
 def all_fit(bundles: list[dict[str, float]], nodes: list[Node]) -> bool:
-    """Place bundle by bundle where there is room, in whole ten-thousandths as Ray counts; return whether all fit."""
+    """Return whether the bundles fit one after the other, in whole ten-thousandths as Ray counts."""
     free = [{"CPU": round(1e4 * node.cpus), "GPU": round(1e4 * node.gpus)} for node in nodes]
     for bundle in bundles:
         wanted = {kind: round(1e4 * amount) for kind, amount in bundle.items()}
@@ -63,44 +63,40 @@ def all_fit(bundles: list[dict[str, float]], nodes: list[Node]) -> bool:
         ([Node(16, 0)], [1] * 16),
     ],
 )
-def test_auto_gives_a_whole_core_where_all_peers_fit_so_and_else_an_equal_share(
-    nodes: list[Node], sharing: list[int]
-) -> None:
+def test_auto_gives_whole_cores_or_equal_shares(nodes: list[Node], sharing: list[int]) -> None:
     assert [per_peer(num_peers, nodes) for num_peers in range(1, 17)] == [(SHARES[n], 0.0) for n in sharing]
 
 
 @pytest.mark.parametrize(
-    ("nodes", "cores", "cards"),
+    ("nodes", "cores", "gpus"),
     [
         (WORKSTATION, [1] * 16, [n for n in range(1, 9) for _ in range(2)]),
         (CLUSTER, [1] * 16, [n for n in range(1, 9) for _ in range(2)]),
         ([Node(2, 1)], [1, 1, 2, 2, 3, 3, 4, 4], range(1, 9)),
     ],
 )
-def test_auto_gives_a_whole_card_where_there_are_cards_for_all_and_else_an_equal_share(
-    nodes: list[Node], cores: list[int], cards: list[int]
-) -> None:
+def test_auto_gives_whole_gpus_or_equal_shares(nodes: list[Node], cores: list[int], gpus: list[int]) -> None:
     assert [per_peer(num_peers, nodes) for num_peers in range(1, len(cores) + 1)] == [
-        (SHARES[core], SHARES[card]) for core, card in zip(cores, cards, strict=True)
+        (SHARES[core], SHARES[gpu]) for core, gpu in zip(cores, gpus, strict=True)
     ]
 
 
-def test_the_cores_of_a_node_without_cards_are_not_counted_for_peers_that_need_one() -> None:
-    """Sixteen peers share four cards, so they share the eight cores beside them; the head node has others."""
+def test_gpu_peers_ignore_cores_of_nodes_without_gpus() -> None:
+    """Sixteen peers share four GPUs and the eight cores of their node; the head node's cores do not count."""
     assert per_peer(16, [Node(64, 0), Node(8, 4)]) == (0.5, 0.25)
 
 
-def test_auto_shares_a_card_where_the_asked_cores_leave_no_other_place() -> None:
+def test_auto_shares_a_gpu_if_requested_cores_require_it() -> None:
     assert per_peer(4, [Node(64, 1), Node(4, 8)], cpus_per_peer=4) == (4, SHARES[3])
 
 
-def test_what_is_asked_for_is_given_as_it_is() -> None:
+def test_explicit_resources_are_unchanged() -> None:
     assert per_peer(2, WORKSTATION, cpus_per_peer=3, gpus_per_peer=0.5) == (3, 0.5)
     assert per_peer(2, WORKSTATION, gpus_per_peer=0) == (1.0, 0.0)
     assert per_peer(1, LAPTOP, cpus_per_peer=0.1) == (0.1, 0.0)
 
 
-def test_actors_have_a_bundle_each() -> None:
+def test_each_actor_has_one_bundle() -> None:
     assert resource_request(3, AUTO, LAPTOP).bundles == 3 * [{"CPU": 0.5}]
     assert resource_request(2, AUTO, WORKSTATION).bundles == 2 * [{"CPU": 1.0, "GPU": 1.0}]
     assert resource_request(5, AUTO, LAPTOP, 2).actors == [range(2), range(2, 4), range(4, 5)]
@@ -119,15 +115,17 @@ def test_actors_have_a_bundle_each() -> None:
         ([Node(2, 1)], {2: 1, 4: 1, 8: 1}),
     ],
 )
-def test_auto_lets_peers_that_share_a_core_share_a_process_where_all_cores_have_equally_many(
+def test_auto_shares_processes_if_cores_have_equally_many_peers(
     nodes: list[Node], sharing_a_process: dict[int, int]
 ) -> None:
     assert {
         num_peers: resource_request(num_peers, AUTO, nodes).peers_per_actor for num_peers in sharing_a_process
     } == sharing_a_process
-    asked = ResourceSettings(cpus_per_peer=0.25)
+    explicit = ResourceSettings(cpus_per_peer=0.25)
     assert {
-        resource_request(num_peers, asked, nodes).peers_per_actor for num_peers in sharing_a_process if num_peers <= 8
+        resource_request(num_peers, explicit, nodes).peers_per_actor
+        for num_peers in sharing_a_process
+        if num_peers <= 8
     } == {1}
 
 
@@ -142,7 +140,7 @@ def test_auto_lets_peers_that_share_a_core_share_a_process_where_all_cores_have_
         ),
     ],
 )
-def test_peers_share_a_process_only_where_they_can(tree: dict[str, Any], parts: list[str]) -> None:
+def test_invalid_peers_per_actor_is_refused(tree: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(SpaceError) as caught:
         parse_space(tree)
     message = str(caught.value)
@@ -151,7 +149,7 @@ def test_peers_share_a_process_only_where_they_can(tree: dict[str, Any], parts: 
     assert [part for part in parts if part not in message] == [], message
 
 
-def test_who_must_not_wait_for_another_has_a_process_alone() -> None:
+def test_peers_that_must_not_wait_have_own_processes() -> None:
     alone: list[dict[str, Any]] = [{"population": {"mode": "async"}, "graft": {}}, {"mutual": {}}]
     for tree in alone:
         assert parse_space(tree).resolve().peers_per_actor == 1
@@ -161,39 +159,37 @@ def test_who_must_not_wait_for_another_has_a_process_alone() -> None:
 
 
 @given(st.integers(1, 40), RESOURCES, NODES, st.just("auto") | st.integers(1, 8))
-def test_what_is_accepted_can_be_placed_and_what_is_refused_cannot(
-    num_peers: int, resources: ResourceSettings, nodes: list[Node], together: Any
+def test_accepted_requests_fit_and_refused_ones_do_not(
+    num_peers: int, resources: ResourceSettings, nodes: list[Node], peers_per_actor: Any
 ) -> None:
     gpus = resources.gpus_per_peer
-    assume("auto" in (gpus, together) or gpus % 1 == 0 or together * gpus <= 1)
+    assume("auto" in (gpus, peers_per_actor) or gpus % 1 == 0 or peers_per_actor * gpus <= 1)
     try:
-        demand = resource_request(num_peers, resources, nodes, together)
+        request = resource_request(num_peers, resources, nodes, peers_per_actor)
     except ResourceError as error:
         room = re.search(r"has room for (\w+);", str(error))
         assert room is not None
         num_fitting = 0 if room.group(1) == "none" else int(room.group(1))
         assert num_fitting < num_peers
         if num_fitting:
-            assert all_fit(resource_request(num_fitting, resources, nodes, together).bundles, nodes)
+            assert all_fit(resource_request(num_fitting, resources, nodes, peers_per_actor).bundles, nodes)
     else:
-        assert all_fit(demand.bundles, nodes)
-        assert [peer for peers in demand.actors for peer in peers] == list(range(num_peers))
-        assert len(demand.bundles) == len(demand.actors)
-        assert together != 1 or len(demand.bundles) == num_peers
-        assert all(bundle.get("GPU", 0) <= 1 or bundle["GPU"] % 1 == 0 for bundle in demand.bundles)
+        assert all_fit(request.bundles, nodes)
+        assert [peer for peers in request.actors for peer in peers] == list(range(num_peers))
+        assert len(request.bundles) == len(request.actors)
+        assert peers_per_actor != 1 or len(request.bundles) == num_peers
+        assert all(bundle.get("GPU", 0) <= 1 or bundle["GPU"] % 1 == 0 for bundle in request.bundles)
 
 
 @given(st.integers(1, 40), RESOURCES, NODES)
-def test_auto_is_refused_only_where_no_equal_shares_could_be_placed(
+def test_auto_is_refused_only_if_no_equal_shares_fit(
     num_peers: int, resources: ResourceSettings, nodes: list[Node]
 ) -> None:
     cpus = SHARES.values() if resources.cpus_per_peer == "auto" else [resources.cpus_per_peer]
     gpus: Any = [resources.gpus_per_peer]
     if resources.gpus_per_peer == "auto":
         gpus = SHARES.values() if any(node.gpus for node in nodes) else [0.0]
-    can_be_placed = any(
-        all_fit(ResourceRequest(num_peers, core, card).bundles, nodes) for core in cpus for card in gpus
-    )
+    can_be_placed = any(all_fit(ResourceRequest(num_peers, core, gpu).bundles, nodes) for core in cpus for gpu in gpus)
     try:
         resource_request(num_peers, resources, nodes)
     except ResourceError:
@@ -249,7 +245,7 @@ def test_auto_is_refused_only_where_no_equal_shares_could_be_placed(
         ),
     ],
 )
-def test_a_demand_that_can_never_be_met_is_refused_with_the_room_there_is(
+def test_impossible_request_is_refused_with_the_number_that_fits(
     num_peers: int, nodes: list[Node], resources: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ResourceError) as caught:
@@ -258,7 +254,7 @@ def test_a_demand_that_can_never_be_met_is_refused_with_the_room_there_is(
 
 
 @pytest.mark.parametrize("gpus", [1.5, 2.25])
-def test_more_than_one_card_is_asked_for_in_whole_cards_as_ray_wants_it(gpus: float) -> None:
+def test_more_than_one_gpu_must_be_a_whole_number(gpus: float) -> None:
     with pytest.raises(
         SpaceError,
         match=rf"resources\.gpus_per_peer: above 1 must be a whole number, got {gpus}; "
@@ -267,7 +263,7 @@ def test_more_than_one_card_is_asked_for_in_whole_cards_as_ray_wants_it(gpus: fl
         parse_space({"resources": {"gpus_per_peer": gpus}})
 
 
-def test_a_demand_reads_as_a_person_would_say_it() -> None:
+def test_request_is_described_in_words() -> None:
     assert str(ResourceRequest(1, 1.0, 0.0)) == "1 peer of 1 CPU"
     assert str(ResourceRequest(4, 0.5, 0.25)) == "4 peers of 0.5 CPU and 0.25 GPU"
     assert str(ResourceRequest(4, 0.5, 0.0, 2)) == "4 peers of 0.5 CPU, 2 to a process"

@@ -29,7 +29,7 @@ def trial(number: int, status: str = "completed") -> Trial:
     return Trial(trial_id_of(number), number, {"graft.A": 0.1 * number}, 9, status)
 
 
-def test_trials_are_handed_to_tune_once_each_those_that_go_on_first() -> None:
+def test_tune_gets_each_trial_once_resumed_ones_first() -> None:
     space = parse_space({"tune": {"search": "grid"}, "graft": {"A": {"grid": [0.0, 0.1, 0.2, 0.3]}}})
     param_space = grid_of(trials_to_run([trial(1)], make_sampler(space), range(2, 4)))
     assert [config["trial"] for _, config in generate_variants(param_space)] == [
@@ -39,7 +39,7 @@ def test_trials_are_handed_to_tune_once_each_those_that_go_on_first() -> None:
     ]
 
 
-def test_a_suggested_trial_is_sampled_when_tune_asks_for_it_and_its_end_is_told() -> None:
+def test_searcher_samples_on_demand_and_reports_final_states() -> None:
     space = parse_space({"graft": {"A": {"uniform": [0.0, 0.9]}}})
     sampler: Any = make_sampler(space)
     sampler.recall(trial(0, "interrupted"), {})
@@ -51,7 +51,7 @@ def test_a_suggested_trial_is_sampled_when_tune_asks_for_it_and_its_end_is_told(
     assert [one["trial"]["trial_id"] for one in (second, third)] == ["00001", "00002"]
     search.on_trial_result("a", {"round": 1, "val_accuracy": 0.5})
     search.on_trial_complete("a", {"val_accuracy": 0.75, "test_accuracy": 0.5, "done": True})
-    search.on_trial_complete("b", {"val_accuracy": 0.25, "done": True})  # as Tune tells of one that asha stopped
+    search.on_trial_complete("b", {"val_accuracy": 0.25, "done": True})  # as Tune reports a trial that ASHA stopped
     search.on_trial_complete("c", {"val_accuracy": 0.0, "done": True, "error": "diverged"})
     assert search.suggest("d") != Searcher.FINISHED
     search.on_trial_complete("d", error=True)
@@ -60,18 +60,18 @@ def test_a_suggested_trial_is_sampled_when_tune_asks_for_it_and_its_end_is_told(
     assert states == [("COMPLETE", 0.75), ("PRUNED", None), ("FAIL", None), ("FAIL", None)]
 
 
-def test_every_choice_of_the_settings_has_its_scheduler() -> None:
+def test_every_scheduler_setting_has_a_scheduler() -> None:
     assert set(SCHEDULERS) == set(get_args(TuneSettings.model_fields["scheduler"].annotation))
 
 
-def test_asha_knows_what_trials_of_before_reached() -> None:
-    """Three good trials, over or not, stand in its rung; a fourth that is worse is stopped there."""
+def test_asha_remembers_results_of_earlier_sessions() -> None:
+    """Three good trials, finished or running, fill its rung; it stops a worse fourth there."""
     space = parse_space({"tune": {"scheduler": "asha"}, "training": {"epochs": 15}})
-    for number_over in range(4):
+    for num_finished in range(4):
         made = scheduler(space)
-        for number in range(number_over):
+        for number in range(num_finished):
             replay_final_result(made, trial(number), {round: 0.9 for round in range(1, 16)}, "val_accuracy")
-        for number in range(number_over, 3):
+        for number in range(num_finished, 3):
             running = TuneTrial("population", stub=True, trial_id=f"tune-{number}")
             made.on_trial_add(NO_CONTROLLER, running)
             replay_results(made, running, {round: 0.9 for round in range(1, 8)}, "val_accuracy")
@@ -83,17 +83,17 @@ def test_asha_knows_what_trials_of_before_reached() -> None:
         assert decisions == ["CONTINUE"] * 4 + ["STOP"]
 
 
-def test_without_a_scheduler_trials_run_to_their_end() -> None:
+def test_default_scheduler_stops_no_trial() -> None:
     assert type(scheduler(parse_space({}))) is FIFOScheduler
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 12, 200])
-def test_asha_can_be_made_for_any_number_of_rounds(epochs: int) -> None:
+def test_asha_supports_any_number_of_rounds(epochs: int) -> None:
     made = scheduler(parse_space({"tune": {"scheduler": "asha"}, "training": {"epochs": epochs}}))
     assert type(made) is AsyncHyperBandScheduler
 
 
-def test_pbt_changes_what_is_searched_and_stays_within_the_domains() -> None:
+def test_pbt_mutations_stay_within_their_domains() -> None:
     space = parse_space(
         {
             "tune": {"scheduler": "pbt", "search": "random"},
@@ -103,7 +103,7 @@ def test_pbt_changes_what_is_searched_and_stays_within_the_domains() -> None:
     )
     made = scheduler(space)
     assert isinstance(made, PopulationBasedTraining)
-    explore = made._custom_explore_fn  # what Tune puts its changed values through
+    explore = made._custom_explore_fn  # Tune passes its changed values through it
     assert explore is not None
 
     def explored(sample: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def test_pbt_changes_what_is_searched_and_stays_within_the_domains() -> None:
 
 
 @pytest.mark.parametrize(("epochs", "first_rung"), [(6, 6), (14, 14), (15, 5), (44, 14), (45, 5), (200, 22)])
-def test_asha_stops_nothing_before_the_fifth_round(epochs: int, first_rung: int) -> None:
+def test_asha_stops_no_trial_before_its_first_rung(epochs: int, first_rung: int) -> None:
     made = scheduler(parse_space({"tune": {"scheduler": "asha"}, "training": {"epochs": epochs}}))
     assert isinstance(made, AsyncHyperBandScheduler)
     (rungs,) = [sorted(rung for rung, _ in bracket._rungs) for bracket in made._brackets]

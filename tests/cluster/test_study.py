@@ -1,4 +1,4 @@
-"""Whole studies on a real Ray: what they leave, and that searchers, schedulers, failures and interruptions end well."""
+"""Whole studies on a real Ray: their files, searchers, schedulers, failures and interruptions."""
 
 import json
 import math
@@ -14,7 +14,7 @@ import torch
 from network_makers import TwoSites
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from watchers import interrupting_once_at
+from watchers import interrupt_at_round
 
 import graftpop
 from graftpop.cluster import recorder
@@ -60,9 +60,7 @@ def untimed(table: Any) -> list[dict[str, Any]]:
     return table.drop_columns([name for name in timed if name in table.column_names]).to_pylist()
 
 
-def test_a_study_leaves_whole_tables_and_a_network_that_is_as_good_as_recorded(
-    connection: Connection, tmp_path: Path
-) -> None:
+def test_study_writes_consistent_tables_and_its_best_network(connection: Connection, tmp_path: Path) -> None:
     wanted = space(
         data={"max_train_images": 200},
         model={"name": "resnet8"},
@@ -116,18 +114,14 @@ def test_a_study_leaves_whole_tables_and_a_network_that_is_as_good_as_recorded(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
-def test_a_study_that_was_interrupted_and_resumed_ends_with_the_same_bits(
-    connection: Connection, tmp_path: Path
-) -> None:
-    one_at_a_time = {"cpus_per_peer": 2}  # of four; the next trial takes over the processes
+def test_resumed_study_ends_with_the_same_bits(connection: Connection, tmp_path: Path) -> None:
+    one_at_a_time = {"cpus_per_peer": 2}  # of four; the next trial reuses the processes
     wanted = space(training={"epochs": 5}, resources=one_at_a_time, tune={"num_samples": 2})
-    check_interruption(wanted, connection, tmp_path)
+    check_resuming(wanted, connection, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
-def test_a_comparison_that_was_interrupted_and_resumed_ends_with_the_same_bits(
-    connection: Connection, tmp_path: Path
-) -> None:
+def test_resumed_comparison_ends_with_the_same_bits(connection: Connection, tmp_path: Path) -> None:
     wanted = parse_space(
         {
             "data": {"name": "digits", "max_train_images": 600},
@@ -146,8 +140,8 @@ def test_a_comparison_that_was_interrupted_and_resumed_ends_with_the_same_bits(
             },
         }
     )
-    check_interruption(wanted, connection, tmp_path)
-    trials = {row["variant"]: row for row in pq.read_table(tmp_path / "cut" / "trials.parquet").to_pylist()}
+    check_resuming(wanted, connection, tmp_path)
+    trials = {row["variant"]: row for row in pq.read_table(tmp_path / "resumed" / "trials.parquet").to_pylist()}
     assert trials["taught"]["test_accuracy"] == trials["taught"]["ensemble_test_accuracy"]
     assert trials["taught"]["train_images"] == 1.2 * trials["pruned"]["train_images"]
     assert trials["pruned"]["parameters_left"] < trials["pruned"]["parameters"]
@@ -157,30 +151,28 @@ def test_a_comparison_that_was_interrupted_and_resumed_ends_with_the_same_bits(
     assert any("compute is not equal" in warning for warning in group.lines[1].warnings)
 
 
-def check_interruption(wanted: Space, connection: Connection, folder: Path) -> None:
-    """Run a study as a whole, and again interrupted after a second round and resumed; check that both are equal."""
+def check_resuming(wanted: Space, connection: Connection, folder: Path) -> None:
+    """Run a study without and with an interruption after the second round; assert equal results."""
     run(wanted, connection, folder / "whole")
 
-    _, trials = run(wanted, connection, folder / "cut", watch=interrupting_once_at(2))
+    _, trials = run(wanted, connection, folder / "resumed", watch=interrupt_at_round(2))
     assert "interrupted" in {trial.status for trial in trials}
-    left = pq.read_table(folder / "cut" / "rounds.parquet").num_rows
+    left = pq.read_table(folder / "resumed" / "rounds.parquet").num_rows
     assert 0 < left < pq.read_table(folder / "whole" / "rounds.parquet").num_rows
-    _, trials = run(wanted, connection, folder / "cut")
+    _, trials = run(wanted, connection, folder / "resumed")
     assert [trial.status for trial in trials] == ["completed"] * wanted.num_trials()
 
     for name in ("rounds", "grafts", "diagnostics"):
-        whole, cut = (pq.read_table(folder / part / f"{name}.parquet") for part in ("whole", "cut"))
-        assert untimed(cut) == untimed(whole)
-    expected, got = (load_file(folder / part / "best" / "model.safetensors") for part in ("whole", "cut"))
+        whole, resumed = (pq.read_table(folder / part / f"{name}.parquet") for part in ("whole", "resumed"))
+        assert untimed(resumed) == untimed(whole)
+    expected, got = (load_file(folder / part / "best" / "model.safetensors") for part in ("whole", "resumed"))
     assert got.keys() == expected.keys()
     assert all(got[name].equal(tensor) for name, tensor in expected.items())
-    network = graftpop.load(folder / "cut" / "best")
+    network = graftpop.load(folder / "resumed" / "best")
     assert all(network.state_dict()[name].equal(tensor) for name, tensor in got.items())
 
 
-def test_a_grid_under_asha_runs_the_whole_product_and_tests_only_what_ran_to_the_end(
-    connection: Connection, tmp_path: Path
-) -> None:
+def test_asha_runs_the_whole_grid_and_tests_completed_trials(connection: Connection, tmp_path: Path) -> None:
     wanted = space(
         training={"epochs": 15, "lr": {"choice": [0.1, 1.0e-6]}},
         graft={"A": {"grid": [0.0, 0.4]}, "c": 500.0},
@@ -201,15 +193,13 @@ def test_a_grid_under_asha_runs_the_whole_product_and_tests_only_what_ran_to_the
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
-def test_pbt_goes_on_with_what_it_had_changed_stays_inside_the_domains_and_records_every_round_once(
-    connection: Connection, tmp_path: Path
-) -> None:
+def test_resumed_pbt_keeps_its_mutations_domains_and_rounds(connection: Connection, tmp_path: Path) -> None:
     wanted = space(
         training={"epochs": 21, "lr": {"loguniform": [1.0e-4, 0.2]}, "schedule": "constant"},
         graft={"A": {"uniform": [0.3, 0.5]}, "c": 500.0},
         tune={"num_samples": 2, "scheduler": "pbt"},
     )
-    _, trials = run(wanted, connection, tmp_path, watch=interrupting_once_at(8))
+    _, trials = run(wanted, connection, tmp_path, watch=interrupt_at_round(8))
     before = {trial.trial_id: trial for trial in trials}
     assert "interrupted" in {trial.status for trial in trials}
     _, trials = run(wanted, connection, tmp_path)
@@ -223,22 +213,22 @@ def test_pbt_goes_on_with_what_it_had_changed_stays_inside_the_domains_and_recor
         (trial.trial_id, round_, peer) for trial in trials for round_ in range(1, 22) for peer in (0, 1)
     )
     rates = {(row["trial_id"], row["round"]): row["lr"] for row in rounds}
-    for trial_id, cut in before.items():
-        assert rates[trial_id, cut.round + 1] == cut.sample["training.lr"]
+    for trial_id, interrupted in before.items():
+        assert rates[trial_id, interrupted.round + 1] == interrupted.sample["training.lr"]
     checkpoints = RunFolder(str(tmp_path)).of_trials("checkpoints")
     last = [next(Checkpoints(checkpoints / trial.trial_id).newest_first()).metadata for trial in trials]
-    assert any(facts.adopted for facts in last)  # the worse went on from the better's weights
-    assert all((facts.round, facts.is_complete) == (21, True) for facts in last)
+    assert any(metadata.adopted for metadata in last)  # the worse trial continued from the better one's weights
+    assert all((metadata.round, metadata.is_complete) == (21, True) for metadata in last)
 
 
-def test_a_population_that_diverges_fails_and_says_so(connection: Connection, tmp_path: Path) -> None:
+def test_diverged_population_fails_with_its_peer_and_epoch(connection: Connection, tmp_path: Path) -> None:
     wanted = space(training={"epochs": 3, "lr": 1.0e6}, tune={"num_samples": 1})
     _, (trial,) = run(wanted, connection, tmp_path)
     assert trial.status == "failed"
     assert re.fullmatch(r"peer \d: diverged in epoch \d, .*; choose a lower training.lr", trial.error)
 
 
-def test_a_trial_that_fails_says_why_in_one_line_and_the_study_goes_on(connection: Connection, tmp_path: Path) -> None:
+def test_failed_trial_has_a_one_line_error(connection: Connection, tmp_path: Path) -> None:
     wanted = space(
         training={"epochs": 1}, tune={"num_samples": 1}, population={"round_timeout_s": 0.01, "max_peer_restarts": 0}
     )
@@ -251,9 +241,7 @@ def test_a_trial_that_fails_says_why_in_one_line_and_the_study_goes_on(connectio
 
 
 @pytest.mark.parametrize("search", ["random", "optuna"])
-def test_a_study_in_which_nothing_is_searched_is_one_population_as_often_as_is_wanted(
-    connection: Connection, tmp_path: Path, search: str
-) -> None:
+def test_study_without_domains_runs_one_population(connection: Connection, tmp_path: Path, search: str) -> None:
     wanted = space(
         data={"max_train_images": 200},
         training={"epochs": 1},
@@ -264,9 +252,7 @@ def test_a_study_in_which_nothing_is_searched_is_one_population_as_often_as_is_w
     assert (trial.status, trial.trial_id, trial.sample) == ("completed", "00000", {})
 
 
-def test_a_trial_whose_process_was_lost_too_often_is_interrupted_and_can_be_gone_on_with(
-    connection: Connection, tmp_path: Path
-) -> None:
+def test_trial_lost_too_often_is_interrupted_and_resumable(connection: Connection, tmp_path: Path) -> None:
     wanted = space(graft={"A": 0.4, "c": 500.0}, tune={"num_samples": 1, "max_failures": 0})
     killed: list[int] = []
 
@@ -284,23 +270,21 @@ def test_a_trial_whose_process_was_lost_too_often_is_interrupted_and_can_be_gone
     assert rounds == [(round_, peer) for round_ in (1, 2, 3) for peer in (0, 1)]
 
 
-def test_where_peers_may_be_lost_for_good_a_trial_is_led_from_the_node_of_the_driver(
-    connection: Connection, tmp_path: Path
-) -> None:
+def test_shrinking_population_is_led_from_the_drivers_node(connection: Connection, tmp_path: Path) -> None:
     wanted = space(training={"epochs": 1}, population={"min_peers": 1}, tune={"num_samples": 1})
     config = {"trial": {"sample": {"graft.A": 0.4, "graft.c": 5.0}}}
-    assert placement_of(space(), config, connection).bundles == 2 * [{"CPU": 1.0}]  # no empty one is reserved
+    assert placement_of(space(), config, connection).bundles == 2 * [{"CPU": 1.0}]  # none for the leading process
     assert placement_of(wanted, config, connection).bundles == [{connection.here: 1e-4}, *2 * [{"CPU": 1.0}]]
     assert [trial.status for trial in run(wanted, connection, tmp_path)[1]] == ["completed"]
 
 
-def test_trials_that_find_no_room_end_the_study_after_a_while_and_can_be_gone_on_with(
+def test_study_without_room_ends_and_is_resumable(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cluster has half the CPUs that it had when the demand was worked out."""
+    """The cluster has half the CPUs that the request was computed for."""
     monkeypatch.setattr(recorder, "ROOM_TIMEOUT_S", 3.0)
-    was = Connection([Node(2 * node.cpus, node.gpus) for node in connection.nodes], "", connection.here)
+    larger = Connection([Node(2 * node.cpus, node.gpus) for node in connection.nodes], "", connection.here)
     wanted = space(training={"epochs": 1}, population={"num_peers": 8}, tune={"num_samples": 1})
     with pytest.raises(ResourceError, match=r"room on the cluster for 3 s.*--resume"):
-        run(wanted, was, tmp_path)
+        run(wanted, larger, tmp_path)
     assert pq.read_table(tmp_path / "trials.parquet")["status"].to_pylist() == ["interrupted"]

@@ -1,4 +1,4 @@
-"""Trials in experiment trackers, without a network: what is there after a study that was cut and gone on with."""
+"""Trials in experiment trackers, without a network, also after an interruption."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from watchers import interrupting_once_at
+from watchers import interrupt_at_round
 
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.study import run_study
@@ -19,8 +19,8 @@ from graftpop.settings import TuneSettings
 from graftpop.space import Space, parse_space
 from graftpop.study.preflight import PACKAGES, check_packages
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.filterwarnings("default")]  # theirs are not ours to mend
-NOBODY = "http://127.0.0.1:9"
+pytestmark = [pytest.mark.timeout(180), pytest.mark.filterwarnings("default")]  # of the trackers' packages
+UNREACHABLE = "http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def space(*trackers: str, epochs: int = 3, num_samples: int = 2) -> Space:
             "model": {"name": "resnet8"},
             "training": {"epochs": epochs, "batch_size": 128},
             "population": {"num_peers": 2},
-            "resources": {"cpus_per_peer": 2},  # one trial at a time, whose processes the next one takes over
+            "resources": {"cpus_per_peer": 2},  # one trial at a time; the next one reuses its processes
             "graft": {"A": {"uniform": [0.0, 1.0]}},
             "tune": {"search": "random", "num_samples": num_samples, "trackers": list(trackers)},
         }
@@ -115,18 +115,16 @@ def runs_of_aim(folder: Path) -> dict[str, tuple[str, dict[str, Any], dict[str, 
     return found
 
 
-# what is logged
+# logged runs
 
 
 @pytest.mark.ray
-def test_a_study_that_was_cut_and_gone_on_with_is_in_mlflow_in_weights_and_biases_and_in_aim(
-    connection: Connection, tmp_path: Path
-) -> None:
+def test_interrupted_and_resumed_study_is_in_every_tracker(connection: Connection, tmp_path: Path) -> None:
     wanted, folder = space("mlflow", "wandb", *({"aim"} & INSTALLED), epochs=6), run_folder(tmp_path / "run")
     check_trackers(wanted, folder)
-    cut = run_study(wanted, folder, connection, interrupting_once_at(2))
-    assert "interrupted" in {trial.status for trial in cut}
-    resumed = {trial.trial_id: trial.round for trial in cut if trial.status == "interrupted"}
+    interrupted = run_study(wanted, folder, connection, interrupt_at_round(2))
+    assert "interrupted" in {trial.status for trial in interrupted}
+    resumed = {trial.trial_id: trial.round for trial in interrupted if trial.status == "interrupted"}
     trials = run_study(wanted, folder, connection, lambda trials: None)
     assert [trial.status for trial in trials] == ["completed"] * 2
 
@@ -165,7 +163,7 @@ def test_a_study_that_was_cut_and_gone_on_with_is_in_mlflow_in_weights_and_biase
 
 
 @pytest.mark.ray
-def test_files_of_mlflow_and_archives_of_comet_where_the_environment_says(
+def test_mlflow_and_comet_use_places_from_the_environment(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -181,48 +179,48 @@ def test_files_of_mlflow_and_archives_of_comet_where_the_environment_says(
     assert len(list(tmp_path.glob("comet/*.zip"))) == 2 * ("comet" in trackers)
 
 
-# what cannot be logged
+# unavailable trackers
 
 
 @pytest.mark.ray
-def test_a_tracker_that_is_away_is_told_of_and_ends_neither_trials_nor_the_study(
+def test_unreachable_tracker_is_logged_and_ends_no_trial(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The study has begun: nothing is asked any more before it goes on."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+    """The study is already running, so no check refuses the trackers."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", UNREACHABLE)
     monkeypatch.setenv("WANDB_MODE", "online")
     with caplog.at_level(logging.WARNING, "graftpop"):
         trials = run_study(space("mlflow", "wandb"), run_folder(tmp_path / "run"), connection, lambda trials: None)
     assert [trial.status for trial in trials] == ["completed"] * 2
-    told = [message for message in caplog.messages if message.startswith("tune.trackers")]
-    assert [message.partition(" API request to ")[0] for message in told if "mlflow" in message] == [
+    warnings = [message for message in caplog.messages if message.startswith("tune.trackers")]
+    assert [message.partition(" API request to ")[0] for message in warnings if "mlflow" in message] == [
         "tune.trackers: mlflow:"
     ]
-    (about_wandb,) = [message for message in told if "wandb" in message]
+    (about_wandb,) = [message for message in warnings if "wandb" in message]
     assert about_wandb.startswith("tune.trackers: wandb ")
     assert "WANDB_API_KEY" in about_wandb
     assert "\n" not in about_wandb
 
 
 @pytest.mark.ray
-def test_a_process_of_weights_and_biases_that_fails_is_told_of(
+def test_failed_wandb_process_is_logged(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ray's own callback says nothing then: what it logs goes to a process that has ended."""
+    """Ray's callback stays silent: it logs to a process that has ended."""
     monkeypatch.setenv("WANDB_ENTITY", "not/a/name")
     monkeypatch.setenv("WANDB_MODE", "no such mode")
     monkeypatch.setenv("WANDB_API_KEY", 40 * "0")
     with caplog.at_level(logging.WARNING, "graftpop"):
         trials = run_study(space("wandb", num_samples=1), run_folder(tmp_path), connection, lambda trials: None)
     assert [trial.status for trial in trials] == ["completed"]
-    (told,) = [message for message in caplog.messages if message.startswith("tune.trackers")]
-    assert told.startswith("tune.trackers: wandb: ")
-    assert "mode" in told
+    (warnings,) = [message for message in caplog.messages if message.startswith("tune.trackers")]
+    assert warnings.startswith("tune.trackers: wandb: ")
+    assert "mode" in warnings
 
 
-def test_what_is_missing_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_login_or_server_is_refused_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", UNREACHABLE)
     refusals: list[tuple[str, type[GraftpopError], str]] = [
         ("wandb", SpaceError, "tune.trackers: wandb needs a login, got none; run `wandb login`, "),
         ("mlflow", ResourceError, "tune.trackers: mlflow: cannot be used: API request to "),
@@ -240,13 +238,13 @@ def test_what_is_missing_is_told_before_anything_starts(tmp_path: Path, monkeypa
             assert "\n" not in str(caught.value)
 
 
-def test_mlflow_without_a_server_needs_a_run_folder_on_a_disk() -> None:
+def test_mlflow_without_a_server_needs_a_local_run_folder() -> None:
     folder = RunFolder("s3://bucket/run?region=eu-west-1&endpoint_override=127.0.0.1:9&scheme=http")
     with pytest.raises(SpaceError, match=r"^tune\.trackers: .*got s3://bucket/run.*MLFLOW_TRACKING_URI"):
         Tracker("mlflow", space("mlflow"), folder, [])
 
 
-def test_every_tracker_of_the_settings_has_its_callback_and_its_package() -> None:
+def test_every_tracker_setting_has_a_callback_and_a_package() -> None:
     listed, *_ = get_args(TuneSettings.model_fields["trackers"].annotation)
     assert set(get_args(listed)) == set(LOGGERS) == set(PACKAGES)
     for tracker in set(PACKAGES) - INSTALLED:

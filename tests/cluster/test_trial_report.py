@@ -48,7 +48,7 @@ def test_summary_has_means_over_peers_and_totals_over_rounds() -> None:
 @pytest.mark.parametrize(
     ("actors", "expected"), [([[0], [1]], 400 / 3.0), ([[0, 1]], 400 / 4.0), ([[0, 1, 2]], 400 / 4.0)]
 )
-def test_peers_of_one_actor_train_one_after_the_other(actors: list[list[int]], expected: float) -> None:
+def test_speed_adds_up_times_of_peers_in_one_actor(actors: list[list[int]], expected: float) -> None:
     rows = [row(0, train_s=1.0, images_per_s=200.0), row(1, train_s=3.0, images_per_s=200 / 3)]
     assert summarize(Round(1, False, rows), {}, actors)["images_per_s"] == pytest.approx(expected)
 
@@ -58,7 +58,7 @@ def test_event_line_names_round_peer_duration_and_cause() -> None:
     assert event_line(Event(0, None, "storage_away", "disk full")) == "round 0: storage away: disk full"
 
 
-def test_only_receivers_of_the_round_were_grafted(tmp_path: Path) -> None:
+def test_was_grafted_only_for_receivers_of_the_round(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path))
     run.create()
     assert not was_grafted(run, "00000", 1, 0)  # no table yet

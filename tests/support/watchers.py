@@ -1,4 +1,4 @@
-"""What watches a study in tests."""
+"""Callbacks that watch a study."""
 
 import os
 import signal
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from graftpop.study.trials import Trial
 
 
-def interrupting_once_at(round: int) -> Callable[[list[Trial]], None]:
-    """Return what watches a study and sends it one SIGINT once a trial has done so many rounds."""
+def interrupt_at_round(round: int) -> Callable[[list[Trial]], None]:
+    """Return a callback that sends this process one SIGINT once a trial has reached a round."""
     is_sent = False
 
     def watch(trials: list[Trial]) -> None:
