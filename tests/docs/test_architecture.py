@@ -1,4 +1,4 @@
-"""docs/architecture.md lists every layer in the order that is enforced, and files that exist."""
+"""docs/architecture.md lists the layers in the enforced order, and existing files."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_layers_are_listed_in_the_enforced_order() -> None:
     assert listed == [set(layer) for layer in LAYERS]
 
 
-def test_at_least_twenty_behaviours_are_located_in_existing_files() -> None:
+def test_behaviors_are_located_in_existing_files() -> None:
     rows = re.findall(r"^\| ([^|`]+|`[^|]+) \| (`graftpop/[^|]+) \|$", section("Where is ...?"), re.MULTILINE)
     assert len(rows) >= 20
     paths = [path for _, files in rows for path in re.findall(r"`([^`]+)`", files)]

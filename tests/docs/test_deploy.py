@@ -1,12 +1,12 @@
-"""The files in deploy/ are what their readers accept, and none of them leaves a cluster open.
+"""The files in deploy/ are valid, and every cluster requires a token.
 
-`ray-cluster.yaml` goes through Ray's own validator. `slurm.sh` is run, with commands of Slurm's names before it on the
-PATH that say what they were called with. The schema of KubeRay's RayJob is over a megabyte and is not kept here: when
+`ray-cluster.yaml` goes through Ray's own validator. `slurm.sh` runs with stand-ins for Slurm's commands, first on the
+PATH, which print their arguments. The schema of KubeRay's RayJob is over a megabyte and is not kept here: when
 `rayjob.yaml` was written, it was checked by jsonschema against the fields of KubeRay's Go types `RayJobSpec`,
 `RayClusterSpec`, `HeadGroupSpec`, `WorkerGroupSpec` and `AuthOptions` (v1.6 API reference) with no others allowed, and
-its pod templates against the strict schema of Kubernetes 1.37 (package kubernetes-validate). What is checked below is
-what graftpop needs of it. `grafana-dashboard.json` went through Grafana's own types when it was written (package
-grafana-foundation-sdk): nothing was left out or changed, apart from what belongs to an import.
+its pod templates against the strict schema of Kubernetes 1.37 (package kubernetes-validate). The tests below check
+graftpop's own needs. `grafana-dashboard.json` went through Grafana's own types when it was written (package
+grafana-foundation-sdk): they changed nothing but the fields of an import.
 """
 
 import copy
@@ -48,7 +48,7 @@ def pods(rayjob: dict[str, Any]) -> list[dict[str, Any]]:
     return [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
 
 
-def test_ray_up_accepts_the_cluster() -> None:
+def test_ray_up_accepts_the_cluster_file() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     cluster = read("ray-cluster.yaml")
@@ -57,7 +57,7 @@ def test_ray_up_accepts_the_cluster() -> None:
         validate_config(cluster | {"worker_setup_comands": []})
 
 
-def test_every_ray_start_of_the_cluster_demands_the_token_which_is_not_in_the_file() -> None:
+def test_ray_start_requires_a_token_outside_the_file() -> None:
     cluster = read("ray-cluster.yaml")
     for kind in ("head", "worker"):
         starts = [line for line in cluster[f"{kind}_start_ray_commands"] if "ray start" in line]
@@ -66,7 +66,7 @@ def test_every_ray_start_of_the_cluster_demands_the_token_which_is_not_in_the_fi
     assert "RAY_AUTH_TOKEN=" not in str(cluster)
 
 
-def test_the_job_of_kuberay_has_a_token_and_the_version_of_ray_that_is_tested(rayjob: dict[str, Any]) -> None:
+def test_kuberay_job_has_a_token_and_the_tested_ray_version(rayjob: dict[str, Any]) -> None:
     assert (rayjob["apiVersion"], rayjob["kind"]) == ("ray.io/v1", "RayJob")
     cluster = rayjob["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token"}
@@ -76,7 +76,7 @@ def test_the_job_of_kuberay_has_a_token_and_the_version_of_ray_that_is_tested(ra
     assert images.pop().endswith(f":{version('ray')}")
 
 
-def test_every_pod_of_kuberay_has_the_data_and_shares_the_run_folder(rayjob: dict[str, Any]) -> None:
+def test_kuberay_pods_mount_the_data_and_the_run_folder(rayjob: dict[str, Any]) -> None:
     words = rayjob["spec"]["entrypoint"].split()
     out = Path(words[words.index("--out") + 1])
     for pod in pods(rayjob):
@@ -89,14 +89,14 @@ def test_every_pod_of_kuberay_has_the_data_and_shares_the_run_folder(rayjob: dic
             assert mounted[places["GRAFTPOP_DATA"]] in claims
 
 
-def test_the_entrypoint_of_kuberay_names_a_space_that_there_is(rayjob: dict[str, Any]) -> None:
+def test_kuberay_entrypoint_names_an_existing_space(rayjob: dict[str, Any]) -> None:
     words = rayjob["spec"]["entrypoint"].split()
     assert words[:3] == ["python", "-m", "graftpop.tune"]
     assert (ROOT / Path(words[words.index("--space") + 1]).relative_to("/app")).exists()
     assert rayjob["spec"]["backoffLimit"] == 0  # a second start into the same folder is refused
 
 
-def command(folder: Path, name: str, script: str) -> None:
+def write_command(folder: Path, name: str, script: str) -> None:
     file = folder / name
     file.write_text(f"#!/bin/bash\n{script}\n")
     file.chmod(0o755)
@@ -104,10 +104,10 @@ def command(folder: Path, name: str, script: str) -> None:
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
-    """An environment as on the first machine of three, where a machine's own name stands for its loopback first."""
-    command(tmp_path, "scontrol", 'echo "node-1"; echo "node-2"; echo "node-3"')
-    command(tmp_path, "getent", 'echo "127.0.1.1 STREAM node-1"; echo "10.0.0.1 STREAM"')
-    command(tmp_path, "srun", 'printf "%s\\n" "$RAY_AUTH_MODE" "$RAY_AUTH_TOKEN" "$@"')
+    """The environment of the first of three machines, whose own name resolves to its loopback first."""
+    write_command(tmp_path, "scontrol", 'echo "node-1"; echo "node-2"; echo "node-3"')
+    write_command(tmp_path, "getent", 'echo "127.0.1.1 STREAM node-1"; echo "10.0.0.1 STREAM"')
+    write_command(tmp_path, "srun", 'printf "%s\\n" "$RAY_AUTH_MODE" "$RAY_AUTH_TOKEN" "$@"')
     return os.environ | {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "SLURM_JOB_ID": "4711",
@@ -130,9 +130,7 @@ def submit(environment: dict[str, str], *arguments: str) -> subprocess.Completed
     )
 
 
-def test_slurm_starts_one_cluster_with_a_token_of_its_own_at_an_address_that_others_reach(
-    slurm: dict[str, str],
-) -> None:
+def test_slurm_starts_one_cluster_with_a_new_token(slurm: dict[str, str]) -> None:
     done = submit(slurm, "digits.yaml", "/shared/run", "--set", "tune.num_samples=4")
     assert done.returncode == 0, done.stderr
     mode, token, *words = done.stdout.splitlines()
@@ -158,15 +156,15 @@ def test_slurm_starts_one_cluster_with_a_token_of_its_own_at_an_address_that_oth
     assert again[1] != token
 
 
-def test_slurm_takes_the_machines_first_address_where_its_name_has_none(slurm: dict[str, str]) -> None:
+def test_slurm_falls_back_to_the_first_address(slurm: dict[str, str]) -> None:
     folder = Path(slurm["HOME"])
-    command(folder, "getent", 'echo "127.0.1.1 STREAM node-1"; exit 2')
-    command(folder, "hostname", 'echo "10.0.0.7 192.0.2.7 "')
+    write_command(folder, "getent", 'echo "127.0.1.1 STREAM node-1"; exit 2')
+    write_command(folder, "hostname", 'echo "10.0.0.7 192.0.2.7 "')
     words = submit(slurm, "digits.yaml", "/shared/run").stdout.splitlines()
     assert words[words.index("--address") + 1] == "10.0.0.7:24711"
 
 
-def test_slurm_says_what_is_missing(slurm: dict[str, str]) -> None:
+def test_slurm_names_the_missing_argument(slurm: dict[str, str]) -> None:
     done = submit(slurm, "digits.yaml")
     assert done.returncode != 0
     assert "OUT is missing" in done.stderr
@@ -183,13 +181,11 @@ def dashboard() -> dict[str, Any]:
 
 
 def names(text: str) -> list[str]:
-    """Return the metrics that are named in a text, less the prefix of Ray."""
+    """Return the metrics named in a text, without Ray's prefix."""
     return re.findall(r"\bray_(graftpop_\w+)", text)
 
 
-def test_the_dashboard_of_grafana_has_a_panel_for_each_metric_that_is_exported_and_for_no_other(
-    dashboard: dict[str, Any],
-) -> None:
+def test_grafana_dashboard_has_one_panel_per_metric(dashboard: dict[str, Any]) -> None:
     assert sorted(names(json.dumps(dashboard["panels"]))) == sorted(METRICS)
     for panel in dashboard["panels"]:
         (target,) = panel["targets"]
@@ -197,15 +193,13 @@ def test_the_dashboard_of_grafana_has_a_panel_for_each_metric_that_is_exported_a
         assert panel["description"] == f"{METRICS[metric][1]}."
         assert panel["fieldConfig"]["defaults"]["unit"]
         assert target["legendFormat"] == "{{trial}}/peer-{{peer}}"
-        for label in LABELS:  # the variable of its name chooses which are shown
+        for label in LABELS:  # filtered by the variable of its name
             assert re.search(rf'\b{label}=~?"\${label}"', target["expr"])
     assert set(names(json.dumps(dashboard["templating"]))) <= METRICS.keys()
 
 
-def test_the_dashboard_of_grafana_asks_for_the_prometheus_and_takes_all_from_it(dashboard: dict[str, Any]) -> None:
-    assert [(wanted["name"], wanted["pluginId"]) for wanted in dashboard["__inputs"]] == [
-        ("DS_PROMETHEUS", "prometheus")
-    ]
+def test_grafana_dashboard_uses_the_chosen_prometheus_only(dashboard: dict[str, Any]) -> None:
+    assert [(field["name"], field["pluginId"]) for field in dashboard["__inputs"]] == [("DS_PROMETHEUS", "prometheus")]
     source, *variables = dashboard["templating"]["list"]
     assert (source["name"], source["type"], source["current"]["value"]) == (
         "datasource",
@@ -218,7 +212,7 @@ def test_the_dashboard_of_grafana_asks_for_the_prometheus_and_takes_all_from_it(
 
 
 def missing(wanted: Any, read: Any, where: str = "") -> Iterator[str]:
-    """Yield where something of one tree is not in another, which may have more keys."""
+    """Yield the places of a tree that are missing in another, which may have more keys."""
     if isinstance(wanted, dict) and isinstance(read, dict):
         for key, value in wanted.items():
             yield from missing(value, read[key], f"{where}.{key}") if key in read else [f"{where}.{key}"]
@@ -229,16 +223,16 @@ def missing(wanted: Any, read: Any, where: str = "") -> Iterator[str]:
         yield where
 
 
-def test_grafanas_own_model_of_a_dashboard_reads_all_of_it(dashboard: dict[str, Any]) -> None:
+def test_grafanas_model_reads_the_whole_dashboard(dashboard: dict[str, Any]) -> None:
     register_default_plugins()
     read = json.loads(json.dumps(Dashboard.from_json(dashboard), cls=JSONEncoder))
-    of_the_import = {"__inputs", "__requires", "id"}  # the form asks for them, the dashboard that it makes has none
+    of_the_import = {"__inputs", "__requires", "id"}  # fields of the import form, absent in the imported dashboard
     assert [panel["type"] for panel in read["panels"]] == ["timeseries"] * len(METRICS)
     lost = list(missing({key: value for key, value in dashboard.items() if key not in of_the_import}, read))
     assert not lost, lost
 
 
-def test_the_documentation_explains_each_metric() -> None:
+def test_every_metric_is_documented() -> None:
     text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| `ray_graftpop_")]
     assert sorted(names("".join(row[1] for row in rows))) == sorted(METRICS)

@@ -24,7 +24,7 @@ def test_every_example_is_listed() -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.ray] * (name in ON_RAY)) for name in OUTPUT])
-def test_an_example_runs(name: str, tmp_path: Path) -> None:
+def test_example_runs(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / f"{name}.py")],
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""docs/fidelity.md names a test for every departure and every function of ops; and the defaults that it speaks of."""
+"""docs/fidelity.md names a test for every departure and every function of ops, and gives the defaults."""
 
 import importlib
 import re
@@ -30,7 +30,7 @@ NAMED_TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", DOCUMENT)))
 OPS = sorted(file.stem for file in (ROOT / "graftpop" / "ops").glob("*.py") if file.stem != "__init__")
 
 
-def test_every_mention_of_a_test_is_one_of_these() -> None:
+def test_every_test_is_named_by_path_and_function() -> None:
     assert DOCUMENT.count("tests/") == len(re.findall(r"`tests/[\w/]+\.py::\w+`", DOCUMENT)) + len(
         re.findall(r"`tests/support/references\.py`", DOCUMENT)
     )
@@ -38,14 +38,14 @@ def test_every_mention_of_a_test_is_one_of_these() -> None:
 
 
 @pytest.mark.parametrize("module", OPS)
-def test_every_public_function_of_ops_stands_in_the_document(module: str) -> None:
+def test_every_public_function_of_ops_is_documented(module: str) -> None:
     public = importlib.import_module(f"graftpop.ops.{module}")
     functions = [name for name in public.__all__ if isinstance(getattr(public, name), FunctionType)]
     assert functions
     assert [name for name in functions if f"`ops.{module}.{name}`" not in DOCUMENT] == []
 
 
-def test_every_function_that_the_document_names_exists() -> None:
+def test_every_named_function_exists() -> None:
     named = re.findall(
         r"`((?:ops|data|models|training|hooks|losses|exchange|settings|population|peer|run|cluster)[.\w]*\.\w+)`",
         DOCUMENT,
@@ -64,7 +64,7 @@ def test_every_function_that_the_document_names_exists() -> None:
     assert len(named) > 20
 
 
-def test_departures_are_numbered_one_by_one() -> None:
+def test_departures_are_numbered_consecutively() -> None:
     numbers = [int(number) for number in re.findall(r"^\| (\d+) \|", DOCUMENT, re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1))
     for row in re.findall(r"^\| \d+ \|.*$", DOCUMENT, re.MULTILINE):
@@ -87,7 +87,7 @@ def test_defaults_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize(("compat", "expected"), [("none", 17_544), ("released_code", 17_088)])
-def test_filters_are_counted_over_all_sites_and_in_compat_over_names_with_conv(compat: str, expected: int) -> None:
+def test_compat_counts_filters_of_modules_with_conv_in_their_name(compat: str, expected: int) -> None:
     network = seeded_network("mobilenetv2")
     with torch.no_grad():
         for weight in network.parameters():

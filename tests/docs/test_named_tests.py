@@ -23,7 +23,7 @@ def test_every_named_test_exists(document: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_named_part_of_a_test_file_exists(document: Path) -> None:
+def test_every_named_section_of_a_test_file_exists(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for path in re.findall(r"`(tests/[\w/.]*)", text):
         assert (ROOT / path).exists(), path

@@ -32,7 +32,7 @@ def test_readme_has_two_set_up_commands() -> None:
     assert tests.endswith("python -m pytest")
 
 
-def test_files_that_the_readme_names_exist() -> None:
+def test_files_named_in_the_readme_exist() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
@@ -42,7 +42,7 @@ def test_files_that_the_readme_names_exist() -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-def test_first_command_writes_a_complete_run_and_a_network_above_95_percent(tmp_path: Path) -> None:
+def test_first_command_writes_a_complete_run_and_a_good_network(tmp_path: Path) -> None:
     command = shlex.split(SET_UP[0].rpartition("&&")[2])[1:]
     run = tmp_path / "run"
     environment = os.environ | {"PYTHONPATH": "."}

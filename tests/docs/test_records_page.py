@@ -1,4 +1,4 @@
-"""docs/records.md: every column of the tables is told of, and every query in it answers its question."""
+"""docs/records.md documents every column, and every query answers its question."""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ QUERIES = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write two runs, of which the second has the best trial and two peers that were restarted."""
+    """Write two runs; the second has the best trial and two restarted peers."""
     root = tmp_path_factory.mktemp("records")
     _write(root / "runs" / "first", [trial("00000", val_accuracy=0.6, variant="a", seed=0)], {})
     trials = [
@@ -39,10 +39,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trial("00003", val_accuracy=0.95, status="stopped", variant="b", seed=1),
     ]
     rounds = [*rounds_of("00000", images=1250), *rounds_of("00002", num_peers=4, images=1250)]
-    happened = ((0, "lost", None), (0, "replaced", 2.0), (1, "replaced", 3.0), (1, "replaced", 4.0))
+    restarts = ((0, "lost", None), (0, "replaced", 2.0), (1, "replaced", 3.0), (1, "replaced", 4.0))
     events = [
         {"trial_id": "00002", "round": 2, "peer": peer, "event": event, "cause": "", "took_s": took_s}
-        for peer, event, took_s in happened
+        for peer, event, took_s in restarts
     ]
     _write(
         root / "runs" / "second",
@@ -74,11 +74,11 @@ ANSWERS: dict[str, list[tuple[Any, ...]]] = {
     "Which of several runs is the best?": [("runs/second/trials.parquet", "00003", 0.95)],
 }
 COLUMNS = {"Which trial is the best?": ["trial_id", "status", "val_accuracy", "test_accuracy"]}
-"""Of the tables that have more."""
+"""Columns to compare, by question; all columns by default."""
 
 
 def by_pandas(program: str) -> pd.DataFrame:
-    """Return what the last line of a program gives."""
+    """Return the value of a program's last expression."""
     *statements, last = re.split(r"\n(?=[^\s\])])", program.strip())
     names: dict[str, Any] = {"pd": pd}
     exec("\n".join(statements), names)
@@ -91,24 +91,24 @@ def rows_of(answer: pd.DataFrame, title: str) -> Iterator[tuple[Any, ...]]:
         yield tuple(None if pd.isna(value) else value for value in row)
 
 
-def test_every_question_has_an_answer_in_sql_and_in_pandas() -> None:
-    asked = re.findall(r"^### (.*)", PAGE, re.MULTILINE)
-    assert asked == list(QUERIES) == list(ANSWERS)
+def test_every_question_has_queries_in_sql_and_pandas() -> None:
+    questions = re.findall(r"^### (.*)", PAGE, re.MULTILINE)
+    assert questions == list(QUERIES) == list(ANSWERS)
 
 
 @pytest.mark.parametrize("title", ANSWERS)
 @pytest.mark.parametrize("library", ["duckdb", "pandas"])
-def test_a_query_answers_its_question(title: str, library: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_answers_its_question(title: str, library: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sql, python = QUERIES[title]
     monkeypatch.chdir(runs if "runs/" in sql else runs / "runs" / "second")
     answer = duckdb.execute(sql).df() if library == "duckdb" else by_pandas(python)
     if title == "Which layers took most from donors?":
-        answer = answer.sort_values("site")  # both took the same
+        answer = answer.sort_values("site")  # both sites have equal shares
     for row, expected in zip(rows_of(answer, title), ANSWERS[title], strict=True):
         assert row == pytest.approx(expected, nan_ok=True), answer
 
 
-def test_the_columns_of_every_table_are_told_of_in_their_order(tmp_path: Path) -> None:
+def test_columns_of_every_table_are_documented_in_order(tmp_path: Path) -> None:
     trials = RunFolder(str(tmp_path)).read_table("trials").schema
     for name, schema in {
         "rounds": ROUNDS_SCHEMA,
@@ -118,5 +118,5 @@ def test_the_columns_of_every_table_are_told_of_in_their_order(tmp_path: Path) -
         "trials": trials,
     }.items():
         section = PAGE.partition(f"## {name}.parquet")[2].partition("\n## ")[0]
-        told = re.findall(r"^\| `(\w+)` \| .+ \|$", section, re.MULTILINE)
-        assert [column for column in told if column != "status"] == schema.names, name
+        documented = re.findall(r"^\| `(\w+)` \| .+ \|$", section, re.MULTILINE)
+        assert [column for column in documented if column != "status"] == schema.names, name

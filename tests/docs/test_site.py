@@ -1,4 +1,4 @@
-"""docs/ as a site: it builds without a warning, no link in it is dead, and nothing in it comes from elsewhere."""
+"""docs/ as a site: it builds without warnings, has no dead links and loads nothing external."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class References(HTMLParser):
-    """What a page refers to, and what can be referred to in it."""
+    """The links, parts and anchors of a page."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def pages(site: Path) -> dict[Path, References]:
     return {file: References(file) for file in sorted(site.rglob("*.html")) if file.name != "404.html"}
 
 
-def test_no_link_of_the_site_is_dead(site: Path) -> None:
+def test_site_has_no_dead_links(site: Path) -> None:
     found = pages(site)
     dead = []
     for file, references in found.items():
@@ -76,21 +76,21 @@ def test_no_link_of_the_site_is_dead(site: Path) -> None:
     assert dead == []
 
 
-def test_every_page_of_the_documentation_is_in_the_navigation() -> None:
+def test_navigation_lists_every_page() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     listed = [page for entry in yaml.safe_load(text)["nav"] for page in entry.values()]
-    there = {f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md")}
-    assert {*listed} == {"README.md", *there}, "mkdocs.yml: nav needs a line for each page of docs/"
+    existing = {f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md")}
+    assert {*listed} == {"README.md", *existing}, "mkdocs.yml: nav needs a line for each page of docs/"
 
 
-def test_a_folder_that_is_linked_to_is_a_page_that_lists_its_files(site: Path) -> None:
+def test_linked_folder_is_a_page_listing_its_files(site: Path) -> None:
     listing = References(site / "search_spaces" / "papers" / "index.html")
     assert "grafting_alpha.yaml" in listing.links
 
 
 @contextmanager
 def served(site: Path) -> Iterator[str]:
-    """Serve a folder for the time of a block, and yield its address."""
+    """Serve a folder during a block; yield its address."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
@@ -108,29 +108,29 @@ def served(site: Path) -> Iterator[str]:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_page_is_as_wide_as_the_screen_and_made_of_what_lies_in_the_site(site: Path, width: int) -> None:
-    asked: list[str] = []
+def test_pages_fit_the_screen_and_load_nothing_external(site: Path, width: int) -> None:
+    requested: list[str] = []
     errors: list[str] = []
     with served(site) as address, browser() as running:
         page = running.new_page(viewport={"width": width, "height": 900})
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requested.append(request.url))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         for name in ("index.html", "docs/keys.html", "docs/architecture.html"):
             page.goto(f"{address}/{name}", wait_until="networkidle")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-        assert [url for url in asked if not url.startswith(f"{address}/")] == []
-    assert len(asked) > 3
+        assert [url for url in requested if not url.startswith(f"{address}/")] == []
+    assert len(requested) > 3
     assert errors == []
 
 
 @pytest.mark.timeout(120)
-def test_a_key_is_found_by_its_name(site: Path) -> None:
+def test_search_finds_a_key(site: Path) -> None:
     with served(site) as address, browser() as running:
         page = running.new_page()
         page.goto(f"{address}/index.html", wait_until="networkidle")
         page.click("input.md-search__input")
-        page.get_by_text("Type to start searching").wait_for()  # its index is loaded when it says so
+        page.get_by_text("Type to start searching").wait_for()  # the index is loaded
         page.keyboard.type("burn_in_rounds")
         page.wait_for_selector(".md-search-result__item a[href*='docs/keys.html']")
         assert re.search("graft", page.inner_text(".md-search-result__item a[href*='docs/keys.html#']"))
