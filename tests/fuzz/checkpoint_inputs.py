@@ -1,4 +1,4 @@
-"""Folders best/, files of weights and peers' files, most of them damaged or lying."""
+"""Folders best/, files of weights and peers' files, most of them damaged or inconsistent."""
 
 import io
 import json
@@ -57,7 +57,7 @@ ODD: Final[tuple[Any, ...]] = (
     "resnet8\nx",
     "x" * 5000,
 )
-"""What a card may say instead; 10**400 is valid JSON."""
+"""Values for a card's fields; 10**400 is valid JSON."""
 
 
 @cache
@@ -96,7 +96,7 @@ def _torch_file(is_zip: bool, is_wrapped: bool) -> bytes:
     torch.save(
         {"state_dict": tensors, "epoch": 3} if is_wrapped else tensors, file, _use_new_zipfile_serialization=is_zip
     )
-    # the old kind names (and sorts) storages by their addresses; a text in a pickle is its length, then itself
+    # the old format names and sorts storages by address; a pickled text is its length, then its bytes
     return file.getvalue() if is_zip else re.sub(rb"X[\x09-\x14]\0\0\0\d{9,20}", b"X\x04\0\0\0here", file.getvalue())
 
 
@@ -125,7 +125,7 @@ def best_input(rng: random.Random) -> tuple[bytes, bytes]:
 
 
 def _with_changed_header(content: bytes, rng: random.Random) -> bytes:
-    """Change the header of a safetensors file, and make its length right again."""
+    """Change the header of a safetensors file, and correct its length."""
     length = int.from_bytes(content[:8], "little")
     header, body = content[8 : 8 + length], content[8 + length :]
     if rng.random() < 0.3:
@@ -172,7 +172,7 @@ def _with_changed_header(content: bytes, rng: random.Random) -> bytes:
 
 
 def _is_whole(entry: Any) -> bool:
-    """Say whether an entry has not lost its lists to earlier changes."""
+    """Return whether an entry still has its lists after earlier changes."""
     return all(
         isinstance(entry.get(key), list) and all(type(number) is int for number in entry[key])
         for key in ("shape", "data_offsets")
@@ -180,7 +180,7 @@ def _is_whole(entry: Any) -> bool:
 
 
 def _narrower(rng: random.Random) -> dict[str, torch.Tensor]:
-    """Return weights of which each has all or half of its filters."""
+    """Return weights, each with all or half of its filters."""
     return {
         name: tensor[: max(1, len(tensor) // rng.choice((1, 2)))].contiguous() if tensor.dim() else tensor
         for name, tensor in _weights().items()
@@ -207,7 +207,7 @@ def _small_apart() -> dict[str, torch.Tensor]:
 
 
 def _with_changed_member(content: bytes, rng: random.Random) -> bytes:
-    """Change a file in the archive of torch.save, mostly its pickle, and make the archive's check sums right again."""
+    """Change a file in the archive of torch.save, mostly its pickle, and correct the archive's check sums."""
     members = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for name in archive.namelist():
@@ -220,7 +220,7 @@ def _with_changed_member(content: bytes, rng: random.Random) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if rng.random() < 0.1 else zipfile.ZIP_STORED) as archive:
         for name, member in members.items():
-            # by its name alone it would get the time of today
+            # a bare name would get today's time
             archive.writestr(zipfile.ZipInfo(name), member, archive.compression)
     return file.getvalue()
 

@@ -1,4 +1,4 @@
-"""Let the modules beside this file find each other: not as a package, since pytest makes one of that name itself."""
+"""Make the modules of this folder importable; pytest itself creates a package of its name."""
 
 import sys
 from pathlib import Path

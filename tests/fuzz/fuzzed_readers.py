@@ -1,4 +1,4 @@
-"""The readers of what users give, each fed with one random input; only one-line GraftpopErrors may come out."""
+"""Readers of user input, called with one random input each; they may raise one-line GraftpopErrors only."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ __all__ = ["READERS", "outcome"]
 
 
 def read_space(rng: random.Random, folder: Path) -> None:
-    """Read a space; what is accepted is written as for --resume, and has to read back."""
+    """Read a space; an accepted one must read back from its YAML, as for --resume."""
     content, overrides = space_input(rng)
     (folder / "space.yaml").write_bytes(content)
     space = load_space(folder / "space.yaml", overrides)
@@ -30,9 +30,9 @@ def read_space(rng: random.Random, folder: Path) -> None:
 
 
 def read_parquet(rng: random.Random, folder: Path) -> None:
-    """Decode all images of two tables, of which one is odd, or both are in the same way."""
-    odd = parquet_input(rng)
-    parts = rng.choice(((odd, whole_table()), (whole_table(), odd), (odd, odd), (odd, odd)))
+    """Decode all images of two tables, one or both of them mutated."""
+    changed = parquet_input(rng)
+    parts = rng.choice(((changed, whole_table()), (whole_table(), changed), (changed, changed), (changed, changed)))
     for name, content in zip(("train", "test"), parts, strict=True):
         (folder / f"{name}.parquet").write_bytes(content)
     contents = parquet_source("fuzz", folder, parquet_files(folder), None, flip=True).open()
@@ -81,7 +81,7 @@ READERS: Final[Mapping[str, tuple[Callable[[random.Random, Path], None], tuple[t
     "image": (read_image, (DataError,)),
     "checkpoint": (read_checkpoint, (CheckpointError, ModelError)),
 }
-"""By name: the function, and the errors that it may raise."""
+"""By name: the function and its allowed errors."""
 
 
 def outcome(reader: str, seed: int | str, folder: Path) -> str:
@@ -89,8 +89,8 @@ def outcome(reader: str, seed: int | str, folder: Path) -> str:
 
     Args:
         reader: a key of READERS.
-        seed: of the input.
-        folder: to write the input to; it is used again and again.
+        seed: seed of the input.
+        folder: folder of the input, overwritten by each call.
     """
     read, expected = READERS[reader]
     try:
@@ -103,6 +103,6 @@ def outcome(reader: str, seed: int | str, folder: Path) -> str:
 
 
 def _kind(name: str, message: str) -> str:
-    """Return what was wrong in words alone, without what was got."""
+    """Return the words of a message up to the value."""
     words = "".join(letter if letter.isalpha() else " " for letter in message.partition(", got")[0]).split()
     return f"{name}: {' '.join(words)[:70]}"

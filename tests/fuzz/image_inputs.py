@@ -1,4 +1,4 @@
-"""Images, most of them damaged, in the formats that are read and in some that are not."""
+"""Images, most of them damaged, in supported and unsupported formats."""
 
 import io
 import random
@@ -89,7 +89,7 @@ def image_input(rng: random.Random) -> bytes:
 
 
 def _png_with_a_changed_chunk(image: bytes, rng: random.Random) -> bytes:
-    """Change what a chunk holds, and make its check sum right again, so that the change is read."""
+    """Change the content of a chunk and correct its check sum, so that readers see the change."""
     chunks = []
     place = 8
     while place < len(image):

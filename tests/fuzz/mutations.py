@@ -1,4 +1,4 @@
-"""Changes of a file that know nothing of its format."""
+"""Changes of a file, independent of its format."""
 
 import random
 import struct
@@ -34,7 +34,7 @@ def random_bytes(rng: random.Random, most: int = 400) -> bytes:
 
 
 def mutated(content: bytes, rng: random.Random, start: int = 0) -> bytes:
-    """Return a content after one to six changes at or behind a place, most of them small."""
+    """Return the content after one to six mostly small changes at or after `start`."""
     changed = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
         if len(changed) <= start:

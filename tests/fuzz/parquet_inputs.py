@@ -43,7 +43,7 @@ def parquet_input(rng: random.Random) -> bytes:
     footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
     if kind <= 5:
         return mutated(whole, rng)
-    if kind <= 8:  # the footer alone, its length made right again
+    if kind <= 8:  # the footer alone, with its length corrected
         changed = mutated(whole[footer:-8], rng)
         return whole[:footer] + changed + len(changed).to_bytes(4, "little") + b"PAR1"
     return mutated(whole[:footer], rng)[:footer].ljust(footer, b"\0") + whole[footer:]  # the pages alone
@@ -75,7 +75,7 @@ def _odd_table(rng: random.Random) -> bytes:
         table = table.replace_schema_metadata({"huggingface": _metadata(rng)})
     try:
         return _written(table, rng.choice(CODECS), use_dictionary=rng.random() < 0.5)
-    except pyarrow.ArrowException:  # a time that Parquet cannot hold
+    except pyarrow.ArrowException:  # a time outside Parquet's range
         return whole_table()
 
 

@@ -1,4 +1,4 @@
-"""Search spaces that nobody should have written."""
+"""Search spaces, most of them invalid."""
 
 import json
 import random
@@ -146,7 +146,7 @@ def space_input(rng: random.Random) -> tuple[bytes, list[str]]:
 
 
 def _with_odd_values(rng: random.Random) -> bytes:
-    """Return a valid space in flow style, with some values replaced by others' or by odd ones."""
+    """Return a valid space in flow style, with some values replaced by other keys' values or unusual ones."""
     tree: dict[str, Any] = json.loads(json.dumps(rng.choice(TREES)))
     marks = {}
     for number in range(rng.randrange(1, 4)):

@@ -1,4 +1,4 @@
-"""Whatever a reader is given, it accepts it or says in one line why not. The long form is benchmarks/fuzz.py."""
+"""Every reader accepts a random input or refuses it in one line. benchmarks/fuzz.py tries many more."""
 
 import hashlib
 import os
@@ -18,16 +18,18 @@ from parquet_inputs import parquet_input
 from space_inputs import space_input
 
 NUM_INPUTS = {"space": 300, "parquet": 200, "image": 1000, "checkpoint": 200}
-LIMIT_S = 10.0  # of the processor, not of a clock that runs on while others work
+LIMIT_S = 10.0  # processor time, independent of other load
 LIMIT_KIB = 2**20
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_reader_accepts_or_refuses_in_one_line_soon_and_in_little_memory(reader: str, tmp_path: Path) -> None:
+def test_reader_accepts_or_refuses_within_time_and_memory(reader: str, tmp_path: Path) -> None:
     peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     outcomes = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow and torch about what they read; as errors they would hide others
+        warnings.simplefilter(
+            "ignore"
+        )  # warnings of Pillow and torch about their input; as errors they would hide others
         for seed in range(NUM_INPUTS[reader]):
             start = time.process_time()
             outcomes.append(outcome(reader, seed, tmp_path))
@@ -43,7 +45,7 @@ def hash_of_inputs() -> str:
     return hashlib.sha256(repr(inputs).encode()).hexdigest()
 
 
-def test_an_input_can_be_repeated_in_another_process() -> None:
+def test_inputs_depend_on_the_seed_alone() -> None:
     other = subprocess.run(
         [sys.executable, "-c", "from test_fuzz import hash_of_inputs; print(hash_of_inputs())"],
         cwd=Path(__file__).parents[2],
