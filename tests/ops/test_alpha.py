@@ -41,7 +41,7 @@ def test_equal_entropies_give_one_half(value: float, A: float, c: float) -> None
 
 
 @pytest.mark.parametrize("A", [0.0, 0.2, 0.4, 1.0])
-def test_a_steep_curve_is_a_switch_between_the_bounds(A: float) -> None:
+def test_steep_curve_is_a_switch_between_the_bounds(A: float) -> None:
     alpha = adaptive_alpha(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 2.0]), A=A, c=1e12)
     assert alpha.tolist() == pytest.approx([0.5 + A / 2, 0.5 - A / 2], abs=1e-9)
 
@@ -67,7 +67,7 @@ def test_alpha_does_not_fall_as_the_receivers_entropy_grows(own: list[float], do
     assert (alpha.diff() >= 0).all()
 
 
-def test_alpha_stays_in_0_to_1_where_the_printed_formula_does_not() -> None:
+def test_alpha_stays_within_0_to_1_unlike_the_printed_formula() -> None:
     """The text has no 1 / pi; at the published A = 0.4 and c = 500 that extrapolates."""
     printed = [references.alpha_as_printed(own, 1.0, A=0.4, c=500) for own in (0.0, 2.0)]
     ours = adaptive_alpha(torch.tensor([0.0, 2.0]), torch.ones(2), A=0.4, c=500).tolist()
@@ -82,12 +82,12 @@ def test_alpha_is_not_rounded() -> None:
 
 
 @given(st.lists(entropies, min_size=1, max_size=10), st.floats(0.0, 1.0))
-def test_a_fixed_alpha_is_the_same_for_every_layer(values: list[float], alpha: float) -> None:
+def test_fixed_alpha_is_the_same_for_every_layer(values: list[float], alpha: float) -> None:
     assert fixed_alpha(torch.tensor(values), alpha).tolist() == [alpha] * len(values)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_alpha_is_float64_of_the_entropies_shape_and_leaves_them_unchanged(dtype: torch.dtype) -> None:
+def test_alpha_is_float64_and_arguments_are_unchanged(dtype: torch.dtype) -> None:
     own, donor = torch.tensor([[1.0, 2.0]], dtype=dtype), torch.tensor([[2.0, 1.0]], dtype=dtype)
     for alpha in (adaptive_alpha(own, donor), fixed_alpha(own, 0.25)):
         assert alpha.dtype == torch.float64

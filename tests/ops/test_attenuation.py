@@ -23,12 +23,12 @@ SCHEDULES = [*RATE_SCHEDULES.values(), *FACTOR_SCHEDULES.values()]
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @given(st.integers(1, 400))
-def test_a_schedule_is_a_share_at_every_epoch(schedule: ShareSchedule, epochs: int) -> None:
+def test_schedules_are_within_0_to_1(schedule: ShareSchedule, epochs: int) -> None:
     assert all(0.0 <= schedule(done, epochs) <= 1.0 for done in range(epochs + 1))
 
 
 @given(st.integers(1, 400))
-def test_rates_never_fall_and_end_at_the_full_one_exactly(epochs: int) -> None:
+def test_rates_never_fall_and_end_at_1(epochs: int) -> None:
     for schedule in RATE_SCHEDULES.values():
         shares = [schedule(done, epochs) for done in range(epochs + 1)]
         assert all(earlier <= later for earlier, later in pairwise(shares))
@@ -36,19 +36,19 @@ def test_rates_never_fall_and_end_at_the_full_one_exactly(epochs: int) -> None:
 
 
 @given(st.integers(1, 400))
-def test_factors_start_at_the_full_one_and_never_rise(epochs: int) -> None:
+def test_factors_start_at_1_and_never_rise(epochs: int) -> None:
     for schedule in FACTOR_SCHEDULES.values():
         shares = [schedule(done, epochs) for done in range(epochs + 1)]
         assert shares[0] == 1.0
         assert all(earlier >= later for earlier, later in pairwise(shares))
 
 
-def test_a_constant_schedule_is_1_throughout() -> None:
+def test_constant_schedule_is_1_throughout() -> None:
     assert {table["constant"](done, 10) for table in (RATE_SCHEDULES, FACTOR_SCHEDULES) for done in range(11)} == {1.0}
 
 
 @pytest.mark.parametrize("epochs", [8, 80, 200])
-def test_the_growing_rate_is_the_exponential_law_through_three_quarters_at_one_eighth(epochs: int) -> None:
+def test_growing_rate_reaches_three_quarters_at_one_eighth(epochs: int) -> None:
     k = math.log(4) / (epochs / 8)
     assert growing(0, epochs) == 0.0
     assert growing(epochs // 8, epochs) == pytest.approx(0.75, abs=1e-12)
@@ -57,7 +57,7 @@ def test_the_growing_rate_is_the_exponential_law_through_three_quarters_at_one_e
     assert [growing(done, epochs) for done in range(epochs)] == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_falling_factor_is_a_straight_line_to_0() -> None:
+def test_falling_factor_is_linear() -> None:
     assert [falling(done, 4) for done in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
 
 
@@ -69,18 +69,18 @@ def test_epoch_outside_the_training_is_refused(schedule: ShareSchedule, epochs_d
 
 
 @given(st.integers(0, 99), st.integers(1, 1200))
-def test_the_number_of_weak_filters_is_that_of_exact_arithmetic(percent: int, num_filters: int) -> None:
+def test_number_of_weak_filters_equals_exact_arithmetic(percent: int, num_filters: int) -> None:
     assert len(weakest(torch.zeros(num_filters), percent / 100)) == percent * num_filters // 100
 
 
-def test_product_rounded_below_a_whole_number_counts_as_that_number() -> None:
+def test_rounding_error_does_not_lose_a_weak_filter() -> None:
     assert 0.29 * 100 < 29
     assert len(weakest(torch.zeros(100), 0.29)) == 29
     assert len(weakest(torch.zeros(10), 0.3)) == 3
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.integers(0, 99))
-def test_the_weakest_are_the_first_of_a_stable_sort(scores: list[int], percent: int) -> None:
+def test_weakest_are_the_first_of_a_stable_sort(scores: list[int], percent: int) -> None:
     order = sorted(range(len(scores)), key=lambda number: (scores[number], number))
     weak = weakest(torch.tensor(scores, dtype=torch.float32), percent / 100)
     assert weak.dtype == torch.int64
@@ -93,7 +93,7 @@ def test_ties_are_ordered_by_index_in_a_wide_layer() -> None:
 
 
 @pytest.mark.parametrize("num_filters", [0, 1, 2, 64])
-def test_a_layer_never_loses_all_its_filters(num_filters: int) -> None:
+def test_layer_never_loses_all_its_filters(num_filters: int) -> None:
     assert len(weakest(torch.zeros(num_filters), 1 - 1e-12)) == max(0, num_filters - 1)
 
 
@@ -110,7 +110,7 @@ def test_scores_of_another_shape_are_refused() -> None:
 
 @pytest.mark.parametrize("factor", [0.0, 0.25, 0.3, 1.0])
 @pytest.mark.parametrize("shape", [(6,), (6, 5), (6, 2, 3, 3)])
-def test_weak_filters_are_multiplied_and_the_others_kept_to_the_bit(factor: float, shape: tuple[int, ...]) -> None:
+def test_weak_filters_are_multiplied_and_others_unchanged(factor: float, shape: tuple[int, ...]) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     before = weight.detach().clone()
     attenuate_(weight, torch.tensor([4, 1]), factor)
@@ -121,7 +121,7 @@ def test_weak_filters_are_multiplied_and_the_others_kept_to_the_bit(factor: floa
         assert torch.equal(weight[number], expected)
 
 
-def test_factor_0_leaves_zeros_and_factor_1_every_bit() -> None:
+def test_factor_0_zeroes_and_factor_1_changes_nothing() -> None:
     weight = torch.tensor([[1e-45, -0.0], [3e38, -1e-30], [0.1, 0.2]])
     before, both = weight.clone(), torch.tensor([0, 1])
     attenuate_(weight, both, 1.0)
@@ -137,7 +137,7 @@ def test_no_weak_filters_change_nothing() -> None:
     assert torch.equal(weight, torch.ones(3, 2))
 
 
-def test_the_layout_in_memory_is_kept() -> None:
+def test_layout_in_memory_is_kept() -> None:
     weight = torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last)
     attenuate_(weight, torch.tensor([2]), 0.5)
     assert weight.is_contiguous(memory_format=torch.channels_last)

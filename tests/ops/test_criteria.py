@@ -93,7 +93,7 @@ def test_scores_equal_those_of_the_underlying_functions(filters: Filters) -> Non
 
 
 @given(st.floats(-4, 4), st.floats(0.01, 4), st.booleans())
-def test_the_mean_activation_equals_the_integral_over_the_activations(
+def test_mean_activation_equals_the_integral_over_the_activations(
     shift: float, deviation: float, is_negative: bool
 ) -> None:
     expected, _ = integrate.quad(
@@ -106,7 +106,7 @@ def test_the_mean_activation_equals_the_integral_over_the_activations(
     assert result == pytest.approx([expected], rel=1e-5, abs=1e-9)
 
 
-def test_the_mean_activation_in_numbers() -> None:
+def test_mean_activation_has_known_values() -> None:
     root = math.sqrt(2 * math.pi)
     assert activations((1.0, 0.0), (-2.0, 0.0), (1.0, 1.0)) == pytest.approx(
         [1 / root, 2 / root, 0.8413447461 + math.exp(-0.5) / root], rel=1e-6
@@ -114,12 +114,12 @@ def test_the_mean_activation_in_numbers() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.0, 1e-320, 1e-40, 1e-9])
-def test_mean_activation_without_spread_is_the_activation_of_the_mean(scale: float) -> None:
+def test_mean_activation_without_spread_is_that_of_the_mean(scale: float) -> None:
     assert activations((scale, 1.5), (scale, -1.5), (scale, 0.0)) == pytest.approx([1.5, 0.0, 0.0], abs=1e-8)
     assert activations((0.0, 1.5), (0.0, -1.5), (0.0, 0.0)) == [1.5, 0.0, 0.0]
 
 
-def test_far_below_zero_the_mean_activation_keeps_its_digits_and_its_sign() -> None:
+def test_mean_activation_is_accurate_far_below_zero() -> None:
     """At z deviations below 0 it is phi(z) / z^2 * (1 - 3 / z^2 + 15 / z^4 - 105 / z^6 + ...)."""
     for z in (9.0, 11.0, 13.0):  # further out it is no normal number of float32
         series = 1 - 3 / z**2 + 15 / z**4 - 105 / z**6 + 945 / z**8
@@ -129,7 +129,7 @@ def test_far_below_zero_the_mean_activation_keeps_its_digits_and_its_sign() -> N
     assert min(scores) == 0.0
 
 
-def test_without_a_batchnorm_its_scale_is_1_and_its_shift_0() -> None:
+def test_batchnorm_defaults_to_scale_1_and_shift_0() -> None:
     filters = layer()
     ones, zeros = torch.ones(8), torch.zeros(8)
     for scale, shift in product((None, filters.scale), (None, filters.shift)):
@@ -156,7 +156,7 @@ def test_duplicate_filters_score_lowest() -> None:
         assert first == fourth < second, criterion.__name__
 
 
-def test_the_filter_at_the_geometric_median_scores_lowest() -> None:
+def test_filter_at_the_geometric_median_scores_lowest() -> None:
     weight = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [0.0, 0.0], [-1.0, -1.0], [1.0, -1.0]])
     scores = geometric_median(Filters(weight), generator())
     assert scores.argmin() == 2
@@ -176,7 +176,7 @@ def test_distances_keep_their_digits_far_from_the_origin() -> None:
     )
 
 
-def test_a_zero_filter_scores_highest_for_orthogonality_and_lowest_for_its_norms() -> None:
+def test_zero_filter_is_most_orthogonal_and_has_least_norm() -> None:
     weight = torch.cat([torch.zeros(1, 36), normal(5, 36)])
     assert orthogonality(Filters(weight), generator()).argmax() == 0
     assert l1(Filters(weight), generator()).argmin() == l2(Filters(weight), generator()).argmin() == 0
@@ -198,7 +198,7 @@ def test_deterministic_criteria_leave_the_generator_unchanged(criterion: Criteri
     assert torch.equal(used.get_state(), generator().get_state())
 
 
-def test_random_scores_are_uniform_and_decided_by_the_generator_alone() -> None:
+def test_random_scores_are_uniform_and_depend_on_the_generator() -> None:
     many = Filters(torch.zeros(10_000, 1))
     before = torch.random.get_rng_state()
     scores = random(many, generator(3))
@@ -220,7 +220,7 @@ def test_scores_are_float32_in_every_number_format(criterion: Criterion, dtype: 
 
 
 @pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
-def test_layout_in_memory_does_not_matter_and_arguments_are_neither_changed_nor_tracked(criterion: Criterion) -> None:
+def test_scores_ignore_the_memory_layout_and_keep_arguments(criterion: Criterion) -> None:
     plain = layer()
     tracked = Filters(*(part.clone().requires_grad_() for part in plain if part is not None))
     with_layout = tracked._replace(weight=tracked.weight.to(memory_format=torch.channels_last))

@@ -34,7 +34,7 @@ def test_density_equals_a_loop_over_filters(drawn: list[list[tuple[int, int, boo
     assert density(weights, valid) == pytest.approx((mean_or_nan(norms[True]), mean_or_nan(norms[False])), nan_ok=True)
 
 
-def test_density_is_a_mean_over_filters_and_not_over_layers() -> None:
+def test_density_is_a_mean_over_filters() -> None:
     weights = [torch.ones(3, 4), -torch.full((1, 2, 2, 2), 2.0)]
     valid = [torch.tensor([True, True, False]), torch.tensor([True])]
     assert density(weights, valid) == ((4 + 4 + 16) / 3, 4.0)
@@ -80,7 +80,7 @@ def test_distance_is_summed_in_float64() -> None:
     assert distance(one, torch.zeros(100_001)) == pytest.approx(math.sqrt(2**26 + 100_000), rel=1e-14)
 
 
-def test_distance_of_half_precision_and_of_parameters_is_that_of_their_values() -> None:
+def test_distance_supports_half_precision_and_parameters() -> None:
     one, other = torch.tensor([256.0, 1.0], dtype=torch.bfloat16), torch.tensor([-1.0, 1.0], dtype=torch.bfloat16)
     assert distance(one, other) == 257.0  # which bfloat16 does not hold
     assert distance(torch.ones(4, requires_grad=True), torch.zeros(4)) == 2.0
@@ -102,14 +102,14 @@ def test_disagreement_is_the_share_of_images_predicted_differently(pairs: list[t
         (torch.zeros(3, 1), torch.zeros(3, 1), r"got \(3, 1\) and \(3, 1\)"),
     ],
 )
-def test_tensors_that_are_not_flat_or_differ_in_shape_are_refused(one: Tensor, other: Tensor, message: str) -> None:
+def test_tensors_of_other_shapes_are_refused(one: Tensor, other: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=rf"distance: .*{message}"):
         distance(one, other)
     with pytest.raises(ValueError, match=rf"disagreement: .*{message}"):
         disagreement(one, other)
 
 
-def test_information_of_a_network_is_the_sum_over_its_layers() -> None:
+def test_information_is_summed_over_layers() -> None:
     assert network_information(torch.tensor([1.5, 0.25, 2.0], dtype=torch.float64)) == 3.75
     many = torch.full((10_000,), 0.1)
     assert network_information(many) == pytest.approx(10_000 * many[0].item(), rel=1e-12)

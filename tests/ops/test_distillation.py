@@ -43,7 +43,7 @@ def gradient(loss: Tensor, of: Tensor) -> Tensor:
 
 
 @given(st.integers(1, 4), temperatures, seeds)
-def test_the_mean_of_teachers_is_taken_over_probabilities(num_teachers: int, temperature: float, seed: int) -> None:
+def test_mean_of_teachers_is_over_probabilities(num_teachers: int, temperature: float, seed: int) -> None:
     teachers = list(logits(num_teachers, 3, 5, seed=seed))
     of_each = torch.tensor([probabilities_by_loop(teacher, temperature) for teacher in teachers])
     mean = mean_probabilities(teachers, temperature)
@@ -51,7 +51,7 @@ def test_the_mean_of_teachers_is_taken_over_probabilities(num_teachers: int, tem
     assert torch.allclose(mean.sum(1), torch.ones(3), atol=1e-6)
 
 
-def test_one_teachers_mean_is_itself_and_two_sure_teachers_share_their_certainty() -> None:
+def test_mean_of_opposed_teachers_is_shared_certainty() -> None:
     teacher = logits(4, 6, seed=0)
     assert torch.equal(mean_probabilities([teacher], 2.0), functional.softmax(teacher / 2.0, dim=1))
     opposed = [torch.tensor([[200.0, 0.0, -200.0]]), torch.tensor([[-200.0, 0.0, 200.0]])]
@@ -77,15 +77,13 @@ def test_one_hot_teacher_at_temperature_1_equals_cross_entropy() -> None:
     assert loss.item() == pytest.approx(functional.cross_entropy(student, labels).item(), rel=1e-6)
 
 
-def test_uniform_student_has_the_loss_log_of_the_number_of_classes() -> None:
+def test_uniform_student_has_loss_log_num_classes() -> None:
     target = mean_probabilities([logits(3, 10, seed=0)], 2.0)
     assert distillation_loss(torch.zeros(3, 10), target, 2.0).item() == pytest.approx(4 * math.log(10), rel=1e-6)
 
 
 @given(temperatures, seeds)
-def test_distillation_has_the_closed_gradient_and_none_where_student_and_teacher_agree(
-    temperature: float, seed: int
-) -> None:
+def test_distillation_gradient_equals_the_closed_form(temperature: float, seed: int) -> None:
     """d loss / d z = tau * (softmax(z / tau) - pbar) / B."""
     student, teacher = logits(2, 4, 5, seed=seed)
     student.requires_grad_()
@@ -97,7 +95,7 @@ def test_distillation_has_the_closed_gradient_and_none_where_student_and_teacher
 
 
 @given(temperatures, seeds)
-def test_distillation_loss_is_minimal_where_student_and_teacher_agree(temperature: float, seed: int) -> None:
+def test_distillation_loss_is_minimal_at_agreement(temperature: float, seed: int) -> None:
     student, teacher = logits(2, 4, 5, seed=seed)
     target = mean_probabilities([teacher], temperature)
     least = distillation_loss(teacher, target, temperature).item()
@@ -115,16 +113,14 @@ def test_mutual_loss_equals_a_loop_over_the_other_peers(num_others: int, tempera
 
 
 @given(st.integers(1, 4), temperatures, seeds)
-def test_mutual_loss_is_above_0_between_different_peers_and_0_between_equal_ones(
-    num_others: int, temperature: float, seed: int
-) -> None:
+def test_mutual_loss_is_0_for_equal_peers_only(num_others: int, temperature: float, seed: int) -> None:
     own, *others = logits(num_others + 1, 4, 5, seed=seed)
     assert mutual_loss(own, torch.stack(others), temperature).item() > 0
     assert mutual_loss(own, own.expand(num_others, 4, 5), temperature).item() == 0.0
     assert mutual_loss(own + 7, own[None], temperature).item() == pytest.approx(0.0, abs=1e-4)  # a shift is no change
 
 
-def test_the_divergence_is_from_the_other_to_the_peer_itself() -> None:
+def test_divergence_is_from_the_other_peer_to_itself() -> None:
     """KL((3/4, 1/4) || (1/2, 1/2)) = 3/4 log(3/2) + 1/4 log(1/2); the other way round it is log(2) - log(3) / 2."""
     even, uneven = torch.zeros(1, 2), torch.tensor([[math.log(3), 0.0]])
     there, back = mutual_loss(even, uneven[None], 1.0).item(), mutual_loss(uneven, even[None], 1.0).item()
@@ -133,9 +129,7 @@ def test_the_divergence_is_from_the_other_to_the_peer_itself() -> None:
 
 
 @given(st.integers(1, 4), temperatures, seeds)
-def test_mutual_loss_has_the_gradient_of_distillation_from_the_mean_of_the_others(
-    num_others: int, temperature: float, seed: int
-) -> None:
+def test_mutual_gradient_is_distillation_from_the_others_mean(num_others: int, temperature: float, seed: int) -> None:
     own, *others = logits(num_others + 1, 4, 5, seed=seed)
     own.requires_grad_()
     mutual = gradient(mutual_loss(own, torch.stack(others), temperature), own)

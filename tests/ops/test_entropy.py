@@ -39,13 +39,13 @@ def test_two_equal_masses_give_log_2() -> None:
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.0, -3.5, 1e-30, 0.1])
 @pytest.mark.parametrize("size", [1, 2, 1000])
-def test_a_constant_tensor_has_no_entropy(value: float, size: int) -> None:
+def test_constant_tensor_has_no_entropy(value: float, size: int) -> None:
     result = torch.cat([entropy(torch.full((size,), value))[None], filter_entropies(torch.full((3, size), value))])
     assert result.tolist() == [0.0] * 4
     assert not result.signbit().any()
 
 
-def test_the_largest_value_falls_into_the_last_bin() -> None:
+def test_largest_value_falls_into_the_last_bin() -> None:
     """0, 1, ..., 8 in 8 bins: seven of them hold one value, the last one two."""
     expected = -7 / 9 * math.log(1 / 9) - 2 / 9 * math.log(2 / 9)
     assert entropy(torch.arange(9.0), num_bins=8).item() == pytest.approx(expected, abs=1e-15)
@@ -57,12 +57,12 @@ def test_entropy_equals_a_loop_over_bins(weight: Tensor, num_bins: int) -> None:
 
 
 @given(weights, st.integers(2, 20))
-def test_entropy_equals_that_of_scipy_over_numpys_histogram(weight: Tensor, num_bins: int) -> None:
+def test_entropy_equals_scipys_over_numpys_histogram(weight: Tensor, num_bins: int) -> None:
     counts, _ = np.histogram(weight.double().numpy(), bins=num_bins)
     assert entropy(weight, num_bins).item() == pytest.approx(stats.entropy(counts), abs=1e-12)
 
 
-def test_entropy_of_drawn_weights_equals_that_of_scipy_over_numpys_histogram() -> None:
+def test_entropy_of_normal_weights_equals_scipys() -> None:
     """Off the grid a value may cross an edge by rounding, which none of these does."""
     for seed in range(50):
         weight = normal(16, 3, 3, 3, seed=seed)
@@ -70,7 +70,7 @@ def test_entropy_of_drawn_weights_equals_that_of_scipy_over_numpys_histogram() -
         assert entropy(weight).item() == pytest.approx(stats.entropy(counts), abs=1e-12)
 
 
-def test_filter_entropies_equal_those_of_histc_filter_by_filter() -> None:
+def test_filter_entropies_equal_those_of_histc() -> None:
     weight = normal(200, 9, 3, 3)
     expected = [stats.entropy(torch.histc(of_one, 10).numpy().astype(np.float64)) for of_one in weight]
     assert filter_entropies(weight).tolist() == pytest.approx(expected, abs=1e-12)
@@ -87,7 +87,7 @@ def test_layer_entropies_equal_the_entropy_of_each_layer() -> None:
     assert layer_entropies(layers).tolist() == [entropy(layer).item() for layer in layers]
 
 
-def test_one_pass_over_joined_layers_counts_what_histc_counts() -> None:
+def test_joined_layers_have_the_counts_of_histc() -> None:
     """The joined pass is what GPUs take; its bins are the same to the last weight."""
     for num_bins in (2, 10, 37):
         layers = [normal(size, seed=size) * 10.0 ** (size % 9 - 6) + size % 3 for size in range(1, 400)]
@@ -100,19 +100,19 @@ def test_one_pass_over_joined_layers_counts_what_histc_counts() -> None:
 
 
 @given(weights, st.randoms(use_true_random=False))
-def test_a_permutation_changes_nothing(weight: Tensor, random: Random) -> None:
+def test_permutation_changes_nothing(weight: Tensor, random: Random) -> None:
     order = list(range(len(weight)))
     random.shuffle(order)
     assert entropy(weight[order]).item() == entropy(weight).item()
 
 
 @given(weights, numbers, st.sampled_from([2.0**-20, 0.5, 3.0, 5.0, 1024.0]))
-def test_a_shift_and_a_positive_scaling_change_nothing(weight: Tensor, steps: int, scale: float) -> None:
+def test_shift_and_positive_scaling_change_nothing(weight: Tensor, steps: int, scale: float) -> None:
     assert entropy((weight + steps / 64) * scale).item() == entropy(weight).item()
 
 
 @given(filters, st.integers(2, 20))
-def test_entropy_lies_between_0_and_the_logarithm_of_the_number_of_bins(weight: Tensor, num_bins: int) -> None:
+def test_entropy_is_between_0_and_log_num_bins(weight: Tensor, num_bins: int) -> None:
     results = torch.cat([entropy(weight, num_bins)[None], filter_entropies(weight, num_bins)])
     assert results.min() >= 0.0
     assert results.max() <= math.log(num_bins) + 1e-12
@@ -126,21 +126,21 @@ def test_entropies_move_with_their_filters(weight: Tensor, random: Random) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_number_formats_give_the_entropy_of_their_values_in_float64(dtype: torch.dtype) -> None:
+def test_entropy_of_any_number_format_is_in_float64(dtype: torch.dtype) -> None:
     weight = (normal(8, 4, 3, 3) * 64).round().clamp(-256, 256) / 64
     assert entropy(weight.to(dtype)).dtype == filter_entropies(weight.to(dtype)).dtype == torch.float64
     assert torch.equal(entropy(weight.to(dtype)), entropy(weight))
     assert torch.equal(filter_entropies(weight.to(dtype)), filter_entropies(weight))
 
 
-def test_the_layout_in_memory_does_not_matter() -> None:
+def test_layout_in_memory_does_not_matter() -> None:
     weight = normal(8, 4, 3, 3)
     channels_last = weight.to(memory_format=torch.channels_last)
     assert torch.equal(entropy(channels_last), entropy(weight))
     assert torch.equal(filter_entropies(channels_last), filter_entropies(weight))
 
 
-def test_weights_that_require_gradients_are_measured_without_a_graph_and_not_changed() -> None:
+def test_weights_with_gradients_are_measured_without_a_graph() -> None:
     weight = normal(8, 27).requires_grad_()
     before = weight.detach().clone()
     results = [entropy(weight), filter_entropies(weight), layer_entropies([weight])]

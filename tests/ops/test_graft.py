@@ -33,7 +33,7 @@ def test_blend_equals_the_formula_element_by_element(pair: tuple[Tensor, Tensor]
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e30])
-def test_alpha_1_is_the_receiver_and_alpha_0_the_donor_to_the_bit(scale: float) -> None:
+def test_alpha_1_is_the_receiver_and_0_the_donor(scale: float) -> None:
     receiver, donor = normal(1000, seed=1) * scale, normal(1000, seed=2)
     assert torch.equal(blend(receiver, donor, torch.tensor(1.0)), receiver)
     assert torch.equal(blend(receiver, donor, torch.tensor(0.0)), donor)
@@ -46,7 +46,7 @@ def test_equal_weights_are_unchanged_to_the_bit(alpha: float) -> None:
 
 
 @given(st.floats(0.0, 1.0), st.integers(0, 99))
-def test_every_weight_lies_between_the_receivers_and_the_donors(alpha: float, seed: int) -> None:
+def test_blended_weights_lie_between_receiver_and_donor(alpha: float, seed: int) -> None:
     receiver, donor = normal(200, seed=seed), normal(200, seed=seed + 100)
     blended = blend(receiver, donor, torch.tensor(alpha))
     assert (blended >= torch.minimum(receiver, donor)).all()
@@ -54,9 +54,7 @@ def test_every_weight_lies_between_the_receivers_and_the_donors(alpha: float, se
 
 
 @given(pairs, alphas)
-def test_one_alpha_for_each_filter_equals_one_for_the_layer_where_all_are_equal(
-    pair: tuple[Tensor, Tensor], alpha: Tensor
-) -> None:
+def test_equal_filter_alphas_equal_one_layer_alpha(pair: tuple[Tensor, Tensor], alpha: Tensor) -> None:
     receiver, donor = pair
     per_filter = alpha.expand(len(receiver), 1)
     assert torch.equal(blend(receiver, donor, per_filter), blend(receiver, donor, alpha))
@@ -68,7 +66,7 @@ def test_each_filter_takes_its_own_alpha() -> None:
 
 
 @given(pairs, st.randoms(use_true_random=False))
-def test_a_permutation_of_filters_permutes_the_result(pair: tuple[Tensor, Tensor], random: Random) -> None:
+def test_permutation_of_filters_permutes_the_result(pair: tuple[Tensor, Tensor], random: Random) -> None:
     receiver, donor = pair
     alpha = torch.linspace(0, 1, len(receiver))[:, None]
     order = list(range(len(receiver)))
@@ -84,7 +82,7 @@ def test_sum_of_both_peers_weights_is_kept(pair: tuple[Tensor, Tensor], alpha: T
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_number_format_and_shape_are_the_receivers(dtype: torch.dtype) -> None:
+def test_blend_has_the_receivers_format_and_shape(dtype: torch.dtype) -> None:
     receiver, donor = torch.ones(4, 3, dtype=dtype), torch.zeros(4, 3, dtype=dtype)
     blended = blend(receiver, donor, torch.tensor(0.75, dtype=torch.float64))
     assert blended.dtype == dtype

@@ -34,13 +34,13 @@ def test_norms_move_with_their_filters(weight: Tensor, random: Random) -> None:
     assert torch.equal(filter_l1_norms(weight[order]), filter_l1_norms(weight)[order])
 
 
-def test_a_filter_at_the_threshold_is_valid() -> None:
+def test_filter_at_the_threshold_is_valid() -> None:
     weight = torch.tensor([[0.25, -0.25], [0.25, -0.125], [0.0, 0.0]])
     assert num_invalid_filters(weight, threshold=0.5).item() == 2
     assert num_invalid_filters(weight, threshold=0.0).item() == 0
 
 
-def test_the_threshold_is_the_papers_larger_one() -> None:
+def test_threshold_is_the_papers_larger_one() -> None:
     assert INVALID_BELOW == 0.1
     assert num_invalid_filters(torch.tensor([0.099, -0.101, 0.0])).item() == 2
 
@@ -52,7 +52,7 @@ def test_other_number_formats_are_summed_in_float32(dtype: torch.dtype) -> None:
     assert filter_l1_norms(weight).tolist() == [512.0, 512.0]
 
 
-def test_weights_are_neither_changed_nor_tracked_and_may_be_channels_last() -> None:
+def test_weights_are_unchanged_untracked_and_of_any_layout() -> None:
     weight = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
     before = weight.detach().clone()
     norms = filter_l1_norms(weight)

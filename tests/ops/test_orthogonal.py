@@ -89,12 +89,12 @@ def test_overlaps_move_with_their_filters(weight: Tensor, random: Random) -> Non
 
 
 @given(LAYERS, st.lists(st.sampled_from([-1e18, -2.0, 1e-30, 0.1, 1e18]), min_size=6, max_size=6))
-def test_neither_size_nor_sign_of_a_filter_changes_an_overlap(weight: Tensor, factors: list[float]) -> None:
+def test_size_and_sign_of_filters_do_not_change_overlaps(weight: Tensor, factors: list[float]) -> None:
     scaled = weight * torch.tensor(factors[: len(weight)])[:, None]
     assert torch.allclose(overlaps(scaled), overlaps(weight), atol=1e-5)
 
 
-def test_filters_that_repeat_each_other_overlap_and_orthogonal_ones_do_not() -> None:
+def test_repeated_filters_overlap_and_orthogonal_ones_do_not() -> None:
     weight = torch.tensor([[1.0, 0.0, 0.0], [-3.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
     assert overlaps(weight).tolist() == [0.25, 0.25, 0.0, 0.0]
     assert overlaps(torch.eye(5)).tolist() == [0.0] * 5
@@ -106,13 +106,13 @@ def test_overlaps_of_opposite_sign_do_not_cancel() -> None:
     assert overlaps(weight)[0].item() == pytest.approx(math.sqrt(2) / 3, abs=1e-6)
 
 
-def test_a_zero_filter_overlaps_with_nothing() -> None:
+def test_zero_filter_overlaps_with_nothing() -> None:
     assert overlaps(torch.zeros(3, 4)).tolist() == [0.0, 0.0, 0.0]
     assert overlaps(torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])).tolist() == pytest.approx([0, 1 / 3, 1 / 3])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_overlaps_are_float32_and_neither_layout_nor_number_format_matter(dtype: torch.dtype) -> None:
+def test_overlaps_are_float32_in_every_layout_and_number_format(dtype: torch.dtype) -> None:
     weight = (normal(8, 4, 3, 3) * 8).round() / 8
     assert overlaps(weight.to(dtype)).dtype == torch.float32
     assert torch.equal(overlaps(weight.to(dtype)), overlaps(weight))
@@ -120,7 +120,7 @@ def test_overlaps_are_float32_and_neither_layout_nor_number_format_matter(dtype:
 
 
 @given(FEW, FEW, st.integers(0, 9), SEEDS)
-def test_new_filters_are_orthogonal_to_kept_dropped_and_each_other_where_dimensions_suffice(
+def test_new_filters_are_orthogonal_if_dimensions_suffice(
     num_dropped: int, num_kept: int, spare: int, seed: int
 ) -> None:
     fan_in = max(1, num_kept + 2 * num_dropped + spare)
@@ -132,7 +132,7 @@ def test_new_filters_are_orthogonal_to_kept_dropped_and_each_other_where_dimensi
 
 
 @given(FEW, FEW, st.integers(1, 16), st.integers(1, 6), SEEDS)
-def test_fallbacks_keep_the_orthogonality_that_dimensions_allow(
+def test_fallbacks_keep_the_possible_orthogonality(
     num_dropped: int, num_kept: int, fan_in: int, true_rank: int, seed: int
 ) -> None:
     """A layer of low rank leaves more free dimensions than its number of filters suggests."""
@@ -159,7 +159,7 @@ def test_fallbacks_keep_the_orthogonality_that_dimensions_allow(
         (2, False, 0),
     ],
 )
-def test_the_old_values_are_given_up_first_and_then_filters_one_by_one(
+def test_fallbacks_ignore_old_values_first_then_single_filters(
     fan_in: int, avoids_old: bool, num_orthogonal: int
 ) -> None:
     dropped, kept = normal(3, fan_in, seed=1), normal(5, fan_in, seed=2)
@@ -172,14 +172,14 @@ def test_the_old_values_are_given_up_first_and_then_filters_one_by_one(
     assert norms(new) == pytest.approx([np.mean(norms(kept))] * 3, rel=1e-6)
 
 
-def test_copies_of_a_filter_and_zero_filters_take_no_dimension() -> None:
+def test_copies_and_zero_filters_use_no_dimension() -> None:
     one = normal(1, 2, 2, 2)
     dropped, kept = torch.cat([2 * one, -one, 0 * one, 1e-20 * one]), torch.cat([one * 0.3, one / 3, 0 * one])
     new = orthogonal_filters(dropped, kept, generator(1))
     assert max(largest_cosine(new, one), largest_cosine_within(new)) < 1e-6
 
 
-def test_filters_that_are_nearly_copies_are_both_avoided() -> None:
+def test_near_copies_are_both_avoided() -> None:
     one, other = torch.eye(4)[:2]
     for difference in (1e-1, 1e-3, 1e-5):
         kept = torch.stack([one, one + difference * other])
@@ -198,18 +198,18 @@ def test_new_filters_have_norm_1_without_nonzero_kept_filters() -> None:
         assert norms(new) == pytest.approx([1.0] * 5, rel=1e-6)
 
 
-def test_no_dropped_filter_gives_no_new_one() -> None:
+def test_without_dropped_filters_there_are_no_new_ones() -> None:
     for kept in (normal(4, 3, 2, 2), torch.zeros(0, 3, 2, 2)):
         assert orthogonal_filters(torch.zeros(0, 3, 2, 2), kept, generator()).shape == (0, 3, 2, 2)
 
 
-def test_new_filters_are_orthogonal_in_a_layer_of_vggs_largest_size() -> None:
+def test_new_filters_are_orthogonal_in_the_largest_vgg_layer() -> None:
     weight = normal(512, 512, 3, 3) * 0.02
     new = orthogonal_filters(weight[:150], weight[150:], generator(1))
     assert max(largest_cosine(new, weight), largest_cosine_within(new)) < 1e-6
 
 
-def test_every_direction_that_is_free_is_equally_likely() -> None:
+def test_free_directions_are_equally_likely() -> None:
     """Beside two kept axes and an old one, three of six are free, and two new filters are drawn in them."""
     axes = torch.eye(6)
     drawn = torch.stack([orthogonal_filters(axes[[2, 2]], axes[:2], generator(seed)) for seed in range(2000)])
@@ -219,7 +219,7 @@ def test_every_direction_that_is_free_is_equally_likely() -> None:
     assert torch.allclose(moments, torch.eye(3).expand(2, 3, 3) / 3, atol=0.04)
 
 
-def test_either_orientation_of_a_full_set_is_equally_likely() -> None:
+def test_both_orientations_are_equally_likely() -> None:
     """Two new filters in two dimensions, where a QR decomposition by itself gives one orientation only."""
     dropped, kept = torch.zeros(2, 2), torch.zeros(0, 2)
     orientations = [torch.linalg.det(orthogonal_filters(dropped, kept, generator(seed))).item() for seed in range(400)]
@@ -248,21 +248,21 @@ def test_every_fallback_draws_equally_often_from_the_generator() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_new_filters_have_the_number_format_of_the_old_ones(dtype: torch.dtype) -> None:
+def test_new_filters_keep_the_number_format(dtype: torch.dtype) -> None:
     dropped, kept = normal(2, 3, 3, 3, seed=1).to(dtype), normal(6, 3, 3, 3, seed=2).to(dtype)
     new = orthogonal_filters(dropped, kept, generator())
     assert new.dtype == dtype
     assert largest_cosine(new, kept) < 0.01 if dtype.itemsize == 2 else largest_cosine(new, kept) < 1e-6
 
 
-def test_the_layout_in_memory_does_not_matter_for_new_filters() -> None:
+def test_new_filters_do_not_depend_on_the_memory_layout() -> None:
     dropped, kept = normal(2, 3, 3, 3, seed=1), normal(6, 3, 3, 3, seed=2)
     strided = [part.to(memory_format=torch.channels_last) for part in (dropped, kept)]
     new = orthogonal_filters(strided[0], strided[1], generator())
     assert torch.allclose(new, orthogonal_filters(dropped, kept, generator()), atol=1e-6)
 
 
-def test_arguments_are_neither_changed_nor_tracked() -> None:
+def test_arguments_are_unchanged_and_untracked() -> None:
     weight = normal(8, 3, 3, 3).requires_grad_()
     before = weight.detach().clone()
     new = orthogonal_filters(weight[:2], weight[2:], generator())

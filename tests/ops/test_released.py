@@ -31,7 +31,7 @@ def test_entropies_equal_the_released_codes_to_the_bit(count: int, max_size: int
 
 
 @pytest.mark.parametrize("num_bins", [2, 7, 100])
-def test_entropies_over_other_numbers_of_bins_are_to_the_bit_too(num_bins: int) -> None:
+def test_entropies_of_other_bin_counts_equal_the_released_code(num_bins: int) -> None:
     tensors = drawn_tensors(60, 200, seed=num_bins)
     expected = [references.released_entropy(tensor, num_bins) for tensor in tensors]
     assert released_entropies(tensors, num_bins).tolist() == expected
@@ -39,18 +39,18 @@ def test_entropies_over_other_numbers_of_bins_are_to_the_bit_too(num_bins: int) 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.1])
 @pytest.mark.parametrize("size", [1, 30])
-def test_a_constant_tensor_gives_0_where_the_released_code_fails(value: float, size: int) -> None:
+def test_entropy_of_a_constant_tensor_is_0(value: float, size: int) -> None:
     assert released_entropies([torch.full((size,), value)]).tolist() == [0.0]
 
 
-def test_the_open_last_bin_drops_the_largest_value() -> None:
+def test_open_last_bin_drops_the_largest_value() -> None:
     """0, 1, ..., 8 in 8 bins: eight values of nine are counted, each in its own bin."""
     values = torch.arange(9.0)
     assert released_entropies([values], num_bins=8).item() == pytest.approx(-8 / 9 * math.log(1 / 9), abs=1e-6)
     assert entropy(values, num_bins=8).item() == pytest.approx(math.log(9) - 2 / 9 * math.log(2), abs=1e-12)
 
 
-def test_rounding_of_the_last_edge_decides_whether_the_largest_value_is_dropped() -> None:
+def test_rounded_last_edge_may_keep_the_largest_value() -> None:
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(2304, generator=generator) for _ in range(300)]
     shares = [references.released_share_in_bins(tensor) for tensor in tensors]
@@ -58,7 +58,7 @@ def test_rounding_of_the_last_edge_decides_whether_the_largest_value_is_dropped(
     assert 0.6 < sum(share < 1 for share in shares) / len(shares) < 0.85
 
 
-def test_the_open_last_bin_matters_for_small_tensors_only() -> None:
+def test_open_last_bin_matters_for_small_tensors_only() -> None:
     generator = torch.Generator().manual_seed(0)
     gaps = {}
     for size in (9, 2304):
@@ -79,7 +79,7 @@ def test_alpha_equals_the_released_codes_to_the_bit(A: float, c: float) -> None:
     assert alpha.tolist() == [references.released_alpha(*pair, A=A, c=c) for pair in zip(own, donor, strict=True)]
 
 
-def test_alpha_has_two_decimals_and_both_peers_alphas_sum_to_one() -> None:
+def test_alpha_has_two_decimals_and_sums_to_one() -> None:
     own = torch.linspace(1.0, 1.01, 101, dtype=torch.float64)
     there, back = (released_alpha(*pair, A=0.4, c=500.0) for pair in ((own, own.flip(0)), (own.flip(0), own)))
     assert (there * 100).sub((there * 100).round()).abs().max() < 1e-12
@@ -106,7 +106,7 @@ def test_integer_buffers_are_blended_as_floats_and_truncated(alpha: float) -> No
     assert torch.equal(blended, expected)
 
 
-def test_arguments_are_not_changed_and_the_layout_does_not_matter() -> None:
+def test_arguments_are_unchanged_and_layout_does_not_matter() -> None:
     weight = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     integers = torch.tensor([7]), torch.tensor([12])
     before = weight.detach().clone()

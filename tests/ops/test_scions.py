@@ -51,7 +51,7 @@ def test_pairs_equal_a_walk_from_both_ends(weight: Tensor, threshold: float) -> 
 
 
 @given(filters, thresholds)
-def test_receivers_are_invalid_donors_are_valid_and_no_filter_is_both(weight: Tensor, threshold: float) -> None:
+def test_receivers_are_invalid_and_donors_valid(weight: Tensor, threshold: float) -> None:
     norms, pairs = norms_by_loop(weight), as_pairs(internal_scions(weight, threshold))
     assert all(norms[receiver] < threshold <= norms[donor] for receiver, donor in pairs)
     assert len({number for pair in pairs for number in pair}) == 2 * len(pairs)
@@ -64,7 +64,7 @@ def test_weakest_filters_receive_from_the_strongest_in_order() -> None:
     assert as_pairs(internal_scions(weight, threshold=0.015)) == [(2, 1)]
 
 
-def test_pairs_end_where_donors_would_be_invalid_themselves() -> None:
+def test_pairs_end_before_invalid_donors() -> None:
     weight = torch.tensor([0.01, 0.02, 2.0, 0.03, 0.04])[:, None]
     assert as_pairs(internal_scions(weight, threshold=0.1)) == [(0, 2)]
     assert as_pairs(internal_scions(weight, threshold=10.0)) == []
@@ -96,7 +96,7 @@ def test_noise_equals_a_loop_over_filters(weight: Tensor, threshold: float, seed
     assert torch.equal(noise_scions(weight, threshold, 0.25, seeded(seed)), expected)
 
 
-def test_valid_filters_are_equal_to_the_bit_and_invalid_ones_are_not() -> None:
+def test_noise_changes_invalid_filters_only() -> None:
     weight = torch.randn(20, 3, 3, 3, generator=seeded()) * torch.logspace(-5, 1, 20)[:, None, None, None]
     weight[-1, 0, 0, 0] = -0.0
     is_valid = torch.tensor([norm >= 0.1 for norm in norms_by_loop(weight)])
@@ -122,7 +122,7 @@ def test_noise_depends_on_its_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_filters_noise_and_what_is_drawn_next_do_not_depend_on_other_filters() -> None:
+def test_noise_and_later_draws_ignore_other_filters() -> None:
     all_invalid, one_invalid = torch.zeros(5, 9), torch.ones(5, 9).index_fill_(0, torch.tensor([3]), 0.0)
     generators = seeded(), seeded()
     noisy = [
@@ -138,7 +138,7 @@ def test_noise_of_deviation_0_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_noise_keeps_number_format_and_shape_and_changes_no_argument(dtype: torch.dtype) -> None:
+def test_noise_keeps_format_shape_and_arguments(dtype: torch.dtype) -> None:
     weight = torch.zeros(4, 3, 2, 2, dtype=dtype, requires_grad=True)
     noisy = noise_scions(weight, 0.1, 1.0, seeded())
     assert (noisy.dtype, noisy.shape, noisy.requires_grad) == (dtype, weight.shape, False)
@@ -146,13 +146,13 @@ def test_noise_keeps_number_format_and_shape_and_changes_no_argument(dtype: torc
     assert torch.count_nonzero(noisy) == weight.numel()
 
 
-def test_the_layout_in_memory_does_not_matter() -> None:
+def test_layout_in_memory_does_not_matter() -> None:
     weight = torch.randn(8, 4, 3, 3, generator=seeded()) / 1000
     channels_last = weight.to(memory_format=torch.channels_last)
     assert torch.equal(noise_scions(channels_last, 0.1, 1.0, seeded(1)), noise_scions(weight, 0.1, 1.0, seeded(1)))
 
 
-def test_noise_fades_as_the_power_of_its_base() -> None:
+def test_noise_deviation_is_a_power_of_its_base() -> None:
     assert noise_deviation(0.975, 0) == 1.0
     assert noise_deviation(0.975, 3) == pytest.approx(0.975 * 0.975 * 0.975, rel=1e-15)
     assert noise_deviation(0.5, 2000) == 0.0

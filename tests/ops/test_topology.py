@@ -19,7 +19,7 @@ def pairs_of(donors: Donors) -> set[frozenset[int]]:
 
 @every_topology
 @given(sizes, seeds)
-def test_each_peer_receives_at_most_once_from_each_of_the_others(topology: Topology, num_peers: int, seed: int) -> None:
+def test_each_donor_of_a_peer_is_another_peer_once(topology: Topology, num_peers: int, seed: int) -> None:
     donors = topology(num_peers, seed % num_peers, Random(seed))
     assert len(donors) == num_peers
     for receiver, given_by in enumerate(donors):
@@ -30,7 +30,7 @@ def test_each_peer_receives_at_most_once_from_each_of_the_others(topology: Topol
 
 @every_topology
 @given(sizes, seeds)
-def test_the_same_random_state_gives_the_same_donors(topology: Topology, num_peers: int, seed: int) -> None:
+def test_equal_random_states_give_equal_donors(topology: Topology, num_peers: int, seed: int) -> None:
     assert topology(num_peers, 0, Random(seed)) == topology(num_peers, 0, Random(seed))
 
 
@@ -43,17 +43,17 @@ def test_only_random_pairs_draw_from_the_random_state(topology: Topology) -> Non
 
 
 @pytest.mark.parametrize("topology", [ring, random_pairs, everyone])
-def test_only_the_topology_best_uses_the_best_peer(topology: Topology) -> None:
+def test_only_best_topology_uses_the_best_peer(topology: Topology) -> None:
     assert len({topology(6, best_peer, Random(3)) for best_peer in range(6)}) == 1
 
 
-def test_in_a_ring_peer_i_receives_from_peer_i_less_1_and_the_first_from_the_last() -> None:
+def test_ring_donor_is_the_previous_peer() -> None:
     assert ring(4, 0, Random(0)) == ((3,), (0,), (1,), (2,))
     assert ring(2, 0, Random(0)) == ((1,), (0,))
 
 
 @given(st.integers(2, 300))
-def test_a_ring_is_one_cycle_through_all_peers(num_peers: int) -> None:
+def test_ring_is_one_cycle_through_all_peers(num_peers: int) -> None:
     donors, peer, visited = ring(num_peers, 0, Random(0)), 0, set()
     for _ in range(num_peers):
         visited.add(peer)
@@ -63,7 +63,7 @@ def test_a_ring_is_one_cycle_through_all_peers(num_peers: int) -> None:
 
 
 @given(sizes, seeds)
-def test_paired_peers_receive_from_each_other_and_an_odd_peer_from_none(num_peers: int, seed: int) -> None:
+def test_paired_peers_exchange_and_an_odd_one_receives_nothing(num_peers: int, seed: int) -> None:
     donors = random_pairs(num_peers, 0, Random(seed))
     partners = {receiver: given_by[0] for receiver, given_by in enumerate(donors) if given_by}
     assert all(len(given_by) <= 1 for given_by in donors)
@@ -88,7 +88,7 @@ def test_each_peer_of_an_odd_number_is_sometimes_unpaired() -> None:
 
 
 @given(sizes)
-def test_topology_all_gives_each_peer_all_others_as_donors(num_peers: int) -> None:
+def test_all_topology_gives_each_peer_all_others(num_peers: int) -> None:
     donors = everyone(num_peers, 0, Random(0))
     assert all({receiver, *donors[receiver]} == set(range(num_peers)) for receiver in range(num_peers))
     assert {len(given_by) for given_by in donors} == {num_peers - 1}
