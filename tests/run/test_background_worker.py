@@ -27,7 +27,7 @@ def test_finish_waits_for_all_calls_in_order() -> None:
     assert done == list(range(100))
 
 
-def test_equal_errors_are_logged_once_and_later_calls_are_made(caplog: pytest.LogCaptureFixture) -> None:
+def test_equal_errors_are_logged_once_and_calls_continue(caplog: pytest.LogCaptureFixture) -> None:
     worker, done = BackgroundWorker("tune.trackers: place"), []
     with caplog.at_level(logging.WARNING, "graftpop"):
         for error in (OSError("no\nroute"), OSError("no\nroute"), KeyError("run")):
@@ -51,7 +51,7 @@ def test_call_raises_the_reason_of_a_failure() -> None:
     assert worker.finish()
 
 
-def test_a_hanging_call_times_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_hanging_call_times_out(caplog: pytest.LogCaptureFixture) -> None:
     worker, release = BackgroundWorker("tune.trackers: place"), threading.Event()
     with pytest.raises(ResourceError, match=r"^tune\.trackers: place: [^\n]*0\.1 s"):
         worker.call(lambda: assert_waited(release), timeout_s=0.1)

@@ -51,7 +51,7 @@ def checkpoints(tmp_path: Path) -> Checkpoints:
     return Checkpoints(Folder(str(tmp_path)))
 
 
-def test_a_checkpoint_is_read_as_written(checkpoints: Checkpoints) -> None:
+def test_checkpoint_reads_back_as_written(checkpoints: Checkpoints) -> None:
     assert rounds(checkpoints) == []
     write(checkpoints, 3)
     (newest,) = checkpoints.newest_first()
@@ -63,7 +63,7 @@ def test_a_checkpoint_is_read_as_written(checkpoints: Checkpoints) -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_the_last_two_and_the_first_best_checkpoint_are_kept(
+def test_last_two_and_the_first_best_checkpoint_are_kept(
     tmp_path_factory: pytest.TempPathFactory, scores: list[float]
 ) -> None:
     folder = tmp_path_factory.mktemp("trial")
@@ -77,7 +77,7 @@ def test_the_last_two_and_the_first_best_checkpoint_are_kept(
     assert all(checkpoint.files() == files_of(checkpoint.metadata.round) for checkpoint in checkpoints.newest_first())
 
 
-def test_a_handed_over_checkpoint_is_kept_until_the_next_hand_over(checkpoints: Checkpoints) -> None:
+def test_handed_over_checkpoint_is_kept_until_the_next(checkpoints: Checkpoints) -> None:
     checkpoints.hand_over()  # there is none yet
     write(checkpoints, 1, 0.9)
     for round in range(2, 6):
@@ -93,9 +93,7 @@ def test_a_handed_over_checkpoint_is_kept_until_the_next_hand_over(checkpoints: 
 
 
 @pytest.mark.parametrize("num_written", range(4))
-def test_an_incomplete_checkpoint_is_skipped_and_the_previous_one_is_unchanged(
-    checkpoints: Checkpoints, tmp_path: Path, num_written: int
-) -> None:
+def test_incomplete_checkpoint_is_skipped(checkpoints: Checkpoints, tmp_path: Path, num_written: int) -> None:
     write(checkpoints, 1)
 
     def broken_off() -> Iterator[tuple[str, bytes]]:
@@ -110,7 +108,7 @@ def test_an_incomplete_checkpoint_is_skipped_and_the_previous_one_is_unchanged(
     assert next(checkpoints.newest_first()).files() == files_of(2)
 
 
-def test_an_interrupted_rewrite_of_a_round_leaves_no_checkpoint_of_mixed_files(checkpoints: Checkpoints) -> None:
+def test_interrupted_rewrite_leaves_no_mixed_checkpoint(checkpoints: Checkpoints) -> None:
     def interrupted() -> Iterator[tuple[str, bytes]]:
         yield "peer-0.safetensors", b"other"
         raise OSError("no space left on device")
@@ -122,9 +120,7 @@ def test_an_interrupted_rewrite_of_a_round_leaves_no_checkpoint_of_mixed_files(c
     assert rounds(checkpoints) == [1]
 
 
-def test_a_checkpoint_whose_removal_is_interrupted_is_skipped(
-    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_removed_checkpoint_is_skipped(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
     remove = Folder.remove
 
     def interrupted(folder: Folder, name: str) -> None:
@@ -140,7 +136,7 @@ def test_a_checkpoint_whose_removal_is_interrupted_is_skipped(
     assert rounds(checkpoints) == [3, 2]
 
 
-def test_a_checkpoint_replaces_one_of_the_same_round(checkpoints: Checkpoints) -> None:
+def test_checkpoint_replaces_one_of_the_same_round(checkpoints: Checkpoints) -> None:
     write(checkpoints, 1)
     checkpoints.write(facts(1, 0.75), lambda: [("peer-0.safetensors", b"other")])
     (newest,) = checkpoints.newest_first()
@@ -157,7 +153,7 @@ def test_a_checkpoint_replaces_one_of_the_same_round(checkpoints: Checkpoints) -
         (None, r"peer-1\.safetensors: [^\n]*No such file"),
     ],
 )
-def test_a_damaged_file_is_refused_with_its_path(
+def test_damaged_file_is_refused_with_its_path(
     checkpoints: Checkpoints, tmp_path: Path, damage: Any, message: str
 ) -> None:
     write(checkpoints, 1)
@@ -190,7 +186,7 @@ def test_a_damaged_file_is_refused_with_its_path(
         {"more": 0},
     ],
 )
-def test_a_checkpoint_with_foreign_metadata_is_skipped(
+def test_checkpoint_with_foreign_metadata_is_skipped(
     checkpoints: Checkpoints, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     write(checkpoints, 1)
@@ -200,7 +196,7 @@ def test_a_checkpoint_with_foreign_metadata_is_skipped(
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
-def test_a_checkpoint_with_arbitrary_metadata_is_skipped(
+def test_checkpoint_with_arbitrary_metadata_is_skipped(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("trial")
@@ -209,7 +205,7 @@ def test_a_checkpoint_with_arbitrary_metadata_is_skipped(
     assert rounds(Checkpoints(Folder(str(folder)))) == []
 
 
-def test_a_checkpoint_with_deeply_nested_metadata_is_skipped(checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_checkpoint_with_deeply_nested_metadata_is_skipped(checkpoints: Checkpoints, tmp_path: Path) -> None:
     (tmp_path / "round-000001").mkdir()
     (tmp_path / "round-000001" / "population.json").write_text('{"summary": ' + "[" * 10**6)
     assert rounds(checkpoints) == []
@@ -222,7 +218,7 @@ def test_remove_after_removes_later_checkpoints(checkpoints: Checkpoints) -> Non
     assert rounds(checkpoints) == [1]
 
 
-def test_writer_writes_in_the_background_one_checkpoint_at_a_time(checkpoints: Checkpoints) -> None:
+def test_writer_writes_one_checkpoint_at_a_time_in_background(checkpoints: Checkpoints) -> None:
     may_continue = Event()
 
     def states() -> Iterator[tuple[str, bytes]]:
@@ -240,7 +236,7 @@ def test_writer_writes_in_the_background_one_checkpoint_at_a_time(checkpoints: C
     assert rounds(checkpoints) == [2, 1]
 
 
-def test_writer_reports_why_storage_was_away(checkpoints: Checkpoints) -> None:
+def test_writer_reports_the_cause_of_absent_storage(checkpoints: Checkpoints) -> None:
     tries: list[int] = []
 
     def states() -> Iterator[tuple[str, bytes]]:
@@ -275,7 +271,7 @@ def test_writer_raises_any_other_error_at_the_next_write(checkpoints: Checkpoint
     assert rounds(checkpoints) == [3]
 
 
-def test_a_peer_that_does_not_answer_in_time_loses_the_population(checkpoints: Checkpoints) -> None:
+def test_late_peer_loses_the_population(checkpoints: Checkpoints) -> None:
     def late() -> Iterator[tuple[str, bytes]]:
         raise TimeoutError("no answer within 300 s")
 

@@ -125,7 +125,7 @@ def test_files_and_tables_are_written_read_listed_and_removed(folder: Folder) ->
         folder.read("absent")
 
 
-def test_a_failed_write_leaves_no_part(folder: Folder) -> None:
+def test_failed_write_leaves_no_partial_file(folder: Folder) -> None:
     def tables() -> Iterator[pa.Table]:
         yield pa.Table.from_pydict({"number": [2]}, SCHEMA)
         raise OSError("the network is gone")
@@ -156,7 +156,7 @@ def test_checkpoints_are_complete_or_absent(folder: Folder) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_store_that_is_away_is_retried(server: Server, protocol: str) -> None:
+def test_absent_store_is_retried(server: Server, protocol: str) -> None:
     other = Server(protocol)
     folder = Folder(other.uri("bucket/away"))
     folder.write("a", b"one")
@@ -171,7 +171,7 @@ def test_a_store_that_is_away_is_retried(server: Server, protocol: str) -> None:
 @pytest.mark.ray
 @pytest.mark.timeout(240)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
-def test_finished_study_in_an_object_store_is_unchanged_by_resuming_it(server: Server, tmp_path: Path) -> None:
+def test_resuming_a_finished_study_changes_nothing(server: Server, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     uri = server.uri("bucket/runs/study")
     start_study(load_space(tmp_path / "space.yaml"), "space.yaml", [], uri, None)

@@ -36,7 +36,7 @@ def test_start_time_is_in_utc() -> None:
     assert utc_now().tzinfo is UTC
 
 
-def test_commit_is_that_of_the_packages_repository() -> None:
+def test_commit_is_of_the_packages_repository() -> None:
     package = Path(graftpop.__file__).parent
     git = subprocess.run(["git", "-C", str(package), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     facts = run_provenance([], seed=0)["git"]

@@ -47,7 +47,7 @@ def test_files_are_written_read_listed_and_removed(folder: Folder) -> None:
     assert folder.names() == ["b"]
 
 
-def test_a_failed_write_keeps_the_previous_file_and_leaves_no_part(folder: Folder) -> None:
+def test_failed_write_keeps_the_previous_file(folder: Folder) -> None:
     folder.write_tables("a", [table(1)], SCHEMA)
 
     def tables() -> Iterator[pa.Table]:
@@ -68,7 +68,7 @@ def in_another_process(script: str, folder: Folder) -> "subprocess.Popen[str]":
     )
 
 
-def test_a_full_disk_keeps_the_previous_file(folder: Folder) -> None:
+def test_full_disk_keeps_the_previous_file(folder: Folder) -> None:
     """A process limit on file size simulates the full disk: a write past it fails in the same way."""
     folder.write("a", b"good")
     with in_another_process(
@@ -97,7 +97,7 @@ def test_read_table_selects_rows_and_columns(folder: Folder, values: list[str], 
     assert folder.read_table("t", only=("name", values), columns=["number"]).to_pydict() == {"number": numbers}
 
 
-def test_a_damaged_table_is_refused_with_its_path(folder: Folder) -> None:
+def test_damaged_table_is_refused_with_its_path(folder: Folder) -> None:
     folder.write("a.parquet", b"PAR1 no more")
     with pytest.raises(CheckpointError, match=r"run/a\.parquet: [^\n]*$"):
         folder.read_table("a.parquet")
@@ -112,12 +112,12 @@ def test_special_characters_in_a_path_are_kept(name: str, tmp_path: Path) -> Non
     assert inner.location == str(tmp_path / name / "inner")
 
 
-def test_an_absent_folder_is_refused(tmp_path: Path) -> None:
+def test_absent_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="gone: "):
         Folder(str(tmp_path / "gone")).check_is_there()
 
 
-def test_storage_that_returns_is_retried_and_reported_once(folder: Folder) -> None:
+def test_returning_storage_is_retried_and_reported_once(folder: Folder) -> None:
     away = Path(folder.location).with_name("away")
     Path(folder.location).rename(away)
     threading.Timer(1.2, away.rename, (folder.location,)).start()
@@ -130,7 +130,7 @@ def test_storage_that_returns_is_retried_and_reported_once(folder: Folder) -> No
     assert cause.startswith("the run cannot be written: ")
 
 
-def test_storage_that_stays_away_is_an_error(folder: Folder) -> None:
+def test_absent_storage_is_an_error_after_the_timeout(folder: Folder) -> None:
     Path(folder.location).rmdir()
     with pytest.raises(StorageError, match=r"^a table: [^\n]* 0\.6 s; [^\n]*--resume$"):
         retry_on_oserror(lambda: folder.write("a", b"one"), "a table", timeout_s=0.6)
@@ -141,7 +141,7 @@ class GetTimeoutError(TimeoutError):
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), GetTimeoutError("no answer"), TimeoutError()])
-def test_other_errors_than_those_of_storage_are_not_retried(error: Exception) -> None:
+def test_non_storage_errors_are_not_retried(error: Exception) -> None:
     calls = []
 
     def act() -> None:
@@ -162,7 +162,7 @@ def test_other_errors_than_those_of_storage_are_not_retried(error: Exception) ->
         (OSError(errno.ETIMEDOUT, "mount away"), f"a table: [Errno {errno.ETIMEDOUT}] mount away"),
     ],
 )
-def test_an_error_of_storage_is_retried_with_a_cause_of_one_line(error: OSError, cause: str) -> None:
+def test_storage_error_is_retried_with_a_one_line_cause(error: OSError, cause: str) -> None:
     errors, causes = [error], list[str]()
 
     def act() -> str:
@@ -186,7 +186,7 @@ def test_one_process_writes_at_a_time(folder: Folder) -> None:
         pass
 
 
-def test_a_killed_process_releases_its_lock(folder: Folder) -> None:
+def test_killed_process_releases_its_lock(folder: Folder) -> None:
     with in_another_process(
         """
 import time

@@ -126,7 +126,7 @@ def test_tables_of_rounds_and_grafts_have_their_columns(run: RunFolder) -> None:
 
 @hypothesis.settings(max_examples=40)  # each step writes four files
 @given(st.lists(st.none() | st.tuples(st.floats(0, 1), st.booleans()), max_size=12))
-def test_resuming_at_any_round_leaves_no_row_missing_or_doubled(
+def test_resuming_at_any_round_keeps_each_row_once(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[float, bool] | None]
 ) -> None:
     """A step of None runs the next round; a share goes back to that part of the rounds, True in a new process."""
@@ -172,7 +172,7 @@ def test_events_are_written_before_their_round_completes(tmp_path: Path) -> None
     assert {number for (number,) in columns_of(tmp_path / "a.rounds.parquet", "round")} == {1}
 
 
-def test_the_last_round_adds_no_grafts(tmp_path: Path) -> None:
+def test_last_round_adds_no_grafts(tmp_path: Path) -> None:
     records = TrialRecords(Folder(str(tmp_path)), "a")
     append(records, round_of(1))
     append(records, round_of(2, is_last=True))
@@ -183,7 +183,7 @@ def test_the_last_round_adds_no_grafts(tmp_path: Path) -> None:
 # the joined tables
 
 
-def test_joining_keeps_the_order_of_trials_and_skips_those_without_a_file(run: RunFolder) -> None:
+def test_joining_keeps_trial_order_and_skips_absent_files(run: RunFolder) -> None:
     for name, num_rounds in (("b", 1), ("a", 2)):
         records = TrialRecords(run.of_trials("records"), name)
         for number in range(1, num_rounds + 1):
@@ -202,7 +202,7 @@ def test_joining_before_the_first_record_writes_empty_tables(run: RunFolder) -> 
     assert parquet.read_table(Path(run.location, "grafts.parquet")).num_rows == 0
 
 
-def test_a_concurrent_reader_sees_whole_rounds_only(run: RunFolder) -> None:
+def test_concurrent_reader_sees_whole_rounds_only(run: RunFolder) -> None:
     trials, num_rounds = ("a", "b"), 40
     run.join_records(trials, now=True)
     all_written, failures, seen = threading.Event(), list[str](), list[int]()
@@ -245,7 +245,7 @@ def test_a_concurrent_reader_sees_whole_rounds_only(run: RunFolder) -> None:
     assert run.read_table("rounds").num_rows == 2 * num_rounds * NUM_PEERS
 
 
-def test_a_failed_join_keeps_the_previous_table(run: RunFolder) -> None:
+def test_failed_join_keeps_the_previous_table(run: RunFolder) -> None:
     append(TrialRecords(run.of_trials("records"), "a"), round_of(1))
     run.join_records(["a"], now=True)
     Path(run.location, "tune/records/a.rounds.parquet").write_bytes(b"cut short")
@@ -261,7 +261,7 @@ def trial_row(trial_id: str, **values: Any) -> dict[str, Any]:
     return {"trial_id": trial_id, "status": "running", **dict.fromkeys(TRIALS), "epochs": 0, "wall_s": 0.0, **values}
 
 
-def test_table_of_trials_has_the_searched_keys_and_mixed_values_as_text(run: RunFolder) -> None:
+def test_trials_table_has_searched_keys_and_mixed_values_as_text(run: RunFolder) -> None:
     space = parse_space(
         {
             "graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"uniform": [0, 1]}},
@@ -318,7 +318,7 @@ def test_unwritten_tables_are_read_as_empty(run: RunFolder) -> None:
     assert set(TRIALS) < set(run.read_table("trials").column_names)
 
 
-def test_a_damaged_table_is_refused_with_its_path(run: RunFolder) -> None:
+def test_damaged_table_is_refused_with_its_path(run: RunFolder) -> None:
     Path(run.location, "rounds.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(CheckpointError, match=r"^[^\n]*/run/rounds\.parquet: [^\n]*$"):
         run.read_table("rounds")
@@ -327,7 +327,7 @@ def test_a_damaged_table_is_refused_with_its_path(run: RunFolder) -> None:
 # the folder
 
 
-def test_a_run_folder_accepts_a_file_uri(tmp_path: Path) -> None:
+def test_run_folder_accepts_a_file_uri(tmp_path: Path) -> None:
     run = RunFolder(f"file://{tmp_path}/run")
     assert not run.exists()
     run.create()
@@ -340,7 +340,7 @@ def test_a_run_folder_accepts_a_file_uri(tmp_path: Path) -> None:
     assert no_partial(tmp_path)
 
 
-def test_a_relative_folder_is_resolved_against_the_working_directory(
+def test_relative_folder_is_resolved_against_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -348,23 +348,23 @@ def test_a_relative_folder_is_resolved_against_the_working_directory(
 
 
 @pytest.mark.parametrize("location", ["nosuch://bucket/run", "file://relative", "s3:// spaced"])
-def test_an_invalid_uri_is_refused_in_one_line(location: str) -> None:
+def test_invalid_uri_is_refused_in_one_line(location: str) -> None:
     with pytest.raises(CheckpointError, match=rf"^{re.escape(location)}: [^\n]*s3://bucket/path[^\n]*$"):
         RunFolder(location)
 
 
-def test_the_name_of_a_run_leaves_the_options_of_a_uri_out() -> None:
+def test_run_name_omits_uri_options() -> None:
     folder = RunFolder("s3://bucket/runs/first?region=eu-west-1&endpoint_override=127.0.0.1:9&scheme=http")
     assert folder.name == "first"
 
 
-def test_a_folder_that_cannot_be_created_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_uncreatable_folder_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match=rf"^--out {tmp_path}/file/run: [^\n]+$"):
         RunFolder(str(tmp_path / "file" / "run")).create()
 
 
-def test_a_run_has_a_space_its_provenance_and_tune_files(run: RunFolder) -> None:
+def test_run_has_a_space_its_provenance_and_tune_files(run: RunFolder) -> None:
     for name in ("space.yaml", "run.json", "tune"):
         with pytest.raises(CheckpointError, match=rf"/run: [^\n]* no {name}; "):
             run.check_is_run()
@@ -373,7 +373,7 @@ def test_a_run_has_a_space_its_provenance_and_tune_files(run: RunFolder) -> None
     assert run.exists("run.json")
 
 
-def test_a_text_file_is_replaced(run: RunFolder) -> None:
+def test_text_file_is_replaced(run: RunFolder) -> None:
     run.write_text("run.json", "long" * 1000)
     run.write_text("run.json", "short")
     assert run.read_text("run.json") == "short"
@@ -404,7 +404,7 @@ def best(run: RunFolder, trained: Peer) -> Path:
     return Path(run.location, "best")
 
 
-def test_best_network_loads_with_the_weights_and_outputs_of_the_trained_one(best: Path, trained: Peer) -> None:
+def test_loaded_best_network_equals_the_trained_one(best: Path, trained: Peer) -> None:
     network = graftpop.load(best)
     assert not any(module.training for module in network.modules())
     saved = tensors_from_bytes(trained.save())
@@ -422,7 +422,7 @@ def test_best_network_loads_with_the_weights_and_outputs_of_the_trained_one(best
     assert labels.tolist() == test.labels.tolist()
 
 
-def test_card_of_the_best_network_has_model_classes_and_image_shape(best: Path) -> None:
+def test_model_card_has_model_classes_and_image_shape(best: Path) -> None:
     card = json.loads((best / "config.json").read_text())
     assert (card["model"], card["num_classes"], card["image_shape"]) == ("resnet8", 10, [3, 8, 8])
     assert card["class_names"] == [str(digit) for digit in range(10)]
@@ -430,7 +430,7 @@ def test_card_of_the_best_network_has_model_classes_and_image_shape(best: Path) 
     assert sorted(path.name for path in best.iterdir()) == ["config.json", "metrics.json", "model.safetensors"]
 
 
-def test_a_new_best_network_replaces_the_previous_one(run: RunFolder, best: Path, trained: Peer) -> None:
+def test_new_best_network_replaces_the_previous_one(run: RunFolder, best: Path, trained: Peer) -> None:
     other = Peer(SETTINGS, 1)
     run.write_best(other.save(), {"trial_id": "b"})
     name = "conv1.weight"
@@ -453,7 +453,7 @@ def test_equal_networks_give_equal_bytes(run: RunFolder, best: Path, trained: Pe
     assert file.read_bytes() == before
 
 
-def test_a_reader_never_mixes_the_card_and_the_weights_of_two_networks(run: RunFolder, trained: Peer) -> None:
+def test_reader_never_mixes_two_networks(run: RunFolder, trained: Peer) -> None:
     """The networks differ in architecture, so that the card of one refuses the weights of the other."""
     other = Peer(SETTINGS.model_copy(update={"model": SETTINGS.model.model_copy(update={"name": "resnet20"})}), 0)
     files = [trained.save(), other.save()]
@@ -477,7 +477,7 @@ def test_a_reader_never_mixes_the_card_and_the_weights_of_two_networks(run: RunF
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 100])
-def test_a_file_of_another_kind_is_not_written_as_best(run: RunFolder, content: bytes) -> None:
+def test_file_of_another_kind_is_not_written_as_best(run: RunFolder, content: bytes) -> None:
     with pytest.raises(CheckpointError, match=r"^checkpoint of a peer: "):
         run.write_best(content, {})
     assert not run.exists("best")
@@ -496,7 +496,7 @@ def remove_metadata(best: Path) -> None:
     save_file(load_file(best / "model.safetensors"), best / "model.safetensors")
 
 
-def test_a_folder_without_a_network_is_refused(tmp_path: Path, best: Path) -> None:
+def test_folder_without_a_network_is_refused(tmp_path: Path, best: Path) -> None:
     assert "No such file" in load_error(tmp_path / "absent")
     assert "No such file" in load_error(best.parent)
     (best / "model.safetensors").unlink()
@@ -525,7 +525,7 @@ def test_weights_of_another_architecture_are_refused(best: Path, changes: dict[s
     assert reason in load_error(best)
 
 
-def test_a_truncated_card_is_refused(best: Path) -> None:
+def test_truncated_card_is_refused(best: Path) -> None:
     remove_metadata(best)
     card = (best / "config.json").read_text()
     (best / "config.json").write_text(card[: len(card) // 2])

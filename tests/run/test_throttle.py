@@ -7,11 +7,11 @@ import pytest
 from graftpop.run.throttle import Throttle
 
 
-def test_a_new_throttle_is_due() -> None:
+def test_new_throttle_is_due() -> None:
     assert Throttle(0.5).is_due
 
 
-def test_an_action_is_due_again_after_its_duration_over_the_share() -> None:
+def test_action_is_due_after_its_duration_over_the_share() -> None:
     throttle = Throttle(0.1)
     throttle.do(lambda: time.sleep(0.02))
     assert not throttle.is_due  # for 0.2 s
@@ -19,7 +19,7 @@ def test_an_action_is_due_again_after_its_duration_over_the_share() -> None:
     assert throttle.is_due
 
 
-def test_a_failed_action_counts_too() -> None:
+def test_failed_action_counts_too() -> None:
     throttle = Throttle(0.001)
 
     def fail() -> None:
