@@ -109,7 +109,7 @@ def test_version_and_completion_are_options_of_the_command() -> None:
 
 
 @pytest.mark.parametrize(("space", "num_trials", "num_rounds"), [(DIGITS, 4, 12), (CIFAR, 16, 200)])
-def test_dry_run_shows_settings_cluster_and_three_trials_and_starts_nothing(
+def test_dry_run_shows_the_plan_and_starts_nothing(
     space: str, num_trials: int, num_rounds: int, empty_folder: Path
 ) -> None:
     result = tune("--space", space, "--dry-run")
@@ -130,7 +130,7 @@ def test_dry_run_shows_settings_cluster_and_three_trials_and_starts_nothing(
     assert not list(empty_folder.iterdir())
 
 
-def test_dry_run_of_the_cifar_space_shows_the_papers_recipe() -> None:
+def test_dry_run_of_cifar_shows_the_papers_recipe() -> None:
     training = yaml.safe_load(tune("--space", CIFAR, "--dry-run").stdout.partition("\n\n")[0])["training"]
     assert (training["epochs"], training["batch_size"], training["lr"], training["schedule"]) == (200, 128, 0.1, "step")
 
@@ -168,7 +168,7 @@ def shown_trials(*overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize("search", ["optuna", "random"])
-def test_dry_run_shows_the_trials_that_the_study_samples_first(search: str) -> None:
+def test_dry_run_shows_the_studys_first_trials(search: str) -> None:
     overrides = [f"tune.search={search}", "seed=3"]
     sampler = make_sampler(load_space(DIGITS, overrides))
     samples = [sampler.sample(number) for number in range(3)]
@@ -178,7 +178,7 @@ def test_dry_run_shows_the_trials_that_the_study_samples_first(search: str) -> N
     ]
 
 
-def test_dry_run_of_a_grid_shows_its_first_points_and_no_more_than_there_are() -> None:
+def test_dry_run_of_a_grid_shows_its_first_points() -> None:
     grid = ["tune={search: grid}", "population.num_peers=2", "graft.c=100.0"]
     assert shown_trials(*grid, "graft.A={grid: [0.2, 0.4]}") == ["trial 0    graft.A = 0.2", "trial 1    graft.A = 0.4"]
 
@@ -188,7 +188,7 @@ def test_dry_run_trials_depend_on_the_seed() -> None:
     assert shown_trials("seed=1") != shown_trials("seed=2")
 
 
-def test_dry_run_of_a_space_without_domains_shows_one_trial() -> None:
+def test_dry_run_without_domains_shows_one_trial() -> None:
     shown = shown_trials("graft=null", "population.num_peers=1", "tune.num_samples=1")
     assert shown == ["trial 0    nothing is searched"]
 
@@ -196,7 +196,7 @@ def test_dry_run_of_a_space_without_domains_shows_one_trial() -> None:
 # bad input
 
 
-def test_a_missing_space_is_refused() -> None:
+def test_missing_space_is_refused() -> None:
     answer = run_command("-m graftpop.tune")
     refused = checked(answer.returncode, answer.stdout, answer.stderr)
     assert refused.startswith("--space: ")
@@ -285,12 +285,12 @@ def test_bad_input_is_refused_before_anything_starts(arguments: list[str], messa
         ),
     ],
 )
-def test_a_bad_space_is_refused_with_its_file(text: str, message: str) -> None:
+def test_bad_space_is_refused_with_its_file(text: str, message: str) -> None:
     Path("space.yaml").write_text(text, encoding="utf-8")
     assert re.match(message, refusal("--space", "space.yaml"))
 
 
-def test_a_folder_with_a_run_is_not_overwritten(empty_folder: Path) -> None:
+def test_folder_with_a_run_is_not_overwritten(empty_folder: Path) -> None:
     held = empty_folder / "ref"
     held.mkdir()
     (held / "space.yaml").write_text("seed: 5")
@@ -299,7 +299,7 @@ def test_a_folder_with_a_run_is_not_overwritten(empty_folder: Path) -> None:
     assert (held / "space.yaml").read_text() == "seed: 5"
 
 
-def test_a_folder_of_a_refused_study_can_be_used_again(empty_folder: Path) -> None:
+def test_folder_of_a_refused_study_is_reusable(empty_folder: Path) -> None:
     unreachable = ("--space", DIGITS, "--out", "out", "--address", "127.0.0.1:1")
     assert refusal(*unreachable).startswith("--address 127.0.0.1:1: ")
     assert refusal(*unreachable).startswith("--address 127.0.0.1:1: ")
@@ -310,7 +310,7 @@ def test_a_folder_of_a_refused_study_can_be_used_again(empty_folder: Path) -> No
     ("text", "message"),
     [("[1]", ".*got list"), ("a: b: c", "line 1 "), ("trainin: {}", "trainin: unknown key 'trainin'")],
 )
-def test_a_run_with_a_damaged_space_is_not_resumed(text: str, message: str, empty_folder: Path) -> None:
+def test_run_with_a_damaged_space_is_not_resumed(text: str, message: str, empty_folder: Path) -> None:
     (empty_folder / "run" / "tune").mkdir(parents=True)
     (empty_folder / "run" / "space.yaml").write_text(text)
     (empty_folder / "run" / "run.json").write_text("{}")
@@ -393,13 +393,13 @@ def of_folders(data_folder: Path, **options: Any) -> list[str]:
     return ["--space", DIGITS, *(part for key, value in settings.items() for part in ("--set", f"{key}={value}"))]
 
 
-def test_an_absent_or_empty_folder_of_images_is_refused(data_folder: Path) -> None:
+def test_absent_or_empty_folder_of_images_is_refused(data_folder: Path) -> None:
     assert re.search(rf"{data_folder}: .*train/<class>/\*\.png", refusal(*of_folders(data_folder)))
     absent = data_folder / "absent"
     assert re.match(f"--set data.root={absent}: data.root: .*got '{absent}'", refusal(*of_folders(absent)))
 
 
-def test_a_file_that_is_no_image_is_refused_with_its_path(data_folder: Path) -> None:
+def test_non_image_file_is_refused_with_its_path(data_folder: Path) -> None:
     write_folders(data_folder, side=8)
     bad = data_folder / "train" / "dog" / "3.png"
     bad.write_bytes(b"no image")
@@ -407,7 +407,7 @@ def test_a_file_that_is_no_image_is_refused_with_its_path(data_folder: Path) -> 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_folder_is_refused_with_its_path(data_folder: Path) -> None:
+def test_unreadable_folder_is_refused_with_its_path(data_folder: Path) -> None:
     write_folders(data_folder, side=8)
     (data_folder / "train" / "cat").chmod(0)
     try:
@@ -416,14 +416,14 @@ def test_an_unreadable_folder_is_refused_with_its_path(data_folder: Path) -> Non
         (data_folder / "train" / "cat").chmod(0o755)
 
 
-def test_a_network_without_a_site_is_refused(data_folder: Path) -> None:
+def test_network_without_a_site_is_refused(data_folder: Path) -> None:
     write_folders(data_folder, side=64)
     refused = refusal(*of_folders(data_folder, **{"model.name": "torchvision:alexnet"}))
     assert refused.startswith("--set model.name=torchvision:alexnet: model.name: 'torchvision:alexnet' ")
     assert "BatchNorm" in refused
 
 
-def test_a_network_that_does_not_fit_the_images_is_refused() -> None:
+def test_network_that_does_not_fit_the_images_is_refused() -> None:
     assert re.match(
         r"--set model.name=torchvision:alexnet: model.name: 'torchvision:alexnet' .*\(3, 8, 8\)",
         refusal("--space", DIGITS, "--set", "model.name=torchvision:alexnet"),

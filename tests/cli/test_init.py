@@ -28,7 +28,7 @@ def graftpop(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
-def test_the_space_is_small_and_passes_a_dry_run() -> None:
+def test_space_is_small_and_passes_a_dry_run() -> None:
     assert graftpop("init").exit_code == 0
     space = load_space("space.yaml")
     assert space.domains.keys() == {"graft.A", "graft.c"}
@@ -38,7 +38,7 @@ def test_the_space_is_small_and_passes_a_dry_run() -> None:
     assert "study      4 trials of up to 4 rounds" in plan.stdout
 
 
-def test_the_schema_is_written_next_to_the_space_and_validates_it(empty_folder: Path) -> None:
+def test_schema_is_written_beside_the_space_and_validates_it(empty_folder: Path) -> None:
     (empty_folder / "spaces").mkdir()
     assert graftpop("init", "spaces/mine.yml").exit_code == 0
     text = (empty_folder / "spaces/mine.yml").read_text(encoding="utf-8")
@@ -48,7 +48,7 @@ def test_the_schema_is_written_next_to_the_space_and_validates_it(empty_folder: 
     jsonschema.Draft202012Validator(schema).validate(yaml.safe_load(text))
 
 
-def test_comments_describe_each_section_of_the_space_and_name_the_others() -> None:
+def test_comments_describe_each_section() -> None:
     graftpop("init")
     text = Path("space.yaml").read_text(encoding="utf-8")
     schema = settings_schema()
@@ -61,7 +61,7 @@ def test_comments_describe_each_section_of_the_space_and_name_the_others() -> No
 
 
 @pytest.mark.parametrize("there", ["space.yaml", "space.schema.json"])
-def test_an_existing_file_is_kept_and_nothing_is_written(there: str) -> None:
+def test_existing_file_is_kept_and_nothing_is_written(there: str) -> None:
     Path(there).write_text("mine", encoding="utf-8")
     refused = graftpop("init")
     assert (refused.exit_code, refused.stdout) == (2, "")
@@ -69,13 +69,13 @@ def test_an_existing_file_is_kept_and_nothing_is_written(there: str) -> None:
     assert [path.read_text(encoding="utf-8") for path in Path().iterdir()] == ["mine"]
 
 
-def test_an_absent_folder_is_refused_in_one_line() -> None:
+def test_absent_folder_is_refused_in_one_line() -> None:
     refused = graftpop("init", "nowhere/space.yaml")
     assert refused.exit_code == 2
     assert re.fullmatch(r"error: nowhere/space\.schema\.json: .*No such file or directory.*\n", refused.stderr)
 
 
-def test_the_module_is_the_same_command_and_its_help_imports_neither_torch_nor_ray() -> None:
+def test_module_is_the_same_command_without_large_imports() -> None:
     program = (
         "import runpy, sys\nsys.argv = ['init', '--help']\n"
         "try:\n    runpy.run_module('graftpop.init', run_name='__main__')\n"

@@ -70,7 +70,7 @@ def test_resnet32_has_the_1136_filters_of_the_released_code() -> None:
     assert network_figures("net", seeded_network("resnet32").state_dict(), [0.1]).total.num_filters == 1136
 
 
-def test_weights_with_a_range_that_is_not_finite_have_no_entropy(network: nn.Module) -> None:
+def test_weights_of_infinite_range_have_no_entropy(network: nn.Module) -> None:
     state = weak(network)
     state["conv1.weight"][5, 0, 0, 0] = float("nan")
     state["layer1.0.conv1.weight"][0, 0, 0] = torch.tensor([3e38, -3e38, 0.0])
@@ -117,7 +117,7 @@ def test_thresholds_follow_one_option_or_repeat_it(network: nn.Module, tmp_path:
     assert inspected(file, "--threshold", "-1").exit_code == 2
 
 
-def test_two_networks_are_side_by_side_and_more_have_totals_only(network: nn.Module, tmp_path: Path) -> None:
+def test_two_networks_are_shown_side_by_side(network: nn.Module, tmp_path: Path) -> None:
     one, other = tmp_path / "one.pt", tmp_path / "other.pt"
     torch.save(weak(network), one)
     torch.save({name: tensor for name, tensor in network.state_dict().items() if "layer3" not in name}, other)
@@ -155,7 +155,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_without_a_network_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+def test_file_without_a_network_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pt")
     torch.save({"weight": [1, 2]}, tmp_path / "list.pt")
     (tmp_path / "text.pt").write_text("no weights")

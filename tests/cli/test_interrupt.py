@@ -31,7 +31,7 @@ def rounds_recorded(run: Path) -> int:
         return max(pq.read_table(file)["round"].to_pylist(), default=0)
 
 
-def test_a_run_interrupted_by_ctrl_c_can_be_resumed(tmp_path: Path) -> None:
+def test_run_interrupted_by_ctrl_c_can_be_resumed(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     run = tmp_path / "run"
     command = [sys.executable, "-m", "graftpop.tune"]

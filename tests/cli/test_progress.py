@@ -50,7 +50,7 @@ def shown(*trials: Trial) -> list[list[str]]:
 # the table
 
 
-def test_table_has_values_round_accuracies_and_speed_of_each_trial() -> None:
+def test_table_has_values_round_accuracy_and_speed() -> None:
     done = trial(1, "completed", **RESULT | {"round": 12, "test_accuracy": 0.875, "ensemble_test_accuracy": 0.9})
     header, running, completed = shown(trial(0, **RESULT), done)
     assert header == [
@@ -128,7 +128,7 @@ def test_plain_lines_show_start_and_end_of_a_trial(clock: list[float]) -> None:
     ]
 
 
-def test_a_running_trial_gets_a_line_every_ten_seconds(clock: list[float]) -> None:
+def test_running_trial_gets_a_line_every_ten_seconds(clock: list[float]) -> None:
     output = StringIO()
     watch = PlainProgress(Console(file=output, width=40), 1, 12)
     watch([trial(0)])
@@ -141,7 +141,7 @@ def test_a_running_trial_gets_a_line_every_ten_seconds(clock: list[float]) -> No
     assert rounds == [3, 6, 9, 12]
 
 
-def test_a_failed_trial_is_shown_with_its_error(clock: list[float]) -> None:
+def test_failed_trial_is_shown_with_its_error(clock: list[float]) -> None:
     failed = trial(0, "failed")
     failed.error = "peer 1: lost in 'train': [its] process died"
     assert lines_of([failed]) == [
@@ -173,13 +173,13 @@ def test_trials_not_yet_created_count_as_the_longest(clock: list[float]) -> None
     assert pace.time_left(trials) == "0:10:00 left"  # 200 rounds at 3 s
 
 
-def test_a_stopped_trial_has_no_rounds_left(clock: list[float]) -> None:
+def test_stopped_trial_has_no_rounds_left(clock: list[float]) -> None:
     pace = Pace(num_trials=2, rounds_of_trial=12)
     trials = [trial(0, "stopped", round=4), trial(1, round=6)]
     assert (pace.rounds_done(trials), pace.total_rounds(trials)) == (18, 24)
 
 
-def test_rounds_of_an_earlier_session_do_not_count_for_the_pace(clock: list[float]) -> None:
+def test_pace_ignores_rounds_of_earlier_sessions(clock: list[float]) -> None:
     pace = Pace(num_trials=2, rounds_of_trial=12)
     trials = [trial(0, "completed", round=12), trial(1, round=2)]
     assert pace.time_left(trials) == ""
@@ -210,13 +210,13 @@ def last_drawn(trials: list[Trial], num_trials: int) -> list[str]:
     return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip(" \r\0") for line in output.getvalue().splitlines()]
 
 
-def test_live_table_has_trials_and_one_bar_with_rounds_speed_and_time() -> None:
+def test_live_table_has_trials_and_one_bar() -> None:
     lines = last_drawn([trial(0, **RESULT), trial(1, **RESULT)], num_trials=3)
     assert [line.split()[0] for line in lines[:4]] == ["trial", "0", "1", "study"]
     assert re.search(r"12/36 +rounds +24,691 images/s +\d:\d\d:\d\d left$", lines[3])
 
 
-def test_live_table_prefers_running_trials_and_counts_the_hidden_ones() -> None:
+def test_live_table_shows_running_trials_and_counts_hidden_ones() -> None:
     over = [trial(number, "completed", **RESULT) for number in range(30)]
     running = [trial(number, **RESULT) for number in range(30, 35)]
     lines = last_drawn(over + running, num_trials=35)
@@ -230,7 +230,7 @@ def test_live_table_without_trials_is_the_bar_alone() -> None:
     assert re.fullmatch(r"study .* 0/36 +rounds", lines[0])
 
 
-def test_events_and_early_ends_are_printed_once_above_the_live_table() -> None:
+def test_events_are_printed_once_above_the_live_table() -> None:
     replaced, stopped, failed, done, earlier = (trial(number, **RESULT) for number in range(5))
     earlier.status = "stopped"
     trials = [replaced, stopped, failed, done, earlier]
