@@ -60,7 +60,7 @@ def with_small_filters(network: nn.Module) -> nn.Module:
 # one peer
 
 
-def test_without_settings_only_the_information_of_the_network_is_measured() -> None:
+def test_default_diagnostics_measure_information_only() -> None:
     measured = measures(seeded_network("resnet8")).measure(ENTROPIES)
     assert measured == [("network_information_nats", pytest.approx(math.fsum(ENTROPIES.tolist())))]
 
@@ -84,7 +84,7 @@ def test_filters_below_each_threshold_are_counted_over_all_sites() -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.1, 1.0])
-def test_density_follows_the_filters_that_are_valid_in_the_baseline(tmp_path: Path, threshold: float) -> None:
+def test_density_follows_the_baselines_valid_filters(tmp_path: Path, threshold: float) -> None:
     reference = with_small_filters(trained_looking("resnet8", 1))
     network = trained_looking("resnet8", 2)
     one = measures(network, density_of=baseline(tmp_path, reference), density_threshold=threshold)
@@ -140,7 +140,7 @@ def snapshot_of(network: nn.Module, predicted: Tensor) -> Snapshot:
     return one.publish(1, one.entropies(), predicted)
 
 
-def test_a_pair_is_compared_by_all_its_weights_and_by_its_predictions() -> None:
+def test_pair_is_compared_by_weights_and_predictions() -> None:
     networks = [trained_looking("resnet8", seed) for seed in (1, 2)]
     predicted = [torch.tensor([0, 1, 2, 3, 4, 5, 6]), torch.tensor([0, 2, 2, 3, 1, 5, 0])]
     own, other = map(snapshot_of, networks, predicted)
