@@ -97,7 +97,7 @@ def test_random_box_is_inside_its_image(height: int, width: int, seed: int) -> N
     assert 0 <= left < left + box_width <= width
 
 
-def test_random_boxes_have_the_areas_and_ratios_of_the_recipe() -> None:
+def test_random_boxes_have_the_recipes_areas_and_ratios() -> None:
     generator = np.random.default_rng(0)
     boxes = np.array([random_crop_box(400, 400, generator) for _ in range(4000)])
     areas, ratios = boxes[:, 2] * boxes[:, 3] / 400**2, boxes[:, 3] / boxes[:, 2]
@@ -155,7 +155,7 @@ def test_random_box_can_touch_every_border(
         (60, 41, 4 / 3, (2, 0, 55, 41)),
     ],
 )
-def test_box_is_the_largest_centered_one_after_ten_draws_without_a_fit(
+def test_box_falls_back_to_the_largest_centered_one(
     height: int, width: int, ratio: float, box: tuple[int, int, int, int]
 ) -> None:
     generator = ScriptedGenerator(1.0, ratio)

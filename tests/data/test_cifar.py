@@ -155,7 +155,7 @@ def test_absent_cifar_is_refused_with_places_layouts_and_remedies(
     assert capfd.readouterr() == ("", "")
 
 
-def test_absent_cifar_is_refused_with_a_note_if_the_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_cifar_without_the_variable_is_refused_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GRAFTPOP_DATA")
     with pytest.raises(DataError, match=r"GRAFTPOP_DATA \(not set now\).*cifar100/"):
         load("cifar100")
@@ -256,7 +256,7 @@ def test_real_cifar10_images_equal_those_of_pillow(tmp_path: Path) -> None:
 # hostile archives
 
 
-def test_batch_with_other_objects_than_arrays_is_refused_and_nothing_is_called(tmp_path: Path) -> None:
+def test_batch_with_foreign_objects_is_refused_and_calls_nothing(tmp_path: Path) -> None:
     class Call:
         def __reduce__(self) -> Any:
             return os.mkdir, (str(tmp_path / "executed"),)

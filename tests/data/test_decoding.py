@@ -46,7 +46,7 @@ def refusal(content: bytes | str, size: tuple[int, int] | None = None) -> str:
 
 
 @pytest.mark.parametrize(("width", "height"), [(2**13, 2**12 + 1), (2**25 + 1, 1), (9000, 9000)])
-def test_image_above_the_pixel_limit_is_refused_from_its_header(width: int, height: int) -> None:
+def test_image_above_the_pixel_limit_is_refused_by_header(width: int, height: int) -> None:
     message = refusal(header_alone(width, height))
     assert "33554432" in message
     assert f"got {width} x {height}" in message
@@ -75,13 +75,13 @@ def test_image_at_the_byte_limit_is_decoded(is_file: bool, tmp_path: Path, monke
     assert f"{len(content) - 1} bytes" in refusal(image)
 
 
-def test_image_of_another_size_than_the_first_is_refused_before_it_is_decoded() -> None:
+def test_image_of_another_size_is_refused_before_decoding() -> None:
     images = [(png(random_pixels(1, 8, 8)[0]), "0", 0), (header_alone(4096, 4096), "1", 0)]
     with pytest.raises(DataError, match=r"^1: .* 8 x 8, got 4096 x 4096"):
         list(decode_blocks(images, 8, 8))
 
 
-def test_pixels_of_an_image_of_another_size_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_of_another_size_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def convert(*_: object) -> None:
         raise AssertionError("decoded")
 
@@ -114,7 +114,7 @@ def test_blocks_are_limited_in_images_and_bytes(
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_image_of_more_than_8_bits_per_color_is_refused(mode: str) -> None:
+def test_image_above_8_bits_per_color_is_refused(mode: str) -> None:
     kind = np.float32 if mode == "F" else np.uint16 if mode == "I;16" else np.int32
     image = Image.fromarray(np.full((4, 4), 300, kind))
     assert image.mode == mode
@@ -152,7 +152,7 @@ def test_size_is_checked_again_after_decoding(monkeypatch: pytest.MonkeyPatch) -
     assert "got 4 x 8" in message
 
 
-def test_jpeg_of_very_many_scans_is_refused_within_a_second() -> None:
+def test_jpeg_of_many_scans_is_refused_within_a_second() -> None:
     content = encoded(Image.new("RGB", (4096, 4096)), "JPEG", progressive=True)
     last = content[content.rindex(b"\xff\xda") : -2]
     start = time.monotonic()

@@ -46,12 +46,12 @@ def test_images_of_one_size_are_decoded_into_memory(root: Path) -> None:
     assert (splits.recipe.crop_padding, splits.recipe.flip) == (1, True)
 
 
-def test_validation_images_are_split_off_if_there_is_no_folder(root: Path) -> None:
+def test_validation_images_are_split_off_without_a_folder(root: Path) -> None:
     splits = load(root, val_fraction=0.33)
     assert (splits.train.num_images, splits.val.num_images, splits.test.num_images) == (12, 6, 6)
 
 
-def test_validation_folder_without_a_test_folder_is_the_test_set(root: Path) -> None:
+def test_validation_folder_is_the_default_test_set(root: Path) -> None:
     (root / "test").rename(root / "val")
     splits = load(root, val_fraction=0.33)
     assert (splits.train.num_images, splits.val.num_images, splits.test.num_images) == (12, 6, 6)
@@ -154,7 +154,7 @@ def test_broken_link_is_named(root: Path) -> None:
         load(root)
 
 
-def test_class_folder_may_be_a_link_and_cyclic_links_are_not_followed(root: Path) -> None:
+def test_class_folder_may_be_a_link_but_not_cyclic(root: Path) -> None:
     (root / "train" / "cat" / "circle").symlink_to(root / "train")
     (root / "test" / "dog").rename(root / "gone")
     (root / "test" / "dog").symlink_to(root / "gone")

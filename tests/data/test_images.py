@@ -21,7 +21,7 @@ def numbered(num_images: int, recipe: Recipe = PLAIN, rows: torch.Tensor | None 
 
 
 @pytest.mark.parametrize(("num_images", "sizes"), [(8, [4, 4]), (9, [4, 4]), (10, [4, 4, 2]), (3, [3]), (1, [])])
-def test_last_training_batch_is_dropped_if_it_is_a_single_image(num_images: int, sizes: list[int]) -> None:
+def test_single_image_batch_is_dropped_in_training(num_images: int, sizes: list[int]) -> None:
     assert [len(labels) for _, labels in numbered(num_images).training_batches(4, 0, CPU)] == sizes
 
 
@@ -54,7 +54,7 @@ def test_epoch_does_not_change_the_global_random_state() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_each_image_is_one_of_its_variants_and_all_variants_occur() -> None:
+def test_every_variant_of_an_image_occurs() -> None:
     images = numbered(30, VARIED)
     seen = set()
     for seed in range(20):

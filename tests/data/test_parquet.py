@@ -96,14 +96,14 @@ def test_files_of_no_part_are_ignored(root: Path) -> None:
     assert parquet_files(root) == {"train": [root / "train.parquet"], "test": [root / "test.parquet"]}
 
 
-def test_training_set_is_not_split_if_there_are_validation_files(root: Path) -> None:
+def test_validation_files_prevent_a_split(root: Path) -> None:
     write_both(root)
     write_parquet(root / "validation.parquet", IMAGES[:5], {"label": LABELS[:5]})
     splits = load(root, max_train_images=20)
     assert (splits.train.num_images, splits.val.num_images, splits.test.num_images) == (20, 5, 30)
 
 
-def test_class_label_of_the_metadata_is_preferred_to_other_integers(root: Path) -> None:
+def test_class_label_in_metadata_is_preferred(root: Path) -> None:
     write_both(root, {"size": list(range(30)), "kind": LABELS}, class_names={"kind": ["a", "b", "c"]})
     assert cast(MemoryImages, load(root).train).labels.tolist() == LABELS
 
@@ -170,7 +170,7 @@ def test_images_of_several_sizes_can_be_scaled_to_one(root: Path) -> None:
         ("train", 10**6, None, r"\[0, 65535\], got 1000000"),
     ],
 )
-def test_label_that_is_no_class_is_named_by_file_and_row(
+def test_invalid_label_is_named_by_file_and_row(
     root: Path, part: str, label: int | None, names: list[str] | None, message: str
 ) -> None:
     class_names = {"label": names} if names else None
@@ -181,7 +181,7 @@ def test_label_that_is_no_class_is_named_by_file_and_row(
         load(root)
 
 
-def test_classes_are_counted_over_all_training_files_and_empty_files_are_allowed(root: Path) -> None:
+def test_classes_are_counted_over_all_training_files(root: Path) -> None:
     write_both(root)
     write_parquet(root / "train_1.parquet", IMAGES[:1], {"label": [7]})
     write_parquet(root / "train_2.parquet", [], {"label": pyarrow.array([], pyarrow.int64())})
@@ -326,7 +326,7 @@ def test_unknown_label_column_is_refused_with_the_columns(root: Path, label: str
 # hostile tables
 
 
-def test_text_instead_of_an_image_is_not_used_as_a_path(root: Path) -> None:
+def test_text_in_place_of_an_image_is_no_path(root: Path) -> None:
     write_both(root)
     (root / "secret.png").write_bytes(IMAGES[0])
     cells = pyarrow.array([{"bytes": str(root / "secret.png")}] * 30, pyarrow.struct([("bytes", pyarrow.string())]))
@@ -349,7 +349,7 @@ def test_link_out_of_the_folder_is_refused(root: Path, tmp_path: Path) -> None:
         load(root)
 
 
-def test_more_rows_than_bytes_are_refused_before_they_are_read(root: Path) -> None:
+def test_more_rows_than_bytes_are_refused_unread(root: Path) -> None:
     write_both(root)
     kind = pyarrow.struct([("bytes", pyarrow.binary())])
     image = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(300_000, np.int32)), pyarrow.array([IMAGES[0]]))
@@ -361,9 +361,7 @@ def test_more_rows_than_bytes_are_refused_before_they_are_read(root: Path) -> No
         load(root)
 
 
-def test_page_larger_than_the_limit_is_refused_before_it_is_decompressed(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_oversized_page_is_refused_before_decompression(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_PAGE_BYTES == 2**28
     monkeypatch.setattr("graftpop.data.parquet.MAX_PAGE_BYTES", 2**24)
     write_both(root)
@@ -375,7 +373,7 @@ def test_page_larger_than_the_limit_is_refused_before_it_is_decompressed(
         load(root)
 
 
-def test_page_that_repeats_one_image_is_read_in_few_rows_at_a_time(root: Path) -> None:
+def test_page_of_repeated_images_is_read_in_small_batches(root: Path) -> None:
     large = png(random_pixels(1, 600, 600)[0])  # a million bytes, once in the dictionary of its column
     write_parquet(root / "train.parquet", [large] * 100, {"label": [0, 1] * 50})
     write_parquet(root / "test.parquet", [large] * 2, {"label": [0, 1]})
@@ -384,9 +382,7 @@ def test_page_that_repeats_one_image_is_read_in_few_rows_at_a_time(root: Path) -
     assert pyarrow.default_memory_pool().max_memory() - before < 2**27
 
 
-def test_images_without_room_on_the_disk_are_refused_before_they_are_decoded(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_larger_than_the_disk_are_refused_before_decoding(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_both(root)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 69_119})())
     with pytest.raises(
@@ -428,7 +424,7 @@ def test_column_name_of_several_lines_is_refused(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["label", "image"])
-def test_table_without_other_candidates_than_a_repeated_column_is_refused(root: Path, name: str) -> None:
+def test_table_with_only_a_repeated_column_is_refused(root: Path, name: str) -> None:
     write_both(root)
     table = parquet.read_table(root / "train.parquet")
     twice = pyarrow.Table.from_arrays([*table.columns, table[name]], [*table.column_names, name])

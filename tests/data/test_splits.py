@@ -60,7 +60,7 @@ def test_stratified_split_takes_every_row_equally_often() -> None:
     assert np.all(np.abs(taken / 4000 - 0.3) < 0.03)  # four standard errors
 
 
-def test_stratified_split_takes_every_pair_of_a_class_equally_often() -> None:
+def test_stratified_split_takes_every_pair_equally_often() -> None:
     # Without the shuffle only neighbors at equal distances would be taken together.
     labels = torch.zeros(6, dtype=torch.int64)
     generator = torch.Generator().manual_seed(0)
@@ -113,7 +113,7 @@ def test_digits_are_shifted_by_one_pixel_and_not_mirrored() -> None:
     np.testing.assert_allclose(splits.recipe.std, pixels.std(axis=(0, 2, 3)), rtol=1e-12)
 
 
-def test_test_set_of_digits_is_a_fifth_for_every_seed() -> None:
+def test_test_digits_are_a_fifth_for_every_seed() -> None:
     first, other = digits(seed=0).test, digits(seed=1).test
     assert first.num_images == other.num_images == 359
     assert torch.equal(cast(MemoryImages, first).pixels, cast(MemoryImages, other).pixels)
@@ -202,7 +202,7 @@ def test_settings_that_do_not_fit_the_data_are_refused(settings: dict[str, Any],
         digits(**settings)
 
 
-def test_an_unknown_data_set_lists_the_choices() -> None:
+def test_unknown_data_set_lists_the_choices() -> None:
     with pytest.raises(DataError, match=r"data\.name: .*'cifar'; .*digits, cifar10, .*did you mean 'cifar10'"):
         load_splits(DataSettings(name="cifar"), seed=0)
 

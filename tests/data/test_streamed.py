@@ -45,7 +45,7 @@ def together(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat(images), torch.cat(labels)
 
 
-def test_splits_are_disjoint_complete_and_a_function_of_the_seed(root: Path) -> None:
+def test_splits_are_disjoint_complete_and_seeded(root: Path) -> None:
     splits = load(root)
     train, val, test = (cast(StreamedImages, split) for split in (splits.train, splits.val, splits.test))
     assert (train.num_images, val.num_images, test.num_images) == (12, 1, 4)
