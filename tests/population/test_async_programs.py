@@ -94,7 +94,7 @@ def all_rounds(rounds: AsyncRounds, settings: Settings) -> list[dict[int, PeerRo
     return [rounds.step(number) for number in range(1, settings.num_rounds + 1)]
 
 
-def test_round_is_train_publish_graft_save_and_the_last_one_neither_publishes_nor_grafts() -> None:
+def test_last_round_neither_publishes_nor_grafts() -> None:
     settings, group = settings_of(), ScriptedGroup([])
     results = all_rounds(make_rounds(group, settings)[0], settings)
     exchanging = ["train", "publish", "graft", "save"]
@@ -110,14 +110,14 @@ def test_timeouts_follow_the_rounds_so_far() -> None:
     assert group.timeouts_s[-1] == SHORTEST_S
 
 
-def test_resumed_peers_do_not_wait_for_rounds_that_were_done_before() -> None:
+def test_resumed_peers_do_not_wait_for_earlier_rounds() -> None:
     settings = settings_of(max_staleness=1)
     group = ScriptedGroup([0, 0, 2, 2, 0, 0])  # peer 1 is still in its first round after the resumption
     make_rounds(group, settings, done=2)[0].step(3)
     assert [method for _, method, _ in group.ended[:6]] == ["train", "publish", "train", "publish", "graft", "save"]
 
 
-def test_lost_peer_gets_its_state_and_its_teachers_again() -> None:
+def test_restarted_peer_gets_its_state_and_teachers() -> None:
     settings, group = settings_of(), ScriptedGroup([], {(1, "train"): [PeerLost("peer 1: killed")]})
     rounds, events = make_rounds(group, settings, teachers=("teacher",))
     rounds.step(1)
@@ -127,7 +127,7 @@ def test_lost_peer_gets_its_state_and_its_teachers_again() -> None:
     assert [(event.peer, event.event) for event in events] == [(1, "lost"), (1, "replaced")]
 
 
-def test_peer_lost_again_while_it_starts_is_restarted_until_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peer_lost_while_starting_is_restarted_until_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(async_rounds, "SECONDS_BETWEEN_STARTS", 0.01)
     lost = PeerLost("peer 1: killed")
     settings = settings_of(replace_timeout_s=60.0)
@@ -138,7 +138,7 @@ def test_peer_lost_again_while_it_starts_is_restarted_until_its_timeout(monkeypa
     assert [(event.peer, event.event) for event in events] == [(1, "lost"), (1, "replaced")]
 
 
-def test_lost_snapshot_is_not_taken_again() -> None:
+def test_lost_snapshot_is_not_used_again() -> None:
     """Peer 0 grafts peer 2, its donor in the ring; the snapshot is gone, and peer 2 publishes another one."""
     settings = settings_of()
     group = ScriptedGroup([], {(0, "graft"): [ResultLost("peer 0: an argument is gone")]})
@@ -148,7 +148,7 @@ def test_lost_snapshot_is_not_taken_again() -> None:
     assert second == ((SNAPSHOT, 2, 2),)
 
 
-def test_newer_snapshot_is_taken_when_the_older_one_was_lost() -> None:
+def test_newer_snapshot_replaces_a_lost_one() -> None:
     """While peer 0 grafts the first snapshot of peer 2, peer 2 publishes its second."""
     settings = settings_of()
     first_rounds = [*[0, 0], *[1, 1], *[2, 2]]  # train, publish
@@ -159,7 +159,7 @@ def test_newer_snapshot_is_taken_when_the_older_one_was_lost() -> None:
     assert group.ended[len(first_rounds) + len(ahead) + 1][:2] == (0, "graft")  # at once
 
 
-def test_restarted_peer_publishes_its_lost_snapshot_again_with_its_round() -> None:
+def test_restarted_peer_republishes_its_snapshot_with_its_round() -> None:
     """The node of peer 2 is lost in its second round, with the snapshot of its first that peer 0 is about to graft."""
     settings = settings_of()
     order = [*[0, 0, 1, 1, 2, 2], 2, 2, 0, 2]  # train, publish; graft, save of peer 2; graft of peer 0; train of peer 2
@@ -174,7 +174,7 @@ def test_restarted_peer_publishes_its_lost_snapshot_again_with_its_round() -> No
     assert result[0].grafts["staleness"] == [0, 0]
 
 
-def test_owners_of_lost_snapshots_are_restarted_when_all_peers_wait_for_them() -> None:
+def test_owners_of_awaited_lost_snapshots_are_restarted() -> None:
     settings = settings_of(max_staleness=0)
     lost = [ResultLost("an argument is gone")]
     group = ScriptedGroup([], {(peer, "graft"): lost for peer in range(3)})
@@ -184,7 +184,7 @@ def test_owners_of_lost_snapshots_are_restarted_when_all_peers_wait_for_them() -
     assert [event.peer for event in events if event.event == "replaced"] == [0, 1, 2]
 
 
-def test_diverged_peer_whose_donor_snapshot_is_lost_waits_for_another() -> None:
+def test_diverged_peer_waits_if_its_donors_snapshot_is_lost() -> None:
     settings = settings_of()
     group = ScriptedGroup(
         [],

@@ -149,7 +149,7 @@ def assert_complete(rounds: list[Round], max_staleness: int, peers: Collection[i
     topology=st.sampled_from(["ring", "all"]),
     weights=st.tuples(*[st.sampled_from([0.0, 0.1, 1.0])] * NUM_PEERS),
 )
-def test_each_round_appears_once_and_staleness_is_bounded_at_any_pace(
+def test_rounds_appear_once_with_bounded_staleness_at_any_pace(
     seed: int, max_staleness: int, topology: str, weights: tuple[float, ...]
 ) -> None:
     settings = async_settings(population={"max_staleness": max_staleness, "topology": topology})
@@ -161,7 +161,7 @@ def test_each_round_appears_once_and_staleness_is_bounded_at_any_pace(
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
-def test_fast_peers_wait_only_when_a_slow_one_is_max_staleness_behind(max_staleness: int) -> None:
+def test_fast_peers_wait_for_one_max_staleness_behind(max_staleness: int) -> None:
     settings = async_settings(population={"max_staleness": max_staleness, "topology": "all"})
     group = PacedGroup(settings, Random(0), (1.0, 1.0, 0.0))
     rounds, *_ = run(settings, group)
@@ -187,7 +187,7 @@ def test_donor_may_be_ahead_of_its_receiver() -> None:
 @pytest.mark.parametrize("with_node", [False, True])
 @hypothesis.settings(max_examples=12)
 @hypothesis.given(seed=st.integers(0, 2**32), deaths=st.sets(st.integers(3, 70), min_size=1, max_size=6))
-def test_dead_peers_return_and_each_round_appears_once(with_node: bool, seed: int, deaths: set[int]) -> None:
+def test_rounds_appear_once_although_peers_die(with_node: bool, seed: int, deaths: set[int]) -> None:
     settings = async_settings()
     group = PacedGroup(settings, Random(seed), deaths=deaths, with_node=with_node)
     rounds, _, states, events = run(settings, group)
@@ -207,7 +207,7 @@ def test_lost_peer_repeats_only_its_own_round() -> None:
     assert len(group.trained) == 3 * 2
 
 
-def test_peer_lost_after_the_last_round_has_its_last_state_again() -> None:
+def test_peer_lost_after_the_last_round_regains_its_state() -> None:
     settings, outcomes = async_settings(), []
     for is_lost in (False, True):
         group = PacedGroup(settings, Random(0))
@@ -218,7 +218,7 @@ def test_peer_lost_after_the_last_round_has_its_last_state_again() -> None:
     assert outcomes[1] == outcomes[0]
 
 
-def test_population_continues_without_a_peer_that_finds_no_room() -> None:
+def test_population_continues_without_a_peer_that_has_no_room() -> None:
     settings = async_settings(population={"min_peers": 2})
     group = PacedGroup(settings, Random(1), (1.0, 0.0, 1.0), deaths={20}, never_back=[0, 1, 2])
     rounds, result, states, events = run(settings, group)
@@ -272,7 +272,7 @@ def test_diverged_peer_takes_the_latest_snapshot_of_its_donor(seed: int, peer: i
 
 
 @pytest.mark.parametrize("topology", ["all", "best"])
-def test_diverged_peer_outside_a_ring_takes_the_weights_of_another(topology: str) -> None:
+def test_diverged_peer_outside_a_ring_takes_other_weights(topology: str) -> None:
     settings = async_settings(population={"topology": topology})
     for peer in range(NUM_PEERS):
         poisoned = type("Poisoned", (PoisonedPeer,), {"poisoned": {peer: [2]}})

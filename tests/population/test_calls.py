@@ -44,7 +44,7 @@ def finished(group: RecordingGroup, settings: Settings) -> dict[str, Any]:
     return population.finish(rounds[-1])
 
 
-def test_codistillation_learns_from_all_other_peers_and_not_from_itself() -> None:
+def test_codistillation_learns_from_all_others_only() -> None:
     settings = make_settings(mutual={"exchange": "snapshots"}, training={"epochs": 3})
     group = RecordingGroup(settings)
     finished(group, settings)
@@ -56,7 +56,7 @@ def test_codistillation_learns_from_all_other_peers_and_not_from_itself() -> Non
         assert all(isinstance(snapshot, Snapshot) for snapshots in calls.values() for snapshot in snapshots)
 
 
-def test_timeout_of_teacher_training_grows_with_the_teachers_per_peer() -> None:
+def test_teacher_timeout_grows_with_teachers_per_peer() -> None:
     teachers = [{"model": "resnet8", "epochs": epochs} for epochs in (1, 1, 2)]
     settings = make_settings(
         distillation={"teachers": teachers},
@@ -86,7 +86,7 @@ def test_exchange_is_timed_in_rounds_that_graft() -> None:
     assert exchange_s[1] == [0.0] * 3
 
 
-def test_peer_that_left_after_the_last_round_cannot_be_the_best() -> None:
+def test_departed_peer_cannot_be_the_best() -> None:
     settings = make_settings(graft={}, population={"min_peers": 2, "replace_timeout_s": 0.1})
     best = finished(RecordingGroup(settings), settings)["best_peer"]
     outcome = finished(RecordingGroup(settings, leaving=best, at="predict"), settings)

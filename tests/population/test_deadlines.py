@@ -23,7 +23,7 @@ def test_timeout_is_the_factor_times_the_median_round(factor: float) -> None:
     assert timeout_s(100.0, 200.0, deadline_factor=factor) == factor * 150.0
 
 
-def test_timeout_is_at_least_a_minute_and_at_most_the_maximum() -> None:
+def test_timeout_is_between_a_minute_and_the_maximum() -> None:
     assert timeout_s(0.1) == 60.0
     assert timeout_s(1000.0) == 7200.0
     assert timeout_s(0.1, round_timeout_s=5.0) == 5.0

@@ -36,12 +36,12 @@ class CountingPeer:
         return list(stacked[:, 0])
 
 
-def test_collective_stacks_arrays_in_the_order_of_peers_whatever_the_order_of_calls() -> None:
+def test_collective_stacks_arrays_in_peer_order() -> None:
     group = LocalGroup(partial(CountingPeer, set()), 3)
     assert dict(group.run("gather", {2: (), 0: (), 1: ()}, 1.0)) == {peer: [0, 1, 2] for peer in range(3)}
 
 
-def test_collective_without_one_of_its_peers_ends_the_others() -> None:
+def test_collective_with_a_missing_peer_ends_the_others() -> None:
     closed: set[int] = set()
     outcomes = list(LocalGroup(partial(CountingPeer, closed), 3).run("gather", dict.fromkeys(range(3), (1,)), 1.0))
     assert [(peer, type(outcome)) for peer, outcome in outcomes] == [
@@ -52,7 +52,7 @@ def test_collective_without_one_of_its_peers_ends_the_others() -> None:
     assert closed == {0, 2}
 
 
-def test_restarted_peer_is_new_and_a_dismissed_one_is_gone() -> None:
+def test_restarted_peer_is_new_and_dismissed_one_absent() -> None:
     group = LocalGroup(partial(CountingPeer, set()), 2)
     calls: dict[int, tuple[Any, ...]] = {0: (), 1: ()}
     assert dict(group.run("count", calls, 1.0)) == {0: 1, 1: 1}

@@ -120,7 +120,7 @@ def test_mutual_learning_of_one_peer_is_plain_training() -> None:
     assert rounds[-1].val_accuracy == plain_rounds[-1].val_accuracy
 
 
-def test_mutual_learning_with_weight_0_is_plain_training_on_the_first_peers_batches() -> None:
+def test_mutual_weight_0_is_training_on_shared_batches() -> None:
     mutual, _ = run(method_settings(mutual={"weight": 0.0}))
     plain, _ = run(method_settings())
     assert same_bits(networks(mutual)[0], networks(plain)[0])
@@ -142,7 +142,7 @@ def test_equal_peers_under_mutual_learning_train_like_one_peer() -> None:
         assert torch.allclose(after[0][name].double(), tensor.double(), atol=1e-5), name
 
 
-def test_attenuation_with_factor_1_changes_nothing_before_the_last_round() -> None:
+def test_attenuation_factor_1_changes_nothing_before_the_end() -> None:
     attenuated = local_population(method_settings(attenuation={"factor": 1.0}))
     plain = local_population(method_settings())
     for _ in range(2):
@@ -205,7 +205,7 @@ def test_soup_of_equal_peers_equals_the_peer() -> None:
     assert all(torch.equal(before[name], after[name]) for name in trained)
 
 
-def test_greedy_soup_validates_at_least_as_well_as_the_best_peer_with_recomputed_statistics() -> None:
+def test_greedy_soup_is_at_least_as_good_as_the_best_peer() -> None:
     settings = method_settings(population={"output": "greedy_soup", "num_peers": 3})
     population, rounds = run(settings)
     alone = Peer(settings, rounds[-1].best_peer)

@@ -75,7 +75,7 @@ class ReversedGroup(LocalGroup):
         yield from super().run(method, dict(sorted(calls.items(), reverse=True)), timeout_s, result_mode=result_mode)
 
 
-def test_published_snapshot_does_not_change_when_its_peer_trains_or_grafts() -> None:
+def test_published_snapshots_do_not_change() -> None:
     group = LocalGroup(partial(Peer, grafting_settings()), 2)
 
     def ask(method: str, peer: int, *arguments: Any) -> Any:
@@ -91,7 +91,7 @@ def test_published_snapshot_does_not_change_when_its_peer_trains_or_grafts() -> 
 
 
 @pytest.mark.parametrize("num_peers", [2, 3])
-def test_a_round_equals_the_formula_applied_to_the_snapshots(num_peers: int) -> None:
+def test_round_equals_the_formula_applied_to_the_snapshots(num_peers: int) -> None:
     settings = grafting_settings(population={"num_peers": num_peers})
     population = local_population(settings)
     done = population.step()
@@ -128,7 +128,7 @@ def test_order_of_the_peers_does_not_change_the_result() -> None:
     assert [[row["peer"] for row in done.peers] for done in rounds] == [[0, 1, 2]] * 2
 
 
-def test_the_last_round_does_not_graft() -> None:
+def test_last_round_does_not_graft() -> None:
     rounds, after_one = run(grafting_settings(training={"epochs": 1}))
     _, trained_only = run(grafting_settings(training={"epochs": 1}, graft=None))
     assert [(done.is_last, done.grafts) for done in rounds] == [(True, {})]
@@ -179,7 +179,7 @@ def test_alpha_1_equals_no_grafting() -> None:
     assert same_states(kept, apart)
 
 
-def test_alpha_0_passes_each_network_to_the_next_peer_of_the_ring() -> None:
+def test_alpha_0_passes_networks_around_the_ring() -> None:
     settings = grafting_settings(graft={"alpha": 0.0})
     population = local_population(settings)
     population.step()

@@ -145,7 +145,7 @@ def assert_equal(got: Outcome, expected: Outcome) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @hypothesis.settings(max_examples=6)
 @hypothesis.given(data=st.data())
-def test_result_is_unchanged_by_deaths_at_any_call(method: str, data: st.DataObject) -> None:
+def test_deaths_at_any_call_do_not_change_the_result(method: str, data: st.DataObject) -> None:
     expected = undisturbed(method)
     calls = st.integers(0, expected.num_calls - 1)
     peers = st.sets(st.integers(0, NUM_PEERS - 1), min_size=1)
@@ -157,7 +157,7 @@ def test_result_is_unchanged_by_deaths_at_any_call(method: str, data: st.DataObj
     assert lost == replaced
 
 
-def test_result_is_unchanged_by_a_death_at_each_call_of_a_round() -> None:
+def test_death_at_each_call_does_not_change_the_result() -> None:
     expected = undisturbed("grafting")
     for call in range(expected.num_calls - 1):
         assert_equal(run(recovery_settings(), {call: [1]}), expected)
@@ -174,7 +174,7 @@ def test_events_record_cause_and_duration() -> None:
         run(recovery_settings(), calls)
 
 
-def test_first_loss_fails_the_population_with_max_peer_restarts_0() -> None:
+def test_first_loss_fails_a_population_without_restarts() -> None:
     with pytest.raises(PeerError, match=r"peer 0: died before .* 0 .*population\.max_peer_restarts"):
         run(recovery_settings(population={"max_peer_restarts": 0}), {1: [0]})
 
@@ -297,7 +297,7 @@ def test_divergence_without_a_possible_donor_fails_the_population(
         population.step()
 
 
-def test_loss_and_divergence_in_the_same_round_give_the_same_result() -> None:
+def test_loss_in_a_divergent_round_does_not_change_results() -> None:
     settings = recovery_settings("grafting", **DIVERGING)
 
     class DyingAndPoisonedGroup(DyingGroup):

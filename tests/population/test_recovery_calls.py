@@ -77,7 +77,7 @@ def lost_peers(events: list[Event]) -> list[int | None]:
 # recovery
 
 
-def test_lost_peer_alone_replays_the_calls_since_the_last_commit() -> None:
+def test_only_lost_peers_replay_calls_since_the_commit() -> None:
     group = FailingGroup({("train", 1): PeerLost("peer 1: killed")})
     recovery, events = make_recovery(group)
     recovery.commit([("load", EVERYONE)])
@@ -101,7 +101,7 @@ def test_peers_of_one_process_are_lost_together() -> None:
     assert group.methods() == [("train", [0, 1, 2]), ("process_id", [0, 1]), ("train", [0, 1])]
 
 
-def test_peers_of_a_broken_collective_repeat_it_but_are_not_lost() -> None:
+def test_peers_repeat_a_broken_collective_without_a_loss() -> None:
     errors = {("train", peer): CollectiveError(f"peer {peer}: broken") for peer in (0, 2)}
     group = FailingGroup({**errors, ("train", 1): PeerLost("peer 1: killed")})
     recovery, events = make_recovery(group, together=True)
@@ -110,7 +110,7 @@ def test_peers_of_a_broken_collective_repeat_it_but_are_not_lost() -> None:
     assert group.methods() == [("train", [0, 1, 2]), ("process_id", [1]), ("train", [0, 1, 2])]
 
 
-def test_owner_of_a_lost_result_is_replaced_though_it_answers() -> None:
+def test_responding_owner_of_a_lost_result_is_replaced() -> None:
     group = FailingGroup({("graft", 1): ResultLost("peer 1: an argument is gone")})
     recovery, events = make_recovery(group)
     published = recovery.call("publish", {0: ()}, result_mode="ref")
@@ -155,7 +155,7 @@ def test_peer_may_be_lost_max_peer_restarts_times() -> None:
     assert lost_peers(events) == [1, 1, 1]
 
 
-def test_peer_is_away_from_its_first_loss_and_has_the_whole_timeout_after_its_last() -> None:
+def test_restart_timeout_begins_anew_with_each_loss() -> None:
     present, events = make_roster(FailingGroup())
     present.lose(1, PeerLost("peer 1: killed"), 1)
     assert present.is_away(1)
@@ -169,7 +169,7 @@ def test_peer_is_away_from_its_first_loss_and_has_the_whole_timeout_after_its_la
     assert events[-1].took_s >= 0.1
 
 
-def test_peers_that_start_together_have_the_time_of_the_one_that_was_lost_first() -> None:
+def test_peers_starting_together_share_the_earliest_timeout() -> None:
     group = FailingGroup()
     present, _ = make_roster(group)
     present.lose(0, PeerLost("peer 0: killed"), 1)
@@ -181,7 +181,7 @@ def test_peers_that_start_together_have_the_time_of_the_one_that_was_lost_first(
     assert timeout_s <= 9.9
 
 
-def test_peer_that_does_not_start_is_started_again_with_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peer_that_fails_to_start_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roster, "SECONDS_BETWEEN_STARTS", 0.01)
     group = FailingGroup({("process_id", 0): PeerLost("peer 0: no room")}, processes=[{0, 1}])
     present, _ = make_roster(group)
@@ -191,7 +191,7 @@ def test_peer_that_does_not_start_is_started_again_with_its_process(monkeypatch:
     assert group.restarted == [[0, 1], [0, 1]]
 
 
-def test_dismissed_peer_is_gone_from_roster_and_group() -> None:
+def test_dismissed_peer_leaves_roster_and_group() -> None:
     group = FailingGroup()
     present, _ = make_roster(group)
     present.dismiss([1])
