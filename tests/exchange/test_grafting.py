@@ -41,7 +41,7 @@ def float_names(network: nn.Module) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["resnet8", "mobilenetv2"])
-def test_an_exchange_equals_the_formula_site_by_site(name: str) -> None:
+def test_exchange_equals_the_formula_site_by_site(name: str) -> None:
     receiver, donor = trained_looking(name, 1), trained_looking(name, 2)
     ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
     sites = [(site.conv, site.norm) for site in find_sites(receiver, (3, 32, 32), name)]
@@ -65,7 +65,7 @@ def test_an_exchange_equals_the_formula_site_by_site(name: str) -> None:
     assert same_bits(donor.state_dict(), theirs)
 
 
-def test_batchnorm_statistics_follow_their_convolution_and_the_classifier_the_last_site() -> None:
+def test_entries_without_a_site_follow_the_last_one() -> None:
     receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
     ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
     graft, snapshot, _ = exchange(receiver, donor, alpha=0.5)
@@ -132,7 +132,7 @@ def test_compat_reproduces_the_released_code_to_the_bit(name: str) -> None:
     assert same_bits(receiver.state_dict(), reference.state_dict())
 
 
-def test_compat_blends_and_truncates_the_batches_that_batchnorm_has_seen() -> None:
+def test_compat_blends_and_truncates_num_batches_tracked() -> None:
     receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
     receiver.get_buffer("bn1.num_batches_tracked").fill_(10)
     donor.get_buffer("bn1.num_batches_tracked").fill_(15)
@@ -140,7 +140,7 @@ def test_compat_blends_and_truncates_the_batches_that_batchnorm_has_seen() -> No
     assert receiver.get_buffer("bn1.num_batches_tracked").item() == 12
 
 
-def test_compat_measures_a_convolutions_bias_by_itself() -> None:
+def test_compat_measures_biases_separately() -> None:
     class WithBias(nn.Module):
         def __init__(self, seed: int) -> None:
             super().__init__()
@@ -162,7 +162,7 @@ def test_compat_measures_a_convolutions_bias_by_itself() -> None:
     assert same_bits(receiver.state_dict(), reference.state_dict())
 
 
-def test_in_compat_mobilenetv2s_shortcuts_take_the_alpha_of_the_projection_before_them() -> None:
+def test_compat_mobilenetv2_shortcuts_take_the_preceding_alpha() -> None:
     """Their convolutions have no "conv" in their names; by the sites of the graph they have their own alpha."""
     network = seeded_network("mobilenetv2")
     released = released_assignment(float_names(network))
@@ -176,7 +176,7 @@ def test_in_compat_mobilenetv2s_shortcuts_take_the_alpha_of_the_projection_befor
     assert (len(released.site_names), len(ours.site_names)) == (53, 57)
 
 
-def test_in_compat_a_network_whose_first_name_lacks_conv_is_refused() -> None:
+def test_compat_refuses_a_first_name_without_conv() -> None:
     with pytest.raises(
         ModelError,
         match=r"graft\.compat: .* 'conv' in its name, got 'features\.0\.weight'; choose "
@@ -204,7 +204,7 @@ def test_convolution_without_batchnorm_takes_the_alpha_of_the_preceding_site() -
     assert of_module == {0: 0, 1: 0, 2: 0, 3: 0, 5: 1, 6: 1, 7: 1}  # module 4 has no weights; 0 stands before any site
 
 
-def test_a_batchnorm_follows_its_convolution_wherever_it_is_registered() -> None:
+def test_batchnorm_follows_its_convolution_wherever_it_is_registered() -> None:
     class NormsLast(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -313,7 +313,7 @@ RESNET8 = [
 
 
 @pytest.mark.parametrize("criterion", ["entropy", "l1"])
-def test_at_filter_level_each_filter_and_its_batchnorm_entries_take_its_own_alpha(criterion: str) -> None:
+def test_filter_level_uses_one_alpha_per_filter(criterion: str) -> None:
     receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
     ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
     c = {"entropy": 5.0, "l1": 0.5}[criterion]  # so that alpha takes all values between its bounds
@@ -339,7 +339,7 @@ def test_at_filter_level_each_filter_and_its_batchnorm_entries_take_its_own_alph
     assert same_bits(donor.state_dict(), theirs)
 
 
-def test_at_filter_level_a_bias_follows_its_filters_and_other_entries_the_preceding_site() -> None:
+def test_filter_level_biases_follow_their_filters() -> None:
     def network(seed: int) -> nn.Sequential:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -370,7 +370,7 @@ def test_at_filter_level_a_bias_follows_its_filters_and_other_entries_the_preced
 
 @pytest.mark.parametrize("level", ["layer", "filter"])
 @pytest.mark.parametrize("criterion", ["entropy", "l1"])
-def test_fixed_alpha_gives_the_same_bits_at_either_level_and_criterion(level: str, criterion: str) -> None:
+def test_fixed_alpha_ignores_level_and_criterion(level: str, criterion: str) -> None:
     grafted = []
     for settings in ({"level": level, "criterion": criterion}, {}):
         receiver = trained_looking("resnet8", 1)
@@ -390,7 +390,7 @@ def test_alphas_of_two_peers_sum_to_one_at_either_level(level: str, criterion: s
     assert torch.allclose(kept, torch.ones_like(kept), atol=1e-12)
 
 
-def test_by_l1_alpha_follows_the_norms() -> None:
+def test_l1_alpha_follows_the_norms() -> None:
     receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
     ours, theirs = copied(receiver.state_dict()), copied(donor.state_dict())
     norms = [[float(state[f"{conv}.weight"].double().abs().sum()) for conv, _ in RESNET8] for state in (ours, theirs)]
@@ -405,7 +405,7 @@ def test_by_l1_alpha_follows_the_norms() -> None:
 
 
 @pytest.mark.parametrize("num_donors", [2, 3])
-def test_several_donors_are_merged_into_the_mean_of_their_weights_with_its_own_entropies(num_donors: int) -> None:
+def test_merged_donors_are_the_mean_with_new_entropies(num_donors: int) -> None:
     donors = [trained_looking("resnet8", seed) for seed in range(2, 2 + num_donors)]
     graft = grafting(trained_looking("resnet8", 1))
     snapshots = [
@@ -437,7 +437,7 @@ def test_merging_one_snapshot_returns_it() -> None:
     assert grafting(trained_looking("resnet8", 1)).merged([snapshot]) is snapshot
 
 
-def test_grafted_weights_lie_between_the_receivers_and_the_merged_donors() -> None:
+def test_grafted_weights_lie_between_receiver_and_merged_donors() -> None:
     receiver = trained_looking("resnet8", 1)
     ours = copied(receiver.state_dict())
     snapshots = [

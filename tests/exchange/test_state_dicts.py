@@ -49,14 +49,14 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
 
 
 @pytest.mark.parametrize("name", CONVOLUTION_FIRST)
-def test_graft_of_state_dicts_equals_the_exchange_of_a_population(name: str) -> None:
+def test_state_dict_graft_equals_a_populations_exchange(name: str) -> None:
     receiver, donor = pair(name)
     grafted = graftpop.graft(receiver.state_dict(), donor.state_dict(), A=0.7, c=20.0)
     assert largest_difference(grafted, as_in_a_population(receiver, donor, 64, 0.7, 20.0)) < 1e-6
 
 
 @pytest.mark.parametrize("name", NORM_FIRST)
-def test_with_batchnorm_before_convolution_a_population_finds_fewer_sites(name: str) -> None:
+def test_population_finds_fewer_sites_in_preactivation_networks(name: str) -> None:
     receiver, donor = pair(name)
     convolutions = convolutions_of(receiver.state_dict())
     sites = [f"{site.conv}.weight" for site in find_sites(receiver, (3, 32, 32), name)]
@@ -89,7 +89,7 @@ def test_A_of_0_gives_the_mean() -> None:
             torch.testing.assert_close(tensor, (receiver[name] + donor[name]) / 2)
 
 
-def test_bias_batchnorm_and_classifier_take_the_alpha_of_their_convolution() -> None:
+def test_other_entries_take_the_alpha_of_their_convolution() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 2))
     receiver = {name: torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}
     donor = {name: torch.ones_like(tensor) for name, tensor in network.state_dict().items()}
