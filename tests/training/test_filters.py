@@ -63,7 +63,7 @@ def test_site_filters_are_in_module_order() -> None:
     assert filters[1].bias is None
 
 
-def test_every_tensor_is_a_view_with_one_entry_per_filter() -> None:
+def test_tensors_are_views_with_one_entry_per_filter() -> None:
     learner, filters = trained()
     state = learner.network.state_dict()
     for index, site in enumerate(filters):
@@ -106,7 +106,7 @@ def test_dropped_filters_output_exactly_zero(is_training: bool) -> None:
         assert silent == [1, 4]
 
 
-def test_revived_filters_have_new_weights_new_batchnorm_entries_and_no_momentum() -> None:
+def test_revived_filters_have_new_entries_and_no_momentum() -> None:
     learner, filters = trained()
     before = entries(learner)
     weight = torch.randn(2, 3, 3, 3, generator=torch.Generator().manual_seed(0))

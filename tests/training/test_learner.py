@@ -58,7 +58,7 @@ def test_bfloat16_changes_the_arithmetic_of_training() -> None:
     assert torch.allclose(exact, rounded, atol=0.1)
 
 
-def test_epoch_equals_a_plain_loop_with_torchs_optimizer_and_scheduler() -> None:
+def test_epoch_equals_a_plain_torch_loop() -> None:
     train, network = few_digits().train, seeded_small_net()
     learner = make_learner(seeded_small_net(), peer=3, seed=7, epochs=2, lr=0.1, schedule="cosine")
     metrics = [learner.train_epoch(), learner.train_epoch()]
@@ -247,7 +247,7 @@ def test_torchs_global_random_state_is_unchanged() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_weights_stay_views_of_the_buffer_through_training_and_loading() -> None:
+def test_weights_stay_views_of_the_buffer() -> None:
     learner = make_learner(seeded_small_net())
     learner.train_epoch()
     learner.load_state_dict(copied(learner.state_dict()))
@@ -275,7 +275,7 @@ def plain_sgd(network: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
 
 
-def test_loss_terms_act_on_every_step_but_not_on_the_recorded_loss() -> None:
+def test_loss_terms_act_but_are_not_recorded() -> None:
     def logits_term(logits: Tensor, pixels: Tensor) -> Tensor:
         return 0.01 * logits.square().mean() * len(pixels)
 
@@ -356,7 +356,7 @@ def test_train_epoch_with_a_mutual_term_is_refused() -> None:
         learner.train_epoch()
 
 
-def test_masked_zeros_stay_zero_and_the_rest_trains_as_without_masks() -> None:
+def test_masked_zeros_stay_and_the_rest_trains() -> None:
     filters, features = torch.ones(16, 1, 1, 1), torch.ones(1, 256)
     filters[[2, 5]], features[:, ::3] = 0.0, 0.0
     masks = {"0.weight": filters, "6.weight": features}
@@ -480,7 +480,7 @@ def test_recalibration_with_dropout_is_reproducible_bit_for_bit() -> None:
     assert same_bits(*states)
 
 
-def test_recalibration_follows_the_shared_data_order_with_dropout_of_the_peer() -> None:
+def test_recalibration_shares_data_order_but_not_dropout() -> None:
     learners = learners_with_shared_data(lambda peer: norm_after_dropout())
     for learner in learners:
         learner.recalibrate()

@@ -22,9 +22,7 @@ from graftpop.training.precision import avoid_slow_kernels_
         ({"kernel_size": 3, "stride": 2}, False),
     ],
 )
-def test_depthwise_convolutions_that_are_slow_in_bfloat16_compute_in_float32(
-    options: dict[str, Any], is_slow: bool
-) -> None:
+def test_slow_bfloat16_depthwise_convolutions_use_float32(options: dict[str, Any], is_slow: bool) -> None:
     torch.manual_seed(0)
     conv, images = nn.Conv2d(8, 8, **options), torch.randn(2, 8, 9, 9)
     with torch.no_grad():

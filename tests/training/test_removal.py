@@ -106,7 +106,7 @@ def test_all_removable_filters_are_removed(name: str, everywhere_the_same: bool)
     assert num_removed == removable(dropped) > 0
 
 
-def test_mobilenet_loses_dropped_filters_and_inputs_of_dropped_depthwise_filters() -> None:
+def test_mobilenet_loses_filters_and_depthwise_inputs() -> None:
     network = trained_looking("mobilenetv2", 0)
     dropped = drop_thirds_(network, find_sites(network, CIFAR, "mobilenetv2"), everywhere_the_same=True)
     assert remove_and_compare(network, CIFAR)[1] == all_filters(dropped)
@@ -119,7 +119,7 @@ def test_mobilenet_loses_dropped_filters_and_inputs_of_dropped_depthwise_filters
 
 
 @pytest.mark.parametrize(("everywhere_the_same", "share"), [(False, 0.4), (True, 1.0)])
-def test_torchvision_resnet_loses_sums_whose_summands_are_all_dropped(everywhere_the_same: bool, share: float) -> None:
+def test_torchvision_resnet_loses_completely_dropped_sums(everywhere_the_same: bool, share: float) -> None:
     network = trained_looking("torchvision:resnet18", 0)
     dropped = drop_thirds_(network, find_sites(network, CIFAR, "resnet18"), everywhere_the_same)
     assert share * all_filters(dropped) <= remove_and_compare(network, CIFAR)[1] <= all_filters(dropped)
@@ -190,7 +190,7 @@ def test_shared_convolution_loses_channels_dropped_at_every_use() -> None:
     assert (num_removed, small.get_submodule("reader").in_channels) == (2, 5)
 
 
-def test_channel_that_is_zero_for_typical_images_only_is_kept() -> None:
+def test_channel_zero_for_typical_images_only_is_kept() -> None:
     network = with_random_entries(Residual())
     drop_(network, "stem", "stem_norm", [2])
     network.get_parameter("norm.bias").detach()[2] = -1e6  # ReLU outputs zero for every typical image
@@ -234,7 +234,7 @@ class Concatenated(nn.Module):
         return logits
 
 
-def test_channel_made_constant_by_a_later_batchnorm_stays_until_that_is_dropped() -> None:
+def test_constant_channel_before_another_batchnorm_is_kept() -> None:
     network = with_random_entries(Concatenated())
     drop_(network, "left", "left_norm", [1])
     drop_(network, "right", "right_norm", [0, 5])
@@ -248,7 +248,7 @@ def test_channel_made_constant_by_a_later_batchnorm_stays_until_that_is_dropped(
     assert torch.equal(small.get_parameter("linear.weight"), weight[:, [0, 2, 3, 4, 5, 6, 7, 8]])
 
 
-def test_dropped_depthwise_filter_is_removed_with_its_input_but_not_conversely() -> None:
+def test_depthwise_filter_is_removed_with_its_input() -> None:
     def network() -> nn.Module:
         return with_random_entries(
             nn.Sequential(
@@ -409,7 +409,7 @@ def test_changed_outputs_are_refused_before_any_training() -> None:
         check_removable(network, sites, SMALL, "counting")
 
 
-def test_network_that_torch_pruning_cannot_follow_is_refused_in_one_line() -> None:
+def test_untraceable_network_is_refused_in_one_line() -> None:
     network = seeded_network("torchvision:shufflenet_v2_x0_5")
     sites = find_sites(network, CIFAR, "shufflenet")
     with pytest.raises(
@@ -418,7 +418,7 @@ def test_network_that_torch_pruning_cannot_follow_is_refused_in_one_line() -> No
         check_removable(network, sites, CIFAR, "shufflenet")
 
 
-def test_missing_torch_pruning_is_refused_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_torch_pruning_is_refused_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     network = seeded_network("resnet8")
     with pytest.raises(

@@ -73,7 +73,7 @@ def test_peers_have_the_learning_rates_of_the_released_code(num_peers: int, expe
     assert found == pytest.approx(expected, abs=5e-5)
 
 
-def test_eight_peers_span_learning_rates_from_one_26th_to_the_full_one() -> None:
+def test_eight_peers_span_a_26th_to_the_full_rate() -> None:
     found = [peer_learning_rate(0.1, peer, 8) for peer in range(8)]
     assert found == sorted(found)
     assert found[0] == pytest.approx(0.0038, abs=5e-5)
@@ -103,7 +103,7 @@ def test_swa_without_a_learning_rate_keeps_the_schedule(swa: SwaSettings | None)
 
 
 @pytest.mark.parametrize(("start", "epochs"), [(0.75, 100), (0.29, 100), (0.07, 100), (0.14, 50), (0.0, 3), (0.3, 7)])
-def test_swa_learning_rate_begins_with_the_first_whole_epoch_after_the_start(start: float, epochs: int) -> None:
+def test_swa_rate_begins_with_the_first_whole_epoch(start: float, epochs: int) -> None:
     """In floating point, 0.07 * 100 is 7.000000000000001; averaging must still begin with the step at epoch 7."""
     at = learning_rate(0.2, "constant", epochs, SwaSettings(start=start, lr=0.03))
     first = next(epoch for epoch in range(epochs + 1) if at(float(epoch)) == 0.03)
