@@ -61,9 +61,7 @@ def zeroed(learner: Learner) -> dict[int, list[int]]:
 
 @pytest.mark.parametrize("criterion", SLOW_SCORES)
 @pytest.mark.parametrize(("factor", "rate"), [(0.5, 0.4), (0.9, 0.1), (0.0, 0.75), (1.0, 0.5)])
-def test_weakest_filters_of_each_layer_are_multiplied_and_nothing_else_changes(
-    criterion: str, factor: float, rate: float
-) -> None:
+def test_only_the_weakest_filters_are_multiplied(criterion: str, factor: float, rate: float) -> None:
     learner, hook = make(factor=factor, rate=rate, criterion=criterion)
     learner.train_epoch()
     expected = entries(learner)
@@ -275,7 +273,7 @@ def test_bn_scale_criterion_reads_the_batchnorm_of_the_site() -> None:
 
 
 @pytest.mark.parametrize("eps", [1e-5, 1e-3])
-def test_gradient_of_a_zero_filter_before_batchnorm_is_divided_by_sqrt_eps(eps: float) -> None:
+def test_zero_filters_gradient_is_divided_by_sqrt_eps(eps: float) -> None:
     """docs/methods.md warns of the factor, 316 at torch's eps; other filters have 1 / (deviation of their output)."""
     generator = torch.Generator().manual_seed(0)
     images, weighting = (torch.randn(8, channels, 5, 5, generator=generator) for channels in (3, 1))

@@ -96,7 +96,7 @@ def test_every_layer_keeps_at_least_one_filter(criterion: str) -> None:
     assert learner.state.buffer.isfinite().all()
 
 
-def test_dropped_filters_output_zero_and_receive_no_update_until_revived() -> None:
+def test_dropped_filters_stay_zero_until_revived() -> None:
     learner, hook = make()
     learner.train_epoch()
     whole = entries(learner)
@@ -142,7 +142,7 @@ def test_dropping_and_reviving_leave_kept_filters_unchanged() -> None:
         learner.train_epoch()
 
 
-def test_revived_filters_are_orthogonal_to_kept_filters_old_weights_and_each_other() -> None:
+def test_revived_filters_are_orthogonal() -> None:
     learner, hook = make()
     learner.train_epoch()
     before = entries(learner)

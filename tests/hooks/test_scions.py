@@ -70,7 +70,7 @@ def test_noise_depends_on_seed_peer_epoch_and_site() -> None:
 
 
 @pytest.mark.parametrize("base", [0.5, 0.975])
-def test_noise_deviation_is_the_base_to_the_power_of_the_epoch(base: float) -> None:
+def test_noise_deviation_is_a_power_of_the_base(base: float) -> None:
     for epoch in (1, 2, 10):
         drawn = torch.cat([site_noise.flatten() for site_noise in noise_of(epoch, base=base)])
         assert len(drawn) == 2 * 27 + 5 * 72 + 3 * 108

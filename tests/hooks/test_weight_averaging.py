@@ -33,7 +33,7 @@ def trained_entries(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("start", "num_averaged"), [(0.5, 3), (0.0, 6), (0.7, 2), (0.99, 1)])
-def test_finish_sets_the_weights_to_the_mean_of_the_last_epochs(start: float, num_averaged: int) -> None:
+def test_finish_averages_the_last_epochs(start: float, num_averaged: int) -> None:
     learner, hook = make(start)
     plain, _ = make()
     clones = []
@@ -87,7 +87,7 @@ def bare() -> Learner:
 @given(st.integers(0, 99), st.integers(1, 300))
 @example(29, 100)  # 0.29 * 100 is 28.999999999999996
 @example(7, 100)  # 0.07 * 100 is 7.000000000000001
-def test_averaging_begins_with_the_first_epoch_that_ends_after_the_start(percent: int, epochs: int) -> None:
+def test_averaging_begins_with_the_first_epoch_after_start(percent: int, epochs: int) -> None:
     hook = StochasticWeightAveraging(bare(), start=percent / 100, epochs=epochs)
     for epoch in range(1, epochs + 1):
         hook.before_epoch(epoch)
@@ -128,7 +128,7 @@ def test_greedy_soup_keeps_weights_that_do_not_hurt(values: list[float], kept: l
 
 
 @given(st.lists(st.integers(-50, 50).map(float), min_size=1, max_size=8))
-def test_greedy_soup_equals_a_plain_loop_and_is_no_worse_than_the_first(values: list[float]) -> None:
+def test_greedy_soup_equals_a_plain_loop(values: list[float]) -> None:
     pot = [values[0]]
     for value in values[1:]:
         if round(abs(sum([*pot, value]) / (len(pot) + 1)), 3) <= round(abs(sum(pot) / len(pot)), 3):
