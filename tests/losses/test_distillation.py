@@ -153,7 +153,7 @@ def test_mutual_term_of_a_single_peer_is_zero() -> None:
     assert (own.sum() + term(own, own[None])).item() == own.sum().item()
 
 
-def test_mutual_term_has_no_gradient_for_others_nor_at_agreement() -> None:
+def test_mutual_term_has_no_gradient_for_others() -> None:
     own, other = logits_of(0).requires_grad_(), logits_of(1).requires_grad_()
     term = mutual_term(1, temperature=2.0, weight=1.0)
     term(own, torch.stack([other, own.detach()])).backward()

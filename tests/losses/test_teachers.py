@@ -117,7 +117,7 @@ def test_trained_teacher_is_the_same_at_every_peer_and_fixed() -> None:
     assert torch.equal(outputs(trainer.networks[0]), outputs(other.networks[0]))
 
 
-def test_checkpoint_teacher_is_loaded_at_once_and_kept_beside_trained_ones(checkpoint: str) -> None:
+def test_checkpoint_teacher_is_loaded_and_kept(checkpoint: str) -> None:
     teachers = make_teachers(
         {"model": "resnet8", "epochs": 1}, {"checkpoint": checkpoint}, {"model": "resnet8", "epochs": 1}
     )
@@ -131,7 +131,7 @@ def test_checkpoint_teacher_is_loaded_at_once_and_kept_beside_trained_ones(check
     assert [network_state(network) for network in teachers.networks[1:]] == [states[0], states[2]]
 
 
-def test_taking_teachers_again_replaces_the_earlier_ones() -> None:
+def test_new_teachers_replace_earlier_ones() -> None:
     teachers = make_teachers({"model": "resnet8", "epochs": 1})
     networks = teachers.networks  # the list that a loss term reads
     state, _ = teachers.train(0)
