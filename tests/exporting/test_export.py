@@ -155,7 +155,7 @@ def test_exported_ensemble_returns_the_log_of_the_mean_probabilities(
     assert "ensemble of 3 peers" in (folder / "README.md").read_text()
 
 
-def test_onnx_metadata_describe_input_and_normalization_and_no_file_has_local_paths(run: Path) -> None:
+def test_onnx_metadata_describe_input_without_local_paths(run: Path) -> None:
     file = export(run, "onnx") / "model.onnx"
     model = onnx.load(file)
     onnx.checker.check_model(model, full_check=True)
@@ -178,7 +178,7 @@ def test_onnx_metadata_describe_input_and_normalization_and_no_file_has_local_pa
         ("timm:resnet18", lambda: timm.create_model("resnet18", num_classes=10)),
     ],
 )
-def test_the_librarys_network_loads_the_exported_weights(model: str, fresh: Any, tmp_path: Path) -> None:
+def test_librarys_network_loads_the_exported_weights(model: str, fresh: Any, tmp_path: Path) -> None:
     untrained_run(tmp_path, small_settings(model={"name": model}, population={"num_peers": 1}))
     folder = export(tmp_path, "safetensors")
     network: nn.Module = fresh()
@@ -193,7 +193,7 @@ def test_the_librarys_network_loads_the_exported_weights(model: str, fresh: Any,
     assert "interrupted" in card
 
 
-def test_network_with_removed_filters_is_exported_in_its_reduced_size(tmp_path: Path) -> None:
+def test_reduced_network_is_exported_in_its_size(tmp_path: Path) -> None:
     attenuation = {"factor": 0.0, "recoverable": False}
     summary = trained_run(tmp_path, small_settings(attenuation=attenuation, population={"num_peers": 2}))
     assert summary["removed_filters"] > 0
@@ -277,7 +277,7 @@ def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     assert "space.yaml" in message
 
 
-def test_out_with_other_files_is_refused_and_an_earlier_export_is_replaced(run: Path, tmp_path: Path) -> None:
+def test_out_is_replaced_only_if_it_is_an_export(run: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     message = export_refusal(run, "--format", "safetensors", "--out", str(tmp_path))
     assert message.startswith(f"--out {tmp_path}: ")
