@@ -176,7 +176,7 @@ def test_images_of_other_sizes_are_accepted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if not name.endswith("_leaky")])
-def test_a_seed_fixes_weights_and_logits_are_finite(name: str) -> None:
+def test_seed_fixes_weights_and_logits_are_finite(name: str) -> None:
     network, twin = seeded(name), seeded(name)
     assert all(map(torch.equal, network.state_dict().values(), twin.state_dict().values()))
     with torch.no_grad():
@@ -222,7 +222,7 @@ def test_initial_weights_have_the_variance_of_their_paper(name: str, variance: C
     assert num_checked >= 6
 
 
-def test_resnet_and_mobilenetv2_have_the_states_of_the_released_grafting_code() -> None:
+def test_resnet_and_mobilenetv2_have_the_released_states() -> None:
     block = [f"{part}{i}" for i in (1, 2) for part in ("conv", "bn")]
     resnet = ["conv1", "bn1", *(f"layer{stage}.0.{part}" for stage in (1, 2, 3) for part in block), "linear"]
     blocks = [f"layers.{layer}.{part}{i}" for layer in range(17) for i in (1, 2, 3) for part in ("conv", "bn")]
@@ -353,7 +353,7 @@ def test_refusal_of_an_unknown_name_begins_with_its_key(name: str, where: str) -
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_resnet.r160_in1k"])
-def test_timm_classifier_gives_logits_and_a_seed_fixes_its_weights(name: str) -> None:
+def test_timm_classifier_gives_seeded_logits(name: str) -> None:
     pytest.importorskip("timm")
     network, twin = (seeded(f"timm:{name}", num_classes=7) for _ in range(2))
     assert network.training
@@ -381,7 +381,7 @@ def test_timm_convolutions_with_their_batchnorms_are_sites() -> None:
         ("local-dir:/tmp", ["got 'timm:local-dir:/tmp'"]),
     ],
 )
-def test_unknown_name_of_timm_is_refused_with_the_closest_one(name: str, hints: list[str]) -> None:
+def test_unknown_timm_name_is_refused_with_the_closest(name: str, hints: list[str]) -> None:
     pytest.importorskip("timm")
     with pytest.raises(ModelError, match=r"^model\.name: ") as failure:
         build(f"timm:{name}", 10)
@@ -391,7 +391,7 @@ def test_unknown_name_of_timm_is_refused_with_the_closest_one(name: str, hints: 
     assert all(hint in message for hint in hints), message
 
 
-def test_classifier_of_timm_is_refused_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_timm_is_refused_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)  # makes the import fail
     with pytest.raises(ModelError, match=r"^model\.name: .*'timm:resnet18'; pip install 'graftpop\[timm\]'$"):
         find_model("timm:resnet18")
@@ -413,7 +413,7 @@ def test_classifier_of_timm_is_refused_with_the_package_to_install(monkeypatch: 
         ("nets = undefined", r"model\.name: .*: NameError: .*'undefined'.* \({module}\.py:3\); .*"),
     ],
 )
-def test_error_in_a_user_defined_network_is_one_line_with_its_place(
+def test_user_defined_networks_error_names_its_place(
     code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = f"wrong_nets_{abs(hash(code))}"

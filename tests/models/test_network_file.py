@@ -113,7 +113,7 @@ def test_card_with_an_invalid_value_is_refused(best: Path, changes: dict[str, An
         ('{"model": ' + "9" * 5000 + "}", "4300 digits"),
     ],
 )
-def test_text_that_is_no_card_is_refused(best: Path, text: str, reason: str) -> None:
+def test_invalid_card_text_is_refused(best: Path, text: str, reason: str) -> None:
     message = refusal(best, text)
     assert message.startswith(f"{best}: ")
     assert reason in message
@@ -133,7 +133,7 @@ def test_text_that_is_no_card_is_refused(best: Path, text: str, reason: str) -> 
         "",
     ],
 )
-def test_card_with_an_address_instead_of_an_architecture_is_refused(best: Path, model: str) -> None:
+def test_card_with_an_address_as_architecture_is_refused(best: Path, model: str) -> None:
     if model.startswith("timm:"):
         pytest.importorskip("timm")
     message = refusal(best, CARD | {"model": model})
@@ -150,7 +150,7 @@ def test_card_with_an_address_instead_of_an_architecture_is_refused(best: Path, 
         ("python:json.JSONDecoder", "python:MODULE.CLASS"),
     ],
 )
-def test_card_imports_nothing_and_calls_nothing_but_a_class_of_networks(best: Path, model: str, reason: str) -> None:
+def test_card_imports_and_calls_network_classes_only(best: Path, model: str, reason: str) -> None:
     message = refusal(best, CARD | {"model": model})
     assert reason in message
     assert f"'{model}'" in message
@@ -165,7 +165,7 @@ class UserNetwork(nn.Module):
         self.head = nn.Linear(4, num_classes)
 
 
-def test_user_defined_class_is_loaded_after_its_module_is_imported(best: Path) -> None:
+def test_user_defined_class_needs_its_module_imported(best: Path) -> None:
     (best / "config.json").write_text(json.dumps(CARD | {"model": f"python:{UserNetwork.__module__}.UserNetwork"}))
     save_file(UserNetwork(10).state_dict(), best / "model.safetensors")
     assert type(load_network(best)) is UserNetwork
@@ -240,7 +240,7 @@ def test_call_in_a_pickle_is_not_executed(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_archive_larger_than_its_file_is_refused_before_it_is_decompressed(tmp_path: Path) -> None:
+def test_oversized_archive_is_refused_before_decompression(tmp_path: Path) -> None:
     bomb = zipped({"data.pkl": bytes(2**26), "version": b"3\n"}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 10**5
     assert "larger than the file" in weights_refusal(tmp_path / "weights.pt", bomb)
@@ -299,6 +299,6 @@ def test_peer_file_with_an_invalid_card_is_refused(card: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 8, b"\xff" * 100, save({"weight": torch.ones(2)})])
-def test_content_that_is_no_peer_file_is_refused(content: bytes) -> None:
+def test_invalid_peer_file_is_refused(content: bytes) -> None:
     with pytest.raises(CheckpointError, match=r"^checkpoint of a peer: "):
         split_peer_file(content)

@@ -143,7 +143,7 @@ def test_weights_are_read_from_a_file_of_torch(
     assert same_bits(of_old_torch(teacher.state_dict()), of_old_torch(network.state_dict()))
 
 
-def test_weights_are_read_from_a_file_of_torch_before_1_6(tmp_path: Path, network: nn.Module) -> None:
+def test_weights_are_read_from_a_legacy_torch_file(tmp_path: Path, network: nn.Module) -> None:
     torch.save(network.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert same_bits(load(checkpoint=str(tmp_path / "old.pth"), model="resnet8").state_dict(), network.state_dict())
 
@@ -153,7 +153,7 @@ def test_weights_are_read_from_a_safetensors_file(best: Path, network: nn.Module
     assert same_bits(teacher.state_dict(), network.state_dict())
 
 
-def test_prefix_that_not_all_names_have_is_kept(tmp_path: Path) -> None:
+def test_partial_prefix_is_kept(tmp_path: Path) -> None:
     weights = {"module.weight": torch.ones(2), "bias": torch.zeros(2)}
     torch.save(weights, tmp_path / "weights.pt")
     assert same_bits(read_weights(tmp_path / "weights.pt"), weights)
@@ -315,7 +315,7 @@ def test_teacher_of_other_classes_is_refused(tmp_path: Path, best: Path) -> None
 
 
 @pytest.mark.parametrize("image_shape", [(1, 8, 8), (3, 8, 8)])
-def test_teacher_that_cannot_take_the_images_is_refused(tmp_path: Path, image_shape: tuple[int, int, int]) -> None:
+def test_teacher_of_unsuitable_image_size_is_refused(tmp_path: Path, image_shape: tuple[int, int, int]) -> None:
     with seeded(0, torch.device("cpu")):
         torch.save(build("torchvision:squeezenet1_1", 10).state_dict(), tmp_path / "weights.pt")
     message = failure(
@@ -328,7 +328,7 @@ def test_teacher_that_cannot_take_the_images_is_refused(tmp_path: Path, image_sh
 @pytest.mark.parametrize(
     "settings", [{"epochs": 3}, {}, {"checkpoint": "a.pt", "pretrained": True}, {"checkpoint": "a.pt", "epochs": 3}]
 )
-def test_settings_without_one_source_of_weights_raise_a_value_error(settings: dict[str, Any]) -> None:
+def test_settings_without_one_weight_source_raise_value_error(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=re.escape(WHERE)):
         load(**settings)
 
@@ -387,7 +387,7 @@ def test_weights_of_timm_use_their_own_normalization(timm_cache: Path) -> None:
     torch.testing.assert_close(logits(teacher, pixels), logits(network, pixels, *own), rtol=1e-4, atol=1e-4)
 
 
-def test_weights_that_cannot_be_downloaded_are_named(torch_cache: Path) -> None:
+def test_undownloadable_weights_are_named(torch_cache: Path) -> None:
     message = failure(ModelError, 1000, model="torchvision:resnet18", pretrained=True)
     assert message.startswith(f"{WHERE}.pretrained: torchvision:resnet18: ")
     assert "<urlopen error " in message
@@ -402,7 +402,7 @@ def test_absent_weights_of_timm_are_named(timm_cache: Path, content: bytes | Non
     assert message.startswith(f"{WHERE}.pretrained: timm:test_resnet: ")
 
 
-def test_networks_of_timm_without_weights_or_with_other_classes_are_refused(timm_cache: Path) -> None:
+def test_unsuitable_timm_networks_are_refused(timm_cache: Path) -> None:
     message = failure(ModelError, 1000, model="timm:resnetv2_152", pretrained=True)
     assert message.startswith(f"{WHERE}.pretrained: timm:resnetv2_152: ")
     assert "timm.list_pretrained()" in message
@@ -419,7 +419,7 @@ def test_pretrained_without_a_network_of_a_library_is_refused(model: str | None)
     assert f"got {model or 'null'}; " in message
 
 
-def test_unknown_network_of_a_library_is_refused_with_the_closest_one(timm_cache: Path) -> None:
+def test_unknown_library_network_is_refused_with_the_closest(timm_cache: Path) -> None:
     for name, closest in [("torchvision:resnet19", "torchvision:resnet18"), ("timm:resnet19", "timm:resnet")]:
         message = failure(ModelError, 1000, model=name, pretrained=True)
         assert message.startswith(f"{WHERE}.model: ")
