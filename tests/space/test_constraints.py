@@ -63,9 +63,7 @@ def test_one_peer_is_accepted_without_grafting(text: str) -> None:
         ),
     ],
 )
-def test_round_longer_than_the_training_is_refused_for_any_searched_pair(
-    text: str, epochs: int, per_round: int
-) -> None:
+def test_round_longer_than_the_training_is_refused(text: str, epochs: int, per_round: int) -> None:
     assert_refused(text, "population.epochs_per_round", f"training.epochs ({epochs})", f"got {per_round}")
 
 
@@ -104,7 +102,7 @@ def test_min_peers_is_accepted_without_exchange_of_logits(text: str) -> None:
         ("diagnostics: {pairs: true}\npopulation: {mode: {choice: [sync, async]}}", "diagnostics.pairs"),
     ],
 )
-def test_async_is_refused_where_all_peers_need_the_same_round(text: str, key: str) -> None:
+def test_async_excludes_methods_in_lockstep(text: str, key: str) -> None:
     assert_refused(text, "population.mode", f"{key} needs", "got async", "population.mode: sync")
 
 
@@ -118,7 +116,7 @@ def test_async_is_refused_where_all_peers_need_the_same_round(text: str, key: st
         ("population: {peers_per_actor: 2, mode: async}\ngraft: {}", "population.mode: async"),
     ],
 )
-def test_peers_that_run_at_the_same_time_do_not_share_a_process(tree: str, cause: str) -> None:
+def test_concurrent_peers_do_not_share_a_process(tree: str, cause: str) -> None:
     assert_refused(tree, "population.peers_per_actor", cause, "got 2", "choose 1 or auto")
     for alone in ("1", "auto"):
         assert accepted(tree.replace("peers_per_actor: 2", f"peers_per_actor: {alone}"))
@@ -133,7 +131,7 @@ def test_peers_of_one_process_share_at_most_one_gpu() -> None:
 
 
 @pytest.mark.parametrize("gpus", ["1.5", "2.25"])
-def test_more_than_one_gpu_per_peer_must_be_a_whole_number(gpus: str) -> None:
+def test_gpus_per_peer_above_one_are_whole(gpus: str) -> None:
     below = int(float(gpus))
     assert_refused(f"resources: {{gpus_per_peer: {gpus}}}", "resources.gpus_per_peer", f"got {gpus}", f"{below}, ")
     assert accepted("resources: {gpus_per_peer: 2}")
@@ -152,7 +150,7 @@ def test_more_than_one_gpu_per_peer_must_be_a_whole_number(gpus: str) -> None:
         ("training: {epochs: null, total_epochs: 24}\npopulation: {num_peers: 8}", 3),
     ],
 )
-def test_epochs_of_a_peer_are_given_or_its_share_of_the_total(text: str, epochs: int) -> None:
+def test_peer_epochs_are_explicit_or_a_share(text: str, epochs: int) -> None:
     assert accepted(text).num_epochs == epochs
 
 
@@ -165,9 +163,7 @@ def test_epochs_and_total_epochs_exclude_each_other() -> None:
 @pytest.mark.parametrize(
     ("total", "num_peers", "nearest"), [(200, 3, "198 or 201"), (7, 2, "6 or 8"), (3, 4, "4"), (1, 2, "2")]
 )
-def test_total_epochs_that_peers_cannot_share_are_refused_with_the_nearest_multiples(
-    total: int, num_peers: int, nearest: str
-) -> None:
+def test_indivisible_total_epochs_are_refused_with_nearest_multiples(total: int, num_peers: int, nearest: str) -> None:
     text = f"training: {{total_epochs: {total}}}\npopulation: {{num_peers: {num_peers}}}"
     assert_refused(text, "training.total_epochs", f"population.num_peers ({num_peers})", f"got {total}; ")
     assert refusal(text).endswith(f" {nearest}")
@@ -186,11 +182,11 @@ def test_total_epochs_must_be_a_multiple_in_every_trial() -> None:
         ("training: {total_epochs: {randint: [2, 8]}}", "training.total_epochs", "[2, 8]"),
     ],
 )
-def test_randint_is_refused_where_every_value_must_be_a_multiple(text: str, key: str, domain: str) -> None:
+def test_randint_is_refused_for_multiples(text: str, key: str, domain: str) -> None:
     assert_refused(text, key, "multiple", f"got {{randint: {domain}}}", "choice or grid")
 
 
-def test_three_keys_that_together_make_a_training_too_short_are_found() -> None:
+def test_conflicts_of_three_keys_are_found() -> None:
     """Any two of the values are valid with the first value of the third key."""
     text = (
         "training: {total_epochs: {choice: [24, 12]}}\n"
@@ -200,7 +196,7 @@ def test_three_keys_that_together_make_a_training_too_short_are_found() -> None:
     assert accepted(text.replace("5", "3"))
 
 
-def test_null_among_searched_epochs_is_combined_with_the_other_lengths() -> None:
+def test_null_in_searched_epochs_is_combined_with_lengths() -> None:
     """Only null, which means 200 epochs, is too short for the longest cycles."""
     text = "training: {epochs: {choice: [2000, null]}}\nrepr: {S1: {choice: [1, 40]}, S2: {choice: [1, 30]}, N: %s}"
     assert_refused(text % "{choice: [1, 3]}", "repr", "3 * (40 + 30) = 210", "got 200 epochs")
@@ -395,7 +391,7 @@ def test_num_trials_defaults_to_ten() -> None:
 
 @pytest.mark.parametrize("key", ["A", "c"])
 @pytest.mark.parametrize("alpha", ["0.5", "0", "{choice: [0.2, 0.5]}", "{uniform: [0.0, 1.0]}"])
-def test_searching_the_curve_of_alpha_with_a_fixed_alpha_is_refused(key: str, alpha: str) -> None:
+def test_searched_curve_with_fixed_alpha_is_refused(key: str, alpha: str) -> None:
     assert_refused(
         f"graft: {{alpha: {alpha}, {key}: {{uniform: [0.1, 1.0]}}}}",
         f"graft.{key}",
@@ -406,12 +402,12 @@ def test_searching_the_curve_of_alpha_with_a_fixed_alpha_is_refused(key: str, al
 
 
 @pytest.mark.parametrize("alpha", ["adaptive", "{choice: [adaptive, 0.5]}", "{choice: [0.5, adaptive]}"])
-def test_searching_the_curve_of_alpha_is_accepted_if_alpha_may_be_adaptive(alpha: str) -> None:
+def test_searched_curve_with_possibly_adaptive_alpha_is_accepted(alpha: str) -> None:
     assert accepted(f"graft: {{alpha: {alpha}, A: {{uniform: [0.0, 1.0]}}, c: {{loguniform: [1, 500]}}}}")
 
 
 @pytest.mark.parametrize("source", ["noise", "{choice: [noise, internal]}"])
-def test_searching_the_curve_of_alpha_without_an_external_source_is_refused(source: str) -> None:
+def test_searched_curve_without_external_source_is_refused(source: str) -> None:
     assert_refused(
         f"graft: {{source: {source}, c: {{uniform: [0.1, 1.0]}}}}",
         "graft.c",

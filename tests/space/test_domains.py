@@ -124,7 +124,7 @@ def test_values_that_differ_only_in_type_are_accepted(kind: str) -> None:
     assert read_domain({kind: values}, "key").values == tuple(values)
 
 
-def test_quniform_accepts_one_step_that_rounding_makes_too_long() -> None:
+def test_quniform_accepts_a_step_beyond_bounds_by_rounding() -> None:
     low, high, step = 0.2, 0.3, 0.1
     assert high - low < step
     domain = read_domain({"quniform": [low, high, step]}, "key")
@@ -162,9 +162,7 @@ def test_sample_of_choice_or_grid_is_one_of_its_values(values: list[Any], rng: r
 
 
 @given(STEPPED, SEEDS)
-def test_sample_of_quniform_is_a_whole_number_of_steps_above_low(
-    values: tuple[float, float, float], rng: random.Random
-) -> None:
+def test_quniform_samples_are_whole_steps_above_low(values: tuple[float, float, float], rng: random.Random) -> None:
     low, _, step = values
     steps = (Domain("quniform", values).sample(rng) - low) / step
     assert steps == pytest.approx(round(steps), abs=1e-9)
@@ -250,13 +248,13 @@ def test_clip_rounds_to_a_step() -> None:
 @pytest.mark.parametrize(
     "node", [{}, {"choice": [1], "grid": [1]}, {"normal": [0, 1]}, ["choice"], "choice", None, 3, {"root": None}]
 )
-def test_only_a_map_whose_only_key_is_a_kind_is_a_domain(node: Any) -> None:
+def test_domain_is_a_map_with_one_known_kind(node: Any) -> None:
     assert not is_domain(node)
     assert is_domain({"choice": node})
 
 
 @pytest.mark.parametrize(("text", "number"), [("1e-4", "0.0001"), ("5e2", "500.0"), ("32", "32"), ("0.5", "0.5")])
-def test_hint_for_a_string_that_spells_a_number_gives_the_number(text: str, number: str) -> None:
+def test_numeric_string_is_refused_with_a_number_hint(text: str, number: str) -> None:
     hint = number_hint(text)
     assert hint.startswith(f"; '{text}' ")
     assert hint.endswith(f" {number}")

@@ -71,7 +71,7 @@ def test_generated_file_is_up_to_date(name: str) -> None:
     assert text == generated_files()[name], f"{name}: run python tests/support/generated_files.py to update it"
 
 
-def test_comments_give_the_numbers_that_null_means() -> None:
+def test_comments_give_the_values_behind_null() -> None:
     comments = dict(commented_keys())
     assert f"null: {Settings().num_epochs}," in comments["training.epochs"]
     assert f"null: {parse_space({}).num_trials()}," in comments["tune.num_samples"]

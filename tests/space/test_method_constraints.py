@@ -87,7 +87,7 @@ def test_repr_cycles_must_end_before_the_last_epoch() -> None:
     assert_refused(text % 18, "repr", "N * (S1 + S2) = 3 * (4 + 2) = 18", "got 18 epochs")
 
 
-def test_repr_cycles_too_long_by_three_searched_keys_are_found() -> None:
+def test_searched_repr_cycles_that_are_too_long_are_found() -> None:
     text = "training: {epochs: 40}\nrepr: {S1: {choice: [1, 9]}, S2: {choice: [1, 5]}, N: {choice: [1, 3]}}"
     assert_refused(text, "repr", "3 * (9 + 5) = 42", "got 40 epochs")
     assert accepted(text.replace("40", "43"))

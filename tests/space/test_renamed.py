@@ -63,7 +63,7 @@ def test_old_value_is_refused_with_its_new_name(key: str, old: str, new: str, tm
     assert str(caught.value).startswith(f"--set {key}={old}: ")
 
 
-def test_old_key_in_a_section_set_by_an_override_is_reported_with_the_override(tmp_path: Path) -> None:
+def test_old_key_in_an_override_names_the_override(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text("")
     with pytest.raises(SpaceError, match=r"renamed.* data\.max_train_images$") as caught:

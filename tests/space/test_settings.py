@@ -237,7 +237,7 @@ def test_accepted_values_are_kept_unchanged(key: str, value: Any) -> None:
     ("key", "value", "rule"),
     [(key, value, rule) for key, (_, refused) in KEYS.items() for value, rule in refused.items()],
 )
-def test_other_values_are_refused_in_one_line_with_key_and_rule(key: str, value: Any, rule: str) -> None:
+def test_invalid_values_are_refused_with_key_and_rule(key: str, value: Any, rule: str) -> None:
     with pytest.raises(SpaceError) as caught:
         parse_space(tree_with(key, value), "space.yaml")
     message = str(caught.value)
@@ -271,7 +271,7 @@ def test_method_is_off_if_its_section_is_null_or_absent(section: str) -> None:
     assert getattr(parse_space({}).resolve(), section) is None
 
 
-def test_grafting_is_off_by_default_and_an_empty_section_gives_the_published_values() -> None:
+def test_empty_graft_section_gives_the_published_values() -> None:
     assert Settings().graft is None
     graft = parse_space({"graft": {}}).resolve().graft
     assert graft is not None

@@ -72,9 +72,7 @@ def test_empty_file_gives_the_defaults(space_file: Path) -> None:
         ("[" * 3000, "space.yaml: line 1 ", "32"),
     ],
 )
-def test_file_that_is_not_a_map_in_yaml_is_refused_with_the_line(
-    space_file: Path, text: str, where: str, problem: str
-) -> None:
+def test_invalid_yaml_is_refused_with_the_line(space_file: Path, text: str, where: str, problem: str) -> None:
     message = refusal(space_file, text)
     assert message.startswith(where)
     assert problem in message
@@ -228,7 +226,7 @@ def test_unreadable_file_is_named_with_the_reason(tmp_path: Path) -> None:
         ("training: {lr: [0.1, 0.2]}", "training.lr", ["number", "got [0.1, 0.2]"]),
     ],
 )
-def test_mistake_is_refused_with_file_key_value_and_closest_choice(
+def test_mistake_names_file_key_value_and_closest_choice(
     space_file: Path, text: str, key: str, parts: list[str]
 ) -> None:
     message = refusal(space_file, text)
@@ -259,7 +257,7 @@ def test_relative_paths_become_absolute_also_in_domains(space_file: Path) -> Non
 # --set
 
 
-def test_overrides_win_over_the_file_and_later_ones_over_earlier_ones(space_file: Path) -> None:
+def test_later_overrides_win(space_file: Path) -> None:
     text = "training: {epochs: 3, lr: 0.5}\npopulation: {num_peers: {choice: [2, 3]}}"
     space = loaded(space_file, text, "training.epochs=4", "training.epochs=5", "population.num_peers=6")
     assert (space.resolve().training.epochs, space.resolve().training.lr) == (5, 0.5)
@@ -271,7 +269,7 @@ def test_override_may_have_spaces_around_the_key(space_file: Path) -> None:
     assert loaded(space_file, "", " training.epochs = 5").resolve().training.epochs == 5
 
 
-def test_override_can_set_a_domain_a_section_and_a_missing_section(space_file: Path) -> None:
+def test_override_can_set_a_domain_or_a_section(space_file: Path) -> None:
     space = loaded(
         space_file,
         "training: {lr: 0.5}",
@@ -333,7 +331,7 @@ def test_mistake_in_an_override_is_reported_with_the_override(
     assert [part for part in parts if part not in message] == [], message
 
 
-def test_key_of_the_file_that_conflicts_with_an_override_is_reported_with_the_file(space_file: Path) -> None:
+def test_conflicting_key_of_the_file_names_the_file(space_file: Path) -> None:
     message = refusal(space_file, "graft: {A: {uniform: [0.0, 1.0]}}", "graft.alpha=0.5")
     assert message.startswith("space.yaml: graft.A: ")
     assert "graft.alpha: adaptive" in message
@@ -431,7 +429,7 @@ def test_unknown_key_is_refused_in_every_section(section: str, name: Any, value:
 
 
 @pytest.mark.parametrize("key", [key for key in known_keys(Settings) if len(key.rpartition(".")[2]) > 2])
-def test_key_without_one_letter_is_refused_with_the_correct_key(key: str) -> None:
+def test_misspelled_key_is_refused_with_the_correct_key(key: str) -> None:
     section, _, name = key.rpartition(".")
     for place in range(1, len(name)):
         wrong = name[:place] + name[place + 1 :]

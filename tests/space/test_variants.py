@@ -144,7 +144,7 @@ def test_mistake_in_the_common_sections_names_no_variant() -> None:
     assert_refused("graft: {A: 2}\n" + TWO % "{graft: {c: 7.0}}", "graft.A", "equal to 1", "got 2")
 
 
-def test_common_key_that_conflicts_with_a_variant_is_reported_with_the_variant() -> None:
+def test_common_key_conflicting_with_a_variant_names_both() -> None:
     text = "population: {epochs_per_round: 4}\n" + TWO % "{training: {epochs: 3}}"
     assert_refused(text, "population.epochs_per_round (in variant other)", "training.epochs (3)", "got 4")
 
@@ -191,7 +191,7 @@ def test_searched_key_without_effect_in_one_variant_is_refused() -> None:
     assert_refused(text, "graft.A (in variant other)", "no effect", "got {grid: [0.1, 0.9]}", "graft.alpha: adaptive")
 
 
-def test_searched_keys_that_conflict_only_in_the_last_variant_are_found() -> None:
+def test_searched_conflicts_in_the_last_variant_are_found() -> None:
     text = (
         "training: {epochs: {grid: [8, 3]}}\npopulation: {num_peers: {grid: [2, 4]}}\n"
         "variants: {one: {}, two: {population: {epochs_per_round: 3}}, three: {population: "
