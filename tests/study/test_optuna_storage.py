@@ -130,7 +130,7 @@ def test_resuming_updates_existing_trials_and_adds_no_duplicates(tmp_path: Path,
     ]
 
 
-def test_values_changed_by_pbt_are_user_attributes_beside_the_initial_ones(tmp_path: Path) -> None:
+def test_values_changed_by_pbt_are_user_attributes(tmp_path: Path) -> None:
     space = parse_space(
         {
             "tune": {"optuna_storage": "study.log", "search": "random", "scheduler": "pbt"},
@@ -150,7 +150,7 @@ def test_values_changed_by_pbt_are_user_attributes_beside_the_initial_ones(tmp_p
     assert (one.params["training.lr"], one.user_attrs["training.lr"]) == (0.05, 0.06)
 
 
-def test_a_storage_that_was_away_gets_all_trials_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_absent_storage_gets_all_trials_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = run_folder(tmp_path / "run")
     stored = OptunaStorage(space_of(f"sqlite:///{tmp_path}/away/study.db"), folder, [], {})
     trials = [trial(0), trial(1)]
@@ -167,7 +167,7 @@ def test_a_storage_that_was_away_gets_all_trials_later(tmp_path: Path, caplog: p
     assert [(one.number, one.intermediate_values) for one in study.trials] == [(0, {1: 0.5}), (1, {})]
 
 
-def test_a_broken_database_is_logged_with_its_own_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_database_is_logged_with_its_own_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stored = OptunaStorage(space_of("sqlite:///study.db"), run_folder(tmp_path), [], {})
     trials = [trial(0)]
     stored(trials)
@@ -217,7 +217,7 @@ def test_without_a_storage_nothing_is_written(tmp_path: Path) -> None:
         ("/absent/study.log", "got '/absent/study.log': "),
     ],
 )
-def test_an_unusable_storage_is_refused_in_one_line_without_its_password(
+def test_unusable_storage_is_refused_in_one_line_without_its_password(
     tmp_path: Path, storage: str, message: str
 ) -> None:
     with pytest.raises(SpaceError) as caught:
@@ -227,7 +227,7 @@ def test_an_unusable_storage_is_refused_in_one_line_without_its_password(
     assert "\n" not in str(caught.value)
 
 
-def test_a_relative_file_is_refused_for_a_run_in_an_object_store() -> None:
+def test_relative_file_is_refused_in_an_object_store() -> None:
     folder = RunFolder("s3://bucket/run?region=eu-west-1&endpoint_override=127.0.0.1:9&scheme=http")
     for storage in ("sqlite:///study.db", "study.log"):
         with pytest.raises(SpaceError, match=r"^tune\.optuna_storage: .*'study\.\w+'.* s3://bucket/run"):

@@ -32,7 +32,7 @@ def preflight(text: str) -> None:
         ),
     ],
 )
-def test_an_unknown_name_in_any_variant_is_refused(text: str, message: str) -> None:
+def test_unknown_name_in_any_variant_is_refused(text: str, message: str) -> None:
     with pytest.raises(GraftpopError) as caught:
         check_names(space_of(text))
     assert str(caught.value).startswith(message)
@@ -65,14 +65,14 @@ def test_an_unknown_name_in_any_variant_is_refused(text: str, message: str) -> N
         ),
     ],
 )
-def test_bad_data_or_a_bad_network_in_any_variant_is_refused(text: str, key: str, reason: str) -> None:
+def test_bad_data_or_network_in_any_variant_is_refused(text: str, key: str, reason: str) -> None:
     with pytest.raises(GraftpopError) as caught:
         preflight(text)
     assert str(caught.value).startswith(key)
     assert reason in str(caught.value)
 
 
-def test_the_released_assignment_is_accepted_for_a_network_that_has_it() -> None:
+def test_compat_is_accepted_for_a_supported_network() -> None:
     compat = TWO % "{graft: {compat: released_code}}"
     preflight("data: {name: digits}\nmodel: {name: 'torchvision:resnet18'}\n" + compat)
     with pytest.raises(GraftpopError, match=r"^graft\.compat: "):

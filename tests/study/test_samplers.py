@@ -53,7 +53,7 @@ def test_every_value_of_search_has_a_sampler() -> None:
 
 @pytest.mark.parametrize("search", ["random", "optuna"])
 @pytest.mark.parametrize(("kind", "values", "expected"), [("randint", [2, 4], {2, 3, 4}), ("choice", [2, 3], {2, 3})])
-def test_every_value_of_a_domain_is_drawn_with_the_upper_bound(
+def test_every_value_is_drawn_including_the_upper_bound(
     search: str, kind: str, values: list[Any], expected: set[Any]
 ) -> None:
     space = parse_space({"tune": {"search": search}, "population": {"num_peers": {kind: values}}, "graft": {}})
@@ -65,9 +65,7 @@ def test_every_value_of_a_domain_is_drawn_with_the_upper_bound(
 @pytest.mark.parametrize(
     ("kind", "values"), [("uniform", [0.25, 0.5]), ("loguniform", [1e-4, 0.1]), ("quniform", [0.1, 0.9, 0.1])]
 )
-def test_numbers_are_drawn_within_bounds_on_both_sides_of_the_middle(
-    search: str, kind: str, values: list[float]
-) -> None:
+def test_numbers_are_drawn_on_both_sides_within_bounds(search: str, kind: str, values: list[float]) -> None:
     sampler = make_sampler(parse_space({"tune": {"search": search}, "training": {"lr": {kind: values}}}))
     drawn = [sampler.sample(number)["training.lr"] for number in range(100)]
     low, high = values[:2]
@@ -159,7 +157,7 @@ def test_optuna_samples_are_valid_and_approach_the_best_values() -> None:
 
 
 @pytest.mark.parametrize("search", ["random", "optuna"])
-def test_a_sampler_that_recalls_all_trials_continues_like_the_original(search: str) -> None:
+def test_restored_sampler_continues_like_the_original(search: str) -> None:
     space = parse_space({"tune": {"search": search}, **SEARCHED})
     whole = make_sampler(space)
     before = run(whole, range(20))

@@ -28,7 +28,7 @@ def test_first_of_equal_trials_is_the_best() -> None:
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "stopped", "failed", "interrupted"])
-def test_a_completed_trial_comes_before_a_better_incomplete_one(status: str) -> None:
+def test_completed_trial_comes_before_a_better_incomplete_one(status: str) -> None:
     """Only a completed trial has a test accuracy."""
     assert number_of_best(trial(0, status, val_accuracy=0.9), trial(1, val_accuracy=0.5)) == 1
 
@@ -113,7 +113,7 @@ def test_row_before_the_first_round_has_no_measurements() -> None:
         ("interrupted", True),
     ],
 )
-def test_a_trial_is_over_unless_it_is_pending_or_running(status: str, is_over: bool) -> None:
+def test_trial_is_over_unless_it_is_pending_or_running(status: str, is_over: bool) -> None:
     assert trial(0, status).is_over is is_over
 
 
@@ -133,7 +133,7 @@ def test_a_trial_is_over_unless_it_is_pending_or_running(status: str, is_over: b
         (Domain("grid", (1, 2, None)), pyarrow.int64()),
     ],
 )
-def test_column_of_a_key_is_numeric_if_all_its_values_are(domain: Domain, kind: object) -> None:
+def test_column_of_numbers_is_numeric(domain: Domain, kind: object) -> None:
     assert column_types({"key": domain}) == {"key": kind}
 
 
@@ -155,7 +155,7 @@ def test_trials_survive_a_round_trip_through_json() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '[{"trial_id": 3}]', "[" * 10**5, "null", '["a"]'])
-def test_text_that_is_no_list_of_trials_is_refused_in_one_line(text: str) -> None:
+def test_invalid_trials_file_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(CheckpointError, match=r"^tune/trials\.json: [^\n]*$"):
         trials_from_json(text)
 
@@ -171,5 +171,5 @@ def test_text_that_is_no_list_of_trials_is_refused_in_one_line(text: str) -> Non
         ("failed", True, True),
     ],
 )
-def test_an_interrupted_trial_is_over_but_not_final(status: str, is_over: bool, is_final: bool) -> None:
+def test_interrupted_trial_is_over_but_not_final(status: str, is_over: bool, is_final: bool) -> None:
     assert (trial(0, status).is_over, trial(0, status).is_final) == (is_over, is_final)
