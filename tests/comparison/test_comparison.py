@@ -343,7 +343,7 @@ def test_different_training_than_the_baseline_is_a_warning(
 # verdict
 
 
-def test_verdict_lists_variants_by_the_side_of_0_their_interval_is_on() -> None:
+def test_verdict_sorts_variants_by_their_intervals_sign() -> None:
     variants: dict[str, dict[str, Any]] = {name: {} for name in ("single", "up", "higher", "down", "level", "lost")}
     accuracies: dict[str, list[float | None]] = {
         "single": [0.5, 0.5, 0.5],

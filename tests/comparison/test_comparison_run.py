@@ -63,7 +63,7 @@ def run_folder(path: Path, tree: Mapping[str, Any]) -> RunFolder:
     return folder
 
 
-def test_values_stored_as_text_are_matched_with_settings_and_published_accuracies(tmp_path: Path) -> None:
+def test_text_values_match_settings_and_published_accuracies(tmp_path: Path) -> None:
     space = parse_space(COMPARISON)
     rows = run_folder(tmp_path, COMPARISON).read_table("trials").to_pylist()
     assert {row["graft.alpha"] for row in rows} == {"adaptive", "0.5"}
@@ -82,7 +82,7 @@ def test_trials_that_were_never_created_are_missing() -> None:
     assert [line.num_missing for line in group.lines] == [1, 2]
 
 
-def test_variants_without_searched_seeds_are_compared_by_one_trial_each() -> None:
+def test_variants_without_seeds_compare_one_trial_each() -> None:
     space = parse_space(
         {name: COMPARISON[name] for name in ("name", "data", "training", "baseline", "variants")} | {"graft": {}}
     )
@@ -91,7 +91,7 @@ def test_variants_without_searched_seeds_are_compared_by_one_trial_each() -> Non
     assert (group.differences["late"].mean, group.differences["late"].interval) == (0.125, None)
 
 
-def test_report_of_a_comparison_has_its_tables_and_prints_as_markdown(tmp_path: Path) -> None:
+def test_comparison_report_has_tables_and_markdown(tmp_path: Path) -> None:
     run_folder(tmp_path, COMPARISON)
     printed = CliRunner().invoke(app, ["report", str(tmp_path), "--markdown"])
     assert printed.exit_code == 0
