@@ -34,7 +34,7 @@ def rows_of_table(html: str) -> list[tuple[str, str]]:
     return re.findall(r'<tr data-trial="(\w+)"( class="best")?>', html)
 
 
-def test_report_of_a_run_without_rounds_says_so_and_has_no_figures() -> None:
+def test_report_without_rounds_has_no_figures() -> None:
     html = page([])
     assert "No trial has finished a round" in html
     assert "No round has finished" in html
@@ -63,7 +63,7 @@ def test_number_of_trials_equal_to_the_best_is_reported() -> None:
     assert "reached the same" not in page([trial("one"), trial("two", val_accuracy=0.4)])
 
 
-def test_curve_is_the_best_peers_accuracy_by_the_images_of_all_peers() -> None:
+def test_curve_is_best_accuracy_by_images_of_all_peers() -> None:
     space = SPACE.replace("num_peers: 2", "num_peers: {choice: [2, 4]}")
     trials = [trial(name) | {"population.num_peers": number} for name, number in (("two", 2), ("four", 4))]
     html = page(trials, [*rounds_of("two"), *rounds_of("four", num_peers=4)], space=space)
@@ -74,7 +74,7 @@ def test_curve_is_the_best_peers_accuracy_by_the_images_of_all_peers() -> None:
     assert traces["4 peers"]["customdata"] == ["four"] * 4
 
 
-def test_large_study_is_drawn_with_fewer_points_and_complete_ends_of_curves() -> None:
+def test_large_study_is_thinned_but_keeps_curve_ends() -> None:
     trials, rounds = many_trials(300, 200)
     html = page(trials, rounds)
     (curve,) = [trace for trace in figures_of(html)["curves"]["plot"]["data"] if trace["name"] == "2 peers"]
@@ -85,7 +85,7 @@ def test_large_study_is_drawn_with_fewer_points_and_complete_ends_of_curves() ->
     assert len(html) < 15e6
 
 
-def test_alpha_entropies_and_invalid_filters_are_drawn_by_site_and_round() -> None:
+def test_graft_figures_are_drawn_by_site_and_round() -> None:
     figures = figures_of(page([trial("one")], rounds_of("one"), grafts_of("one")))
     (heat,) = figures["trial/one/alpha/1"]["plot"]["data"]
     assert heat["y"] == ["conv1", "layer1.<conv>"]
@@ -99,7 +99,7 @@ def test_alpha_entropies_and_invalid_filters_are_drawn_by_site_and_round() -> No
     assert (numbers(before["z"]).max(), numbers(after["z"]).max()) == (3, 1)
 
 
-def test_heat_map_of_a_long_training_has_100_columns_with_first_and_last_round() -> None:
+def test_long_heat_map_keeps_first_and_last_of_100_columns() -> None:
     figures = figures_of(page([trial("one")], rounds_of("one", num_rounds=250), grafts_of("one", num_rounds=250)))
     (heat,) = figures["trial/one/alpha/0"]["plot"]["data"]
     columns = numbers(heat["x"]).tolist()
@@ -124,7 +124,7 @@ def test_lineage_starts_at_the_round_of_the_snapshot() -> None:
     assert (lost["x"], lost["y"], lost["text"]) == ([2], [1], ["killed"])
 
 
-def test_lineage_has_no_line_for_a_mean_of_several_donors() -> None:
+def test_lineage_omits_means_of_several_donors() -> None:
     grafts = [row | {"donor": -1} for row in grafts_of("one")]
     given, received = figures_of(page([trial("one")], rounds_of("one"), grafts))["trial/one/lineage"]["plot"]["data"]
     assert given["x"] == []
@@ -132,7 +132,7 @@ def test_lineage_has_no_line_for_a_mean_of_several_donors() -> None:
     assert [part for part in ("round 1", "peer 0", "mean of several", "0.250") if part not in text] == []
 
 
-def test_distances_are_drawn_if_recorded_and_else_the_key_is_named() -> None:
+def test_distances_are_drawn_or_their_key_is_named() -> None:
     diagnostics = [
         {"trial_id": "one", "round": round_, "peer": 0, "other": 1, "diagnostic": name, "value": value}
         for round_ in (1, 2)
@@ -204,7 +204,7 @@ def description(grafts: Sequence[Mapping[str, Any]] = (), **sections: Any) -> st
     return " ".join(configuration_sentences(settings, pa.Table.from_pylist(list(grafts), GRAFTS_SCHEMA))).lower()
 
 
-def test_description_gives_peers_epochs_rounds_and_the_range_of_alpha() -> None:
+def test_description_gives_peers_epochs_rounds_and_alpha() -> None:
     sections: dict[str, Any] = {
         "training": {"epochs": 12},
         "population": {"num_peers": 4, "epochs_per_round": 3},
@@ -236,7 +236,7 @@ def test_description_names_methods_and_settings(sections: dict[str, Any], phrase
     assert phrase in description(**sections)
 
 
-def test_median_entropy_difference_is_given_if_layer_entropies_decided_alpha() -> None:
+def test_median_entropy_difference_explains_layer_level_alpha() -> None:
     text = description(grafts_of("one"), graft={"c": 1.0})  # differences of 0.1 and 0
     assert "did not decide" not in text
     assert "0.05 nats" in text
@@ -251,9 +251,7 @@ def test_median_entropy_difference_is_given_if_layer_entropies_decided_alpha() -
         ({"criterion": "l1", "level": "filter"}, "l1 norm of each filter", "in l1 norm"),
     ],
 )
-def test_recorded_layer_entropies_do_not_explain_alpha_if_they_did_not_decide_it(
-    graft: dict[str, Any], deciding: str, unit: str
-) -> None:
+def test_unused_layer_entropies_do_not_explain_alpha(graft: dict[str, Any], deciding: str, unit: str) -> None:
     text = description(grafts_of("one"), graft={"c": 1.0, **graft})
     assert deciding in text
     assert "layer entropies did not decide" in text
@@ -282,7 +280,7 @@ def report(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["report", *arguments])
 
 
-def test_command_writes_the_report_into_the_run_folder_or_to_out(tmp_path: Path) -> None:
+def test_command_writes_into_the_run_folder_or_out(tmp_path: Path) -> None:
     write_run(tmp_path / "run", "00000")
     assert report(str(tmp_path / "run")).stdout == f"{tmp_path}/run/report.html\n"
     assert report(str(tmp_path / "run"), "--out", str(tmp_path / "elsewhere.html")).exit_code == 0
@@ -290,7 +288,7 @@ def test_command_writes_the_report_into_the_run_folder_or_to_out(tmp_path: Path)
     assert "trial/00000/alpha/0" in figures_of((tmp_path / "elsewhere.html").read_text())
 
 
-def test_several_runs_are_shown_side_by_side_with_their_differing_keys(tmp_path: Path) -> None:
+def test_several_runs_show_their_differing_keys(tmp_path: Path) -> None:
     write_run(tmp_path / "a/run", "00000")
     write_run(tmp_path / "b/run", "00000", SPACE.replace("epochs: 3", "epochs: 3, lr: 0.05") + "seed: 7\n")
     result = report(str(tmp_path / "a/run"), str(tmp_path / "b/run"), "--out", str(tmp_path / "both.html"))
@@ -305,7 +303,7 @@ def test_several_runs_are_shown_side_by_side_with_their_differing_keys(tmp_path:
     assert curves[0]["x"] == [200, 400, 600, None]
 
 
-def test_runs_with_equal_spaces_have_no_table_of_differing_keys(tmp_path: Path) -> None:
+def test_equal_spaces_have_no_table_of_differing_keys(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_run(tmp_path / name, "00000")
     report(str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(tmp_path / "both.html"))
@@ -353,9 +351,7 @@ def test_report_is_written_while_the_run_is_in_progress(tmp_path: Path) -> None:
     assert "trial/00000/alpha/0" in figures_of((tmp_path / "run/report.html").read_text())
 
 
-def test_failure_to_write_a_live_report_is_logged_and_does_not_raise(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failed_live_report_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_run(tmp_path / "run", "00000")
     (tmp_path / "run/rounds.parquet").write_bytes(b"truncated")
     live = LiveReport(RunFolder(str(tmp_path / "run")))

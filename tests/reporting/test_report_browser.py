@@ -120,7 +120,7 @@ def test_click_on_a_row_selects_its_trial(chromium: Any, report: str) -> None:
     assert tab.errors == []
 
 
-def test_trial_in_the_address_is_selected_or_reported_as_missing(chromium: Any, report: str) -> None:
+def test_address_selects_its_trial_or_reports_it_missing(chromium: Any, report: str) -> None:
     tab = Tab(chromium, f"{report}#trial=00004")
     assert tab.page.input_value("#trial") == "00004"
     tab.page.evaluate("location.hash = 'trial=00015'")
