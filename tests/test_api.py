@@ -66,7 +66,7 @@ def test_population_trains_grafts_and_returns_its_networks() -> None:
     assert population.outcome["test_accuracy"] == pytest.approx(float(accuracy))
 
 
-def test_networks_after_leaving_the_loop_are_those_of_the_last_round() -> None:
+def test_networks_outlive_the_loop() -> None:
     population = make_population()
     for _ in population.run():
         within = weights_of(population.network(1))
@@ -117,7 +117,7 @@ def read(images: DatasetImages, seed: int) -> Tensor:
     return torch.cat([pixels for pixels, _ in images.training_batches(4, seed, CPU)])
 
 
-def test_items_depend_on_the_seed_and_not_on_the_reading_process() -> None:
+def test_items_depend_on_the_seed_alone() -> None:
     here = read(DatasetImages(Drawing()), seed=1)
     state = torch.get_rng_state()
     assert torch.equal(here, read(DatasetImages(Drawing(), num_workers=2), seed=1))
@@ -128,7 +128,7 @@ def test_items_depend_on_the_seed_and_not_on_the_reading_process() -> None:
     assert sorted(here.amin((1, 2, 3)).floor().tolist()) == list(range(10))
 
 
-def test_a_last_batch_of_one_image_is_evaluated_but_not_trained_on() -> None:
+def test_last_batch_of_one_image_is_evaluated_but_not_trained_on() -> None:
     images = DatasetImages(Subset(Drawing(), range(9)))
     assert len(read(images, seed=0)) == 8
     assert sum(len(labels) for _, labels in images.evaluation_batches(4, CPU)) == 9
@@ -157,7 +157,7 @@ def test_validation_images_are_split_off_by_seed() -> None:
         partial(torch.optim.Adagrad, lr=0.01),
     ],
 )
-def test_a_restored_optimizer_continues_to_the_bit(make: Any) -> None:
+def test_restored_optimizer_continues_to_the_bit(make: Any) -> None:
     def network() -> nn.Module:
         torch.manual_seed(0)
         return Net(10)

@@ -19,7 +19,7 @@ def test_some_docstrings_have_examples() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_examples_give_what_they_show(module: str) -> None:
+def test_examples_give_the_shown_output(module: str) -> None:
     results = doctest.testmod(importlib.import_module(module))
     assert results.attempted > 0
     assert results.failed == 0

@@ -37,7 +37,7 @@ def imported_by(program: str) -> set[str]:
     return set(json.loads(ran.stdout))
 
 
-def test_peer_on_the_digits_imports_no_compiler_and_no_other_libraries_of_networks() -> None:
+def test_peer_on_digits_imports_no_unneeded_library() -> None:
     imported = imported_by(ROUNDS)
     assert "torch" in imported
     assert [name for name in NOT_FOR_TRAINING if name in imported] == []

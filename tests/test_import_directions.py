@@ -93,7 +93,7 @@ def test_no_modules_import_each_other_in_a_cycle() -> None:
     assert finished == set(MODULES)
 
 
-def test_every_module_says_in_one_line_what_it_is_for() -> None:
+def test_every_module_has_a_one_line_docstring() -> None:
     first_lines = {module: (ast.get_docstring(tree) or "").partition("\n")[0] for module, tree in trees().items()}
     assert [module for module, line in first_lines.items() if not line] == []
 
@@ -145,5 +145,5 @@ def test_public_names_can_be_imported_and_others_cannot() -> None:
         ("from . import settings", [".", "None"]),
     ],
 )
-def test_imports_are_found_wherever_they_stand(source: str, expected: list[str]) -> None:
+def test_imports_are_found_at_every_nesting_level(source: str, expected: list[str]) -> None:
     assert list(imports(ast.parse(source))) == expected

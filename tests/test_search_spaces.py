@@ -183,7 +183,7 @@ def test_repr_space_has_the_published_cycles_and_epochs() -> None:
 
 
 @of_each("file", PAPERS)
-def test_spaces_of_papers_have_one_seed_per_published_run_or_three(file: Path) -> None:
+def test_paper_spaces_have_published_seeds_or_three(file: Path) -> None:
     space = load_space(file)
     has_std = space.published is not None and any("std" in row for row in space.published["accuracy"])
     assert space.domains["seed"].values == tuple(range(5 if has_std else 3))

@@ -19,7 +19,7 @@ def test_derived_seed_is_reproducible_and_valid_for_torch(seed: int, purpose: st
     assert torch.Generator().manual_seed(derived).initial_seed() == derived
 
 
-def test_derived_seed_is_the_same_in_every_version_and_on_every_machine() -> None:
+def test_derived_seed_is_the_same_everywhere() -> None:
     """The value was recorded when the scheme was fixed; a change would break resumed runs."""
     assert derive(0, "data", 1, 2) == 231_910_808_290_386_735
 
@@ -32,7 +32,7 @@ def test_derived_seeds_of_different_purposes_differ() -> None:
 
 
 @given(seeds)
-def test_seeded_block_draws_from_the_seed_and_restores_the_generator(seed: int) -> None:
+def test_seeded_block_restores_the_generator(seed: int) -> None:
     torch.manual_seed(5)
     torch.rand(3)
     expected = torch.rand(3)
