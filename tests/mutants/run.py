@@ -1,9 +1,9 @@
-"""Break graftpop in small ways, one at a time, and see whether its tests notice.
+"""Break graftpop in small ways, one at a time, and check that its tests notice.
 
-Reads mutants.toml, which is beside this file. Exits with 1 if fewer than 95 % of the mutants die, with 2 if the list
+Reads mutants.toml in this folder. Exits with 1 if fewer than 95 % of the mutants die, with 2 if the list
 does not fit the code.
 
-    python tests/mutants/run.py --only own-pace --out mutants.jsonl
+    python tests/mutants/run.py --only async-rounds --out mutants.jsonl
 """
 
 import argparse
@@ -49,7 +49,7 @@ PYTEST_OPTIONS = (
     "--hypothesis-profile=mutants",
     "-W",
     "ignore::pytest.PytestAssertRewriteWarning",
-)  # of the libraries that are imported already
+)  # the libraries are imported already
 MUTANT_LIMIT_S = 300.0
 UNMUTATED_LIMIT_S = 3600.0
 ENOUGH = 0.95
@@ -110,7 +110,7 @@ def misfits(mutants: Sequence[Mutant]) -> Iterator[tuple[Mutant, str]]:
 
 
 def copy_to(folder: Path) -> None:
-    """Copy all that tests need."""
+    """Copy the files that tests need."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -120,8 +120,8 @@ def copy_to(folder: Path) -> None:
 
 
 def import_slow_libraries() -> None:
-    """Import once what every child needs; graftpop itself is not among it."""
-    sys.dont_write_bytecode = True  # a mutant of the same size and second would find the code of the one before
+    """Import the libraries that every child needs, without graftpop."""
+    sys.dont_write_bytecode = True  # a mutant of equal size and second would run the previous one's bytecode
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     import hypothesis
     import pytest  # noqa: F401
@@ -138,7 +138,7 @@ def import_slow_libraries() -> None:
 
 
 def start(folder: Path, tests: Sequence[str], log: Path) -> int:
-    """Start tests in a copy of the project, in a process of its own; return its ID."""
+    """Start tests in a copy of the project in a new process; return its ID."""
     sys.stdout.flush()
     process = os.fork()
     if process:
@@ -163,7 +163,7 @@ def start(folder: Path, tests: Sequence[str], log: Path) -> int:
 
 
 def outcome_of(mutant: Mutant, code: int, log: Path) -> tuple[str, str]:
-    """Return what became of a mutant, and the test that noticed it.
+    """Return the outcome of a mutant and the test that noticed it.
 
     Args:
         mutant: the mutant.
@@ -182,7 +182,7 @@ def outcome_of(mutant: Mutant, code: int, log: Path) -> tuple[str, str]:
 
 
 class Job:
-    """A copy of the project in which one mutant lives at a time."""
+    """A copy of the project with one mutant at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -191,7 +191,7 @@ class Job:
         self.mutant: Mutant | None = None
 
     def begin(self, mutant: Mutant) -> None:
-        """Put a mutant in, and start its tests."""
+        """Apply a mutant and start its tests."""
         self.mutant, self.since = mutant, time.monotonic()
         (self.folder / mutant.file).write_text(mutated(mutant), encoding="utf-8")
         self.process = start(self.folder, mutant.tests, self.log)
@@ -217,7 +217,7 @@ def ended(process: int, *, is_late: bool) -> int | None:
 
 
 def check_unmutated(folder: Path, tests: Sequence[str]) -> str:
-    """Run tests on the code as it is; return their output if they fail."""
+    """Run tests on the unchanged code; return their output if they fail."""
     log, begin = folder.with_suffix(".log"), time.monotonic()
     process = start(folder, tests, log)
     while (code := ended(process, is_late=time.monotonic() - begin > UNMUTATED_LIMIT_S)) is None:
@@ -226,7 +226,7 @@ def check_unmutated(folder: Path, tests: Sequence[str]) -> str:
 
 
 def run_all(jobs: Sequence[Job], mutants: Sequence[Mutant]) -> Iterator[Result]:
-    """Run the tests of every mutant and yield the results as they come."""
+    """Run the tests of every mutant; yield results as they complete."""
     waiting = list(reversed(mutants))
     try:
         while waiting or any(job.mutant for job in jobs):
@@ -244,7 +244,7 @@ def run_all(jobs: Sequence[Job], mutants: Sequence[Mutant]) -> Iterator[Result]:
 
 def main() -> int:
     """Run the mutants and return the exit code."""
-    parser = argparse.ArgumentParser(description="Break graftpop in small ways and see whether its tests notice.")
+    parser = argparse.ArgumentParser(description="Break graftpop in small ways and check that its tests notice.")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time, a core each")
     parser.add_argument("--only", default="*", help="part or pattern of the mutants' ids or files")
     parser.add_argument("--out", type=Path, help="write the results there, a line of JSON each")
@@ -255,6 +255,8 @@ def main() -> int:
         for mutant in (Mutant(**entry) for entry in listed)
         if any(fnmatch(name, f"*{arguments.only}*") for name in (mutant.id, mutant.file))
     ]
+    if not mutants:
+        parser.error(f"--only: must match the id or the file of a mutant, got {arguments.only!r}")
     if invalid := list(misfits(mutants)):
         print("\n".join(f"invalid {mutant.id}: {reason}" for mutant, reason in invalid))
         return 2
@@ -264,7 +266,7 @@ def main() -> int:
         jobs = [Job(Path(temporary).resolve() / f"job-{index}") for index in range(arguments.jobs)]
         tests = sorted({test for mutant in mutants for test in mutant.tests})
         if failure := check_unmutated(jobs[0].folder, tests):
-            print(f"{failure}\nthe tests must pass on the code as it is")
+            print(f"{failure}\nthe tests must pass on the unchanged code")
             return 2
         with open(arguments.out or os.devnull, "w", encoding="utf-8") as out:
             for result in run_all(jobs, mutants):
