@@ -29,7 +29,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def connection() -> "Iterator[Connection]":
-    """A real Ray of four CPUs, whatever this machine has, without its dashboard, which takes seconds to start."""
+    """A real Ray of four CPUs on any machine, without its dashboard, which starts slowly."""
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["PYTHONPATH"] = str(Path(__file__).parent / "support")  # for networks that Ray's processes import

@@ -1,4 +1,4 @@
-"""The examples in docstrings are right."""
+"""The examples in docstrings give the shown output."""
 
 import doctest
 import importlib

@@ -16,7 +16,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "graftpop"):  # a copy: the build writes beside the sources
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "graftpop",
+    ):  # a copy: the build writes into the sources' folder
         (source / name).symlink_to(ROOT / name)
     subprocess.run(
         [

@@ -25,7 +25,7 @@ COMPARISON: dict[str, Any] = {
     "variants": {"late": {"graft": {"burn_in_rounds": 2}}, "plain": {}},
     "published": {"source": "a paper", "accuracy": [{"variant": "late", "graft.alpha": 0.5, "percent": 93.25}]},
 }
-FACTS = {
+PROVENANCE = {
     "started": "2026-01-01T00:00:00+00:00",
     "status": "finished",
     "command": ["graftpop", "tune"],
@@ -58,7 +58,7 @@ def run_folder(path: Path, tree: Mapping[str, Any]) -> RunFolder:
     space, folder = parse_space(tree), RunFolder(str(path))
     (path / "tune").mkdir()
     folder.write_text("space.yaml", space.to_yaml())
-    folder.write_text("run.json", json.dumps(FACTS))
+    folder.write_text("run.json", json.dumps(PROVENANCE))
     folder.write_trials([trial.row() for trial in trials_of(space)], column_types(space.domains))
     return folder
 

@@ -109,7 +109,7 @@ def test_random_boxes_have_the_recipes_areas_and_ratios() -> None:
 
 
 class ScriptedGenerator:
-    """Stands for a numpy generator: always the same area and ratio, and the last possible place."""
+    """Replaces a numpy generator: always the same area and ratio, and the last possible place."""
 
     def __init__(self, area: float, ratio: float) -> None:
         self.area, self.log_ratio = area, math.log(ratio)

@@ -269,7 +269,7 @@ def test_batch_with_foreign_objects_is_refused_and_calls_nothing(tmp_path: Path)
 
 
 def test_batches_pickled_by_python_2_are_read(tmp_path: Path) -> None:
-    # What Python 2.7 writes for {"labels": [1], "data": numpy.zeros((1, 3), "uint8")} with protocol 2.
+    # the pickle that Python 2.7 writes for {"labels": [1], "data": numpy.zeros((1, 3), "uint8")}, by protocol 2
     old = (
         b"\x80\x02}q\x01(U\x06labelsq\x02]q\x03K\x01aU\x04dataq\x04cnumpy.core.multiarray\n_reconstruct\nq\x05cnum"
         b"py\nndarray\nq\x06K\x00\x85U\x01b\x87Rq\x07(K\x01K\x01K\x03\x86cnumpy\ndtype\nq\x08U\x02u1K\x00K\x01\x87Rq\t(K\x03U"

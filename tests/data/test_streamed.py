@@ -18,7 +18,7 @@ from graftpop.errors import DataError
 from graftpop.settings import DataSettings
 
 CPU = torch.device("cpu")
-# Two workers may be more than this machine has cores, and Python warns of forks beside threads.
+# Two workers may be more than this machine has cores, and Python warns of forks in a process with threads.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
     pytest.mark.filterwarnings("ignore:This process:DeprecationWarning"),

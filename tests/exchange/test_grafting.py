@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import references
 import torch
-from network_makers import copied, learner, same_bits, seeded_network, seeded_small_net, trained_looking
+from network_makers import copied, make_learner, same_bits, seeded_network, seeded_small_net, trained_looking
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
@@ -196,12 +196,20 @@ def test_convolution_without_batchnorm_takes_the_alpha_of_the_preceding_site() -
         nn.BatchNorm2d(4),
         nn.Conv2d(4, 4, 1),
     )
-    sites = find_sites(network[1:], (3, 8, 8), "network")  # whose modules keep their names
+    sites = find_sites(network[1:], (3, 8, 8), "network")  # modules keep their names
     assert [(site.conv, site.norm) for site in sites] == [("1", "2"), ("5", "6")]
     of_module = {
         int(name.partition(".")[0]): site for name, site in site_assignment(float_names(network), sites).site_of.items()
     }
-    assert of_module == {0: 0, 1: 0, 2: 0, 3: 0, 5: 1, 6: 1, 7: 1}  # module 4 has no weights; 0 stands before any site
+    assert of_module == {
+        0: 0,
+        1: 0,
+        2: 0,
+        3: 0,
+        5: 1,
+        6: 1,
+        7: 1,
+    }  # module 4 has no weights; module 0 is before any site
 
 
 def test_batchnorm_follows_its_convolution_wherever_it_is_registered() -> None:
@@ -223,7 +231,7 @@ def test_batchnorm_follows_its_convolution_wherever_it_is_registered() -> None:
 
 
 def test_graft_keeps_momentum() -> None:
-    receiver, donor = learner(seeded_small_net(1)), learner(seeded_small_net(2))
+    receiver, donor = make_learner(seeded_small_net(1)), make_learner(seeded_small_net(2))
     for one in (receiver, donor):
         one.train_epoch()
     before = copied(receiver.state_dict())
@@ -236,9 +244,9 @@ def test_graft_keeps_momentum() -> None:
 
 
 def test_training_continues_from_the_grafted_weights() -> None:
-    one = learner(seeded_small_net(1))
+    one = make_learner(seeded_small_net(1))
     graft = Grafting(one.state, find_sites(one.network, (3, 8, 8), "network"), GraftSettings(alpha=0.0))
-    other = learner(seeded_small_net(2))
+    other = make_learner(seeded_small_net(2))
     theirs = Grafting(other.state, find_sites(other.network, (3, 8, 8), "network"), None)
     graft.graft_(torch.zeros(1, dtype=torch.float64), theirs.publish(1, theirs.entropies(), NOTHING))
     one.train_epoch()

@@ -298,8 +298,8 @@ def test_missing_data_leaves_accuracy_unmeasured_and_refuses_a_soup(tmp_path: Pa
         data={"name": "parquet", "root": str(tmp_path / "missing"), "max_train_images": None, "image_size": 16}
     )
     untrained_run(tmp_path / "run", small_settings())
-    facts = checkpoint(tmp_path / "run") / "population.json"
-    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"settings": settings.model_dump()}))
+    file = checkpoint(tmp_path / "run") / "population.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"settings": settings.model_dump()}))
     result = exported(tmp_path / "run", "--format", "onnx")
     assert result.exit_code == 0
     assert "not measured: data.root: " in result.output

@@ -46,7 +46,7 @@ def test_constant_tensor_has_no_entropy(value: float, size: int) -> None:
 
 
 def test_largest_value_falls_into_the_last_bin() -> None:
-    """0, 1, ..., 8 in 8 bins: seven of them hold one value, the last one two."""
+    """0, 1, ..., 8 in 8 bins: one value in each of seven bins, two in the last."""
     expected = -7 / 9 * math.log(1 / 9) - 2 / 9 * math.log(2 / 9)
     assert entropy(torch.arange(9.0), num_bins=8).item() == pytest.approx(expected, abs=1e-15)
 
@@ -88,7 +88,7 @@ def test_layer_entropies_equal_the_entropy_of_each_layer() -> None:
 
 
 def test_joined_layers_have_the_counts_of_histc() -> None:
-    """The joined pass is what GPUs take; its bins are the same to the last weight."""
+    """GPUs use the joined pass; its bins are equal to the last weight."""
     for num_bins in (2, 10, 37):
         layers = [normal(size, seed=size) * 10.0 ** (size % 9 - 6) + size % 3 for size in range(1, 400)]
         layers += [torch.full((5,), 2.5), torch.zeros(1), torch.arange(100.0)]
@@ -96,7 +96,7 @@ def test_joined_layers_have_the_counts_of_histc() -> None:
         counts = _joined_counts(layers, num_bins)
         is_spread = torch.tensor([bool(layer.min() < layer.max()) for layer in layers])
         assert torch.equal(counts[is_spread], expected[is_spread])
-        assert torch.equal(counts.amax(1)[~is_spread], expected.amax(1)[~is_spread])  # all in one bin, whichever
+        assert torch.equal(counts.amax(1)[~is_spread], expected.amax(1)[~is_spread])  # all in any one bin
 
 
 @given(weights, st.randoms(use_true_random=False))

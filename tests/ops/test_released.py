@@ -99,7 +99,7 @@ def test_blended_weights_equal_the_released_codes_to_the_bit(alpha: float) -> No
 @pytest.mark.parametrize("alpha", [0.3, 0.56, 0.5, 0.7, 0.0, 1.0])
 def test_integer_buffers_are_blended_as_floats_and_truncated(alpha: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    receiver, donor = torch.randint(2**26, (2, 2000), generator=generator)  # some beyond what float32 holds exactly
+    receiver, donor = torch.randint(2**26, (2, 2000), generator=generator)  # some are not exact in float32
     expected = torch.empty(2000, dtype=torch.int64).copy_(receiver * alpha + donor * (1 - alpha))
     blended = released_integer_blend(receiver, donor, torch.tensor(alpha, dtype=torch.float64))
     assert blended.dtype == torch.int64

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from network_makers import learner, seeded_network, trained_looking
+from network_makers import make_learner, seeded_network, trained_looking
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -34,7 +34,7 @@ def baseline(folder: Path, network: nn.Module, name: str = "resnet8") -> str:
 
 
 def measures(network: nn.Module, **settings: Any) -> Diagnostics:
-    filters = site_filters(learner(network), find_sites(network, SHAPE, "network"))
+    filters = site_filters(make_learner(network), find_sites(network, SHAPE, "network"))
     return Diagnostics(filters, DiagnosticsSettings.model_validate(settings))
 
 
@@ -136,7 +136,7 @@ def test_missing_baseline_is_refused(tmp_path: Path) -> None:
 
 
 def snapshot_of(network: nn.Module, predicted: Tensor) -> Snapshot:
-    one = Grafting(learner(network).state, find_sites(network, SHAPE, "network"), None)
+    one = Grafting(make_learner(network).state, find_sites(network, SHAPE, "network"), None)
     return one.publish(1, one.entropies(), predicted)
 
 

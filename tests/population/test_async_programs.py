@@ -1,4 +1,4 @@
-"""Calls of asynchronous peers, one by one, in an order that each test gives."""
+"""Calls of asynchronous peers, one by one, in the order given by each test."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -139,7 +139,7 @@ def test_peer_lost_while_starting_is_restarted_until_its_timeout(monkeypatch: py
 
 
 def test_lost_snapshot_is_not_used_again() -> None:
-    """Peer 0 grafts peer 2, its donor in the ring; the snapshot is gone, and peer 2 publishes another one."""
+    """Peer 0 grafts peer 2, its donor in the ring; the snapshot is lost, and peer 2 publishes another one."""
     settings = settings_of()
     group = ScriptedGroup([], {(0, "graft"): [ResultLost("peer 0: an argument is gone")]})
     all_rounds(make_rounds(group, settings)[0], settings)

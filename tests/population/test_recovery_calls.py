@@ -1,4 +1,4 @@
-"""Recovery and roster call by call, on peers without networks that fail when a test says so."""
+"""Recovery and roster call by call, on peers without networks that fail as scripted."""
 
 import time
 from collections.abc import Collection, Iterator, Mapping

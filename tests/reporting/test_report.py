@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
-from report_makers import FACTS, SPACE, figures_of, grafts_of, many_trials, page, rounds_of, trial
+from report_makers import PROVENANCE, SPACE, figures_of, grafts_of, many_trials, page, rounds_of, trial
 from typer.testing import CliRunner
 
 from graftpop.__main__ import app
@@ -267,7 +267,7 @@ def write_run(folder: Path, trial_id: str, space: str = SPACE) -> None:
     (folder / "tune").mkdir(parents=True)
     run, text = RunFolder(str(folder)), parse_space(yaml.safe_load(space)).to_yaml()
     run.write_text("space.yaml", text)
-    run.write_text("run.json", json.dumps(FACTS))
+    run.write_text("run.json", json.dumps(PROVENANCE))
     searched = {"graft.A": pa.float64(), "graft.c": pa.float64()}
     row = trial(trial_id)
     run.write_trials([{key: row.get(key) for key in (*row, "epochs", "parameters")}], searched)

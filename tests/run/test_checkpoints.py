@@ -18,7 +18,7 @@ from graftpop.run.storage import Folder
 PEERS = {f"peer-{peer}.safetensors": bytes([peer]) * 100 for peer in range(3)}
 
 
-def facts(round: int, score: float = 0.5) -> CheckpointMetadata:
+def metadata(round: int, score: float = 0.5) -> CheckpointMetadata:
     return CheckpointMetadata(
         round=round,
         score=score,
@@ -35,7 +35,7 @@ def files_of(round: int) -> dict[str, bytes]:
 
 
 def write(checkpoints: Checkpoints, round: int, score: float = 0.5) -> None:
-    checkpoints.write(facts(round, score), lambda: files_of(round).items())
+    checkpoints.write(metadata(round, score), lambda: files_of(round).items())
 
 
 def rounds(checkpoints: Checkpoints) -> list[int]:
@@ -57,7 +57,7 @@ def test_checkpoint_reads_back_as_written(checkpoints: Checkpoints) -> None:
     (newest,) = checkpoints.newest_first()
     assert newest.files() == files_of(3)
     assert newest.read("peer-1.safetensors") == files_of(3)["peer-1.safetensors"]
-    assert newest.metadata.model_copy(update={"files": {}}) == facts(3)
+    assert newest.metadata.model_copy(update={"files": {}}) == metadata(3)
     with pytest.raises(CheckpointError, match=r"peer-7\.safetensors: "):
         newest.read("peer-7.safetensors")
 
@@ -78,7 +78,7 @@ def test_last_two_and_the_first_best_checkpoint_are_kept(
 
 
 def test_handed_over_checkpoint_is_kept_until_the_next(checkpoints: Checkpoints) -> None:
-    checkpoints.hand_over()  # there is none yet
+    checkpoints.hand_over()  # without a checkpoint
     write(checkpoints, 1, 0.9)
     for round in range(2, 6):
         write(checkpoints, round)
@@ -101,7 +101,7 @@ def test_incomplete_checkpoint_is_skipped(checkpoints: Checkpoints, tmp_path: Pa
         raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space left"):
-        checkpoints.write(facts(2), broken_off)
+        checkpoints.write(metadata(2), broken_off)
     assert rounds(checkpoints) == [1]
     write(checkpoints, 2)
     assert rounds(checkpoints) == [2, 1]
@@ -116,7 +116,7 @@ def test_interrupted_rewrite_leaves_no_mixed_checkpoint(checkpoints: Checkpoints
     write(checkpoints, 1)
     write(checkpoints, 2)
     with pytest.raises(OSError, match="no space left"):
-        checkpoints.write(facts(2), interrupted)
+        checkpoints.write(metadata(2), interrupted)
     assert rounds(checkpoints) == [1]
 
 
@@ -138,7 +138,7 @@ def test_half_removed_checkpoint_is_skipped(checkpoints: Checkpoints, monkeypatc
 
 def test_checkpoint_replaces_one_of_the_same_round(checkpoints: Checkpoints) -> None:
     write(checkpoints, 1)
-    checkpoints.write(facts(1, 0.75), lambda: [("peer-0.safetensors", b"other")])
+    checkpoints.write(metadata(1, 0.75), lambda: [("peer-0.safetensors", b"other")])
     (newest,) = checkpoints.newest_first()
     assert (newest.files(), newest.metadata.score) == ({"peer-0.safetensors": b"other"}, 0.75)
 
@@ -226,10 +226,10 @@ def test_writer_writes_one_checkpoint_at_a_time_in_background(checkpoints: Check
         yield from files_of(1).items()
 
     writer = CheckpointWriter(checkpoints, "00000", never_away)
-    writer.write(facts(1), states)
+    writer.write(metadata(1), states)
     assert rounds(checkpoints) == []
     may_continue.set()
-    writer.write(facts(2), lambda: files_of(2).items())
+    writer.write(metadata(2), lambda: files_of(2).items())
     assert 1 in rounds(checkpoints)
     writer.finish()
     writer.finish()
@@ -249,7 +249,7 @@ def test_writer_reports_the_cause_of_absent_storage(checkpoints: Checkpoints) ->
     writer = CheckpointWriter(
         checkpoints, "00007", lambda round, cause: reports.append((round, cause, current_thread().name))
     )
-    writer.write(facts(4), states)
+    writer.write(metadata(4), states)
     writer.finish()
     assert rounds(checkpoints) == [4]
     ((round, cause, thread),) = reports
@@ -263,10 +263,10 @@ def test_writer_raises_any_other_error_at_the_next_write(checkpoints: Checkpoint
         raise PopulationLost("the states are gone")
 
     writer = CheckpointWriter(checkpoints, "00000", never_away)
-    writer.write(facts(1), lost)
+    writer.write(metadata(1), lost)
     with pytest.raises(PopulationLost, match="the states are gone"):
-        writer.write(facts(2), lambda: files_of(2).items())
-    writer.write(facts(3), lambda: files_of(3).items())
+        writer.write(metadata(2), lambda: files_of(2).items())
+    writer.write(metadata(3), lambda: files_of(3).items())
     writer.finish()
     assert rounds(checkpoints) == [3]
 
@@ -276,7 +276,7 @@ def test_late_peer_loses_the_population(checkpoints: Checkpoints) -> None:
         raise TimeoutError("no answer within 300 s")
 
     writer = CheckpointWriter(checkpoints, "00007", never_away)
-    writer.write(facts(2), late)
+    writer.write(metadata(2), late)
     with pytest.raises(PopulationLost, match=r"^trial 00007: [^\n]*round 2, got no answer within 300 s"):
         writer.finish()
     assert rounds(checkpoints) == []

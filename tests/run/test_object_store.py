@@ -142,10 +142,10 @@ def peer_files(round: int) -> list[tuple[str, bytes]]:
 def test_checkpoints_are_complete_or_absent(folder: Folder) -> None:
     checkpoints = Checkpoints(folder)
     for round in (1, 2, 3, 4):
-        facts = CheckpointMetadata(
+        metadata = CheckpointMetadata(
             round=round, score=1 / round, is_complete=False, peers=[0], num_restarts={}, summary={}, settings={}
         )
-        checkpoints.write(facts, partial(peer_files, round))
+        checkpoints.write(metadata, partial(peer_files, round))
     assert [(one.metadata.round, one.files()) for one in checkpoints.newest_first()] == [
         (round, {"peer-0.safetensors": bytes([round])}) for round in (4, 3, 1)
     ]

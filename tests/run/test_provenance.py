@@ -13,20 +13,20 @@ from graftpop.run.provenance import run_provenance, utc_now
 
 
 def test_provenance_has_command_seed_versions_and_hardware_as_json() -> None:
-    facts = run_provenance(["--space", "digits.yaml"], seed=7)
-    assert json.loads(json.dumps(facts)) == facts
-    assert facts["command"] == ["python", "-m", "graftpop.tune", "--space", "digits.yaml"]
-    assert facts["seed"] == 7
-    assert facts["versions"]["python"] == platform.python_version()
+    provenance = run_provenance(["--space", "digits.yaml"], seed=7)
+    assert json.loads(json.dumps(provenance)) == provenance
+    assert provenance["command"] == ["python", "-m", "graftpop.tune", "--space", "digits.yaml"]
+    assert provenance["seed"] == 7
+    assert provenance["versions"]["python"] == platform.python_version()
     for package in ("ray", "torch", "torchvision", "optuna", "pyarrow", "numpy"):
-        assert facts["versions"][package] == version(package)
-    assert "graftpop" in facts["versions"]
-    hardware = facts["hardware"]
+        assert provenance["versions"][package] == version(package)
+    assert "graftpop" in provenance["versions"]
+    hardware = provenance["hardware"]
     assert hardware["cores"] == len(os.sched_getaffinity(0))
     assert hardware["memory_bytes"] > 2**28
     assert isinstance(hardware["processor"], str)
     assert isinstance(hardware["gpus"], list)
-    assert facts["platform"].endswith(platform.machine())
+    assert provenance["platform"].endswith(platform.machine())
 
 
 def test_start_time_is_in_utc() -> None:
@@ -39,9 +39,9 @@ def test_start_time_is_in_utc() -> None:
 def test_commit_is_of_the_packages_repository() -> None:
     package = Path(graftpop.__file__).parent
     git = subprocess.run(["git", "-C", str(package), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    facts = run_provenance([], seed=0)["git"]
+    provenance = run_provenance([], seed=0)["git"]
     if git.returncode:
-        assert facts is None
+        assert provenance is None
     else:
-        assert facts["commit"] == git.stdout.strip()
-        assert isinstance(facts["dirty"], bool)
+        assert provenance["commit"] == git.stdout.strip()
+        assert isinstance(provenance["dirty"], bool)

@@ -25,4 +25,4 @@ LAYERS = (
     ("seeds",),
     ("errors",),
 )
-"""Modules and folders of graftpop from top to bottom; one may import what stands below it, and its own folder."""
+"""Modules and folders of graftpop from top to bottom; each may import from layers below and from its own folder."""

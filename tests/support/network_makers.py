@@ -111,9 +111,6 @@ def make_learner(  # a test sets one or two of these
     )
 
 
-learner = make_learner  # the name in tests/exchange and tests/peer
-
-
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 

@@ -1,4 +1,4 @@
-"""Slow and obvious versions of the formulas, written from the papers and from what the released code does.
+"""Slow and obvious versions of the formulas, written from the papers and the released code.
 
 Nothing here is imported by graftpop, and nothing of graftpop is imported here.
 """
@@ -54,7 +54,7 @@ def filter_l1_norms(weight: NDArray[np.float64]) -> list[float]:
 
 
 def site_of_each(keys: Sequence[str], sites: Sequence[Site]) -> dict[str, int]:
-    """Return the site whose alpha each entry of a state takes: its own, else the last one before it."""
+    """Return the site of each entry of a state: its own, else the last one before it."""
     chosen = {}
     last = 0
     for key in keys:
@@ -94,7 +94,7 @@ def released_entropy(weight: Tensor, num_bins: int = 10) -> float:
 
 
 def released_share_in_bins(weight: Tensor, num_bins: int = 10) -> float:
-    """Return the part of the values that the half-open bins hold: below 1 where the largest fell out."""
+    """Return the share of values in the half-open bins: below 1 if the largest is in none."""
     values = weight.reshape(-1)
     scale = (values.max() - values.min()) / num_bins
     return sum(
@@ -108,7 +108,7 @@ def released_alpha(receiver_entropy: float, donor_entropy: float, A: float, c: f
 
 
 def released_graft(receiver: nn.Module, donor: Mapping[str, Tensor], A: float, c: float) -> dict[str, float]:
-    """Graft a module as the released code does, and return alpha by the keys that it was computed for.
+    """Graft a module as the released code does, and return alpha by the keys with an alpha of their own.
 
     A key with 'conv' in it computes alpha, every other reuses the last one; every entry is blended, integers as
     floats, and `load_state_dict` copies the result into the module, by which integers are truncated.

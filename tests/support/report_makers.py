@@ -18,7 +18,7 @@ training: {epochs: 3}
 population: {num_peers: 2}
 graft: {A: {uniform: [0.0, 1.0]}, c: {loguniform: [1, 500]}}
 """
-FACTS = {
+PROVENANCE = {
     "started": "2026-01-01T00:00:00+00:00",
     "status": "finished",
     "command": ["python", "-m", "graftpop.tune"],
@@ -119,7 +119,7 @@ def page(
             )
         ),
         space=space,
-        facts=FACTS,
+        facts=PROVENANCE,
     )
 
 
