@@ -4,7 +4,7 @@ Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -92,9 +92,8 @@ def _source_in(folder: Path, variant: _Variant, data: DataSettings) -> Source | 
     if (folder / variant.batches).is_dir():
         return _batches_source(folder, variant)
     if files := parquet_files(folder):
-        return parquet_source(
-            variant.name, folder, files, data.label, flip=True, mean_std=variant.mean_std, usual_label=variant.label
-        )
+        source = parquet_source(variant.name, folder, files, data.label, usual_label=variant.label)
+        return replace(source, mean_std=variant.mean_std)
     if (folder / "train").is_dir():
         return folder_source(variant.name, class_folders(folder), flip=True, mean_std=variant.mean_std)
     return None

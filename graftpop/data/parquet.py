@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from graftpop.data.decoding import decode_blocks, size_of
 from graftpop.data.parquet_page_sizes import largest_page
 from graftpop.data.paths import check_inside
-from graftpop.data.source import Color, Contents, Part, Source, name_parts, root_folder
+from graftpop.data.source import Contents, Part, Source, name_parts, root_folder
 from graftpop.errors import DataError, closest, one_line
 from graftpop.settings import DataSettings
 
@@ -36,7 +36,7 @@ BATCH_BYTES: Final = 2**26  # bounds the rows if each were as large as a page: a
 def find_parquet(data: DataSettings) -> Source:
     """Return the tables in `data.root`; errors as in `parquet_source`."""
     root = root_folder(data)
-    return parquet_source("parquet", root, parquet_files(root), data.label, flip=True, image_size=data.image_size)
+    return parquet_source("parquet", root, parquet_files(root), data.label, image_size=data.image_size)
 
 
 def parquet_files(folder: Path) -> dict[str, list[Path]]:
@@ -61,20 +61,16 @@ def parquet_source(
     files: Mapping[str, list[Path]],
     label: str | None,
     *,
-    flip: bool,
-    mean_std: tuple[Color, Color] | None = None,
     usual_label: str | None = None,
     image_size: int | None = None,
 ) -> Source:
-    """Return a data set in Parquet files.
+    """Return a data set in Parquet files, whose mirrored images are as good as the originals.
 
     Args:
         name: of the data set.
         folder: the searched folder, for messages.
         files: files by part, see `parquet_files`.
         label: the label column; None: found from the schema.
-        flip: whether mirrored images are as good as the originals.
-        mean_std: mean and deviation of the pixels in [0, 1]; None: computed from the training images.
         usual_label: label column to use, if it exists, where `label` is None.
         image_size: side of the squares that images are cropped and scaled to, in pixels; None: all have one size.
 
@@ -101,7 +97,7 @@ def parquet_source(
         return _open(parts, image, label, class_names, image_size)
 
     every_file = tuple(file for part in parts.values() for file in part)
-    return Source(name, every_file, open_tables, flip=flip, mean_std=mean_std, label=label, image_size=image_size)
+    return Source(name, every_file, open_tables, flip=True, label=label, image_size=image_size)
 
 
 def _open(

@@ -35,7 +35,7 @@ def read_parquet(rng: random.Random, folder: Path) -> None:
     parts = rng.choice(((changed, whole_table()), (whole_table(), changed), (changed, changed), (changed, changed)))
     for name, content in zip(("train", "test"), parts, strict=True):
         (folder / f"{name}.parquet").write_bytes(content)
-    contents = parquet_source("fuzz", folder, parquet_files(folder), None, flip=True).open()
+    contents = parquet_source("fuzz", folder, parquet_files(folder), None).open()
     for part in contents.parts.values():
         num_images = 0
         for pixels, labels in part.blocks:
