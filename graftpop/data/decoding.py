@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Block", "decode_blocks", "decode_image", "size_of", "square"]
 
+EncodedImage = tuple[bytes | str, str, int]  # content or path, name for messages, label
 Block = tuple[NDArray[np.uint8], NDArray[np.int64]]  # pixels (B, H, W, 3), labels (B,)
 
 FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: Pillow runs Ghostscript on EPS
@@ -26,6 +26,7 @@ MAX_FILE_BYTES: Final = 4 * MAX_PIXELS  # enough for any image of 8 bits per col
 MAX_SCANS: Final = 100  # progressive JPEG has about 10; each scan costs a whole pass
 MAX_BLOCK_IMAGES: Final = 1024
 MAX_BLOCK_BYTES: Final = 2**25
+MAX_ENCODED_BYTES: Final = 2**26  # per block, and one image more: a table can repeat a large image in a few bytes
 MAX_THREADS: Final = 8
 
 
@@ -109,9 +110,7 @@ def square(image: "Image.Image", side: int) -> "Image.Image":
     return ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
 
 
-def decode_blocks(
-    images: Iterable[tuple[bytes | str, str, int]], height: int, width: int, *, scaled: bool = False
-) -> Iterator[Block]:
+def decode_blocks(images: Iterable[EncodedImage], height: int, width: int, *, scaled: bool = False) -> Iterator[Block]:
     """Yield the pixels and labels of images in blocks, decoded by a few threads.
 
     Args:
@@ -124,14 +123,27 @@ def decode_blocks(
         DataError: an image cannot be decoded or has another size.
     """
 
-    def pixels(image: tuple[bytes | str, str, int]) -> NDArray[np.uint8]:
+    def pixels(image: EncodedImage) -> NDArray[np.uint8]:
         encoded, where, _ = image
         if scaled:
             return np.asarray(square(decode_image(encoded, where), height))
         return np.asarray(decode_image(encoded, where, (height, width)))
 
     block_images = max(1, min(MAX_BLOCK_IMAGES, MAX_BLOCK_BYTES // (height * width * 3)))
-    stream = iter(images)
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
-        while block := list(islice(stream, block_images)):
+        for block in _grouped(images, block_images):
             yield np.stack(list(pool.map(pixels, block))), np.array([label for _, _, label in block], np.int64)
+
+
+def _grouped(images: Iterable[EncodedImage], max_images: int) -> Iterator[list[EncodedImage]]:
+    """Yield the images in groups of at most `max_images`; a group ends when it holds MAX_ENCODED_BYTES."""
+    group: list[EncodedImage] = []
+    num_bytes = 0
+    for image in images:
+        group.append(image)
+        num_bytes += len(image[0])  # a path counts as its few characters: the file is read when it is decoded
+        if len(group) == max_images or num_bytes >= MAX_ENCODED_BYTES:
+            yield group
+            group, num_bytes = [], 0
+    if group:
+        yield group

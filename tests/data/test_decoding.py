@@ -5,6 +5,7 @@ import os
 import struct
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,21 @@ def test_blocks_are_limited_in_images_and_bytes(
     assert [len(labels) for _, labels in blocks] == sizes
     assert np.array_equal(np.concatenate([block for block, _ in blocks]), pixels)
     assert np.concatenate([labels for _, labels in blocks]).tolist() == list(range(10))
+
+
+def test_encoded_bytes_in_memory_are_limited() -> None:
+    content = png(random_pixels(1, 2, 5)[0]) + bytes(2**25)  # decoders ignore the rest of the file
+    read = []
+
+    def images() -> Iterator[tuple[bytes, str, int]]:
+        for label in range(100):
+            read.append(label)
+            yield content, "", label
+
+    blocks = decode_blocks(images(), 2, 5)
+    _, labels = next(blocks)
+    assert labels.tolist() == read == [0, 1]
+    assert sum(len(labels) for _, labels in blocks) == 98
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
