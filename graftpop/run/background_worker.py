@@ -32,6 +32,7 @@ class BackgroundWorker:
     def __init__(self, where: str) -> None:
         self._where = where
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._has_given_up = False
         # a daemon thread, because a hanging call would keep the interpreter alive
         self._thread = Thread(target=self._work, name=where, daemon=True)
         self._thread.start()
@@ -78,6 +79,7 @@ class BackgroundWorker:
         self._calls.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
+            self._has_given_up = True
             logger.warning(
                 "%s: not done %g s after the end of the study; the remaining calls are dropped", self._where, timeout_s
             )
@@ -86,11 +88,13 @@ class BackgroundWorker:
     def _work(self) -> None:
         logged = set()
         for call in iter(self._calls.get, None):
+            if self._has_given_up:
+                return
             try:
                 call()
             except Exception as error:  # each library raises its own errors, and those of the network below
                 reason = str(error) if isinstance(error, GraftpopError) else f"{self._where}: {_reason(error)}"
-                if reason not in logged:
+                if reason not in logged and not self._has_given_up:  # then it was cut off by the end of the process
                     logger.warning("%s; the study continues", reason)
                     logged.add(reason)
 

@@ -63,5 +63,18 @@ def test_hanging_call_times_out(caplog: pytest.LogCaptureFixture) -> None:
     release.set()
 
 
+def test_calls_left_at_the_timeout_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    worker, release, done = BackgroundWorker("place"), threading.Event(), []
+    worker.submit(lambda: assert_waited(release))
+    worker.submit(failing(OSError("unheard")))
+    worker.submit(lambda: done.append(1))
+    with caplog.at_level(logging.WARNING, "graftpop"):
+        assert not worker.finish(timeout_s=0.1)
+        release.set()
+        assert worker.finish()
+    assert done == []
+    assert len(caplog.messages) == 1
+
+
 def assert_waited(release: threading.Event) -> None:
     assert release.wait(30)
