@@ -109,11 +109,11 @@ def start_study(space: "Space", where: str, overrides: Sequence[str], out: str |
     """Check space, data, networks and resources, then run a new study."""
     from graftpop.cluster.connection import check_can_lead, connect, local_node
     from graftpop.cluster.nodes import check_nodes
-    from graftpop.cluster.trackers import check_trackers
     from graftpop.run.provenance import run_provenance, utc_now
     from graftpop.run.tables import RunFolder
     from graftpop.study.optuna_storage import check_storage
     from graftpop.study.preflight import check_data_and_models
+    from graftpop.study.trackers import check_trackers
 
     check_can_lead(address)
     settings = space.resolve()

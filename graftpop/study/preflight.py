@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Final
 
 from graftpop.data import DATASETS, Splits, load_splits
 from graftpop.errors import DataError, SpaceError, choose
@@ -13,13 +12,11 @@ from graftpop.models.pretrained import load_teacher
 from graftpop.peer.diagnostics import valid_filters
 from graftpop.settings import Settings, TeacherSettings
 from graftpop.space import Space
+from graftpop.study.trackers import TRACKERS
 from graftpop.training.removal import check_removable
 from graftpop.training.sites import find_sites
 
 __all__ = ["check_data_and_models", "check_names", "check_packages"]
-
-PACKAGES: Final = {"wandb": "wandb", "mlflow": "mlflow", "comet": "comet_ml", "aim": "aim"}
-"""The module of each tracker."""
 
 
 def check_packages(space: Space) -> None:
@@ -29,9 +26,10 @@ def check_packages(space: Space) -> None:
         SpaceError: a package is not installed.
     """
     for tracker in space.resolve().tune.trackers:
-        if find_spec(PACKAGES[tracker]) is None:
+        package = TRACKERS[tracker].package
+        if find_spec(package) is None:
             raise SpaceError(
-                f"tune.trackers: {tracker} needs the package {PACKAGES[tracker]}, which is not installed; pip "
+                f"tune.trackers: {tracker} needs the package {package}, which is not installed; pip "
                 f"install 'graftpop[{tracker}]'"
             )
 

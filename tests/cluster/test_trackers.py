@@ -3,6 +3,7 @@
 import json
 import logging
 import struct
+import zipfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, get_args
@@ -12,12 +13,13 @@ from watchers import interrupt_at_round
 
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.study import run_study
-from graftpop.cluster.trackers import LOGGERS, Tracker, check_trackers
+from graftpop.cluster.trackers import Tracker
 from graftpop.errors import GraftpopError, ResourceError, SpaceError
 from graftpop.run.tables import RunFolder
 from graftpop.settings import TuneSettings
 from graftpop.space import Space, parse_space
-from graftpop.study.preflight import PACKAGES, check_packages
+from graftpop.study.preflight import check_packages
+from graftpop.study.trackers import TRACKERS, check_trackers
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.filterwarnings("default")]  # of the trackers' packages
 UNREACHABLE = "http://127.0.0.1:9"
@@ -88,8 +90,8 @@ def records_of_wandb(file: Path) -> dict[str, list[Any]]:
     return found
 
 
-def runs_of_wandb(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
-    """Return the runs of a folder by name, each with its rounds."""
+def runs_of_wandb(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]], int]]:
+    """Return the runs of a folder by name, each with its rounds and its exit code."""
     found = {}
     for file in folder.glob("wandb/offline-run-*/*.wandb"):
         records = records_of_wandb(file)
@@ -97,12 +99,13 @@ def runs_of_wandb(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
             {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in one.item}
             for one in records["history"]
         ]
-        found[records["run"][0].display_name] = records["run"][0], rounds
+        assert not records.keys() & {"stats", "output", "output_raw"}
+        found[records["run"][0].display_name] = records["run"][0], rounds, records["exit"][0].exit_code
     return found
 
 
-def runs_of_aim(folder: Path) -> dict[str, tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Return the runs of a folder by name, each with its experiment, its settings and the table of each metric."""
+def runs_of_aim(folder: Path) -> dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]]:
+    """Return the runs of a folder by name, each with its experiment, settings, table of each metric, and tags."""
     from aim import Repo  # type: ignore[attr-defined]  # not in its __all__
     from aim import Run as AimRun  # type: ignore[attr-defined]
 
@@ -110,8 +113,23 @@ def runs_of_aim(folder: Path) -> dict[str, tuple[str, dict[str, Any], dict[str, 
     for run_hash in Repo(str(folder)).list_all_runs():
         run = AimRun(run_hash, repo=str(folder), system_tracking_interval=None, capture_terminal_logs=False)
         tables = {name: run.get_metric(name, context).dataframe() for name, context, _ in run.iter_metrics_info()}
-        found[run.name] = run.experiment, run["hparams"], tables
+        found[run.name] = run.experiment, run["hparams"], tables, run.tags
         run.close()
+    return found
+
+
+def runs_of_comet(folder: Path) -> dict[str, tuple[list[int], set[str]]]:
+    """Return the archived runs of a folder by name, each with the steps of its validation accuracy and its tags."""
+    found = {}
+    for file in folder.glob("*.zip"):
+        messages, archive = defaultdict(list), zipfile.ZipFile(file)
+        for line in archive.read("messages.json").splitlines():
+            message = json.loads(line)
+            messages[message["type"]].append(message["payload"])
+        (name,) = (other["value"] for other in messages["log_other"] if other["key"] == "Name")
+        metrics = [message["metric"] for message in messages["metric_msg"]]
+        steps = [metric["step"] for metric in metrics if metric["metricName"] == "val_accuracy"]
+        found[name] = steps, set(json.loads(archive.read("experiment.json"))["tags"])
     return found
 
 
@@ -142,22 +160,23 @@ def test_interrupted_and_resumed_study_is_in_every_tracker(connection: Connectio
         }
         assert {"train_loss", "num_invalid_filters", "images_per_s"} <= run.data.metrics.keys()
 
-        described, rounds = in_wandb[last]
+        described, rounds, exit_code = in_wandb[last]
         assert (described.project, described.run_group) == ("logged", "run")
         config = {item.key: json.loads(item.value_json) for item in described.config.update}
         assert (config["graft.A"], config["training.epochs"]) == (trial.sample["graft.A"], 6)
-        assert [one["_step"] for one in rounds] == steps
+        assert ([one["_step"] for one in rounds], exit_code) == (steps, 0)
         assert rounds[-1]["test_accuracy"] == trial.result["test_accuracy"]
 
         if "aim" in INSTALLED:
-            experiment, hparams, tables = in_aim[last]
+            experiment, hparams, tables, tags = in_aim[last]
             assert (experiment, hparams["graft.A"], hparams["run"]) == ("logged", trial.sample["graft.A"], "run")
-            assert tables["ray/tune/val_accuracy"]["step"].tolist() == steps
-            assert tables["ray/tune/test_accuracy"]["value"].tolist() == [trial.result["test_accuracy"]]
+            assert tables["val_accuracy"]["step"].tolist() == steps
+            assert tables["test_accuracy"]["value"].tolist() == [trial.result["test_accuracy"]]
             assert not any(name.startswith("__system__") for name in tables)
+            assert tags == []
     for trial_id in (trial_id for trial_id, num_rounds in resumed.items() if num_rounds):
         run, steps = in_mlflow[trial_id]
-        assert run.info.status == "FAILED"
+        assert (run.info.status, in_wandb[trial_id][2]) == ("FAILED", 1)
         assert steps == list(range(1, len(steps) + 1))
         assert max(steps) < min(in_mlflow[f"{trial_id} (resumed)"][1])
 
@@ -176,7 +195,40 @@ def test_mlflow_and_comet_use_places_from_the_environment(
         "00001": [1],
     }
     assert not (tmp_path / "run" / "mlflow.db").exists()
-    assert len(list(tmp_path.glob("comet/*.zip"))) == 2 * ("comet" in trackers)
+    if "comet" in trackers:
+        assert runs_of_comet(tmp_path / "comet") == {"00000": ([1], {"run"}), "00001": ([1], {"run"})}
+
+
+def test_runs_side_by_side_keep_their_own_figures_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMET_OFFLINE_DIRECTORY", str(tmp_path / "comet"))
+    folder = run_folder(tmp_path / "run")
+    for tracker in INSTALLED:
+        client = TRACKERS[tracker]("logged", folder)
+        client.connect()
+        good, bad = (client.start(name, {"model.teachers": [{"epochs": 1}], "seed": None}) for name in ("good", "bad"))
+        for round in (1, 2, 3):
+            client.log(good, round, {"epoch": round, "val_accuracy": 0.5})
+            client.log(bad, 10 * round, {"epoch": round, "val_accuracy": float("nan")})
+        client.end(bad, failed=True)
+        client.log(good, 4, {"epoch": 4, "val_accuracy": 0.75})
+        client.end(good, failed=False)
+        client.close()
+    steps = {"good": [1, 2, 3, 4], "bad": [10, 20, 30]}
+    if "mlflow" in INSTALLED:
+        in_mlflow = runs_of_mlflow(f"sqlite:///{tmp_path}/run/mlflow.db")
+        assert {name: found for name, (_, found) in in_mlflow.items()} == steps
+        assert {name: run.info.status for name, (run, _) in in_mlflow.items()} == {"good": "FINISHED", "bad": "FAILED"}
+    if "wandb" in INSTALLED:
+        in_wandb = runs_of_wandb(tmp_path / "run")
+        assert {name: [one["_step"] for one in rounds] for name, (_, rounds, _) in in_wandb.items()} == steps
+        assert {name: exit_code for name, (_, _, exit_code) in in_wandb.items()} == {"good": 0, "bad": 1}
+    if "comet" in INSTALLED:
+        in_comet = runs_of_comet(tmp_path / "comet")
+        assert in_comet == {"good": (steps["good"], {"run"}), "bad": (steps["bad"], {"run", "failed"})}
+    if "aim" in INSTALLED:
+        in_aim = runs_of_aim(tmp_path / "run")
+        assert {name: tables["val_accuracy"]["step"].tolist() for name, (_, _, tables, _) in in_aim.items()} == steps
+        assert {name: tags for name, (_, _, _, tags) in in_aim.items()} == {"good": [], "bad": ["failed"]}
 
 
 # unavailable trackers
@@ -246,11 +298,11 @@ def test_mlflow_without_a_server_needs_a_local_run_folder() -> None:
 
 def test_every_tracker_setting_has_a_callback_and_a_package() -> None:
     listed, *_ = get_args(TuneSettings.model_fields["trackers"].annotation)
-    assert set(get_args(listed)) == set(LOGGERS) == set(PACKAGES)
-    for tracker in set(PACKAGES) - INSTALLED:
+    assert set(get_args(listed)) == set(TRACKERS)
+    for tracker in set(TRACKERS) - INSTALLED:
         with pytest.raises(
             SpaceError,
-            match=rf"^tune\.trackers: {tracker} needs the package {PACKAGES[tracker]}, which is "
+            match=rf"^tune\.trackers: {tracker} needs the package {TRACKERS[tracker].package}, which is "
             rf"not installed; pip install 'graftpop\[{tracker}\]'$",
         ):
             check_packages(space(tracker))
@@ -258,7 +310,7 @@ def test_every_tracker_setting_has_a_callback_and_a_package() -> None:
 
 def installed() -> set[str]:
     found = set()
-    for tracker in PACKAGES:
+    for tracker in TRACKERS:
         try:
             check_packages(space(tracker))
         except SpaceError:
