@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError
 from graftpop.exchange.grafting import Grafting
-from graftpop.peer.diagnostics import Diagnostics, compare_pair
+from graftpop.peer.diagnostics import Diagnostics, compare_pair, valid_filters
 from graftpop.settings import DiagnosticsSettings
 from graftpop.training.filters import site_filters
 from graftpop.training.sites import find_sites
@@ -102,6 +102,15 @@ def test_density_follows_the_baselines_valid_filters(tmp_path: Path, threshold: 
             network.get_parameter("conv1.weight")[:4] *= 3.0
 
 
+def test_filter_at_the_threshold_is_valid(tmp_path: Path) -> None:
+    reference = seeded_network("resnet8")
+    with torch.no_grad():
+        reference.get_parameter("conv1.weight").fill_(0.25)  # a norm of 27 / 4, exact in float32
+    sites = find_sites(reference, SHAPE, "resnet8")
+    weights = {site.conv: reference.get_parameter(f"{site.conv}.weight") for site in sites}
+    assert valid_filters(baseline(tmp_path, reference), weights, 27 / 4)[0].all()
+
+
 def test_density_over_no_filter_is_omitted(tmp_path: Path) -> None:
     folder = baseline(tmp_path, seeded_network("resnet8"))
     low, high = (
@@ -125,6 +134,14 @@ def test_shallower_baseline_is_refused(tmp_path: Path) -> None:
     folder = baseline(tmp_path, seeded_network("resnet8"))
     with pytest.raises(CheckpointError, match=r"got another layer1\.1\.conv1;"):
         measures(seeded_network("resnet20"), density_of=folder)
+
+
+def test_wider_baseline_is_refused(tmp_path: Path) -> None:
+    network = seeded_network("resnet8")
+    sites = find_sites(network, SHAPE, "resnet8")
+    wider = {site.conv: torch.ones(65, *network.get_parameter(f"{site.conv}.weight").shape[1:]) for site in sites}
+    with pytest.raises(CheckpointError, match=r"^diagnostics\.density_of: .*got another conv1;"):
+        valid_filters(baseline(tmp_path, network), wider, 1.0)
 
 
 def test_missing_baseline_is_refused(tmp_path: Path) -> None:
