@@ -57,7 +57,7 @@ def inspect(
     from rich.console import Console
 
     from graftpop.cli.weight_tables import layers_table, network_figures, totals_table
-    from graftpop.models.network_file import read_any_weights
+    from graftpop.models.weight_file import read_any_weights
 
     networks = [network_figures(str(path), read_any_weights(path), threshold) for path in checkpoints]
     console = Console(highlight=False, markup=False)

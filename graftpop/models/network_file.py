@@ -1,4 +1,4 @@
-"""Loading of networks from disk: the best network of a run (`graftpop.load("RUN/best")`), a peer's file, or weights.
+"""Loading of networks from disk: the best network of a run (`graftpop.load("RUN/best")`), or a peer's file.
 
 Loading is safe for untrusted files. It executes nothing: safetensors holds no code, and pickles are read with
 `weights_only=True`. It downloads nothing: a card names an architecture, never an address. It imports nothing: the
@@ -6,51 +6,27 @@ module of a user-defined class must be imported before. Its memory is bounded by
 """
 
 import json
-import math
-import pickle
-import re
 import sys
 import textwrap
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from graftpop.errors import CheckpointError, ModelError
 from graftpop.models import PYTHON, build
+from graftpop.models.card import MAX_CARD_BYTES, read_card
 from graftpop.models.ensemble import Ensemble
 from graftpop.models.narrowing import narrow_
 
-__all__ = [
-    "load_network",
-    "read_any_weights",
-    "read_card",
-    "read_network",
-    "read_weights",
-    "rebuilt_network",
-    "split_peer_file",
-]
+__all__ = ["load_network", "read_network", "rebuilt_network", "split_peer_file"]
 
-WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net")
-"""Keys under which training scripts save the weights."""
-
-PARALLEL: Final = "module."
-"""Prefix of every name in the state_dict of DataParallel."""
-
-MAX_CARD_BYTES: Final = 2**24  # names of 65,536 classes
-MAX_CLASSES: Final = 2**16
-MAX_IMAGE_VALUES: Final = 3 * 2**25  # the pixel limit of images
 MAX_WHOLE_PARAMETERS: Final = 15 * 10**7  # of a full network whose filters were removed; VGG-16 has 1.4e8
-
-TORCH_FILES: Final = (b"PK\x03\x04", pickle.dumps(0x1950A86A20F9469CFC6C, 2))
-"""First bytes of a file of torch.save: a zip archive, or before torch 1.6 a magic number. Tar archives are refused."""
 
 
 def split_peer_file(content: bytes) -> tuple[bytes, dict[str, Any]]:
@@ -70,61 +46,11 @@ def split_peer_file(content: bytes) -> tuple[bytes, dict[str, Any]]:
         card = read_card(json.loads(content[8 : 8 + header_length])["__metadata__"]["model_card"])
     except CheckpointError:
         raise
-    except Exception as error:  # as in `read_weights`
+    except Exception as error:  # a damaged file can raise nearly anything
         raise CheckpointError(f"checkpoint of a peer: not readable: {_reason(error)}") from error
     prefix = "small/" if "removed_filters" in card else "network/"
     weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     return save(weights, {"format": "pt"}), card
-
-
-def read_card(text: str | bytes) -> dict[str, Any]:
-    """Return a checked model card: the values needed to rebuild a network and to prepare its input.
-
-    Args:
-        text: JSON map with `model`, `num_classes`, `image_shape`, `mean`, `std` and more.
-
-    Raises:
-        ValueError: invalid JSON, or a value is absent, of the wrong type or out of range.
-    """
-    if len(text) > MAX_CARD_BYTES:
-        raise ValueError(f"a card must have at most {MAX_CARD_BYTES} bytes, got more")
-    try:
-        card = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("a card is nested too deep") from error
-    if not isinstance(card, dict):
-        raise ValueError(f"a card must be a map, got {type(card).__name__}")
-    if absent := {"model", "num_classes", "image_shape", "mean", "std"}.difference(card):
-        raise ValueError(f"config.json lacks {', '.join(sorted(absent))}")
-    shape, moments = card["image_shape"], [card["mean"], card["std"]]
-    if not (isinstance(card["model"], str) and card["model"].isprintable()):
-        raise ValueError(f"model must be a name, got {card['model']!r}")
-    if not _is_count(card["num_classes"]) or card["num_classes"] > MAX_CLASSES:
-        raise ValueError(f"num_classes must be in [1, {MAX_CLASSES}], got {card['num_classes']!r}")
-    if not _is_count(card.get("ensemble", 1)):
-        raise ValueError(f"ensemble must be a number of networks, got {card['ensemble']!r}")
-    if not (
-        isinstance(shape, list)
-        and len(shape) == 3
-        and all(map(_is_count, shape))
-        and math.prod(shape) <= MAX_IMAGE_VALUES
-    ):
-        raise ValueError(
-            f"image_shape must be [channels, height, width], at most {MAX_IMAGE_VALUES} in all, got {shape!r}"
-        )
-    if not all(isinstance(values, list) and len(values) == 3 and all(map(_is_finite, values)) for values in moments):
-        raise ValueError(f"mean and std must be three numbers each, got {moments[0]!r} and {moments[1]!r}")
-    if min(card["std"]) <= 0:
-        raise ValueError(f"std must be above 0, got {card['std']!r}")
-    return card
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e30  # fits into float32
 
 
 def load_network(place: str | Path) -> nn.Module:
@@ -157,7 +83,7 @@ def read_network(place: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             weights = load(content)
         else:
             card, weights = _card_and_weights(place)
-    except Exception as error:  # as in `read_weights`
+    except Exception as error:  # as in `split_peer_file`
         raise _no_network(str(place), error) from error
     return rebuilt_network(card, weights, str(place)), card
 
@@ -203,7 +129,7 @@ def rebuilt_network(card: Mapping[str, Any], weights: Mapping[str, Tensor], wher
         network.load_state_dict(weights)
     except ModelError:
         raise
-    except Exception as error:  # as in `read_weights`
+    except Exception as error:  # as in `split_peer_file`
         raise _no_network(where, error) from error
     return network.eval()
 
@@ -249,88 +175,3 @@ def _at_most(num_parameters: int) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     return textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """Return the state_dict in a file, with the names of the plain network.
-
-    It may be nested in a dict under one of WRAPPERS. If all names have the prefix of DataParallel, it is removed.
-
-    Args:
-        file: `*.safetensors`, otherwise a file of `torch.save`.
-
-    Raises:
-        CheckpointError: the file is damaged, or holds no state_dict.
-    """
-    try:
-        content = load_file(file) if file.suffix == ".safetensors" else _torch_content(file)
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be opened: {error.strerror or error}; give a file of weights") from error
-    except Exception as error:  # a damaged file can raise nearly anything, e.g. struct.error and IndexError
-        # torch's own message on pickles with code fills a page, and advises to run that code.
-        reason = "objects other than tensors" if isinstance(error, pickle.UnpicklingError) else str(error)
-        reason = textwrap.shorten(reason or type(error).__name__, 120, placeholder=" ...")
-        raise CheckpointError(
-            f"{file}: cut short, or no file of weights: {reason}; copy it again, or save network.state_dict() again"
-        ) from error
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    if not (isinstance(content, Mapping) and content and all(map(_is_weight, content.items()))):
-        raise CheckpointError(
-            f"{file}: must hold a state_dict of names and tensors, alone or under one of {', '.join(WRAPPERS)}, "
-            f"got something else; save network.state_dict()"
-        )
-    prefix = PARALLEL if all(name.startswith(PARALLEL) for name in content) else ""
-    return {name.removeprefix(prefix): tensor for name, tensor in content.items()}
-
-
-def read_any_weights(place: Path) -> dict[str, Tensor]:
-    """Return the weights of one network from any supported file or folder, with the names of the plain network.
-
-    A safetensors file keeps no order: its weights are sorted by name, numbers in names by value.
-
-    Args:
-        place: a folder with `model.safetensors`, such as best/ of a run; a peer's file of a checkpoint, whose optimizer
-            state is ignored; or a file that `read_weights` accepts.
-
-    Raises:
-        CheckpointError: the file is damaged, or holds no weights.
-    """
-    file = place / "model.safetensors" if place.is_dir() else place
-    if file != place and not file.exists():
-        raise CheckpointError(
-            f"{place}: a folder must hold model.safetensors, got none; give best/ of a run, or a file of weights"
-        )
-    weights = read_weights(file)
-    if any(name.startswith("network/") for name in weights):
-        weights = load(split_peer_file(file.read_bytes())[0])
-    return dict(sorted(weights.items(), key=_by_numbers)) if file.suffix == ".safetensors" else weights
-
-
-def _by_numbers(entry: tuple[str, Tensor]) -> list[tuple[int, str]]:
-    # Compared by length, then as text: int() refuses numbers of very many digits.
-    return [(len(part) if part.isdecimal() else 0, part) for part in re.split("([0-9]+)", entry[0])]
-
-
-def _torch_content(file: Path) -> Any:
-    """Return the object in a file of torch.save; refuse archives that decompress to more than the file's size."""
-    with open(file, "rb") as stream:
-        if not stream.read(16).startswith(TORCH_FILES):
-            raise ValueError("it does not begin as one of torch.save")
-        if zipfile.is_zipfile(stream) and sum(entry.file_size for entry in zipfile.ZipFile(stream).infolist()) > (
-            file.stat().st_size
-        ):
-            raise ValueError("its content is larger than the file")
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def _is_weight(entry: tuple[Any, Any]) -> bool:
-    """Return whether a name and a value can be an entry of a state_dict; no sparse, quantized or meta tensors."""
-    name, value = entry
-    return (
-        isinstance(name, str)
-        and isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-    )

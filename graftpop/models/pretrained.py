@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from graftpop.errors import CheckpointError, ModelError
 from graftpop.models import TIMM, TORCHVISION, build, find_model
 from graftpop.models.forward_check import check_forward
-from graftpop.models.network_file import read_network, read_weights
+from graftpop.models.network_file import read_network
+from graftpop.models.weight_file import read_weights
 from graftpop.seeds import seeded
 from graftpop.settings import TeacherSettings
 

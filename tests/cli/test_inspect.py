@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from graftpop.__main__ import app
 from graftpop.cli.weight_tables import network_figures
-from graftpop.models.network_file import read_any_weights
+from graftpop.models.weight_file import read_any_weights
 
 CARD = {"model": "resnet8", "num_classes": 10, "image_shape": [3, 8, 8], "mean": [0.5] * 3, "std": [0.2] * 3}
 

@@ -23,7 +23,7 @@ import graftpop
 from graftpop.__main__ import app
 from graftpop.errors import ModelError
 from graftpop.exporting.checks import check_agreement, measure, measure_on_noise
-from graftpop.models.network_file import read_any_weights
+from graftpop.models.weight_file import read_any_weights
 
 FORMATS = ("safetensors", "onnx", "torch-export")
 SHAPE = (3, 8, 8)

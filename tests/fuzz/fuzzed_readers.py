@@ -14,7 +14,8 @@ from graftpop.cli.weight_tables import network_figures
 from graftpop.data.decoding import decode_image, size_of
 from graftpop.data.parquet import parquet_files, parquet_source
 from graftpop.errors import CheckpointError, DataError, GraftpopError, ModelError, SpaceError
-from graftpop.models.network_file import read_any_weights, read_network, read_weights, split_peer_file
+from graftpop.models.network_file import read_network, split_peer_file
+from graftpop.models.weight_file import read_any_weights, read_weights
 from graftpop.space import load_space, parse_space
 from graftpop.space.yaml_tree import read_sections
 

@@ -18,7 +18,8 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 from graftpop.errors import CheckpointError, GraftpopError
-from graftpop.models.network_file import load_network, read_weights, split_peer_file
+from graftpop.models.network_file import load_network, split_peer_file
+from graftpop.models.weight_file import read_weights
 
 CARD = {"model": "resnet8", "num_classes": 10, "image_shape": [3, 8, 8], "mean": [0.5] * 3, "std": [0.2] * 3}
 

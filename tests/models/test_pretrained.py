@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError, GraftpopError, ModelError
 from graftpop.models import build
-from graftpop.models.network_file import read_weights
 from graftpop.models.pretrained import load_teacher
+from graftpop.models.weight_file import read_weights
 from graftpop.seeds import seeded
 from graftpop.settings import TeacherSettings
 
