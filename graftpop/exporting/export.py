@@ -63,7 +63,7 @@ def export_network(run: RunFolder, format: str, peer: str = "best", out: str | N
     try:
         folder.create()
         folder.write(file_format.file, content)
-        folder.write("config.json", json.dumps(selected.card, indent=2).encode())
+        folder.write("config.json", json.dumps(selected.card.to_dict(), indent=2).encode())
         folder.write("README.md", text.encode())
     except OSError as error:
         raise StorageError(f"--out {folder.location}: cannot be written: {error}; choose another folder") from error
@@ -93,7 +93,7 @@ def _measure(selected: SelectedNetwork, file: Predict) -> tuple[list[Measurement
         splits = load_splits(selected.settings.data, seed=selected.settings.seed)
         _check_is_same_data(splits, selected)
     except DataError as error:
-        return [measure_on_noise(tuple(selected.card["image_shape"]), selected.network, file)], str(error)
+        return [measure_on_noise(selected.card.image_shape, selected.network, file)], str(error)
     return [
         measure(name, images, selected.network, file) for name, images in (("val", splits.val), ("test", splits.test))
     ], ""
@@ -102,7 +102,7 @@ def _measure(selected: SelectedNetwork, file: Predict) -> tuple[list[Measurement
 def _check_is_same_data(splits: Splits, selected: SelectedNetwork) -> None:
     card = selected.card
     found = (splits.class_names, splits.image_shape, splits.recipe.mean, splits.recipe.std)
-    expected = tuple(tuple(card[key]) for key in ("class_names", "image_shape", "mean", "std"))
+    expected = (card.class_names, card.image_shape, card.mean, card.std)
     if found != expected:
         raise DataError(
             f"data: {selected.settings.data.name} must be the data that the run was trained on, got other classes, "

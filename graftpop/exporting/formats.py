@@ -8,19 +8,19 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError, one_line
+from graftpop.models.card import ModelCard
 from graftpop.models.network_file import rebuilt_network
 from graftpop.models.pretrained import Normalization, Renormalized
 
 __all__ = ["FORMATS", "INPUT", "Format", "Predict", "check_packages", "output_name"]
 
-Card = Mapping[str, Any]
 Predict = Callable[[Tensor], Tensor]
 """Function from normalized images (B, 3, H, W) to class scores (B, C)."""
 
@@ -46,8 +46,8 @@ class Format(NamedTuple):
     file: str
     takes_pixels: bool
     packages: tuple[str, ...]
-    encode: Callable[[nn.Module, Card], bytes]
-    decode: Callable[[bytes, Card], Predict]
+    encode: Callable[[nn.Module, ModelCard], bytes]
+    decode: Callable[[bytes, ModelCard], Predict]
 
 
 def check_packages(name: str) -> None:
@@ -64,22 +64,22 @@ def check_packages(name: str) -> None:
         )
 
 
-def output_name(card: Card) -> str:
+def output_name(card: ModelCard) -> str:
     """Return the name of a network's output."""
-    return "log_probabilities" if "ensemble" in card else "logits"
+    return "logits" if card.ensemble is None else "log_probabilities"
 
 
-def _of_pixels(network: nn.Module, card: Card) -> nn.Module:
+def _of_pixels(network: nn.Module, card: ModelCard) -> nn.Module:
     """Return a network that takes pixels in [0, 1]."""
-    return Renormalized(network, PIXELS, Normalization(tuple(card["mean"]), tuple(card["std"]))).requires_grad_(False)
+    return Renormalized(network, PIXELS, Normalization(card.mean, card.std)).requires_grad_(False)
 
 
-def _pixels(images: Tensor, card: Card) -> Tensor:
-    mean, std = (torch.tensor(card[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+def _pixels(images: Tensor, card: ModelCard) -> Tensor:
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (card.mean, card.std))
     return images * std + mean
 
 
-def _traced(network: nn.Module, card: Card) -> torch.export.ExportedProgram:
+def _traced(network: nn.Module, card: ModelCard) -> torch.export.ExportedProgram:
     """Return the exported program of a network, for any batch size."""
     try:
         program = torch.export.export(_of_pixels(network, card), _example(card), dynamic_shapes=ANY_NUMBER)
@@ -90,15 +90,15 @@ def _traced(network: nn.Module, card: Card) -> torch.export.ExportedProgram:
     return program
 
 
-def _example(card: Card) -> tuple[Tensor]:
-    return (torch.rand(2, *card["image_shape"], generator=torch.Generator().manual_seed(0)),)
+def _example(card: ModelCard) -> tuple[Tensor]:
+    return (torch.rand(2, *card.image_shape, generator=torch.Generator().manual_seed(0)),)
 
 
-def _cannot_trace(exporter: str, card: Card, error: Exception) -> ModelError:
-    return ModelError(f"{exporter}: cannot trace '{card['model']}': {one_line(error)}; choose --format safetensors")
+def _cannot_trace(exporter: str, card: ModelCard, error: Exception) -> ModelError:
+    return ModelError(f"{exporter}: cannot trace '{card.model}': {one_line(error)}; choose --format safetensors")
 
 
-def _to_safetensors(network: nn.Module, card: Card) -> bytes:
+def _to_safetensors(network: nn.Module, card: ModelCard) -> bytes:
     del card
     weights = {
         name: tensor.clone(memory_format=torch.contiguous_format)  # safetensors refuses tensors that share memory
@@ -107,22 +107,22 @@ def _to_safetensors(network: nn.Module, card: Card) -> bytes:
     return save(weights, {"format": "pt"})
 
 
-def _from_safetensors(content: bytes, card: Card) -> Predict:
+def _from_safetensors(content: bytes, card: ModelCard) -> Predict:
     return rebuilt_network(card, load(content), "model.safetensors")
 
 
-def _to_program(network: nn.Module, card: Card) -> bytes:
+def _to_program(network: nn.Module, card: ModelCard) -> bytes:
     stream = io.BytesIO()
-    torch.export.save(_traced(network, card), stream, extra_files={"config.json": json.dumps(card)})
+    torch.export.save(_traced(network, card), stream, extra_files={"config.json": json.dumps(card.to_dict())})
     return stream.getvalue()
 
 
-def _from_program(content: bytes, card: Card) -> Predict:
+def _from_program(content: bytes, card: ModelCard) -> Predict:
     program = torch.export.load(io.BytesIO(content)).module()
     return lambda images: program(_pixels(images, card))
 
 
-def _to_onnx(network: nn.Module, card: Card) -> bytes:
+def _to_onnx(network: nn.Module, card: ModelCard) -> bytes:
     import onnx
 
     num_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
@@ -147,26 +147,26 @@ def _to_onnx(network: nn.Module, card: Card) -> bytes:
     assert exported is not None  # dynamo=True returns a program
     proto = exported.model_proto
     proto.doc_string = _input_and_output(card)
-    properties = {key: json.dumps(value) for key, value in card.items()}
+    properties = {key: json.dumps(value) for key, value in card.to_dict().items()}
     onnx.helper.set_model_props(proto, properties | {"input_and_output": proto.doc_string})
     return bytes(proto.SerializeToString())
 
 
-def _input_and_output(card: Card) -> str:
+def _input_and_output(card: ModelCard) -> str:
     """Return a description of a program's input and output."""
-    _, height, width = card["image_shape"]
+    _, height, width = card.image_shape
     scores = (
-        f"the natural logarithm of the mean of the class probabilities of {card['ensemble']} networks"
-        if "ensemble" in card
-        else "one logit per class"
+        "one logit per class"
+        if card.ensemble is None
+        else f"the natural logarithm of the mean of the class probabilities of {card.ensemble} networks"
     )
     return (
         f"{INPUT}: float32 (batch, 3, {height}, {width}), RGB in [0, 1], not normalized: the model subtracts the "
-        f"mean and divides by the std. {output_name(card)}: float32 (batch, {card['num_classes']}), {scores}."
+        f"mean and divides by the std. {output_name(card)}: float32 (batch, {card.num_classes}), {scores}."
     )
 
 
-def _from_onnx(content: bytes, card: Card) -> Predict:
+def _from_onnx(content: bytes, card: ModelCard) -> Predict:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

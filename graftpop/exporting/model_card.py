@@ -90,7 +90,7 @@ def card_text(
         measurements: measurements of the file on each split, or on noise.
         is_noise: whether the only measurement is on noise.
     """
-    settings, model = selected.settings, selected.card["model"]
+    settings, model = selected.settings, selected.card.model
     parts = {
         "": f"{selected.description} {_origin(selected)}",
         "Input and output": _interface(selected, name),
@@ -110,20 +110,20 @@ def card_text(
 def _origin(selected: SelectedNetwork) -> str:
     settings, metadata, trial = selected.settings, selected.metadata, selected.trial
     text = (
-        f"From trial {trial['trial_id']} of the run `{settings.name}`; a peer is a `{selected.card['model']}` for "
-        f"{selected.card['num_classes']} classes, trained for {metadata.summary['epoch']} epochs."
+        f"From trial {trial['trial_id']} of the run `{settings.name}`; a peer is a `{selected.card.model}` for "
+        f"{selected.card.num_classes} classes, trained for {metadata.summary['epoch']} epochs."
     )
     if not metadata.is_complete:
         text += f" The trial was at round {metadata.round} of {settings.num_rounds}; its status is {trial['status']}."
-    if "removed_filters" in selected.card:
-        text += f" {selected.card['removed_filters']:,} filters were removed at the end of training."
+    if selected.card.removed_filters is not None:
+        text += f" {selected.card.removed_filters:,} filters were removed at the end of training."
     return text
 
 
 def _interface(selected: SelectedNetwork, name: str) -> str:
     card = selected.card
-    channels, height, width = card["image_shape"]
-    mean, std = (", ".join(f"{value:.4f}" for value in card[key]) for key in ("mean", "std"))
+    channels, height, width = card.image_shape
+    mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (card.mean, card.std))
     if FORMATS[name].takes_pixels:
         takes = (
             f"- Input `{INPUT}`, float32 (batch, {channels}, {height}, {width}): RGB **in [0, 1], not "
@@ -136,22 +136,23 @@ def _interface(selected: SelectedNetwork, name: str) -> str:
         )
     scores = (
         "one logit per class"
-        if "ensemble" not in card
+        if card.ensemble is None
         else "the natural logarithm of the mean of the members' class probabilities; a softmax returns that mean"
     )
     lines = [
         takes,
-        f"- Output `{output_name(card)}`, float32 (batch, {card['num_classes']}): {scores}.",
+        f"- Output `{output_name(card)}`, float32 (batch, {card.num_classes}): {scores}.",
         "- The batch may have any size. `config.json` lists the class names in order.",
     ]
     if (
         name == "safetensors"
-        and card["model"].startswith((TORCHVISION, TIMM))
-        and (not {"ensemble", "removed_filters"}.intersection(card))
+        and card.model.startswith((TORCHVISION, TIMM))
+        and card.ensemble is None
+        and card.removed_filters is None
     ):
         lines.append(
-            f"- The weights have the names of `{card['model']}`: that library's network with "
-            f"{card['num_classes']} classes loads them by `load_state_dict`."
+            f"- The weights have the names of `{card.model}`: that library's network with "
+            f"{card.num_classes} classes loads them by `load_state_dict`."
         )
     return "\n".join(lines)
 
@@ -159,9 +160,9 @@ def _interface(selected: SelectedNetwork, name: str) -> str:
 def _loading(selected: SelectedNetwork, name: str) -> str:
     card = selected.card
     code = LOADING[name].format(
-        mean=card["mean"],
-        std=card["std"],
-        shape=", ".join(map(str, card["image_shape"])),
+        mean=list(card.mean),
+        std=list(card.std),
+        shape=", ".join(map(str, card.image_shape)),
         input=INPUT,
         output=output_name(card),
         file=FORMATS[name].file,

@@ -10,6 +10,7 @@ from torch import nn
 
 from graftpop.errors import CheckpointError, one_line
 from graftpop.models import find_model
+from graftpop.models.card import ModelCard
 from graftpop.models.ensemble import Ensemble
 from graftpop.models.network_file import rebuilt_network, split_peer_file
 from graftpop.peer.peer import Peer
@@ -38,7 +39,7 @@ class SelectedNetwork:
     """
 
     network: nn.Module
-    card: dict[str, Any]
+    card: ModelCard
     description: str
     settings: Settings
     trial: dict[str, Any]
@@ -97,7 +98,7 @@ def _newest(run: RunFolder, trial_id: str) -> Checkpoint:
     )
 
 
-def _peer(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Module, dict[str, Any], str]:
+def _peer(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Module, ModelCard, str]:
     metadata = checkpoint.metadata
     best, peers = int(metadata.summary["best_peer"]), metadata.peers
     number = best if peer == "best" else int(peer) if peer.isdecimal() else -1
@@ -116,21 +117,20 @@ def _peer(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Mod
     return network, card, f"Peer {number} of {len(peers)}{reason}."
 
 
-def _ensemble(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[str, Any], str]:
+def _ensemble(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, ModelCard, str]:
     metadata = checkpoint.metadata
     _check_has_own_weights("ensemble", metadata, settings)
     networks, cards = zip(*(_network_of(checkpoint, peer) for peer in metadata.peers), strict=True)
-    card = {**cards[0], "ensemble": len(networks)}
-    removed = [member["removed_filters"] for member in cards if "removed_filters" in member]
-    card |= {"removed_filters": sum(removed)} if removed else {}
+    removed = [member.removed_filters for member in cards if member.removed_filters is not None]
+    changes = {"ensemble": len(networks)} | ({"removed_filters": sum(removed)} if removed else {})
     return (
         Ensemble(networks).eval(),
-        card,
+        cards[0].model_copy(update=changes),
         f"An ensemble of {len(networks)} peers: its class probabilities are the mean of theirs.",
     )
 
 
-def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, dict[str, Any], str]:
+def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, ModelCard, str]:
     """Return the uniform soup; the best peer if the population already made it the soup."""
     metadata, best = checkpoint.metadata, int(checkpoint.metadata.summary["best_peer"])
     if _is_soup(metadata, settings) and settings.population.output == "uniform_soup":
@@ -170,11 +170,11 @@ def _check_has_own_weights(peer: str, metadata: CheckpointMetadata, settings: Se
         )
 
 
-def _network_of(checkpoint: Checkpoint, peer: int) -> tuple[nn.Module, dict[str, Any]]:
+def _network_of(checkpoint: Checkpoint, peer: int) -> tuple[nn.Module, ModelCard]:
     return _rebuilt(checkpoint.read(_file(peer)), f"peer {peer}")
 
 
-def _rebuilt(peer_file: bytes, where: str) -> tuple[nn.Module, dict[str, Any]]:
+def _rebuilt(peer_file: bytes, where: str) -> tuple[nn.Module, ModelCard]:
     weights, card = split_peer_file(peer_file)
     return rebuilt_network(card, load(weights), where), card
 

@@ -1,21 +1,58 @@
-"""Model cards: the values needed to rebuild a network and to prepare its input."""
+"""Model cards: the values that rebuild a network and prepare its input."""
 
 import json
 import math
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-__all__ = ["MAX_CARD_BYTES", "read_card"]
+from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, ValidationError
+
+from graftpop.settings.section import Count, Section
+
+__all__ = ["MAX_CARD_BYTES", "ModelCard", "read_card"]
 
 MAX_CARD_BYTES: Final = 2**24  # names of 65,536 classes
 MAX_CLASSES: Final = 2**16
 MAX_IMAGE_VALUES: Final = 3 * 2**25  # the pixel limit of images
 
 
-def read_card(text: str | bytes) -> dict[str, Any]:
-    """Return a checked model card: the values needed to rebuild a network and to prepare its input.
+def _bounded(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    if math.prod(shape) > MAX_IMAGE_VALUES:
+        raise ValueError
+    return shape
 
-    Args:
-        text: JSON map with `model`, `num_classes`, `image_shape`, `mean`, `std` and more.
+
+FROM_LIST = Field(strict=False)  # JSON has no tuples; their items stay strict
+Number = Annotated[float, Field(gt=-1e30, lt=1e30)]  # fits into float32
+Above0 = Annotated[float, Field(gt=0, lt=1e30)]
+
+
+class ModelCard(Section):
+    """The values that rebuild a network and prepare its input; other values are kept.
+
+    The description of a value is its rule, for messages.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(pattern=r"^[^\p{C}\p{Z}]*$", description="a name")  # printable, without blanks
+    num_classes: Count = Field(le=MAX_CLASSES, description=f"in [1, {MAX_CLASSES}]")
+    # InstanceOf takes any folder's name, str only Unicode
+    class_names: Annotated[tuple[InstanceOf[str], ...], FROM_LIST] = Field(default=(), description="a list of names")
+    image_shape: Annotated[tuple[Count, Count, Count], FROM_LIST, AfterValidator(_bounded)] = Field(
+        description=f"[channels, height, width], at most {MAX_IMAGE_VALUES} in all"
+    )
+    mean: Annotated[tuple[Number, Number, Number], FROM_LIST] = Field(description="three numbers")
+    std: Annotated[tuple[Above0, Above0, Above0], FROM_LIST] = Field(description="three numbers above 0")
+    ensemble: Count | None = Field(default=None, description="a number of networks")
+    removed_filters: Annotated[int, Field(ge=0)] | None = Field(default=None, description="a number of filters")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values by name, for JSON, without those that were not given."""
+        return self.model_dump(exclude_unset=True)
+
+
+def read_card(text: str | bytes) -> ModelCard:
+    """Return the model card in a JSON text.
 
     Raises:
         ValueError: invalid JSON, or a value is absent, of the wrong type or out of range.
@@ -28,34 +65,11 @@ def read_card(text: str | bytes) -> dict[str, Any]:
         raise ValueError("a card is nested too deep") from error
     if not isinstance(card, dict):
         raise ValueError(f"a card must be a map, got {type(card).__name__}")
-    if absent := {"model", "num_classes", "image_shape", "mean", "std"}.difference(card):
+    try:
+        return ModelCard.model_validate(card)
+    except ValidationError as error:
+        invalid = [str(problem["loc"][0]) for problem in error.errors()]
+    if absent := set(invalid).difference(card):
         raise ValueError(f"config.json lacks {', '.join(sorted(absent))}")
-    shape, moments = card["image_shape"], [card["mean"], card["std"]]
-    if not (isinstance(card["model"], str) and card["model"].isprintable()):
-        raise ValueError(f"model must be a name, got {card['model']!r}")
-    if not _is_count(card["num_classes"]) or card["num_classes"] > MAX_CLASSES:
-        raise ValueError(f"num_classes must be in [1, {MAX_CLASSES}], got {card['num_classes']!r}")
-    if not _is_count(card.get("ensemble", 1)):
-        raise ValueError(f"ensemble must be a number of networks, got {card['ensemble']!r}")
-    if not (
-        isinstance(shape, list)
-        and len(shape) == 3
-        and all(map(_is_count, shape))
-        and math.prod(shape) <= MAX_IMAGE_VALUES
-    ):
-        raise ValueError(
-            f"image_shape must be [channels, height, width], at most {MAX_IMAGE_VALUES} in all, got {shape!r}"
-        )
-    if not all(isinstance(values, list) and len(values) == 3 and all(map(_is_finite, values)) for values in moments):
-        raise ValueError(f"mean and std must be three numbers each, got {moments[0]!r} and {moments[1]!r}")
-    if min(card["std"]) <= 0:
-        raise ValueError(f"std must be above 0, got {card['std']!r}")
-    return card
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e30  # fits into float32
+    key = invalid[0]
+    raise ValueError(f"{key} must be {ModelCard.model_fields[key].description}, got {card[key]!r}")

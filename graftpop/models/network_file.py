@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from safetensors import safe_open
 from safetensors.torch import load, save
@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from graftpop.errors import CheckpointError, ModelError
 from graftpop.models import PYTHON, build
-from graftpop.models.card import MAX_CARD_BYTES, read_card
+from graftpop.models.card import MAX_CARD_BYTES, ModelCard, read_card
 from graftpop.models.ensemble import Ensemble
 from graftpop.models.narrowing import narrow_
 
@@ -29,7 +29,7 @@ __all__ = ["load_network", "read_network", "rebuilt_network", "split_peer_file"]
 MAX_WHOLE_PARAMETERS: Final = 15 * 10**7  # of a full network whose filters were removed; VGG-16 has 1.4e8
 
 
-def split_peer_file(content: bytes) -> tuple[bytes, dict[str, Any]]:
+def split_peer_file(content: bytes) -> tuple[bytes, ModelCard]:
     """Return the weights of a peer's network, as a safetensors file, and its model card.
 
     If filters were removed, they are the weights of the smaller network.
@@ -48,7 +48,7 @@ def split_peer_file(content: bytes) -> tuple[bytes, dict[str, Any]]:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
         raise CheckpointError(f"checkpoint of a peer: not readable: {_reason(error)}") from error
-    prefix = "small/" if "removed_filters" in card else "network/"
+    prefix = "network/" if card.removed_filters is None else "small/"
     weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     return save(weights, {"format": "pt"}), card
 
@@ -69,8 +69,8 @@ def load_network(place: str | Path) -> nn.Module:
     return read_network(place)[0]
 
 
-def read_network(place: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the network as `load_network` does, and its card: the map in `config.json`; see `read_card`.
+def read_network(place: str | Path) -> tuple[nn.Module, ModelCard]:
+    """Return the network as `load_network` does, and its card, as in `config.json`.
 
     Raises:
         CheckpointError: it holds no such network.
@@ -88,7 +88,7 @@ def read_network(place: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     return rebuilt_network(card, weights, str(place)), card
 
 
-def _card_and_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _card_and_weights(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     """Return card and weights from one opening of `model.safetensors`, which a running study may replace meanwhile.
 
     The card of best/ is in its header; an exported network has it in `config.json` alone.
@@ -102,11 +102,11 @@ def _card_and_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return read_card(card), weights
 
 
-def rebuilt_network(card: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> nn.Module:
+def rebuilt_network(card: ModelCard, weights: Mapping[str, Tensor], where: str) -> nn.Module:
     """Return the network that a card describes, with the given weights, in evaluation mode.
 
     Args:
-        card: checked by `read_card`.
+        card: of the network.
         weights: its state_dict.
         where: file or folder of both, for messages.
 
@@ -114,16 +114,15 @@ def rebuilt_network(card: Mapping[str, Any], weights: Mapping[str, Tensor], wher
         CheckpointError: the weights do not fit the network.
         ModelError: the architecture is unknown, or needs a package that is not installed.
     """
-    _check_is_imported(card["model"], where)
-    num_bytes, is_narrow = sum(tensor.nbytes for tensor in weights.values()), "removed_filters" in card
+    _check_is_imported(card.model, where)
+    num_bytes, is_narrow = sum(tensor.nbytes for tensor in weights.values()), card.removed_filters is not None
     try:
         # 2: some networks register a parameter twice; 4: bytes per weight
         with _at_most(MAX_WHOLE_PARAMETERS if is_narrow else 2 * num_bytes // 4):
             members = [
-                build(card["model"], card["num_classes"], f"{where}/config.json: model")
-                for _ in range(card.get("ensemble", 1))
+                build(card.model, card.num_classes, f"{where}/config.json: model") for _ in range(card.ensemble or 1)
             ]
-        network = Ensemble(members) if "ensemble" in card else members[0]
+        network = members[0] if card.ensemble is None else Ensemble(members)
         if is_narrow:
             narrow_(network, weights)
         network.load_state_dict(weights)

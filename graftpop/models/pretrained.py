@@ -113,13 +113,13 @@ def _from_run(folder: Path, model: str | None, num_classes: int, where: str) -> 
         network, card = read_network(folder)
     except (CheckpointError, ModelError) as error:
         raise CheckpointError(f"{where}.checkpoint: {error}") from error
-    if model not in (None, card["model"]):
+    if model not in (None, card.model):
         raise CheckpointError(
-            f"{where}.model: must be null or '{card['model']}' as in {folder / 'config.json'}, got '{model}'; "
+            f"{where}.model: must be null or '{card.model}' as in {folder / 'config.json'}, got '{model}'; "
             f"leave model out"
         )
-    _check_classes(card["num_classes"], num_classes, f"{where}.checkpoint: {folder}")
-    return network, Normalization(tuple(card["mean"]), tuple(card["std"]))
+    _check_classes(card.num_classes, num_classes, f"{where}.checkpoint: {folder}")
+    return network, Normalization(card.mean, card.std)
 
 
 def _from_file(file: Path, model: str | None, num_classes: int, where: str) -> nn.Module:

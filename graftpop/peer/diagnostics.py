@@ -78,7 +78,7 @@ def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float) 
     """
     try:
         network, card = read_network(folder)
-        sites = find_sites(network, tuple(card["image_shape"]), card["model"])
+        sites = find_sites(network, card.image_shape, card.model)
     except CheckpointError as error:
         raise CheckpointError(f"diagnostics.density_of: {error}") from error
     baseline = {site.conv: network.get_parameter(f"{site.conv}.weight") for site in sites}

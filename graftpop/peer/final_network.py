@@ -1,12 +1,12 @@
 """A peer's network after training: filters removed, soup, cost, and the model card."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from graftpop.data import Splits
+from graftpop.models.card import ModelCard
 from graftpop.models.flops import count_flops, count_parameters
 from graftpop.ops.soups import greedy_soup, uniform_soup
 from graftpop.settings import Settings
@@ -76,20 +76,18 @@ class FinalNetwork:
             }
         return cost
 
-    def model_card(self) -> dict[str, Any]:
-        """Return what rebuilds and feeds the network: name, classes, image shape, mean and std."""
+    def model_card(self) -> ModelCard:
+        """Return the values that rebuild the network and prepare its input."""
         splits = self._splits
-        card = {
-            "model": self._settings.model.name,
-            "num_classes": len(splits.class_names),
-            "class_names": list(splits.class_names),
-            "image_shape": list(splits.image_shape),
-            "mean": list(splits.recipe.mean),
-            "std": list(splits.recipe.std),
-        }
-        if self.small is not None:
-            card["removed_filters"] = self._num_removed
-        return card
+        card = ModelCard(
+            model=self._settings.model.name,
+            num_classes=len(splits.class_names),
+            class_names=splits.class_names,
+            image_shape=splits.image_shape,
+            mean=splits.recipe.mean,
+            std=splits.recipe.std,
+        )
+        return card if self.small is None else card.model_copy(update={"removed_filters": self._num_removed})
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:

@@ -16,6 +16,7 @@ from graftpop.errors import PeerDiverged
 from graftpop.exchange.grafting import Grafting
 from graftpop.hooks.build import make_hooks
 from graftpop.losses.teachers import SnapshotTeachers, Teachers
+from graftpop.models.card import ModelCard
 from graftpop.peer.components import Components, named_components
 from graftpop.peer.diagnostics import Diagnostics, compare_pair
 from graftpop.peer.final_network import FinalNetwork, accuracy
@@ -233,7 +234,7 @@ class Peer:
         """Return the ID of the peer's process."""
         return os.getpid()
 
-    def model_card(self) -> dict[str, Any]:
+    def model_card(self) -> ModelCard:
         """See `FinalNetwork.model_card`."""
         return self._final.model_card()
 

@@ -6,7 +6,6 @@ without its removed filters, if any were removed.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,13 +15,14 @@ from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError
 from graftpop.hooks.hook import Hook
+from graftpop.models.card import ModelCard
 from graftpop.training.learner import Learner
 
 __all__ = ["load_state", "state_bytes"]
 
 
 def state_bytes(
-    learner: Learner, hooks: Sequence[Hook], teacher_images: int, small: nn.Module | None, card: Mapping[str, Any]
+    learner: Learner, hooks: Sequence[Hook], teacher_images: int, small: nn.Module | None, card: ModelCard
 ) -> bytes:
     """Return the state of a peer.
 
@@ -39,7 +39,7 @@ def state_bytes(
     tensors["teacher_images"] = torch.tensor(teacher_images)
     if small is not None:
         tensors |= {f"small/{name}": tensor.contiguous() for name, tensor in small.state_dict().items()}
-    return tensors_to_bytes(tensors, {"model_card": json.dumps(card)})
+    return tensors_to_bytes(tensors, {"model_card": json.dumps(card.to_dict())})
 
 
 def load_state(state: bytes, learner: Learner, hooks: Sequence[Hook], where: str, num_epochs: int) -> int:

@@ -324,7 +324,8 @@ class RunFolder:
         """
         from graftpop.models.network_file import split_peer_file
 
-        weights, card = split_peer_file(peer_file)
+        weights, model_card = split_peer_file(peer_file)
+        card = model_card.to_dict()
         best = self._folder / "best"
         best.create()
         for name, content in (("config.json", card), ("metrics.json", metrics)):

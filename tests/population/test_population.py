@@ -19,6 +19,7 @@ from space_makers import make_settings
 from torch import Tensor
 
 from graftpop.errors import CheckpointError
+from graftpop.models.card import read_card
 from graftpop.peer.peer import Peer
 from graftpop.population import Calls, LocalGroup, Population, Round
 from graftpop.population.group import ResultMode
@@ -315,10 +316,10 @@ def test_invalid_peer_state_is_refused_in_one_line(name: str, value: Tensor | No
 
 def test_model_card_describes_network_and_input() -> None:
     card = Peer(grafting_settings(), 0).model_card()
-    assert (card["model"], card["num_classes"], card["image_shape"]) == ("resnet8", 10, [3, 8, 8])
-    assert card["class_names"] == [str(digit) for digit in range(10)]
-    assert json.loads(json.dumps(card)) == card
-    assert len(card["mean"]) == len(card["std"]) == 3
+    assert (card.model, card.num_classes, card.image_shape) == ("resnet8", 10, (3, 8, 8))
+    assert card.class_names == tuple(str(digit) for digit in range(10))
+    assert read_card(json.dumps(card.to_dict())) == card
+    assert len(card.mean) == len(card.std) == 3
 
 
 def test_peers_leave_the_global_torch_generator_unchanged() -> None:
