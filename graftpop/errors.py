@@ -119,13 +119,13 @@ def closest(name: str, names: Iterable[str]) -> str:
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
-def choose(table: Mapping[str, T], name: str, what: str, error: type[GraftpopError] = SpaceError) -> T:
+def choose(table: Mapping[str, T], name: str, where: str, error: type[GraftpopError] = SpaceError) -> T:
     """Return `table[name]`.
 
     Args:
         table: the choices by name.
         name: the requested one.
-        what: key or option where the name was given (`model.name`), for messages.
+        where: key or option that gave the name (`model.name`), for messages.
         error: class of the error for an unknown name.
 
     Raises:
@@ -133,4 +133,4 @@ def choose(table: Mapping[str, T], name: str, what: str, error: type[GraftpopErr
     """
     if name in table:
         return table[name]
-    raise error(f"{what}: unknown name '{name}'; choose from {', '.join(table)}{closest(name, table)}")
+    raise error(f"{where}: unknown name '{name}'; choose from {', '.join(table)}{closest(name, table)}")

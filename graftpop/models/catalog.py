@@ -68,7 +68,7 @@ def find_model(name: str, where: str = "model.name") -> Callable[[int], nn.Modul
     if name.startswith(PYTHON):
         return user_classifier(name.removeprefix(PYTHON), where)
     try:
-        return choose(MODELS, name, what=where, error=ModelError)
+        return choose(MODELS, name, where, ModelError)
     except ModelError as error:
         raise ModelError(
             f"{error}; {TORCHVISION}NAME builds a classifier of torchvision, {TIMM}NAME of timm, "

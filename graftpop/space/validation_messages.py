@@ -11,7 +11,7 @@ from graftpop.errors import closest
 from graftpop.space.domains import DOMAINS, number_hint
 from graftpop.space.yaml_tree import names_at
 
-__all__ = ["Origin", "Origins", "VariantOrigins", "describe", "shown"]
+__all__ = ["Origin", "Origins", "VariantOrigins", "describe", "format_value"]
 
 Origin = Callable[[str], str]
 """Returns the start of a message about a dotted key: the file or option that set the key, and the key."""
@@ -103,10 +103,10 @@ def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[st
     hint = _hint(value, problems)
     if searched and isinstance(value, float) and any(problem["type"].startswith("int_") for problem in problems):
         hint = "; whole numbers are searched by choice, randint or grid"
-    return f"{origin(key)}: must be {rules}, got {shown(value)}{searched}{hint}"
+    return f"{origin(key)}: must be {rules}, got {format_value(value)}{searched}{hint}"
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value for a message: null, true and false as in YAML, anything else by `repr`."""
     if value is None:
         return "null"

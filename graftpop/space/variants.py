@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from graftpop.errors import SpaceError, choose, closest
 from graftpop.settings import Settings
 from graftpop.space.domains import Domain, is_domain
-from graftpop.space.validation_messages import Origin, shown
+from graftpop.space.validation_messages import Origin, format_value
 from graftpop.space.yaml_tree import known_keys
 
 __all__ = ["check_overlap", "read_baseline", "read_published", "read_seeds", "read_variants"]
@@ -30,7 +30,9 @@ def read_variants(node: Any, origin: Origin) -> dict[str, dict[str, Any]]:
     if node is None:
         return {}
     if not isinstance(node, dict) or not node:
-        raise SpaceError(f"{origin('variants')}: must be a map of one or more names to sections, got {shown(node)}")
+        raise SpaceError(
+            f"{origin('variants')}: must be a map of one or more names to sections, got {format_value(node)}"
+        )
     return {
         _checked_name(name, origin): _checked_sections(sections, f"variants.{name}", origin)
         for name, sections in node.items()
@@ -43,7 +45,7 @@ def _checked_name(name: Any, origin: Origin) -> str:
     except ValidationError as error:
         raise SpaceError(
             f"{origin('variants')}: names must be up to 64 letters, digits, '.', '_' and '-', "
-            f"starting with a letter or digit, got {shown(name)}"
+            f"starting with a letter or digit, got {format_value(name)}"
         ) from error
 
 
@@ -51,7 +53,7 @@ def _checked_sections(sections: Any, where: str, origin: Origin) -> dict[str, An
     if sections is None:
         return {}
     if not isinstance(sections, dict):
-        raise SpaceError(f"{origin(where)}: must be a map of sections, got {shown(sections)}")
+        raise SpaceError(f"{origin(where)}: must be a map of sections, got {format_value(sections)}")
     for name in sections:
         if name in STUDY_ONLY:
             raise SpaceError(
@@ -94,7 +96,7 @@ def check_overlap(variants: Mapping[str, Mapping[str, Any]], domains: Mapping[st
                 if inside or f"{key}.".startswith(f"{searched}."):
                     raise SpaceError(
                         f"{origin(f'variants.{name}.{key}')}: cannot be set in a variant, since {searched} is "
-                        f"searched, got {shown(value)}; remove it, or do not search {searched}"
+                        f"searched, got {format_value(value)}; remove it, or do not search {searched}"
                     )
 
 
@@ -108,7 +110,7 @@ def read_seeds(seeds: Any, origin: Origin) -> list[int]:
     if not is_list or not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds) or len({*seeds}) < len(seeds):
         raise SpaceError(
             f"{origin('seeds')}: must be a list of one or more distinct whole numbers, 0 or more, got "
-            f"{shown(seeds)}; write seeds: [0, 1, 2]"
+            f"{format_value(seeds)}; write seeds: [0, 1, 2]"
         )
     return list(seeds)
 
@@ -122,7 +124,7 @@ def read_baseline(name: Any, variants: Mapping[str, Any], origin: Origin) -> str
     if not variants:
         if name is not None:
             raise SpaceError(
-                f"{origin('baseline')}: must name a variant, got {shown(name)} and no variants; "
+                f"{origin('baseline')}: must name a variant, got {format_value(name)} and no variants; "
                 f"add variants, or remove it"
             )
         return None
@@ -146,13 +148,15 @@ def read_published(node: Any, domains: Mapping[str, Domain], origin: Origin) -> 
         raise SpaceError(f"{origin('published')}: needs variants, got none; add variants, or remove it")
     if not isinstance(node, dict) or set(node) != {"source", "accuracy"}:
         got = list(node) if isinstance(node, dict) else node
-        raise SpaceError(f"{origin('published')}: must be a map of source and accuracy, got {shown(got)}")
+        raise SpaceError(f"{origin('published')}: must be a map of source and accuracy, got {format_value(got)}")
     if not isinstance(node["source"], str) or not node["source"].strip():
         raise SpaceError(
-            f"{origin('published.source')}: must be text that names the source, got {shown(node['source'])}"
+            f"{origin('published.source')}: must be text that names the source, got {format_value(node['source'])}"
         )
     if not isinstance(node["accuracy"], list):
-        raise SpaceError(f"{origin('published.accuracy')}: must be a list of rows, got {shown(node['accuracy'])}")
+        raise SpaceError(
+            f"{origin('published.accuracy')}: must be a list of rows, got {format_value(node['accuracy'])}"
+        )
     for index, row in enumerate(node["accuracy"]):
         _check_row(row, f"published.accuracy[{index}]", domains, origin)
     return node
@@ -160,7 +164,7 @@ def read_published(node: Any, domains: Mapping[str, Domain], origin: Origin) -> 
 
 def _check_row(row: Any, where: str, domains: Mapping[str, Domain], origin: Origin) -> None:
     if not isinstance(row, dict) or not {"variant", "percent"} <= row.keys():
-        raise SpaceError(f"{origin(where)}: must be a map with variant and percent, got {shown(row)}")
+        raise SpaceError(f"{origin(where)}: must be a map with variant and percent, got {format_value(row)}")
     names = [*(key for key in domains if key != "seed"), "percent", "std"]
     for key in row:
         if key not in names:
@@ -172,4 +176,6 @@ def _check_row(row: Any, where: str, domains: Mapping[str, Domain], origin: Orig
     choose(variants, str(row["variant"]), origin(f"{where}.variant"))
     for key in sorted({"percent", "std"} & row.keys()):
         if type(row[key]) not in (int, float) or not 0 <= row[key] <= 100:
-            raise SpaceError(f"{origin(f'{where}.{key}')}: must be a percentage in [0, 100], got {shown(row[key])}")
+            raise SpaceError(
+                f"{origin(f'{where}.{key}')}: must be a percentage in [0, 100], got {format_value(row[key])}"
+            )

@@ -12,7 +12,7 @@ from graftpop.errors import SpaceError
 from graftpop.ops.criteria import CRITERIA
 from graftpop.settings import Settings, TeacherSettings, TrainingSettings
 from graftpop.space import parse_space
-from graftpop.space.validation_messages import shown
+from graftpop.space.validation_messages import format_value
 from graftpop.space.yaml_tree import known_keys, put
 
 # by key: accepted values, including its bounds, and refused values with a part of the message
@@ -242,7 +242,7 @@ def test_invalid_values_are_refused_with_key_and_rule(key: str, value: Any, rule
         parse_space(tree_with(key, value), "space.yaml")
     message = str(caught.value)
     assert message.startswith(f"space.yaml: {key}: ")
-    assert shown(value) in message
+    assert format_value(value) in message
     assert rule in message
     assert "\n" not in message
 

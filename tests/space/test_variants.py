@@ -12,7 +12,7 @@ from space_makers import assert_refused, refusal
 
 from graftpop.errors import SpaceError
 from graftpop.space import Domain, Space, load_space, parse_space
-from graftpop.space.validation_messages import shown
+from graftpop.space.validation_messages import format_value
 
 TWO = "variants: {plain: {}, other: %s}\n"
 OTHER = "variants.other"
@@ -218,7 +218,7 @@ def test_seeds_become_a_grid_of_seed() -> None:
     "seeds", ["3", "[]", "[0, 0]", "[-1]", "[0.5]", "['1']", "[true]", "{grid: [0, 1]}", "[9223372036854775808]"]
 )
 def test_seeds_must_be_distinct_whole_numbers(seeds: str) -> None:
-    assert_refused(f"seeds: {seeds}", "seeds", "distinct whole numbers", f"got {shown(yaml.safe_load(seeds))}; ")
+    assert_refused(f"seeds: {seeds}", "seeds", "distinct whole numbers", f"got {format_value(yaml.safe_load(seeds))}; ")
 
 
 def test_seeds_exclude_the_seed() -> None:
