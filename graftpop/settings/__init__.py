@@ -4,6 +4,7 @@ Each class is one section of the YAML file and checks structure, types and range
 are looked up in tables (models, data sets, schedules, topologies) and rules between keys.
 """
 
+from graftpop.settings.comparison import ComparisonSettings
 from graftpop.settings.methods import (
     AttenuationSettings,
     DistillationSettings,
@@ -20,6 +21,7 @@ from graftpop.settings.training import DataSettings, ModelSettings, TrainingSett
 
 __all__ = [
     "AttenuationSettings",
+    "ComparisonSettings",
     "DataSettings",
     "DistillationSettings",
     "GraftSettings",

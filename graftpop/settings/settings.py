@@ -1,8 +1,6 @@
 """The settings of one population: all sections together."""
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from graftpop.settings.methods import (
     AttenuationSettings,
@@ -13,7 +11,7 @@ from graftpop.settings.methods import (
     SwaSettings,
 )
 from graftpop.settings.population import DiagnosticsSettings, PopulationSettings
-from graftpop.settings.section import Section
+from graftpop.settings.section import Name, Section, Seed
 from graftpop.settings.study import ResourceSettings, TuneSettings
 from graftpop.settings.training import DataSettings, ModelSettings, TrainingSettings
 
@@ -25,10 +23,10 @@ DEFAULT_EPOCHS = 200
 class Settings(Section):
     """All settings of one population."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "population"
+    name: Name = "population"
     """Prefix of the run folder's name and of the actors' names; letters, digits, '.', '_' and '-'."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     """Seed of initialization, data order, augmentation, splits and search."""
 
     data: DataSettings = DataSettings()

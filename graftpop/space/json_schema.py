@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from graftpop.settings import Settings
-from graftpop.space.settings_schema import Schema, class_of, number_in, settings_schema
+from graftpop.settings import ComparisonSettings, Settings
+from graftpop.space.settings_schema import Schema, class_of, number_in, schema_of, settings_schema
 from graftpop.space.space import SEARCHABLE
 from graftpop.space.variants import SECTIONS
 from graftpop.space.yaml_tree import known_keys
@@ -47,7 +47,7 @@ def space_schema() -> Schema:
     Each key has its description, its range or choices, and its default. Names from lookup tables are choices; names of
     networks may also match `torchvision:NAME`, `timm:NAME` or `python:MODULE.CLASS`.
     """
-    settings = settings_schema()
+    settings, comparison = settings_schema(), _comparison()
     fixed, top = settings["$defs"], settings["properties"]
     required = {name: fixed[class_of(node)].get("required", []) for name, node in top.items() if class_of(node)}
     return {
@@ -55,7 +55,7 @@ def space_schema() -> Schema:
         "description": "A search space of graftpop.",
         "type": "object",
         "additionalProperties": False,
-        "properties": {name: _at_top(name, node, fixed) for name, node in top.items()} | _study_keys(),
+        "properties": {name: _at_top(name, node, fixed) for name, node in top.items()} | comparison["properties"],
         "if": {"required": ["variants"]},  # variants may set the keys that a section requires
         "else": {
             "properties": {
@@ -70,6 +70,7 @@ def space_schema() -> Schema:
             for section in SEARCHABLE
             if (name := class_of(top[section]))
         }
+        | comparison["$defs"]
         | {"Variant": _variant(top, fixed), **KINDS},
     }
 
@@ -157,37 +158,14 @@ def _variant(top: Schema, fixed: Schema) -> Schema:
     return {"type": "object", "additionalProperties": False, "properties": sections}
 
 
-def _study_keys() -> dict[str, Schema]:
-    """Return the schemas of the keys that make a space a comparison (`STUDY_KEYS`)."""
-    percent = {"type": "number", "minimum": 0, "maximum": 100}
-    named = {key: True for key in (*SEARCHABLE, *known_keys(Settings)) if key.split(".")[0] in SEARCHABLE}
-    row = {
-        "type": "object",
-        "required": ["variant", "percent"],
-        "additionalProperties": False,
-        "properties": {"variant": {"type": "string"}, "percent": percent, "std": percent, **named, "seed": False},
+def _comparison() -> Schema:
+    """Return the schema of the keys that make a space a comparison."""
+    schema = schema_of(ComparisonSettings)
+    variants, row = schema["properties"]["variants"]["anyOf"][0], schema["$defs"]["PublishedAccuracy"]
+    variants |= {"additionalProperties": False}
+    variants["patternProperties"] = {
+        name: {"anyOf": [{"$ref": "#/$defs/Variant"}, NULL]} for name in variants["patternProperties"]
     }
-    published = {
-        "type": "object",
-        "required": ["source", "accuracy"],
-        "additionalProperties": False,
-        "properties": {"source": {"type": "string", "pattern": "\\S"}, "accuracy": {"type": "array", "items": row}},
-    }
-    variants = {
-        "type": "object",
-        "minProperties": 1,
-        "propertyNames": {"$ref": "#/properties/name"},
-        "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Variant"}, NULL]},
-    }
-    seeds = {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"$ref": "#/properties/seed/anyOf/0"}}
-    keys: dict[str, tuple[Schema, str]] = {
-        "variants": (variants, "Named settings, each laid over the common ones and run; null turns a section off."),
-        "seeds": (seeds, "Seeds that replace seed, with or without variants; every variant runs with every seed."),
-        "baseline": ({"type": "string"}, "Name of the variant that the others are compared with. null: the first."),
-        "published": (
-            published,
-            "Accuracies of a paper, in percent, to show beside the measured ones. Each row names a variant and the "
-            "values of searched keys.",
-        ),
-    }
-    return {key: {"description": text, "anyOf": [value, NULL]} for key, (value, text) in keys.items()}
+    searched = [key for key in (*SEARCHABLE, *known_keys(Settings)) if key.split(".")[0] in SEARCHABLE]
+    row["propertyNames"] = {"enum": [*row["properties"], *(key for key in searched if key != "seed")]}
+    return schema

@@ -6,6 +6,7 @@ from typing import Any, Final
 from pydantic.json_schema import GenerateJsonSchema
 
 from graftpop.settings import Settings
+from graftpop.settings.section import Section
 
 __all__ = [
     "Schema",
@@ -14,6 +15,7 @@ __all__ = [
     "number_in",
     "parts_of",
     "range_in_words",
+    "schema_of",
     "section_of",
     "settings_schema",
 ]
@@ -34,18 +36,23 @@ class _Untitled(GenerateJsonSchema):
         return value
 
 
-def settings_schema() -> Schema:
-    """Return the JSON Schema of `Settings`: one definition per section, one description per key.
-
-    A key whose value is looked up in a table has the table's names as choices.
-    """
-    schema = Settings.model_json_schema(schema_generator=_Untitled)
-    for section in schema["$defs"].values():
-        section.pop("title")
+def schema_of(section: type[Section]) -> Schema:
+    """Return the JSON Schema of a section: one definition per section inside it, one description per key."""
+    schema = section.model_json_schema(schema_generator=_Untitled)
     for node in [schema, *schema["$defs"].values()]:
+        node.pop("title")
         for key in node["properties"].values():
             if "description" in key:
                 key["description"] = " ".join(key["description"].split())
+    return schema
+
+
+def settings_schema() -> Schema:
+    """Return the JSON Schema of `Settings`.
+
+    A key whose value is looked up in a table has the table's names as choices.
+    """
+    schema = schema_of(Settings)
     for section, key, names in _tables(schema):
         _put_names_(schema["$defs"][section]["properties"][key], names)
     return schema

@@ -18,7 +18,7 @@ from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.domains import Domain, is_domain, read_domain
 from graftpop.space.renamed import check_renamed
 from graftpop.space.validation_messages import Origin, Origins, VariantOrigins, describe
-from graftpop.space.variants import check_overlap, read_baseline, read_published, read_seeds, read_variants
+from graftpop.space.variants import check_overlap, check_published, read_comparison
 from graftpop.space.yaml_tree import (
     MAX_CHARS,
     STUDY_KEYS,
@@ -58,7 +58,7 @@ class Space:
         domains: domains of the searched keys, by dotted key; `variant` comes first if there are variants.
         variants: sections laid over `tree` key by key, by the variant's name; empty if the space has no variants.
         baseline: the variant that the others are compared with; None without variants.
-        published: `source` and `accuracy` of a paper, see `read_published`.
+        published: `source` and `accuracy` of a paper, see `PublishedSettings`.
     """
 
     tree: Mapping[str, Any]
@@ -189,22 +189,19 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     check_renamed(tree, where, origins or {})
     origin = Origins(where, origins)
     sections = deepcopy({name: value for name, value in tree.items() if name not in STUDY_KEYS})
-    study = deepcopy({name: tree.get(name) for name in STUDY_KEYS})
-    variants = read_variants(study["variants"], origin)
-    is_comparison = bool(variants) or study["seeds"] is not None
-    if study["seeds"] is not None:
-        _put_seeds(sections, read_seeds(study["seeds"], origin), origin)
+    comparison = read_comparison(tree, origin)
+    variants = {name: changes or {} for name, changes in deepcopy(comparison.variants or {}).items()}
+    is_comparison = bool(variants) or comparison.seeds is not None
+    if comparison.seeds is not None:
+        _put_seeds(sections, comparison.seeds, origin)
     if is_comparison and isinstance(sections.setdefault("tune", {}), dict):
         sections["tune"].setdefault("search", "grid")
     domains: dict[str, Domain] = {"variant": Domain("grid", tuple(variants))} if variants else {}
     common = with_defaults(_take_domains(sections, (), domains, origin))
     check_overlap(variants, domains, origin)
+    check_published(comparison, domains, origin)
     space = Space(
-        common,
-        domains,
-        variants,
-        read_baseline(study["baseline"], variants, origin),
-        read_published(study["published"], domains, origin),
+        common, domains, variants, comparison.baseline or next(iter(variants), None), deepcopy(tree.get("published"))
     )
     of_variant = {name: VariantOrigins(origin, name, variants[name], common) for name in variants}
     if sum(1 for _ in islice(boundary_samples(domains), MAX_BOUNDARY_SAMPLES + 1)) > MAX_BOUNDARY_SAMPLES:

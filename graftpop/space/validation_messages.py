@@ -2,16 +2,19 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from graftpop.errors import closest
 from graftpop.space.domains import DOMAINS, number_hint
-from graftpop.space.yaml_tree import names_at
+from graftpop.space.yaml_tree import STUDY_KEYS, names_at
 
 __all__ = ["Origin", "Origins", "VariantOrigins", "describe", "format_value"]
+
+KEY_OF_MAP: Final = ("[key]",)
+"""End of pydantic's location of an invalid name in a map."""
 
 Origin = Callable[[str], str]
 """Returns the start of a message about a dotted key: the file or option that set the key, and the key."""
@@ -93,7 +96,8 @@ def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[st
         return f"{origin(key)}: unknown key '{name}'; choose from {', '.join(names)}{closest(str(name), names)}"
     if problems[0]["type"] == "missing":
         return f"{origin(key)}: must be given, got nothing; add it"
-    if isinstance(value, dict) and len(value) == 1 and problems[0]["type"] != "list_type":
+    may_search = key.split(".")[0] not in STUDY_KEYS
+    if may_search and isinstance(value, dict) and len(value) == 1 and problems[0]["type"] != "list_type":
         kind = str(next(iter(value)))
         if kind in DOMAINS:
             return f"{origin(key)}: cannot be searched inside a list, got {value}; search the list as a whole"
@@ -103,7 +107,8 @@ def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[st
     hint = _hint(value, problems)
     if searched and isinstance(value, float) and any(problem["type"].startswith("int_") for problem in problems):
         hint = "; whole numbers are searched by choice, randint or grid"
-    return f"{origin(key)}: must be {rules}, got {format_value(value)}{searched}{hint}"
+    subject = "names " if problems[0]["loc"][-1:] == KEY_OF_MAP else ""
+    return f"{origin(key)}: {subject}must be {rules}, got {format_value(value)}{searched}{hint}"
 
 
 def format_value(value: Any) -> str:
@@ -114,9 +119,12 @@ def format_value(value: Any) -> str:
 
 
 def _key_of(problem: ErrorDetails, tree: Any) -> str:
-    """Return the dotted key of a problem: pydantic's location without the union members at its end."""
-    key = ""
-    for part in problem["loc"]:
+    """Return the dotted key of a problem: pydantic's location without the union members at its end.
+
+    For an invalid name in a map it is the map's key.
+    """
+    key, loc = "", problem["loc"]
+    for part in loc[:-2] if loc[-1:] == KEY_OF_MAP else loc:
         if isinstance(tree, list) and isinstance(part, int):
             key, tree = f"{key}[{part}]", tree[part]
         elif isinstance(tree, dict) and (part in tree or problem["type"] in ("missing", "invalid_key")):
@@ -129,10 +137,15 @@ def _key_of(problem: ErrorDetails, tree: Any) -> str:
 def _rule(problem: ErrorDetails) -> str:
     if problem["type"] in ("model_type", "model_attributes_type"):
         return "a section: a map of keys"
+    if problem["type"] == "dict_type":
+        return "a map"
+    if problem["type"] == "string_pattern_mismatch" and problem["ctx"]["pattern"] == r"\S":
+        return "text"
     if problem["type"] == "string_pattern_mismatch":
         return "made of letters, digits, '.', '_' and '-', beginning with a letter or digit"
     if problem["type"] == "too_short":
-        return f"a list of {problem['ctx']['min_length']} or more"
+        kind = "map" if problem["ctx"]["field_type"] == "Dictionary" else "list"
+        return f"a {kind} of {problem['ctx']['min_length']} or more"
     return problem["msg"].removeprefix("Input should be ")
 
 

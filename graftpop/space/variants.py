@@ -6,54 +6,45 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from graftpop.errors import SpaceError, choose, closest
-from graftpop.settings import Settings
+from graftpop.settings import ComparisonSettings, Settings
 from graftpop.space.domains import Domain, is_domain
-from graftpop.space.validation_messages import Origin, format_value
-from graftpop.space.yaml_tree import known_keys
+from graftpop.space.validation_messages import Origin, describe, format_value
+from graftpop.space.yaml_tree import STUDY_KEYS, known_keys
 
-__all__ = ["check_overlap", "read_baseline", "read_published", "read_seeds", "read_variants"]
+__all__ = ["check_overlap", "check_published", "read_comparison"]
 
 STUDY_ONLY: Final = ("name", "seed", "tune")
 SECTIONS: Final = [name for name in Settings.model_fields if name not in STUDY_ONLY]
 
 
-def read_variants(node: Any, origin: Origin) -> dict[str, dict[str, Any]]:
-    """Return the sections of each variant by its name; empty if there are no variants.
+def read_comparison(tree: Mapping[str, Any], origin: Origin) -> ComparisonSettings:
+    """Return the keys that make a space a comparison; `check_published` checks the rest of `published`.
 
     Args:
-        node: value of the key `variants`.
+        tree: the whole space as plain data.
         origin: see `Origin`.
 
     Raises:
-        SpaceError: a name or a section is invalid, or a value is a domain.
+        SpaceError: a key is invalid, or names a variant that does not exist; a value of a variant is a domain.
     """
-    if node is None:
-        return {}
-    if not isinstance(node, dict) or not node:
-        raise SpaceError(
-            f"{origin('variants')}: must be a map of one or more names to sections, got {format_value(node)}"
-        )
-    return {
-        _checked_name(name, origin): _checked_sections(sections, f"variants.{name}", origin)
-        for name, sections in node.items()
-    }
-
-
-def _checked_name(name: Any, origin: Origin) -> str:
+    study = {name: tree.get(name) for name in STUDY_KEYS}
+    without = {"baseline": f"{format_value(study['baseline'])} and no variants", "published": "none"}
+    for key, got in without.items():
+        if study[key] is not None and study["variants"] is None:
+            raise SpaceError(f"{origin(key)}: needs variants, got {got}; add variants, or remove it")
     try:
-        return Settings(name=name).name
+        comparison = ComparisonSettings.model_validate(study)
     except ValidationError as error:
-        raise SpaceError(
-            f"{origin('variants')}: names must be up to 64 letters, digits, '.', '_' and '-', "
-            f"starting with a letter or digit, got {format_value(name)}"
-        ) from error
+        raise SpaceError(describe(error, study, {}, origin)) from error
+    variants = comparison.variants or {}
+    for name, sections in variants.items():
+        _check_sections(sections or {}, f"variants.{name}", origin)
+    if comparison.baseline is not None:
+        choose(variants, comparison.baseline, origin("baseline"))
+    return comparison
 
 
-def _checked_sections(sections: Any, where: str, origin: Origin) -> dict[str, Any]:
-    if sections is None:
-        return {}
-    if not isinstance(sections, dict):
-        raise SpaceError(f"{origin(where)}: must be a map of sections, got {format_value(sections)}")
+def _check_sections(sections: Mapping[str, Any], where: str, origin: Origin) -> None:
     for name in sections:
         if name in STUDY_ONLY:
             raise SpaceError(
@@ -63,7 +54,7 @@ def _checked_sections(sections: Any, where: str, origin: Origin) -> dict[str, An
         if name not in SECTIONS:
             raise SpaceError(
                 f"{origin(f'{where}.{name}')}: unknown section '{name}'; choose from "
-                f"{', '.join(SECTIONS)}{closest(str(name), SECTIONS)}"
+                f"{', '.join(SECTIONS)}{closest(name, SECTIONS)}"
             )
     for key, value in _leaves(sections):
         if is_domain(value):
@@ -71,7 +62,6 @@ def _checked_sections(sections: Any, where: str, origin: Origin) -> dict[str, An
                 f"{origin(f'{where}.{key}')}: a variant must have fixed values, got {value}; search the key "
                 f"outside variants, or write one variant per value"
             )
-    return sections
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -100,82 +90,18 @@ def check_overlap(variants: Mapping[str, Mapping[str, Any]], domains: Mapping[st
                     )
 
 
-def read_seeds(seeds: Any, origin: Origin) -> list[int]:
-    """Return the seeds with which every variant is repeated.
+def check_published(comparison: ComparisonSettings, domains: Mapping[str, Domain], origin: Origin) -> None:
+    """Check that every published accuracy belongs to a variant and to searched keys.
 
     Raises:
-        SpaceError: the value is not a list of distinct whole numbers in [0, 2**63).
+        SpaceError: an accuracy names a variant or a key that the space does not have.
     """
-    is_list = isinstance(seeds, list) and bool(seeds)
-    if not is_list or not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds) or len({*seeds}) < len(seeds):
-        raise SpaceError(
-            f"{origin('seeds')}: must be a list of one or more distinct whole numbers, 0 or more, got "
-            f"{format_value(seeds)}; write seeds: [0, 1, 2]"
-        )
-    return list(seeds)
-
-
-def read_baseline(name: Any, variants: Mapping[str, Any], origin: Origin) -> str | None:
-    """Return the variant that the others are compared with: the named one, else the first; None without variants.
-
-    Raises:
-        SpaceError: the named variant does not exist.
-    """
-    if not variants:
-        if name is not None:
-            raise SpaceError(
-                f"{origin('baseline')}: must name a variant, got {format_value(name)} and no variants; "
-                f"add variants, or remove it"
-            )
-        return None
-    if name is None:
-        return next(iter(variants))
-    choose({str(variant): variant for variant in variants}, str(name), origin("baseline"))
-    return str(name)
-
-
-def read_published(node: Any, domains: Mapping[str, Domain], origin: Origin) -> dict[str, Any] | None:
-    """Return the published numbers of a paper: `source`, and rows of `accuracy` in percent.
-
-    A row has `percent` and `variant`, optionally `std`, and the values of searched keys that its accuracy belongs to.
-
-    Raises:
-        SpaceError: the form is wrong, or a row names a variant or a key that the space does not have.
-    """
-    if node is None:
-        return None
-    if "variant" not in domains:
-        raise SpaceError(f"{origin('published')}: needs variants, got none; add variants, or remove it")
-    if not isinstance(node, dict) or set(node) != {"source", "accuracy"}:
-        got = list(node) if isinstance(node, dict) else node
-        raise SpaceError(f"{origin('published')}: must be a map of source and accuracy, got {format_value(got)}")
-    if not isinstance(node["source"], str) or not node["source"].strip():
-        raise SpaceError(
-            f"{origin('published.source')}: must be text that names the source, got {format_value(node['source'])}"
-        )
-    if not isinstance(node["accuracy"], list):
-        raise SpaceError(
-            f"{origin('published.accuracy')}: must be a list of rows, got {format_value(node['accuracy'])}"
-        )
-    for index, row in enumerate(node["accuracy"]):
-        _check_row(row, f"published.accuracy[{index}]", domains, origin)
-    return node
-
-
-def _check_row(row: Any, where: str, domains: Mapping[str, Domain], origin: Origin) -> None:
-    if not isinstance(row, dict) or not {"variant", "percent"} <= row.keys():
-        raise SpaceError(f"{origin(where)}: must be a map with variant and percent, got {format_value(row)}")
     names = [*(key for key in domains if key != "seed"), "percent", "std"]
-    for key in row:
-        if key not in names:
-            hint = closest(str(key), names)
-            if key in known_keys(Settings):
-                hint = "; to fix it, drop the published rows by --set published=null"
-            raise SpaceError(f"{origin(where)}: '{key}' is not searched here; choose from {', '.join(names)}{hint}")
-    variants = {name: name for name in domains["variant"].values}
-    choose(variants, str(row["variant"]), origin(f"{where}.variant"))
-    for key in sorted({"percent", "std"} & row.keys()):
-        if type(row[key]) not in (int, float) or not 0 <= row[key] <= 100:
-            raise SpaceError(
-                f"{origin(f'{where}.{key}')}: must be a percentage in [0, 100], got {format_value(row[key])}"
-            )
+    for index, row in enumerate(comparison.published.accuracy if comparison.published else ()):
+        where = f"published.accuracy[{index}]"
+        for key in row.model_extra or ():
+            if key not in names:
+                is_key = key in known_keys(Settings)
+                hint = "; to fix it, drop the published rows by --set published=null" if is_key else closest(key, names)
+                raise SpaceError(f"{origin(where)}: '{key}' is not searched here; choose from {', '.join(names)}{hint}")
+        choose(comparison.variants or {}, row.variant, origin(f"{where}.variant"))

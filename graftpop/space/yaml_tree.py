@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from graftpop.errors import SpaceError, choose, closest, one_line
-from graftpop.settings import Settings
+from graftpop.settings import ComparisonSettings, Settings
 from graftpop.space.domains import is_domain
 from graftpop.space.renamed import new_name
 
@@ -32,7 +32,7 @@ __all__ = [
     "with_defaults",
 ]
 
-STUDY_KEYS = ("variants", "seeds", "baseline", "published")
+STUDY_KEYS = tuple(ComparisonSettings.model_fields)
 """Top-level keys beside the sections, which make a space a comparison."""
 
 PATHS = ("root", "checkpoint", "density_of")
@@ -268,7 +268,7 @@ def known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def names_at(path: tuple[str | int, ...]) -> list[str]:
     """Return the keys that a map may have at a path of the settings, such as ("distillation", "teachers", 0)."""
-    section: Any = Settings
+    section: Any = ComparisonSettings if path and path[0] in STUDY_KEYS else Settings
     for part in path:
         annotation = section.model_fields[part].annotation if isinstance(part, str) else section
         section = _section_of(annotation) or get_args(annotation)[0]

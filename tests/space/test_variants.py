@@ -12,7 +12,6 @@ from space_makers import assert_refused, refusal
 
 from graftpop.errors import SpaceError
 from graftpop.space import Domain, Space, load_space, parse_space
-from graftpop.space.validation_messages import format_value
 
 TWO = "variants: {plain: {}, other: %s}\n"
 OTHER = "variants.other"
@@ -215,10 +214,21 @@ def test_seeds_become_a_grid_of_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    "seeds", ["3", "[]", "[0, 0]", "[-1]", "[0.5]", "['1']", "[true]", "{grid: [0, 1]}", "[9223372036854775808]"]
+    ("seeds", "key", "parts"),
+    [
+        ("3", "seeds", ["list", "got 3"]),
+        ("[]", "seeds", ["list of 1 or more", "got []"]),
+        ("[0, 0]", "seeds", ["distinct whole numbers", "got [0, 0]"]),
+        ("[0, -1]", "seeds[1]", ["equal to 0", "got -1"]),
+        ("[0.5]", "seeds[0]", ["integer", "got 0.5"]),
+        ("['1']", "seeds[0]", ["integer", "got '1'", "write 1"]),
+        ("[true]", "seeds[0]", ["integer", "got true"]),
+        ("{grid: [0, 1]}", "seeds", ["list", "got {'grid': [0, 1]}"]),
+        ("[9223372036854775808]", "seeds[0]", ["less than 9223372036854775808", "got 9223372036854775808"]),
+    ],
 )
-def test_seeds_must_be_distinct_whole_numbers(seeds: str) -> None:
-    assert_refused(f"seeds: {seeds}", "seeds", "distinct whole numbers", f"got {format_value(yaml.safe_load(seeds))}; ")
+def test_seeds_must_be_distinct_whole_numbers(seeds: str, key: str, parts: list[str]) -> None:
+    assert_refused(f"seeds: {seeds}", key, *parts)
 
 
 def test_seeds_exclude_the_seed() -> None:
@@ -279,14 +289,14 @@ def test_published_rows_keep_variants_and_searched_keys() -> None:
             ["'model.name'", "variant, percent, std", "--set published=null"],
         ),
         ("{variant: plain, percent: 90, seed: 0}", "[0]", ["'seed'", "variant, percent, std", "--set published=null"]),
-        ("{variant: plain, percent: 92.8 %}", "[0].percent", ["[0, 100]", "got '92.8 %'"]),
-        ("{variant: plain, percent: 101}", "[0].percent", ["[0, 100]", "got 101"]),
-        ("{variant: plain, percent: -0.1}", "[0].percent", ["[0, 100]", "got -0.1"]),
-        ("{variant: plain, percent: true}", "[0].percent", ["[0, 100]", "got true"]),
-        ("{variant: plain, percent: 90, std: -1}", "[0].std", ["[0, 100]", "got -1"]),
-        ("{variant: plain}", "[0]", ["variant and percent", "got {'variant': 'plain'}"]),
-        ("{percent: 90}", "[0]", ["variant and percent", "got {'percent': 90}"]),
-        ("{variant: other, percent: 90}, 3", "[1]", ["variant and percent", "got 3"]),
+        ("{variant: plain, percent: 92.8 %}", "[0].percent", ["number", "got '92.8 %'"]),
+        ("{variant: plain, percent: 101}", "[0].percent", ["equal to 100", "got 101"]),
+        ("{variant: plain, percent: -0.1}", "[0].percent", ["equal to 0", "got -0.1"]),
+        ("{variant: plain, percent: true}", "[0].percent", ["number", "got true"]),
+        ("{variant: plain, percent: 90, std: -1}", "[0].std", ["equal to 0", "got -1"]),
+        ("{variant: plain}", "[0].percent", ["must be given", "got nothing"]),
+        ("{percent: 90}", "[0].variant", ["must be given", "got nothing"]),
+        ("{variant: other, percent: 90}, 3", "[1]", ["a map", "got 3"]),
     ],
 )
 def test_malformed_published_row_is_refused(row: str, place: str, parts: list[str]) -> None:
@@ -300,19 +310,24 @@ def test_published_percentages_include_0_and_100() -> None:
 
 
 @pytest.mark.parametrize(
-    ("published", "key", "got"),
+    ("published", "key", "parts"),
     [
-        ("3", "published", "got 3"),
-        ("{source: a, accuracies: []}", "published", "got ['source', 'accuracies']"),
-        ("{source: a, accuracy: [], note: b}", "published", "got ['source', 'accuracy', 'note']"),
-        ("{source: 3, accuracy: []}", "published.source", "got 3"),
-        ("{source: ' ', accuracy: []}", "published.source", "got ' '"),
-        ("{source: '', accuracy: []}", "published.source", "got ''"),
-        ("{source: a, accuracy: {}}", "published.accuracy", "got {}"),
+        ("3", "published", ["a map", "got 3"]),
+        (
+            "{source: a, accuracies: []}",
+            "published.accuracies",
+            ["'accuracies'", "source, accuracy", "did you mean 'accuracy'?"],
+        ),
+        ("{source: a, accuracy: [], note: b}", "published.note", ["'note'", "source, accuracy"]),
+        ("{source: 3, accuracy: []}", "published.source", ["string", "got 3"]),
+        ("{source: ' ', accuracy: []}", "published.source", ["text", "got ' '"]),
+        ("{source: '', accuracy: []}", "published.source", ["text", "got ''"]),
+        ("{source: a, accuracy: {}}", "published.accuracy", ["list", "got {}"]),
+        ("{source: {uniform: [0, 1]}, accuracy: []}", "published.source", ["string", "got {'uniform': [0, 1]}"]),
     ],
 )
-def test_published_numbers_need_a_source_and_rows(published: str, key: str, got: str) -> None:
-    assert_refused(TWO % "{}" + f"published: {published}", key, got)
+def test_published_numbers_need_a_source_and_rows(published: str, key: str, parts: list[str]) -> None:
+    assert_refused(TWO % "{}" + f"published: {published}", key, *parts)
 
 
 def test_published_numbers_need_variants() -> None:

@@ -1,0 +1,61 @@
+"""The keys beside the sections that make a space a comparison."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from graftpop.settings.section import Name, Percent, Section, Seed
+
+__all__ = ["ComparisonSettings", "PublishedAccuracy", "PublishedSettings"]
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if len({*seeds}) < len(seeds):
+        raise PydanticCustomError("distinct", "distinct whole numbers")
+    return seeds
+
+
+class PublishedAccuracy(Section):
+    """One accuracy of a paper; its other keys are searched keys, with the values that it belongs to."""
+
+    model_config = ConfigDict(extra="allow")
+
+    variant: str
+    """Name of the variant."""
+
+    percent: Percent
+    """Mean test accuracy, in percent."""
+
+    std: Percent | None = None
+    """Standard deviation of the test accuracy, in percent. null: not published."""
+
+
+class PublishedSettings(Section):
+    """Published accuracies to show beside the measured ones."""
+
+    source: Annotated[str, Field(pattern=r"\S")]
+    """Paper and table."""
+
+    accuracy: list[PublishedAccuracy]
+    """List of accuracies."""
+
+
+class ComparisonSettings(Section):
+    """The keys that make a space a comparison."""
+
+    variants: Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1)] | None = None
+    """Named settings, each laid over the common ones and run; null turns a section off."""
+
+    seeds: (
+        Annotated[list[Seed], Field(min_length=1, json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)]
+        | None
+    ) = None
+    """Seeds that replace seed, with or without variants; every variant runs with every seed."""
+
+    baseline: str | None = None
+    """Name of the variant that the others are compared with. null: the first."""
+
+    published: PublishedSettings | None = None
+    """Accuracies of a paper, in percent, to show beside the measured ones. Each row names a variant and the values of
+    searched keys."""
