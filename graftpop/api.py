@@ -22,12 +22,13 @@ from graftpop.population.round import Round
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings
 from graftpop.space import parse_space
+from graftpop.space.yaml_tree import STUDY_KEYS
 from graftpop.training.optimizers import MakeOptimizer
 from graftpop.training.sites import find_sites
 
 __all__ = ["Population"]
 
-SPACE_ONLY = ("data", "model", "tune", "variants", "seeds", "baseline", "published")
+SPACE_ONLY = ("data", "model", "tune", *STUDY_KEYS)
 """Sections and keys of a space that `Population` refuses."""
 
 SET_BY_OPTIMIZER = ("lr", "momentum", "weight_decay")

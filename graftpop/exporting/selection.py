@@ -21,8 +21,6 @@ from graftpop.study.trials import best_row
 
 __all__ = ["SelectedNetwork", "select_network"]
 
-SOUPS = ("uniform_soup", "greedy_soup")
-
 
 @dataclass(frozen=True)
 class SelectedNetwork:
@@ -159,7 +157,7 @@ def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, ModelC
 
 def _is_soup(metadata: CheckpointMetadata, settings: Settings) -> bool:
     """Return whether the best peer's weights are the population's soup."""
-    return metadata.is_complete and settings.population.output in SOUPS
+    return metadata.is_complete and settings.population.makes_soup
 
 
 def _check_has_own_weights(peer: str, metadata: CheckpointMetadata, settings: Settings) -> None:

@@ -216,7 +216,7 @@ class Population:
         best, output = int(ranked[0]["peer"]), self._settings.population.output
         tested = self._predict("test", self.peers)
         of_all = self._one("ensemble_accuracy", best, *tested.values())
-        if output in ("uniform_soup", "greedy_soup"):
+        if self._settings.population.makes_soup:
             snapshots = self._publish(self.peers)
             self._one("make_soup", best, output, *(snapshots[row["peer"]] for row in ranked))
             tested = self._predict("test", [best])
@@ -231,7 +231,7 @@ class Population:
             "ensemble_test_accuracy": of_all,
             **self._one("cost", best),
         }
-        if output in ("uniform_soup", "greedy_soup"):  # the best peer changed
+        if self._settings.population.makes_soup:  # the best peer changed
             self._commit()
         return outcome
 

@@ -60,6 +60,11 @@ class PopulationSettings(Section):
     peers that share a core, if all cores have equally many; 1 on GPUs, with mode async and with mutual.exchange
     logits."""
 
+    @property
+    def makes_soup(self) -> bool:
+        """Whether the output is a mean of weights."""
+        return self.output in ("uniform_soup", "greedy_soup")
+
 
 class DiagnosticsSettings(Section):
     """Additional measurements after every round."""

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from graftpop.errors import SpaceError
 
@@ -112,15 +112,30 @@ def _check_integer_range(values: list[Any]) -> str | None:
     return None if values[0] < values[1] else "low must be below high"
 
 
-DOMAINS: Final[Mapping[str, Callable[[list[Any]], str | None]]] = {
-    "choice": _check_values,  # one of the values
-    "uniform": _check_range,  # a number between low and high
-    "loguniform": _check_log_range,  # a number between low and high, uniform in its logarithm
-    "quniform": _check_stepped_range,  # low, low + step, ..., high
-    "randint": _check_integer_range,  # a whole number from low to high, both included (Ray excludes high)
-    "grid": _check_values,  # each of the values, with search: grid
+class Kind(NamedTuple):
+    """One kind of domain.
+
+    Attributes:
+        meaning: one sentence for the documentation.
+        check: function from the values to the rule that they break, or None.
+        num_values: number of values; None: one or more, all different.
+    """
+
+    meaning: str
+    check: Callable[[list[Any]], str | None]
+    num_values: int | None = None
+
+
+DOMAINS: Final[Mapping[str, Kind]] = {
+    "choice": Kind("One of the values.", _check_values),
+    "uniform": Kind("[low, high]: a number between low and high.", _check_range, 2),
+    "loguniform": Kind("[low, high]: a number between low and high, uniform in its logarithm.", _check_log_range, 2),
+    "quniform": Kind(
+        "[low, high, step]: low, low + step, ..., high; low and high are multiples of step.", _check_stepped_range, 3
+    ),
+    "randint": Kind("[low, high]: a whole number, both included.", _check_integer_range, 2),  # Ray excludes high
+    "grid": Kind("Each of the values, with tune.search: grid.", _check_values),
 }
-"""Checks of the values by kind of domain; a check returns the broken rule, or None."""
 
 
 def is_domain(node: Any) -> bool:
@@ -141,7 +156,7 @@ def read_domain(node: Mapping[str, Any], where: str) -> Domain:
     ((kind, values),) = node.items()
     if not isinstance(values, list):
         raise SpaceError(f"{where}: {kind} needs a list of values, got {values!r}")
-    if reason := DOMAINS[kind](values):
+    if reason := DOMAINS[kind].check(values):
         hints = filter(None, (number_hint(value) for value in values if isinstance(value, str)))
         raise SpaceError(f"{where}: {kind} {reason}, got {values}{next(hints, '')}")
     return Domain(kind, tuple(values))

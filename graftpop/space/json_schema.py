@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from graftpop.settings import ComparisonSettings, Settings
+from graftpop.space.domains import DOMAINS
 from graftpop.space.settings_schema import Schema, class_of, number_in, schema_of, settings_schema
 from graftpop.space.space import SEARCHABLE
 from graftpop.space.variants import SECTIONS
@@ -19,24 +20,14 @@ __all__ = ["KINDS", "schema_text", "space_schema"]
 NULL: Final = {"type": "null"}
 LISTED: Final = ("choice", "grid")
 WIDTH: Final = 120
-PAIR: Final = {"type": "array", "minItems": 2, "maxItems": 2}
 KINDS: Final[Mapping[str, Schema]] = {
-    "choice": {"description": "One of the values.", "type": "array", "minItems": 1, "uniqueItems": True},
-    "grid": {
-        "description": "Each of the values, with tune.search: grid.",
+    name: {
+        "description": kind.meaning,
         "type": "array",
-        "minItems": 1,
-        "uniqueItems": True,
-    },
-    "uniform": {"description": "[low, high]: a number between low and high.", **PAIR},
-    "loguniform": {"description": "[low, high]: a number between low and high, uniform in its logarithm.", **PAIR},
-    "quniform": {
-        "description": "[low, high, step]: low, low + step, ..., high; low and high are multiples of step.",
-        "type": "array",
-        "minItems": 3,
-        "maxItems": 3,
-    },
-    "randint": {"description": "[low, high]: a whole number, both included.", **PAIR},
+        "minItems": kind.num_values or 1,
+        **({"maxItems": kind.num_values} if kind.num_values else {"uniqueItems": True}),
+    }
+    for name, kind in DOMAINS.items()
 }
 """The schema of each kind of domain, without the schema of its values."""
 

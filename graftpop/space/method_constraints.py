@@ -87,7 +87,7 @@ def _check_repr(settings: Settings, origin: Origin) -> None:
 
 
 def _check_attenuation(settings: Settings, origin: Origin) -> None:
-    attenuation, output = settings.attenuation, settings.population.output
+    attenuation, population = settings.attenuation, settings.population
     if attenuation is None:
         return
     if not attenuation.recoverable and attenuation.factor != 0:
@@ -95,8 +95,8 @@ def _check_attenuation(settings: Settings, origin: Origin) -> None:
             f"{origin('attenuation.recoverable')}: false is hard pruning and needs factor 0, got "
             f"{attenuation.factor}; set attenuation.factor: 0, or recoverable: true"
         )
-    if output in ("uniform_soup", "greedy_soup"):
+    if population.makes_soup:
         raise SpaceError(
             f"{origin('population.output')}: attenuation excludes a mean of weights, since each peer drops other "
-            f"filters, got {output}; choose best_peer or ensemble, or remove the section attenuation"
+            f"filters, got {population.output}; choose best_peer or ensemble, or remove the section attenuation"
         )

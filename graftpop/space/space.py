@@ -32,19 +32,8 @@ from graftpop.space.yaml_tree import (
 
 __all__ = ["Space", "load_space", "parse_space"]
 
-SEARCHABLE = (
-    "seed",
-    "data",
-    "model",
-    "training",
-    "population",
-    "graft",
-    "distillation",
-    "mutual",
-    "repr",
-    "attenuation",
-    "swa",
-)
+FIXED = ("name", "diagnostics", "tune", "resources")
+SEARCHABLE = tuple(name for name in Settings.model_fields if name not in FIXED)
 DEFAULT_NUM_SAMPLES = 10
 MAX_BOUNDARY_SAMPLES = 100_000  # about 4 s of validation
 
