@@ -28,7 +28,6 @@ from ray.tune.experiment import Trial
 from ray.util.metrics import Gauge
 
 from graftpop.population import Round
-from graftpop.population.round import Row
 
 __all__ = ["LABELS", "METRICS", "MetricsExport", "peer_metrics"]
 
@@ -97,7 +96,7 @@ class MetricsExport(Callback):
     def __init__(self, study: str) -> None:
         self._study = study
         self._gauges = {column: Gauge(name, text, LABELS) for name, (column, text) in METRICS.items()}
-        self._rows: dict[str, dict[int, Row]] = {}  # by trial and peer
+        self._rows: dict[str, dict[int, dict[str, Any]]] = {}  # by trial and peer
         self._ended_at: dict[str, float] = {}
         self._peers: set[tuple[str, int]] = set()
         self._set_at = -math.inf
@@ -150,7 +149,7 @@ class MetricsExport(Callback):
                 else:
                     self._log(f"Ray shows {MOST_PEERS} peers only; rounds.parquet has all")
 
-    def _set_peer(self, labels: dict[str, str], row: Row) -> None:
+    def _set_peer(self, labels: dict[str, str], row: Mapping[str, Any]) -> None:
         for column, gauge in self._gauges.items():
             if column in row:
                 try:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from graftpop.population import Event, Round
-from graftpop.population.round import Row
+from graftpop.rows import RoundRow
 
 __all__ = ["event_line", "summarize"]
 
@@ -34,7 +34,7 @@ def summarize(done: Round, previous: Mapping[str, Any], actors: Iterable[Iterabl
     }
 
 
-def images_per_s(rows: Mapping[int, Row], actors: Iterable[Iterable[int]]) -> float:
+def images_per_s(rows: Mapping[int, RoundRow], actors: Iterable[Iterable[int]]) -> float:
     """Return the images per second of all peers together; peers of one actor train one after the other.
 
     sum over peers of images / max over actors of (sum over its peers of train_s)

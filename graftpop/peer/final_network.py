@@ -9,6 +9,7 @@ from graftpop.data import Splits
 from graftpop.models.card import ModelCard
 from graftpop.models.flops import count_flops, count_parameters
 from graftpop.ops.soups import greedy_soup, uniform_soup
+from graftpop.rows import TrialRow
 from graftpop.settings import Settings
 from graftpop.training.learner import Learner
 from graftpop.training.removal import remove_dropped
@@ -63,11 +64,11 @@ class FinalNetwork:
         logits, labels = self._learner.evaluate(self._splits.val, exact=False)
         return accuracy(logits.argmax(1), labels)
 
-    def cost(self) -> dict[str, int]:
+    def cost(self) -> TrialRow:
         """Return the network's parameters and FLOPs for one image; after removal also what is left of them."""
         shape = self._splits.image_shape
         network = self._learner.network
-        cost = {"parameters": count_parameters(network), "flops": count_flops(network, shape)}
+        cost: TrialRow = {"parameters": count_parameters(network), "flops": count_flops(network, shape)}
         if self.small is not None:
             cost |= {
                 "removed_filters": self._num_removed,

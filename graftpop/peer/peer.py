@@ -5,7 +5,6 @@ Arguments and results are numbers, bytes and numpy arrays, so a peer works the s
 
 import math
 import os
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +21,12 @@ from graftpop.peer.diagnostics import Diagnostics, compare_pair
 from graftpop.peer.final_network import FinalNetwork, accuracy
 from graftpop.peer.learning import add_loss_terms, make_learner
 from graftpop.peer.state import load_state, state_bytes
+from graftpop.rows import DiagnosticRow, GraftColumns, PeerRow, TrialRow
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings
 from graftpop.training.filters import site_filters
 from graftpop.training.learner import EpochMetrics
-from graftpop.training.lockstep import Collective, CollectiveCall, as_numpy_collective, run_alone
+from graftpop.training.lockstep import CollectiveCall, as_numpy_collective, run_alone
 from graftpop.training.sites import find_sites
 from graftpop.training.snapshot import Snapshot
 
@@ -76,7 +76,7 @@ class Peer:
 
     # --- a round ---
 
-    def train(self, num_epochs: int) -> dict[str, Any] | Collective:
+    def train(self, num_epochs: int) -> PeerRow | CollectiveCall[PeerRow]:
         """Train some epochs, evaluate on the validation split, and return the peer's row of `rounds.parquet`.
 
         With logits exchanged at every batch this returns a collective, whose result is the row.
@@ -89,13 +89,13 @@ class Peer:
             return collective
         return run_alone(collective, f"peer {self._index}: trains with a collective, but has no mutual term")
 
-    def _train(self, num_epochs: int) -> Collective:
+    def _train(self, num_epochs: int) -> CollectiveCall[PeerRow]:
         self._epochs.clear()
         for _ in range(num_epochs):
             yield from self._train_epoch()
         return self._measured()
 
-    def _measured(self) -> dict[str, Any]:
+    def _measured(self) -> PeerRow:
         """Evaluate the network on the validation split, in the training precision, and return the peer's row."""
         epochs = self._epochs
         if self._learner.epoch == self._settings.num_epochs:
@@ -139,7 +139,7 @@ class Peer:
                 f"{done.loss:g} at a learning rate of {done.lr:g}; choose a lower training.lr"
             )
 
-    def reseed(self, donor: Snapshot, num_epochs: int) -> dict[str, Any]:
+    def reseed(self, donor: Snapshot, num_epochs: int) -> PeerRow:
         """Replace diverged weights by a donor's, without momentum, and return the peer's row.
 
         The row has the donor's validation results and the diverged epoch's training loss.
@@ -159,7 +159,7 @@ class Peer:
         """
         return self._grafting.publish(self._index, self._entropies, self._predicted)
 
-    def graft(self, *donors: Snapshot) -> dict[str, list[Any]]:
+    def graft(self, *donors: Snapshot) -> GraftColumns:
         """Blend a donor's snapshot, or the mean of several, into the weights.
 
         Returns:
@@ -181,7 +181,7 @@ class Peer:
             "num_invalid_after": after.tolist(),
         }
 
-    def compare(self, *snapshots: Snapshot) -> list[dict[str, Any]]:
+    def compare(self, *snapshots: Snapshot) -> list[DiagnosticRow]:
         """Return the diagnostics of pairs of peers: the first snapshot with each of the others."""
         own, *others = snapshots
         return [
@@ -226,7 +226,7 @@ class Peer:
         """See `FinalNetwork.make_soup`."""
         self._final.make_soup(kind, snapshots)
 
-    def cost(self) -> dict[str, int]:
+    def cost(self) -> TrialRow:
         """See `FinalNetwork.cost`."""
         return self._final.cost()
 

@@ -6,6 +6,7 @@ This folder knows neither Ray nor files. Imports go `population` -> `recovery`, 
 
 from graftpop.population.group import Calls, Group, LocalGroup
 from graftpop.population.population import Population
-from graftpop.population.round import Event, Round
+from graftpop.population.round import Round
+from graftpop.rows import Event
 
 __all__ = ["Calls", "Event", "Group", "LocalGroup", "Population", "Round"]

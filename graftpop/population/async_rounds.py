@@ -18,7 +18,7 @@ from graftpop.population.deadlines import Deadlines
 from graftpop.population.donors import donors_among, reseeding_donor
 from graftpop.population.group import Group, ResultMode
 from graftpop.population.roster import SECONDS_BETWEEN_STARTS, Roster
-from graftpop.population.round import Event, Row
+from graftpop.rows import Event, PeerRow
 from graftpop.settings import Settings
 
 __all__ = ["AsyncRounds", "PeerRound"]
@@ -51,7 +51,7 @@ class Published(NamedTuple):
 class PeerRound:
     """One peer's results of one round: its row, the columns of its exchange, and a handle of its state."""
 
-    row: Row
+    row: PeerRow
     grafts: Mapping[str, list[Any]]
     state: Any
 
@@ -203,7 +203,7 @@ class AsyncRounds:
 
     def _reseed(
         self, peer: int, number: int, error: PeerDiverged, num_epochs: int
-    ) -> Generator[PeerCall | None, Any, Row]:
+    ) -> Generator[PeerCall | None, Any, PeerRow]:
         """Give a diverged peer its donor's newest weights; return its row."""
         if not self._settings.exchanges or len(self._roster.peers) == 1:
             raise error
@@ -218,7 +218,7 @@ class AsyncRounds:
             if taken is not None:
                 del self._diverged[peer]
                 self._on_event(Event(number, peer, "reseeded", f"{error}; took the weights of peer {donor}"))
-                row: Row = taken[0]
+                row: PeerRow = taken[0]
                 return row
 
     def _call_with_snapshots(

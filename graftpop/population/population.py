@@ -17,7 +17,8 @@ from graftpop.population.donors import donors_among, reseeding_donor
 from graftpop.population.group import Group
 from graftpop.population.recovery import PeersLeft, Recovery, ResultRef
 from graftpop.population.roster import Roster
-from graftpop.population.round import Event, Round, Row
+from graftpop.population.round import Round
+from graftpop.rows import Event, PeerRow, TrialRow
 from graftpop.settings import Settings
 
 __all__ = ["Population"]
@@ -120,7 +121,7 @@ class Population:
             )
         num_epochs = settings.epochs_of_round(number)
         trained = self._call_all("train", num_epochs)
-        rows: dict[int, Row] = {peer: row for peer, row in trained.items() if not isinstance(row, PeerDiverged)}
+        rows: dict[int, PeerRow] = {peer: row for peer, row in trained.items() if not isinstance(row, PeerDiverged)}
         done = Round(number, number == settings.num_rounds, list(rows.values()))
         grafts = settings.exchanges_after(number) and len(rows) > 1
         compares = settings.diagnostics.pairs and len(rows) > 1
@@ -191,7 +192,7 @@ class Population:
             row = self._recovery.call("reseed", {peer: (snapshots[donor], num_epochs)})[peer]
             done.peers.append(row)
             self._on_event(Event(done.round, peer, "reseeded", f"{error}; took the weights of peer {donor}"))
-        done.peers.sort(key=lambda row: int(row["peer"]))
+        done.peers.sort(key=lambda row: row["peer"])
 
     def _publish(self, peers: Iterable[int]) -> dict[int, ResultRef]:
         return self._recovery.call("publish", dict.fromkeys(peers, ()), result_mode="ref")
@@ -224,16 +225,15 @@ class Population:
         val_accuracy = ranked[0]["val_accuracy"]
         if output != "best_peer":  # the round has the best peer's
             val_accuracy = self._one("ensemble_accuracy", best, *self._predict("val", members).values())
-        outcome = {
-            "best_peer": best,
+        outcome: TrialRow = {
             "val_accuracy": val_accuracy,
             "test_accuracy": self._one("ensemble_accuracy", best, *(tested[peer] for peer in members)),
             "ensemble_test_accuracy": of_all,
-            **self._one("cost", best),
         }
+        outcome |= self._one("cost", best)
         if self._settings.population.makes_soup:  # the best peer changed
             self._commit()
-        return outcome
+        return {"best_peer": best, **outcome}
 
     def _predict(self, split: str, peers: Iterable[int]) -> dict[int, ResultRef]:
         return self._recovery.call("predict", dict.fromkeys(peers, (split,)), result_mode="ref")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from graftpop.errors import PeerError, PopulationLost
 from graftpop.population.group import Group
-from graftpop.population.round import Event
+from graftpop.rows import Event
 from graftpop.settings import PopulationSettings
 
 __all__ = ["Roster"]

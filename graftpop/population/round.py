@@ -1,34 +1,12 @@
-"""The results of one round, and the events of a population."""
+"""The results of one round."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-__all__ = ["Event", "Round", "Row"]
+from graftpop.rows import DiagnosticRow, PeerRow
 
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Event:
-    """A failure that a population survived.
-
-    Attributes:
-        round: number of the round, from 1; 0 is before the first.
-        peer: the peer; None for all peers.
-        event: `lost` (its process died or timed out), `replaced` (it is back in its last state), `left` (the others
-            continue without it), `reseeded` (its loss was not finite; it took its donor's weights), and for the trial
-            `checkpoint_skipped` (damaged, or ahead of the trial that was to adopt it) and `storage_away` (nothing could
-            be written for a while).
-        cause: one line.
-        took_s: seconds until it continued, if known.
-    """
-
-    round: int
-    peer: int | None
-    event: Literal["lost", "replaced", "left", "reseeded", "checkpoint_skipped", "storage_away"]
-    cause: str
-    took_s: float | None = None
+__all__ = ["Round"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +23,9 @@ class Round:
 
     round: int
     is_last: bool
-    peers: list[Row]
+    peers: list[PeerRow]
     grafts: dict[str, list[Any]] = field(default_factory=dict)
-    diagnostics: list[Row] = field(default_factory=list)
+    diagnostics: list[DiagnosticRow] = field(default_factory=list)
 
     def add_grafts(self, by_receiver: Iterable[Mapping[str, list[Any]]]) -> None:
         """Append the columns of some receivers, one receiver after the other."""
@@ -70,9 +48,9 @@ class Round:
     @property
     def best_peer(self) -> int:
         """The peer with the highest validation accuracy; the lowest number among equals."""
-        return int(max(self.peers, key=lambda row: row["val_accuracy"])["peer"])
+        return max(self.peers, key=lambda row: row["val_accuracy"])["peer"]
 
     @property
     def val_accuracy(self) -> float:
         """The population's validation accuracy: its best peer's."""
-        return float(max(row["val_accuracy"] for row in self.peers))
+        return max(row["val_accuracy"] for row in self.peers)

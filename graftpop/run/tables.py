@@ -11,104 +11,43 @@ import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import Any, Final, get_args, get_type_hints
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from graftpop.errors import CheckpointError
 from graftpop.population import Event, Round
+from graftpop.rows import ROWS, EventName
 from graftpop.run.storage import Folder, unreachable
 from graftpop.run.throttle import Throttle
 
-__all__ = ["EVENTS_SCHEMA", "GRAFTS_SCHEMA", "DIAGNOSTICS_SCHEMA", "ROUNDS_SCHEMA", "RunFolder", "TrialRecords"]
+__all__ = ["SCHEMAS", "RunFolder", "TrialRecords"]
 
-ROUNDS_SCHEMA = pa.schema(
-    [
-        ("trial_id", pa.string()),
-        ("round", pa.int64()),
-        ("epoch", pa.int64()),
-        ("peer", pa.int64()),
-        ("lr", pa.float64()),
-        ("train_loss", pa.float64()),
-        ("train_accuracy", pa.float64()),
-        ("val_loss", pa.float64()),
-        ("val_accuracy", pa.float64()),
-        ("num_invalid_filters", pa.int64()),
-        ("mean_entropy_nats", pa.float64()),
-        ("images_per_s", pa.float64()),
-        ("train_images", pa.int64()),
-        ("train_s", pa.float64()),
-        ("exchange_s", pa.float64()),
-    ]
-)
-"""One row per trial, round and peer."""
+_TYPES: Final = {
+    int: pa.int64(),
+    float: pa.float64(),
+    str: pa.string(),
+    EventName: pa.string(),
+    datetime: pa.timestamp("ms", "UTC"),
+}
 
-GRAFTS_SCHEMA = pa.schema(
-    [
-        ("trial_id", pa.string()),
-        ("round", pa.int64()),
-        ("receiver", pa.int64()),
-        ("donor", pa.int64()),
-        ("site", pa.string()),
-        ("receiver_entropy_nats", pa.float64()),
-        ("donor_entropy_nats", pa.float64()),
-        ("alpha", pa.float64()),
-        ("num_invalid_before", pa.int64()),
-        ("num_invalid_after", pa.int64()),
-        ("staleness", pa.int64()),
-    ]
-)
-"""One row per trial, round, receiver and site.
 
-The donor is -1 if it is the mean of several peers. `staleness` is the receiver's round minus the snapshot's round,
-below 0 if the donor was ahead; of several donors it is that of the oldest snapshot.
-"""
+def _schema(row: type) -> pa.Schema:
+    """Return the schema of a table: `trial_id`, and a column per field, whose type T may be `T | None` or `list[T]`."""
+    kinds = {name: kind if kind in _TYPES else get_args(kind)[0] for name, kind in get_type_hints(row).items()}
+    return pa.schema({"trial_id": pa.string(), **{name: _TYPES[kind] for name, kind in kinds.items()}})
 
-DIAGNOSTICS_SCHEMA = pa.schema(
-    [
-        ("trial_id", pa.string()),
-        ("round", pa.int64()),
-        ("peer", pa.int64()),
-        ("other", pa.int64()),
-        ("diagnostic", pa.string()),
-        ("value", pa.float64()),
-    ]
-)
-"""One row per trial, round, peer and diagnostic; `other` is the second peer of a diagnostic that compares two."""
 
-EVENTS_SCHEMA = pa.schema(
-    [
-        ("trial_id", pa.string()),
-        ("at", pa.timestamp("ms", "UTC")),
-        ("round", pa.int64()),
-        ("peer", pa.int64()),
-        ("event", pa.string()),
-        ("cause", pa.string()),
-        ("took_s", pa.float64()),
-    ]
-)
-"""One row per event, in order of time; see `graftpop.population.Event`."""
+SCHEMAS: Final = {name: _schema(row) for name, row in ROWS.items()}
+"""The schema of each table; `trials.parquet` also has the status and the searched keys."""
 
-_TABLES = {"rounds": ROUNDS_SCHEMA, "grafts": GRAFTS_SCHEMA, "diagnostics": DIAGNOSTICS_SCHEMA, "events": EVENTS_SCHEMA}
+_RECORDS: Final = {name: schema for name, schema in SCHEMAS.items() if name != "trials"}
+"""The tables that trials write."""
+
 SHARE_OF_JOINING = 0.05
 """Largest share of the driver's time that joining may take."""
-
-_TRIAL_COLUMNS = {
-    "val_accuracy": pa.float64(),
-    "test_accuracy": pa.float64(),
-    "ensemble_test_accuracy": pa.float64(),
-    "num_peers": pa.int64(),
-    "epochs": pa.int64(),
-    "train_images": pa.int64(),
-    "wall_s": pa.float64(),
-    "parameters": pa.int64(),
-    "flops": pa.int64(),
-    "removed_filters": pa.int64(),
-    "parameters_left": pa.int64(),
-    "flops_left": pa.int64(),
-}
 
 
 class TrialRecords:
@@ -122,27 +61,27 @@ class TrialRecords:
     def __init__(self, folder: Folder, trial_id: str) -> None:
         self._folder = folder
         self._trial_id = trial_id
-        self._tables = {name: schema.empty_table() for name, schema in _TABLES.items()}
+        self._tables = {name: schema.empty_table() for name, schema in _RECORDS.items()}
 
     def add_round(self, done: Round) -> None:
         """Add a round; `write` makes it visible to other processes."""
         rounds = [{"trial_id": self._trial_id, **row} for row in done.peers]
         grafts = {"trial_id": [self._trial_id] * len(done.grafts.get("site", [])), **done.grafts}
         diagnostics = [{"trial_id": self._trial_id, **row} for row in done.diagnostics]
-        self._add("rounds", pa.Table.from_pylist(rounds, ROUNDS_SCHEMA))
+        self._add("rounds", pa.Table.from_pylist(rounds, SCHEMAS["rounds"]))
         if done.grafts:
-            self._add("grafts", pa.Table.from_pydict(grafts, GRAFTS_SCHEMA))
-        self._add("diagnostics", pa.Table.from_pylist(diagnostics, DIAGNOSTICS_SCHEMA))
+            self._add("grafts", pa.Table.from_pydict(grafts, SCHEMAS["grafts"]))
+        self._add("diagnostics", pa.Table.from_pylist(diagnostics, SCHEMAS["diagnostics"]))
 
     def add_event(self, event: Event) -> None:
-        """Add an event, at the current time; `write` or `write_events` makes it visible to other processes."""
-        row = {"trial_id": self._trial_id, "at": datetime.now(UTC), **asdict(event)}
-        self._add("events", pa.Table.from_pylist([row], EVENTS_SCHEMA))
+        """Add an event; `write` or `write_events` makes it visible to other processes."""
+        row = {"trial_id": self._trial_id, **asdict(event)}
+        self._add("events", pa.Table.from_pylist([row], SCHEMAS["events"]))
 
     def restart_after(self, round: int) -> None:
         """Read the records of an earlier process up to a round, and all its events; drop later rounds."""
         taken = {}
-        for name, schema in _TABLES.items():
+        for name, schema in _RECORDS.items():
             if self._folder.exists(self._file(name)):
                 table = self._folder.read_table(self._file(name), schema)
                 taken[name] = table if name == "events" else table.filter(pc.less_equal(table["round"], round))
@@ -167,7 +106,7 @@ class TrialRecords:
 
     def _write(self, name: str) -> None:
         self._folder.create()
-        self._folder.write_tables(self._file(name), [self._tables[name]], _TABLES[name])
+        self._folder.write_tables(self._file(name), [self._tables[name]], _RECORDS[name])
 
     def _add(self, name: str, rows: pa.Table) -> None:
         self._tables[name] = pa.concat_tables([self._tables[name], rows]).combine_chunks()
@@ -266,7 +205,7 @@ class RunFolder:
             CheckpointError: the file is damaged.
         """
         if not self.exists(f"{name}.parquet"):
-            return _TABLES.get(name, pa.schema({"trial_id": pa.string(), **_TRIAL_COLUMNS})).empty_table()
+            return SCHEMAS[name].empty_table()
         return self._folder.read_table(
             f"{name}.parquet", only=None if trial_ids is None else ("trial_id", trial_ids), columns=columns
         )
@@ -286,7 +225,8 @@ class RunFolder:
             rows: one per trial.
             searched: column types of the searched keys; values of a text column are converted to text.
         """
-        schema = pa.schema({"trial_id": pa.string(), "status": pa.string(), **searched, **_TRIAL_COLUMNS})
+        trial_id, *figures = SCHEMAS["trials"]
+        schema = pa.schema([trial_id, ("status", pa.string()), *searched.items(), *figures])
         text = [key for key, kind in searched.items() if kind == pa.string()]
         rows = [row | {key: None if row[key] is None else str(row[key]) for key in text} for row in rows]
         self._folder.write_tables("trials.parquet", [pa.Table.from_pylist(rows, schema)], schema)
@@ -304,7 +244,7 @@ class RunFolder:
     def _join(self, trial_ids: Sequence[str]) -> None:
         records = self.of_trials("records")
         there = set(records.names())
-        for name, schema in _TABLES.items():
+        for name, schema in _RECORDS.items():
             parts = (f"{trial_id}.{name}.parquet" for trial_id in trial_ids)
             tables = (records.read_table(part, schema) for part in parts if part in there)
             self._folder.write_tables(f"{name}.parquet", tables, schema)

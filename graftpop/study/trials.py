@@ -9,6 +9,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from graftpop.errors import CheckpointError
+from graftpop.rows import TrialRow
 from graftpop.space import Domain
 
 __all__ = [
@@ -66,23 +67,11 @@ class Trial:
 
     def row(self) -> dict[str, Any]:
         """Return the trial's row of `trials.parquet`."""
-        measured = (
-            "val_accuracy",
-            "test_accuracy",
-            "ensemble_test_accuracy",
-            "num_peers",
-            "train_images",
-            "parameters",
-            "flops",
-            "removed_filters",
-            "parameters_left",
-            "flops_left",
-        )
         return {
             "trial_id": self.trial_id,
             "status": self.status,
             **self.sample,
-            **{name: self.result.get(name) for name in measured},
+            **{name: self.result.get(name) for name in TrialRow.__annotations__},
             "epochs": self.result.get("epoch", 0),
             "wall_s": self.wall_s,
         }

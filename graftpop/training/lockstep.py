@@ -16,14 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["CollectiveCall", "Collective", "run_alone", "as_numpy_collective"]
+__all__ = ["CollectiveCall", "run_alone", "as_numpy_collective"]
 
 Result = TypeVar("Result")
 CollectiveCall: TypeAlias = Generator[NDArray[np.float32], NDArray[np.float32], Result]
 """Yields an array, is sent the arrays of all K peers stacked along a new first dimension, and returns a result."""
-
-Collective: TypeAlias = CollectiveCall[dict[str, Any]]
-"""A `CollectiveCall` that returns a dictionary: a method of a peer, run by all peers in lockstep."""
 
 
 def run_alone(collective: Generator[Any, Any, Result], otherwise: str) -> Result:

@@ -42,7 +42,7 @@ ray_test = pytest.mark.ray
 # one round
 
 
-def round_of(*peers: dict[str, Any], **grafts: list[Any]) -> Round:
+def round_of(*peers: Any, **grafts: list[Any]) -> Round:
     return Round(3, False, list(peers), grafts)
 
 

@@ -11,7 +11,7 @@ from graftpop.population import Event, Round
 from graftpop.run.tables import RunFolder, TrialRecords
 
 
-def row(peer: int, **changes: Any) -> dict[str, Any]:
+def row(peer: int, **changes: Any) -> Any:
     return {
         "peer": peer,
         "epoch": 2,

@@ -17,10 +17,11 @@ from graftpop.errors import PeerDiverged
 from graftpop.models.network_file import rebuilt_network, split_peer_file
 from graftpop.peer.components import Components
 from graftpop.peer.peer import Peer
+from graftpop.rows import PeerRow
 from graftpop.settings import Settings
 
 
-def trained(peer: Peer, num_epochs: int = 1) -> dict[str, Any]:
+def trained(peer: Peer, num_epochs: int = 1) -> PeerRow:
     row = peer.train(num_epochs)
     assert isinstance(row, dict)
     return row
@@ -128,7 +129,7 @@ def test_graft_records_one_value_per_site_before_and_after(level: str) -> None:
     receiver = peer_with(with_zero_filters, Standstill, graft={"level": level, "alpha": 0.5})
     donor = peer_with(TwoSites, Standstill, graft={"level": level, "alpha": 0.5})
     trained(receiver), trained(donor)
-    columns = receiver.graft(donor.publish())
+    columns: dict[str, Any] = {**receiver.graft(donor.publish())}
     assert {name: len(values) for name, values in columns.items()} == dict.fromkeys(columns, 2)
     assert columns["site"] == ["conv1", "conv2"]
     assert columns["alpha"] == [0.5, 0.5]

@@ -19,7 +19,7 @@ from graftpop.__main__ import app
 from graftpop.reporting import LiveReport
 from graftpop.reporting.configuration import configuration_sentences
 from graftpop.run.storage import Folder
-from graftpop.run.tables import GRAFTS_SCHEMA, RunFolder
+from graftpop.run.tables import SCHEMAS, RunFolder
 from graftpop.settings import Settings
 from graftpop.space import parse_space
 
@@ -201,7 +201,7 @@ def test_text_from_tables_and_spaces_is_escaped() -> None:
 def description(grafts: Sequence[Mapping[str, Any]] = (), **sections: Any) -> str:
     """Return the report's description of a configuration, in lower case."""
     settings = Settings.model_validate({"training": {"epochs": 2}, **sections})
-    return " ".join(configuration_sentences(settings, pa.Table.from_pylist(list(grafts), GRAFTS_SCHEMA))).lower()
+    return " ".join(configuration_sentences(settings, pa.Table.from_pylist(list(grafts), SCHEMAS["grafts"]))).lower()
 
 
 def test_description_gives_peers_epochs_rounds_and_alpha() -> None:

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ TRIALS = COLUMNS["trials"][1:]  # without trial_id
 
 def round_of(number: int, attempt: int = 0, *, is_last: bool = False) -> Round:
     """Return a round whose train_loss and alpha are the number of the attempt."""
-    peers = [
+    peers: list[Any] = [
         {
             "round": number,
             "epoch": number,
@@ -170,6 +171,10 @@ def test_events_are_written_before_their_round_completes(tmp_path: Path) -> None
     records.write_events()
     assert columns_of(tmp_path / "a.events.parquet", "round", "peer", "event") == [(2, 1, "lost")]
     assert {number for (number,) in columns_of(tmp_path / "a.rounds.parquet", "round")} == {1}
+
+
+def test_events_have_their_time_in_utc() -> None:
+    assert Event(2, 1, "lost", "killed").at.utcoffset() == timedelta(0)
 
 
 def test_last_round_adds_no_grafts(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ LAYERS = (
     ("data",),
     ("settings", "ops"),
     ("seeds",),
+    ("rows",),
     ("errors",),
 )
 """Modules and folders of graftpop from top to bottom; each may import from layers below and from its own folder."""

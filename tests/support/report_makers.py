@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from graftpop.reporting.run_page import Tables, report_html
-from graftpop.run.tables import DIAGNOSTICS_SCHEMA, EVENTS_SCHEMA, GRAFTS_SCHEMA, ROUNDS_SCHEMA
+from graftpop.run.tables import SCHEMAS
 
 SPACE = """
 name: made-up
@@ -111,10 +111,10 @@ def page(
                 pa.Table.from_pylist(list(rows), schema)
                 for rows, schema in (
                     (trials, _schema(trials, list(columns))),
-                    (rounds, ROUNDS_SCHEMA),
-                    (grafts, GRAFTS_SCHEMA),
-                    (diagnostics, DIAGNOSTICS_SCHEMA),
-                    (events, EVENTS_SCHEMA),
+                    (rounds, SCHEMAS["rounds"]),
+                    (grafts, SCHEMAS["grafts"]),
+                    (diagnostics, SCHEMAS["diagnostics"]),
+                    (events, SCHEMAS["events"]),
                 )
             )
         ),

@@ -1,0 +1,130 @@
+"""The columns of a run's tables: their names, types and meanings.
+
+The schemas (`run/tables.py`) and the tables of docs/records.md are derived from these classes. Every table begins with
+`trial_id`, which is added when it is written; `trials` also has the status and the searched keys.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal, NotRequired, TypedDict
+
+__all__ = ["ROWS", "DiagnosticRow", "Event", "EventName", "GraftColumns", "PeerRow", "RoundRow", "TrialRow"]
+
+
+class TrialRow(TypedDict, total=False):
+    """The figures of a trial; those not measured yet are absent."""
+
+    val_accuracy: Annotated[float, "validation accuracy of the population's output after the last completed round"]
+    test_accuracy: Annotated[float, "test accuracy of the output; empty until the trial is completed"]
+    ensemble_test_accuracy: Annotated[float, "test accuracy of the mean of all peers' probabilities"]
+    num_peers: Annotated[int, "peers in the last round; fewer than at the start if some were lost for good"]
+    epochs: Annotated[int, "epochs that each peer trained"]
+    train_images: Annotated[int, "images trained on by all peers together, including teachers of the trial"]
+    wall_s: Annotated[float, "seconds that the trial ran"]
+    parameters: Annotated[int, "parameters of one network"]
+    flops: Annotated[int, "FLOPs of one network for one image"]
+    removed_filters: Annotated[int, "filters cut out of the best peer at the end; empty without removal"]
+    parameters_left: Annotated[int, "its parameters after removal"]
+    flops_left: Annotated[int, "its FLOPs for one image after removal"]
+
+
+class RoundRow(TypedDict):
+    """One peer's results of one round; the population adds the round and the seconds of the exchange."""
+
+    round: Annotated[NotRequired[int], "from 1"]
+    epoch: Annotated[int, "epochs that the peer has trained so far"]
+    peer: Annotated[int, "from 0"]
+    lr: Annotated[float, "learning rate at the start of the round's last epoch"]
+    train_loss: Annotated[float, "mean loss of the round's last epoch"]
+    train_accuracy: Annotated[float, "accuracy of the round's last epoch, on augmented images"]
+    val_loss: Annotated[float, "cross entropy on the validation split before the exchange"]
+    val_accuracy: Annotated[float, "accuracy on the validation split before the exchange"]
+    num_invalid_filters: Annotated[int, "filters of all sites with an L1 norm below 0.1, before the exchange"]
+    mean_entropy_nats: Annotated[float, "mean of the entropies of the sites' weights"]
+    images_per_s: Annotated[float, "training speed, without validation and exchange"]
+    train_images: Annotated[
+        int, "images that the peer trained on in this round; the first round includes its teachers'"
+    ]
+    train_s: Annotated[float, "seconds of training"]
+    exchange_s: Annotated[NotRequired[float], "seconds of the whole population's exchange; 0 without one"]
+
+
+class PeerRow(RoundRow):
+    """A row of a round with the peer's diagnostics, until `Round.complete` moves them to rows of their own."""
+
+    diagnostics: NotRequired[list[tuple[str, float]]]
+
+
+class GraftColumns(TypedDict):
+    """The columns of an exchange, one value per receiver and site; the population adds the round and the staleness."""
+
+    round: Annotated[NotRequired[list[int]], "round that the exchange followed"]
+    receiver: Annotated[list[int], "the peer whose weights changed"]
+    donor: Annotated[list[int], "the peer whose snapshot it got; -1 for the mean of several"]
+    site: Annotated[list[str], "name of the convolution"]
+    receiver_entropy_nats: Annotated[list[float], "entropy of the receiver's weights at this site before the exchange"]
+    donor_entropy_nats: Annotated[list[float], "entropy of the donor's weights"]
+    alpha: Annotated[
+        list[float],
+        "share of its own weights that the receiver kept; with `graft.level: filter` the mean over the filters",
+    ]
+    num_invalid_before: Annotated[
+        list[int], "filters of the receiver's site with an L1 norm below 0.1, before the exchange"
+    ]
+    num_invalid_after: Annotated[list[int], "the same after the exchange"]
+    staleness: Annotated[
+        NotRequired[list[int]],
+        "rounds by which the snapshot is older than the receiver, negative if the donor was ahead; "
+        "the oldest of several snapshots counts",
+    ]
+
+
+class DiagnosticRow(TypedDict):
+    """One diagnostic of a peer after a round; the population adds the round."""
+
+    round: Annotated[NotRequired[int], "from 1"]
+    peer: Annotated[int, "the peer"]
+    other: Annotated[int | None, "the second peer of a comparison of two; otherwise empty"]
+    diagnostic: Annotated[
+        str,
+        "`network_information_nats`, the sum of the sites' entropies; "
+        "`num_filters_below_T` for every `diagnostics.thresholds`; "
+        "`density_valid` and `density_invalid` with `diagnostics.density_of`; "
+        "`distance` and `disagreement` with `diagnostics.pairs`",
+    ]
+    value: Annotated[
+        float, "the value, in the unit of its diagnostic; a disagreement is a share of the validation images"
+    ]
+
+
+EventName = Literal["lost", "replaced", "left", "reseeded", "checkpoint_skipped", "storage_away"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A failure that a population survived."""
+
+    at: Annotated[datetime, "time in UTC"] = field(init=False, compare=False, default_factory=lambda: datetime.now(UTC))
+    round: Annotated[int, "round, from 1; 0 is before the first"]
+    peer: Annotated[int | None, "the peer; empty for all"]
+    event: Annotated[
+        EventName,
+        "`lost` (its process died or timed out), `replaced` (it is back in its last state), "
+        "`left` (the others continue without it), "
+        "`reseeded` (its loss was not finite; it took its donor's weights), "
+        "`checkpoint_skipped` (damaged, or ahead of the trial that was to adopt it), "
+        "`storage_away` (nothing could be written for a while)",
+    ]
+    cause: Annotated[str, "cause in one line"]
+    took_s: Annotated[float | None, "seconds until it continued, if known"] = None
+
+
+ROWS: Final[Mapping[str, type]] = {
+    "trials": TrialRow,
+    "rounds": RoundRow,
+    "grafts": GraftColumns,
+    "diagnostics": DiagnosticRow,
+    "events": Event,
+}
+"""The class of each table's columns."""
