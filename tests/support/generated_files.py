@@ -1,7 +1,10 @@
-"""Files generated from the settings; `python tests/support/generated_files.py` rewrites them."""
+"""Files generated from the settings and the rows; `python tests/support/generated_files.py` rewrites them."""
 
+import re
 from pathlib import Path
+from typing import get_type_hints
 
+from graftpop.rows import ROWS
 from graftpop.space.commented_yaml import commented_yaml
 from graftpop.space.json_schema import schema_text, space_schema
 from graftpop.space.key_reference import keys_markdown
@@ -19,8 +22,20 @@ def generated_files() -> dict[str, str]:
     return {
         "search_spaces/cifar.yaml": commented_yaml(tree, head=cifar.partition("\n\n")[0]),
         "docs/keys.md": keys_markdown(),
+        "docs/records.md": _records_page(),
         "search_spaces/schema.json": f"{schema_text(space_schema())}\n",
     }
+
+
+def _records_page() -> str:
+    """Return docs/records.md with the columns of the rows below its own lines of IDs, statuses and searched keys."""
+    page = (ROOT / "docs/records.md").read_text(encoding="utf-8")
+    for name, row in ROWS.items():
+        hints = get_type_hints(row, include_extras=True)
+        columns = "".join(f"| `{column}` | {hint.__metadata__[0]} |\n" for column, hint in hints.items())
+        own = rf"\n## {name}\.parquet\n.*?\| `trial_id` .*?\n(?:\| `status` .*?\n\| \*searched keys\* .*?\n)?"
+        page = re.sub(rf"({own})(?:\|.*?\n)*", r"\1" + columns, page, flags=re.DOTALL)
+    return page
 
 
 if __name__ == "__main__":
