@@ -8,6 +8,7 @@ from typing import Any, Final
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
+from graftpop.rows import TrialRow
 from graftpop.run.background_worker import BackgroundWorker
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space
@@ -18,22 +19,12 @@ __all__ = ["Tracker"]
 
 FIGURES: Final = (
     "epoch",
-    "val_accuracy",
     "mean_val_accuracy",
     "train_loss",
     "num_invalid_filters",
     "images_per_s",
-    "train_images",
     "exchange_s",
-    "wall_s",
-    "num_peers",
-    "test_accuracy",
-    "ensemble_test_accuracy",
-    "parameters",
-    "flops",
-    "removed_filters",
-    "parameters_left",
-    "flops_left",
+    *TrialRow.__annotations__,
 )
 """Columns of a round's report that trackers get; test results come with the last round."""
 
