@@ -464,3 +464,26 @@ def test_grafted_weights_lie_between_receiver_and_merged_donors() -> None:
         value = receiver.state_dict()[name]
         assert ((low - 1e-6 <= value) & (value <= high + 1e-6)).all(), name
         assert not torch.equal(value, ours[name]), name
+
+
+@pytest.mark.parametrize("criterion", ["entropy", "l1"])
+def test_alphas_sum_to_one_with_another_number_of_bins(criterion: str) -> None:
+    pair = [
+        grafting(trained_looking("resnet8", seed), level="filter", criterion=criterion, c=1.0, num_bins=4)
+        for seed in (1, 2)
+    ]
+    first, second = (peer.publish(index, peer.entropies(), NOTHING) for index, peer in enumerate(pair))
+    there, back = pair[0].alpha(pair[0].entropies(), second), pair[1].alpha(pair[1].entropies(), first)
+    assert torch.allclose(there + back, torch.ones_like(there), atol=1e-12)
+
+
+def test_alpha_of_width_1_reaches_0_and_1() -> None:
+    _, _, alpha = exchange(trained_looking("resnet8", 1), trained_looking("resnet8", 2), A=1.0, c=1e12)
+    assert {round(share, 6) for share in alpha} == {0.0, 1.0}
+
+
+def test_copy_takes_integer_buffers_too() -> None:
+    receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
+    theirs = grafting(donor)
+    grafting(receiver).copy_from_(theirs.publish(1, theirs.entropies(), NOTHING))
+    assert same_bits(receiver.state_dict(), donor.state_dict())

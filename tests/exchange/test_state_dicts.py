@@ -103,9 +103,13 @@ def test_other_entries_take_the_alpha_of_their_convolution() -> None:
     assert kept == pytest.approx({name: 0.0 if name < "2" or "num" in name else 1.0 for name in kept}, abs=1e-6)
 
 
-def test_half_precision_is_kept() -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_kept(dtype: torch.dtype) -> None:
     receiver, donor = (
-        {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in network.state_dict().items()}
+        {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in network.state_dict().items()
+        }
         for network in pair("resnet8")
     )
     grafted = graftpop.graft(receiver, donor)
@@ -160,3 +164,20 @@ def test_state_dict_without_a_convolution_is_refused() -> None:
     state = nn.Linear(4, 2).state_dict()
     with pytest.raises(ModelError, match=r"convolution.*got none"):
         graftpop.graft(state, state)
+
+
+def test_entries_of_a_later_module_out_of_order_are_refused() -> None:
+    receiver, donor = (dict(network.state_dict()) for network in pair("resnet8"))
+    for state in (receiver, donor):
+        state["layer1.0.bn1.weight"] = state.pop("layer1.0.bn1.weight")
+    with pytest.raises(ModelError, match=r"order.*got 'layer1\.0\.bn1\.bias' before its weight"):
+        graftpop.graft(receiver, donor)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_single_weight_that_is_not_finite_is_refused(value: str) -> None:
+    receiver, donor = (dict(network.state_dict()) for network in pair("resnet8"))
+    receiver["conv1.weight"] = receiver["conv1.weight"].clone()
+    receiver["conv1.weight"][0, 0, 0, 0] = float(value)
+    with pytest.raises(ModelError, match=r"the receiver's 'conv1\.weight' must be finite"):
+        graftpop.graft(receiver, donor)

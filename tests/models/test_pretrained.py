@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError, GraftpopError, ModelError
-from graftpop.models import build
+from graftpop.models import build, pretrained
 from graftpop.models.pretrained import load_teacher
 from graftpop.models.weight_file import read_weights
 from graftpop.seeds import seeded
@@ -373,6 +374,7 @@ def test_weights_of_torchvision_use_the_normalization_of_imagenet(torch_cache: P
     pixels = images(2, 3, 32, 32)
     plain = load(1000, (3, 32, 32), *IMAGENET, model=f"torchvision:{name}", pretrained=True)
     assert same_bits(plain.state_dict(), network.state_dict())
+    assert not any(module.training for module in plain.modules())
     teacher = load(1000, (3, 32, 32), model=f"torchvision:{name}", pretrained=True)
     torch.testing.assert_close(logits(teacher, pixels), logits(network, pixels, *IMAGENET), rtol=1e-4, atol=1e-4)
 
@@ -392,6 +394,15 @@ def test_undownloadable_weights_are_named(torch_cache: Path) -> None:
     assert message.startswith(f"{WHERE}.pretrained: torchvision:resnet18: ")
     assert "<urlopen error " in message
     assert "checkpoint" in message.rpartition("; ")[2]
+
+
+def test_download_that_hangs_times_out(torch_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "SOCKET_LIMIT_S", 0.2)
+    monkeypatch.setattr("urllib.request._opener", None)  # it remembers an earlier test's proxy
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections wait to be accepted
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert "timed out" in failure(ModelError, 1000, model="torchvision:resnet18", pretrained=True)
+    assert socket.getdefaulttimeout() is None
 
 
 @pytest.mark.parametrize("content", [None, b"cut"])

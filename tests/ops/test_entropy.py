@@ -146,3 +146,12 @@ def test_weights_with_gradients_are_measured_without_a_graph() -> None:
     results = [entropy(weight), filter_entropies(weight), layer_entropies([weight])]
     assert not any(result.requires_grad for result in results)
     assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("num_bins", [22, 47, 55])
+def test_values_on_the_edges_of_bins_open_the_next_bin(num_bins: int) -> None:
+    """0, 1, ..., n in n bins: one value in each bin, two in the last; n = 22 is lost to rounding by x / n * n."""
+    share = 1 / (num_bins + 1)
+    expected = -(num_bins - 1) * share * math.log(share) - 2 * share * math.log(2 * share)
+    values = torch.arange(num_bins + 1.0)
+    assert filter_entropies(values[None], num_bins).item() == pytest.approx(expected, abs=1e-12)

@@ -86,7 +86,7 @@ def test_alpha_has_two_decimals_and_sums_to_one() -> None:
     assert torch.allclose(there + back, torch.ones(101, dtype=torch.float64), rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("alpha", [0.3, 0.56, 0.5, 0.7, 0.0, 1.0])
+@pytest.mark.parametrize("alpha", [0.3, 0.56, 0.5, 0.7, 0.0, 1.0, 0.09, 0.34, 0.59])
 def test_blended_weights_equal_the_released_codes_to_the_bit(alpha: float) -> None:
     generator = torch.Generator().manual_seed(0)
     receiver, donor = torch.randn(2, 5000, generator=generator)

@@ -103,3 +103,30 @@ def test_resumed_population_has_its_restarts_and_its_round() -> None:
     with pytest.raises(PeerError, match=r"^peer 1: lost .*max_peer_restarts"):
         second.load(dict(first.save()), 1, {}, {1: 2})
     assert [(event.round, event.peer, event.event) for event in events] == [(1, 1, "lost")]
+
+
+@pytest.mark.parametrize("output", ["uniform_soup", "greedy_soup"])
+def test_soup_is_made_best_first_then_tested_and_validated(output: str) -> None:
+    settings = make_settings(population={"output": output})
+    group = RecordingGroup(settings)
+    population = Population(group, settings)
+    *_, last = (population.step() for _ in range(settings.num_rounds))
+    best = population.finish(last)["best_peer"]
+    ((calls, _),) = group.of("make_soup")
+    kind, *snapshots = calls[best]
+    ranked = sorted(last.peers, key=lambda row: -row["val_accuracy"])
+    assert (list(calls), kind) == ([best], output)
+    assert [snapshot.peer for snapshot in snapshots] == [row["peer"] for row in ranked]
+    predicted = [calls for calls, _ in group.of("predict")]
+    assert predicted == [dict.fromkeys(range(3), ("test",)), {best: ("test",)}, {best: ("val",)}]
+
+
+def test_ensemble_is_validated_by_the_mean_of_all_peers() -> None:
+    settings = make_settings(population={"output": "ensemble"})
+    group = RecordingGroup(settings)
+    finished(group, settings)
+    everyone = dict.fromkeys(range(3))
+    assert [calls for calls, _ in group.of("predict")] == [
+        dict.fromkeys(everyone, ("test",)),
+        dict.fromkeys(everyone, ("val",)),
+    ]

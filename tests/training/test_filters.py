@@ -180,3 +180,18 @@ def test_residual_network_has_filters_with_batchnorm_at_every_site() -> None:
     filters = site_filters(learner, find_sites(learner.network, (3, 8, 8), "resnet8"))
     assert sum(site.num_filters for site in filters) == 16 * 3 + 32 * 2 + 64 * 2
     assert all(site.scale is not None and len(site.scale) == site.num_filters for site in filters)
+
+
+def test_masked_weights_stay_zero_without_a_scale() -> None:
+    """A scale of zero would keep the gradient of the weights at zero too."""
+    norm = nn.BatchNorm2d(8, affine=False)
+    learner = make_learner(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, bias=False), norm, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+        )
+    )
+    filters = site_filters(learner, find_sites(learner.network, (3, 32, 32), "unscaled"))
+    filters[0].drop_(SOME)
+    mask_dropped(learner, filters, [SOME])
+    learner.train_epoch()
+    assert not learner.state["0.weight"][SOME].any()

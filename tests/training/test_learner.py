@@ -492,3 +492,15 @@ def test_recalibration_shares_data_order_but_not_dropout() -> None:
     assert torch.equal(before_dropout[0], before_dropout[1])
     assert not torch.allclose(before_dropout[0], before_dropout[2], atol=1e-5)
     assert not torch.allclose(after_dropout[0], after_dropout[1], atol=1e-5)
+
+
+def test_learner_continues_at_another_epoch_without_momentum() -> None:
+    learner = make_learner(seeded_small_net())
+    learner.train_epoch()
+    name = next(iter(dict(learner.network.named_parameters())))
+    momentum = learner.momentum(name)
+    assert momentum is not None
+    assert momentum.any()
+    learner.continue_at(7)
+    assert learner.epoch == 7
+    assert learner.momentum(name) is None

@@ -425,3 +425,46 @@ def test_missing_torch_pruning_is_refused_with_its_package(monkeypatch: pytest.M
         ModelError, match=r"^attenuation\.remove: [^\n]+ torch-pruning[^\n]+ graftpop\[pruning\], [^\n]+$"
     ):
         check_removable(network, find_sites(network, CIFAR, "resnet8"), CIFAR, "resnet8")
+
+
+class ShiftsByChannels(CountsItsChannels):
+    """The outputs depend a little on the number of channels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self[1](self[0](images)).relu()
+        logits: Tensor = self[2](x).mean((2, 3)) * (1.0 + 1e-3 * x.shape[1])
+        return logits
+
+
+class OutputsNan(CountsItsChannels):
+    """A network whose outputs are not numbers, with or without its dropped filters."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self[1](self[0](images)).relu()
+        logits: Tensor = self[2](x).mean((2, 3)) * torch.nan
+        return logits
+
+
+def layers() -> tuple[nn.Module, ...]:
+    return nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1)
+
+
+def test_slightly_changed_outputs_are_refused() -> None:
+    network = ShiftsByChannels(*layers())
+    with pytest.raises(ModelError, match=r"^attenuation\.remove: [^\n]+ 'shifting': [^\n]+ outputs"):
+        check_removable(network, find_sites(network, SMALL, "shifting"), SMALL, "shifting")
+
+
+def test_filters_of_a_diverged_network_are_removed() -> None:
+    network = OutputsNan(*layers())
+    drop_(network, "0", "1", [1, 2])
+    _, num_removed = remove_dropped(network, find_sites(network, SMALL, "diverged"), SMALL, "diverged")
+    assert num_removed == 2
+
+
+def test_outputs_are_compared_in_evaluation_mode() -> None:
+    """In training mode, dropout alone makes the outputs differ."""
+    network = nn.Sequential(*layers()[:2], nn.Dropout(0.5), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.Flatten())
+    drop_(network, "0", "1", [1, 2])
+    _, num_removed = remove_dropped(network, find_sites(network, SMALL, "dropout"), SMALL, "dropout")
+    assert num_removed == 2

@@ -64,3 +64,16 @@ def test_zero_grad_leaves_no_gradient() -> None:
     before = copy.deepcopy(parameters)
     optimizer.step()
     assert all(torch.equal(parameters[name], before[name]) for name in parameters)
+
+
+def test_reset_discards_momentum_and_a_loaded_state_replaces_it() -> None:
+    parameters = make_parameters()
+    optimizer = MomentumSGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.0)
+    give_gradients(parameters, 0)
+    optimizer.step()
+    saved = {name: tensor.clone() for name, tensor in optimizer.state_dict().items()}
+    optimizer.reset()
+    assert optimizer.state_dict() == {}
+    optimizer.load_state_dict(saved)
+    assert optimizer.state_dict().keys() == saved.keys()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in optimizer.state_dict().items())
