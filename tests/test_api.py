@@ -1,5 +1,6 @@
 """graftpop.Population with a user-defined network, images and optimizer."""
 
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,11 @@ import torch
 import user_parts
 from network_makers import same_bits
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset, Subset, TensorDataset
 from user_parts import Net, adam, digits
 
 import graftpop
+from graftpop.data import batch_reader
 from graftpop.data.torch_dataset import DatasetImages, dataset_splits
 from graftpop.errors import DataError, GraftpopError, ModelError, SpaceError
 from graftpop.training.optimizers import TorchOptimizer
@@ -113,6 +115,14 @@ class Drawing(Dataset[Any]):
         return torch.full((1, 4, 4), float(index)) + torch.rand(1, 4, 4) / 2, index % 2
 
 
+class Slow(Drawing):
+    """Takes a fifth of a second per item."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        time.sleep(0.2)
+        return super().__getitem__(index)
+
+
 def read(images: DatasetImages, seed: int) -> Tensor:
     return torch.cat([pixels for pixels, _ in images.training_batches(4, seed, CPU)])
 
@@ -132,6 +142,32 @@ def test_last_batch_of_one_image_is_evaluated_but_not_trained_on() -> None:
     images = DatasetImages(Subset(Drawing(), range(9)))
     assert len(read(images, seed=0)) == 8
     assert sum(len(labels) for _, labels in images.evaluation_batches(4, CPU)) == 9
+
+
+def test_items_have_draws_of_their_own() -> None:
+    ((images, _),) = DatasetImages(Drawing()).evaluation_batches(10, CPU)
+    assert len(images.frac().unique(dim=0)) == 10
+
+
+def test_batches_are_channels_last_in_memory() -> None:
+    images = TensorDataset(torch.rand(4, 3, 5, 5), torch.arange(4))
+    for batch, _ in DatasetImages(images).evaluation_batches(2, CPU):
+        assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("num_images", "num_val"), [(3, 1), (14, 1), (16, 2), (26, 3)])
+def test_number_of_validation_images_is_rounded_and_not_0(num_images: int, num_val: int) -> None:
+    train, test = digits()
+    some = Subset(train, range(num_images))
+    splits = dataset_splits(some, None, test, classes="0123456789", val_fraction=0.1, seed=0)
+    assert (splits.train.num_images, splits.val.num_images) == (num_images - num_val, num_val)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_worker_that_reads_too_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_reader, "WORKER_LIMIT_S", 0.1)
+    with pytest.raises(RuntimeError, match=r"0\.1 s"):
+        read(DatasetImages(Slow(), num_workers=1), seed=0)
 
 
 def test_validation_images_are_split_off_by_seed() -> None:
@@ -257,6 +293,7 @@ def test_bad_arguments_are_refused_in_one_line(
         ([], "train"),
         ([(torch.zeros(1, 9, 9), 0)] * 3, "one shape"),
         ([(torch.zeros(1, 8, 8), 0)], "2 images"),
+        ([(torch.zeros(1, 8, 8), 0)] * 2, "2 images.* got 1 "),
     ],
 )
 def test_bad_items_are_refused(items: Any, message: str) -> None:

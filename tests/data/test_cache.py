@@ -100,6 +100,15 @@ def test_changed_file_is_decoded_again(tmp_path: Path, cache: Path) -> None:
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 2
 
 
+def test_file_of_another_size_and_the_same_time_is_decoded_again(tmp_path: Path) -> None:
+    file = tmp_path / "images"
+    for content, was_stored in (("one", False), ("three", False), ("seven", True)):
+        file.write_text(content)
+        os.utime(file, ns=(1, 1))
+        assert is_stored(source(file)) == was_stored
+        decoded(source(file))
+
+
 @pytest.mark.parametrize("damage", ["no meta", "half of meta", "half of the pixels", "no labels", "empty labels"])
 def test_damaged_cache_is_rebuilt(damage: str, cache: Path) -> None:
     decoded(source())

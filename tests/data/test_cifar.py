@@ -80,10 +80,35 @@ def test_parquet_files_are_found_in_every_place(tmp_path: Path, place: str) -> N
     assert splits.class_names == ("cat", "dog", "frog")
 
 
+def test_graftpop_data_comes_before_the_cache(tmp_path: Path) -> None:
+    write_tables(tmp_path / "data" / "cifar10")
+    for part in ("train", "test"):
+        write_parquet(tmp_path / "cache/graftpop/cifar10" / f"{part}.parquet", [png(PIXELS[0])] * 3, {"label": [0] * 3})
+    assert_is_made_of_pixels(load())
+
+
 def test_published_batches_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_batches(tmp_path / "data" / "cifar10", monkeypatch)
     splits = load()
     assert_is_made_of_pixels(splits)
+    assert splits.class_names == ("cat", "dog", "frog")
+    assert splits.recipe.flip
+
+
+def test_published_batches_of_cifar100_have_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(name: str, content: dict[str, Any]) -> str:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest()
+
+    folder = tmp_path / "data" / "cifar100" / "cifar-100-python"
+    folder.mkdir(parents=True)
+    batch = {"data": PIXELS.transpose(0, 3, 1, 2).reshape(36, -1), "fine_labels": LABELS, "coarse_labels": [0] * 36}
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", write("train", batch)]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", write("test", batch)]])
+    names = {"fine_label_names": ["cat", "dog", "frog"], "coarse_label_names": ["animal"]}
+    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": write("meta", names)})
+    splits = load("cifar100")
+    assert cast(MemoryImages, splits.train).labels.tolist() == LABELS
     assert splits.class_names == ("cat", "dog", "frog")
 
 
@@ -334,3 +359,27 @@ def test_endless_download_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(CIFAR10, "url", "file:///dev/zero")
     with pytest.raises(DataError, match=r"failed \(.*1000000 bytes\)"):
         load()
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_download_is_limited_to_the_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, excess: int) -> None:
+    content = hostile_archive("cut")
+    (tmp_path / "archive").write_bytes(content)
+    monkeypatch.setattr(download, "MAX_ARCHIVE_BYTES", len(content) - excess)
+    monkeypatch.setattr(CIFAR10, "url", (tmp_path / "archive").as_uri())
+    with pytest.raises(DataError, match=rf"\(.*{len(content) - 1} bytes\)" if excess else r"\(.*MD5.*\)"):
+        load()
+
+
+def test_download_times_out(tmp_path: Path, archive_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "LOCK_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(CIFAR10, "url", archive_url)
+    with pytest.raises(DataError, match=r"failed \(.* 0 s\)"):
+        load()
+    assert list((tmp_path / "cache" / "graftpop" / "cifar10").iterdir()) == []
+
+
+def test_unpacked_archive_is_not_downloaded_again(tmp_path: Path) -> None:
+    (tmp_path / "cifar10" / "cifar-10-batches-py").mkdir(parents=True)
+    download.download_archive("http://127.0.0.1:9/", "0" * 32, tmp_path / "cifar10", "cifar-10-batches-py")
+    assert [path.name for path in (tmp_path / "cifar10").iterdir()] == ["cifar-10-batches-py"]

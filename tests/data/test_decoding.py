@@ -148,6 +148,13 @@ def test_scaled_image_is_its_central_square(short: int, ends: int, is_tall: bool
     assert labels.tolist() == [3]
 
 
+def test_scaling_by_half_keeps_a_gradient() -> None:
+    ramp = np.broadcast_to(np.arange(0, 256, 8, dtype=np.uint8)[:, None], (32, 32, 3))  # 8 per column
+    ((blocks, _),) = decode_blocks([(png(ramp), "0", 0)], 16, 16, scaled=True)
+    inside = slice(1, 15)  # the filter of the outer pixels has no symmetric neighbors
+    assert (blocks[0, :, inside] == (np.arange(16) * 16 + 4)[inside, None]).all()  # 8 * (2 * column + 0.5)
+
+
 def rotated_tiff() -> bytes:
     """Return a TIFF of 8 x 4 pixels whose orientation tag rotates it by 90 degrees."""
     exif = Image.Exif()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from data_makers import png, random_pixels, write_class_folders
+from PIL import Image
 from torchvision.transforms import functional
 
 from graftpop.data import MemoryImages, Splits, StreamedImages, folder, load_splits
@@ -70,6 +71,17 @@ def test_nested_images_are_found_and_other_files_ignored(root: Path) -> None:
     (root / "train" / "cat" / "._001.png").write_text("not an image")
     (root / "train" / ".hidden").mkdir()
     assert load(root).train.num_images + load(root).val.num_images == 18
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"])
+def test_images_of_every_known_suffix_are_found(root: Path, suffix: str) -> None:
+    Image.fromarray(PIXELS[0]).convert("L" if suffix == "pgm" else "RGB").save(root / "test" / "dog" / f"x.{suffix}")
+    assert load(root).test.num_images == 7
+
+
+def test_root_in_the_home_folder_is_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert load(Path("~/images")).test.num_images == 6
 
 
 def test_changed_image_is_decoded_again(root: Path) -> None:

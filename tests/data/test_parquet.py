@@ -15,7 +15,7 @@ from pyarrow import parquet
 from graftpop.data import MemoryImages, Splits, load_splits
 from graftpop.data.parquet import IMAGE_COLUMNS, MAX_PAGE_BYTES, _image_column, _label_column, parquet_files
 from graftpop.data.parquet_page_sizes import largest_page
-from graftpop.data.thrift_compact import read_struct
+from graftpop.data.thrift_compact import MAX_BYTES, read_struct
 from graftpop.errors import DataError
 from graftpop.settings import DataSettings
 
@@ -453,6 +453,67 @@ def varint(number: int) -> bytes:
 def test_invalid_thrift_struct_is_refused(struct: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         read_struct(io.BytesIO(struct), 1000)
+
+
+@pytest.mark.parametrize("number", [0, 1, -1, 63, -64, 300, -(2**31), 2**63 - 1])
+def test_thrift_integers_have_a_sign(number: int) -> None:
+    zigzag = 2 * number if number >= 0 else -2 * number - 1
+    assert read_struct(io.BytesIO(b"\x16" + varint(zigzag) + b"\0"), 1000) == {1: number}
+
+
+def test_thrift_map_is_skipped() -> None:
+    # {1: {"ab": 300}, 2: 5, 3: {300: "ab"}}
+    fields = b"\x1b\x01\x85\x02ab" + varint(600) + b"\x15\x0a" + b"\x1b\x01\x58" + varint(600) + b"\x02ab\0"
+    assert read_struct(io.BytesIO(fields), 1000) == {1: None, 2: 5, 3: None}
+
+
+def test_thrift_values_are_limited_nested_ones_included() -> None:
+    struct = b"\x15\x02\x19\x25\x02\x04\0"  # {1: 1, 2: [1, 2]}: four values
+    assert read_struct(io.BytesIO(struct), 4) == {1: 1, 2: [1, 2]}
+    with pytest.raises(ValueError, match="too many values"):
+        read_struct(io.BytesIO(struct), 3)
+
+
+def test_thrift_binary_is_limited_in_bytes() -> None:
+    for size in (MAX_BYTES, MAX_BYTES + 1):
+        stream = io.BytesIO(b"\x18" + varint(size) + bytes(size) + b"\0")
+        if size == MAX_BYTES:
+            assert read_struct(stream, 1000) == {1: bytes(size)}
+        else:
+            with pytest.raises(ValueError, match="cut short"):
+                read_struct(stream, 1000)
+
+
+@pytest.mark.parametrize(("size", "footer_bytes"), [(20, 13), (2**23 + 1000, 2**23 + 1)])
+def test_footer_larger_than_file_or_limit_is_refused(root: Path, size: int, footer_bytes: int) -> None:
+    with open(root / "t.parquet", "wb") as file:
+        file.truncate(size - 8)
+        file.seek(size - 8)
+        file.write(footer_bytes.to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(ValueError, match=f"got {footer_bytes}"):
+        largest_page(root / "t.parquet", ["label"])
+
+
+def write_one_page(file: Path, page_bytes: int, compressed_bytes: int) -> None:
+    """Write a file of one page header without its page."""
+
+    def integer(number: int) -> bytes:
+        return varint(2 * number if number >= 0 else -2 * number - 1)
+
+    page = b"\x15\0\x15" + integer(page_bytes) + b"\x15" + integer(compressed_bytes) + b"\0"
+    # ColumnMetaData: 3 path, 7 bytes of the chunk, 9 its offset; ColumnChunk: 3; RowGroup: 1 columns, 3 rows
+    column = b"\x3c\x39\x18\x05label\x46" + integer(len(page)) + b"\x26" + integer(4) + b"\0\0"
+    footer = b"\x49\x1c\x19\x1c" + column + b"\x26" + integer(1) + b"\0\0"
+    file.write_bytes(b"PAR1" + page + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+
+
+def test_page_of_negative_size_is_refused(root: Path) -> None:
+    write_one_page(root / "t.parquet", 7, 5)
+    assert largest_page(root / "t.parquet", ["label"]) == 7
+    for sizes in ((-7, 5), (7, -5)):
+        write_one_page(root / "t.parquet", *sizes)
+        with pytest.raises(ValueError, match="at byte 4"):
+            largest_page(root / "t.parquet", ["label"])
 
 
 def test_largest_page_is_read_from_the_page_headers(root: Path) -> None:

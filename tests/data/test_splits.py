@@ -120,6 +120,13 @@ def test_test_digits_are_a_fifth_for_every_seed() -> None:
     assert all(34 <= count <= 38 for count in class_counts(first).values())
 
 
+def test_test_digits_are_the_published_ones() -> None:
+    # A change would make accuracies of two versions incomparable.
+    chosen, _ = stratified_rows(torch.from_numpy(load_digits().target), 359, torch.Generator().manual_seed(0))
+    images = np.rint(load_digits().images[chosen] * (255 / 16))
+    assert np.array_equal(cast(MemoryImages, digits().test).pixels[:, 0].numpy(), images)
+
+
 def test_training_and_validation_are_disjoint_complete_and_stratified() -> None:
     splits = digits(val_fraction=0.25)
     train, val = rows(splits.train), rows(splits.val)

@@ -7,12 +7,14 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from data_makers import random_pixels, write_class_folders
+from data_makers import png, random_pixels, write_class_folders
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms
+from torchvision.models import ResNet18_Weights
 
 from graftpop.data import Splits, StreamedImages, load_splits
+from graftpop.data.augment import Recipe
 from graftpop.data.streamed import IMAGENET_MEAN, IMAGENET_STD
 from graftpop.errors import DataError
 from graftpop.settings import DataSettings
@@ -92,6 +94,30 @@ def test_epochs_of_different_seeds_differ_in_order_and_crops(root: Path) -> None
     )
     same_image = first[0][orders[0].argsort()], other[0][orders[1].argsort()]
     assert not any(torch.equal(crop, other_crop) for crop, other_crop in zip(*same_image, strict=True))
+
+
+def test_moments_are_those_of_torchvision() -> None:
+    published = ResNet18_Weights.IMAGENET1K_V1.transforms()
+    assert [*IMAGENET_MEAN] == published.mean
+    assert [*IMAGENET_STD] == published.std
+
+
+@pytest.fixture
+def one_file(tmp_path: Path) -> str:
+    file = tmp_path / "image.png"
+    file.write_bytes(png(random_pixels(1, 10, 14)[0]))
+    return str(file)
+
+
+def test_every_image_has_a_crop_and_mirroring_of_its_own(one_file: str) -> None:
+    files, labels = [one_file] * 400, torch.zeros(400)
+    mirrored, plain = (
+        next(StreamedImages(files, labels, recipe, side=8).training_batches(400, 7, CPU))[0]
+        for recipe in (Recipe(IMAGENET_MEAN, IMAGENET_STD, 0, flip) for flip in (True, False))
+    )
+    assert len(plain.unique(dim=0)) > 200
+    num_mirrored = (mirrored != plain).flatten(1).any(1).sum()
+    assert abs(num_mirrored / 400 - 0.5) < 0.1  # four standard errors
 
 
 def test_flip_changes_nothing_but_mirroring(root: Path) -> None:
