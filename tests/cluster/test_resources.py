@@ -129,6 +129,24 @@ def test_auto_shares_processes_if_cores_have_equally_many_peers(
     } == {1}
 
 
+def test_auto_counts_whole_cores_alone() -> None:
+    assert resource_request(4, AUTO, [Node(1.5, 0), Node(1.5, 0)]).peers_per_actor == 2
+
+
+def test_peers_per_actor_are_at_most_all_peers() -> None:
+    half = ResourceSettings(gpus_per_peer=0.5)
+    assert resource_request(2, half, [Node(2, 1)], 7) == ResourceRequest(2, 1.0, 0.5, 2)
+
+
+@pytest.mark.parametrize(("num_peers", "share"), [(3, 0.1), (3, 0.2), (7, 0.1), (7, 0.7)])
+def test_rounding_of_shares_loses_nothing(num_peers: int, share: float) -> None:
+    """In floating point 0.6 / 0.2 is below 3, and 7 * 0.7 below 4.9."""
+    amount = round(num_peers * share, 4)
+    resources = ResourceSettings(cpus_per_peer=share)
+    request = resource_request(num_peers, resources, [Node(amount, 0)], num_peers)
+    assert request.bundles == [{"CPU": amount}]
+
+
 @pytest.mark.parametrize(
     ("tree", "parts"),
     [

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graftpop.errors import CheckpointError, PopulationLost
+from graftpop.run import checkpoints as checkpoints_module
 from graftpop.run.checkpoint_writer import CheckpointWriter
 from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
 from graftpop.run.storage import Folder
@@ -134,6 +135,16 @@ def test_half_removed_checkpoint_is_skipped(checkpoints: Checkpoints, monkeypatc
     with pytest.raises(OSError, match="storage away"):
         write(checkpoints, 3)
     assert rounds(checkpoints) == [3, 2]
+
+
+def test_metadata_above_the_limit_are_skipped(
+    checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(checkpoints, 1)
+    size = (tmp_path / "round-000001" / "population.json").stat().st_size
+    for limit, expected in ((size, [1]), (size - 1, [])):
+        monkeypatch.setattr(checkpoints_module, "MAX_METADATA_BYTES", limit)
+        assert rounds(checkpoints) == expected
 
 
 def test_checkpoint_replaces_one_of_the_same_round(checkpoints: Checkpoints) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from pyarrow.fs import FileSystem
 
 from graftpop.errors import CheckpointError, StorageError
 from graftpop.run.storage import Folder, retry_on_oserror
@@ -186,6 +187,11 @@ def test_one_process_writes_at_a_time(folder: Folder) -> None:
         pass
 
 
+def test_lock_creates_its_folder(tmp_path: Path) -> None:
+    with Folder(str(tmp_path / "a" / "b")).locked(".lock", wait_s=0):
+        assert (tmp_path / "a" / "b" / ".lock").exists()
+
+
 def test_killed_process_releases_its_lock(folder: Folder) -> None:
     with in_another_process(
         """
@@ -201,3 +207,73 @@ with folder.locked(".lock", wait_s=0):
         holder.kill()
     with folder.locked(".lock", wait_s=30):
         pass
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the pauses that are made; time passes in pauses alone."""
+    made: list[float] = []
+    monkeypatch.setattr(time, "sleep", made.append)
+    monkeypatch.setattr(time, "monotonic", lambda: sum(made))
+    return made
+
+
+def test_pauses_double_up_to_the_longest(pauses: list[float]) -> None:
+    num_failures = 9
+
+    def act() -> str:
+        nonlocal num_failures
+        num_failures -= 1
+        if num_failures >= 0:
+            raise OSError("away")
+        return "written"
+
+    assert retry_on_oserror(act, "a table") == "written"
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 20, 20, 20]
+
+
+@pytest.mark.parametrize(("timeout_s", "num_pauses"), [(0, 0), (0.5, 1), (1.4, 1), (3.5, 3), (51.4, 6), (51.5, 7)])
+def test_no_pause_ends_after_the_timeout(pauses: list[float], timeout_s: float, num_pauses: int) -> None:
+    def act() -> None:
+        assert len(pauses) < 20
+        raise OSError("away")
+
+    with pytest.raises(StorageError, match=rf" {timeout_s:g} s;"):
+        retry_on_oserror(act, "a table", timeout_s=timeout_s)
+    assert len(pauses) == num_pauses
+
+
+def test_folder_of_an_object_store_lists_inner_names_once() -> None:
+    folder = Folder("mock:///bucket/run")  # pyarrow's file system in memory, no local one
+    inner = folder / "tune" / "records"
+    inner.create()
+    inner.write("a", b"")
+    folder.write("b", b"")
+    assert not folder.is_local
+    assert folder.names() == ["b", "tune"]
+    assert (folder / "tune").names() == ["records"]
+
+
+@pytest.mark.parametrize(
+    ("location", "inner"),
+    [
+        ("s3://bucket/run?region=eu-west-1&scheme=http", "s3://bucket/run/a/b?region=eu-west-1&scheme=http"),
+        ("mock:///bucket/run/", "mock:///bucket/run/a/b"),
+        ("file:///run/", "file:///run/a/b"),
+    ],
+)
+def test_inner_folder_keeps_the_options_of_its_uri(location: str, inner: str) -> None:
+    assert (Folder(location) / "a" / "b").location == inner
+
+
+@pytest.mark.parametrize(
+    ("uri", "bounded"),
+    [
+        ("gs://anonymous@bucket/run", "?retry_limit_seconds=30"),
+        ("gcs://anonymous@bucket/run", "?retry_limit_seconds=30"),
+        ("gs://anonymous@bucket/run?scheme=http", "&retry_limit_seconds=30"),
+        ("gs://anonymous@bucket/run?retry_limit_seconds=1", ""),
+    ],
+)
+def test_retries_of_google_are_limited_to_30_s_unless_the_uri_says_otherwise(uri: str, bounded: str) -> None:
+    assert Folder(uri)._filesystem == FileSystem.from_uri(uri + bounded)[0]

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +26,10 @@ from safetensors.torch import load_file, save_file
 
 import graftpop
 from graftpop.data import MemoryImages, load_splits
-from graftpop.errors import CheckpointError
+from graftpop.errors import CheckpointError, StorageError
 from graftpop.peer.peer import Peer
 from graftpop.population import Event, Round
+from graftpop.run import tables
 from graftpop.run.storage import Folder
 from graftpop.run.tables import RunFolder, TrialRecords
 from graftpop.settings import Settings
@@ -177,6 +179,19 @@ def test_events_have_their_time_in_utc() -> None:
     assert Event(2, 1, "lost", "killed").at.utcoffset() == timedelta(0)
 
 
+def test_events_are_kept_whatever_round_is_restarted_after(tmp_path: Path) -> None:
+    records = TrialRecords(Folder(str(tmp_path)), "a")
+    for number in (1, 2, 3):
+        records.add_round(round_of(number))
+        records.add_event(Event(number, 1, "lost", "killed"))
+    records.write()
+    records = TrialRecords(Folder(str(tmp_path)), "a")
+    records.restart_after(1)
+    records.write()
+    assert columns_of(tmp_path / "a.events.parquet", "round") == [(1,), (2,), (3,)]
+    assert {number for (number,) in columns_of(tmp_path / "a.rounds.parquet", "round")} == {1}
+
+
 def test_last_round_adds_no_grafts(tmp_path: Path) -> None:
     records = TrialRecords(Folder(str(tmp_path)), "a")
     append(records, round_of(1))
@@ -205,6 +220,33 @@ def test_joining_before_the_first_record_writes_empty_tables(run: RunFolder) -> 
     run.join_records(["a"], now=True)
     assert parquet.read_table(Path(run.location, "rounds.parquet")).column_names == COLUMNS["rounds"]
     assert parquet.read_table(Path(run.location, "grafts.parquet")).num_rows == 0
+
+
+def test_joining_omits_trials_of_other_ids(run: RunFolder) -> None:
+    for name in ("a", "b"):
+        append(TrialRecords(run.of_trials("records"), name), round_of(1))
+    run.join_records(["b"], now=True)
+    assert set(run.read_table("rounds")["trial_id"].to_pylist()) == {"b"}
+
+
+def test_joining_waits_until_it_is_due_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "SHARE_OF_JOINING", 1e-9)  # due again after years
+    run = RunFolder(str(tmp_path / "run"))
+    records = TrialRecords(run.of_trials("records"), "a")
+    lengths = []
+    for number, now in enumerate((False, False, True), start=1):
+        append(records, round_of(number))
+        run.join_records(["a"], now=now)
+        lengths.append(run.read_table("rounds").num_rows // NUM_PEERS)
+    assert lengths == [1, 1, 3]
+
+
+def test_table_of_some_trials_has_their_rows_alone(run: RunFolder) -> None:
+    for name in ("a", "b", "c"):
+        append(TrialRecords(run.of_trials("records"), name), round_of(1))
+    run.join_records(["a", "b", "c"], now=True)
+    for trial_ids in (["b"], ["a", "c"], []):
+        assert set(run.read_table("rounds", trial_ids=trial_ids)["trial_id"].to_pylist()) == set(trial_ids)
 
 
 def test_concurrent_reader_sees_whole_rounds_only(run: RunFolder) -> None:
@@ -376,6 +418,13 @@ def test_run_has_a_space_its_provenance_and_tune_files(run: RunFolder) -> None:
         run.write_text(name, "")
     run.check_is_run()
     assert run.exists("run.json")
+
+
+def test_locked_run_is_refused_without_waiting(run: RunFolder) -> None:
+    start = time.monotonic()
+    with run.locked(), pytest.raises(StorageError, match="/run/tune: "), RunFolder(run.location).locked():
+        pass
+    assert time.monotonic() - start < 3
 
 
 def test_text_file_is_replaced(run: RunFolder) -> None:

@@ -303,6 +303,12 @@ def test_keys_that_a_trial_cannot_change_are_not_searched(key: str) -> None:
     )
 
 
+def test_data_are_searched_by_a_list_of_values_alone() -> None:
+    for domain in ("{uniform: [0.1, 0.2]}", "{quniform: [0.1, 0.2, 0.1]}", "{loguniform: [0.1, 0.2]}"):
+        assert_refused(f"data: {{val_fraction: {domain}}}", "data.val_fraction", "choice or grid", "got {")
+    assert accepted("data: {val_fraction: {choice: [0.1, 0.2]}}").data.val_fraction == 0.1
+
+
 def test_seed_is_searchable_and_name_is_not() -> None:
     assert_refused("name: {choice: [a, b]}", "name", "cannot be searched", "got {'choice': ['a', 'b']}")
     assert parse_space({"seed": {"randint": [0, 3]}}).domains["seed"] == Domain("randint", (0, 3))

@@ -165,6 +165,19 @@ def test_restored_sampler_continues_like_the_original(search: str) -> None:
     assert [whole.sample(number) for number in range(20, 23)] == [cut.sample(number) for number in range(20, 23)]
 
 
+def test_optuna_refuses_a_trial_out_of_order() -> None:
+    sampler = make_sampler(parse_space(SEARCHED))
+    with pytest.raises(RuntimeError, match=r"\b1\b.* got number 0"):
+        sampler.sample(1)
+
+
+def test_ended_trial_is_unknown_to_optuna() -> None:
+    sampler = make_sampler(parse_space(SEARCHED))
+    run(sampler, range(1))
+    with pytest.raises(KeyError):
+        sampler.tell(0, "completed", 0.5)
+
+
 def test_recalled_trials_keep_their_final_states() -> None:
     space = parse_space(SEARCHED)
     trials = run(make_sampler(space), range(4))

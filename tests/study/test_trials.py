@@ -7,7 +7,15 @@ import pytest
 
 from graftpop.errors import CheckpointError
 from graftpop.space import Domain
-from graftpop.study.trials import Trial, best_trial, column_types, trials_from_json, trials_to_json
+from graftpop.study.trials import (
+    Trial,
+    best_trial,
+    column_types,
+    duration,
+    restored_row,
+    trials_from_json,
+    trials_to_json,
+)
 
 
 def trial(number: int, status: str = "completed", **result: Any) -> Trial:
@@ -152,6 +160,30 @@ def test_trials_survive_a_round_trip_through_json() -> None:
         Trial("00002", 2, {"variant": "plain", "seed": 2**62}, 3),
     ]
     assert trials_from_json(trials_to_json(trials)) == trials
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00:00"), (59.4, "0:00:59"), (59.6, "0:01:00"), (3599, "0:59:59"), (7323, "2:02:03"), (90_061, "25:01:01")],
+)
+def test_duration_has_hours_minutes_and_rounded_seconds(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("domain", "in_file", "value"),
+    [
+        (Domain("choice", ("adaptive", 0.5)), "0.5", 0.5),
+        (Domain("choice", ("adaptive", 0.5)), "adaptive", "adaptive"),
+        (Domain("choice", (None, {"alpha": 0.5})), "{'alpha': 0.5}", {"alpha": 0.5}),
+        (Domain("choice", (None, {"alpha": 0.5})), None, None),
+        (Domain("uniform", (0, 1)), 0.3, 0.3),
+        (Domain("loguniform", (0.1, 1)), 0.3, 0.3),
+    ],
+)
+def test_restored_row_has_the_original_values(domain: Domain, in_file: Any, value: Any) -> None:
+    row = {"trial_id": "a", "key": in_file}
+    assert restored_row(row, {"key": domain}) == {"trial_id": "a", "key": value}
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '[{"trial_id": 3}]', "[" * 10**5, "null", '["a"]'])
