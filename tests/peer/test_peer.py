@@ -264,3 +264,20 @@ def test_ensemble_is_right_where_the_mean_probability_is() -> None:
     peer = Peer(make_settings(), 0)
     assert peer.ensemble_accuracy((unsure, labels)) == 0.0
     assert peer.ensemble_accuracy((unsure, labels), (sure, labels)) == 1.0
+
+
+def test_greedy_soup_is_validated_in_the_training_precision() -> None:
+    kinds: list[torch.dtype] = []
+
+    class RecordsKinds(TwoSites):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            if not self.training:
+                kinds.append(logits.dtype)
+            return logits
+
+    cook = peer_with(RecordsKinds, training={"precision": "bfloat16"})
+    snapshot = cook.publish()
+    kinds.clear()
+    cook.make_soup("greedy_soup", snapshot, snapshot)
+    assert set(kinds) == {torch.bfloat16}

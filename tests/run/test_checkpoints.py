@@ -291,3 +291,18 @@ def test_late_peer_loses_the_population(checkpoints: Checkpoints) -> None:
     with pytest.raises(PopulationLost, match=r"^trial 00007: [^\n]*round 2, got no answer within 300 s"):
         writer.finish()
     assert rounds(checkpoints) == []
+
+
+def test_writer_reports_absent_storage_of_states_that_come_too_late(checkpoints: Checkpoints) -> None:
+    failures = iter((OSError("No space left on device"), TimeoutError("no answer within 300 s")))
+
+    def late() -> Iterator[tuple[str, bytes]]:
+        raise next(failures)
+
+    causes: list[str] = []
+    writer = CheckpointWriter(checkpoints, "00007", lambda round, cause: causes.append(cause))
+    writer.write(metadata(2), late)
+    with pytest.raises(PopulationLost):
+        writer.finish()
+    (cause,) = causes
+    assert "No space left on device" in cause

@@ -110,6 +110,12 @@ def test_row_before_the_first_round_has_no_measurements() -> None:
     assert started.round == 0
 
 
+def test_row_has_the_cost_of_the_whole_and_of_the_cut_network() -> None:
+    cost: dict[str, Any] = {name: number for number, name in enumerate(UNKNOWN_COST, start=1)}
+    row = trial(0, **cost).row()
+    assert {name: row[name] for name in cost} == cost
+
+
 @pytest.mark.parametrize(
     ("status", "is_over"),
     [
