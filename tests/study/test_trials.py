@@ -184,12 +184,15 @@ def test_duration_has_hours_minutes_and_rounded_seconds(seconds: float, text: st
         (Domain("choice", (None, {"alpha": 0.5})), "{'alpha': 0.5}", {"alpha": 0.5}),
         (Domain("choice", (None, {"alpha": 0.5})), None, None),
         (Domain("uniform", (0, 1)), 0.3, 0.3),
+        (Domain("uniform", (0, 1)), 1.0, 1.0),
         (Domain("loguniform", (0.1, 1)), 0.3, 0.3),
     ],
 )
 def test_restored_row_has_the_original_values(domain: Domain, in_file: Any, value: Any) -> None:
     row = {"trial_id": "a", "key": in_file}
-    assert restored_row(row, {"key": domain}) == {"trial_id": "a", "key": value}
+    restored = restored_row(row, {"key": domain})
+    assert restored == {"trial_id": "a", "key": value}
+    assert type(restored["key"]) is type(value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '[{"trial_id": 3}]', "[" * 10**5, "null", '["a"]'])
