@@ -83,7 +83,9 @@ class Folder:
     """
 
     def __init__(self, location: str) -> None:
-        self.location = location.rstrip("/") if "://" in location else str(Path(location).absolute())
+        path, mark, options = location.partition("?")
+        is_uri = "://" in location
+        self.location = f"{path.rstrip('/')}{mark}{options}" if is_uri else str(Path(location).absolute())
         try:
             self._filesystem, self._path = pafs.FileSystem.from_uri(_bounded(self.location))
         except pa.ArrowInvalid as error:
