@@ -32,6 +32,9 @@ from graftpop.study.trials import Trial
 
 SMALL = {"name": f"python:{TwoSites.__module__}.{TwoSites.__name__}"}  # imported here, since loading imports nothing
 
+ONE_PROCESS: dict[str, Any] = {"population": {"peers_per_actor": 2}, "resources": {"cpus_per_peer": 0.5}}
+"""Both peers of a trial in one process, which saves starting another where nothing depends on it."""
+
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 
@@ -174,6 +177,7 @@ def check_resuming(wanted: Space, connection: Connection, folder: Path) -> None:
 
 def test_asha_runs_the_whole_grid_and_tests_completed_trials(connection: Connection, tmp_path: Path) -> None:
     wanted = space(
+        **ONE_PROCESS,
         training={"epochs": 15, "lr": {"choice": [0.1, 1.0e-6]}},
         graft={"A": {"grid": [0.0, 0.4]}, "c": 500.0},
         tune={"search": "grid", "num_samples": None, "scheduler": "asha"},
@@ -195,6 +199,7 @@ def test_asha_runs_the_whole_grid_and_tests_completed_trials(connection: Connect
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
 def test_resumed_pbt_keeps_its_mutations_domains_and_rounds(connection: Connection, tmp_path: Path) -> None:
     wanted = space(
+        **ONE_PROCESS,
         training={"epochs": 21, "lr": {"loguniform": [1.0e-4, 0.2]}, "schedule": "constant"},
         graft={"A": {"uniform": [0.3, 0.5]}, "c": 500.0},
         tune={"num_samples": 2, "scheduler": "pbt"},
@@ -222,7 +227,7 @@ def test_resumed_pbt_keeps_its_mutations_domains_and_rounds(connection: Connecti
 
 
 def test_diverged_population_fails_with_its_peer_and_epoch(connection: Connection, tmp_path: Path) -> None:
-    wanted = space(training={"epochs": 3, "lr": 1.0e6}, tune={"num_samples": 1})
+    wanted = space(**ONE_PROCESS, training={"epochs": 3, "lr": 1.0e6}, tune={"num_samples": 1})
     _, (trial,) = run(wanted, connection, tmp_path)
     assert trial.status == "failed"
     assert re.fullmatch(r"peer \d: diverged in epoch \d, .*; choose a lower training.lr", trial.error)
@@ -243,6 +248,7 @@ def test_failed_trial_has_a_one_line_error(connection: Connection, tmp_path: Pat
 @pytest.mark.parametrize("search", ["random", "optuna"])
 def test_study_without_domains_runs_one_population(connection: Connection, tmp_path: Path, search: str) -> None:
     wanted = space(
+        **ONE_PROCESS,
         data={"max_train_images": 200},
         training={"epochs": 1},
         graft={"A": 0.4, "c": 500.0},
@@ -253,7 +259,7 @@ def test_study_without_domains_runs_one_population(connection: Connection, tmp_p
 
 
 def test_trial_lost_too_often_is_interrupted_and_resumable(connection: Connection, tmp_path: Path) -> None:
-    wanted = space(graft={"A": 0.4, "c": 500.0}, tune={"num_samples": 1, "max_failures": 0})
+    wanted = space(**ONE_PROCESS, graft={"A": 0.4, "c": 500.0}, tune={"num_samples": 1, "max_failures": 0})
     killed: list[int] = []
 
     def kill(trials: list[Trial]) -> None:

@@ -33,7 +33,7 @@ name: stored
 data: {name: digits, max_train_images: 200}
 model: {name: resnet8}
 training: {epochs: 3, batch_size: 128, precision: float32}
-population: {num_peers: 2}
+population: {num_peers: 2, peers_per_actor: 2}
 graft: {A: {grid: [0.4]}}
 tune: {search: grid}
 """
