@@ -25,8 +25,8 @@ class TrialRow(TypedDict, total=False):
     parameters: Annotated[int, "parameters of one network"]
     flops: Annotated[int, "FLOPs of one network for one image"]
     removed_filters: Annotated[int, "filters cut out of the best peer at the end; empty without removal"]
-    parameters_left: Annotated[int, "its parameters after removal"]
-    flops_left: Annotated[int, "its FLOPs for one image after removal"]
+    parameters_left: Annotated[int, "parameters of the best peer after removal; empty without removal"]
+    flops_left: Annotated[int, "FLOPs of the best peer for one image after removal; empty without removal"]
 
 
 class RoundRow(TypedDict):
@@ -36,7 +36,7 @@ class RoundRow(TypedDict):
     epoch: Annotated[int, "epochs that the peer has trained so far"]
     peer: Annotated[int, "from 0"]
     lr: Annotated[float, "learning rate at the start of the round's last epoch"]
-    train_loss: Annotated[float, "mean loss of the round's last epoch"]
+    train_loss: Annotated[float, "mean cross entropy of the round's last epoch, without further loss terms"]
     train_accuracy: Annotated[float, "accuracy of the round's last epoch, on augmented images"]
     val_loss: Annotated[float, "cross entropy on the validation split before the exchange"]
     val_accuracy: Annotated[float, "accuracy on the validation split before the exchange"]
