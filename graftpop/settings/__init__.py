@@ -1,4 +1,4 @@
-"""The validated settings of one population: what a trial runs with once every searched value is fixed.
+"""The validated settings of one population, with a fixed value for every searched key.
 
 Each class is one section of the YAML file and checks structure, types and ranges. `graftpop.space` checks names that
 are looked up in tables (models, data sets, schedules, topologies) and rules between keys.

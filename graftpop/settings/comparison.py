@@ -1,4 +1,4 @@
-"""The keys beside the sections that make a space a comparison."""
+"""The top-level keys that make a space a comparison: variants, seeds, baseline and published."""
 
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ def _distinct(seeds: list[int]) -> list[int]:
 
 
 class PublishedAccuracy(Section):
-    """One accuracy of a paper; its other keys are searched keys, with the values that it belongs to."""
+    """One accuracy of a paper; further keys are searched keys with the values for which it was published."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -1,7 +1,7 @@
 """Search spaces: validated settings and search domains, read from a YAML file and `key=value` overrides.
 
-Every value that a domain may yield is validated like a fixed value, so that a mistake is reported in one line before
-the study starts, and not by a trial that fails hours later.
+Every value that a domain may yield is validated like a fixed value. A mistake is reported in one line before the study
+starts, instead of by a trial that fails hours later.
 """
 
 from graftpop.space.domains import DOMAINS, Domain

@@ -22,8 +22,8 @@ LENGTHS = (
     "repr.S2",
     "repr.N",
 )
-"""Keys that one rule may combine more than two of: the length of the training and all that must fit into it. Such a
-rule is broken first where each of the keys is at an extreme."""
+"""Keys of the training's length and of everything that must fit into it. One rule may combine more than two of these
+keys; it is broken first where each of them is at an extreme."""
 
 
 def boundary_samples(domains: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:

@@ -49,7 +49,7 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
 
     Args:
         settings: one sample of the space, resolved.
-        domains: what the space searches.
+        domains: domains of the searched keys, by dotted key.
         origin: see `Origin`.
 
     Raises:
@@ -150,7 +150,7 @@ def check_search(settings: Settings, domains: Mapping[str, Domain], origin: Orig
 
     Args:
         settings: any sample of the space, resolved; `tune` is never searched.
-        domains: what the space searches.
+        domains: domains of the searched keys, by dotted key.
         origin: see `Origin`.
         is_comparison: whether the space has variants or seeds.
 
@@ -229,7 +229,7 @@ def check_effect(settings: Settings, domains: Mapping[str, Domain], origin: Orig
 
     Args:
         settings: one sample of the space, resolved.
-        domains: what the space searches.
+        domains: domains of the searched keys, by dotted key.
         origin: see `Origin`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Rules of the methods' sections: what each requires of training and peers, and which exclude each other."""
+"""Rules of the methods' sections: their requirements on training and peers, and the pairs that exclude each other."""
 
 from graftpop.errors import SpaceError
 from graftpop.settings import Settings

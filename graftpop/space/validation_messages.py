@@ -1,4 +1,4 @@
-"""One-line messages for what pydantic refuses: origin, key, rule, value and the closest valid choice."""
+"""One-line messages for values that pydantic refuses: origin, key, rule, value and the closest valid choice."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The keys that make a space a comparison: variants, seeds, baseline and published."""
+"""Checks of the keys that make a space a comparison: variants, seeds, baseline and published."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -74,7 +74,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def check_overlap(variants: Mapping[str, Mapping[str, Any]], domains: Mapping[str, Domain], origin: Origin) -> None:
-    """Check that no variant sets a searched key, since the searched value would replace the variant's.
+    """Check that no variant sets a searched key: the searched value would replace the variant's value.
 
     Raises:
         SpaceError: a variant sets a searched key, a section around it, or a key inside a searched section.
