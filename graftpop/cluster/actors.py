@@ -44,9 +44,9 @@ class RayGroup:
     """The peers of one trial; see `graftpop.population.Group`.
 
     Args:
-        settings: the population's.
+        settings: the population's settings.
         request: resources of the peers, and which of them share a process.
-        placement_group: of the trial; its last bundles belong to the actors.
+        placement_group: the trial's placement group; its last bundles belong to the actors.
         trial: trial ID, the prefix of the peers' task names.
         components: a `graftpop.peer.components.Components`, which is pickled; None for those that the settings name.
     """
@@ -79,9 +79,9 @@ class RayGroup:
         """Become the peers of another trial with the same bundles; idle processes are reused.
 
         Args:
-            settings: of the new population.
-            request: its resources, with the same bundles; the division of peers among them may differ.
-            trial: its ID.
+            settings: settings of the new population.
+            request: resources of the new peers, with the same bundles; the peers in each bundle may differ.
+            trial: ID of the new trial.
         """
         busy = {self._actor_of_peer[call.peer] for call in self._started.values()}
         self._settings, self._request, self._trial = settings, request, trial

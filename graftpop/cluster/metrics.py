@@ -1,6 +1,7 @@
 """Metrics of every peer through Ray, for Prometheus to scrape on the driver's node.
 
-The driver sets all gauges, because it hears of every round and outlives the peers' processes. Observed on Ray 2.60:
+The driver sets all gauges, because it gets the results of every round and outlives the peers' processes. Observed on
+Ray 2.60:
 
 - A process exports a gauge's value once, within 10 s, and its node's agent shows it for 20 s. So values are set
   repeatedly while their trial runs, and for a while after it.

@@ -33,8 +33,8 @@ def check_nodes(space: Space, location: str) -> None:
     not checked: a failure there fails the trial.
 
     Args:
-        space: of the study.
-        location: of the existing run folder; a URI is visible to all nodes.
+        space: the study's space.
+        location: path or URI of the existing run folder; a URI is visible to all nodes.
 
     Raises:
         ResourceError: a node does not share the folder, or did not answer.

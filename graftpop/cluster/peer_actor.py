@@ -1,4 +1,4 @@
-"""A process of peers as a Ray actor."""
+"""A Ray actor: one process with one or more peers."""
 
 from collections.abc import Generator, Sequence
 from typing import Any

@@ -36,7 +36,7 @@ class ProcessGroup:
         """Open a new process group and return its address and port.
 
         Args:
-            rank: of this peer, from 0.
+            rank: rank of this peer, from 0.
             world_size: number of peers in the group.
             timeout_s: seconds that each collective waits for the other peers.
         """

@@ -40,7 +40,7 @@ class Recorder(Callback):
     """Writes the run folder's tables from Tune's callbacks, and notifies observers.
 
     Args:
-        space: of the study.
+        space: the study's space.
         folder: the run folder.
         watch: called with all trials whenever one changes.
         known: trials of earlier sessions.

@@ -74,7 +74,7 @@ def resource_request(settings: Settings, nodes: Sequence[Node]) -> ResourceReque
     train faster than side by side and need less memory. With GPUs this is not automatic, since it was not measured.
 
     Args:
-        settings: of the population.
+        settings: the population's settings.
         nodes: resources of the cluster's nodes.
 
     Raises:

@@ -117,7 +117,7 @@ def _none(space: Space) -> TrialScheduler:
 def _asha(space: Space) -> TrialScheduler:
     """Stop the worse two thirds at 1/9 and 1/3 of the rounds, at round 5 at the earliest.
 
-    A shorter training is never stopped: its first rounds say little, and little would be saved.
+    A training too short for a rung is never stopped: its first rounds predict little, and little would be saved.
     """
     rounds = space.most_rounds()
     rungs = (rounds // ASHA_REDUCTION**2, rounds // ASHA_REDUCTION)

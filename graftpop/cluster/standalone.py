@@ -27,8 +27,8 @@ def ray_group(settings: Settings, components: Components) -> Iterator[RayGroup]:
     They use the cluster that this process joined by `ray.init`, otherwise a local one that ends with the block.
 
     Args:
-        settings: of the population.
-        components: of its peers; they are pickled, so every node must be able to import their modules.
+        settings: the population's settings.
+        components: components of its peers; they are pickled, so every node must be able to import their modules.
 
     Raises:
         ResourceError: the cluster has no room for the peers, or none within the timeout.

@@ -30,7 +30,7 @@ def run_study(
     Records are written while trials run. One SIGINT ends the study after pending writes.
 
     Args:
-        space: of the study.
+        space: the study's space.
         folder: the run folder, with the trials of earlier sessions.
         connection: the cluster.
         watch: called with all trials whenever one changes.

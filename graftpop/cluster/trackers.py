@@ -31,7 +31,7 @@ FIGURES: Final = (
 
 @dataclass(eq=False)
 class Run:
-    """A trial's run in a tracker; the SDK's handle is None until it started."""
+    """A trial's run in a tracker; `handle` is None until the SDK has started the run."""
 
     name: str
     config: dict[str, Any]
@@ -45,8 +45,8 @@ class Tracker(Callback):
     A resumed trial is logged as a new run, "... (resumed)", because not every tracker can reopen one.
 
     Args:
-        name: of the tracker, a key of `TRACKERS`.
-        space: of the study.
+        name: name of the tracker, a key of `TRACKERS`.
+        space: the study's space.
         folder: the run folder.
         known: trials of earlier sessions.
     """
@@ -88,7 +88,7 @@ class Tracker(Callback):
         self._background.finish()
 
     def _run_of(self, trial: TuneTrial) -> Run:
-        """Return the run of a trial; it starts at first sight."""
+        """Return the run of a trial, started on the first call."""
         if trial.trial_id not in self._runs:
             planned = trial.config["trial"]
             trial_id = planned["trial_id"]
@@ -104,7 +104,7 @@ class Tracker(Callback):
             self._submit(run, partial(self._client.end, failed=failed or run.has_failed))
 
     def _submit(self, run: Run, call: Callable[[Any], None]) -> None:
-        """Queue a call with a run's handle. A run that could not start is tried again."""
+        """Queue a call with a run's handle. Each call first starts the run, if that has not succeeded yet."""
 
         def start_and_call() -> None:
             if run.handle is None:

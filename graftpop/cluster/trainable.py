@@ -59,9 +59,9 @@ class PopulationTrainable(tune.Trainable):
         Args:
             config: `trial` with `trial_id` and `sample` (searched keys and values); from a user's Tuner the searched
                 keys and values themselves.
-            space: of the study.
-            nodes: of the cluster for which the resources were computed.
-            location: of the run folder.
+            space: the study's space.
+            nodes: nodes of the cluster for which the resources were computed.
+            location: path or URI of the run folder.
         """
         self._space, self._nodes = space, nodes
         self._run = RunFolder(location)

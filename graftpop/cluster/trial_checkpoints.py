@@ -15,14 +15,14 @@ def newest_checkpoint(
     """Return the newest complete checkpoint with its files; None and no files without one.
 
     Damaged checkpoints are skipped with an event. A checkpoint of another trial is adopted only up to the round that
-    this trial has reached, because a later one would leave gaps in its records; this trial's later checkpoints are
-    removed then.
+    this trial has reached: a later one would leave gaps in its records. This trial's checkpoints after the adopted
+    round are then removed.
 
     Args:
         own: checkpoints of the trial.
-        source: the same, or those of a trial to adopt.
-        trial_id: of the trial, for messages.
-        num_peers: of the population.
+        source: checkpoints of the trial to adopt from; `own` if there is none.
+        trial_id: trial ID, for messages.
+        num_peers: number of peers of the population.
         on_event: called with each skipped checkpoint.
 
     Raises:

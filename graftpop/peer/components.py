@@ -18,9 +18,9 @@ class Components:
     """Functions that create a peer's components, called once per peer in its process.
 
     Attributes:
-        make_network: from the number of classes to a new network, with weights from torch's global generator.
-        make_splits: from the number of reader processes to the images.
-        make_optimizer: from parameters to their optimizer; None for SGD with the settings' values.
+        make_network: function from the number of classes to a new network, with weights from torch's global generator.
+        make_splits: function from the number of reader processes to the images.
+        make_optimizer: function from parameters to their optimizer; None: SGD with the settings' values.
     """
 
     make_network: Callable[[int], nn.Module]

@@ -28,7 +28,7 @@ class Diagnostics:
     - `density_valid`, `density_invalid`: mean L1 norm of the filters that are valid (invalid) in a baseline.
 
     Args:
-        filters: of every site.
+        filters: filters of every site.
         settings: the section `diagnostics`.
 
     Raises:
@@ -70,7 +70,7 @@ def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float) 
 
     Args:
         folder: the baseline's folder best/.
-        weights: of a network of the same architecture, (O, ...), by name of convolution.
+        weights: weights (O, ...) of a network of the same architecture, by name of convolution.
         threshold: smallest L1 norm of a valid filter.
 
     Raises:

@@ -23,10 +23,10 @@ class FinalNetwork:
     """A trained peer's network, its changes after training, and its description.
 
     Args:
-        learner: with the network.
-        sites: of the network.
+        learner: the peer's learner, with the network.
+        sites: sites of the network.
         splits: the peer's images.
-        settings: the population's.
+        settings: the population's settings.
 
     Attributes:
         small: the network without its dropped filters; None until some were removed.
@@ -49,7 +49,7 @@ class FinalNetwork:
 
         Args:
             kind: `uniform_soup` averages all, `greedy_soup` those that do not lower the validation accuracy.
-            snapshots: of the peers, the most accurate first.
+            snapshots: the peers' snapshots, the most accurate first.
         """
         weights = [torch.tensor(snapshot.weights) for snapshot in snapshots]
         soup = uniform_soup(weights) if kind == "uniform_soup" else greedy_soup(weights, self._val_accuracy_of)
@@ -65,7 +65,7 @@ class FinalNetwork:
         return accuracy(logits.argmax(1), labels)
 
     def cost(self) -> TrialRow:
-        """Return the network's parameters and FLOPs for one image; after removal also what is left of them."""
+        """Return the network's parameters and FLOPs for one image, and both after removal if filters were removed."""
         shape = self._splits.image_shape
         network = self._learner.network
         cost: TrialRow = {"parameters": count_parameters(network), "flops": count_flops(network, shape)}

@@ -22,12 +22,12 @@ def make_learner(
     """Return the learner of one peer.
 
     Args:
-        settings: the population's.
+        settings: the population's settings.
         peer: index of the peer, from 0.
-        network: with its initial weights; the learner trains it in place.
+        network: network with its initial weights; the learner trains it in place.
         splits: the peer's images.
-        device: where it trains.
-        components: with the optimizer's constructor.
+        device: torch device of the training.
+        components: the peer's components; only `make_optimizer` is used.
     """
     training, population = settings.training, settings.population
     lr = training.lr
@@ -52,8 +52,8 @@ def add_loss_terms(
     """Add the loss terms of distillation and mutual learning to a learner.
 
     Args:
-        learner: of the peer.
-        settings: the population's.
+        learner: the peer's learner.
+        settings: the population's settings.
         peer: index of the peer, from 0.
         teachers: networks that distillation learns from.
         snapshot_teachers: the other peers' last snapshots, for codistillation.

@@ -37,11 +37,11 @@ class Peer:
     """One network of a population, with its data, optimizer and random state.
 
     Args:
-        settings: the population's.
+        settings: the population's settings.
         index: index of the peer, from 0.
-        device: where it trains.
+        device: torch device of the training, such as `cuda`.
         num_workers: processes that read its images from disk, if they do not fit in memory.
-        components: its network, images and optimizer; None for those that the settings name.
+        components: the peer's network, images and optimizer; None: as the settings name them.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Peer:
             )
 
     def reseed(self, donor: Snapshot, num_epochs: int) -> PeerRow:
-        """Replace diverged weights by a donor's, without momentum, and return the peer's row.
+        """Replace diverged weights by a donor's weights, clear the momentum, and return the peer's row.
 
         The row has the donor's validation results and the diverged epoch's training loss.
 

@@ -27,7 +27,7 @@ def state_bytes(
     """Return the state of a peer.
 
     Args:
-        learner: with network, momentum and epoch.
+        learner: owner of network, momentum and epoch.
         hooks: the peer's hooks.
         teacher_images: images that the peer trained teachers on and has not reported yet.
         small: the network without removed filters; None if none were removed.

@@ -63,8 +63,8 @@ class AsyncRounds:
         group: the peers.
         roster: the peers that take part.
         deadlines: timeouts of calls.
-        settings: of the population.
-        states: a handle of each peer's state after the completed rounds, which the peers already have.
+        settings: the population's settings.
+        states: handle of each peer's state after the completed rounds, by peer; the peers already have it.
         round: number of completed rounds.
         teachers: handles of the teachers that a restarted peer gets.
         on_event: called with each event.
@@ -253,7 +253,7 @@ class AsyncRounds:
     # --- losses ---
 
     def _restart_blocking(self) -> None:
-        """Restart peers whose snapshots are gone, because all peers are done or wait for one of these.
+        """Restart peers whose snapshots are gone; all peers are done or wait for such a snapshot.
 
         Raises:
             PeerDiverged: a diverged peer waits for weights, and no peer has any.

@@ -18,8 +18,8 @@ def donors_among(peers: Sequence[int], topology: str, best_peer: int, rng: rando
     Args:
         peers: the present peers, in ascending order.
         topology: a key of TOPOLOGIES.
-        best_peer: the one with the best validation, among the peers.
-        rng: for random topologies.
+        best_peer: the peer with the highest validation accuracy.
+        rng: generator for random topologies.
     """
     if len(peers) < 2:
         return {}

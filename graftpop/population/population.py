@@ -36,7 +36,7 @@ class Population:
 
     Args:
         group: the peers, `population.num_peers` of them.
-        settings: of this population.
+        settings: the population's settings.
         on_event: called with each event.
 
     Attributes:
@@ -286,9 +286,9 @@ class Population:
         """Resume from the states that `save` and `save_teachers` returned after a round.
 
         Args:
-            states: by peer; peers without a state have left for good.
+            states: state by peer; peers without a state have left for good.
             round: number of completed rounds.
-            teachers: by index.
+            teachers: state by index of the teacher.
             num_restarts: number of replacements by peer until then.
         """
         self._recovery.round = self.round = round

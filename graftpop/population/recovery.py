@@ -76,7 +76,7 @@ class Recovery:
             method: name of a method of a peer.
             calls: arguments by peer.
             result_mode: kind of result.
-            num_rounds: the timeout is this many times that of a round.
+            num_rounds: length of the call in rounds, a factor of the timeout.
 
         Raises:
             PeerError: a peer failed, or was lost too often.

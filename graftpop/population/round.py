@@ -14,7 +14,7 @@ class Round:
     """The results of one round.
 
     Attributes:
-        round: its number, from 1.
+        round: number of the round, from 1.
         is_last: whether it is the last of the training.
         peers: one row per peer.
         grafts: columns of the exchange, one value per receiver and site.
