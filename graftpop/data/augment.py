@@ -80,8 +80,8 @@ def random_crop_box(height: int, width: int, generator: np.random.Generator) -> 
     ten draws do not fit, it is the largest centered box with such a ratio.
 
     Args:
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        height: height of the image, in pixels.
+        width: width of the image, in pixels.
         generator: source of the random numbers.
 
     References:

@@ -44,7 +44,7 @@ def read_batches(
         items: map-style data set.
         batches: indices of the items of each batch.
         num_workers: processes that read; 0 reads in this process.
-        device: where the caller moves the batches; memory is pinned for CUDA.
+        device: torch device to which the caller moves the batches; memory is pinned for CUDA.
         collate: joins a list of items into a batch; None: torch's default.
     """
     return iter(

@@ -79,7 +79,7 @@ def locked(lock: Path, purpose: str, timeout_s: float = LOCK_TIMEOUT_S) -> Itera
 
     Args:
         lock: path of the lock file.
-        purpose: what the holder does, a verb phrase for messages (`decode cifar10`).
+        purpose: action of the holder, a verb phrase for messages (`decode cifar10`).
         timeout_s: seconds to wait for another holder.
 
     Raises:

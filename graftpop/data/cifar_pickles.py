@@ -85,7 +85,7 @@ def unpickled(content: bytes, folder: Path) -> dict[str, Any]:
 
     Args:
         content: the pickle.
-        folder: of the batch, for messages.
+        folder: folder of the batch, for messages.
 
     Raises:
         DataError: it is no dict, is damaged, or holds other classes or functions than ARRAYS.

@@ -35,7 +35,7 @@ def decode_image(encoded: bytes | str, where: str, size: tuple[int, int] | None 
 
     Args:
         encoded: content of an image file, or its path.
-        where: names the image in messages.
+        where: name of the image, for messages.
         size: required (height, width) in pixels; None: any.
 
     Raises:
@@ -115,8 +115,8 @@ def decode_blocks(images: Iterable[EncodedImage], height: int, width: int, *, sc
 
     Args:
         images: (content or path, name for messages, label) of each image.
-        height: of every image, in pixels.
-        width: of every image, in pixels.
+        height: height of every image, in pixels.
+        width: width of every image, in pixels.
         scaled: whether images of any size are cropped and scaled to a square of side `height`; see `square`.
 
     Raises:

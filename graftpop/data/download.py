@@ -24,7 +24,7 @@ def download_archive(url: str, md5: str, folder: Path, member: str) -> None:
     """Download a tar archive and unpack one of its folders.
 
     Args:
-        url: of the archive.
+        url: URL of the archive.
         md5: expected MD5 of the archive, checked before unpacking.
         folder: destination; `folder / member` appears only when it is complete.
         member: name of the folder inside the archive.

@@ -63,7 +63,7 @@ def folder_source(
     """Return a data set of image files, to be decoded into memory.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         images: the files and labels.
         flip: whether mirrored images are as good as the originals.
         mean_std: mean and deviation of the pixels in [0, 1]; None: computed from the training images.

@@ -36,7 +36,7 @@ class Images(Protocol):
         Args:
             batch_size: images per batch.
             seed: fixes order and augmentation of the epoch.
-            device: receives the batches.
+            device: torch device of the batches.
         """
 
     def evaluation_batches(self, batch_size: int, device: torch.device) -> Batches:

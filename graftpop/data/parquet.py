@@ -67,7 +67,7 @@ def parquet_source(
     """Return a data set in Parquet files, whose mirrored images are as good as the originals.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         folder: the searched folder, for messages.
         files: files by part, see `parquet_files`.
         label: the label column; None: found from the schema.

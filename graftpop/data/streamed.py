@@ -37,7 +37,7 @@ class StreamedImages:
         files: path of each image.
         labels: int64 (num_images,).
         recipe: normalization and mirroring; its crop padding is ignored.
-        side: of the network's square input, in pixels.
+        side: side of the network's square input, in pixels.
         num_workers: processes that read; 0 reads in this process.
     """
 

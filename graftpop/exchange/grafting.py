@@ -1,4 +1,4 @@
-"""External grafting: at the end of a round, each site or filter of a receiver is blended with the donor's.
+"""External grafting: at the end of a round, each site or filter of a receiver is blended with the donor's weights.
 
 `Grafting` maps each stretch of the flat buffer to its alpha, so a graft is one interpolation per stretch.
 """

@@ -39,17 +39,17 @@ def convolutions_of(state: Mapping[str, Tensor]) -> list[str]:
 def graft_state_dicts(
     receiver: Mapping[str, Tensor], donor: Mapping[str, Tensor], *, A: float = 0.4, c: float = 500.0
 ) -> dict[str, Tensor]:
-    """Return the receiver's state dict grafted with the donor's, layer by layer, without changing either.
+    """Return the receiver's state dict grafted with the donor's state dict, layer by layer; neither is changed.
 
         alpha  = A / pi * atan(c * (H_receiver - H_donor)) + 1/2        of each convolution
         result = alpha * receiver + (1 - alpha) * donor
 
-    H is the entropy of a convolution's weights in 10 bins, in nats. The *order* of the entries gives the sites: a
-    convolution is a `weight` with four dimensions, and the entries after it, up to the next one, take its alpha (bias,
-    BatchNorm, and for the last one the classifier). Populations find sites by *running* the network instead. Both agree
+    H is the entropy of a convolution's weights in 10 bins, in nats. The *order* of the entries gives the sites. A
+    convolution is a `weight` with four dimensions. The entries after it, up to the next convolution, take its alpha:
+    bias, BatchNorm, and at the end the classifier. Populations find sites by *running* the network instead. Both agree
     if each convolution precedes the BatchNorm that consumes its output, as in ResNet, MobileNetV2 and VGG. They differ
     for BatchNorm before the convolution (WideResNet, DenseNet) and for convolutions without one: here each has its own
-    alpha, in a population it takes that of the site before it.
+    alpha, while in a population it takes the alpha of the site before it.
 
     Args:
         receiver: a network's `state_dict()`.

@@ -22,7 +22,7 @@ class Exported:
     Attributes:
         file: path or URI of the network's file; `config.json` is in the same folder.
         card: path or URI of the model card.
-        description: of the network, one sentence.
+        description: description of the network, one sentence.
         measurements: on the validation and test images, or on noise.
         unmeasured: why noise was used, an error message; empty if the run's data was used.
     """

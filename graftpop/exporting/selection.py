@@ -30,7 +30,7 @@ class SelectedNetwork:
         network: network in evaluation mode, from normalized images (B, 3, H, W) to class scores (B, C).
         card: data to rebuild the network and normalize its input, as in `config.json` of best/; for an ensemble also
             its number of members.
-        description: of the network, one sentence.
+        description: description of the network, one sentence.
         settings: settings of its population.
         trial: row of the best trial in `trials.parquet`.
         metadata: metadata of the checkpoint that it was loaded from.

@@ -103,7 +103,7 @@ class Attenuation(Hook):
         }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` returned, and mask the gradients of the dropped filters again."""
+        """Restore the state that `state_dict` returned, and mask the gradients of the dropped filters again."""
         self._dropped = [
             tensors.get(site.site.conv, torch.empty(0, dtype=torch.int64)).to(site.weight.device)
             for site in self._filters

@@ -12,7 +12,7 @@ __all__ = ["Hook"]
 
 
 class Hook:
-    """A hook that does nothing and has no state; subclasses override what they need.
+    """A hook that does nothing and has no state; subclasses override the methods that they need.
 
     Attributes:
         name: name of the hook, unique within a peer; the key of its state in a checkpoint.
@@ -35,4 +35,4 @@ class Hook:
         return {}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""

@@ -96,7 +96,7 @@ class RePr(Hook):
         }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` returned, and mask the gradients of the dropped filters again."""
+        """Restore the state that `state_dict` returned, and mask the gradients of the dropped filters again."""
         self._forget()
         for index, site in enumerate(self._filters):
             if (dropped := tensors.get(f"{site.site.conv}/dropped")) is not None:

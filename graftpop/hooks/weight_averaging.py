@@ -52,6 +52,6 @@ class StochasticWeightAveraging(Hook):
         return {"mean": self._mean, "num_averaged": torch.tensor(self._num_averaged)}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         self._mean.copy_(tensors["mean"])
         self._num_averaged = int(tensors["num_averaged"])

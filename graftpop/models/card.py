@@ -27,9 +27,9 @@ Above0 = Annotated[float, Field(gt=0, lt=1e30)]
 
 
 class ModelCard(Section):
-    """The values that rebuild a network and prepare its input; other values are kept.
+    """The values that rebuild a network and prepare its input; unknown values are kept, too.
 
-    The description of a value is its rule, for messages.
+    Each field's `description` is its rule, used in messages.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -47,7 +47,7 @@ class ModelCard(Section):
     removed_filters: Annotated[int, Field(ge=0)] | None = Field(default=None, description="a number of filters")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values by name, for JSON, without those that were not given."""
+        """Return the given values by name, for JSON; defaults are omitted."""
         return self.model_dump(exclude_unset=True)
 
 

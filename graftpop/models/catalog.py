@@ -85,7 +85,7 @@ def torchvision_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
     """Return the function that builds a classifier of torchvision with initial weights.
 
     Args:
-        name: of the classifier, such as `resnet18`.
+        name: name of the classifier, such as `resnet18`.
         where: key where the name was given, for messages.
 
     Raises:
@@ -113,7 +113,7 @@ def timm_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
     """Return the function that builds a classifier of timm with initial weights.
 
     Args:
-        name: of an architecture (`resnet18`), or with a tag of weights (`resnet18.a1_in1k`).
+        name: name of an architecture (`resnet18`), or with a tag of weights (`resnet18.a1_in1k`).
         where: key where the name was given, for messages.
 
     Raises:

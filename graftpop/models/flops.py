@@ -31,8 +31,9 @@ def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
 class _CountsFlops:
     """Adds up the operations of every call by torch's formulas.
 
-    Torch wraps a `__torch_dispatch__` that stands in a subclass of TorchDispatchMode, and the wrapper imports its
-    compiler, which takes a second; so does `torch.utils.flop_counter.FlopCounterMode`. An inherited one is not wrapped.
+    Torch wraps a `__torch_dispatch__` defined in a subclass of TorchDispatchMode, and the wrapper imports torch's
+    compiler, which takes a second. `torch.utils.flop_counter.FlopCounterMode` does the same. An inherited method is not
+    wrapped.
     """
 
     flops: int = 0

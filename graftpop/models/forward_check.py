@@ -58,7 +58,7 @@ def check_forward(network: nn.Module, image_shape: tuple[int, int, int], num_cla
     Args:
         network: not changed.
         image_shape: (C, H, W).
-        num_classes: of the data.
+        num_classes: number of classes of the data.
         where: names the network in messages, see `run_forward`.
 
     Raises:

@@ -16,7 +16,7 @@ def narrow_(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     into the full network.
 
     Args:
-        network: of the full architecture, changed in place.
+        network: network of the full architecture, changed in place.
         tensors: `state_dict` of the same architecture with filters removed.
     """
     for name, module in network.named_modules():

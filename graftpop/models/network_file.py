@@ -106,8 +106,8 @@ def rebuilt_network(card: ModelCard, weights: Mapping[str, Tensor], where: str) 
     """Return the network that a card describes, with the given weights, in evaluation mode.
 
     Args:
-        card: of the network.
-        weights: its state_dict.
+        card: model card of the network.
+        weights: state_dict of the network.
         where: file or folder of both, for messages.
 
     Raises:

@@ -51,11 +51,11 @@ def load_teacher(
 
     Args:
         settings: with either `checkpoint` or `pretrained`.
-        num_classes: of the data.
+        num_classes: number of classes of the data.
         image_shape: (C, H, W) of the data's images.
         where: key of the settings, for messages: `distillation.teachers[0]`.
-        mean: of the data's recipe, one per color, for pixels in [0, 1].
-        std: of the data's recipe, one per color, for pixels in [0, 1].
+        mean: mean of the data's recipe, one value per color, for pixels in [0, 1].
+        std: standard deviation of the data's recipe, one value per color, for pixels in [0, 1].
 
     Raises:
         CheckpointError: the checkpoint is absent, damaged, or holds another network.

@@ -1,4 +1,4 @@
-"""Reading of weights alone, from any supported file; safe for untrusted files, as `graftpop.models.network_file` is."""
+"""Reading of weights, without a model card, from any supported file; untrusted files are safe to read."""
 
 import pickle
 import re
@@ -30,7 +30,8 @@ TORCH_FILES: Final = (b"PK\x03\x04", pickle.dumps(0x1950A86A20F9469CFC6C, 2))
 def read_weights(file: Path) -> dict[str, Tensor]:
     """Return the state_dict in a file, with the names of the plain network.
 
-    It may be nested in a dict under one of WRAPPERS. If all names have the prefix of DataParallel, it is removed.
+    The state_dict may be nested in a dict under one of WRAPPERS. If all names have DataParallel's prefix, the prefix is
+    removed.
 
     Args:
         file: `*.safetensors`, otherwise a file of `torch.save`.
@@ -63,7 +64,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 def read_any_weights(place: Path) -> dict[str, Tensor]:
     """Return the weights of one network from any supported file or folder, with the names of the plain network.
 
-    A safetensors file keeps no order: its weights are sorted by name, numbers in names by value.
+    A safetensors file does not record the order of its weights: they are sorted by name, numbers in names by value.
 
     Args:
         place: a folder with `model.safetensors`, such as best/ of a run; a peer's file of a checkpoint, whose optimizer

@@ -35,7 +35,7 @@ class Filters(NamedTuple):
     """The filters of one layer, with the BatchNorm behind them.
 
     Attributes:
-        weight: of the convolution, (O, ...), one row per filter, finite.
+        weight: weights of the convolution, (O, ...), one row per filter, finite.
         scale: gamma of the BatchNorm, (O,); None for 1.
         shift: beta of the BatchNorm, (O,); None for 0.
     """

@@ -16,7 +16,7 @@ def density(weights: Sequence[Tensor], valid: Sequence[Tensor]) -> tuple[float, 
     A baseline decides once which filters are valid; other networks use the same masks.
 
     Args:
-        weights: of one or more layers, each (O, ...).
+        weights: weights of one or more layers, each (O, ...).
         valid: masks of the layers, each (O,) bool, true for filters that are valid in the baseline.
 
     Returns:

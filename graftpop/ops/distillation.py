@@ -19,7 +19,7 @@ def mean_probabilities(logits: Sequence[Tensor], temperature: float) -> Tensor:
         pbar = 1/M * sum_m softmax(z_m / temperature)
 
     Args:
-        logits: of M >= 1 teachers, each (B, C), on the same images.
+        logits: logits of M >= 1 teachers, each (B, C), on the same images.
         temperature: > 0.
 
     Returns:
@@ -82,7 +82,7 @@ def mutual_loss(logits: Tensor, others: Tensor, temperature: float) -> Tensor:
 
     Args:
         logits: this peer's z, (B, C).
-        others: of the other peers on the same images, (K - 1, B, C); K may be 1.
+        others: logits of the other peers on the same images, (K - 1, B, C); K may be 1.
         temperature: T, > 0.
 
     Returns:

@@ -107,7 +107,7 @@ def _mean_norm(kept: Tensor) -> float:
 
 
 def _basis(rows_OK: Tensor) -> Tensor:
-    """Return orthonormal rows that span what some unit rows span."""
+    """Return orthonormal rows with the same span as some unit rows."""
     columns, singular_values, _ = torch.linalg.svd(rows_OK.T, full_matrices=False)  # faster on its side
     basis_RK: Tensor = columns[:, singular_values > ROUNDING].T
     return basis_RK

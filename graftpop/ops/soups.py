@@ -24,7 +24,7 @@ def greedy_soup(weights: Iterable[Tensor], accuracy_of: Callable[[Tensor], float
 
     Args:
         weights: flat, each (N,), the most accurate first.
-        accuracy_of: from flat weights to the accuracy on the validation images.
+        accuracy_of: function from flat weights to the accuracy on the validation images.
     """
     first, *others = weights
     chosen, best = [first], accuracy_of(first)

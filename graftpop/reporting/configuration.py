@@ -1,4 +1,4 @@
-"""A configuration in words: what its peers do in a round, and the range of its alpha."""
+"""A configuration in words: the actions of its peers in a round, and the range of its alpha."""
 
 import math
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Files of a run, in a local folder or at a URI; every file appears complete or not at all.
 
 On a local disk a file is written under another name and renamed. In an object store a file appears only when it is
-complete, and renaming would copy it.
+complete, so it is written under its own name; renaming would copy it.
 """
 
 import copy
@@ -38,13 +38,13 @@ def retry_on_oserror(
     on_failure: Callable[[str], None] = lambda cause: None,
     timeout_s: float = STORAGE_LIMIT_S,
 ) -> T:
-    """Return the result of an action on storage, retried while it raises OSError: a full disk, an absent mount.
+    """Return the result of an action on storage, retried while it raises OSError, as on a full disk or a lost mount.
 
     The pause between two attempts doubles from 0.5 s to 20 s.
 
     Args:
         act: the action; it must be repeatable after a failure at any point.
-        problem: prefix of messages: `a table cannot be written`.
+        problem: prefix of messages, such as `a table cannot be written`.
         on_failure: called once, at the first failure, with the cause.
         timeout_s: how long to retry, in seconds.
 
@@ -209,8 +209,8 @@ class Folder:
 
         Args:
             name: name of the file.
-            schema: schema of the file; None: as in its footer.
-            only: a text column and the values to select rows by; None: all rows.
+            schema: schema of the file; None: the schema in its footer.
+            only: a text column, and the values whose rows are read; None: all rows.
             columns: names of the columns to read; None: all.
 
         Raises:

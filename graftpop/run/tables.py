@@ -203,6 +203,7 @@ class RunFolder:
 
         Raises:
             CheckpointError: the file is damaged.
+            StorageError: the storage cannot be reached.
         """
         if not self.exists(f"{name}.parquet"):
             return SCHEMAS[name].empty_table()
@@ -236,7 +237,7 @@ class RunFolder:
 
         Args:
             trial_ids: IDs in the order of the rows.
-            now: False: skip it while joining would take more than 5 % of the time.
+            now: whether to join at once; False: skip while joining would take more than 5 % of the time.
         """
         if now or self._joining.is_due:
             self._joining.do(lambda: self._join(list(trial_ids)))
@@ -253,7 +254,7 @@ class RunFolder:
         """Write `best/`: weights, model card and metrics of the best network.
 
         `model.safetensors` has the card and the metrics in its header too, so a reader that opens this one file gets a
-        consistent set even while another network replaces it. `config.json` and `metrics.json` are copies to look at.
+        consistent set even while another network replaces it. `config.json` and `metrics.json` are copies for readers.
 
         Args:
             peer_file: a peer's file of a checkpoint.

@@ -57,7 +57,7 @@ def check_data_and_models(space: Space) -> None:
     searched for sites, and every pretrained teacher is loaded.
 
     Raises:
-        GraftpopError: data cannot be read, or a network does not fit the images or has nothing to graft.
+        GraftpopError: data cannot be read, a network does not fit the images, or a network has nothing to graft.
     """
     every = _all_settings(space)
     released = {

@@ -1,4 +1,4 @@
-"""Experiment trackers, one class each. A tracker holds a copy of the run folder's results."""
+"""Clients of experiment trackers, one class per tracker. A tracker gets a copy of the run folder's results."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from graftpop.space import Space
 __all__ = ["TRACKERS", "TrackerClient", "check_trackers"]
 
 WANDB_TIMEOUT_S: Final = 30.0
-"""How long Weights & Biases may take to start a run and to send its last data; at exit it waits once more."""
+"""How long Weights & Biases may take to start a run, and to send its last data; it waits as long again at exit."""
 
 
 class TrackerClient(ABC):
@@ -56,7 +56,7 @@ class TrackerClient(ABC):
         """Release the SDK's resources."""
 
     def _disk(self, instead: str) -> str:
-        """Return the run folder's path on a disk."""
+        """Return the run folder's path on a disk; `instead` is the next step of the error without one."""
         if self._folder.local_path is None:
             raise SpaceError(
                 f"tune.trackers: {self.package} needs a run folder on a disk, got {self._folder.location}; {instead}"
@@ -206,7 +206,7 @@ TRACKERS: Final[Mapping[str, type[TrackerClient]]] = {"wandb": Wandb, "mlflow": 
 
 
 def check_trackers(space: Space, folder: RunFolder) -> None:
-    """Check that the study's trackers can be logged to.
+    """Check the login or server of each of the study's trackers.
 
     Raises:
         GraftpopError: a tracker lacks a login or a destination, or does not answer.

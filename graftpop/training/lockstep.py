@@ -1,11 +1,11 @@
-"""Collectives as generators: a call that needs the arrays of all peers yields its own and is sent all of them.
+"""Collectives as generators: a call that needs the arrays of all peers yields its own array and receives all of them.
 
 Peers that run such a call in lockstep gather their arrays at every `yield`, as an all-gather does:
 
     all_logits = yield logits        # (...) out; (K, ...) back, one row per peer
 
-The driver of the generators decides how the arrays travel: it stacks those of peers in its own process, or gathers
-them from other processes. The call itself knows neither.
+The driver of the generators decides how the arrays travel. It stacks the arrays of peers in its own process, or gathers
+them from other processes.
 """
 
 from collections.abc import Generator
@@ -24,7 +24,7 @@ CollectiveCall: TypeAlias = Generator[NDArray[np.float32], NDArray[np.float32], 
 
 
 def run_alone(collective: Generator[Any, Any, Result], otherwise: str) -> Result:
-    """Return the result of a collective that yields nothing, so that it needs no other peer.
+    """Return the result of a collective that yields no array and so needs no other peer.
 
     Args:
         collective: the generator to run.
