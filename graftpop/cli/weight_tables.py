@@ -48,7 +48,7 @@ class NetworkFigures:
     """The figures of one network.
 
     Attributes:
-        name: its path, as the user gave it.
+        name: path of the network, as the user gave it.
         layers: figures of each convolution by its name, in order.
         information_nats: sum of the entropies.
     """
@@ -75,8 +75,8 @@ def network_figures(name: str, weights: Mapping[str, Tensor], thresholds: Sequen
     """Return the figures of a network.
 
     Args:
-        name: its path, used in tables and messages.
-        weights: its state dict.
+        name: path of the network, used in tables and messages.
+        weights: state dict of the network.
         thresholds: L1 norms below which a filter is invalid.
 
     Raises:

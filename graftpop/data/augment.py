@@ -54,7 +54,7 @@ def normalize(pixels: Tensor, recipe: Recipe) -> Tensor:
 
     Args:
         pixels: uint8 (B, 3, H, W).
-        recipe: its `mean` and `std` are used.
+        recipe: recipe of the data; only `mean` and `std` are used.
 
     Returns:
         float32 (B, 3, H, W), channels last in memory.

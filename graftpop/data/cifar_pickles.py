@@ -38,7 +38,7 @@ def read_batches(folder: Path, md5_sums: Mapping[str, str], label: str) -> tuple
     """Return the pixels, uint8 (N, 32, 32, 3), and labels, int64 (N,), of some batches.
 
     Args:
-        folder: holds the files.
+        folder: folder of the files.
         md5_sums: published MD5 by file name, compared before a file is unpickled.
         label: key of the labels in a batch.
 

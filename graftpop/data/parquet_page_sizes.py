@@ -1,7 +1,7 @@
 """Decompressed sizes of the pages of a Parquet file, read from the page headers.
 
-pyarrow allocates as much memory for a page as its header says, up to 2 GiB, whatever the footer says, so the headers
-are checked first. The footer is parsed here too: on some damaged footers pyarrow 26 crashes the process.
+pyarrow allocates the memory that a page's header claims, up to 2 GiB, whatever the footer says. So the headers are
+checked first. The footer is parsed here too: on some damaged footers pyarrow 26 crashes the process.
 Source: parquet-format, README.md (layout) and parquet.thrift (field numbers).
 """
 

@@ -34,7 +34,7 @@ def site_assignment(names: list[str], sites: list[Site]) -> Assignment:
 
     Args:
         names: all tensors of the state, in module order.
-        sites: in module order.
+        sites: sites of the network, in module order.
     """
     owner = {module: index for index, site in enumerate(sites) for module in (site.conv, site.norm)}
     site_of, latest = {}, 0

@@ -37,7 +37,7 @@ class _Stretch(NamedTuple):
 
 
 class Grafting:
-    """One peer's side of an exchange: it publishes a snapshot and blends a donor's into its weights.
+    """One peer's side of an exchange: it publishes a snapshot and blends a donor's snapshot into its weights.
 
     Each unit has its own alpha, from the scores of the receiver's and the donor's unit. A unit is a site, or at filter
     level one filter of a site.

@@ -27,7 +27,7 @@ class Measurement:
         num_images: number of images.
         accuracy: accuracy of the file, in [0, 1]; nan on noise.
         network_accuracy: accuracy of the network, in [0, 1]; nan on noise.
-        difference: largest difference between their scores, as a share of the image's largest score if above 1.
+        difference: largest difference between their scores, relative to the image's largest score if that is above 1.
     """
 
     images: str

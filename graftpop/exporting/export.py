@@ -23,8 +23,8 @@ class Exported:
         file: path or URI of the network's file; `config.json` is in the same folder.
         card: path or URI of the model card.
         description: description of the network, one sentence.
-        measurements: on the validation and test images, or on noise.
-        unmeasured: why noise was used, an error message; empty if the run's data was used.
+        measurements: measurements on the validation and test images, or on noise.
+        unmeasured: error message with the reason for noise; empty if the run's data was used.
     """
 
     file: str

@@ -1,7 +1,7 @@
 """Scions from inside one network: graft noise, or the network's strongest filters, into invalid filters.
 
-Both act after every epoch. They are the alternatives to external grafting: the network's own filters bring no new
-information, and noise carries none (Meng et al., CVPR 2020, section 3.2).
+Both act between two epochs. They are the alternatives to external grafting: neither noise nor the network's own filters
+bring new information (Meng et al., CVPR 2020, section 3.2).
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ __all__ = ["InternalScions", "NoiseScions"]
 
 
 class NoiseScions(Hook):
-    """Adds noise to the weights of invalid filters, less with every epoch.
+    """Adds noise to the weights of invalid filters; the noise decreases with every epoch.
 
     Args:
         filters: filters of every site.

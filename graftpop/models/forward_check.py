@@ -31,7 +31,7 @@ def run_forward(network_copy: nn.Module, image_shape: tuple[int, int, int], wher
     Args:
         network_copy: copy of the network, see `eval_copy`.
         image_shape: (C, H, W).
-        where: names the network in messages, such as `model.name: 'resnet20'`.
+        where: name of the network for messages, such as `model.name: 'resnet20'`.
 
     Raises:
         ModelError: the forward pass fails on such images.
@@ -56,10 +56,10 @@ def check_forward(network: nn.Module, image_shape: tuple[int, int, int], num_cla
     """Check that a network maps images of a shape to one logit per class.
 
     Args:
-        network: not changed.
+        network: network to check; not changed.
         image_shape: (C, H, W).
         num_classes: number of classes of the data.
-        where: names the network in messages, see `run_forward`.
+        where: name of the network for messages, see `run_forward`.
 
     Raises:
         ModelError: the forward pass fails, or its output has another shape than (images, num_classes).

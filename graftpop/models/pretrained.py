@@ -46,11 +46,11 @@ def load_teacher(
 ) -> nn.Module:
     """Return a trained teacher in evaluation mode, on the CPU, with frozen parameters.
 
-    It maps the student's images to logits (B, num_classes), and is checked on blank images. The caller builds teachers
-    with `epochs`, which are trained in the trial.
+    It maps the student's images to logits (B, num_classes), and is checked on blank images. Teachers with
+    `epochs` are built by the caller and trained in the trial.
 
     Args:
-        settings: with either `checkpoint` or `pretrained`.
+        settings: settings of the teacher, with either `checkpoint` or `pretrained`.
         num_classes: number of classes of the data.
         image_shape: (C, H, W) of the data's images.
         where: key of the settings, for messages: `distillation.teachers[0]`.

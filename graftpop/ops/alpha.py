@@ -17,8 +17,8 @@ def adaptive_alpha(receiver_entropy: Tensor, donor_entropy: Tensor, *, A: float 
     a switch between the two bounds. With A = 0.4, c = 500 and a lead of 0.01 nats, alpha is 0.675.
 
     Args:
-        receiver_entropy: in nats, any shape.
-        donor_entropy: in nats, same shape.
+        receiver_entropy: entropy of the receiver's weights, in nats, any shape.
+        donor_entropy: entropy of the donor's weights, in nats, same shape.
         A: width of the interval of alpha around 1/2, in [0, 1].
         c: steepness, > 0, per nat.
 

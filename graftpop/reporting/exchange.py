@@ -68,7 +68,7 @@ def invalid_filter_maps(grafts: pa.Table, receiver: int) -> Figure:
 
 
 def distances(diagnostics: pa.Table) -> Figure:
-    """Return the distance between the weights of each pair of peers, and how often their predictions differ, by round.
+    """Return the distance between the weights of each pair of peers, and the share of different predictions, by round.
 
     Args:
         diagnostics: rows for `distance` and `disagreement` in one trial, at least one.

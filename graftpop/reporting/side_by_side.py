@@ -34,7 +34,7 @@ class Run:
     Attributes:
         label: unique name of the run in this page.
         location: folder of the run.
-        space: its search space.
+        space: search space of the run.
         facts: content of `run.json`.
         rows: restored rows of `trials.parquet`.
         curve: rounds of its best trial, with the label in place of the trial ID.

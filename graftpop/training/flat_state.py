@@ -67,7 +67,7 @@ class FlatState:
         A row has its values in memory order, so that reading it reads the buffer from front to back.
 
         Args:
-            buffer: (N,), the own buffer or a snapshot's.
+            buffer: (N,), this network's buffer or the weights of a snapshot.
             names: names of the tensors.
         """
         entries = {entry.name: entry for entry in self.entries}

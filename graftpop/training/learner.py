@@ -31,11 +31,11 @@ class EpochMetrics:
     """Result of one epoch of training.
 
     Attributes:
-        loss: mean cross-entropy with the labels over its images, without further loss terms.
+        loss: mean cross-entropy with the labels over the epoch's images, without further loss terms.
         accuracy: share of its images that were classified correctly, in [0, 1].
         lr: learning rate of its first step.
         num_images: images trained on.
-        train_s: its duration, in seconds.
+        train_s: duration of the epoch, in seconds.
     """
 
     loss: float
@@ -192,7 +192,7 @@ class Learner:
     def recalibrate(self) -> None:
         """Recompute the running statistics of every BatchNorm, as the mean over the batches of training images.
 
-        Averaged weights need it, because the average of the networks' statistics is not that of the average network.
+        Averaged weights need this: the mean of several networks' statistics differs from the mean network's statistics.
         """
         order_seed = derive(self._seed, "recalibration", self._data_peer)
         batches = self._train_images.training_batches(self._settings.batch_size, order_seed, self._device)

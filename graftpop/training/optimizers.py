@@ -45,7 +45,7 @@ class Optimizer(Protocol):
         ...
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore a state that `state_dict` returned; entries of others (the network's) are ignored.
+        """Restore a state that `state_dict` returned; other entries, such as the network's, are ignored.
 
         Raises:
             CheckpointError: the state belongs to other parameters.
@@ -125,7 +125,7 @@ def checked_like(parameter: nn.Parameter, tensor: Tensor, name: str) -> Tensor:
         name: name of the tensor, used in messages.
 
     Raises:
-        CheckpointError: shape or dtype differ from the parameter's.
+        CheckpointError: shape or dtype differ from those of the parameter.
     """
     if (tensor.shape, tensor.dtype) != (parameter.shape, parameter.dtype):
         raise CheckpointError(

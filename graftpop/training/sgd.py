@@ -59,7 +59,7 @@ class MomentumSGD:
         return {f"{PREFIX}{name}": momentum for name, momentum in self.momenta.items()}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore a state that `state_dict` returned; entries of others (the network's) are ignored.
+        """Restore a state that `state_dict` returned; other entries, such as the network's, are ignored.
 
         Raises:
             CheckpointError: the state belongs to other parameters.
