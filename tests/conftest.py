@@ -32,14 +32,15 @@ def connection() -> "Iterator[Connection]":
     """A real Ray of four CPUs on any machine, without its dashboard, which starts slowly."""
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent / "support")  # for networks that Ray's processes import
     import ray
 
     from graftpop.cluster.connection import Connection
     from graftpop.cluster.resources import Node
 
     num_cpus = 4
-    ray.init("local", num_cpus=num_cpus, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    with pytest.MonkeyPatch.context() as environment:  # Ray's processes inherit it, and import networks from there
+        environment.setenv("PYTHONPATH", str(Path(__file__).parent / "support"), prepend=os.pathsep)
+        ray.init("local", num_cpus=num_cpus, num_gpus=0, include_dashboard=False, log_to_driver=False)
     yield Connection([Node(float(num_cpus), 0.0)], "", f"node:{ray.util.get_node_ip_address()}")
     ray.shutdown()
 

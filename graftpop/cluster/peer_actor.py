@@ -46,13 +46,6 @@ class PeerActor:
         self._failure = None
         try:
             components = None if self._components is None else cloudpickle.loads(self._components)
-        except (ImportError, AttributeError) as error:
-            self._failure = PeerError(
-                f"peer {names}: its process cannot load the network, images or optimizer: {error}; "
-                f"install their modules on every node"
-            )
-            return
-        try:
             for peer in peers:
                 self._peers[peer] = Peer(
                     population, peer, self._device, num_workers=self._num_cores - 1, components=components
@@ -60,7 +53,10 @@ class PeerActor:
         except GraftpopError as error:
             self._failure = PeerError(f"peer {names}: {error}")
         except Exception as error:  # of user code; raised here, it would be retried until the replacement timeout
-            self._failure = PeerError(f"peer {names}: cannot start: {describe_exception(error)}")
+            self._failure = PeerError(
+                f"peer {names}: its process cannot build network, images or optimizer: {describe_exception(error)}; "
+                f"put the modules and files that they need on every node"
+            )
 
     def __repr__(self) -> str:
         """Return the actor's name for logs and the dashboard; its tasks are named after the trial."""

@@ -122,4 +122,4 @@ def settings_of(space: Space, sample: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in tree.items():
             yield from flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
 
-    return {**dict(flat(space.resolve(sample).model_dump(exclude={"tune"}))), **sample}
+    return dict(flat(space.resolve(sample).model_dump(exclude={"tune"}))) | dict(sample)

@@ -1,8 +1,8 @@
 """Loading of networks from disk: the best network of a run (`graftpop.load("RUN/best")`), or a peer's file.
 
-Loading is safe for untrusted files. It executes nothing: safetensors holds no code, and pickles are read with
-`weights_only=True`. It downloads nothing: a card names an architecture, never an address. It imports nothing: the
-module of a user-defined class must be imported before. Its memory is bounded by the size of the file.
+Loading is safe for untrusted files. It executes nothing: safetensors holds no code. It downloads nothing: a card names
+an architecture, never an address. It imports nothing: the module of a user-defined class must be imported before. Its
+memory is bounded by the size of the file.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""Reading of weights, without a model card, from any supported file; untrusted files are safe to read."""
+"""Reading of weights, without a model card, from any supported file.
+
+Untrusted files are safe to read: pickles are read with `weights_only=True`, so nothing in them is executed.
+"""
 
 import pickle
 import re

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hook_makers import three_site_learner
+from safetensors.torch import load as tensors_from_bytes
 from space_makers import make_settings
 
 from graftpop.hooks.build import make_hooks
@@ -32,10 +33,9 @@ def test_weight_averaging_of_the_last_epoch_alone_keeps_its_weights() -> None:
     plain = Peer(make_settings(training={"epochs": 4}), 0)
     for peer in (averaged, plain):
         peer.train(4)
-    one, other = (torch.tensor(peer.publish().weights) for peer in (averaged, plain))
-    entries = {entry.name: slice(entry.offset, entry.offset + entry.numel) for entry in averaged._learner.state.entries}
+    one, other = (tensors_from_bytes(peer.save()) for peer in (averaged, plain))
     for name in ("conv1.weight", "bn2.bias", "classifier.weight"):
-        assert torch.equal(one[entries[name]], other[entries[name]])
+        assert torch.equal(one[f"network/{name}"], other[f"network/{name}"])
 
 
 def test_scores_use_the_batchnorms_shift() -> None:

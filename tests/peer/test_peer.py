@@ -177,9 +177,9 @@ def test_gradient_of_teachers_follows_temperature_and_weight(method: str) -> Non
 
 def soup_of(kind: str, *peers: Peer) -> dict[str, Tensor]:
     """Return the network of a peer that made a soup of some peers' weights."""
-    cook = Peer(make_settings(), 9)
-    cook.make_soup(kind, *(peer.publish() for peer in peers))
-    return network_of(cook)
+    maker = Peer(make_settings(), 9)
+    maker.make_soup(kind, *(peer.publish() for peer in peers))
+    return network_of(maker)
 
 
 def network_of(peer: Peer) -> dict[str, Tensor]:

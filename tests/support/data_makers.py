@@ -67,8 +67,8 @@ def write_cifar10_batches(folder: Path, pixels: Pixels, labels: list[int]) -> di
     for number, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
         rows = slice(number * size, (number + 1) * size)
         flat = pixels[rows].transpose(0, 3, 1, 2).reshape(size, -1)
-        sums[name] = _write_pickle(folder / name, {"data": flat, "labels": labels[rows]})
-    meta_sum = _write_pickle(folder / "batches.meta", {"label_names": ["cat", "dog", "frog"]})
+        sums[name] = write_pickle(folder / name, {"data": flat, "labels": labels[rows]})
+    meta_sum = write_pickle(folder / "batches.meta", {"label_names": ["cat", "dog", "frog"]})
     return {
         "train_list": [[name, md5] for name, md5 in sums.items() if name != "test_batch"],
         "test_list": [["test_batch", sums["test_batch"]]],
@@ -76,6 +76,7 @@ def write_cifar10_batches(folder: Path, pixels: Pixels, labels: list[int]) -> di
     }
 
 
-def _write_pickle(file: Path, content: dict[str, Any]) -> str:
+def write_pickle(file: Path, content: dict[str, Any]) -> str:
+    """Write a pickle and return its MD5."""
     file.write_bytes(pickle.dumps(content))
     return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
