@@ -44,9 +44,9 @@ training: {{epochs: {NUM_ROUNDS}, batch_size: 64, schedule: cosine, precision: f
 population: {{num_peers: 2, max_peer_restarts: 1000}}
 """
 SPACES = {
-    "grid": COMMON + "graft: {A: {grid: [0.2, 0.4]}}\ntune: {search: grid, max_failures: 1000}\n",
+    "grid": COMMON + "graft: {A: {grid: [0.2, 0.4]}}\ntune: {sampler: grid, max_failures: 1000}\n",
     "optuna": COMMON + "graft: {A: {uniform: [0.0, 1.0]}, c: {loguniform: [1, 500]}}\n"
-    "tune: {search: optuna, scheduler: asha, num_samples: 4, max_failures: 1000}\n",
+    "tune: {sampler: tpe, scheduler: asha, num_samples: 4, max_failures: 1000}\n",
 }
 NUM_TRIALS = {"grid": 2, "optuna": 4}
 

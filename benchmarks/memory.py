@@ -42,7 +42,7 @@ model: {name: resnet20}
 training: {epochs: 1000, lr: {grid: [0.05, 0.1]}}
 population: {num_peers: 1}
 resources: {cpus_per_peer: 0.5}
-tune: {search: grid}
+tune: {sampler: grid}
 """
 SAMPLED_EVERY_S = 0.2
 IDLE = [sys.executable, "-c", "import torch; print('imported', flush=True); input()"]

@@ -42,7 +42,7 @@ model: {{name: resnet20}}
 training: {{epochs: {rounds}, batch_size: {batch}}}
 population: {{num_peers: {num_peers}}}
 graft: {{}}
-tune: {{search: grid}}
+tune: {{sampler: grid}}
 """
 
 

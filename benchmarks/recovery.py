@@ -40,7 +40,7 @@ model: {{name: resnet8}}
 training: {{epochs: {NUM_ROUNDS}, batch_size: 64, schedule: cosine, precision: float32}}
 population: {{num_peers: {NUM_PEERS}}}
 graft: {{A: 0.4}}
-tune: {{search: grid}}
+tune: {{sampler: grid}}
 """
 TRIAL = "00000"
 LIMIT_S = 180.0

@@ -37,7 +37,7 @@ training: {{epochs: {NUM_ROUNDS}, batch_size: 64}}
 population: {{num_peers: {NUM_PEERS}}}
 resources: {{cpus_per_peer: {max(1, NUM_CORES // NUM_PEERS)}}}
 graft: {{A: {{grid: [0.2, 0.4]}}}}
-tune: {{search: grid}}
+tune: {{sampler: grid}}
 """
 HELP = [sys.executable, "-m", "graftpop.tune", "--help"]
 PLAIN_HELP = [sys.executable, "-c", "import argparse, torch, torchvision; argparse.ArgumentParser().parse_args()", "-h"]

@@ -213,7 +213,7 @@ def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") ->
     """Print the table of trials, the comparison if there are variants, the best trial and the paths of the results."""
     from graftpop.cli.progress import trials_table, value_text
     from graftpop.comparison import compare_trials, comparison_tables
-    from graftpop.study.trials import best_trial
+    from graftpop.study.trials import best_trial, pareto_front
 
     console.print(trials_table(trials))
     for trial in trials:
@@ -223,6 +223,10 @@ def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") ->
     if space.variants:
         for part in comparison_tables(compare_trials([trial.row() for trial in trials], space), space.published):
             console.print(part)
+    objectives = space.resolve().tune.objectives
+    if len(objectives) > 1:
+        front = ", ".join(str(int(trial_id)) for trial_id in pareto_front([one.row() for one in trials], objectives))
+        console.print(f"pareto     trials {front or 'none yet'}, by {', '.join(objectives)}", soft_wrap=True)
     best = best_trial(trials)
     if best is None:
         console.print("no trial completed a round, so there is no best network")

@@ -48,7 +48,7 @@ def trials_table(trials: Sequence[Trial]) -> Table:
         table.add_row(
             str(trial.number),
             f"[{STYLES.get(trial.status, 'dim')}]{trial.status}[/]",
-            *(value_text(trial.sample.get(key)) for key in searched),
+            *(value_text(trial.sample[key]) if key in trial.sample else "-" for key in searched),
             f"{trial.round}/{trial.num_rounds}",
             *(
                 accuracy_text(result.get(name))

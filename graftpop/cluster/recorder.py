@@ -109,7 +109,7 @@ class Recorder(Callback):
         """Record a round, or the error of a trial that ends without one."""
         seen = self._see(trial)
         seen.status, seen.error = "running", result.get("error", "")
-        seen.sample = dict(trial.config["trial"]["sample"])  # PBT changes it during the trial
+        seen.sample = self._space.active(trial.config["trial"]["sample"])  # PBT changes it during the trial
         seen.events += result["events"].splitlines()
         if result["round"]:
             seen.result = {key: value for key, value in result.items() if isinstance(value, int | float)}
@@ -152,10 +152,12 @@ class Recorder(Callback):
             if trial_id in self._trials:
                 known = self._trials[trial_id]
                 known.status = "pending"
-                replay_results(self._scheduled, trial, self._scores[trial_id], self._space.resolve().tune.metric)
+                replay_results(self._scheduled, trial, self._scores[trial_id])
             else:
                 settings = self._space.resolve(planned["sample"])
-                self._trials[trial_id] = Trial(trial_id, int(trial_id), dict(planned["sample"]), settings.num_rounds)
+                self._trials[trial_id] = Trial(
+                    trial_id, int(trial_id), self._space.active(planned["sample"]), settings.num_rounds
+                )
             self._seen[trial.trial_id] = self._trials[trial_id]
         return self._seen[trial.trial_id]
 

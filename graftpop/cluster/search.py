@@ -28,6 +28,9 @@ __all__ = [
     "trials_to_run",
 ]
 
+METRIC: Final = "val_accuracy"
+"""The metric by which schedulers compare trials."""
+
 ASHA_REDUCTION = 3
 ASHA_EARLIEST_ROUND = 5
 PBT_INTERVALS = 20
@@ -42,18 +45,24 @@ def trial_id_of(number: int) -> str:
     return f"{number:05}"
 
 
-def trials_to_run(known: Iterable[Trial], sampler: Sampler, new_numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
+def trials_to_run(
+    space: Space, known: Iterable[Trial], sampler: Sampler, new_numbers: Iterable[int]
+) -> Iterator[dict[str, Any]]:
     """Yield the value of `trial` in Tune's config for each trial; new ones are sampled lazily.
 
+    Scheduler pbt changes all keys, also those that do not matter yet, so it gets them all.
+
     Args:
+        space: the study's space.
         known: trials to resume.
         sampler: source of new configurations.
         new_numbers: numbers of the new trials.
     """
+    whole = space.complete if space.resolve().tune.scheduler == "pbt" else dict
     for trial in known:
-        yield {"trial_id": trial.trial_id, "sample": dict(trial.sample)}
+        yield {"trial_id": trial.trial_id, "sample": whole(trial.sample)}
     for number in new_numbers:
-        yield {"trial_id": trial_id_of(number), "sample": sampler.sample(number)}
+        yield {"trial_id": trial_id_of(number), "sample": whole(sampler.sample(number))}
 
 
 def grid_of(trials: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -67,11 +76,10 @@ class SuggestedTrials(Searcher):
     Args:
         trials: all trials, sampled lazily.
         sampler: their source, which also gets their results.
-        metric: the maximized metric.
     """
 
-    def __init__(self, trials: Iterator[dict[str, Any]], sampler: Sampler, metric: str) -> None:
-        super().__init__(metric=metric, mode="max")
+    def __init__(self, trials: Iterator[dict[str, Any]], sampler: Sampler) -> None:
+        super().__init__(metric=METRIC, mode="max")
         self._trials, self._sampler = trials, sampler
         self._number_of: dict[str, int] = {}
 
@@ -86,16 +94,16 @@ class SuggestedTrials(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report a round to the sampler."""
         if not result.get("error"):
-            self._sampler.report(self._number_of[trial_id], result["round"], result[self.metric])
+            self._sampler.report(self._number_of[trial_id], result["round"], result[METRIC])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Report the end of a trial to the sampler."""
         number = self._number_of.pop(trial_id)
         if error or result is None or result.get("error"):
-            self._sampler.tell(number, "failed", None)
+            self._sampler.tell(number, "failed", {})
         else:
             is_complete = "test_accuracy" in result  # `done` is set for a trial that the scheduler stops, too
-            self._sampler.tell(number, "completed" if is_complete else "stopped", result[self.metric])
+            self._sampler.tell(number, "completed" if is_complete else "stopped", result)
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's snapshots are not read."""
@@ -122,29 +130,23 @@ def _asha(space: Space) -> TrialScheduler:
     rounds = space.most_rounds()
     rungs = (rounds // ASHA_REDUCTION**2, rounds // ASHA_REDUCTION)
     first = next((rung for rung in rungs if rung >= ASHA_EARLIEST_ROUND), rounds)
-    tuned = space.resolve().tune
     return ASHAScheduler(
-        time_attr="round",
-        metric=tuned.metric,
-        mode=tuned.mode,
-        max_t=rounds,
-        grace_period=first,
-        reduction_factor=ASHA_REDUCTION,
+        time_attr="round", metric=METRIC, mode="max", max_t=rounds, grace_period=first, reduction_factor=ASHA_REDUCTION
     )
 
 
-def replay_results(scheduler: TrialScheduler, trial: TuneTrial, scores: Mapping[int, float], metric: str) -> None:
+def replay_results(scheduler: TrialScheduler, trial: TuneTrial, scores: Mapping[int, float]) -> None:
     """Replay a known trial's scores by round to a scheduler that stops trials."""
     if isinstance(scheduler, ASHAScheduler):
         for round, score in sorted(scores.items()):
-            scheduler.on_trial_result(NO_CONTROLLER, trial, {"round": round, metric: score})
+            scheduler.on_trial_result(NO_CONTROLLER, trial, {"round": round, METRIC: score})
 
 
-def replay_final_result(scheduler: TrialScheduler, trial: Trial, scores: Mapping[int, float], metric: str) -> None:
+def replay_final_result(scheduler: TrialScheduler, trial: Trial, scores: Mapping[int, float]) -> None:
     """Replay a finished trial to a scheduler that stops trials."""
     stub = TuneTrial("population", stub=True, trial_id=trial.trial_id)
     scheduler.on_trial_add(NO_CONTROLLER, stub)
-    replay_results(scheduler, stub, scores, metric)
+    replay_results(scheduler, stub, scores)
 
 
 def _pbt(space: Space) -> TrialScheduler:
@@ -158,7 +160,6 @@ def _pbt(space: Space) -> TrialScheduler:
         key: list(domain.every_value()) if domain.is_finite else partial(domain.sample, rng)
         for key, domain in space.domains.items()
     }
-    tuned = space.resolve().tune
 
     def keep_inside(config: dict[str, Any]) -> dict[str, Any]:
         trial = config["trial"]
@@ -167,8 +168,8 @@ def _pbt(space: Space) -> TrialScheduler:
 
     return PopulationBasedTraining(
         time_attr="round",
-        metric=tuned.metric,
-        mode=tuned.mode,
+        metric=METRIC,
+        mode="max",
         perturbation_interval=interval,
         burn_in_period=interval,
         hyperparam_mutations={"trial": {"sample": mutations}},

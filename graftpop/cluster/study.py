@@ -54,15 +54,15 @@ def run_study(
     for trial in known:
         sampler.recall(trial, scores[trial.trial_id])
         if trial.is_final:
-            replay_final_result(scheduled, trial, scores[trial.trial_id], tuned.metric)
+            replay_final_result(scheduled, trial, scores[trial.trial_id])
     unfinished = [trial for trial in known if not trial.is_final]
     new_numbers = range(len(known), space.num_trials())
     with ExitStack() as ending:
         for finish in (*(one.finish for one in trackers), *(one.finish for one in stored), recorder.finish):
             ending.callback(finish)  # in reverse order
         if unfinished or new_numbers:
-            to_run = trials_to_run(unfinished, sampler, new_numbers)
-            suggests = tuned.search == "optuna"
+            to_run = trials_to_run(space, unfinished, sampler, new_numbers)
+            suggests = tuned.sampler in ("tpe", "gp")
             os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # those would restart in a resumed study
             trainable = tune.with_parameters(
                 PopulationTrainable, space=space, nodes=connection.nodes, location=folder.location
@@ -74,7 +74,7 @@ def run_study(
                 storage_path=folder.location,
                 config={} if suggests else grid_of(to_run),
                 num_samples=len(unfinished) + len(new_numbers) if suggests else 1,
-                search_alg=SuggestedTrials(to_run, sampler, tuned.metric) if suggests else None,
+                search_alg=SuggestedTrials(to_run, sampler) if suggests else None,
                 scheduler=scheduled,
                 max_failures=tuned.max_failures,
                 reuse_actors=True,

@@ -12,14 +12,14 @@ from graftpop.errors import CheckpointError
 from graftpop.reporting.configuration import configuration_sentences
 from graftpop.reporting.curves import accuracy_by_images
 from graftpop.reporting.differences import paired_differences
-from graftpop.reporting.search import FEWEST_TRIALS, importance_figure, importances, parallel_coordinates
+from graftpop.reporting.search import FEWEST_TRIALS, importance_figure, importances, parallel_coordinates, pareto_figure
 from graftpop.reporting.tables import cells, heads, shown_columns, text_of
 from graftpop.reporting.template import Section, page_html, part
 from graftpop.reporting.trial_details import details_of, rows_of, trials_in_detail
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space, parse_space
 from graftpop.space.yaml_tree import read_sections
-from graftpop.study.trials import best_row, restored_row
+from graftpop.study.trials import best_row, objective_values, pareto_front, restored_row
 
 __all__ = ["ROUND_COLUMNS", "Tables", "read_report_html", "report_html", "report_markdown", "write_report"]
 
@@ -104,6 +104,7 @@ def report_html(tables: Tables, *, space: str, facts: Mapping[str, Any]) -> str:
         _best(rows, parsed, tables),
         _trials(rows, tables),
         _curves(rows, parsed, tables.rounds, figures),
+        *_trade_offs(rows, parsed, figures),
         *_search(rows, parsed, figures),
         *_details(rows, tables, figures),
         *_events(tables.events),
@@ -142,7 +143,7 @@ def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Se
     best = best_row(rows)
     if best is None:
         return Section("best", "Best configuration", part("paragraphs", ["No trial has finished a round yet."]))
-    sample = {key: best[key] for key in space.domains}
+    sample = space.sample_of(best)
     accuracies = [
         (name, text_of(column, best[column]))
         for column, name in (
@@ -207,9 +208,7 @@ def _groups(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, str]:
     """Return the label that gives each trial its color: its variant, or its number of peers if variants are many."""
     if 1 < len(space.variants) <= MOST_GROUPS:
         return {row["trial_id"]: row["variant"] for row in rows}
-    numbers = {
-        row["trial_id"]: space.resolve({key: row[key] for key in space.domains}).population.num_peers for row in rows
-    }
+    numbers = {row["trial_id"]: space.resolve(space.sample_of(row)).population.num_peers for row in rows}
     return {
         trial: f"{number} peer{'s' * (number > 1)}"
         for trial, number in sorted(numbers.items(), key=lambda item: item[1])
@@ -233,8 +232,28 @@ def _search(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, 
     yield Section("search", "Searched keys", body)
 
 
+def _trade_offs(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, str]) -> Iterator[Section]:
+    objectives = space.resolve().tune.objectives
+    front = pareto_front(rows, objectives)
+    if len(objectives) < 2 or not front:
+        return
+    figures["pareto"] = pareto_figure(rows, objectives).to_json()
+    caption = "One point per completed trial. No other trial is better in one metric and as good in the rest than a "
+    body = part("figure", "pareto", f"{caption}trial on the Pareto front.") + part(
+        "table",
+        "Pareto front",
+        ["trial", *heads(list(objectives))],
+        [
+            (row["trial_id"], *(text_of(name, value) for name, value in zip(objectives, values, strict=True)))
+            for row in rows
+            if row["trial_id"] in front and (values := objective_values(row, objectives)) is not None
+        ],
+    )
+    yield Section("trade-offs", "Trade-offs", body)
+
+
 def _importances(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, str]) -> Markup:
-    shares = importances(rows, space.domains)
+    shares = importances(rows, space)
     if not shares:
         text = f"Importances need {FEWEST_TRIALS} completed trials whose accuracies are not all equal."
         return part("paragraphs", [text])
@@ -242,13 +261,14 @@ def _importances(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[
     num = sum(row["status"] == "completed" for row in rows)
     caption = (
         f"Importance of each searched key for the validation accuracy, estimated by PED-ANOVA from {num} completed "
-        f"trials. With few trials, the estimate is only a hint."
+        f"trials, each key from the trials in which it matters. Ranges: 5th to 95th percentile over resamples of the "
+        f"trials."
     )
     return part("figure", "importances", caption) + part(
         "table",
         "Importance of the searched keys",
-        ["key", "share"],
-        [(key, f"{share:.1%}") for key, share in shares.items()],
+        ["key", "share", "range"],
+        [(key, f"{one.share:.1%}", f"{one.low:.1%} to {one.high:.1%}") for key, one in shares.items()],
     )
 
 

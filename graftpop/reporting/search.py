@@ -1,21 +1,41 @@
-"""Figures of the search: sampled values with the accuracies reached, and importance of the searched keys."""
+"""Figures of the search: sampled values with the accuracies reached, importance of the keys, and trade-offs."""
 
 import math
+import random
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
 from graftpop.reporting.figure import Figure, color, with_layout
-from graftpop.space import Domain
+from graftpop.space import Domain, Space
 from graftpop.study.optuna_space import OptunaSpace
+from graftpop.study.trials import objective_values, pareto_front
 
-__all__ = ["FEWEST_TRIALS", "importance_figure", "importances", "parallel_coordinates"]
+__all__ = ["FEWEST_TRIALS", "Importance", "importance_figure", "importances", "parallel_coordinates", "pareto_figure"]
 
 GREY_TO_ORANGE = ((0.0, "#8a939c"), (1.0, "#d55e00"))
 
-FEWEST_TRIALS = 4
+FEWEST_TRIALS = 20
 """Smallest number of completed trials from which importances are computed."""
+
+NUM_RESAMPLES = 100
+"""Resamples of the trials from which the intervals of the importances come."""
+
+
+class Importance(NamedTuple):
+    """Importance of a searched key.
+
+    Attributes:
+        share: share of all keys' importance, in [0, 1].
+        low: the 5th percentile of the share over resamples of the trials.
+        high: the 95th percentile.
+    """
+
+    share: float
+    low: float
+    high: float
 
 
 def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]) -> Figure:
@@ -41,7 +61,20 @@ def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str
 
 
 def _dimension(key: str, domain: Domain, values: Sequence[Any]) -> dict[str, Any]:
+    """Return an axis; a trial in which the key did not matter passes it below its values, at a tick of its own."""
     label = key.rpartition(".")[2]
+    if None in values and None not in domain.values:
+        axis = _dimension(key, domain, [value for value in values if value is not None])
+        low, high = axis["range"]
+        below = low - (high - low) / 8
+        placed = iter(axis["values"])
+        ticks = axis.get("tickvals", [low, (low + high) / 2, high])
+        return axis | {
+            "values": [below if value is None else next(placed) for value in values],
+            "range": [below, high],
+            "tickvals": [below, *ticks],
+            "ticktext": ["unused", *axis.get("ticktext", [f"{tick:.3g}" for tick in ticks])],
+        }
     if domain.kind == "loguniform":
         low, high = (math.log10(bound) for bound in domain.values)
         ticks = sorted({low, high, *range(math.ceil(low), math.floor(high) + 1)})
@@ -64,45 +97,69 @@ def _dimension(key: str, domain: Domain, values: Sequence[Any]) -> dict[str, Any
     return {"label": label, "values": list(values), "range": list(domain.values[:2])}
 
 
-def importances(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]) -> dict[str, float]:
-    """Return the importance of each searched key for the validation accuracy, as shares that sum to 1.
+def importances(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, Importance]:
+    """Return the importance of each searched key for the validation accuracy, the most important first.
 
-    Computed from completed trials by Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255). Empty for
-    fewer than `FEWEST_TRIALS` completed trials, or if all reached the same accuracy.
+    Computed from completed trials by Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255), a key that
+    matters in some trials only from these (arXiv 2601.20800). Empty for fewer than `FEWEST_TRIALS` completed trials, or
+    if all reached the same accuracy.
 
     Args:
         rows: rows of `trials.parquet`, restored.
-        domains: searched keys.
+        space: the study's space.
     """
+    import numpy as np
     import optuna
 
     completed = [row for row in rows if row["status"] == "completed" and row["val_accuracy"] is not None]
-    if len(completed) < FEWEST_TRIALS or len({row["val_accuracy"] for row in completed}) < 2 or not domains:
+    if len(completed) < FEWEST_TRIALS or len({row["val_accuracy"] for row in completed}) < 2 or not space.domains:
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize")
-    searched = OptunaSpace(domains)
-    study.add_trials(
-        [
+    searched = OptunaSpace(space.domains)
+    trials = []
+    for row in completed:
+        sample = space.sample_of(row)
+        trials.append(
             optuna.create_trial(
-                params=searched.params({key: row[key] for key in domains}),
-                distributions=searched.distributions,
+                params=searched.params(sample),
+                distributions={key: searched.distributions[key] for key in sample},
                 value=row["val_accuracy"],
             )
-            for row in completed
-        ]
-    )
-    return optuna.importance.get_param_importances(study)
+        )
+    shares = _shares(trials, space)
+    rng = random.Random(0)
+    resampled = [_shares(rng.choices(trials, k=len(trials)), space) for _ in range(NUM_RESAMPLES)]
+    limits = {key: np.quantile([one[key] for one in resampled], (0.05, 0.95)) for key in shares}
+    ordered = sorted(shares, key=lambda key: -shares[key])
+    return {key: Importance(shares[key], *map(float, limits[key])) for key in ordered}
 
 
-def importance_figure(shares: Mapping[str, float]) -> Figure:
-    """Return one bar per searched key, the most important on top, for a non-empty result of `importances`."""
+def _shares(trials: Sequence[Any], space: Space) -> dict[str, float]:
+    """Return the importance of each key as shares that sum to 1; 0 for all if no key stands out."""
+    import optuna
+
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(trials)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a resample may have too few trials of a kind, or equal accuracies
+        found = optuna.importance.get_param_importances(study, normalize=False)
+    total = sum(found.values())
+    return {key: found.get(key, 0.0) / total if total else 0.0 for key in space.domains}
+
+
+def importance_figure(shares: Mapping[str, Importance]) -> Figure:
+    """Return one bar per searched key with its interval, for a non-empty result of `importances`."""
     plot = go.Figure(
         go.Bar(
-            x=list(shares.values()),
+            x=[one.share for one in shares.values()],
             y=list(shares),
             orientation="h",
             marker={"color": color(0)},
+            error_x={
+                "array": [max(0.0, one.high - one.share) for one in shares.values()],
+                "arrayminus": [max(0.0, one.share - one.low) for one in shares.values()],
+                "color": "#8a939c",
+            },
             hovertemplate="%{y}: %{x:.0%}<extra></extra>",
         )
     )
@@ -110,9 +167,45 @@ def importance_figure(shares: Mapping[str, float]) -> Figure:
         plot,
         height=110 + 34 * len(shares),
         yaxis={"autorange": "reversed", "automargin": True},
-        xaxis={"title": {"text": "share of the importance"}, "tickformat": ".0%", "rangemode": "tozero"},
+        xaxis={"title": {"text": "share of the importance"}, "tickformat": ".0%", "range": [0, 1]},
     )
     return Figure(
         plot,
-        "Importance of the searched keys: " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()) + ".",
+        "Importance of the searched keys: "
+        + ", ".join(f"{key} {one.share:.0%} ({one.low:.0%} to {one.high:.0%})" for key, one in shares.items())
+        + ".",
+    )
+
+
+def pareto_figure(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, str]) -> Figure:
+    """Return one point per completed trial by its first two metrics, with those on the Pareto front in color.
+
+    Args:
+        rows: rows of `trials.parquet`, of which at least one is completed.
+        objectives: two or more metrics with their modes.
+    """
+    front = pareto_front(rows, objectives)
+    values = {row["trial_id"]: objective_values(row, objectives) for row in rows if row["status"] == "completed"}
+    second, first = list(objectives)[1::-1]
+    plot = go.Figure()
+    for name, trial_ids, tint in (
+        ("dominated", [trial_id for trial_id in values if trial_id not in front], "#8a939c"),
+        ("Pareto front", sorted(front, key=lambda trial_id: (values[trial_id] or [0, 0])[1]), color(1)),
+    ):
+        points = [point for trial_id in trial_ids if (point := values[trial_id]) is not None]
+        plot.add_scatter(
+            x=[point[1] for point in points],
+            y=[point[0] for point in points],
+            text=[f"trial {trial_id}" for trial_id in trial_ids],
+            mode="lines+markers" if name == "Pareto front" and len(objectives) == 2 else "markers",
+            line={"shape": "hv" if objectives[second] == "min" else "vh", "dash": "dot"},
+            marker={"color": tint, "size": 9},
+            name=name,
+            hovertemplate="%{text}: %{y}, %{x}<extra></extra>",
+        )
+    with_layout(plot, height=380, xaxis={"title": {"text": second}}, yaxis={"title": {"text": first.replace("_", " ")}})
+    return Figure(
+        plot,
+        f"{first.replace('_', ' ')} and {second} of {len(values)} completed trials, {len(front)} of them on the Pareto "
+        f"front.",
     )

@@ -229,7 +229,7 @@ class RunFolder:
         trial_id, *figures = SCHEMAS["trials"]
         schema = pa.schema([trial_id, ("status", pa.string()), *searched.items(), *figures])
         text = [key for key, kind in searched.items() if kind == pa.string()]
-        rows = [row | {key: None if row[key] is None else str(row[key]) for key in text} for row in rows]
+        rows = [row | {key: None if row.get(key) is None else str(row[key]) for key in text} for row in rows]
         self._folder.write_tables("trials.parquet", [pa.Table.from_pylist(rows, schema)], schema)
 
     def join_records(self, trial_ids: Iterable[str], *, now: bool) -> None:

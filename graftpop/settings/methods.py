@@ -1,10 +1,10 @@
 """Sections of the methods. A method whose section is absent or null is off."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from graftpop.settings.section import Count, NotNegative, Positive, Rate, Section, Share
+from graftpop.settings.section import Count, NotNegative, OnlyWith, Positive, Rate, Section, Share
 
 __all__ = [
     "AttenuationSettings",
@@ -17,6 +17,10 @@ __all__ = [
 ]
 
 
+EXTERNAL: Final = OnlyWith("graft.source", ("external",))
+ADAPTIVE: Final = OnlyWith("graft.alpha", ("adaptive",))
+
+
 class GraftSettings(Section):
     """Grafting: weights of another peer, noise, or a peer's own strongest filters are blended into a peer."""
 
@@ -25,34 +29,34 @@ class GraftSettings(Section):
     filters, copied into its invalid filters between epochs. noise: noise, added to its invalid filters between
     epochs."""
 
-    alpha: Share | Literal["adaptive"] = "adaptive"
+    alpha: Annotated[Share | Literal["adaptive"], EXTERNAL] = "adaptive"
     """Share of its own weights that a receiver keeps; 0.5 is plain averaging. adaptive: A/pi * atan(c * (H_receiver -
     H_donor)) + 1/2, with H the entropy or norm named by criterion."""
 
-    A: Share = 0.4
+    A: Annotated[Share, ADAPTIVE] = 0.4
     """Width of the interval around 1/2 in which alpha varies. The default is the value of the papers."""
 
-    c: Positive = 500.0
+    c: Annotated[Positive, ADAPTIVE] = 500.0
     """Steepness of alpha in the difference H_receiver - H_donor, per nat for entropy. The default is the value of the
     papers."""
 
-    criterion: Literal["entropy", "l1"] = "entropy"
+    criterion: Annotated[Literal["entropy", "l1"], ADAPTIVE] = "entropy"
     """Measure of information, H in the formula of alpha. entropy: entropy of the weights' histogram, in nats. l1: L1
     norm of the weights."""
 
-    level: Literal["layer", "filter"] = "layer"
+    level: Annotated[Literal["layer", "filter"], ADAPTIVE] = "layer"
     """layer: one alpha per convolution, shared by its BatchNorm. filter: one alpha per filter."""
 
-    burn_in_rounds: Annotated[int, Field(ge=0)] = 0
+    burn_in_rounds: Annotated[int, Field(ge=0), EXTERNAL] = 0
     """Number of rounds at the start that end without an exchange; smaller than the number of rounds."""
 
-    threshold: Positive = 0.1
-    """L1 norm below which a filter counts as invalid; used with source internal and noise."""
+    threshold: Annotated[Positive, OnlyWith("graft.source", ("internal", "noise"))] = 0.1
+    """L1 norm below which a filter counts as invalid."""
 
-    noise_base: Annotated[float, Field(gt=0, lt=1)] = 0.975
-    """With source noise, the noise has the standard deviation noise_base ** epochs_trained."""
+    noise_base: Annotated[float, Field(gt=0, lt=1), OnlyWith("graft.source", ("noise",))] = 0.975
+    """The noise has the standard deviation noise_base ** epochs_trained."""
 
-    num_bins: Annotated[int, Field(ge=2, le=4096)] = 10
+    num_bins: Annotated[int, Field(ge=2, le=4096), ADAPTIVE, OnlyWith("graft.criterion", ("entropy",))] = 10
     """Number of bins in the histogram from which entropy is computed."""
 
     compat: Literal["none", "released_code"] = "none"

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from graftpop.settings.section import Auto, Count, Positive, Section
+from graftpop.settings.section import Auto, Count, OnlyWith, Positive, Section
 
 __all__ = ["DiagnosticsSettings", "PopulationSettings"]
 
@@ -27,8 +27,8 @@ class PopulationSettings(Section):
     """sync: all peers exchange after the same round. async: a peer grafts its donor's newest snapshot and continues
     without waiting; not with mutual or diagnostics.pairs."""
 
-    max_staleness: Annotated[int, Field(ge=0)] = 2
-    """With mode async, how many rounds a donor's snapshot or the slowest peer may be behind before a peer waits."""
+    max_staleness: Annotated[int, Field(ge=0), OnlyWith("population.mode", ("async",))] = 2
+    """How many rounds a donor's snapshot or the slowest peer may be behind before a peer waits."""
 
     diversity: Literal["none", "learning_rate"] = "none"
     """none: all peers have the same learning rate. learning_rate: peer i of n, from 1, starts at lr * (1 + cos(pi * (n

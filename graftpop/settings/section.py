@@ -1,10 +1,23 @@
 """The base class of all sections, and the types of values that several of them use."""
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Auto", "Count", "Name", "NotNegative", "Percent", "Positive", "Rate", "Section", "Seed", "Share"]
+__all__ = [
+    "Auto",
+    "Count",
+    "Name",
+    "NotNegative",
+    "OnlyWith",
+    "Percent",
+    "Positive",
+    "Rate",
+    "Section",
+    "Seed",
+    "Share",
+]
 
 Auto = Literal["auto"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -17,11 +30,25 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
+@dataclass(frozen=True)
+class OnlyWith:
+    """Metadata of a key that matters only while another key has one of some values.
+
+    Attributes:
+        key: dotted key.
+        values: its values.
+    """
+
+    key: str
+    values: tuple[Any, ...]
+
+
 class Section(BaseModel):
     """One section of the settings: frozen, without unknown keys or implicit conversion (`"3"` is not 3).
 
     The docstring of a key gives its meaning and unit, and explains null, auto and every choice. It omits range and
-    default: the schema and the reference derive them from the field (`graftpop.space.json_schema`).
+    default: the schema and the reference derive them from the field (`graftpop.space.json_schema`), and the keys that
+    it needs from `OnlyWith`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)

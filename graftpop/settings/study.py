@@ -1,6 +1,6 @@
 """Sections of the study: the search and the resources."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -9,26 +9,37 @@ from graftpop.settings.section import Auto, Count, Section
 __all__ = ["ResourceSettings", "TuneSettings"]
 
 
+Metric = Literal["val_accuracy", "flops", "parameters"]
+Mode = Literal["max", "min"]
+
+
 class TuneSettings(Section):
     """The search by Ray Tune: sampler, scheduler, number of trials, retries and trackers."""
 
-    metric: Literal["val_accuracy"] = "val_accuracy"
-    """val_accuracy: the validation accuracy of the population's output."""
+    metric: Metric | Annotated[list[Metric], Field(min_length=1)] = "val_accuracy"
+    """val_accuracy: the validation accuracy of the population's output. flops and parameters: FLOPs per image and
+    parameters of one network, after filters were removed. A list searches for the best trade-offs between its metrics;
+    val_accuracy must be one of them, and selects the best trial."""
 
-    mode: Literal["max"] = "max"
-    """max: the trial with the highest metric is the best."""
+    mode: Mode | Annotated[list[Mode], Field(min_length=1)] = "max"
+    """max: higher is better. min: lower is better. A list has one item for each metric, max for val_accuracy."""
 
     num_samples: Count | None = None
-    """Number of trials; must be null with search grid. null: 10, or every combination of a grid."""
+    """Number of trials; must be null with sampler grid. null: 10, or every combination of a grid."""
 
-    search: Literal["optuna", "random", "grid"] = "optuna"
-    """optuna: Optuna's TPE sampler. random: independent random samples. grid: every combination of values; implied by
-    variants and seeds."""
+    sampler: Literal["tpe", "gp", "qmc", "random", "grid"] = "tpe"
+    """tpe: tree-structured Parzen estimator. gp: Gaussian process. qmc: scrambled Sobol sequence. All three are
+    Optuna's; tpe and gp draw the first trials at random, at most 10 and at most half of them. random: independent
+    random samples. grid: every combination of values; implied by variants and seeds."""
+
+    first: list[dict[str, Any]] | None = None
+    """Values to try first, as maps from searched keys such as {graft.A: 0.4, graft.c: 500}; keys that a map omits are
+    sampled. null: the published graft.A and graft.c, if they are searched and lie in their domains."""
 
     scheduler: Literal["none", "asha", "pbt"] = "none"
     """none: every trial runs to its end. asha: stops the worse two thirds of the trials at a ninth and at a third of
     the rounds, but not before round 5. pbt: population based training, in which the worst trials continue from the best
-    ones with changed settings; needs search random."""
+    ones with changed settings; needs sampler random."""
 
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a trial is retried from its last round after its process or its node is lost."""
@@ -39,6 +50,13 @@ class TuneSettings(Section):
     optuna_storage: str | None = None
     """Where to write the trials for optuna-dashboard while they run: a database URL such as sqlite:///study.db, or the
     path of an Optuna journal file. Relative paths start in the run folder. null: nowhere."""
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """The metrics with their modes."""
+        metrics = self.metric if isinstance(self.metric, list) else [self.metric]
+        modes = self.mode if isinstance(self.mode, list) else [self.mode]
+        return dict(zip(metrics, modes, strict=False))  # `check_search` refuses another number of modes
 
 
 class ResourceSettings(Section):

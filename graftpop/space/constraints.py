@@ -1,14 +1,15 @@
 """Rules that the types of the settings do not express: names that must exist, and keys that must fit each other."""
 
 import math
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from graftpop.errors import SpaceError, choose
 from graftpop.ops.attenuation import FACTOR_SCHEDULES, RATE_SCHEDULES
 from graftpop.ops.criteria import CRITERIA
 from graftpop.ops.topology import TOPOLOGIES
 from graftpop.settings import Settings
+from graftpop.space.conditions import conditions_of, possible_values
 from graftpop.space.domains import Domain
 from graftpop.space.validation_messages import Origin
 from graftpop.training.schedules import SCHEDULES
@@ -159,24 +160,46 @@ def check_search(settings: Settings, domains: Mapping[str, Domain], origin: Orig
     """
     if is_comparison:
         _check_comparison(settings, origin)
-    if settings.tune.search == "grid":
-        _check_grid(settings, domains, origin, or_else="" if is_comparison else ", or tune.search: random")
+    _check_objectives(settings, origin)
+    if settings.tune.sampler == "grid":
+        _check_grid(settings, domains, origin, or_else="" if is_comparison else ", or tune.sampler: random")
     else:
         for key, domain in domains.items():
             if domain.kind == "grid":
                 raise SpaceError(
-                    f"{origin(key)}: a grid needs tune.search: grid, got {settings.tune.search}; set it, or "
+                    f"{origin(key)}: a grid needs tune.sampler: grid, got {settings.tune.sampler}; set it, or "
                     f"write {{choice: {list(domain.values)}}} to draw samples"
                 )
     if settings.tune.scheduler == "pbt":
         _check_pbt(settings, domains, origin)
 
 
-def _check_comparison(settings: Settings, origin: Origin) -> None:
-    if settings.tune.search != "grid":
+def _check_objectives(settings: Settings, origin: Origin) -> None:
+    tune = settings.tune
+    metrics = tune.metric if isinstance(tune.metric, list) else [tune.metric]
+    modes = tune.mode if isinstance(tune.mode, list) else [tune.mode]
+    if "val_accuracy" not in metrics or len(set(metrics)) < len(metrics):
         raise SpaceError(
-            f"{origin('tune.search')}: must be grid with variants or seeds, got "
-            f"{settings.tune.search}; set grid, or remove it"
+            f"{origin('tune.metric')}: must be val_accuracy, or a list of it and other metrics, got {tune.metric}; "
+            f"write [val_accuracy, flops]"
+        )
+    if len(modes) != len(metrics) or tune.objectives["val_accuracy"] != "max":
+        raise SpaceError(
+            f"{origin('tune.mode')}: must have one item per metric, max for val_accuracy, got {tune.mode} for "
+            f"{tune.metric}; write {['max' if name == 'val_accuracy' else 'min' for name in metrics]}"
+        )
+    if len(metrics) > 1 and tune.scheduler != "none":
+        raise SpaceError(
+            f"{origin('tune.scheduler')}: must be none with several metrics, since it compares trials by one, got "
+            f"{tune.scheduler}; set none"
+        )
+
+
+def _check_comparison(settings: Settings, origin: Origin) -> None:
+    if settings.tune.sampler != "grid":
+        raise SpaceError(
+            f"{origin('tune.sampler')}: must be grid with variants or seeds, got "
+            f"{settings.tune.sampler}; set grid, or remove it"
         )
     if settings.tune.scheduler != "none":
         raise SpaceError(
@@ -189,28 +212,28 @@ def _check_grid(settings: Settings, domains: Mapping[str, Domain], origin: Origi
     for key, domain in domains.items():
         if not domain.is_finite:
             raise SpaceError(
-                f"{origin(key)}: must have a finite domain, since search grid runs every value, got {domain}; "
+                f"{origin(key)}: must have a finite domain, since sampler grid runs every value, got {domain}; "
                 f"use choice, grid or randint{or_else}"
             )
     num_trials = math.prod(len(domain.every_value()) for domain in domains.values())
     if num_trials > MOST_GRID_TRIALS:
         raise SpaceError(
-            f"{origin('tune.search')}: search grid runs at most {MOST_GRID_TRIALS:,} trials, got "
+            f"{origin('tune.sampler')}: sampler grid runs at most {MOST_GRID_TRIALS:,} trials, got "
             f"{num_trials:,}; narrow the domains{or_else.replace('or ', 'or sample with ')}"
         )
     if settings.tune.num_samples is not None:
         raise SpaceError(
-            f"{origin('tune.num_samples')}: must be null with search grid, which runs every combination, got "
+            f"{origin('tune.num_samples')}: must be null with sampler grid, which runs every combination, got "
             f"{settings.tune.num_samples}; remove it"
         )
 
 
 def _check_pbt(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:
-    search = settings.tune.search
+    search = settings.tune.sampler
     if search != "random":
         raise SpaceError(
-            f"{origin('tune.search')}: must be random with scheduler pbt, which changes settings while trials run, "
-            f"got {search}; set tune.search: random, or tune.scheduler: asha"
+            f"{origin('tune.sampler')}: must be random with scheduler pbt, which changes settings while trials run, "
+            f"got {search}; set tune.sampler: random, or tune.scheduler: asha"
         )
     for key in domains:
         if key not in UNDER_PBT:
@@ -224,30 +247,22 @@ def _check_pbt(settings: Settings, domains: Mapping[str, Domain], origin: Origin
         )
 
 
-def check_effect(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:
+def check_effect(domains: Mapping[str, Domain], value_of: Callable[[str], Any], origin: Origin) -> None:
     """Check that every searched key has an effect in some trials.
 
     Args:
-        settings: one sample of the space, resolved.
         domains: domains of the searched keys, by dotted key.
+        value_of: returns the value of a key that is not searched.
         origin: see `Origin`.
 
     Raises:
         SpaceError: a searched key never has an effect.
     """
-    graft, curve = settings.graft, ("graft.A", "graft.c")
-    rules: list[tuple[tuple[str, ...], str, str, object, str]] = [
-        (("population.max_staleness",), "population.mode", "async", settings.population.mode, "sync")
-    ]
-    if graft is not None:
-        rules += [
-            (curve, "graft.alpha", "adaptive", graft.alpha, "a number"),
-            (curve, "graft.source", "external", graft.source, "internal or noise"),
-        ]
-    for keys, name, needed, fixed, otherwise in rules:
-        for key in keys:
-            if key in domains and needed not in (domains[name].boundary_values if name in domains else (fixed,)):
+    for key, domain in domains.items():
+        for condition in conditions_of(key, domains):
+            possible = possible_values(condition, key, domains, value_of(condition.key))
+            if not any(value in condition.values for value in possible):
                 raise SpaceError(
-                    f"{origin(key)}: has no effect where {name} is {otherwise}, got {domains[key]}; set "
-                    f"{name}: {needed}, or do not search it"
+                    f"{origin(key)}: has no effect where {condition.key} is {' or '.join(map(str, possible))}, got "
+                    f"{domain}; set {condition.key}: {condition.values[0]}, or do not search it"
                 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from graftpop.errors import SpaceError
+from graftpop.settings.section import OnlyWith
 
 __all__ = ["DOMAINS", "Domain", "is_domain", "number_hint", "read_domain"]
 
@@ -21,10 +22,12 @@ class Domain:
     Attributes:
         kind: a key of `DOMAINS`.
         values: the choices of `choice` and `grid`; (low, high) of the others, (low, high, step) of `quniform`.
+        only_with: the choices of a section in which the key is searched; None if it is searched in all trials.
     """
 
     kind: str
     values: tuple[Any, ...]
+    only_with: OnlyWith | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -68,6 +71,12 @@ class Domain:
             value = low + step[0] * round((value - low) / step[0])
         value = min(max(value, low), high)
         return round(value) if self.kind == "randint" else value
+
+    def contains(self, value: Any) -> bool:
+        """Return whether `sample` may return a value."""
+        if self.is_finite:
+            return repr(value) in map(repr, self.every_value())
+        return _is_number(value) and math.isclose(self.clip(value), value, rel_tol=1e-9)
 
     def __str__(self) -> str:
         """Return the domain as YAML on one line."""
@@ -134,7 +143,7 @@ DOMAINS: Final[Mapping[str, Kind]] = {
         "[low, high, step]: low, low + step, ..., high; low and high are multiples of step.", _check_stepped_range, 3
     ),
     "randint": Kind("[low, high]: a whole number, both included.", _check_integer_range, 2),  # Ray excludes high
-    "grid": Kind("Each of the values, with tune.search: grid.", _check_values),
+    "grid": Kind("Each of the values, with tune.sampler: grid.", _check_values),
 }
 
 

@@ -90,8 +90,10 @@ def _at_top(name: str, node: Schema, fixed: Schema) -> Schema:
         return description | value
     if not section:
         return description | {"anyOf": [value, _domain(value, {"$ref": f"#/properties/{name}/anyOf/0"})]}
-    whole: Schema = {"anyOf": [value, *null]}
-    return description | {"anyOf": [{"$ref": f"#/$defs/Searched{section}"}, *null, _domain(whole, whole)]}
+    searched: Schema = {"$ref": f"#/$defs/Searched{section}"}
+    required = {"required": fixed[section]["required"]} if "required" in fixed[section] else {}
+    choice: Schema = {"anyOf": [searched | required, *null]}
+    return description | {"anyOf": [searched, *null, _domain(choice, choice)]}
 
 
 def _with_domains(section: Schema, ref: str, *, ranges: bool) -> Schema:

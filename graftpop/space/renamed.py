@@ -15,11 +15,15 @@ RENAMED_KEYS: Final = {
     "population.replace_limit_s": "population.replace_timeout_s",
     "population.round_limit_s": "population.round_timeout_s",
     "tune.log": "tune.trackers",
+    "tune.search": "tune.sampler",
     "tune.storage": "tune.optuna_storage",
 }
 """New key by old key. The name of a section applies to all of its keys."""
 
-RENAMED_VALUES: Final = {"population.mode": {"wait_for_all": "sync", "no_wait": "async"}}
+RENAMED_VALUES: Final = {
+    "population.mode": {"wait_for_all": "sync", "no_wait": "async"},
+    "tune.sampler": {"optuna": "tpe"},
+}
 """New value by old value, by key."""
 
 

@@ -7,6 +7,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from graftpop.settings import Settings
 from graftpop.settings.section import Section
+from graftpop.space.conditions import dependent_keys
 
 __all__ = [
     "Schema",
@@ -50,11 +51,17 @@ def schema_of(section: type[Section]) -> Schema:
 def settings_schema() -> Schema:
     """Return the JSON Schema of `Settings`.
 
-    A key whose value is looked up in a table has the table's names as choices.
+    A key whose value is looked up in a table has the table's names as choices. The description of a key that needs
+    others names them.
     """
     schema = schema_of(Settings)
     for section, key, names in _tables(schema):
         _put_names_(schema["$defs"][section]["properties"][key], names)
+    for path, conditions in dependent_keys().items():
+        section, _, key = path.partition(".")
+        node = schema["$defs"][class_of(schema["properties"][section])]["properties"][key]
+        needed = " and ".join(f"{on.key}: {' or '.join(on.values)}" for on in conditions)
+        node["description"] += f" Only with {needed}."
     return schema
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "MAX_CHARS",
     "STUDY_KEYS",
     "apply_override",
+    "default_of",
     "known_keys",
     "make_paths_absolute_",
     "merged",
@@ -29,6 +30,7 @@ __all__ = [
     "put",
     "read_sections",
     "read_yaml",
+    "section_of",
     "with_defaults",
 ]
 
@@ -223,7 +225,7 @@ def with_defaults(tree: Mapping[str, Any], section: type[BaseModel] = Settings) 
     """Return a tree with defaults for missing keys, in the order of the settings; unknown keys come last."""
     full: dict[str, Any] = {}
     for name, field in section.model_fields.items():
-        below = _section_of(field.annotation)
+        below = section_of(field.annotation)
         if name in tree:
             full[name] = with_defaults(tree[name], below) if below and isinstance(tree[name], dict) else tree[name]
         elif not field.is_required():
@@ -259,7 +261,7 @@ def _absolute(path: Any, name: str) -> Any:
 def known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield the dotted keys of a section and of the sections below it."""
     for name, field in section.model_fields.items():
-        below = _section_of(field.annotation)
+        below = section_of(field.annotation)
         if below is None:
             yield prefix + name
         else:
@@ -271,11 +273,18 @@ def names_at(path: tuple[str | int, ...]) -> list[str]:
     section: Any = ComparisonSettings if path and path[0] in STUDY_KEYS else Settings
     for part in path:
         annotation = section.model_fields[part].annotation if isinstance(part, str) else section
-        section = _section_of(annotation) or get_args(annotation)[0]
+        section = section_of(annotation) or get_args(annotation)[0]
     return [*section.model_fields, *(() if path else STUDY_KEYS)]
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def default_of(key: str) -> Any:
+    """Return the default of a `section.key`."""
+    section, _, name = key.partition(".")
+    below = section_of(Settings.model_fields[section].annotation)
+    return below.model_fields[name].get_default() if below else None
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
     """Return the section class of a field typed `Section` or `Section | None`; None for other fields and for lists."""
     candidates = () if get_origin(annotation) is list else get_args(annotation)
     for candidate in (annotation, *candidates):

@@ -1,9 +1,12 @@
 """The searched keys as Optuna's distributions, and samples as Optuna's parameters."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graftpop.space import Domain
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 __all__ = ["OptunaSpace"]
 
@@ -19,6 +22,7 @@ class OptunaSpace:
     """
 
     def __init__(self, domains: Mapping[str, Domain]) -> None:
+        self._kinds = {key: domain.kind for key, domain in domains.items()}
         self._choices = {key: _named(domain) for key, domain in domains.items() if domain.kind in ("choice", "grid")}
         self.distributions = {key: self._distribution(key, domain) for key, domain in domains.items()}
 
@@ -38,6 +42,14 @@ class OptunaSpace:
             key: {repr(value): name for name, value in choices.items()} for key, choices in self._choices.items()
         }
         return {key: name_of[key][repr(value)] if key in name_of else value for key, value in sample.items()}
+
+    def suggested(self, trial: "Trial", key: str) -> Any:
+        """Return the value of a key, suggested by one of Optuna's trials."""
+        kind = self.distributions[key]
+        if key in self._choices:
+            return self._choices[key][trial.suggest_categorical(key, kind.choices)]
+        suggest = trial.suggest_int if self._kinds[key] == "randint" else trial.suggest_float
+        return suggest(key, kind.low, kind.high, step=kind.step, log=kind.log)
 
     def sample(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the sample of Optuna's parameters, the inverse of `params`."""

@@ -129,7 +129,7 @@ class OptunaStorage:
                 create_trial(
                     state=TrialState.WAITING,
                     params=self._searched.params(trial.sample),
-                    distributions=self._searched.distributions,
+                    distributions={key: self._searched.distributions[key] for key in trial.sample},
                 ),
             )
         optuna_id = storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
@@ -143,7 +143,7 @@ class OptunaStorage:
                 storage.set_trial_intermediate_value(optuna_id, round, reached)
         if state.is_finished():
             began = self._searched.sample(there.params)
-            changed = {key: value for key, value in trial.sample.items() if value != began[key]}  # by scheduler pbt
+            changed = {key: value for key, value in trial.sample.items() if value != began.get(key)}  # by scheduler pbt
             for name, value in (_facts(trial) | changed).items():
                 storage.set_trial_user_attr(optuna_id, name, value)
             score = None if state == TrialState.FAIL else trial.result.get("val_accuracy")

@@ -1,20 +1,26 @@
-"""Samplers choose the sample of each trial: the n-th point of a grid, the n-th draw, or Optuna's suggestion.
+"""Samplers choose the sample of each trial: a point to try first, then a grid's, a random or Optuna's point.
 
-A sample depends on the seed, the trial's number and, for Optuna, on the results so far. So only the trials themselves
-are stored: a resumed study replays them to a new sampler.
+A sample depends on the seed, the trial's number and, for Optuna's tpe and gp, on the results so far. So only the trials
+themselves are stored: a resumed study replays them to a new sampler.
 """
 
-import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from graftpop.seeds import derive
 from graftpop.space import Space
 from graftpop.study.optuna_space import OptunaSpace
-from graftpop.study.trials import Trial
+from graftpop.study.trials import Trial, objective_values
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
 
 __all__ = ["Sampler", "make_sampler"]
+
+MOST_RANDOM_TRIALS: Final = 10
+"""Trials of a long study before tpe and gp decide; of a short study they decide half."""
 
 
 class Sampler(Protocol):
@@ -29,19 +35,19 @@ class Sampler(Protocol):
         """
 
     def sample(self, number: int) -> dict[str, Any]:
-        """Return the searched keys and values of a new trial, by its number from 0."""
+        """Return the searched keys and values of a new trial, by its number from 0; without keys that cannot matter."""
         ...
 
     def report(self, number: int, round: int, score: float) -> None:
         """Record the validation accuracy of a trial after a round."""
 
-    def tell(self, number: int, status: str, score: float | None) -> None:
+    def tell(self, number: int, status: str, figures: Mapping[str, Any]) -> None:
         """Record the end of a trial.
 
         Args:
             number: number of the trial.
             status: completed, stopped or failed.
-            score: its last validation accuracy; None if it completed no round.
+            figures: the last report of the trial; empty if it completed no round.
         """
 
 
@@ -57,72 +63,146 @@ class _Independent:
     def report(self, number: int, round: int, score: float) -> None:
         """See `Sampler.report`."""
 
-    def tell(self, number: int, status: str, score: float | None) -> None:
+    def tell(self, number: int, status: str, figures: Mapping[str, Any]) -> None:
         """See `Sampler.tell`."""
 
 
 class _Optuna:
-    """Optuna's tree-structured Parzen estimator; Optuna numbers the trials as we do."""
+    """One of Optuna's samplers; Optuna numbers the trials as we do.
 
-    def __init__(self, space: Space) -> None:
+    Args:
+        space: the study's space.
+        make: returns Optuna's sampler of a trial, given a seed and whether to draw at random.
+        same_keys: whether the sampler needs the same keys in all trials, see `AllKeys`.
+    """
+
+    def __init__(self, space: Space, make: "Callable[[int, bool], BaseSampler]", *, same_keys: bool) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._seed = space.resolve().seed
+        self._space, self._make, self._same_keys = space, make, same_keys
+        self._seed, self._objectives = space.resolve().seed, space.resolve().tune.objectives
+        self._num_random = min(MOST_RANDOM_TRIALS, space.num_trials() // 2)
         self._searched = OptunaSpace(space.domains)
-        self._study = optuna.create_study(direction="maximize", study_name="graftpop")
+        self._study = optuna.create_study(
+            directions=["maximize" if mode == "max" else "minimize" for mode in self._objectives.values()],
+            study_name="graftpop",
+        )
         self._running: dict[int, optuna.Trial] = {}
 
     def recall(self, trial: Trial, scores: Mapping[int, float]) -> None:
         """See `Sampler.recall`."""
-        self._study.enqueue_trial(self._searched.params(trial.sample))
-        self._running[trial.number] = self._study.ask(self._searched.distributions)
+        self._ask(trial.number, self._space.active(trial.sample), is_random=True)
         for round, score in sorted(scores.items()):
             self.report(trial.number, round, score)
         if trial.is_final:
-            self.tell(trial.number, trial.status, trial.result.get("val_accuracy"))
+            self.tell(trial.number, trial.status, trial.result)
 
     def sample(self, number: int) -> dict[str, Any]:
         """See `Sampler.sample`."""
-        from optuna.samplers import TPESampler
+        given = self._space.first[number] if number < len(self._space.first) else {}
+        return self._ask(number, given, is_random=number < self._num_random)
 
-        # constant_liar: keeps trials that run side by side apart
-        self._study.sampler = TPESampler(seed=derive(self._seed, "sample", number) % 2**32, constant_liar=True)
-        trial = self._study.ask(self._searched.distributions)
+    def _ask(self, number: int, given: Mapping[str, Any], *, is_random: bool) -> dict[str, Any]:
+        """Return the sample of a new trial, in which some values are given."""
+        sampler = self._make(derive(self._seed, "sample", number) % 2**32, is_random)
+        if self._same_keys:
+            from graftpop.study.all_keys import AllKeys
+
+            sampler = AllKeys(sampler, self._space, given)
+        self._study.sampler = sampler
+        if given:
+            self._study.enqueue_trial(self._searched.params(given))
+        trial = self._running[number] = self._study.ask(self._searched.distributions if self._same_keys else {})
         if trial.number != number:
             raise RuntimeError(f"optuna: must sample trial {number} next, got number {trial.number}")
-        self._running[number] = trial
-        return self._searched.sample(trial.params)
+        _ = trial.relative_params  # qmc counts the trials that ask for them, even if all values are given
+        sample: dict[str, Any] = {}
+        for key in self._space.domains:
+            if self._space.is_active(key, sample):
+                sample[key] = self._searched.suggested(trial, key)
+        return sample
 
     def report(self, number: int, round: int, score: float) -> None:
         """See `Sampler.report`."""
-        self._running[number].report(score, round)
+        if len(self._objectives) == 1:  # Optuna prunes by one objective only
+            self._running[number].report(score, round)
 
-    def tell(self, number: int, status: str, score: float | None) -> None:
+    def tell(self, number: int, status: str, figures: Mapping[str, Any]) -> None:
         """See `Sampler.tell`; Optuna uses the reported scores of a stopped trial."""
         from optuna.trial import TrialState
 
-        trial = self._running.pop(number)
-        if status == "completed" and score is not None:
-            self._study.tell(trial, score)
+        trial, values = self._running.pop(number), objective_values(figures, self._objectives)
+        if status == "completed" and values is not None:
+            self._study.tell(trial, values)
         else:
             self._study.tell(trial, state=TrialState.PRUNED if status == "stopped" else TrialState.FAIL)
 
 
-def _grid(space: Space) -> Sampler:
-    values: Sequence[Sequence[Any]] = [domain.every_value() for domain in space.domains.values()]
-    product = [dict(zip(space.domains, sample, strict=True)) for sample in itertools.product(*values)]
-    return _Independent(product.__getitem__)
+def _tpe(space: Space) -> Sampler:
+    """Model the keys that matter together as one group; each trial has its own keys."""
+    from optuna.samplers import RandomSampler, TPESampler
+
+    def make(seed: int, is_random: bool) -> "BaseSampler":
+        if is_random:
+            return RandomSampler(seed)
+        # constant_liar keeps trials that run side by side apart
+        return _experimental(
+            lambda: TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=0)
+        )
+
+    return _Optuna(space, make, same_keys=False)
+
+
+def _gp(space: Space) -> Sampler:
+    from optuna.samplers import GPSampler, RandomSampler
+
+    def make(seed: int, is_random: bool) -> "BaseSampler":
+        return RandomSampler(seed) if is_random else _experimental(lambda: GPSampler(seed=seed, n_startup_trials=1))
+
+    return _Optuna(space, make, same_keys=True)
+
+
+def _qmc(space: Space) -> Sampler:
+    from optuna.samplers import QMCSampler
+
+    seed = derive(space.resolve().seed, "sample") % 2**32
+    sampler = _experimental(lambda: QMCSampler(seed=seed, scramble=True))
+    return _Optuna(space, lambda seed, is_random: sampler, same_keys=True)
+
+
+def _experimental(make: "Callable[[], BaseSampler]") -> "BaseSampler":
+    """Return one of Optuna's samplers without the warning that it, or an option of it, is experimental."""
+    from optuna.exceptions import ExperimentalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return make()
 
 
 def _random(space: Space) -> Sampler:
     seed = space.resolve().seed
-    return _Independent(lambda number: space.sample(random.Random(derive(seed, "sample", number))))
+
+    def sample(number: int) -> dict[str, Any]:
+        given = space.first[number] if number < len(space.first) else {}
+        return space.sample(random.Random(derive(seed, "sample", number)), given)
+
+    return _Independent(sample)
+
+
+def _grid(space: Space) -> Sampler:
+    return _Independent(lambda number: dict(space.grid[number]))
 
 
 def make_sampler(space: Space) -> Sampler:
-    """Return the sampler of `tune.search`."""
-    return _SAMPLERS[space.resolve().tune.search](space)
+    """Return the sampler that `tune.sampler` names."""
+    return _SAMPLERS[space.resolve().tune.sampler](space)
 
 
-_SAMPLERS: Final[Mapping[str, Callable[[Space], Sampler]]] = {"optuna": _Optuna, "random": _random, "grid": _grid}
+_SAMPLERS: Final[Mapping[str, Callable[[Space], Sampler]]] = {
+    "tpe": _tpe,
+    "gp": _gp,
+    "qmc": _qmc,
+    "random": _random,
+    "grid": _grid,
+}

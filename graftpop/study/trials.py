@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import ge
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +19,8 @@ __all__ = [
     "best_trial",
     "column_types",
     "duration",
+    "objective_values",
+    "pareto_front",
     "restored_row",
     "trials_from_json",
     "trials_to_json",
@@ -96,6 +99,37 @@ def trials_from_json(text: str) -> list[Trial]:
         raise CheckpointError(
             f"tune/trials.json: {where}: {first['msg']}; the file is damaged or not written by graftpop"
         ) from error
+
+
+def objective_values(figures: Mapping[str, Any], metrics: Iterable[str]) -> list[float] | None:
+    """Return the values of the searched metrics; None before they are known.
+
+    Args:
+        figures: a trial's last report, or its row of `trials.parquet`.
+        metrics: val_accuracy, flops or parameters; the last two after removal of filters, if some were removed.
+    """
+    values = [figures.get(f"{metric}_left") or figures.get(metric) for metric in metrics]
+    return None if None in values else [float(value) for value in values if value is not None]
+
+
+def pareto_front(rows: Iterable[Mapping[str, Any]], objectives: Mapping[str, str]) -> list[str]:
+    """Return the IDs of the completed trials that no other completed trial beats in one metric and equals in the rest.
+
+    Args:
+        rows: rows of `trials.parquet`.
+        objectives: metrics with their modes, max or min.
+    """
+    signs = [1 if mode == "max" else -1 for mode in objectives.values()]
+    points = {
+        row["trial_id"]: [sign * value for sign, value in zip(signs, values, strict=True)]
+        for row in rows
+        if row["status"] == "completed" and (values := objective_values(row, objectives)) is not None
+    }
+    return [
+        trial_id
+        for trial_id, point in points.items()
+        if not any(other != point and all(map(ge, other, point)) for other in points.values())
+    ]
 
 
 def best_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -123,7 +123,7 @@ def test_dry_run_shows_the_plan_and_starts_nothing(
     for number, line in enumerate(lines[2:]):
         assert line.startswith(f"trial {number}    population.num_peers = ")
         assert re.search(
-            r"graft\.A = 0?\.?\d+, graft\.c = \d+(\.\d+)?  "
+            r"(graft\.A = 0?\.?\d+, graft\.c = \d+(\.\d+)?|graft\.alpha = 0\.5)  "
             r"\(\d peers of [\d.]+ CPU( and [\d.]+ GPU)?(, \d to a process)?\)$",
             line,
         )
@@ -169,11 +169,11 @@ def shown_trials(*overrides: str) -> list[str]:
     return [line.split("  (")[0] for line in shown.splitlines() if line.startswith("trial ")]
 
 
-@pytest.mark.parametrize("search", ["optuna", "random"])
-def test_dry_run_shows_the_studys_first_trials(search: str) -> None:
-    overrides = [f"tune.search={search}", "seed=3"]
-    sampler = make_sampler(load_space(DIGITS, overrides))
-    samples = [sampler.sample(number) for number in range(3)]
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_dry_run_shows_the_studys_first_trials(sampler: str) -> None:
+    overrides = [f"tune.sampler={sampler}", "seed=3"]
+    sampling = make_sampler(load_space(DIGITS, overrides))
+    samples = [sampling.sample(number) for number in range(3)]
     assert shown_trials(*overrides) == [
         f"trial {number}    " + ", ".join(f"{key} = {value_text(value)}" for key, value in sample.items())
         for number, sample in enumerate(samples)
@@ -181,7 +181,7 @@ def test_dry_run_shows_the_studys_first_trials(search: str) -> None:
 
 
 def test_dry_run_of_a_grid_shows_its_first_points() -> None:
-    grid = ["tune={search: grid}", "population.num_peers=2", "graft.c=100.0"]
+    grid = ["tune={sampler: grid}", "population.num_peers=2", "graft.c=100.0"]
     assert shown_trials(*grid, "graft.A={grid: [0.2, 0.4]}") == ["trial 0    graft.A = 0.2", "trial 1    graft.A = 0.4"]
 
 

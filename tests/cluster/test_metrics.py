@@ -34,7 +34,7 @@ model: {name: resnet8}
 training: {epochs: 12, batch_size: 64}
 population: {num_peers: {grid: [2, 3]}}
 graft: {A: 0.4}
-tune: {search: grid}
+tune: {sampler: grid}
 """
 ray_test = pytest.mark.ray
 

@@ -22,7 +22,7 @@ model: {name: resnet8}
 training: {epochs: 24, batch_size: 64, schedule: cosine, precision: float32}
 population: {num_peers: 2}
 graft: {A: 0.4}
-tune: {search: grid}
+tune: {sampler: grid}
 """
 
 

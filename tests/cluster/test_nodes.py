@@ -26,7 +26,7 @@ model: {name: resnet8}
 training: {epochs: 2, batch_size: 64}
 population: {num_peers: {grid: [2, 3]}}
 graft: {A: 0.4}
-tune: {search: grid}
+tune: {sampler: grid}
 """
 ONE_TRIAL = ["--set", "population.num_peers={grid: [3]}"]
 CLIENT = "ray://10.0.0.1:10001"

@@ -30,8 +30,8 @@ def trial(number: int, status: str = "completed") -> Trial:
 
 
 def test_tune_gets_each_trial_once_resumed_ones_first() -> None:
-    space = parse_space({"tune": {"search": "grid"}, "graft": {"A": {"grid": [0.0, 0.1, 0.2, 0.3]}}})
-    param_space = grid_of(trials_to_run([trial(1)], make_sampler(space), range(2, 4)))
+    space = parse_space({"tune": {"sampler": "grid"}, "graft": {"A": {"grid": [0.0, 0.1, 0.2, 0.3]}}})
+    param_space = grid_of(trials_to_run(space, [trial(1)], make_sampler(space), range(2, 4)))
     assert [config["trial"] for _, config in generate_variants(param_space)] == [
         {"trial_id": "00001", "sample": {"graft.A": 0.1}},
         {"trial_id": "00002", "sample": {"graft.A": 0.2}},
@@ -43,7 +43,7 @@ def test_searcher_samples_on_demand_and_reports_final_states() -> None:
     space = parse_space({"graft": {"A": {"uniform": [0.0, 0.9]}}})
     sampler: Any = make_sampler(space)
     sampler.recall(trial(0, "interrupted"), {})
-    search = SuggestedTrials(trials_to_run([trial(0)], sampler, range(1, 4)), sampler, "val_accuracy")
+    search = SuggestedTrials(trials_to_run(space, [trial(0)], sampler, range(1, 4)), sampler)
     first = search.suggest("a")
     assert first == {"trial": {"trial_id": "00000", "sample": {"graft.A": 0.0}}}
     assert len(sampler._study.trials) == 1
@@ -70,11 +70,11 @@ def test_asha_remembers_results_of_earlier_sessions() -> None:
     for num_finished in range(4):
         made = scheduler(space)
         for number in range(num_finished):
-            replay_final_result(made, trial(number), {round: 0.9 for round in range(1, 16)}, "val_accuracy")
+            replay_final_result(made, trial(number), {round: 0.9 for round in range(1, 16)})
         for number in range(num_finished, 3):
             running = TuneTrial("population", stub=True, trial_id=f"tune-{number}")
             made.on_trial_add(NO_CONTROLLER, running)
-            replay_results(made, running, {round: 0.9 for round in range(1, 8)}, "val_accuracy")
+            replay_results(made, running, {round: 0.9 for round in range(1, 8)})
         late = TuneTrial("population", stub=True, trial_id="late")
         made.on_trial_add(NO_CONTROLLER, late)
         decisions = [
@@ -96,7 +96,7 @@ def test_asha_supports_any_number_of_rounds(epochs: int) -> None:
 def test_pbt_mutations_stay_within_their_domains() -> None:
     space = parse_space(
         {
-            "tune": {"scheduler": "pbt", "search": "random"},
+            "tune": {"scheduler": "pbt", "sampler": "random"},
             "training": {"lr": {"uniform": [0.09, 0.1]}},
             "graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"quniform": [0.2, 0.4, 0.1]}},
         }
@@ -127,3 +127,19 @@ def test_asha_stops_no_trial_before_its_first_rung(epochs: int, first_rung: int)
     assert isinstance(made, AsyncHyperBandScheduler)
     (rungs,) = [sorted(rung for rung, _ in bracket._rungs) for bracket in made._brackets]
     assert rungs[0] == first_rung
+
+
+def test_pbt_changes_keys_that_do_not_matter_yet() -> None:
+    """A trial with fixed alpha may get an adaptive one, so its configuration has values of A and c too."""
+    curve = {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"uniform": [0.2, 0.6]}}
+    space = parse_space({"tune": {"scheduler": "pbt", "sampler": "random"}, "graft": curve})
+    configs = list(trials_to_run(space, [trial(0)], make_sampler(space), range(1, 30)))
+    assert all(config["sample"].keys() == space.domains.keys() for config in configs)
+    pbt: Any = scheduler(space)
+    for config in configs:
+        changed, _ = pbt._get_new_config(
+            TuneTrial("population", stub=True), TuneTrial("population", stub=True, config={"trial": config})
+        )
+        sample = space.active(changed["trial"]["sample"])
+        assert ("graft.A" in sample) == (sample["graft.alpha"] == "adaptive")
+        space.resolve(sample)

@@ -45,7 +45,7 @@ def space(**changes: dict[str, Any]) -> Space:
         "training": {"epochs": 3, "batch_size": 128, "schedule": "cosine"},
         "population": {"num_peers": 2},
         "graft": {"A": {"uniform": [0.0, 1.0]}, "c": {"loguniform": [1, 500]}},
-        "tune": {"search": "random", "num_samples": 2},
+        "tune": {"sampler": "random", "num_samples": 2},
     }
     for section, values in changes.items():
         tree[section] = {**tree.get(section, {}), **values}
@@ -68,7 +68,7 @@ def test_study_writes_consistent_tables_and_its_best_network(connection: Connect
         data={"max_train_images": 200},
         model={"name": "resnet8"},
         population={"num_peers": {"choice": [2, 3]}},
-        tune={"search": "optuna", "num_samples": 2},
+        tune={"sampler": "tpe", "num_samples": 2},
     )
     _, trials = run(wanted, connection, tmp_path)
     assert [trial.status for trial in trials] == ["completed"] * 2
@@ -180,7 +180,7 @@ def test_asha_runs_the_whole_grid_and_tests_completed_trials(connection: Connect
         **ONE_PROCESS,
         training={"epochs": 15, "lr": {"choice": [0.1, 1.0e-6]}},
         graft={"A": {"grid": [0.0, 0.4]}, "c": 500.0},
-        tune={"search": "grid", "num_samples": None, "scheduler": "asha"},
+        tune={"sampler": "grid", "num_samples": None, "scheduler": "asha"},
     )
     _, trials = run(wanted, connection, tmp_path)
     assert sorted((trial.sample["training.lr"], trial.sample["graft.A"]) for trial in trials) == [
@@ -245,14 +245,14 @@ def test_failed_trial_has_a_one_line_error(connection: Connection, tmp_path: Pat
     assert not (tmp_path / "best").exists()
 
 
-@pytest.mark.parametrize("search", ["random", "optuna"])
-def test_study_without_domains_runs_one_population(connection: Connection, tmp_path: Path, search: str) -> None:
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_study_without_domains_runs_one_population(connection: Connection, tmp_path: Path, sampler: str) -> None:
     wanted = space(
         **ONE_PROCESS,
         data={"max_train_images": 200},
         training={"epochs": 1},
         graft={"A": 0.4, "c": 500.0},
-        tune={"search": search, "num_samples": 1},
+        tune={"sampler": sampler, "num_samples": 1},
     )
     _, (trial,) = run(wanted, connection, tmp_path)
     assert (trial.status, trial.trial_id, trial.sample) == ("completed", "00000", {})

@@ -45,7 +45,7 @@ def space(*trackers: str, epochs: int = 3, num_samples: int = 2) -> Space:
             "population": {"num_peers": 2},
             "resources": {"cpus_per_peer": 2},  # one trial at a time; the next one reuses its processes
             "graft": {"A": {"uniform": [0.0, 1.0]}},
-            "tune": {"search": "random", "num_samples": num_samples, "trackers": list(trackers)},
+            "tune": {"sampler": "random", "num_samples": num_samples, "trackers": list(trackers)},
         }
     )
 

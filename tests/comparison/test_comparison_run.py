@@ -113,7 +113,8 @@ def test_comparison_report_has_tables_and_markdown(tmp_path: Path) -> None:
 
 def test_run_without_variants_has_no_comparison_and_refuses_markdown(tmp_path: Path) -> None:
     run_folder(
-        tmp_path, {"name": "search", "data": {"name": "digits"}, "seed": {"choice": [0, 1]}, "tune": {"search": "grid"}}
+        tmp_path,
+        {"name": "search", "data": {"name": "digits"}, "seed": {"choice": [0, 1]}, "tune": {"sampler": "grid"}},
     )
     refused = CliRunner().invoke(app, ["report", str(tmp_path), "--markdown"])
     assert refused.exit_code == 2

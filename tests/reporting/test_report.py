@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from graftpop.__main__ import app
 from graftpop.reporting import LiveReport
 from graftpop.reporting.configuration import configuration_sentences
+from graftpop.reporting.search import FEWEST_TRIALS
 from graftpop.run.storage import Folder
 from graftpop.run.tables import SCHEMAS, RunFolder
 from graftpop.settings import Settings
@@ -153,8 +154,11 @@ def test_importances_rank_the_key_that_decided_accuracy_first() -> None:
     (bars,) = figures_of(html)["importances"]["plot"]["data"]
     assert bars["y"][0] == "graft.A"
     assert bars["x"][0] > 0.8
-    few = page(trials[:3], rounds[:6])
-    assert "need 4 completed" in few
+    low, high = bars["error_x"]["arrayminus"][0], bars["error_x"]["array"][0]
+    assert 0 <= low < bars["x"][0]
+    assert 0 <= high <= 1 - bars["x"][0]
+    few = page(trials[:19], rounds[:38])
+    assert f"need {FEWEST_TRIALS} completed" in few
     assert "importances" not in figures_of(few)
 
 
@@ -178,6 +182,27 @@ graft: {alpha: {choice: [adaptive, 0.5]}, A: {uniform: [0.0, 1.0]}, c: {logunifo
         "c": [1, 0],
         "val accuracy": [0.5, 0.5],
     }
+
+
+def test_unused_key_has_a_tick_of_its_own_below_the_values() -> None:
+    space = SPACE.replace("graft:", "graft: {alpha: {choice: [adaptive, 0.5]}, A: {uniform: [0.0, 1.0]}}\n#")
+    unused: dict[str, Any] = {"graft.alpha": "0.5", "graft.A": None}
+    html = page([trial("one") | {"graft.alpha": "adaptive"}, trial("two") | unused], rounds_of("one"), space=space)
+    (lines,) = figures_of(html)["parallel"]["plot"]["data"]
+    (axis,) = [one for one in lines["dimensions"] if one["label"] == "A"]
+    assert sorted(axis["values"]) == [-0.125, 0.4]
+    assert (axis["range"], axis["ticktext"][axis["tickvals"].index(-0.125)]) == ([-0.125, 1.0], "unused")
+
+
+def test_trade_offs_are_shown_with_several_metrics_only() -> None:
+    space = SPACE + "tune: {metric: [val_accuracy, flops], mode: [max, min]}\n"
+    figures = {"one": (0.9, 10), "two": (0.8, 20), "three": (0.7, 5)}
+    trials = [trial(name, val_accuracy=score, flops=flops) for name, (score, flops) in figures.items()]
+    html = page(trials, rounds_of("one"), space=space)
+    dominated, front = figures_of(html)["pareto"]["plot"]["data"]
+    assert (dominated["x"], dominated["y"]) == ([20], [0.8])
+    assert (front["x"], front["y"]) == ([5, 10], [0.7, 0.9])
+    assert "pareto" not in figures_of(page(trials, rounds_of("one")))
 
 
 def test_text_from_tables_and_spaces_is_escaped() -> None:

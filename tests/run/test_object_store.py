@@ -36,7 +36,7 @@ model: {name: resnet8}
 training: {epochs: 3, batch_size: 128, precision: float32}
 population: {num_peers: 2, peers_per_actor: 2}
 graft: {A: {grid: [0.4]}}
-tune: {search: grid}
+tune: {sampler: grid}
 """
 
 

@@ -359,6 +359,14 @@ def test_none_stays_none_in_a_text_column(run: RunFolder) -> None:
     assert run.read_table("trials")["graft"].to_pylist() == [None, "{'alpha': 0.5}"]
 
 
+def test_key_that_did_not_matter_in_a_trial_is_null(run: RunFolder) -> None:
+    space = parse_space({"graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"uniform": [0, 1]}}})
+    rows = [trial_row("a", **{"graft.alpha": "adaptive", "graft.A": 0.25}), trial_row("b", **{"graft.alpha": 0.5})]
+    run.write_trials(rows, column_types(space.domains))
+    table = run.read_table("trials")
+    assert (table["graft.alpha"].to_pylist(), table["graft.A"].to_pylist()) == (["adaptive", "0.5"], [0.25, None])
+
+
 def test_unwritten_tables_are_read_as_empty(run: RunFolder) -> None:
     assert [run.read_table(name).num_rows for name in ("trials", "rounds", "grafts")] == [0, 0, 0]
     assert run.read_table("rounds").column_names == COLUMNS["rounds"]

@@ -11,8 +11,8 @@ from graftpop.space import Domain, parse_space
 from graftpop.space.constraints import MOST_GRID_TRIALS, NAME_TABLES, UNDER_PBT
 from graftpop.space.yaml_tree import known_keys
 
-PBT = "tune: {scheduler: pbt, search: random}\n"
-GRID = "tune: {search: grid}\n"
+PBT = "tune: {scheduler: pbt, sampler: random}\n"
+GRID = "tune: {sampler: grid}\n"
 
 
 def accepted(text: str) -> Settings:
@@ -329,22 +329,22 @@ def test_grid_search_refuses_a_domain_of_floats(kind: str) -> None:
 def test_grid_search_runs_every_combination_and_refuses_num_samples() -> None:
     text = "training: {lr: {grid: [0.1, 0.2]}, epochs: {randint: [2, 4]}, batch_size: {choice: [16, 32]}}"
     assert parse_space(yaml.safe_load(GRID + text)).num_trials() == 12
-    assert_refused(f"tune: {{search: grid, num_samples: 3}}\n{text}", "tune.num_samples", "null", "got 3")
+    assert_refused(f"tune: {{sampler: grid, num_samples: 3}}\n{text}", "tune.num_samples", "null", "got 3")
 
 
 def test_grid_search_is_limited_in_its_number_of_trials() -> None:
     text = f"{GRID}seed: {{randint: [1, %d]}}"
     assert parse_space(yaml.safe_load(text % MOST_GRID_TRIALS)).num_trials() == MOST_GRID_TRIALS == 100_000
-    assert_refused(text % (MOST_GRID_TRIALS + 1), "tune.search", "100,000", "got 100,001", "tune.search: random")
+    assert_refused(text % (MOST_GRID_TRIALS + 1), "tune.sampler", "100,000", "got 100,001", "tune.sampler: random")
 
 
-@pytest.mark.parametrize("search", ["optuna", "random"])
-def test_grid_domain_needs_grid_search(search: str) -> None:
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_grid_domain_needs_grid_search(sampler: str) -> None:
     assert_refused(
-        f"tune: {{search: {search}}}\ntraining: {{lr: {{grid: [0.1, 0.2]}}}}",
+        f"tune: {{sampler: {sampler}}}\ntraining: {{lr: {{grid: [0.1, 0.2]}}}}",
         "training.lr",
-        "tune.search: grid",
-        f"got {search}",
+        "tune.sampler: grid",
+        f"got {sampler}",
         "{choice: [0.1, 0.2]}",
     )
 
@@ -355,10 +355,10 @@ def test_comparison_excludes_schedulers(scheduler: str) -> None:
     assert accepted("seeds: [0, 1]\ntune: {scheduler: none}")
 
 
-@pytest.mark.parametrize("search", ["optuna", "grid"])
-def test_pbt_needs_random_search(search: str) -> None:
-    text = f"tune: {{scheduler: pbt, search: {search}}}\ntraining: {{lr: {{choice: [0.1, 0.2]}}}}"
-    assert_refused(text, "tune.search", "pbt", f"got {search}", "tune.search: random", "tune.scheduler: asha")
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_pbt_needs_random_search(sampler: str) -> None:
+    text = f"tune: {{scheduler: pbt, sampler: {sampler}}}\ntraining: {{lr: {{choice: [0.1, 0.2]}}}}"
+    assert_refused(text, "tune.sampler", "pbt", f"got {sampler}", "tune.sampler: random", "tune.scheduler: asha")
 
 
 @pytest.mark.parametrize(

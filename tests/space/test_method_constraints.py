@@ -9,7 +9,7 @@ from space_makers import assert_refused
 from graftpop.settings import Settings
 from graftpop.space import parse_space
 
-GRID = "tune: {search: grid}\n"
+GRID = "tune: {sampler: grid}\n"
 
 
 def accepted(text: str) -> Settings:

@@ -190,13 +190,17 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "diagnostics.density_of": ([None, "run/best"], {1: "string, got 1"}),
     "diagnostics.density_threshold": ([1e-9, 10], {0: "greater than 0, got 0"}),
     "diagnostics.pairs": ([True, False], {1: "boolean, got 1"}),
-    "tune.metric": (["val_accuracy"], {"accuracy": "'val_accuracy', got 'accuracy'; did you mean"}),
-    "tune.mode": (["max"], {"min": "'max', got 'min'"}),
-    "tune.num_samples": ([None, 1], {0: "greater than or equal to 1, got 0"}),
-    "tune.search": (
-        ["optuna", "random", "grid"],
-        {"optun": "'optuna', 'random' or 'grid', got 'optun'; did you mean 'optuna'?"},
+    "tune.metric": (
+        ["val_accuracy", ["val_accuracy"]],
+        {"accuracy": "got 'accuracy'; did you mean 'val_accuracy'?", 1: "got 1"},
     ),
+    "tune.mode": (["max", ["max"]], {"maximum": "got 'maximum'"}),
+    "tune.num_samples": ([None, 1], {0: "greater than or equal to 1, got 0"}),
+    "tune.sampler": (
+        ["tpe", "gp", "qmc", "random"],
+        {"random_": "'tpe', 'gp', 'qmc', 'random' or 'grid', got 'random_'; did you mean 'random'?"},
+    ),
+    "tune.first": ([None, []], {"adaptive": "list, got 'adaptive'"}),
     "tune.max_failures": ([0, 100], {-1: "greater than or equal to 0, got -1", 0.5: WHOLE}),
     "tune.scheduler": (["none", "asha"], {"ahsa": "'none', 'asha' or 'pbt', got 'ahsa'; did you mean 'asha'?"}),
     "tune.trackers": ([[], ["wandb", "mlflow", "comet", "aim"]], {"mlflow": "list, got 'mlflow'"}),

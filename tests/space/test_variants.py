@@ -208,9 +208,9 @@ def test_searched_conflicts_in_the_last_variant_are_found() -> None:
 def test_seeds_become_a_grid_of_seed() -> None:
     space = space_of("seeds: [4, 0, 9]")
     assert space.domains == {"seed": Domain("grid", (4, 0, 9))}
-    assert space.resolve().tune.search == "grid"
+    assert space.resolve().tune.sampler == "grid"
     assert [space.resolve({"seed": seed}).seed for seed in (4, 0, 9)] == [4, 0, 9]
-    assert space == space_of("seed: {grid: [4, 0, 9]}\ntune: {search: grid}")
+    assert space == space_of("seed: {grid: [4, 0, 9]}\ntune: {sampler: grid}")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_seeds_exclude_the_seed() -> None:
 
 @pytest.mark.parametrize("study", ["seeds: [0, 1]\n", TWO % "{}"])
 def test_comparison_runs_every_trial_to_its_end(study: str) -> None:
-    assert_refused(f"{study}tune: {{search: optuna}}", "tune.search", "must be grid", "got optuna")
+    assert_refused(f"{study}tune: {{sampler: tpe}}", "tune.sampler", "must be grid", "got tpe")
     for scheduler in ("asha", "pbt"):
         text = f"{study}tune: {{scheduler: {scheduler}}}"
         assert_refused(text, "tune.scheduler", "must be none", f"got {scheduler}")
@@ -245,7 +245,7 @@ def test_comparison_runs_every_trial_to_its_end(study: str) -> None:
     text = f"{study}training: {{lr: {{uniform: [0.1, 0.2]}}}}"
     assert_refused(text, "training.lr", "got {uniform: [0.1, 0.2]}")
     assert refusal(text).endswith("choice, grid or randint")
-    assert space_of(f"{study}tune: {{search: grid, scheduler: none, num_samples: null}}").num_trials() == 2
+    assert space_of(f"{study}tune: {{sampler: grid, scheduler: none, num_samples: null}}").num_trials() == 2
 
 
 def test_most_rounds_is_the_maximum_over_all_variants() -> None:

@@ -133,7 +133,7 @@ def test_resuming_updates_existing_trials_and_adds_no_duplicates(tmp_path: Path,
 def test_values_changed_by_pbt_are_user_attributes(tmp_path: Path) -> None:
     space = parse_space(
         {
-            "tune": {"optuna_storage": "study.log", "search": "random", "scheduler": "pbt"},
+            "tune": {"optuna_storage": "study.log", "sampler": "random", "scheduler": "pbt"},
             "training": {"lr": {"uniform": [0.01, 0.1]}, "epochs": 3},
         }
     )
