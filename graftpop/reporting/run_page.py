@@ -261,7 +261,7 @@ def _importances(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[
     num = sum(row["status"] == "completed" for row in rows)
     caption = (
         f"Importance of each searched key for the validation accuracy, estimated by PED-ANOVA from {num} completed "
-        f"trials, each key from the trials in which it matters. Ranges: 5th to 95th percentile over resamples of the "
+        f"trials, each key from the trials in which it matters. Ranges: 10th to 90th percentile over resamples of the "
         f"trials."
     )
     return part("figure", "importances", caption) + part(

@@ -20,7 +20,7 @@ GREY_TO_ORANGE = ((0.0, "#8a939c"), (1.0, "#d55e00"))
 FEWEST_TRIALS = 20
 """Smallest number of completed trials from which importances are computed."""
 
-NUM_RESAMPLES = 100
+NUM_RESAMPLES = 40
 """Resamples of the trials from which the intervals of the importances come."""
 
 
@@ -29,8 +29,8 @@ class Importance(NamedTuple):
 
     Attributes:
         share: share of all keys' importance, in [0, 1].
-        low: the 5th percentile of the share over resamples of the trials.
-        high: the 95th percentile.
+        low: the 10th percentile of the share over resamples of the trials.
+        high: the 90th percentile.
     """
 
     share: float
@@ -129,7 +129,7 @@ def importances(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, Im
     shares = _shares(trials, space)
     rng = random.Random(0)
     resampled = [_shares(rng.choices(trials, k=len(trials)), space) for _ in range(NUM_RESAMPLES)]
-    limits = {key: np.quantile([one[key] for one in resampled], (0.05, 0.95)) for key in shares}
+    limits = {key: np.quantile([one[key] for one in resampled], (0.1, 0.9)) for key in shares}
     ordered = sorted(shares, key=lambda key: -shares[key])
     return {key: Importance(shares[key], *map(float, limits[key])) for key in ordered}
 

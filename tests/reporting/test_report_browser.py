@@ -1,6 +1,6 @@
 """The report page in a browser: pointer and keyboard, light and dark color schemes, phone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """URI of a report with every kind of content."""
-    trials, rounds = many_trials(16, 5)
+    trials, rounds = many_trials(20, 5)
     diagnostics = [
         {"trial_id": row["trial_id"], "round": round_, "peer": 0, "other": 1, "diagnostic": name, "value": 0.5}
         for row in trials
@@ -76,6 +76,23 @@ class Tab:
         return [element.inner_text() for element in self.page.query_selector_all(selector) if element.is_visible()]
 
 
+@pytest.fixture
+def open_tab(chromium: Any) -> Iterator["Open"]:
+    """Open tabs, and close them after the test: an open one keeps drawing."""
+    tabs: list[Tab] = []
+
+    def opened(address: str, **options: Any) -> Tab:
+        tabs.append(Tab(chromium, address, **options))
+        return tabs[-1]
+
+    yield opened
+    for tab in tabs:
+        tab.page.close()
+
+
+Open = Callable[..., Tab]
+"""Opens a tab at an address, with options of the browser."""
+
 MARKS = "path.js-line, .hm image, .bars path, canvas.gl-canvas-context, .points path"
 """Elements that plotly draws: lines, heat maps, bars, parallel coordinates, points."""
 
@@ -85,8 +102,8 @@ MARKS = "path.js-line, .hm image, .bars path, canvas.gl-canvas-context, .points 
     [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2}],
     ids=["light", "dark", "phone"],
 )
-def test_all_figures_are_drawn_without_errors_or_requests(chromium: Any, report: str, options: dict[str, Any]) -> None:
-    tab = Tab(chromium, report, **options)
+def test_all_figures_are_drawn_without_errors_or_requests(open_tab: Open, report: str, options: dict[str, Any]) -> None:
+    tab = open_tab(report, **options)
     assert tab.draw_all() == [
         "curves",
         "parallel",
@@ -103,8 +120,8 @@ def test_all_figures_are_drawn_without_errors_or_requests(chromium: Any, report:
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_click_on_a_row_selects_its_trial(chromium: Any, report: str) -> None:
-    tab = Tab(chromium, report)
+def test_click_on_a_row_selects_its_trial(open_tab: Open, report: str) -> None:
+    tab = open_tab(report)
     tab.page.click("text='00007'")
     selected = "document.querySelector(\"[data-figure='curves'] .plot\").data?.at(-1)"
     tab.page.wait_for_function(f"{selected}.name === 'trial 00007'")
@@ -120,30 +137,30 @@ def test_click_on_a_row_selects_its_trial(chromium: Any, report: str) -> None:
     assert tab.errors == []
 
 
-def test_address_selects_its_trial_or_reports_it_missing(chromium: Any, report: str) -> None:
-    tab = Tab(chromium, f"{report}#trial=00004")
+def test_address_selects_its_trial_or_reports_it_missing(open_tab: Open, report: str) -> None:
+    tab = open_tab(f"{report}#trial=00004")
     assert tab.page.input_value("#trial") == "00004"
     tab.page.evaluate("location.hash = 'trial=00015'")
     tab.page.wait_for_selector("#missing:not([hidden])", state="attached")
     assert tab.page.query_selector("[data-figure='trial/TRIAL/peers']").is_hidden()
 
 
-def test_table_is_sorted_and_filtered_by_keyboard(chromium: Any, report: str) -> None:
-    tab = Tab(chromium, report)
+def test_table_is_sorted_and_filtered_by_keyboard(open_tab: Open, report: str) -> None:
+    tab = open_tab(report)
     head = tab.page.query_selector("#table-trials th:has-text('graft.A') button")
     head.focus()
     tab.page.keyboard.press("Enter")
-    assert tab.texts("#table-trials tbody th")[:3] == ["00015", "00014", "00013"]
+    assert tab.texts("#table-trials tbody th")[:3] == ["00019", "00018", "00017"]
     assert tab.page.get_attribute("#table-trials th:has-text('graft.A')", "aria-sort") == "descending"
     tab.page.keyboard.press("Enter")
     assert tab.texts("#table-trials tbody th")[0] == "00000"
     tab.page.fill("[data-filters='trials']", "00003")
     assert tab.texts("#table-trials tbody th") == ["00003"]
-    assert tab.texts("[data-counts='trials']") == ["1 of 16"]
+    assert tab.texts("[data-counts='trials']") == ["1 of 20"]
 
 
-def test_figures_follow_a_change_of_the_color_scheme(chromium: Any, report: str) -> None:
-    tab = Tab(chromium, report, color_scheme="light")
+def test_figures_follow_a_change_of_the_color_scheme(open_tab: Open, report: str) -> None:
+    tab = open_tab(report, color_scheme="light")
     paper = "document.querySelector(\"[data-figure='curves'] .plot\").layout?.paper_bgcolor"
     tab.page.query_selector("[data-figure='curves']").scroll_into_view_if_needed()
     tab.page.wait_for_function(f"{paper} === '#ffffff'")
@@ -152,23 +169,23 @@ def test_figures_follow_a_change_of_the_color_scheme(chromium: Any, report: str)
     assert tab.errors == []
 
 
-def test_report_of_a_run_without_rounds_opens_without_errors(chromium: Any, tmp_path: Path) -> None:
-    tab = Tab(chromium, written(tmp_path, page([])))
+def test_report_of_a_run_without_rounds_opens_without_errors(open_tab: Open, tmp_path: Path) -> None:
+    tab = open_tab(written(tmp_path, page([])))
     assert tab.draw_all() == []
     assert tab.errors == []
 
 
-def test_large_study_is_drawn(chromium: Any, tmp_path: Path) -> None:
+def test_large_study_is_drawn(open_tab: Open, tmp_path: Path) -> None:
     trials, rounds = many_trials(1000, 20)
     html = page(trials, rounds, grafts_of("00300", num_rounds=200, num_peers=8, sites=[f"conv{i}" for i in range(33)]))
     assert len(html) < 15e6
-    tab = Tab(chromium, written(tmp_path, html))
+    tab = open_tab(written(tmp_path, html))
     assert tab.draw_all()[:3] == ["curves", "parallel", "importances"]
     assert tab.texts("[data-counts='trials']") == ["1000 of 1000"]
     assert tab.errors == []
 
 
-def test_single_trial_with_one_peer_is_drawn(chromium: Any, tmp_path: Path) -> None:
-    tab = Tab(chromium, written(tmp_path, page([trial("one")], rounds_of("one", num_peers=1))))
+def test_single_trial_with_one_peer_is_drawn(open_tab: Open, tmp_path: Path) -> None:
+    tab = open_tab(written(tmp_path, page([trial("one")], rounds_of("one", num_peers=1))))
     assert tab.draw_all() == ["curves", "trial/TRIAL/peers"]
     assert tab.errors == []
