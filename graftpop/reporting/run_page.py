@@ -245,7 +245,7 @@ def _trade_offs(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[s
         ["trial", *heads(list(objectives))],
         [
             (row["trial_id"], *(text_of(name, value) for name, value in zip(objectives, values, strict=True)))
-            for row in rows
+            for row in sorted(rows, key=lambda row: -(row["val_accuracy"] or 0))
             if row["trial_id"] in front and (values := objective_values(row, objectives)) is not None
         ],
     )

@@ -203,7 +203,11 @@ def pareto_figure(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, st
             name=name,
             hovertemplate="%{text}: %{y}, %{x}<extra></extra>",
         )
-    with_layout(plot, height=380, xaxis={"title": {"text": second}}, yaxis={"title": {"text": first.replace("_", " ")}})
+    axes = [
+        {"title": {"text": name.replace("_", " ")}, "tickformat": ".1%" if name.endswith("accuracy") else None}
+        for name in (second, first)
+    ]
+    with_layout(plot, height=380, xaxis=axes[0], yaxis=axes[1])
     return Figure(
         plot,
         f"{first.replace('_', ' ')} and {second} of {len(values)} completed trials, {len(front)} of them on the Pareto "

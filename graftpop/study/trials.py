@@ -101,7 +101,7 @@ def trials_from_json(text: str) -> list[Trial]:
         ) from error
 
 
-def objective_values(figures: Mapping[str, Any], metrics: Iterable[str]) -> list[float] | None:
+def objective_values(figures: Mapping[str, Any], metrics: Iterable[str]) -> list[int | float] | None:
     """Return the values of the searched metrics; None before they are known.
 
     Args:
@@ -109,7 +109,7 @@ def objective_values(figures: Mapping[str, Any], metrics: Iterable[str]) -> list
         metrics: val_accuracy, flops or parameters; the last two after removal of filters, if some were removed.
     """
     values = [figures.get(f"{metric}_left") or figures.get(metric) for metric in metrics]
-    return None if None in values else [float(value) for value in values if value is not None]
+    return None if None in values else [value for value in values if value is not None]
 
 
 def pareto_front(rows: Iterable[Mapping[str, Any]], objectives: Mapping[str, str]) -> list[str]:
