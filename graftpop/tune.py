@@ -247,6 +247,7 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], address: st
     from graftpop.cluster.resources import resource_request
     from graftpop.study.samplers import make_sampler
 
+    from graftpop.study.preflight import user_networks
     console.print(space.to_yaml(), markup=False, end="")
     if address is None:
         nodes = [local_node()]
@@ -262,6 +263,8 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], address: st
     console.print(f"study      {space.num_trials()} trials of up to {space.most_rounds()} rounds")
     sampler = make_sampler(space)
     for number in range(min(TRIALS_SHOWN, space.num_trials())):
+    if names := ", ".join(user_networks(space)):
+        console.print(f"imported   {names}: user code, which --dry-run runs too", markup=False, soft_wrap=True)
         sample = sampler.sample(number)
         request = resource_request(space.resolve(sample), nodes)
         values = ", ".join(f"{key} = {value_text(value)}" for key, value in sample.items()) or "nothing is searched"

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from graftpop.data import DATASETS, Splits, load_splits
 from graftpop.errors import DataError, SpaceError, choose
 from graftpop.exchange.assignment import released_assignment
-from graftpop.models import build, find_model
+from graftpop.models import PYTHON, build, find_model
 from graftpop.models.forward_check import check_forward
 from graftpop.models.pretrained import load_teacher
 from graftpop.peer.diagnostics import valid_filters
@@ -16,7 +16,7 @@ from graftpop.study.trackers import TRACKERS
 from graftpop.training.removal import check_removable
 from graftpop.training.sites import find_sites
 
-__all__ = ["check_data_and_models", "check_names", "check_packages"]
+__all__ = ["check_data_and_models", "check_names", "check_packages", "user_networks"]
 
 
 def check_packages(space: Space) -> None:
@@ -35,7 +35,7 @@ def check_packages(space: Space) -> None:
 
 
 def check_names(space: Space) -> None:
-    """Check the names of every data set and network that a trial may use.
+    """Check the names of every data set and network that a trial may use; import the modules of `user_networks`.
 
     Raises:
         GraftpopError: a name is unknown.
@@ -43,11 +43,14 @@ def check_names(space: Space) -> None:
     every = _all_settings(space)
     for data in dict.fromkeys(settings.data.name for settings in every):
         choose(DATASETS, data, "data.name", DataError)
-    for name in dict.fromkeys(settings.model.name for settings in every):
-        find_model(name)
-    for where, teacher in dict.fromkeys(pair for settings in every for pair in _teachers(settings)):
-        if teacher.model is not None:
-            find_model(teacher.model, f"{where}.model")
+    for name, where in _networks(every):
+        find_model(name, where)
+
+
+def user_networks(space: Space) -> list[str]:
+    """Return the names of the networks that a trial may use and whose modules are user code, `python:MODULE.CLASS`."""
+    names = (name for name, _ in _networks([*space.settings_of("model"), *space.settings_of("distillation")]))
+    return list(dict.fromkeys(name for name in names if name.startswith(PYTHON)))
 
 
 def check_data_and_models(space: Space) -> None:
@@ -79,6 +82,15 @@ def check_data_and_models(space: Space) -> None:
 def _all_settings(space: Space) -> list[Settings]:
     """Return settings that pair every network and every teacher with all data that a trial may pair them with."""
     return [*space.settings_of("data", "model"), *space.settings_of("data", "distillation"), *space.boundary_settings()]
+
+
+def _networks(possible_settings: list[Settings]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each network and each teacher's network of some settings, with its key."""
+    for name in dict.fromkeys(settings.model.name for settings in possible_settings):
+        yield name, "model.name"
+    for where, teacher in dict.fromkeys(pair for settings in possible_settings for pair in _teachers(settings)):
+        if teacher.model is not None:
+            yield teacher.model, f"{where}.model"
 
 
 def _teachers(settings: Settings) -> Iterator[tuple[str, TeacherSettings]]:

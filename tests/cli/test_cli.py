@@ -195,6 +195,12 @@ def test_dry_run_without_domains_shows_one_trial() -> None:
     assert shown == ["trial 0    nothing is searched"]
 
 
+def test_dry_run_imports_user_code_and_says_so(empty_folder: Path) -> None:
+    named = tune("--space", DIGITS, "--set", "model.name=python:network_makers.TwoSites", "--dry-run")
+    assert re.search(r"^imported +python:network_makers\.TwoSites\b", named.stdout, re.MULTILINE)
+    assert "imported" not in tune("--space", DIGITS, "--dry-run").stdout
+
+
 # bad input
 
 
