@@ -34,13 +34,14 @@ def connection() -> "Iterator[Connection]":
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     import ray
 
-    from graftpop.cluster.connection import Connection
+    from graftpop.cluster.connection import Connection, private_start
     from graftpop.cluster.resources import Node
 
     num_cpus = 4
     with pytest.MonkeyPatch.context() as environment:  # Ray's processes inherit it, and import networks from there
         environment.setenv("PYTHONPATH", str(Path(__file__).parent / "support"), prepend=os.pathsep)
-        ray.init("local", num_cpus=num_cpus, num_gpus=0, include_dashboard=False, log_to_driver=False)
+        with private_start():
+            ray.init("local", num_cpus=num_cpus, num_gpus=0, include_dashboard=False, log_to_driver=False)
     yield Connection([Node(float(num_cpus), 0.0)], "", f"node:{ray.util.get_node_ip_address()}")
     ray.shutdown()
 

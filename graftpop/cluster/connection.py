@@ -1,20 +1,30 @@
 """Connection to a Ray cluster, or the start of a local one.
 
-Three imports are from `ray._private`, because Ray 2.60 has no public way: whether token authentication is on, the
-address of the local cluster with the nodes of this machine, and a gRPC channel that sends the token.
+Four imports are from `ray._private`, because Ray 2.60 has no public way: whether token authentication is on, the
+address of the local cluster with the nodes of this machine, a gRPC channel that sends the token, and the address that
+a new cluster listens on.
 """
 
 import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from graftpop.cluster.auth_token import protect_token
 from graftpop.cluster.resources import Node
 from graftpop.errors import ResourceError, one_line
 
-__all__ = ["Connection", "check_can_lead", "connect", "dashboard_text", "local_node", "nodes_of_cluster"]
+__all__ = [
+    "Connection",
+    "check_can_lead",
+    "connect",
+    "dashboard_text",
+    "local_node",
+    "nodes_of_cluster",
+    "private_start",
+]
 
 ANSWER_TIMEOUT_S = 10.0
 CLIENT_SCHEME = "ray://"
@@ -75,9 +85,11 @@ def connect(address: str | None) -> Iterator[Connection]:
 
     try:
         if address is not None:
+            protect_token(create=False)
             _check_answers(address)
         # `local` instead of None, which would join any cluster that runs on this machine
-        context = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
+        with private_start() if address is None else nullcontext():
+            context = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, RaySystemError, AuthenticationError) as error:
         reason = (one_line(error) or type(error).__name__).rstrip(".")
         if address is None:
@@ -95,6 +107,26 @@ def connect(address: str | None) -> Iterator[Connection]:
         yield Connection(nodes_of_cluster(), dashboard, f"node:{here}")
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def private_start() -> Iterator[None]:
+    """Make a cluster that `ray.init` starts within the block private to this machine and user.
+
+    Its processes listen on the loopback interface, all others on every one; its token is readable by its owner alone.
+
+    Raises:
+        OSError: the token cannot be created.
+    """
+    from ray._private import ray_constants
+
+    protect_token(create=True)
+    may_have_nodes = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # as on macOS; ray.init replaces `_node_ip_address="127.0.0.1"` otherwise
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = may_have_nodes
 
 
 def nodes_of_cluster() -> list[Node]:

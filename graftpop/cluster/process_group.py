@@ -5,6 +5,7 @@ It uses torch's gloo backend on every device: a batch's logits are a few kilobyt
 
 import datetime
 import os
+import socket
 from collections.abc import Generator
 from typing import Any
 
@@ -42,8 +43,11 @@ class ProcessGroup:
         """
         host = ray.util.get_node_ip_address()
         self._reset(rank, world_size, timeout_s)
-        self._store = self._store_at(host, 0, is_master=True)
-        return host, self._store.port
+        # torch's own listener would be open on every interface
+        with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+            port = listener.getsockname()[1]
+            self._store = self._store_at(host, port, is_master=True, master_listen_fd=listener.detach())
+        return host, port
 
     def join(self, address: tuple[str, int], rank: int, world_size: int, timeout_s: float) -> None:
         """Join another peer's process group at the first collective; see `open`."""
@@ -56,10 +60,10 @@ class ProcessGroup:
         self._rank, self._world_size = rank, world_size
         self._timeout = datetime.timedelta(seconds=timeout_s)
 
-    def _store_at(self, host: str, port: int, *, is_master: bool) -> Any:
+    def _store_at(self, host: str, port: int, **options: Any) -> Any:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, and not in its __all__
 
-        return TCPStore(host, port, is_master=is_master, wait_for_workers=False, timeout=self._timeout)
+        return TCPStore(host, port, wait_for_workers=False, timeout=self._timeout, **options)
 
     def run(self, collective: Generator[NDArray[Any], NDArray[Any], Any]) -> Any:
         """Run a collective to its end, exchanging its arrays with all peers; return its result.
@@ -106,7 +110,7 @@ class ProcessGroup:
         if self._store is None:
             if self._address is None:
                 raise RuntimeError("the first peer could not open the process group")
-            self._store = self._store_at(*self._address, is_master=False)
+            self._store = self._store_at(*self._address)
         # by default gloo binds the host name's address, on many machines the loopback (Debian maps it to 127.0.1.1);
         # peers on other nodes would then time out
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_of(ray.util.get_node_ip_address()))

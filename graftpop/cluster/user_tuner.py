@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from graftpop.cluster.connection import nodes_of_cluster
+from graftpop.cluster.connection import nodes_of_cluster, private_start
 from graftpop.cluster.resources import resource_request
 from graftpop.cluster.trainable import PopulationTrainable
 from graftpop.errors import SpaceError
@@ -34,7 +34,7 @@ def trainable(space: str | Path, out: str, overrides: Iterable[str] = ()) -> Any
     newest one when Tune restarts it. A trial that cannot continue, for example after divergence, ends with
     `val_accuracy` 0 and an `error`.
 
-    If this process is not connected to Ray, this calls `ray.init()`.
+    If this process is not connected to Ray, this calls `ray.init()`; a cluster that starts is private to this machine.
 
     Args:
         space: YAML file without domains; the Tuner searches.
@@ -53,7 +53,8 @@ def trainable(space: str | Path, out: str, overrides: Iterable[str] = ()) -> Any
     folder = RunFolder(out)
     folder.create()
     if not ray.is_initialized():
-        ray.init()
+        with private_start():
+            ray.init()
     nodes = nodes_of_cluster()
 
     def placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load as tensors_from_bytes
@@ -151,6 +152,21 @@ def test_processes_are_reused_by_the_next_trial(group: RayGroup) -> None:
     last = pids_of(group)
     assert [last[peer] == first[peer] for peer in range(NUM_PEERS)] == [True, False, False]
     assert_equal_to_peers_in_this_process(group, settings("mutual learning with grafting"))
+
+
+@pytest.mark.parametrize("group", ["mutual learning with grafting"], indirect=True)
+def test_peers_listen_where_their_cluster_does(group: RayGroup) -> None:
+    """The fixture's cluster listens on the loopback interface."""
+    Population(group, settings("mutual learning with grafting")).step()
+    processes = psutil.Process().children(recursive=True)
+    addresses = [
+        [one.laddr.ip for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+        for process in processes
+        if process.name().startswith("ray::") and "Peer" in process.name()
+    ]
+    assert len(addresses) == NUM_PEERS
+    assert {address.removeprefix("::ffff:") for found in addresses for address in found} == {"127.0.0.1"}
+    assert sum(map(len, addresses)) >= 2 * NUM_PEERS + 1  # for calls; for collectives; and the first peer's store
 
 
 @pytest.mark.parametrize("group", ["mutual learning with grafting"], indirect=True)

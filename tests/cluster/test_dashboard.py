@@ -1,19 +1,20 @@
-"""Ray's dashboard during a run, in a real browser: its printed address and the names of the actors."""
+"""A run on this machine: its dashboard in a real browser, and what other machines and users can reach."""
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from browser import browser
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
-TOKEN = "0123456789abcdef" * 4
 SPACE = """
 name: watched
 data: {name: digits}
@@ -25,21 +26,28 @@ graft: {A: 0.4}
 """
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A study that runs until the test ends."""
-    (tmp_path / "space.yaml").write_text(SPACE)
-    with tempfile.TemporaryDirectory(prefix="graftpop-") as folder:  # for sockets, whose paths must be short
-        environment = os.environ | {
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the study, which is also its user's home."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A study that runs until the tests end, of a user without a token whose files are readable by others."""
+    (folder / "space.yaml").write_text(SPACE)
+    with tempfile.TemporaryDirectory(prefix="graftpop-") as short:  # for sockets, whose paths must be short
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")} | {
             "PYTHONPATH": str(Path(__file__).parents[2]),
-            "RAY_TMPDIR": folder,
-            "RAY_AUTH_TOKEN": TOKEN,
+            "RAY_TMPDIR": short,
+            "HOME": str(folder),
             "PYTHONUNBUFFERED": "1",
         }
         with subprocess.Popen(
             [sys.executable, "-m", "graftpop.tune", "--space", "space.yaml", "--out", "run"],
-            cwd=tmp_path,
+            cwd=folder,
             env=environment,
+            umask=0o022,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -48,17 +56,34 @@ def run(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
-def test_dashboard_at_printed_address_names_all_actors(run: "subprocess.Popen[str]", tmp_path: Path) -> None:
+def test_dashboard_at_printed_address_names_all_actors(run: "subprocess.Popen[str]", folder: Path) -> None:
     from playwright.sync_api import expect
 
     assert run.stdout is not None
-    first = re.match(r"dashboard +(http://\S+)  \(it asks for a token: ray get-auth-token\)", run.stdout.readline())
+    first = re.match(
+        r"dashboard +(http://127.0.0.1:\d+)  \(it asks for a token: ray get-auth-token\)", run.stdout.readline()
+    )
     assert first is not None
+    token = (folder / ".ray" / "auth_token").read_text()
     with browser() as chromium:
         page = chromium.new_page(viewport={"width": 1600, "height": 1000})
         page.goto(f"{first[1]}/#/actors")
-        page.get_by_role("dialog").get_by_role("textbox").fill(TOKEN)
+        page.get_by_role("dialog").get_by_role("textbox").fill(token)
         page.get_by_role("dialog").get_by_role("button", name="Submit").click()
         for name in ("watched/population", "watched/peer-0", "watched/peer-1"):
             expect(page.get_by_role("cell", name=name, exact=True)).to_be_visible(timeout=60_000)
-        page.screenshot(path=tmp_path / "actors.png", full_page=True)
+        page.screenshot(path=folder / "actors.png", full_page=True)
+
+
+def test_other_machines_and_users_cannot_reach_a_local_study(run: "subprocess.Popen[str]", folder: Path) -> None:
+    """Runs after the test above, when all processes listen."""
+    listening = {
+        (process.name(), socket_.laddr.ip.removeprefix("::ffff:"))
+        for process in psutil.Process(run.pid).children(recursive=True)
+        for socket_ in process.net_connections("inet")
+        if socket_.status == psutil.CONN_LISTEN or socket_.type == socket.SOCK_DGRAM
+    }
+    assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
+    assert {address for _, address in listening} == {"127.0.0.1"}
+    assert (folder / ".ray").stat().st_mode & 0o777 == 0o700
+    assert (folder / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
