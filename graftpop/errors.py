@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from graftpop.masking import masked_words
+
 __all__ = [
     "CheckpointError",
     "DataError",
@@ -37,11 +39,12 @@ class GraftpopError(Exception):
     """Base of all errors that carry a message for the user.
 
     Args:
-        message: one line; line breaks inside, e.g. from a file name, are replaced by blanks.
+        message: one line; line breaks inside, e.g. from a file name, are replaced by blanks, and the secrets of
+            URLs are masked.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(masked_words(" ".join(message.splitlines())))
 
 
 class SpaceError(GraftpopError, ValueError):
@@ -93,8 +96,8 @@ class CollectiveError(PeerError):
 
 
 def one_line(text: object) -> str:
-    """Return a text on one line of at most 300 characters, for a message."""
-    return " ".join(str(text).split())[:300]
+    """Return a text on one line of at most 300 characters, with the secrets of URLs masked, for a message."""
+    return masked_words(" ".join(str(text).split()))[:300]
 
 
 def describe_exception(error: Exception) -> str:

@@ -44,7 +44,7 @@ def report(
         print(report_markdown(folders[0]))
     elif len(folders) == 1 and out is None:
         write_report(folders[0])
-        print(f"{folders[0].location}/report.html")
+        print(f"{folders[0].shown}/report.html")
     else:
         where = out or Path("runs.html")
         html = read_report_html(folders[0]) if len(folders) == 1 else several_runs_html(folders)

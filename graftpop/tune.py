@@ -147,6 +147,7 @@ def resume_study(location: str, address: str | None) -> None:
     from graftpop.run.tables import RunFolder
     from graftpop.space import parse_space
     from graftpop.space.yaml_tree import read_sections
+    from graftpop.study.optuna_storage import storage_url
     from graftpop.study.preflight import check_data_and_models, check_packages
 
     check_can_lead(address)
@@ -155,6 +156,7 @@ def resume_study(location: str, address: str | None) -> None:
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
     with prefixed_errors(where), console.status("checking data and networks"):
+        storage_url(space)  # raises without its password
         check_packages(space)
         check_data_and_models(space)
     with folder.locked(), connect(address) as connection:
@@ -185,7 +187,7 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
 
     if connection.dashboard:
         console.print(f"dashboard  {connection.dashboard}", soft_wrap=True)
-    console.print(f"run        {folder.location}", soft_wrap=True)
+    console.print(f"run        {folder.shown}", soft_wrap=True)
     progress = LiveProgress if console.is_terminal else PlainProgress
     with progress(console, space.num_trials(), space.most_rounds()) as watch:
         trials = run_study(space, folder, connection, watch)
@@ -202,7 +204,7 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
     print_summary(trials, folder, space)
     if interrupted:
         console.print(
-            f"[yellow]interrupted[/]; resume with: python -m graftpop.tune --resume {folder.location}", soft_wrap=True
+            f"[yellow]interrupted[/]; resume with: python -m graftpop.tune --resume {folder.shown}", soft_wrap=True
         )
         raise typer.Exit(INTERRUPTED)
     if not any(trial.status in ("completed", "stopped") for trial in trials):
@@ -234,10 +236,10 @@ def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") ->
         values = ", ".join(f"{key} = {value_text(value)}" for key, value in best.sample.items())
         console.print(f"best       trial {best.number}: {values or 'nothing was searched'}", soft_wrap=True)
         loaded = "" if "://" in folder.location else f', in Python: graftpop.load("{folder.location}/best")'
-        console.print(f"network    {folder.location}/best{loaded}", soft_wrap=True)
+        console.print(f"network    {folder.shown}/best{loaded}", soft_wrap=True)
     tables = ", ".join(f"{name}.parquet" for name in ("trials", "rounds", "grafts", "diagnostics", "events"))
-    console.print(f"tables     {folder.location}/{tables}", soft_wrap=True)
-    console.print(f"report     {folder.location}/report.html", soft_wrap=True)
+    console.print(f"tables     {folder.shown}/{tables}", soft_wrap=True)
+    console.print(f"report     {folder.shown}/report.html", soft_wrap=True)
 
 
 def print_plan(space: "Space", where: str, overrides: Sequence[str], address: str | None) -> None:
@@ -245,9 +247,9 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], address: st
     from graftpop.cli.progress import value_text
     from graftpop.cluster.connection import connect, local_node
     from graftpop.cluster.resources import resource_request
+    from graftpop.study.preflight import user_networks
     from graftpop.study.samplers import make_sampler
 
-    from graftpop.study.preflight import user_networks
     console.print(space.to_yaml(), markup=False, end="")
     if address is None:
         nodes = [local_node()]
@@ -261,10 +263,10 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], address: st
     with prefixed_errors(where, overrides):
         check_resources(space, nodes)
     console.print(f"study      {space.num_trials()} trials of up to {space.most_rounds()} rounds")
-    sampler = make_sampler(space)
-    for number in range(min(TRIALS_SHOWN, space.num_trials())):
     if names := ", ".join(user_networks(space)):
         console.print(f"imported   {names}: user code, which --dry-run runs too", markup=False, soft_wrap=True)
+    sampler = make_sampler(space)
+    for number in range(min(TRIALS_SHOWN, space.num_trials())):
         sample = sampler.sample(number)
         request = resource_request(space.resolve(sample), nodes)
         values = ", ".join(f"{key} = {value_text(value)}" for key, value in sample.items()) or "nothing is searched"

@@ -172,9 +172,7 @@ class Recorder(Callback):
                 self._write(best=best)
             except OSError as error:
                 # the next change writes everything; the trials write and retry on their own
-                logger.warning(
-                    "%s: cannot be written now, retried at the next change: %s", self._folder.location, error
-                )
+                logger.warning("%s: cannot be written now, retried at the next change: %s", self._folder.shown, error)
         self._watch(self.trials)
 
     def _write(self, *, best: bool) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
-from ray.tune.search import Searcher
+from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search.search_generator import SearchGenerator
 
 from graftpop.space import Space
 from graftpop.study.samplers import Sampler
@@ -24,6 +25,7 @@ __all__ = [
     "replay_results",
     "replay_final_result",
     "scheduler",
+    "search_algorithm",
     "trial_id_of",
     "trials_to_run",
 ]
@@ -110,6 +112,25 @@ class SuggestedTrials(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Tune's snapshots are not read."""
+
+
+def search_algorithm(searcher: Searcher | None) -> BasicVariantGenerator | SearchGenerator:
+    """Return Tune's driver of a searcher, or of a grid without one; its state is not saved.
+
+    Nothing reads that state, and Tune would pickle the run folder's URI with its credentials into it.
+    """
+    return _UnsavedGrid() if searcher is None else _UnsavedSearch(searcher)
+
+
+class _Unsaved(SearchAlgorithm):
+    def save_to_dir(self, dirpath: str, *arguments: Any, **options: Any) -> None:
+        """Save nothing."""
+
+
+class _UnsavedGrid(_Unsaved, BasicVariantGenerator): ...
+
+
+class _UnsavedSearch(_Unsaved, SearchGenerator): ...
 
 
 def scheduler(space: Space) -> TrialScheduler:

@@ -10,7 +10,14 @@ from ray.tune.logger import TBXLoggerCallback
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.metrics import MetricsExport
 from graftpop.cluster.recorder import TRIALS, Recorder
-from graftpop.cluster.search import SuggestedTrials, grid_of, replay_final_result, scheduler, trials_to_run
+from graftpop.cluster.search import (
+    SuggestedTrials,
+    grid_of,
+    replay_final_result,
+    scheduler,
+    search_algorithm,
+    trials_to_run,
+)
 from graftpop.cluster.trackers import Tracker
 from graftpop.cluster.trainable import PopulationTrainable, placement_of
 from graftpop.run.tables import RunFolder
@@ -74,7 +81,7 @@ def run_study(
                 storage_path=folder.location,
                 config={} if suggests else grid_of(to_run),
                 num_samples=len(unfinished) + len(new_numbers) if suggests else 1,
-                search_alg=SuggestedTrials(to_run, sampler) if suggests else None,
+                search_alg=search_algorithm(SuggestedTrials(to_run, sampler) if suggests else None),
                 scheduler=scheduled,
                 max_failures=tuned.max_failures,
                 reuse_actors=True,

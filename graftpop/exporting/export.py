@@ -20,8 +20,8 @@ class Exported:
     """Result of an export.
 
     Attributes:
-        file: path or URI of the network's file; `config.json` is in the same folder.
-        card: path or URI of the model card.
+        file: path or URI, without secrets, of the network's file; `config.json` is in the same folder.
+        card: path or URI, without secrets, of the model card.
         description: description of the network, one sentence.
         measurements: measurements on the validation and test images, or on noise.
         unmeasured: error message with the reason for noise; empty if the run's data was used.
@@ -68,11 +68,7 @@ def export_network(run: RunFolder, format: str, peer: str = "best", out: str | N
     except OSError as error:
         raise StorageError(f"--out {folder.location}: cannot be written: {error}; choose another folder") from error
     return Exported(
-        (folder / file_format.file).location,
-        (folder / "README.md").location,
-        selected.description,
-        measurements,
-        unmeasured,
+        (folder / file_format.file).shown, (folder / "README.md").shown, selected.description, measurements, unmeasured
     )
 
 

@@ -43,5 +43,5 @@ class LiveReport:
             write_report(self._folder)
         except (GraftpopError, OSError) as error:
             logger.warning(
-                "%s/report.html: cannot be written: %s; the run continues and tries again", self._folder.location, error
+                "%s/report.html: cannot be written: %s; the run continues and tries again", self._folder.shown, error
             )

@@ -1,6 +1,7 @@
 """The report of a run: one self-contained page, built only from files in the run folder."""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -122,7 +123,7 @@ def _about(facts: Mapping[str, Any]) -> list[str]:
         line
         for line in (
             f"{facts['started']}, {facts.get('status', 'running')}; {machine}",
-            " ".join(facts["command"]),
+            shlex.join(facts["command"]),
             f"{versions}{f'; commit {commit[:12]}' if commit else ''}",
         )
         if line

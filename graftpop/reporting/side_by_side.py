@@ -62,7 +62,7 @@ def several_runs_html(folders: Sequence[RunFolder]) -> str:
     Raises:
         CheckpointError: a file of a run is damaged.
     """
-    labels = _labels([folder.location for folder in folders])
+    labels = _labels([folder.shown for folder in folders])
     runs = [_read(folder, label) for folder, label in zip(folders, labels, strict=True)]
     figures: dict[str, str] = {}
     return page_html(" and ".join(labels), [], [_runs(runs), *_curves(runs, figures), _settings(runs)], figures)
@@ -85,7 +85,7 @@ def _read(folder: RunFolder, label: str) -> Run:
     best = best_row(rows)
     rounds = folder.read_table("rounds", trial_ids=[best["trial_id"]] if best else [], columns=ROUND_COLUMNS)
     curve = rounds.set_column(0, "trial_id", pa.array([label] * rounds.num_rows, pa.string()))
-    return Run(label, folder.location, space, json.loads(folder.read_text("run.json")), rows, curve)
+    return Run(label, folder.shown, space, json.loads(folder.read_text("run.json")), rows, curve)
 
 
 def _runs(runs: Sequence[Run]) -> Section:

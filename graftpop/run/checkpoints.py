@@ -140,8 +140,8 @@ class Checkpoints:
         self._remove_but(self._kept())
 
     def location_of(self, round: int, name: str) -> str:
-        """Return the location of a file of the checkpoint after a round, whether it exists or not."""
-        return (self._folder / _name(round) / name).location
+        """Return the location, without secrets, of a file of the checkpoint after a round, whether it exists or not."""
+        return (self._folder / _name(round) / name).shown
 
     def newest_first(self) -> Iterator[Checkpoint]:
         """Yield the complete checkpoints, newest first; a folder without a valid `population.json` is skipped."""

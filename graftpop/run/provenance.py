@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from graftpop.masking import masked
+
 __all__ = ["run_provenance", "utc_now"]
 
 PACKAGES = ("graftpop", "ray", "torch", "torchvision", "optuna", "pyarrow", "numpy")
@@ -23,13 +25,15 @@ def run_provenance(arguments: list[str], seed: int) -> dict[str, Any]:
     """Return command, seed, versions, commit and hardware of a run, as JSON values.
 
     Args:
-        arguments: arguments of the command line.
+        arguments: arguments of the command line, of `graftpop` or of `python -m graftpop.tune`. The record has the
+            latter's, with the secrets of URLs masked.
         seed: seed of the study.
     """
     import torch
 
+    options = arguments[1:] if arguments[:1] == ["tune"] else arguments  # `graftpop tune` has its name before them
     return {
-        "command": ["python", "-m", "graftpop.tune", *arguments],
+        "command": ["python", "-m", "graftpop.tune", *map(masked, options)],
         "seed": seed,
         "started": utc_now().isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from graftpop.errors import CheckpointError, StorageError, one_line
+from graftpop.masking import MASK, masked
 
 __all__ = ["Folder", "STORAGE_LIMIT_S", "retry_on_oserror", "unreachable"]
 
@@ -86,6 +87,11 @@ class Folder:
         path, mark, options = location.partition("?")
         is_uri = "://" in location
         self.location = f"{path.rstrip('/')}{mark}{options}" if is_uri else str(Path(location).absolute())
+        if is_uri and MASK in location:
+            raise CheckpointError(
+                f"{location}: must have its secret, which records and messages mask, got {MASK}; write it in place, or "
+                f"leave it out and set the variables of the store's own client, such as AWS_SECRET_ACCESS_KEY"
+            )
         try:
             self._filesystem, self._path = pafs.FileSystem.from_uri(_bounded(self.location))
         except pa.ArrowInvalid as error:
@@ -101,6 +107,11 @@ class Folder:
             place, mark, options = self.location.partition("?")  # options say how to reach the store
         inner.location, inner._path = f"{place}/{name}{mark}{options}", self._in(name)
         return inner
+
+    @property
+    def shown(self) -> str:
+        """The location with its secrets masked, for output and records."""
+        return masked(self.location)
 
     @property
     def local_path(self) -> Path | None:

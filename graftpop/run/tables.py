@@ -123,13 +123,14 @@ class RunFolder:
 
     Attributes:
         location: absolute path or URI.
+        shown: the location with its secrets masked, for output and records.
         local_path: the path on this machine; None in an object store.
         name: last part of the location, the run's name in trackers and in Optuna's storage.
     """
 
     def __init__(self, location: str) -> None:
         self._folder = Folder(location)
-        self.location = self._folder.location
+        self.location, self.shown = self._folder.location, self._folder.shown
         self.local_path = self._folder.local_path
         self.name = posixpath.basename(self.location.partition("?")[0])
         self._joining = Throttle(SHARE_OF_JOINING)

@@ -49,7 +49,8 @@ class TuneSettings(Section):
 
     optuna_storage: str | None = None
     """Where to write the trials for optuna-dashboard while they run: a database URL such as sqlite:///study.db, or the
-    path of an Optuna journal file. Relative paths start in the run folder. null: nowhere."""
+    path of an Optuna journal file. Relative paths start in the run folder. A password is masked in all records, so
+    --resume takes the URL from GRAFTPOP_STORAGE_URL. null: nowhere."""
 
     @property
     def objectives(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from graftpop.errors import SpaceError, closest
+from graftpop.masking import masked
 from graftpop.settings import Settings
 from graftpop.settings.section import OnlyWith
 from graftpop.space.boundary import boundary_samples, combinations
@@ -55,6 +56,7 @@ class Space:
         variants: sections laid over `tree` key by key, by the variant's name; empty if the space has no variants.
         baseline: the variant that the others are compared with; None without variants.
         published: `source` and `accuracy` of a paper, see `PublishedSettings`.
+        storage_url: `tune.optuna_storage` with its password, which `tree` masks; never printed, written or pickled.
     """
 
     tree: Mapping[str, Any]
@@ -62,6 +64,10 @@ class Space:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     baseline: str | None = None
     published: Mapping[str, Any] | None = None
+    storage_url: str | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "storage_url": None}
 
     def resolve(self, sample: Mapping[str, Any] | None = None) -> Settings:
         """Return the settings of a sample; searched keys that it omits have the first value of their domain."""
@@ -283,10 +289,16 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     domains: dict[str, Domain] = {"variant": Domain("grid", tuple(variants))} if variants else {}
     common = with_defaults(_take_domains(sections, (), domains, origin))
     domains = in_order(domains)
+    storage_url = _mask_storage_(common)
     check_overlap(variants, domains, origin)
     check_published(comparison, domains, origin)
     space = Space(
-        common, domains, variants, comparison.baseline or next(iter(variants), None), deepcopy(tree.get("published"))
+        common,
+        domains,
+        variants,
+        comparison.baseline or next(iter(variants), None),
+        deepcopy(tree.get("published")),
+        storage_url,
     )
     of_variant = {name: VariantOrigins(origin, name, variants[name], common) for name in variants}
     if sum(1 for _ in islice(boundary_samples(domains), MAX_BOUNDARY_SAMPLES + 1)) > MAX_BOUNDARY_SAMPLES:
@@ -346,6 +358,16 @@ def _check(space: Space, sample: Mapping[str, Any], origin: Origin) -> None:
     check_names(settings, origin)
     check_rules(settings, space.domains, origin)
     check_methods(settings, origin)
+
+
+def _mask_storage_(tree: dict[str, Any]) -> str | None:
+    """Mask the password of `tune.optuna_storage` in place, and return the value with its password."""
+    tune = tree["tune"]
+    url = tune.get("optuna_storage") if isinstance(tune, dict) else None
+    if not isinstance(url, str):
+        return None
+    tune["optuna_storage"] = masked(url)
+    return url
 
 
 def _put_seeds(sections: dict[str, Any], seeds: list[int], origin: Origin) -> None:

@@ -4,6 +4,7 @@ A study resumes from its run folder alone, so the storage may be slow, away or l
 answers again, at the latest by --resume.
 """
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,13 +13,17 @@ from threading import Lock
 from typing import Any, Final
 
 from graftpop.errors import ResourceError, SpaceError, one_line
+from graftpop.masking import MASK, masked
 from graftpop.run.background_worker import BackgroundWorker
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space
 from graftpop.study.optuna_space import OptunaSpace
 from graftpop.study.trials import Trial
 
-__all__ = ["OptunaStorage", "check_storage"]
+__all__ = ["OptunaStorage", "check_storage", "storage_url"]
+
+URL_VARIABLE: Final = "GRAFTPOP_STORAGE_URL"
+"""The variable that has `tune.optuna_storage` with its password, for spaces that have it masked."""
 
 STATES: Final = {
     "pending": "WAITING",
@@ -46,11 +51,7 @@ class OptunaStorage:
     def __init__(
         self, space: Space, folder: RunFolder, known: list[Trial], scores: Mapping[str, Mapping[int, float]]
     ) -> None:
-        self._searched, self._folder, self._where = (
-            OptunaSpace(space.domains),
-            folder,
-            str(space.resolve().tune.optuna_storage),
-        )
+        self._searched, self._folder, self._where = OptunaSpace(space.domains), folder, str(storage_url(space))
         self._storage: Any = None
         self._scores: dict[str, dict[int, float]] = {trial_id: dict(found) for trial_id, found in scores.items()}
         self._seen: dict[str, tuple[str, int]] = {}
@@ -82,7 +83,7 @@ class OptunaStorage:
 
         storage, name = opened(self._where, self._folder), self._folder.name
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-        study.set_user_attr("run", self._folder.location)
+        study.set_user_attr("run", self._folder.shown)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(["val_accuracy"])
@@ -164,7 +165,7 @@ def check_storage(space: Space, folder: RunFolder) -> None:
     Raises:
         GraftpopError: the storage cannot be opened, or holds a study of that name with trials.
     """
-    storage = space.resolve().tune.optuna_storage
+    storage = storage_url(space)
     if storage is None:
         return
 
@@ -179,6 +180,25 @@ def check_storage(space: Space, folder: RunFolder) -> None:
     background = BackgroundWorker("tune.optuna_storage")
     background.call(check)
     background.finish()
+
+
+def storage_url(space: Space) -> str | None:
+    """Return `tune.optuna_storage` with its password, from the environment if the space has it masked.
+
+    Raises:
+        SpaceError: the environment has no URL, or another one.
+    """
+    url = space.storage_url
+    if url is None or MASK not in url or "://" not in url:
+        return url
+    given = os.environ.get(URL_VARIABLE, "")
+    if masked(given) != url:
+        found = f"{URL_VARIABLE} '{masked(given)}'" if given else f"no {URL_VARIABLE}"
+        raise SpaceError(
+            f"tune.optuna_storage: needs its password, which no run folder keeps, got '{url}' and {found}; "
+            f"set {URL_VARIABLE} to the same URL with its password"
+        )
+    return given
 
 
 def _studies(storage: str, folder: RunFolder) -> list[Any]:

@@ -31,7 +31,7 @@ DIGITS, CIFAR = str(SPACES / "digits.yaml"), str(SPACES / "cifar.yaml")
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Run in an empty folder, without settings from the environment."""
-    for name in ("RAY_ADDRESS", "GRAFTPOP_DATA", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
+    for name in ("RAY_ADDRESS", "GRAFTPOP_DATA", "GRAFTPOP_STORAGE_URL", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "here"
     folder.mkdir()
@@ -201,6 +201,16 @@ def test_dry_run_imports_user_code_and_says_so(empty_folder: Path) -> None:
     assert "imported" not in tune("--space", DIGITS, "--dry-run").stdout
 
 
+def test_password_is_not_printed() -> None:
+    url, shown = "postgresql://me:1234@host/db", "postgresql://me:***@host/db"
+    for result in (
+        tune("--space", DIGITS, "--set", f"tune.optuna_storage={url}", "--dry-run"),
+        tune("--space", DIGITS, "--set", f"tune.optuna_storage=[{url}]"),  # refused
+    ):
+        assert shown in result.output
+        assert "1234" not in result.output
+
+
 # bad input
 
 
@@ -325,6 +335,16 @@ def test_run_with_a_damaged_space_is_not_resumed(text: str, message: str, empty_
     result = tune("--resume", "run")
     assert (result.exit_code, result.stdout) == (2, "")
     assert re.match(f"error: {empty_folder}/run/space.yaml: {message}", result.stderr)
+
+
+def test_run_without_the_password_of_its_storage_is_not_resumed(empty_folder: Path) -> None:
+    (empty_folder / "run" / "tune").mkdir(parents=True)
+    (empty_folder / "run" / "space.yaml").write_text("tune: {optuna_storage: 'postgresql://me:***@host/db'}")
+    (empty_folder / "run" / "run.json").write_text("{}")
+    result = tune("--resume", "run")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {empty_folder}/run/space.yaml: tune.optuna_storage: ")
+    assert "GRAFTPOP_STORAGE_URL" in result.stderr
 
 
 # data

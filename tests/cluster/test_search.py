@@ -1,5 +1,6 @@
 """Domains, searchers and schedulers in Tune's terms; Ray itself is not started."""
 
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -16,6 +17,7 @@ from graftpop.cluster.search import (
     replay_final_result,
     replay_results,
     scheduler,
+    search_algorithm,
     trial_id_of,
     trials_to_run,
 )
@@ -37,6 +39,14 @@ def test_tune_gets_each_trial_once_resumed_ones_first() -> None:
         {"trial_id": "00002", "sample": {"graft.A": 0.2}},
         {"trial_id": "00003", "sample": {"graft.A": 0.3}},
     ]
+
+
+@pytest.mark.parametrize("suggests", [True, False])
+def test_tune_saves_no_state_of_the_search(suggests: bool, tmp_path: Path) -> None:
+    """It would hold the credentials of a storage URI."""
+    search = SuggestedTrials(iter(()), make_sampler(parse_space({}))) if suggests else None
+    search_algorithm(search).save_to_dir(str(tmp_path), "now")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_searcher_samples_on_demand_and_reports_final_states() -> None:

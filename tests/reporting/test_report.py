@@ -3,8 +3,10 @@
 import base64
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,11 @@ def test_report_without_rounds_has_no_figures() -> None:
     assert "No trial has finished a round" in html
     assert "No round has finished" in html
     assert figures_of(html) == {}
+
+
+def test_recorded_command_can_be_copied() -> None:
+    options = ["--set", "graft.A={uniform: [0, 1]}", "--out", "my run"]
+    assert f"python -m graftpop.tune {shlex.join(options)}" in unescape(page([], options=options))
 
 
 def test_best_completed_trial_is_highlighted_in_table_and_curves() -> None:

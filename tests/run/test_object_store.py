@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from guarded_database import PASSWORD
 
 from graftpop.errors import CheckpointError, StorageError
 from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
@@ -80,9 +81,14 @@ class Server:
         self._process.kill()
         self._process.wait()
 
-    def uri(self, path: str) -> str:
-        """Return the URI of a path that starts with the bucket."""
-        user = {"s3": "", "gs": "anonymous@"}[self._protocol]
+    def uri(self, path: str, secret: str = "") -> str:
+        """Return the URI of a path that starts with the bucket.
+
+        Args:
+            path: the path.
+            secret: secret key in the URI instead of the environment's; Google's URIs have none.
+        """
+        user = {"s3": f"testing:{secret}@" if secret else "", "gs": "anonymous@"}[self._protocol]
         limit = {"s3": "", "gs": "&retry_limit_seconds=1"}[self._protocol]
         return f"{self._protocol}://{user}{path}?scheme=http&endpoint_override=127.0.0.1%3A{self._port}{limit}"
 
@@ -174,10 +180,14 @@ def test_absent_store_is_retried(server: Server, protocol: str) -> None:
 @pytest.mark.ray
 @pytest.mark.timeout(240)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
-def test_resuming_a_finished_study_changes_nothing(server: Server, tmp_path: Path) -> None:
+def test_resuming_a_finished_study_changes_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
-    uri = server.uri("bucket/runs/study")
-    start_study(load_space(tmp_path / "space.yaml"), "space.yaml", [], uri, None)
+    uri = server.uri("bucket/runs/study", PASSWORD)
+    storage = f"tune.optuna_storage=guarded://me:{PASSWORD}@host/{tmp_path}/study.db"
+    monkeypatch.setattr(sys, "argv", ["graftpop", "tune", "--out", uri, "--set", storage])
+    start_study(load_space(tmp_path / "space.yaml", [storage]), "space.yaml", [storage], uri, None)
     folder = Folder(uri)
     assert {"best", "report.html", "rounds.parquet", "run.json", "space.yaml", "trials.parquet", "tune"} <= set(
         folder.names()
@@ -188,7 +198,21 @@ def test_resuming_a_finished_study_changes_nothing(server: Server, tmp_path: Pat
     assert [(row["round"], row["peer"]) for row in rows] == [(round_, peer) for round_ in (1, 2, 3) for peer in (0, 1)]
     assert (folder / "best").names() == ["config.json", "metrics.json", "model.safetensors"]
     before = folder.read("best/model.safetensors")
+    monkeypatch.setenv("GRAFTPOP_STORAGE_URL", storage.partition("=")[2])
     resume_study(uri, None)
     assert folder.read("best/model.safetensors") == before
     assert all(folder.read_table(f"{name}.parquet").equals(table) for name, table in tables.items())
     assert pq.read_schema(pa.BufferReader(folder.read("events.parquet"))).names[0] == "trial_id"
+    check_no_secret(folder, tmp_path, capfd.readouterr())
+
+
+def check_no_secret(folder: Folder, disk: Path, output: tuple[str, str]) -> None:
+    """Assert that a study's password is neither in its run folder, nor in its database or output."""
+    filesystem, path = pafs.FileSystem.from_uri(folder.location)
+    files = [info.path for info in filesystem.get_file_info(pafs.FileSelector(path, recursive=True)) if info.is_file]
+    assert len(files) > 20
+    contents = {file: filesystem.open_input_stream(file).read() for file in files}
+    contents |= {str(file): file.read_bytes() for file in disk.rglob("*") if file.is_file()}
+    assert any(b"guarded://me:***@host" in content for content in contents.values())
+    assert [file for file, content in contents.items() if PASSWORD.encode() in content] == []
+    assert PASSWORD not in "".join(output)

@@ -113,6 +113,11 @@ def test_special_characters_in_a_path_are_kept(name: str, tmp_path: Path) -> Non
     assert inner.location == str(tmp_path / name / "inner")
 
 
+def test_masked_secret_of_a_recorded_location_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"^s3://key:\*\*\*@bucket/run: .*AWS_SECRET_ACCESS_KEY"):
+        Folder("s3://key:***@bucket/run")
+
+
 def test_absent_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="gone: "):
         Folder(str(tmp_path / "gone")).check_is_there()

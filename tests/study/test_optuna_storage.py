@@ -1,6 +1,7 @@
 """OptunaStorage keeps a copy of the trials: during a study, after a resume, and after an outage."""
 
 import logging
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
 from optuna.distributions import FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -15,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from graftpop.errors import SpaceError
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space, parse_space
-from graftpop.study.optuna_storage import OptunaStorage, check_storage
+from graftpop.study.optuna_storage import OptunaStorage, check_storage, storage_url
 from graftpop.study.trials import Trial
 
 TEACHERS = [[{"model": "resnet8", "epochs": 1}], [{"model": "resnet20", "epochs": 1}]]
@@ -225,6 +227,37 @@ def test_unusable_storage_is_refused_in_one_line_without_its_password(
     assert re.match(f"tune.optuna_storage: .*{message}", str(caught.value))
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+URL, SHOWN = "postgresql://me:secret@host/base", "postgresql://me:***@host/base"
+
+
+def test_password_is_in_memory_only() -> None:
+    space = space_of(URL)
+    assert storage_url(space) == URL
+    assert "secret" not in space.to_yaml() + repr(space) + repr(space.resolve()) + str(space.tree)
+    assert pickle.loads(pickle.dumps(space)) == space
+    assert b"secret" not in pickle.dumps(space)
+    assert space.resolve().tune.optuna_storage == SHOWN
+
+
+def test_masked_password_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFTPOP_STORAGE_URL", URL)
+    assert storage_url(parse_space(yaml.safe_load(space_of(URL).to_yaml()))) == URL
+    for own in ("postgresql://me:other@host/base", "postgresql://me@host/base", "study.log"):
+        assert storage_url(space_of(own)) == own
+    assert storage_url(parse_space({})) is None
+
+
+@pytest.mark.parametrize("given", ["", "postgresql://me:secret@other/base"])
+def test_masked_password_without_its_url_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFTPOP_STORAGE_URL", given)
+    with pytest.raises(SpaceError) as caught:
+        storage_url(space_of(SHOWN))
+    assert str(caught.value).startswith("tune.optuna_storage: ")
+    assert SHOWN in str(caught.value)
+    assert "set GRAFTPOP_STORAGE_URL" in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_relative_file_is_refused_in_an_object_store() -> None:

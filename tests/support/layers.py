@@ -25,5 +25,6 @@ LAYERS = (
     ("seeds",),
     ("rows",),
     ("errors",),
+    ("masking",),
 )
 """Modules and folders of graftpop from top to bottom; each may import from layers below and from its own folder."""

@@ -102,8 +102,9 @@ def page(
     diagnostics: Sequence[Mapping[str, Any]] = (),
     events: Sequence[Mapping[str, Any]] = (),
     space: str = SPACE,
+    options: Sequence[str] = (),
 ) -> str:
-    """Return the report page of a run with these rows."""
+    """Return the report page of a run with these rows, started with these options."""
     columns = dict.fromkeys(key for row in trials or [trial("none")] for key in row)
     return report_html(
         Tables(
@@ -119,7 +120,7 @@ def page(
             )
         ),
         space=space,
-        facts=PROVENANCE,
+        facts={**PROVENANCE, "command": ["python", "-m", "graftpop.tune", *options]},
     )
 
 
