@@ -4,7 +4,6 @@ Data that peers pass to each other (snapshots, class probabilities) stays in the
 population holds references, and Ray moves the bytes from node to node.
 """
 
-import re
 import time
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from graftpop.cluster.loss_reason import loss_reason
 from graftpop.cluster.peer_actor import PeerActor, this_node
 from graftpop.cluster.resources import ResourceRequest
 from graftpop.errors import CollectiveError, PeerError, PeerLost, ResultLost
@@ -200,7 +200,8 @@ class RayGroup:
         except ObjectLostError as error:
             return _result_lost(error, peer, method)
         except RayError as error:
-            return PeerLost(f"peer {peer}: lost in '{method}': {_loss_reason(str(error))}")
+            actor = self._actors.get(self._actor_of_peer.get(peer, -1))
+            return PeerLost(f"peer {peer}: lost in '{method}': {loss_reason(str(error), actor)}")
 
     def coresident(self, peers: Collection[int]) -> set[int]:
         """See `Group.coresident`."""
@@ -246,14 +247,4 @@ def _is_done(reference: ray.ObjectRef[Any]) -> bool:
 
 
 def _result_lost(error: Exception, peer: int, method: str) -> ResultLost:
-    return ResultLost(f"peer {peer}: an argument of its '{method}' is gone: {_loss_reason(str(error))}")
-
-
-def _loss_reason(text: str) -> str:
-    """Return in one line why an actor or an object was lost, from Ray's long message."""
-    if ours := re.findall(r"graftpop\.errors\.\w+: (.+)", text):
-        return str(ours[-1])
-    where = [match[0] for key in ("ip", "pid") if (match := re.search(rf"{key}: [^\s,]+", text))]
-    detail = re.search(r"Worker exit detail: ([^.]+)", text)
-    reason = detail[1] if detail else text.strip().splitlines()[0]
-    return f"{reason} ({', '.join(where)})" if where else reason
+    return ResultLost(f"peer {peer}: an argument of its '{method}' is gone: {loss_reason(str(error))}")
