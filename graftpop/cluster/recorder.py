@@ -13,8 +13,9 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
+from graftpop.cluster.room import RoomWatch
 from graftpop.cluster.search import replay_results
-from graftpop.errors import CheckpointError, PopulationLost, ResourceError, StorageError
+from graftpop.errors import CheckpointError, PopulationLost, StorageError
 from graftpop.reporting import LiveReport
 from graftpop.run.checkpoints import Checkpoints
 from graftpop.run.storage import retry_on_oserror
@@ -26,9 +27,6 @@ __all__ = ["TRIALS", "Recorder"]
 
 SECONDS_BETWEEN_WRITES = 1.0
 """Shortest time between two replacements of the tables."""
-
-ROOM_TIMEOUT_S = 1800.0
-"""How long all trials may wait for room; a cluster may get new nodes meanwhile."""
 
 logger = logging.getLogger("graftpop")
 
@@ -46,6 +44,7 @@ class Recorder(Callback):
         known: trials of earlier sessions.
         scheduled: the scheduler, to which known results are replayed.
         scores: known validation accuracies by trial and round.
+        room: the trials that wait for room.
     """
 
     def __init__(
@@ -56,6 +55,7 @@ class Recorder(Callback):
         known: list[Trial],
         scheduled: TrialScheduler,
         scores: Mapping[str, Mapping[int, float]],
+        room: RoomWatch,
     ) -> None:
         self._space = space
         self._folder = folder
@@ -66,7 +66,7 @@ class Recorder(Callback):
         self._trials = {trial.trial_id: trial for trial in known}
         self._seen: dict[str, Trial] = {}  # by Tune's IDs
         self._written_at = 0.0
-        self._waits_since: float | None = None
+        self._room = room
 
     @property
     def trials(self) -> list[Trial]:
@@ -74,29 +74,14 @@ class Recorder(Callback):
         return sorted(self._trials.values(), key=lambda trial: trial.number)
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Record new trials."""
-        self._check_room(trials)
+        """Record new trials, and trials that wait for room."""
+        for trial, line in self._room.check(trials):
+            self._see(trial).events.append(line)
+            self._changed()
         if len(trials) > len(self._seen):
             for trial in trials:
                 self._see(trial)
             self._changed(now=True)
-
-    def _check_room(self, trials: list[TuneTrial]) -> None:
-        """Check that some trial has room; Tune itself would wait without end.
-
-        Raises:
-            ResourceError: all trials have waited longer than `ROOM_TIMEOUT_S`.
-        """
-        statuses = {trial.status for trial in trials}
-        if TuneTrial.RUNNING in statuses or TuneTrial.PENDING not in statuses:
-            self._waits_since = None
-        elif self._waits_since is None:
-            self._waits_since = time.monotonic()
-        elif time.monotonic() - self._waits_since > ROOM_TIMEOUT_S:
-            raise ResourceError(
-                f"{self._folder.location}: no trial has found room on the cluster for "
-                f"{ROOM_TIMEOUT_S:g} s; restore its nodes (`ray status`), then use --resume"
-            )
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record the start or restart of a trial."""
@@ -239,6 +224,7 @@ def _reason(trial: TuneTrial) -> str:
     """
     here = Path(trial.error_file) if trial.error_file else None
     text = here.read_text(encoding="utf-8") if here and here.exists() else str(trial.get_error() or "")
+    text = text.rpartition("Failure # ")[2]  # the file has the earlier ones, too
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if ERROR_LINE.match(line)]
     if not errors:

@@ -1,14 +1,15 @@
 """The resources of a trial, and whether a cluster can ever provide them; arithmetic only."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from graftpop.errors import ResourceError
 from graftpop.settings import Settings
 
-__all__ = ["LEAST", "ResourceRequest", "Node", "resource_request"]
+__all__ = ["LEAST", "ResourceRequest", "Node", "bundles_text", "cluster_text", "fits", "resource_request"]
 
 RAY_UNITS = 10_000
 """Ray counts a resource in ten-thousandths."""
@@ -98,10 +99,9 @@ def resource_request(settings: Settings, nodes: Sequence[Node]) -> ResourceReque
     request = next((request for request in requests if _room(request, nodes) >= num_peers), requests[-1])
     room = _room(request, nodes)
     if room < num_peers:
-        kinds = f"{sum(node.cpus for node in nodes):g} CPU, {sum(node.gpus for node in nodes):g} GPU"
         raise ResourceError(
-            f"population.num_peers: {request} can never be placed on this cluster ({len(nodes)} "
-            f"{'node' if len(nodes) == 1 else 'nodes'}, {kinds}), which has room for {room or 'none'}; choose "
+            f"population.num_peers: {request} can never be placed on this cluster ({cluster_text(nodes)}), "
+            f"which has room for {room or 'none'}; choose "
             f"{f'at most {room} peers, or ' * bool(room)}less in resources.cpus_per_peer and resources.gpus_per_peer"
         )
     return request
@@ -125,3 +125,31 @@ def _room(request: ResourceRequest, nodes: Sequence[Node]) -> int:
 def _parts(amount: float, part: float) -> int:
     """Return how many times a part fits into an amount."""
     return math.floor(amount / part + 1e-9)
+
+
+def fits(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Node]) -> bool:
+    """Return whether a trial's bundles fit on nodes that run nothing else."""
+    free = [[round(RAY_UNITS * node.cpus), round(RAY_UNITS * node.gpus)] for node in nodes]
+    for bundle in bundles:
+        cpus, gpus = (round(RAY_UNITS * bundle.get(kind, 0.0)) for kind in ("CPU", "GPU"))
+        room = next((node for node in free if node[0] >= cpus and node[1] >= gpus), None)
+        if room is None:
+            return False
+        room[0] -= cpus
+        room[1] -= gpus
+    return True
+
+
+def bundles_text(bundles: Sequence[Mapping[str, float]]) -> str:
+    """Return a trial's bundles in words: `4 processes of 1 CPU`; the leading process asks for nothing."""
+    kinds = Counter(
+        " and ".join(f"{bundle[kind]:g} {kind}" for kind in ("CPU", "GPU") if bundle.get(kind)) for bundle in bundles
+    )
+    kinds.pop("", None)
+    return " and ".join(f"{number} process{'es' * (number > 1)} of {kind}" for kind, number in kinds.items())
+
+
+def cluster_text(nodes: Sequence[Node]) -> str:
+    """Return the resources of nodes in words: `2 nodes, 8 CPU, 1 GPU`."""
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    return f"{len(nodes)} node{'s' * (len(nodes) != 1)}, {cpus:g} CPU, {gpus:g} GPU"

@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
-from graftpop.cluster.connection import Connection
+from graftpop.cluster.connection import Connection, nodes_of_cluster
 from graftpop.cluster.metrics import MetricsExport
 from graftpop.cluster.recorder import TRIALS, Recorder
+from graftpop.cluster.room import RoomWatch
 from graftpop.cluster.search import (
     SuggestedTrials,
     grid_of,
@@ -20,6 +21,7 @@ from graftpop.cluster.search import (
 )
 from graftpop.cluster.trackers import Tracker
 from graftpop.cluster.trainable import PopulationTrainable, placement_of
+from graftpop.cluster.tune_losses import losses_counted
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space
 from graftpop.study.optuna_storage import OptunaStorage
@@ -57,17 +59,19 @@ def run_study(
             storage(trials)
         watch(trials)
 
-    recorder = Recorder(space, folder, notify, known, scheduled, scores)
+    unfinished = [trial for trial in known if not trial.is_final]
+    new_numbers = range(len(known), space.num_trials())
+    num_trials = len(unfinished) + len(new_numbers)
+    room = RoomWatch(folder.location, num_trials, nodes_of_cluster)
+    recorder = Recorder(space, folder, notify, known, scheduled, scores, room)
     for trial in known:
         sampler.recall(trial, scores[trial.trial_id])
         if trial.is_final:
             replay_final_result(scheduled, trial, scores[trial.trial_id])
-    unfinished = [trial for trial in known if not trial.is_final]
-    new_numbers = range(len(known), space.num_trials())
     with ExitStack() as ending:
         for finish in (*(one.finish for one in trackers), *(one.finish for one in stored), recorder.finish):
             ending.callback(finish)  # in reverse order
-        if unfinished or new_numbers:
+        if num_trials:
             to_run = trials_to_run(space, unfinished, sampler, new_numbers)
             suggests = tuned.sampler in ("tpe", "gp")
             os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # those would restart in a resumed study
@@ -75,12 +79,13 @@ def run_study(
                 PopulationTrainable, space=space, nodes=connection.nodes, location=folder.location
             )
             trainable.__name__ = "population"
+            ending.enter_context(losses_counted(room.no_room))
             tune.run(
                 tune.with_resources(trainable, lambda config: placement_of(space, config, connection)),
                 name="tune",
                 storage_path=folder.location,
                 config={} if suggests else grid_of(to_run),
-                num_samples=len(unfinished) + len(new_numbers) if suggests else 1,
+                num_samples=num_trials if suggests else 1,
                 search_alg=search_algorithm(SuggestedTrials(to_run, sampler) if suggests else None),
                 scheduler=scheduled,
                 max_failures=tuned.max_failures,

@@ -1,8 +1,15 @@
-"""Losses that Ray does not report as such: processes that its memory monitor kills."""
+"""Losses that Ray does not report as such: memory kills, trials without room."""
+
+from collections.abc import Sequence
 
 import pytest
+from ray.tune import PlacementGroupFactory
+from ray.tune.experiment import Trial
 
 from graftpop.cluster.loss_reason import loss_reason
+from graftpop.cluster.resources import Node
+from graftpop.cluster.room import ANNOUNCED_AFTER_S, ROOM_TIMEOUT_S, RoomWatch
+from graftpop.errors import ResourceError
 
 ACTOR = "Actor(ResourceTrainable, 7830ac04903bbbc960ce349801000000)"
 MEMORY_KILL = """2 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.7, ID: \
@@ -36,3 +43,98 @@ def test_memory_kill_names_process_node_and_keys(actor: str | None) -> None:
 
 def test_memory_kill_without_details_names_the_keys() -> None:
     assert "training.batch_size" in loss_reason("Task was killed due to the node running low on memory.", ACTOR)
+
+
+class Cluster:
+    """Nodes and a clock for a watch."""
+
+    def __init__(self, *cpus: float, num_trials: int = 9) -> None:
+        self.nodes = [Node(each, 0.0) for each in cpus]
+        self.now = 0.0
+        self.watch = RoomWatch("runs/x", num_trials, lambda: self.nodes, lambda: self.now)
+
+    def check(self, trials: Sequence[Trial], seconds: float = 0.0) -> list[tuple[str, str]]:
+        """Check every five seconds; return the lines with their trials."""
+        lines = []
+        for _ in range(int(seconds / 5)):
+            self.now += 5.0
+            lines += [(trial.trial_id, line) for trial, line in self.watch.check(trials)]
+        return lines
+
+
+def trial(name: str, num_peers: int, status: str = Trial.PENDING) -> Trial:
+    bundles = [{}, *[{"CPU": 1.0}] * num_peers]
+    made = Trial("population", stub=True, trial_id=name)
+    made.update_resources(PlacementGroupFactory(bundles))
+    made.set_status(status)
+    made.max_failures = 3
+    return made
+
+
+RUNNING, QUEUED, LARGE, LARGE_TOO = (
+    ("small", 2, Trial.RUNNING),
+    ("queued", 2, Trial.PENDING),
+    ("large", 4, Trial.PENDING),
+    ("large too", 4, Trial.PENDING),
+)
+
+
+def test_demand_beyond_the_cluster_is_announced_once_and_ends() -> None:
+    cluster, trials = Cluster(1, 1), [trial(*each) for each in (RUNNING, QUEUED, LARGE, LARGE_TOO)]
+    assert cluster.check(trials, ANNOUNCED_AFTER_S) == []
+    ((name, line),) = cluster.check(trials, ROOM_TIMEOUT_S - ANNOUNCED_AFTER_S)
+    assert name == "large"
+    for part in ("4 processes of 1 CPU", "2 nodes, 2 CPU", "1 more", "UTC"):
+        assert part in line
+    assert not cluster.watch.no_room
+    assert cluster.check(trials, 10) == []
+    assert list(cluster.watch.no_room) == [trials[2].placement_group_factory]
+    assert all(part in next(iter(cluster.watch.no_room.values())) for part in ("4 processes of 1 CPU", "--resume"))
+    assert [each.max_failures for each in trials] == [3, 3, 0, 0]
+
+
+def test_wait_ends_with_a_new_node() -> None:
+    cluster, trials = Cluster(1, 1), [trial(*RUNNING), trial(*LARGE)]
+    assert len(cluster.check(trials, ROOM_TIMEOUT_S + 10)) == 1
+    cluster.nodes.append(Node(2.0, 0.0))
+    cluster.check(trials, 5)
+    assert not cluster.watch.no_room
+    cluster.nodes.pop()
+    assert cluster.check(trials, ANNOUNCED_AFTER_S) == []
+
+
+def test_time_while_the_driver_was_stopped_does_not_count() -> None:
+    cluster, trials = Cluster(1, 1), [trial(*RUNNING), trial(*LARGE)]
+    cluster.check(trials, 10)
+    cluster.now += 2 * ROOM_TIMEOUT_S
+    assert cluster.check(trials, 10) == []
+    assert not cluster.watch.no_room
+
+
+def test_study_without_any_running_trial_is_announced_and_ends() -> None:
+    cluster, trials = Cluster(4, 4), [trial(*QUEUED), trial(*LARGE)]
+    ((name, line),) = cluster.check(trials, ROOM_TIMEOUT_S)
+    assert (name, "2 processes of 1 CPU" in line) == ("queued", True)
+    with pytest.raises(ResourceError, match=r"runs/x: .* 2 processes of 1 CPU.*--resume"):
+        cluster.check(trials, 10)
+    assert [each.max_failures for each in trials] == [3, 3]
+
+
+def test_demand_beyond_the_cluster_ends_the_study_only_if_no_trial_is_left() -> None:
+    trials = [trial(*LARGE)]
+    waiting = Cluster(1, 1, num_trials=2)
+    assert [name for name, _ in waiting.check(trials, ROOM_TIMEOUT_S + 10)] == ["large"]
+    assert waiting.watch.no_room
+    last = Cluster(1, 1, num_trials=1)
+    assert [name for name, _ in last.check(trials, ROOM_TIMEOUT_S)] == ["large"]
+    with pytest.raises(ResourceError):
+        last.check(trials, 10)
+
+
+def test_next_trial_with_the_same_demand_does_not_wait_again() -> None:
+    cluster, first = Cluster(1, 1), trial(*LARGE)
+    cluster.check([first], ROOM_TIMEOUT_S + 10)
+    first.set_status(Trial.ERROR)
+    cluster.check([first], 10)
+    cluster.check([first, trial(*LARGE_TOO)], 5)
+    assert list(cluster.watch.no_room) == [first.placement_group_factory]

@@ -1,5 +1,6 @@
 """Nodes that die during a study: peers restart elsewhere, the others continue, or the trial waits for a node."""
 
+import re
 import subprocess
 import sys
 import time
@@ -8,10 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from nodes import SEEN_DEAD_SOON, Node, Nodes, nodes_of
 from safetensors.torch import load_file
+
+from graftpop.cli.exit_codes import INTERRUPTED
 
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -26,23 +30,31 @@ tune: {sampler: grid}
 """
 
 
+IMPATIENT = """
+from graftpop.cluster import room
+from graftpop.tune import run_command, tune
+
+room.ANNOUNCED_AFTER_S, room.ROOM_TIMEOUT_S = 4.0, 20.0
+run_command(tune)
+"""
+"""`python -m graftpop.tune` with shorter waits for room."""
+HOG = """
+import sys, time
+block = bytearray(int(sys.argv[1]))
+block[::4096] = b"x" * len(block[::4096])
+time.sleep(2)
+"""
+
+
 @contextmanager
-def study(nodes: Nodes, name: str, *options: str) -> "Iterator[tuple[Path, subprocess.Popen[str]]]":
-    """Start a study on the head's node."""
+def study(
+    nodes: Nodes, name: str, *options: str, program: tuple[str, str] = ("-m", "graftpop.tune")
+) -> "Iterator[tuple[Path, subprocess.Popen[str]]]":
+    """Start a study on the head's node, or resume it."""
     (nodes.shared / "space.yaml").write_text(SPACE)
     run = nodes.shared / name
-    command = nodes.head.command(
-        sys.executable,
-        "-m",
-        "graftpop.tune",
-        "--space",
-        "space.yaml",
-        "--out",
-        str(run),
-        "--address",
-        nodes.address,
-        *options,
-    )
+    task = ["--resume", str(run)] if run.exists() else ["--space", "space.yaml", "--out", str(run)]
+    command = nodes.head.command(sys.executable, *program, *task, "--address", nodes.address, *options)
     with subprocess.Popen(
         command, env=nodes.environment, cwd=nodes.shared, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -68,9 +80,9 @@ def wait_for_round(run: Path, wanted: int, process: "subprocess.Popen[str]") -> 
         time.sleep(0.1)
 
 
-def output_of(process: "subprocess.Popen[str]") -> str:
+def output_of(process: "subprocess.Popen[str]", exit_code: int = 0) -> str:
     output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+    assert process.returncode == exit_code, output
     return output
 
 
@@ -166,3 +178,36 @@ def test_trial_waits_for_a_node_and_resumes(undisturbed: Path) -> None:
         output_of(process)
         for table in ("rounds", "grafts"):
             assert untimed(run, table) == untimed(undisturbed, table)
+
+
+def test_trial_without_room_ends_while_others_complete_and_resumes() -> None:
+    """Three peers find room on three nodes of one CPU, of which one dies for ever; two peers find it still."""
+    peers = ("--set", "population.num_peers={grid: [3, 2]}", "--set", "population.replace_timeout_s=5")
+    with nodes_of(1, 1, 1, environment=SEEN_DEAD_SOON) as nodes:
+        with study(nodes, "run", *peers, program=("-c", IMPATIENT)) as (run, process):
+            wait_for_round(run, 2, process)
+            nodes.nodes[2].kill()
+            output = output_of(process, INTERRUPTED)
+        (announced,) = re.findall("^trial 0 .*waits for room.*$", output, re.MULTILINE)
+        for part in ("3 processes of 1 CPU", "2 nodes, 2 CPU", "UTC"):
+            assert part in announced
+        assert pq.read_table(run / "trials.parquet")["status"].to_pylist() == ["interrupted", "completed"]
+        nodes.add_node(1)
+        with study(nodes, "run") as (_, process):
+            output_of(process)
+        assert pq.read_table(run / "trials.parquet")["status"].to_pylist() == ["completed", "completed"]
+
+
+def test_memory_kills_are_losses(undisturbed: Path) -> None:
+    """Another process fills the memory of the node for some seconds, in which Ray kills peers and leading processes."""
+    memory = psutil.virtual_memory()
+    kills = {"RAY_memory_usage_threshold": f"{memory.percent / 100 + 0.15:.3f}", "RAY_memory_monitor_refresh_ms": "100"}
+    with nodes_of(2, environment=kills) as nodes, study(nodes, "run") as (run, process):
+        wait_for_round(run, 2, process)
+        subprocess.run([sys.executable, "-c", HOG, str(int(0.2 * memory.total))], check=True, timeout=60)
+        output = output_of(process)
+        lines = [line for line in output.splitlines() if "Ray's memory monitor" in line]
+        assert any("resumes from its last round" in line for line in lines)
+        assert all("training.batch_size" in line for line in lines)
+        assert "Traceback" not in output
+        assert untimed(run, "rounds") == untimed(undisturbed, "rounds")

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from graftpop.cluster import resources as cluster_resources
-from graftpop.cluster.resources import Node, ResourceRequest
+from graftpop.cluster.resources import Node, ResourceRequest, bundles_text, cluster_text, fits
 from graftpop.errors import ResourceError, SpaceError
 from graftpop.settings import ResourceSettings, Settings
 from graftpop.space import parse_space
@@ -197,6 +197,25 @@ def test_accepted_requests_fit_and_refused_ones_do_not(
         assert len(request.bundles) == len(request.actors)
         assert peers_per_actor != 1 or len(request.bundles) == num_peers
         assert all(bundle.get("GPU", 0) <= 1 or bundle["GPU"] % 1 == 0 for bundle in request.bundles)
+
+
+@given(st.integers(1, 20), RESOURCES, NODES, NODES)
+def test_request_fits_other_nodes_as_ray_counts(
+    num_peers: int, resources: ResourceSettings, nodes: list[Node], left: list[Node]
+) -> None:
+    try:
+        request = resource_request(num_peers, resources, nodes)
+    except ResourceError:
+        return
+    assert fits([{"node:10.0.0.1": 1e-4}, *request.bundles], left) == all_fit(request.bundles, left)
+
+
+def test_bundles_and_nodes_are_described() -> None:
+    request = resource_request(5, ResourceSettings(cpus_per_peer=0.5, gpus_per_peer=0.25), CLUSTER, 2)
+    assert (
+        bundles_text([{}, *request.bundles]) == "2 processes of 1 CPU and 0.5 GPU and 1 process of 0.5 CPU and 0.25 GPU"
+    )
+    assert (cluster_text(CLUSTER), cluster_text(LAPTOP)) == ("3 nodes, 20 CPU, 2 GPU", "1 node, 2 CPU, 0 GPU")
 
 
 @given(st.integers(1, 40), RESOURCES, NODES)

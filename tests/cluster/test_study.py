@@ -11,13 +11,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from lost_parts import KilledForMemory
 from network_makers import TwoSites
+from ray import tune
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from watchers import interrupt_at_round
 
 import graftpop
-from graftpop.cluster import recorder
+from graftpop.cluster import room, tune_losses
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.resources import Node
 from graftpop.cluster.study import run_study
@@ -276,6 +278,24 @@ def test_trial_lost_too_often_is_interrupted_and_resumable(connection: Connectio
     assert rounds == [(round_, peer) for round_ in (1, 2, 3) for peer in (0, 1)]
 
 
+def test_memory_kill_is_a_failure_of_its_trial(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del connection
+    monkeypatch.setattr(tune_losses, "MEMORY_PAUSE_S", 0.1)
+    with tune_losses.losses_counted({}):
+        analysis = tune.run(
+            KilledForMemory,
+            config={"was_killed": str(tmp_path / "was_killed")},
+            storage_path=str(tmp_path),
+            max_failures=1,
+            verbose=0,
+        )
+    (trial,) = analysis.trials
+    assert (trial.status, trial.num_failures) == ("TERMINATED", 1)
+    assert "training.batch_size" in Path(trial.error_file).read_text()
+
+
 def test_shrinking_population_is_led_from_the_drivers_node(connection: Connection, tmp_path: Path) -> None:
     wanted = space(training={"epochs": 1}, population={"min_peers": 1}, tune={"num_samples": 1})
     config = {"trial": {"sample": {"graft.A": 0.4, "graft.c": 5.0}}}
@@ -288,9 +308,35 @@ def test_study_without_room_ends_and_is_resumable(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cluster has half the CPUs that the request was computed for."""
-    monkeypatch.setattr(recorder, "ROOM_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(room, "ROOM_TIMEOUT_S", 3.0)
     larger = Connection([Node(2 * node.cpus, node.gpus) for node in connection.nodes], "", connection.here)
     wanted = space(training={"epochs": 1}, population={"num_peers": 8}, tune={"num_samples": 1})
     with pytest.raises(ResourceError, match=r"room on the cluster for 3 s.*--resume"):
         run(wanted, larger, tmp_path)
     assert pq.read_table(tmp_path / "trials.parquet")["status"].to_pylist() == ["interrupted"]
+
+
+def test_trial_without_room_ends_while_others_complete(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, with one trial that fits beside the one that does not."""
+    monkeypatch.setattr(room, "ANNOUNCED_AFTER_S", 0.5)
+
+    def shorten(trials: list[Trial]) -> None:
+        if any(trial.status == "running" for trial in trials):
+            monkeypatch.setattr(room, "ROOM_TIMEOUT_S", 1.5)
+
+    larger = Connection([Node(2 * node.cpus, node.gpus) for node in connection.nodes], "", connection.here)
+    wanted = space(
+        training={"epochs": 1},
+        population={"num_peers": {"grid": [8, 2]}},
+        graft={"A": 0.4, "c": 500.0},
+        tune={"sampler": "grid", "num_samples": None},
+    )
+    _, (large, small) = run(wanted, larger, tmp_path, watch=shorten)
+    assert (small.status, small.round) == ("completed", 1)
+    assert (large.status, large.round) == ("interrupted", 0)
+    for text in (large.error, *large.events):
+        assert "8 processes of 1 CPU" in text
+        assert "1 node, 4 CPU" in text
+    assert len(large.events) == 1
