@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
+from graftpop.cluster.heartbeats import Heartbeats, Silence
 from graftpop.cluster.room import RoomWatch
 from graftpop.cluster.search import replay_results
 from graftpop.errors import CheckpointError, PopulationLost, StorageError
@@ -45,6 +47,7 @@ class Recorder(Callback):
         scheduled: the scheduler, to which known results are replayed.
         scores: known validation accuracies by trial and round.
         room: the trials that wait for room.
+        heartbeats: those of the leading processes.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Recorder(Callback):
         scheduled: TrialScheduler,
         scores: Mapping[str, Mapping[int, float]],
         room: RoomWatch,
+        heartbeats: Heartbeats,
     ) -> None:
         self._space = space
         self._folder = folder
@@ -66,7 +70,8 @@ class Recorder(Callback):
         self._trials = {trial.trial_id: trial for trial in known}
         self._seen: dict[str, Trial] = {}  # by Tune's IDs
         self._written_at = 0.0
-        self._room = room
+        self._room, self._heartbeats, self._silence = room, heartbeats, Silence()
+        self._losses: dict[str, str] = {}  # our own causes, by Tune's IDs
 
     @property
     def trials(self) -> list[Trial]:
@@ -74,14 +79,26 @@ class Recorder(Callback):
         return sorted(self._trials.values(), key=lambda trial: trial.number)
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Record new trials, and trials that wait for room."""
+        """Record new trials and trials that wait for room, and kill processes that no longer run."""
         for trial, line in self._room.check(trials):
             self._see(trial).events.append(line)
             self._changed()
+        self._kill_silent(trials)
         if len(trials) > len(self._seen):
             for trial in trials:
                 self._see(trial)
             self._changed(now=True)
+
+    def _kill_silent(self, trials: list[TuneTrial]) -> None:
+        """Kill the leading processes that no longer send heartbeats; Tune then counts them as lost."""
+        heard = self._heartbeats.heard()
+        if heard is None:
+            return
+        led = {self._see(trial).trial_id: trial for trial in trials if trial.temporary_state.ray_actor is not None}
+        for trial_id, cause in self._silence.look(led, heard).items():
+            self._losses[led[trial_id].trial_id] = cause
+            if actor := led[trial_id].temporary_state.ray_actor:
+                ray.kill(actor)
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record the start or restart of a trial."""
@@ -111,13 +128,13 @@ class Recorder(Callback):
         """Record that a trial resumes from its last round."""
         seen = self._see(trial)
         seen.status = "pending"
-        seen.events.append(f"resumes from its last round after: {_reason(trial)}")
+        seen.events.append(f"resumes from its last round after: {self._reason(trial)}")
         self._changed()
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record a trial that was lost too often or failed."""
         seen = self._see(trial)
-        seen.status, seen.error = "interrupted" if _can_resume(trial) else "failed", _reason(trial)
+        seen.status, seen.error = "interrupted" if _can_resume(trial) else "failed", self._reason(trial)
         self._changed(now=True, best=True)
 
     def finish(self) -> None:
@@ -128,6 +145,9 @@ class Recorder(Callback):
         retry_on_oserror(lambda: self._write(best=True), f"{self._folder.location}: the tables cannot be written")
         self._report.close()
         self._watch(self.trials)
+
+    def _reason(self, trial: TuneTrial) -> str:
+        return self._losses.pop(trial.trial_id, "") or _reason(trial)
 
     def _see(self, trial: TuneTrial) -> Trial:
         """Return our record of a trial, created at first sight or known from an earlier session."""

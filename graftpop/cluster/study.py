@@ -8,6 +8,7 @@ from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
 from graftpop.cluster.connection import Connection, nodes_of_cluster
+from graftpop.cluster.heartbeats import Heartbeats
 from graftpop.cluster.metrics import MetricsExport
 from graftpop.cluster.recorder import TRIALS, Recorder
 from graftpop.cluster.room import RoomWatch
@@ -62,21 +63,30 @@ def run_study(
     unfinished = [trial for trial in known if not trial.is_final]
     new_numbers = range(len(known), space.num_trials())
     num_trials = len(unfinished) + len(new_numbers)
-    room = RoomWatch(folder.location, num_trials, nodes_of_cluster)
-    recorder = Recorder(space, folder, notify, known, scheduled, scores, room)
+    room, heartbeats = RoomWatch(folder.location, num_trials, nodes_of_cluster), Heartbeats()
+    recorder = Recorder(space, folder, notify, known, scheduled, scores, room, heartbeats)
     for trial in known:
         sampler.recall(trial, scores[trial.trial_id])
         if trial.is_final:
             replay_final_result(scheduled, trial, scores[trial.trial_id])
     with ExitStack() as ending:
-        for finish in (*(one.finish for one in trackers), *(one.finish for one in stored), recorder.finish):
+        for finish in (
+            *(one.finish for one in trackers),
+            *(one.finish for one in stored),
+            recorder.finish,
+            heartbeats.close,
+        ):
             ending.callback(finish)  # in reverse order
         if num_trials:
             to_run = trials_to_run(space, unfinished, sampler, new_numbers)
             suggests = tuned.sampler in ("tpe", "gp")
             os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # those would restart in a resumed study
             trainable = tune.with_parameters(
-                PopulationTrainable, space=space, nodes=connection.nodes, location=folder.location
+                PopulationTrainable,
+                space=space,
+                nodes=connection.nodes,
+                location=folder.location,
+                heart=heartbeats.heart,
             )
             trainable.__name__ = "population"
             ending.enter_context(losses_counted(room.no_room))

@@ -17,6 +17,7 @@ from ray.util import get_current_placement_group
 
 from graftpop.cluster.actors import RayGroup
 from graftpop.cluster.connection import Connection
+from graftpop.cluster.heartbeats import Heart
 from graftpop.cluster.metrics import peer_metrics
 from graftpop.cluster.resources import LEAST, Node, resource_request
 from graftpop.cluster.trial_checkpoints import newest_checkpoint
@@ -52,7 +53,7 @@ class PopulationTrainable(tune.Trainable):
     """The leading process of a population of Ray actors; it neither computes nor holds weights."""
 
     def setup(  # type: ignore[override]  # tune.with_parameters adds the other arguments
-        self, config: dict[str, Any], space: Space, nodes: list[Node], location: str
+        self, config: dict[str, Any], space: Space, nodes: list[Node], location: str, heart: Heart | None = None
     ) -> None:
         """Assign a trial; its peers start with the first step.
 
@@ -62,12 +63,15 @@ class PopulationTrainable(tune.Trainable):
             space: the study's space.
             nodes: nodes of the cluster for which the resources were computed.
             location: path or URI of the run folder.
+            heart: source of heartbeats; None under a user's Tuner, which looks at none.
         """
         self._space, self._nodes = space, nodes
         self._run = RunFolder(location)
         self._lock, self._is_locked = ExitStack(), False
         self._group: RayGroup | None = None
         self._assign_trial(config)
+        if heart is not None:
+            heart.start(lambda: self._id)
 
     def __repr__(self) -> str:
         """Return the actor's name for the dashboard, the same for all trials that it leads."""

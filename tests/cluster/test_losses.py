@@ -1,4 +1,4 @@
-"""Losses that Ray does not report as such: memory kills, trials without room."""
+"""Losses that Ray does not report as such: processes that no longer run, memory kills, trials without room."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import pytest
 from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 
+from graftpop.cluster.heartbeats import SILENT_LOOKS, Silence
 from graftpop.cluster.loss_reason import loss_reason
 from graftpop.cluster.resources import Node
 from graftpop.cluster.room import ANNOUNCED_AFTER_S, ROOM_TIMEOUT_S, RoomWatch
@@ -43,6 +44,31 @@ def test_memory_kill_names_process_node_and_keys(actor: str | None) -> None:
 
 def test_memory_kill_without_details_names_the_keys() -> None:
     assert "training.batch_size" in loss_reason("Task was killed due to the node running low on memory.", ACTOR)
+
+
+def looks(silence: Silence, count: int, heard: dict[str, str]) -> list[dict[str, str]]:
+    return [silence.look(["00000", "00001"], heard) for _ in range(count)]
+
+
+def test_silent_process_is_lost_at_the_limit_and_once() -> None:
+    silence = Silence()
+    silence.look(["00000", "00001"], {"00000": "pid 7 on here", "00001": "pid 8 on here"})
+    *before, last = looks(silence, SILENT_LOOKS, {"00001": "pid 8 on here"})
+    assert not any(before)
+    assert list(last) == ["00000"]
+    assert "pid 7 on here" in last["00000"]
+    assert not any(looks(silence, SILENT_LOOKS - 1, {"00001": "pid 8 on here"}))
+
+
+def test_heartbeat_restarts_the_count() -> None:
+    silence = Silence()
+    assert not any(looks(silence, SILENT_LOOKS - 1, {}))
+    silence.look(["00000", "00001"], {"00000": "", "00001": ""})
+    assert not any(looks(silence, SILENT_LOOKS - 1, {}))
+
+
+def test_process_that_was_never_heard_is_lost_too() -> None:
+    assert list(looks(Silence(), SILENT_LOOKS, {"00001": "pid 8"})[-1]) == ["00000"]
 
 
 class Cluster:

@@ -1,11 +1,12 @@
 """Nodes that die during a study: peers restart elsewhere, the others continue, or the trial waits for a node."""
 
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ room.ANNOUNCED_AFTER_S, room.ROOM_TIMEOUT_S = 4.0, 20.0
 run_command(tune)
 """
 """`python -m graftpop.tune` with shorter waits for room."""
+LEADER = re.compile("ray::ResourceTrainable")
+"""Title of a process that leads a trial."""
 HOG = """
 import sys, time
 block = bytearray(int(sys.argv[1]))
@@ -78,6 +81,16 @@ def wait_for_round(run: Path, wanted: int, process: "subprocess.Popen[str]") -> 
         assert time.monotonic() < deadline, f"no round {wanted} was recorded within 120 s"
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
+
+
+def leader_on(node: Node) -> psutil.Process:
+    """Return the process that leads a trial on a node; Ray changes titles with every call."""
+    assert node.holder
+    while True:
+        for process in psutil.Process(node.holder).children(recursive=True):
+            with suppress(psutil.Error):  # it has ended
+                if LEADER.match(" ".join(process.cmdline())):
+                    return process
 
 
 def output_of(process: "subprocess.Popen[str]", exit_code: int = 0) -> str:
@@ -211,3 +224,19 @@ def test_memory_kills_are_losses(undisturbed: Path) -> None:
         assert all("training.batch_size" in line for line in lines)
         assert "Traceback" not in output
         assert untimed(run, "rounds") == untimed(undisturbed, "rounds")
+
+
+def test_leader_that_no_longer_runs_is_replaced() -> None:
+    """The limit is two minutes."""
+    with nodes_of(2) as nodes, study(nodes, "run") as (run, process):
+        if not nodes.separate:
+            pytest.skip("needs namespaces")
+        wait_for_round(run, 2, process)
+        leader = leader_on(nodes.head)
+        leader.send_signal(signal.SIGSTOP)
+        output = output_of(process)
+        assert "heartbeat" in output
+        assert not leader.is_running()
+        assert [(row["round"], row["peer"]) for row in rounds_of(run)] == [
+            (round_, peer) for round_ in range(1, 25) for peer in (0, 1)
+        ]

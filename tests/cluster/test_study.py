@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from watchers import interrupt_at_round
 
 import graftpop
-from graftpop.cluster import room, tune_losses
+from graftpop.cluster import heartbeats, room, tune_losses
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.resources import Node
 from graftpop.cluster.study import run_study
@@ -276,6 +276,27 @@ def test_trial_lost_too_often_is_interrupted_and_resumable(connection: Connectio
     assert (trial.status, trial.round, trial.error) == ("completed", 3, "")
     rounds = [(row["round"], row["peer"]) for row in folder.read_table("rounds").to_pylist()]
     assert rounds == [(round_, peer) for round_ in (1, 2, 3) for peer in (0, 1)]
+
+
+def test_leader_that_no_longer_runs_is_lost(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeats, "BEAT_S", 0.2)
+    monkeypatch.setattr(heartbeats, "SILENT_LOOKS", 10)
+    wanted = space(
+        **ONE_PROCESS, training={"epochs": 30}, graft={"A": 0.4, "c": 500.0}, tune={"num_samples": 1, "max_failures": 0}
+    )
+    stopped: list[int] = []
+
+    def stop(trials: list[Trial]) -> None:
+        if trials and trials[0].round == 1 and not stopped:
+            stopped.append(int(trials[0].result["pid"]))
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    _, (lost,) = run(wanted, connection, tmp_path, watch=stop)
+    assert lost.status == "interrupted"
+    assert "heartbeat" in lost.error
+    assert f"pid {stopped[0]} " in lost.error
 
 
 def test_memory_kill_is_a_failure_of_its_trial(
