@@ -45,7 +45,8 @@ class Population:
 
     Args:
         network: makes a new network from the number of classes, such as its class; its weights must come from torch's
-            global generator. It must be convolutional with BatchNorm and return logits (B, classes).
+            global generator. It returns logits (B, classes). Methods that act on sites, such as `graft`, need
+            convolutions with BatchNorm.
         train: training items (image, label): a float tensor (C, H, W), passed to the network as it is, and an integer
             in [0, classes).
         test: test items, read once, after the last round.
@@ -102,7 +103,7 @@ class Population:
         )
         image_shape, name, probe = make_splits().image_shape, self.settings.model.name, self._new_network()
         check_forward(probe, image_shape, self._num_classes, f"model.name: '{name}'")
-        find_sites(probe, image_shape, name)
+        find_sites(probe, image_shape, name, self.settings.method_on_sites)
         self._components = Components(network, _Splits(make_splits, num_workers), optimizer)
         self._read_states: Callable[[], Iterable[tuple[int, bytes]]] = tuple
         self._best_peer = 0

@@ -40,8 +40,10 @@ class RoundRow(TypedDict):
     train_accuracy: Annotated[float, "accuracy of the round's last epoch, on augmented images"]
     val_loss: Annotated[float, "cross entropy on the validation split before the exchange"]
     val_accuracy: Annotated[float, "accuracy on the validation split before the exchange"]
-    num_invalid_filters: Annotated[int, "filters of all sites with an L1 norm below 0.1, before the exchange"]
-    mean_entropy_nats: Annotated[float, "mean of the entropies of the sites' weights"]
+    num_invalid_filters: Annotated[
+        int | None, "filters of all sites with an L1 norm below 0.1, before the exchange; empty without sites"
+    ]
+    mean_entropy_nats: Annotated[float | None, "mean of the entropies of the sites' weights; empty without sites"]
     images_per_s: Annotated[float, "training speed, without validation and exchange"]
     train_images: Annotated[
         int, "images that the peer trained on in this round; the first round includes its teachers'"
@@ -88,7 +90,7 @@ class DiagnosticRow(TypedDict):
     other: Annotated[int | None, "the second peer of a comparison of two; otherwise empty"]
     diagnostic: Annotated[
         str,
-        "`network_information_nats`, the sum of the sites' entropies; "
+        "`network_information_nats`, the sum of the sites' entropies, if there are sites; "
         "`num_filters_below_T` for every `diagnostics.thresholds`; "
         "`density_valid` and `density_invalid` with `diagnostics.density_of`; "
         "`distance` and `disagreement` with `diagnostics.pairs`",

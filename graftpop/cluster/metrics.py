@@ -81,7 +81,7 @@ def peer_metrics(done: Round, num_restarts: Mapping[int, int]) -> str:
         figures = {**row, "num_restarts": num_restarts.get(peer, 0)}
         if peer in staleness:
             figures |= {"mean_alpha": fmean(alphas[peer]), "staleness": staleness[peer]}
-        rows.append({column: figures[column] for column in columns if column in figures})
+        rows.append({column: figures[column] for column in columns if figures.get(column) is not None})
     return json.dumps(rows)
 
 

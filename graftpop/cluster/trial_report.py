@@ -18,6 +18,7 @@ def summarize(done: Round, previous: Mapping[str, Any], actors: Iterable[Iterabl
         actors: the peers of each actor.
     """
     rows = done.peers
+    invalid = [row["num_invalid_filters"] for row in rows if row["num_invalid_filters"] is not None]
     return {
         "round": done.round,
         "epoch": rows[0]["epoch"],
@@ -26,7 +27,7 @@ def summarize(done: Round, previous: Mapping[str, Any], actors: Iterable[Iterabl
         "val_accuracy": done.val_accuracy,
         "mean_val_accuracy": sum(row["val_accuracy"] for row in rows) / len(rows),
         "train_loss": sum(row["train_loss"] for row in rows) / len(rows),
-        "num_invalid_filters": sum(row["num_invalid_filters"] for row in rows) / len(rows),
+        **({"num_invalid_filters": sum(invalid) / len(invalid)} if invalid else {}),
         "images_per_s": images_per_s({row["peer"]: row for row in rows}, actors),
         "train_images": previous.get("train_images", 0) + sum(row["train_images"] for row in rows),
         "exchange_s": rows[0]["exchange_s"],

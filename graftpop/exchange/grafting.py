@@ -44,7 +44,7 @@ class Grafting:
 
     Args:
         state: the peer's tensors.
-        sites: the sites of its network.
+        sites: the sites of its network; without any, there is nothing to measure, and `graft_` changes nothing.
         settings: the section `graft`; None to measure and publish only.
     """
 
@@ -55,7 +55,7 @@ class Grafting:
         names = [entry.name for entry in state.entries]
         self._plan = released_assignment(names) if self._released else site_assignment(names, sites)
         self._measured = state.rows_of(state.buffer, self._plan.measured)
-        self._stretches = self._joined(map(self._stretch_of, state.entries))
+        self._stretches = self._joined(map(self._stretch_of, state.entries)) if self._measured else []
 
     def _stretch_of(self, entry: Entry) -> "_Stretch":
         """Return the stretch of a tensor with the units that give its alphas.
@@ -90,11 +90,15 @@ class Grafting:
         return self._entropies(self._measured)
 
     def _entropies(self, weights: list[Tensor]) -> Tensor:
+        if not weights:
+            return torch.empty(0, dtype=torch.float64)
         measure = released_entropies if self._released else layer_entropies
         return measure(weights, self._settings.num_bins)
 
     def num_invalid_filters(self) -> Tensor:
         """Return the current number of invalid filters of every site, (S,) int64."""
+        if not self._measured:
+            return torch.empty(0, dtype=torch.int64)
         return torch.stack([num_invalid_filters(weight) for weight in self._measured])
 
     def publish(self, peer: int, entropies: Tensor, predicted: Tensor) -> Snapshot:
@@ -129,7 +133,7 @@ class Grafting:
             donor: the donor's snapshot.
         """
         settings = self._settings
-        if settings.level == "layer":
+        if settings.level == "layer" or not self._measured:
             theirs = _tensor(donor.entropies).to(own.device)
             if settings.criterion == "l1" and settings.alpha == "adaptive":
                 own, theirs = _total_norms(self._measured), _total_norms(self._of(donor))

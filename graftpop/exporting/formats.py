@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from graftpop.errors import ModelError, one_line
 from graftpop.models.card import ModelCard
+from graftpop.models.module_check import without_ties
 from graftpop.models.network_file import rebuilt_network
 from graftpop.models.pretrained import Normalization, Renormalized
 
@@ -100,11 +101,7 @@ def _cannot_trace(exporter: str, card: ModelCard, error: Exception) -> ModelErro
 
 def _to_safetensors(network: nn.Module, card: ModelCard) -> bytes:
     del card
-    weights = {
-        name: tensor.clone(memory_format=torch.contiguous_format)  # safetensors refuses tensors that share memory
-        for name, tensor in network.state_dict().items()
-    }
-    return save(weights, {"format": "pt"})
+    return save(without_ties(network.state_dict()), {"format": "pt"})
 
 
 def _from_safetensors(content: bytes, card: ModelCard) -> Predict:

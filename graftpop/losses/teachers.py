@@ -12,6 +12,7 @@ from torch import nn
 from graftpop.data import Splits
 from graftpop.errors import CheckpointError
 from graftpop.models import build
+from graftpop.models.module_check import without_ties
 from graftpop.models.pretrained import load_teacher
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings, TeacherSettings
@@ -72,7 +73,7 @@ class Teachers:
             network, self._splits.train, training, lr=lr, seed=self._settings.seed, peer=name, device=self._device
         )
         num_images = sum(learner.train_epoch().num_images for _ in range(epochs))
-        return tensors_to_bytes({key: tensor.contiguous() for key, tensor in network.state_dict().items()}), num_images
+        return tensors_to_bytes(without_ties(network.state_dict())), num_images
 
     def take(self, states: Mapping[int, bytes]) -> None:
         """Add the trained teachers in the order of the settings; earlier trained ones are replaced.

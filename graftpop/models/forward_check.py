@@ -10,13 +10,27 @@ import torch
 from torch import nn
 
 from graftpop.errors import ModelError, describe_exception
+from graftpop.models.module_check import check_modules
 
 __all__ = ["blank_images", "check_forward", "run_forward", "eval_copy"]
 
 
-def eval_copy(network: nn.Module) -> nn.Module:
-    """Return a deep copy of a network in evaluation mode."""
-    return copy.deepcopy(network).eval()
+def eval_copy(network: nn.Module, where: str = "network") -> nn.Module:
+    """Return a deep copy of a network in evaluation mode.
+
+    Args:
+        network: any network.
+        where: name of the network for messages, see `run_forward`.
+
+    Raises:
+        ModelError: the network cannot be copied.
+    """
+    try:
+        return copy.deepcopy(network).eval()
+    except Exception as error:  # a user-defined network may raise anything
+        raise ModelError(
+            f"{where} must be a network that copy.deepcopy copies, got {describe_exception(error)}; fix it"
+        ) from error
 
 
 def blank_images(network: nn.Module, num_images: int, image_shape: tuple[int, int, int]) -> torch.Tensor:
@@ -53,7 +67,7 @@ def run_forward(network_copy: nn.Module, image_shape: tuple[int, int, int], wher
 
 
 def check_forward(network: nn.Module, image_shape: tuple[int, int, int], num_classes: int, where: str) -> None:
-    """Check that a network maps images of a shape to one logit per class.
+    """Check that a network has supported modules, and maps images of a shape to one logit per class.
 
     Args:
         network: network to check; not changed.
@@ -62,9 +76,11 @@ def check_forward(network: nn.Module, image_shape: tuple[int, int, int], num_cla
         where: name of the network for messages, see `run_forward`.
 
     Raises:
-        ModelError: the forward pass fails, or its output has another shape than (images, num_classes).
+        ModelError: a module is not supported, the forward pass fails, or its output has another shape than
+            (images, num_classes).
     """
-    output = run_forward(eval_copy(network), image_shape, where)
+    check_modules(network, where)
+    output = run_forward(eval_copy(network, where), image_shape, where)
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if shape != (2, num_classes):
         raise ModelError(

@@ -23,7 +23,7 @@ Measured = list[tuple[str, float]]
 class Diagnostics:
     """The diagnostics of one peer.
 
-    - `network_information_nats`: sum of the sites' entropies.
+    - `network_information_nats`: sum of the sites' entropies, if there are sites.
     - `num_filters_below_T`: filters with an L1 norm below T, for every threshold T of the settings.
     - `density_valid`, `density_invalid`: mean L1 norm of the filters that are valid (invalid) in a baseline.
 
@@ -47,7 +47,7 @@ class Diagnostics:
 
     def measure(self, entropies: Tensor) -> Measured:
         """Return the diagnostics of the network, given its sites' entropies (S,), nats."""
-        measured = [("network_information_nats", network_information(entropies))]
+        measured = [("network_information_nats", network_information(entropies))] if len(entropies) else []
         measured += [
             (
                 f"num_filters_below_{threshold:g}",

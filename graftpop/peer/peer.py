@@ -59,7 +59,7 @@ class Peer:
         splits = self._splits = components.make_splits(num_workers)
         with seeded(derive(settings.seed, "initialisation", index), torch.device("cpu")):
             network = components.make_network(len(splits.class_names))
-        sites = find_sites(network, splits.image_shape, settings.model.name)
+        sites = find_sites(network, splits.image_shape, settings.model.name, settings.method_on_sites)
         self._learner = make_learner(settings, index, network, splits, self._device, components)
         filters = site_filters(self._learner, sites)
         self._grafting = Grafting(self._learner.state, sites, settings.graft)
@@ -97,7 +97,7 @@ class Peer:
 
     def _measured(self) -> PeerRow:
         """Evaluate the network on the validation split, in the training precision, and return the peer's row."""
-        epochs = self._epochs
+        epochs, has_sites = self._epochs, len(self._entropies) > 0
         if self._learner.epoch == self._settings.num_epochs:
             self._finish()
         logits, labels = self._learner.evaluate(self._splits.val, exact=False)
@@ -114,8 +114,8 @@ class Peer:
             "train_accuracy": epochs[-1].accuracy,
             "val_loss": float(F.cross_entropy(logits, labels)),
             "val_accuracy": accuracy(self._predicted, labels),
-            "num_invalid_filters": int(self._num_invalid.sum()),
-            "mean_entropy_nats": float(self._entropies.mean()),
+            "num_invalid_filters": int(self._num_invalid.sum()) if has_sites else None,
+            "mean_entropy_nats": float(self._entropies.mean()) if has_sites else None,
             "images_per_s": train_images / train_s,
             "train_s": train_s,
             "train_images": train_images + teacher_images,

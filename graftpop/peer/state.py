@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from graftpop.errors import CheckpointError
 from graftpop.hooks.hook import Hook
 from graftpop.models.card import ModelCard
+from graftpop.models.module_check import without_ties
 from graftpop.training.learner import Learner
 
 __all__ = ["load_state", "state_bytes"]
@@ -38,7 +39,7 @@ def state_bytes(
         tensors |= {f"{hook.name}/{key}": tensor.contiguous() for key, tensor in hook.state_dict().items()}
     tensors["teacher_images"] = torch.tensor(teacher_images)
     if small is not None:
-        tensors |= {f"small/{name}": tensor.contiguous() for name, tensor in small.state_dict().items()}
+        tensors |= without_ties({f"small/{name}": tensor for name, tensor in small.state_dict().items()})
     return tensors_to_bytes(tensors, {"model_card": json.dumps(card.to_dict())})
 
 

@@ -66,6 +66,19 @@ class Settings(Section):
         """Whether peers graft weights from each other."""
         return self.graft is not None and self.graft.source == "external"
 
+    @property
+    def method_on_sites(self) -> str | None:
+        """The first key whose method acts on a network's sites; None: any network will do."""
+        graft, diagnostics = self.graft, self.diagnostics
+        is_set = {
+            "graft": graft is not None and (graft.source, graft.alpha) != ("external", 1.0),  # 1.0 exchanges nothing
+            "repr": self.repr is not None,
+            "attenuation": self.attenuation is not None,
+            "diagnostics.thresholds": bool(diagnostics.thresholds),
+            "diagnostics.density_of": diagnostics.density_of is not None,
+        }
+        return next((key for key, acts in is_set.items() if acts), None)
+
     def exchanges_after(self, round: int) -> bool:
         """Return whether an exchange follows a round, from 1; none follows the burn-in rounds and the last."""
         return self.graft is not None and self.exchanges and self.graft.burn_in_rounds < round < self.num_rounds

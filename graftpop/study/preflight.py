@@ -60,7 +60,7 @@ def check_data_and_models(space: Space) -> None:
     searched for sites, and every pretrained teacher is loaded.
 
     Raises:
-        GraftpopError: data cannot be read, a network does not fit the images, or a network has nothing to graft.
+        GraftpopError: data cannot be read, a network does not fit the images, or lacks the sites that a method needs.
     """
     every = _all_settings(space)
     released = {
@@ -104,7 +104,8 @@ def _check_network(name: str, splits: Splits, possible_settings: list[Settings],
     """Check that a network fits the data and the methods of some settings."""
     network = build(name, len(splits.class_names))
     check_forward(network, splits.image_shape, len(splits.class_names), f"model.name: '{name}'")
-    sites = find_sites(network, splits.image_shape, name)
+    methods = [settings.method_on_sites for settings in possible_settings]
+    sites = find_sites(network, splits.image_shape, name, next(filter(None, methods), None))
     if released:
         released_assignment(list(network.state_dict()))
     if any(settings.attenuation is not None and settings.attenuation.remove for settings in possible_settings):

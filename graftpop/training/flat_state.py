@@ -4,11 +4,13 @@ Parameters and buffers become views of it, so that publishing a peer's weights i
 operation. The network, its optimizer and its `state_dict` work as before.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from graftpop.models.module_check import distinct_state
 
 __all__ = ["Entry", "FlatState"]
 
@@ -38,7 +40,7 @@ class FlatState:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        tensors = dict(_distinct_state(network))
+        tensors = dict(distinct_state(network))
         floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
         self.integers = {name: tensor for name, tensor in tensors.items() if name not in floating}
         device = next(iter(floating.values())).device
@@ -75,15 +77,6 @@ class FlatState:
             buffer.narrow(0, entries[name].offset, entries[name].numel).view(len(self._tensors[name]), -1)
             for name in names
         ]
-
-
-def _distinct_state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield each tensor of the state once; a tied weight comes under the first of its names."""
-    seen: set[int] = set()
-    for name, tensor in network.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            yield name, tensor
 
 
 def _shaped(span: Tensor, shape: torch.Size) -> Tensor:

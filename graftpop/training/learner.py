@@ -8,10 +8,12 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.optim.swa_utils import update_bn
 
 from graftpop.data.images import Images
 from graftpop.errors import CheckpointError
+from graftpop.models.module_check import without_ties
 from graftpop.seeds import derive, seeded
 from graftpop.settings import TrainingSettings
 from graftpop.training.flat_state import FlatState
@@ -193,11 +195,17 @@ class Learner:
         """Recompute the running statistics of every BatchNorm, as the mean over the batches of training images.
 
         Averaged weights need this: the mean of several networks' statistics differs from the mean network's statistics.
+        The same holds for the singular vectors of `spectral_norm`, which every pass in training mode improves.
         """
         order_seed = derive(self._seed, "recalibration", self._data_peer)
         batches = self._train_images.training_batches(self._settings.batch_size, order_seed, self._device)
         with seeded(derive(self._seed, "recalibration dropout", self._peer), self._device):
             update_bn((pixels for pixels, _ in batches), self.network)
+            if any(map(is_parametrized, self.network.modules())):
+                self.network.train()
+                with torch.no_grad():
+                    for pixels, _ in batches:  # none are left if there was a BatchNorm
+                        self.network(pixels)
 
     @torch.no_grad()
     def evaluate(self, images: Images, *, exact: bool = True) -> tuple[Tensor, Tensor]:
@@ -218,7 +226,7 @@ class Learner:
         tensors = {f"network/{name}": tensor.detach() for name, tensor in self.network.state_dict().items()}
         tensors |= self._optimizer.state_dict()
         tensors["epoch"] = torch.tensor(self.epoch)
-        return {name: tensor.contiguous() for name, tensor in tensors.items()}
+        return without_ties(tensors)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore a state that `state_dict` returned.

@@ -246,7 +246,7 @@ def test_diagnostics_are_recorded_by_round_peer_and_pair() -> None:
             (*pair, name) for pair in pairs for name in ("distance", "disagreement")
         }
         for peer, row in enumerate(done.peers):
-            assert rows[peer, None, "network_information_nats"] == pytest.approx(2 * row["mean_entropy_nats"])
+            assert rows[peer, None, "network_information_nats"] == pytest.approx(2 * (row["mean_entropy_nats"] or 0))
             assert rows[peer, None, "num_filters_below_1000"] == 8 + 16
         assert all(rows[*pair, "distance"] > 0 and 0 <= rows[*pair, "disagreement"] <= 1 for pair in pairs)
 
