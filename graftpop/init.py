@@ -24,7 +24,7 @@ HEAD: Final = """\
 # yaml-language-server: $schema={schema}
 # A first study: two small networks learn scikit-learn's digits side by side and graft filters from each other. Ray Tune
 # trains four such populations with different values of graft.A and graft.c. Under a minute on 2 cores.
-#   python -m graftpop.tune --space {file} --dry-run   print the settings and the first trials
+#   python -m graftpop.tune --space {file} --dry-run   check, estimate the duration, print the plan
 #   python -m graftpop.tune --space {file}             run the study; the report is RUN/report.html
 #
 # To search a key, write a domain in place of its value, here or by --set:

@@ -1,6 +1,7 @@
 """`python -m graftpop.tune`: search over populations with Ray Tune."""
 
 import json
+import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # slow imports are made inside the functions, so that --help 
     from graftpop.cluster.connection import Connection
     from graftpop.cluster.resources import Node
     from graftpop.run.tables import RunFolder
+    from graftpop.settings import Settings
     from graftpop.space import Space
     from graftpop.study.trials import Trial
 
@@ -24,6 +26,9 @@ __all__ = ["tune"]
 
 TRIALS_SHOWN = 3
 """Number of trials that --dry-run prints."""
+
+TRIALS_ESTIMATED = 50
+"""Most trials whose mean duration --dry-run estimates."""
 
 console = Console(highlight=False)
 if not console.is_terminal:
@@ -63,7 +68,7 @@ def tune(  # one parameter per option
         str | None, typer.Option(metavar="RUN", help="Resume a run that was interrupted or killed.", show_default=False)
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print settings, resources and the first trials, and start nothing.")
+        bool, typer.Option("--dry-run", help="Check all, estimate the duration, print the plan, and start nothing.")
     ] = False,
 ) -> None:
     """Search over populations of networks with Ray Tune."""
@@ -90,7 +95,7 @@ def tune(  # one parameter per option
         check_names(loaded)
         check_packages(loaded)
     if dry_run:
-        print_plan(loaded, str(space), settings, address)
+        print_plan(loaded, str(space), settings, out, address)
         return
     start_study(loaded, str(space), settings, out, address)
 
@@ -109,20 +114,14 @@ def start_study(space: "Space", where: str, overrides: Sequence[str], out: str |
     """Check space, data, networks and resources, then run a new study."""
     from graftpop.cluster.connection import check_can_lead, connect, local_node
     from graftpop.cluster.nodes import check_nodes
-    from graftpop.run.provenance import run_provenance, utc_now
-    from graftpop.run.tables import RunFolder
+    from graftpop.run.provenance import run_provenance
     from graftpop.study.optuna_storage import check_storage
     from graftpop.study.preflight import check_data_and_models
     from graftpop.study.trackers import check_trackers
 
     check_can_lead(address)
     settings = space.resolve()
-    folder = RunFolder(out or f"runs/{settings.name}-{utc_now():%Y%m%dT%H%M%SZ}")
-    if folder.exists("space.yaml"):
-        raise SpaceError(
-            f"--out {folder.location}: must hold no run yet, got one; choose another folder, or resume that run by "
-            f"--resume {folder.location}"
-        )
+    folder = new_run_folder(out, settings.name)
     with prefixed_errors(where, overrides), console.status("checking data and networks"):
         check_data_and_models(space)
         if address is None:
@@ -138,6 +137,20 @@ def start_study(space: "Space", where: str, overrides: Sequence[str], out: str |
         folder.write_text("space.yaml", space.to_yaml())
         folder.write_text("run.json", json.dumps(run_provenance(sys.argv[1:], settings.seed), indent=2))
         run_study_and_report(space, folder, connection)
+
+
+def new_run_folder(out: str | None, name: str) -> "RunFolder":
+    """Return the folder of a new run, `--out` or one named after the study; it is not created."""
+    from graftpop.run.provenance import utc_now
+    from graftpop.run.tables import RunFolder
+
+    folder = RunFolder(out or f"runs/{name}-{utc_now():%Y%m%dT%H%M%SZ}")
+    if folder.exists("space.yaml"):
+        raise SpaceError(
+            f"--out {folder.location}: must hold no run yet, got one; choose another folder, or resume that run by "
+            f"--resume {folder.location}"
+        )
+    return folder
 
 
 def resume_study(location: str, address: str | None) -> None:
@@ -242,35 +255,99 @@ def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") ->
     console.print(f"report     {folder.shown}/report.html", soft_wrap=True)
 
 
-def print_plan(space: "Space", where: str, overrides: Sequence[str], address: str | None) -> None:
-    """Print the resolved settings, the cluster, and the first trials with the resources that each requests."""
+def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | None, address: str | None) -> None:
+    """Check a study as its start does; print its settings, the cluster, the first trials and the estimated duration.
+
+    Nothing is written but the cache of decoded images, and no server of a tracker or storage is called.
+    """
     from graftpop.cli.progress import value_text
     from graftpop.cluster.connection import connect, local_node
     from graftpop.cluster.resources import resource_request
-    from graftpop.study.preflight import user_networks
+    from graftpop.study.optuna_storage import check_driver
+    from graftpop.study.preflight import check_data_and_models, data_to_download, user_networks
     from graftpop.study.samplers import make_sampler
+    from graftpop.study.trackers import check_destinations
 
-    console.print(space.to_yaml(), markup=False, end="")
+    folder = new_run_folder(out, space.resolve().name)
+    with prefixed_errors(where, overrides), console.status("checking data and networks"):
+        absent = data_to_download(space)
+        if not absent:
+            check_data_and_models(space)
+        check_destinations(space, folder)
+        check_driver(space, folder)
     if address is None:
         nodes = [local_node()]
     else:
         with connect(address) as connection:
             nodes = connection.nodes
+    with prefixed_errors(where, overrides):
+        check_resources(space, nodes)
+    num_trials, sampler = space.num_trials(), make_sampler(space)
+    samples = [sampler.sample(number) for number in range(min(TRIALS_SHOWN, num_trials))]
+    if absent:
+        names = ", ".join(absent)
+        duration = f"not estimated: {names} is not on this machine; a study downloads it, then checks the networks"
+    else:
+        with prefixed_errors(where, overrides), console.status("timing a few batches"):
+            duration = duration_text(typical_trials(space), num_trials, nodes)
+
+    console.print(space.to_yaml(), markup=False, end="")
     console.print(
         f"\ncluster    {len(nodes)} node{'s' * (len(nodes) > 1)}, {sum(node.cpus for node in nodes):g} CPU, "
         f"{sum(node.gpus for node in nodes):g} GPU"
     )
-    with prefixed_errors(where, overrides):
-        check_resources(space, nodes)
-    console.print(f"study      {space.num_trials()} trials of up to {space.most_rounds()} rounds")
+    console.print(f"study      {num_trials} trials of up to {space.most_rounds()} rounds")
     if names := ", ".join(user_networks(space)):
         console.print(f"imported   {names}: user code, which --dry-run runs too", markup=False, soft_wrap=True)
-    sampler = make_sampler(space)
-    for number in range(min(TRIALS_SHOWN, space.num_trials())):
-        sample = sampler.sample(number)
+    for number, sample in enumerate(samples):
         request = resource_request(space.resolve(sample), nodes)
         values = ", ".join(f"{key} = {value_text(value)}" for key, value in sample.items()) or "nothing is searched"
         console.print(f"trial {number}    {values}  ({request})", markup=False, soft_wrap=True)
+    console.print(f"time       {duration}", markup=False, soft_wrap=True)
+
+
+def typical_trials(space: "Space") -> "list[Settings]":
+    """Return settings whose mean stands for all trials: evenly spaced points of a grid, else random samples."""
+    from graftpop.seeds import derive
+    from graftpop.study.samplers import make_sampler
+
+    settings, num_trials = space.resolve(), space.num_trials()
+    numbers = range(0, num_trials, -(-num_trials // TRIALS_ESTIMATED))
+    if settings.tune.sampler == "grid":
+        return [space.resolve(make_sampler(space).sample(number)) for number in numbers]
+    seeds = [derive(settings.seed, "estimate", number) for number in range(TRIALS_ESTIMATED)]
+    return [space.resolve(space.sample(random.Random(seed))) for seed in seeds]
+
+
+def duration_text(trials: "Sequence[Settings]", num_trials: int, nodes: "Sequence[Node]") -> str:
+    """Return a study's estimated duration with its basis.
+
+    Args:
+        trials: settings of some trials.
+        num_trials: number of all trials.
+        nodes: resources of the cluster's nodes.
+    """
+    import torch
+
+    from graftpop.cluster.resources import peers_at_once, resource_request
+    from graftpop.study.estimate import PlannedTrial, about, estimate
+
+    planned = []
+    for settings in trials:
+        request = resource_request(settings, nodes)
+        if request.gpus_per_peer and not torch.cuda.is_available():
+            return "not estimated: the peers train on GPUs, and this machine has none"
+        num_threads = max(1, int(len(request.actors[0]) * request.cpus_per_peer))
+        device = "cuda" if request.gpus_per_peer else "cpu"
+        planned.append(PlannedTrial(settings, device, num_threads, peers_at_once(request, nodes)))
+    found = estimate(planned, num_trials)
+    cores = f"{sum(node.cpus for node in nodes):g} cores"
+    of_cluster = f"{len(nodes)} nodes with {cores} as fast as this machine's"
+    return (
+        f"{about(found.seconds)} on {f'this machine with {cores}' if len(nodes) == 1 else of_cluster}, an estimate "
+        f"for training and validation alone: {found.batch_s:.2g} s per batch of {found.batch_size} images, "
+        f"{found.num_at_once} peer{'s' * (found.num_at_once > 1)} at once"
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,16 @@ from typing import Literal
 from graftpop.errors import ResourceError
 from graftpop.settings import Settings
 
-__all__ = ["LEAST", "ResourceRequest", "Node", "bundles_text", "cluster_text", "fits", "resource_request"]
+__all__ = [
+    "LEAST",
+    "Node",
+    "ResourceRequest",
+    "bundles_text",
+    "cluster_text",
+    "fits",
+    "peers_at_once",
+    "resource_request",
+]
 
 RAY_UNITS = 10_000
 """Ray counts a resource in ten-thousandths."""
@@ -105,6 +114,17 @@ def resource_request(settings: Settings, nodes: Sequence[Node]) -> ResourceReque
             f"{f'at most {room} peers, or ' * bool(room)}less in resources.cpus_per_peer and resources.gpus_per_peer"
         )
     return request
+
+
+def peers_at_once(request: ResourceRequest, nodes: Sequence[Node]) -> int:
+    """Return how many peers of trials with one request train at the same time on a cluster.
+
+    Peers that share a core or a GPU take turns.
+    """
+    cpus, gpus = request.cpus_per_peer, request.gpus_per_peer
+    placed = sum(min(_parts(node.cpus, cpus), _parts(node.gpus, gpus) if gpus else math.inf) for node in nodes)
+    whole = [_parts(node.gpus, max(1.0, gpus)) if gpus else _parts(node.cpus, max(1.0, cpus)) for node in nodes]
+    return max(1, min(int(placed) // request.num_peers * request.num_peers, sum(whole)))
 
 
 def _together(asked: int | Literal["auto"], num_peers: int, sharing: int, gpus: float, nodes: Sequence[Node]) -> int:

@@ -1,7 +1,8 @@
 """Data sets: found on disk, decoded once per node, and split for training."""
 
+from graftpop.data.cifar import is_to_download
 from graftpop.data.images import Images, MemoryImages, Recipe, Splits
 from graftpop.data.splits import DATASETS, load_splits
 from graftpop.data.streamed import StreamedImages
 
-__all__ = ["DATASETS", "Images", "load_splits", "MemoryImages", "Recipe", "Splits", "StreamedImages"]
+__all__ = ["DATASETS", "Images", "is_to_download", "load_splits", "MemoryImages", "Recipe", "Splits", "StreamedImages"]

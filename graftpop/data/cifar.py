@@ -20,7 +20,7 @@ from graftpop.settings import DataSettings
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
-__all__ = ["find_cifar10", "find_cifar100"]
+__all__ = ["find_cifar10", "find_cifar100", "is_to_download"]
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,7 @@ def _find(variant: _Variant, data: DataSettings) -> Source:
     Raises:
         DataError: not found, and not downloaded.
     """
-    cached = cache_folder() / variant.name
-    shared = os.environ.get("GRAFTPOP_DATA")
-    if data.root is not None:
-        places = {"data.root": root_folder(data)}
-    else:
-        places = {"GRAFTPOP_DATA": Path(shared).expanduser() / variant.name} if shared else {}
-        places["cache"] = cached
+    places = _places(variant, data)
     for folder in places.values():
         source = _source_in(folder, variant, data)
         if source is not None:
@@ -77,15 +71,34 @@ def _find(variant: _Variant, data: DataSettings) -> Source:
     if data.root is not None:
         raise DataError(f"{message}; correct data.root, or leave it out to download the data")
     try:
-        archive = _archive(variant)
+        cached, archive = places["cache"], _archive(variant)
         download_archive(archive.url, archive.tgz_md5, cached, variant.batches)
     except DataError as error:
-        unset = "" if shared else " (not set now)"
+        unset = "" if "GRAFTPOP_DATA" in places else " (not set now)"
         raise DataError(
             f"{message}; {error}; set GRAFTPOP_DATA{unset} to a folder that holds {variant.name}/, or "
             "data.root to the folder of the images"
         ) from error
     return _batches_source(cached, variant)
+
+
+def is_to_download(data: DataSettings) -> bool:
+    """Return whether a data set would be downloaded, because no place of this node has it."""
+    variant = next((one for one in (CIFAR10_VARIANT, CIFAR100_VARIANT) if one.name == data.name), None)
+    return (
+        variant is not None
+        and data.root is None
+        and not any(_source_in(folder, variant, data) for folder in _places(variant, data).values())
+    )
+
+
+def _places(variant: _Variant, data: DataSettings) -> dict[str, Path]:
+    """Return the folders to look in, in their order, by the key or variable that names them."""
+    if data.root is not None:
+        return {"data.root": root_folder(data)}
+    shared = os.environ.get("GRAFTPOP_DATA")
+    places = {"GRAFTPOP_DATA": Path(shared).expanduser() / variant.name} if shared else {}
+    return {**places, "cache": cache_folder() / variant.name}
 
 
 def _source_in(folder: Path, variant: _Variant, data: DataSettings) -> Source | None:

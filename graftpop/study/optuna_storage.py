@@ -6,7 +6,8 @@ answers again, at the latest by --resume.
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -20,7 +21,7 @@ from graftpop.space import Space
 from graftpop.study.optuna_space import OptunaSpace
 from graftpop.study.trials import Trial
 
-__all__ = ["OptunaStorage", "check_storage", "storage_url"]
+__all__ = ["OptunaStorage", "check_driver", "check_storage", "storage_url"]
 
 URL_VARIABLE: Final = "GRAFTPOP_STORAGE_URL"
 """The variable that has `tune.optuna_storage` with its password, for spaces that have it masked."""
@@ -201,6 +202,20 @@ def storage_url(space: Space) -> str | None:
     return given
 
 
+def check_driver(space: Space, folder: RunFolder) -> None:
+    """Check that the driver of `tune.optuna_storage`'s database is installed, without opening the database.
+
+    Raises:
+        SpaceError: the storage's URL or path is invalid, or its driver is not installed.
+    """
+    storage = storage_url(space)
+    if storage is None:
+        return
+    with _storage_errors(storage):
+        if (url := _url(storage, folder)) is not None:
+            url.get_dialect().import_dbapi()
+
+
 def _studies(storage: str, folder: RunFolder) -> list[Any]:
     import optuna
 
@@ -216,17 +231,33 @@ def opened(storage: str, folder: RunFolder) -> Any:
     import optuna
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with _storage_errors(storage):
+        if (url := _url(storage, folder)) is not None:
+            return RDBStorage(url.render_as_string(hide_password=False))
+        return JournalStorage(JournalFileBackend(_place(storage, folder)))
+
+
+def _url(storage: str, folder: RunFolder) -> Any:
+    """Return the URL of a database, with the path of a file in the run folder; None for a journal file."""
+    from sqlalchemy import make_url
+
+    if "://" not in storage:
+        _place(storage, folder)
+        return None
+    url = make_url(storage)
+    return url.set(database=_place(url.database or "", folder)) if url.get_backend_name() == "sqlite" else url
+
+
+@contextmanager
+def _storage_errors(storage: str) -> Iterator[None]:
+    """Turn the errors of a storage inside the block into `SpaceError`."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
-        if "://" not in storage:
-            return JournalStorage(JournalFileBackend(_place(storage, folder)))
-        url = make_url(storage)
-        if url.get_backend_name() == "sqlite":
-            url = url.set(database=_place(url.database or "", folder))
-        return RDBStorage(url.render_as_string(hide_password=False))
+        yield
     except SpaceError:
         raise
     except ImportError as error:

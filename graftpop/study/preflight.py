@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from graftpop.data import DATASETS, Splits, load_splits
+from graftpop.data import DATASETS, Splits, is_to_download, load_splits
 from graftpop.errors import DataError, SpaceError, choose
 from graftpop.exchange.assignment import released_assignment
 from graftpop.models import PYTHON, build, find_model
@@ -16,7 +16,7 @@ from graftpop.study.trackers import TRACKERS
 from graftpop.training.removal import check_removable
 from graftpop.training.sites import find_sites
 
-__all__ = ["check_data_and_models", "check_names", "check_packages", "user_networks"]
+__all__ = ["check_data_and_models", "check_names", "check_packages", "data_to_download", "user_networks"]
 
 
 def check_packages(space: Space) -> None:
@@ -77,6 +77,11 @@ def check_data_and_models(space: Space) -> None:
             )
         for where, teacher in dict.fromkeys(pair for settings in here for pair in _teachers(settings)):
             _check_teacher(teacher, splits, where)
+
+
+def data_to_download(space: Space) -> list[str]:
+    """Return the names of the data sets that this node lacks and a study would download."""
+    return list(dict.fromkeys(settings.data.name for settings in _all_settings(space) if is_to_download(settings.data)))
 
 
 def _all_settings(space: Space) -> list[Settings]:

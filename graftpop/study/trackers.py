@@ -13,7 +13,7 @@ from graftpop.run.background_worker import BackgroundWorker
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space
 
-__all__ = ["TRACKERS", "TrackerClient", "check_trackers"]
+__all__ = ["TRACKERS", "TrackerClient", "check_destinations", "check_trackers"]
 
 WANDB_TIMEOUT_S: Final = 30.0
 """How long Weights & Biases may take to start a run, and to send its last data; it waits as long again at exit."""
@@ -203,6 +203,17 @@ class Aim(TrackerClient):
 
 TRACKERS: Final[Mapping[str, type[TrackerClient]]] = {"wandb": Wandb, "mlflow": MLflow, "comet": Comet, "aim": Aim}
 """The class of each name in `tune.trackers`."""
+
+
+def check_destinations(space: Space, folder: RunFolder) -> None:
+    """Check that each of the study's trackers can be imported and has a destination, without calling any server.
+
+    Raises:
+        SpaceError: a tracker lacks a destination or a login.
+    """
+    settings = space.resolve()
+    for name in dict.fromkeys(settings.tune.trackers):
+        TRACKERS[name](settings.name, folder)
 
 
 def check_trackers(space: Space, folder: RunFolder) -> None:

@@ -108,9 +108,15 @@ def test_version_and_completion_are_options_of_the_command() -> None:
 # a dry run
 
 
-@pytest.mark.parametrize(("space", "num_trials", "num_rounds"), [(DIGITS, 4, 12), (CIFAR, 16, 200)])
+@pytest.mark.parametrize(
+    ("space", "num_trials", "num_rounds", "duration"),
+    [
+        (DIGITS, 4, 12, r"about \d+ \w+ on this machine with \d+ cores, an estimate .* per batch of 64 images, .*"),
+        (CIFAR, 16, 200, "not estimated: cifar10 .*"),  # a dry run does not download it
+    ],
+)
 def test_dry_run_shows_the_plan_and_starts_nothing(
-    space: str, num_trials: int, num_rounds: int, empty_folder: Path
+    space: str, num_trials: int, num_rounds: int, duration: str, empty_folder: Path
 ) -> None:
     result = tune("--space", space, "--dry-run")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -119,8 +125,9 @@ def test_dry_run_shows_the_plan_and_starts_nothing(
     lines = plan.splitlines()
     assert re.fullmatch(r"cluster +1 node, \d+ CPU, \d+ GPU", lines[0])
     assert re.fullmatch(f"study +{num_trials} trials of up to {num_rounds} rounds", lines[1])
-    assert len(lines) == 5
-    for number, line in enumerate(lines[2:]):
+    assert len(lines) == 6
+    assert re.fullmatch(f"time +{duration}", lines[5])
+    for number, line in enumerate(lines[2:5]):
         assert line.startswith(f"trial {number}    population.num_peers = ")
         assert re.search(
             r"(graft\.A = 0?\.?\d+, graft\.c = \d+(\.\d+)?|graft\.alpha = 0\.5)  "
@@ -209,6 +216,39 @@ def test_password_is_not_printed() -> None:
     ):
         assert shown in result.output
         assert "1234" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--set", "data.max_train_images=5000"],
+            r"--set data.max_train_images=5000: data.max_train_images: .* got 5000",
+        ),
+        (["--set", "model.name=python:network_kinds.Half"], r"--set .*: model.name: .*bfloat16"),
+        (["--set", "model.name=python:network_kinds.ConvNorm"], r"--set .*: model.name: .*BatchNorm"),
+        (["--set", "model.name=vgg16"], r"--set .*: model.name: 'vgg16' .*\(3, 8, 8\)"),
+        (
+            ["--set", "distillation={teachers: [{checkpoint: absent}]}"],
+            r".*distillation.teachers\[0\].checkpoint: .*absent",
+        ),
+        (["--set", "tune.optuna_storage=mysql+nodriver://host/db"], r"--set .*: tune.optuna_storage: .*nodriver"),
+        (["--set", "tune.optuna_storage=postgresql+pg8000://host/db"], r"--set .*: tune.optuna_storage: .*pg8000"),
+        (["--out", "held"], "--out .*/held: .*--resume .*/held"),
+    ],
+)
+def test_dry_run_refuses_all_that_the_study_would(arguments: list[str], message: str) -> None:
+    Path("held").mkdir()
+    Path("held/space.yaml").write_text("seed: 5", encoding="utf-8")
+    assert re.match(message, refusal("--space", DIGITS, *arguments, "--dry-run"))
+
+
+def test_dry_run_with_extras_writes_nothing(empty_folder: Path) -> None:
+    pytest.importorskip("mlflow")
+    extras = ["--tracker", "mlflow", "--set", "tune.optuna_storage=sqlite:///study.db"]
+    result = tune("--space", DIGITS, *extras, "--set", "model.name=python:network_makers.TwoSites", "--dry-run")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert not list(empty_folder.iterdir())
 
 
 # bad input

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from graftpop.cluster import resources as cluster_resources
-from graftpop.cluster.resources import Node, ResourceRequest, bundles_text, cluster_text, fits
+from graftpop.cluster.resources import Node, ResourceRequest, bundles_text, cluster_text, fits, peers_at_once
 from graftpop.errors import ResourceError, SpaceError
 from graftpop.settings import ResourceSettings, Settings
 from graftpop.space import parse_space
@@ -304,3 +304,21 @@ def test_request_is_described_in_words() -> None:
     assert str(ResourceRequest(1, 1.0, 0.0)) == "1 peer of 1 CPU"
     assert str(ResourceRequest(4, 0.5, 0.25)) == "4 peers of 0.5 CPU and 0.25 GPU"
     assert str(ResourceRequest(4, 0.5, 0.0, 2)) == "4 peers of 0.5 CPU, 2 to a process"
+
+
+@pytest.mark.parametrize(
+    ("request_", "nodes", "expected"),
+    [
+        (ResourceRequest(2, 1.0, 0.0), [Node(2, 0)], 2),
+        (ResourceRequest(3, 0.5, 0.0), [Node(2, 0)], 2),  # three peers take turns on two cores
+        (ResourceRequest(3, 1.0, 0.0), [Node(8, 0)], 6),  # two trials; two cores are idle
+        (ResourceRequest(2, 4.0, 0.0), [Node(8, 0), Node(6, 0)], 2),
+        (ResourceRequest(4, 0.25, 0.0, 4), [Node(1, 0)], 1),
+        (ResourceRequest(4, 1.0, 0.5), [Node(16, 2), Node(16, 0)], 2),
+        (ResourceRequest(2, 1.0, 1.0), [Node(16, 5)], 4),
+    ],
+)
+def test_peers_at_once_are_those_with_a_core_or_gpu_of_their_own(
+    request_: ResourceRequest, nodes: list[Node], expected: int
+) -> None:
+    assert peers_at_once(request_, nodes) == expected

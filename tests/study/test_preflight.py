@@ -3,9 +3,11 @@
 import pytest
 import yaml
 
-from graftpop.errors import GraftpopError
+from graftpop.errors import GraftpopError, SpaceError
+from graftpop.run.tables import RunFolder
 from graftpop.space import Space, parse_space
 from graftpop.study.preflight import check_data_and_models, check_names
+from graftpop.study.trackers import check_destinations
 
 TWO = "variants: {plain: {}, other: %s}\n"
 
@@ -92,3 +94,13 @@ def test_every_combination_of_data_and_network_is_checked() -> None:
     assert combinations == {
         (limit, model, plain) for limit in (200, 400) for model in ("resnet8", "resnet20") for plain in (True, False)
     }
+
+
+def test_destination_of_a_tracker_is_checked_without_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    space, on_no_disk = space_of("tune: {trackers: [mlflow]}"), RunFolder("s3://bucket/run?region=us-east-1")
+    with pytest.raises(SpaceError, match=r"^tune\.trackers: mlflow .*s3://bucket/run.*; .*MLFLOW_TRACKING_URI"):
+        check_destinations(space, on_no_disk)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    check_destinations(space, on_no_disk)

@@ -4,7 +4,7 @@ Spaces name them `python:network_kinds.NAME`.
 """
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from network_makers import TwoSites
@@ -175,3 +175,22 @@ class SharedMemory(TwoSites):
 class Uncopyable(TwoSites):
     def __deepcopy__(self, memo: Any) -> Any:
         raise TypeError("one of a kind")
+
+
+class Slow(TwoSites):
+    """Takes a millisecond per image, twice as long in the first batch, on a clock of its own."""
+
+    now: ClassVar[float] = 0.0
+    sizes: ClassVar[list[int]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        Slow.now += 1e-3 * len(images) * (1 if self.sizes else 2)
+        self.sizes.append(len(images))
+        return super().forward(images)
+
+
+class FailsInTraining(TwoSites):
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            raise ArithmeticError("no gradient")
+        return super().forward(images)
