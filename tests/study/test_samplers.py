@@ -301,3 +301,14 @@ def test_cost_after_removal_counts() -> None:
     figures = {"val_accuracy": 0.5, "flops": 100, "flops_left": 60, "parameters": 7, "parameters_left": None}
     assert objective_values(figures, ["val_accuracy", "flops", "parameters"]) == [0.5, 60, 7]
     assert objective_values({"val_accuracy": 0.5}, ["val_accuracy", "flops"]) is None
+
+
+@pytest.mark.parametrize("name", ["gp", "qmc"])
+def test_equal_samples_are_equal_points_for_samplers_of_all_keys(name: str) -> None:
+    """Where A does not matter, Optuna sees the first value of its domain, in a resumed study too."""
+    space = parse_space({"tune": {"sampler": name, "num_samples": 10, "first": []}, **SEARCHED})
+    whole: Any = make_sampler(space)
+    for sampler in (whole, resumed(space, run(whole, range(8)))):
+        unused = [one for one in sampler._study.trials if one.params["graft.alpha"] == 0.5]
+        assert unused
+        assert {one.params["graft.A"] for one in unused} == {0.25}

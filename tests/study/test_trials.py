@@ -63,6 +63,10 @@ def test_without_a_measured_trial_there_is_no_best_trial() -> None:
 UNKNOWN_COST = dict.fromkeys(("parameters", "flops", "removed_filters", "parameters_left", "flops_left"))
 
 
+def test_trial_with_accuracy_0_is_measured() -> None:
+    assert number_of_best(trial(0), trial(1, val_accuracy=0.0)) == 1
+
+
 def test_row_has_the_searched_values_and_the_last_report() -> None:
     done = trial(
         3,
