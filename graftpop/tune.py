@@ -226,7 +226,7 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
 
 def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
     """Print the table of trials, the comparison if there are variants, the best trial and the paths of the results."""
-    from graftpop.cli.progress import trials_table, value_text
+    from graftpop.cli.progress import trials_table, sample_text
     from graftpop.comparison import compare_trials, comparison_tables
     from graftpop.study.trials import best_trial, pareto_front
 
@@ -246,7 +246,7 @@ def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") ->
     if best is None:
         console.print("no trial completed a round, so there is no best network")
     else:
-        values = ", ".join(f"{key} = {value_text(value)}" for key, value in best.sample.items())
+        values = ", ".join(f"{key} = {sample_text(value)}" for key, value in best.sample.items())
         console.print(f"best       trial {best.number}: {values or 'nothing was searched'}", soft_wrap=True)
         loaded = "" if "://" in folder.location else f', in Python: graftpop.load("{folder.location}/best")'
         console.print(f"network    {folder.shown}/best{loaded}", soft_wrap=True)
@@ -260,7 +260,7 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | 
 
     Nothing is written but the cache of decoded images, and no server of a tracker or storage is called.
     """
-    from graftpop.cli.progress import value_text
+    from graftpop.cli.progress import sample_text
     from graftpop.cluster.connection import connect, local_node
     from graftpop.cluster.resources import resource_request
     from graftpop.study.optuna_storage import check_driver
@@ -301,7 +301,7 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | 
         console.print(f"imported   {names}: user code, which --dry-run runs too", markup=False, soft_wrap=True)
     for number, sample in enumerate(samples):
         request = resource_request(space.resolve(sample), nodes)
-        values = ", ".join(f"{key} = {value_text(value)}" for key, value in sample.items()) or "nothing is searched"
+        values = ", ".join(f"{key} = {sample_text(value)}" for key, value in sample.items()) or "nothing is searched"
         console.print(f"trial {number}    {values}  ({request})", markup=False, soft_wrap=True)
     console.print(f"time       {duration}", markup=False, soft_wrap=True)
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from graftpop.study.trials import Trial, best_trial, duration
 
-__all__ = ["LiveProgress", "PlainProgress", "trials_table", "value_text"]
+__all__ = ["LiveProgress", "PlainProgress", "sample_text", "trials_table", "value_text"]
 
 SHOWN_TRIALS = 20
 SECONDS_BETWEEN_LINES = 10.0
@@ -21,10 +21,15 @@ STYLES = {"running": "cyan", "completed": "green", "stopped": "yellow", "failed"
 
 
 def value_text(value: object) -> str:
-    """Return a searched or measured value as short text; floats have four digits."""
+    """Return a measured value as short text; floats have four digits."""
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def sample_text(value: object) -> str:
+    """Return a searched value as short text."""
+    return "null" if value is None else value_text(value)
 
 
 def accuracy_text(value: object) -> str:
@@ -48,7 +53,7 @@ def trials_table(trials: Sequence[Trial]) -> Table:
         table.add_row(
             str(trial.number),
             f"[{STYLES.get(trial.status, 'dim')}]{trial.status}[/]",
-            *(value_text(trial.sample[key]) if key in trial.sample else "-" for key in searched),
+            *(sample_text(trial.sample[key]) if key in trial.sample else "-" for key in searched),
             f"{trial.round}/{trial.num_rounds}",
             *(
                 accuracy_text(result.get(name))
@@ -220,7 +225,7 @@ class PlainProgress:
 
     def _line(self, trial: Trial, trials: list[Trial]) -> str:
         parts = [f"trial {trial.number} {trial.status}"]
-        parts += [f"{key}={value_text(value)}" for key, value in trial.sample.items()]
+        parts += [f"{key}={sample_text(value)}" for key, value in trial.sample.items()]
         parts.append(f"round {trial.round}/{trial.num_rounds}")
         for label, name in (("val", "val_accuracy"), ("test", "test_accuracy"), ("ensemble", "ensemble_test_accuracy")):
             if text := accuracy_text(trial.result.get(name)):

@@ -75,9 +75,9 @@ def test_table_has_no_cells_for_missing_measurements() -> None:
 
 
 def test_key_that_does_not_matter_in_a_trial_is_a_dash() -> None:
-    fixed = Trial("t1", 1, {"graft.alpha": 0.5}, num_rounds=12)
+    fixed = Trial("t1", 1, {"graft.alpha": None}, num_rounds=12)
     adaptive = Trial("t0", 0, {"graft.alpha": "adaptive", "graft.A": 0.25}, num_rounds=12)
-    assert [row[2:4] for row in shown(adaptive, fixed)] == [["alpha", "A"], ["adaptive", "0.25"], ["0.5", "-"]]
+    assert [row[2:4] for row in shown(adaptive, fixed)] == [["alpha", "A"], ["adaptive", "0.25"], ["null", "-"]]
 
 
 def test_table_without_searched_keys_has_no_columns_for_them() -> None:
