@@ -226,7 +226,7 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
 
 def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
     """Print the table of trials, the comparison if there are variants, the best trial and the paths of the results."""
-    from graftpop.cli.progress import trials_table, sample_text
+    from graftpop.cli.progress import sample_text, trials_table
     from graftpop.comparison import compare_trials, comparison_tables
     from graftpop.study.trials import best_trial, pareto_front
 

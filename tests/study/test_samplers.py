@@ -308,7 +308,8 @@ def test_equal_samples_are_equal_points_for_samplers_of_all_keys(name: str) -> N
     """Where A does not matter, Optuna sees the first value of its domain, in a resumed study too."""
     space = parse_space({"tune": {"sampler": name, "num_samples": 10, "first": []}, **SEARCHED})
     whole: Any = make_sampler(space)
-    for sampler in (whole, resumed(space, run(whole, range(8)))):
+    again: Any = resumed(space, run(whole, range(8)))
+    for sampler in (whole, again):
         unused = [one for one in sampler._study.trials if one.params["graft.alpha"] == 0.5]
         assert unused
         assert {one.params["graft.A"] for one in unused} == {0.25}
