@@ -1,5 +1,6 @@
 """An Optuna sampler over all searched keys, for samplers that need the same keys in every trial."""
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,19 +16,22 @@ __all__ = ["AllKeys"]
 
 
 class AllKeys(BaseSampler):
-    """Samples every key in every trial; a key that cannot matter gets the first value of its domain.
+    """Samples every key in every trial; a key that cannot matter gets a random value.
 
-    Equal samples are thereby equal points, whatever the inner sampler drew for the keys that cannot matter.
+    With one value for all trials, a Gaussian process sees them as one point, which it may choose again and again. The
+    random values are a function of the generator alone, so a resumed study has the same.
 
     Args:
         inner: chooses the values; where it chooses none, its independent samples are used.
         space: the study's space.
         given: values of the trial that are not sampled.
+        rng: the trial's generator of the random values.
     """
 
-    def __init__(self, inner: BaseSampler, space: Space, given: Mapping[str, Any]) -> None:
+    def __init__(self, inner: BaseSampler, space: Space, given: Mapping[str, Any], rng: random.Random) -> None:
         self._inner, self._space, self._given = inner, space, given
         self._searched = OptunaSpace(space.domains)
+        self._unused = {key: domain.sample(rng) for key, domain in space.domains.items()}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the distributions of all keys that have more than one value."""
@@ -40,8 +44,8 @@ class AllKeys(BaseSampler):
         params = self._inner.sample_relative(study, trial, search_space) or {
             key: self._inner.sample_independent(study, trial, key, choice) for key, choice in search_space.items()
         }
-        sample = self._space.complete({**self._searched.sample(params), **self._given})
-        values = self._searched.params(self._space.complete(self._space.active(sample)))
+        sample = {**self._unused, **self._searched.sample(params), **self._given}
+        values = self._searched.params({**self._unused, **self._space.active(sample)})
         return {key: values[key] for key in search_space}
 
     def sample_independent(

@@ -109,7 +109,7 @@ class _Optuna:
         if self._same_keys:
             from graftpop.study.all_keys import AllKeys
 
-            sampler = AllKeys(sampler, self._space, given)
+            sampler = AllKeys(sampler, self._space, given, random.Random(derive(self._seed, "unused", number)))
         self._study.sampler = sampler
         if given:
             self._study.enqueue_trial(self._searched.params(given))
