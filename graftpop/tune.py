@@ -123,9 +123,10 @@ def start_study(space: "Space", where: str, overrides: Sequence[str], out: str |
     settings = space.resolve()
     folder = new_run_folder(out, settings.name)
     with prefixed_errors(where, overrides), console.status("checking data and networks"):
-        check_data_and_models(space)
+        notes = check_data_and_models(space)
         if address is None:
             check_resources(space, [local_node()])
+    print_notes(notes)
     folder.create()
     with prefixed_errors(where, overrides), console.status("connecting to trackers and storage"):
         check_trackers(space, folder)
@@ -135,7 +136,9 @@ def start_study(space: "Space", where: str, overrides: Sequence[str], out: str |
             check_resources(space, connection.nodes)
         check_nodes(space, folder.location)
         folder.write_text("space.yaml", space.to_yaml())
-        folder.write_text("run.json", json.dumps(run_provenance(sys.argv[1:], settings.seed), indent=2))
+        folder.write_text(
+            "run.json", json.dumps(run_provenance(sys.argv[1:], settings.seed) | {"notes": notes}, indent=2)
+        )
         run_study_and_report(space, folder, connection)
 
 
@@ -171,12 +174,19 @@ def resume_study(location: str, address: str | None) -> None:
     with prefixed_errors(where), console.status("checking data and networks"):
         storage_url(space)  # raises without its password
         check_packages(space)
-        check_data_and_models(space)
+        notes = check_data_and_models(space)
+    print_notes(notes)
     with folder.locked(), connect(address) as connection:
         with prefixed_errors(where):
             check_resources(space, connection.nodes)
         check_nodes(space, folder.location)
         run_study_and_report(space, folder, connection)
+
+
+def print_notes(notes: list[str]) -> None:
+    """Print the lines that say which files are left out, and how unusual labels and sizes are read."""
+    for note in notes:
+        console.print(note, style="yellow", markup=False, soft_wrap=True)
 
 
 def check_resources(space: "Space", nodes: "Sequence[Node]") -> None:
@@ -271,8 +281,7 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | 
     folder = new_run_folder(out, space.resolve().name)
     with prefixed_errors(where, overrides), console.status("checking data and networks"):
         absent = data_to_download(space)
-        if not absent:
-            check_data_and_models(space)
+        notes = [] if absent else check_data_and_models(space)
         check_destinations(space, folder)
         check_driver(space, folder)
     if address is None:
@@ -297,6 +306,7 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | 
         f"{sum(node.gpus for node in nodes):g} GPU"
     )
     console.print(f"study      {num_trials} trials of up to {space.most_rounds()} rounds")
+    print_notes(notes)
     if names := ", ".join(user_networks(space)):
         console.print(f"imported   {names}: user code, which --dry-run runs too", markup=False, soft_wrap=True)
     for number, sample in enumerate(samples):

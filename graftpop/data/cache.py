@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,25 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graftpop.data.decoding import find_damage
 from graftpop.data.source import Color, Contents, Part, Source
 from graftpop.errors import DataError
 
-__all__ = ["cache_folder", "Decoded", "decoded", "is_stored", "LOCK_TIMEOUT_S", "locked"]
+__all__ = [
+    "cache_folder",
+    "damaged_files",
+    "Decoded",
+    "decoded",
+    "is_stored",
+    "LOCK_TIMEOUT_S",
+    "locked",
+    "machine_bytes",
+]
 
-FORMAT_VERSION: Final = 1  # part of the fingerprint: raise it when the meaning of the files changes
+FORMAT_VERSION: Final = 2  # part of the fingerprint: raise it when the meaning of the files changes
 LOCK_TIMEOUT_S: Final = 600.0
+FREE_BYTES: Final = 2**30  # decoded from files of any size
+MAX_INFLATION: Final = 4096  # decoded bytes per byte of the files, above FREE_BYTES; photographs have about 10
 
 
 @dataclass(frozen=True)
@@ -38,11 +50,17 @@ class Decoded:
     mean: Color  # of the training pixels in [0, 1]
     std: Color
     parts: Mapping[str, tuple[Tensor, Tensor]]  # pixels uint8 (N, 3, H, W), channels last; labels int64 (N,)
+    notes: tuple[str, ...] = ()  # lines for the user, see `Contents`
 
 
 def cache_folder() -> Path:
     """Return `$XDG_CACHE_HOME/graftpop`, or `~/.cache/graftpop`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graftpop"
+
+
+def machine_bytes() -> int:
+    """Return the memory of this machine in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def is_stored(source: Source) -> bool:
@@ -71,6 +89,37 @@ def decoded(source: Source, *, timeout_s: float = LOCK_TIMEOUT_S) -> Decoded:
     if stored is None:
         raise DataError(f"cache: {folder} cannot be read right after it was written; check its disk")
     return stored
+
+
+def damaged_files(files: Sequence[str], name: str) -> dict[str, str]:
+    """Return the damaged ones among image files, with their messages; every file is decoded once per node.
+
+    Args:
+        files: their paths.
+        name: name of the data set.
+
+    Raises:
+        DataError: an image is whole, but cannot be used; or the cache cannot be written.
+    """
+    key = hashlib.sha256(f"{FORMAT_VERSION}".encode())
+    for file in files:
+        status = os.stat(file)
+        key.update(
+            f"{os.path.abspath(file)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape")
+        )
+    record = cache_folder() / "checked" / f"{name}-{key.hexdigest()[:24]}.json"
+    with locked(record.with_suffix(".lock"), f"check the images of {name}"):
+        try:
+            return {files[int(row)]: str(message) for row, message in json.loads(record.read_text()).items()}
+        except (OSError, ValueError, AttributeError, IndexError):  # absent, or left by a failing disk
+            damaged = find_damage(files)
+        try:
+            partial = record.with_suffix(".partial")
+            partial.write_text(json.dumps(damaged))
+            partial.rename(record)
+        except OSError as error:
+            raise _unwritable(record.parent, error) from error
+    return {files[row]: message for row, message in damaged.items()}
 
 
 @contextmanager
@@ -126,7 +175,9 @@ def _stored(folder: Path) -> Decoded | None:
             part: (_mapped(folder / f"{part}_pixels.npy").permute(0, 3, 1, 2), _mapped(folder / f"{part}_labels.npy"))
             for part in meta["parts"]
         }
-        return Decoded(tuple(meta["class_names"]), _color(meta["mean"]), _color(meta["std"]), parts)
+        return Decoded(
+            tuple(meta["class_names"]), _color(meta["mean"]), _color(meta["std"]), parts, tuple(meta["notes"])
+        )
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
 
@@ -148,12 +199,13 @@ def _store(source: Source, folder: Path) -> None:
         for old in (partial, folder):  # left by a killed process or a failing disk
             shutil.rmtree(old, ignore_errors=True)
         partial.mkdir(parents=True)
-        _check_room(partial, source.name, contents)
+        _check_room(partial, source, contents)
         counts = {part: _store_part(partial, part, contents) for part in contents.parts}
         mean, std = _mean_std(counts["train"])
         meta = {
             "data_set": source.name,
             "class_names": contents.class_names,
+            "notes": contents.notes,
             "mean": mean,
             "std": std,
             "parts": {part: contents.parts[part].num_images for part in contents.parts},
@@ -166,15 +218,25 @@ def _store(source: Source, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_room(folder: Path, name: str, contents: Contents) -> None:
-    """Check that the disk has room for the pixels: a small file can decode to very many."""
+def _check_room(folder: Path, source: Source, contents: Contents) -> None:
+    """Check that disk and memory have room for the pixels: a small file can decode to very many."""
     num_images = sum(part.num_images for part in contents.parts.values())
     needed, free = num_images * contents.height * contents.width * 3, shutil.disk_usage(folder).free
+    takes = (
+        f"cache: {source.name} decoded takes {needed} bytes, {num_images} images of {contents.width} x "
+        f"{contents.height}, got"
+    )
     if needed > free:
         raise DataError(
-            f"cache: {name} decoded takes {needed} bytes, {num_images} images of {contents.width} x "
-            f"{contents.height}, got {free} free in {folder.parent}; set XDG_CACHE_HOME to a folder with "
-            "room, or use smaller images"
+            f"{takes} {free} free in {folder.parent}; set XDG_CACHE_HOME to a folder with room, or use smaller images"
+        )
+    if needed > machine_bytes():
+        raise DataError(f"{takes} {machine_bytes()} bytes of memory; use smaller images, see data.image_size")
+    num_bytes = sum(file.stat().st_size for file in source.files)
+    if needed > max(FREE_BYTES, MAX_INFLATION * num_bytes):
+        raise DataError(
+            f"{takes} files of {num_bytes} bytes, which may decode to {FREE_BYTES} bytes or {MAX_INFLATION} times "
+            "their size; remove repeated or empty images, or set data.image_size to scale them"
         )
 
 

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -15,12 +15,21 @@ from graftpop.errors import DataError, one_line
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Block", "decode_blocks", "decode_image", "size_of", "square"]
+__all__ = ["Block", "DamagedImage", "decode_blocks", "decode_image", "find_damage", "size_of", "square"]
 
 EncodedImage = tuple[bytes | str, str, int]  # content or path, name for messages, label
 Block = tuple[NDArray[np.uint8], NDArray[np.int64]]  # pixels (B, H, W, 3), labels (B,)
 
-FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: Pillow runs Ghostscript on EPS
+FORMATS: Final = (
+    "AVIF",
+    "BMP",
+    "GIF",
+    "JPEG",
+    "PNG",
+    "PPM",
+    "TIFF",
+    "WEBP",
+)  # no others: Pillow runs Ghostscript on EPS
 MAX_PIXELS: Final = 2**25  # decoding WebP takes up to 22 bytes per pixel: 0.7 GiB
 MAX_FILE_BYTES: Final = 4 * MAX_PIXELS  # enough for any image of 8 bits per color
 MAX_SCANS: Final = 100  # progressive JPEG has about 10; each scan costs a whole pass
@@ -28,10 +37,15 @@ MAX_BLOCK_IMAGES: Final = 1024
 MAX_BLOCK_BYTES: Final = 2**25
 MAX_ENCODED_BYTES: Final = 2**26  # per block, and one image more: a table can repeat a large image in a few bytes
 MAX_THREADS: Final = 8
+TURNED_ORIENTATIONS: Final = range(5, 9)  # of EXIF: width and height change places
+
+
+class DamagedImage(DataError):
+    """A file cannot be decoded, in contrast to an image that is whole and cannot be used."""
 
 
 def decode_image(encoded: bytes | str, where: str, size: tuple[int, int] | None = None) -> "Image.Image":
-    """Return an image in RGB.
+    """Return an image in RGB, upright by its EXIF orientation, on white where it is transparent.
 
     Args:
         encoded: content of an image file, or its path.
@@ -47,17 +61,93 @@ def decode_image(encoded: bytes | str, where: str, size: tuple[int, int] | None 
     if encoded.startswith(b"\xff\xd8") and encoded.count(b"\xff\xda") > MAX_SCANS:
         raise DataError(f"{where}: a JPEG must have at most {MAX_SCANS} scans, got more; save it again")
     with _opened(encoded, where) as image:
-        _check_size(image, size, where)
-        image.info.pop("transparency", None)  # Pillow warns that RGB has none
-        converted = image.convert("RGB")
-    _check_size(converted, size, where)  # decoding rotates a TIFF by its orientation tag
+        if size != (image.width, image.height):  # it may have to be turned, see below
+            _check_size(image, size, where)
+        orientation = _orientation(image)
+        converted = _opaque(image)
+        # A PNG may hold EXIF data behind its pixels.
+        converted = _upright(converted, orientation or _orientation(image))
+    _check_size(converted, size, where)
     return converted
 
 
+def _opaque(image: "Image.Image") -> "Image.Image":
+    """Return an image in RGB, on white where it is transparent."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGB", image.size, "white")
+    color = image.convert("RGBA")
+    white.paste(color, mask=color)
+    return white
+
+
+def _orientation(image: "Image.Image") -> int | None:
+    """Return the orientation in the EXIF data that were read so far, 1 to 8; None if there is none."""
+    from PIL import ExifTags, Image
+
+    if image.format == "TIFF":
+        return None  # Pillow turns a TIFF while it decodes it, and swaps its size before
+    known = Image.new("1", (1, 1))  # `getexif` of a PNG itself would decode it
+    known.info = image.info
+    try:
+        orientation = known.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged EXIF data can raise nearly anything, and the pixels do not depend on it
+        return None
+    return int(orientation) if orientation is not None and orientation in range(1, 9) else None
+
+
+def _upright(image: "Image.Image", orientation: int | None) -> "Image.Image":
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
+
+
 def size_of(encoded: bytes | str, where: str) -> tuple[int, int]:
-    """Return (height, width) of an image in pixels, from its header alone; see `decode_image`."""
+    """Return (height, width) of an upright image in pixels, from its header alone; see `decode_image`."""
     with _opened(encoded, where) as image:
+        if _orientation(image) in TURNED_ORIENTATIONS:
+            return image.width, image.height
         return image.height, image.width
+
+
+def find_damage(files: Sequence[str]) -> dict[int, str]:
+    """Return the messages of the damaged ones among image files, by their positions; decodes every file.
+
+    Args:
+        files: their paths.
+
+    Raises:
+        DataError: an image is whole, but cannot be used.
+    """
+
+    def message(file: str) -> str | None:
+        try:
+            decode_image(file, file)
+        except DamagedImage as error:
+            return str(error)
+        return None
+
+    damaged: dict[int, str] = {}
+    with _decoding_threads() as pool:
+        for start in range(0, len(files), MAX_BLOCK_IMAGES):
+            group = files[start : start + MAX_BLOCK_IMAGES]
+            damaged |= {row: text for row, text in enumerate(pool.map(message, group), start) if text}
+    return damaged
+
+
+def _decoding_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
 
 
 def _content(file: str, where: str) -> bytes:
@@ -65,7 +155,7 @@ def _content(file: str, where: str) -> bytes:
         with open(file, "rb") as stream:
             return stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise _damaged(error, where) from error
+        raise DataError(f"{where}: must be readable, got {one_line(error)}; check the file and its disk") from error
 
 
 @contextmanager
@@ -73,6 +163,8 @@ def _opened(encoded: bytes | str, where: str) -> Iterator["Image.Image"]:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        if isinstance(encoded, str) and os.stat(encoded).st_size > MAX_FILE_BYTES:  # WebP and AVIF are read whole
+            raise DataError(f"{where}: images must have at most {MAX_FILE_BYTES} bytes, got more; shrink it")
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=FORMATS) as image:
             if image.mode[0] in "IF":  # Pillow would silently clip these to 255
                 raise DataError(f"{where}: images must have 8 bits per color, got Pillow mode {image.mode}; convert it")
@@ -85,13 +177,15 @@ def _opened(encoded: bytes | str, where: str) -> Iterator["Image.Image"]:
     except DataError:
         raise
     except UnidentifiedImageError as error:
-        raise DataError(f"{where}: not an image of a known format; replace or remove it") from error
+        raise DamagedImage(f"{where}: not an image of a known format; replace or remove it") from error
+    except MemoryError as error:
+        raise DataError(f"{where}: needs more memory to be decoded than there is; shrink it, or free memory") from error
     except Exception as error:  # a damaged image can raise nearly anything, e.g. struct.error and IndexError
         raise _damaged(error, where) from error
 
 
-def _damaged(error: Exception, where: str) -> DataError:
-    return DataError(f"{where}: cannot be decoded ({one_line(error) or type(error).__name__}); replace or remove it")
+def _damaged(error: Exception, where: str) -> DamagedImage:
+    return DamagedImage(f"{where}: cannot be decoded ({one_line(error) or type(error).__name__}); replace or remove it")
 
 
 def _check_size(image: "Image.Image", size: tuple[int, int] | None, where: str) -> None:
@@ -130,7 +224,7 @@ def decode_blocks(images: Iterable[EncodedImage], height: int, width: int, *, sc
         return np.asarray(decode_image(encoded, where, (height, width)))
 
     block_images = max(1, min(MAX_BLOCK_IMAGES, MAX_BLOCK_BYTES // (height * width * 3)))
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with _decoding_threads() as pool:
         for block in _grouped(images, block_images):
             yield np.stack(list(pool.map(pixels, block))), np.array([label for _, _, label in block], np.int64)
 

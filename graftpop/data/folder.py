@@ -1,26 +1,31 @@
 """Images as files in class folders: train/<class>/*.png and so on.
 
 Images of one size, or scaled to one by `data.image_size`, are decoded into memory if they fit. All others are streamed
-from their files.
+from their files, after each has been decoded once on the node to find damaged ones.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from graftpop.data.cache import is_stored
-from graftpop.data.decoding import decode_blocks, size_of
+from graftpop.data.cache import damaged_files, is_stored, machine_bytes
+from graftpop.data.decoding import DamagedImage, decode_blocks, size_of
 from graftpop.data.paths import check_inside
 from graftpop.data.source import Color, Contents, Part, Source, name_parts, root_folder
+from graftpop.data.streamed import INPUT_SIDE
 from graftpop.errors import DataError
 from graftpop.settings import DataSettings
 
 __all__ = ["class_folders", "find_folder", "folder_source", "ImageFiles"]
 
-SUFFIXES: Final = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-LAYOUT: Final = "train/<class>/*.png and test/<class>/*.png (or val/)"
+SUFFIXES: Final = (
+    ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
+)  # fmt: skip
+FOLDERS: Final = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+LAYOUT: Final = "train/<class>/*.png and test/<class>/*.png (or val/, valid/, validation/)"
 MEMORY_SHARE: Final = 4  # decoded images may take a quarter of the machine's memory
 
 
@@ -30,6 +35,12 @@ class ImageFiles:
 
     class_names: tuple[str, ...]
     parts: Mapping[str, Sequence[tuple[str, int]]]  # (path, label) by part: "train", "test" and possibly "val"
+    notes: tuple[str, ...] = ()  # lines for the user, see `Contents`
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of all images."""
+        return [file for part in self.parts.values() for file, _ in part]
 
 
 def find_folder(data: DataSettings) -> Source | ImageFiles:
@@ -38,18 +49,58 @@ def find_folder(data: DataSettings) -> Source | ImageFiles:
     They are decoded if they have one size, or `data.image_size` is set, and they fit into a quarter of the memory.
 
     Raises:
-        DataError: no such folder, or its layout is wrong; see `class_folders`.
+        DataError: no such folder, its layout is wrong (see `class_folders`), or an image to stream is damaged.
     """
     images = class_folders(root_folder(data))
-    files = [file for part in images.parts.values() for file, _ in part]
+    if data.on_damage == "skip":
+        images = _without_damaged(images)
+    files = images.files
     height, width = (data.image_size, data.image_size) if data.image_size else size_of(files[0], files[0])
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if len(files) * height * width * 3 > memory_bytes // MEMORY_SHARE:
-        return images
+    num_bytes = len(files) * height * width * 3
+    if num_bytes > machine_bytes() // MEMORY_SHARE:
+        reason = f"{num_bytes} bytes of pixels are more than 1/{MEMORY_SHARE} of the memory of {machine_bytes()} bytes"
+        return _to_stream(images, data, reason)
     source = folder_source("folder", images, flip=True, image_size=data.image_size)
-    if data.image_size or is_stored(source) or all(size_of(file, file) == (height, width) for file in files):
+    if data.image_size or is_stored(source):
         return source
-    return images
+    for file in files:
+        if (size := size_of(file, file)) != (height, width):
+            reason = f"{file} has {size[1]} x {size[0]} pixels and {files[0]} {width} x {height}"
+            return _to_stream(images, data, reason)
+    return source
+
+
+def _to_stream(images: ImageFiles, data: DataSettings, reason: str) -> ImageFiles:
+    """Return images that are whole, with a line that gives the reason to stream them."""
+    damaged = {} if data.on_damage == "skip" else damaged_files(images.files, "folder")
+    if damaged:
+        others = f" (the first of {len(damaged)} damaged images)" if len(damaged) > 1 else ""
+        raise DamagedImage(f"{next(iter(damaged.values()))}{others}")
+    side = data.image_size or INPUT_SIDE
+    advice = "" if data.image_size else "; set data.image_size to choose another size"
+    note = f"data.image_size: {reason}, so images are read batch by batch and cropped to {side} x {side}{advice}"
+    return replace(images, notes=(*images.notes, note))
+
+
+def _without_damaged(images: ImageFiles) -> ImageFiles:
+    """Return the images that are not damaged, with a line that counts the others.
+
+    Raises:
+        DataError: no image of a class is left.
+    """
+    damaged = damaged_files(images.files, "folder")
+    if not damaged:
+        return images
+    first = next(iter(damaged.values()))
+    parts = {part: [file for file in files if file[0] not in damaged] for part, files in images.parts.items()}
+    for part, files in images.parts.items():
+        for label in {label for _, label in files} - {label for _, label in parts[part]}:
+            raise DataError(
+                f"data.on_damage: a class needs an image that is not damaged, got none of "
+                f"'{images.class_names[label]}' for {part}; replace its images: {first}"
+            )
+    note = f"data.on_damage: {len(damaged)} of {len(images.files)} images are damaged and left out, the first: {first}"
+    return ImageFiles(images.class_names, parts, (*images.notes, note))
 
 
 def folder_source(
@@ -89,24 +140,35 @@ def folder_source(
             },
         )
 
-    every_file = tuple(Path(file) for part in images.parts.values() for file, _ in part)
-    return Source(name, every_file, open_files, flip=flip, mean_std=mean_std, image_size=image_size)
+    every_file = tuple(map(Path, images.files))
+    return Source(name, every_file, open_files, flip=flip, mean_std=mean_std, image_size=image_size, notes=images.notes)
 
 
 def class_folders(root: Path) -> ImageFiles:
-    """Return the image files below train/, val/ and test/; the classes are the folders of train/, sorted by name.
+    """Return the image files below train/, val/ (or valid/, validation/) and test/.
+
+    The classes are the folders of train/, sorted by name. A line counts the files that are left out: no images by their
+    names, or outside the class folders.
 
     Args:
         root: folder of the data set.
 
     Raises:
-        DataError: a part or a class is empty, a class is absent from train/, or a link leads out of `root`.
+        DataError: a part or a class is empty, a class is absent from train/, a part has two folders, or a link leads
+            out of `root`.
     """
-    found = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
+    found: dict[str, Path] = {}
+    for part, folder_names in FOLDERS.items():
+        present = [name for name in folder_names if (root / name).is_dir()]
+        if len(present) > 1:
+            raise DataError(f"{root}: must have one folder of {part}, got {', '.join(present)}; merge or rename them")
+        if present:
+            found[part] = root / present[0]
     folders = name_parts(found, str(root), LAYOUT)
     class_names = tuple(_class_names(folders["train"], root))
     numbers = {name: number for number, name in enumerate(class_names)}
     parts = {}
+    others: Counter[str] = Counter()
     for part, folder in folders.items():
         names = _class_names(folder, root)
         unknown = [name for name in names if name not in numbers]
@@ -115,8 +177,16 @@ def class_folders(root: Path) -> ImageFiles:
                 f"{folder}: its classes must be among those of {folders['train']}, "
                 f"got {_first_names(unknown)}; choose from {_first_names(class_names)}"
             )
-        parts[part] = [(file, numbers[name]) for name in names for file in _image_files(folder / name, root)]
-    return ImageFiles(class_names, parts)
+        parts[part] = [(file, numbers[name]) for name in names for file in _image_files(folder / name, root, others)]
+        with os.scandir(folder) as entries:
+            others.update("(outside the class folders)" for entry in entries if _is_image(entry) and entry.is_file())
+    if not others:
+        return ImageFiles(class_names, parts)
+    return ImageFiles(class_names, parts, (f"{root}: files are left out: {_kinds(others)}",))
+
+
+def _kinds(suffixes: Counter[str]) -> str:
+    return _first_names([f"{number} of {suffix or 'no suffix'}" for suffix, number in sorted(suffixes.items())])
 
 
 def _first_names(names: Sequence[str]) -> str:
@@ -131,23 +201,31 @@ def _class_names(folder: Path, root: Path) -> list[str]:
     return names
 
 
-def _image_files(folder: Path, root: Path) -> list[str]:
+def _image_files(folder: Path, root: Path, others: Counter[str]) -> list[str]:
     check_inside(folder, root)
-    files = sorted(_walk(folder, root))
+    of_class: Counter[str] = Counter()
+    files = sorted(_walk(folder, root, of_class))
     if not files:
-        raise DataError(f"{folder}: a class must have images, got none; expected files of {', '.join(SUFFIXES)}")
+        left_out = f" but {_kinds(of_class)}" if of_class else ""
+        raise DataError(
+            f"{folder}: a class must have images, got none{left_out}; expected files of {', '.join(SUFFIXES)}"
+        )
+    others.update(of_class)
     return files
 
 
-def _walk(folder: Path, root: Path) -> Iterator[str]:
-    """Yield the image files below a folder; links to files are followed, links to folders are not."""
+def _walk(folder: Path, root: Path, others: Counter[str]) -> Iterator[str]:
+    """Yield the image files below a folder; count the suffixes of the other ones.
+
+    Links to files are followed, links to folders are not.
+    """
     folders = [os.fspath(folder)]
     while folders:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
-                elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+                elif _is_image(entry):
                     if entry.is_symlink():
                         check_inside(Path(entry.path), root)
                     if not entry.is_file():
@@ -155,3 +233,9 @@ def _walk(folder: Path, root: Path) -> Iterator[str]:
                             f"{entry.path}: must be a file, got a broken link, a pipe or a device; remove it"
                         )
                     yield entry.path
+                elif not entry.name.startswith("."):
+                    others["(link to a folder)" if entry.is_dir() else Path(entry.name).suffix.lower()] += 1
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")

@@ -53,6 +53,8 @@ class Splits:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]  # (channels, height, width) of the network's input
     recipe: Recipe
+    notes: tuple[str, ...] = ()
+    """Lines for the user: files that are left out, labels that are renumbered, images that are scaled."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,6 +35,7 @@ class Contents:
     height: int
     width: int
     parts: Mapping[str, Part]  # "train", "test" and possibly "val"
+    notes: tuple[str, ...] = ()  # lines for the user: what is done with images or labels that are unusual
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Source:
     mean_std: tuple[Color, Color] | None = None  # of pixels in [0, 1]; None: computed from the training images
     label: str | None = None  # Parquet: the label column
     image_size: int | None = None  # side of the squares that images are scaled to; None: they have one size
+    notes: tuple[str, ...] = ()  # as those of its contents, but not cached
 
 
 def root_folder(data: DataSettings) -> Path:

@@ -10,6 +10,7 @@ from torch import Tensor
 from graftpop.data.augment import Recipe
 from graftpop.data.cache import Decoded, decoded
 from graftpop.data.cifar import find_cifar10, find_cifar100
+from graftpop.data.decoding import DamagedImage
 from graftpop.data.digits import find_digits
 from graftpop.data.folder import ImageFiles, find_folder
 from graftpop.data.images import MemoryImages, Splits
@@ -61,9 +62,18 @@ def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0) -> Split
                 f"data.image_size: must be unset unless data.name is parquet or folder, got {data.image_size} "
                 f"for {data.name}; leave it out"
             )
+        if data.on_damage != "refuse" and data.name != "folder":
+            raise DataError(
+                f"data.on_damage: must be refuse unless data.name is folder, got {data.on_damage} for {data.name}; "
+                "leave it out"
+            )
         if isinstance(found, ImageFiles):
             return _streamed_splits(found, data, seed, num_workers)
         return _memory_splits(found, decoded(found), data, seed)
+    except DamagedImage as error:
+        if data.name != "folder":
+            raise
+        raise DataError(f"{error}, or set data.on_damage to skip") from error
     except OSError as error:
         raise DataError(f"data: {data.name} must be readable, got {error}; check its folder") from error
 
@@ -80,7 +90,8 @@ def _memory_splits(source: Source, images: Decoded, data: DataSettings, seed: in
     train = MemoryImages(pixels, labels, recipe, train_rows)
     val = MemoryImages(*images.parts["val"], recipe) if val_rows is None else replace(train, rows=val_rows)
     test = MemoryImages(*images.parts["test"], recipe)
-    return Splits(train, val, test, images.class_names, (3, *pixels.shape[2:]), recipe)
+    notes = source.notes + images.notes
+    return Splits(train, val, test, images.class_names, (3, *pixels.shape[2:]), recipe, notes)
 
 
 def _streamed_splits(images: ImageFiles, data: DataSettings, seed: int, num_workers: int) -> Splits:
@@ -100,7 +111,8 @@ def _streamed_splits(images: ImageFiles, data: DataSettings, seed: int, num_work
     labels = torch.tensor([label for _, label in images.parts["train"]])
     train_rows, val_rows = _cut(labels, data, seed, has_val="val" in images.parts)
     val = split("val", None) if val_rows is None else split("train", val_rows)
-    return Splits(split("train", train_rows), val, split("test", None), images.class_names, (3, side, side), recipe)
+    train, test = split("train", train_rows), split("test", None)
+    return Splits(train, val, test, images.class_names, (3, side, side), recipe, images.notes)
 
 
 def _cut(labels: Tensor, data: DataSettings, seed: int, *, has_val: bool) -> tuple[Tensor, Tensor | None]:

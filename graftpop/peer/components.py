@@ -1,5 +1,6 @@
 """The components of a peer (network, images, optimizer), named by the settings or user-defined."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from graftpop.settings import Settings
 from graftpop.training.optimizers import MakeOptimizer
 
 __all__ = ["Components", "named_components"]
+
+logger = logging.getLogger("graftpop")
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,12 @@ class Components:
 
 
 def named_components(settings: Settings) -> Components:
-    """Return the components that the settings name."""
-    return Components(
-        find_model(settings.model.name),
-        lambda num_workers: load_splits(settings.data, seed=settings.seed, num_workers=num_workers),
-    )
+    """Return the components that the settings name; the peers' processes log the notes on the data."""
+
+    def make_splits(num_workers: int) -> Splits:
+        splits = load_splits(settings.data, seed=settings.seed, num_workers=num_workers)
+        for note in splits.notes:
+            logger.warning("%s", note)
+        return splits
+
+    return Components(find_model(settings.model.name), make_splits)

@@ -27,11 +27,16 @@ class DataSettings(Section):
     all."""
 
     label: str | None = None
-    """Name of the label column of a Parquet table. null: found from the table's schema."""
+    """Name of the label column of a Parquet table: whole numbers, true/false or text. null: found from the table's
+    schema."""
 
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Side in pixels of the square to which images of parquet and folder are scaled and cropped. null: unchanged if all
     images have one size; otherwise folder uses 224."""
+
+    on_damage: Literal["refuse", "skip"] = "refuse"
+    """Treatment of image files of folder that cannot be decoded. refuse: the study does not start. skip: they are left
+    out, and their number is printed and recorded in run.json; a class needs one image that is not damaged."""
 
     crop_padding: Annotated[int, Field(ge=0)] | Auto = "auto"
     """Pixels of padding around training images before a random crop of the original size; 0 turns cropping off. auto:

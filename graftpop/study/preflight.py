@@ -53,8 +53,8 @@ def user_networks(space: Space) -> list[str]:
     return list(dict.fromkeys(name for name in names if name.startswith(PYTHON)))
 
 
-def check_data_and_models(space: Space) -> None:
-    """Check every combination of data, network and teacher that a trial may use.
+def check_data_and_models(space: Space) -> list[str]:
+    """Check every combination of data, network and teacher that a trial may use; return the notes on the data.
 
     Each data set is decoded into this node's cache. For each data set, every network is built, run on its images and
     searched for sites, and every pretrained teacher is loaded.
@@ -63,6 +63,7 @@ def check_data_and_models(space: Space) -> None:
         GraftpopError: data cannot be read, a network does not fit the images, or lacks the sites that a method needs.
     """
     every = _all_settings(space)
+    notes: dict[str, None] = {}
     released = {
         settings.model.name
         for settings in every
@@ -71,12 +72,14 @@ def check_data_and_models(space: Space) -> None:
     for data in dict.fromkeys(settings.data for settings in every):
         here = [settings for settings in every if settings.data == data]
         splits = load_splits(data, seed=here[0].seed)
+        notes |= dict.fromkeys(" ".join(note.split()) for note in splits.notes)
         for name in dict.fromkeys(settings.model.name for settings in here):
             _check_network(
                 name, splits, [settings for settings in here if settings.model.name == name], released=name in released
             )
         for where, teacher in dict.fromkeys(pair for settings in here for pair in _teachers(settings)):
             _check_teacher(teacher, splits, where)
+    return list(notes)
 
 
 def data_to_download(space: Space) -> list[str]:

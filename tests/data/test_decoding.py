@@ -13,10 +13,10 @@ import pytest
 from data_makers import png, random_pixels
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from graftpop.data import decoding
-from graftpop.data.decoding import decode_blocks, decode_image, size_of
+from graftpop.data.decoding import decode_blocks, decode_image, find_damage, size_of
 from graftpop.errors import DataError
 
 
@@ -211,7 +211,7 @@ def test_other_formats_than_those_of_photographs_are_refused(content: bytes) -> 
     assert "known format" in refusal(content)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "AVIF"])
 def test_truncated_image_is_refused(kind: str) -> None:
     whole = encoded(Image.fromarray(random_pixels(1, 40, 40)[0]), kind)
     assert decode_image(whole, "the image").size == (40, 40)
@@ -230,10 +230,98 @@ def test_file_larger_than_any_image_is_not_read_completely(tmp_path: Path) -> No
     assert "134217728 bytes" in refusal(str(tmp_path / "large.png"))
 
 
-def test_palette_with_transparency_becomes_rgb_without_a_warning() -> None:
-    palette = Image.fromarray(random_pixels(1, 8, 8)[0]).convert("P")
-    content = encoded(palette, "PNG", transparency=bytes(range(256)))
-    assert np.array_equal(np.asarray(decode_image(content, "the image")), np.asarray(palette.convert("RGB")))
+@pytest.mark.parametrize("mode", ["P", "P with one index", "RGBA", "LA", "L"])
+def test_transparent_pixels_become_white(mode: str) -> None:
+    pixels = random_pixels(1, 8, 8)[0]
+    alpha = np.tile(np.array([0, 51, 128, 255], np.uint8), (8, 2))
+    image = Image.fromarray(pixels).convert(mode[0] if mode[0] in "PL" else "RGB")
+    if mode == "P":
+        content = encoded(image, "PNG", transparency=bytes(range(256)))
+        alpha = np.asarray(image)
+    elif mode in ("P with one index", "L"):
+        first = np.asarray(image)[0, 0]
+        content = encoded(image, "PNG", transparency=int(first))
+        alpha = np.where(np.asarray(image) == first, 0, 255).astype(np.uint8)
+    else:
+        image.putalpha(Image.fromarray(alpha))
+        content = encoded(image, "PNG")
+        assert Image.open(io.BytesIO(content)).mode == mode
+    share = alpha[..., None] / 255
+    expected = share * np.asarray(image.convert("RGB")) + (1 - share) * 255
+    assert np.abs(np.asarray(decode_image(content, "the image")) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_opaque_alpha_changes_no_bit(kind: str) -> None:
+    pixels = random_pixels(1, 16, 16)[0]
+    image = Image.fromarray(pixels)
+    image.putalpha(255)
+    content = encoded(image, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert np.array_equal(np.asarray(decode_image(content, "the image")), pixels)
+
+
+def turned(orientation: int, kind: str, **options: object) -> tuple[bytes, Image.Image]:
+    """Return an image of 8 x 4 pixels with this orientation in its EXIF data, and how it looks upright."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(np.kron(random_pixels(1, 2, 2)[0], np.ones((2, 4, 1), np.uint8)))
+    content = encoded(image, kind, exif=exif, **options)
+    with Image.open(io.BytesIO(content)) as opened:
+        return content, ImageOps.exif_transpose(opened).convert("RGB")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_image_is_upright(orientation: int, kind: str) -> None:
+    content, upright = turned(orientation, kind)
+    decoded = decode_image(content, "the image", size_of(content, "the image"))
+    assert decoded.size == ((4, 8) if orientation > 4 else (8, 4))
+    assert np.array_equal(np.asarray(decoded), np.asarray(upright))
+
+
+def test_orientation_behind_the_pixels_of_a_png_counts() -> None:
+    content, upright = turned(3, "PNG")
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    content = content[:start] + content[end:-12] + content[start:end] + content[-12:]
+    assert np.array_equal(np.asarray(decode_image(content, "the image")), np.asarray(upright))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12", b"Exif\0\0"])
+def test_damaged_exif_data_is_ignored(exif: bytes) -> None:
+    image = Image.fromarray(random_pixels(1, 8, 8)[0])
+    content = encoded(image, "JPEG", exif=exif)
+    assert np.array_equal(
+        np.asarray(decode_image(content, "the image")),
+        np.asarray(Image.open(io.BytesIO(encoded(image, "JPEG"))).convert("RGB")),
+    )
+
+
+def test_file_that_cannot_be_read_counts_as_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "damaged.png").write_text("not an image")
+    (tmp_path / "folder").mkdir()
+    assert list(find_damage([str(tmp_path / "damaged.png")])) == [0]
+    with pytest.raises(DataError, match=r"folder: .*directory"):
+        find_damage([str(tmp_path / "damaged.png"), str(tmp_path / "folder")])
+
+
+def test_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(*_: object) -> None:
+        raise MemoryError
+
+    (tmp_path / "x.png").write_bytes(png(random_pixels(1, 8, 8)[0]))
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(DataError, match=r"x\.png: .*memory"):
+        find_damage([str(tmp_path / "x.png")])
+
+
+def test_size_of_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    with open(tmp_path / "huge.webp", "wb") as file:
+        file.write(b"RIFF\0\0\0\0WEBPVP8 ")
+        file.truncate(2**40)
+    with pytest.raises(DataError, match=r"huge\.webp: .*134217728 bytes"):
+        size_of(str(tmp_path / "huge.webp"), str(tmp_path / "huge.webp"))
 
 
 def test_absent_file_is_named(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from graftpop.data import MemoryImages, Splits, load_splits
-from graftpop.data.parquet import IMAGE_COLUMNS, MAX_PAGE_BYTES, _image_column, _label_column, parquet_files
+from graftpop.data.parquet import IMAGE_COLUMNS, parquet_files
 from graftpop.data.parquet_page_sizes import largest_page
+from graftpop.data.parquet_table import MAX_PAGE_BYTES, image_column, label_column
 from graftpop.data.thrift_compact import MAX_BYTES, read_struct
 from graftpop.errors import DataError
 from graftpop.settings import DataSettings
@@ -183,20 +184,20 @@ def test_invalid_label_is_named_by_file_and_row(
 
 def test_classes_are_counted_over_all_training_files(root: Path) -> None:
     write_both(root)
-    write_parquet(root / "train_1.parquet", IMAGES[:1], {"label": [7]})
+    write_parquet(root / "train_1.parquet", IMAGES[:1], {"label": [3]})
     write_parquet(root / "train_2.parquet", [], {"label": pyarrow.array([], pyarrow.int64())})
     assert parquet_files(root)["train"][0] == root / "train.parquet"
     splits = load(root)
-    assert splits.class_names == tuple("01234567")
+    assert splits.class_names == tuple("0123")
     assert len(cast(MemoryImages, splits.train).labels) == 31
 
 
 def test_number_of_rows_is_limited_per_part(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_both(root)
     write_parquet(root / "train-1.parquet", IMAGES[:10], {"label": LABELS[:10]})
-    monkeypatch.setattr("graftpop.data.parquet.MAX_ROWS", 40)
+    monkeypatch.setattr("graftpop.data.parquet_labels.MAX_ROWS", 40)
     assert len(cast(MemoryImages, load(root).train).labels) == 40
-    monkeypatch.setattr("graftpop.data.parquet.MAX_ROWS", 39)
+    monkeypatch.setattr("graftpop.data.parquet_labels.MAX_ROWS", 39)
     monkeypatch.setenv("XDG_CACHE_HOME", str(root / "other-cache"))
     with pytest.raises(DataError, match=r"train-1\.parquet.* 39 rows.*train, got 40;"):
         load(root)
@@ -217,7 +218,7 @@ def test_rows_read_at_once_depend_on_the_largest_page(
         return iter_batches(table, batch_size, **options)
 
     monkeypatch.setattr(parquet.ParquetFile, "iter_batches", recording)
-    monkeypatch.setattr("graftpop.data.parquet.largest_page", lambda *_: page_bytes)
+    monkeypatch.setattr("graftpop.data.parquet_table.largest_page", lambda *_: page_bytes)
     assert np.array_equal(pixels_of(load(root).train), PIXELS)
     assert set(sizes) == {num_rows}
 
@@ -236,11 +237,11 @@ def test_repeated_column_is_no_candidate(root: Path, name: str) -> None:
         parquet.write_table(table, root / f"{part}.parquet")
     schema = parquet.read_schema(root / "train.parquet")
     if name == "label":
-        assert _label_column(schema, {}, None, root) == "kind"
+        assert label_column(schema, {}, None, root) == "kind"
         with pytest.raises(DataError, match="got 'label'"):
-            _label_column(schema, {}, "label", root)
+            label_column(schema, {}, "label", root)
     else:
-        assert _image_column(schema, root, IMAGE_COLUMNS) == "img"
+        assert image_column(schema, root, IMAGE_COLUMNS) == "img"
 
 
 def test_large_binary_images_are_read(root: Path) -> None:
@@ -269,8 +270,21 @@ def two_labels(root: Path) -> None:
     write_both(root, {"fine": LABELS, "coarse": LABELS})
 
 
-def text_labels(root: Path) -> None:
-    write_both(root, {"label": [str(label) for label in LABELS]})
+def two_texts(root: Path) -> None:
+    write_both(root, {"kind": [str(label) for label in LABELS], "caption": ["a cat"] * 30})
+
+
+def no_label_column(root: Path) -> None:
+    write_both(root, {"label": [[label] for label in LABELS]})
+
+
+def integers_beside_a_text_called_label(root: Path) -> None:
+    write_both(root, {"width": [24] * 30, "label": [str(label) for label in LABELS]})
+
+
+def text_in_another_file(root: Path) -> None:
+    write_both(root)
+    write_parquet(root / "test.parquet", IMAGES, {"label": [str(label) for label in LABELS]})
 
 
 def other_columns(root: Path) -> None:
@@ -302,7 +316,13 @@ def no_rows(root: Path) -> None:
         (no_test_files, "table: .*got no test images"),
         (no_image_column, r"train\.parquet: .*'image' or 'img'.*, got 'picture' \(struct\), 'label' "),
         (two_labels, r"got 'image' \(struct\), 'fine' \(int64\), 'coarse' \(int64\); .*data\.label"),
-        (text_labels, r"got 'image' \(struct\), 'label' \(string\); .*data\.label"),
+        (two_texts, r"'kind' \(string\), 'caption' \(string\); .*data\.label .* kind, caption"),
+        (no_label_column, r"'label' \(list<.*>\); add one"),
+        (integers_beside_a_text_called_label, r"'width' \(int64\), 'label' \(string\); .*data\.label .* width, label"),
+        (
+            text_in_another_file,
+            r"test\.parquet: .*'label' \(whole numbers\) .* got 'image' \(struct\), 'label' \(string\)",
+        ),
         (other_columns, r"test\.parquet: .*'image' and 'label' .* got 'image' \(struct\), 'kind'"),
         (not_parquet, r"train\.parquet: .*Parquet"),
         (damaged_pages, r"train\.parquet: .*Parquet"),
@@ -316,11 +336,140 @@ def test_unusable_table_is_refused_with_its_reason(root: Path, write: Callable[[
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("label", ["corse", "text"])
+@pytest.mark.parametrize("label", ["corse", "list"])
 def test_unknown_label_column_is_refused_with_the_columns(root: Path, label: str) -> None:
-    write_both(root, {"coarse": LABELS, "text": [str(label) for label in LABELS]})
+    write_both(root, {"coarse": LABELS, "list": [[label] for label in LABELS]})
     with pytest.raises(DataError, match=rf"data\.label: .*, got '{label}'; .*coarse"):
         load(root, label=label)
+
+
+CLASSES = ["cat", "dog", "frog"]
+
+
+def test_class_names_in_another_order_are_matched(root: Path) -> None:
+    write_both(root, class_names={"label": CLASSES})
+    for name, order in (("test", [2, 0, 1]), ("train_1", [1, 0])):
+        own = [CLASSES[number] for number in order]
+        labels = [order.index(label) for label in LABELS if label in order]
+        images = [image for image, label in zip(IMAGES, LABELS, strict=True) if label in order]
+        write_parquet(root / f"{name}.parquet", images, {"label": labels}, class_names={"label": own})
+    splits = load(root)
+    assert splits.class_names == tuple(CLASSES)
+    files = sorted(root.glob("train*"))
+    of_train = [LABELS if file.name == "train.parquet" else [n for n in LABELS if n < 2] for file in files]
+    assert cast(MemoryImages, splits.train).labels.tolist() == [label for labels in of_train for label in labels]
+    assert cast(MemoryImages, splits.test).labels.tolist() == LABELS
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cat", "eel", "dog"], r"test\.parquet row 1: .*'label'.*, got eel"),
+        (["dog", "cat"], r"test\.parquet row 2: .*'label'.*\[0, 1\], got 2"),
+        (["cat", "cat", "dog"], r"test\.parquet: .*distinct, got cat, cat, dog"),
+    ],
+)
+def test_class_names_that_cannot_be_matched_are_refused(root: Path, names: list[str], message: str) -> None:
+    write_both(root, class_names={"label": CLASSES})
+    write_parquet(root / "test.parquet", IMAGES, {"label": LABELS}, class_names={"label": names})
+    with pytest.raises(DataError, match=message):
+        load(root)
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (("fine/train-0", "coarse/train-0", "fine/test-0"), "train in coarse, fine"),
+        (("fine/train/0", "coarse/train/0", "fine/test/0"), "train in coarse, fine"),
+        (("train-0", "old/train-0", "test-0"), r"train in \., old"),
+        (("a/train-0", "a/test-0", "b/test-0"), "test in a, b"),
+    ],
+)
+def test_several_data_sets_below_one_root_are_refused(root: Path, files: tuple[str, ...], named: str) -> None:
+    for file in files:
+        write_parquet(root / f"{file}.parquet", IMAGES, {"label": LABELS})
+    with pytest.raises(DataError, match=rf"table: .*{named}; .*data\.root"):
+        load(root)
+
+
+def test_folders_below_that_of_a_part_are_one_data_set(root: Path) -> None:
+    for file in ("train/a/0", "train/b/0", "test/a/0"):
+        write_parquet(root / f"{file}.parquet", IMAGES, {"label": LABELS})
+    assert len(cast(MemoryImages, load(root).train).labels) == 60
+
+
+@pytest.mark.parametrize("numbers", [[1, 2, 3], [0, 3, 7], [5, 500, 50_000]])
+def test_numbers_with_gaps_are_renumbered_with_a_line(root: Path, numbers: list[int]) -> None:
+    write_both(root, {"label": [numbers[label] for label in LABELS]})
+    for _ in range(2):  # the second time from the cache
+        splits = load(root)
+        assert splits.class_names == tuple(map(str, numbers))
+        assert cast(MemoryImages, splits.train).labels.tolist() == LABELS
+        (note,) = splits.notes
+        assert note.startswith("data.label: ")
+        assert ", ".join(map(str, numbers)) in note
+
+
+def test_number_between_the_training_labels_is_refused(root: Path) -> None:
+    write_both(root, {"label": [[1, 2, 4][label] for label in LABELS]})
+    write_parquet(root / "test.parquet", IMAGES, {"label": [1, 3] * 15})
+    with pytest.raises(DataError, match=r"test\.parquet row 1: .*'label'.* 3 labels .*, got 3"):
+        load(root)
+
+
+TEXTS = [["newt", "cat", "\u00fc"][label] for label in LABELS]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pyarrow.array(TEXTS),
+        pyarrow.array(TEXTS, pyarrow.large_string()),
+        pyarrow.array(TEXTS).dictionary_encode(),
+        pyarrow.DictionaryArray.from_arrays(LABELS, ["newt", "cat", "\u00fc", "unused"]),
+    ],
+    ids=["string", "large-string", "dictionary", "unused"],
+)
+def test_text_labels_are_sorted_classes(root: Path, labels: Any) -> None:
+    write_both(root, {"label": labels})
+    splits = load(root)
+    assert splits.class_names == ("cat", "newt", "\u00fc")
+    assert cast(MemoryImages, splits.train).labels.tolist() == [[1, 0, 2][label] for label in LABELS]
+    (note,) = splits.notes
+    assert "'label' is text" in note
+
+
+def test_text_absent_from_training_is_refused(root: Path) -> None:
+    write_both(root, {"label": TEXTS})
+    write_parquet(root / "test.parquet", IMAGES, {"label": [*TEXTS[:17], "eel", *TEXTS[18:]]})
+    with pytest.raises(DataError, match=r"test\.parquet row 17: .*'label'.*, got eel"):
+        load(root)
+
+
+def test_true_and_false_are_two_classes(root: Path) -> None:
+    write_both(root, {"label": [label == 1 for label in LABELS]})
+    splits = load(root)
+    assert splits.class_names == ("False", "True")
+    assert cast(MemoryImages, splits.train).labels.tolist() == [int(label == 1) for label in LABELS]
+
+
+@pytest.mark.parametrize("kind", [pyarrow.float64(), pyarrow.float32(), pyarrow.float16()])
+def test_whole_floats_are_class_numbers(root: Path, kind: Any) -> None:
+    write_both(root, {"label": pyarrow.array(np.array(LABELS, kind.to_pandas_dtype()), kind)})
+    splits = load(root)
+    assert splits.class_names == ("0", "1", "2")
+    assert splits.notes == ()
+    assert cast(MemoryImages, splits.train).labels.tolist() == LABELS
+
+
+@pytest.mark.parametrize("number", [0.5, float("nan"), float("inf"), 1e300, None])
+def test_float_that_is_no_class_number_is_named(root: Path, number: float | None) -> None:
+    write_both(root)
+    labels = pyarrow.array([*map(float, LABELS[:17]), number, *map(float, LABELS[18:])])
+    write_parquet(root / "train.parquet", IMAGES, {"label": labels})
+    shown = "null" if number is None else str(number).replace("+", r"\+")
+    with pytest.raises(DataError, match=rf"train\.parquet row 17: .*'label'.*, got {shown}"):
+        load(root)
 
 
 # hostile tables
@@ -363,7 +512,7 @@ def test_more_rows_than_bytes_are_refused_unread(root: Path) -> None:
 
 def test_oversized_page_is_refused_before_decompression(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_PAGE_BYTES == 2**28
-    monkeypatch.setattr("graftpop.data.parquet.MAX_PAGE_BYTES", 2**24)
+    monkeypatch.setattr("graftpop.data.parquet_table.MAX_PAGE_BYTES", 2**24)
     write_both(root)
     table = parquet.read_table(root / "train.parquet").slice(0, 1)
     cells = pyarrow.array([{"bytes": bytes(2**24), "path": None}], table.schema.field("image").type)
@@ -391,6 +540,48 @@ def test_images_larger_than_the_disk_are_refused_before_decoding(root: Path, mon
         load(root)
 
 
+def blank_png(side: int) -> bytes:
+    """Return a PNG of a few kilobytes whose header announces a large image."""
+    file = io.BytesIO()
+    Image.new("1", (side, side)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_repeated_large_image_is_refused_before_decoding(root: Path) -> None:
+    for part in ("train", "test"):
+        write_parquet(root / f"{part}.parquet", [blank_png(4096)] * 20, {"label": [0, 1] * 10})
+    size = sum(file.stat().st_size for file in root.iterdir())
+    needed = 40 * 3 * 4096**2
+    with pytest.raises(DataError, match=rf"cache: parquet .*{needed} bytes, 40 images of 4096 x 4096.* {size} bytes"):
+        load(root)
+
+
+def test_images_larger_than_the_memory_are_refused_before_decoding(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_both(root)
+    monkeypatch.setattr("graftpop.data.cache.machine_bytes", lambda: 69_119)
+    with pytest.raises(DataError, match=r"cache: parquet .*69120 bytes, 60 images of 24 x 16, got 69119 .*memory"):
+        load(root)
+    monkeypatch.setattr("graftpop.data.cache.machine_bytes", lambda: 69_120)
+    assert load(root).train.num_images
+
+
+def test_long_text_repeated_by_a_dictionary_is_refused_in_little_memory(root: Path) -> None:
+    write_both(root, {"label": TEXTS})
+    long = pyarrow.DictionaryArray.from_arrays(LABELS, ["a", "b", "c" * 2**24])
+    write_parquet(root / "train.parquet", IMAGES, {"label": long})
+    before = pyarrow.default_memory_pool().max_memory()
+    with pytest.raises(DataError, match=r"train\.parquet row 2: .*'label'.* 1024 bytes"):
+        load(root)
+    assert pyarrow.default_memory_pool().max_memory() - before < 2**27
+
+
+def test_too_many_texts_are_no_classes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graftpop.data.parquet_labels.MAX_CLASSES", 2)
+    write_both(root, {"label": TEXTS})
+    with pytest.raises(DataError, match=r"train\.parquet: .* 2 classes, got 3 .*'label'.*data\.label"):
+        load(root)
+
+
 @pytest.mark.parametrize("names", [[], "abc", 7])
 def test_invalid_class_names_are_ignored(root: Path, names: Any) -> None:
     write_both(root, class_names={"label": names})
@@ -398,7 +589,7 @@ def test_invalid_class_names_are_ignored(root: Path, names: Any) -> None:
 
 
 def test_class_names_up_to_the_limit_are_accepted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graftpop.data.parquet.MAX_CLASSES", 3)
+    monkeypatch.setattr("graftpop.data.parquet_labels.MAX_CLASSES", 3)
     write_both(root, class_names={"label": ["a", "b", "c"]})
     assert load(root).class_names == ("a", "b", "c")
 

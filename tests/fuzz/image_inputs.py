@@ -43,6 +43,7 @@ def whole_images() -> list[bytes]:
         (color.convert("1"), "PNG", {}),
         (color.convert("L"), "PNG", {"bits": 2}),
         (color.convert("RGBA"), "PNG", {}),
+        (color, "PNG", {"exif": b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\1\0\6" + bytes(6)}),
         (Image.fromarray(np.arange(120, dtype=np.uint16).reshape(12, 10)), "PNG", {}),
         (color, "JPEG", {}),
         (color, "JPEG", {"progressive": True}),
@@ -62,6 +63,12 @@ def whole_images() -> list[bytes]:
             for compression in ("raw", "tiff_deflate", "tiff_lzw", "jpeg", "packbits")
         ),
         (color.convert("1"), "TIFF", {"compression": "group4"}),
+        (color, "AVIF", {}),
+        (
+            color.convert("RGBA"),
+            "AVIF",
+            {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\1\0\6" + bytes(6)},
+        ),
         (color.convert("L"), "ICO", {}),
         (color, "TGA", {}),
         (color.convert("L").convert("F"), "TIFF", {}),

@@ -56,6 +56,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         [None, 1, 4096],
         {0: "greater than or equal to 1, got 0", 4097: "less than or equal to 4096, got 4097", 8.0: WHOLE},
     ),
+    "data.on_damage": (["refuse", "skip"], {"ignore": "'refuse' or 'skip', got 'ignore'"}),
     "data.crop_padding": (
         ["auto", 0, 4],
         {

@@ -1,7 +1,10 @@
 """Preflight checks of names, data, networks and teachers of every possible trial."""
 
+from pathlib import Path
+
 import pytest
 import yaml
+from data_makers import random_pixels, write_class_folders
 
 from graftpop.errors import GraftpopError, SpaceError
 from graftpop.run.tables import RunFolder
@@ -38,6 +41,16 @@ def test_unknown_name_in_any_variant_is_refused(text: str, message: str) -> None
     with pytest.raises(GraftpopError) as caught:
         check_names(space_of(text))
     assert str(caught.value).startswith(message)
+
+
+def test_notes_on_the_data_are_returned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for part in ("train", "test"):
+        write_class_folders(tmp_path / part, {"a": random_pixels(4), "b": random_pixels(4)})
+    (tmp_path / "train" / "a" / "x.heic").write_text("x")
+    data = f"data: {{name: folder, root: {tmp_path}}}\nmodel: {{name: resnet8}}\n"
+    (note,) = check_data_and_models(space_of(data + TWO % "{data: {val_fraction: 0.2}}"))
+    assert "1 of .heic" in note
 
 
 @pytest.mark.parametrize(
