@@ -26,22 +26,26 @@ def newest_checkpoint(
         on_event: called with each skipped checkpoint.
 
     Raises:
-        CheckpointError: the checkpoint has more peers than the population.
+        CheckpointError: the checkpoint has more peers than the population, or another version of graftpop wrote it.
     """
-    candidates = list(own.newest_first())
+
+    def skipped(round: int, cause: str) -> None:
+        on_event(Event(round, None, "checkpoint_skipped", cause))
+
+    candidates = list(own.newest_first(skipped))
     adopts = source is not own
     if adopts:
         reached = candidates[0].metadata.round if candidates else 0
         adopted = source.up_to(reached)
         if not adopted:
             cause = "the trial to copy is ahead in all its checkpoints; it continues with its own weights"
-            on_event(Event(reached, None, "checkpoint_skipped", cause))
+            skipped(reached, cause)
         candidates = adopted + candidates
     for checkpoint in candidates:
         try:
             files = checkpoint.files()
         except CheckpointError as error:
-            on_event(Event(checkpoint.metadata.round, None, "checkpoint_skipped", str(error)))
+            skipped(checkpoint.metadata.round, str(error))
             continue
         if max(checkpoint.metadata.peers) >= num_peers:
             raise CheckpointError(

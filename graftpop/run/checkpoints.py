@@ -1,25 +1,31 @@
 """Checkpoints of one trial's population, one per round: complete or absent, and verified when read.
 
 A checkpoint is a folder with one file per peer and `population.json`. That file is written last and holds the size and
-the hash of every other file: a folder without it is no checkpoint, and a file that differs from it is damaged. The last
-two checkpoints and the best one are kept.
+the hash of every other file: a folder without it is no checkpoint, and a file that differs from it is damaged. Another
+`format_version` is refused, because skipping it would train again in silence. The last two checkpoints and the best one
+are kept.
 Nothing that is read is executed, and no file name can point outside the folder.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from graftpop.errors import CheckpointError
+from graftpop.errors import CheckpointError, one_line
 from graftpop.run.storage import Folder
 
 __all__ = ["Checkpoint", "Checkpoints", "CheckpointMetadata"]
 
+FORMAT_VERSION: Final = 2
 METADATA = "population.json"
 MAX_METADATA_BYTES = 16 * 2**20
 LAST_KEPT = 2
+
+OnDamage = Callable[[int, str], None]
+"""Called with the round and the cause of each checkpoint that is skipped because its `population.json` is damaged."""
 
 FileName = Annotated[str, Field(pattern=r"^(peer|teacher)-[0-9]{1,6}\.safetensors$")]
 Count = Annotated[int, Field(ge=0)]
@@ -51,7 +57,7 @@ class CheckpointMetadata(_Described):
         files: size and hash of each file, by name.
     """
 
-    format_version: Literal[2] = 2
+    format_version: Literal[2] = FORMAT_VERSION
     round: Count
     score: float
     is_complete: bool
@@ -143,16 +149,30 @@ class Checkpoints:
         """Return the location, without secrets, of a file of the checkpoint after a round, whether it exists or not."""
         return (self._folder / _name(round) / name).shown
 
-    def newest_first(self) -> Iterator[Checkpoint]:
-        """Yield the complete checkpoints, newest first; a folder without a valid `population.json` is skipped."""
+    def newest_first(self, on_damage: OnDamage = lambda round, cause: None) -> Iterator[Checkpoint]:
+        """Yield the complete checkpoints, newest first; those without a valid `population.json` are skipped.
+
+        Raises:
+            CheckpointError: another version of graftpop wrote the checkpoint.
+        """
         for name in reversed(self._folder.names()):
-            folder = self._folder / name
+            if not (numbered := re.fullmatch(r"round-(\d{6,})", name)):
+                continue
+            folder, round = self._folder / name, int(numbered[1])
+            where = (folder / METADATA).location
             try:
                 metadata = CheckpointMetadata.model_validate_json(folder.read(METADATA, MAX_METADATA_BYTES))
-            except (OSError, ValidationError):
+            except FileNotFoundError:  # its writer or its removal was killed
                 continue
-            if name == _name(metadata.round):
-                yield Checkpoint(metadata, folder)
+            except OSError as error:
+                on_damage(round, f"{where}: cannot be read: {one_line(error)}")
+            except ValidationError as error:
+                on_damage(round, f"{where}: damaged: {_first_problem(error, where)}")
+            else:
+                if metadata.round == round:
+                    yield Checkpoint(metadata, folder)
+                else:
+                    on_damage(round, f"{where}: damaged: it is of round {metadata.round}")
 
     def up_to(self, round: int) -> list[Checkpoint]:
         """Return the checkpoints up to and including a round, newest first."""
@@ -177,6 +197,22 @@ class Checkpoints:
             if name not in kept:
                 (self._folder / name).remove(METADATA)  # first, so that no partly removed checkpoint is read
                 self._folder.remove(name)
+
+
+def _first_problem(error: ValidationError, where: str) -> str:
+    """Return the first problem of invalid metadata.
+
+    Raises:
+        CheckpointError: another `format_version` is the reason.
+    """
+    problems = {".".join(map(str, problem["loc"])): problem for problem in error.errors()}
+    if "format_version" in problems:
+        raise CheckpointError(
+            f"{where}: format_version must be {FORMAT_VERSION}, got {one_line(problems['format_version']['input'])}; "
+            f"use the version of graftpop that wrote it (run.json has its number)"
+        ) from error
+    key, problem = next(iter(problems.items()))
+    return f"{key} {one_line(problem['msg'])}".strip()
 
 
 def _name(round: int) -> str:

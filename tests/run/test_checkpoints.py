@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graftpop.cluster.trial_checkpoints import newest_checkpoint
 from graftpop.errors import CheckpointError, PopulationLost
 from graftpop.run import checkpoints as checkpoints_module
 from graftpop.run.checkpoint_writer import CheckpointWriter
@@ -193,7 +194,6 @@ def test_damaged_file_is_refused_with_its_path(
         {"round": -1},
         {"round": 7},
         {"peers": [0.5]},
-        {"format_version": 1},
         {"more": 0},
     ],
 )
@@ -204,6 +204,39 @@ def test_checkpoint_with_foreign_metadata_is_skipped(
     file = tmp_path / "round-000001" / "population.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     assert rounds(checkpoints) == []
+
+
+@pytest.mark.parametrize("version", [1, 3, "2"])
+def test_checkpoint_of_another_version_is_refused_in_one_line(
+    checkpoints: Checkpoints, tmp_path: Path, version: Any
+) -> None:
+    """A newer version's file may have more keys, too."""
+    write(checkpoints, 1)
+    write(checkpoints, 2)
+    file = tmp_path / "round-000002" / "population.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": version, "more": 0}))
+    with pytest.raises(CheckpointError, match=rf"^{file}: format_version [^\n]* 2, got {version}; [^\n]*$"):
+        rounds(checkpoints)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: b"", lambda content: b"\0" * 300])
+def test_truncated_metadata_are_an_event_and_the_checkpoint_before_is_used(
+    checkpoints: Checkpoints, tmp_path: Path, damage: Any
+) -> None:
+    write(checkpoints, 1)
+    write(checkpoints, 2)
+    (tmp_path / "round-000003").mkdir()  # its writer was killed, which is no damage
+    (tmp_path / "notes").mkdir()
+    file = tmp_path / "round-000002" / "population.json"
+    file.write_bytes(damage(file.read_bytes()))
+    events: list[Any] = []
+    newest, files = newest_checkpoint(checkpoints, checkpoints, "00000", 3, events.append)
+    assert newest is not None
+    assert (newest.metadata.round, files) == (1, files_of(1))
+    ((round, event, cause),) = [(event.round, event.event, event.cause) for event in events]
+    assert (round, event) == (2, "checkpoint_skipped")
+    assert cause.startswith(f"{file}: damaged: ")
+    assert "\n" not in cause
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
