@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from graftpop import __version__
+from graftpop.cli.exit_codes import run_app
 from graftpop.export import export
 from graftpop.init import init
 from graftpop.inspect import InspectCommand, inspect
@@ -37,7 +38,7 @@ def graftpop(
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="graftpop")
+    run_app(app, "graftpop")
 
 
 if __name__ == "__main__":

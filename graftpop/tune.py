@@ -6,12 +6,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from graftpop.cli.exit_codes import INTERRUPTED, one_line_errors, run_command
+from graftpop.cli.exit_codes import OutputError, act_on_signals, interrupted_code, one_line_errors, run_command
 from graftpop.errors import GraftpopError, SpaceError
 
 if TYPE_CHECKING:  # slow imports are made inside the functions, so that --help answers at once
@@ -29,6 +29,8 @@ TRIALS_SHOWN = 3
 
 TRIALS_ESTIMATED = 50
 """Most trials whose mean duration --dry-run estimates."""
+
+RESUME = "resume with: python -m graftpop.tune --resume"
 
 console = Console(highlight=False)
 if not console.is_terminal:
@@ -112,8 +114,7 @@ def prefixed_errors(where: str, overrides: Sequence[str] = ()) -> Iterator[None]
 
 def start_study(space: "Space", where: str, overrides: Sequence[str], out: str | None, address: str | None) -> None:
     """Check space, data, networks and resources, then run a new study."""
-    from graftpop.cluster.connection import check_can_lead, connect, local_node
-    from graftpop.cluster.nodes import check_nodes
+    from graftpop.cluster.connection import check_can_lead, local_node
     from graftpop.run.provenance import run_provenance
     from graftpop.study.optuna_storage import check_storage
     from graftpop.study.preflight import check_data_and_models
@@ -128,18 +129,19 @@ def start_study(space: "Space", where: str, overrides: Sequence[str], out: str |
             check_resources(space, [local_node()])
     print_notes(notes)
     folder.create()
-    with prefixed_errors(where, overrides), console.status("connecting to trackers and storage"):
-        check_trackers(space, folder)
-        check_storage(space, folder)
-    with folder.locked(), connect(address) as connection:
-        with prefixed_errors(where, overrides):
-            check_resources(space, connection.nodes)
-        check_nodes(space, folder.location)
-        folder.write_text("space.yaml", space.to_yaml())
-        folder.write_text(
-            "run.json", json.dumps(run_provenance(sys.argv[1:], settings.seed) | {"notes": notes}, indent=2)
-        )
-        run_study_and_report(space, folder, connection)
+    with folder.locked():
+        write_provenance(folder, run_provenance(sys.argv[1:], settings.seed) | {"notes": notes})
+        folder.write_text("space.yaml", space.to_yaml())  # from here on, --resume accepts the folder
+        try:
+            with prefixed_errors(where, overrides), console.status("connecting to trackers and storage"):
+                check_trackers(space, folder)
+                check_storage(space, folder)
+            lead_study(space, folder, address, where, overrides)
+        except GraftpopError:
+            if not folder.exists("trials.parquet"):  # nothing has started, so the folder stays free
+                folder.remove("space.yaml")
+                folder.remove("run.json")
+            raise
 
 
 def new_run_folder(out: str | None, name: str) -> "RunFolder":
@@ -158,8 +160,8 @@ def new_run_folder(out: str | None, name: str) -> "RunFolder":
 
 def resume_study(location: str, address: str | None) -> None:
     """Resume the study of a run folder."""
-    from graftpop.cluster.connection import check_can_lead, connect
-    from graftpop.cluster.nodes import check_nodes
+    from graftpop.cluster.connection import check_can_lead
+    from graftpop.run.provenance import read_provenance, run_provenance
     from graftpop.run.tables import RunFolder
     from graftpop.space import parse_space
     from graftpop.space.yaml_tree import read_sections
@@ -176,11 +178,52 @@ def resume_study(location: str, address: str | None) -> None:
         check_packages(space)
         notes = check_data_and_models(space)
     print_notes(notes)
-    with folder.locked(), connect(address) as connection:
-        with prefixed_errors(where):
-            check_resources(space, connection.nodes)
-        check_nodes(space, folder.location)
-        run_study_and_report(space, folder, connection)
+    with folder.locked():
+        facts = read_provenance(folder) or run_provenance(sys.argv[1:], space.resolve().seed)
+        write_provenance(folder, {key: value for key, value in facts.items() if key not in ("finished", "status")})
+        lead_study(space, folder, address, where)
+
+
+def lead_study(
+    space: "Space", folder: "RunFolder", address: str | None, where: str, overrides: Sequence[str] = ()
+) -> None:
+    """Connect to a cluster and run a study, new or resumed; an interrupt at any moment is recorded."""
+    from graftpop.cluster.connection import connect
+    from graftpop.cluster.nodes import check_nodes
+    from graftpop.run.provenance import read_provenance
+
+    try:
+        with connect(address) as connection:
+            act_on_signals()
+            with prefixed_errors(where, overrides):
+                check_resources(space, connection.nodes)
+            check_nodes(space, folder.location)
+            run_study_and_report(space, folder, connection)
+    except (KeyboardInterrupt, OutputError) as error:
+        if "status" not in read_provenance(folder):
+            record_end(folder, "interrupted")
+        if isinstance(error, OutputError):
+            raise OutputError(f"{error}; {RESUME} {folder.shown}") from error
+        print_interrupted(folder)
+        raise typer.Exit(interrupted_code()) from None
+
+
+def write_provenance(folder: "RunFolder", facts: dict[str, Any]) -> None:
+    """Write `run.json`."""
+    folder.write_text("run.json", json.dumps(facts, indent=2))
+
+
+def record_end(folder: "RunFolder", status: str) -> None:
+    """Record the end of a run and its status, finished or interrupted."""
+    from graftpop.run.provenance import read_provenance, utc_now
+
+    ended = {"finished": utc_now().isoformat(timespec="seconds"), "status": status}
+    write_provenance(folder, read_provenance(folder) | ended)
+
+
+def print_interrupted(folder: "RunFolder") -> None:
+    """Print the command that resumes an interrupted run."""
+    console.print(f"[yellow]interrupted[/]; {RESUME} {folder.shown}", soft_wrap=True)
 
 
 def print_notes(notes: list[str]) -> None:
@@ -206,7 +249,6 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
     from graftpop.cli.progress import LiveProgress, PlainProgress
     from graftpop.cluster.study import run_study
     from graftpop.reporting.run_page import write_report
-    from graftpop.run.provenance import utc_now
 
     if connection.dashboard:
         console.print(f"dashboard  {connection.dashboard}", soft_wrap=True)
@@ -217,19 +259,12 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
     interrupted = sum(trial.is_over for trial in trials) < space.num_trials() or any(
         trial.status == "interrupted" for trial in trials
     )
-    facts = json.loads(folder.read_text("run.json"))
-    facts |= {
-        "finished": utc_now().isoformat(timespec="seconds"),
-        "status": "interrupted" if interrupted else "finished",
-    }
-    folder.write_text("run.json", json.dumps(facts, indent=2))
+    record_end(folder, "interrupted" if interrupted else "finished")
     write_report(folder)
     print_summary(trials, folder, space)
     if interrupted:
-        console.print(
-            f"[yellow]interrupted[/]; resume with: python -m graftpop.tune --resume {folder.shown}", soft_wrap=True
-        )
-        raise typer.Exit(INTERRUPTED)
+        print_interrupted(folder)
+        raise typer.Exit(interrupted_code())
     if not any(trial.status in ("completed", "stopped") for trial in trials):
         raise typer.Exit(1)
 

@@ -1,35 +1,160 @@
-"""How a command runs and ends: one Typer app per command, exit codes, one-line errors."""
+"""How a command runs and ends: one Typer app per command, exit codes, signals, one-line errors."""
 
+import errno
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from functools import wraps
-from typing import Any
+from types import FrameType
+from typing import IO, Any, cast
 
 import typer
 
-from graftpop.errors import GraftpopError
+from graftpop.errors import GraftpopError, one_line
 
-__all__ = ["BAD_INPUT", "INTERRUPTED", "one_line_errors", "run_command"]
+__all__ = [
+    "BAD_INPUT",
+    "OutputError",
+    "act_on_signals",
+    "interrupted_code",
+    "one_line_errors",
+    "run_app",
+    "run_command",
+]
 
 BAD_INPUT = 2
-INTERRUPTED = 130
+
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that act like Ctrl-C."""
+
+OF_THE_MACHINE = {errno.EACCES, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENOSPC, errno.EPERM, errno.EROFS}
+"""Errors of disks, mounts and limits. Any other OSError is a bug and keeps its traceback."""
+
+STDOUT, STDERR = 1, 2
+
+_received = signal.SIGINT  # the last signal that interrupted this process
+
+
+class OutputError(Exception):
+    """Standard output cannot be written: its disk is full, or its reader is gone."""
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that ends a `GraftpopError` with one line and exit code 2, and Ctrl-C with exit code 130."""
+    """Return a command that ends errors and interrupts with one line.
+
+    Bad input, a disk that is full or read-only, and standard output that cannot be written give exit code 2. Ctrl-C
+    gives 130, SIGTERM 143 and SIGHUP 129.
+    """
 
     @wraps(command)
     def guarded(*arguments: Any, **options: Any) -> None:
-        try:
+        with _one_line_ends(), _signals_restored():
+            act_on_signals()
             command(*arguments, **options)
-        except GraftpopError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(BAD_INPUT) from None
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
 
     return guarded
+
+
+@contextmanager
+def _one_line_ends() -> Iterator[None]:
+    output = _Output(sys.stdout)
+    try:
+        with redirect_stdout(cast(IO[str], output)):
+            yield
+            output.flush()  # Python reports a failure at its exit in several lines
+    except (GraftpopError, OutputError) as error:
+        _end(f"error: {error}", BAD_INPUT)
+    except KeyboardInterrupt:
+        _end("interrupted", interrupted_code())
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        _end(f"error: {one_line(error)}; free space, or make the place writable", BAD_INPUT)
+
+
+def _end(line: str, code: int) -> None:
+    """Print a line to standard error, where that is possible, and exit."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:  # the terminal is gone
+        _discard(STDERR)
+    raise SystemExit(code) from None
+
+
+def interrupted_code() -> int:
+    """Return the exit code of an interrupted command: 128 plus the number of its signal, 130 for Ctrl-C."""
+    return 128 + _received
+
+
+def act_on_signals() -> None:
+    """Let SIGTERM and SIGHUP act like Ctrl-C; Ray's start replaces the handler of SIGTERM, so call this again then."""
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _received
+    _received = signal.Signals(number)
+    of_ctrl_c = signal.getsignal(signal.SIGINT)  # Tune's while trials run
+    if not callable(of_ctrl_c):
+        raise KeyboardInterrupt
+    of_ctrl_c(signal.SIGINT, frame)
+
+
+@contextmanager
+def _signals_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # not one of C
+                signal.signal(number, handler)
+
+
+class _Output:
+    """Standard output, whose first failure is an `OutputError`; all later output is discarded."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream if stream is not None else open(os.devnull, "w")  # noqa: SIM115  # closed before the start
+
+    def write(self, text: str) -> int:
+        with self._failures():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._failures():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            _discard(STDOUT)
+            raise OutputError(
+                f"standard output: must be writable, got '{error.strerror}'; write it to another file or pipe"
+            ) from error
+
+
+def _discard(descriptor: int) -> None:
+    """Send everything further that is written to a file descriptor to nowhere, so that Python's exit does not fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def run_app(app: typer.Typer, name: str) -> None:
+    """Run a command line; the printing of its help may fail too."""
+    with _one_line_ends():
+        app(prog_name=name)
 
 
 def run_command(command: Callable[..., None], **options: Any) -> None:
@@ -41,4 +166,4 @@ def run_command(command: Callable[..., None], **options: Any) -> None:
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)  # a shell completes `graftpop` only
     app.command(**options)(command)
-    app(prog_name=f"python -m graftpop.{command.__name__}")
+    run_app(app, f"python -m graftpop.{command.__name__}")

@@ -7,6 +7,8 @@ a new cluster listens on.
 
 import logging
 import os
+import shutil
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,6 +30,7 @@ __all__ = [
 
 ANSWER_TIMEOUT_S = 10.0
 CLIENT_SCHEME = "ray://"
+LEAST_FREE_MIB = 64
 HEAD_RESOURCE = "node:__internal_head__"
 
 
@@ -88,12 +91,14 @@ def connect(address: str | None) -> Iterator[Connection]:
             protect_token(create=False)
             _check_answers(address)
         # `local` instead of None, which would join any cluster that runs on this machine
-        with private_start() if address is None else nullcontext():
+        with private_start() if address is None else nullcontext(), _sighup_blocked():
             context = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
+    except SystemExit as error:  # Ray's own handler of SIGTERM, while it starts
+        raise KeyboardInterrupt from error
     except (OSError, ValueError, RuntimeError, RaySystemError, AuthenticationError) as error:
         reason = (one_line(error) or type(error).__name__).rstrip(".")
         if address is None:
-            raise ResourceError(f"ray: no cluster could be started on this machine: {reason}") from error
+            raise ResourceError(f"ray: no cluster could be started on this machine: {reason}{_full_disk()}") from error
         raise ResourceError(
             f"--address {address}: no cluster could be joined: {reason}; start one with "
             f"`ray start --head`, or omit --address to use this machine alone"
@@ -127,6 +132,23 @@ def private_start() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = may_have_nodes
+
+
+def _full_disk() -> str:
+    """Return a hint if the folder of Ray's sessions is nearly full, of which Ray reports consequences only."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    free_mib = shutil.disk_usage(folder).free / 2**20
+    return f"; {folder} has {free_mib:.0f} MiB left, free some or set RAY_TMPDIR" if free_mib < LEAST_FREE_MIB else ""
+
+
+@contextmanager
+def _sighup_blocked() -> Iterator[None]:
+    """Block SIGHUP; Ray's processes inherit this, so that they outlive the terminal until the driver ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def nodes_of_cluster() -> list[Node]:

@@ -1,5 +1,6 @@
 """A study, new or resumed: trials of populations under a searcher and a scheduler."""
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,13 +24,17 @@ from graftpop.cluster.search import (
 from graftpop.cluster.trackers import Tracker
 from graftpop.cluster.trainable import PopulationTrainable, placement_of
 from graftpop.cluster.tune_losses import losses_counted
+from graftpop.errors import CheckpointError, one_line
+from graftpop.run.checkpoints import Checkpoints
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space
 from graftpop.study.optuna_storage import OptunaStorage
 from graftpop.study.samplers import make_sampler
-from graftpop.study.trials import Trial, trials_from_json
+from graftpop.study.trials import Trial, best_trial, recovered_trials, trials_from_json
 
 __all__ = ["run_study"]
+
+logger = logging.getLogger("graftpop")
 
 
 def run_study(
@@ -47,8 +52,9 @@ def run_study(
 
     Raises:
         ResourceError: no trial found room for a long time; the cluster has lost nodes.
+        CheckpointError: another version of graftpop wrote a checkpoint that the study needs.
     """
-    known = read_known(folder)
+    known = read_known(folder, space)
     tuned, scheduled = space.resolve().tune, scheduler(space)
     sampler, scores = make_sampler(space), scores_by_round(folder, known)
     trackers = [Tracker(name, space, folder, known) for name in dict.fromkeys(tuned.trackers)]
@@ -109,14 +115,32 @@ def run_study(
     return recorder.trials
 
 
-def read_known(folder: RunFolder) -> list[Trial]:
-    """Return the trials of a run; unfinished ones are marked interrupted."""
-    if not folder.exists(TRIALS):
-        return []
-    known = trials_from_json(folder.read_text(TRIALS))
+def read_known(folder: RunFolder, space: Space) -> list[Trial]:
+    """Return the trials of a run; unfinished ones are marked interrupted.
+
+    If `tune/trials.json` is absent or damaged, they come from `trials.parquet`, or else from their checkpoints when
+    they start.
+
+    Raises:
+        CheckpointError: another version of graftpop wrote a checkpoint that the study needs.
+    """
+    problem, known = f"{TRIALS}: absent", list[Trial]()
+    try:
+        if folder.exists(TRIALS):
+            known = trials_from_json(folder.read_text(TRIALS))
+            problem = ""
+    except (CheckpointError, UnicodeDecodeError) as error:
+        problem = str(error) if isinstance(error, CheckpointError) else f"{TRIALS}: damaged: {one_line(error)}"
+    if problem and folder.exists("trials.parquet"):
+        logger.warning("%s/%s; its trials are recovered from trials.parquet", folder.shown, problem)
+        known = recovered_trials(folder, space)
     for trial in known:
         if not trial.is_over:
             trial.status = "interrupted"
+    best = best_trial(known)
+    for trial in known:
+        if trial is best or not trial.is_final:
+            next(Checkpoints(folder.of_trials("checkpoints") / trial.trial_id).newest_first(), None)
     return known
 
 

@@ -9,6 +9,7 @@ from graftpop.exporting.checks import Measurement, check_agreement, measure, mea
 from graftpop.exporting.formats import FORMATS, Predict, check_packages
 from graftpop.exporting.model_card import card_text
 from graftpop.exporting.selection import SelectedNetwork, select_network
+from graftpop.run.provenance import read_provenance
 from graftpop.run.storage import Folder
 from graftpop.run.tables import RunFolder
 
@@ -58,8 +59,7 @@ def export_network(run: RunFolder, format: str, peer: str = "best", out: str | N
     measurements, unmeasured = _measure(selected, file_format.decode(content, selected.card))
     for measurement in measurements:
         check_agreement(measurement)
-    facts = json.loads(run.read_text("run.json"))
-    text = card_text(selected, format, facts, measurements, is_noise=bool(unmeasured))
+    text = card_text(selected, format, read_provenance(run), measurements, is_noise=bool(unmeasured))
     try:
         folder.create()
         folder.write(file_format.file, content)

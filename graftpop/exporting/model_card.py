@@ -86,7 +86,7 @@ def card_text(
     Args:
         selected: the exported network.
         name: name of the format.
-        facts: content of the run's `run.json`.
+        facts: content of the run's `run.json`; may be empty.
         measurements: measurements of the file on each split, or on noise.
         is_noise: whether the only measurement is on noise.
     """
@@ -210,11 +210,11 @@ def _recipe(settings: Settings) -> str:
 
 
 def _versions(facts: Mapping[str, Any], name: str) -> str:
-    trained = ", ".join(f"{package} {number}" for package, number in facts["versions"].items() if number)
+    trained = ", ".join(f"{package} {number}" for package, number in facts.get("versions", {}).items() if number)
     packages = ("torch", "safetensors", *FORMATS[name].packages)
     exported = ", ".join([f"graftpop {__version__}", *(f"{package} {_version(package)}" for package in packages)])
     commit = f" (commit {facts['git']['commit']})" if facts.get("git") else ""
-    return f"- trained with {trained}{commit}\n- exported with {exported}"
+    return f"- trained with {trained or 'unknown versions'}{commit}\n- exported with {exported}"
 
 
 def _version(package: str) -> str:

@@ -1,6 +1,5 @@
 """The report of a run: one self-contained page, built only from files in the run folder."""
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from graftpop.reporting.search import FEWEST_TRIALS, importance_figure, importan
 from graftpop.reporting.tables import cells, heads, shown_columns, text_of
 from graftpop.reporting.template import Section, page_html, part
 from graftpop.reporting.trial_details import details_of, rows_of, trials_in_detail
+from graftpop.run.provenance import hardware_text, read_provenance
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space, parse_space
 from graftpop.space.yaml_tree import read_sections
@@ -71,7 +71,7 @@ def read_report_html(folder: RunFolder) -> str:
         folder.read_table("diagnostics", trial_ids=detailed),
         folder.read_table("events"),
     )
-    return report_html(tables, space=folder.read_text("space.yaml"), facts=json.loads(folder.read_text("run.json")))
+    return report_html(tables, space=folder.read_text("space.yaml"), facts=read_provenance(folder))
 
 
 def report_markdown(folder: RunFolder) -> str:
@@ -95,7 +95,7 @@ def report_html(tables: Tables, *, space: str, facts: Mapping[str, Any]) -> str:
     Args:
         tables: tables of the run.
         space: resolved search space, as YAML.
-        facts: content of `run.json`.
+        facts: content of `run.json`; may be empty.
     """
     parsed = parse_space(read_sections(space, "space.yaml"), "space.yaml")
     rows = [restored_row(row, parsed.domains) for row in tables.trials.to_pylist()]
@@ -115,14 +115,14 @@ def report_html(tables: Tables, *, space: str, facts: Mapping[str, Any]) -> str:
 
 
 def _about(facts: Mapping[str, Any]) -> list[str]:
-    hardware = facts["hardware"]
-    machine = ", ".join([f"{hardware['cores']} cores of {hardware['processor']}", *hardware["gpus"]])
+    if not facts:
+        return ["run.json is absent or damaged, so command, versions and hardware are unknown."]
     versions = ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items() if version)
     commit = (facts.get("git") or {}).get("commit", "")
     return [
         line
         for line in (
-            f"{facts['started']}, {facts.get('status', 'running')}; {machine}",
+            f"{facts['started']}, {facts.get('status', 'running')}; {hardware_text(facts)}",
             shlex.join(facts["command"]),
             f"{versions}{f'; commit {commit[:12]}' if commit else ''}",
         )

@@ -1,6 +1,5 @@
 """A report of several runs side by side: their best trials, accuracy curves, and differing settings."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,6 +14,7 @@ from graftpop.reporting.figure import Figure, color, with_layout
 from graftpop.reporting.run_page import ROUND_COLUMNS
 from graftpop.reporting.tables import text_of
 from graftpop.reporting.template import Section, page_html, part
+from graftpop.run.provenance import hardware_text, read_provenance
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space, parse_space
 from graftpop.space.domains import is_domain
@@ -35,7 +35,7 @@ class Run:
         label: unique name of the run in this page.
         location: folder of the run.
         space: search space of the run.
-        facts: content of `run.json`.
+        facts: content of `run.json`; may be empty.
         rows: restored rows of `trials.parquet`.
         curve: rounds of its best trial, with the label in place of the trial ID.
     """
@@ -85,7 +85,7 @@ def _read(folder: RunFolder, label: str) -> Run:
     best = best_row(rows)
     rounds = folder.read_table("rounds", trial_ids=[best["trial_id"]] if best else [], columns=ROUND_COLUMNS)
     curve = rounds.set_column(0, "trial_id", pa.array([label] * rounds.num_rows, pa.string()))
-    return Run(label, folder.shown, space, json.loads(folder.read_text("run.json")), rows, curve)
+    return Run(label, folder.shown, space, read_provenance(folder), rows, curve)
 
 
 def _runs(runs: Sequence[Run]) -> Section:
@@ -115,7 +115,6 @@ def _line(run: Run) -> list[str]:
     best = run.best or {}
     num_ended = sum(row["status"] in ("completed", "stopped") for row in run.rows)
     values = ", ".join(f"{key} = {text_of(key, best[key])}" for key in run.space.domains if best)
-    hardware = run.facts["hardware"]
     return [
         run.label,
         run.space.resolve().name,
@@ -125,7 +124,7 @@ def _line(run: Run) -> list[str]:
         duration(sum(row["wall_s"] or 0.0 for row in run.rows)),
         *(text_of(column, best.get(column)) for column in ("val_accuracy", "test_accuracy", "ensemble_test_accuracy")),
         values,
-        ", ".join([f"{hardware['cores']} cores of {hardware['processor']}", *hardware["gpus"]]),
+        hardware_text(run.facts),
     ]
 
 

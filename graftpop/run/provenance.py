@@ -1,17 +1,26 @@
 """Provenance of a run, for `run.json`: command, versions, commit and hardware."""
 
+import json
+import logging
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from graftpop.masking import masked
+from pydantic import BaseModel, ValidationError
 
-__all__ = ["run_provenance", "utc_now"]
+from graftpop.errors import one_line
+from graftpop.masking import masked
+from graftpop.run.tables import RunFolder
+
+__all__ = ["hardware_text", "read_provenance", "run_provenance", "utc_now"]
+
+logger = logging.getLogger("graftpop")
 
 PACKAGES = ("graftpop", "ray", "torch", "torchvision", "optuna", "pyarrow", "numpy")
 
@@ -46,6 +55,50 @@ def run_provenance(arguments: list[str], seed: int) -> dict[str, Any]:
         },
         "platform": f"{sys.platform} {platform.machine()}",
     }
+
+
+class _Hardware(BaseModel):
+    processor: str
+    cores: int
+    gpus: list[str]
+
+
+class _Provenance(BaseModel):
+    """The entries of `run.json` that readers rely on."""
+
+    command: list[str]
+    started: str
+    versions: dict[str, str | None]
+    hardware: _Hardware
+
+
+def read_provenance(folder: RunFolder) -> dict[str, Any]:
+    """Return the content of `run.json`; an empty one, with a warning, if it is absent or damaged.
+
+    Nothing depends on it but what people read.
+    """
+    where = f"{folder.shown}/run.json"
+    try:
+        text = folder.read_text("run.json")
+        _Provenance.model_validate_json(text)
+    except FileNotFoundError:
+        problem = "absent"
+    except UnicodeDecodeError:
+        problem = "damaged: not UTF-8"
+    except ValidationError as error:
+        problem = f"damaged: {one_line(error.errors()[0]['msg'])}"
+    else:
+        content: dict[str, Any] = json.loads(text)
+        return content
+    logger.warning("%s: %s, so the run's command, versions and hardware are unknown; all else works", where, problem)
+    return {}
+
+
+def hardware_text(facts: Mapping[str, Any]) -> str:
+    """Return the hardware of a run in words; an empty string if it is unknown."""
+    if not (hardware := facts.get("hardware")):
+        return ""
+    return ", ".join([f"{hardware['cores']} cores of {hardware['processor']}", *hardware["gpus"]])
 
 
 def _version(package: str) -> str | None:

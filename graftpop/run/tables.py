@@ -180,15 +180,15 @@ class RunFolder:
             ) from error
 
     def check_is_run(self) -> None:
-        """Check that the folder holds a run.
+        """Check that the folder holds a run, even one whose driver was killed before its first trial.
 
         Raises:
             CheckpointError: an entry that every run has is missing.
         """
-        for name in ("space.yaml", "run.json", "tune"):
-            if not self.exists(name):
+        for names in (("space.yaml",), ("tune", "run.json")):
+            if not any(map(self.exists, names)):
                 raise CheckpointError(
-                    f"{self.location}: is no run, it has no {name}; give a folder that "
+                    f"{self.location}: is no run, it has no {' or '.join(names)}; give a folder that "
                     f"`python -m graftpop.tune` wrote, such as runs/NAME-TIME"
                 )
 
@@ -219,6 +219,10 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write a text file in UTF-8."""
         self._folder.write(name, text.encode("utf-8"))
+
+    def remove(self, name: str) -> None:
+        """Remove a file or folder, if it exists."""
+        self._folder.remove(name)
 
     def write_trials(self, rows: list[dict[str, Any]], searched: Mapping[str, pa.DataType]) -> None:
         """Write `trials.parquet`.

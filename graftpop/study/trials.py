@@ -11,7 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from graftpop.errors import CheckpointError
 from graftpop.rows import TrialRow
-from graftpop.space import Domain
+from graftpop.run.checkpoints import Checkpoints
+from graftpop.run.tables import RunFolder
+from graftpop.space import Domain, Space
 
 __all__ = [
     "Trial",
@@ -21,6 +23,7 @@ __all__ = [
     "duration",
     "objective_values",
     "pareto_front",
+    "recovered_trials",
     "restored_row",
     "trials_from_json",
     "trials_to_json",
@@ -95,9 +98,9 @@ def trials_from_json(text: str) -> list[Trial]:
         return TypeAdapter(list[Trial]).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = "".join(f"{part}: " for part in first["loc"])
         raise CheckpointError(
-            f"tune/trials.json: {where}: {first['msg']}; the file is damaged or not written by graftpop"
+            f"tune/trials.json: {where}{first['msg']}; the file is damaged or not written by graftpop"
         ) from error
 
 
@@ -130,6 +133,22 @@ def pareto_front(rows: Iterable[Mapping[str, Any]], objectives: Mapping[str, str
         for trial_id, point in points.items()
         if not any(other != point and all(map(ge, other, point)) for other in points.values())
     ]
+
+
+def recovered_trials(folder: RunFolder, space: Space) -> list[Trial]:
+    """Return the trials of a run whose `tune/trials.json` is gone, from `trials.parquet` and the newest checkpoints.
+
+    Raises:
+        CheckpointError: `trials.parquet` is damaged.
+    """
+    trials = []
+    for row in folder.read_table("trials").to_pylist():
+        trial_id, sample = row["trial_id"], space.sample_of(restored_row(row, space.domains))
+        newest = next(Checkpoints(folder.of_trials("checkpoints") / trial_id).newest_first(), None)
+        result = {} if newest is None else newest.metadata.summary
+        num_rounds = space.resolve(sample).num_rounds
+        trials.append(Trial(trial_id, int(trial_id), sample, num_rounds, row["status"], result, row["wall_s"]))
+    return trials
 
 
 def best_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Ctrl-C at the command line keeps completed rounds, and --resume continues from them."""
+"""Signals at the command line keep completed rounds, and --resume continues from them, even with damaged files."""
 
 import json
 import os
@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -31,46 +34,98 @@ def rounds_recorded(run: Path) -> int:
         return max(pq.read_table(file)["round"].to_pylist(), default=0)
 
 
-def test_run_interrupted_by_ctrl_c_can_be_resumed(tmp_path: Path) -> None:
-    (tmp_path / "space.yaml").write_text(SPACE)
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "graftpop.tune"]
+@contextmanager
+def driver(folder: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run `graftpop.tune` in a folder within the block."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [*command, "--space", "space.yaml", "--out", str(run)],
-        cwd=tmp_path,
+        [sys.executable, "-m", "graftpop.tune", *arguments],
+        cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        deadline = time.monotonic() + 120
-        while rounds_recorded(run) < 2:  # the second begins when the first one's checkpoint is written
-            assert time.monotonic() < deadline, "no two rounds were recorded within 120 s"
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
+        yield process
+
+
+def wait_for_rounds(process: "subprocess.Popen[str]", run: Path, number: int) -> None:
+    deadline = time.monotonic() + 120
+    while rounds_recorded(run) < number:
+        assert time.monotonic() < deadline, f"{number} rounds were not recorded within 120 s"
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+
+
+def check_interrupted(process: "subprocess.Popen[str]", run: Path, code: int) -> None:
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (code, "")
     assert f"python -m graftpop.tune --resume {run}" in output
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_interrupted_and_damaged_run_can_be_resumed(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    run = tmp_path / "run"
+    with driver(tmp_path, "--space", "space.yaml", "--out", str(run)) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("run  "):  # Ray is there, and no trial
+            assert process.poll() is None, process.communicate()
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (143, "")  # Ray would write a dump of its stack
+    assert f"python -m graftpop.tune --resume {run}" in output
+
+    with driver(tmp_path, "--resume", str(run)) as process:
+        wait_for_rounds(process, run, 2)  # the second begins when the first one's checkpoint is written
+        process.send_signal(signal.SIGINT)
+        check_interrupted(process, run, 130)
     assert pq.read_table(run / "trials.parquet")["status"].to_pylist() == ["interrupted"]
     num_rows = pq.read_table(run / "rounds.parquet").num_rows
     assert 0 < num_rows < 32
     assert (run / "best" / "model.safetensors").exists()
 
-    resumed = subprocess.run(
-        [*command, "--resume", str(run)],
-        cwd=tmp_path,
-        env=environment,
-        timeout=120,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert resumed.returncode == 0, resumed.stderr
+    for name in ("run.json", "tune/trials.json"):
+        os.truncate(run / name, 20)
+    with driver(tmp_path, "--resume", str(run)) as process:
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    lines = errors.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [f"{run}/run.json", f"{run}/tune/trials.json"]
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     rounds = pq.read_table(run / "rounds.parquet").to_pylist()
     expected = [(round_, peer) for round_ in range(1, 17) for peer in (0, 1)]
     assert [(row["round"], row["peer"]) for row in rounds] == expected  # test_object_store resumes a finished run
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signal_to_a_running_study_is_recorded(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """A terminal that closes signals all processes of its group; Ray's must outlive the driver."""
+    (tmp_path / "space.yaml").write_text(SPACE)
+    run = tmp_path / "run"
+    with driver(tmp_path, "--space", "space.yaml", "--out", str(run)) as process:
+        wait_for_rounds(process, run, 2)
+        if number == signal.SIGHUP:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.send_signal(number)
+        process.send_signal(number)
+        check_interrupted(process, run, code)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1200)
+def test_driver_killed_while_it_starts_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE.replace("epochs: 16", "epochs: 1"))
+    for tenths in (20, 40, 50, 60, 80):
+        run = tmp_path / f"run-{tenths}"
+        with driver(tmp_path, "--space", "space.yaml", "--out", str(run)) as process:
+            time.sleep(tenths / 10)
+            process.kill()
+        begin = (
+            ("--resume", str(run)) if (run / "space.yaml").exists() else ("--space", "space.yaml", "--out", str(run))
+        )
+        with driver(tmp_path, *begin) as process:
+            _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert pq.read_table(run / "trials.parquet")["status"].to_pylist() == ["completed"]

@@ -320,6 +320,15 @@ def test_command_writes_into_the_run_folder_or_out(tmp_path: Path) -> None:
     assert "trial/00000/alpha/0" in figures_of((tmp_path / "elsewhere.html").read_text())
 
 
+def test_runs_without_provenance_are_shown(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name, "00000")
+        (tmp_path / name / "run.json").write_text('{"command": ["pyth')
+    assert report(str(tmp_path / "a")).exit_code == 0
+    assert "run.json" in (tmp_path / "a/report.html").read_text()
+    assert report(str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "both.html")).exit_code == 0
+
+
 def test_several_runs_show_their_differing_keys(tmp_path: Path) -> None:
     write_run(tmp_path / "a/run", "00000")
     write_run(tmp_path / "b/run", "00000", SPACE.replace("epochs: 3", "epochs: 3, lr: 0.05") + "seed: 7\n")

@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 import graftpop
 from graftpop.__main__ import app
-from graftpop.run.provenance import run_provenance, utc_now
+from graftpop.run.provenance import read_provenance, run_provenance, utc_now
+from graftpop.run.tables import RunFolder
 
 
 def test_provenance_has_command_seed_versions_and_hardware_as_json() -> None:
@@ -63,3 +65,23 @@ def test_commit_is_of_the_packages_repository() -> None:
     else:
         assert provenance["commit"] == git.stdout.strip()
         assert isinstance(provenance["dirty"], bool)
+
+
+def test_provenance_reads_back_with_further_entries(tmp_path: Path) -> None:
+    written = run_provenance([], seed=0) | {"status": "finished", "more": [1]}
+    (tmp_path / "run.json").write_text(json.dumps(written))
+    assert read_provenance(RunFolder(str(tmp_path))) == written
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b'{"command": ["pyth', b"{}", b"[]", b"3", b"[" * 10**5, b"\xff", b'{"hardware": 3}']
+)
+def test_absent_or_damaged_provenance_is_empty_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_bytes(content)
+    assert read_provenance(RunFolder(str(tmp_path))) == {}
+    (line,) = caplog.messages
+    assert line.startswith(f"{tmp_path}/run.json: ")
+    assert "\n" not in line

@@ -1,17 +1,21 @@
 """Trials: rows of the table, the best trial, column types and JSON."""
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pytest
 
 from graftpop.errors import CheckpointError
-from graftpop.space import Domain
+from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
+from graftpop.run.tables import RunFolder
+from graftpop.space import Domain, parse_space
 from graftpop.study.trials import (
     Trial,
     best_trial,
     column_types,
     duration,
+    recovered_trials,
     restored_row,
     trials_from_json,
     trials_to_json,
@@ -170,6 +174,32 @@ def test_trials_survive_a_round_trip_through_json() -> None:
         Trial("00002", 2, {"variant": "plain", "seed": 2**62}, 3),
     ]
     assert trials_from_json(trials_to_json(trials)) == trials
+
+
+def test_trials_are_recovered_from_their_table_and_checkpoints(tmp_path: Path) -> None:
+    space = parse_space(
+        {
+            "data": {"name": "digits"},
+            "model": {"name": "resnet8"},
+            "training": {"epochs": 12},
+            "graft": {"alpha": {"choice": ["adaptive", 0.5]}, "A": {"uniform": [0, 1]}, "c": {"choice": [5, 500]}},
+            "tune": {"num_samples": 3},
+        }
+    )
+    summary = {"round": 12, "epoch": 12, "val_accuracy": 1 / 3, "num_peers": 2, "best_peer": 1}
+    trials = [
+        Trial(
+            "00000", 0, {"graft.alpha": "adaptive", "graft.A": 0.1 + 0.2, "graft.c": 5}, 12, "completed", summary, 1.5
+        ),
+        Trial("00001", 1, {"graft.alpha": 0.5, "graft.A": 0.25, "graft.c": 500}, 12, "running", {}, 0.0),
+    ]
+    folder = RunFolder(str(tmp_path))
+    folder.write_trials([trial.row() for trial in trials], column_types(space.domains))
+    metadata = CheckpointMetadata(
+        round=12, score=1 / 3, is_complete=True, peers=[0], num_restarts={}, summary=summary, settings={}
+    )
+    Checkpoints(folder.of_trials("checkpoints") / "00000").write(metadata, tuple)
+    assert recovered_trials(folder, space) == trials
 
 
 @pytest.mark.parametrize(
