@@ -13,6 +13,7 @@ Ray 2.60:
 import json
 import logging
 import math
+import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
+from urllib.parse import quote
 
 import psutil
 import ray
@@ -91,11 +93,11 @@ class MetricsExport(Callback):
     It is best effort: the first failure is logged, and no trial waits for it.
 
     Args:
-        study: value of the label `study`.
+        study: value of the label `study`; Ray exports ASCII only, so other characters are percent-encoded as in a URL.
     """
 
     def __init__(self, study: str) -> None:
-        self._study = study
+        self._study = re.sub("[^ -~]", lambda character: quote(character[0]), study)
         self._gauges = {column: Gauge(name, text, LABELS) for name, (column, text) in METRICS.items()}
         self._rows: dict[str, dict[int, dict[str, Any]]] = {}  # by trial and peer
         self._ended_at: dict[str, float] = {}

@@ -128,6 +128,14 @@ def test_values_are_exported_until_their_trial_ends(scraped_ray: None, monkeypat
 
 
 @ray_test
+def test_study_with_a_name_beyond_ascii_keeps_its_metrics(scraped_ray: None, caplog: pytest.LogCaptureFixture) -> None:
+    export, metric = MetricsExport("größe 1"), "graftpop_val_loss_nats"
+    export.take("00000", '[{"peer": 0, "val_loss": 0.5}]')
+    wait_until_exported(export, metric, "gr%C3%B6%C3%9Fe 1", {("00000", "0"): 0.5})
+    assert caplog.messages == []
+
+
+@ray_test
 def test_invalid_value_is_logged_once_and_the_others_are_exported(
     scraped_ray: None, caplog: pytest.LogCaptureFixture
 ) -> None:
