@@ -5,6 +5,8 @@ unchanged and exits with 2. Any other exception is a bug and keeps its traceback
 """
 
 import difflib
+import re
+import sysconfig
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,6 +32,7 @@ __all__ = [
     "closest",
     "one_line",
     "describe_exception",
+    "printable",
 ]
 
 T = TypeVar("T")
@@ -39,12 +42,12 @@ class GraftpopError(Exception):
     """Base of all errors that carry a message for the user.
 
     Args:
-        message: one line; line breaks inside, e.g. from a file name, are replaced by blanks, and the secrets of
-            URLs are masked.
+        message: one line; line breaks inside, e.g. from a file name, are replaced by blanks, what is not printable is
+            removed, and the secrets of URLs are masked.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(masked_words(" ".join(message.splitlines())))
+        super().__init__(masked_words(printable(" ".join(message.splitlines()))))
 
 
 class SpaceError(GraftpopError, ValueError):
@@ -95,25 +98,43 @@ class CollectiveError(PeerError):
     """A collective operation failed: another peer was late, lost, or had failed before."""
 
 
+UNPRINTABLE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # terminal sequences: colors, cursor
+    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # title, links
+    r"|[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]"  # controls but whitespace; halves of characters
+)
+
+
+def printable(text: str) -> str:
+    """Return a text without terminal sequences, control characters and halves of characters; whitespace stays."""
+    return UNPRINTABLE.sub("", text)
+
+
 def one_line(text: object) -> str:
-    """Return a text on one line of at most 300 characters, with the secrets of URLs masked, for a message."""
-    return masked_words(" ".join(str(text).split()))[:300]
+    """Return a text on one line of at most 300 printable characters, with the secrets of URLs masked, for a message."""
+    return masked_words(" ".join(printable(str(text)).split()))[:300]
 
 
 def describe_exception(error: Exception) -> str:
     """Return one line on an exception from user code: its class, its text, and the line of user code that raised it.
 
-    The line is included if the code is below the working directory.
+    Installed packages count as user code only if no other does.
     """
+    library, package = Path(sysconfig.get_path("stdlib")), Path(__file__).parent
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    user_lines = [
-        f"{file.name}:{line}"
+    installed = [
+        (file, line)
         for file, line in frames
-        if Path.cwd() in file.parents
-        and Path(__file__).parent not in file.parents
-        and "site-packages" not in file.parts
+        if package not in file.parents and "torch" not in file.parts and _is_file_outside(file, library)
     ]
-    return f"{type(error).__name__}: {one_line(error)}" + (f" ({user_lines[-1]})" if user_lines else "")
+    own = [(file, line) for file, line in installed if "site-packages" not in file.parts]
+    where = "".join(f" ({file.name}:{line})" for file, line in (own or installed)[-1:])
+    return f"{type(error).__name__}: {one_line(error)}{where}"
+
+
+def _is_file_outside(file: Path, library: Path) -> bool:
+    """Return whether a frame's file is one, and not of the standard library; site-packages is a folder of it."""
+    return file.is_absolute() and (library not in file.parents or "site-packages" in file.parts)
 
 
 def closest(name: str, names: Iterable[str]) -> str:

@@ -27,6 +27,7 @@ class TrialRow(TypedDict, total=False):
     removed_filters: Annotated[int, "filters cut out of the best peer at the end; empty without removal"]
     parameters_left: Annotated[int, "parameters of the best peer after removal; empty without removal"]
     flops_left: Annotated[int, "FLOPs of the best peer for one image after removal; empty without removal"]
+    error: Annotated[str, "reason why the trial failed or was interrupted, in one line; otherwise empty"]
 
 
 class RoundRow(TypedDict):

@@ -1,5 +1,7 @@
 """A Ray actor: one process with one or more peers."""
 
+import sys
+import traceback
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -8,7 +10,7 @@ from ray import cloudpickle
 
 from graftpop.cluster.process_group import ProcessGroup
 from graftpop.cluster.resources import ResourceRequest
-from graftpop.errors import GraftpopError, PeerError, describe_exception
+from graftpop.errors import GraftpopError, PeerError, PeerLost, describe_exception, printable
 from graftpop.settings import Settings
 
 __all__ = ["PeerActor", "this_node"]
@@ -63,11 +65,26 @@ class PeerActor:
         return self._name
 
     def call(self, peer: int, method: str, *arguments: Any) -> Any:
-        """Run a method of a peer; Ray has replaced references among the arguments by their values."""
+        """Run a method of a peer; Ray has replaced references among the arguments by their values.
+
+        Raises:
+            PeerError: the method fails in every repetition, because a peer is a function of its seed.
+            PeerLost: a repetition may succeed.
+        """
         if self._failure is not None:
             raise self._failure
-        result = getattr(self._peers[peer], method)(*arguments)
-        return self._process_group.run(result) if isinstance(result, Generator) else result
+        try:
+            result = getattr(self._peers[peer], method)(*arguments)
+            return self._process_group.run(result) if isinstance(result, Generator) else result
+        except PeerError:
+            raise
+        except GraftpopError as error:
+            raise PeerError(f"peer {peer}: {error}") from None
+        except Exception as error:  # of user code or torch
+            # into Ray's log; Ray's worker dies of a text that is not UTF-8, so the error is not chained either
+            print(printable(traceback.format_exc()), file=sys.stderr)
+            kind = PeerLost if _may_pass(error) else PeerError
+            raise kind(f"peer {peer}: failed in '{method}': {describe_exception(error)}") from None
 
     def make(self, peer: int, method: str, *arguments: Any) -> tuple[str, Any]:
         """Run a method of a peer; return this node's ID and the result as two objects, so the result can stay here."""
@@ -84,6 +101,15 @@ class PeerActor:
     def join_process_group(self, address: tuple[str, int], rank: int, world_size: int, timeout_s: float) -> None:
         """Join the process group that another peer opened."""
         self._process_group.join(address, rank, world_size, timeout_s)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return whether an exception depends on more than a peer's seed: memory, devices, files, or reader processes."""
+    import torch
+
+    kinds = (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+    text = str(error)
+    return isinstance(error, kinds) or text.startswith("DataLoader ") or "DefaultCPUAllocator" in text
 
 
 def this_node() -> str:

@@ -17,7 +17,7 @@ from ray.tune.schedulers import TrialScheduler
 from graftpop.cluster.heartbeats import Heartbeats, Silence
 from graftpop.cluster.room import RoomWatch
 from graftpop.cluster.search import replay_results
-from graftpop.errors import CheckpointError, PopulationLost, StorageError
+from graftpop.errors import CheckpointError, PopulationLost, StorageError, printable
 from graftpop.reporting import LiveReport
 from graftpop.run.checkpoints import Checkpoints
 from graftpop.run.storage import retry_on_oserror
@@ -243,8 +243,9 @@ def _reason(trial: TuneTrial) -> str:
     Tune writes the error as text, first on this machine and later to the run folder.
     """
     here = Path(trial.error_file) if trial.error_file else None
-    text = here.read_text(encoding="utf-8") if here and here.exists() else str(trial.get_error() or "")
-    text = text.rpartition("Failure # ")[2]  # the file has the earlier ones, too
+    is_written = here is not None and here.exists()
+    text = here.read_text(encoding="utf-8", errors="replace") if here and is_written else str(trial.get_error() or "")
+    text = printable(text.rpartition("Failure # ")[2])  # the file has the earlier ones, too
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if ERROR_LINE.match(line)]
     if not errors:

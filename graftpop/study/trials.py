@@ -80,6 +80,7 @@ class Trial:
             **{name: self.result.get(name) for name in TrialRow.__annotations__},
             "epochs": self.result.get("epoch", 0),
             "wall_s": self.wall_s,
+            "error": self.error or None,
         }
 
 
@@ -146,8 +147,8 @@ def recovered_trials(folder: RunFolder, space: Space) -> list[Trial]:
         trial_id, sample = row["trial_id"], space.sample_of(restored_row(row, space.domains))
         newest = next(Checkpoints(folder.of_trials("checkpoints") / trial_id).newest_first(), None)
         result = {} if newest is None else newest.metadata.summary
-        num_rounds = space.resolve(sample).num_rounds
-        trials.append(Trial(trial_id, int(trial_id), sample, num_rounds, row["status"], result, row["wall_s"]))
+        num_rounds, error = space.resolve(sample).num_rounds, row.get("error") or ""
+        trials.append(Trial(trial_id, int(trial_id), sample, num_rounds, row["status"], result, row["wall_s"], error))
     return trials
 
 

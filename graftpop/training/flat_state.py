@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from graftpop.errors import ModelError
 from graftpop.models.module_check import distinct_state
 
 __all__ = ["Entry", "FlatState"]
@@ -47,11 +48,14 @@ class FlatState:
         self.buffer = torch.empty(sum(tensor.numel() for tensor in floating.values()), device=device)
         self.entries: list[Entry] = []
         self._tensors = floating
+        self._pointers: dict[str, int] = {}
+        self._shapes = {name: tensor.shape for name, tensor in tensors.items()}
         offset = 0
         for name, tensor in floating.items():
             view = _shaped(self.buffer[offset : offset + tensor.numel()], tensor.shape)
             view.copy_(tensor.detach())
             tensor.data = view
+            self._pointers[name] = view.data_ptr()
             self.entries.append(Entry(name, offset, tensor.numel()))
             offset += tensor.numel()
 
@@ -62,6 +66,29 @@ class FlatState:
     def get(self, name: str) -> Tensor | None:
         """Return the view of one tensor, detached, or None if no floating-point tensor has that name."""
         return self[name] if name in self._tensors else None
+
+    def check_shapes(self) -> None:
+        """Check that no view was given another shape; torch's fused optimizers would write past its end.
+
+        Raises:
+            ModelError: one was.
+        """
+        for name, tensor in self._tensors.items():
+            if tensor.shape != self._shapes[name]:
+                raise _changed(name, self._shapes[name], tensor.shape)
+
+    def check_kept(self, network: nn.Module) -> None:
+        """Check that the network still has the tensors, of the same shapes, and its parameters in the buffer.
+
+        Raises:
+            ModelError: it has others, as if a layer was added or replaced.
+        """
+        tensors = dict(distinct_state(network))
+        for name in dict.fromkeys([*self._shapes, *tensors]):
+            now, before = tensors.get(name), self._shapes.get(name)
+            is_elsewhere = isinstance(now, nn.Parameter) and now.data_ptr() != self._pointers.get(name)
+            if now is None or now.shape != before or is_elsewhere:
+                raise _changed(name, before, None if now is None else now.shape)
 
     def rows_of(self, buffer: Tensor, names: Sequence[str]) -> list[Tensor]:
         """Return some tensors of a buffer of this layout as matrices (O, rest), one row per filter.
@@ -77,6 +104,15 @@ class FlatState:
             buffer.narrow(0, entries[name].offset, entries[name].numel).view(len(self._tensors[name]), -1)
             for name in names
         ]
+
+
+def _changed(name: str, before: torch.Size | None, now: torch.Size | None) -> ModelError:
+    was, is_now = ("no tensor" if shape is None else f"shape {tuple(shape)}" for shape in (before, now))
+    return ModelError(
+        f"network: must keep its tensors while it trains, got {was} of '{name}' before and "
+        f"{'another tensor' if now == before else is_now} now; create all layers in its __init__, and change weights "
+        f"in place"
+    )
 
 
 def _shaped(span: Tensor, shape: torch.Size) -> Tensor:

@@ -128,7 +128,17 @@ class Learner:
         )
 
     def epoch_steps(self) -> Steps:
-        """Train on every image once; with a mutual term, yield the logits of every batch."""
+        """Train on every image once; with a mutual term, yield the logits of every batch.
+
+        Raises:
+            ModelError: the network has replaced its tensors.
+        """
+        try:
+            return (yield from self._epoch_steps())
+        finally:
+            self.state.check_kept(self.network)
+
+    def _epoch_steps(self) -> Steps:
         start = time.perf_counter()
         images, batch_size = self._train_images, self._settings.batch_size
         num_batches = -(-images.num_images // batch_size)
@@ -157,6 +167,7 @@ class Learner:
             self._optimizer.zero_grad()
             loss.backward()
             self._apply_masks()
+            self.state.check_shapes()
             self._optimizer.step()
             loss_sum += label_loss.detach() * len(labels)
             num_correct += torch.count_nonzero(logits.detach().argmax(1) == labels)

@@ -1,5 +1,6 @@
 """Whole studies on a real Ray: their files, searchers, schedulers, failures and interruptions."""
 
+import html
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from lost_parts import KilledForMemory
-from network_makers import TwoSites
+from network_makers import Faulty, TwoSites
 from ray import tune
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -27,6 +28,7 @@ from graftpop.cluster.trainable import placement_of
 from graftpop.comparison import compare_trials
 from graftpop.data import load_splits
 from graftpop.errors import ResourceError
+from graftpop.reporting.run_page import read_report_html
 from graftpop.run.checkpoints import Checkpoints
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space, parse_space
@@ -245,6 +247,17 @@ def test_failed_trial_has_a_one_line_error(connection: Connection, tmp_path: Pat
     assert [event.partition(": ")[2][:11] for event in trial.events] == ["peer 0 lost"]
     assert pq.read_table(tmp_path / "trials.parquet")["status"].to_pylist() == ["failed"]
     assert not (tmp_path / "best").exists()
+
+
+def test_exception_of_user_code_fails_its_trial_at_once(connection: Connection, tmp_path: Path) -> None:
+    model = {"name": f"python:{Faulty.__module__}.{Faulty.__name__}"}
+    wanted = space(**ONE_PROCESS, model=model, graft={"A": 0.4, "c": 500.0}, tune={"num_samples": 1})
+    folder, (trial,) = run(wanted, connection, tmp_path)
+    assert (trial.status, trial.round, trial.events) == ("failed", 1, [])
+    assert re.fullmatch(r"peer 0: .*ZeroDivisionError: no luck in step 5 \(network_makers\.py:\d+\)", trial.error)
+    assert pq.read_table(tmp_path / "trials.parquet")["error"].to_pylist() == [trial.error]
+    folder.write_text("space.yaml", wanted.to_yaml())
+    assert trial.error in html.unescape(read_report_html(folder))
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])

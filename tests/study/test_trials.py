@@ -95,6 +95,7 @@ def test_row_has_the_searched_values_and_the_last_report() -> None:
         "train_images": 900,
         "epochs": 24,
         "wall_s": 7.5,
+        "error": None,
         **UNKNOWN_COST,
     }
     assert done.round == 12
@@ -113,6 +114,7 @@ def test_row_before_the_first_round_has_no_measurements() -> None:
         "train_images": None,
         "epochs": 0,
         "wall_s": 0.0,
+        "error": None,
         **UNKNOWN_COST,
     }
     assert started.round == 0

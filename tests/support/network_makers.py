@@ -117,3 +117,42 @@ def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+class Faulty(TwoSites):
+    """Raises a colorful error after 4 steps of training."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.num_steps = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.num_steps += self.training
+        if self.num_steps > 4:
+            self.fail()
+        return super().forward(images)
+
+    def fail(self) -> None:
+        raise ZeroDivisionError("\x1b[31mno\0 luck\x1b]0;title\x07\udcff\nin step 5")
+
+
+class Full(Faulty):
+    """Raises, after 4 steps, what another attempt may not."""
+
+    def fail(self) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+
+class Growing(Faulty):
+    """Gets another layer after 4 steps."""
+
+    def fail(self) -> None:
+        self.more = nn.Linear(2, 3)
+
+
+class Replacing(Faulty):
+    """Gets a wider layer after 4 steps, which the optimizer's step fails on."""
+
+    def fail(self) -> None:
+        self.classifier.weight.data = torch.zeros(11, 16)
+        self.classifier.bias.data = torch.zeros(11)

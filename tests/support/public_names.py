@@ -36,6 +36,7 @@ COLUMNS = {
         "removed_filters",
         "parameters_left",
         "flops_left",
+        "error",
     ],
     "rounds": [
         "trial_id",
