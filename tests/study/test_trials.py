@@ -193,7 +193,7 @@ def test_trials_are_recovered_from_their_table_and_checkpoints(tmp_path: Path) -
         Trial(
             "00000", 0, {"graft.alpha": "adaptive", "graft.A": 0.1 + 0.2, "graft.c": 5}, 12, "completed", summary, 1.5
         ),
-        Trial("00001", 1, {"graft.alpha": 0.5, "graft.A": 0.25, "graft.c": 500}, 12, "running", {}, 0.0),
+        Trial("00001", 1, {"graft.alpha": 0.5}, 12, "failed", {}, 0.0, "peer 0: lost"),
     ]
     folder = RunFolder(str(tmp_path))
     folder.write_trials([trial.row() for trial in trials], column_types(space.domains))
