@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 BAD_INPUT = 2
+INTERRUPTED = 130
+"""By Ctrl-C, or with trials left to resume."""
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """Signals that act like Ctrl-C."""
@@ -34,7 +36,7 @@ OF_THE_MACHINE = {errno.EACCES, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENO
 
 STDOUT, STDERR = 1, 2
 
-_received = signal.SIGINT  # the last signal that interrupted this process
+_code = INTERRUPTED  # of the last signal that interrupted this process
 
 
 class OutputError(Exception):
@@ -85,7 +87,7 @@ def _end(line: str, code: int) -> None:
 
 def interrupted_code() -> int:
     """Return the exit code of an interrupted command: 128 plus the number of its signal, 130 for Ctrl-C."""
-    return 128 + _received
+    return _code
 
 
 def act_on_signals() -> None:
@@ -96,8 +98,8 @@ def act_on_signals() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    global _received
-    _received = signal.Signals(number)
+    global _code
+    _code = 128 + number
     of_ctrl_c = signal.getsignal(signal.SIGINT)  # Tune's while trials run
     if not callable(of_ctrl_c):
         raise KeyboardInterrupt
