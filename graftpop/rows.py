@@ -101,7 +101,7 @@ class DiagnosticRow(TypedDict):
     ]
 
 
-EventName = Literal["lost", "replaced", "left", "reseeded", "checkpoint_skipped", "storage_away"]
+EventName = Literal["lost", "replaced", "left", "reseeded", "checkpoint_skipped", "records_damaged", "storage_away"]
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ class Event:
         "`left` (the others continue without it), "
         "`reseeded` (its loss was not finite; it took its donor's weights), "
         "`checkpoint_skipped` (damaged, or ahead of the trial that was to adopt it), "
+        "`records_damaged` (a file with the trial's rows was cut short or changed; some rows may be missing), "
         "`storage_away` (nothing could be written for a while)",
     ]
     cause: Annotated[str, "cause in one line"]

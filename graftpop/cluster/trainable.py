@@ -149,7 +149,9 @@ class PopulationTrainable(tune.Trainable):
         newest, files = newest_checkpoint(
             self._checkpoints, self._source, self._id, self._settings.population.num_peers, self._on_event
         )
-        self._records.restart_after(newest.metadata.round if newest else 0)
+        round = newest.metadata.round if newest else 0
+        for cause in self._records.restart_after(round, lambda name: self._run.joined_rows(name, [self._id])):
+            self._on_event(Event(round, None, "records_damaged", cause))
         self._write_with_retries(self._records.write, "its records")
         if newest is not None:
             self._summary = newest.metadata.summary

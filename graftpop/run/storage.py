@@ -178,7 +178,10 @@ class Folder:
 
     def write_tables(self, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
         """Write tables of one schema into one Parquet file, in order."""
-        with self._whole(name) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        with (
+            self._whole(name) as stream,
+            pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer,
+        ):
             for table in tables:
                 writer.write_table(table)
 
@@ -206,6 +209,21 @@ class Folder:
         with self._filesystem.open_input_stream(self._in(name)) as stream:
             return bytes(stream.read(most_bytes))
 
+    def open(self, name: str) -> pa.NativeFile:
+        """Open a file to read; what is read is from a single version of it.
+
+        pyarrow opens a path twice, for the footer and for the data, and another process may replace the file in
+        between. An object in a store may even be replaced while it is read in parts.
+
+        Raises:
+            OSError: the file does not exist or cannot be read.
+        """
+        return self._filesystem.open_input_file(self._in(name)) if self.is_local else pa.BufferReader(self.read(name))
+
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes."""
+        return int(self._filesystem.get_file_info(self._in(name)).size)
+
     def read_table(
         self,
         name: str,
@@ -213,10 +231,7 @@ class Folder:
         only: tuple[str, Sequence[str]] | None = None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Return a table, read from a single version of its file.
-
-        pyarrow opens a path twice, for the footer and for the data, and another process may replace the file in
-        between. An object in a store may even be replaced while it is read in parts.
+        """Return a table, read from a single version of its file; damaged pages are noticed.
 
         Args:
             name: name of the file.
@@ -229,11 +244,15 @@ class Folder:
             OSError: the file does not exist or cannot be read.
         """
         row_filter = None if only is None else pc.field(only[0]).isin(pa.array(only[1], pa.string()))
-        file = self._filesystem.open_input_file(self._in(name)) if self.is_local else pa.BufferReader(self.read(name))
+        file = self.open(name)
         try:
             with file:
                 return pq.read_table(
-                    file, schema=schema, filters=row_filter, columns=None if columns is None else list(columns)
+                    file,
+                    schema=schema,
+                    filters=row_filter,
+                    columns=None if columns is None else list(columns),
+                    page_checksum_verification=True,
                 )
         except (pa.ArrowException, OSError) as error:
             raise CheckpointError(f"{self._in(name)}: cannot be read as Parquet: {error}") from error

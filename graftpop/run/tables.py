@@ -1,14 +1,17 @@
 """The results of a run: Parquet tables and the best network.
 
 After every round, each trial rewrites its own four files of rounds, grafts, diagnostics and events. The driver joins
-the files of all trials into `rounds.parquet`, `grafts.parquet`, `diagnostics.parquet` and `events.parquet`.
+the files of all trials into `rounds.parquet`, `grafts.parquet`, `diagnostics.parquet` and `events.parquet`, and folds
+those of finished trials into fewer ones (`record_files.py`).
 A trial that resumes from a checkpoint first drops the rows after it, so that no row is missing or doubled; all events
-are kept.
+are kept. If a file is damaged, its rows are read from the joined table instead, as far as that has them.
 """
 
 import json
+import logging
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import datetime
@@ -20,6 +23,7 @@ import pyarrow.compute as pc
 from graftpop.errors import CheckpointError
 from graftpop.population import Event, Round
 from graftpop.rows import ROWS, EventName
+from graftpop.run.record_files import DamagedFile, RecordTable, large_tables
 from graftpop.run.storage import Folder, unreachable
 from graftpop.run.throttle import Throttle
 
@@ -46,8 +50,14 @@ SCHEMAS: Final = {name: _schema(row) for name, row in ROWS.items()}
 _RECORDS: Final = {name: schema for name, schema in SCHEMAS.items() if name != "trials"}
 """The tables that trials write."""
 
-SHARE_OF_JOINING = 0.05
+SHARE_OF_JOINING = 0.01
 """Largest share of the driver's time that joining may take."""
+
+logger = logging.getLogger("graftpop")
+
+
+def _record_tables(folder: Folder) -> dict[str, RecordTable]:
+    return {name: RecordTable(folder, name, schema) for name, schema in _RECORDS.items()}
 
 
 class TrialRecords:
@@ -61,6 +71,7 @@ class TrialRecords:
     def __init__(self, folder: Folder, trial_id: str) -> None:
         self._folder = folder
         self._trial_id = trial_id
+        self._files = _record_tables(folder)
         self._tables = {name: schema.empty_table() for name, schema in _RECORDS.items()}
 
     def add_round(self, done: Round) -> None:
@@ -78,14 +89,37 @@ class TrialRecords:
         row = {"trial_id": self._trial_id, **asdict(event)}
         self._add("events", pa.Table.from_pylist([row], SCHEMAS["events"]))
 
-    def restart_after(self, round: int) -> None:
-        """Read the records of an earlier process up to a round, and all its events; drop later rounds."""
-        taken = {}
-        for name, schema in _RECORDS.items():
-            if self._folder.exists(self._file(name)):
-                table = self._folder.read_table(self._file(name), schema)
-                taken[name] = table if name == "events" else table.filter(pc.less_equal(table["round"], round))
+    def restart_after(self, round: int, joined: Callable[[str], pa.Table] | None = None) -> list[str]:
+        """Read the records of an earlier process up to a round, and all its events; drop later rounds.
+
+        Args:
+            round: round that the trial resumes from; 0: from its beginning.
+            joined: returns the trial's rows in a joined table, by name; they replace those of a damaged file.
+
+        Returns:
+            A line per damaged file. A copy of it is kept beside it, as `*.damaged`.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        taken, damaged = {}, []
+        for name, files in self._files.items():
+            if not round and not self._folder.exists(files.file_of(self._trial_id)):
+                continue  # a new trial
+            try:
+                table = files.read(self._trial_id)
+            except DamagedFile as error:
+                files.keep_aside(error.file)
+                table = joined(name) if joined else SCHEMAS[name].empty_table()
+                damaged.append(f"{error}; continues with {table.num_rows} of its rows, from {name}.parquet")
+            taken[name] = table if name == "events" else table.filter(pc.less_equal(table["round"], round))
         self._tables |= taken
+        return damaged
+
+    @property
+    def last_round(self) -> int:
+        """The last round with rows; 0 before the first."""
+        return pc.max(self._tables["rounds"]["round"]).as_py() or 0
 
     def write(self) -> None:
         """Rewrite all files of the trial.
@@ -106,13 +140,10 @@ class TrialRecords:
 
     def _write(self, name: str) -> None:
         self._folder.create()
-        self._folder.write_tables(self._file(name), [self._tables[name]], _RECORDS[name])
+        self._files[name].write(self._trial_id, self._tables[name])
 
     def _add(self, name: str, rows: pa.Table) -> None:
         self._tables[name] = pa.concat_tables([self._tables[name], rows]).combine_chunks()
-
-    def _file(self, name: str) -> str:
-        return f"{self._trial_id}.{name}.parquet"
 
 
 class RunFolder:
@@ -134,6 +165,8 @@ class RunFolder:
         self.local_path = self._folder.local_path
         self.name = posixpath.basename(self.location.partition("?")[0])
         self._joining = Throttle(SHARE_OF_JOINING)
+        self._records = _record_tables(self.of_trials("records"))
+        self._warned: set[str] = set()
 
     def locked(self) -> AbstractContextManager[None]:
         """Lock the run against other processes inside the block.
@@ -237,23 +270,87 @@ class RunFolder:
         rows = [row | {key: None if row.get(key) is None else str(row[key]) for key in text} for row in rows]
         self._folder.write_tables("trials.parquet", [pa.Table.from_pylist(rows, schema)], schema)
 
-    def join_records(self, trial_ids: Iterable[str], *, now: bool) -> None:
+    @property
+    def is_joining_due(self) -> bool:
+        """Whether `join_records` joins now; False while joining would take more than 1 % of the time."""
+        return self._joining.is_due
+
+    def join_records(self, trial_ids: Sequence[str], *, now: bool, finished: Collection[str] = ()) -> None:
         """Write `rounds.parquet`, `grafts.parquet`, `diagnostics.parquet` and `events.parquet` from the trials' files.
+
+        Rows of damaged files are kept as they are in the joined tables. A damaged file of a finished trial is replaced
+        by these rows, with an event.
 
         Args:
             trial_ids: IDs in the order of the rows.
-            now: whether to join at once; False: skip while joining would take more than 5 % of the time.
+            now: whether to join even if it is not due.
+            finished: trials that nothing writes any longer.
         """
-        if now or self._joining.is_due:
-            self._joining.do(lambda: self._join(list(trial_ids)))
+        if now or self.is_joining_due:
+            self._joining.do(lambda: self._for_each_table(self._join, trial_ids, finished))
 
-    def _join(self, trial_ids: Sequence[str]) -> None:
-        records = self.of_trials("records")
-        there = set(records.names())
-        for name, schema in _RECORDS.items():
-            parts = (f"{trial_id}.{name}.parquet" for trial_id in trial_ids)
-            tables = (records.read_table(part, schema) for part in parts if part in there)
-            self._folder.write_tables(f"{name}.parquet", tables, schema)
+    def fold_records(self, trial_ids: Sequence[str], finished: Collection[str]) -> None:
+        """Move the rows of finished trials from their own files into few, see `RecordTable.fold`.
+
+        Args:
+            trial_ids: IDs in the order of the rows.
+            finished: trials that nothing writes any longer.
+        """
+        self._for_each_table(
+            lambda name, places, damaged: self._records[name].fold(finished, places, damaged), trial_ids, finished
+        )
+
+    def _join(self, name: str, places: Mapping[str, int], damaged: set[str]) -> None:
+        files = self._records[name]
+        sources = files.sources(places, damaged)
+        missing = places.keys() - {trial for source in sources for trial in source.trials}
+        kept = [self.joined_rows(name, sorted(missing))] if damaged else []
+        self._folder.write_tables(f"{name}.parquet", large_tables(files.merged(sources, places, kept)), _RECORDS[name])
+
+    def _for_each_table(
+        self,
+        act: Callable[[str, Mapping[str, int], set[str]], None],
+        trial_ids: Sequence[str],
+        finished: Collection[str],
+    ) -> None:
+        """Call `act` with each table, the places of all trials and the damaged files, again after each damage."""
+        places = {trial_id: place for place, trial_id in enumerate(trial_ids)}
+        for name, files in self._records.items():  # events last, because damage to the others adds some
+            damaged = set[str]()
+            while True:
+                try:
+                    act(name, places, damaged)
+                    break
+                except DamagedFile as error:
+                    own = next((trial for trial in finished if files.file_of(trial) == error.file), None)
+                    if own is None or error.file in self._warned:
+                        damaged.add(error.file)
+                    else:
+                        self._repair(own)
+                    if error.file not in self._warned:
+                        logger.warning("%s; its rows are taken from %s.parquet, as far as that has them", error, name)
+                    self._warned.add(error.file)
+
+    def _repair(self, trial_id: str) -> None:
+        """Replace the damaged files of a finished trial, with an event for each."""
+        records = TrialRecords(self.of_trials("records"), trial_id)
+        for cause in records.restart_after(sys.maxsize, lambda name: self.joined_rows(name, [trial_id])):
+            records.add_event(Event(records.last_round, None, "records_damaged", cause))
+        records.write()
+
+    def records_of(self, name: str, trial_id: str) -> pa.Table:
+        """Return a trial's own rows, which the joined table may not have yet."""
+        try:
+            return self._records[name].read(trial_id)
+        except DamagedFile:
+            return self.joined_rows(name, [trial_id])
+
+    def joined_rows(self, name: str, trial_ids: Sequence[str]) -> pa.Table:
+        """Return the rows of some trials in a joined table; none if that is damaged."""
+        try:
+            return self.read_table(name, trial_ids=trial_ids)
+        except CheckpointError:
+            return SCHEMAS[name].empty_table()
 
     def write_best(self, peer_file: bytes, metrics: Mapping[str, Any]) -> None:
         """Write `best/`: weights, model card and metrics of the best network.

@@ -17,6 +17,7 @@ from guarded_database import PASSWORD
 
 from graftpop.errors import CheckpointError, StorageError
 from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
+from graftpop.run.record_files import TRIALS_PER_FOLD, RecordTable
 from graftpop.run.storage import Folder, retry_on_oserror
 from graftpop.run.tables import RunFolder
 from graftpop.space import load_space
@@ -140,6 +141,19 @@ def test_failed_write_leaves_no_partial_file(folder: Folder) -> None:
     with pytest.raises(OSError, match="the network is gone"):
         folder.write_tables("a", tables(), SCHEMA)
     assert folder.names() == []
+
+
+def test_records_of_finished_trials_are_folded(folder: Folder) -> None:
+    schema = pa.schema([("trial_id", pa.string()), ("round", pa.int64())])
+    files = RecordTable(folder, "rounds", schema)
+    places = {f"{number:05}": number for number in range(2 * TRIALS_PER_FOLD)}
+    for trial_id, number in places.items():
+        files.write(trial_id, pa.Table.from_pydict({"trial_id": [trial_id], "round": [number]}, schema))
+        files.fold(places, places, set())
+    assert folder.names() == ["finished-000002.rounds.parquet"]
+    rows = pa.concat_tables(files.merged(files.sources(places, set()), places))
+    assert rows.to_pydict() == {"trial_id": list(places), "round": list(places.values())}
+    assert RecordTable(folder, "rounds", schema).read("00007")["round"].to_pylist() == [7]
 
 
 def peer_files(round: int) -> list[tuple[str, bytes]]:

@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -30,6 +30,7 @@ from graftpop.errors import CheckpointError, StorageError
 from graftpop.peer.peer import Peer
 from graftpop.population import Event, Round
 from graftpop.run import tables
+from graftpop.run.record_files import TRIALS_PER_FOLD
 from graftpop.run.storage import Folder
 from graftpop.run.tables import RunFolder, TrialRecords
 from graftpop.settings import Settings
@@ -292,13 +293,156 @@ def test_concurrent_reader_sees_whole_rounds_only(run: RunFolder) -> None:
     assert run.read_table("rounds").num_rows == 2 * num_rounds * NUM_PEERS
 
 
-def test_failed_join_keeps_the_previous_table(run: RunFolder) -> None:
-    append(TrialRecords(run.of_trials("records"), "a"), round_of(1))
-    run.join_records(["a"], now=True)
-    Path(run.location, "tune/records/a.rounds.parquet").write_bytes(b"cut short")
-    with pytest.raises(CheckpointError, match=r"a\.rounds\.parquet: "):
-        run.join_records(["a"], now=True)
-    assert run.read_table("rounds").num_rows == NUM_PEERS
+# damage
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the data of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def records_of_rounds(run: RunFolder, trial_id: str, num_rounds: int) -> TrialRecords:
+    records = TrialRecords(run.of_trials("records"), trial_id)
+    for number in range(1, num_rounds + 1):
+        records.add_round(round_of(number))
+        records.add_event(Event(number, 1, "lost", "killed"))
+    records.write()
+    return records
+
+
+def test_join_keeps_the_rows_of_a_damaged_file(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        records_of_rounds(run, name, 1)
+    run.join_records(["a", "b"], now=True)
+    damaged = Path(run.location, "tune/records/a.rounds.parquet")
+    damaged.write_bytes(b"cut short")
+    records_of_rounds(run, "b", 2)
+    for _ in range(2):
+        run.join_records(["a", "b"], now=True)
+    assert columns_of(Path(run.location, "rounds.parquet"), "trial_id", "round", "peer", "train_loss") == (
+        expected_rounds("a", [(1, 0)]) + expected_rounds("b", [(1, 0), (2, 0)])
+    )
+    (line,) = caplog.messages
+    assert str(damaged) in line
+    assert damaged.read_bytes() == b"cut short"  # its trial may still run, and replaces it
+
+
+@pytest.mark.parametrize("name", ["rounds", "grafts", "diagnostics", "events"])
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_trial_goes_on_without_the_rows_of_a_damaged_file(
+    run: RunFolder, name: str, damage: Callable[[Path], None]
+) -> None:
+    records_of_rounds(run, "a", 3)
+    path = Path(run.location, f"tune/records/a.{name}.parquet")
+    damage(path)
+    content = path.read_bytes()
+    records = TrialRecords(run.of_trials("records"), "a")
+    (line,) = records.restart_after(2)
+    assert str(path) in line
+    append(records, round_of(3, attempt=1))
+    assert Path(f"{path}.damaged").read_bytes() == content
+    lost = {name} & {"rounds", "grafts"}
+    rounds, grafts = (
+        columns_of(path.with_name(f"a.{one}.parquet"), *columns)
+        for one, columns in (
+            ("rounds", ("trial_id", "round", "peer", "train_loss")),
+            ("grafts", ("trial_id", "round", "receiver", "site", "alpha")),
+        )
+    )
+    kept = [(1, 0), (2, 0), (3, 1)]
+    assert rounds == expected_rounds("a", kept[2:] if "rounds" in lost else kept)
+    assert grafts == expected_grafts("a", kept[2:] if "grafts" in lost else kept)
+    assert len(columns_of(path.with_name("a.events.parquet"), "round")) == (0 if name == "events" else 3)
+
+
+def test_trial_takes_the_rows_of_a_damaged_file_from_the_joined_table(run: RunFolder) -> None:
+    records_of_rounds(run, "a", 3)
+    records_of_rounds(run, "b", 3)
+    run.join_records(["a", "b"], now=True)
+    for name in ("rounds", "events"):
+        cut(Path(run.location, f"tune/records/a.{name}.parquet"))
+    records = TrialRecords(run.of_trials("records"), "a")
+    lines = records.restart_after(2, lambda name: run.joined_rows(name, ["a"]))
+    assert [re.search(r"(\d+) of its rows", line)[1] for line in lines] == ["9", "3"]  # type: ignore[index]
+    append(records, round_of(3, attempt=1))
+    assert columns_of(
+        Path(run.location, "tune/records/a.rounds.parquet"), "trial_id", "round", "peer", "train_loss"
+    ) == expected_rounds("a", [(1, 0), (2, 0), (3, 1)])
+    assert columns_of(Path(run.location, "tune/records/a.events.parquet"), "round") == [(1,), (2,), (3,)]
+
+
+@pytest.mark.parametrize("name", ["rounds", "events"])
+def test_damaged_file_of_a_finished_trial_is_replaced_with_an_event(
+    run: RunFolder, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trials = ["a", "b"]
+    for trial in trials:
+        records_of_rounds(run, trial, 2)
+    run.join_records(trials, now=True)
+    path = Path(run.location, f"tune/records/a.{name}.parquet")
+    flip(path)
+    for _ in range(2):
+        run.join_records(trials, now=True, finished=trials)
+    (line,) = caplog.messages
+    assert str(path) in line
+    events = run.read_table("events").to_pylist()
+    assert [(row["trial_id"], row["round"], row["event"]) for row in events] == [
+        ("a", 1, "lost"),
+        ("a", 2, "lost"),
+        ("a", 2, "records_damaged"),
+        ("b", 1, "lost"),
+        ("b", 2, "lost"),
+    ]
+    assert str(path) in events[2]["cause"]
+    assert columns_of(Path(run.location, "rounds.parquet"), "trial_id", "round", "peer", "train_loss") == (
+        expected_rounds("a", [(1, 0), (2, 0)]) + expected_rounds("b", [(1, 0), (2, 0)])
+    )
+
+
+def test_damaged_part_keeps_its_rows_in_the_joined_table(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    trials = [f"{number:05}" for number in range(2 * TRIALS_PER_FOLD)]
+    first, last = trials[:TRIALS_PER_FOLD], trials[TRIALS_PER_FOLD:]
+    for trial in first:
+        append(TrialRecords(run.of_trials("records"), trial), round_of(1))
+    run.join_records(first, now=True)
+    run.fold_records(first, first)
+    (part,) = Path(run.location, "tune/records").glob("finished-*.rounds.parquet")
+    content = part.read_bytes()
+    part.write_bytes(content[: len(content) // 2])
+    run = RunFolder(run.location)
+    for trial in last:
+        append(TrialRecords(run.of_trials("records"), trial), round_of(1))
+    run.fold_records(trials, trials)
+    run.join_records(trials, now=True, finished=trials)
+    (line,) = caplog.messages
+    assert str(part) in line
+    assert part.exists()
+    assert columns_of(Path(run.location, "rounds.parquet"), "trial_id", "round", "peer", "train_loss") == [
+        row for trial in trials for row in expected_rounds(trial, [(1, 0)])
+    ]
+
+
+def test_files_of_records_are_bounded(run: RunFolder) -> None:
+    trials = [f"{number:05}" for number in range(TRIALS_PER_FOLD)]
+    for trial in trials:
+        append(TrialRecords(run.of_trials("records"), trial), round_of(1))
+    run.join_records(trials, now=True)
+    assert run.of_trials("records").names() == sorted(
+        f"{trial}.{name}.parquet" for trial in trials for name in COLUMNS if name != "trials"
+    )
+    before = run.read_table("rounds")
+    run.fold_records(trials, trials)
+    run.join_records(trials, now=True)
+    assert run.of_trials("records").names() == sorted(
+        f"finished-000001.{name}.parquet" for name in COLUMNS if name != "trials"
+    )
+    assert run.read_table("rounds").equals(before)
+    assert run.records_of("grafts", trials[3]).num_rows == NUM_PEERS * len(SITES)
 
 
 # the table of trials
