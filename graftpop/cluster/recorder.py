@@ -20,6 +20,7 @@ from graftpop.cluster.search import replay_results
 from graftpop.errors import CheckpointError, PopulationLost, StorageError, printable
 from graftpop.reporting import LiveReport
 from graftpop.run.checkpoints import Checkpoints
+from graftpop.run.record_files import TRIALS_PER_FOLD
 from graftpop.run.storage import retry_on_oserror
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space
@@ -69,7 +70,11 @@ class Recorder(Callback):
         self._report = LiveReport(folder)
         self._trials = {trial.trial_id: trial for trial in known}
         self._seen: dict[str, Trial] = {}  # by Tune's IDs
+        self._texts: dict[str, str] = {}  # in trials.json, of trials that no longer change
+        self._best: tuple[str, str, int] | None = None
         self._written_at = 0.0
+        self._is_behind = False
+        self._num_folded = 0
         self._room, self._heartbeats, self._silence = room, heartbeats, Silence()
         self._losses: dict[str, str] = {}  # our own causes, by Tune's IDs
 
@@ -79,7 +84,7 @@ class Recorder(Callback):
         return sorted(self._trials.values(), key=lambda trial: trial.number)
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Record new trials and trials that wait for room, and kill processes that no longer run."""
+        """Record new trials, trials that wait for room and tables that are due; kill processes that no longer run."""
         for trial, line in self._room.check(trials):
             self._see(trial).events.append(line)
             self._changed()
@@ -88,6 +93,8 @@ class Recorder(Callback):
             for trial in trials:
                 self._see(trial)
             self._changed(now=True)
+        elif self._is_behind and self._folder.is_joining_due:
+            self._changed()
 
     def _kill_silent(self, trials: list[TuneTrial]) -> None:
         """Kill the leading processes that no longer send heartbeats; Tune then counts them as lost."""
@@ -122,6 +129,8 @@ class Recorder(Callback):
         """Record the end of a trial."""
         seen = self._see(trial)
         seen.status = "failed" if seen.error else "completed" if seen.round == seen.num_rounds else "stopped"
+        trial.run_metadata.metric_n_steps.clear()  # 80 KB per trial, for averages of metrics that nobody reads
+        trial.run_metadata.metric_analysis.clear()
         self._changed(now=True, best=True)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -142,7 +151,9 @@ class Recorder(Callback):
         for seen in self.trials:
             if not seen.is_over:
                 seen.status = "interrupted"
-        retry_on_oserror(lambda: self._write(best=True), f"{self._folder.location}: the tables cannot be written")
+        retry_on_oserror(
+            lambda: self._write(best=True, tables=True), f"{self._folder.location}: the tables cannot be written"
+        )
         self._report.close()
         self._watch(self.trials)
 
@@ -167,10 +178,10 @@ class Recorder(Callback):
         return self._seen[trial.trial_id]
 
     def _changed(self, *, now: bool = False, best: bool = False) -> None:
-        """Write the tables and notify the observer.
+        """Write the state, the tables if they are due, and notify the observer.
 
-        Writes are throttled unless `now`; `best` also rewrites best/. New and finished trials are written before the
-        observer sees them, so it never knows more than a resumed study.
+        Writes are throttled unless `now`; `best` also rewrites best/ if another network is the best. New and finished
+        trials are written before the observer sees them, so it never knows more than a resumed study.
         """
         if now or time.monotonic() - self._written_at >= SECONDS_BETWEEN_WRITES:
             try:
@@ -180,18 +191,25 @@ class Recorder(Callback):
                 logger.warning("%s: cannot be written now, retried at the next change: %s", self._folder.shown, error)
         self._watch(self.trials)
 
-    def _write(self, *, best: bool) -> None:
-        self._folder.write_text(TRIALS, trials_to_json(self.trials))
-        self._folder.write_trials([trial.row() for trial in self.trials], self._types)
-        self._folder.join_records([trial.trial_id for trial in self.trials], now=best)
+    def _write(self, *, best: bool, tables: bool = False) -> None:
+        trials = self.trials
+        self._folder.write_text(TRIALS, trials_to_json(trials, self._texts))
+        trial_ids, finished = [one.trial_id for one in trials], [one.trial_id for one in trials if one.is_final]
+        if best and len(finished) - self._num_folded >= TRIALS_PER_FOLD:
+            self._folder.fold_records(trial_ids, finished)
+            self._num_folded = len(finished)
+        self._is_behind = True
+        if tables or self._folder.is_joining_due:
+            self._folder.write_trials([trial.row() for trial in trials], self._types)
+            self._folder.join_records(trial_ids, now=True, finished=finished)
+            self._is_behind = False
         self._report.changed()
         if best:
-            self._write_best()
+            self._write_best(best_trial(trials))
         self._written_at = time.monotonic()
 
-    def _write_best(self) -> None:
-        best = best_trial(self.trials)
-        if best is None:
+    def _write_best(self, best: Trial | None) -> None:
+        if best is None or self._best == (best.trial_id, best.status, best.round):
             return
         for checkpoint in Checkpoints(self._folder.of_trials("checkpoints") / best.trial_id).newest_first():
             metadata = checkpoint.metadata
@@ -215,6 +233,7 @@ class Recorder(Callback):
                     "settings": metadata.settings,
                 },
             )
+            self._best = best.trial_id, best.status, best.round
             return
 
 
@@ -223,7 +242,7 @@ def was_grafted(folder: RunFolder, trial_id: str, round: int, peer: int) -> bool
 
     A round evaluates before it exchanges, so a peer's figures may describe its weights before a graft.
     """
-    grafts = folder.read_table("grafts", trial_ids=[trial_id], columns=["round", "receiver", "alpha"])
+    grafts = folder.records_of("grafts", trial_id).select(["round", "receiver", "alpha"])
     return any(row["round"] == round and row["receiver"] == peer and row["alpha"] < 1 for row in grafts.to_pylist())
 
 

@@ -34,6 +34,9 @@ from graftpop.study.trials import Trial, best_trial, recovered_trials, trials_fr
 
 __all__ = ["run_study"]
 
+SECONDS_BETWEEN_COPIES = "60"
+"""Time between two snapshots of Tune, whose cost grows with the number of trials."""
+
 logger = logging.getLogger("graftpop")
 
 
@@ -87,6 +90,8 @@ def run_study(
             to_run = trials_to_run(space, unfinished, sampler, new_numbers)
             suggests = tuned.sampler in ("tpe", "gp")
             os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # those would restart in a resumed study
+            # Tune copies all its files to the run folder each time, TensorBoard's events among them
+            os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", SECONDS_BETWEEN_COPIES)
             trainable = tune.with_parameters(
                 PopulationTrainable,
                 space=space,
@@ -146,7 +151,9 @@ def read_known(folder: RunFolder, space: Space) -> list[Trial]:
 
 def scores_by_round(folder: RunFolder, known: list[Trial]) -> dict[str, dict[int, float]]:
     """Return the best peer's validation accuracy by trial and round."""
-    folder.join_records([trial.trial_id for trial in known], now=True)
+    folder.join_records(
+        [trial.trial_id for trial in known], now=True, finished=[trial.trial_id for trial in known if trial.is_final]
+    )
     scores: dict[str, dict[int, float]] = {trial.trial_id: {} for trial in known}
     for row in folder.read_table("rounds").select(["trial_id", "round", "val_accuracy"]).to_pylist():
         of_trial, round, score = scores[row["trial_id"]], row["round"], row["val_accuracy"]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from operator import ge
 from typing import Any
 
@@ -84,9 +84,20 @@ class Trial:
         }
 
 
-def trials_to_json(trials: Iterable[Trial]) -> str:
-    """Return trials as JSON, see `trials_from_json`."""
-    return json.dumps([asdict(trial) for trial in trials], default=dict)
+def trials_to_json(trials: Sequence[Trial], texts: dict[str, str] | None = None) -> str:
+    """Return trials as JSON, see `trials_from_json`.
+
+    Args:
+        trials: the trials.
+        texts: JSON of final trials by ID, from earlier calls; new ones are added.
+    """
+    known = {} if texts is None else texts
+    known |= {one.trial_id: _to_json(one) for one in trials if one.is_final and one.trial_id not in known}
+    return f"[{', '.join(known.get(one.trial_id) or _to_json(one) for one in trials)}]"
+
+
+def _to_json(trial: Trial) -> str:
+    return json.dumps(vars(trial), default=dict)
 
 
 def trials_from_json(text: str) -> list[Trial]:
@@ -163,8 +174,8 @@ def best_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
     """Return the best trial by the rule of `best_row`; None before any round is complete."""
-    best = best_row(trial.row() for trial in trials)
-    return next((trial for trial in trials if best and trial.trial_id == best["trial_id"]), None)
+    measured = [trial for trial in trials if trial.result.get("val_accuracy") is not None]
+    return max(measured, key=lambda trial: (trial.status == "completed", trial.result["val_accuracy"]), default=None)
 
 
 def duration(seconds: float) -> str:

@@ -49,6 +49,20 @@ def test_tune_saves_no_state_of_the_search(suggests: bool, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+def test_space_of_many_trials_is_not_copied_for_each_of_them() -> None:
+    num_copies = 0
+
+    class Value:
+        def __deepcopy__(self, memo: dict[int, Any]) -> "Value":
+            nonlocal num_copies
+            num_copies += 1
+            return self
+
+    trials = [{"trial_id": trial_id_of(number), "sample": {"graft.A": Value()}} for number in range(30)]
+    assert [config["trial"] for _, config in generate_variants(grid_of(trials))] == trials
+    assert num_copies <= 3 * len(trials)
+
+
 def test_searcher_samples_on_demand_and_reports_final_states() -> None:
     space = parse_space({"graft": {"A": {"uniform": [0.0, 0.9]}}})
     sampler: Any = make_sampler(space)

@@ -1,0 +1,126 @@
+"""The recorder of a study without Ray: work per trial, and tables that are not due."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler
+
+from graftpop.cluster.heartbeats import Heartbeats
+from graftpop.cluster.recorder import Recorder
+from graftpop.cluster.room import RoomWatch
+from graftpop.population import Event
+from graftpop.run import tables
+from graftpop.run.record_files import TRIALS_PER_FOLD
+from graftpop.run.storage import Folder
+from graftpop.run.tables import RunFolder, TrialRecords
+from graftpop.space import parse_space
+from graftpop.study.trials import Trial
+
+SPACE = parse_space({"data": {"name": "digits"}, "training": {"epochs": 1, "lr": {"uniform": [0.1, 1]}}, "graft": {}})
+REPORT = {"round": 1, "epoch": 1, "val_accuracy": 0.5, "events": "", "wall_s": 1.0}
+
+
+class NoHeartbeats(Heartbeats):
+    """No leading process is looked at."""
+
+    def __init__(self) -> None:
+        """Start no actor."""
+
+    def heard(self) -> None:
+        return None
+
+
+def known_trial(run: RunFolder, number: int) -> Trial:
+    """Write the events of a completed trial and return the trial."""
+    trial = Trial(f"{number:05}", number, {"training.lr": 0.1}, 1, "completed", REPORT)
+    record_event(run, number)
+    return trial
+
+
+def record_event(run: RunFolder, number: int) -> None:
+    records = TrialRecords(run.of_trials("records"), f"{number:05}")
+    records.add_event(Event(1, 0, "lost", "killed"))
+    records.write_events()
+
+
+def recorder_of(run: RunFolder, num_known: int) -> Recorder:
+    run.create()
+    known = [known_trial(run, number) for number in range(num_known)]
+    scores: dict[str, dict[int, float]] = {trial.trial_id: {} for trial in known}
+    room = RoomWatch(run.location, num_known, list, clock=lambda: 0.0)  # never due
+    return Recorder(SPACE, run, lambda trials: None, known, FIFOScheduler(), scores, room, NoHeartbeats())
+
+
+def run_trial(recorder: Recorder, number: int) -> None:
+    """Let a trial start, report its round and end."""
+    config = {"trial": {"trial_id": f"{number:05}", "sample": {"training.lr": 0.1}}}
+    trial = TuneTrial("population", stub=True, trial_id=f"tune-{number}", config=config)
+    recorder.on_step_begin(0, [trial])
+    recorder.on_trial_start(0, [trial], trial)
+    recorder.on_trial_result(0, [trial], trial, REPORT)
+    recorder.on_trial_complete(0, [trial], trial)
+
+
+def work_of(num_known: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Return how often the driver's main thread reads and writes files for ten trials after some others."""
+    run = RunFolder(str(folder))
+    recorder = recorder_of(run, num_known)
+    run_trial(recorder, num_known)  # the first one joins the tables
+    counts = dict.fromkeys(("open", "read_table", "read", "write", "write_tables", "names"), 0)
+
+    def count(name: str) -> None:
+        act = getattr(Folder, name)
+
+        def counted(self: Folder, *arguments: Any, **options: Any) -> Any:
+            counts[name] += threading.current_thread() is threading.main_thread()
+            return act(self, *arguments, **options)
+
+        patched.setattr(Folder, name, counted)
+
+    with monkeypatch.context() as patched:
+        for name in counts:
+            count(name)
+        for number in range(num_known + 1, num_known + 11):
+            record_event(run, number)
+            run_trial(recorder, number)
+    recorder.finish()
+    assert run.read_table("events")["trial_id"].to_pylist() == [
+        f"{number:05}" for number in range(num_known + 11) if number != num_known
+    ]
+    assert len(run.of_trials("records").names()) <= 4 * (TRIALS_PER_FOLD + 2)
+    return counts
+
+
+def test_work_per_trial_does_not_depend_on_the_trials_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "SHARE_OF_JOINING", 1e-9)  # due again after years
+    assert work_of(80, tmp_path / "many", monkeypatch) == work_of(17, tmp_path / "few", monkeypatch)
+
+
+def test_tables_that_were_not_due_are_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "SHARE_OF_JOINING", 0.1)
+    run = RunFolder(str(tmp_path))
+    recorder = recorder_of(run, 0)
+    for number in range(3):
+        record_event(run, number)
+        run_trial(recorder, number)
+    end = time.monotonic() + 20
+    while run.read_table("events").num_rows < 3 or run.read_table("trials").num_rows < 3:
+        assert time.monotonic() < end
+        recorder.on_step_begin(0, [])
+        time.sleep(0.02)
+    recorder.finish()
+
+
+def test_state_is_written_at_each_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "SHARE_OF_JOINING", 1e-9)
+    recorder = recorder_of(RunFolder(str(tmp_path)), 2)
+    for number in range(2, 5):
+        run_trial(recorder, number)
+        listed = json.loads((tmp_path / "tune/trials.json").read_text())
+        assert [trial["status"] for trial in listed] == ["completed"] * (number + 1)
+    recorder.finish()
