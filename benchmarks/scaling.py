@@ -1,6 +1,7 @@
-"""Measure rounds per second and CPU time for 1 to 64 simulated peers with a fixed training time.
+"""Measure rounds per second and CPU time with up to 64 simulated peers, or the driver's cost with many trials.
 
     python benchmarks/scaling.py [--peers 1 64] [--rounds 7]      about four minutes on 2 cores
+    python benchmarks/scaling.py --trials 1000 [--sampler random]  about half an hour on 2 cores
 
 Each number of peers is one trial of Ray Tune with all parts of a round: calls to every peer, snapshots, grafts, states,
 checkpoints, records. Only the peers' computation is simulated: a peer sleeps instead of training, and publishes fixed
@@ -10,11 +11,18 @@ per round does not depend on that.
 
 The ratio is the round time of one peer, which does not exchange, divided by that of many. CPU time is per round, for
 the driver and for the process that leads the trial.
+
+With `--trials` a study of that many trials runs instead, each with one simulated peer that neither trains nor waits and
+three rounds. Ray, Tune, records, checkpoints, tables and the report are real. The table has the CPU seconds of the
+driver per trial, with its threads, as the mean over the trials around the named one; its memory; and the number of
+files in the run folder. The ratio is the cost of the 10th trial divided by that of the last.
 """
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,13 +32,14 @@ from typing import Any
 import numpy as np
 import psutil
 import safetensors.numpy
-from turns import Case, report
+from turns import Case, print_table, report
 
 from graftpop.cluster import actors, study
 from graftpop.cluster.connection import Connection, connect
 from graftpop.cluster.peer_actor import PeerActor
 from graftpop.cluster.resources import ResourceRequest
 from graftpop.cluster.trainable import PopulationTrainable
+from graftpop.run.provenance import run_provenance
 from graftpop.run.tables import RunFolder
 from graftpop.space import parse_space
 from graftpop.study.trials import Trial
@@ -46,20 +55,27 @@ WANTED = 0.9
 CPUS_IN_ALL = 1.9
 """CPUs that all peers reserve together; they need none."""
 
+TINY_WEIGHTS = 1_000
+GROWTH_ROUNDS = 3
+MEASURED_TRIALS = {10: 10, 100: 50, 400: 50, 1000: 50}
+"""Trials at which the driver's cost is measured, with the number of trials around each that are averaged."""
+
+WANTED_GROWTH = 1 / 1.2
+
 
 class SimulatedPeer:
     """A peer that answers a population's calls without a network."""
 
-    def __init__(self, index: int) -> None:
-        self._index, self._epoch = index, 0
-        weights = np.random.default_rng(index).standard_normal(NUM_WEIGHTS, dtype=np.float32)
+    def __init__(self, index: int, step_s: float = STEP_S, num_weights: int = NUM_WEIGHTS) -> None:
+        self._index, self._epoch, self._step_s = index, 0, step_s
+        weights = np.random.default_rng(index).standard_normal(num_weights, dtype=np.float32)
         self._weights, self._predicted = weights, np.zeros(NUM_VAL, np.int64)
         self._state = safetensors.numpy.save(
             {"network/weights": weights, "momentum/weights": weights}, {"model_card": CARD}
         )
 
     def train(self, num_epochs: int) -> dict[str, Any]:
-        time.sleep(STEP_S)
+        time.sleep(self._step_s)
         self._epoch += num_epochs
         return {
             "peer": self._index,
@@ -113,27 +129,53 @@ class SimulatedPeer:
 class SimulatedActor(PeerActor):
     """An actor with simulated peers."""
 
+    new_peer: type[SimulatedPeer] = SimulatedPeer
+
     def __init__(
         self, settings: dict[str, Any], peers: Sequence[int], request: ResourceRequest, parts: bytes | None
     ) -> None:
         self._name = settings["name"]
-        self._peers = {peer: SimulatedPeer(peer) for peer in peers}
+        self.assign(settings, peers)
+
+    def assign(self, settings: dict[str, Any], peers: Sequence[int]) -> None:
+        self._peers = {peer: type(self).new_peer(peer) for peer in peers}
 
     def call(self, peer: int, method: str, *arguments: Any) -> Any:
         return getattr(self._peers[peer], method)(*arguments)
 
 
+class TinyPeer(SimulatedPeer):
+    """A simulated peer that is small and does not wait."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index, 0.0, TINY_WEIGHTS)
+
+
+class TinyActor(SimulatedActor):
+    """An actor with small peers."""
+
+    new_peer = TinyPeer
+
+
 class SimulatedTrainable(PopulationTrainable):
     """A trial with simulated peers; it also reports its process's CPU seconds per round after the first."""
 
+    actor: type[SimulatedActor] = SimulatedActor
+
     def step(self) -> dict[str, Any]:
-        actors.PeerActor = SimulatedActor  # type: ignore[attr-defined, assignment]  # in this process alone
+        actors.PeerActor = self.actor  # type: ignore[attr-defined]  # in this process alone
         result = super().step()
         spent = psutil.Process().cpu_times()
         spent_s = spent.user + spent.system
         if result["round"] == 1:
             self._first_spent_s = spent_s
         return result | {"leading_cpu_s": (spent_s - self._first_spent_s) / max(1, result["round"] - 1)}
+
+
+class TinyTrainable(SimulatedTrainable):
+    """A trial with simulated peers that are small and do not wait."""
+
+    actor = TinyActor
 
 
 class Watch:
@@ -150,13 +192,43 @@ class Watch:
                 self.at.setdefault(trial.round, (time.perf_counter(), spent.user + spent.system))
 
 
+class WatchEnds:
+    """Records the driver's CPU seconds and memory whenever a trial has ended, and the files of the run."""
+
+    def __init__(self, folder: str) -> None:
+        self.at: list[tuple[float, int]] = []
+        self.files: dict[int, int] = {}
+        self._folder, self._process = folder, psutil.Process()
+
+    def __call__(self, trials: list[Trial]) -> None:
+        over = sum(trial.is_over for trial in trials)
+        if over > len(self.at):
+            spent = self._process.cpu_times()
+            memory = self._process.memory_info()
+            self.at += [(spent.user + spent.system, memory.rss - memory.shared)] * (over - len(self.at))
+            if over in MEASURED_TRIALS:
+                self.files[over] = num_files(self._folder)
+            if over % 100 == 0:
+                print(f"{over} trials, {spent.user + spent.system:.1f} CPU s", file=sys.stderr, flush=True)
+
+
+def num_files(folder: str) -> int:
+    """Return the number of files below a folder."""
+    return sum(len(files) for _, _, files in os.walk(folder))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--peers", nargs="+", type=int, default=PEERS, help="numbers of peers; the first is the baseline"
     )
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--trials", type=int, default=0, help="measure a study of so many trials instead")
+    parser.add_argument("--sampler", default="random", choices=("random", "tpe"), help="with --trials: tune.sampler")
     given = parser.parse_args()
+    if given.trials:
+        print_growth(given.trials, given.sampler)
+        return
     if given.rounds < 3:
         parser.error(f"--rounds: must be 3 or more, since the first and the last are left out, got {given.rounds}")
     study.PopulationTrainable = SimulatedTrainable  # type: ignore[attr-defined]  # the driver's, in this process
@@ -179,6 +251,69 @@ def main() -> None:
         for num_peers, (seconds, shown) in zip(given.peers[1:], measured[1:], strict=True)
     ]
     report("scaling", f"times the rounds/s of {given.peers[0]} peer", WANTED, cases, step_s=STEP_S)
+
+
+def print_growth(num_trials: int, sampler: str) -> None:
+    """Run a study of many trials; print a table of the driver's cost, and one line of JSON."""
+    study.PopulationTrainable = TinyTrainable  # type: ignore[attr-defined]  # the driver's, in this process
+    space = parse_space(
+        {
+            "name": "growth",
+            "data": {"name": "digits"},
+            "training": {"epochs": GROWTH_ROUNDS, "lr": {"loguniform": [0.01, 1.0]}},
+            "population": {"num_peers": 1},
+            "tune": {"num_samples": num_trials, "sampler": sampler},
+            "resources": {"cpus_per_peer": CPUS_IN_ALL},
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder, connect(None) as connection:
+        watch, run_folder = WatchEnds(folder), RunFolder(folder)
+        run_folder.write_text("space.yaml", space.to_yaml())  # the report reads both
+        run_folder.write_text("run.json", json.dumps(run_provenance([], 0)))
+        trials = study.run_study(space, run_folder, connection, watch)
+        files = num_files(folder)
+    unfinished = [trial for trial in trials if trial.status != "completed"]
+    if unfinished:
+        raise SystemExit(f"scaling.py: trial {unfinished[0].number}: {unfinished[0].status}: {unfinished[0].error}")
+    cases = []
+    for number, around in MEASURED_TRIALS.items():
+        if number <= num_trials:
+            last = min(number + around // 2, num_trials)
+            first = last - around
+            (spent_s, _), (before_s, _) = watch.at[last - 1], watch.at[max(first - 1, 0)]
+            cases.append(
+                {
+                    "trial": number,
+                    "driver, CPU s": round((spent_s - before_s) / (last - max(first, 1)), 4),
+                    "driver, MB": round(watch.at[number - 1][1] / 1e6, 1),
+                    "files": watch.files[number],
+                }
+            )
+    print_table(list(cases[0]), [[f"{value:,}" for value in case.values()] for case in cases])
+    grown = (watch.at[-1][1] - watch.at[num_trials // 2 - 1][1]) / (num_trials - num_trials // 2)
+    ratio = cases[0]["driver, CPU s"] / cases[-1]["driver, CPU s"]
+    print(
+        f"\nfiles at the end {files:,}; memory over the second half {grown / 1000:.1f} KB per trial, goal at most 50; "
+        f"ratio {ratio:.2f}, goal at least {WANTED_GROWTH:.2f}"
+    )
+    facts = run_provenance([], 0)
+    print(
+        json.dumps(
+            {
+                "name": "growth",
+                "ratio": round(ratio, 3),
+                "unit": "cost of the 10th trial, by that of the last",
+                "wanted": round(WANTED_GROWTH, 3),
+                "sampler": sampler,
+                "trials": num_trials,
+                "cases": cases,
+                "files": files,
+                "bytes_per_trial": round(grown),
+                **{name: facts[name] for name in ("hardware", "git", "versions")},
+            }
+        ),
+        flush=True,
+    )
 
 
 def run(num_peers: int, num_rounds: int, connection: Connection) -> tuple[list[float], dict[str, float]]:
