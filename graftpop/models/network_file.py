@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -93,9 +92,10 @@ def _card_and_weights(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
 
     The card of best/ is in its header; an exported network has it in `config.json` alone.
     """
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        card = (file.metadata() or {}).get("model_card")
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    content = (folder / "model.safetensors").read_bytes()  # `safe_open` opens the file twice
+    weights = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    card = header.get("__metadata__", {}).get("model_card")
     if card is None:
         with open(folder / "config.json", "rb") as stream:
             card = stream.read(MAX_CARD_BYTES + 1)
