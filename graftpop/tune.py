@@ -1,7 +1,6 @@
 """`python -m graftpop.tune`: search over populations with Ray Tune."""
 
 import json
-import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ if TYPE_CHECKING:  # slow imports are made inside the functions, so that --help 
     from graftpop.cluster.connection import Connection
     from graftpop.cluster.resources import Node
     from graftpop.run.tables import RunFolder
-    from graftpop.settings import Settings
     from graftpop.space import Space
     from graftpop.study.trials import Trial
 
@@ -26,9 +24,6 @@ __all__ = ["tune"]
 
 TRIALS_SHOWN = 3
 """Number of trials that --dry-run prints."""
-
-TRIALS_ESTIMATED = 50
-"""Most trials whose mean duration --dry-run estimates."""
 
 RESUME = "resume with: python -m graftpop.tune --resume"
 
@@ -305,6 +300,7 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | 
 
     Nothing is written but the cache of decoded images, and no server of a tracker or storage is called.
     """
+    from graftpop.cli.duration import duration_text, typical_trials
     from graftpop.cli.progress import sample_text
     from graftpop.cluster.connection import connect, local_node
     from graftpop.cluster.resources import resource_request
@@ -349,50 +345,6 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | 
         values = ", ".join(f"{key} = {sample_text(value)}" for key, value in sample.items()) or "nothing is searched"
         console.print(f"trial {number}    {values}  ({request})", markup=False, soft_wrap=True)
     console.print(f"time       {duration}", markup=False, soft_wrap=True)
-
-
-def typical_trials(space: "Space") -> "list[Settings]":
-    """Return settings whose mean stands for all trials: evenly spaced points of a grid, else random samples."""
-    from graftpop.seeds import derive
-    from graftpop.study.samplers import make_sampler
-
-    settings, num_trials = space.resolve(), space.num_trials()
-    numbers = range(0, num_trials, -(-num_trials // TRIALS_ESTIMATED))
-    if settings.tune.sampler == "grid":
-        return [space.resolve(make_sampler(space).sample(number)) for number in numbers]
-    seeds = [derive(settings.seed, "estimate", number) for number in range(TRIALS_ESTIMATED)]
-    return [space.resolve(space.sample(random.Random(seed))) for seed in seeds]
-
-
-def duration_text(trials: "Sequence[Settings]", num_trials: int, nodes: "Sequence[Node]") -> str:
-    """Return a study's estimated duration with its basis.
-
-    Args:
-        trials: settings of some trials.
-        num_trials: number of all trials.
-        nodes: resources of the cluster's nodes.
-    """
-    import torch
-
-    from graftpop.cluster.resources import peers_at_once, resource_request
-    from graftpop.study.estimate import PlannedTrial, about, estimate
-
-    planned = []
-    for settings in trials:
-        request = resource_request(settings, nodes)
-        if request.gpus_per_peer and not torch.cuda.is_available():
-            return "not estimated: the peers train on GPUs, and this machine has none"
-        num_threads = max(1, int(len(request.actors[0]) * request.cpus_per_peer))
-        device = "cuda" if request.gpus_per_peer else "cpu"
-        planned.append(PlannedTrial(settings, device, num_threads, peers_at_once(request, nodes)))
-    found = estimate(planned, num_trials)
-    cores = f"{sum(node.cpus for node in nodes):g} cores"
-    of_cluster = f"{len(nodes)} nodes with {cores} as fast as this machine's"
-    return (
-        f"{about(found.seconds)} on {f'this machine with {cores}' if len(nodes) == 1 else of_cluster}, an estimate "
-        f"for training and validation alone: {found.batch_s:.2g} s per batch of {found.batch_size} images, "
-        f"{found.num_at_once} peer{'s' * (found.num_at_once > 1)} at once"
-    )
 
 
 if __name__ == "__main__":

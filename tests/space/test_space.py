@@ -482,8 +482,8 @@ def test_too_many_pairs_of_searched_values_are_refused() -> None:
 def test_limit_of_searched_pairs_is_inclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = {"seed": {"choice": [1, 2, 3]}, "training": {"lr": {"choice": [0.1, 0.2]}}}
     num_samples = len(list(boundary_samples(parse_space(tree).domains)))
-    monkeypatch.setattr("graftpop.space.space.MAX_BOUNDARY_SAMPLES", num_samples)
+    monkeypatch.setattr("graftpop.space.parsing.MAX_BOUNDARY_SAMPLES", num_samples)
     assert parse_space(tree).domains
-    monkeypatch.setattr("graftpop.space.space.MAX_BOUNDARY_SAMPLES", num_samples - 1)
+    monkeypatch.setattr("graftpop.space.parsing.MAX_BOUNDARY_SAMPLES", num_samples - 1)
     with pytest.raises(SpaceError, match=rf"^space: .* {num_samples - 1} pairs"):
         parse_space(tree)
