@@ -29,7 +29,7 @@ from graftpop.run.checkpoints import Checkpoints
 from graftpop.run.tables import RunFolder
 from graftpop.space import Space
 from graftpop.study.optuna_storage import OptunaStorage
-from graftpop.study.samplers import make_sampler
+from graftpop.study.samplers import LEARNING, make_sampler
 from graftpop.study.trials import Trial, best_trial, recovered_trials, trials_from_json
 
 __all__ = ["run_study"]
@@ -88,7 +88,7 @@ def run_study(
             ending.callback(finish)  # in reverse order
         if num_trials:
             to_run = trials_to_run(space, unfinished, sampler, new_numbers)
-            suggests = tuned.sampler in ("tpe", "gp")
+            suggests = tuned.sampler in LEARNING
             os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # those would restart in a resumed study
             # Tune copies all its files to the run folder each time, TensorBoard's events among them
             os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", SECONDS_BETWEEN_COPIES)
@@ -145,6 +145,7 @@ def read_known(folder: RunFolder, space: Space) -> list[Trial]:
     best = best_trial(known)
     for trial in known:
         if trial is best or not trial.is_final:
+            # refuses another version's checkpoint now, before a trial starts
             next(Checkpoints(folder.of_trials("checkpoints") / trial.trial_id).newest_first(), None)
     return known
 

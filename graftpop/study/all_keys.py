@@ -24,13 +24,15 @@ class AllKeys(BaseSampler):
     Args:
         inner: chooses the values; where it chooses none, its independent samples are used.
         space: the study's space.
+        searched: its searched keys in Optuna's terms.
         given: values of the trial that are not sampled.
         rng: the trial's generator of the random values.
     """
 
-    def __init__(self, inner: BaseSampler, space: Space, given: Mapping[str, Any], rng: random.Random) -> None:
-        self._inner, self._space, self._given = inner, space, given
-        self._searched = OptunaSpace(space.domains)
+    def __init__(
+        self, inner: BaseSampler, space: Space, searched: OptunaSpace, given: Mapping[str, Any], rng: random.Random
+    ) -> None:
+        self._inner, self._space, self._searched, self._given = inner, space, searched, given
         self._unused = {key: domain.sample(rng) for key, domain in space.domains.items()}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -17,7 +17,10 @@ from graftpop.study.trials import Trial, objective_values
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-__all__ = ["Sampler", "make_sampler"]
+__all__ = ["LEARNING", "Sampler", "make_sampler"]
+
+LEARNING: Final = ("tpe", "gp")
+"""Samplers whose choices depend on earlier results; the others know all samples in advance."""
 
 MOST_RANDOM_TRIALS: Final = 10
 """Trials of a long study before tpe and gp decide; of a short study they decide half."""
@@ -109,7 +112,8 @@ class _Optuna:
         if self._same_keys:
             from graftpop.study.all_keys import AllKeys
 
-            sampler = AllKeys(sampler, self._space, given, random.Random(derive(self._seed, "unused", number)))
+            rng = random.Random(derive(self._seed, "unused", number))
+            sampler = AllKeys(sampler, self._space, self._searched, given, rng)
         self._study.sampler = sampler
         if given:
             self._study.enqueue_trial(self._searched.params(given))

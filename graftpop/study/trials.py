@@ -1,10 +1,10 @@
 """The trials of a study: the state behind its tables, its terminal output and its report."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import ge
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
@@ -28,6 +28,9 @@ __all__ = [
     "trials_from_json",
     "trials_to_json",
 ]
+
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -168,14 +171,20 @@ def best_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
     Completed trials come before all others; among equals the first row wins.
     """
-    measured = [row for row in rows if row["val_accuracy"] is not None]
-    return max(measured, key=lambda row: (row["status"] == "completed", row["val_accuracy"]), default=None)
+    return _best(rows, lambda row: (row["status"], row["val_accuracy"]))
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
     """Return the best trial by the rule of `best_row`; None before any round is complete."""
-    measured = [trial for trial in trials if trial.result.get("val_accuracy") is not None]
-    return max(measured, key=lambda trial: (trial.status == "completed", trial.result["val_accuracy"]), default=None)
+    return _best(trials, lambda trial: (trial.status, trial.result.get("val_accuracy")))
+
+
+def _best(items: Iterable[T], outcome: Callable[[T], tuple[str, float | None]]) -> T | None:
+    """Return the best item by the rule of `best_row`, given a function from an item to its status and accuracy."""
+    measured = [(item, *outcome(item)) for item in items]
+    measured = [one for one in measured if one[2] is not None]
+    best = max(measured, key=lambda one: (one[1] == "completed", one[2]), default=None)
+    return None if best is None else best[0]
 
 
 def duration(seconds: float) -> str:

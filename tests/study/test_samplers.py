@@ -261,7 +261,7 @@ def test_first_trials_get_the_given_values(name: str) -> None:
 
 
 def test_sobol_points_fill_the_square_evenly() -> None:
-    """Of the first 16 points of a scrambled Sobol sequence one lies in each cell of a 4 x 4 grid."""
+    """Each cell of a 4 x 4 grid holds one of the first 16 points of a scrambled Sobol sequence."""
     tree: Any = {"training": {"lr": {"uniform": [0.1, 0.5]}, "momentum": {"uniform": [0.1, 0.5]}}}
     for seed in (0, 1):
         space = parse_space({"seed": seed, "tune": {"sampler": "qmc", "num_samples": 16}, **tree})
