@@ -2,6 +2,7 @@
 
     python benchmarks/scaling.py [--peers 1 64] [--rounds 7]      about four minutes on 2 cores
     python benchmarks/scaling.py --trials 1000 [--sampler random]  about half an hour on 2 cores
+    python benchmarks/scaling.py --large 10 100 300 1000           about ten minutes on 2 cores
 
 Each number of peers is one trial of Ray Tune with all parts of a round: calls to every peer, snapshots, grafts, states,
 checkpoints, records. Only the peers' computation is simulated: a peer sleeps instead of training, and publishes fixed
@@ -16,22 +17,32 @@ With `--trials` a study of that many trials runs instead, each with one simulate
 three rounds. Ray, Tune, records, checkpoints, tables and the report are real. The table has the CPU seconds of the
 driver per trial, with its threads, as the mean over the trials around the named one; its memory; and the number of
 files in the run folder. The ratio is the cost of the 10th trial divided by that of the last.
+
+With `--large` each number of peers runs under each topology, without training and with small weights. Up to 16 peers
+share a process, which stands for a node, so 1,000 peers are 63 processes. Topology `all` runs with up to 300 peers. The
+table has the CPU seconds per round of the leading process and of the driver, the seconds per round of all processes on
+this machine, the seconds to add a round to the trial's records after 200 rounds, and the memory of the leading process.
+Two tables follow with the bytes per round between nodes and in their object stores, computed by `traffic.py`. The ratio
+is the leading process's cost per peer with the fewest peers divided by that with the most, the smallest of the
+topologies with one donor.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import psutil
 import safetensors.numpy
+from traffic import PEERS_PER_NODE, report_traffic, seconds_per_gb, text
 from turns import Case, print_table, report
 
 from graftpop.cluster import actors, study
@@ -39,8 +50,11 @@ from graftpop.cluster.connection import Connection, connect
 from graftpop.cluster.peer_actor import PeerActor
 from graftpop.cluster.resources import ResourceRequest
 from graftpop.cluster.trainable import PopulationTrainable
+from graftpop.ops.topology import TOPOLOGIES
+from graftpop.population import Round
 from graftpop.run.provenance import run_provenance
-from graftpop.run.tables import RunFolder
+from graftpop.run.storage import Folder
+from graftpop.run.tables import RunFolder, TrialRecords
 from graftpop.space import parse_space
 from graftpop.study.trials import Trial
 
@@ -61,6 +75,17 @@ MEASURED_TRIALS = {10: 10, 100: 50, 400: 50, 1000: 50}
 """Trials at which the driver's cost is measured, with the number of trials around each that are averaged."""
 
 WANTED_GROWTH = 1 / 1.2
+
+
+LARGE_ROUNDS = 6
+LARGE_WEIGHTS = 30_000
+"""Ray copies smaller results through the leading process, instead of leaving them in their node's store."""
+
+WANTED_LARGE = 0.5
+MOST_IN_ALL = 300
+"""Most peers with topology `all`, which passes a reference per pair of peers."""
+
+RECORDED_ROUNDS = 200
 
 
 class SimulatedPeer:
@@ -96,12 +121,12 @@ class SimulatedPeer:
     def publish(self) -> tuple[int, Any, Any]:
         return self._index, self._weights, self._predicted
 
-    def graft(self, donor: tuple[int, Any, Any]) -> dict[str, list[Any]]:
-        self._weights = 0.5 * (self._weights + donor[1])
+    def graft(self, *donors: tuple[int, Any, Any]) -> dict[str, list[Any]]:
+        self._weights = 0.5 * (self._weights + sum(donor[1] for donor in donors) / len(donors))
         floats, counts = [0.5] * NUM_SITES, [0] * NUM_SITES
         return {
             "receiver": [self._index] * NUM_SITES,
-            "donor": [donor[0]] * NUM_SITES,
+            "donor": [donors[0][0] if len(donors) == 1 else -1] * NUM_SITES,
             "site": [f"layer{number}" for number in range(NUM_SITES)],
             "receiver_entropy_nats": floats,
             "donor_entropy_nats": floats,
@@ -129,7 +154,7 @@ class SimulatedPeer:
 class SimulatedActor(PeerActor):
     """An actor with simulated peers."""
 
-    new_peer: type[SimulatedPeer] = SimulatedPeer
+    new_peer: Callable[[int], SimulatedPeer] = SimulatedPeer
 
     def __init__(
         self, settings: dict[str, Any], peers: Sequence[int], request: ResourceRequest, parts: bytes | None
@@ -157,6 +182,14 @@ class TinyActor(SimulatedActor):
     new_peer = TinyPeer
 
 
+class LargeActor(SimulatedActor):
+    """An actor whose peers do not wait and have the smallest weights that stay in a node's store."""
+
+    @staticmethod
+    def new_peer(index: int) -> SimulatedPeer:
+        return SimulatedPeer(index, 0.0, LARGE_WEIGHTS)
+
+
 class SimulatedTrainable(PopulationTrainable):
     """A trial with simulated peers; it also reports its process's CPU seconds per round after the first."""
 
@@ -165,11 +198,16 @@ class SimulatedTrainable(PopulationTrainable):
     def step(self) -> dict[str, Any]:
         actors.PeerActor = self.actor  # type: ignore[attr-defined]  # in this process alone
         result = super().step()
-        spent = psutil.Process().cpu_times()
+        process = psutil.Process()
+        spent = process.cpu_times()
         spent_s = spent.user + spent.system
         if result["round"] == 1:
             self._first_spent_s = spent_s
-        return result | {"leading_cpu_s": (spent_s - self._first_spent_s) / max(1, result["round"] - 1)}
+        memory = process.memory_info()
+        return result | {
+            "leading_cpu_s": (spent_s - self._first_spent_s) / max(1, result["round"] - 1),
+            "leading_bytes": memory.rss - memory.shared,
+        }
 
 
 class TinyTrainable(SimulatedTrainable):
@@ -178,18 +216,24 @@ class TinyTrainable(SimulatedTrainable):
     actor = TinyActor
 
 
+class LargeTrainable(SimulatedTrainable):
+    """A trial of a large population."""
+
+    actor = LargeActor
+
+
 class Watch:
-    """Records when the driver saw each round, with the driver's CPU seconds until then."""
+    """Records when the driver saw each trial's rounds, with the driver's CPU seconds until then."""
 
     def __init__(self) -> None:
-        self.at: dict[int, tuple[float, float]] = {}
+        self.at: dict[tuple[int, int], tuple[float, float]] = {}
         self._process = psutil.Process()
 
     def __call__(self, trials: list[Trial]) -> None:
         spent = self._process.cpu_times()
         for trial in trials:
             if trial.round:
-                self.at.setdefault(trial.round, (time.perf_counter(), spent.user + spent.system))
+                self.at.setdefault((trial.number, trial.round), (time.perf_counter(), spent.user + spent.system))
 
 
 class WatchEnds:
@@ -225,7 +269,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--trials", type=int, default=0, help="measure a study of so many trials instead")
     parser.add_argument("--sampler", default="random", choices=("random", "tpe"), help="with --trials: tune.sampler")
+    parser.add_argument("--large", nargs="+", type=int, help="measure so many small peers under each topology instead")
+    parser.add_argument("--topologies", nargs="+", default=tuple(TOPOLOGIES), help="with --large: the topologies")
     given = parser.parse_args()
+    if given.large:
+        print_large(given.large, given.topologies)
+        return
     if given.trials:
         print_growth(given.trials, given.sampler)
         return
@@ -316,6 +365,87 @@ def print_growth(num_trials: int, sampler: str) -> None:
     )
 
 
+def print_large(peers: Sequence[int], topologies: Sequence[str]) -> None:
+    """Run populations under each topology; print tables of the processes' cost and of the traffic, and JSON."""
+    study.PopulationTrainable = LargeTrainable  # type: ignore[attr-defined]  # the driver's, in this process
+    with connect(None) as connection:
+        copy_s = seconds_per_gb()
+        cases = [case for num_peers in peers for case in run_topologies(num_peers, topologies, connection)]
+    print_table(list(cases[0]), [[text(value) for value in case.values()] for case in cases])
+    cost = {(case["topology"], case["peers"]): case["leading, CPU s"] / case["peers"] for case in cases}
+    ratio = min(cost[name, min(peers)] / cost[name, max(peers)] for name in topologies if name != "all")
+    print(f"\nratio {ratio:.2f}, goal at least {WANTED_LARGE}\n")
+    traffic = report_traffic(peers, copy_s)
+    facts = run_provenance([], 0)
+    line = {
+        "name": "large",
+        "ratio": round(ratio, 3),
+        "unit": "leading process's CPU per peer, fewest peers by most",
+        "wanted": WANTED_LARGE,
+        "cases": cases,
+        "traffic": traffic,
+        **{name: facts[name] for name in ("hardware", "git", "versions")},
+    }
+    print(json.dumps(line), flush=True)
+
+
+def records_s(num_peers: int) -> float:
+    """Return the seconds to add a round to the records of many, and to write them."""
+    grafts = {
+        column: values * num_peers
+        for column, values in SimulatedPeer(0, 0.0, 1).graft((0, np.zeros(1, np.float32), None)).items()
+    }
+    grafts |= {column: [0] * len(grafts["site"]) for column in ("round", "staleness")}
+    many = {column: values * RECORDED_ROUNDS for column, values in grafts.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        records = TrialRecords(Folder(folder), "00000")
+        records.add_round(Round(1, False, [], many))
+        start = time.perf_counter()
+        records.add_round(Round(1, False, [], grafts))
+        records.write()
+        return round(time.perf_counter() - start, 3)
+
+
+def run_topologies(num_peers: int, topologies: Sequence[str], connection: Connection) -> list[dict[str, Any]]:
+    """Run one trial per topology; return the CPU seconds per round by process."""
+    together, written_s = min(PEERS_PER_NODE, num_peers), records_s(num_peers)
+    topologies = [name for name in topologies if name != "all" or num_peers <= MOST_IN_ALL]
+    space = parse_space(
+        {
+            "name": "large",
+            "data": {"name": "digits"},
+            "training": {"epochs": LARGE_ROUNDS},
+            "population": {"num_peers": num_peers, "peers_per_actor": together, "topology": {"grid": list(topologies)}},
+            "graft": {},
+            "tune": {"sampler": "grid"},
+            "resources": {"cpus_per_peer": math.floor(10_000 * CPUS_IN_ALL / num_peers) / 10_000},
+        }
+    )
+    watch = Watch()
+    with tempfile.TemporaryDirectory() as folder:
+        run_folder = RunFolder(folder)
+        run_folder.write_text("space.yaml", space.to_yaml())  # the report reads both
+        run_folder.write_text("run.json", json.dumps(run_provenance([], 0)))
+        trials = study.run_study(space, run_folder, connection, watch)
+    cases = []
+    for trial in trials:
+        if trial.status != "completed":
+            raise SystemExit(f"scaling.py: {num_peers} peers: {trial.status}: {trial.error}")
+        (first_s, spent_s), (last_s, all_s) = watch.at[trial.number, 1], watch.at[trial.number, LARGE_ROUNDS - 1]
+        cases.append(
+            {
+                "topology": trial.sample["population.topology"],
+                "peers": num_peers,
+                "leading, CPU s": round(trial.result["leading_cpu_s"], 3),
+                "driver, CPU s": round((all_s - spent_s) / (LARGE_ROUNDS - 2), 3),
+                "all processes, s": round((last_s - first_s) / (LARGE_ROUNDS - 2), 3),
+                "records, s": written_s,
+                "leading, MB": round(trial.result["leading_bytes"] / 1e6),
+            }
+        )
+    return cases
+
+
 def run(num_peers: int, num_rounds: int, connection: Connection) -> tuple[list[float], dict[str, float]]:
     """Run one trial; return the seconds of each round, and the CPU seconds per round by process."""
     space = parse_space(
@@ -335,7 +465,7 @@ def run(num_peers: int, num_rounds: int, connection: Connection) -> tuple[list[f
     if trial.status != "completed":
         raise SystemExit(f"scaling.py: {num_peers} peers: {trial.status}: {trial.error}")
     # without the first round, which starts the peers, and the last, which evaluates them on the test set
-    at, spent_s = zip(*(watch.at[number] for number in range(1, num_rounds)), strict=True)
+    at, spent_s = zip(*(watch.at[trial.number, number] for number in range(1, num_rounds)), strict=True)
     return [after - before for before, after in pairwise(at)], {
         "driver, CPU s a round": round((spent_s[-1] - spent_s[0]) / (len(at) - 1), 3),
         "leading, CPU s a round": round(trial.result["leading_cpu_s"], 3),

@@ -1,6 +1,7 @@
 """Measure the samplers: the median regret of each after short studies, against random sampling.
 
     python benchmarks/search.py [--grid RUN] [--seeds 100] [--trials 8 16 32 64] [--out results.jsonl]
+    python benchmarks/search.py --cost 100 300 1000    seconds per choice after so many trials; about three minutes
 
 Three surfaces: one measured on the digits over A, c and the number of peers, and two closed ones, Branin with a choice
 beside it and Hartmann's in three dimensions. The measured one comes from the study of search_surface.yaml:
@@ -11,6 +12,10 @@ A trial on it gets the validation accuracy of one seed of the nearest grid point
 value of the surface minus the value at the best observed trial, on the measured surface by the mean over its seeds.
 Trials run one after the other, without points to try first. The ratio is random's median regret divided by tpe's after
 16 trials, the smallest of the surfaces.
+
+With `--cost` a sampler gets the results of so many random samples, as in a resumed study, and then chooses the next
+ones with one thread, each followed by its result. The table has the median seconds per choice, with the smallest and
+the largest.
 """
 
 import argparse
@@ -34,9 +39,11 @@ from graftpop.run.provenance import run_provenance
 from graftpop.seeds import derive
 from graftpop.space import parse_space
 from graftpop.study.samplers import make_sampler
+from graftpop.study.trials import Trial
 
 GRID = Path(__file__).parent / "2026-11-29_search_2-cores" / "surface.parquet"
 SAMPLERS = ("random", "qmc", "tpe", "gp")
+NUM_CHOICES = 5
 CURVE: dict[str, Any] = {"A": {"uniform": [0.0, 1.0]}, "c": {"loguniform": [1.0, 500.0]}}
 HARTMANN_WEIGHTS = (1.0, 1.2, 3.0, 3.2)
 HARTMANN_SCALES = ((3, 10, 30), (0.1, 10, 35), (3, 10, 30), (0.1, 10, 35))
@@ -73,10 +80,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--trials", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--out", type=Path, help="file to which results are appended; those it has are not repeated")
+    parser.add_argument("--cost", type=int, nargs="+", help="measure seconds per choice after so many trials instead")
     given = parser.parse_args()
     torch.set_num_threads(1)
     file = given.grid / "trials.parquet" if given.grid.is_dir() else given.grid
     surfaces = [digits(file), branin(), hartmann()]
+    if given.cost:
+        report_cost(surfaces, given.cost)
+        return
     there = given.out.read_text().splitlines() if given.out and given.out.exists() else []
     regrets: dict[tuple[str, int, str], list[float]] = {
         (line["surface"], line["trials"], line["sampler"]): line["regrets"] for line in map(json.loads, there)
@@ -110,6 +121,39 @@ def regret(surface: Surface, sampler: str, num_trials: int, seed: int) -> float:
         chooser.tell(number, "completed", {"val_accuracy": measured})
         trials.append((measured, surface.value(sample)))
     return surface.best - max(trials, key=lambda trial: trial[0])[1]
+
+
+def choice_s(surface: Surface, sampler: str, num_trials: int) -> list[float]:
+    """Return the seconds of each of the choices after a number of trials."""
+    tune = {"sampler": sampler, "num_samples": num_trials + NUM_CHOICES, "first": []}
+    space = parse_space({"tune": tune, **surface.sections})
+    chooser, rng, seconds = make_sampler(space), random.Random(0), []
+    for number in range(num_trials):
+        sample = space.sample(rng)
+        result = {"val_accuracy": surface.observed(sample, rng)}
+        chooser.recall(Trial(str(number), number, sample, 1, "completed", result), {})
+    for number in range(num_trials, num_trials + NUM_CHOICES):
+        start = time.perf_counter()
+        sample = chooser.sample(number)
+        seconds.append(time.perf_counter() - start)
+        chooser.tell(number, "completed", {"val_accuracy": surface.observed(sample, rng)})
+    return seconds
+
+
+def report_cost(surfaces: Sequence[Surface], trials: Sequence[int]) -> None:
+    """Print the seconds per choice of each sampler, and one line of JSON."""
+    cases, rows = [], []
+    for surface in surfaces:
+        for num_trials in trials:
+            found = {sampler: choice_s(surface, sampler, num_trials) for sampler in SAMPLERS}
+            cases.append({"surface": surface.name, "trials": num_trials, "seconds": found})
+            cells = [f"{statistics.median(by):.2g} ({min(by):.2g}-{max(by):.2g})" for by in found.values()]
+            rows.append([surface.name, f"{num_trials:,}", *cells])
+            print(f"{surface.name} {num_trials}", file=sys.stderr, flush=True)
+    print_table(["surface", "trials", *SAMPLERS], rows)
+    facts = run_provenance([], 0)
+    line = {"name": "choice_s", "cases": cases, **{name: facts[name] for name in ("git", "versions", "hardware")}}
+    print(json.dumps(line), flush=True)
 
 
 def report(regrets: Mapping[tuple[str, int, str], Sequence[float]], trials: Sequence[int], names: list[str]) -> None:

@@ -5,6 +5,7 @@ population holds references, and Ray moves the bytes from node to node.
 """
 
 import time
+from collections import deque
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -67,6 +68,7 @@ class RayGroup:
         self._actors: dict[int, Any] = {}  # by index of actor
         self._actor_of_peer: dict[int, int] = {}  # index of actor by peer
         self._started: dict[ray.ObjectRef[Any], PendingCall] = {}
+        self._ended: deque[ray.ObjectRef[Any]] = deque()  # of these, those known to have ended
         self._assign_peers()
         for index in range(len(request.actors)):
             self._start_process(index)
@@ -86,6 +88,7 @@ class RayGroup:
         busy = {self._actor_of_peer[call.peer] for call in self._started.values()}
         self._settings, self._request, self._trial = settings, request, trial
         self._started.clear()
+        self._ended.clear()
         self._assign_peers()
         assigned = {
             index: actor.assign.remote(settings.model_dump(), self._peers_of(index))
@@ -136,9 +139,10 @@ class RayGroup:
         pending = dict(
             self._submit(peer, method, arguments, timeout_s, result_mode) for peer, arguments in calls.items()
         )
+        ended: deque[ray.ObjectRef[Any]] = deque()
         broken = []  # reported after the failure that caused them
         while pending:
-            peer, result = self._next_of(pending)
+            peer, result = self._next_of(pending, ended)
             if isinstance(result, CollectiveError):
                 broken.append((peer, result))
             else:
@@ -154,7 +158,7 @@ class RayGroup:
 
     def next_result(self) -> tuple[int, Any]:
         """See `Group.next_result`."""
-        return self._next_of(self._started)
+        return self._next_of(self._started, self._ended)
 
     def _submit(
         self, peer: int, method: str, arguments: tuple[Any, ...], timeout_s: float, result_mode: ResultMode
@@ -167,19 +171,31 @@ class RayGroup:
             reference, result_ref = actor.make.options(name=name, num_returns=2).remote(peer, method, *arguments)
         return reference, PendingCall(peer, method, result_mode, result_ref, timeout_s, time.monotonic() + timeout_s)
 
-    def _next_of(self, pending: "dict[ray.ObjectRef[Any], PendingCall]") -> tuple[int, Any]:
-        """Remove the call that ends or times out first; return its peer with the result or the error."""
-        deadline = min(call.deadline for call in pending.values())
-        done, _ = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
-        if not done:
-            late = next(reference for reference, call in pending.items() if call.deadline == deadline)
-            call = pending.pop(late)
-            return call.peer, PeerLost(
-                f"peer {call.peer}: did not finish '{call.method}' within {call.timeout_s:g} "
-                f"s; it is replaced; raise population.deadline_factor or round_timeout_s if it was only slow"
-            )
-        call = pending.pop(done[0])
-        result = self._result(done[0], call.peer, call.method)
+    def _next_of(
+        self, pending: "dict[ray.ObjectRef[Any], PendingCall]", ended: "deque[ray.ObjectRef[Any]]"
+    ) -> tuple[int, Any]:
+        """Remove the call that ends or times out first; return its peer with the result or the error.
+
+        Args:
+            pending: the calls.
+            ended: those of them that have ended; all that have are found at once, because each wait looks at all calls.
+        """
+        if not ended:
+            deadline = min(call.deadline for call in pending.values())
+            first, others = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
+            if not first:
+                late = next(reference for reference, call in pending.items() if call.deadline == deadline)
+                call = pending.pop(late)
+                return call.peer, PeerLost(
+                    f"peer {call.peer}: did not finish '{call.method}' within {call.timeout_s:g} "
+                    f"s; it is replaced; raise population.deadline_factor or round_timeout_s if it was only slow"
+                )
+            ended.extend(first)
+            if others:
+                ended.extend(ray.wait(others, num_returns=len(others), timeout=0)[0])
+        reference = ended.popleft()
+        call = pending.pop(reference)
+        result = self._result(reference, call.peer, call.method)
         if isinstance(result, PeerError) or call.result_mode == "value":
             return call.peer, result
         # a returned object outlives its process, but not its node

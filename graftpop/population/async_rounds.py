@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from graftpop.errors import PeerDiverged, PeerError, PeerLost, PopulationLost, ResultLost
@@ -85,12 +86,15 @@ class AsyncRounds:
         self._states, self._teachers, self._on_event = dict(states), teachers, on_event
         self._done = dict.fromkeys(roster.peers, round)  # completed rounds by peer
         self._trained = dict.fromkeys(roster.peers, round)  # trained rounds by peer
+        self._slowest: int | None = None  # trained rounds of the slowest peer; None to be computed
         self._newest: dict[int, Published] = {}
         self._results: dict[
             int, dict[int, PeerRound]
         ] = {}  # results by round and peer, until all peers have completed it
+        self._donors = lru_cache(maxsize=8)(self._donors_after)  # every receiver of a round asks for all donors
         self._programs = {peer: self._program(peer) for peer in roster.peers}
         self._waiting = set(roster.peers)
+        self._has_progress = True  # since the waiting peers were advanced; many wait, and most results change nothing
         self._running: dict[int, PeerCall] = {}
         self._starting: set[int] = set()
         self._diverged: dict[int, PeerDiverged] = {}  # diverged peers that wait for a donor
@@ -103,9 +107,11 @@ class AsyncRounds:
             PopulationLost: too few peers remain.
         """
         while any(self._done[peer] < number for peer in self._roster.peers):
-            waiting, self._waiting = self._waiting, set()
-            for peer in sorted(waiting):
-                self._advance(peer, None)
+            if self._has_progress:
+                self._has_progress = False
+                waiting, self._waiting = self._waiting, set()
+                for peer in sorted(waiting):
+                    self._advance(peer, None)
             if not self._running:
                 self._restart_blocking()
             peer, outcome = self._group.next_result()
@@ -167,6 +173,8 @@ class AsyncRounds:
             row = yield from self._reseed(peer, number, row, num_epochs)
         if settings.exchanges and not is_last:
             yield from self._publish(peer, number, row["val_accuracy"])
+        if self._trained[peer] == self._slowest:
+            self._slowest, self._has_progress = None, True
         self._trained[peer] = number
         while not is_last and self._is_ahead(number):
             yield WAIT
@@ -180,19 +188,22 @@ class AsyncRounds:
 
     def _is_ahead(self, number: int) -> bool:
         """Return whether a peer after this round is more than `max_staleness` rounds ahead of the slowest."""
-        slowest = min(self._trained[peer] for peer in self._roster.peers)
-        return number - slowest > self._settings.population.max_staleness
+        if self._slowest is None:
+            self._slowest = min(self._trained[peer] for peer in self._roster.peers)
+        return number - self._slowest > self._settings.population.max_staleness
 
     def _publish(self, peer: int, number: int, val_accuracy: float) -> PeerProgram:
         handle = yield PeerCall("publish", (), "ref")
         self._newest[peer] = Published(number, handle, val_accuracy)
+        self._has_progress = True
 
     def _graft(self, peer: int, number: int) -> Generator[PeerCall | None, Any, Mapping[str, list[Any]]]:
         """Graft a peer with its donors' newest snapshots; return the columns of the record."""
         while True:
-            rng = random.Random(f"{self._settings.seed}/donors/{number}")
-            best = self._best_of(other for other in self._roster.peers if other in self._newest)
-            donors = donors_among(self._roster.peers, self._settings.population.topology, best, rng)
+            best = self._roster.peers[0]  # of no account in other topologies
+            if self._settings.population.topology == "best":
+                best = self._best_of(other for other in self._roster.peers if other in self._newest)
+            donors = self._donors(number, best, len(self._roster.peers))
             if peer not in donors:
                 return {}
             oldest = number - self._settings.population.max_staleness
@@ -200,6 +211,12 @@ class AsyncRounds:
             if taken is not None:
                 columns, round = taken
                 return {**columns, "staleness": [number - round] * len(columns["site"])}
+
+    def _donors_after(self, number: int, best: int, num_peers: int) -> Mapping[int, tuple[int, ...]]:
+        """Return the donors of each receiver after a round; as peers only leave, their number identifies them."""
+        del num_peers
+        rng = random.Random(f"{self._settings.seed}/donors/{number}")
+        return donors_among(self._roster.peers, self._settings.population.topology, best, rng)
 
     def _reseed(
         self, peer: int, number: int, error: PeerDiverged, num_epochs: int
@@ -276,6 +293,7 @@ class AsyncRounds:
         else:
             self._roster.leave([peer], number)
             self._newest.pop(peer, None)
+            self._slowest, self._has_progress = None, True
             return
         self._starting.add(peer)
         self._group.restart([peer])

@@ -128,10 +128,11 @@ class Recovery:
 
     def _run(self, phase: Phase) -> dict[int, PeerError]:
         """Run a phase on the peers that have not done it; return the failures by peer."""
+        present = set(self._roster.peers)
         calls = {
             peer: _resolved(arguments)
             for peer, arguments in phase.calls.items()
-            if peer in self._roster.peers and peer not in phase.outcomes
+            if peer in present and peer not in phase.outcomes
         }
         failures: dict[int, PeerError] = {}
         timeout_s = phase.num_rounds * self._deadlines.timeout_s

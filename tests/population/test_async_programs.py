@@ -1,5 +1,6 @@
 """Calls of asynchronous peers, one by one, in the order given by each test."""
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -208,3 +209,24 @@ def test_peer_that_left_is_never_restarted() -> None:
     assert [sorted(result) for result in results] == [[0, 1]] * settings.num_rounds
     assert [event.event for event in events if event.peer == 2] == ["lost", "left"]
     assert [event.peer for event in events if event.event == "replaced"] == [0, 1, 0, 1]
+
+
+def functions_called(num_peers: int) -> int:
+    """Return how many calls of functions a population takes whose lowest peers run ahead and wait for the others."""
+    settings, group, called = settings_of(num_peers=num_peers), ScriptedGroup([]), 0
+    rounds, _ = make_rounds(group, settings)
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal called
+        called += event == "call"
+
+    sys.setprofile(count)
+    try:
+        all_rounds(rounds, settings)
+    finally:
+        sys.setprofile(None)
+    return called
+
+
+def test_cost_per_peer_grows_no_faster_than_the_number_of_peers() -> None:
+    assert functions_called(80) / functions_called(20) < 4**2
