@@ -67,7 +67,7 @@ class PopulationTrainable(tune.Trainable):
         """
         self._space, self._nodes = space, nodes
         self._run = RunFolder(location)
-        self._lock, self._is_locked = ExitStack(), False
+        self._lock, self._is_locked, self._is_complete = ExitStack(), False, False
         self._group: RayGroup | None = None
         self._assign_trial(config)
         if heart is not None:
@@ -118,7 +118,8 @@ class PopulationTrainable(tune.Trainable):
             self._end_peers()
             self._write_with_retries(self._records.write, "its records")
             return {"round": 0, "val_accuracy": 0.0, **self._report(), "error": str(error), "done": True}
-        return {**self._report(), "done": done is None or done.is_last}
+        self._is_complete = done is None or done.is_last
+        return {**self._report(), "done": self._is_complete}
 
     def _finish_round(self, population: Population, done: Round, start: float) -> None:
         self._summary = summarize(done, self._summary, self._request.actors)
@@ -141,8 +142,11 @@ class PopulationTrainable(tune.Trainable):
         try:
             self._writer.finish()
         finally:
+            if self._is_locked and self._is_complete:
+                with suppress(OSError):
+                    self._run.of_trials("locks").remove(self._id)  # before another process can acquire it
             self._lock.close()
-            self._is_locked = False
+            self._is_locked = self._is_complete = False
 
     def _start(self) -> Population | None:
         """Start the peers from the newest complete checkpoint; None if the trial is complete."""

@@ -3,7 +3,7 @@
 A checkpoint is a folder with one file per peer and `population.json`. That file is written last and holds the size and
 the hash of every other file: a folder without it is no checkpoint, and a file that differs from it is damaged. Another
 `format_version` is refused, because skipping it would train again in silence. The last two checkpoints and the best one
-are kept.
+are kept. After the last round two are: the last, and the best or the one before.
 Nothing that is read is executed, and no file name can point outside the folder.
 """
 
@@ -185,10 +185,11 @@ class Checkpoints:
     def _kept(self) -> set[int]:
         found = [checkpoint.metadata for checkpoint in self.newest_first()]
         best = max(found, key=lambda metadata: (metadata.score, -metadata.round))
+        last = found[: 1 if found[0].is_complete and best is not found[0] else LAST_KEPT]
         return {
             metadata.round
             for metadata in found
-            if metadata in found[:LAST_KEPT] or metadata is best or metadata.round == self._handed_over
+            if metadata in last or metadata is best or metadata.round == self._handed_over
         }
 
     def _remove_but(self, rounds: set[int]) -> None:

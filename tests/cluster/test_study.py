@@ -111,6 +111,7 @@ def test_study_writes_consistent_tables_and_its_best_network(connection: Connect
         assert row["alpha"] == pytest.approx(alpha, abs=1e-12)
         assert row["donor"] == (row["receiver"] - 1) % searched["population.num_peers"]
 
+    assert not list((tmp_path / "tune" / "locks").iterdir())  # complete trials need none
     metrics = json.loads((tmp_path / "best" / "metrics.json").read_text())
     assert metrics["measured"]["val_accuracy"] == max(row["val_accuracy"] for row in by_trial.values())
     network = graftpop.load(tmp_path / "best")

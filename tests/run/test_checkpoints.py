@@ -79,6 +79,16 @@ def test_last_two_and_the_first_best_checkpoint_are_kept(
     assert all(checkpoint.files() == files_of(checkpoint.metadata.round) for checkpoint in checkpoints.newest_first())
 
 
+@pytest.mark.parametrize(("scores", "kept"), [([0.5], [1]), ([0.1, 0.2, 0.3], [3, 2]), ([0.3, 0.1, 0.2], [3, 1])])
+def test_two_checkpoints_of_a_complete_trial_are_kept(
+    checkpoints: Checkpoints, scores: list[float], kept: list[int]
+) -> None:
+    for round, score in enumerate(scores, start=1):
+        done = metadata(round, score).model_copy(update={"is_complete": round == len(scores)})
+        checkpoints.write(done, files_of(round).items)
+    assert rounds(checkpoints) == kept
+
+
 def test_handed_over_checkpoint_is_kept_until_the_next(checkpoints: Checkpoints) -> None:
     checkpoints.hand_over()  # without a checkpoint
     write(checkpoints, 1, 0.9)
