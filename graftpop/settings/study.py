@@ -28,9 +28,9 @@ class TuneSettings(Section):
     """Number of trials; must be null with sampler grid. null: 10, or every combination of a grid."""
 
     sampler: Literal["tpe", "gp", "qmc", "random", "grid"] = "tpe"
-    """tpe: tree-structured Parzen estimator. gp: Gaussian process. qmc: scrambled Sobol sequence. All three are
-    Optuna's; tpe and gp draw the first trials at random, at most 10 and at most half of them. random: independent
-    random samples. grid: every combination of values; implied by variants and seeds."""
+    """tpe: tree-structured Parzen estimator; the one for choices and keys that depend on others. gp: Gaussian process,
+    for up to 300 trials. qmc: scrambled Sobol sequence. All are Optuna's; tpe and gp draw the first trials at random,
+    at most 10 and at most half. random: independent samples. grid: every combination; implied by variants and seeds."""
 
     first: list[dict[str, Any]] | None = None
     """Values to try first, as maps from searched keys such as {graft.A: 0.4, graft.c: 500}; keys that a map omits are
