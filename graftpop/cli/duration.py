@@ -17,6 +17,10 @@ TRIALS_ESTIMATED = 50
 """Most trials whose mean duration is estimated."""
 
 
+START_S = 13
+"""Seconds until new processes train, as `benchmarks/startup.py` measured for small networks."""
+
+
 def typical_trials(space: Space) -> list[Settings]:
     """Return settings whose mean stands for all trials: evenly spaced points of a grid, else random samples."""
     settings, num_trials = space.resolve(), space.num_trials()
@@ -49,5 +53,6 @@ def duration_text(trials: Sequence[Settings], num_trials: int, nodes: Sequence[N
     return (
         f"{about(found.seconds)} on {f'this machine with {cores}' if len(nodes) == 1 else of_cluster}, an estimate "
         f"for training and validation alone: {found.batch_s:.2g} s per batch of {found.batch_size} images, "
-        f"{found.num_at_once} peer{'s' * (found.num_at_once > 1)} at once"
+        f"{found.num_at_once} peer{'s' * (found.num_at_once > 1)} at once; processes start in addition, {START_S} s or "
+        f"more for the first trial and for each one with other resources than the trial before"
     )

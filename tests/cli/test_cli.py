@@ -111,7 +111,12 @@ def test_version_and_completion_are_options_of_the_command() -> None:
 @pytest.mark.parametrize(
     ("space", "num_trials", "num_rounds", "duration"),
     [
-        (DIGITS, 4, 12, r"about \d+ \w+ on this machine with \d+ cores, an estimate .* per batch of 64 images, .*"),
+        (
+            DIGITS,
+            4,
+            12,
+            r"about \d+ \w+ on this machine with \d+ cores, .* per batch of 64 images, .* start .* 13 s .*",
+        ),
         (CIFAR, 16, 200, "not estimated: cifar10 .*"),  # a dry run does not download it
     ],
 )
