@@ -51,11 +51,15 @@ class Space:
         return Settings.model_validate(self.merged_tree(sample or {}))
 
     def merged_tree(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the tree that `resolve` validates: `tree`, overlaid by the variant and then by the sampled values."""
+        """Return the tree that `resolve` validates: `tree`, overlaid by the variant and then by the sampled values.
+
+        A user's Tuner samples in any order, and keys of a section that its own choice leaves out.
+        """
         variant = self.variants[sample.get("variant", next(iter(self.variants)))] if self.variants else {}
         tree = deepcopy(merged(self.tree, variant))
-        for key, value in sample.items():
-            if key != "variant":
+        for key, value in sorted(sample.items(), key=lambda item: item[0].count(".")):  # sections before their keys
+            section, _, name = key.partition(".")
+            if key != "variant" and not (name and sample.get(section, tree) is None):
                 put(tree, key, deepcopy(value))
         return tree
 

@@ -83,6 +83,18 @@ def test_domain_inside_a_choice_is_sampled_in_that_choice_only() -> None:
             assert (graft.alpha, graft.A, graft.burn_in_rounds) == ("adaptive", one["graft.A"], 1)
 
 
+def test_sample_of_a_tuner_may_have_keys_before_their_section_and_without_it() -> None:
+    """A user's Tuner samples each key of its own space, in any order."""
+    space = space_of("graft: {A: 0.1}")
+    sample: dict[str, Any]
+    for sample in ({"graft.A": 0.7, "graft": {"level": "filter"}}, {"graft": {"level": "filter"}, "graft.A": 0.7}):
+        graft = space.resolve(sample).graft
+        assert graft is not None
+        assert (graft.A, graft.level) == (0.7, "filter")
+    for sample in ({"graft.A": 0.7, "graft": None}, {"graft": None, "graft.A": 0.7}):
+        assert space.resolve(sample).graft is None
+
+
 def test_resolving_a_sample_does_not_change_the_space() -> None:
     space = space_of(BRANCHES)
     for one in drawn(space, 50):
