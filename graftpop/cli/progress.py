@@ -86,8 +86,8 @@ class Pace:
         return sum(trial.num_rounds for trial in trials) + uncreated * self._rounds_of_trial
 
     def rounds_done(self, trials: Sequence[Trial]) -> int:
-        """Return the completed rounds; a trial that is over counts with all its rounds."""
-        return sum(trial.num_rounds if trial.is_over else trial.round for trial in trials)
+        """Return the completed rounds; a trial that never continues counts with all its rounds."""
+        return sum(trial.num_rounds if trial.is_final else trial.round for trial in trials)
 
     def time_left(self, trials: Sequence[Trial]) -> str:
         """Return the remaining time at the current pace; an empty string before the first round."""

@@ -185,6 +185,12 @@ def test_stopped_trial_has_no_rounds_left(clock: list[float]) -> None:
     assert (pace.rounds_done(trials), pace.total_rounds(trials)) == (18, 24)
 
 
+def test_interrupted_trial_has_rounds_left(clock: list[float]) -> None:
+    pace = Pace(num_trials=2, rounds_of_trial=12)
+    trials = [trial(0, "interrupted", round=4), trial(1, round=6)]
+    assert (pace.rounds_done(trials), pace.total_rounds(trials)) == (10, 24)
+
+
 def test_pace_ignores_rounds_of_earlier_sessions(clock: list[float]) -> None:
     pace = Pace(num_trials=2, rounds_of_trial=12)
     trials = [trial(0, "completed", round=12), trial(1, round=2)]
