@@ -92,6 +92,7 @@ class _Optuna:
             study_name="graftpop",
         )
         self._running: dict[int, optuna.Trial] = {}
+        self._reported: dict[int, int] = {}  # the last round, by trial
 
     def recall(self, trial: Trial, scores: Mapping[int, float]) -> None:
         """See `Sampler.recall`."""
@@ -129,8 +130,10 @@ class _Optuna:
 
     def report(self, number: int, round: int, score: float) -> None:
         """See `Sampler.report`."""
-        if len(self._objectives) == 1:  # Optuna prunes by one objective only
+        is_new = round > self._reported.get(number, 0)  # a trial that lost its processes repeats rounds
+        if is_new and len(self._objectives) == 1:  # Optuna prunes by one objective only
             self._running[number].report(score, round)
+            self._reported[number] = round
 
     def tell(self, number: int, status: str, figures: Mapping[str, Any]) -> None:
         """See `Sampler.tell`; Optuna uses the reported scores of a stopped trial."""
