@@ -1,11 +1,36 @@
-"""The cause of a lost process or object in one line, from Ray's long messages."""
+"""The cause of a lost process or object, or of a failed trial, in one line, from long messages of Ray and Tune."""
 
 import re
 
-__all__ = ["loss_reason"]
+from graftpop.errors import printable
+
+__all__ = ["failure_reason", "loss_reason"]
 
 LOW_MEMORY = "running low on memory"
 """Part of every message about a process that Ray's memory monitor killed."""
+
+EXIT_DETAIL = "Worker exit detail: "
+"""Part of every message about a process that died."""
+
+
+ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Interrupt|Exit)\b")
+"""Start of the last lines of a traceback."""
+
+
+def failure_reason(text: str) -> str:
+    """Return in one line why a trial failed: our own message if there is one, else Python's last error line.
+
+    Args:
+        text: content of the trial's file of errors by Tune, which has the earlier ones too; or a message.
+    """
+    text = printable(text.rpartition("Failure # ")[2])
+    if EXIT_DETAIL in text:
+        return loss_reason(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if ERROR_LINE.match(line)]
+    if not errors:
+        return lines[-1] if lines else "no reason was given"
+    return re.sub(r"^graftpop\.errors\.\w+: ", "", errors[-1])
 
 
 def loss_reason(text: str, actor: object = None) -> str:
@@ -20,7 +45,7 @@ def loss_reason(text: str, actor: object = None) -> str:
     if ours := re.findall(r"graftpop\.errors\.\w+: (.+)", text):
         return str(ours[-1])
     where = [match[0] for key in ("ip", "pid") if (match := re.search(rf"{key}: [^\s,]+", text))]
-    detail = re.search(r"Worker exit detail: ([^.]+)", text)
+    detail = re.search(rf"{EXIT_DETAIL}([^.]+)", text)
     reason = detail[1] if detail else text.strip().splitlines()[0]
     return f"{reason} ({', '.join(where)})" if where else reason
 

@@ -2,7 +2,6 @@
 
 import logging
 import pickle
-import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,9 +14,10 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
 from graftpop.cluster.heartbeats import Heartbeats, Silence
+from graftpop.cluster.loss_reason import failure_reason
 from graftpop.cluster.room import RoomWatch
 from graftpop.cluster.search import replay_results
-from graftpop.errors import CheckpointError, PopulationLost, StorageError, printable
+from graftpop.errors import CheckpointError, PopulationLost, StorageError
 from graftpop.reporting import LiveReport
 from graftpop.run.checkpoints import Checkpoints
 from graftpop.run.record_files import TRIALS_PER_FOLD
@@ -257,19 +257,8 @@ def _can_resume(trial: TuneTrial) -> bool:
 
 
 def _reason(trial: TuneTrial) -> str:
-    """Return in one line why a trial failed: our own message if there is one, else Python's last error line.
-
-    Tune writes the error as text, first on this machine and later to the run folder.
-    """
+    """Return in one line why a trial failed; Tune writes the error first on this machine, later to the run folder."""
     here = Path(trial.error_file) if trial.error_file else None
     is_written = here is not None and here.exists()
     text = here.read_text(encoding="utf-8", errors="replace") if here and is_written else str(trial.get_error() or "")
-    text = printable(text.rpartition("Failure # ")[2])  # the file has the earlier ones, too
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if ERROR_LINE.match(line)]
-    if not errors:
-        return lines[-1] if lines else "no reason was given"
-    return re.sub(r"^graftpop\.errors\.\w+: ", "", errors[-1])
-
-
-ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Interrupt|Exit)\b")
+    return failure_reason(text)

@@ -7,7 +7,7 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 
 from graftpop.cluster.heartbeats import SILENT_LOOKS, Silence
-from graftpop.cluster.loss_reason import loss_reason
+from graftpop.cluster.loss_reason import failure_reason, loss_reason
 from graftpop.cluster.resources import Node
 from graftpop.cluster.room import ANNOUNCED_AFTER_S, ROOM_TIMEOUT_S, RoomWatch
 from graftpop.errors import ResourceError
@@ -44,6 +44,41 @@ def test_memory_kill_names_process_node_and_keys(actor: str | None) -> None:
 
 def test_memory_kill_without_details_names_the_keys() -> None:
     assert "training.batch_size" in loss_reason("Task was killed due to the node running low on memory.", ACTOR)
+
+
+DEAD_LEADER = """Failure # 1 (occurred at 2026-11-29_19-50-52)
+The actor died unexpectedly before finishing this task.
+\tclass_name: with_resources.<locals>.ResourceTrainable
+\tactor_id: 84a8a5b05f067f45172ccd5901000000
+\tpid: 26243
+\tnamespace: 0ec89411-c73e-4db3-b125-ebef8817b2df
+\tip: 127.0.0.1
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker \
+unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was killed \
+by the OOM killer due to high memory usage, (2) ray stop --force was called, or (3) the worker crashed unexpectedly.
+"""
+
+
+def test_death_of_a_process_is_short_and_names_it() -> None:
+    reason = failure_reason(DEAD_LEADER)
+    assert len(reason) < 150
+    for part in ("exits", "pid: 26243", "ip: 127.0.0.1"):
+        assert part in reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            f"{DEAD_LEADER}Failure # 2 (occurred at x)\nTraceback\n  File x\nValueError: \x1b[1mlast\n",
+            "ValueError: last",
+        ),
+        ("Failure # 1\ngraftpop.errors.StorageError: disk: full\n", "disk: full"),
+        ("Failure # 1 (occurred at x)\nfound no room\n", "found no room"),
+    ],
+)
+def test_failure_is_the_last_error_of_the_last_attempt(text: str, reason: str) -> None:
+    assert failure_reason(text) == reason
 
 
 def looks(silence: Silence, count: int, heard: dict[str, str]) -> list[dict[str, str]]:
