@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from graftpop.cli.exit_codes import OutputError, act_on_signals, interrupted_code, one_line_errors, run_command
+from graftpop.cli.exit_codes import OutputError, interrupted_code, one_line_errors, run_command
 from graftpop.errors import GraftpopError, SpaceError
 
 if TYPE_CHECKING:  # slow imports are made inside the functions, so that --help answers at once
@@ -189,7 +189,6 @@ def lead_study(
 
     try:
         with connect(address) as connection:
-            act_on_signals()
             with prefixed_errors(where, overrides):
                 check_resources(space, connection.nodes)
             check_nodes(space, folder.location)

@@ -14,15 +14,7 @@ import typer
 
 from graftpop.errors import GraftpopError, one_line
 
-__all__ = [
-    "BAD_INPUT",
-    "OutputError",
-    "act_on_signals",
-    "interrupted_code",
-    "one_line_errors",
-    "run_app",
-    "run_command",
-]
+__all__ = ["BAD_INPUT", "OutputError", "interrupted_code", "one_line_errors", "run_app", "run_command"]
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -52,8 +44,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def guarded(*arguments: Any, **options: Any) -> None:
-        with _one_line_ends(), _signals_restored():
-            act_on_signals()
+        with _one_line_ends(), _ending_by_signals():
             command(*arguments, **options)
 
     return guarded
@@ -90,13 +81,6 @@ def interrupted_code() -> int:
     return _code
 
 
-def act_on_signals() -> None:
-    """Let SIGTERM and SIGHUP act like Ctrl-C; Ray's start replaces the handler of SIGTERM, so call this again then."""
-    for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _interrupt)
-
-
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _code
     _code = 128 + number
@@ -107,8 +91,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _signals_restored() -> Iterator[None]:
+def _ending_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP act like Ctrl-C inside the block."""
     before = {number: signal.getsignal(number) for number in ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
     try:
         yield
     finally:

@@ -91,9 +91,10 @@ def connect(address: str | None) -> Iterator[Connection]:
             protect_token(create=False)
             _check_answers(address)
         # `local` instead of None, which would join any cluster that runs on this machine
-        with private_start() if address is None else nullcontext(), _sighup_blocked():
+        with private_start() if address is None else nullcontext(), _sighup_blocked(), _sigterm_kept():
             context = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
-    except SystemExit as error:  # Ray's own handler of SIGTERM, while it starts
+    except SystemExit as error:  # by Ray's handler of SIGTERM
+        signal.raise_signal(signal.SIGTERM)
         raise KeyboardInterrupt from error
     except (OSError, ValueError, RuntimeError, RaySystemError, AuthenticationError) as error:
         reason = (one_line(error) or type(error).__name__).rstrip(".")
@@ -137,6 +138,8 @@ def private_start() -> Iterator[None]:
 def _full_disk() -> str:
     """Return a hint if the folder of Ray's sessions is nearly full, of which Ray reports consequences only."""
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if not os.path.isdir(folder):
+        return ""
     free_mib = shutil.disk_usage(folder).free / 2**20
     return f"; {folder} has {free_mib:.0f} MiB left, free some or set RAY_TMPDIR" if free_mib < LEAST_FREE_MIB else ""
 
@@ -149,6 +152,16 @@ def _sighup_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Restore the handler of SIGTERM, which `ray.init` replaces."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def nodes_of_cluster() -> list[Node]:

@@ -114,6 +114,20 @@ def test_signal_to_a_running_study_is_recorded(tmp_path: Path, number: signal.Si
 
 
 @pytest.mark.chaos
+def test_sigterm_while_ray_starts_is_recorded(tmp_path: Path) -> None:
+    """Ray has a handler of its own then."""
+    (tmp_path / "space.yaml").write_text(SPACE)
+    run = tmp_path / "run"
+    with driver(tmp_path, "--space", "space.yaml", "--out", str(run)) as process:
+        parent = psutil.Process(process.pid)
+        while not any(child.name() == "gcs_server" for child in parent.children()):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        check_interrupted(process, run, 143)
+
+
+@pytest.mark.chaos
 @pytest.mark.timeout(1200)
 def test_driver_killed_while_it_starts_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE.replace("epochs: 16", "epochs: 1"))

@@ -20,6 +20,12 @@ def test_unreachable_address_is_refused(scheme: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_absent_folder_of_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/absent/ray")
+    with pytest.raises(ResourceError, match="/proc/absent"), connect(None):
+        pass
+
+
 def close_connections(server: socket.socket) -> None:
     while True:
         try:
