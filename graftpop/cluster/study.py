@@ -32,7 +32,7 @@ from graftpop.study.optuna_storage import OptunaStorage
 from graftpop.study.samplers import LEARNING, make_sampler
 from graftpop.study.trials import Trial, best_trial, recovered_trials, trials_from_json
 
-__all__ = ["run_study"]
+__all__ = ["read_known", "run_study"]
 
 SECONDS_BETWEEN_COPIES = "60"
 """Time between two snapshots of Tune, whose cost grows with the number of trials."""
@@ -139,6 +139,8 @@ def read_known(folder: RunFolder, space: Space) -> list[Trial]:
     if problem and folder.exists("trials.parquet"):
         logger.warning("%s/%s; its trials are recovered from trials.parquet", folder.shown, problem)
         known = recovered_trials(folder, space)
+    elif problem and folder.of_trials("checkpoints").exists():
+        logger.warning("%s/%s; its trials are sampled again, and resume from their checkpoints", folder.shown, problem)
     for trial in known:
         if not trial.is_over:
             trial.status = "interrupted"

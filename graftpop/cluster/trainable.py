@@ -71,7 +71,8 @@ class PopulationTrainable(tune.Trainable):
         self._group: RayGroup | None = None
         self._assign_trial(config)
         if heart is not None:
-            heart.start(lambda: self._id)
+            # not `_id`: Tune expects the next trial's heartbeats while its reset waits for storage
+            heart.start(lambda: Path(self.logdir).name)
 
     def __repr__(self) -> str:
         """Return the actor's name for the dashboard, the same for all trials that it leads."""

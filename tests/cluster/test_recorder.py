@@ -3,16 +3,21 @@
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler
+from ray.tune.trainable import trainable
 
-from graftpop.cluster.heartbeats import Heartbeats
-from graftpop.cluster.recorder import Recorder
+from graftpop.cluster.heartbeats import Heart, Heartbeats
+from graftpop.cluster.recorder import TRIALS, Recorder
+from graftpop.cluster.resources import Node
 from graftpop.cluster.room import RoomWatch
+from graftpop.cluster.study import read_known
+from graftpop.cluster.trainable import PopulationTrainable
 from graftpop.population import Event
 from graftpop.run import tables
 from graftpop.run.record_files import TRIALS_PER_FOLD
@@ -64,6 +69,50 @@ def run_trial(recorder: Recorder, number: int) -> None:
     recorder.on_trial_start(0, [trial], trial)
     recorder.on_trial_result(0, [trial], trial, REPORT)
     recorder.on_trial_complete(0, [trial], trial)
+
+
+@pytest.mark.parametrize("content", [None, "[{"])
+def test_trials_lost_with_both_lists_are_announced(
+    content: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder(str(tmp_path))
+    assert read_known(run, SPACE) == []
+    assert not caplog.messages  # a new run
+    run.of_trials("checkpoints").create()
+    if content is not None:
+        run.write_text(TRIALS, content)
+    assert read_known(run, SPACE) == []
+    (line,) = caplog.messages
+    assert TRIALS in line
+
+
+class Beats(Heart):
+    """The trial that heartbeats name."""
+
+    def start(self, trial_id: Callable[[], str]) -> None:
+        object.__setattr__(self, "trial_id", trial_id)
+
+
+def test_heartbeats_name_the_next_trial_while_it_waits_for_the_writes_of_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainable, "DEFAULT_STORAGE_PATH", str(tmp_path))
+    beats: Any = Beats(None, 1.0)
+    named: list[str] = []
+
+    class Leader(PopulationTrainable):
+        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super().setup(config, SPACE, [Node(2.0, 0.0)], str(tmp_path), beats)
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            named.append(beats.trial_id())
+            return super().reset_config(new_config)
+
+    config = {"trial": {"trial_id": "00000", "sample": {"training.lr": 0.1}}}
+    leader = Leader(config)
+    before = beats.trial_id()
+    leader.reset(config)  # type: ignore[no-untyped-call]
+    assert named == [Path(leader.logdir).name] != [before]
 
 
 def work_of(num_known: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
