@@ -2,10 +2,11 @@
 
 import logging
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.logger import TBXLoggerCallback
 
 from graftpop.cluster.connection import Connection, nodes_of_cluster
@@ -101,6 +102,7 @@ def run_study(
             )
             trainable.__name__ = "population"
             ending.enter_context(losses_counted(room.no_room))
+            ending.enter_context(_own_errors())
             tune.run(
                 tune.with_resources(trainable, lambda config: placement_of(space, config, connection)),
                 name="tune",
@@ -118,6 +120,15 @@ def run_study(
             )
     metrics.finish()
     return recorder.trials
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise the error of a callback itself, where Tune raises another with its traceback as text."""
+    try:
+        yield
+    except TuneError as error:
+        raise error.__context__ or error from None
 
 
 def read_known(folder: RunFolder, space: Space) -> list[Trial]:

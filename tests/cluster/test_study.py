@@ -310,6 +310,18 @@ def test_trial_lost_too_often_is_interrupted_and_resumable(connection: Connectio
     assert rounds == [(round_, peer) for round_ in (1, 2, 3) for peer in (0, 1)]
 
 
+def test_error_of_an_observer_ends_the_study_as_it_is(connection: Connection, tmp_path: Path) -> None:
+    """Such as standard output that can no longer be written."""
+
+    def fail(trials: list[Trial]) -> None:
+        if trials[0].round and trials[0].status == "running":
+            raise LookupError("nobody reads this")
+
+    with pytest.raises(LookupError, match="nobody reads this"):
+        run(space(**ONE_PROCESS, tune={"num_samples": 1}), connection, tmp_path, watch=fail)
+    assert pq.read_table(tmp_path / "trials.parquet")["status"].to_pylist() == ["interrupted"]
+
+
 def test_leader_that_no_longer_runs_is_lost(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
