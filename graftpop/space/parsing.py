@@ -109,7 +109,10 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
             f"got more; search ranges instead of long lists, or fewer variants"
         )
     for sample in combinations({"variant": tuple(variants)} if variants else {}):
-        check_effect(domains, partial(space.value_of, chosen=sample), of_variant.get(sample.get("variant", ""), origin))
+        of_sample = of_variant.get(sample.get("variant", ""), origin)
+        first = space.active(space.complete(sample))
+        _check(space, first, of_sample)  # before, since an invalid value seems to leave others without effect
+        check_effect(domains, partial(space.value_of, chosen=sample), of_sample)
     for sample in space.boundary_samples():
         _check(space, sample, of_variant.get(sample.get("variant", ""), origin))
     check_search(space.resolve(), domains, origin, is_comparison=is_comparison)

@@ -156,6 +156,10 @@ def test_rules_hold_for_the_choices_that_are_sampled_together() -> None:
     assert space_of(f"population: {{num_peers: 2}}\n{BRANCHES}").num_trials() == 10
 
 
+def test_invalid_value_is_named_before_the_keys_that_need_another() -> None:
+    assert_refused(f"graft: {{{CURVE}, alpha: 2}}", "graft.alpha", "got 2")
+
+
 # points to try first
 
 
