@@ -108,18 +108,28 @@ def damaged_files(files: Sequence[str], name: str) -> dict[str, str]:
             f"{os.path.abspath(file)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape")
         )
     record = cache_folder() / "checked" / f"{name}-{key.hexdigest()[:24]}.json"
-    with locked(record.with_suffix(".lock"), f"check the images of {name}"):
-        try:
-            return {files[int(row)]: str(message) for row, message in json.loads(record.read_text()).items()}
-        except (OSError, ValueError, AttributeError, IndexError):  # absent, or left by a failing disk
-            damaged = find_damage(files)
-        try:
-            partial = record.with_suffix(".partial")
-            partial.write_text(json.dumps(damaged))
-            partial.rename(record)
-        except OSError as error:
-            raise _unwritable(record.parent, error) from error
-    return {files[row]: message for row, message in damaged.items()}
+    found = _checked(record, files)
+    if found is None:
+        with locked(record.with_suffix(".lock"), f"check the images of {name}"):
+            found = _checked(record, files)  # another process may have checked them meanwhile
+            if found is None:
+                damaged = find_damage(files)
+                try:
+                    partial = record.with_suffix(".partial")
+                    partial.write_text(json.dumps(damaged))
+                    partial.rename(record)
+                except OSError as error:
+                    raise _unwritable(record.parent, error) from error
+                found = {files[row]: message for row, message in damaged.items()}
+    return found
+
+
+def _checked(record: Path, files: Sequence[str]) -> dict[str, str] | None:
+    """Return the content of a record of damaged files; None if it is absent or left by a failing disk."""
+    try:
+        return {files[int(row)]: str(message) for row, message in json.loads(record.read_text()).items()}
+    except (OSError, ValueError, AttributeError, IndexError):
+        return None
 
 
 @contextmanager

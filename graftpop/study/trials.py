@@ -156,8 +156,15 @@ def recovered_trials(folder: RunFolder, space: Space) -> list[Trial]:
     Raises:
         CheckpointError: `trials.parquet` is damaged.
     """
+    try:
+        rows = folder.read_table("trials").to_pylist()
+    except CheckpointError as damage:
+        raise CheckpointError(
+            f"{damage}; without it and tune/trials.json no trial is known; remove it, and --resume samples them again, "
+            f"each from its own checkpoints"
+        ) from damage
     trials = []
-    for row in folder.read_table("trials").to_pylist():
+    for row in rows:
         trial_id, sample = row["trial_id"], space.sample_of(restored_row(row, space.domains))
         newest = next(Checkpoints(folder.of_trials("checkpoints") / trial_id).newest_first(), None)
         result = {} if newest is None else newest.metadata.summary

@@ -14,7 +14,7 @@ from data_makers import png, random_pixels, write_parquet
 from filelock import FileLock
 
 import graftpop
-from graftpop.data.cache import decoded, is_stored
+from graftpop.data.cache import damaged_files, decoded, is_stored
 from graftpop.data.decoding import Block
 from graftpop.data.source import Contents, Part, Source
 from graftpop.errors import DataError
@@ -164,6 +164,20 @@ def test_timed_out_wait_names_the_lock_and_its_purpose(cache: Path) -> None:
         pytest.raises(DataError, match=r"cache: .*0\.1 s for .*/toy-.*\.lock, .* to decode toy; "),
     ):
         decoded(source(), timeout_s=0.1)
+
+
+def test_images_that_were_checked_need_no_lock(tmp_path: Path, cache: Path) -> None:
+    """As in a cache that is prepared once and then read-only."""
+    files = [str(tmp_path / name) for name in ("whole.png", "damaged.png")]
+    whole = png(random_pixels(1)[0])
+    for file, content in zip(files, (whole, whole[:40]), strict=True):
+        Path(file).write_bytes(content)
+    found = damaged_files(files, "toy")
+    assert list(found) == files[1:]
+    (lock,) = cache.with_name("checked").glob("*.lock")
+    lock.unlink()
+    lock.mkdir()
+    assert damaged_files(files, "toy") == found
 
 
 def test_two_concurrent_processes_decode_once(tmp_path: Path, cache: Path) -> None:

@@ -203,6 +203,10 @@ def test_trials_are_recovered_from_their_table_and_checkpoints(tmp_path: Path) -
     Checkpoints(folder.of_trials("checkpoints") / "00000").write(metadata, tuple)
     assert recovered_trials(folder, space) == trials
 
+    folder.write_text("trials.parquet", "cut")
+    with pytest.raises(CheckpointError, match=r"trials\.parquet: .*; .*remove it"):
+        recovered_trials(folder, space)
+
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
