@@ -6,6 +6,7 @@ unchanged and exits with 2. Any other exception is a bug and keeps its traceback
 
 import difflib
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable, Mapping
@@ -120,12 +121,11 @@ def describe_exception(error: Exception) -> str:
 
     Installed packages count as user code only if no other does.
     """
-    library, package = Path(sysconfig.get_path("stdlib")), Path(__file__).parent
+    library, torch = Path(sysconfig.get_path("stdlib")), sys.modules.get("torch")
+    packages = {Path(str(file)).parent for file in (__file__, getattr(torch, "__file__", __file__))}
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     installed = [
-        (file, line)
-        for file, line in frames
-        if package not in file.parents and "torch" not in file.parts and _is_file_outside(file, library)
+        (file, line) for file, line in frames if packages.isdisjoint(file.parents) and _is_file_outside(file, library)
     ]
     own = [(file, line) for file, line in installed if "site-packages" not in file.parts]
     where = "".join(f" ({file.name}:{line})" for file, line in (own or installed)[-1:])

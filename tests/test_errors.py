@@ -1,5 +1,7 @@
 """Messages of errors: one line, printable, with the line of user code."""
 
+from typing import Any
+
 import pytest
 
 from graftpop.errors import GraftpopError, describe_exception, one_line
@@ -24,3 +26,11 @@ def test_exception_has_the_last_line_of_user_code() -> None:
     with pytest.raises(ValueError, match="'x'") as found:
         int("x")
     assert describe_exception(found.value).endswith(f"'x' (test_errors.py:{found.traceback[0].lineno + 1})")
+
+
+def test_user_code_in_a_folder_called_torch_is_named() -> None:
+    namespace: dict[str, Any] = {}
+    exec(compile("def forward():\n    raise ValueError('x')", "/home/me/torch/net.py", "exec"), namespace)
+    with pytest.raises(ValueError, match="x") as found:
+        namespace["forward"]()
+    assert describe_exception(found.value).endswith("x (net.py:2)")
