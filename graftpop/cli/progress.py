@@ -219,7 +219,8 @@ class PlainProgress:
         for trial in trials:
             status, when = self._last.get(trial.trial_id, ("pending", 0.0))
             now = time.monotonic()
-            if trial.status != status or (not trial.is_over and trial.round and now - when > SECONDS_BETWEEN_LINES):
+            is_due = trial.status == "running" and trial.round and now - when > SECONDS_BETWEEN_LINES
+            if trial.status != status or is_due:
                 self._last[trial.trial_id] = (trial.status, now)
                 self._console.print(self._line(trial, trials), highlight=False, markup=False, soft_wrap=True)
 

@@ -147,6 +147,15 @@ def test_running_trial_gets_a_line_every_ten_seconds(clock: list[float]) -> None
     assert rounds == [3, 6, 9, 12]
 
 
+def test_waiting_trial_of_a_resumed_study_gets_no_lines(clock: list[float]) -> None:
+    output = StringIO()
+    watch = PlainProgress(Console(file=output, width=40), 1, 12)
+    for _ in range(3):
+        clock[0] += 20.0
+        watch([trial(0, "pending", **RESULT)])
+    assert output.getvalue() == ""
+
+
 def test_failed_trial_is_shown_with_its_error(clock: list[float]) -> None:
     failed = trial(0, "failed")
     failed.error = "peer 1: lost in 'train': [its] process died"
