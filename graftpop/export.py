@@ -1,4 +1,4 @@
-"""`python -m graftpop.export RUN --format FORMAT`: export a network of a run, with a check and a model card."""
+"""`python -m graftpop.export RUN --format FORMAT`: export a network of a run, with a check and a README."""
 
 from typing import Annotated
 
@@ -28,7 +28,7 @@ def export(
         typer.Option(metavar="FOLDER", help="Folder to write; default RUN/export/PEER-FORMAT.", show_default=False),
     ] = None,
 ) -> None:
-    """Write a network of the best trial and its card, read it back, and check it on the test images."""
+    """Write a network of the best trial and its README, read it back, and check it on the test images."""
     from rich.console import Console
 
     from graftpop.exporting import export_network
@@ -37,7 +37,7 @@ def export(
     console = Console(highlight=False, markup=False)
     with console.status("exporting and checking"):
         exported = export_network(RunFolder(run), format, peer, out)
-    lines = [f"network    {exported.description}", f"file       {exported.file}", f"card       {exported.card}"]
+    lines = [f"network    {exported.description}", f"file       {exported.file}", f"readme     {exported.readme}"]
     for check in exported.measurements:
         accuracy = "" if exported.unmeasured else f"accuracy {100 * check.accuracy:.2f} %, "
         lines.append(

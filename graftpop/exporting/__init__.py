@@ -1,4 +1,4 @@
-"""Export of a trained network to a file format, with a model card and a check against the network."""
+"""Export of a trained network to a file format, with a README and a check against the network."""
 
 from graftpop.exporting.export import Exported, export_network
 

@@ -1,4 +1,4 @@
-"""Export of a network of a run: encode, decode, compare with the network, write file and model card."""
+"""Export of a network of a run: encode, decode, compare with the network, write file and README."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from graftpop.data import Splits, load_splits
 from graftpop.errors import DataError, ModelError, StorageError, choose
 from graftpop.exporting.checks import Measurement, check_agreement, measure, measure_on_noise
 from graftpop.exporting.formats import FORMATS, Predict, check_packages
-from graftpop.exporting.model_card import card_text
+from graftpop.exporting.readme import readme_text
 from graftpop.exporting.selection import SelectedNetwork, select_network
 from graftpop.run.provenance import read_provenance
 from graftpop.run.storage import Folder
@@ -22,21 +22,21 @@ class Exported:
 
     Attributes:
         file: path or URI, without secrets, of the network's file; `config.json` is in the same folder.
-        card: path or URI, without secrets, of the model card.
+        readme: path or URI, without secrets, of the README.
         description: description of the network, one sentence.
         measurements: measurements on the validation and test images, or on noise.
         unmeasured: error message with the reason for noise; empty if the run's data was used.
     """
 
     file: str
-    card: str
+    readme: str
     description: str
     measurements: list[Measurement]
     unmeasured: str
 
 
 def export_network(run: RunFolder, format: str, peer: str = "best", out: str | None = None) -> Exported:
-    """Write a network of a run's best trial to a file, with a model card.
+    """Write a network of a run's best trial to a file, with a README.
 
     Before anything is written, the encoded file is decoded and must agree with the network: on the validation and test
     images, or on noise if the run's data is not available.
@@ -59,7 +59,7 @@ def export_network(run: RunFolder, format: str, peer: str = "best", out: str | N
     measurements, unmeasured = _measure(selected, file_format.decode(content, selected.card))
     for measurement in measurements:
         check_agreement(measurement)
-    text = card_text(selected, format, read_provenance(run), measurements, is_noise=bool(unmeasured))
+    text = readme_text(selected, format, read_provenance(run), measurements, is_noise=bool(unmeasured))
     try:
         folder.create()
         folder.write(file_format.file, content)

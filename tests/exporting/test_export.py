@@ -1,4 +1,4 @@
-"""`graftpop export`: written networks equal the selected ones, and the code in their cards loads them."""
+"""`graftpop export`: written networks equal the selected ones, and the code in their READMEs loads them."""
 
 import json
 import math
@@ -85,8 +85,8 @@ def normalized(pixels: Tensor) -> Tensor:
     return (pixels - mean) / std
 
 
-def run_of_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run the Python code of a card in the card's folder, and return its variables."""
+def run_of_readme(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the Python code of a README in its folder, and return its variables."""
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {}
@@ -128,12 +128,12 @@ def test_exported_best_peer_equals_the_trained_one(run: Path, format: str, monke
     assert accuracy == pytest.approx(summary["test_accuracy"])
     for size in (1, 2, 65):  # the trace has 2 images
         torch.testing.assert_close(probabilities(folder, pixels[:size]), expected[:size], rtol=0, atol=1e-5)
-    card = (folder / "README.md").read_text()
-    assert f"| test | {len(labels)} | {100 * accuracy:.2f} % |" in card
-    assert card.startswith("---\npipeline_tag: image-classification\n")
-    assert f"Peer {summary['best_peer']} of 3, " in card
-    assert "highest validation accuracy" in card
-    assert np.shape(run_of_card(folder, monkeypatch)["logits"]) == (1, 10)
+    readme = (folder / "README.md").read_text()
+    assert f"| test | {len(labels)} | {100 * accuracy:.2f} % |" in readme
+    assert readme.startswith("---\npipeline_tag: image-classification\n")
+    assert f"Peer {summary['best_peer']} of 3, " in readme
+    assert "highest validation accuracy" in readme
+    assert np.shape(run_of_readme(folder, monkeypatch)["logits"]) == (1, 10)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -150,7 +150,7 @@ def test_exported_ensemble_returns_the_log_of_the_mean_probabilities(
     assert float((actual.argmax(1) == labels).double().mean()) == pytest.approx(
         summary_of(run)["ensemble_test_accuracy"]
     )
-    scores = torch.as_tensor(run_of_card(folder, monkeypatch)["log_probabilities"])
+    scores = torch.as_tensor(run_of_readme(folder, monkeypatch)["log_probabilities"])
     torch.testing.assert_close(scores.exp().sum(1), torch.ones(1))
     assert "ensemble of 3 peers" in (folder / "README.md").read_text()
 
@@ -186,11 +186,11 @@ def test_librarys_network_loads_the_exported_weights(model: str, fresh: Any, tmp
     pixels, _ = digits_to_test()
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(normalized(pixels)).softmax(1), probabilities(folder, pixels))
-    card = (folder / "README.md").read_text()
-    assert f"names of `{model}`" in card
-    assert "only peer" in card
-    assert "round 1 of 2" in card
-    assert "interrupted" in card
+    readme = (folder / "README.md").read_text()
+    assert f"names of `{model}`" in readme
+    assert "only peer" in readme
+    assert "round 1 of 2" in readme
+    assert "interrupted" in readme
 
 
 def test_reduced_network_is_exported_in_its_size(tmp_path: Path) -> None:
@@ -228,12 +228,12 @@ def test_exported_soup_equals_the_populations_uniform_soup(run: Path, tmp_path: 
         torch.testing.assert_close(tensor, population_soup[name], rtol=1e-4, atol=1e-5)
     own = peer_weights(run, summary["best_peer"])
     assert max(float((own[name] - soup[name]).abs().max()) for name in soup if "weight" in name) > 1e-3
-    cards = [
+    readmes = [
         (folder / "export" / name / "README.md").read_text()
         for folder, name in ((run, "soup-safetensors"), (tmp_path, "best-safetensors"))
     ]
-    assert "weights of 3 peers, with BatchNorm statistics" in cards[0]
-    assert "uniform soup of 3 peers" in cards[1]
+    assert "weights of 3 peers, with BatchNorm statistics" in readmes[0]
+    assert "uniform soup of 3 peers" in readmes[1]
     assert same_bits(graftpop.load(export(tmp_path, "safetensors", "soup")).state_dict(), population_soup)
     message = export_refusal(tmp_path, "--format", "safetensors", "--peer", "ensemble")
     assert message.startswith("--peer ensemble: ")
@@ -303,11 +303,11 @@ def test_missing_data_leaves_accuracy_unmeasured_and_refuses_a_soup(tmp_path: Pa
     result = exported(tmp_path / "run", "--format", "onnx")
     assert result.exit_code == 0
     assert "not measured: data.root: " in result.output
-    card = (tmp_path / "run" / "export" / "best-onnx" / "README.md").read_text()
-    assert "Not measured" in card
-    assert "noise" in card
-    assert "16 pixels" in card
-    assert str(tmp_path) not in card
+    readme = (tmp_path / "run" / "export" / "best-onnx" / "README.md").read_text()
+    assert "Not measured" in readme
+    assert "noise" in readme
+    assert "16 pixels" in readme
+    assert str(tmp_path) not in readme
     assert export_refusal(tmp_path / "run", "--format", "onnx", "--peer", "soup").startswith("data.root: ")
 
 

@@ -1,4 +1,4 @@
-"""The model card of an exported network: origin, input and output, loading, accuracy and recipe."""
+"""The README of an exported network: origin, input and output, loading, accuracy and recipe."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from graftpop.exporting.selection import SelectedNetwork
 from graftpop.models import TIMM, TORCHVISION
 from graftpop.settings import Settings
 
-__all__ = ["card_text"]
+__all__ = ["readme_text"]
 
 NOT_RECIPE: Final[Mapping[str, Any]] = {
     "name": True,
@@ -31,7 +31,7 @@ NOT_RECIPE: Final[Mapping[str, Any]] = {
         "peers_per_actor",
     },
 }
-"""Settings that do not change the network; the card leaves them out."""
+"""Settings that do not change the network; the README leaves them out."""
 
 SPLITS: Final = {"val": "validation", "test": "test"}
 
@@ -73,7 +73,7 @@ pixels = torch.rand(1, {shape})                  # stand-in for images: RGB in [
 """Python code by format that loads the network and classifies one image."""
 
 
-def card_text(
+def readme_text(
     selected: SelectedNetwork,
     name: str,
     facts: Mapping[str, Any],
@@ -81,7 +81,7 @@ def card_text(
     *,
     is_noise: bool,
 ) -> str:
-    """Return the model card of an exported network, in Markdown.
+    """Return the README of an exported network, in Markdown.
 
     Args:
         selected: the exported network.
@@ -167,7 +167,7 @@ def _loading(selected: SelectedNetwork, name: str) -> str:
         output=output_name(card),
         file=FORMATS[name].file,
     )
-    return f"In the folder of this card:\n\n```python\n{code}\n```"
+    return f"In the folder of this README:\n\n```python\n{code}\n```"
 
 
 def _accuracy(measurements: Sequence[Measurement], *, is_noise: bool) -> str:
