@@ -24,9 +24,9 @@ from graftpop.peer.state import load_state, state_bytes
 from graftpop.rows import DiagnosticRow, GraftColumns, PeerRow, TrialRow
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings
+from graftpop.training.collective import CollectiveCall, as_numpy_collective, run_alone
 from graftpop.training.filters import site_filters
 from graftpop.training.learner import EpochMetrics
-from graftpop.training.lockstep import CollectiveCall, as_numpy_collective, run_alone
 from graftpop.training.sites import find_sites
 from graftpop.training.snapshot import Snapshot
 

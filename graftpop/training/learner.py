@@ -16,8 +16,8 @@ from graftpop.errors import CheckpointError
 from graftpop.models.module_check import without_ties
 from graftpop.seeds import derive, seeded
 from graftpop.settings import TrainingSettings
+from graftpop.training.collective import run_alone
 from graftpop.training.flat_state import FlatState
-from graftpop.training.lockstep import run_alone
 from graftpop.training.optimizers import MakeOptimizer, Optimizer, TorchOptimizer
 from graftpop.training.precision import avoid_slow_kernels_, training_dtype
 from graftpop.training.sgd import MomentumSGD
@@ -54,7 +54,7 @@ MutualTerm = Callable[[Tensor, Tensor], Tensor]
 """Maps a step's logits (B, C) and those of all peers on the same images, (K, B, C), to a scalar added to the loss."""
 
 Steps = Generator[Tensor, Tensor, EpochMetrics]
-"""An epoch as a collective (see `lockstep`): yields a batch's logits (B, C), is sent those of all peers (K, B, C)."""
+"""An epoch as a `CollectiveCall` of tensors: yields a batch's logits (B, C), is sent those of all peers (K, B, C)."""
 
 
 class Learner:
