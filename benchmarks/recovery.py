@@ -185,7 +185,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         with started(SPACE, Path(folder) / "peer") as study:
             figures["peer"] = recoveries(study, lambda study: kill_peer(study, rng), rng)
-            disk, facts = bytes_on_disk(study.run), json.loads((study.run / "run.json").read_text())
+            disk, provenance = bytes_on_disk(study.run), json.loads((study.run / "run.json").read_text())
         if has_namespaces():
             with started(SPACE, Path(folder) / "node", *CPUS) as study:
                 figures["node"] = recoveries(study, lambda study: kill_node_of_peer(study, rng), rng)
@@ -198,9 +198,9 @@ def main() -> None:
             {
                 "name": "recovery",
                 "unit": "s",
-                "hardware": facts["hardware"],
-                "git": facts["git"],
-                "versions": facts["versions"],
+                "hardware": provenance["hardware"],
+                "git": provenance["git"],
+                "versions": provenance["versions"],
                 "figures": shown,
                 "bytes": disk,
             }

@@ -345,7 +345,7 @@ def print_growth(num_trials: int, sampler: str) -> None:
         f"\nfiles at the end {files:,}; memory over the second half {grown / 1000:.1f} KB per trial, goal at most 50; "
         f"ratio {ratio:.2f}, goal at least {WANTED_GROWTH:.2f}"
     )
-    facts = run_provenance([], 0)
+    provenance = run_provenance([], 0)
     print(
         json.dumps(
             {
@@ -358,7 +358,7 @@ def print_growth(num_trials: int, sampler: str) -> None:
                 "cases": cases,
                 "files": files,
                 "bytes_per_trial": round(grown),
-                **{name: facts[name] for name in ("hardware", "git", "versions")},
+                **{name: provenance[name] for name in ("hardware", "git", "versions")},
             }
         ),
         flush=True,

@@ -171,7 +171,7 @@ def report(regrets: Mapping[tuple[str, int, str], Sequence[float]], trials: Sequ
     for name in names:
         by_random, by_tpe = (statistics.median(regrets[name, 16, sampler]) for sampler in ("random", "tpe"))
         ratios[name] = by_random / by_tpe if by_tpe else math.inf if by_random else 1.0
-    facts = run_provenance([], 0)
+    provenance = run_provenance([], 0)
     smallest = min(ratios, key=lambda name: ratios[name])
     print(f"\nsmallest ratio {ratios[smallest]:.2f} ({smallest}), goal above 1")
     line = {
@@ -181,9 +181,9 @@ def report(regrets: Mapping[tuple[str, int, str], Sequence[float]], trials: Sequ
         "wanted": 1.0,
         "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
         "seeds": len(next(iter(regrets.values()))),
-        "git": facts["git"],
-        "versions": facts["versions"],
-        "hardware": facts["hardware"],
+        "git": provenance["git"],
+        "versions": provenance["versions"],
+        "hardware": provenance["hardware"],
     }
     print(json.dumps(line), flush=True)
 

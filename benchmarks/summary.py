@@ -28,23 +28,23 @@ def print_trials(folders: list[str]) -> None:
 def print_tables(folders: list[str]) -> None:
     best_trials = []
     for folder in map(Path, folders):
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        provenance = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         trials = pq.read_table(folder / "trials.parquet").to_pylist()
-        print(f"\nseed {facts['seed']}\n")
+        print(f"\nseed {provenance['seed']}\n")
         columns = [name for name in trials[0] if name not in ("trial_id", "num_peers", "epochs")]
         print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
         for row in trials:
             print(f"| {' | '.join(text(row[name]) for name in columns)} |")
         metrics = json.loads((folder / "best" / "metrics.json").read_text(encoding="utf-8"))["measured"]
-        began, ended = (datetime.fromisoformat(facts[name]) for name in ("started", "finished"))
+        began, ended = (datetime.fromisoformat(provenance[name]) for name in ("started", "finished"))
         best_trials.append(
             {
-                "seed": facts["seed"],
+                "seed": provenance["seed"],
                 **{name: metrics[name] for name in MEASURES},
                 "run_s": (ended - began).total_seconds(),
             }
         )
-    summary = {"n": len(best_trials), "hardware": facts["hardware"], "commit": facts["git"]}
+    summary = {"n": len(best_trials), "hardware": provenance["hardware"], "commit": provenance["git"]}
     print(f"\nbest trial of each run, n = {len(best_trials)}\n\n| measure | mean | std |\n|---|---|---|")
     for name in (*MEASURES, "run_s"):
         values = [row[name] for row in best_trials]

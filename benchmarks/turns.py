@@ -78,7 +78,7 @@ def report(name: str, unit: str, wanted: float, cases: Sequence[Case], **more: A
     ]
     print_table(columns, rows)
     smallest = min(cases, key=lambda case: case.ratio)
-    facts = run_provenance([], 0)
+    provenance = run_provenance([], 0)
     print(f"\nsmallest ratio {smallest.ratio:.2f} ({smallest.name}), goal at least {wanted:g}")
     print(
         json.dumps(
@@ -87,11 +87,11 @@ def report(name: str, unit: str, wanted: float, cases: Sequence[Case], **more: A
                 "ratio": round(smallest.ratio, 3),
                 "unit": unit,
                 "wanted": wanted,
-                "hardware": facts["hardware"],
+                "hardware": provenance["hardware"],
                 "turns": len(smallest.ours),
                 "load_average": os.getloadavg()[0],
-                "git": facts["git"],
-                "versions": facts["versions"],
+                "git": provenance["git"],
+                "versions": provenance["versions"],
                 "cases": [
                     {
                         "case": case.name,

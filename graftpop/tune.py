@@ -174,8 +174,8 @@ def resume_study(location: str, address: str | None) -> None:
         notes = check_data_and_models(space)
     print_notes(notes)
     with folder.locked():
-        facts = read_provenance(folder) or run_provenance(sys.argv[1:], space.resolve().seed)
-        write_provenance(folder, {key: value for key, value in facts.items() if key not in ("finished", "status")})
+        provenance = read_provenance(folder) or run_provenance(sys.argv[1:], space.resolve().seed)
+        write_provenance(folder, {key: value for key, value in provenance.items() if key not in ("finished", "status")})
         lead_study(space, folder, address, where)
 
 
@@ -202,9 +202,9 @@ def lead_study(
         raise typer.Exit(interrupted_code()) from None
 
 
-def write_provenance(folder: "RunFolder", facts: dict[str, Any]) -> None:
+def write_provenance(folder: "RunFolder", provenance: dict[str, Any]) -> None:
     """Write `run.json`."""
-    folder.write_text("run.json", json.dumps(facts, indent=2))
+    folder.write_text("run.json", json.dumps(provenance, indent=2))
 
 
 def record_end(folder: "RunFolder", status: str) -> None:

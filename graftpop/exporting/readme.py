@@ -76,7 +76,7 @@ pixels = torch.rand(1, {shape})                  # stand-in for images: RGB in [
 def readme_text(
     selected: SelectedNetwork,
     name: str,
-    facts: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     measurements: Sequence[Measurement],
     *,
     is_noise: bool,
@@ -86,7 +86,7 @@ def readme_text(
     Args:
         selected: the exported network.
         name: name of the format.
-        facts: content of the run's `run.json`; may be empty.
+        provenance: content of the run's `run.json`; may be empty.
         measurements: measurements of the file on each split, or on noise.
         is_noise: whether the only measurement is on noise.
     """
@@ -98,7 +98,7 @@ def readme_text(
         "Accuracy": _accuracy(measurements, is_noise=is_noise),
         "Data": _data(settings),
         "Recipe": f"```yaml\n{_recipe(settings)}```",
-        "Versions": _versions(facts, name),
+        "Versions": _versions(provenance, name),
         "Papers": PAPERS,
     }
     tags = json.dumps(["graftpop", "filter-grafting", model])
@@ -209,11 +209,11 @@ def _recipe(settings: Settings) -> str:
     return text
 
 
-def _versions(facts: Mapping[str, Any], name: str) -> str:
-    trained = ", ".join(f"{package} {number}" for package, number in facts.get("versions", {}).items() if number)
+def _versions(provenance: Mapping[str, Any], name: str) -> str:
+    trained = ", ".join(f"{package} {number}" for package, number in provenance.get("versions", {}).items() if number)
     packages = ("torch", "safetensors", *FORMATS[name].packages)
     exported = ", ".join([f"graftpop {__version__}", *(f"{package} {_version(package)}" for package in packages)])
-    commit = f" (commit {facts['git']['commit']})" if facts.get("git") else ""
+    commit = f" (commit {provenance['git']['commit']})" if provenance.get("git") else ""
     return f"- trained with {trained or 'unknown versions'}{commit}\n- exported with {exported}"
 
 

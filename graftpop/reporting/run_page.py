@@ -71,7 +71,7 @@ def read_report_html(folder: RunFolder) -> str:
         folder.read_table("diagnostics", trial_ids=detailed),
         folder.read_table("events"),
     )
-    return report_html(tables, space=folder.read_text("space.yaml"), facts=read_provenance(folder))
+    return report_html(tables, space=folder.read_text("space.yaml"), provenance=read_provenance(folder))
 
 
 def report_markdown(folder: RunFolder) -> str:
@@ -89,13 +89,13 @@ def report_markdown(folder: RunFolder) -> str:
     return comparison_markdown(compare_trials(folder.read_table("trials").to_pylist(), space), space.published)
 
 
-def report_html(tables: Tables, *, space: str, facts: Mapping[str, Any]) -> str:
+def report_html(tables: Tables, *, space: str, provenance: Mapping[str, Any]) -> str:
     """Return the HTML page.
 
     Args:
         tables: tables of the run.
         space: resolved search space, as YAML.
-        facts: content of `run.json`; may be empty.
+        provenance: content of `run.json`; may be empty.
     """
     parsed = parse_space(read_sections(space, "space.yaml"), "space.yaml")
     rows = [restored_row(row, parsed.domains) for row in tables.trials.to_pylist()]
@@ -111,19 +111,19 @@ def report_html(tables: Tables, *, space: str, facts: Mapping[str, Any]) -> str:
         *_events(tables.events),
         Section("space", "Search space", Markup("<pre>{}</pre>").format(space)),
     ]
-    return page_html(parsed.resolve().name, _about(facts), sections, figures)
+    return page_html(parsed.resolve().name, _about(provenance), sections, figures)
 
 
-def _about(facts: Mapping[str, Any]) -> list[str]:
-    if not facts:
+def _about(provenance: Mapping[str, Any]) -> list[str]:
+    if not provenance:
         return ["run.json is absent or damaged, so command, versions and hardware are unknown."]
-    versions = ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items() if version)
-    commit = (facts.get("git") or {}).get("commit", "")
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items() if version)
+    commit = (provenance.get("git") or {}).get("commit", "")
     return [
         line
         for line in (
-            f"{facts['started']}, {facts.get('status', 'running')}; {hardware_text(facts)}",
-            shlex.join(facts["command"]),
+            f"{provenance['started']}, {provenance.get('status', 'running')}; {hardware_text(provenance)}",
+            shlex.join(provenance["command"]),
             f"{versions}{f'; commit {commit[:12]}' if commit else ''}",
         )
         if line

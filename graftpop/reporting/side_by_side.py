@@ -35,7 +35,7 @@ class Run:
         label: unique name of the run in this page.
         location: folder of the run.
         space: search space of the run.
-        facts: content of `run.json`; may be empty.
+        provenance: content of `run.json`; may be empty.
         rows: restored rows of `trials.parquet`.
         curve: rounds of its best trial, with the label in place of the trial ID.
     """
@@ -43,7 +43,7 @@ class Run:
     label: str
     location: str
     space: Space
-    facts: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
     curve: pa.Table
 
@@ -118,13 +118,13 @@ def _line(run: Run) -> list[str]:
     return [
         run.label,
         run.space.resolve().name,
-        run.facts.get("status", "running"),
+        run.provenance.get("status", "running"),
         f"{num_ended} of {len(run.rows)}",
         f"{sum(row['train_images'] or 0 for row in run.rows):,}",
         duration(sum(row["wall_s"] or 0.0 for row in run.rows)),
         *(text_of(column, best.get(column)) for column in ("val_accuracy", "test_accuracy", "ensemble_test_accuracy")),
         values,
-        hardware_text(run.facts),
+        hardware_text(run.provenance),
     ]
 
 

@@ -94,9 +94,9 @@ def read_provenance(folder: RunFolder) -> dict[str, Any]:
     return {}
 
 
-def hardware_text(facts: Mapping[str, Any]) -> str:
+def hardware_text(provenance: Mapping[str, Any]) -> str:
     """Return the hardware of a run in words; an empty string if it is unknown."""
-    if not (hardware := facts.get("hardware")):
+    if not (hardware := provenance.get("hardware")):
         return ""
     return ", ".join([f"{hardware['cores']} cores of {hardware['processor']}", *hardware["gpus"]])
 

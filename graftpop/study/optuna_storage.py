@@ -146,7 +146,7 @@ class OptunaStorage:
         if state.is_finished():
             began = self._searched.sample(there.params)
             changed = {key: value for key, value in trial.sample.items() if value != began.get(key)}  # by scheduler pbt
-            for name, value in (_facts(trial) | changed).items():
+            for name, value in (_attributes(trial) | changed).items():
                 storage.set_trial_user_attr(optuna_id, name, value)
             score = None if state == TrialState.FAIL else trial.result.get("val_accuracy")
             storage.set_trial_state_values(optuna_id, state, None if score is None else [score])
@@ -154,10 +154,10 @@ class OptunaStorage:
             storage.set_trial_state_values(optuna_id, state)
 
 
-def _facts(trial: Trial) -> dict[str, Any]:
+def _attributes(trial: Trial) -> dict[str, Any]:
     """Return a trial's user attributes: its row of `trials.parquet` without the searched keys, and its error."""
-    facts = {**trial.row(), "error": trial.error or None}
-    return {name: value for name, value in facts.items() if value is not None and name not in trial.sample}
+    attributes = {**trial.row(), "error": trial.error or None}
+    return {name: value for name, value in attributes.items() if value is not None and name not in trial.sample}
 
 
 def check_storage(space: Space, folder: RunFolder) -> None:

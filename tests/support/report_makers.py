@@ -120,7 +120,7 @@ def page(
             )
         ),
         space=space,
-        facts={**PROVENANCE, "command": ["python", "-m", "graftpop.tune", *options]},
+        provenance={**PROVENANCE, "command": ["python", "-m", "graftpop.tune", *options]},
     )
 
 
