@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from graftpop.settings import ComparisonSettings, Settings
+from graftpop.space.comparison_keys import SECTIONS
 from graftpop.space.domains import DOMAINS
 from graftpop.space.parsing import SEARCHABLE
 from graftpop.space.settings_schema import Schema, class_of, number_in, schema_of, settings_schema
-from graftpop.space.variants import SECTIONS
 from graftpop.space.yaml_tree import known_keys
 
 __all__ = ["KINDS", "schema_text", "space_schema"]

@@ -15,12 +15,12 @@ from graftpop.masking import masked
 from graftpop.settings import Settings
 from graftpop.settings.section import OnlyWith
 from graftpop.space.boundary import boundary_samples, combinations
+from graftpop.space.comparison_keys import check_overlap, check_published, read_comparison
 from graftpop.space.conditions import in_order
 from graftpop.space.domains import Domain, is_domain, read_domain
 from graftpop.space.renamed import check_renamed
 from graftpop.space.space import Space
 from graftpop.space.validation_messages import Origin, Origins, VariantOrigins, describe, format_value
-from graftpop.space.variants import check_overlap, check_published, read_comparison
 from graftpop.space.yaml_tree import (
     MAX_CHARS,
     STUDY_KEYS,
