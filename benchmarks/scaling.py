@@ -53,8 +53,9 @@ from graftpop.cluster.trainable import PopulationTrainable
 from graftpop.ops.topology import TOPOLOGIES
 from graftpop.population import Round
 from graftpop.run.provenance import run_provenance
+from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import Folder
-from graftpop.run.tables import RunFolder, TrialRecords
+from graftpop.run.trial_records import TrialRecords
 from graftpop.space import parse_space
 from graftpop.study.trials import Trial
 

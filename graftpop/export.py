@@ -32,7 +32,7 @@ def export(
     from rich.console import Console
 
     from graftpop.exporting import export_network
-    from graftpop.run.tables import RunFolder
+    from graftpop.run.run_folder import RunFolder
 
     console = Console(highlight=False, markup=False)
     with console.status("exporting and checking"):

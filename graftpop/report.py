@@ -27,7 +27,7 @@ def report(
     ] = False,
 ) -> None:
     """Write the report of one run, or of several runs side by side, as one self-contained page."""
-    from graftpop.run.tables import RunFolder
+    from graftpop.run.run_folder import RunFolder
 
     folders = [RunFolder(run) for run in runs]
     for folder in folders:

@@ -1,6 +1,6 @@
 """The columns of a run's tables: their names, types and meanings.
 
-The schemas (`run/tables.py`) and the tables of docs/records.md are derived from these classes. Every table begins with
+The schemas (`run/schemas.py`) and the tables of docs/records.md are derived from these classes. Every table begins with
 `trial_id`, which is added when it is written; `trials` also has the status and the searched keys.
 """
 

@@ -16,7 +16,7 @@ from graftpop.errors import GraftpopError, SpaceError
 if TYPE_CHECKING:  # slow imports are made inside the functions, so that --help answers at once
     from graftpop.cluster.connection import Connection
     from graftpop.cluster.resources import Node
-    from graftpop.run.tables import RunFolder
+    from graftpop.run.run_folder import RunFolder
     from graftpop.space import Space
     from graftpop.study.trials import Trial
 
@@ -142,7 +142,7 @@ def start_study(space: "Space", where: str, overrides: Sequence[str], out: str |
 def new_run_folder(out: str | None, name: str) -> "RunFolder":
     """Return the folder of a new run, `--out` or one named after the study; it is not created."""
     from graftpop.run.provenance import utc_now
-    from graftpop.run.tables import RunFolder
+    from graftpop.run.run_folder import RunFolder
 
     folder = RunFolder(out or f"runs/{name}-{utc_now():%Y%m%dT%H%M%SZ}")
     if folder.exists("space.yaml"):
@@ -157,7 +157,7 @@ def resume_study(location: str, address: str | None) -> None:
     """Resume the study of a run folder."""
     from graftpop.cluster.connection import check_can_lead
     from graftpop.run.provenance import read_provenance, run_provenance
-    from graftpop.run.tables import RunFolder
+    from graftpop.run.run_folder import RunFolder
     from graftpop.space import parse_space
     from graftpop.space.yaml_tree import read_sections
     from graftpop.study.optuna_storage import storage_url

@@ -27,7 +27,7 @@ NOT_FOR_TRAINING = ("ray", "torch._dynamo", "torch._inductor", "sympy", "torchvi
 TRIAL = """
 import json, sys
 import graftpop.cluster.trainable
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 print(json.dumps(sorted(sys.modules)))
 """
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 import graftpop
 from graftpop.__main__ import app
-from graftpop.run.tables import RunFolder, TrialRecords
+from graftpop.run.run_folder import RunFolder
+from graftpop.run.trial_records import TrialRecords
 
 
 def test_python_names_are_pinned() -> None:

@@ -21,8 +21,8 @@ from graftpop.errors import CheckpointError, PopulationLost, StorageError
 from graftpop.reporting import LiveReport
 from graftpop.run.checkpoints import Checkpoints
 from graftpop.run.record_files import TRIALS_PER_FOLD
+from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import retry_on_oserror
-from graftpop.run.tables import RunFolder
 from graftpop.space import Space
 from graftpop.study.trials import Trial, best_trial, column_types, trials_to_json
 

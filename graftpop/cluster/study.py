@@ -27,7 +27,7 @@ from graftpop.cluster.trainable import PopulationTrainable, placement_of
 from graftpop.cluster.tune_losses import losses_counted
 from graftpop.errors import CheckpointError, one_line
 from graftpop.run.checkpoints import Checkpoints
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space
 from graftpop.study.optuna_storage import OptunaStorage
 from graftpop.study.samplers import LEARNING, make_sampler

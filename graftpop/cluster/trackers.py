@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from graftpop.rows import TrialRow
 from graftpop.run.background_worker import BackgroundWorker
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space
 from graftpop.study.trackers import TRACKERS
 from graftpop.study.trials import Trial

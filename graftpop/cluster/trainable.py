@@ -26,8 +26,9 @@ from graftpop.errors import GraftpopError, PopulationLost, ResourceError, Storag
 from graftpop.population import Event, Population, Round
 from graftpop.run.checkpoint_writer import CheckpointWriter
 from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
+from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import retry_on_oserror
-from graftpop.run.tables import RunFolder, TrialRecords
+from graftpop.run.trial_records import TrialRecords
 from graftpop.space import Space
 
 __all__ = ["PopulationTrainable", "placement_of"]

@@ -11,7 +11,7 @@ from graftpop.cluster.connection import nodes_of_cluster, private_start
 from graftpop.cluster.resources import resource_request
 from graftpop.cluster.trainable import PopulationTrainable
 from graftpop.errors import SpaceError
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.space import load_space, parse_space
 
 __all__ = ["trainable"]

@@ -10,8 +10,8 @@ from graftpop.exporting.formats import FORMATS, Predict, check_packages
 from graftpop.exporting.readme import readme_text
 from graftpop.exporting.selection import SelectedNetwork, select_network
 from graftpop.run.provenance import read_provenance
+from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import Folder
-from graftpop.run.tables import RunFolder
 
 __all__ = ["Exported", "export_network"]
 

@@ -15,7 +15,7 @@ from graftpop.models.ensemble import Ensemble
 from graftpop.models.network_file import rebuilt_network, split_peer_file
 from graftpop.peer.peer import Peer
 from graftpop.run.checkpoints import Checkpoint, CheckpointMetadata, Checkpoints
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.settings import DiagnosticsSettings, Settings
 from graftpop.study.trials import best_row
 

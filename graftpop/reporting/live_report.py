@@ -4,7 +4,7 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from graftpop.errors import GraftpopError
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.run.throttle import Throttle
 
 __all__ = ["LiveReport"]

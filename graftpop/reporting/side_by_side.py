@@ -15,7 +15,7 @@ from graftpop.reporting.run_page import ROUND_COLUMNS
 from graftpop.reporting.tables import text_of
 from graftpop.reporting.template import Section, page_html, part
 from graftpop.run.provenance import hardware_text, read_provenance
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space, parse_space
 from graftpop.space.domains import is_domain
 from graftpop.space.yaml_tree import read_sections

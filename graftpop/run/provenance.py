@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from graftpop.errors import one_line
 from graftpop.masking import masked
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 
 __all__ = ["hardware_text", "read_provenance", "run_provenance", "utc_now"]
 

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from graftpop.errors import CheckpointError, one_line
+from graftpop.run.schemas import RECORD_SCHEMAS
 from graftpop.run.storage import Folder
 
-__all__ = ["DamagedFile", "RecordTable", "Source", "large_tables"]
+__all__ = ["DamagedFile", "RecordTable", "Source", "large_tables", "record_tables"]
 
 TRIALS_PER_FOLD = 16
 """Number of finished trials with files of their own from which on they are folded."""
@@ -207,6 +208,15 @@ class RecordTable:
             return pq.ParquetFile(file)
         except (pa.ArrowException, OSError) as error:
             raise DamagedFile(name, (self._folder / name).location, error) from error
+
+
+def record_tables(folder: Folder) -> dict[str, RecordTable]:
+    """Return all tables of records by name.
+
+    Args:
+        folder: folder that all trials of the run share.
+    """
+    return {name: RecordTable(folder, name, schema) for name, schema in RECORD_SCHEMAS.items()}
 
 
 def _by_trial(

@@ -16,7 +16,7 @@ from typing import Any, Final
 from graftpop.errors import ResourceError, SpaceError, one_line
 from graftpop.masking import MASK, masked
 from graftpop.run.background_worker import BackgroundWorker
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space
 from graftpop.study.optuna_space import OptunaSpace
 from graftpop.study.trials import Trial

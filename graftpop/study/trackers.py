@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 from graftpop.errors import SpaceError
 from graftpop.run.background_worker import BackgroundWorker
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space
 
 __all__ = ["TRACKERS", "TrackerClient", "check_destinations", "check_trackers"]

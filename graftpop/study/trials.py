@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from graftpop.errors import CheckpointError
 from graftpop.rows import TrialRow
 from graftpop.run.checkpoints import Checkpoints
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.space import Domain, Space
 
 __all__ = [

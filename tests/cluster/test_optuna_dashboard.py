@@ -15,7 +15,7 @@ from browser import browser
 
 from graftpop.cluster.connection import Connection
 from graftpop.cluster.study import run_study
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.space import parse_space
 from graftpop.study.trials import Trial
 

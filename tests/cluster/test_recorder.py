@@ -19,10 +19,11 @@ from graftpop.cluster.room import RoomWatch
 from graftpop.cluster.study import read_known
 from graftpop.cluster.trainable import PopulationTrainable
 from graftpop.population import Event
-from graftpop.run import tables
+from graftpop.run import run_folder
 from graftpop.run.record_files import TRIALS_PER_FOLD
+from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import Folder
-from graftpop.run.tables import RunFolder, TrialRecords
+from graftpop.run.trial_records import TrialRecords
 from graftpop.space import parse_space
 from graftpop.study.trials import Trial
 
@@ -146,12 +147,12 @@ def work_of(num_known: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> di
 
 
 def test_work_per_trial_does_not_depend_on_the_trials_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "SHARE_OF_JOINING", 1e-9)  # due again after years
+    monkeypatch.setattr(run_folder, "SHARE_OF_JOINING", 1e-9)  # due again after years
     assert work_of(80, tmp_path / "many", monkeypatch) == work_of(17, tmp_path / "few", monkeypatch)
 
 
 def test_tables_that_were_not_due_are_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "SHARE_OF_JOINING", 0.1)
+    monkeypatch.setattr(run_folder, "SHARE_OF_JOINING", 0.1)
     run = RunFolder(str(tmp_path))
     recorder = recorder_of(run, 0)
     for number in range(3):
@@ -166,7 +167,7 @@ def test_tables_that_were_not_due_are_written_later(tmp_path: Path, monkeypatch:
 
 
 def test_state_is_written_at_each_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "SHARE_OF_JOINING", 1e-9)
+    monkeypatch.setattr(run_folder, "SHARE_OF_JOINING", 1e-9)
     recorder = recorder_of(RunFolder(str(tmp_path)), 2)
     for number in range(2, 5):
         run_trial(recorder, number)

@@ -31,7 +31,7 @@ from graftpop.data import load_splits
 from graftpop.errors import ResourceError
 from graftpop.reporting.run_page import read_report_html
 from graftpop.run.checkpoints import Checkpoints
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space, parse_space
 from graftpop.study.trials import Trial
 

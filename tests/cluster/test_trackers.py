@@ -15,7 +15,7 @@ from graftpop.cluster.connection import Connection
 from graftpop.cluster.study import run_study
 from graftpop.cluster.trackers import Tracker
 from graftpop.errors import GraftpopError, ResourceError, SpaceError
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.settings import TuneSettings
 from graftpop.space import Space, parse_space
 from graftpop.study.preflight import check_packages

@@ -8,7 +8,8 @@ import pytest
 from graftpop.cluster.recorder import was_grafted
 from graftpop.cluster.trial_report import event_line, summarize
 from graftpop.population import Event, Round
-from graftpop.run.tables import RunFolder, TrialRecords
+from graftpop.run.run_folder import RunFolder
+from graftpop.run.trial_records import TrialRecords
 
 
 def row(peer: int, **changes: Any) -> Any:

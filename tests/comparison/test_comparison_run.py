@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from graftpop.__main__ import app
 from graftpop.comparison.groups import compare_trials, published_percent
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space, parse_space
 from graftpop.study.trials import Trial, column_types
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

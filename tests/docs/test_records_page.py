@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from report_makers import grafts_of, rounds_of, trial
 
-from graftpop.run.tables import SCHEMAS
+from graftpop.run.schemas import SCHEMAS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "records.md").read_text(encoding="utf-8")
 

@@ -20,7 +20,7 @@ from graftpop.cluster.trial_report import summarize
 from graftpop.errors import ModelError
 from graftpop.peer.peer import Peer
 from graftpop.population import LocalGroup, Population
-from graftpop.run.tables import SCHEMAS
+from graftpop.run.schemas import SCHEMAS
 from graftpop.settings import Settings
 from graftpop.space import parse_space
 from graftpop.study.preflight import check_data_and_models

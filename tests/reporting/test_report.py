@@ -21,8 +21,9 @@ from graftpop.__main__ import app
 from graftpop.reporting import LiveReport
 from graftpop.reporting.configuration import configuration_sentences
 from graftpop.reporting.search import FEWEST_TRIALS
+from graftpop.run.run_folder import RunFolder
+from graftpop.run.schemas import SCHEMAS
 from graftpop.run.storage import Folder
-from graftpop.run.tables import SCHEMAS, RunFolder
 from graftpop.settings import Settings
 from graftpop.space import parse_space
 

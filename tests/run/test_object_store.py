@@ -18,8 +18,8 @@ from guarded_database import PASSWORD
 from graftpop.errors import CheckpointError, StorageError
 from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
 from graftpop.run.record_files import TRIALS_PER_FOLD, RecordTable
+from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import Folder, retry_on_oserror
-from graftpop.run.tables import RunFolder
 from graftpop.space import load_space
 from graftpop.tune import resume_study, start_study
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import graftpop
 from graftpop.__main__ import app
 from graftpop.run.provenance import read_provenance, run_provenance, utc_now
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 
 
 def test_provenance_has_command_seed_versions_and_hardware_as_json() -> None:

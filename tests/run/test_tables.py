@@ -29,10 +29,11 @@ from graftpop.data import MemoryImages, load_splits
 from graftpop.errors import CheckpointError, StorageError
 from graftpop.peer.peer import Peer
 from graftpop.population import Event, Round
-from graftpop.run import tables
+from graftpop.run import run_folder
 from graftpop.run.record_files import TRIALS_PER_FOLD
+from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import Folder
-from graftpop.run.tables import RunFolder, TrialRecords
+from graftpop.run.trial_records import TrialRecords
 from graftpop.settings import Settings
 from graftpop.space import parse_space
 from graftpop.study.trials import column_types
@@ -231,7 +232,7 @@ def test_joining_omits_trials_of_other_ids(run: RunFolder) -> None:
 
 
 def test_joining_waits_until_it_is_due_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "SHARE_OF_JOINING", 1e-9)  # due again after years
+    monkeypatch.setattr(run_folder, "SHARE_OF_JOINING", 1e-9)  # due again after years
     run = RunFolder(str(tmp_path / "run"))
     records = TrialRecords(run.of_trials("records"), "a")
     lengths = []

@@ -15,7 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from graftpop.errors import SpaceError
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space, parse_space
 from graftpop.study.optuna_storage import OptunaStorage, check_storage, storage_url
 from graftpop.study.trials import Trial

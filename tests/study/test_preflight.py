@@ -7,7 +7,7 @@ import yaml
 from data_makers import random_pixels, write_class_folders
 
 from graftpop.errors import GraftpopError, SpaceError
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space, parse_space
 from graftpop.study.preflight import check_data_and_models, check_names
 from graftpop.study.trackers import check_destinations

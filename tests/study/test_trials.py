@@ -8,7 +8,7 @@ import pytest
 
 from graftpop.errors import CheckpointError
 from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.space import Domain, parse_space
 from graftpop.study.trials import (
     Trial,

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from graftpop.reporting.run_page import Tables, report_html
-from graftpop.run.tables import SCHEMAS
+from graftpop.run.schemas import SCHEMAS
 
 SPACE = """
 name: made-up

@@ -12,7 +12,7 @@ from graftpop.peer.peer import Peer
 from graftpop.population import LocalGroup, Population
 from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
 from graftpop.run.provenance import run_provenance
-from graftpop.run.tables import RunFolder
+from graftpop.run.run_folder import RunFolder
 from graftpop.settings import Settings
 
 TRIAL = "00000"

@@ -1,10 +1,7 @@
-"""The results of a run: Parquet tables and the best network.
+"""The folder of a run: its tables, its text files and the best network.
 
-After every round, each trial rewrites its own four files of rounds, grafts, diagnostics and events. The driver joins
-the files of all trials into `rounds.parquet`, `grafts.parquet`, `diagnostics.parquet` and `events.parquet`, and folds
-those of finished trials into fewer ones (`record_files.py`).
-A trial that resumes from a checkpoint first drops the rows after it, so that no row is missing or doubled; all events
-are kept. If a file is damaged, its rows are read from the joined table instead, as far as that has them.
+The driver joins the files of all trials (`trial_records.py`) into `rounds.parquet`, `grafts.parquet`,
+`diagnostics.parquet` and `events.parquet`, and folds those of finished trials into fewer ones (`record_files.py`).
 """
 
 import json
@@ -13,137 +10,24 @@ import posixpath
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
-from datetime import datetime
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from graftpop.errors import CheckpointError
-from graftpop.population import Event, Round
-from graftpop.rows import ROWS, EventName
-from graftpop.run.record_files import DamagedFile, RecordTable, large_tables
+from graftpop.population import Event
+from graftpop.run.record_files import DamagedFile, large_tables, record_tables
+from graftpop.run.schemas import SCHEMAS
 from graftpop.run.storage import Folder, unreachable
 from graftpop.run.throttle import Throttle
+from graftpop.run.trial_records import TrialRecords
 
-__all__ = ["SCHEMAS", "RunFolder", "TrialRecords"]
-
-_TYPES: Final = {
-    int: pa.int64(),
-    float: pa.float64(),
-    str: pa.string(),
-    EventName: pa.string(),
-    datetime: pa.timestamp("ms", "UTC"),
-}
-
-
-def _schema(row: type) -> pa.Schema:
-    """Return the schema of a table: `trial_id`, and a column per field, whose type T may be `T | None` or `list[T]`."""
-    kinds = {name: kind if kind in _TYPES else get_args(kind)[0] for name, kind in get_type_hints(row).items()}
-    return pa.schema({"trial_id": pa.string(), **{name: _TYPES[kind] for name, kind in kinds.items()}})
-
-
-SCHEMAS: Final = {name: _schema(row) for name, row in ROWS.items()}
-"""The schema of each table; `trials.parquet` also has the status and the searched keys."""
-
-_RECORDS: Final = {name: schema for name, schema in SCHEMAS.items() if name != "trials"}
-"""The tables that trials write."""
+__all__ = ["RunFolder"]
 
 SHARE_OF_JOINING = 0.01
 """Largest share of the driver's time that joining may take."""
 
 logger = logging.getLogger("graftpop")
-
-
-def _record_tables(folder: Folder) -> dict[str, RecordTable]:
-    return {name: RecordTable(folder, name, schema) for name, schema in _RECORDS.items()}
-
-
-class TrialRecords:
-    """The rounds, grafts, diagnostics and events of one trial, written by the process that leads its population.
-
-    Args:
-        folder: folder that all trials of the run share.
-        trial_id: trial ID, in file names and in every row.
-    """
-
-    def __init__(self, folder: Folder, trial_id: str) -> None:
-        self._folder = folder
-        self._trial_id = trial_id
-        self._files = _record_tables(folder)
-        self._tables = {name: schema.empty_table() for name, schema in _RECORDS.items()}
-
-    def add_round(self, done: Round) -> None:
-        """Add a round; `write` makes it visible to other processes."""
-        rounds = [{"trial_id": self._trial_id, **row} for row in done.peers]
-        grafts = {"trial_id": [self._trial_id] * len(done.grafts.get("site", [])), **done.grafts}
-        diagnostics = [{"trial_id": self._trial_id, **row} for row in done.diagnostics]
-        self._add("rounds", pa.Table.from_pylist(rounds, SCHEMAS["rounds"]))
-        if done.grafts:
-            self._add("grafts", pa.Table.from_pydict(grafts, SCHEMAS["grafts"]))
-        self._add("diagnostics", pa.Table.from_pylist(diagnostics, SCHEMAS["diagnostics"]))
-
-    def add_event(self, event: Event) -> None:
-        """Add an event; `write` or `write_events` makes it visible to other processes."""
-        row = {"trial_id": self._trial_id, **asdict(event)}
-        self._add("events", pa.Table.from_pylist([row], SCHEMAS["events"]))
-
-    def restart_after(self, round: int, joined: Callable[[str], pa.Table] | None = None) -> list[str]:
-        """Read the records of an earlier process up to a round, and all its events; drop later rounds.
-
-        Args:
-            round: round that the trial resumes from; 0: from its beginning.
-            joined: returns the trial's rows in a joined table, by name; they replace those of a damaged file.
-
-        Returns:
-            A line per damaged file. A copy of it is kept beside it, as `*.damaged`.
-
-        Raises:
-            OSError: a file cannot be read.
-        """
-        taken, damaged = {}, []
-        for name, files in self._files.items():
-            if not round and not self._folder.exists(files.file_of(self._trial_id)):
-                continue  # a new trial
-            try:
-                table = files.read(self._trial_id)
-            except DamagedFile as error:
-                files.keep_aside(error.file)
-                table = joined(name) if joined else SCHEMAS[name].empty_table()
-                damaged.append(f"{error}; continues with {table.num_rows} of its rows, from {name}.parquet")
-            taken[name] = table if name == "events" else table.filter(pc.less_equal(table["round"], round))
-        self._tables |= taken
-        return damaged
-
-    @property
-    def last_round(self) -> int:
-        """The last round with rows; 0 before the first."""
-        return pc.max(self._tables["rounds"]["round"]).as_py() or 0
-
-    def write(self) -> None:
-        """Rewrite all files of the trial.
-
-        Raises:
-            OSError: they cannot be written now.
-        """
-        for name in self._tables:
-            self._write(name)
-
-    def write_events(self) -> None:
-        """Rewrite the trial's file of events, so that they are visible even if their round never completes.
-
-        Raises:
-            OSError: they cannot be written now.
-        """
-        self._write("events")
-
-    def _write(self, name: str) -> None:
-        self._folder.create()
-        self._files[name].write(self._trial_id, self._tables[name])
-
-    def _add(self, name: str, rows: pa.Table) -> None:
-        self._tables[name] = pa.concat_tables([self._tables[name], rows]).combine_chunks()
 
 
 class RunFolder:
@@ -165,7 +49,7 @@ class RunFolder:
         self.local_path = self._folder.local_path
         self.name = posixpath.basename(self.location.partition("?")[0])
         self._joining = Throttle(SHARE_OF_JOINING)
-        self._records = _record_tables(self.of_trials("records"))
+        self._records = record_tables(self.of_trials("records"))
         self._warned: set[str] = set()
 
     def locked(self) -> AbstractContextManager[None]:
@@ -305,7 +189,7 @@ class RunFolder:
         sources = files.sources(places, damaged)
         missing = places.keys() - {trial for source in sources for trial in source.trials}
         kept = [self.joined_rows(name, sorted(missing))] if damaged else []
-        self._folder.write_tables(f"{name}.parquet", large_tables(files.merged(sources, places, kept)), _RECORDS[name])
+        self._folder.write_tables(f"{name}.parquet", large_tables(files.merged(sources, places, kept)), SCHEMAS[name])
 
     def _for_each_table(
         self,

@@ -1,0 +1,105 @@
+"""The records of one trial: its rounds, grafts, diagnostics and events.
+
+After every round, each trial rewrites its own four files. A trial that resumes from a checkpoint first drops the rows
+after it, so that no row is missing or doubled; all events are kept. If a file is damaged, its rows are read from the
+joined table instead, as far as that has them.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from graftpop.population import Event, Round
+from graftpop.run.record_files import DamagedFile, record_tables
+from graftpop.run.schemas import RECORD_SCHEMAS, SCHEMAS
+from graftpop.run.storage import Folder
+
+__all__ = ["TrialRecords"]
+
+
+class TrialRecords:
+    """The rounds, grafts, diagnostics and events of one trial, written by the process that leads its population.
+
+    Args:
+        folder: folder that all trials of the run share.
+        trial_id: trial ID, in file names and in every row.
+    """
+
+    def __init__(self, folder: Folder, trial_id: str) -> None:
+        self._folder = folder
+        self._trial_id = trial_id
+        self._files = record_tables(folder)
+        self._tables = {name: schema.empty_table() for name, schema in RECORD_SCHEMAS.items()}
+
+    def add_round(self, done: Round) -> None:
+        """Add a round; `write` makes it visible to other processes."""
+        rounds = [{"trial_id": self._trial_id, **row} for row in done.peers]
+        grafts = {"trial_id": [self._trial_id] * len(done.grafts.get("site", [])), **done.grafts}
+        diagnostics = [{"trial_id": self._trial_id, **row} for row in done.diagnostics]
+        self._add("rounds", pa.Table.from_pylist(rounds, SCHEMAS["rounds"]))
+        if done.grafts:
+            self._add("grafts", pa.Table.from_pydict(grafts, SCHEMAS["grafts"]))
+        self._add("diagnostics", pa.Table.from_pylist(diagnostics, SCHEMAS["diagnostics"]))
+
+    def add_event(self, event: Event) -> None:
+        """Add an event; `write` or `write_events` makes it visible to other processes."""
+        row = {"trial_id": self._trial_id, **asdict(event)}
+        self._add("events", pa.Table.from_pylist([row], SCHEMAS["events"]))
+
+    def restart_after(self, round: int, joined: Callable[[str], pa.Table] | None = None) -> list[str]:
+        """Read the records of an earlier process up to a round, and all its events; drop later rounds.
+
+        Args:
+            round: round that the trial resumes from; 0: from its beginning.
+            joined: returns the trial's rows in a joined table, by name; they replace those of a damaged file.
+
+        Returns:
+            A line per damaged file. A copy of it is kept beside it, as `*.damaged`.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        taken, damaged = {}, []
+        for name, files in self._files.items():
+            if not round and not self._folder.exists(files.file_of(self._trial_id)):
+                continue  # a new trial
+            try:
+                table = files.read(self._trial_id)
+            except DamagedFile as error:
+                files.keep_aside(error.file)
+                table = joined(name) if joined else SCHEMAS[name].empty_table()
+                damaged.append(f"{error}; continues with {table.num_rows} of its rows, from {name}.parquet")
+            taken[name] = table if name == "events" else table.filter(pc.less_equal(table["round"], round))
+        self._tables |= taken
+        return damaged
+
+    @property
+    def last_round(self) -> int:
+        """The last round with rows; 0 before the first."""
+        return pc.max(self._tables["rounds"]["round"]).as_py() or 0
+
+    def write(self) -> None:
+        """Rewrite all files of the trial.
+
+        Raises:
+            OSError: they cannot be written now.
+        """
+        for name in self._tables:
+            self._write(name)
+
+    def write_events(self) -> None:
+        """Rewrite the trial's file of events, so that they are visible even if their round never completes.
+
+        Raises:
+            OSError: they cannot be written now.
+        """
+        self._write("events")
+
+    def _write(self, name: str) -> None:
+        self._folder.create()
+        self._files[name].write(self._trial_id, self._tables[name])
+
+    def _add(self, name: str, rows: pa.Table) -> None:
+        self._tables[name] = pa.concat_tables([self._tables[name], rows]).combine_chunks()
