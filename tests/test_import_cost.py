@@ -10,8 +10,8 @@ ROUNDS = """
 import json, sys
 from graftpop.peer.peer import Peer
 from graftpop.space import parse_space
-settings = parse_space({"data": {"name": "digits"}, "model": {"name": "resnet8"}, "training": {"epochs": 2},
-                        "population": {"num_peers": 2}, "graft": {}}).resolve()
+settings = parse_space({"data": {"name": "digits", "max_train_images": 100}, "model": {"name": "resnet8"},
+                        "training": {"epochs": 2}, "population": {"num_peers": 2}, "graft": {}}).resolve()
 first, second = Peer(settings, 0), Peer(settings, 1)
 for peer in (first, second):
     peer.train(1)

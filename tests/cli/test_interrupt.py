@@ -18,19 +18,21 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 SPACE = """
 name: interrupted
-data: {name: digits, max_train_images: 800}
+data: {name: digits, max_train_images: 400}
 model: {name: resnet8}
 training: {epochs: 16, batch_size: 64, schedule: cosine}
-population: {num_peers: 2}
+population: {num_peers: 2, peers_per_actor: 2}
+resources: {cpus_per_peer: 0.5}
 graft: {A: {choice: [0.2, 0.4]}}
 tune: {num_samples: 1}
 """
 
 
 def rounds_recorded(run: Path) -> int:
-    if not (run / "rounds.parquet").exists():
+    records = run / "tune" / "records" / "00000.rounds.parquet"
+    if not records.exists():
         return 0
-    with (run / "rounds.parquet").open("rb") as file:  # pyarrow opens a path twice, and it may be replaced in between
+    with records.open("rb") as file:  # pyarrow opens a path twice, and it may be replaced in between
         return max(pq.read_table(file)["round"].to_pylist(), default=0)
 
 

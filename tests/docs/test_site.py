@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -106,28 +107,37 @@ def served(site: Path) -> Iterator[str]:
             thread.join(10)
 
 
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as running:
+        yield running
+
+
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("width", [390, 1280])
-def test_pages_fit_the_screen_and_load_nothing_external(site: Path, width: int) -> None:
+def test_pages_fit_the_screen_and_load_nothing_external(site: Path, chromium: Any) -> None:
     requested: list[str] = []
     errors: list[str] = []
-    with served(site) as address, browser() as running:
-        page = running.new_page(viewport={"width": width, "height": 900})
+    with served(site) as address:
+        page = chromium.new_page()
         page.on("request", lambda request: requested.append(request.url))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         for name in ("index.html", "docs/keys.html", "docs/architecture.html"):
-            page.goto(f"{address}/{name}", wait_until="networkidle")
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            for width in (1280, 390):
+                page.set_viewport_size({"width": width, "height": 900})
+                page.goto(f"{address}/{name}")
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            page.wait_for_load_state("networkidle")
         assert [url for url in requested if not url.startswith(f"{address}/")] == []
+        page.close()
     assert len(requested) > 3
     assert errors == []
 
 
 @pytest.mark.timeout(120)
-def test_search_finds_a_key(site: Path) -> None:
-    with served(site) as address, browser() as running:
-        page = running.new_page()
+def test_search_finds_a_key(site: Path, chromium: Any) -> None:
+    with served(site) as address:
+        page = chromium.new_page()
         page.goto(f"{address}/index.html", wait_until="networkidle")
         page.click("input.md-search__input")
         page.get_by_text("Type to start searching").wait_for()  # the index is loaded
