@@ -36,12 +36,12 @@ TIMED = {"images_per_s", "train_s", "exchange_s"}
 CPUS = (0, 1, 1)  # a trial needs both nodes that can die, so each death affects it
 
 NUM_ROUNDS = 24
-COMMON = f"""
+COMMON = """
 name: chaos
-data: {{name: digits, max_train_images: 600}}
-model: {{name: resnet8}}
-training: {{epochs: {NUM_ROUNDS}, batch_size: 64, schedule: cosine, precision: float32}}
-population: {{num_peers: 2, max_peer_restarts: 1000}}
+data: {name: digits, max_train_images: 600}
+model: {name: resnet8}
+training: {epochs: NUM_ROUNDS, batch_size: 64, schedule: cosine, precision: float32}
+population: {num_peers: 2, max_peer_restarts: 1000}
 """
 SPACES = {
     "grid": COMMON + "graft: {A: {grid: [0.2, 0.4]}}\ntune: {sampler: grid, max_failures: 1000}\n",
@@ -87,7 +87,7 @@ def disturb(study: Study, rng: random.Random, num_kills: int, kinds: tuple[str, 
             study.add_node()
 
 
-def check_ended_well(study: Study, num_trials: int) -> None:
+def check_ended_well(study: Study, num_trials: int, num_rounds: int) -> None:
     """Check that every trial ended once and its records are complete."""
     assert study.driver.returncode == 0, f"{study.run}: ended with {study.driver.returncode}:\n{study.log()}"
     trials = pq.read_table(study.run / "trials.parquet").to_pylist()
@@ -97,7 +97,7 @@ def check_ended_well(study: Study, num_trials: int) -> None:
         assert trial["status"] in ("completed", "stopped"), trial
         own = [(row["round"], row["peer"]) for row in rounds if row["trial_id"] == trial["trial_id"]]
         assert own == [(round_, peer) for round_ in range(1, len(own) // 2 + 1) for peer in (0, 1)], own
-        assert (len(own) == 2 * NUM_ROUNDS) == (trial["status"] == "completed"), trial
+        assert (len(own) == 2 * num_rounds) == (trial["status"] == "completed"), trial
     assert sum(row["trial_id"] in {trial["trial_id"] for trial in trials} for row in rounds) == len(rounds)
 
 
@@ -120,7 +120,13 @@ def check_equal(study: Study, calm: Study) -> None:
 
 
 def chaos(
-    folder: Path, num_kills: int, seed: int, *, per_study: int = 5, kinds: tuple[str, ...] = KINDS_ON_NODES
+    folder: Path,
+    num_kills: int,
+    seed: int,
+    *,
+    per_study: int = 5,
+    kinds: tuple[str, ...] = KINDS_ON_NODES,
+    num_rounds: int = NUM_ROUNDS,
 ) -> dict[str, Any]:
     """Run studies until `num_kills` kills are done, and return the results.
 
@@ -130,6 +136,7 @@ def chaos(
         seed: seed for the kinds and moments of the kills; the victim also depends on timing.
         per_study: largest number of kills in one study.
         kinds: kinds of victims; nodes are killed only if the machine permits namespaces.
+        num_rounds: number of rounds of a trial; enough for `per_study` kills, with up to six rounds before each.
 
     Raises:
         AssertionError: a study lost or changed something.
@@ -144,15 +151,16 @@ def chaos(
     back_s: list[float] = []
     number = 0
     start = time.monotonic()
-    with started(SPACES["grid"], folder / "calm") as calm:
+    spaces = {name: space.replace("NUM_ROUNDS", str(num_rounds)) for name, space in SPACES.items()}
+    with started(spaces["grid"], folder / "calm") as calm:
         list(disturb(calm, rng, 0, KINDS))
-        check_ended_well(calm, NUM_TRIALS["grid"])
+        check_ended_well(calm, NUM_TRIALS["grid"], num_rounds)
     while len(kills) < num_kills:
         search = "optuna" if number % 3 == 2 else "grid"
         on_nodes = has_nodes and number % 2 == 0
         where = f"{search}, {len(CPUS)} nodes" if on_nodes else search
         with started(
-            SPACES[search], folder / f"{number}-{search}", *CPUS * on_nodes, environment=SEEN_DEAD_SOON
+            spaces[search], folder / f"{number}-{search}", *CPUS * on_nodes, environment=SEEN_DEAD_SOON
         ) as study:
             possible = tuple(kind for kind in kinds if on_nodes or kind != "node")
             for kill in disturb(study, rng, min(per_study, num_kills - len(kills)), possible):
@@ -162,7 +170,7 @@ def chaos(
                     f"{number} ({where}), {kill['victim']}",
                     flush=True,
                 )
-            check_ended_well(study, NUM_TRIALS[search])
+            check_ended_well(study, NUM_TRIALS[search], num_rounds)
         if search == "grid":
             check_equal(study, calm)
         for event in pq.read_table(study.run / "events.parquet").to_pylist():

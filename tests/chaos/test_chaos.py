@@ -10,7 +10,7 @@ from studies import KINDS, KINDS_ON_NODES, has_namespaces
 @pytest.mark.ray
 @pytest.mark.timeout(570)
 def test_one_kill_of_each_kind_loses_nothing(tmp_path: Path) -> None:
-    figures = chaos.chaos(tmp_path, num_kills=len(KINDS), seed=4, kinds=KINDS)
+    figures = chaos.chaos(tmp_path, num_kills=len(KINDS), seed=4, kinds=KINDS, num_rounds=10)
     assert figures["lost"] == 0
     assert figures["by_kind"] == dict.fromkeys(KINDS, 1)
 

@@ -13,12 +13,14 @@ import psutil
 import pytest
 from browser import browser
 
+ROOT = Path(__file__).parents[2]
+
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 SPACE = """
 name: watched
-data: {name: digits}
-model: {name: resnet8}
+data: {name: digits, max_train_images: 100}
+model: {name: "python:network_makers.Slow"}
 training: {epochs: 2000, batch_size: 64}
 population: {num_peers: 2}
 tune: {num_samples: 1}
@@ -38,7 +40,7 @@ def run(folder: Path) -> Iterator["subprocess.Popen[str]"]:
     (folder / "space.yaml").write_text(SPACE)
     with tempfile.TemporaryDirectory(prefix="graftpop-") as short:  # for sockets, whose paths must be short
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")} | {
-            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "support"))),
             "RAY_TMPDIR": short,
             "HOME": str(folder),
             "PYTHONUNBUFFERED": "1",

@@ -70,16 +70,22 @@ def test_round_without_exchange_has_no_alpha_or_staleness() -> None:
 # Ray's metrics agent
 
 
+DROPPED_AFTER_S = 8.0
+"""Time after which `scraped_ray` drops a value that is not set again; 20 s by default."""
+
+
 @pytest.fixture(scope="module")
 def scraped_ray() -> Iterator[None]:
     """A Ray that exports every second. Studies do not share it: they would wait for the next scrape after this one."""
-    ray.init(
-        "local",
-        num_cpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        _system_config={"metrics_report_interval_ms": 1000},
-    )
+    with pytest.MonkeyPatch.context() as environment:  # of the node's agent, which ignores _system_config
+        environment.setenv("RAY_metrics_report_interval_ms", f"{1000 * DROPPED_AFTER_S / 2:.0f}")
+        ray.init(
+            "local",
+            num_cpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            _system_config={"metrics_report_interval_ms": 1000},
+        )
     yield
     ray.shutdown()
 
@@ -118,7 +124,7 @@ def test_values_are_exported_until_their_trial_ends(scraped_ray: None, monkeypat
     export.end("00000")
     start = time.monotonic()
     wait_until_exported(export, metric, "slow", {("00001", "0"): 2.5})
-    while time.monotonic() - start < 22.0:  # Ray drops a value 20 s after it was last set
+    while time.monotonic() - start < DROPPED_AFTER_S + 2.0:
         export.on_step_begin(0, [])
         time.sleep(0.5)
     assert exported(metric, "slow") == {("00001", "0"): 2.5}

@@ -88,8 +88,8 @@ def test_optuna_dashboard_draws_a_running_study(connection: Connection, tmp_path
             "data": {"name": "digits", "max_train_images": 400},
             "model": {"name": "resnet8"},
             "training": {"epochs": 2},
-            "population": {"num_peers": 2},
-            "resources": {"cpus_per_peer": 2},  # one trial at a time; the next one reuses its processes
+            "population": {"num_peers": 2, "peers_per_actor": 2},
+            "resources": {"cpus_per_peer": 1.25},  # one trial at a time; the next one reuses its process
             "graft": {"A": {"uniform": [0.0, 1.0]}, "c": {"loguniform": [1, 500]}},
             "tune": {"num_samples": 50, "optuna_storage": "sqlite:///study.db"},
         }

@@ -72,7 +72,8 @@ def test_study_writes_consistent_tables_and_its_best_network(connection: Connect
     wanted = space(
         data={"max_train_images": 200},
         model={"name": "resnet8"},
-        population={"num_peers": {"choice": [2, 3]}},
+        population={"num_peers": {"choice": [2, 3]}, "peers_per_actor": 3},
+        resources={"cpus_per_peer": 0.5},
         tune={"sampler": "tpe", "num_samples": 2},
     )
     _, trials = run(wanted, connection, tmp_path)
@@ -124,8 +125,8 @@ def test_study_writes_consistent_tables_and_its_best_network(connection: Connect
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Tune leaves its log files open
 def test_resumed_study_ends_with_the_same_bits(connection: Connection, tmp_path: Path) -> None:
-    one_at_a_time = {"cpus_per_peer": 2}  # of four; the next trial reuses the processes
-    wanted = space(training={"epochs": 5}, resources=one_at_a_time, tune={"num_samples": 2})
+    one_at_a_time = {"cpus_per_peer": 1.25}  # of four; the next trial reuses the process
+    wanted = space(**ONE_PROCESS | {"resources": one_at_a_time}, training={"epochs": 5}, tune={"num_samples": 2})
     check_resuming(wanted, connection, tmp_path)
 
 
@@ -193,7 +194,7 @@ def check_resuming(wanted: Space, connection: Connection, folder: Path) -> None:
 
 def test_asha_runs_the_whole_grid_and_tests_completed_trials(connection: Connection, tmp_path: Path) -> None:
     wanted = space(
-        **ONE_PROCESS,
+        **ONE_PROCESS | {"resources": {"cpus_per_peer": 1}},  # two trials at a time; the next ones reuse the processes
         training={"epochs": 15, "lr": {"choice": [0.1, 1.0e-6]}},
         graft={"A": {"grid": [0.0, 0.4]}, "c": 500.0},
         tune={"sampler": "grid", "num_samples": None, "scheduler": "asha"},
@@ -279,14 +280,14 @@ def test_exception_of_user_code_fails_its_trial_at_once(connection: Connection, 
     assert trial.error in html.unescape(read_report_html(folder))
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_study_without_domains_runs_one_population(connection: Connection, tmp_path: Path, sampler: str) -> None:
+def test_study_without_domains_runs_one_population(connection: Connection, tmp_path: Path) -> None:
+    """By tpe; `test_trial_lost_too_often_is_interrupted_and_resumable` runs one by `sampler: random`."""
     wanted = space(
         **ONE_PROCESS,
         data={"max_train_images": 200},
         training={"epochs": 1},
         graft={"A": 0.4, "c": 500.0},
-        tune={"sampler": sampler, "num_samples": 1},
+        tune={"sampler": "tpe", "num_samples": 1},
     )
     _, (trial,) = run(wanted, connection, tmp_path)
     assert (trial.status, trial.trial_id, trial.sample) == ("completed", "00000", {})
@@ -306,6 +307,7 @@ def test_trial_lost_too_often_is_interrupted_and_resumable(connection: Connectio
     assert lost.error
     _, (trial,) = run(wanted, connection, tmp_path)
     assert (trial.status, trial.round, trial.error) == ("completed", 3, "")
+    assert (trial.trial_id, trial.sample) == ("00000", {})
     rounds = [(row["round"], row["peer"]) for row in folder.read_table("rounds").to_pylist()]
     assert rounds == [(round_, peer) for round_ in (1, 2, 3) for peer in (0, 1)]
 
@@ -322,6 +324,7 @@ def test_error_of_an_observer_ends_the_study_as_it_is(connection: Connection, tm
     assert pq.read_table(tmp_path / "trials.parquet")["status"].to_pylist() == ["interrupted"]
 
 
+@pytest.mark.nodes
 def test_leader_that_no_longer_runs_is_lost(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,6 +372,7 @@ def test_shrinking_population_is_led_from_the_drivers_node(connection: Connectio
     assert [trial.status for trial in run(wanted, connection, tmp_path)[1]] == ["completed"]
 
 
+@pytest.mark.nodes
 def test_study_without_room_ends_and_is_resumable(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,6 +385,7 @@ def test_study_without_room_ends_and_is_resumable(
     assert pq.read_table(tmp_path / "trials.parquet")["status"].to_pylist() == ["interrupted"]
 
 
+@pytest.mark.nodes
 def test_trial_without_room_ends_while_others_complete(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

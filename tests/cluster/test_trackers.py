@@ -42,8 +42,8 @@ def space(*trackers: str, epochs: int = 3, num_samples: int = 2) -> Space:
             "data": {"name": "digits", "max_train_images": 300},
             "model": {"name": "resnet8"},
             "training": {"epochs": epochs, "batch_size": 128},
-            "population": {"num_peers": 2},
-            "resources": {"cpus_per_peer": 2},  # one trial at a time; the next one reuses its processes
+            "population": {"num_peers": 2, "peers_per_actor": 2},
+            "resources": {"cpus_per_peer": 1.25},  # one trial at a time; the next one reuses its process
             "graft": {"A": {"uniform": [0.0, 1.0]}},
             "tune": {"sampler": "random", "num_samples": num_samples, "trackers": list(trackers)},
         }

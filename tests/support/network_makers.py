@@ -1,5 +1,6 @@
 """Small networks with seeded weights, and learners that train them on the digits."""
 
+import time
 from functools import cache
 
 import torch
@@ -58,6 +59,14 @@ class TwoSites(nn.Module):
         out = torch.relu(self.bn2(self.conv2(out)))
         logits: Tensor = self.classifier(out.mean((2, 3)))
         return logits
+
+
+class Slow(TwoSites):
+    """Waits in every step, so that its training leaves the processor to others."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        time.sleep(0.2)
+        return super().forward(images)
 
 
 def seeded_small_net(seed: int = 0, dropout: float = 0.0) -> nn.Module:
