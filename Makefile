@@ -17,4 +17,5 @@ lowest:  ## the unit tests with the lowest supported version of every run-time d
 	    --ignore=tests/reporting/test_report_browser.py --ignore=tests/run/test_object_store.py \
 	    --ignore=tests/cluster/test_trackers.py \
 	    -W "ignore::optuna.exceptions.ExperimentalWarning" \
-	    -W "ignore:'click.utils:DeprecationWarning"    # constant_liar before optuna 5; newest click below the lowest typer
+	    -W 'ignore:`torch.jit.script_method:DeprecationWarning' \
+	    -W "ignore:'click.utils:DeprecationWarning"    # constant_liar before optuna 5, torch 2.11's compiler, typer 0.16
