@@ -377,7 +377,7 @@ def print_large(peers: Sequence[int], topologies: Sequence[str]) -> None:
     ratio = min(cost[name, min(peers)] / cost[name, max(peers)] for name in topologies if name != "all")
     print(f"\nratio {ratio:.2f}, goal at least {WANTED_LARGE}\n")
     traffic = report_traffic(peers, copy_s)
-    facts = run_provenance([], 0)
+    provenance = run_provenance([], 0)
     line = {
         "name": "large",
         "ratio": round(ratio, 3),
@@ -385,7 +385,7 @@ def print_large(peers: Sequence[int], topologies: Sequence[str]) -> None:
         "wanted": WANTED_LARGE,
         "cases": cases,
         "traffic": traffic,
-        **{name: facts[name] for name in ("hardware", "git", "versions")},
+        **{name: provenance[name] for name in ("hardware", "git", "versions")},
     }
     print(json.dumps(line), flush=True)
 

@@ -151,8 +151,8 @@ def report_cost(surfaces: Sequence[Surface], trials: Sequence[int]) -> None:
             rows.append([surface.name, f"{num_trials:,}", *cells])
             print(f"{surface.name} {num_trials}", file=sys.stderr, flush=True)
     print_table(["surface", "trials", *SAMPLERS], rows)
-    facts = run_provenance([], 0)
-    line = {"name": "choice_s", "cases": cases, **{name: facts[name] for name in ("git", "versions", "hardware")}}
+    provenance = run_provenance([], 0)
+    line = {"name": "choice_s", "cases": cases, **{name: provenance[name] for name in ("git", "versions", "hardware")}}
     print(json.dumps(line), flush=True)
 
 
