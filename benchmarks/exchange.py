@@ -96,7 +96,7 @@ def exchanging(model: str, num_peers: int) -> Iterator[tuple[Callable[[], float]
         def exchange() -> float:
             start = time.perf_counter()
             snapshots = ask("publish", dict.fromkeys(range(num_peers), ()), result_mode="ref")
-            ask("graft", {peer: (snapshots[(peer - 1) % num_peers],) for peer in snapshots})
+            ask("exchange", {peer: (snapshots[(peer - 1) % num_peers],) for peer in snapshots})
             return time.perf_counter() - start
 
         yield exchange, BYTES_A_WEIGHT * ask("cost", {0: ()})[0]["parameters"]

@@ -15,12 +15,13 @@ import torch
 from plain import graft
 from turns import Case, in_turns, report
 
-from graftpop.exchange.grafting import Grafting
+from graftpop.exchange.grafting import Grafting, site_measures
+from graftpop.exchange.rule import ExchangeContext
 from graftpop.models import build
 from graftpop.seeds import seeded
-from graftpop.settings import GraftSettings
+from graftpop.settings import GraftSettings, Settings
+from graftpop.sites import find_sites
 from graftpop.training.flat_state import FlatState
-from graftpop.training.sites import find_sites
 
 MODELS = ("resnet110", "mobilenetv2", "torchvision:resnet50")
 NUM_TURNS = 9
@@ -45,12 +46,16 @@ def measured(model: str, device: torch.device, num_turns: int) -> Case:
     plain_receiver = network_of(model, 0).to(device)
     side = 224 if model.startswith("torchvision:") else 32
     sites = find_sites(receiver, (3, side, side), model)
-    ours, theirs = (Grafting(FlatState(network), sites, GraftSettings()) for network in (receiver, donor))
-    snapshot = theirs.publish(1, theirs.entropies(), torch.zeros(0, dtype=torch.int64))
+    settings = Settings(graft=GraftSettings())
+    states = [FlatState(network) for network in (receiver, donor)]
+    measures, of_donor = (site_measures(state, sites, settings.graft) for state in states)
+    ours = Grafting(ExchangeContext(0, states[0], sites, measures, settings))
+    theirs, their_entropies = states[1].buffer, of_donor.entropies
     donor_state = {name: tensor.clone().contiguous() for name, tensor in donor.state_dict().items()}
 
     def graft_ours() -> None:
-        ours.graft_(ours.alpha(ours.entropies(), snapshot), snapshot)
+        measures.update()
+        ours.graft_(ours.alpha(their_entropies, theirs), theirs)
 
     ours_s, plain_s = in_turns(
         timed(graft_ours, device), timed(lambda: graft(plain_receiver, donor_state), device), num_turns=num_turns

@@ -122,10 +122,10 @@ class SimulatedPeer:
     def publish(self) -> tuple[int, Any, Any]:
         return self._index, self._weights, self._predicted
 
-    def graft(self, *donors: tuple[int, Any, Any]) -> dict[str, list[Any]]:
+    def exchange(self, *donors: tuple[int, Any, Any]) -> dict[str, Any]:
         self._weights = 0.5 * (self._weights + sum(donor[1] for donor in donors) / len(donors))
         floats, counts = [0.5] * NUM_SITES, [0] * NUM_SITES
-        return {
+        columns = {
             "receiver": [self._index] * NUM_SITES,
             "donor": [donors[0][0] if len(donors) == 1 else -1] * NUM_SITES,
             "site": [f"layer{number}" for number in range(NUM_SITES)],
@@ -135,6 +135,7 @@ class SimulatedPeer:
             "num_invalid_before": counts,
             "num_invalid_after": counts,
         }
+        return {"figures": {}, "columns": columns}
 
     def save(self) -> bytes:
         return self._state
@@ -394,7 +395,7 @@ def records_s(num_peers: int) -> float:
     """Return the seconds to add a round to the records of many, and to write them."""
     grafts = {
         column: values * num_peers
-        for column, values in SimulatedPeer(0, 0.0, 1).graft((0, np.zeros(1, np.float32), None)).items()
+        for column, values in SimulatedPeer(0, 0.0, 1).exchange((0, np.zeros(1, np.float32), None))["columns"].items()
     }
     grafts |= {column: [0] * len(grafts["site"]) for column in ("round", "staleness")}
     many = {column: values * RECORDED_ROUNDS for column, values in grafts.items()}

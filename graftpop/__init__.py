@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graftpop.api import Population
     from graftpop.cluster.user_tuner import trainable
+    from graftpop.exchange.rule import ExchangeRule
     from graftpop.exchange.state_dicts import graft_state_dicts as graft
     from graftpop.models.network_file import load_network as load
 
 __version__ = "0.2.0"
-__all__ = ["Population", "__version__", "graft", "load", "trainable"]
+__all__ = ["ExchangeRule", "Population", "__version__", "graft", "load", "trainable"]
 
 _LOCATIONS = {
+    "ExchangeRule": ("graftpop.exchange.rule", "ExchangeRule"),
     "Population": ("graftpop.api", "Population"),
     "graft": ("graftpop.exchange.state_dicts", "graft_state_dicts"),
     "load": ("graftpop.models.network_file", "load_network"),

@@ -13,10 +13,12 @@ from torch.utils.data import Dataset
 from graftpop import population
 from graftpop.data.torch_dataset import dataset_splits
 from graftpop.errors import ModelError, SpaceError
-from graftpop.models import PYTHON
+from graftpop.exchange.build import check_user_parts
+from graftpop.exchange.rule import ExchangeRule
 from graftpop.models.forward_check import check_forward
 from graftpop.peer.components import Components
 from graftpop.peer.peer import Peer
+from graftpop.peer.sites import sites_of
 from graftpop.population.group import Group, LocalGroup
 from graftpop.population.round import Round
 from graftpop.seeds import derive, seeded
@@ -24,7 +26,7 @@ from graftpop.settings import Settings
 from graftpop.space import parse_space
 from graftpop.space.yaml_tree import STUDY_KEYS
 from graftpop.training.optimizers import MakeOptimizer
-from graftpop.training.sites import find_sites
+from graftpop.user_code import name_of
 
 __all__ = ["Population"]
 
@@ -53,12 +55,14 @@ class Population:
         val: items for selection; None: split off from `train`.
         val_fraction: share of `train` to split off, in (0, 1).
         classes: class names by label; None: the attribute `classes` of `train`.
+        exchange: a user-defined exchange rule, a subclass of `graftpop.ExchangeRule`; excludes the section `graft`.
         optimizer: makes a torch optimizer from parameters; None: SGD with the settings of `training`. Its learning rate
             replaces `training.lr` and follows `training.schedule`.
         num_workers: number of processes that read items, per peer.
         on_ray: True: the peers are Ray actors, on the cluster of this process or else on a new one on this machine;
             False: they train one after the other in this process.
         sections: `name`, `seed`, `training`, `population`, `graft` and the other methods, as in the YAML of a space.
+            `graft` may have a function as `alpha` or `criterion`.
 
     Attributes:
         settings: all settings, with their defaults.
@@ -78,6 +82,7 @@ class Population:
         val: Dataset[Any] | None = None,
         val_fraction: float = 0.1,
         classes: Sequence[str] | None = None,
+        exchange: type[ExchangeRule] | None = None,
         optimizer: MakeOptimizer | None = None,
         num_workers: int = 0,
         on_ray: bool = False,
@@ -91,6 +96,7 @@ class Population:
         if not 0 < val_fraction < 1:
             raise SpaceError(f"val_fraction: must be in (0, 1), got {val_fraction}")
         self._network, self._num_classes, self._on_ray = network, len(names), on_ray
+        sections, parts = _named_parts(sections, exchange)
         self.settings = _settings(network, self._num_classes, optimizer, sections)
         make_splits = partial(
             dataset_splits,
@@ -103,8 +109,8 @@ class Population:
         )
         image_shape, name, probe = make_splits().image_shape, self.settings.model.name, self._new_network()
         check_forward(probe, image_shape, self._num_classes, f"model.name: '{name}'")
-        find_sites(probe, image_shape, name, self.settings.method_on_sites)
-        self._components = Components(network, _Splits(make_splits, num_workers), optimizer)
+        check_user_parts(self.settings, probe, sites_of(self.settings, probe, image_shape), parts)
+        self._components = Components(network, _Splits(make_splits, num_workers), optimizer, parts)
         self._read_states: Callable[[], Iterable[tuple[int, bytes]]] = tuple
         self._best_peer = 0
         self.outcome: dict[str, Any] = {}
@@ -180,6 +186,22 @@ class _Splits:
         return self._make(num_workers=self._num_workers)
 
 
+def _named_parts(
+    sections: Mapping[str, Any], exchange: type[ExchangeRule] | None
+) -> tuple[dict[str, Any], dict[str, Callable[..., Any]]]:
+    """Return the sections with names in place of functions and classes, and these by the key of each."""
+    graft = sections.get("graft")
+    given: dict[str, Callable[..., Any] | None] = {"exchange": exchange}
+    if isinstance(graft, Mapping):
+        given |= {f"graft.{key}": graft[key] for key in ("alpha", "criterion") if callable(graft.get(key))}
+    parts = {key: part for key, part in given.items() if part is not None}
+    named = dict(sections)
+    for key, part in parts.items():
+        section, _, name = key.partition(".")
+        named[section] = {**named[section], name: name_of(part)} if name else name_of(part)
+    return named, parts
+
+
 def _settings(
     network: Callable[[int], nn.Module], num_classes: int, optimizer: MakeOptimizer | None, sections: Mapping[str, Any]
 ) -> Settings:
@@ -191,8 +213,7 @@ def _settings(
             raise SpaceError(f"training.{refused[0]}: is set by the optimizer, got both; leave it out")
         with seeded(0, torch.device("cpu")):  # leaves the user's generator unchanged
             training["lr"] = optimizer(network(num_classes).parameters()).param_groups[0]["lr"]
-    name = f"{PYTHON}{getattr(network, '__module__', '')}.{getattr(network, '__qualname__', 'network')}"
-    space = parse_space({**sections, "training": training, "model": {"name": name}}, "Population")
+    space = parse_space({**sections, "training": training, "model": {"name": name_of(network)}}, "Population")
     if space.domains:
         raise SpaceError(
             f"Population: must search nothing, got a domain for {', '.join(space.domains)}; use graftpop.tune to search"

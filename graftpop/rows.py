@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, NotRequired, TypedDict
 
-__all__ = ["ROWS", "DiagnosticRow", "Event", "EventName", "GraftColumns", "PeerRow", "RoundRow", "TrialRow"]
+__all__ = [
+    "ROWS",
+    "DiagnosticRow",
+    "Event",
+    "EventName",
+    "Exchanged",
+    "GraftColumns",
+    "PeerRow",
+    "RoundRow",
+    "TrialRow",
+]
 
 
 class TrialRow(TypedDict, total=False):
@@ -65,7 +75,7 @@ class GraftColumns(TypedDict):
     round: Annotated[NotRequired[list[int]], "round that the exchange followed"]
     receiver: Annotated[list[int], "the peer whose weights changed"]
     donor: Annotated[list[int], "the peer whose snapshot it got; -1 for the mean of several"]
-    site: Annotated[list[str], "name of the convolution"]
+    site: Annotated[list[str], "name of the site: of its layer, with the part of a query-key-value matrix"]
     receiver_entropy_nats: Annotated[list[float], "entropy of the receiver's weights at this site before the exchange"]
     donor_entropy_nats: Annotated[list[float], "entropy of the donor's weights"]
     alpha: Annotated[
@@ -81,6 +91,13 @@ class GraftColumns(TypedDict):
         "rounds by which the snapshot is older than the receiver, negative if the donor was ahead; "
         "the oldest of several snapshots counts",
     ]
+
+
+class Exchanged(TypedDict):
+    """The records of one receiver's exchange: figures for `diagnostics.parquet`, and the columns of grafting."""
+
+    figures: dict[str, float]
+    columns: GraftColumns | None
 
 
 class DiagnosticRow(TypedDict):

@@ -34,7 +34,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         device: its generator is seeded and restored as well as the CPU's.
     """
     generators = [torch.default_generator]
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():  # without a card, tensors that imitate one draw on the CPU
         torch.cuda.init()
         index = torch.cuda.current_device() if device.index is None else device.index
         generators.append(torch.cuda.default_generators[index])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # slow imports are made inside the functions, so that --help 
     from graftpop.cluster.resources import Node
     from graftpop.run.run_folder import RunFolder
     from graftpop.space import Space
+    from graftpop.study.preflight import Findings
     from graftpop.study.trials import Trial
 
 __all__ = ["tune"]
@@ -119,13 +120,13 @@ def start_study(space: "Space", where: str, overrides: Sequence[str], out: str |
     settings = space.resolve()
     folder = new_run_folder(out, settings.name)
     with prefixed_errors(where, overrides), console.status("checking data and networks"):
-        notes = check_data_and_models(space)
+        findings = check_data_and_models(space)
         if address is None:
             check_resources(space, [local_node()])
-    print_notes(notes)
+    print_findings(findings)
     folder.create()
     with folder.locked():
-        write_provenance(folder, run_provenance(sys.argv[1:], settings.seed) | {"notes": notes})
+        write_provenance(folder, run_provenance(sys.argv[1:], settings.seed) | findings._asdict())
         folder.write_text("space.yaml", space.to_yaml())  # from here on, --resume accepts the folder
         try:
             with prefixed_errors(where, overrides), console.status("connecting to trackers and storage"):
@@ -171,8 +172,8 @@ def resume_study(location: str, address: str | None) -> None:
     with prefixed_errors(where), console.status("checking data and networks"):
         storage_url(space)  # raises without its password
         check_packages(space)
-        notes = check_data_and_models(space)
-    print_notes(notes)
+        findings = check_data_and_models(space)
+    print_findings(findings)
     with folder.locked():
         provenance = read_provenance(folder) or run_provenance(sys.argv[1:], space.resolve().seed)
         write_provenance(folder, {key: value for key, value in provenance.items() if key not in ("finished", "status")})
@@ -220,10 +221,12 @@ def print_interrupted(folder: "RunFolder") -> None:
     console.print(f"[yellow]interrupted[/]; {RESUME} {folder.shown}", soft_wrap=True)
 
 
-def print_notes(notes: list[str]) -> None:
-    """Print the lines that say which files are left out, and how unusual labels and sizes are read."""
-    for note in notes:
+def print_findings(findings: "Findings") -> None:
+    """Print the notes on the data, and the sites of each network."""
+    for note in findings.notes:
         console.print(note, style="yellow", markup=False, soft_wrap=True)
+    for line in findings.sites:
+        console.print(f"sites      {line}", markup=False, soft_wrap=True)
 
 
 def check_resources(space: "Space", nodes: "Sequence[Node]") -> None:
@@ -304,14 +307,14 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | 
     from graftpop.cluster.connection import connect, local_node
     from graftpop.cluster.resources import resource_request
     from graftpop.study.optuna_storage import check_driver
-    from graftpop.study.preflight import check_data_and_models, data_to_download, user_networks
+    from graftpop.study.preflight import Findings, check_data_and_models, data_to_download, user_code_names
     from graftpop.study.samplers import make_sampler
     from graftpop.study.trackers import check_destinations
 
     folder = new_run_folder(out, space.resolve().name)
     with prefixed_errors(where, overrides), console.status("checking data and networks"):
         absent = data_to_download(space)
-        notes = [] if absent else check_data_and_models(space)
+        findings = Findings([], []) if absent else check_data_and_models(space)
         check_destinations(space, folder)
         check_driver(space, folder)
     if address is None:
@@ -336,8 +339,8 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | 
         f"{sum(node.gpus for node in nodes):g} GPU"
     )
     console.print(f"study      {num_trials} trials of up to {space.most_rounds()} rounds")
-    print_notes(notes)
-    if names := ", ".join(user_networks(space)):
+    print_findings(findings)
+    if names := ", ".join(user_code_names(space)):
         console.print(f"imported   {names}: user code, which --dry-run runs too", markup=False, soft_wrap=True)
     for number, sample in enumerate(samples):
         request = resource_request(space.resolve(sample), nodes)

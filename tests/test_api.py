@@ -1,5 +1,7 @@
 """graftpop.Population with a user-defined network, images and optimizer."""
 
+import itertools
+import math
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -13,7 +15,7 @@ import user_parts
 from network_makers import same_bits
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
-from user_parts import Net, adam, digits
+from user_parts import Net, Pull, adam, digits, keep_the_better, spread
 
 import graftpop
 from graftpop.data import batch_reader
@@ -49,6 +51,30 @@ def make_population(network: Callable[[int], nn.Module] = Net, **options: Any) -
     return graftpop.Population(network, train, test, **(sections | options))
 
 
+def test_user_defined_rule_and_functions_are_used_by_every_peer() -> None:
+    count = [
+        [row["value"] for row in done.diagnostics if row["diagnostic"] == "exchanges"]
+        for done in make_population(exchange=Pull, graft=None).run()
+    ]
+    assert count == [[1.0, 1.0], []]
+    own = make_population(graft={"alpha": keep_the_better, "criterion": spread, "level": "filter"})
+    alpha = next(own.run()).grafts["alpha"]
+    assert all(0.1 <= value <= 0.9 for value in alpha)
+    assert any(0.1 < value < 0.9 for value in alpha)  # means over filters
+
+
+def test_unequal_architectures_are_refused_when_they_meet() -> None:
+    widths = itertools.cycle([8, 12])
+
+    class Changing(Net):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__(num_classes)
+            self.extra = nn.Linear(next(widths), 1)
+
+    with pytest.raises(ModelError, match=r"^model\.name: [^\n]*same architecture[^\n]*peer 0[^\n]*peer 1[^\n]*$"):
+        next(make_population(Changing).run())
+
+
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in network.state_dict().items()}
 
@@ -57,7 +83,7 @@ def test_population_trains_grafts_and_returns_its_networks() -> None:
     population = make_population(optimizer=adam)
     rounds = list(population.run())
     assert [done.round for done in rounds] == [1, 2]
-    assert set(rounds[0].grafts["site"]) == {"layers.0", "layers.3"}
+    assert set(rounds[0].grafts["site"]) == {"layers.0", "layers.3", "layers.8"}
     assert rounds[0].peers[0]["lr"] == pytest.approx(4e-3)
     best = population.network()
     assert not best.training
@@ -265,7 +291,16 @@ def test_momentum_can_be_read_changed_and_reset(make: Any) -> None:
         ({"optimizer": adam, "training": {"lr": 0.1}}, SpaceError, r"^training\.lr: .*got both"),
         ({"graft": {"A": {"uniform": [0, 1]}}}, SpaceError, r"^[^\n]*got [^\n]*graft\.A"),
         ({"graft": {"topology": "ring"}}, SpaceError, "graft.topology"),
-        ({"network": lambda num_classes: nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))}, ModelError, "site"),
+        (
+            {
+                "network": lambda num_classes: nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes)),
+                "graft": {"sites": "conv_bn"},
+            },
+            ModelError,
+            r"site, .*graft\.sites: all",
+        ),
+        ({"exchange": Pull, "graft": {}}, SpaceError, "graft and exchange"),
+        ({"graft": {"alpha": lambda own, theirs: own * math.nan}}, SpaceError, r"^graft\.alpha: .*lambda.*finite"),
         (
             {"network": lambda num_classes: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))},
             ModelError,

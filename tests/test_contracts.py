@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from space_makers import RULES, make_settings
 
 from graftpop.data import DATASETS, load_splits
 from graftpop.models import MODELS
@@ -81,7 +82,8 @@ def test_defaults_are_in_their_tables() -> None:
     assert DataSettings().name in DATASETS
     assert ModelSettings().name in MODELS
     assert TrainingSettings().schedule in SCHEDULES
-    assert PopulationSettings().topology in TOPOLOGIES
+    assert PopulationSettings().topology == "auto"
+    assert {make_settings({rule: {}}).topology for rule in RULES} <= TOPOLOGIES.keys()
     assert {AttenuationSettings().criterion, ReprSettings().criterion} <= set(CRITERIA)
     assert AttenuationSettings().rate_schedule in RATE_SCHEDULES
     assert AttenuationSettings().factor_schedule in FACTOR_SCHEDULES

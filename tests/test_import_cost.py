@@ -15,7 +15,7 @@ settings = parse_space({"data": {"name": "digits", "max_train_images": 100}, "mo
 first, second = Peer(settings, 0), Peer(settings, 1)
 for peer in (first, second):
     peer.train(1)
-first.graft(second.publish())
+first.exchange(second.publish())
 second.load(first.save())
 second.train(1)
 second.predict("test")

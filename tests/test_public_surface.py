@@ -16,7 +16,7 @@ from graftpop.run.trial_records import TrialRecords
 
 
 def test_python_names_are_pinned() -> None:
-    assert graftpop.__all__ == ["Population", "__version__", "graft", "load", "trainable"]
+    assert graftpop.__all__ == ["ExchangeRule", "Population", "__version__", "graft", "load", "trainable"]
     assert all(hasattr(graftpop, name) for name in graftpop.__all__)
     assert list(inspect.signature(graftpop.Population).parameters) == [
         "network",
@@ -25,6 +25,7 @@ def test_python_names_are_pinned() -> None:
         "val",
         "val_fraction",
         "classes",
+        "exchange",
         "optimizer",
         "num_workers",
         "on_ray",

@@ -124,7 +124,7 @@ class RayGroup:
 
         Actors run calls in order, so later calls find the group.
         """
-        if not self._settings.exchanges_logits:
+        if not self._settings.runs_in_lockstep:
             return
         timeout_s = self._settings.population.round_timeout_s
         opener, *others = (self._actors[index] for index in sorted(self._actors))

@@ -1,61 +1,95 @@
-"""The assignment of each tensor to the site whose alpha it takes: by sites, or by names as in the released code."""
+"""The assignment of every tensor of a network to the site whose alpha it takes."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graftpop.errors import ModelError
-from graftpop.training.sites import Site
+from graftpop.sites import Part, Site
+from graftpop.training.flat_state import FlatState
 
-__all__ = ["Assignment", "released_assignment", "site_assignment"]
+__all__ = ["Assigned", "Assignment", "check_released", "released_assignment", "site_assignment"]
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """A part of a tensor and the index of its site; `num_units` of several if it has entries for each unit."""
+
+    part: Part
+    site: int
+    num_units: int = 1
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The measured tensor of each site, and the site of each tensor.
+    """The measured weight of each site, and the site of each part of the state.
 
     Attributes:
         site_names: (S) names of the sites in the records.
-        measured: (S) names of the tensors whose entropy decides alpha.
-        site_of: index of the site by name of tensor.
-        modules_of: (S) modules whose tensors have one entry per filter of the site.
+        weights: (S) the weights whose scores decide alpha.
+        norms: (S) scale and shift of the normalization behind each site; None if there is none.
+        parts: all parts of the state, in the order of the buffer.
     """
 
     site_names: tuple[str, ...]
-    measured: tuple[str, ...]
-    site_of: Mapping[str, int]
-    modules_of: tuple[tuple[str, ...], ...]
+    weights: tuple[Assigned, ...]
+    norms: tuple[tuple[Part | None, Part | None], ...]
+    parts: tuple[Assigned, ...]
 
 
-def site_assignment(names: list[str], sites: list[Site]) -> Assignment:
-    """Assign each tensor to a site.
+def site_assignment(state: FlatState, sites: Sequence[Site]) -> Assignment:
+    """Assign each tensor of a state to a site.
 
-    Tensors of a site's convolution and BatchNorm belong to that site. Any other tensor belongs to the site before it in
-    module order, or to the first site if there is none before it.
+    The weight and the entries of a site belong to it. Any other tensor belongs to the site before it in module order,
+    or to the first site if there is none before it.
 
     Args:
-        names: all tensors of the state, in module order.
+        state: the state of a network.
         sites: sites of the network, in module order.
     """
-    owner = {module: index for index, site in enumerate(sites) for module in (site.conv, site.norm)}
-    site_of, latest = {}, 0
-    for name in names:
-        module = name.rpartition(".")[0]
-        if module in owner:
-            site_of[name] = owner[module]
-            latest = max(latest, owner[module])
+    owned: dict[str, list[Assigned]] = {}
+    for index, site in enumerate(sites):
+        for part in site.parts:
+            owned.setdefault(part.tensor, []).append(Assigned(part, index, site.num_units))
+    parts: list[Assigned] = []
+    latest = 0
+    for name in (entry.name for entry in state.entries):
+        if name in owned:
+            parts += sorted(owned[name], key=lambda assigned: assigned.part.start)
+            latest = max(latest, owned[name][-1].site)
         else:
-            site_of[name] = latest
-    conv_names = tuple(site.conv for site in sites)
+            parts.append(Assigned(state.whole(name), latest))
     return Assignment(
-        conv_names,
-        tuple(f"{conv}.weight" for conv in conv_names),
-        site_of,
-        tuple((site.conv, site.norm) for site in sites),
+        tuple(site.name for site in sites),
+        tuple(Assigned(site.weight, index, site.num_units) for index, site in enumerate(sites)),
+        tuple((site.entry("scale"), site.entry("shift")) for site in sites),
+        tuple(parts),
     )
 
 
-def released_assignment(names: list[str]) -> Assignment:
+def released_assignment(state: FlatState) -> Assignment:
     """Assign as the released code does: a name with "conv" is a site, any other name follows the last site.
+
+    Raises:
+        ModelError: see `check_released`.
+    """
+    names = [entry.name for entry in state.entries]
+    check_released(names)
+    parts: list[Assigned] = []
+    weights: list[Assigned] = []
+    for name in names:
+        part = state.whole(name)
+        if "conv" in name:
+            weights.append(Assigned(part, len(weights), part.length))
+        parts.append(Assigned(part, len(weights) - 1))
+    site_names = tuple(weight.part.tensor.removesuffix(".weight") for weight in weights)
+    return Assignment(site_names, tuple(weights), ((None, None),) * len(weights), tuple(parts))
+
+
+def check_released(names: Sequence[str]) -> None:
+    """Check that the released code can assign the tensors of a network.
+
+    Args:
+        names: names of its tensors, in order.
 
     Raises:
         ModelError: the first name has no "conv"; the released code ends in an UnboundLocalError there.
@@ -65,10 +99,3 @@ def released_assignment(names: list[str]) -> Assignment:
             f"graft.compat: the released code needs a network whose first tensor has 'conv' in its name, "
             f"got '{names[0]}'; choose compat: none"
         )
-    measured = tuple(name for name in names if "conv" in name)
-    site_of, site = {}, -1
-    for name in names:
-        site += "conv" in name
-        site_of[name] = site
-    site_names = tuple(name.removesuffix(".weight") for name in measured)
-    return Assignment(site_names, measured, site_of, ((),) * len(measured))

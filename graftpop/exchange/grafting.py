@@ -1,212 +1,194 @@
-"""External grafting: at the end of a round, each site or filter of a receiver is blended with the donor's weights.
+"""External grafting: at the end of a round, each site or unit of a receiver is blended with the donor's weights.
 
-`Grafting` maps each stretch of the flat buffer to its alpha, so a graft is one interpolation per stretch.
+Each unit has its own alpha, from the scores of the receiver's and the donor's unit. A unit is a site, or at filter
+level one unit of a site: a filter, a row, a head. `Grafting` maps each stretch of the flat buffer to its alpha, so a
+graft is one interpolation per stretch.
 """
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from graftpop.exchange.assignment import released_assignment, site_assignment
+from graftpop.exchange.assignment import Assignment, released_assignment, site_assignment
+from graftpop.exchange.measures import SiteMeasures
+from graftpop.exchange.rule import ExchangeContext, ExchangeRule
+from graftpop.exchange.snapshots import integers_of, mean_snapshot
 from graftpop.ops.alpha import adaptive_alpha, fixed_alpha
-from graftpop.ops.entropy import filter_entropies, layer_entropies
+from graftpop.ops.criteria import CRITERIA, Criterion
+from graftpop.ops.entropy import filter_entropies
 from graftpop.ops.graft import blend
-from graftpop.ops.importance import filter_l1_norms, num_invalid_filters
-from graftpop.ops.released import released_alpha, released_blend, released_entropies, released_integer_blend
+from graftpop.ops.released import released_alpha, released_blend, released_integer_blend
+from graftpop.rows import GraftColumns
+from graftpop.seeds import derive
 from graftpop.settings import GraftSettings
-from graftpop.training.flat_state import Entry, FlatState
-from graftpop.training.sites import Site
-from graftpop.training.snapshot import ALL_OTHERS, Snapshot
+from graftpop.sites import Site
+from graftpop.training.flat_state import FlatState, Stretch
+from graftpop.training.snapshot import ALL_OTHERS, Snapshot, as_tensor
 
-__all__ = ["Grafting"]
+__all__ = ["AlphaRule", "Grafting", "assignment_of", "site_measures"]
+
+AlphaRule = Callable[[Tensor, Tensor], Tensor]
+"""Maps the scores of a receiver's units and those of its donor's, both (U,) float64, to alpha (U,), in [0, 1]."""
 
 
 class _Stretch(NamedTuple):
-    """A part of the flat buffer, divided equally among consecutive units whose alphas its parts take."""
+    """A stretch of the buffer, and the first of the alphas of its units."""
 
-    offset: int
-    numel: int
-    unit: int
-    num_units: int
+    place: Stretch
+    first: int
 
 
-class Grafting:
-    """One peer's side of an exchange: it publishes a snapshot and blends a donor's snapshot into its weights.
-
-    Each unit has its own alpha, from the scores of the receiver's and the donor's unit. A unit is a site, or at filter
-    level one filter of a site.
+class Grafting(ExchangeRule):
+    """Grafting of one peer's network: scores, alpha, blend.
 
     Args:
-        state: the peer's tensors.
-        sites: the sites of its network; without any, there is nothing to measure, and `graft_` changes nothing.
-        settings: the section `graft`; None to measure and publish only.
+        context: the peer; its settings' section `graft` is used, and its user parts `graft.alpha` and
+            `graft.criterion`.
     """
 
-    def __init__(self, state: FlatState, sites: list[Site], settings: GraftSettings | None) -> None:
-        self._state = state
-        self._settings = settings or GraftSettings()
-        self._released = self._settings.compat == "released_code"
-        names = [entry.name for entry in state.entries]
-        self._plan = released_assignment(names) if self._released else site_assignment(names, sites)
-        self._measured = state.rows_of(state.buffer, self._plan.measured)
-        self._stretches = self._joined(map(self._stretch_of, state.entries)) if self._measured else []
+    def __init__(self, context: ExchangeContext) -> None:
+        super().__init__(context)
+        graft = self._settings = context.settings.graft or GraftSettings()
+        self._state = context.state
+        self._released = graft.compat == "released_code"
+        assignment = assignment_of(context.state, context.sites, graft)
+        self._measures = context.measures
+        self._alpha_rule: AlphaRule = context.user_parts.get("graft.alpha") or _alpha_rule(graft)
+        self._criterion: Criterion | None = context.user_parts.get("graft.criterion")
+        if self._criterion is None and graft.criterion != "entropy":
+            self._criterion = CRITERIA[graft.criterion]
+        self._columns: GraftColumns | None = None
+        self._stretches = list(_joined(_stretches(context.state, assignment, by_unit=graft.level == "filter")))
+        self._site_of = {assigned.part.tensor.rpartition(".")[0]: assigned.site for assigned in assignment.parts}
 
-    def _stretch_of(self, entry: Entry) -> "_Stretch":
-        """Return the stretch of a tensor with the units that give its alphas.
-
-        Units are numbered: first the S sites, then the filters of each site.
-        """
-        site = self._plan.site_of[entry.name]
-        of_filter = self._settings.level == "filter"
-        if of_filter and entry.name.rpartition(".")[0] in self._plan.modules_of[site]:
-            first = len(self._measured) + sum(map(len, self._measured[:site]))
-            return _Stretch(entry.offset, entry.numel, first, len(self._measured[site]))
-        return _Stretch(entry.offset, entry.numel, site, 1)
-
-    @staticmethod
-    def _joined(stretches: "Iterable[_Stretch]") -> "list[_Stretch]":
-        """Join adjacent stretches of the same unit."""
-        joined: list[_Stretch] = []
-        for stretch in stretches:
-            if joined and stretch.num_units == joined[-1].num_units == 1 and stretch.unit == joined[-1].unit:
-                joined[-1] = joined[-1]._replace(numel=joined[-1].numel + stretch.numel)
-            else:
-                joined.append(stretch)
-        return joined
-
-    @property
-    def site_names(self) -> tuple[str, ...]:
-        """Names of the sites in the records."""
-        return self._plan.site_names
-
-    def entropies(self) -> Tensor:
-        """Return the current entropy of every site, (S,) float64, nats."""
-        return self._entropies(self._measured)
-
-    def _entropies(self, weights: list[Tensor]) -> Tensor:
-        if not weights:
-            return torch.empty(0, dtype=torch.float64)
-        measure = released_entropies if self._released else layer_entropies
-        return measure(weights, self._settings.num_bins)
-
-    def num_invalid_filters(self) -> Tensor:
-        """Return the current number of invalid filters of every site, (S,) int64."""
-        if not self._measured:
-            return torch.empty(0, dtype=torch.int64)
-        return torch.stack([num_invalid_filters(weight) for weight in self._measured])
-
-    def publish(self, peer: int, entropies: Tensor, predicted: Tensor) -> Snapshot:
-        """Return a snapshot of the weights with their entropies (S,) and predictions (V,).
-
-        Copy it before the weights change: on a CPU its arrays share their memory.
-        """
-        integers = [tensor.flatten() for tensor in self._state.integers.values()]
-        return Snapshot(
-            peer=peer,
-            weights=self._state.buffer.detach().cpu().numpy(),
-            integers=torch.cat(integers).cpu().numpy() if integers else np.empty(0, np.int64),
-            entropies=entropies.cpu().numpy(),
-            predicted=predicted.cpu().numpy(),
-        )
-
-    def merged(self, snapshots: Sequence[Snapshot]) -> Snapshot:
-        """Return the mean of some snapshots with the entropies of the mean weights; a single snapshot unchanged."""
-        if len(snapshots) == 1:
-            return snapshots[0]
-        mean = torch.stack([_tensor(snapshot.weights) for snapshot in snapshots]).mean(0)
-        rows = self._state.rows_of(mean, self._plan.measured)
-        return replace(snapshots[0], peer=ALL_OTHERS, weights=mean.numpy(), entropies=self._entropies(rows).numpy())
-
-    def alpha(self, own: Tensor, donor: Snapshot) -> Tensor:
-        """Return alpha by unit, float64: for the S sites, at filter level followed by their filters.
-
-        At filter level a site's alpha is the mean of its filters' alphas; tensors outside of filters take it.
-
-        Args:
-            own: the receiver's entropies, (S,) float64, nats.
-            donor: the donor's snapshot.
-        """
-        settings = self._settings
-        if settings.level == "layer" or not self._measured:
-            theirs = _tensor(donor.entropies).to(own.device)
-            if settings.criterion == "l1" and settings.alpha == "adaptive":
-                own, theirs = _total_norms(self._measured), _total_norms(self._of(donor))
-            return self._share(own, theirs)
-        score = _FILTER_SCORES[settings.criterion]
-        of_filters = [
-            self._share(score(weight, settings.num_bins), score(their_weight, settings.num_bins))
-            for weight, their_weight in zip(self._measured, self._of(donor), strict=True)
-        ]
-        return torch.cat([torch.stack([shares.mean() for shares in of_filters]), *of_filters])
-
-    def _share(self, own: Tensor, theirs: Tensor) -> Tensor:
-        settings = self._settings
-        if settings.alpha != "adaptive":
-            return fixed_alpha(own, settings.alpha)
-        rule = released_alpha if self._released else adaptive_alpha
-        return rule(own, theirs, A=settings.A, c=settings.c)
-
-    def _of(self, snapshot: Snapshot) -> list[Tensor]:
-        """Return the measured tensors of a snapshot, one per site, (O, rest)."""
-        buffer = _tensor(snapshot.weights).to(self._state.buffer.device)
-        return self._state.rows_of(buffer, self._plan.measured)
-
-    def graft_(self, alpha: Tensor, donor: Snapshot) -> None:
-        """Blend a donor's weights into this peer's, with the alphas from `alpha`. Momentum does not change."""
-        weights = _tensor(donor.weights).to(self._state.buffer.device)
-        for offset, numel, unit, num_units in self._stretches:  # one at a time, while it is in the cache
-            share = alpha[unit : unit + num_units, None]
-            own, theirs = (
-                buffer[offset : offset + numel].view(num_units, -1) for buffer in (self._state.buffer, weights)
-            )
-            if self._released:
-                own.copy_(released_blend(own, theirs, share))
-            else:
-                blend(own, theirs, share, out=own)
+    def receive(self, donors: Sequence[Snapshot]) -> None:
+        """Blend a donor's snapshot, or the mean of several, into the weights; momentum does not change."""
+        donor, measures = mean_snapshot(donors), self._measures
+        theirs = donor.weights_on(self.weights.device)
+        their_entropies = as_tensor(donor.entropies)
+        if not len(their_entropies):  # the mean of several donors, or snapshots within a round
+            their_entropies = measures.entropies_in(theirs)
+        if self.context.settings.exchanges_in_steps:
+            measures.update()
+        alpha = self.alpha(their_entropies, theirs, donor.peer)
+        self.graft_(alpha, theirs)
         if self._released:
             self._graft_integers_(alpha, donor)
+        num_sites = len(measures.site_names)
+        self._columns = {
+            "receiver": [self.context.peer] * num_sites,
+            "donor": [donor.peer] * num_sites,
+            "site": list(measures.site_names),
+            "receiver_entropy_nats": measures.entropies.tolist(),
+            "donor_entropy_nats": their_entropies.tolist(),
+            "alpha": alpha[:num_sites].tolist(),
+            "num_invalid_before": measures.num_invalid_filters.tolist(),
+            "num_invalid_after": measures.num_invalid_in(self.weights).tolist(),
+        }
 
-    def copy_from_(self, donor: Snapshot) -> None:
-        """Copy a donor's weights and integer buffers."""
-        self._state.buffer.copy_(_tensor(donor.weights))
-        for _, tensor, theirs in self._integers_of(donor):
-            tensor.copy_(theirs)
+    def columns(self) -> GraftColumns | None:
+        """Return the columns of the last exchange."""
+        return self._columns
+
+    def alpha(self, their_entropies: Tensor, theirs: Tensor, donor: int = ALL_OTHERS) -> Tensor:
+        """Return alpha by unit, float64: for the S sites, at filter level followed by all their units.
+
+        At filter level a site's alpha is the mean of its units' alphas; tensors outside of units take it.
+
+        Args:
+            their_entropies: the donor's entropies, (S,) float64, nats.
+            theirs: the donor's weights, (N,).
+            donor: the donor's index; seeds the random criterion.
+        """
+        if not self._measures.site_names:
+            return torch.empty(0, dtype=torch.float64, device=theirs.device)
+        if self._settings.level == "filter":
+            own_scores, their_scores = (
+                self._unit_scores(self.weights, self.context.peer),
+                self._unit_scores(theirs, donor),
+            )
+            pairs = zip(own_scores, their_scores, strict=True)
+            of_units = [self._alpha_rule(own, their) for own, their in pairs]
+            return torch.cat([torch.stack([alpha.mean() for alpha in of_units]), *of_units])
+        if self._criterion is None:
+            own = self._measures.entropies
+            return self._alpha_rule(own, their_entropies.to(own.device))
+        return self._alpha_rule(self._site_scores(self.weights, self.context.peer), self._site_scores(theirs, donor))
+
+    def _unit_scores(self, buffer: Tensor, peer: int) -> list[Tensor]:
+        """Return the scores of each site's units in a peer's weights, float64."""
+        if self._criterion is None:
+            return [filter_entropies(weight, self._settings.num_bins) for weight in self._measures.weights_in(buffer)]
+        seed = derive(self.context.settings.seed, "criterion", peer, self.context.num_steps())
+        generator = torch.Generator().manual_seed(seed)
+        return [self._criterion(filters, generator).double() for filters in self._measures.filters_in(buffer)]
+
+    def _site_scores(self, buffer: Tensor, peer: int) -> Tensor:
+        """Return the score of each site: the L1 norm of its weights, or the mean score of its units."""
+        if self._settings.criterion == "l1":
+            return torch.stack(torch._foreach_norm(self._measures.weights_in(buffer), 1)).double()
+        return torch.stack([scores.mean() for scores in self._unit_scores(buffer, peer)])
+
+    def graft_(self, alpha: Tensor, theirs: Tensor) -> None:
+        """Blend a donor's weights (N,) into this peer's, with the alphas from `alpha`."""
+        for place, first in self._stretches:  # one at a time, while it is in the cache
+            share = alpha[first : first + place.num_units, None]
+            own, their = (self._state.memory_of(buffer, place) for buffer in (self.weights, theirs))
+            if self._released:
+                own.copy_(released_blend(own, their, share))
+            else:
+                blend(own, their, share, out=own)
 
     def _graft_integers_(self, alpha: Tensor, donor: Snapshot) -> None:
         """Blend the integer buffers; each (`bn1.num_batches_tracked`) follows the site of its module."""
-        site_of_module = {name.rpartition(".")[0]: site for name, site in self._plan.site_of.items()}
-        for name, tensor, theirs in self._integers_of(donor):
-            tensor.copy_(
-                released_integer_blend(tensor, theirs.to(tensor.device), alpha[site_of_module[name.rpartition(".")[0]]])
-            )
-
-    def _integers_of(self, donor: Snapshot) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Yield name, own tensor and donor's tensor of each integer buffer."""
-        own = self._state.integers
-        parts = _tensor(donor.integers).split([tensor.numel() for tensor in own.values()])
-        for (name, tensor), part in zip(own.items(), parts, strict=True):
-            yield name, tensor, part.view_as(tensor)
+        for name, tensor, theirs in integers_of(self._state, donor):
+            site = self._site_of[name.rpartition(".")[0]]
+            tensor.copy_(released_integer_blend(tensor, theirs.to(tensor.device), alpha[site]))
 
 
-def _total_norms(weights: Sequence[Tensor]) -> Tensor:
-    """Return the L1 norm of each layer, (L,) float64."""
-    return torch.stack(torch._foreach_norm(list(weights), 1)).double()
+def assignment_of(state: FlatState, sites: Sequence[Site], graft: GraftSettings) -> Assignment:
+    """Return the assignment of a network's tensors to its sites, as `graft.compat` asks."""
+    return released_assignment(state) if graft.compat == "released_code" else site_assignment(state, sites)
 
 
-_FILTER_SCORES: Final[Mapping[str, Callable[[Tensor, int], Tensor]]] = {
-    "entropy": filter_entropies,
-    "l1": lambda weight, _: filter_l1_norms(weight).double(),
-}
+def site_measures(state: FlatState, sites: Sequence[Site], graft: GraftSettings | None) -> SiteMeasures:
+    """Return the measures of a network's sites, as the section `graft` asks; without one, as its defaults do."""
+    graft = graft or GraftSettings()
+    assignment = assignment_of(state, sites, graft)
+    return SiteMeasures(state, assignment, num_bins=graft.num_bins, released=graft.compat == "released_code")
 
 
-def _tensor(array: NDArray[np.generic]) -> Tensor:
-    """Return a tensor that shares a read-only array's memory, without torch's warning about writes."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-        return torch.from_numpy(array)
+def _alpha_rule(graft: GraftSettings) -> AlphaRule:
+    if graft.alpha != "adaptive":
+        return lambda own, theirs: fixed_alpha(own, float(graft.alpha))
+    rule = released_alpha if graft.compat == "released_code" else adaptive_alpha
+    return partial(rule, A=graft.A, c=graft.c)
+
+
+def _stretches(state: FlatState, assignment: Assignment, *, by_unit: bool) -> Iterable[_Stretch]:
+    """Yield the stretch of each part with its first alpha: alphas are numbered by site, then by the units of each."""
+    num_units = [weight.num_units for weight in assignment.weights]
+    first_units = [len(num_units) + sum(num_units[:site]) for site in range(len(num_units))]
+    for assigned in assignment.parts if num_units else ():
+        place = state.stretch(assigned.part, assigned.num_units)
+        if by_unit and assigned.num_units > 1:
+            yield _Stretch(place, first_units[assigned.site])
+        else:
+            yield _Stretch(place._replace(repetitions=1, num_units=1), assigned.site)
+
+
+def _joined(stretches: Iterable[_Stretch]) -> Iterable[_Stretch]:
+    """Join adjacent stretches with one and the same alpha."""
+    last: _Stretch | None = None
+    for stretch in stretches:
+        if last and stretch.place.num_units == last.place.num_units == 1 and stretch.first == last.first:
+            last = last._replace(place=last.place._replace(numel=last.place.numel + stretch.place.numel))
+            continue
+        if last:
+            yield last
+        last = stretch
+    if last:
+        yield last

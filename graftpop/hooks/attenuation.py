@@ -97,15 +97,15 @@ class Attenuation(Hook):
         mask_dropped(self._learner, self._filters, weak)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the indices of the dropped filters, by the name of their convolution."""
+        """Return the indices of the dropped filters, by the name of their site."""
         return {
-            site.site.conv: dropped for site, dropped in zip(self._filters, self._dropped, strict=True) if len(dropped)
+            site.site.name: dropped for site, dropped in zip(self._filters, self._dropped, strict=True) if len(dropped)
         }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore the state that `state_dict` returned, and mask the gradients of the dropped filters again."""
         self._dropped = [
-            tensors.get(site.site.conv, torch.empty(0, dtype=torch.int64)).to(site.weight.device)
+            tensors.get(site.site.name, torch.empty(0, dtype=torch.int64)).to(site.weight.device)
             for site in self._filters
         ]
         mask_dropped(self._learner, self._filters, self._dropped)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from graftpop.ops.criteria import CRITERIA, Filters
-from graftpop.training.filters import SiteFilters
+from graftpop.ops.criteria import CRITERIA
+from graftpop.training.filters import SiteFilters, filters_of_units
 
 __all__ = ["ranked", "scores"]
 
@@ -30,4 +30,7 @@ def scores(filters: Sequence[SiteFilters], criterion: str, generator: torch.Gene
         generator: random generator on the CPU, used by the random criterion.
     """
     score = CRITERIA[criterion]
-    return [score(Filters(site.weight, site.scale, site.shift), generator).clone() for site in filters]
+    return [
+        score(filters_of_units(site.weight, site.entry("scale"), site.entry("shift")), generator).clone()
+        for site in filters
+    ]

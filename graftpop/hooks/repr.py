@@ -47,7 +47,7 @@ class RePr(Hook):
         self._forget()
 
     def _forget(self) -> None:
-        self._dropped = [torch.empty(0, dtype=torch.int64)] * len(self._filters)
+        self._dropped = [torch.empty(0, dtype=torch.int64, device=site.weight.device) for site in self._filters]
         self._old_weights = [site.weight[:0].clone() for site in self._filters]
 
     def before_epoch(self, epoch: int) -> None:
@@ -87,9 +87,9 @@ class RePr(Hook):
         return torch.Generator().manual_seed(derive(self._seed, "repr", purpose, self._peer, epoch))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the indices and the old weights of the dropped filters, by the name of their convolution."""
+        """Return the indices and the old weights of the dropped filters, by the name of their site."""
         return {
-            f"{site.site.conv}/{key}": tensor
+            f"{site.site.name}/{key}": tensor
             for site, dropped, old in zip(self._filters, self._dropped, self._old_weights, strict=True)
             for key, tensor in (("dropped", dropped), ("old", old))
             if len(dropped)
@@ -99,9 +99,9 @@ class RePr(Hook):
         """Restore the state that `state_dict` returned, and mask the gradients of the dropped filters again."""
         self._forget()
         for index, site in enumerate(self._filters):
-            if (dropped := tensors.get(f"{site.site.conv}/dropped")) is not None:
+            if (dropped := tensors.get(f"{site.site.name}/dropped")) is not None:
                 self._dropped[index] = dropped.to(site.weight.device)
-                self._old_weights[index] = tensors[f"{site.site.conv}/old"].to(site.weight)
+                self._old_weights[index] = tensors[f"{site.site.name}/old"].to(site.weight)
         mask_dropped(self._learner, self._filters, self._dropped)
 
 

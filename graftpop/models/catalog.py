@@ -6,9 +6,6 @@ generator. Activations are in place: no gradient needs their inputs. To add a ne
 `num_classes` and add a line to MODELS.
 """
 
-import importlib
-import os
-import sys
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
@@ -23,6 +20,7 @@ from graftpop.models.resnet import ResNet
 from graftpop.models.resnext import ResNeXt
 from graftpop.models.vgg import VGG16
 from graftpop.models.wide_resnet import WideResNet
+from graftpop.user_code import PYTHON, import_user_code
 
 __all__ = ["MODELS", "PYTHON", "TIMM", "TORCHVISION", "build", "find_model"]
 
@@ -47,7 +45,6 @@ MODELS: Final[Mapping[str, Callable[[int], nn.Module]]] = {
 }
 TORCHVISION: Final = "torchvision:"
 TIMM: Final = "timm:"
-PYTHON: Final = "python:"
 
 
 def find_model(name: str, where: str = "model.name") -> Callable[[int], nn.Module]:
@@ -145,20 +142,7 @@ def user_classifier(name: str, where: str) -> Callable[[int], nn.Module]:
     Raises:
         ModelError: the module cannot be imported, or has no such subclass of torch.nn.Module.
     """
-    module, _, attribute = name.rpartition(".")
-    if os.getcwd() not in sys.path:  # `python -m` adds it, the `graftpop` script does not
-        sys.path.insert(0, os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module), attribute) if module else None
-    except (ImportError, AttributeError) as error:
-        raise ModelError(
-            f"{where}: '{PYTHON}{name}' cannot be imported: {error}; start the command in the folder of {module}, "
-            f"or install it on every node"
-        ) from error
-    except Exception as error:  # user code may raise anything
-        raise ModelError(
-            f"{where}: '{PYTHON}{name}' cannot be imported: {describe_exception(error)}; fix {module}"
-        ) from error
+    found = import_user_code(f"{PYTHON}{name}", where, ModelError)
     if not (
         isinstance(found, type) and issubclass(found, nn.Module)
     ):  # the name may come from a file: call nothing else

@@ -2,10 +2,20 @@
 
 from torch import nn
 
-__all__ = ["CONVOLUTIONS", "NORMALIZATIONS", "is_depthwise"]
+__all__ = ["BATCHNORMS", "CONVOLUTIONS", "NORMALIZATIONS", "TRANSPOSED", "is_depthwise"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMALIZATIONS = (
+    *BATCHNORMS,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+)
 
 
 def is_depthwise(conv: nn.Module) -> bool:

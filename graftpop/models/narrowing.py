@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from graftpop.models.layers import CONVOLUTIONS, NORMALIZATIONS, is_depthwise
+from graftpop.models.layers import BATCHNORMS, CONVOLUTIONS, is_depthwise
 
 __all__ = ["narrow_"]
 
@@ -20,7 +20,7 @@ def narrow_(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         tensors: `state_dict` of the same architecture with filters removed.
     """
     for name, module in network.named_modules():
-        if not isinstance(module, (*CONVOLUTIONS, *NORMALIZATIONS, nn.Linear)):
+        if not isinstance(module, (*CONVOLUTIONS, *BATCHNORMS, nn.Linear)):
             continue
         depthwise = isinstance(module, CONVOLUTIONS) and is_depthwise(module)
         for key, own in module.state_dict(keep_vars=True).items():

@@ -1,8 +1,9 @@
 """The components of a peer (network, images, optimizer), named by the settings or user-defined."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -24,11 +25,14 @@ class Components:
         make_network: function from the number of classes to a new network, with weights from torch's global generator.
         make_splits: function from the number of reader processes to the images.
         make_optimizer: function from parameters to their optimizer; None: SGD with the settings' values.
+        user_parts: user-defined parts of the exchange, by key of the settings: `exchange`, `graft.alpha`,
+            `graft.criterion`; those that the settings name and are absent here are imported.
     """
 
     make_network: Callable[[int], nn.Module]
     make_splits: Callable[[int], Splits]
     make_optimizer: MakeOptimizer | None = None
+    user_parts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 def named_components(settings: Settings) -> Components:

@@ -11,8 +11,8 @@ from graftpop.models.network_file import read_network
 from graftpop.ops.diagnostics import density, disagreement, distance, network_information
 from graftpop.ops.importance import filter_l1_norms, num_invalid_filters
 from graftpop.settings import DiagnosticsSettings
-from graftpop.training.filters import SiteFilters
-from graftpop.training.sites import find_sites
+from graftpop.sites import SiteChoice, find_sites
+from graftpop.training.filters import SiteFilters, unit_view
 from graftpop.training.snapshot import Snapshot
 
 __all__ = ["Measured", "Diagnostics", "compare_pair"]
@@ -30,19 +30,20 @@ class Diagnostics:
     Args:
         filters: filters of every site.
         settings: the section `diagnostics`.
+        choice: the choice of sites, see `find_sites`.
 
     Raises:
         CheckpointError: the baseline cannot be read, or has another architecture.
     """
 
-    def __init__(self, filters: Sequence[SiteFilters], settings: DiagnosticsSettings) -> None:
+    def __init__(self, filters: Sequence[SiteFilters], settings: DiagnosticsSettings, choice: SiteChoice) -> None:
         self._weights = [site.weight for site in filters]
         self._thresholds = settings.thresholds
-        by_name = {site.site.conv: site.weight for site in filters}
+        by_name = {site.site.name: site.weight for site in filters}
         self._valid = (
             None
             if settings.density_of is None
-            else valid_filters(settings.density_of, by_name, settings.density_threshold)
+            else valid_filters(settings.density_of, by_name, settings.density_threshold, choice)
         )
 
     def measure(self, entropies: Tensor) -> Measured:
@@ -65,23 +66,26 @@ class Diagnostics:
         return measured
 
 
-def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float) -> list[Tensor]:
+def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float, choice: SiteChoice) -> list[Tensor]:
     """Return a mask of valid filters in a baseline, one bool tensor (O) per site.
 
     Args:
         folder: the baseline's folder best/.
-        weights: weights (O, ...) of a network of the same architecture, by name of convolution.
+        weights: weights (O, ...) of a network of the same architecture, by name of site.
         threshold: smallest L1 norm of a valid filter.
+        choice: the choice of sites, see `find_sites`.
 
     Raises:
         CheckpointError: the folder has no network, or one of another architecture.
     """
     try:
         network, card = read_network(folder)
-        sites = find_sites(network, card.image_shape, card.model)
+        sites = find_sites(network, card.image_shape, card.model, choice)
     except CheckpointError as error:
         raise CheckpointError(f"diagnostics.density_of: {error}") from error
-    baseline = {site.conv: network.get_parameter(f"{site.conv}.weight") for site in sites}
+    baseline = {
+        site.name: unit_view(network.get_parameter(site.weight.tensor), site.weight, site.num_units) for site in sites
+    }
     for name in (*weights, *baseline):  # a deeper network contains all names of a shallower one
         if name not in weights or name not in baseline or weights[name].shape != baseline[name].shape:
             raise CheckpointError(

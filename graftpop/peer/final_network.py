@@ -11,9 +11,9 @@ from graftpop.models.flops import count_flops, count_parameters
 from graftpop.ops.soups import greedy_soup, uniform_soup
 from graftpop.rows import TrialRow
 from graftpop.settings import Settings
+from graftpop.sites import Site
 from graftpop.training.learner import Learner
 from graftpop.training.removal import remove_dropped
-from graftpop.training.sites import Site
 from graftpop.training.snapshot import Snapshot
 
 __all__ = ["FinalNetwork", "accuracy"]

@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from graftpop.errors import PeerDiverged
-from graftpop.exchange.grafting import Grafting
+from graftpop.errors import ModelError, PeerDiverged
+from graftpop.exchange.build import make_rule
+from graftpop.exchange.grafting import site_measures
+from graftpop.exchange.rule import ExchangeContext, ExchangeRule
+from graftpop.exchange.snapshots import copy_from_, take_snapshot
 from graftpop.hooks.build import make_hooks
 from graftpop.losses.teachers import SnapshotTeachers, Teachers
 from graftpop.models.card import ModelCard
@@ -20,14 +23,15 @@ from graftpop.peer.components import Components, named_components
 from graftpop.peer.diagnostics import Diagnostics, compare_pair
 from graftpop.peer.final_network import FinalNetwork, accuracy
 from graftpop.peer.learning import add_loss_terms, make_learner
-from graftpop.peer.state import load_state, state_bytes
-from graftpop.rows import DiagnosticRow, GraftColumns, PeerRow, TrialRow
+from graftpop.peer.sites import rankable, sites_of
+from graftpop.peer.state import Stateful, load_state, state_bytes
+from graftpop.peer.step_exchange import StepExchange
+from graftpop.rows import DiagnosticRow, Exchanged, PeerRow, TrialRow
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings
 from graftpop.training.collective import CollectiveCall, as_numpy_collective, run_alone
 from graftpop.training.filters import site_filters
 from graftpop.training.learner import EpochMetrics
-from graftpop.training.sites import find_sites
 from graftpop.training.snapshot import Snapshot
 
 __all__ = ["Peer"]
@@ -59,17 +63,32 @@ class Peer:
         splits = self._splits = components.make_splits(num_workers)
         with seeded(derive(settings.seed, "initialisation", index), torch.device("cpu")):
             network = components.make_network(len(splits.class_names))
-        sites = find_sites(network, splits.image_shape, settings.model.name, settings.method_on_sites)
+        sites = sites_of(settings, network, splits.image_shape)
         self._learner = make_learner(settings, index, network, splits, self._device, components)
-        filters = site_filters(self._learner, sites)
-        self._grafting = Grafting(self._learner.state, sites, settings.graft)
-        self._hooks = make_hooks(settings, self._learner, filters, index)
-        self._diagnostics = Diagnostics(filters, settings.diagnostics)
+        self._measures = site_measures(self._learner.state, sites, settings.graft)
+        per_round, every = settings.population.epochs_per_round, settings.population.exchange_every
+        context = ExchangeContext(
+            index,
+            self._learner.state,
+            sites,
+            self._measures,
+            settings,
+            num_steps=self._learner.num_steps,
+            lr_ratio=self._learner.lr_ratio,
+            steps_between=per_round * self._learner.num_batches if every == "round" else every,
+            user_parts=components.user_parts,
+        )
+        self._rule = make_rule(context)
+        self._step_exchange: StepExchange | None = None
+        if self._rule is not None and settings.exchanges_in_steps:
+            self._step_exchange = self._learner.weight_exchange = StepExchange(self._rule, settings, index)
+        self._hooks = make_hooks(settings, self._learner, site_filters(self._learner, rankable(sites)), index)
+        self._stateful: list[Stateful] = [*self._hooks, *([self._rule] if self._rule is not None else [])]
+        self._diagnostics = Diagnostics(site_filters(self._learner, sites), settings.diagnostics, settings.sites)
         self._teachers = Teachers(settings, splits, self._device)
         self._snapshot_teachers = SnapshotTeachers(network)
         add_loss_terms(self._learner, settings, index, self._teachers, self._snapshot_teachers)
         self._final = FinalNetwork(self._learner, sites, splits, settings)
-        self._entropies, self._num_invalid = self._grafting.entropies(), self._grafting.num_invalid_filters()
         self._predicted = torch.empty(0, dtype=torch.int64)
         self._teacher_images = 0
         self._epochs: list[EpochMetrics] = []  # of this round
@@ -79,30 +98,33 @@ class Peer:
     def train(self, num_epochs: int) -> PeerRow | CollectiveCall[PeerRow]:
         """Train some epochs, evaluate on the validation split, and return the peer's row of `rounds.parquet`.
 
-        With logits exchanged at every batch this returns a collective, whose result is the row.
+        With logits or weights exchanged within the round this returns a collective, whose result is the row.
 
         Raises:
             PeerDiverged: the loss or the weights are no longer finite.
         """
         collective = self._train(num_epochs)
-        if self._learner.mutual_term is not None:
+        if self._settings.runs_in_lockstep:
             return collective
-        return run_alone(collective, f"peer {self._index}: trains with a collective, but has no mutual term")
+        return run_alone(collective, f"peer {self._index}: trains with a collective, but exchanges nothing")
 
     def _train(self, num_epochs: int) -> CollectiveCall[PeerRow]:
         self._epochs.clear()
+        if self._step_exchange is not None:
+            self._step_exchange.restart()
         for _ in range(num_epochs):
             yield from self._train_epoch()
         return self._measured()
 
     def _measured(self) -> PeerRow:
         """Evaluate the network on the validation split, in the training precision, and return the peer's row."""
-        epochs, has_sites = self._epochs, len(self._entropies) > 0
+        epochs = self._epochs
         if self._learner.epoch == self._settings.num_epochs:
             self._finish()
         logits, labels = self._learner.evaluate(self._splits.val, exact=False)
-        self._entropies, self._predicted = self._grafting.entropies(), logits.argmax(1)
-        self._num_invalid = self._grafting.num_invalid_filters()
+        self._predicted = logits.argmax(1)
+        self._measures.update()
+        entropies, has_sites = self._measures.entropies, len(self._measures.site_names) > 0
         train_images = sum(epoch.num_images for epoch in epochs)
         train_s = sum(epoch.train_s for epoch in epochs)
         teacher_images, self._teacher_images = self._teacher_images, 0
@@ -114,12 +136,12 @@ class Peer:
             "train_accuracy": epochs[-1].accuracy,
             "val_loss": float(F.cross_entropy(logits, labels)),
             "val_accuracy": accuracy(self._predicted, labels),
-            "num_invalid_filters": int(self._num_invalid.sum()) if has_sites else None,
-            "mean_entropy_nats": float(self._entropies.mean()) if has_sites else None,
+            "num_invalid_filters": int(self._measures.num_invalid_filters.sum()) if has_sites else None,
+            "mean_entropy_nats": float(entropies.mean()) if has_sites else None,
             "images_per_s": train_images / train_s,
             "train_s": train_s,
             "train_images": train_images + teacher_images,
-            "diagnostics": self._diagnostics.measure(self._entropies),
+            "diagnostics": self._diagnostics.measure(entropies),
         }
 
     def _finish(self) -> None:
@@ -148,7 +170,7 @@ class Peer:
             donor: the donor's snapshot.
             num_epochs: epochs of the round; those after the divergence are skipped.
         """
-        self._grafting.copy_from_(donor)
+        copy_from_(self._learner.state, donor)
         self._learner.continue_at(self._learner.epoch + num_epochs - len(self._epochs))
         return self._measured()
 
@@ -157,29 +179,40 @@ class Peer:
 
         Copy it before the next call: its arrays share the weights' memory.
         """
-        return self._grafting.publish(self._index, self._entropies, self._predicted)
+        return take_snapshot(
+            self._learner.state,
+            self._index,
+            self._measures.entropies,
+            self._predicted,
+            self._rule.publish() if self._rule is not None else {},
+        )
 
-    def graft(self, *donors: Snapshot) -> GraftColumns:
-        """Blend a donor's snapshot, or the mean of several, into the weights.
+    def exchange(self, *donors: Snapshot) -> Exchanged:
+        """Change the weights by the exchange rule, given the donors' snapshots, and return the records.
 
-        Returns:
-            The columns of `grafts.parquet`, one value per site.
+        Raises:
+            ModelError: a donor's network has another architecture.
         """
-        donor = self._grafting.merged(donors)
-        alpha = self._grafting.alpha(self._entropies, donor)
-        self._grafting.graft_(alpha, donor)
-        after = self._grafting.num_invalid_filters()
-        num_sites = len(self._grafting.site_names)
-        return {
-            "receiver": [self._index] * num_sites,
-            "donor": [donor.peer] * num_sites,
-            "site": list(self._grafting.site_names),
-            "receiver_entropy_nats": self._entropies.tolist(),
-            "donor_entropy_nats": donor.entropies.tolist(),
-            "alpha": alpha[:num_sites].tolist(),
-            "num_invalid_before": self._num_invalid.tolist(),
-            "num_invalid_after": after.tolist(),
-        }
+        for donor in donors:
+            if donor.weights.shape != tuple(self._learner.state.buffer.shape):
+                raise ModelError(
+                    f"model.name: '{self._settings.model.name}' must build the same architecture for every peer that "
+                    f"exchanges weights, got {self._learner.state.buffer.numel()} numbers at peer {self._index} and "
+                    f"{donor.weights.size} at peer {donor.peer}; make the network a function of the number of classes"
+                )
+        figures = self._rule_of_exchange.receive(donors)
+        return {"figures": dict(figures or {}), "columns": self._rule_of_exchange.columns()}
+
+    def exchanged(self) -> Exchanged:
+        """Return the records of the exchanges within the round: mean figures, and the columns of the last exchange."""
+        figures = self._step_exchange.figures if self._step_exchange is not None else {}
+        return {"figures": dict(figures), "columns": self._rule_of_exchange.columns()}
+
+    @property
+    def _rule_of_exchange(self) -> ExchangeRule:
+        if self._rule is None:
+            raise RuntimeError(f"peer {self._index}: its settings have no exchange rule")
+        return self._rule
 
     def compare(self, *snapshots: Snapshot) -> list[DiagnosticRow]:
         """Return the diagnostics of pairs of peers: the first snapshot with each of the others."""
@@ -240,7 +273,7 @@ class Peer:
 
     def save(self) -> bytes:
         """Return the peer's complete state; see `state_bytes`."""
-        return state_bytes(self._learner, self._hooks, self._teacher_images, self._final.small, self.model_card())
+        return state_bytes(self._learner, self._stateful, self._teacher_images, self._final.small, self.model_card())
 
     def load(self, state: bytes) -> None:
         """Resume from a state that `save` returned.
@@ -249,8 +282,8 @@ class Peer:
             CheckpointError: the bytes are truncated or belong to another network.
         """
         self._teacher_images = load_state(
-            state, self._learner, self._hooks, f"checkpoint of peer {self._index}", self._settings.num_epochs
+            state, self._learner, self._stateful, f"checkpoint of peer {self._index}", self._settings.num_epochs
         )
-        self._entropies, self._num_invalid = self._grafting.entropies(), self._grafting.num_invalid_filters()
+        self._measures.update()
         if self._learner.epoch == self._settings.num_epochs:
             self._final.remove_dropped()

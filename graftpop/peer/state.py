@@ -1,11 +1,12 @@
 """A peer's complete state in the safetensors format, with the model card in its header.
 
-The learner owns `network/`, `momentum/` and `epoch`. Each hook's tensors start with its name. `small/` is the network
-without its removed filters, if any were removed.
+The learner owns `network/`, `momentum/` and `epoch`. The tensors of each hook and of the exchange rule start with its
+name. `small/` is the network without its removed filters, if any were removed.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -14,42 +15,53 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError
-from graftpop.hooks.hook import Hook
 from graftpop.models.card import ModelCard
 from graftpop.models.module_check import without_ties
 from graftpop.training.learner import Learner
 
-__all__ = ["load_state", "state_bytes"]
+__all__ = ["Stateful", "load_state", "state_bytes"]
+
+
+class Stateful(Protocol):
+    """A hook or an exchange rule, whose tensors are part of the state."""
+
+    name: str
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors."""
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore the tensors."""
 
 
 def state_bytes(
-    learner: Learner, hooks: Sequence[Hook], teacher_images: int, small: nn.Module | None, card: ModelCard
+    learner: Learner, parts: Sequence[Stateful], teacher_images: int, small: nn.Module | None, card: ModelCard
 ) -> bytes:
     """Return the state of a peer.
 
     Args:
         learner: owner of network, momentum and epoch.
-        hooks: the peer's hooks.
+        parts: the peer's hooks and its exchange rule.
         teacher_images: images that the peer trained teachers on and has not reported yet.
         small: the network without removed filters; None if none were removed.
         card: the model card.
     """
     tensors = learner.state_dict()
-    for hook in hooks:
-        tensors |= {f"{hook.name}/{key}": tensor.contiguous() for key, tensor in hook.state_dict().items()}
+    for part in parts:
+        tensors |= {f"{part.name}/{key}": tensor.contiguous() for key, tensor in part.state_dict().items()}
     tensors["teacher_images"] = torch.tensor(teacher_images)
     if small is not None:
         tensors |= without_ties({f"small/{name}": tensor for name, tensor in small.state_dict().items()})
     return tensors_to_bytes(tensors, {"model_card": json.dumps(card.to_dict())})
 
 
-def load_state(state: bytes, learner: Learner, hooks: Sequence[Hook], where: str, num_epochs: int) -> int:
-    """Load a state from `state_bytes` into a learner and its hooks; return its `teacher_images`.
+def load_state(state: bytes, learner: Learner, parts: Sequence[Stateful], where: str, num_epochs: int) -> int:
+    """Load a state from `state_bytes` into a learner, hooks and exchange rule; return its `teacher_images`.
 
     Args:
         state: bytes of any length; nothing in them is executed.
         learner: receives network, momentum and epoch.
-        hooks: receive their tensors.
+        parts: hooks and exchange rule, which receive their tensors.
         where: owner of the state, for messages: `checkpoint of peer 2`.
         num_epochs: the peer's epochs; a higher epoch in the state is an error.
 
@@ -64,9 +76,9 @@ def load_state(state: bytes, learner: Learner, hooks: Sequence[Hook], where: str
         ) from error
     learner.load_state_dict(tensors)
     teacher_images = _checked(tensors, learner, where, num_epochs)
-    for hook in hooks:
-        prefix = f"{hook.name}/"
-        hook.load_state_dict(
+    for part in parts:
+        prefix = f"{part.name}/"
+        part.load_state_dict(
             {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         )
     return teacher_images

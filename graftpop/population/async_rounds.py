@@ -15,11 +15,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from graftpop.errors import PeerDiverged, PeerError, PeerLost, PopulationLost, ResultLost
+from graftpop.exchange.donors import donors_among, reseeding_donor
 from graftpop.population.deadlines import Deadlines
-from graftpop.population.donors import donors_among, reseeding_donor
 from graftpop.population.group import Group, ResultMode
 from graftpop.population.roster import SECONDS_BETWEEN_STARTS, Roster
-from graftpop.rows import Event, PeerRow
+from graftpop.rows import Event, Exchanged, PeerRow
 from graftpop.settings import Settings
 
 __all__ = ["AsyncRounds", "PeerRound"]
@@ -50,11 +50,15 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True)
 class PeerRound:
-    """One peer's results of one round: its row, the columns of its exchange, and a handle of its state."""
+    """One peer's results of one round: its row, the records of its exchange, and a handle of its state.
+
+    `staleness` is the number of rounds by which its oldest donor was behind it.
+    """
 
     row: PeerRow
-    grafts: Mapping[str, list[Any]]
     state: Any
+    exchanged: Exchanged | None = None
+    staleness: int = 0
 
 
 class AsyncRounds:
@@ -123,7 +127,7 @@ class AsyncRounds:
         """Advance a peer with the outcome of its call, or replace it if it is lost."""
         if isinstance(outcome, PeerLost):
             self._replace(peer, outcome)
-        elif isinstance(outcome, ResultLost) and call.method not in ("graft", "reseed"):
+        elif isinstance(outcome, ResultLost) and call.method not in ("exchange", "reseed"):
             raise PopulationLost(str(outcome))
         elif isinstance(outcome, PeerError) and not isinstance(outcome, ResultLost | PeerDiverged):
             raise outcome
@@ -178,13 +182,13 @@ class AsyncRounds:
         self._trained[peer] = number
         while not is_last and self._is_ahead(number):
             yield WAIT
-        grafts: Mapping[str, list[Any]] = {}
+        exchanged, staleness = None, 0
         if settings.exchanges_after(number) and not has_diverged:
-            grafts = yield from self._graft(peer, number)
-        row["exchange_s"] = time.monotonic() - start if grafts else 0.0
+            exchanged, staleness = yield from self._exchange(peer, number)
+        row["exchange_s"] = time.monotonic() - start if exchanged is not None else 0.0
         self._states[peer] = yield PeerCall("save", (), "durable")
         self._done[peer] = number
-        self._results.setdefault(number, {})[peer] = PeerRound(row, grafts, self._states[peer])
+        self._results.setdefault(number, {})[peer] = PeerRound(row, self._states[peer], exchanged, staleness)
 
     def _is_ahead(self, number: int) -> bool:
         """Return whether a peer after this round is more than `max_staleness` rounds ahead of the slowest."""
@@ -197,26 +201,26 @@ class AsyncRounds:
         self._newest[peer] = Published(number, handle, val_accuracy)
         self._has_progress = True
 
-    def _graft(self, peer: int, number: int) -> Generator[PeerCall | None, Any, Mapping[str, list[Any]]]:
-        """Graft a peer with its donors' newest snapshots; return the columns of the record."""
+    def _exchange(self, peer: int, number: int) -> Generator[PeerCall | None, Any, tuple[Exchanged | None, int]]:
+        """Let a peer exchange with its donors' newest snapshots; return the records and the staleness."""
         while True:
-            best = self._roster.peers[0]  # of no account in other topologies
-            if self._settings.population.topology == "best":
+            best = self._roster.peers[0]  # other topologies ignore it
+            if self._settings.topology == "best":
                 best = self._best_of(other for other in self._roster.peers if other in self._newest)
             donors = self._donors(number, best, len(self._roster.peers))
             if peer not in donors:
-                return {}
+                return None, 0
             oldest = number - self._settings.population.max_staleness
-            taken = yield from self._call_with_snapshots(donors[peer], oldest, "graft")
+            taken = yield from self._call_with_snapshots(donors[peer], oldest, "exchange")
             if taken is not None:
-                columns, round = taken
-                return {**columns, "staleness": [number - round] * len(columns["site"])}
+                exchanged, round = taken
+                return exchanged, number - round
 
     def _donors_after(self, number: int, best: int, num_peers: int) -> Mapping[int, tuple[int, ...]]:
         """Return the donors of each receiver after a round; as peers only leave, their number identifies them."""
         del num_peers
         rng = random.Random(f"{self._settings.seed}/donors/{number}")
-        return donors_among(self._roster.peers, self._settings.population.topology, best, rng)
+        return donors_among(self._roster.peers, self._settings.topology, best, rng)
 
     def _reseed(
         self, peer: int, number: int, error: PeerDiverged, num_epochs: int
@@ -230,7 +234,7 @@ class AsyncRounds:
             if not others:
                 yield WAIT
                 continue
-            donor = reseeding_donor(peer, others, self._settings.population.topology, self._best_of(others))
+            donor = reseeding_donor(peer, others, self._settings.topology, self._best_of(others))
             taken = yield from self._call_with_snapshots((donor,), 0, "reseed", num_epochs)
             if taken is not None:
                 del self._diverged[peer]

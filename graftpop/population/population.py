@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from graftpop.errors import PeerDiverged, PeerError
+from graftpop.exchange.donors import donors_among, reseeding_donor
 from graftpop.population.async_rounds import AsyncRounds
 from graftpop.population.deadlines import Deadlines
-from graftpop.population.donors import donors_among, reseeding_donor
 from graftpop.population.group import Group
 from graftpop.population.recovery import PeersLeft, Recovery, ResultRef
 from graftpop.population.roster import Roster
@@ -48,7 +48,7 @@ class Population:
         self._group, self._settings, self._on_event = group, settings, on_event
         self._deadlines = Deadlines(settings.population)
         self._roster = Roster(group, settings.population, on_event)
-        self._recovery = Recovery(group, self._roster, self._deadlines, together=settings.exchanges_logits)
+        self._recovery = Recovery(group, self._roster, self._deadlines, together=settings.runs_in_lockstep)
         self._async_rounds: AsyncRounds | None = None
         self._states: dict[int, Any] = {}
         self._teachers: tuple[Any, ...] = ()
@@ -123,14 +123,16 @@ class Population:
         trained = self._call_all("train", num_epochs)
         rows: dict[int, PeerRow] = {peer: row for peer, row in trained.items() if not isinstance(row, PeerDiverged)}
         done = Round(number, number == settings.num_rounds, list(rows.values()))
-        grafts = settings.exchanges_after(number) and len(rows) > 1
+        exchanges = settings.exchanges_after(number) and len(rows) > 1
         compares = settings.diagnostics.pairs and len(rows) > 1
         start = time.perf_counter()
         # all snapshots are taken before any receiver changes, and only of those whose weights are finite
-        snapshots = self._publish(rows) if grafts or compares or len(rows) < len(trained) else {}
-        if grafts:
-            self._graft(done, snapshots)
-        exchange_s = time.perf_counter() - start if grafts else 0.0
+        snapshots = self._publish(rows) if exchanges or compares or len(rows) < len(trained) else {}
+        if exchanges:
+            self._exchange(done, snapshots)
+        exchange_s = time.perf_counter() - start if exchanges else 0.0
+        if settings.exchanges_in_steps:
+            done.add_exchanges(self._call_all("exchanged"))
         if compares:
             pairs = self._recovery.call(
                 "compare",
@@ -162,19 +164,20 @@ class Population:
             )
         results = self._async_rounds.step(number)
         done = Round(number, number == self._settings.num_rounds, [result.row for result in results.values()])
-        done.add_grafts(result.grafts for result in results.values())
+        for peer, result in results.items():
+            if result.exchanged is not None:
+                done.add_exchanges({peer: result.exchanged}, {peer: result.staleness})
         done.complete()
         self._states = {peer: result.state for peer, result in results.items()}
         if done.is_last:
             self._recovery.commit(self._base())
         return done
 
-    def _graft(self, done: Round, snapshots: Mapping[int, ResultRef]) -> None:
+    def _exchange(self, done: Round, snapshots: Mapping[int, ResultRef]) -> None:
         rng = random.Random(f"{self._settings.seed}/donors/{done.round}")
-        donors = donors_among(list(snapshots), self._settings.population.topology, done.best_peer, rng)
+        donors = donors_among(list(snapshots), self._settings.topology, done.best_peer, rng)
         calls = {receiver: tuple(snapshots[donor] for donor in given) for receiver, given in donors.items()}
-        by_receiver = self._recovery.call("graft", calls)
-        done.add_grafts({**columns, "staleness": [0] * len(columns["site"])} for columns in by_receiver.values())
+        done.add_exchanges(self._recovery.call("exchange", calls))
 
     def _reseed(
         self, done: Round, diverged: Mapping[int, PeerError], snapshots: Mapping[int, ResultRef], num_epochs: int
@@ -184,7 +187,7 @@ class Population:
         Raises:
             PeerError: no peer has finite weights, or this population does not exchange weights.
         """
-        topology = self._settings.population.topology
+        topology = self._settings.topology
         for peer, error in diverged.items():
             if not self._settings.exchanges or not snapshots:
                 raise error

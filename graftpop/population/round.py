@@ -1,10 +1,10 @@
 """The results of one round."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from graftpop.rows import DiagnosticRow, PeerRow
+from graftpop.rows import DiagnosticRow, Exchanged, PeerRow
 
 __all__ = ["Round"]
 
@@ -27,11 +27,23 @@ class Round:
     grafts: dict[str, list[Any]] = field(default_factory=dict)
     diagnostics: list[DiagnosticRow] = field(default_factory=list)
 
-    def add_grafts(self, by_receiver: Iterable[Mapping[str, list[Any]]]) -> None:
-        """Append the columns of some receivers, one receiver after the other."""
-        for columns in by_receiver:
-            for column, values in columns.items():
-                self.grafts.setdefault(column, []).extend(values)
+    def add_exchanges(self, by_receiver: Mapping[int, Exchanged], staleness: Mapping[int, int] | None = None) -> None:
+        """Append the records of some receivers' exchanges, one receiver after the other.
+
+        Args:
+            by_receiver: records by receiver.
+            staleness: rounds by which a receiver's oldest donor was behind it; None: 0 for all.
+        """
+        for receiver, exchanged in by_receiver.items():
+            self.diagnostics.extend(
+                {"peer": receiver, "other": None, "diagnostic": name, "value": value}
+                for name, value in exchanged["figures"].items()
+            )
+            columns: Mapping[str, Any] = exchanged["columns"] or {"site": []}
+            behind = 0 if staleness is None else staleness[receiver]
+            for column, values in {**columns, "staleness": [behind] * len(columns["site"])}.items():
+                if values:
+                    self.grafts.setdefault(column, []).extend(values)
 
     def complete(self) -> None:
         """Write the round's number into all rows, and turn each peer's diagnostics into rows."""

@@ -27,7 +27,7 @@ METHODS = {
     "swa": "averages its weights over the last epochs",
 }
 CRITERIA = {"entropy": ("entropy", "entropies", " nats"), "l1": ("L1 norm", "L1 norms", " in L1 norm")}
-"""Singular, plural and unit of each criterion."""
+"""Singular, plural and unit of the criteria that have a name of their own; others are "score by NAME"."""
 
 
 def configuration_sentences(settings: Settings, grafts: pa.Table) -> list[str]:
@@ -61,6 +61,9 @@ def _training(settings: Settings) -> Iterator[str]:
 
 def _exchange(settings: Settings, grafts: pa.Table) -> Iterator[str]:
     graft = settings.graft
+    if graft is None and settings.exchanges:
+        yield f"{_when(settings)}, each exchanges weights with {DONORS[settings.topology]}, {_rule(settings)}."
+        return
     if graft is None:
         if settings.population.num_peers > 1:
             yield "They exchange no weights."
@@ -72,11 +75,13 @@ def _exchange(settings: Settings, grafts: pa.Table) -> Iterator[str]:
         }[graft.source]
         return
     yield (
-        f"At the end of a round, each blends in the weights of {DONORS[settings.population.topology]}. It keeps "
+        f"{_when(settings)}, each blends in the weights of {DONORS[settings.topology]}. It keeps "
         f"a share alpha of its own weights, with one alpha per {graft.level}."
     )
     if graft.alpha == "adaptive":
         yield from _adaptive_alpha(graft, grafts)
+    elif isinstance(graft.alpha, str):
+        yield f"The user-defined function {graft.alpha} decides alpha."
     else:
         yield f"Alpha is {graft.alpha:g}: {_fixed_alpha(graft.alpha)}."
     if grafts.num_rows:
@@ -84,6 +89,18 @@ def _exchange(settings: Settings, grafts: pa.Table) -> Iterator[str]:
         mean = pc.mean(grafts["alpha"]).as_py()
         alpha = "the mean alpha of a layer's filters" if graft.level == "filter" else "alpha"
         yield f"In this trial, {alpha} ranged from {low:.3f} to {high:.3f}, {mean:.3f} on average."
+
+
+def _when(settings: Settings) -> str:
+    every = settings.population.exchange_every
+    return "At the end of a round" if every == "round" else f"After every {every} optimizer steps"
+
+
+def _rule(settings: Settings) -> str:
+    """Return the exchange rule: its section and the section's meaning, or its user-defined name."""
+    for name, section in settings.exchange_sections.items():
+        return f"by {name} ({(type(section).__doc__ or '').splitlines()[0].rstrip('.')})"
+    return f"by the user-defined rule {settings.exchange}"
 
 
 def _fixed_alpha(alpha: float) -> str:
@@ -96,7 +113,8 @@ def _fixed_alpha(alpha: float) -> str:
 
 
 def _adaptive_alpha(graft: GraftSettings, grafts: pa.Table) -> Iterator[str]:
-    criterion, plural, unit = CRITERIA[graft.criterion]
+    by_name = (f"score by {graft.criterion}", f"scores by {graft.criterion}", "")
+    criterion, plural, unit = CRITERIA.get(graft.criterion, by_name)
     yield (
         f"The {criterion} of each {graft.level} decides alpha: the receiver keeps more of its own weights where its "
         f"{criterion} is higher."

@@ -1,10 +1,21 @@
 """Sections of the methods. A method whose section is absent or null is off."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from graftpop.settings.section import Count, NotNegative, OnlyWith, Positive, Rate, Section, Share
+from graftpop.settings.section import (
+    Count,
+    ExchangeSection,
+    NotNegative,
+    OnlyWith,
+    Positive,
+    Rate,
+    Section,
+    Share,
+    UserPart,
+)
+from graftpop.user_code import PYTHON
 
 __all__ = [
     "AttenuationSettings",
@@ -19,19 +30,22 @@ __all__ = [
 
 EXTERNAL: Final = OnlyWith("graft.source", ("external",))
 ADAPTIVE: Final = OnlyWith("graft.alpha", ("adaptive",))
+SCORED: Final = OnlyWith("graft.alpha", ("adaptive", PYTHON))
 
 
-class GraftSettings(Section):
+class GraftSettings(ExchangeSection):
     """Grafting: weights of another peer, noise, or a peer's own strongest filters are blended into a peer."""
+
+    rule: ClassVar[str] = "graftpop.exchange.grafting.Grafting"
 
     source: Literal["external", "internal", "noise"] = "external"
     """Source of the grafted weights. external: another peer, at the end of a round. internal: the peer's own strongest
     filters, copied into its invalid filters between epochs. noise: noise, added to its invalid filters between
     epochs."""
 
-    alpha: Annotated[Share | Literal["adaptive"], EXTERNAL] = "adaptive"
+    alpha: Annotated[Share | Literal["adaptive"] | UserPart, EXTERNAL] = "adaptive"
     """Share of its own weights that a receiver keeps; 0.5 is plain averaging. adaptive: A/pi * atan(c * (H_receiver -
-    H_donor)) + 1/2, with H the entropy or norm named by criterion."""
+    H_donor)) + 1/2, with H the score named by criterion. python:MODULE.FUNCTION: a function of both scores."""
 
     A: Annotated[Share, ADAPTIVE] = 0.4
     """Width of the interval around 1/2 in which alpha varies. The default is the value of the papers."""
@@ -40,12 +54,19 @@ class GraftSettings(Section):
     """Steepness of alpha in the difference H_receiver - H_donor, per nat for entropy. The default is the value of the
     papers."""
 
-    criterion: Annotated[Literal["entropy", "l1"], ADAPTIVE] = "entropy"
+    criterion: Annotated[str, SCORED] = "entropy"
     """Measure of information, H in the formula of alpha. entropy: entropy of the weights' histogram, in nats. l1: L1
-    norm of the weights."""
+    norm of the weights. Other criteria score filters; a layer has their mean. python:MODULE.FUNCTION: a user-defined
+    criterion."""
 
-    level: Annotated[Literal["layer", "filter"], ADAPTIVE] = "layer"
-    """layer: one alpha per convolution, shared by its BatchNorm. filter: one alpha per filter."""
+    level: Annotated[Literal["layer", "filter"], SCORED] = "layer"
+    """layer: one alpha per site, such as a convolution with its BatchNorm. filter: one alpha per unit of a site: a
+    filter, a row of a Linear layer, an attention head."""
+
+    sites: Literal["auto", "conv_bn", "all"] = "auto"
+    """Weights that have an alpha of their own, or whose filters are ranked. conv_bn: convolutions whose output a
+    BatchNorm consumes, as in the papers. all: every weight with at least two axes: convolutions, Linear layers, query,
+    key and value by head, embeddings. auto: conv_bn if these hold at least 90 % of the parameters, otherwise all."""
 
     burn_in_rounds: Annotated[int, Field(ge=0), EXTERNAL] = 0
     """Number of rounds at the start that end without an exchange; smaller than the number of rounds."""
@@ -56,7 +77,7 @@ class GraftSettings(Section):
     noise_base: Annotated[float, Field(gt=0, lt=1), OnlyWith("graft.source", ("noise",))] = 0.975
     """The noise has the standard deviation noise_base ** epochs_trained."""
 
-    num_bins: Annotated[int, Field(ge=2, le=4096), ADAPTIVE, OnlyWith("graft.criterion", ("entropy",))] = 10
+    num_bins: Annotated[int, Field(ge=2, le=4096), SCORED, OnlyWith("graft.criterion", ("entropy",))] = 10
     """Number of bins in the histogram from which entropy is computed."""
 
     compat: Literal["none", "released_code"] = "none"

@@ -15,13 +15,18 @@ class PopulationSettings(Section):
     num_peers: Count = 2
     """Number of networks that train side by side; grafting from another peer needs at least 2."""
 
-    topology: str = "ring"
-    """Which peer is whose donor. ring: peer i receives from peer i - 1, peer 0 from the last. random_pairs: the peers
-    of a pair receive from each other, and pairs are drawn anew each round. all: each peer receives the mean of all
-    others. best: all other peers receive from the peer with the best validation accuracy."""
+    topology: str = "auto"
+    """Which peer is whose donor. auto: the exchange rule's own, ring for grafting. ring: peer i receives from peer
+    i - 1, peer 0 from the last. random_pairs: the peers of a pair receive from each other, and pairs are drawn anew
+    each time. all: each peer receives from all others, grafting their mean. best: all others receive from the peer with
+    the best validation accuracy."""
 
     epochs_per_round: Count = 1
-    """Epochs per round; an exchange follows every round but the last."""
+    """Epochs per round."""
+
+    exchange_every: Literal["round"] | Count = "round"
+    """round: an exchange follows every round but the last. A number: the peers exchange after every so many optimizer
+    steps, at the same step; not with mode async."""
 
     mode: Literal["sync", "async"] = "sync"
     """sync: all peers exchange after the same round. async: a peer grafts its donor's newest snapshot and continues

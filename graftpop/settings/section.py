@@ -1,13 +1,16 @@
 """The base class of all sections, and the types of values that several of them use."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from graftpop.user_code import PYTHON
 
 __all__ = [
     "Auto",
     "Count",
+    "ExchangeSection",
     "Name",
     "NotNegative",
     "OnlyWith",
@@ -17,6 +20,7 @@ __all__ = [
     "Section",
     "Seed",
     "Share",
+    "UserPart",
 ]
 
 Auto = Literal["auto"]
@@ -26,6 +30,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=1)]
+UserPart = Annotated[str, Field(pattern=r"^python:.+\..+$")]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -36,11 +41,16 @@ class OnlyWith:
 
     Attributes:
         key: dotted key.
-        values: its values.
+        values: its values; PYTHON among them stands for every name of user code.
     """
 
     key: str
     values: tuple[Any, ...]
+
+    def allows(self, value: Any) -> bool:
+        """Return whether the other key has one of the values."""
+        is_user_code = isinstance(value, str) and value.startswith(PYTHON)
+        return (PYTHON if is_user_code else value) in self.values
 
 
 class Section(BaseModel):
@@ -52,3 +62,15 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class ExchangeSection(Section):
+    """The section of an exchange rule; a population has at most one rule.
+
+    Attributes:
+        rule: MODULE.CLASS of the rule, a subclass of `graftpop.exchange.rule.ExchangeRule`.
+        topology: the topology of `population.topology: auto`.
+    """
+
+    rule: ClassVar[str]
+    topology: ClassVar[str] = "ring"

@@ -11,7 +11,7 @@ from graftpop.settings.methods import (
     SwaSettings,
 )
 from graftpop.settings.population import DiagnosticsSettings, PopulationSettings
-from graftpop.settings.section import Name, Section, Seed
+from graftpop.settings.section import ExchangeSection, Name, Section, Seed, UserPart
 from graftpop.settings.study import ResourceSettings, TuneSettings
 from graftpop.settings.training import DataSettings, ModelSettings, TrainingSettings
 
@@ -34,6 +34,9 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     population: PopulationSettings = PopulationSettings()
     graft: GraftSettings | None = None
+    exchange: UserPart | None = None
+    """User-defined exchange rule, python:MODULE.CLASS. null: none."""
+
     distillation: DistillationSettings | None = None
     mutual: MutualSettings | None = None
     repr: ReprSettings | None = None
@@ -53,7 +56,7 @@ class Settings(Section):
     @property
     def peers_per_actor(self) -> int | Literal["auto"]:
         """Number of peers per process; 1 where peers must run at the same time."""
-        runs_concurrently = self.exchanges_logits or self.population.mode == "async"
+        runs_concurrently = self.runs_in_lockstep or self.population.mode == "async"
         return 1 if runs_concurrently else self.population.peers_per_actor
 
     @property
@@ -62,9 +65,40 @@ class Settings(Section):
         return self.mutual is not None and self.mutual.exchange == "logits"
 
     @property
+    def exchange_sections(self) -> dict[str, ExchangeSection]:
+        """The sections of the exchange rules that are set, by key; at most one."""
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        return {
+            name: section
+            for name, section in sections.items()
+            if isinstance(section, ExchangeSection) and getattr(section, "source", "external") == "external"
+        }
+
+    @property
+    def exchange_rule(self) -> str | None:
+        """The rule by which peers exchange weights: MODULE.CLASS, or `python:MODULE.CLASS`; None: they do not."""
+        return self.exchange or next((section.rule for section in self.exchange_sections.values()), None)
+
+    @property
     def exchanges(self) -> bool:
-        """Whether peers graft weights from each other."""
-        return self.graft is not None and self.graft.source == "external"
+        """Whether peers exchange weights."""
+        return self.exchange_rule is not None
+
+    @property
+    def exchanges_in_steps(self) -> bool:
+        """Whether peers exchange weights within rounds, after some of the optimizer steps."""
+        return self.exchanges and self.population.exchange_every != "round"
+
+    @property
+    def runs_in_lockstep(self) -> bool:
+        """Whether peers exchange arrays while they train, so that all must train at the same time."""
+        return self.exchanges_logits or self.exchanges_in_steps
+
+    @property
+    def topology(self) -> str:
+        """The topology of the exchange, with auto replaced by the rule's own."""
+        own = next((section.topology for section in self.exchange_sections.values()), "ring")
+        return own if self.population.topology == "auto" else self.population.topology
 
     @property
     def method_on_sites(self) -> str | None:
@@ -79,9 +113,25 @@ class Settings(Section):
         }
         return next((key for key, acts in is_set.items() if acts), None)
 
+    @property
+    def sites(self) -> Literal["auto", "conv_bn", "all"]:
+        """The choice of sites, `graft.sites`; auto without the section graft."""
+        return self.graft.sites if self.graft is not None else "auto"
+
+    @property
+    def method_on_filters(self) -> str | None:
+        """The first key whose method drops, revives or replaces filters; None if there is none."""
+        is_set = {
+            "graft.source": self.graft is not None and self.graft.source != "external",
+            "repr": self.repr is not None,
+            "attenuation": self.attenuation is not None,
+        }
+        return next((key for key, acts in is_set.items() if acts), None)
+
     def exchanges_after(self, round: int) -> bool:
         """Return whether an exchange follows a round, from 1; none follows the burn-in rounds and the last."""
-        return self.graft is not None and self.exchanges and self.graft.burn_in_rounds < round < self.num_rounds
+        burn_in = self.graft.burn_in_rounds if self.graft is not None else 0
+        return self.exchanges and not self.exchanges_in_steps and burn_in < round < self.num_rounds
 
     def epochs_of_round(self, round: int) -> int:
         """Return the epochs of a round, counted from 1; the last round may have fewer than the others."""

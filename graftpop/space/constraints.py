@@ -13,12 +13,14 @@ from graftpop.space.conditions import conditions_of, possible_values
 from graftpop.space.domains import Domain
 from graftpop.space.validation_messages import Origin
 from graftpop.training.schedules import SCHEDULES
+from graftpop.user_code import PYTHON
 
 __all__ = ["NAME_TABLES", "UNDER_PBT", "check_effect", "check_names", "check_rules", "check_search"]
 
 NAME_TABLES: Final[Mapping[str, Mapping[str, object]]] = {
     "training.schedule": SCHEDULES,
-    "population.topology": TOPOLOGIES,
+    "population.topology": {"auto": None, **TOPOLOGIES},
+    "graft.criterion": CRITERIA,
     "repr.criterion": CRITERIA,
     "attenuation.criterion": CRITERIA,
     "attenuation.factor_schedule": FACTOR_SCHEDULES,
@@ -28,6 +30,9 @@ NAME_TABLES: Final[Mapping[str, Mapping[str, object]]] = {
 
 UNDER_PBT = ("graft.A", "graft.c", "graft.alpha", "training.lr")
 """Keys that population based training may change while a population runs: none changes the peers or their networks."""
+
+USER_CODE: Final = ("graft.criterion",)
+"""Keys of NAME_TABLES that may also name user code."""
 
 MOST_GRID_TRIALS = 100_000
 
@@ -41,8 +46,11 @@ def check_names(settings: Settings, origin: Origin) -> None:
     for key, table in NAME_TABLES.items():
         section_name, _, name = key.partition(".")
         section = getattr(settings, section_name)
-        if section is not None:
-            choose(table, getattr(section, name), origin(key))
+        if section is None:
+            continue
+        value = getattr(section, name)
+        if not (key in USER_CODE and value.startswith(PYTHON)):
+            choose(table, value, origin(key))
 
 
 def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:
@@ -87,9 +95,10 @@ def _check_actors(settings: Settings, origin: Origin) -> None:
             f"{origin('resources.gpus_per_peer')}: above 1 must be a whole number, got {gpus}; choose "
             f"{int(gpus)}, {int(gpus) + 1}, or a share of one"
         )
-    where = origin("population.peers_per_actor")
+    where, is_async = origin("population.peers_per_actor"), settings.population.mode == "async"
     if together not in ("auto", settings.peers_per_actor):
-        cause = "mutual.exchange: logits" if settings.exchanges_logits else "population.mode: async"
+        causes = {"mutual.exchange: logits": settings.exchanges_logits, "population.mode: async": is_async}
+        cause = next((key for key, is_set in causes.items() if is_set), "a number in population.exchange_every")
         raise SpaceError(
             f"{where}: must be 1 with {cause}, since peers of one process train one after the other, "
             f"got {together}; choose 1 or auto"
@@ -102,7 +111,11 @@ def _check_actors(settings: Settings, origin: Origin) -> None:
 
 
 def _check_async(settings: Settings, origin: Origin) -> None:
-    needing_all = {"mutual": settings.mutual is not None, "diagnostics.pairs": settings.diagnostics.pairs}
+    needing_all = {
+        "mutual": settings.mutual is not None,
+        "diagnostics.pairs": settings.diagnostics.pairs,
+        "population.exchange_every": settings.exchanges_in_steps,
+    }
     for key in (key for key, is_set in needing_all.items() if is_set):
         raise SpaceError(
             f"{origin('population.mode')}: {key} needs all peers after the same round, got async; set "
@@ -114,10 +127,12 @@ def _check_min_peers(settings: Settings, min_peers: int, origin: Origin) -> None
     where, num_peers = origin("population.min_peers"), settings.population.num_peers
     if min_peers > num_peers:
         raise SpaceError(f"{where}: must be at most population.num_peers ({num_peers}), got {min_peers}")
-    if settings.exchanges_logits and min_peers < num_peers:
+    if settings.runs_in_lockstep and min_peers < num_peers:
+        key = "mutual.exchange" if settings.exchanges_logits else "population.exchange_every"
+        other = "snapshots" if settings.exchanges_logits else "round"
         raise SpaceError(
-            f"{where}: mutual.exchange: logits needs all peers at every batch, got {min_peers} of "
-            f"{num_peers}; leave it null, or set mutual.exchange: snapshots"
+            f"{where}: {key} needs all peers at the same step, got {min_peers} of {num_peers}; leave it null, or set "
+            f"{key}: {other}"
         )
 
 
@@ -261,7 +276,7 @@ def check_effect(domains: Mapping[str, Domain], value_of: Callable[[str], Any], 
     for key, domain in domains.items():
         for condition in conditions_of(key, domains):
             possible = possible_values(condition, key, domains, value_of(condition.key))
-            if not any(value in condition.values for value in possible):
+            if not any(map(condition.allows, possible)):
                 raise SpaceError(
                     f"{origin(key)}: has no effect where {condition.key} is {' or '.join(map(str, possible))}, got "
                     f"{domain}; set {condition.key}: {condition.values[0]}, or do not search it"

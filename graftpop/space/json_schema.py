@@ -137,8 +137,11 @@ def _domain(value: Schema, own: Schema, *, ranges: bool = True) -> Schema:
 
 def _variant(top: Schema, fixed: Schema) -> Schema:
     """Return the schema of a variant: its values are fixed, and no section requires a key."""
-    sections = {}
+    sections: dict[str, Schema] = {}
     for name in SECTIONS:
+        if not class_of(top[name]):
+            sections[name] = {"$ref": f"#/properties/{name}/anyOf/0"}  # a single value; the other is a domain
+            continue
         ref = f"#/$defs/{class_of(top[name])}"
         keys = fixed[class_of(top[name])]["properties"]
         whole = {

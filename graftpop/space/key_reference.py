@@ -123,8 +123,9 @@ def _values(value: Schema) -> str:
         choices.append(f"{whole}, {range_in_words(value)}")
     kinds = {part.get("type") for part in parts_of(value) if not {"enum", "const"} & part.keys()}
     others = {"boolean": "true or false", "string": "text", "null": "null"}
-    patterns = any("pattern" in part for part in parts_of(value)) and bool(choices)
-    named = ["`torchvision:NAME`", "`timm:NAME`", "`python:MODULE.CLASS`"] if patterns else []
+    patterns = [part["pattern"] for part in parts_of(value) if "pattern" in part]
+    prefixes = [name for name in ("torchvision", "timm", "python") if any(name in pattern for pattern in patterns)]
+    named = [f"`{name}:{'MODULE.NAME' if name == 'python' else 'NAME'}`" for name in prefixes]
     return "; ".join(
         [
             *choices,

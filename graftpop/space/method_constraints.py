@@ -22,6 +22,7 @@ def check_methods(settings: Settings, origin: Origin) -> None:
     Raises:
         SpaceError: a method's requirement is not met, or two methods exclude each other.
     """
+    _check_exchange(settings, origin)
     _check_graft(settings, origin)
     _check_teachers(settings, origin)
     _check_repr(settings, origin)
@@ -31,19 +32,44 @@ def check_methods(settings: Settings, origin: Origin) -> None:
             raise SpaceError(f"{origin(first)}: excludes {second}, since {reason}, got both; remove one")
 
 
+def _check_exchange(settings: Settings, origin: Origin) -> None:
+    population = settings.population
+    rules = [*settings.exchange_sections, *(["exchange"] if settings.exchange is not None else [])]
+    if len(rules) > 1:
+        raise SpaceError(
+            f"{origin(rules[1])}: a population has at most one exchange rule, got {' and '.join(rules)}; remove one"
+        )
+    if rules and population.num_peers < 2:
+        raise SpaceError(
+            f"{origin('population.num_peers')}: an exchange of weights needs at least 2 peers, got "
+            f"{population.num_peers}; choose 2 or more, or remove {rules[0]}"
+        )
+    if not rules and population.exchange_every != "round":
+        raise SpaceError(
+            f"{origin('population.exchange_every')}: must be round without an exchange rule, got "
+            f"{population.exchange_every}; add a rule, or remove it"
+        )
+    if settings.exchanges_in_steps and settings.topology == "best":
+        raise SpaceError(
+            f"{origin('population.topology')}: best needs validation, which follows a round, got "
+            f"population.exchange_every: {population.exchange_every}; set it to round, or choose another topology"
+        )
+
+
 def _check_graft(settings: Settings, origin: Origin) -> None:
-    graft, population = settings.graft, settings.population
+    graft = settings.graft
     if graft is None:
         return
-    if graft.source == "external" and population.num_peers < 2:
-        raise SpaceError(
-            f"{origin('population.num_peers')}: grafting over a {population.topology} needs at least 2 "
-            f"peers, got {population.num_peers}; choose 2 or more, or remove the section graft"
-        )
     if graft.burn_in_rounds >= settings.num_rounds:
         raise SpaceError(
             f"{origin('graft.burn_in_rounds')}: must be below the number of rounds "
             f"({settings.num_rounds}), got {graft.burn_in_rounds}"
+        )
+    if settings.exchanges_in_steps and (graft.burn_in_rounds or graft.compat == "released_code"):
+        key, needed = ("burn_in_rounds", 0) if graft.burn_in_rounds else ("compat", "none")
+        raise SpaceError(
+            f"{origin(f'graft.{key}')}: must be {needed} with exchanges after optimizer steps, got "
+            f"{getattr(graft, key)}; set it, or population.exchange_every: round"
         )
     for key, needed in RELEASED_CODE_VALUES.items():
         if graft.compat == "released_code" and getattr(graft, key) != needed:

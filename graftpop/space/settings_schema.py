@@ -25,6 +25,7 @@ Schema = dict[str, Any]
 """A JSON Schema, or part of one."""
 
 OTHER_LIBRARIES: Final = {"type": "string", "pattern": "^(torchvision|timm|python):.+"}
+USER_NAME: Final = {"type": "string", "pattern": "^python:.+"}
 
 
 class _Untitled(GenerateJsonSchema):
@@ -70,15 +71,17 @@ def _tables(schema: Schema) -> Iterable[tuple[str, str, list[Schema]]]:
     # imported here, since the tables hold functions that need torch
     from graftpop.data import DATASETS
     from graftpop.models import MODELS
-    from graftpop.space.constraints import NAME_TABLES
+    from graftpop.space.constraints import NAME_TABLES, USER_CODE
 
     by_key: dict[str, Mapping[str, object]] = {"data.name": DATASETS, "model.name": MODELS, **NAME_TABLES}
     tables: list[tuple[str, str, Mapping[str, object]]] = [("TeacherSettings", "model", MODELS)]
     for path, table in by_key.items():
         section, _, key = path.partition(".")
         tables.append((class_of(schema["properties"][section]), key, table))
+    user_code = {(class_of(schema["properties"][path.partition(".")[0]]), path.partition(".")[2]) for path in USER_CODE}
     for section, key, table in tables:
-        yield section, key, [{"type": "string", "enum": [*table]}, *([OTHER_LIBRARIES] if table is MODELS else [])]
+        patterns = [OTHER_LIBRARIES] if table is MODELS else [USER_NAME] if (section, key) in user_code else []
+        yield section, key, [{"type": "string", "enum": [*table]}, *patterns]
 
 
 def _put_names_(node: Schema, names: list[Schema]) -> None:

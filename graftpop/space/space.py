@@ -195,7 +195,7 @@ class Space:
         inside = {
             key.removeprefix(f"{section}."): {domain.kind: list(domain.values)}
             for key, domain in self.domains.items()
-            if domain.only_with and domain.only_with.key == section and choice in domain.only_with.values
+            if domain.only_with and domain.only_with.key == section and domain.only_with.allows(choice)
         }
         return choice | inside if inside else choice
 

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from graftpop.errors import closest
 from graftpop.space.domains import DOMAINS, number_hint
 from graftpop.space.yaml_tree import STUDY_KEYS, names_at
+from graftpop.user_code import PYTHON
 
 __all__ = ["Origin", "Origins", "VariantOrigins", "describe", "format_value"]
 
@@ -141,8 +142,12 @@ def _rule(problem: ErrorDetails) -> str:
         return "a map"
     if problem["type"] == "string_pattern_mismatch" and problem["ctx"]["pattern"] == r"\S":
         return "text"
+    if problem["type"] == "string_pattern_mismatch" and PYTHON in problem["ctx"]["pattern"]:
+        return f"{PYTHON}MODULE.NAME"
     if problem["type"] == "string_pattern_mismatch":
         return "made of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+    if problem["type"] == "string_type" and problem["loc"][-1:] == ("constrained-str",):
+        return f"{PYTHON}MODULE.NAME"  # one of several types
     if problem["type"] == "too_short":
         kind = "map" if problem["ctx"]["field_type"] == "Dictionary" else "list"
         return f"a {kind} of {problem['ctx']['min_length']} or more"

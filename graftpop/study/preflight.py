@@ -1,22 +1,30 @@
 """Checks before a study starts: names, packages, data, networks and teachers of every trial."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from typing import NamedTuple
+
+from torch import nn
 
 from graftpop.data import DATASETS, Splits, is_to_download, load_splits
 from graftpop.errors import DataError, SpaceError, choose
-from graftpop.exchange.assignment import released_assignment
-from graftpop.models import PYTHON, build, find_model
+from graftpop.exchange.assignment import check_released
+from graftpop.exchange.build import check_user_parts
+from graftpop.exchange.user_parts import named_user_parts
+from graftpop.models import build, find_model
 from graftpop.models.forward_check import check_forward
 from graftpop.models.pretrained import load_teacher
 from graftpop.peer.diagnostics import valid_filters
+from graftpop.peer.sites import rankable, sites_of
 from graftpop.settings import Settings, TeacherSettings
+from graftpop.sites import Site, alpha_share
 from graftpop.space import Space
 from graftpop.study.trackers import TRACKERS
+from graftpop.training.filters import unit_view
 from graftpop.training.removal import check_removable
-from graftpop.training.sites import find_sites
+from graftpop.user_code import PYTHON
 
-__all__ = ["check_data_and_models", "check_names", "check_packages", "data_to_download", "user_networks"]
+__all__ = ["Findings", "check_data_and_models", "check_names", "check_packages", "data_to_download", "user_code_names"]
 
 
 def check_packages(space: Space) -> None:
@@ -35,7 +43,7 @@ def check_packages(space: Space) -> None:
 
 
 def check_names(space: Space) -> None:
-    """Check the names of every data set and network that a trial may use; import the modules of `user_networks`.
+    """Check the names of every data set and network that a trial may use; import the modules of `user_code_names`.
 
     Raises:
         GraftpopError: a name is unknown.
@@ -47,14 +55,28 @@ def check_names(space: Space) -> None:
         find_model(name, where)
 
 
-def user_networks(space: Space) -> list[str]:
-    """Return the names of the networks that a trial may use and whose modules are user code, `python:MODULE.CLASS`."""
-    names = (name for name, _ in _networks([*space.settings_of("model"), *space.settings_of("distillation")]))
-    return list(dict.fromkeys(name for name in names if name.startswith(PYTHON)))
+def user_code_names(space: Space) -> list[str]:
+    """Return the names of user code that a trial may use, `python:MODULE.NAME`: networks and parts of the exchange."""
+    networks = (name for name, _ in _networks([*space.settings_of("model"), *space.settings_of("distillation")]))
+    exchanges = [*space.settings_of("graft", "exchange"), *space.boundary_settings()]
+    parts = (name for settings in exchanges for name in named_user_parts(settings).values())
+    return [name for name in dict.fromkeys((*networks, *parts)) if name.startswith(PYTHON)]
 
 
-def check_data_and_models(space: Space) -> list[str]:
-    """Check every combination of data, network and teacher that a trial may use; return the notes on the data.
+class Findings(NamedTuple):
+    """Lines about the data and the networks of a study.
+
+    Attributes:
+        notes: files that are left out, unusual labels and sizes.
+        sites: sites of each network on which a method acts, and their share of its parameters.
+    """
+
+    notes: list[str]
+    sites: list[str]
+
+
+def check_data_and_models(space: Space) -> Findings:
+    """Check every combination of data, network and teacher that a trial may use; return the findings.
 
     Each data set is decoded into this node's cache. For each data set, every network is built, run on its images and
     searched for sites, and every pretrained teacher is loaded.
@@ -64,6 +86,7 @@ def check_data_and_models(space: Space) -> list[str]:
     """
     every = _all_settings(space)
     notes: dict[str, None] = {}
+    sites: dict[str, None] = {}
     released = {
         settings.model.name
         for settings in every
@@ -74,12 +97,11 @@ def check_data_and_models(space: Space) -> list[str]:
         splits = load_splits(data, seed=here[0].seed)
         notes |= dict.fromkeys(" ".join(note.split()) for note in splits.notes)
         for name in dict.fromkeys(settings.model.name for settings in here):
-            _check_network(
-                name, splits, [settings for settings in here if settings.model.name == name], released=name in released
-            )
+            of_name = [settings for settings in here if settings.model.name == name]
+            sites |= dict.fromkeys(_check_network(name, splits, of_name, released=name in released))
         for where, teacher in dict.fromkeys(pair for settings in here for pair in _teachers(settings)):
             _check_teacher(teacher, splits, where)
-    return list(notes)
+    return Findings(list(notes), list(sites))
 
 
 def data_to_download(space: Space) -> list[str]:
@@ -108,23 +130,42 @@ def _teachers(settings: Settings) -> Iterator[tuple[str, TeacherSettings]]:
             yield f"distillation.teachers[{index}]", teacher
 
 
-def _check_network(name: str, splits: Splits, possible_settings: list[Settings], *, released: bool) -> None:
-    """Check that a network fits the data and the methods of some settings."""
+def _check_network(name: str, splits: Splits, possible_settings: list[Settings], *, released: bool) -> Iterator[str]:
+    """Check that a network fits the data and the methods of some settings; yield lines about its sites."""
     network = build(name, len(splits.class_names))
     check_forward(network, splits.image_shape, len(splits.class_names), f"model.name: '{name}'")
-    methods = [settings.method_on_sites for settings in possible_settings]
-    sites = find_sites(network, splits.image_shape, name, next(filter(None, methods), None))
     if released:
-        released_assignment(list(network.state_dict()))
-    if any(settings.attenuation is not None and settings.attenuation.remove for settings in possible_settings):
-        check_removable(network, sites, splits.image_shape, name)
-    baselines = dict.fromkeys(
-        (settings.diagnostics.density_of, settings.diagnostics.density_threshold) for settings in possible_settings
-    )
-    for folder, threshold in baselines:
-        if folder is not None:
-            weights = {site.conv: network.get_parameter(f"{site.conv}.weight") for site in sites}
-            valid_filters(folder, weights, threshold)
+        check_released(list(network.state_dict()))
+    for settings in {_use_of_sites(settings): settings for settings in possible_settings}.values():
+        sites = sites_of(settings, network, splits.image_shape)
+        if settings.method_on_sites is not None:
+            yield _sites_line(settings, network, sites)
+        check_user_parts(settings, network, sites, {})
+        if settings.attenuation is not None and settings.attenuation.remove:
+            check_removable(network, rankable(sites), splits.image_shape, name)
+        baseline = settings.diagnostics
+        if baseline.density_of is not None:
+            weights = {
+                site.name: unit_view(network.get_parameter(site.weight.tensor), site.weight, site.num_units)
+                for site in sites
+            }
+            valid_filters(baseline.density_of, weights, baseline.density_threshold, settings.sites)
+
+
+def _use_of_sites(settings: Settings) -> tuple[object, ...]:
+    """Return the values that decide the sites of a network, and the checks of their use."""
+    parts = named_user_parts(settings)
+    level = settings.graft.level if settings.graft is not None and parts else ""
+    removes = settings.attenuation is not None and settings.attenuation.remove
+    methods = settings.method_on_sites, settings.method_on_filters, removes, str(settings.diagnostics)
+    return settings.sites, *methods, level, str(parts)
+
+
+def _sites_line(settings: Settings, network: nn.Module, sites: Sequence[Site]) -> str:
+    found = "conv_bn" if all(site.is_conv_bn for site in sites) else "all"
+    choice = f"{settings.sites} chose {found}" if settings.sites == "auto" else settings.sites
+    share = alpha_share(network, sites)
+    return f"{settings.model.name}: {len(sites)} sites ({choice}) with {share:.1%} of the parameters"
 
 
 def _check_teacher(teacher: TeacherSettings, splits: Splits, where: str) -> None:

@@ -4,16 +4,18 @@ Parameters and buffers become views of it, so that publishing a peer's weights i
 operation. The network, its optimizer and its `state_dict` work as before.
 """
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
 from graftpop.models.module_check import distinct_state
+from graftpop.sites import Part
 
-__all__ = ["Entry", "FlatState"]
+__all__ = ["Entry", "FlatState", "Stretch"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,19 @@ class Entry:
     name: str
     offset: int
     numel: int
+
+
+class Stretch(NamedTuple):
+    """A part of the buffer with `repetitions` times `num_units` equal blocks, a block of each unit in each repetition.
+
+    The units of most tensors lie behind each other, in one repetition. Those of a second axis, such as the filters of a
+    transposed convolution, lie in as many repetitions as the axes before have places.
+    """
+
+    offset: int
+    numel: int
+    repetitions: int
+    num_units: int
 
 
 class FlatState:
@@ -58,6 +73,7 @@ class FlatState:
             self._pointers[name] = view.data_ptr()
             self.entries.append(Entry(name, offset, tensor.numel()))
             offset += tensor.numel()
+        self._entries_by_name = {entry.name: entry for entry in self.entries}
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the view of one tensor, detached."""
@@ -90,20 +106,29 @@ class FlatState:
             if now is None or now.shape != before or is_elsewhere:
                 raise _changed(name, before, None if now is None else now.shape)
 
-    def rows_of(self, buffer: Tensor, names: Sequence[str]) -> list[Tensor]:
-        """Return some tensors of a buffer of this layout as matrices (O, rest), one row per filter.
+    def whole(self, name: str) -> Part:
+        """Return a whole tensor as a part, along its first axis."""
+        shape = self._shapes[name]
+        return Part(name, 0, 0, shape[0] if shape else 1)
 
-        A row has its values in memory order, so that reading it reads the buffer from front to back.
+    def stretch(self, part: Part, num_units: int) -> Stretch:
+        """Return the place of a part in the buffer; its units lie behind each other, or in each of many repetitions.
 
         Args:
-            buffer: (N,), this network's buffer or the weights of a snapshot.
-            names: names of the tensors.
+            part: a whole tensor along any axis, or a part of one along its first axis.
+            num_units: number of equal blocks of the part.
         """
-        entries = {entry.name: entry for entry in self.entries}
-        return [
-            buffer.narrow(0, entries[name].offset, entries[name].numel).view(len(self._tensors[name]), -1)
-            for name in names
-        ]
+        entry, shape = self._entries_by_name[part.tensor], self._shapes[part.tensor]
+        axes = (0, 2, 3, 1) if len(shape) == 4 else range(len(shape))  # in the order of memory
+        sizes = [shape[axis] for axis in axes]
+        place = list(axes).index(part.axis) if shape else 0
+        inner = math.prod(sizes[place + 1 :])
+        repetitions = math.prod(sizes[:place])
+        return Stretch(entry.offset + part.start * inner, repetitions * part.length * inner, repetitions, num_units)
+
+    def memory_of(self, buffer: Tensor, stretch: Stretch) -> Tensor:
+        """Return a stretch of a buffer of this layout as (R, U, rest): repetitions, units, values in memory order."""
+        return buffer.narrow(0, stretch.offset, stretch.numel).view(stretch.repetitions, stretch.num_units, -1)
 
 
 def _changed(name: str, before: torch.Size | None, now: torch.Size | None) -> ModelError:

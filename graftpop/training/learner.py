@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from graftpop.training.optimizers import MakeOptimizer, Optimizer, TorchOptimize
 from graftpop.training.precision import avoid_slow_kernels_, training_dtype
 from graftpop.training.sgd import MomentumSGD
 
-__all__ = ["EpochMetrics", "Learner", "LossTerm", "MutualTerm", "Steps"]
+__all__ = ["EpochMetrics", "Learner", "LossTerm", "MutualTerm", "Steps", "WeightExchange"]
 
 EVALUATION_BATCH: Final = {"cpu": 64, "cuda": 1000}
 """Batch size of evaluation by device; on a CPU, the activations of a small batch stay in the cache."""
@@ -54,7 +54,19 @@ MutualTerm = Callable[[Tensor, Tensor], Tensor]
 """Maps a step's logits (B, C) and those of all peers on the same images, (K, B, C), to a scalar added to the loss."""
 
 Steps = Generator[Tensor, Tensor, EpochMetrics]
-"""An epoch as a `CollectiveCall` of tensors: yields a batch's logits (B, C), is sent those of all peers (K, B, C)."""
+"""An epoch as a `CollectiveCall` of tensors: yields a batch's logits (B, C), is sent those of all peers (K, B, C).
+
+With exchanges within the epoch it also yields the flat weights (N,), and is sent those of all peers (K, N).
+"""
+
+
+class WeightExchange(Protocol):
+    """Exchanges weights with all peers after every so many optimizer steps."""
+
+    every: int
+
+    def __call__(self, weights_KN: Tensor, step: int) -> None:
+        """Change the network's weights, given those of all K peers after a step, counted from 1 over all epochs."""
 
 
 class Learner:
@@ -79,7 +91,8 @@ class Learner:
         state: the network's tensors as one buffer.
         epoch: epochs trained so far.
         loss_terms: terms added to the labels' cross-entropy at every step.
-        mutual_term: a further term, from the logits of all peers; None if the learner trains by itself.
+        mutual_term: a further term, from the logits of all peers; None if there is none.
+        weight_exchange: exchanges weights within an epoch; None if there are no such exchanges.
     """
 
     def __init__(  # nine parameters: everything that differs between peers, methods and devices
@@ -97,9 +110,10 @@ class Learner:
     ) -> None:
         self.network = network.to(device)
         self.state = FlatState(self.network)
-        self.epoch = 0
+        self.epoch = self._step_of_epoch = 0
         self.loss_terms: list[LossTerm] = []
         self.mutual_term: MutualTerm | None = None
+        self.weight_exchange: WeightExchange | None = None
         self._train_images = train
         self._settings = settings
         self._lr, self._seed, self._peer, self._device = lr, seed, peer, device
@@ -121,14 +135,14 @@ class Learner:
         The host waits for the device once, at the end.
 
         Raises:
-            RuntimeError: the learner has a mutual term.
+            RuntimeError: the learner exchanges logits or weights within an epoch.
         """
         return run_alone(
-            self.epoch_steps(), "Learner.train_epoch: a mutual term needs the logits of all peers; use epoch_steps"
+            self.epoch_steps(), "Learner.train_epoch: exchanges within an epoch need all peers; use epoch_steps"
         )
 
     def epoch_steps(self) -> Steps:
-        """Train on every image once; with a mutual term, yield the logits of every batch.
+        """Train on every image once; yield the logits of every batch with a mutual term, the weights if exchanged.
 
         Raises:
             ModelError: the network has replaced its tensors.
@@ -141,7 +155,7 @@ class Learner:
     def _epoch_steps(self) -> Steps:
         start = time.perf_counter()
         images, batch_size = self._train_images, self._settings.batch_size
-        num_batches = -(-images.num_images // batch_size)
+        num_batches = self.num_batches
         loss_sum = torch.zeros((), device=self._device)
         num_correct = torch.zeros((), dtype=torch.int64, device=self._device)
         num_images = 0
@@ -169,14 +183,30 @@ class Learner:
             self._apply_masks()
             self.state.check_shapes()
             self._optimizer.step()
+            self._step_of_epoch = batch + 1
+            if self.weight_exchange is not None and self.num_steps() % self.weight_exchange.every == 0:
+                self.weight_exchange((yield self.state.buffer), self.num_steps())
             loss_sum += label_loss.detach() * len(labels)
             num_correct += torch.count_nonzero(logits.detach().argmax(1) == labels)
             num_images += len(labels)
         lr = self._lr(self.epoch)
-        self.epoch += 1
+        self.epoch, self._step_of_epoch = self.epoch + 1, 0
         return EpochMetrics(
             float(loss_sum) / num_images, int(num_correct) / num_images, lr, num_images, time.perf_counter() - start
         )
+
+    @property
+    def num_batches(self) -> int:
+        """Optimizer steps per epoch."""
+        return -(-self._train_images.num_images // self._settings.batch_size)
+
+    def num_steps(self) -> int:
+        """Return the optimizer steps trained so far."""
+        return self.epoch * self.num_batches + self._step_of_epoch
+
+    def lr_ratio(self) -> float:
+        """Return the learning rate of the last step divided by the initial one."""
+        return self._optimizer.lr / self._lr(0.0)
 
     def momentum(self, name: str) -> Tensor | None:
         """Return the momentum of a parameter, writable in place, or None before its first step."""
@@ -190,7 +220,7 @@ class Learner:
         Args:
             masks: 0 for weights without gradient and 1 elsewhere, broadcastable over the parameter; by its name.
         """
-        self._masks = [(self._parameters[name], mask.to(self.state.buffer.dtype)) for name, mask in masks.items()]
+        self._masks = [(self._parameters[name], mask.to(self.state.buffer)) for name, mask in masks.items()]
 
     def _apply_masks(self) -> None:
         masked = [(parameter.grad, mask) for parameter, mask in self._masks if parameter.grad is not None]
@@ -200,7 +230,7 @@ class Learner:
     def continue_at(self, epoch: int) -> None:
         """Continue at another epoch without momentum, after the weights were replaced from outside."""
         self._optimizer.reset()
-        self.epoch = epoch
+        self.epoch, self._step_of_epoch = epoch, 0
 
     def recalibrate(self) -> None:
         """Recompute the running statistics of every BatchNorm, as the mean over the batches of training images.
@@ -256,4 +286,4 @@ class Learner:
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise CheckpointError(f"checkpoint: not one of this network: {reason}") from error
-        self.epoch = int(epoch)
+        self.epoch, self._step_of_epoch = int(epoch), 0

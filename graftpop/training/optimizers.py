@@ -105,6 +105,13 @@ class TorchOptimizer:
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Optimizer`."""
         self.reset()
+        # torch's rule: steps are counted on the CPU, unless the optimizer is fused or capturable
+        steps_on_device = {
+            id(parameter)
+            for group in self._optimizer.param_groups
+            if group.get("fused") or group.get("capturable")
+            for parameter in group["params"]
+        }
         for full_name, tensor in tensors.items():
             if full_name.startswith(PREFIX):
                 name, _, key = full_name.removeprefix(PREFIX).rpartition("/")
@@ -113,6 +120,8 @@ class TorchOptimizer:
                     raise CheckpointError(f"checkpoint: not one of this network: it has no parameter {name}")
                 if tensor.dim():
                     tensor = checked_like(parameter, tensor, f"{key} of {name}")
+                elif key != "step" or id(parameter) in steps_on_device:
+                    tensor = tensor.to(parameter.device)
                 self._optimizer.state[parameter][key] = tensor.clone()
 
 

@@ -8,42 +8,53 @@ image. All decisions are made on the whole network; then each module is cut once
 import copy
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
-from graftpop.models.layers import CONVOLUTIONS, NORMALIZATIONS, is_depthwise
-from graftpop.training.sites import Site
+from graftpop.models.layers import BATCHNORMS, CONVOLUTIONS, NORMALIZATIONS, is_depthwise
+from graftpop.sites import Site
+from graftpop.training.filters import DROPPED
 
 __all__ = ["check_removable", "dropped_filters", "remove_dropped"]
 
 Cut = Callable[[nn.Module, list[int]], object]  # function of torch-pruning that removes channels from a module
 TOLERANCE: Final = 1e-5  # relative, in double precision: only the order of sums differs
+MOST_VISITS: Final = 20  # of a dependency between two modules, for one group of channels
 UNTRACEABLE: Final = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
 
 
 def dropped_filters(network: nn.Module, sites: list[Site]) -> dict[str, list[int]]:
-    """Return the indices of each site's dropped filters, by the name of its convolution.
+    """Return the indices of each site's dropped filters, by the name of its layer.
 
     A filter is dropped if its weights, its bias and its BatchNorm's scale and shift are all zero. Its channel is then
-    zero for every image, in training and in evaluation mode.
+    zero for every image, in training and in evaluation mode. Only filters that can be cut are listed: those of
+    convolutions and Linear layers, followed by a BatchNorm or by no normalization.
     """
-    modules = dict(network.named_modules())
     dropped = {}
-    for site in sites:
-        conv, norm = modules[site.conv], modules[site.norm]
-        kept = torch.stack([tensor.ne(0).reshape(len(tensor), -1).any(1) for tensor in _entries(conv, norm)]).any(0)
-        dropped[site.conv] = torch.nonzero(~kept).flatten().tolist() if norm.affine else []
+    for site in filter(_is_removable, sites):
+        norm = network.get_submodule(site.norm) if site.norm is not None else None
+        kept = torch.stack([tensor.ne(0).reshape(len(tensor), -1).any(1) for tensor in _zeroed(network, site)]).any(0)
+        dropped[site.layer] = torch.nonzero(~kept).flatten().tolist() if norm is None or norm.affine else []
     return dropped
 
 
-def _entries(conv: nn.Module, norm: nn.Module) -> list[Tensor]:
-    """Return the parameters of a site, each (O, ...), detached and writable in place."""
-    entries = (conv.weight, conv.bias, norm.weight, norm.bias)
-    return [tensor.detach() for tensor in entries if isinstance(tensor, Tensor)]
+def _is_removable(site: Site) -> bool:
+    is_layer = site.kind in ("convolution", "linear") and site.weight.axis == 0
+    is_by_row = site.num_units == site.weight.length
+    has_other_norm = site.norm is not None and not site.has_batchnorm
+    return is_layer and is_by_row and site.is_plain and not has_other_norm and not site.is_output
+
+
+def _zeroed(network: nn.Module, site: Site) -> list[Tensor]:
+    """Return the parameters of a site that are zero in a dropped filter, each (O, ...), detached, writable in place."""
+    parts = (site.weight, *(entry.part for entry in site.entries if entry.role in DROPPED))
+    return [network.get_parameter(part.tensor).detach() for part in parts]
 
 
 def remove_dropped(
@@ -56,7 +67,9 @@ def remove_dropped(
     - its channel is added to one that is not zero,
     - another BatchNorm turns its channel into a constant (in a DenseNet, or after a depthwise convolution),
     - a grouped convolution reads or writes its channel,
-    - the code of the network contains the number of channels (the padded shortcut of a ResNet), or
+    - its layer is not called, but gives its weight to a function,
+    - the code of the network contains the number of channels (the padded shortcut of a ResNet, attention heads),
+    - a normalization over several channels (LayerNorm, GroupNorm) or the output of the network depends on it, or
     - it is the last filter of its layer.
 
     A filter that is not dropped is removed too if its channel is only multiplied by zeros (those of a dropped
@@ -97,12 +110,10 @@ def check_removable(network: nn.Module, sites: list[Site], image_shape: tuple[in
     that are added to each other can be removed too. Arguments and errors are those of `remove_dropped`.
     """
     trial = copy.deepcopy(network)
-    modules = dict(trial.named_modules())
-    for site in sites:
-        conv, norm = modules[site.conv], modules[site.norm]
-        width = len(conv.weight)
+    for site in filter(_is_removable, sites):
+        width = site.num_units
         third = torch.randperm(width, generator=torch.Generator().manual_seed(width))[: width // 3]
-        for tensor in _entries(conv, norm):
+        for tensor in _zeroed(trial, site):
             tensor[third.to(tensor.device)] = 0.0
     remove_dropped(trial, sites, image_shape, name)
 
@@ -120,10 +131,13 @@ def _cuts(
     modules = dict(network.named_modules())
     cuts: dict[tuple[Cut, nn.Module], set[int]] = defaultdict(set)
     for name, indices in dropped.items():
+        if modules[name] not in graph.module2node:  # its weight is passed to a function, as in nn.MultiheadAttention
+            continue
         cut = graph.get_pruner_of_module(modules[name]).prune_out_channels
         going = set(indices) - cuts[cut, modules[name]]
         while going:
-            group = graph.get_pruning_group(modules[name], cut, sorted(going))
+            with _bounded(graph):
+                group = graph.get_pruning_group(modules[name], cut, sorted(going))
             staying = set().union(*(_staying(graph, item, zeros, cuts) for item in group))
             if not staying:
                 for item in group:
@@ -131,6 +145,22 @@ def _cuts(
                 break
             going -= staying
     return cuts
+
+
+@contextmanager
+def _bounded(graph: Any) -> Iterator[None]:
+    """Raise a RuntimeError when torch-pruning follows channels without end, as it does through some slices."""
+    dependencies = [dependency for node in graph.module2node.values() for dependency in node.dependencies]
+    steps = iter(range(MOST_VISITS * len(dependencies)))
+
+    def visit(dependency: Any, fn: Cut) -> bool:
+        if next(steps, None) is None:
+            raise RuntimeError("its channels are connected in a circle")
+        return bool(dependency.trigger == fn)
+
+    for dependency in dependencies:
+        dependency.is_triggered_by = partial(visit, dependency)
+    yield
 
 
 def _staying(
@@ -187,13 +217,15 @@ def _zero_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[
     """Return the input channels of each channel-mixing module that are zero for every image.
 
     A twin network runs on an image of ones. Its weights are 1 where the network's are nonzero, so that nothing cancels
-    and no activation is cut off. Its BatchNorms add 1 to their input, so that a channel leaves them as zero only if
-    scale and shift are zero. Channels that are zero in the twin are then zero in the network.
+    and no activation is cut off. Its BatchNorms add 1 to their input, and other normalizations see random numbers, so
+    that a channel leaves them as zero only if scale and shift are zero. Channels that are zero in the twin are then
+    zero in the network.
 
     A module that runs several times has the channels that are zero every time.
     """
     twin = copy.deepcopy(network)
     zeros: dict[nn.Module, set[int]] = {}
+    generator = torch.Generator().manual_seed(0)
 
     def enters(module: nn.Module, images: Tensor) -> None:
         channels = images if isinstance(module, nn.Linear) else images.movedim(1, -1)
@@ -203,9 +235,12 @@ def _zero_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[
     for parameter in twin.parameters():
         parameter.data = parameter.ne(0).to(parameter.dtype)
     for original, module in zip(network.modules(), twin.modules(), strict=True):
-        if isinstance(module, NORMALIZATIONS) and module.running_mean is not None and module.running_var is not None:
+        if isinstance(module, BATCHNORMS) and module.running_mean is not None and module.running_var is not None:
             module.running_mean.fill_(-1.0)
             module.running_var.fill_(1.0)
+        elif isinstance(module, NORMALIZATIONS):
+            module.register_forward_pre_hook(lambda _, inputs: torch.rand(inputs[0].shape, generator=generator))
+            module.register_forward_hook(lambda _, __, output: output.abs())
         elif isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             module.register_forward_pre_hook(lambda _, inputs, original=original: enters(original, inputs[0]))
             module.register_forward_hook(lambda _, __, output: output.clamp(max=1.0))  # keeps sums finite
@@ -214,7 +249,8 @@ def _zero_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[
 
 
 def _num_filters(network: nn.Module) -> int:
-    return sum(module.out_channels for module in network.modules() if isinstance(module, CONVOLUTIONS))
+    convolutions = sum(module.out_channels for module in network.modules() if isinstance(module, CONVOLUTIONS))
+    return convolutions + sum(module.out_features for module in network.modules() if isinstance(module, nn.Linear))
 
 
 @torch.no_grad()

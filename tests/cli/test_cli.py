@@ -127,7 +127,10 @@ def test_dry_run_shows_the_plan_and_starts_nothing(
     assert (result.exit_code, result.stderr) == (0, "")
     settings, _, plan = result.stdout.partition("\n\n")
     assert settings + "\n" == load_space(space).to_yaml()
-    lines = plan.splitlines()
+    lines = [line for line in plan.splitlines() if not line.startswith("sites")]
+    sites = [line for line in plan.splitlines() if line.startswith("sites")]
+    assert len(sites) == ("estimated" not in duration)  # an absent data set is not downloaded
+    assert all(re.fullmatch(r"sites +resnet8: 7 sites .*conv_bn.* \d\d\.\d% .*", line) for line in sites)
     assert re.fullmatch(r"cluster +1 node, \d+ CPU, \d+ GPU", lines[0])
     assert re.fullmatch(f"study +{num_trials} trials of up to {num_rounds} rounds", lines[1])
     assert len(lines) == 6
@@ -231,7 +234,11 @@ def test_password_is_not_printed() -> None:
             r"--set data.max_train_images=5000: data.max_train_images: .* got 5000",
         ),
         (["--set", "model.name=python:network_kinds.Half"], r"--set .*: model.name: .*bfloat16"),
-        (["--set", "model.name=python:network_kinds.ConvNorm"], r"--set .*: model.name: .*BatchNorm"),
+        (
+            ["--set", "model.name=python:network_kinds.ConvNorm", "--set", "graft.sites=conv_bn"],
+            r"--set .*: model.name: .*BatchNorm",
+        ),
+        (["--set", "graft={criterion: 'python:user_parts.absent'}"], r"--set .*: graft.criterion: .*user_parts.absent"),
         (["--set", "model.name=vgg16"], r"--set .*: model.name: 'vgg16' .*\(3, 8, 8\)"),
         (
             ["--set", "distillation={teachers: [{checkpoint: absent}]}"],
@@ -491,7 +498,8 @@ def test_unreadable_folder_is_refused_with_its_path(data_folder: Path) -> None:
 
 def test_network_without_a_site_is_refused(data_folder: Path) -> None:
     write_folders(data_folder, side=64)
-    refused = refusal(*of_folders(data_folder, **{"model.name": "torchvision:alexnet"}))
+    of_alexnet = of_folders(data_folder, **{"model.name": "torchvision:alexnet"})
+    refused = refusal(*of_alexnet, "--set", "graft.sites=conv_bn")
     assert refused.startswith("--set model.name=torchvision:alexnet: model.name: 'torchvision:alexnet' ")
     assert "BatchNorm" in refused
 

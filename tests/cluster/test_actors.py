@@ -48,6 +48,12 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }
 IN_SHARED_PROCESSES = "grafting in shared processes"
+IN_STEPS = "mutual learning with a user-defined rule in steps"
+METHODS[IN_STEPS] = {
+    "mutual": {},
+    "exchange": "python:user_parts.Pull",
+    "population": {"exchange_every": 2, "topology": "all"},
+}
 METHODS[IN_SHARED_PROCESSES] = {"graft": {}, "population": {"peers_per_actor": 2}, "resources": {"cpus_per_peer": 0.5}}
 ASYNC = "asynchronous grafting"
 ASYNC_METHODS = {ASYNC: {"graft": {}, "training": {"epochs": 8}, "population": {"mode": "async", "max_staleness": 2}}}
@@ -231,10 +237,10 @@ def test_lost_peer_and_its_lost_result_are_reported(group: RayGroup) -> None:
     assert isinstance(outcomes[0], PeerLost)
     assert str(outcomes[0]).startswith("peer 0: lost in 'publish': ")
     handle = group._actors[0].call.remote(0, "publish")  # its process is gone
-    ((_, outcome),) = group.run("graft", {1: (handle,)}, timeout_s=120)
+    ((_, outcome),) = group.run("exchange", {1: (handle,)}, timeout_s=120)
     assert isinstance(outcome, ResultLost)
     assert str(outcome).startswith("peer 1: ")
-    assert "'graft'" in str(outcome)
+    assert "'exchange'" in str(outcome)
 
 
 def test_timed_out_call_names_the_peer(group: RayGroup) -> None:
@@ -307,7 +313,7 @@ def test_peer_whose_optimizer_cannot_be_built_fails_at_once(connection: Any) -> 
 
 @pytest.mark.parametrize(
     ("group", "method"),
-    [(method, method) for method in ("mutual learning with grafting", IN_SHARED_PROCESSES)],  # test_chaos: grafting
+    [(method, method) for method in (IN_STEPS, IN_SHARED_PROCESSES)],  # test_chaos kills peers that graft after rounds
     indirect=["group"],
 )
 def test_killed_peers_do_not_change_the_result(group: RayGroup, method: str) -> None:

@@ -62,14 +62,15 @@ def test_dashboard_at_printed_address_names_all_actors(run: "subprocess.Popen[st
     from playwright.sync_api import expect
 
     assert run.stdout is not None
-    first = re.match(
+    assert run.stdout.readline().startswith("sites ")
+    printed = re.match(
         r"dashboard +(http://127.0.0.1:\d+)  \(it asks for a token: ray get-auth-token\)", run.stdout.readline()
     )
-    assert first is not None
+    assert printed is not None
     token = (folder / ".ray" / "auth_token").read_text()
     with browser() as chromium:
         page = chromium.new_page(viewport={"width": 1600, "height": 1000})
-        page.goto(f"{first[1]}/#/actors")
+        page.goto(f"{printed[1]}/#/actors")
         page.get_by_role("dialog").get_by_role("textbox").fill(token)
         page.get_by_role("dialog").get_by_role("button", name="Submit").click()
         for name in ("watched/population", "watched/peer-0", "watched/peer-1"):

@@ -8,6 +8,7 @@ import pytest
 from graftpop.cluster.recorder import was_grafted
 from graftpop.cluster.trial_report import event_line, summarize
 from graftpop.population import Event, Round
+from graftpop.rows import GraftColumns
 from graftpop.run.run_folder import RunFolder
 from graftpop.run.trial_records import TrialRecords
 
@@ -67,7 +68,7 @@ def test_was_grafted_only_for_receivers_of_the_round(tmp_path: Path) -> None:
     for number, alpha in ((1, 0.5), (2, 1.0), (3, None)):
         done = Round(number, number == 3, [])
         if alpha is not None:
-            columns: dict[str, list[Any]] = {
+            columns: GraftColumns = {
                 "receiver": [1],
                 "donor": [0],
                 "site": ["conv1"],
@@ -76,9 +77,8 @@ def test_was_grafted_only_for_receivers_of_the_round(tmp_path: Path) -> None:
                 "alpha": [alpha],
                 "num_invalid_before": [0],
                 "num_invalid_after": [0],
-                "staleness": [0],
             }
-            done.add_grafts([columns])
+            done.add_exchanges({1: {"figures": {}, "columns": columns}})
         done.complete()
         records.add_round(done)
     records.write()

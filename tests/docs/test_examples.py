@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = {
+    "timm_networks": r"^(\w+: \d+ sites with (99\.\d|100\.0)% of the parameters\n){4}$",
     "user_network": r"round 6: validation accuracy \d+\.\d%\ntest accuracy \d+\.\d%, ensemble \d+\.\d%\n"
     r"the first image is a \d\n",
     "user_tuner": r"best: \{'graft.A': [\d.e-]+, 'population.num_peers': [23]\}, validation accuracy \d+\.\d% after "

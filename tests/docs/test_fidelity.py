@@ -9,7 +9,7 @@ import pytest
 import torch
 from network_makers import seeded_network
 
-from graftpop.exchange.grafting import Grafting
+from graftpop.exchange.grafting import site_measures
 from graftpop.settings import (
     DistillationSettings,
     GraftSettings,
@@ -20,9 +20,9 @@ from graftpop.settings import (
     TeacherSettings,
     TrainingSettings,
 )
+from graftpop.sites import find_sites
 from graftpop.space.yaml_tree import known_keys
 from graftpop.training.flat_state import FlatState
-from graftpop.training.sites import find_sites
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
@@ -76,7 +76,7 @@ def test_defaults_are_the_published_ones() -> None:
     assert (graft.alpha, graft.A, graft.c, graft.num_bins, graft.level) == ("adaptive", 0.4, 500.0, 10, "layer")
     assert (Settings().num_epochs, training.batch_size, training.lr) == (200, 128, 0.1)
     assert (training.momentum, training.weight_decay, training.schedule) == (0.9, 5e-4, "step")
-    assert (PopulationSettings().topology, PopulationSettings().epochs_per_round) == ("ring", 1)
+    assert (Settings(graft=graft).topology, PopulationSettings().epochs_per_round) == ("ring", 1)
     assert (graft.source, graft.criterion, graft.threshold, graft.noise_base) == ("external", "entropy", 0.1, 0.975)
     taught = DistillationSettings(teachers=[TeacherSettings(model="resnet56", epochs=200)])
     assert (taught.temperature, taught.weight) == (2.0, 1.0)
@@ -93,5 +93,5 @@ def test_compat_counts_filters_of_modules_with_conv_in_their_name(compat: str, e
         for weight in network.parameters():
             weight.zero_()  # then every filter is invalid
     settings = GraftSettings.model_validate({"compat": compat})
-    graft = Grafting(FlatState(network), find_sites(network, (3, 32, 32), "mobilenetv2"), settings)
-    assert int(graft.num_invalid_filters().sum()) == expected
+    measures = site_measures(FlatState(network), find_sites(network, (3, 32, 32), "mobilenetv2", "conv_bn"), settings)
+    assert int(measures.num_invalid_filters.sum()) == expected

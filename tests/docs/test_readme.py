@@ -56,7 +56,8 @@ def test_first_command_writes_a_complete_run_and_a_good_network(tmp_path: Path) 
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    first, second = ended.stdout.splitlines()[:2]
+    sites, first, second = ended.stdout.splitlines()[:3]
+    assert sites.split()[:3] == ["sites", "resnet8:", "7"]
     assert re.match(r"dashboard  http://\S+:\d+  .*ray get-auth-token", first)
     assert second.split() == ["run", str(run)]
 

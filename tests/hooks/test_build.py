@@ -3,13 +3,17 @@
 import pytest
 import torch
 from hook_makers import three_site_learner
+from network_makers import make_learner
 from safetensors.torch import load as tensors_from_bytes
+from site_networks import site_network
 from space_makers import make_settings
 
 from graftpop.hooks.build import make_hooks
 from graftpop.hooks.ranking import scores
 from graftpop.ops.criteria import Filters, bn_activation
 from graftpop.peer.peer import Peer
+from graftpop.sites import find_sites
+from graftpop.training.filters import site_filters
 
 
 @pytest.mark.parametrize(
@@ -42,8 +46,18 @@ def test_scores_use_the_batchnorms_shift() -> None:
     _, filters = three_site_learner()
     generator = torch.Generator()
     for site, found in zip(filters, scores(filters, "bn_activation", generator), strict=True):
-        assert site.shift is not None
-        site.shift.copy_(torch.linspace(-2.0, 2.0, len(site.shift)))
+        scale, shift = site.entry("scale"), site.entry("shift")
+        assert shift is not None
+        shift.copy_(torch.linspace(-2.0, 2.0, len(shift)))
         (score,) = scores([site], "bn_activation", generator)
-        assert torch.equal(score, bn_activation(Filters(site.weight, site.scale, site.shift), generator))
+        assert torch.equal(score, bn_activation(Filters(site.weight, scale, shift), generator))
         assert not torch.equal(score, found)
+
+
+def test_score_of_a_unit_with_several_channels_uses_their_mean_scale() -> None:
+    learner = make_learner(site_network("Transposed"))
+    sites = find_sites(learner.network, (3, 8, 8), "Transposed", "all")
+    (group,) = (units for units in site_filters(learner, sites) if units.site.name == "grouped")
+    learner.state["group_norm.weight"].copy_(torch.tensor([0.5, 1.5, 3.0, 1.0]))
+    (found,) = scores([group], "bn_scale", torch.Generator())
+    assert found.tolist() == [1.0, 2.0]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from graft_makers import conv_bn_sites, make_grafting, snapshot_of
 from hook_makers import (
     CONVS,
     NORMS,
@@ -19,12 +20,11 @@ from hook_makers import (
 from network_makers import make_learner, same_bits, seeded_small_net
 from torch import Tensor
 
-from graftpop.exchange.grafting import Grafting
 from graftpop.hooks.repr import RePr, lowest_of_all
-from graftpop.settings import GraftSettings, ReprSettings
+from graftpop.settings import ReprSettings
+from graftpop.sites import find_sites
 from graftpop.training.filters import site_filters
 from graftpop.training.learner import Learner
-from graftpop.training.sites import find_sites
 
 
 def make(*, network: int = 0, seed: int = 0, peer: int = 0, **settings: Any) -> tuple[Learner, RePr]:
@@ -246,12 +246,8 @@ def test_dropped_filters_are_zeroed_again_after_an_exchange() -> None:
     hook.before_epoch(1)
     learner.train_epoch()
     dropped = dropped_by(hook)
-    own, other = (
-        Grafting(peer.state, find_sites(peer.network, (3, 8, 8), "three sites"), GraftSettings(alpha=0.25))
-        for peer in (learner, donor)
-    )
-    snapshot = other.publish(1, other.entropies(), torch.empty(0, dtype=torch.int64))
-    own.graft_(own.alpha(own.entropies(), snapshot), snapshot)
+    own = make_grafting(learner.state, conv_bn_sites(learner.network), alpha=0.25)
+    own.receive([snapshot_of(donor.state, conv_bn_sites(donor.network))])
     assert silent_filters_are(learner, {})  # grafting brought the donor's filters
     hook.before_epoch(2)
     assert silent_filters_are(learner, dropped)
@@ -297,7 +293,7 @@ def test_skip_first_keeps_the_only_site() -> None:
     learner = make_learner(seeded_small_net())
     hook = RePr(
         learner,
-        site_filters(learner, find_sites(learner.network, (3, 8, 8), "small")),
+        site_filters(learner, find_sites(learner.network, (3, 8, 8), "small", "conv_bn")),
         ReprSettings(S1=1, rate=0.5),
         seed=0,
         peer=0,

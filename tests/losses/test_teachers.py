@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import graft_makers
 import numpy as np
 import pytest
 import torch
+from graft_makers import conv_bn_sites
 from network_makers import (
     copied,
     few_digits,
@@ -21,7 +23,6 @@ from space_makers import make_settings
 from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError
-from graftpop.exchange.grafting import Grafting
 from graftpop.losses.distillation import distillation_term
 from graftpop.losses.teachers import SnapshotTeachers, Teachers
 from graftpop.models import build
@@ -29,7 +30,6 @@ from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings
 from graftpop.training.learner import Learner
 from graftpop.training.schedules import learning_rate
-from graftpop.training.sites import find_sites
 from graftpop.training.snapshot import Snapshot
 
 CPU = torch.device("cpu")
@@ -165,8 +165,7 @@ def test_settings_without_distillation_have_no_teachers() -> None:
 
 
 def snapshot_of(network: nn.Module, peer: int = 1) -> Snapshot:
-    grafting = Grafting(make_learner(network).state, find_sites(network, (3, 8, 8), "network"), None)
-    return grafting.publish(peer, grafting.entropies(), torch.empty(0, dtype=torch.int64))
+    return graft_makers.snapshot_of(make_learner(network).state, conv_bn_sites(network), peer)
 
 
 def test_snapshot_teachers_have_the_weights_of_their_snapshots() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from graftpop.errors import ModelError
 from graftpop.models import MODELS, build, find_model
-from graftpop.training.sites import find_sites
+from graftpop.sites import find_sites
 
 RESNETS = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
 
@@ -367,8 +367,8 @@ def test_timm_classifier_gives_seeded_logits(name: str) -> None:
 def test_timm_convolutions_with_their_batchnorms_are_sites() -> None:
     pytest.importorskip("timm")
     network = seeded("timm:test_resnet")
-    sites = find_sites(network, (3, 32, 32), "timm:test_resnet")
-    assert {site.conv for site in sites} == set(convolutions(network))
+    sites = find_sites(network, (3, 32, 32), "timm:test_resnet", "conv_bn")
+    assert {site.layer for site in sites} == set(convolutions(network))
 
 
 @pytest.mark.parametrize(

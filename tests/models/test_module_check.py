@@ -86,10 +86,12 @@ def test_accepted_kind_trains_resumes_to_the_bit_and_loads(kind: str, method: di
 
 
 def test_tied_weights_stay_tied_and_count_once() -> None:
-    settings = make_settings(model={"name": "python:network_kinds.TiedConvolutions"}, graft={"alpha": 0.0})
+    graft = {"alpha": 0.0, "sites": "conv_bn"}
+    settings = make_settings(model={"name": "python:network_kinds.TiedConvolutions"}, graft=graft)
     one, other = Peer(settings, 0), Peer(settings, 1)
     other.train(1)
-    columns = one.graft(other.publish())
+    columns = one.exchange(other.publish())["columns"]
+    assert columns is not None
     assert columns["site"] == ["conv1"]
     state, theirs = tensors_from_bytes(one.save()), tensors_from_bytes(other.save())
     assert torch.equal(state["network/conv1.weight"], theirs["network/conv1.weight"])
@@ -100,16 +102,43 @@ def test_tied_weights_stay_tied_and_count_once() -> None:
     assert len(one.publish().weights) == one.cost()["parameters"] + 4 * 8  # and the BatchNorms' statistics
 
 
-@pytest.mark.parametrize("method", [{"graft": {}}, {"attenuation": {}}, {"diagnostics": {"thresholds": [0.1]}}])
-def test_parametrized_convolution_is_refused_where_a_method_acts_on_it(
-    method: dict[str, dict[str, list[float]]],
+@pytest.mark.parametrize(
+    ("key", "method"),
+    [
+        ("graft.source", {"graft": {"source": "internal"}}),
+        ("graft.source", {"graft": {"source": "noise", "sites": "conv_bn"}}),
+        ("attenuation", {"attenuation": {}}),
+        ("repr", {"repr": {}}),
+    ],
+)
+def test_parametrized_convolution_is_refused_where_a_method_changes_its_filters(
+    key: str, method: dict[str, dict[str, str]]
 ) -> None:
     with pytest.raises(ModelError) as caught:
         Peer(make_settings(method, model={"name": "python:network_kinds.WeightNorm"}), 0)
     message = str(caught.value)
     assert message.startswith("model.name: 'python:network_kinds.WeightNorm' must ")
-    assert f"for {next(iter(method))}" in message
+    assert f"for {key}" in message
     assert "'conv2'" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("sites", ["conv_bn", "all"])
+def test_parametrized_weight_is_grafted_and_measured_as_it_is_stored(sites: str) -> None:
+    settings = make_settings(
+        model={"name": "python:network_kinds.WeightNorm"},
+        graft={"alpha": 0.0, "sites": sites},
+        diagnostics={"thresholds": [0.1]},
+    )
+    one, other = Peer(settings, 0), Peer(settings, 1)
+    other.train(1)
+    columns = one.exchange(other.publish())["columns"]
+    assert columns is not None
+    assert columns["site"] == ["conv1", "conv2", "classifier"][: 2 if sites == "conv_bn" else 3]
+    state, theirs = tensors_from_bytes(one.save()), tensors_from_bytes(other.save())
+    copied = [name for name in state if name.startswith("network/") and state[name].is_floating_point()]
+    assert "network/conv2.parametrizations.weight.original1" in copied
+    assert [name for name in copied if not torch.equal(state[name], theirs[name])] == []
 
 
 def test_soup_of_spectral_norms_has_the_norms_of_its_own_weights() -> None:

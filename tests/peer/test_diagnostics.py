@@ -5,19 +5,20 @@ import math
 from pathlib import Path
 from typing import Any
 
+import graft_makers
 import numpy as np
 import pytest
 import torch
+from graft_makers import conv_bn_sites
 from network_makers import make_learner, seeded_network, trained_looking
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError
-from graftpop.exchange.grafting import Grafting
 from graftpop.peer.diagnostics import Diagnostics, compare_pair, valid_filters
 from graftpop.settings import DiagnosticsSettings
+from graftpop.sites import find_sites
 from graftpop.training.filters import site_filters
-from graftpop.training.sites import find_sites
 from graftpop.training.snapshot import Snapshot
 
 SHAPE = (3, 8, 8)
@@ -34,8 +35,8 @@ def baseline(folder: Path, network: nn.Module, name: str = "resnet8") -> str:
 
 
 def measures(network: nn.Module, **settings: Any) -> Diagnostics:
-    filters = site_filters(make_learner(network), find_sites(network, SHAPE, "network"))
-    return Diagnostics(filters, DiagnosticsSettings.model_validate(settings))
+    filters = site_filters(make_learner(network), find_sites(network, SHAPE, "network", "conv_bn"))
+    return Diagnostics(filters, DiagnosticsSettings.model_validate(settings), "conv_bn")
 
 
 def norms(network: nn.Module) -> list[float]:
@@ -106,9 +107,9 @@ def test_filter_at_the_threshold_is_valid(tmp_path: Path) -> None:
     reference = seeded_network("resnet8")
     with torch.no_grad():
         reference.get_parameter("conv1.weight").fill_(0.25)  # a norm of 27 / 4, exact in float32
-    sites = find_sites(reference, SHAPE, "resnet8")
-    weights = {site.conv: reference.get_parameter(f"{site.conv}.weight") for site in sites}
-    assert valid_filters(baseline(tmp_path, reference), weights, 27 / 4)[0].all()
+    sites = find_sites(reference, SHAPE, "resnet8", "conv_bn")
+    weights = {site.layer: reference.get_parameter(f"{site.layer}.weight") for site in sites}
+    assert valid_filters(baseline(tmp_path, reference), weights, 27 / 4, "conv_bn")[0].all()
 
 
 def test_density_over_no_filter_is_omitted(tmp_path: Path) -> None:
@@ -138,10 +139,10 @@ def test_shallower_baseline_is_refused(tmp_path: Path) -> None:
 
 def test_wider_baseline_is_refused(tmp_path: Path) -> None:
     network = seeded_network("resnet8")
-    sites = find_sites(network, SHAPE, "resnet8")
-    wider = {site.conv: torch.ones(65, *network.get_parameter(f"{site.conv}.weight").shape[1:]) for site in sites}
+    sites = find_sites(network, SHAPE, "resnet8", "conv_bn")
+    wider = {site.layer: torch.ones(65, *network.get_parameter(f"{site.layer}.weight").shape[1:]) for site in sites}
     with pytest.raises(CheckpointError, match=r"^diagnostics\.density_of: .*got another conv1;"):
-        valid_filters(baseline(tmp_path, network), wider, 1.0)
+        valid_filters(baseline(tmp_path, network), wider, 1.0, "conv_bn")
 
 
 def test_missing_baseline_is_refused(tmp_path: Path) -> None:
@@ -153,8 +154,7 @@ def test_missing_baseline_is_refused(tmp_path: Path) -> None:
 
 
 def snapshot_of(network: nn.Module, predicted: Tensor) -> Snapshot:
-    one = Grafting(make_learner(network).state, find_sites(network, SHAPE, "network"), None)
-    return one.publish(1, one.entropies(), predicted)
+    return graft_makers.snapshot_of(make_learner(network).state, conv_bn_sites(network), predicted=predicted)
 
 
 def test_pair_is_compared_by_weights_and_predictions() -> None:

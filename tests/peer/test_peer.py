@@ -126,10 +126,11 @@ def test_reseeded_peer_has_the_donors_weights_at_the_end_of_the_round(num_epochs
 
 @pytest.mark.parametrize("level", ["layer", "filter"])
 def test_graft_records_one_value_per_site_before_and_after(level: str) -> None:
-    receiver = peer_with(with_zero_filters, Standstill, graft={"level": level, "alpha": 0.5})
-    donor = peer_with(TwoSites, Standstill, graft={"level": level, "alpha": 0.5})
+    graft = {"level": level, "alpha": 0.5, "sites": "conv_bn"}
+    receiver = peer_with(with_zero_filters, Standstill, graft=graft)
+    donor = peer_with(TwoSites, Standstill, graft=graft)
     trained(receiver), trained(donor)
-    columns: dict[str, Any] = {**receiver.graft(donor.publish())}
+    columns: dict[str, Any] = {**(receiver.exchange(donor.publish())["columns"] or {})}
     assert {name: len(values) for name, values in columns.items()} == dict.fromkeys(columns, 2)
     assert columns["site"] == ["conv1", "conv2"]
     assert columns["alpha"] == [0.5, 0.5]

@@ -38,6 +38,7 @@ WITHOUT_SITES: dict[str, Tree] = {
     "soup": {"population": {"output": "uniform_soup"}},
     "averaging over epochs": {"swa": {"start": 0.0}},
     "pairs": {"diagnostics": {"pairs": True}},
+    "alpha 1 of no conv_bn": {"graft": {"alpha": 1.0, "sites": "conv_bn"}},
 }
 WITH_SITES: dict[str, Tree] = {
     "graft": {"graft": {}},
@@ -48,10 +49,21 @@ WITH_SITES: dict[str, Tree] = {
     "diagnostics.thresholds": {"diagnostics": {"thresholds": [0.1]}},
     "diagnostics.density_of": {"diagnostics": {"density_of": "absent"}},
 }
+CONV_BN: dict[str, Tree] = {
+    "graft": {"graft": {"sites": "conv_bn"}},
+    "graft ": {"graft": {"sites": "conv_bn", "source": "noise"}},
+    "repr": {
+        "training": {"epochs": 3},
+        "repr": {"S1": 1, "S2": 1, "N": 1},
+        "graft": {"sites": "conv_bn", "alpha": 1.0},
+    },
+}
 
 
-def settings_of(method: Tree, network: str = "ConvNorm") -> Settings:
-    return make_settings(method, model={"name": f"python:network_kinds.{network}"})
+def settings_of(method: Tree, network: str | None = None) -> Settings:
+    """Return settings for a network without sites, if none is named: under `conv_bn`, one without BatchNorm."""
+    without_sites = "ConvNorm" if "sites" in method.get("graft", {}) else "Vectors"
+    return make_settings(method, model={"name": f"python:network_kinds.{network or without_sites}"})
 
 
 def population_of(settings: Settings) -> Population:
@@ -98,29 +110,38 @@ def test_tables_and_reports_leave_the_columns_of_sites_empty() -> None:
     assert "entropy" not in peer_metrics(done, {})
 
 
-@pytest.mark.parametrize("key", WITH_SITES)
-def test_method_that_needs_sites_is_named(key: str) -> None:
-    model = {"name": "python:network_kinds.ConvNorm"}
-    space = parse_space(merged(SMALL, WITH_SITES[key], {"model": model}))
+@pytest.mark.parametrize(
+    ("kind", "key", "method", "parts"),
+    [
+        *(("Vectors", key.strip(), method, ["two axes"]) for key, method in WITH_SITES.items()),
+        *(
+            ("ConvNorm", key.strip(), method, ["BatchNorm", "graft.sites: conv_bn", "graft.sites: all"])
+            for key, method in CONV_BN.items()
+        ),
+    ],
+)
+def test_method_that_needs_sites_is_named(kind: str, key: str, method: Tree, parts: list[str]) -> None:
+    model = {"name": f"python:network_kinds.{kind}"}
+    space = parse_space(merged(SMALL, method, {"model": model}))
     images = TensorDataset(torch.zeros(20, 3, 8, 8), torch.arange(20) % 10)
-    sections = merged({"population": {"num_peers": 2}, "training": {"epochs": 2}}, WITH_SITES[key])
+    sections = merged({"population": {"num_peers": 2}, "training": {"epochs": 2}}, method)
     for refused in (
         lambda: check_data_and_models(space),
         lambda: Peer(space.resolve(), 0),
-        lambda: graftpop.Population(network_kinds.ConvNorm, images, images, classes="0123456789", **sections),
+        lambda: graftpop.Population(getattr(network_kinds, kind), images, images, classes="0123456789", **sections),
     ):
         with pytest.raises(ModelError) as caught:
             refused()
         message = str(caught.value)
-        assert message.startswith("model.name: 'python:network_kinds.ConvNorm' ")
-        assert "BatchNorm" in message
-        assert f"remove {key.strip()}" in message
+        assert message.startswith(f"model.name: 'python:network_kinds.{kind}' ")
+        assert [part for part in (*parts, f"remove {key}") if part not in message] == []
+        assert "\n" not in message
 
 
 def test_one_trial_of_a_search_that_needs_sites_is_enough() -> None:
-    tree = merged(SMALL, {"model": {"name": "python:network_kinds.ConvNorm"}})
+    tree = merged(SMALL, {"model": {"name": "python:network_kinds.Vectors"}})
     check_data_and_models(parse_space({**tree, "graft": {"alpha": 1.0}}))
-    with pytest.raises(ModelError, match="BatchNorm"):
+    with pytest.raises(ModelError, match="two axes"):
         check_data_and_models(parse_space({**tree, "graft": {"alpha": {"choice": [1.0, "adaptive"]}}}))
 
 

@@ -66,7 +66,7 @@ class ScriptedGroup(LocalGroup):
         return {
             "train": {"peer": peer, "val_accuracy": 0.5},
             "reseed": {"peer": peer, "val_accuracy": 0.5},
-            "graft": {"site": ["a", "b"], "donor": [0, 0]},
+            "exchange": {"figures": {}, "columns": {"site": ["a", "b"], "donor": [0, 0]}},
             "save": (STATE, peer, 0),
         }.get(method)
 
@@ -98,7 +98,7 @@ def all_rounds(rounds: AsyncRounds, settings: Settings) -> list[dict[int, PeerRo
 def test_last_round_neither_publishes_nor_grafts() -> None:
     settings, group = settings_of(), ScriptedGroup([])
     results = all_rounds(make_rounds(group, settings)[0], settings)
-    exchanging = ["train", "publish", "graft", "save"]
+    exchanging = ["train", "publish", "exchange", "save"]
     assert [group.methods(peer) for peer in range(3)] == [[*exchanging * 3, "train", "save"]] * 3
     exchange_s = [[result[peer].row["exchange_s"] > 0 for peer in range(3)] for result in results]
     assert exchange_s == [[True] * 3] * 3 + [[False] * 3]
@@ -115,7 +115,7 @@ def test_resumed_peers_do_not_wait_for_earlier_rounds() -> None:
     settings = settings_of(max_staleness=1)
     group = ScriptedGroup([0, 0, 2, 2, 0, 0])  # peer 1 is still in its first round after the resumption
     make_rounds(group, settings, done=2)[0].step(3)
-    assert [method for _, method, _ in group.ended[:6]] == ["train", "publish", "train", "publish", "graft", "save"]
+    assert [method for _, method, _ in group.ended[:6]] == ["train", "publish", "train", "publish", "exchange", "save"]
 
 
 def test_restarted_peer_gets_its_state_and_teachers() -> None:
@@ -142,9 +142,9 @@ def test_peer_lost_while_starting_is_restarted_until_its_timeout(monkeypatch: py
 def test_lost_snapshot_is_not_used_again() -> None:
     """Peer 0 grafts peer 2, its donor in the ring; the snapshot is lost, and peer 2 publishes another one."""
     settings = settings_of()
-    group = ScriptedGroup([], {(0, "graft"): [ResultLost("peer 0: an argument is gone")]})
+    group = ScriptedGroup([], {(0, "exchange"): [ResultLost("peer 0: an argument is gone")]})
     all_rounds(make_rounds(group, settings)[0], settings)
-    first, second, *_ = group.arguments(0, "graft")
+    first, second, *_ = group.arguments(0, "exchange")
     assert first == ((SNAPSHOT, 2, 1),)
     assert second == ((SNAPSHOT, 2, 2),)
 
@@ -154,10 +154,10 @@ def test_newer_snapshot_replaces_a_lost_one() -> None:
     settings = settings_of()
     first_rounds = [*[0, 0], *[1, 1], *[2, 2]]  # train, publish
     ahead = [2, 2, 2, 2]  # graft, save, train, publish
-    group = ScriptedGroup([*first_rounds, *ahead, 0, 0], {(0, "graft"): [ResultLost("peer 0: an argument is gone")]})
+    group = ScriptedGroup([*first_rounds, *ahead, 0, 0], {(0, "exchange"): [ResultLost("peer 0: an argument is gone")]})
     make_rounds(group, settings)[0].step(1)
-    assert group.arguments(0, "graft")[:2] == [((SNAPSHOT, 2, 1),), ((SNAPSHOT, 2, 2),)]
-    assert group.ended[len(first_rounds) + len(ahead) + 1][:2] == (0, "graft")  # at once
+    assert group.arguments(0, "exchange")[:2] == [((SNAPSHOT, 2, 1),), ((SNAPSHOT, 2, 2),)]
+    assert group.ended[len(first_rounds) + len(ahead) + 1][:2] == (0, "exchange")  # at once
 
 
 def test_restarted_peer_republishes_its_snapshot_with_its_round() -> None:
@@ -165,20 +165,20 @@ def test_restarted_peer_republishes_its_snapshot_with_its_round() -> None:
     settings = settings_of()
     order = [*[0, 0, 1, 1, 2, 2], 2, 2, 0, 2]  # train, publish; graft, save of peer 2; graft of peer 0; train of peer 2
     failures: dict[tuple[int, str], Sequence[Exception | None]] = {
-        (0, "graft"): [ResultLost("peer 0: an argument is gone")],
+        (0, "exchange"): [ResultLost("peer 0: an argument is gone")],
         (2, "train"): [None, PeerLost("peer 2: killed")],
     }
     group = ScriptedGroup(order, failures)
     result = make_rounds(group, settings)[0].step(1)
     assert group.methods(2)[4:8] == ["train", "process_id", "load", "publish"]
-    assert group.arguments(0, "graft") == [((SNAPSHOT, 2, 1),), ((SNAPSHOT, 2, 2),)]
-    assert result[0].grafts["staleness"] == [0, 0]
+    assert group.arguments(0, "exchange") == [((SNAPSHOT, 2, 1),), ((SNAPSHOT, 2, 2),)]
+    assert (result[0].exchanged is not None, result[0].staleness) == (True, 0)
 
 
 def test_owners_of_awaited_lost_snapshots_are_restarted() -> None:
     settings = settings_of(max_staleness=0)
     lost = [ResultLost("an argument is gone")]
-    group = ScriptedGroup([], {(peer, "graft"): lost for peer in range(3)})
+    group = ScriptedGroup([], {(peer, "exchange"): lost for peer in range(3)})
     rounds, events = make_rounds(group, settings)
     results = all_rounds(rounds, settings)
     assert [sorted(result) for result in results] == [[0, 1, 2]] * settings.num_rounds
@@ -202,7 +202,7 @@ def test_peer_that_left_is_never_restarted() -> None:
     """All snapshots are lost twice; at the first time peer 2 finds no room."""
     settings = settings_of(max_staleness=0, min_peers=2, replace_timeout_s=0.5)
     lost, killed = ResultLost("an argument is gone"), PeerLost("peer 2: killed")
-    failures = {(0, "graft"): [lost, lost], (1, "graft"): [lost, lost], (2, "graft"): [lost]}
+    failures = {(0, "exchange"): [lost, lost], (1, "exchange"): [lost, lost], (2, "exchange"): [lost]}
     group = ScriptedGroup([], {**failures, (2, "process_id"): [killed]})
     rounds, events = make_rounds(group, settings)
     results = all_rounds(rounds, settings)

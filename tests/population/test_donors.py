@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from graftpop.population.donors import donors_among, reseeding_donor
+from graftpop.exchange.donors import donors_among, reseeding_donor
 
 PRESENT = [1, 4, 6]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from network_makers import same_bits
 from safetensors.torch import load as tensors_from_bytes
-from space_makers import make_settings
+from space_makers import RULES, make_settings
 from torch import Tensor
 
 from graftpop.peer.peer import Peer
@@ -43,6 +43,14 @@ METHODS: dict[str, Tree] = {
     "swa": {"swa": {"start": 0.3}},
     "swa with its own lr": {"swa": {"start": 0.3, "lr": 0.02}},
     "pairs": {"diagnostics": {"pairs": True, "thresholds": [0.01, 5.0]}},
+}
+
+
+METHODS |= {rule: {rule: {}} for rule in RULES}
+METHODS |= {f"{rule} in steps": {rule: {}, "population": {"exchange_every": 2}} for rule in RULES}
+METHODS["user-defined rule"] = {"exchange": "python:user_parts.Pull"}
+METHODS["user-defined alpha and criterion"] = {
+    "graft": {"alpha": "python:user_parts.keep_the_better", "criterion": "python:user_parts.spread", "level": "filter"}
 }
 
 
@@ -246,8 +254,8 @@ def test_diagnostics_are_recorded_by_round_peer_and_pair() -> None:
             (*pair, name) for pair in pairs for name in ("distance", "disagreement")
         }
         for peer, row in enumerate(done.peers):
-            assert rows[peer, None, "network_information_nats"] == pytest.approx(2 * (row["mean_entropy_nats"] or 0))
-            assert rows[peer, None, "num_filters_below_1000"] == 8 + 16
+            assert rows[peer, None, "network_information_nats"] == pytest.approx(3 * (row["mean_entropy_nats"] or 0))
+            assert rows[peer, None, "num_filters_below_1000"] == 8 + 16 + 10
         assert all(rows[*pair, "distance"] > 0 and 0 <= rows[*pair, "disagreement"] <= 1 for pair in pairs)
 
 

@@ -25,7 +25,7 @@ from graftpop.peer.peer import Peer
 from graftpop.population import Calls, LocalGroup, Population, Round
 from graftpop.population.group import ResultMode
 from graftpop.settings import Settings
-from graftpop.training.sites import find_sites
+from graftpop.sites import find_sites
 
 States = dict[int, dict[str, Tensor]]
 
@@ -86,7 +86,7 @@ def test_published_snapshots_do_not_change() -> None:
     snapshot = ask("publish", 0)
     before = copy.deepcopy(snapshot)
     ask("train", 0, 1)
-    ask("graft", 0, ask("publish", 1))
+    ask("exchange", 0, ask("publish", 1))
     for name in ("weights", "integers", "entropies", "predicted"):
         assert np.array_equal(getattr(snapshot, name), getattr(before, name))
     assert not np.array_equal(ask("publish", 0).weights, before.weights)
@@ -103,8 +103,8 @@ def test_round_equals_the_formula_applied_to_the_snapshots(num_peers: int) -> No
         twin.train(1)
     published = [network_state(twin) for twin in twins]
     snapshots = [twin.publish() for twin in twins]
-    found = find_sites(seeded_network("resnet8"), (3, 8, 8), "resnet8")
-    sites = [(site.conv, site.norm) for site in found]
+    found = find_sites(seeded_network("resnet8"), (3, 8, 8), "resnet8", "conv_bn")
+    sites = [(site.layer, site.norm or "") for site in found]
     expected_alphas = []
     for receiver, state in states(population).items():
         donor = (receiver - 1) % num_peers

@@ -111,15 +111,15 @@ def test_peers_repeat_a_broken_collective_without_a_loss() -> None:
 
 
 def test_responding_owner_of_a_lost_result_is_replaced() -> None:
-    group = FailingGroup({("graft", 1): ResultLost("peer 1: an argument is gone")})
+    group = FailingGroup({("exchange", 1): ResultLost("peer 1: an argument is gone")})
     recovery, events = make_recovery(group)
     published = recovery.call("publish", {0: ()}, result_mode="ref")
     first = published[0].handle
-    recovery.call("graft", {1: (published[0],)})
+    recovery.call("exchange", {1: (published[0],)})
     assert lost_peers(events) == [0]
     assert [method for method, _ in group.methods()] == [
-        *["publish", "graft", "process_id"],  # it answers
-        *["process_id", "publish", "graft"],  # it is restarted
+        *["publish", "exchange", "process_id"],  # it answers
+        *["process_id", "publish", "exchange"],  # it is restarted
     ]
     assert published[0].handle != first
     assert group.arguments[-1] == (published[0].handle,)

@@ -11,6 +11,7 @@ from graftpop.settings import Settings
 from graftpop.space import Space, parse_space
 from graftpop.space.conditions import dependent_keys
 from graftpop.space.yaml_tree import known_keys
+from graftpop.user_code import PYTHON
 
 CURVE = "A: {uniform: [0.0, 1.0]}, c: {loguniform: [1.0, 500.0]}"
 BRANCHES = """
@@ -61,8 +62,10 @@ def test_condition_names_existing_keys_and_valid_values() -> None:
         for on in conditions:
             section, _, name = on.key.partition(".")
             for value in on.values:
-                settings = parse_space({section: {name: value}}).resolve()
-                assert getattr(getattr(settings, section), name) == value
+                chosen = "python:user_parts.spread" if value == PYTHON else value
+                settings = parse_space({section: {name: chosen}}).resolve()
+                assert getattr(getattr(settings, section), name) == chosen
+                assert on.allows(chosen)
 
 
 def test_domain_inside_a_choice_is_sampled_in_that_choice_only() -> None:

@@ -80,6 +80,8 @@ BEYOND_A_SCHEMA = re.compile(
             "must have one item per metric",
             "must be a multiple of",
             "must be at most",
+            "must be round without an exchange rule",
+            "at most one exchange rule",
             "must be below the number",
             "epochs of cycles must be below",
             "needs the folder",

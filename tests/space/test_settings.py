@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from space_makers import METHODS, SECTIONS
 
 from graftpop.errors import SpaceError
 from graftpop.ops.criteria import CRITERIA
@@ -95,8 +96,12 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     ),
     "population.num_peers": ([2, 64], {0: "greater than or equal to 1, got 0", "two": f"{WHOLE} 'two'"}),
     "population.topology": (
-        ["ring", "random_pairs", "all", "best"],
-        {"rign": "unknown name 'rign'; choose from ring, random_pairs, all, best; did you mean 'ring'?"},
+        ["auto", "ring", "random_pairs", "all", "best"],
+        {"rign": "unknown name 'rign'; choose from auto, ring, random_pairs, all, best; did you mean 'ring'?"},
+    ),
+    "population.exchange_every": (
+        ["round", 1, 100],
+        {0: "greater than or equal to 1", "rund": "did you mean 'round'?"},
     ),
     "population.epochs_per_round": ([1, 200], {0: "greater than or equal to 1, got 0"}),
     "population.diversity": (
@@ -130,16 +135,20 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         {"intern": "'external', 'internal' or 'noise', got 'intern'; did you mean 'internal'?"},
     ),
     "graft.alpha": (
-        ["adaptive", 0, 0.5, 1],
+        ["adaptive", 0, 0.5, 1, "python:user_parts.keep_the_better"],
         {
-            1.5: "less than or equal to 1 or 'adaptive', got 1.5",
-            -0.1: "greater than or equal to 0 or 'adaptive', got -0.1",
-            "adaptiv": "number or 'adaptive', got 'adaptiv'; did you mean 'adaptive'?",
+            1.5: "less than or equal to 1 or 'adaptive' or python:MODULE.NAME, got 1.5",
+            -0.1: "greater than or equal to 0 or 'adaptive' or python:MODULE.NAME, got -0.1",
+            "adaptiv": "number or 'adaptive' or python:MODULE.NAME, got 'adaptiv'; did you mean 'adaptive'?",
         },
     ),
     "graft.A": ([0, 1], {1.1: "less than or equal to 1, got 1.1", -1: "greater than or equal to 0"}),
     "graft.c": ([1e-9, 1e9], {0: "greater than 0, got 0", math.inf: "a finite number, got inf"}),
-    "graft.criterion": (["entropy", "l1"], {"l2": "'entropy' or 'l1', got 'l2'"}),
+    "graft.criterion": (
+        [*CRITERIA, "python:user_parts.spread"],
+        {"entropi": "unknown name 'entropi'; choose from l1, l2, entropy", 1: "string, got 1"},
+    ),
+    "graft.sites": (["auto", "conv_bn", "all"], {"al": "'auto', 'conv_bn' or 'all', got 'al'; did you mean 'all'?"}),
     "graft.level": (["layer", "filter"], {"layers": "'layer' or 'filter', got 'layers'; did you mean 'layer'?"}),
     "graft.burn_in_rounds": ([0, 199], {-1: "greater than or equal to 0, got -1", 0.5: WHOLE}),
     "graft.threshold": ([1e-9, 10], {0: "greater than 0, got 0", math.inf: "a finite number, got inf"}),
@@ -149,6 +158,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         {1: "greater than or equal to 2, got 1", 4097: "less than or equal to 4096, got 4097"},
     ),
     "graft.compat": (["none", "released_code"], {"released": "got 'released'; did you mean 'released_code'?"}),
+    "exchange": (["python:user_parts.Pull", None], {"papa": "python:MODULE.NAME, got 'papa'", 1: "string, got 1"}),
     "distillation.teachers": ([TEACHERS, TEACHERS * 3], {(): "list, got ()", "resnet8": "list, got 'resnet8'"}),
     "distillation.temperature": ([1e-9, 20], {0: "greater than 0, got 0", "2": "write 2"}),
     "distillation.weight": ([0, 10.0], {-1: "greater than or equal to 0, got -1", math.inf: "got inf"}),
@@ -220,6 +230,8 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
 
 def tree_with(key: str, value: Any) -> dict[str, Any]:
     tree: dict[str, Any] = {}
+    if key == "population.exchange_every":
+        tree["graft"] = {}
     if key.startswith("distillation"):
         put(tree, "distillation.teachers", TEACHERS)
     put(tree, key, value)
@@ -250,10 +262,6 @@ def test_invalid_values_are_refused_with_key_and_rule(key: str, value: Any, rule
     assert format_value(value) in message
     assert rule in message
     assert "\n" not in message
-
-
-SECTIONS = [key for key in Settings.model_fields if key not in ("name", "seed")]
-METHODS = ["graft", "distillation", "mutual", "repr", "attenuation", "swa"]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_notes_on_the_data_are_returned_once(tmp_path: Path, monkeypatch: pytest
         write_class_folders(tmp_path / part, {"a": random_pixels(4), "b": random_pixels(4)})
     (tmp_path / "train" / "a" / "x.heic").write_text("x")
     data = f"data: {{name: folder, root: {tmp_path}}}\nmodel: {{name: resnet8}}\n"
-    (note,) = check_data_and_models(space_of(data + TWO % "{data: {val_fraction: 0.2}}"))
+    (note,) = check_data_and_models(space_of(data + TWO % "{data: {val_fraction: 0.2}}")).notes
     assert "1 of .heic" in note
 
 

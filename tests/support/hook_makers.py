@@ -8,9 +8,9 @@ from network_makers import few_digits, make_learner
 from torch import Tensor, nn
 
 from graftpop.hooks.hook import Hook
+from graftpop.sites import find_sites
 from graftpop.training.filters import SiteFilters, site_filters
 from graftpop.training.learner import Learner
-from graftpop.training.sites import find_sites
 
 CONVS, NORMS = ("0", "3", "6"), ("1", "4", "7")
 WIDTHS = (8, 12, 10)
@@ -42,7 +42,7 @@ def three_sites(seed: int = 0) -> nn.Module:
 def three_site_learner(network: int = 0, *, peer: int = 0, epochs: int = 4) -> tuple[Learner, list[SiteFilters]]:
     """Return a learner with three batches of 60 images per epoch, and its filters."""
     learner = make_learner(three_sites(network), peer=peer, epochs=epochs, batch_size=60)
-    return learner, site_filters(learner, find_sites(learner.network, (3, 8, 8), "three sites"))
+    return learner, site_filters(learner, find_sites(learner.network, (3, 8, 8), "three sites", "conv_bn"))
 
 
 def train(learner: Learner, hook: Hook, until: int) -> None:

@@ -19,11 +19,13 @@ LAYERS = (
     ("losses",),
     ("hooks",),
     ("training",),
+    ("sites",),
     ("models",),
     ("data",),
     ("settings", "ops"),
     ("seeds",),
     ("rows",),
+    ("user_code",),
     ("errors",),
     ("masking",),
 )

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 
 
 class ConvNorm(nn.Module):
-    """A residual network with GroupNorm: no site."""
+    """A residual network with GroupNorm: no convolution with BatchNorm."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class ConvNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """A small vision transformer: no site, dropout, and integers in its state."""
+    """A small vision transformer: no convolution, but dropout, and integers in its state."""
 
     position: Tensor
 
@@ -46,6 +46,20 @@ class Attention(nn.Module):
         tokens = self.mix(self.patches(patches) + self.places(self.position))
         logits: Tensor = self.classifier(tokens.mean(1))
         return logits
+
+
+class Vectors(nn.Module):
+    """Trains scale and shift of fixed features: no weight with two axes, so no site."""
+
+    features: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.linspace(0.0, 99.0, 192 * num_classes).sin().view(192, num_classes))
+        self.scale, self.shift = nn.Parameter(torch.randn(num_classes)), nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) @ self.features * self.scale + self.shift
 
 
 class WeightNorm(TwoSites):

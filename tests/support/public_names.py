@@ -16,7 +16,7 @@ COMMANDS = {
     },
     "init": {"--help"},
     "report": {"--out", "--markdown", "--help"},
-    "inspect": {"--threshold", "--help"},
+    "inspect": {"--threshold", "--sites", "--help"},
     "export": {"--format", "--peer", "--out", "--help"},
 }
 """Flags by command of `graftpop`; "" is `graftpop` itself."""

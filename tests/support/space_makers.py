@@ -8,9 +8,24 @@ import yaml
 
 from graftpop.errors import SpaceError
 from graftpop.settings import Settings
+from graftpop.settings.section import ExchangeSection
 from graftpop.space import parse_space
+from graftpop.space.yaml_tree import section_of
 
 Tree = Mapping[str, Any]
+
+SECTIONS = {
+    name: section
+    for name, field in Settings.model_fields.items()
+    if (section := section_of(field.annotation)) is not None
+}
+"""Classes of all sections by name."""
+
+RULES = [name for name, section in SECTIONS.items() if issubclass(section, ExchangeSection)]
+"""Sections of all exchange rules."""
+
+METHODS = [name for name in SECTIONS if Settings.model_fields[name].default is None]
+"""Sections that are off unless they are given."""
 
 SMALL: Tree = {
     "data": {"name": "digits", "max_train_images": 200},
@@ -26,7 +41,7 @@ def merged(*trees: Tree) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for tree in trees:
         for name, section in tree.items():
-            result[name] = None if section is None else {**(result.get(name) or {}), **section}
+            result[name] = {**(result.get(name) or {}), **section} if isinstance(section, Mapping) else section
     return result
 
 

@@ -1,12 +1,17 @@
-"""A user-defined network, images and optimizer, in a module that processes of peers can import."""
+"""User-defined network, images, optimizer and parts of an exchange, in a module that processes of peers can import."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
+
+from graftpop.exchange.rule import ExchangeContext, ExchangeRule
+from graftpop.ops.criteria import Filters
+from graftpop.training.snapshot import Snapshot
 
 
 class Net(nn.Module):
@@ -48,3 +53,37 @@ def adam_outside_actors(parameters: Any) -> torch.optim.Optimizer:
     if sys.argv[0].endswith("default_worker.py"):
         raise FileNotFoundError("rates.txt")
     return adam(parameters)
+
+
+class Pull(ExchangeRule):
+    """Moves a fifth of the way to the mean of the donors; counts its exchanges, and publishes the count."""
+
+    def __init__(self, context: ExchangeContext) -> None:
+        super().__init__(context)
+        self.count = torch.tensor(0)
+
+    def publish(self) -> dict[str, Tensor]:
+        return {"count": self.count}
+
+    def receive(self, donors: Sequence[Snapshot]) -> dict[str, float]:
+        self.count = self.count + 1
+        mean = torch.stack([donor.weights_on(self.weights.device) for donor in donors]).mean(0)
+        self.weights.lerp_(mean, 0.2)
+        return {"exchanges": float(self.count)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"count": self.count}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        self.count = tensors["count"]
+
+
+def keep_the_better(own: Tensor, theirs: Tensor) -> Tensor:
+    """Return alpha 0.9 where the receiver's score is at least the donor's, otherwise 0.1."""
+    return torch.where(own >= theirs, 0.9, 0.1)
+
+
+def spread(filters: Filters, generator: torch.Generator) -> Tensor:
+    """Return the standard deviation of each filter's weights."""
+    del generator
+    return filters.weight.flatten(1).std(1)

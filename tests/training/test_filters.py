@@ -5,13 +5,13 @@ import torch
 from network_makers import few_digits, make_learner, same_bits, seeded_network
 from torch import Tensor, nn
 
+from graftpop.sites import Role, find_sites
 from graftpop.training.filters import SiteFilters, mask_dropped, site_filters
 from graftpop.training.learner import Learner
-from graftpop.training.sites import find_sites
 
 SOME = torch.tensor([4, 1])
 KEPT = torch.tensor([0, 2, 3, 5])
-BATCHNORM = ("weight", "bias", "running_mean", "running_var")
+BATCHNORM: dict[str, Role] = {"weight": "scale", "bias": "shift", "running_mean": "mean", "running_var": "variance"}
 NEW = {"0.bias": 0.0, "1.weight": 1.0, "1.bias": 0.0, "1.running_mean": 0.0, "1.running_var": 1.0}
 
 
@@ -36,7 +36,7 @@ def trained(num_epochs: int = 1) -> tuple[Learner, list[SiteFilters]]:
     learner = make_learner(two_sites(), batch_size=60)
     for _ in range(num_epochs):
         learner.train_epoch()
-    return learner, site_filters(learner, find_sites(learner.network, (3, 8, 8), "network"))
+    return learner, site_filters(learner, find_sites(learner.network, (3, 8, 8), "network", "conv_bn"))
 
 
 def entries(learner: Learner) -> dict[str, Tensor]:
@@ -55,23 +55,20 @@ def names(site: int, *, statistics: bool) -> list[str]:
 
 def test_site_filters_are_in_module_order() -> None:
     _, filters = trained()
-    assert [(site.site.conv, site.site.norm, site.num_filters) for site in filters] == [("0", "1", 6), ("3", "4", 8)]
-    assert [sorted(site.parameters) for site in filters] == [
+    assert [(site.site.layer, site.site.norm, site.num_filters) for site in filters] == [("0", "1", 6), ("3", "4", 8)]
+    assert [sorted(part.tensor for part in site.dropped_parts) for site in filters] == [
         ["0.bias", "0.weight", "1.bias", "1.weight"],
         ["3.weight", "4.bias", "4.weight"],
     ]
-    assert filters[1].bias is None
+    assert filters[1].entry("bias") is None
 
 
 def test_tensors_are_views_with_one_entry_per_filter() -> None:
     learner, filters = trained()
     state = learner.network.state_dict()
     for index, site in enumerate(filters):
-        views = {f"{site.site.conv}.weight": site.weight, f"{site.site.conv}.bias": site.bias}
-        views |= {
-            f"{site.site.norm}.{key}": tensor
-            for key, tensor in zip(BATCHNORM, (site.scale, site.shift, site.mean, site.variance), strict=True)
-        }
+        views = {f"{site.site.layer}.weight": site.weight, f"{site.site.layer}.bias": site.entry("bias")}
+        views |= {f"{site.site.norm}.{key}": site.entry(role) for key, role in BATCHNORM.items()}
         for name, tensor in views.items():
             if tensor is not None:
                 assert len(tensor) == site.num_filters
@@ -168,7 +165,7 @@ def test_sites_without_dropped_filters_are_not_masked() -> None:
         site.drop_(SOME)
     mask_dropped(learner, filters, [SOME, SOME[:0]])
     learner.train_epoch()
-    first, second = (site.shift for site in filters)
+    first, second = (site.entry("shift") for site in filters)
     assert first is not None
     assert second is not None
     assert not first[SOME].any()
@@ -177,9 +174,10 @@ def test_sites_without_dropped_filters_are_not_masked() -> None:
 
 def test_residual_network_has_filters_with_batchnorm_at_every_site() -> None:
     learner = make_learner(seeded_network("resnet8"))
-    filters = site_filters(learner, find_sites(learner.network, (3, 8, 8), "resnet8"))
+    filters = site_filters(learner, find_sites(learner.network, (3, 8, 8), "resnet8", "conv_bn"))
     assert sum(site.num_filters for site in filters) == 16 * 3 + 32 * 2 + 64 * 2
-    assert all(site.scale is not None and len(site.scale) == site.num_filters for site in filters)
+    scales = [site.entry("scale") for site in filters]
+    assert [0 if scale is None else len(scale) for scale in scales] == [site.num_filters for site in filters]
 
 
 def test_masked_weights_stay_zero_without_a_scale() -> None:
@@ -190,7 +188,7 @@ def test_masked_weights_stay_zero_without_a_scale() -> None:
             nn.Conv2d(3, 8, 3, bias=False), norm, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
         )
     )
-    filters = site_filters(learner, find_sites(learner.network, (3, 32, 32), "unscaled"))
+    filters = site_filters(learner, find_sites(learner.network, (3, 32, 32), "unscaled", "conv_bn"))
     filters[0].drop_(SOME)
     mask_dropped(learner, filters, [SOME])
     learner.train_epoch()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from network_makers import seeded_network, trained_looking
 from safetensors.torch import load, save
+from site_networks import site_network
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
@@ -19,9 +20,9 @@ from graftpop.models.densenet import DenseNet
 from graftpop.models.narrowing import narrow_
 from graftpop.models.resnext import ResNeXt
 from graftpop.models.wide_resnet import WideResNet
+from graftpop.sites import Site, find_sites
 from graftpop.training.flat_state import FlatState
 from graftpop.training.removal import check_removable, dropped_filters, remove_dropped
-from graftpop.training.sites import Site, find_sites
 
 pytest.importorskip("torch_pruning", reason="needs torch-pruning, which cuts the filters out")
 
@@ -41,10 +42,10 @@ def drop_thirds_(network: nn.Module, sites: list[Site], everywhere_the_same: boo
     generator = torch.Generator().manual_seed(0)
     dropped = {}
     for site in sites:
-        width = len(network.get_parameter(f"{site.conv}.weight"))
+        width = len(network.get_parameter(f"{site.layer}.weight"))
         third = range(0, width, 3) if everywhere_the_same else torch.randperm(width, generator=generator)[: width // 3]
-        dropped[site.conv] = sorted(int(index) for index in third)
-        drop_(network, site.conv, site.norm, dropped[site.conv])
+        dropped[site.layer] = sorted(int(index) for index in third)
+        drop_(network, site.layer, site.norm or "", dropped[site.layer])
     return dropped
 
 
@@ -66,7 +67,7 @@ def outputs(network: nn.Module, shape: Shape = SMALL) -> Tensor:
 
 def remove_and_compare(network: nn.Module, shape: Shape = SMALL) -> tuple[nn.Module, int]:
     """Remove the dropped filters, and assert that the outputs are the same."""
-    small, num_removed = remove_dropped(network, find_sites(network, shape, "network"), shape, "network")
+    small, num_removed = remove_dropped(network, find_sites(network, shape, "network", "conv_bn"), shape, "network")
     expected = outputs(network, shape)
     torch.testing.assert_close(outputs(small, shape), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
     return small, num_removed
@@ -102,17 +103,17 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[dict[str, list[int]
 def test_all_removable_filters_are_removed(name: str, everywhere_the_same: bool) -> None:
     make, removable = NETWORKS[name]
     network = make()
-    dropped = drop_thirds_(network, find_sites(network, CIFAR, name), everywhere_the_same)
+    dropped = drop_thirds_(network, find_sites(network, CIFAR, name, "conv_bn"), everywhere_the_same)
     _, num_removed = remove_and_compare(network, CIFAR)
     assert num_removed == removable(dropped) > 0
 
 
 def test_mobilenet_loses_filters_and_depthwise_inputs() -> None:
     network = trained_looking("mobilenetv2", 0)
-    dropped = drop_thirds_(network, find_sites(network, CIFAR, "mobilenetv2"), everywhere_the_same=True)
+    dropped = drop_thirds_(network, find_sites(network, CIFAR, "mobilenetv2", "conv_bn"), everywhere_the_same=True)
     assert remove_and_compare(network, CIFAR)[1] == all_filters(dropped)
     network = trained_looking("mobilenetv2", 0)
-    dropped = drop_thirds_(network, find_sites(network, CIFAR, "mobilenetv2"), everywhere_the_same=False)
+    dropped = drop_thirds_(network, find_sites(network, CIFAR, "mobilenetv2", "conv_bn"), everywhere_the_same=False)
     in_pairs = sum(
         2 * len(indices) for conv, indices in dropped.items() if conv.startswith("layers.") and conv.endswith(".conv2")
     )
@@ -122,13 +123,13 @@ def test_mobilenet_loses_filters_and_depthwise_inputs() -> None:
 @pytest.mark.parametrize(("everywhere_the_same", "share"), [(False, 0.4), (True, 1.0)])
 def test_torchvision_resnet_loses_completely_dropped_sums(everywhere_the_same: bool, share: float) -> None:
     network = trained_looking("torchvision:resnet18", 0)
-    dropped = drop_thirds_(network, find_sites(network, CIFAR, "resnet18"), everywhere_the_same)
+    dropped = drop_thirds_(network, find_sites(network, CIFAR, "resnet18", "conv_bn"), everywhere_the_same)
     assert share * all_filters(dropped) <= remove_and_compare(network, CIFAR)[1] <= all_filters(dropped)
 
 
 def test_resnext_keeps_channels_of_grouped_convolutions() -> None:
     network = ResNeXt(1, 4, 8, 10)
-    drop_thirds_(network, find_sites(network, CIFAR, "resnext"), everywhere_the_same=True)
+    drop_thirds_(network, find_sites(network, CIFAR, "resnext", "conv_bn"), everywhere_the_same=True)
     small, num_removed = remove_and_compare(network, CIFAR)
     assert num_removed > 0
     for block in (f"layers.{index}" for index in range(3)):
@@ -203,9 +204,10 @@ def test_filter_with_any_nonzero_parameter_is_not_dropped(remains: str) -> None:
     network = nn.Sequential()
     network.add_module("conv", nn.Conv2d(3, 4, 3))
     network.add_module("norm", nn.BatchNorm2d(4))
+    network.add_module("classifier", nn.Sequential(nn.Flatten(), nn.Linear(144, 2)))
     with_random_entries(network)
     drop_(network, "conv", "norm", [0, 2])
-    sites = [Site("conv", "norm")]
+    sites = find_sites(network, SMALL, "network", "conv_bn")
     assert dropped_filters(network, sites) == {"conv": [0, 2]}
     network.get_parameter(remains).detach()[2] = 1e-30
     assert dropped_filters(network, sites) == {"conv": [0]}
@@ -215,7 +217,7 @@ def test_site_without_batchnorm_scale_and_shift_drops_nothing() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(144, 2))
     with_random_entries(network)
     drop_(network, "0", "1", [1])
-    assert dropped_filters(network, [Site("0", "1")]) == {"0": []}
+    assert dropped_filters(network, find_sites(network, SMALL, "network", "conv_bn")) == {"0": []}
     assert remove_and_compare(network)[1] == 0
 
 
@@ -335,7 +337,7 @@ def test_layer_keeps_one_filter_and_network_its_logits() -> None:
 
 def test_removal_leaves_the_given_network_unchanged() -> None:
     network = trained_looking("resnet8", 0).train()
-    sites = find_sites(network, CIFAR, "resnet8")
+    sites = find_sites(network, CIFAR, "resnet8", "conv_bn")
     drop_thirds_(network, sites, everywhere_the_same=True)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     generator = torch.random.get_rng_state()
@@ -362,7 +364,7 @@ def test_network_without_dropped_filters_loses_nothing() -> None:
 def test_smaller_network_is_restored_from_its_file(name: str) -> None:
     network = trained_looking(name, 0)
     FlatState(network)  # as in a learner
-    drop_thirds_(network, find_sites(network, CIFAR, name), everywhere_the_same=False)
+    drop_thirds_(network, find_sites(network, CIFAR, name, "conv_bn"), everywhere_the_same=False)
     small, num_removed = remove_and_compare(network, CIFAR)
     assert num_removed > 0
     stored = load(save({key: tensor.contiguous() for key, tensor in small.state_dict().items()}))
@@ -387,8 +389,8 @@ def test_narrowing_keeps_full_widths_and_wider_states_are_refused() -> None:
 @pytest.mark.parametrize("name", ["resnet20_leaky", "mobilenetv2", "torchvision:resnet18"])
 def test_traceable_networks_are_found_removable(name: str) -> None:
     network = seeded_network(name)
-    check_removable(network, find_sites(network, CIFAR, name), CIFAR, name)
-    assert dropped_filters(network, find_sites(network, CIFAR, name)).keys()
+    check_removable(network, find_sites(network, CIFAR, name, "conv_bn"), CIFAR, name)
+    assert dropped_filters(network, find_sites(network, CIFAR, name, "conv_bn")).keys()
 
 
 class ScaledByChannels(nn.Sequential):
@@ -407,7 +409,7 @@ class ScaledByChannels(nn.Sequential):
 @pytest.mark.parametrize("slope", [1.0, 1e-3])
 def test_changed_outputs_are_refused_before_any_training(slope: float) -> None:
     network = ScaledByChannels(lambda num_channels: 1.0 + slope * num_channels)
-    sites = find_sites(network, SMALL, "counting")
+    sites = find_sites(network, SMALL, "counting", "conv_bn")
     with pytest.raises(
         ModelError,
         match=r"^attenuation\.remove: [^\n]+ 'counting': [^\n]+ outputs [^\n]+; [^\n]+ attenuation\.remove: false$",
@@ -417,7 +419,7 @@ def test_changed_outputs_are_refused_before_any_training(slope: float) -> None:
 
 def test_untraceable_network_is_refused_in_one_line() -> None:
     network = seeded_network("torchvision:shufflenet_v2_x0_5")
-    sites = find_sites(network, CIFAR, "shufflenet")
+    sites = find_sites(network, CIFAR, "shufflenet", "conv_bn")
     with pytest.raises(
         ModelError, match=r"^attenuation\.remove: [^\n]+ 'shufflenet': [^\n]+; [^\n]+ attenuation\.remove: false$"
     ):
@@ -430,13 +432,13 @@ def test_missing_torch_pruning_is_refused_with_its_package(monkeypatch: pytest.M
     with pytest.raises(
         ModelError, match=r"^attenuation\.remove: [^\n]+ torch-pruning[^\n]+ graftpop\[pruning\], [^\n]+$"
     ):
-        check_removable(network, find_sites(network, CIFAR, "resnet8"), CIFAR, "resnet8")
+        check_removable(network, find_sites(network, CIFAR, "resnet8", "conv_bn"), CIFAR, "resnet8")
 
 
 def test_filters_of_a_diverged_network_are_removed() -> None:
     network = ScaledByChannels(lambda num_channels: math.nan)
     drop_(network, "0", "1", [1, 2])
-    _, num_removed = remove_dropped(network, find_sites(network, SMALL, "diverged"), SMALL, "diverged")
+    _, num_removed = remove_dropped(network, find_sites(network, SMALL, "diverged", "conv_bn"), SMALL, "diverged")
     assert num_removed == 2
 
 
@@ -446,5 +448,34 @@ def test_outputs_are_compared_in_evaluation_mode() -> None:
         nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Dropout(0.5), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.Flatten()
     )
     drop_(network, "0", "1", [1, 2])
-    _, num_removed = remove_dropped(network, find_sites(network, SMALL, "dropout"), SMALL, "dropout")
+    _, num_removed = remove_dropped(network, find_sites(network, SMALL, "dropout", "conv_bn"), SMALL, "dropout")
     assert num_removed == 2
+
+
+def test_rows_of_linear_layers_are_removed_and_counted_but_no_class() -> None:
+    network = with_random_entries(
+        nn.Sequential(
+            nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 10)
+        )
+    )
+    drop_(network, "1", "2", [1, 4, 5])
+    for layer, rows in (("4", [0, 3]), ("6", [2])):
+        for parameter in network.get_submodule(layer).parameters():
+            parameter.detach()[rows] = 0.0
+    small, num_removed = remove_dropped(network, find_sites(network, SMALL, "network", "all"), SMALL, "network")
+    assert num_removed == 5
+    assert [len(small.get_parameter(f"{layer}.weight")) for layer in ("1", "4", "6")] == [5, 4, 10]
+    torch.testing.assert_close(outputs(small), outputs(network))
+
+
+@pytest.mark.parametrize("name", ["TwoDimensions", "Vit", "ConvNext", "Transposed", "Parametrized", "Perceptron"])
+def test_networks_of_every_kind_of_site_are_found_removable(name: str) -> None:
+    network = site_network(name)
+    check_removable(network, find_sites(network, SMALL, name, "all"), SMALL, name)
+
+
+def test_circle_of_channels_is_refused_instead_of_followed_without_end() -> None:
+    """torch-pruning does not end on overlapping parts of an attention's output."""
+    network = site_network("TorchAttention")
+    with pytest.raises(ModelError, match=r"^attenuation\.remove: [^\n]+ 'circle': [^\n]+; [^\n]+: false$"):
+        check_removable(network, find_sites(network, SMALL, "circle", "all"), SMALL, "circle")

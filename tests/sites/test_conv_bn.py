@@ -6,12 +6,13 @@ from network_makers import seeded_network
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
-from graftpop.training.sites import find_sites
+from graftpop.sites import find_sites
 
 
 def pairs(network: nn.Module, channels: int = 3, height: int = 8, width: int = 8) -> list[tuple[str, str]]:
-    sites = find_sites(network, (channels, height, width), "network")
-    return [(site.conv, site.norm) for site in sites]
+    sites = find_sites(network, (channels, height, width), "network", "conv_bn")
+    assert all(site.is_conv_bn and site.name == site.layer for site in sites)
+    return [(site.layer, site.norm or "") for site in sites]
 
 
 class Misleading(nn.Module):
@@ -58,6 +59,14 @@ def test_batchnorm_after_another_module_is_no_site(between: nn.Module) -> None:
     sites = pairs(network)
     assert sites[0] == ("0", "1")
     assert ("2", "4") not in sites
+
+
+def test_batchnorm_after_two_other_modules_is_no_site() -> None:
+    """The output of the second may have the address of the convolution's, which nothing else refers to any more."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.MaxPool2d(1), nn.BatchNorm2d(4)
+    )
+    assert pairs(network) == [("0", "1")]
 
 
 class PreActivation(nn.Module):
@@ -168,7 +177,7 @@ def test_find_sites_leaves_the_network_unchanged() -> None:
 )
 def test_network_without_a_site_is_refused(network: nn.Module) -> None:
     with pytest.raises(ModelError, match=r"^model\.name: 'plain' has no site, [^\n]+BatchNorm[^\n]*$"):
-        find_sites(network, (3, 8, 8), "plain")
+        find_sites(network, (3, 8, 8), "plain", "conv_bn")
 
 
 @pytest.mark.parametrize(("name", "side"), [("vgg16", 8), ("torchvision:alexnet", 32), ("torchvision:vit_b_16", 32)])
@@ -176,7 +185,7 @@ def test_unsuitable_images_are_refused_with_their_shape(name: str, side: int) ->
     with torch.device("meta"):
         network = seeded_network(name)
     with pytest.raises(ModelError, match=rf"^model\.name: '{name}' [^\n]+ \(3, {side}, {side}\): \S[^\n]+; [^\n]+$"):
-        find_sites(network, (3, side, side), name)
+        find_sites(network, (3, side, side), name, "conv_bn")
 
 
 def test_error_without_a_message_is_reported_by_its_type() -> None:
@@ -185,4 +194,4 @@ def test_error_without_a_message_is_reported_by_its_type() -> None:
             raise AssertionError
 
     with pytest.raises(ModelError, match=r"^model\.name: 'silent' [^\n]+ \(3, 8, 8\): AssertionError; [^\n]+$"):
-        find_sites(Silent(), (3, 8, 8), "silent")
+        find_sites(Silent(), (3, 8, 8), "silent", "conv_bn")

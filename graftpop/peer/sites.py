@@ -1,0 +1,46 @@
+"""The sites that a population's methods act on."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from graftpop.errors import ModelError
+from graftpop.settings import Settings
+from graftpop.sites import Site, find_sites
+
+__all__ = ["rankable", "sites_of"]
+
+
+def sites_of(settings: Settings, network: nn.Module, image_shape: tuple[int, int, int]) -> list[Site]:
+    """Return the sites of a network, as `graft.sites` chooses them, in module order.
+
+    Args:
+        settings: the population's settings.
+        network: the network; not changed.
+        image_shape: (C, H, W) of its images.
+
+    Raises:
+        ModelError: the network cannot take such images, or lacks the sites that a method needs.
+    """
+    name = settings.model.name
+    sites = find_sites(network, image_shape, name, settings.sites, settings.method_on_sites)
+    method = settings.method_on_filters
+    if method is not None:
+        where = f"model.name: '{name}'"
+        ranked = rankable(sites)
+        if parametrized := next((site for site in ranked if not site.is_plain), None):
+            raise ModelError(
+                f"{where} must have plain weights for {method}, got a parametrized weight in '{parametrized.layer}'; "
+                f"remove the parametrization, or remove {method}"
+            )
+        if not ranked:
+            raise ModelError(
+                f"{where} must have filters for {method}, units of a convolution, a Linear layer or attention before "
+                f"the output layer, got {', '.join(site.name for site in sites)}; remove {method}"
+            )
+    return sites
+
+
+def rankable(sites: Sequence[Site]) -> list[Site]:
+    """Return the sites whose units compute features: not those of the output layer, nor tables such as embeddings."""
+    return [site for site in sites if site.kind != "table" and not site.is_output]

@@ -1,0 +1,59 @@
+"""Exchanges within a round: after every n optimizer steps, at the same step of every peer."""
+
+import random
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from graftpop.exchange.donors import donors_among
+from graftpop.exchange.rule import ExchangeRule
+from graftpop.settings import Settings
+from graftpop.training.snapshot import Snapshot
+
+__all__ = ["StepExchange"]
+
+NONE, NO_INTEGERS = np.empty(0), np.empty(0, np.int64)
+
+
+class StepExchange:
+    """Applies a peer's exchange rule to the weights of all peers, gathered after an optimizer step.
+
+    Args:
+        rule: the peer's rule.
+        settings: the population's settings.
+        peer: index of the peer.
+
+    Attributes:
+        every: optimizer steps from one exchange to the next.
+        figures: mean of the rule's figures over the exchanges since `restart`, by name.
+    """
+
+    def __init__(self, rule: ExchangeRule, settings: Settings, peer: int) -> None:
+        self.every = int(settings.population.exchange_every)
+        self._rule, self._settings, self._peer = rule, settings, peer
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the figures of earlier exchanges."""
+        self._sums: dict[str, float] = {}
+        self._num_exchanges = 0
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Mean figures of the exchanges since `restart`."""
+        return {name: total / self._num_exchanges for name, total in self._sums.items()}
+
+    def __call__(self, weights_KN: Tensor, step: int) -> None:
+        """Exchange, given the flat weights of all K peers, (K, N), after an optimizer step, counted from 1."""
+        peers = range(len(weights_KN))
+        rng = random.Random(f"{self._settings.seed}/donors/step {step}")
+        donors = donors_among(peers, self._settings.topology, 0, rng).get(self._peer, ())
+        if not donors:
+            return
+        snapshots = [
+            Snapshot(donor, weights_KN[donor].cpu().numpy(), NO_INTEGERS, NONE, NO_INTEGERS) for donor in donors
+        ]
+        self._num_exchanges += 1
+        for name, value in (self._rule.receive(snapshots) or {}).items():
+            self._sums[name] = self._sums.get(name, 0.0) + value

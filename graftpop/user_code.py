@@ -1,0 +1,43 @@
+"""User code named in a space, `python:MODULE.NAME`: imported only when the user names it."""
+
+import importlib
+import os
+import sys
+from typing import Any, Final
+
+from graftpop.errors import GraftpopError, describe_exception
+
+__all__ = ["PYTHON", "import_user_code", "name_of"]
+
+PYTHON: Final = "python:"
+"""Prefix of the name of user code: `python:MODULE.NAME`."""
+
+
+def import_user_code(name: str, where: str, error: type[GraftpopError]) -> Any:
+    """Import a module, from the working directory too, and return its attribute.
+
+    Args:
+        name: `python:MODULE.NAME`.
+        where: key where the name was given, for messages.
+        error: class of the error to raise.
+
+    Raises:
+        GraftpopError: of class `error`; the module cannot be imported, or lacks the attribute.
+    """
+    module, _, attribute = name.removeprefix(PYTHON).rpartition(".")
+    if os.getcwd() not in sys.path:  # `python -m` adds it, the `graftpop` script does not
+        sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), attribute) if module else None
+    except (ImportError, AttributeError) as reason:
+        raise error(
+            f"{where}: '{name}' cannot be imported: {reason}; start the command in the folder of {module}, "
+            f"or install it on every node"
+        ) from reason
+    except Exception as reason:  # user code may raise anything
+        raise error(f"{where}: '{name}' cannot be imported: {describe_exception(reason)}; fix {module}") from reason
+
+
+def name_of(part: object) -> str:
+    """Return `python:MODULE.NAME` of a class or function; it need not be importable by that name."""
+    return f"{PYTHON}{getattr(part, '__module__', 'user')}.{getattr(part, '__qualname__', type(part).__qualname__)}"
