@@ -1,4 +1,4 @@
-"""`python -m graftpop.inspect CHECKPOINT...`: print figures of the filters of networks, per layer and in total."""
+"""`python -m graftpop.inspect CHECKPOINT...`: print figures of the weights of networks, per layer and in total."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ __all__ = ["InspectCommand", "inspect"]
 THRESHOLDS = [0.1, 0.01]
 """Both thresholds of the papers."""
 
-SIDE_BY_SIDE = 2
+CONVOLUTIONS_ONLY = {"auto": None, "conv": True, "all": False}
 
 
 class InspectCommand(TyperCommand):
@@ -50,22 +50,37 @@ def inspect(
         ),
     ],
     threshold: Annotated[
-        list[float], typer.Option(metavar="L1...", min=0.0, help="L1 norms below which a filter is invalid.")
+        list[float],
+        typer.Option(metavar="L1...", min=0.0, help="L1 norms below which a unit, such as a filter, is invalid."),
     ] = THRESHOLDS,
+    sites: Annotated[
+        str,
+        typer.Option(
+            metavar="SITES",
+            help="Weights to count: conv (convolutions), all (every weight with two axes), or auto (conv if they hold "
+            "at least 90 % of the parameters of each network, otherwise all).",
+        ),
+    ] = "auto",
 ) -> None:
-    """Print invalid filters, entropies and norms per layer, side by side for two networks; only totals for more."""
+    """Print invalid units, entropies and norms per layer, side by side for two networks; only totals for more."""
     from rich.console import Console
 
-    from graftpop.cli.weight_tables import layers_table, network_figures, totals_table
+    from graftpop.cli.weight_tables import network_figures, print_tables
+    from graftpop.errors import GraftpopError, choose
     from graftpop.models.weight_file import read_any_weights
+    from graftpop.sites.by_name import convolutions_suffice
 
-    networks = [network_figures(str(path), read_any_weights(path), threshold) for path in checkpoints]
+    only = choose(CONVOLUTIONS_ONLY, sites, "--sites", GraftpopError)
+    if only is None and len(checkpoints) > 1:
+        # read before the figures, not with them, so that one network is in memory at a time
+        only = all(convolutions_suffice(read_any_weights(path)) for path in checkpoints)
+    networks = [
+        network_figures(str(path), read_any_weights(path), threshold, convolutions_only=only) for path in checkpoints
+    ]
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 200  # rich assumes 80 columns for a file or pipe, which cuts the tables
-    if len(networks) <= SIDE_BY_SIDE:
-        console.print(layers_table(networks, threshold), "")
-    console.print(totals_table(networks, threshold))
+    print_tables(console, networks, threshold)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,20 @@
 """`graftpop.graft`: grafting of two state dicts, without modules or a population.
 
 The order of the entries shows which tensors belong together. A population runs the network instead
-(`training/sites.py`), which a state dict does not permit.
+(`sites/find.py`), which a state dict does not permit.
 """
 
 from collections.abc import Mapping
-from typing import Final
 
-import torch
 from torch import Tensor
 
 from graftpop.errors import ModelError
 from graftpop.ops.alpha import adaptive_alpha
 from graftpop.ops.entropy import layer_entropies
 from graftpop.ops.graft import blend
+from graftpop.sites.by_name import FLOATS, convolutions_of, convolutions_suffice, weights_of
 
-__all__ = ["convolutions_of", "graft_state_dicts"]
-
-FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def convolutions_of(state: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the weights of two-dimensional convolutions, in order.
-
-    These are all floating-point entries `weight` with four dimensions. A state dict shows nothing more: the weight of a
-    one-dimensional convolution looks like other tensors.
-
-    Args:
-        state: a state dict.
-    """
-    return [
-        name
-        for name, tensor in state.items()
-        if name.rpartition(".")[2] == "weight" and tensor.dim() == 4 and tensor.dtype in FLOATS and tensor.numel()
-    ]
+__all__ = ["graft_state_dicts"]
 
 
 def graft_state_dicts(
@@ -41,15 +22,27 @@ def graft_state_dicts(
 ) -> dict[str, Tensor]:
     """Return the receiver's state dict grafted with the donor's state dict, layer by layer; neither is changed.
 
-        alpha  = A / pi * atan(c * (H_receiver - H_donor)) + 1/2        of each convolution
+        alpha  = A / pi * atan(c * (H_receiver - H_donor)) + 1/2        of each site
         result = alpha * receiver + (1 - alpha) * donor
 
-    H is the entropy of a convolution's weights in 10 bins, in nats. The *order* of the entries gives the sites. A
-    convolution is a `weight` with four dimensions. The entries after it, up to the next convolution, take its alpha:
-    bias, BatchNorm, and at the end the classifier. Populations find sites by *running* the network instead. Both agree
-    if each convolution precedes the BatchNorm that consumes its output, as in ResNet, MobileNetV2 and VGG. They differ
-    for BatchNorm before the convolution (WideResNet, DenseNet) and for convolutions without one: here each has its own
-    alpha, while in a population it takes the alpha of the site before it.
+    H is the entropy of a site's weights in 10 bins, in nats. Names and shapes give the sites. They are the
+    convolutions, each a `weight` with four dimensions, if these hold at least 90 % of the parameters. Otherwise they
+    are all floating-point tensors with at least two axes longer than one: Linear layers, embeddings, query, key and
+    value as one matrix, convolutions of every kind. Floating-point tensors count as parameters, except the running
+    statistics of normalization.
+
+    The *order* of the entries shows which belong to a site: those after it, up to the next site, take its alpha, such
+    as bias and normalization. Entries before the first site take the first alpha.
+
+    Populations *run* the network instead. Both agree if each convolution precedes the BatchNorm that consumes its
+    output, as in ResNet, MobileNetV2 and VGG in their CIFAR forms. They differ where
+
+    - normalization precedes its layer (WideResNet, DenseNet), or a bias its weight (torch's parametrizations): here
+      such an entry follows the site before it;
+    - convolutions have no BatchNorm: here they are sites, and a classifier that holds less than 10 % of the parameters
+      follows the last one. A population with `graft.sites: auto` leaves them out, or makes the classifier a site too;
+    - one matrix holds query, key and value: here it has one alpha;
+    - a floating-point buffer has two axes: here it is a site.
 
     Args:
         receiver: a network's `state_dict()`.
@@ -62,7 +55,7 @@ def graft_state_dicts(
 
     Raises:
         ModelError: the two differ in a name, shape, dtype or device; the entries are not in the network's order; a
-            convolution is not finite; or there is none.
+            site is not finite; or there is none.
         ValueError: A or c is outside its range.
 
     References:
@@ -70,20 +63,19 @@ def graft_state_dicts(
     """
     _check_alike(receiver, donor)
     _check_order(receiver)
-    convolutions = convolutions_of(receiver)
-    if not convolutions:
+    sites = convolutions_of(receiver) if convolutions_suffice(receiver) else weights_of(receiver)
+    if not sites:
         raise ModelError(
-            "graft: the state dicts must hold a convolution, a weight with four dimensions, got none; "
-            "give network.state_dict() of a convolutional network"
+            "graft: the state dicts must hold a weight, a floating-point tensor with two axes longer than one, got "
+            "none; give network.state_dict() of a network with layers"
         )
-    alpha = adaptive_alpha(
-        _entropies("receiver", receiver, convolutions), _entropies("donor", donor, convolutions), A=A, c=c
-    )
-    grafted, site = {}, 0  # entries before the first convolution follow it
+    alphas = adaptive_alpha(_entropies("receiver", receiver, sites), _entropies("donor", donor, sites), A=A, c=c)
+    alpha_of = dict(zip(sites, alphas, strict=True))
+    grafted, alpha = {}, alphas[0]  # entries before the first site follow it
     for name, own in receiver.items():
-        site = convolutions.index(name) if name in convolutions else site
+        alpha = alpha_of.get(name, alpha)
         is_blended = own.dtype in FLOATS
-        grafted[name] = blend(own.detach(), donor[name].detach(), alpha[site]) if is_blended else own.detach().clone()
+        grafted[name] = blend(own.detach(), donor[name].detach(), alpha) if is_blended else own.detach().clone()
     return grafted
 
 

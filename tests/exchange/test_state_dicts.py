@@ -4,17 +4,19 @@ from typing import Any
 
 import pytest
 import torch
+from graft_makers import conv_bn_sites, make_grafting, snapshot_of
 from network_makers import copied, same_bits, trained_looking
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 import graftpop
 from graftpop.errors import ModelError
-from graftpop.exchange.grafting import Grafting
-from graftpop.exchange.state_dicts import convolutions_of
-from graftpop.settings import GraftSettings
+from graftpop.ops.alpha import adaptive_alpha
+from graftpop.ops.entropy import entropy
+from graftpop.ops.graft import blend
+from graftpop.sites import find_sites
+from graftpop.sites.by_name import convolutions_of, weights_of
 from graftpop.training.flat_state import FlatState
-from graftpop.training.sites import find_sites
 
 # WideResNet and DenseNet have their BatchNorm before the convolution
 CONVOLUTION_FIRST = (
@@ -35,11 +37,8 @@ def pair(name: str) -> tuple[nn.Module, nn.Module]:
 
 def as_in_a_population(receiver: nn.Module, donor: nn.Module, side: int, A: float, c: float) -> dict[str, Tensor]:
     """Graft the donor into the receiver as a peer does, and return the receiver's state."""
-    sites = find_sites(receiver, (3, side, side), "net")
-    settings = GraftSettings(A=A, c=c)
-    own, theirs = (Grafting(FlatState(network), sites, settings) for network in (receiver, donor))
-    snapshot = theirs.publish(1, theirs.entropies(), torch.empty(0, dtype=torch.int64))
-    own.graft_(own.alpha(own.entropies(), snapshot), snapshot)
+    sites = conv_bn_sites(receiver, side)
+    make_grafting(FlatState(receiver), sites, A=A, c=c).receive([snapshot_of(FlatState(donor), sites)])
     return dict(receiver.state_dict())
 
 
@@ -59,12 +58,91 @@ def test_state_dict_graft_equals_a_populations_exchange(name: str) -> None:
 def test_population_finds_fewer_sites_in_preactivation_networks(name: str) -> None:
     receiver, donor = pair(name)
     convolutions = convolutions_of(receiver.state_dict())
-    sites = [f"{site.conv}.weight" for site in find_sites(receiver, (3, 32, 32), name)]
+    sites = [f"{site.layer}.weight" for site in find_sites(receiver, (3, 32, 32), name, "conv_bn")]
     assert set(sites) < set(convolutions)
     assert all(
         torch.isfinite(tensor.float()).all()
         for tensor in graftpop.graft(receiver.state_dict(), donor.state_dict()).values()
     )
+
+
+def by_last_site(
+    receiver: dict[str, Tensor], donor: dict[str, Tensor], sites: list[str], A: float, c: float
+) -> dict[str, Tensor]:
+    """Return the graft of state dicts with given sites, entry by entry."""
+    alphas = {name: adaptive_alpha(entropy(receiver[name]), entropy(donor[name]), A=A, c=c) for name in sites}
+    grafted, alpha = {}, alphas[sites[0]]
+    for name, own in receiver.items():
+        alpha = alphas.get(name, alpha)
+        grafted[name] = blend(own, donor[name], alpha) if own.is_floating_point() else own
+    return grafted
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet20_leaky", "mobilenetv2", "vgg16"])
+def test_cifar_networks_have_their_convolutions_grafted_alone(name: str) -> None:
+    """To the bit as before other weights could be sites, so that results of earlier versions can be repeated."""
+    receiver, donor = (network.state_dict() for network in pair(name))
+    convolutions = [name for name, tensor in receiver.items() if name.endswith(".weight") and tensor.dim() == 4]
+    grafted = graftpop.graft(receiver, donor, A=0.4, c=50.0)
+    assert same_bits(grafted, by_last_site(receiver, donor, convolutions, A=0.4, c=50.0))
+
+
+class Transformer(nn.Module):
+    """Tensors of many kinds; no forward pass."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.token = nn.Parameter(torch.rand(1, 1, 8))
+            self.positions = nn.Parameter(torch.rand(1, 5, 8))
+            self.patches = nn.Conv2d(3, 8, 4)
+            self.words = nn.Embedding(20, 8)
+            self.mix = nn.TransformerEncoderLayer(8, 2, 16)
+            self.scale = nn.Conv2d(8, 8, 1, groups=8)
+            self.up, self.over_time, self.video = nn.ConvTranspose2d(8, 4, 2), nn.Conv1d(8, 6, 3), nn.Conv3d(2, 4, 3)
+            self.gain = nn.Parameter(torch.rand(8, 1, 1))
+            self.head = nn.Linear(8, 10)
+        self.register_buffer("places", torch.arange(10).view(2, 5))
+
+
+def test_network_of_few_convolutions_has_all_its_weights_grafted() -> None:
+    receiver, donor = Transformer(1).state_dict(), Transformer(2).state_dict()
+    sites = [
+        "positions",
+        "patches.weight",
+        "words.weight",
+        "mix.self_attn.in_proj_weight",
+        "mix.self_attn.out_proj.weight",
+        "mix.linear1.weight",
+        "mix.linear2.weight",
+        "scale.weight",
+        "up.weight",
+        "over_time.weight",
+        "video.weight",
+        "head.weight",
+    ]
+    assert weights_of(receiver) == sites
+    grafted = graftpop.graft(receiver, donor, A=1.0, c=5.0)
+    assert same_bits(grafted, by_last_site(receiver, donor, sites, A=1.0, c=5.0))
+    Transformer(3).load_state_dict(grafted)
+
+
+@pytest.mark.parametrize(("num_rows", "are_sites"), [(10, False), (11, True)])
+def test_convolutions_are_the_only_sites_from_90_percent_on(num_rows: int, are_sites: bool) -> None:
+    """The convolution has 900 weights, and a Linear layer of 10 rows has 100; running statistics do not count."""
+    receiver, donor = (
+        {
+            "0.weight": torch.linspace(0, 1, 900).pow(power).view(9, 100, 1, 1),
+            "1.running_mean": torch.rand(9),
+            "1.running_var": torch.rand(9),
+            "2.weight": torch.linspace(0, 1, 10 * num_rows).pow(3 - power).view(num_rows, 10),
+        }
+        for power in (1, 2)
+    )
+    grafted = graftpop.graft(receiver, donor, A=1.0, c=1e9)
+    assert torch.allclose(grafted["0.weight"], receiver["0.weight"])
+    assert torch.allclose(grafted["2.weight"], (donor if are_sites else receiver)["2.weight"])
 
 
 def test_arguments_are_unchanged_and_the_result_loads() -> None:
@@ -90,13 +168,13 @@ def test_A_of_0_gives_the_mean() -> None:
 
 
 def test_other_entries_take_the_alpha_of_their_convolution() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 2))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 2))
     receiver = {name: torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}
     donor = {name: torch.ones_like(tensor) for name, tensor in network.state_dict().items()}
     # the first layer has the higher entropy in the receiver, the second in the donor
     receiver["0.weight"], donor["2.weight"] = (
         torch.linspace(0, 1, 108).view(4, 3, 3, 3),
-        torch.linspace(0, 1, 16).view(4, 4, 1, 1),
+        torch.linspace(0, 1, 144).view(4, 4, 3, 3),
     )
     grafted = graftpop.graft(receiver, donor, A=1.0, c=1e9)
     kept = {name: float(tensor.double().mean()) for name, tensor in grafted.items() if tensor.dim() < 4}
@@ -160,9 +238,9 @@ def test_entries_sorted_by_name_are_refused() -> None:
         graftpop.graft(receiver, donor)
 
 
-def test_state_dict_without_a_convolution_is_refused() -> None:
-    state = nn.Linear(4, 2).state_dict()
-    with pytest.raises(ModelError, match=r"convolution.*got none"):
+def test_state_dict_without_a_weight_is_refused() -> None:
+    state = {**nn.LayerNorm(4).state_dict(), "places": torch.ones(2, 2).long(), "token": torch.ones(1, 1, 4)}
+    with pytest.raises(ModelError, match=r"weight.*got none"):
         graftpop.graft(state, state)
 
 
