@@ -22,6 +22,7 @@ __all__ = [
     "DistillationSettings",
     "GraftSettings",
     "MutualSettings",
+    "PapaSettings",
     "ReprSettings",
     "SwaSettings",
     "TeacherSettings",
@@ -83,6 +84,17 @@ class GraftSettings(ExchangeSection):
     compat: Literal["none", "released_code"] = "none"
     """none: the formulas of the papers. released_code: the numerics of the papers' released code, reproduced to the
     bit; needs source external, level layer and criterion entropy."""
+
+
+class PapaSettings(ExchangeSection):
+    """PAPA: every peer moves a small share of the way to the mean of all peers."""
+
+    rule: ClassVar[str] = "graftpop.exchange.papa.Papa"
+    topology: ClassVar[str] = "all"
+
+    rate: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Share of the way per 10 optimizer steps at the initial learning rate; it falls with the learning rate. The
+    default is the value of the paper, which exchanges after every 10 steps: population.exchange_every: 10."""
 
 
 class TeacherSettings(Section):

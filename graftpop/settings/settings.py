@@ -7,6 +7,7 @@ from graftpop.settings.methods import (
     DistillationSettings,
     GraftSettings,
     MutualSettings,
+    PapaSettings,
     ReprSettings,
     SwaSettings,
 )
@@ -34,6 +35,7 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     population: PopulationSettings = PopulationSettings()
     graft: GraftSettings | None = None
+    papa: PapaSettings | None = None
     exchange: UserPart | None = None
     """User-defined exchange rule, python:MODULE.CLASS. null: none."""
 

@@ -158,6 +158,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         {1: "greater than or equal to 2, got 1", 4097: "less than or equal to 4096, got 4097"},
     ),
     "graft.compat": (["none", "released_code"], {"released": "got 'released'; did you mean 'released_code'?"}),
+    "papa.rate": ([1e-9, 0.999], {0: "greater than 0, got 0", 1: "less than 1, got 1"}),
     "exchange": (["python:user_parts.Pull", None], {"papa": "python:MODULE.NAME, got 'papa'", 1: "string, got 1"}),
     "distillation.teachers": ([TEACHERS, TEACHERS * 3], {(): "list, got ()", "resnet8": "list, got 'resnet8'"}),
     "distillation.temperature": ([1e-9, 20], {0: "greater than 0, got 0", "2": "write 2"}),

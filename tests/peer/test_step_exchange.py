@@ -1,0 +1,65 @@
+"""Exchanges after optimizer steps, in populations of real peers."""
+
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load as tensors_from_bytes
+from space_makers import make_settings
+from torch import Tensor
+
+from graftpop.peer.peer import Peer
+from graftpop.population import LocalGroup, Population
+from graftpop.settings import Settings
+
+NUM_BATCHES = 3
+"""Batches per epoch of the settings."""
+
+
+def run(settings: Settings) -> tuple[list[dict[str, Tensor]], list[list[tuple[int, str, float]]]]:
+    """Return the state of each peer after the last round, and peer, name and value of each round's figures."""
+    population = Population(LocalGroup(partial(Peer, settings), settings.population.num_peers), settings)
+    rounds = [population.step() for _ in range(settings.num_rounds)]
+    figures = [
+        [(row["peer"], row["diagnostic"], row["value"]) for row in done.diagnostics if row["other"] is None]
+        for done in rounds
+    ]
+    return [tensors_from_bytes(state) for _, state in population.save()], figures
+
+
+@pytest.mark.parametrize("every", [1, 2, 4, 6])
+def test_rule_acts_after_every_nth_step_over_all_epochs(every: int) -> None:
+    settings = make_settings(
+        exchange="python:user_parts.Pull", population={"num_peers": 2, "exchange_every": every}, training={"epochs": 2}
+    )
+    states, figures = run(settings)
+    assert [int(state["exchange/count"]) for state in states] == [2 * NUM_BATCHES // every] * 2
+    first = range(1, NUM_BATCHES // every + 1)
+    found = [value for peer, name, value in figures[0] if (peer, name) == (0, "exchanges")]
+    assert found == ([sum(first) / len(first)] if first else [])
+
+
+def test_full_pull_after_the_last_step_leaves_equal_peers() -> None:
+    settings = make_settings(
+        papa={"rate": 1 - 1e-12},
+        training={"epochs": 2, "schedule": "constant"},
+        population={"num_peers": 3, "exchange_every": 2 * NUM_BATCHES},
+    )
+    states, _ = run(settings)
+    for other in states[1:]:
+        for name, tensor in states[0].items():
+            if name.startswith("network/") and tensor.is_floating_point():
+                assert torch.allclose(tensor, other[name], atol=1e-3), name
+
+
+def test_no_exchange_before_the_first_interval_ends_is_no_exchange() -> None:
+    plain, _ = run(make_settings(population={"num_peers": 2}))
+    rare, _ = run(make_settings(papa={}, population={"num_peers": 2, "exchange_every": 100}))
+    for one, other in zip(plain, rare, strict=True):
+        assert all(tensor.equal(other[name]) for name, tensor in one.items())
+
+
+def test_mutual_learning_and_exchange_in_steps_run_together() -> None:
+    states, _ = run(make_settings(mutual={}, papa={}, population={"num_peers": 2, "exchange_every": 2}))
+    alone, _ = run(make_settings(mutual={}, population={"num_peers": 2}))
+    assert any(not tensor.equal(alone[0][name]) for name, tensor in states[0].items())
