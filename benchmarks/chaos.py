@@ -51,11 +51,15 @@ SPACES = {
 NUM_TRIALS = {"grid": 2, "optuna": 4}
 
 
-def disturb(study: Study, rng: random.Random, num_kills: int, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Kill processes and nodes of a study until it ends; yield for each kill its kind, victim and number of rounds."""
+def disturb(
+    study: Study, rng: random.Random, num_kills: int, kinds: tuple[str, ...], due: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Kill processes and nodes of a study until it ends; yield for each kill its kind, victim and number of rounds.
+
+    `due` has the kinds that are next in turn, also in the next study; it is refilled with `kinds`.
+    """
     deadline = time.monotonic() + LIMIT_S
     done, node_killed_at = 0, -REFUSAL_LIMIT_S
-    due: list[str] = []  # each kind comes as often as any other, in random order
     while True:
         if study.driver.poll() is not None:
             # a driver that starts while a node dies exits with an error; its user would start it again
@@ -68,15 +72,17 @@ def disturb(study: Study, rng: random.Random, num_kills: int, kinds: tuple[str, 
         if done == num_kills:
             time.sleep(0.1)
             continue
-        due = due or rng.sample(kinds, len(kinds))
+        if not set(due) & set(kinds):
+            due += rng.sample(kinds, len(kinds))
+        kind = next(kind for kind in due if kind in kinds)
         if rng.random() < 0.8:  # in one of the next rounds; else at any moment, including the start of Ray
             study.wait_for_rounds(rounds_done(study.run) + rng.randint(1, 6), deadline - time.monotonic())
             time.sleep(rng.uniform(0.0, 0.5))
         else:
             time.sleep(rng.uniform(0.0, 15.0))
-        if study.driver.poll() is not None or not (victim := study.kill(due[-1], rng)):
+        if study.driver.poll() is not None or not (victim := study.kill(kind, rng)):
             continue
-        kind = due.pop()
+        due.remove(kind)
         done += 1
         yield {"kind": kind, "victim": victim, "round": rounds_done(study.run)}
         if kind == "driver":
@@ -147,13 +153,14 @@ def chaos(
     if "node" in kinds and not has_nodes:
         print("no node will die: network namespaces are not permitted here, or `unshare` is not installed", flush=True)
     kills: list[dict[str, Any]] = []
+    due: list[str] = []  # each kind comes as often as any other, in random order, in all studies together
     events: Counter[str] = Counter()
     back_s: list[float] = []
     number = 0
     start = time.monotonic()
     spaces = {name: space.replace("NUM_ROUNDS", str(num_rounds)) for name, space in SPACES.items()}
     with started(spaces["grid"], folder / "calm") as calm:
-        list(disturb(calm, rng, 0, KINDS))
+        list(disturb(calm, rng, 0, KINDS, []))
         check_ended_well(calm, NUM_TRIALS["grid"], num_rounds)
     while len(kills) < num_kills:
         search = "optuna" if number % 3 == 2 else "grid"
@@ -163,7 +170,7 @@ def chaos(
             spaces[search], folder / f"{number}-{search}", *CPUS * on_nodes, environment=SEEN_DEAD_SOON
         ) as study:
             possible = tuple(kind for kind in kinds if on_nodes or kind != "node")
-            for kill in disturb(study, rng, min(per_study, num_kills - len(kills)), possible):
+            for kill in disturb(study, rng, min(per_study, num_kills - len(kills)), possible, due):
                 kills.append(kill)
                 print(
                     f"kill {len(kills):3} of {num_kills}: {kill['kind']:6} after {kill['round']:2} rounds of study "
