@@ -1,7 +1,7 @@
 # Long tests and measurements, too slow for every change.
 
 .PHONY: nodes chaos mutants coverage lowest
-nodes:  ## studies on a cluster of several nodes, some of which die or hang; an estimated eleven minutes on 2 cores
+nodes:  ## studies on a cluster of several nodes, some of which die or hang; thirteen minutes on 2 cores
 	python -m pytest -n 0 -m nodes
 chaos:  ## kill peers, trials, drivers and nodes a hundred times; about an hour and a half on 2 cores
 	python -m pytest -n 0 -m chaos -s
