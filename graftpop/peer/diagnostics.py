@@ -12,7 +12,7 @@ from graftpop.ops.diagnostics import density, disagreement, distance, network_in
 from graftpop.ops.importance import filter_l1_norms, num_invalid_filters
 from graftpop.settings import DiagnosticsSettings
 from graftpop.sites import SiteChoice, find_sites
-from graftpop.training.filters import SiteFilters, unit_view
+from graftpop.training.filters import SiteFilters, site_weights
 from graftpop.training.snapshot import Snapshot
 
 __all__ = ["Measured", "Diagnostics", "compare_pair"]
@@ -83,9 +83,7 @@ def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float, 
         sites = find_sites(network, card.image_shape, card.model, choice)
     except CheckpointError as error:
         raise CheckpointError(f"diagnostics.density_of: {error}") from error
-    baseline = {
-        site.name: unit_view(network.get_parameter(site.weight.tensor), site.weight, site.num_units) for site in sites
-    }
+    baseline = site_weights(network, sites)
     for name in (*weights, *baseline):  # a deeper network contains all names of a shallower one
         if name not in weights or name not in baseline or weights[name].shape != baseline[name].shape:
             raise CheckpointError(

@@ -13,6 +13,7 @@ from graftpop.settings.section import (
     Rate,
     Section,
     Share,
+    SiteChoice,
     UserPart,
 )
 from graftpop.user_code import PYTHON
@@ -64,7 +65,7 @@ class GraftSettings(ExchangeSection):
     """layer: one alpha per site, such as a convolution with its BatchNorm. filter: one alpha per unit of a site: a
     filter, a row of a Linear layer, an attention head."""
 
-    sites: Literal["auto", "conv_bn", "all"] = "auto"
+    sites: SiteChoice = "auto"
     """Weights that have an alpha of their own, or whose filters are ranked. conv_bn: convolutions whose output a
     BatchNorm consumes, as in the papers. all: every weight with at least two axes: convolutions, Linear layers, query,
     key and value by head, embeddings. auto: conv_bn if these hold at least 90 % of the parameters, otherwise all."""

@@ -20,6 +20,7 @@ __all__ = [
     "Section",
     "Seed",
     "Share",
+    "SiteChoice",
     "UserPart",
 ]
 
@@ -29,6 +30,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
+SiteChoice = Literal["auto", "conv_bn", "all"]
 Count = Annotated[int, Field(ge=1)]
 UserPart = Annotated[str, Field(pattern=r"^python:.+\..+$")]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

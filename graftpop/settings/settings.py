@@ -12,7 +12,7 @@ from graftpop.settings.methods import (
     SwaSettings,
 )
 from graftpop.settings.population import DiagnosticsSettings, PopulationSettings
-from graftpop.settings.section import ExchangeSection, Name, Section, Seed, UserPart
+from graftpop.settings.section import ExchangeSection, Name, Section, Seed, SiteChoice, UserPart
 from graftpop.settings.study import ResourceSettings, TuneSettings
 from graftpop.settings.training import DataSettings, ModelSettings, TrainingSettings
 
@@ -116,7 +116,7 @@ class Settings(Section):
         return next((key for key, acts in is_set.items() if acts), None)
 
     @property
-    def sites(self) -> Literal["auto", "conv_bn", "all"]:
+    def sites(self) -> SiteChoice:
         """The choice of sites, `graft.sites`; auto without the section graft."""
         return self.graft.sites if self.graft is not None else "auto"
 

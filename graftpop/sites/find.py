@@ -1,7 +1,7 @@
 """The sites of a network, found by running it, and the choice among them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal
+from typing import Final
 
 from torch import Tensor, nn
 
@@ -9,14 +9,13 @@ from graftpop.errors import ModelError
 from graftpop.models.forward_check import eval_copy
 from graftpop.models.layers import BATCHNORMS, CONVOLUTIONS, NORMALIZATIONS
 from graftpop.models.module_check import check_modules, distinct_state
+from graftpop.settings.section import SiteChoice
 from graftpop.sites import attention, convolution, linear, table
 from graftpop.sites.site import Entry, Part, Role, Site
 from graftpop.sites.trace import Trace, trace_network
 from graftpop.sites.units import Heads, Units, UnitsOf
 
 __all__ = ["SiteChoice", "alpha_share", "find_sites"]
-
-SiteChoice = Literal["auto", "conv_bn", "all"]
 
 KINDS: Final[tuple[UnitsOf, ...]] = (attention.units_of, convolution.units_of, linear.units_of, table.units_of)
 """The kinds of sites; the first that accepts a tensor decides its units."""

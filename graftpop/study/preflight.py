@@ -20,7 +20,7 @@ from graftpop.settings import Settings, TeacherSettings
 from graftpop.sites import Site, alpha_share
 from graftpop.space import Space
 from graftpop.study.trackers import TRACKERS
-from graftpop.training.filters import unit_view
+from graftpop.training.filters import site_weights
 from graftpop.training.removal import check_removable
 from graftpop.user_code import PYTHON
 
@@ -145,10 +145,7 @@ def _check_network(name: str, splits: Splits, possible_settings: list[Settings],
             check_removable(network, rankable(sites), splits.image_shape, name)
         baseline = settings.diagnostics
         if baseline.density_of is not None:
-            weights = {
-                site.name: unit_view(network.get_parameter(site.weight.tensor), site.weight, site.num_units)
-                for site in sites
-            }
+            weights = site_weights(network, sites)
             valid_filters(baseline.density_of, weights, baseline.density_threshold, settings.sites)
 
 

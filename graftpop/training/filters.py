@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graftpop.ops.criteria import Filters
 from graftpop.sites import Part, Role, Site
 from graftpop.training.learner import Learner
 
-__all__ = ["DROPPED", "SiteFilters", "filters_of_units", "mask_dropped", "site_filters", "unit_view"]
+__all__ = ["DROPPED", "SiteFilters", "filters_of_units", "mask_dropped", "site_filters", "site_weights", "unit_view"]
 
 REVIVED: Final[Mapping[Role, float]] = {"bias": 0.0, "scale": 1.0, "shift": 0.0, "mean": 0.0, "variance": 1.0}
 """Entries of a revived unit. Other entries, such as the slope of a PReLU, keep their values."""
@@ -126,6 +126,13 @@ def unit_view(tensor: Tensor, part: Part, num_units: int) -> Tensor:
     """
     blocks = tensor.narrow(part.axis, part.start, part.length).movedim(part.axis, 0)
     return blocks if part.length == num_units else blocks.unflatten(0, (num_units, -1))
+
+
+def site_weights(network: nn.Module, sites: Iterable[Site]) -> dict[str, Tensor]:
+    """Return the weight of each site of a network by the name of the site, (U, ...), as views."""
+    return {
+        site.name: unit_view(network.get_parameter(site.weight.tensor), site.weight, site.num_units) for site in sites
+    }
 
 
 def filters_of_units(weight: Tensor, scale: Tensor | None, shift: Tensor | None) -> Filters:

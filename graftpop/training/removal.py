@@ -8,8 +8,7 @@ image. All decisions are made on the whole network; then each module is cut once
 import copy
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -136,8 +135,8 @@ def _cuts(
         cut = graph.get_pruner_of_module(modules[name]).prune_out_channels
         going = set(indices) - cuts[cut, modules[name]]
         while going:
-            with _bounded(graph):
-                group = graph.get_pruning_group(modules[name], cut, sorted(going))
+            _bound_visits(graph)
+            group = graph.get_pruning_group(modules[name], cut, sorted(going))
             staying = set().union(*(_staying(graph, item, zeros, cuts) for item in group))
             if not staying:
                 for item in group:
@@ -147,9 +146,8 @@ def _cuts(
     return cuts
 
 
-@contextmanager
-def _bounded(graph: Any) -> Iterator[None]:
-    """Raise a RuntimeError when torch-pruning follows channels without end, as it does through some slices."""
+def _bound_visits(graph: Any) -> None:
+    """Let the next group raise a RuntimeError if torch-pruning follows channels without end, as through some slices."""
     dependencies = [dependency for node in graph.module2node.values() for dependency in node.dependencies]
     steps = iter(range(MOST_VISITS * len(dependencies)))
 
@@ -160,7 +158,6 @@ def _bounded(graph: Any) -> Iterator[None]:
 
     for dependency in dependencies:
         dependency.is_triggered_by = partial(visit, dependency)
-    yield
 
 
 def _staying(
