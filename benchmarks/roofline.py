@@ -27,6 +27,7 @@ from graftpop.models import build
 from graftpop.models.flops import count_flops
 from graftpop.run.provenance import run_provenance
 from graftpop.settings import DataSettings, TrainingSettings
+from graftpop.tasks.classification import Classification
 from graftpop.training.learner import Learner
 from graftpop.training.precision import training_dtype
 
@@ -72,6 +73,7 @@ def measured(model: str, precision: Literal["auto", "float32"], num_turns: int) 
         build(model, 10),
         load_splits(data, seed=0).train,
         TrainingSettings(batch_size=BATCH, precision=precision),
+        Classification(),
         lr=lambda epoch: 0.05,
         seed=0,
         peer=0,

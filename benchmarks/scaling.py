@@ -50,6 +50,7 @@ from graftpop.cluster.connection import Connection, connect
 from graftpop.cluster.peer_actor import PeerActor
 from graftpop.cluster.resources import ResourceRequest
 from graftpop.cluster.trainable import PopulationTrainable
+from graftpop.metrics import ACCURACY
 from graftpop.ops.topology import TOPOLOGIES
 from graftpop.population import Round
 from graftpop.run.provenance import run_provenance
@@ -400,7 +401,7 @@ def records_s(num_peers: int) -> float:
     grafts |= {column: [0] * len(grafts["site"]) for column in ("round", "staleness")}
     many = {column: values * RECORDED_ROUNDS for column, values in grafts.items()}
     with tempfile.TemporaryDirectory() as folder:
-        records = TrialRecords(Folder(folder), "00000")
+        records = TrialRecords(Folder(folder), "00000", [ACCURACY])
         records.add_round(Round(1, False, [], many))
         start = time.perf_counter()
         records.add_round(Round(1, False, [], grafts))

@@ -47,7 +47,7 @@ def main() -> None:
         graft={"A": 0.4},
     )
     for done in population.run():
-        print(f"round {done.round}: validation accuracy {done.val_accuracy:.1%}")
+        print(f"round {done.round}: validation accuracy {done.score:.1%}")
     print(
         f"test accuracy {population.outcome['test_accuracy']:.1%}, ensemble "
         f"{population.outcome['ensemble_test_accuracy']:.1%}"

@@ -7,14 +7,18 @@ if TYPE_CHECKING:
     from graftpop.cluster.user_tuner import trainable
     from graftpop.exchange.rule import ExchangeRule
     from graftpop.exchange.state_dicts import graft_state_dicts as graft
+    from graftpop.metrics import Metric
     from graftpop.models.network_file import load_network as load
+    from graftpop.tasks.task import Task
 
 __version__ = "0.2.0"
-__all__ = ["ExchangeRule", "Population", "__version__", "graft", "load", "trainable"]
+__all__ = ["ExchangeRule", "Metric", "Population", "Task", "__version__", "graft", "load", "trainable"]
 
 _LOCATIONS = {
     "ExchangeRule": ("graftpop.exchange.rule", "ExchangeRule"),
+    "Metric": ("graftpop.metrics", "Metric"),
     "Population": ("graftpop.api", "Population"),
+    "Task": ("graftpop.tasks.task", "Task"),
     "graft": ("graftpop.exchange.state_dicts", "graft_state_dicts"),
     "load": ("graftpop.models.network_file", "load_network"),
     "trainable": ("graftpop.cluster.user_tuner", "trainable"),

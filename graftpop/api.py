@@ -1,4 +1,4 @@
-"""`graftpop.Population`: train a population of a user-defined network on user-defined images, without a study."""
+"""`graftpop.Population`: train a population of a user-defined network on user-defined data, without a study."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +15,6 @@ from graftpop.data.torch_dataset import dataset_splits
 from graftpop.errors import ModelError, SpaceError
 from graftpop.exchange.build import check_user_parts
 from graftpop.exchange.rule import ExchangeRule
-from graftpop.models.forward_check import check_forward
 from graftpop.peer.components import Components
 from graftpop.peer.peer import Peer
 from graftpop.peer.sites import sites_of
@@ -25,6 +24,9 @@ from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings
 from graftpop.space import parse_space
 from graftpop.space.yaml_tree import STUDY_KEYS
+from graftpop.tasks.check import check_network
+from graftpop.tasks.find import make_task, metrics_of
+from graftpop.tasks.task import Task
 from graftpop.training.optimizers import MakeOptimizer
 from graftpop.user_code import name_of
 
@@ -42,19 +44,20 @@ class Population:
         population = graftpop.Population(Net, train, test, population={"num_peers": 3},
                                          training={"epochs": 10}, graft={})
         for done in population.run():
-            print(done.round, done.val_accuracy)
+            print(done.round, done.score)
         network = population.network()
 
     Args:
         network: makes a new network from the number of classes, such as its class; its weights must come from torch's
-            global generator. It returns logits (B, classes). Methods that act on sites, such as `graft`, need
-            convolutions with BatchNorm.
-        train: training items (image, label): a float tensor (C, H, W), passed to the network as it is, and an integer
-            in [0, classes).
+            global generator. It returns logits (B, classes), or what a user-defined task takes.
+        train: training items (input, target): a tensor such as an image (C, H, W), passed to the network as it is, and
+            an integer in [0, classes); a user-defined task may have other targets.
         test: test items, read once, after the last round.
         val: items for selection; None: split off from `train`.
         val_fraction: share of `train` to split off, in (0, 1).
-        classes: class names by label; None: the attribute `classes` of `train`.
+        classes: class names by label; None: the attribute `classes` of `train`. A task with `num_outputs` needs none.
+        task: a user-defined task, a subclass of `graftpop.Task` or a function that makes one; or the section `task` of
+            a space. None: classification.
         exchange: a user-defined exchange rule, a subclass of `graftpop.ExchangeRule`; excludes the section `graft`.
         optimizer: makes a torch optimizer from parameters; None: SGD with the settings of `training`. Its learning rate
             replaces `training.lr` and follows `training.schedule`.
@@ -66,8 +69,8 @@ class Population:
 
     Attributes:
         settings: all settings, with their defaults.
-        outcome: `best_peer`, `test_accuracy` of the output, `ensemble_test_accuracy` and the cost of the best network;
-            empty before the last round.
+        outcome: `best_peer`; the metrics of the output, such as `test_accuracy`, and of the combined predictions of all
+            peers, `ensemble_test_accuracy`; the cost of the best network. Empty before the last round.
 
     Raises:
         GraftpopError: an argument is refused.
@@ -82,22 +85,29 @@ class Population:
         val: Dataset[Any] | None = None,
         val_fraction: float = 0.1,
         classes: Sequence[str] | None = None,
+        task: Callable[[], Task] | Mapping[str, Any] | str | None = None,
         exchange: type[ExchangeRule] | None = None,
         optimizer: MakeOptimizer | None = None,
         num_workers: int = 0,
         on_ray: bool = False,
         **sections: Any,
     ) -> None:
-        names = classes if classes is not None else getattr(train, "classes", None)
-        if not names:
+        sections, parts = _named_parts(sections, exchange)
+        given_task = task if callable(task) else None
+        if task is not None:
+            sections["task"] = task if given_task is None else _task_section(given_task)
+        task_settings = parse_space({"task": sections.get("task", {})}, "Population").resolve().task
+        new_task = partial(make_task, task_settings, given_task)
+        outputs = new_task().num_outputs
+        names = classes if classes is not None else getattr(train, "classes", None) or ()
+        if not names and outputs is None:
             raise SpaceError(
                 "classes: must name the classes if train has no attribute `classes`, got none; give classes=[...]"
             )
         if not 0 < val_fraction < 1:
             raise SpaceError(f"val_fraction: must be in (0, 1), got {val_fraction}")
-        self._network, self._num_classes, self._on_ray = network, len(names), on_ray
-        sections, parts = _named_parts(sections, exchange)
-        self.settings = _settings(network, self._num_classes, optimizer, sections)
+        self._network, self._num_outputs, self._on_ray = network, outputs or len(names), on_ray
+        self.settings = _settings(network, self._num_outputs, optimizer, sections)
         make_splits = partial(
             dataset_splits,
             train,
@@ -106,11 +116,12 @@ class Population:
             classes=list(map(str, names)),
             val_fraction=val_fraction,
             seed=self.settings.seed,
+            has_labels=not task_settings.is_user_defined,
         )
-        image_shape, name, probe = make_splits().image_shape, self.settings.model.name, self._new_network()
-        check_forward(probe, image_shape, self._num_classes, f"model.name: '{name}'")
-        check_user_parts(self.settings, probe, sites_of(self.settings, probe, image_shape), parts)
-        self._components = Components(network, _Splits(make_splits, num_workers), optimizer, parts)
+        splits, probe = make_splits(), self._new_network()
+        check_network(self.settings, new_task(), probe, splits)
+        check_user_parts(self.settings, probe, sites_of(self.settings, probe, splits.image_shape), parts)
+        self._components = Components(network, _Splits(make_splits, num_workers), optimizer, new_task, parts)
         self._read_states: Callable[[], Iterable[tuple[int, bytes]]] = tuple
         self._best_peer = 0
         self.outcome: dict[str, Any] = {}
@@ -160,7 +171,7 @@ class Population:
 
     def _new_network(self) -> nn.Module:
         with seeded(derive(self.settings.seed, "network"), torch.device("cpu")):
-            return self._network(self._num_classes)
+            return self._network(self._num_outputs)
 
     def _group(self) -> AbstractContextManager[Group]:
         if self._on_ray:
@@ -202,8 +213,14 @@ def _named_parts(
     return named, parts
 
 
+def _task_section(task: Callable[[], Task]) -> dict[str, Any]:
+    """Return the section of a task that was handed over as an object."""
+    name = name_of(task)
+    return {"name": name, "metrics": {metric.name: metric.mode for metric in metrics_of(name, task)}}
+
+
 def _settings(
-    network: Callable[[int], nn.Module], num_classes: int, optimizer: MakeOptimizer | None, sections: Mapping[str, Any]
+    network: Callable[[int], nn.Module], num_outputs: int, optimizer: MakeOptimizer | None, sections: Mapping[str, Any]
 ) -> Settings:
     if refused := [name for name in SPACE_ONLY if name in sections]:
         raise SpaceError(f"{refused[0]}: has no effect in graftpop.Population, got a value; leave it out")
@@ -212,7 +229,7 @@ def _settings(
         if refused := [name for name in SET_BY_OPTIMIZER if name in training]:
             raise SpaceError(f"training.{refused[0]}: is set by the optimizer, got both; leave it out")
         with seeded(0, torch.device("cpu")):  # leaves the user's generator unchanged
-            training["lr"] = optimizer(network(num_classes).parameters()).param_groups[0]["lr"]
+            training["lr"] = optimizer(network(num_outputs).parameters()).param_groups[0]["lr"]
     space = parse_space({**sections, "training": training, "model": {"name": name_of(network)}}, "Population")
     if space.domains:
         raise SpaceError(

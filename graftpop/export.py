@@ -39,12 +39,13 @@ def export(
         exported = export_network(RunFolder(run), format, peer, out)
     lines = [f"network    {exported.description}", f"file       {exported.file}", f"readme     {exported.readme}"]
     for check in exported.measurements:
-        accuracy = "" if exported.unmeasured else f"accuracy {100 * check.accuracy:.2f} %, "
+        primary = exported.primary
+        score = "" if exported.unmeasured else f"{primary.name} {primary.text(check.score)}, "
         lines.append(
-            f"{check.images:<10} {accuracy}{check.num_images:,} images, differs by {check.difference:.1e} at most"
+            f"{check.images:<10} {score}{check.num_images:,} images, differs by {check.difference:.1e} at most"
         )
     if exported.unmeasured:
-        lines.append(f"accuracy   not measured: {exported.unmeasured}")
+        lines.append(f"{exported.primary.name:<10} not measured: {exported.unmeasured}")
     for line in lines:
         console.print(line, soft_wrap=True)
 

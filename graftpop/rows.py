@@ -1,15 +1,19 @@
 """The columns of a run's tables: their names, types and meanings.
 
 The schemas (`run/schemas.py`) and the tables of docs/records.md are derived from these classes. Every table begins with
-`trial_id`, which is added when it is written; `trials` also has the status and the searched keys.
+`trial_id`, which is added when it is written; `trials` also has the status and the searched keys. METRIC in a name
+stands for each metric of the task.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict, TypeVar, cast
+
+from graftpop.metrics import Metric
 
 __all__ = [
+    "METRIC",
     "ROWS",
     "DiagnosticRow",
     "Event",
@@ -19,15 +23,22 @@ __all__ = [
     "PeerRow",
     "RoundRow",
     "TrialRow",
+    "columns_of",
+    "with_metrics",
 ]
+
+METRIC: Final = "METRIC"
+"""Stands for each metric of the task in names of columns."""
+
+T = TypeVar("T", bound=Mapping[str, Any])
 
 
 class TrialRow(TypedDict, total=False):
     """The figures of a trial; those not measured yet are absent."""
 
-    val_accuracy: Annotated[float, "validation accuracy of the population's output after the last completed round"]
-    test_accuracy: Annotated[float, "test accuracy of the output; empty until the trial is completed"]
-    ensemble_test_accuracy: Annotated[float, "test accuracy of the mean of all peers' probabilities"]
+    val_METRIC: Annotated[float, "the metric of the population's output on the validation split, last completed round"]
+    test_METRIC: Annotated[float, "the metric of the output on the test split; empty until the trial is completed"]
+    ensemble_test_METRIC: Annotated[float, "the metric of all peers' combined predictions on the test split"]
     num_peers: Annotated[int, "peers in the last round; fewer than at the start if some were lost for good"]
     epochs: Annotated[int, "epochs that each peer trained"]
     train_images: Annotated[int, "images trained on by all peers together, including teachers of the trial"]
@@ -47,10 +58,14 @@ class RoundRow(TypedDict):
     epoch: Annotated[int, "epochs that the peer has trained so far"]
     peer: Annotated[int, "from 0"]
     lr: Annotated[float, "learning rate at the start of the round's last epoch"]
-    train_loss: Annotated[float, "mean cross entropy of the round's last epoch, without further loss terms"]
-    train_accuracy: Annotated[float, "accuracy of the round's last epoch, on augmented images"]
-    val_loss: Annotated[float, "cross entropy on the validation split before the exchange"]
-    val_accuracy: Annotated[float, "accuracy on the validation split before the exchange"]
+    train_loss: Annotated[float, "mean loss of the task in the round's last epoch, without further loss terms"]
+    train_accuracy: Annotated[
+        float | None, "accuracy of the round's last epoch, on augmented images; empty for tasks without classes"
+    ]
+    val_loss: Annotated[
+        float | None, "loss on the validation split before the exchange, without label smoothing; empty if it has none"
+    ]
+    val_METRIC: Annotated[NotRequired[float], "the metric on the validation split before the exchange"]
     num_invalid_filters: Annotated[
         int | None, "filters of all sites with an L1 norm below 0.1, before the exchange; empty without sites"
     ]
@@ -114,7 +129,7 @@ class DiagnosticRow(TypedDict):
         "`distance` and `disagreement` with `diagnostics.pairs`",
     ]
     value: Annotated[
-        float, "the value, in the unit of its diagnostic; a disagreement is a share of the validation images"
+        float, "the value, in the unit of its diagnostic; a disagreement is a share of the validation items"
     ]
 
 
@@ -149,3 +164,21 @@ ROWS: Final[Mapping[str, type]] = {
     "events": Event,
 }
 """The class of each table's columns."""
+
+
+def columns_of(row: type, metrics: Sequence[Metric]) -> dict[str, str]:
+    """Return the columns of a class of rows in order, each with the field that it comes from.
+
+    >>> list(columns_of(TrialRow, [Metric("map"), Metric("rank1")]))[:4]
+    ['val_map', 'val_rank1', 'test_map', 'test_rank1']
+    """
+    return {
+        name.replace(METRIC, metric.name): name
+        for name in row.__annotations__
+        for metric in (metrics if METRIC in name else metrics[:1])
+    }
+
+
+def with_metrics(row: T, split: str, scores: Mapping[str, float]) -> T:
+    """Return a row with the columns of some metrics on a split: val, test or ensemble_test."""
+    return cast(T, {**row, **{f"{split}_{name}": value for name, value in scores.items()}})

@@ -118,7 +118,7 @@ def start_study(space: "Space", where: str, overrides: Sequence[str], out: str |
 
     check_can_lead(address)
     settings = space.resolve()
-    folder = new_run_folder(out, settings.name)
+    folder = new_run_folder(out, space)
     with prefixed_errors(where, overrides), console.status("checking data and networks"):
         findings = check_data_and_models(space)
         if address is None:
@@ -140,12 +140,12 @@ def start_study(space: "Space", where: str, overrides: Sequence[str], out: str |
             raise
 
 
-def new_run_folder(out: str | None, name: str) -> "RunFolder":
+def new_run_folder(out: str | None, space: "Space") -> "RunFolder":
     """Return the folder of a new run, `--out` or one named after the study; it is not created."""
     from graftpop.run.provenance import utc_now
     from graftpop.run.run_folder import RunFolder
 
-    folder = RunFolder(out or f"runs/{name}-{utc_now():%Y%m%dT%H%M%SZ}")
+    folder = RunFolder(out or f"runs/{space.resolve().name}-{utc_now():%Y%m%dT%H%M%SZ}", space.metrics)
     if folder.exists("space.yaml"):
         raise SpaceError(
             f"--out {folder.location}: must hold no run yet, got one; choose another folder, or resume that run by "
@@ -169,6 +169,7 @@ def resume_study(location: str, address: str | None) -> None:
     folder.check_is_run()
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
+    folder = RunFolder(location, space.metrics)
     with prefixed_errors(where), console.status("checking data and networks"):
         storage_url(space)  # raises without its password
         check_packages(space)
@@ -251,7 +252,7 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
         console.print(f"dashboard  {connection.dashboard}", soft_wrap=True)
     console.print(f"run        {folder.shown}", soft_wrap=True)
     progress = LiveProgress if console.is_terminal else PlainProgress
-    with progress(console, space.num_trials(), space.most_rounds()) as watch:
+    with progress(console, space.num_trials(), space.most_rounds(), space.metrics) as watch:
         trials = run_study(space, folder, connection, watch)
     interrupted = sum(trial.is_over for trial in trials) < space.num_trials() or any(
         trial.status == "interrupted" for trial in trials
@@ -272,19 +273,21 @@ def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") ->
     from graftpop.comparison import compare_trials, comparison_tables
     from graftpop.study.trials import best_trial, pareto_front
 
-    console.print(trials_table(trials))
+    console.print(trials_table(trials, space.metrics))
     for trial in trials:
         if trial.error:
             console.print(f"[red]trial {trial.number} {trial.status}[/]: ", end="")
             console.print(trial.error, markup=False, soft_wrap=True)
     if space.variants:
-        for part in comparison_tables(compare_trials([trial.row() for trial in trials], space), space.published):
+        groups = compare_trials([trial.row(space.metrics) for trial in trials], space)
+        for part in comparison_tables(groups, space.published):
             console.print(part)
-    objectives = space.resolve().tune.objectives
+    objectives = space.resolve().objectives
     if len(objectives) > 1:
-        front = ", ".join(str(int(trial_id)) for trial_id in pareto_front([one.row() for one in trials], objectives))
+        rows = [trial.row(space.metrics) for trial in trials]
+        front = ", ".join(str(int(trial_id)) for trial_id in pareto_front(rows, objectives))
         console.print(f"pareto     trials {front or 'none yet'}, by {', '.join(objectives)}", soft_wrap=True)
-    best = best_trial(trials)
+    best = best_trial(trials, space.primary)
     if best is None:
         console.print("no trial completed a round, so there is no best network")
     else:
@@ -311,7 +314,7 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | 
     from graftpop.study.samplers import make_sampler
     from graftpop.study.trackers import check_destinations
 
-    folder = new_run_folder(out, space.resolve().name)
+    folder = new_run_folder(out, space)
     with prefixed_errors(where, overrides), console.status("checking data and networks"):
         absent = data_to_download(space)
         findings = Findings([], []) if absent else check_data_and_models(space)

@@ -111,7 +111,7 @@ def test_ray_actors_give_the_same_bits_as_this_process() -> None:
     cloudpickle.register_pickle_by_value(user_parts)  # a running Ray cannot import modules of tests
     here, there = make_population(optimizer=adam), make_population(optimizer=adam, on_ray=True)
     rounds = list(here.run())  # with one thread, as conftest.py says and an actor of one core has
-    assert [done.val_accuracy for done in there.run()] == [done.val_accuracy for done in rounds]
+    assert [done.score for done in there.run()] == [done.score for done in rounds]
     assert there.outcome == here.outcome
     assert all(same_bits(weights_of(here.network(peer)), weights_of(there.network(peer))) for peer in (0, 1))
 
@@ -322,9 +322,10 @@ def test_bad_arguments_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([(np.zeros((1, 8, 8)), 0)] * 3, r"\(image, label\).*got \('ndarray', 'int'\)"),
+        ([(np.zeros((1, 8, 8)), 0)] * 3, r"\(input, label\).*got \('ndarray', 'int'\)"),
         ([torch.zeros(1, 8, 8)] * 3, "train.*got Tensor"),
-        ([(torch.zeros(8, 8), 0)] * 3, "item of train"),
+        ([(torch.zeros(8, 8), 0)] * 3, "one shape"),
+        ([(torch.zeros(1, 8, 8), torch.zeros(3))] * 3, r"\(input, label\).*got .*tensor \(3,\)"),
         ([], "train"),
         ([(torch.zeros(1, 9, 9), 0)] * 3, "one shape"),
         ([(torch.zeros(1, 8, 8), 0)], "2 images"),

@@ -45,14 +45,17 @@ from graftpop.ops import (
     importance,
     orthogonal,
     released,
+    retrieval,
     scions,
     soups,
+    triplet,
 )
 from graftpop.ops.criteria import CRITERIA, Filters
 from graftpop.peer.peer import Peer
 from graftpop.population import LocalGroup, Population
 from graftpop.settings import Settings
 from graftpop.sites import Site, find_sites
+from graftpop.tasks.classification import Classification
 from graftpop.training.filters import mask_dropped, site_filters
 from graftpop.training.flat_state import FlatState
 from graftpop.training.learner import Learner
@@ -130,6 +133,9 @@ def criterion_call(name: str) -> Call:
     return call
 
 
+RETRIEVED = torch.tensor([[identity, camera, 3] for identity in range(2) for camera in range(3)])
+"""Identity, camera and role of six images."""
+
 OPS: dict[str, Call] = {
     "alpha.adaptive_alpha": lambda on: alpha.adaptive_alpha(on(drawn(5)), on(drawn(5, seed=1)), c=1.0),
     "alpha.fixed_alpha": lambda on: alpha.fixed_alpha(on(drawn(5)), 0.3),
@@ -169,12 +175,19 @@ OPS: dict[str, Call] = {
     "released.released_integer_blend": lambda on: released.released_integer_blend(
         on(torch.tensor(7)), on(torch.tensor(4)), on(torch.tensor(0.3))
     ),
+    "retrieval.has_match": lambda on: retrieval.has_match(on(RETRIEVED)).tolist(),
+    "retrieval.retrieval_scores": lambda on: list(retrieval.retrieval_scores(on(drawn(6, 3)), on(RETRIEVED)).values()),
     "scions.internal_scions": lambda on: scions.internal_scions(on(drawn(6, 8)), 6.0),
     "scions.noise_scions": lambda on: scions.noise_scions(on(drawn(6, 8)), 6.0, 0.1, torch.Generator().manual_seed(0)),
     "soups.greedy_soup": lambda on: soups.greedy_soup([on(drawn(9)), on(drawn(9, seed=1))], lambda weights: 0.5),
     "soups.uniform_soup": lambda on: soups.uniform_soup([on(drawn(9)), on(drawn(9, seed=1))]),
+    "triplet.batch_hard_triplet_loss": lambda on: triplet.batch_hard_triplet_loss(
+        on(drawn(6, 3)), on(torch.arange(6) // 2), 0.3
+    ),
 }
 READ_VALUES = {
+    *(f"retrieval.{name}" for name in ("has_match", "retrieval_scores")),  # sorted by numpy
+    "triplet.batch_hard_triplet_loss",  # a check of its labels
     *(f"diagnostics.{name}" for name in ("density", "disagreement", "distance", "network_information")),  # numbers
     "orthogonal.orthogonal_filters",  # a rank
     "scions.internal_scions",  # a number of filters
@@ -230,7 +243,9 @@ Parts = tuple[Learner, list[Site], MemoryImages]
 
 
 def learner_on(device: torch.device, network: nn.Module, images: Images) -> Learner:
-    return Learner(network, images, settings_of().training, lr=lambda _: 0.1, seed=0, peer=0, device=device)
+    return Learner(
+        network, images, settings_of().training, Classification(), lr=lambda _: 0.1, seed=0, peer=0, device=device
+    )
 
 
 @pytest.fixture
@@ -255,7 +270,9 @@ def test_evaluation_and_loss_terms_run_on_a_fake_card(fake_parts: Parts) -> None
     assert is_on(CPU, learner.evaluate(images))
     pixels, labels = next(images.training_batches(8, 0, CUDA))
     logits = learner.network(pixels)
-    teach = distillation_term([learner.network], temperature=2.0, weight=1.0, dtype=torch.float32)
+    teach = distillation_term(
+        [learner.network], lambda network, images: network(images), temperature=2.0, weight=1.0, dtype=torch.float32
+    )
     learn = mutual_term(0, temperature=1.0, weight=1.0)
     assert is_on(CUDA, [pixels, labels, logits, teach(logits, pixels), learn(logits, torch.stack([logits, logits]))])
 

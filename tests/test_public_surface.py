@@ -11,12 +11,22 @@ from typer.testing import CliRunner
 
 import graftpop
 from graftpop.__main__ import app
+from graftpop.metrics import ACCURACY
 from graftpop.run.run_folder import RunFolder
 from graftpop.run.trial_records import TrialRecords
 
 
 def test_python_names_are_pinned() -> None:
-    assert graftpop.__all__ == ["ExchangeRule", "Population", "__version__", "graft", "load", "trainable"]
+    assert graftpop.__all__ == [
+        "ExchangeRule",
+        "Metric",
+        "Population",
+        "Task",
+        "__version__",
+        "graft",
+        "load",
+        "trainable",
+    ]
     assert all(hasattr(graftpop, name) for name in graftpop.__all__)
     assert list(inspect.signature(graftpop.Population).parameters) == [
         "network",
@@ -25,6 +35,7 @@ def test_python_names_are_pinned() -> None:
         "val",
         "val_fraction",
         "classes",
+        "task",
         "exchange",
         "optimizer",
         "num_workers",
@@ -57,7 +68,7 @@ def test_entries_of_a_run_folder_are_pinned(tmp_path: Path) -> None:
     """tests/docs/test_readme.py checks the folder that the command writes, with its report."""
     trained_run(tmp_path / "run", small_settings(training={"epochs": 1}, population={"num_peers": 2}))
     run = RunFolder(str(tmp_path / "run"))
-    TrialRecords(run.of_trials("records"), "00000").write()
+    TrialRecords(run.of_trials("records"), "00000", [ACCURACY]).write()
     run.join_records(["00000"], now=True)
     run.write_best((next((tmp_path / "run/tune/checkpoints/00000").glob("*/peer-0.*"))).read_bytes(), {})
     with run.locked():

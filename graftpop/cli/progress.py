@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from graftpop.metrics import Metric, text_of_metric
 from graftpop.study.trials import Trial, best_trial, duration
 
 __all__ = ["LiveProgress", "PlainProgress", "sample_text", "trials_table", "value_text"]
@@ -32,21 +33,30 @@ def sample_text(value: object) -> str:
     return "null" if value is None else value_text(value)
 
 
-def accuracy_text(value: object) -> str:
-    """Return an accuracy in [0, 1] as a percentage with two decimals; an empty string before it is measured."""
-    return f"{100 * value:.2f}" if isinstance(value, float) else ""
+def trials_table(trials: Sequence[Trial], metrics: Sequence[Metric]) -> Table:
+    """Return a table with one row per trial: searched values, round, metrics, images per second.
 
+    The primary metric has four columns, each further one its test score.
 
-def trials_table(trials: Sequence[Trial]) -> Table:
-    """Return a table with one row per trial: searched values, round, accuracies in percent, images per second."""
+    Args:
+        trials: the trials.
+        metrics: metrics of the task, the primary first.
+    """
     searched = list(dict.fromkeys(key for trial in trials for key in trial.sample))
-    best = best_trial(trials)
+    primary, *others = metrics
+    best = best_trial(trials, primary)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("trial", justify="right")
     table.add_column("status")
     for key in searched:
         table.add_column(key.rpartition(".")[2], justify="right")
-    for name in ("round", "val %", "mean val %", "test %", "ensemble %", "invalid", "images/s"):
+    scores = {
+        _head("val", primary): primary.val,
+        _head("mean val", primary): primary.mean,
+        _head("test", primary): primary.test,
+        _head("ensemble", primary): primary.ensemble,
+    } | {_head(f"test {metric.name}", metric): metric.test for metric in others}
+    for name in ("round", *scores, "invalid", "images/s"):
         table.add_column(name, justify="right")
     for trial in trials:
         result = trial.result
@@ -55,15 +65,17 @@ def trials_table(trials: Sequence[Trial]) -> Table:
             f"[{STYLES.get(trial.status, 'dim')}]{trial.status}[/]",
             *(sample_text(trial.sample[key]) if key in trial.sample else "-" for key in searched),
             f"{trial.round}/{trial.num_rounds}",
-            *(
-                accuracy_text(result.get(name))
-                for name in ("val_accuracy", "mean_val_accuracy", "test_accuracy", "ensemble_test_accuracy")
-            ),
+            *(text_of_metric(column, result.get(column)).removesuffix(" %") for column in scores.values()),
             value_text(result.get("num_invalid_filters")),
             f"{result['images_per_s']:,.0f}" if "images_per_s" in result else "",
             style="bold" if trial is best else None,
         )
     return table
+
+
+def _head(name: str, metric: Metric) -> str:
+    """Return the heading of a column of a metric."""
+    return f"{name} %" if metric.is_share else name
 
 
 class Pace:
@@ -144,7 +156,8 @@ def images_per_s(trials: Sequence[Trial]) -> float:
 class LiveProgress:
     """A table of trials and a bar, redrawn in place."""
 
-    def __init__(self, console: Console, num_trials: int, rounds_of_trial: int) -> None:
+    def __init__(self, console: Console, num_trials: int, rounds_of_trial: int, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
         self._pace = Pace(num_trials, rounds_of_trial)
         self._events, self._endings = NewEvents(), NewEndings()
         self._bar = Progress(
@@ -189,7 +202,7 @@ class LiveProgress:
         if not shown:
             return self._bar
         hidden = len(trials) - len(shown)
-        parts: list[RenderableType] = [trials_table(shown)]
+        parts: list[RenderableType] = [trials_table(shown, self._metrics)]
         if hidden:
             parts.append(f"[dim]and {hidden} more trials[/]")
         return Group(*parts, self._bar)
@@ -198,8 +211,9 @@ class LiveProgress:
 class PlainProgress:
     """One line when a trial starts, every 10 s while it runs, and when it ends: for files and pipes."""
 
-    def __init__(self, console: Console, num_trials: int, rounds_of_trial: int) -> None:
+    def __init__(self, console: Console, num_trials: int, rounds_of_trial: int, metrics: Sequence[Metric]) -> None:
         self._console = console
+        self._primary = metrics[0]
         self._pace = Pace(num_trials, rounds_of_trial)
         self._events = NewEvents()
         self._last: dict[str, tuple[str, float]] = {}
@@ -228,9 +242,10 @@ class PlainProgress:
         parts = [f"trial {trial.number} {trial.status}"]
         parts += [f"{key}={sample_text(value)}" for key, value in trial.sample.items()]
         parts.append(f"round {trial.round}/{trial.num_rounds}")
-        for label, name in (("val", "val_accuracy"), ("test", "test_accuracy"), ("ensemble", "ensemble_test_accuracy")):
-            if text := accuracy_text(trial.result.get(name)):
-                parts.append(f"{label} {text} %")
+        primary = self._primary
+        for label, column in (("val", primary.val), ("test", primary.test), ("ensemble", primary.ensemble)):
+            if text := text_of_metric(column, trial.result.get(column)):
+                parts.append(f"{label} {text}")
         done, total = self._pace.rounds_done(trials), self._pace.total_rounds(trials)
         parts.append(f"[{done}/{total} rounds{_comma(self._pace.time_left(trials))}]")
         return "  ".join(parts) + (f"  {trial.error}" if trial.error else "")

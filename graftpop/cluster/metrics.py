@@ -16,7 +16,7 @@ import math
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
@@ -30,15 +30,15 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.util.metrics import Gauge
 
+from graftpop.metrics import Metric
 from graftpop.population import Round
 
-__all__ = ["LABELS", "METRICS", "MetricsExport", "peer_metrics"]
+__all__ = ["LABELS", "METRICS", "MetricsExport", "peer_metrics", "task_metrics"]
 
 LABELS: Final = ("study", "trial", "peer")
 METRICS: Final[Mapping[str, tuple[str, str]]] = {
-    "graftpop_val_accuracy_ratio": ("val_accuracy", "Accuracy on the validation split, from 0 to 1"),
     "graftpop_train_loss_nats": ("train_loss", "Mean training loss of the round's last epoch"),
-    "graftpop_val_loss_nats": ("val_loss", "Mean cross entropy on the validation split"),
+    "graftpop_val_loss_nats": ("val_loss", "Mean loss on the validation split"),
     "graftpop_invalid_filters": ("num_invalid_filters", "Filters whose L1 norm is below the threshold"),
     "graftpop_mean_entropy_nats": ("mean_entropy_nats", "Mean entropy of the sites' weights"),
     "graftpop_mean_alpha_ratio": ("mean_alpha", "Share of its own weights kept in the last exchange, mean over sites"),
@@ -48,6 +48,18 @@ METRICS: Final[Mapping[str, tuple[str, str]]] = {
     "graftpop_staleness_rounds": ("staleness", "Age of the last received snapshot in rounds, relative to the receiver"),
 }
 """Column of a peer's figures and description of each metric. Ray prefixes the names with `ray_`."""
+
+
+def task_metrics(metrics: Sequence[Metric]) -> dict[str, tuple[str, str]]:
+    """Return the exported metrics of a task, as `METRICS`: `graftpop_val_accuracy_ratio` for accuracy."""
+    return {
+        f"graftpop_{metric.val}{'_ratio' * metric.is_share}": (
+            metric.val,
+            f"{metric.name.capitalize()} on the validation split{', from 0 to 1' * metric.is_share}",
+        )
+        for metric in metrics
+    }
+
 
 SECONDS_BETWEEN_SETS = 5.0
 SHOWN_AFTER_END_S = 120.0
@@ -64,19 +76,20 @@ SCRAPE_TIMEOUT_S = EXPORT_S + 60.0
 logger = logging.getLogger("graftpop")
 
 
-def peer_metrics(done: Round, num_restarts: Mapping[int, int]) -> str:
+def peer_metrics(done: Round, num_restarts: Mapping[int, int], metrics: Sequence[Metric]) -> str:
     """Return each peer's exported figures after a round as JSON text; Tune's loggers would log numbers.
 
     Args:
         done: the round.
         num_restarts: number of replacements by peer.
+        metrics: metrics of the task.
     """
     alphas: defaultdict[int, list[float]] = defaultdict(list)
     staleness: dict[int, int] = {}
     for place, receiver in enumerate(done.grafts.get("receiver", [])):
         alphas[receiver].append(done.grafts["alpha"][place])
         staleness[receiver] = done.grafts["staleness"][place]  # the same for all sites
-    columns = ("peer", *(column for column, _ in METRICS.values()))
+    columns = ("peer", *(column for column, _ in {**METRICS, **task_metrics(metrics)}.values()))
     rows = []
     for row in done.peers:
         peer = row["peer"]
@@ -94,11 +107,13 @@ class MetricsExport(Callback):
 
     Args:
         study: value of the label `study`; Ray exports ASCII only, so other characters are percent-encoded as in a URL.
+        metrics: metrics of the task.
     """
 
-    def __init__(self, study: str) -> None:
+    def __init__(self, study: str, metrics: Sequence[Metric]) -> None:
         self._study = re.sub("[^ -~]", lambda character: quote(character[0]), study)
-        self._gauges = {column: Gauge(name, text, LABELS) for name, (column, text) in METRICS.items()}
+        exported = {**METRICS, **task_metrics(metrics)}
+        self._gauges = {column: Gauge(name, text, LABELS) for name, (column, text) in exported.items()}
         self._rows: dict[str, dict[int, dict[str, Any]]] = {}  # by trial and peer
         self._ended_at: dict[str, float] = {}
         self._peers: set[tuple[str, int]] = set()

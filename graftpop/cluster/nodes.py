@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from graftpop.errors import DataError, GraftpopError, ResourceError
-from graftpop.settings import DataSettings
+from graftpop.settings import Settings
 from graftpop.space import Space
 
 __all__ = ["check_nodes"]
@@ -81,8 +81,8 @@ def _folder_problem(mark: str) -> str:
 def _check_data(space: Space, nodes: dict[str, str]) -> None:
     every = [*space.settings_of("data"), *space.boundary_settings()]
     for data in dict.fromkeys(settings.data for settings in every):
-        seed = next(settings.seed for settings in every if settings.data == data)
-        problems = _run_on(nodes, DATA_TIMEOUT_S, f"read {data.name}", _data_problem, data, seed)
+        settings = next(settings for settings in every if settings.data == data)
+        problems = _run_on(nodes, DATA_TIMEOUT_S, f"read {data.name}", _data_problem, settings)
         if problems:
             raise DataError(
                 f"data.name: every node needs its own copy of {data.name}; {_first_of(problems)}; its "
@@ -90,12 +90,12 @@ def _check_data(space: Space, nodes: dict[str, str]) -> None:
             )
 
 
-def _data_problem(data: DataSettings, seed: int) -> str:
+def _data_problem(settings: Settings) -> str:
     """Decode this node's data and return why that failed; an empty string on success."""
     from graftpop.data import load_splits
 
     try:
-        load_splits(data, seed=seed)
+        load_splits(settings.data, seed=settings.seed, task=settings.task)
     except GraftpopError as error:
         return f"reports {error}"
     return ""

@@ -46,7 +46,7 @@ class Recorder(Callback):
         watch: called with all trials whenever one changes.
         known: trials of earlier sessions.
         scheduled: the scheduler, to which known results are replayed.
-        scores: known validation accuracies by trial and round.
+        scores: known validation scores by trial and round.
         room: the trials that wait for room.
         heartbeats: those of the leading processes.
     """
@@ -168,7 +168,7 @@ class Recorder(Callback):
             if trial_id in self._trials:
                 known = self._trials[trial_id]
                 known.status = "pending"
-                replay_results(self._scheduled, trial, self._scores[trial_id])
+                replay_results(self._scheduled, trial, self._folder.metrics[0].val, self._scores[trial_id])
             else:
                 settings = self._space.resolve(planned["sample"])
                 self._trials[trial_id] = Trial(
@@ -200,12 +200,12 @@ class Recorder(Callback):
             self._num_folded = len(finished)
         self._is_behind = True
         if tables or self._folder.is_joining_due:
-            self._folder.write_trials([trial.row() for trial in trials], self._types)
+            self._folder.write_trials([trial.row(self._folder.metrics) for trial in trials], self._types)
             self._folder.join_records(trial_ids, now=True, finished=finished)
             self._is_behind = False
         self._report.changed()
         if best:
-            self._write_best(best_trial(trials))
+            self._write_best(best_trial(trials, self._folder.metrics[0]))
         self._written_at = time.monotonic()
 
     def _write_best(self, best: Trial | None) -> None:

@@ -15,6 +15,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
+from graftpop.metrics import Metric
 from graftpop.space import Space
 from graftpop.study.samplers import Sampler
 from graftpop.study.trials import Trial
@@ -29,9 +30,6 @@ __all__ = [
     "trial_id_of",
     "trials_to_run",
 ]
-
-METRIC: Final = "val_accuracy"
-"""The metric by which schedulers compare trials."""
 
 ASHA_REDUCTION = 3
 ASHA_EARLIEST_ROUND = 5
@@ -85,11 +83,12 @@ class SuggestedTrials(Searcher):
     Args:
         trials: all trials, sampled lazily.
         sampler: their source, which also gets their results.
+        primary: the metric that selects trials.
     """
 
-    def __init__(self, trials: Iterator[dict[str, Any]], sampler: Sampler) -> None:
-        super().__init__(metric=METRIC, mode="max")
-        self._trials, self._sampler = trials, sampler
+    def __init__(self, trials: Iterator[dict[str, Any]], sampler: Sampler, primary: Metric) -> None:
+        super().__init__(metric=primary.val, mode=primary.mode)
+        self._trials, self._sampler, self._primary = trials, sampler, primary
         self._number_of: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -103,7 +102,7 @@ class SuggestedTrials(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report a round to the sampler."""
         if not result.get("error"):
-            self._sampler.report(self._number_of[trial_id], result["round"], result[METRIC])
+            self._sampler.report(self._number_of[trial_id], result["round"], result[self._primary.val])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Report the end of a trial to the sampler."""
@@ -111,7 +110,7 @@ class SuggestedTrials(Searcher):
         if error or result is None or result.get("error"):
             self._sampler.tell(number, "failed", {})
         else:
-            is_complete = "test_accuracy" in result  # `done` is set for a trial that the scheduler stops, too
+            is_complete = self._primary.test in result  # `done` is set for a trial that the scheduler stops, too
             self._sampler.tell(number, "completed" if is_complete else "stopped", result)
 
     def save(self, checkpoint_path: str) -> None:
@@ -159,22 +158,27 @@ def _asha(space: Space) -> TrialScheduler:
     rungs = (rounds // ASHA_REDUCTION**2, rounds // ASHA_REDUCTION)
     first = next((rung for rung in rungs if rung >= ASHA_EARLIEST_ROUND), rounds)
     return ASHAScheduler(
-        time_attr="round", metric=METRIC, mode="max", max_t=rounds, grace_period=first, reduction_factor=ASHA_REDUCTION
+        time_attr="round",
+        metric=space.primary.val,
+        mode=space.primary.mode,
+        max_t=rounds,
+        grace_period=first,
+        reduction_factor=ASHA_REDUCTION,
     )
 
 
-def replay_results(scheduler: TrialScheduler, trial: TuneTrial, scores: Mapping[int, float]) -> None:
-    """Replay a known trial's scores by round to a scheduler that stops trials."""
+def replay_results(scheduler: TrialScheduler, trial: TuneTrial, metric: str, scores: Mapping[int, float]) -> None:
+    """Replay a known trial's scores by round, values of a metric, to a scheduler that stops trials."""
     if isinstance(scheduler, ASHAScheduler):
         for round, score in sorted(scores.items()):
-            scheduler.on_trial_result(NO_CONTROLLER, trial, {"round": round, METRIC: score})
+            scheduler.on_trial_result(NO_CONTROLLER, trial, {"round": round, metric: score})
 
 
-def replay_final_result(scheduler: TrialScheduler, trial: Trial, scores: Mapping[int, float]) -> None:
+def replay_final_result(scheduler: TrialScheduler, trial: Trial, metric: str, scores: Mapping[int, float]) -> None:
     """Replay a finished trial to a scheduler that stops trials."""
     stub = TuneTrial("population", stub=True, trial_id=trial.trial_id)
     scheduler.on_trial_add(NO_CONTROLLER, stub)
-    replay_results(scheduler, stub, scores)
+    replay_results(scheduler, stub, metric, scores)
 
 
 def _pbt(space: Space) -> TrialScheduler:
@@ -196,8 +200,8 @@ def _pbt(space: Space) -> TrialScheduler:
 
     return PopulationBasedTraining(
         time_attr="round",
-        metric=METRIC,
-        mode="max",
+        metric=space.primary.val,
+        mode=space.primary.mode,
         perturbation_interval=interval,
         burn_in_period=interval,
         hyperparam_mutations={"trial": {"sample": mutations}},

@@ -26,6 +26,7 @@ from graftpop.cluster.trackers import Tracker
 from graftpop.cluster.trainable import PopulationTrainable, placement_of
 from graftpop.cluster.tune_losses import losses_counted
 from graftpop.errors import CheckpointError, one_line
+from graftpop.metrics import Metric
 from graftpop.run.checkpoints import Checkpoints
 from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space
@@ -60,10 +61,10 @@ def run_study(
     """
     known = read_known(folder, space)
     tuned, scheduled = space.resolve().tune, scheduler(space)
-    sampler, scores = make_sampler(space), scores_by_round(folder, known)
+    sampler, scores = make_sampler(space), scores_by_round(folder, known, space.primary)
     trackers = [Tracker(name, space, folder, known) for name in dict.fromkeys(tuned.trackers)]
     stored = [OptunaStorage(space, folder, known, scores)] if tuned.optuna_storage is not None else []
-    metrics = MetricsExport(folder.name)
+    metrics = MetricsExport(folder.name, space.metrics)
 
     def notify(trials: list[Trial]) -> None:
         for storage in stored:
@@ -78,7 +79,7 @@ def run_study(
     for trial in known:
         sampler.recall(trial, scores[trial.trial_id])
         if trial.is_final:
-            replay_final_result(scheduled, trial, scores[trial.trial_id])
+            replay_final_result(scheduled, trial, space.primary.val, scores[trial.trial_id])
     with ExitStack() as ending:
         for finish in (
             *(one.finish for one in trackers),
@@ -109,7 +110,7 @@ def run_study(
                 storage_path=folder.location,
                 config={} if suggests else grid_of(to_run),
                 num_samples=num_trials if suggests else 1,
-                search_alg=search_algorithm(SuggestedTrials(to_run, sampler) if suggests else None),
+                search_alg=search_algorithm(SuggestedTrials(to_run, sampler, space.primary) if suggests else None),
                 scheduler=scheduled,
                 max_failures=tuned.max_failures,
                 reuse_actors=True,
@@ -155,7 +156,7 @@ def read_known(folder: RunFolder, space: Space) -> list[Trial]:
     for trial in known:
         if not trial.is_over:
             trial.status = "interrupted"
-    best = best_trial(known)
+    best = best_trial(known, space.primary)
     for trial in known:
         if trial is best or not trial.is_final:
             # refuses another version's checkpoint now, before a trial starts
@@ -163,13 +164,13 @@ def read_known(folder: RunFolder, space: Space) -> list[Trial]:
     return known
 
 
-def scores_by_round(folder: RunFolder, known: list[Trial]) -> dict[str, dict[int, float]]:
-    """Return the best peer's validation accuracy by trial and round."""
+def scores_by_round(folder: RunFolder, known: list[Trial], primary: Metric) -> dict[str, dict[int, float]]:
+    """Return the best peer's value of a metric on the validation split, by trial and round."""
     folder.join_records(
         [trial.trial_id for trial in known], now=True, finished=[trial.trial_id for trial in known if trial.is_final]
     )
     scores: dict[str, dict[int, float]] = {trial.trial_id: {} for trial in known}
-    for row in folder.read_table("rounds").select(["trial_id", "round", "val_accuracy"]).to_pylist():
-        of_trial, round, score = scores[row["trial_id"]], row["round"], row["val_accuracy"]
-        of_trial[round] = max(score, of_trial.get(round, score))
+    for row in folder.read_table("rounds").select(["trial_id", "round", primary.val]).to_pylist():
+        of_trial, round, score = scores[row["trial_id"]], row["round"], row[primary.val]
+        of_trial[round] = max(score, of_trial.get(round, score), key=primary.merit)
     return scores

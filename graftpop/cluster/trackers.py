@@ -8,7 +8,7 @@ from typing import Any, Final
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
-from graftpop.rows import TrialRow
+from graftpop.rows import TrialRow, columns_of
 from graftpop.run.background_worker import BackgroundWorker
 from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space
@@ -17,16 +17,8 @@ from graftpop.study.trials import Trial
 
 __all__ = ["Tracker"]
 
-FIGURES: Final = (
-    "epoch",
-    "mean_val_accuracy",
-    "train_loss",
-    "num_invalid_filters",
-    "images_per_s",
-    "exchange_s",
-    *TrialRow.__annotations__,
-)
-"""Columns of a round's report that trackers get; test results come with the last round."""
+FIGURES: Final = ("epoch", "train_loss", "num_invalid_filters", "images_per_s", "exchange_s")
+"""Columns of a round's report that trackers get, beside those of `trials.parquet` and the means of the metrics."""
 
 
 @dataclass(eq=False)
@@ -54,6 +46,8 @@ class Tracker(Callback):
     def __init__(self, name: str, space: Space, folder: RunFolder, known: list[Trial]) -> None:
         self._client = TRACKERS[name](space.resolve().name, folder)
         self._space, self._folder = space, folder
+        means = (metric.mean for metric in space.metrics)
+        self._figures = (*FIGURES, *means, *columns_of(TrialRow, space.metrics))
         self._resumed = {trial.trial_id for trial in known}  # a trial may have a run before its first round
         self._runs: dict[str, Run] = {}  # by Tune's IDs
         self._background = BackgroundWorker(f"tune.trackers: {name}")
@@ -69,7 +63,7 @@ class Tracker(Callback):
         run = self._run_of(trial)
         run.has_failed = "error" in result
         if not run.has_failed:
-            figures: dict[str, Any] = {name: result[name] for name in FIGURES if name in result}
+            figures: dict[str, Any] = {name: result[name] for name in self._figures if name in result}
             self._submit(run, partial(self._client.log, step=result["round"], figures=figures))
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:

@@ -5,6 +5,7 @@ killed at any moment, with or without the driver.
 """
 
 import json
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -67,7 +68,7 @@ class PopulationTrainable(tune.Trainable):
             heart: source of heartbeats; None under a user's Tuner, which looks at none.
         """
         self._space, self._nodes = space, nodes
-        self._run = RunFolder(location)
+        self._run = RunFolder(location, space.metrics)
         self._lock, self._is_locked, self._is_complete = ExitStack(), False, False
         self._group: RayGroup | None = None
         self._assign_trial(config)
@@ -92,7 +93,7 @@ class PopulationTrainable(tune.Trainable):
         self._settings = self._space.resolve(self._sample)
         self._checkpoints = Checkpoints(self._run.of_trials("checkpoints") / self._id)
         self._writer = CheckpointWriter(self._checkpoints, self._id, self._on_storage_away)
-        self._records = TrialRecords(self._run.of_trials("records"), self._id)
+        self._records = TrialRecords(self._run.of_trials("records"), self._id, self._space.metrics)
         self._source, self._adopted = self._checkpoints, ""  # under PBT another trial's
         self._population: Population | None = None
         self._events: list[str] = []
@@ -119,13 +120,15 @@ class PopulationTrainable(tune.Trainable):
         except GraftpopError as error:
             self._end_peers()
             self._write_with_retries(self._records.write, "its records")
-            return {"round": 0, "val_accuracy": 0.0, **self._report(), "error": str(error), "done": True}
+            primary = self._space.primary
+            worst = 0.0 if primary.is_share else primary.worst
+            return {"round": 0, primary.val: worst, **self._report(), "error": str(error), "done": True}
         self._is_complete = done is None or done.is_last
         return {**self._report(), "done": self._is_complete}
 
     def _finish_round(self, population: Population, done: Round, start: float) -> None:
-        self._summary = summarize(done, self._summary, self._request.actors)
-        self._figures = peer_metrics(done, population.num_restarts)
+        self._summary = summarize(done, self._summary, self._request.actors, self._space.metrics)
+        self._figures = peer_metrics(done, population.num_restarts, self._space.metrics)
         self._records.add_round(done)
         if done.is_last:
             self._summary |= population.finish(done)
@@ -220,9 +223,10 @@ class PopulationTrainable(tune.Trainable):
         return report
 
     def _write_checkpoint(self, population: Population, *, is_complete: bool) -> None:
+        primary = self._space.primary
         metadata = CheckpointMetadata(
             round=population.round,
-            score=self._summary.get("val_accuracy", -1.0),
+            score=primary.merit_of(self._summary) if primary.val in self._summary else -sys.float_info.max,
             is_complete=is_complete,
             peers=population.peers,
             num_restarts=population.num_restarts,

@@ -1,31 +1,36 @@
 """Reports of a trial: the summary of a round for Tune, and the line of an event for the terminal."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from graftpop.metrics import Metric
 from graftpop.population import Event, Round
 from graftpop.rows import RoundRow
 
 __all__ = ["event_line", "summarize"]
 
 
-def summarize(done: Round, previous: Mapping[str, Any], actors: Iterable[Iterable[int]]) -> dict[str, Any]:
-    """Return a round's summary: means over peers, and totals since the start of the trial.
+def summarize(
+    done: Round, previous: Mapping[str, Any], actors: Iterable[Iterable[int]], metrics: Sequence[Metric]
+) -> dict[str, Any]:
+    """Return a round's summary: the best peer's metrics, means over peers, and totals since the start of the trial.
 
     Args:
         done: the round.
         previous: summary of the round before; empty before the first.
         actors: the peers of each actor.
+        metrics: metrics of the task.
     """
     rows = done.peers
+    best = next(row for row in rows if row["peer"] == done.best_peer)
     invalid = [row["num_invalid_filters"] for row in rows if row["num_invalid_filters"] is not None]
     return {
         "round": done.round,
         "epoch": rows[0]["epoch"],
         "num_peers": len(rows),
         "best_peer": done.best_peer,
-        "val_accuracy": done.val_accuracy,
-        "mean_val_accuracy": sum(row["val_accuracy"] for row in rows) / len(rows),
+        **{metric.val: metric.value_of(best) for metric in metrics},
+        **{metric.mean: sum(map(metric.value_of, rows)) / len(rows) for metric in metrics},
         "train_loss": sum(row["train_loss"] for row in rows) / len(rows),
         **({"num_invalid_filters": sum(invalid) / len(invalid)} if invalid else {}),
         "images_per_s": images_per_s({row["peer"]: row for row in rows}, actors),

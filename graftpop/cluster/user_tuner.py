@@ -27,12 +27,12 @@ def trainable(space: str | Path, out: str, overrides: Iterable[str] = ()) -> Any
         best = tuner.fit().get_best_result()
         network = graftpop.load(best.metrics["network"])
 
-    Keys of `param_space` are dotted keys of the space. A round reports `round`, `epoch`, `val_accuracy`,
-    `mean_val_accuracy`, `num_invalid_filters`, `images_per_s`, `train_images`, `exchange_s`, `wall_s` and `network`,
-    the best peer's file, which remains after the trial. The last round adds `test_accuracy` and
+    Keys of `param_space` are dotted keys of the space. A round reports `round`, `epoch`, the task's metrics, such as
+    `val_accuracy` and `mean_val_accuracy`, `num_invalid_filters`, `images_per_s`, `train_images`, `exchange_s`,
+    `wall_s` and `network`, the best peer's file, which remains after the trial. The last round adds `test_accuracy` and
     `ensemble_test_accuracy`. A trial reserves its peers' cores, keeps its checkpoints below `out`, and resumes from the
-    newest one when Tune restarts it. A trial that cannot continue, for example after divergence, ends with
-    `val_accuracy` 0 and an `error`.
+    newest one when Tune restarts it. A trial that cannot continue, for example after divergence, ends with an `error`
+    and the worst value of the primary metric, `val_accuracy` 0.
 
     If this process is not connected to Ray, this calls `ray.init()`; a cluster that starts is private to this machine.
 
@@ -50,7 +50,7 @@ def trainable(space: str | Path, out: str, overrides: Iterable[str] = ()) -> Any
             f"{space}: must have no domain, because the Tuner searches, got one for "
             f"{', '.join(base.domains)}; move it to param_space"
         )
-    folder = RunFolder(out)
+    folder = RunFolder(out, base.metrics)
     folder.create()
     if not ray.is_initialized():
         with private_start():

@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """Variant minus baseline over the seeds that both completed, as shares in [-1, 1].
+    """Variant minus baseline over the seeds that both completed, in the unit of the metric.
 
     Attributes:
         n: number of seeds in common.

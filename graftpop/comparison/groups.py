@@ -1,4 +1,4 @@
-"""Statistics of a comparison study: test accuracy of each variant over seeds, and its difference from the baseline.
+"""Statistics of a comparison study: test score of each variant over seeds, and its difference from the baseline.
 
 Differences are paired: variant minus baseline with the same seed. An effect that a seed has on both cancels.
 `rendering` formats the results.
@@ -11,6 +11,7 @@ from typing import Any
 
 from graftpop.comparison.caveats import compute_warnings, pairing_warnings, schedule_warnings, trial_warnings
 from graftpop.comparison.difference import Difference, paired_difference
+from graftpop.metrics import ACCURACY, Metric
 from graftpop.settings import Settings
 from graftpop.space import Space
 from graftpop.study.trials import restored_row
@@ -24,9 +25,9 @@ class Line:
 
     Attributes:
         variant: name of the variant.
-        n: number of completed trials with a test accuracy.
-        mean: mean test accuracy, in [0, 1].
-        std: sample standard deviation of the test accuracy (n - 1); None for fewer than two trials.
+        n: number of completed trials with a test score.
+        mean: mean test score, the primary metric of the task.
+        std: sample standard deviation of the test score (n - 1); None for fewer than two trials.
         train_images: mean number of training images of all peers together, including the training of teachers.
         num_peers: mean number of peers per trial.
         epochs: mean number of epochs per peer.
@@ -60,11 +61,13 @@ class Group:
         values: the other searched keys with their values; empty if only variant and seed are searched.
         baseline: name of the variant that the others are compared with.
         lines: one line per variant, in the order of the space.
+        primary: the primary metric of the task.
     """
 
     values: Mapping[str, Any]
     baseline: str
     lines: tuple[Line, ...]
+    primary: Metric = ACCURACY
 
     @property
     def differences(self) -> dict[str, Difference]:
@@ -80,6 +83,7 @@ def compare(
     seeds: Sequence[Any],
     searched: Sequence[str],
     settings_of: Callable[[Mapping[str, Any]], Settings],
+    primary: Metric = ACCURACY,
 ) -> list[Group]:
     """Return one group per combination of the searched values other than variant and seed.
 
@@ -90,6 +94,7 @@ def compare(
         seeds: seeds that each variant has to complete; [None] if no seed is searched.
         searched: searched keys; variant and seed may be among them.
         settings_of: function from a sample with a variant to its settings.
+        primary: the primary metric of the task.
     """
     others = [key for key in searched if key not in ("variant", "seed")]
     by_values: dict[str, list[Mapping[str, Any]]] = {}
@@ -99,9 +104,9 @@ def compare(
     for members in by_values.values():
         values = {key: members[0][key] for key in others}
         settings = {variant: settings_of({"variant": variant, **values}) for variant in variants}
-        completed = {variant: _completed(members, variant) for variant in variants}
-        lines = (_line(variant, baseline, completed, settings, seeds) for variant in variants)
-        groups.append(Group(values, baseline, tuple(lines)))
+        completed = {variant: _completed(members, variant, primary.test) for variant in variants}
+        lines = (_line(variant, baseline, completed, settings, seeds, primary.test) for variant in variants)
+        groups.append(Group(values, baseline, tuple(lines), primary))
     return groups
 
 
@@ -123,15 +128,16 @@ def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Grou
         seeds=seeds,
         searched=list(domains),
         settings_of=space.resolve,
+        primary=space.primary,
     )
 
 
 def published_percent(
     group: Group, variant: str, published: Mapping[str, Any] | None
 ) -> list[tuple[float, float | None]]:
-    """Return the published test accuracies of a variant in a group, in percent, each with its std or None.
+    """Return the published test scores of a variant in a group, in percent, each with its std or None.
 
-    A published accuracy that gives no value for a searched key belongs to every group.
+    A published score that gives no value for a searched key belongs to every group.
     """
     entries = published["accuracy"] if published else []
     return [
@@ -165,12 +171,12 @@ def verdict(group: Group) -> str:
     return " ".join(sentences)
 
 
-def _completed(rows: Sequence[Mapping[str, Any]], variant: str) -> dict[Any, Mapping[str, Any]]:
-    """Return the rows of a variant's completed trials with a test accuracy, by seed."""
+def _completed(rows: Sequence[Mapping[str, Any]], variant: str, test: str) -> dict[Any, Mapping[str, Any]]:
+    """Return the rows of a variant's completed trials with a score in the column `test`, by seed."""
     return {
         row.get("seed"): row
         for row in rows
-        if row["variant"] == variant and row["status"] == "completed" and row["test_accuracy"] is not None
+        if row["variant"] == variant and row["status"] == "completed" and row[test] is not None
     }
 
 
@@ -180,12 +186,11 @@ def _line(
     completed: Mapping[str, Mapping[Any, Mapping[str, Any]]],
     settings: Mapping[str, Settings],
     seeds: Sequence[Any],
+    test: str,
 ) -> Line:
-    accuracies = {
-        name: {seed: float(row["test_accuracy"]) for seed, row in rows.items()} for name, rows in completed.items()
-    }
-    own = accuracies[variant]
-    difference = None if variant == baseline else paired_difference(own, accuracies[baseline])
+    scores = {name: {seed: float(row[test]) for seed, row in rows.items()} for name, rows in completed.items()}
+    own = scores[variant]
+    difference = None if variant == baseline else paired_difference(own, scores[baseline])
     rows = completed[variant].values()
     num_missing = max(0, len(seeds) - len(own))
     warnings = list(trial_warnings(num_missing, len(seeds)))

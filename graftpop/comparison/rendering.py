@@ -10,6 +10,7 @@ from rich.table import Table
 
 from graftpop.comparison.difference import CONFIDENCE, Difference
 from graftpop.comparison.groups import Group, Line, published_percent, verdict
+from graftpop.metrics import ACCURACY, Metric
 from graftpop.study.trials import duration
 
 __all__ = ["comparison_html", "comparison_markdown", "comparison_tables"]
@@ -17,22 +18,25 @@ __all__ = ["comparison_html", "comparison_markdown", "comparison_tables"]
 COLUMNS = {
     "variant": "variant",
     "n": "n",
-    "test accuracy, %": "test %",
+    "test METRIC": "test",
     "images trained, millions": "M images",
     "peers": "peers",
     "epochs per peer": "epochs",
     "wall time": "time",
     "FLOPs left, %": "FLOPs %",
-    "difference, points": "points",
+    "difference": "difference",
     f"{100 * CONFIDENCE:.0f} % interval": f"{100 * CONFIDENCE:.0f} %",
     "published, %": "publ. %",
 }
-"""Column headings, with their short forms for the terminal."""
+"""Column headings, with their short forms for the terminal; METRIC stands for the metric's name."""
+
+OF_SHARE = {"test METRIC": ("test METRIC, %", "test %"), "difference": ("difference, points", "points")}
+"""Headings with the unit of a metric that is a share."""
 
 OPTIONAL = ("FLOPs left, %", "published, %")
 """Columns that are left out if no variant has a value."""
 
-UNDIVIDED = ("n", "peers", "epochs per peer", "wall time", "difference, points")
+UNDIVIDED = ("n", "peers", "epochs per peer", "wall time", "difference")
 """Columns that a narrow terminal must not wrap: their texts have no spaces."""
 
 FIGURE = """<figure data-figure="differences/{index}">
@@ -67,7 +71,7 @@ def comparison_markdown(groups: Sequence[Group], published: Mapping[str, Any] | 
     for group in groups:
         parts += [f"**{_name(group)}**"] if group.values else []
         table = [
-            heads,
+            [_heading(head, group.primary)[0] for head in heads],
             ["---", *["---:"] * (len(heads) - 1)],
             *(_texts(line, group, heads, published) for line in group.lines),
         ]
@@ -87,7 +91,7 @@ def comparison_tables(groups: Sequence[Group], published: Mapping[str, Any] | No
         )
         for head in heads:
             table.add_column(
-                COLUMNS[head],
+                _heading(head, group.primary)[1],
                 justify="left" if head == "variant" else "right",
                 overflow="fold",
                 no_wrap=head in UNDIVIDED,
@@ -102,6 +106,12 @@ def _heads(groups: Sequence[Group], published: Mapping[str, Any] | None) -> list
     has_removed_filters = any(line.flops_left is not None for group in groups for line in group.lines)
     says = dict(zip(OPTIONAL, (has_removed_filters, published is not None), strict=True))
     return [head for head in COLUMNS if says.get(head, True)]
+
+
+def _heading(head: str, primary: Metric) -> tuple[str, str]:
+    """Return the heading of a column and its short form, with the metric's name and unit."""
+    long, short = OF_SHARE.get(head, (head, COLUMNS[head])) if primary.is_share else (head, COLUMNS[head])
+    return long.replace("METRIC", primary.name), short
 
 
 def _texts(line: Line, group: Group, heads: Sequence[str], published: Mapping[str, Any] | None) -> list[str]:
@@ -122,7 +132,7 @@ def _cells(line: Line, group: Group, published: Mapping[str, Any] | None) -> lis
     texts = [
         line.variant,
         str(line.n),
-        _with_std(line.mean, line.std),
+        _with_std(line.mean, line.std, group.primary),
         *("" if value is None else f"{value:.4g}" for value in (images, line.num_peers, line.epochs)),
         "" if line.wall_s is None else duration(line.wall_s),
         "" if line.flops_left is None else f"{100 * line.flops_left:.1f}",
@@ -142,10 +152,13 @@ def _name(group: Group) -> str:
 
 def _note(groups: Sequence[Group]) -> str:
     """Return an explanation of the differences and of the chance errors of all intervals together."""
+    primary = groups[0].primary if groups else ACCURACY
     text = (
-        "Difference: variant minus baseline in percentage points, mean over the seeds that both completed, with its "
-        f"{100 * CONFIDENCE:.0f} % interval by Student's t."
+        f"Difference: variant minus baseline{' in percentage points' * primary.is_share}, mean over the seeds that "
+        f"both completed, with its {100 * CONFIDENCE:.0f} % interval by Student's t."
     )
+    if primary.mode == "min":
+        text += f" A lower {primary.name} is better."
     num = sum(difference.interval is not None for group in groups for difference in group.differences.values())
     if not num:
         return text
@@ -170,11 +183,12 @@ def _warnings(group: Group) -> list[str]:
     ]
 
 
-def _with_std(mean: float | None, std: float | None) -> str:
-    """Return an accuracy and its standard deviation, in percent."""
+def _with_std(mean: float | None, std: float | None, primary: Metric) -> str:
+    """Return a score and its standard deviation, a share in percent."""
     if mean is None:
         return ""
-    return f"{100 * mean:.2f}" + ("" if std is None else f" {PLUS_MINUS} {100 * std:.2f}")
+    texts = [f"{100 * value:.2f}" if primary.is_share else f"{value:.4g}" for value in (mean, std) if value is not None]
+    return f" {PLUS_MINUS} ".join(texts)
 
 
 def _difference(line: Line, group: Group) -> tuple[str, str]:
@@ -182,25 +196,27 @@ def _difference(line: Line, group: Group) -> tuple[str, str]:
         return "baseline", ""
     if line.difference is None:
         return "", ""
-    return _points(line.difference.mean), _interval(line.difference)
+    return _points(line.difference.mean, group.primary), _interval(line.difference, group.primary)
 
 
-def _interval(difference: Difference) -> str:
+def _interval(difference: Difference, primary: Metric) -> str:
     if difference.interval is None:
         return ""
-    return " to ".join(map(_points, difference.interval))
+    return " to ".join(_points(limit, primary) for limit in difference.interval)
 
 
-def _points(share: float) -> str:
-    """Return a difference in percentage points; a value that rounds to 0 has no minus sign."""
-    return f"{round(100 * share, 2) + 0.0:+.2f}"
+def _points(difference: float, primary: Metric) -> str:
+    """Return a difference, of shares in percentage points; a value that rounds to 0 has no minus sign."""
+    return f"{round(100 * difference, 2) + 0.0:+.2f}" if primary.is_share else f"{difference + 0.0:+.4g}"
 
 
 def _table(group: Group, heads: Sequence[str], published: Mapping[str, Any] | None) -> str:
     caption = (
-        f"Test accuracy: mean {PLUS_MINUS} standard deviation over n seeds. Other columns: means over the same trials."
+        f"Test {group.primary.name}: mean {PLUS_MINUS} standard deviation over n seeds. "
+        "Other columns: means over the same trials."
     )
-    head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in heads)
+    columns = [_heading(head, group.primary)[0] for head in heads]
+    head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in columns)
     body = []
     for line in group.lines:
         _, *others = (escape(_minus(text)) for text in _texts(line, group, heads, published))

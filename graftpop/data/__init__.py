@@ -2,7 +2,18 @@
 
 from graftpop.data.cifar import is_to_download
 from graftpop.data.images import Images, MemoryImages, Recipe, Splits
-from graftpop.data.splits import DATASETS, load_splits
+from graftpop.data.splits import DATASETS, IDENTITIES, data_set, load_splits
 from graftpop.data.streamed import StreamedImages
 
-__all__ = ["DATASETS", "Images", "is_to_download", "load_splits", "MemoryImages", "Recipe", "Splits", "StreamedImages"]
+__all__ = [
+    "DATASETS",
+    "IDENTITIES",
+    "Images",
+    "MemoryImages",
+    "Recipe",
+    "Splits",
+    "StreamedImages",
+    "data_set",
+    "is_to_download",
+    "load_splits",
+]

@@ -49,7 +49,7 @@ class Decoded:
     class_names: tuple[str, ...]
     mean: Color  # of the training pixels in [0, 1]
     std: Color
-    parts: Mapping[str, tuple[Tensor, Tensor]]  # pixels uint8 (N, 3, H, W), channels last; labels int64 (N,)
+    parts: Mapping[str, tuple[Tensor, Tensor]]  # pixels uint8 (N, 3, H, W), channels last; labels int64 (N,) or (N, 3)
     notes: tuple[str, ...] = ()  # lines for the user, see `Contents`
 
 
@@ -173,7 +173,8 @@ def _folder_of(source: Source) -> Path:
     for file in source.files:
         status = file.stat()
         files.append((str(file.resolve()), status.st_size, status.st_mtime_ns))
-    key = json.dumps([FORMAT_VERSION, source.name, source.label, source.image_size, files])
+    parts = [FORMAT_VERSION, source.name, source.label, source.image_size, files]
+    key = json.dumps([*parts, source.camera] if source.has_identities else parts)
     return cache_folder() / "decoded" / f"{source.name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
 
 

@@ -15,10 +15,12 @@ from graftpop.errors import DataError, one_line
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Block", "DamagedImage", "decode_blocks", "decode_image", "find_damage", "size_of", "square"]
+__all__ = ["Block", "DamagedImage", "ImageSize", "decode_blocks", "decode_image", "find_damage", "scaled", "size_of"]
 
-EncodedImage = tuple[bytes | str, str, int]  # content or path, name for messages, label
-Block = tuple[NDArray[np.uint8], NDArray[np.int64]]  # pixels (B, H, W, 3), labels (B,)
+Label = int | list[int]  # a class, or identity, camera and role
+EncodedImage = tuple[bytes | str, str, Label]  # content or path, name for messages, label
+Block = tuple[NDArray[np.uint8], NDArray[np.int64]]  # pixels (B, H, W, 3), labels (B,) or (B, 3)
+ImageSize = int | tuple[int, int]  # side of a square, or (height, width), in pixels
 
 FORMATS: Final = (
     "AVIF",
@@ -197,21 +199,26 @@ def _check_size(image: "Image.Image", size: tuple[int, int] | None, where: str) 
         )
 
 
-def square(image: "Image.Image", side: int) -> "Image.Image":
-    """Return the central square of an image, scaled to (side, side); bilinear, antialiased."""
+def scaled(image: "Image.Image", size: ImageSize) -> "Image.Image":
+    """Return an image scaled to a size, bilinear and antialiased: for a side its central square, else without a cut."""
     from PIL import Image, ImageOps
 
-    return ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+    if isinstance(size, int):
+        return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    height, width = size
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def decode_blocks(images: Iterable[EncodedImage], height: int, width: int, *, scaled: bool = False) -> Iterator[Block]:
+def decode_blocks(
+    images: Iterable[EncodedImage], height: int, width: int, *, size: ImageSize | None = None
+) -> Iterator[Block]:
     """Yield the pixels and labels of images in blocks, decoded by a few threads.
 
     Args:
         images: (content or path, name for messages, label) of each image.
         height: height of every image, in pixels.
         width: width of every image, in pixels.
-        scaled: whether images of any size are cropped and scaled to a square of side `height`; see `square`.
+        size: size that images of any size are scaled to, see `scaled`; None: all have the same size.
 
     Raises:
         DataError: an image cannot be decoded or has another size.
@@ -219,8 +226,8 @@ def decode_blocks(images: Iterable[EncodedImage], height: int, width: int, *, sc
 
     def pixels(image: EncodedImage) -> NDArray[np.uint8]:
         encoded, where, _ = image
-        if scaled:
-            return np.asarray(square(decode_image(encoded, where), height))
+        if size is not None:
+            return np.asarray(scaled(decode_image(encoded, where), size))
         return np.asarray(decode_image(encoded, where, (height, width)))
 
     block_images = max(1, min(MAX_BLOCK_IMAGES, MAX_BLOCK_BYTES // (height * width * 3)))

@@ -132,9 +132,7 @@ def folder_source(
             {
                 part: Part(
                     len(files),
-                    decode_blocks(
-                        ((file, file, label) for file, label in files), height, width, scaled=image_size is not None
-                    ),
+                    decode_blocks(((file, file, label) for file, label in files), height, width, size=image_size),
                 )
                 for part, files in images.parts.items()
             },

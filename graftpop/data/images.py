@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from graftpop.data.augment import Recipe, crop_and_flip, normalize
+from graftpop.data.identities import identity_batches
 
 __all__ = ["Images", "MemoryImages", "Recipe", "Splits"]
 
@@ -51,7 +52,7 @@ class Splits:
     val: Images
     test: Images
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]  # (channels, height, width) of the network's input
+    image_shape: tuple[int, ...]  # (channels, height, width) of the network's input, or an `InputShape`
     recipe: Recipe
     notes: tuple[str, ...] = ()
     """Lines for the user: files that are left out, labels that are renumbered, images that are scaled."""
@@ -63,15 +64,17 @@ class MemoryImages:
 
     Args:
         pixels: uint8 (N, 3, H, W); fastest with channels last in memory.
-        labels: int64 (N,).
+        labels: int64 (N,), or (N, 3) for recognition.
         recipe: normalization and augmentation.
         rows: int64 (num_images,), the rows of `pixels` in this split; None: all.
+        per_identity: images of each identity in a training batch, see `identity_batches`; None: batches at random.
     """
 
     pixels: Tensor
     labels: Tensor
     recipe: Recipe
     rows: Tensor | None = None
+    per_identity: int | None = None
     _moved: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -83,15 +86,21 @@ class MemoryImages:
         """Yield every image once, randomly cropped and mirrored, in random order; see `Images`."""
         generator = torch.Generator().manual_seed(seed)
         padding = self.recipe.crop_padding
-        order = torch.randperm(self.num_images, generator=generator)
-        offsets = torch.randint(2 * padding + 1, (2, self.num_images), generator=generator)
-        mirrored = torch.rand(self.num_images, generator=generator) < (0.5 if self.recipe.flip else 0.0)
+        order = self._training_order(batch_size, generator)
+        offsets = torch.randint(2 * padding + 1, (2, len(order)), generator=generator)
+        mirrored = torch.rand(len(order), generator=generator) < (0.5 if self.recipe.flip else 0.0)
         pixels, labels, order = self._on(device, order)
         draws = torch.stack((order, *offsets.to(device), mirrored.long().to(device)))
         for rows, dy, dx, flips in torch.split(draws, batch_size, dim=1):
             if len(rows) > 1:
                 images = crop_and_flip(_take(pixels, rows), dy, dx, flips.bool(), padding)
                 yield normalize(images, self.recipe), labels.index_select(0, rows)
+
+    def _training_order(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        if self.per_identity is None:
+            return torch.randperm(self.num_images, generator=generator)
+        labels = self.labels if self.rows is None else self.labels[self.rows]
+        return identity_batches(labels, self.per_identity, batch_size, generator)
 
     def evaluation_batches(self, batch_size: int, device: torch.device) -> Batches:
         """Yield every image once, in the order of the data set; see `Images`."""

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from graftpop.data.decoding import decode_blocks, size_of
+from graftpop.data.decoding import Label, decode_blocks, size_of
 from graftpop.data.parquet_labels import Columns, class_names, read_classes
 from graftpop.data.parquet_table import batches, features_of, image_column, label_column, label_kind, reading, schema_of
 from graftpop.data.paths import check_inside
@@ -19,7 +19,7 @@ from graftpop.data.source import Contents, Part, Source, name_parts, root_folder
 from graftpop.errors import DataError
 from graftpop.settings import DataSettings
 
-__all__ = ["find_parquet", "parquet_files", "parquet_source"]
+__all__ = ["IMAGE_COLUMNS", "find_parquet", "images_of", "parquet_files", "parquet_source"]
 
 IMAGE_COLUMNS: Final = ("image", "img")
 
@@ -105,24 +105,24 @@ def parquet_source(
 
 def _open(parts: Mapping[str, list[Path]], columns: Columns, side: int | None) -> Contents:
     classes = read_classes(parts, columns)
-    images = {part: _images(files, columns.image, classes.labels[part]) for part, files in parts.items()}
-    encoded, where, _ = next(_images(parts["train"], columns.image, classes.labels["train"]))
+    images = {part: images_of(files, columns.image, classes.labels[part]) for part, files in parts.items()}
+    encoded, where, _ = next(images_of(parts["train"], columns.image, classes.labels["train"]))
     height, width = (side, side) if side else size_of(encoded, where)
     return Contents(
         classes.names,
         height,
         width,
         {
-            part: Part(
-                sum(map(len, classes.labels[part])), decode_blocks(of_part, height, width, scaled=side is not None)
-            )
+            part: Part(sum(map(len, classes.labels[part])), decode_blocks(of_part, height, width, size=side))
             for part, of_part in images.items()
         },
         classes.notes,
     )
 
 
-def _images(files: Sequence[Path], image: str, labels: Sequence[NDArray[np.int64]]) -> Iterator[tuple[bytes, str, int]]:
+def images_of(
+    files: Sequence[Path], image: str, labels: Sequence[NDArray[np.int64]]
+) -> Iterator[tuple[bytes, str, Label]]:
     """Yield (encoded image, its name for messages, label) row by row, reading a few rows at a time."""
     from pyarrow import parquet
 

@@ -28,7 +28,7 @@ from graftpop.errors import DataError, one_line
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["class_names", "Classes", "Columns", "read_classes"]
+__all__ = ["class_names", "Classes", "Columns", "Labels", "read_classes", "read_labels"]
 
 MAX_CLASSES: Final = 2**16  # a column with more values holds no labels
 MAX_ROWS: Final = 2**24  # per part; ImageNet-21k has 14 million images
@@ -54,7 +54,7 @@ class Classes:
 
 
 @dataclass(frozen=True)
-class _Labels:
+class Labels:
     """The labels of a file: distinct values, int or str, and each row's position among them, int64 (num_rows,)."""
 
     values: list[Any]
@@ -102,7 +102,7 @@ def read_classes(parts: Mapping[str, list[Path]], columns: Columns) -> Classes:
     own = {file: class_names(file, columns) for files in parts.values() for file in files}
     first = parts["train"][0]
     named = own[first] or next(filter(None, own.values()), None)  # gives the numbers of all files their meaning
-    found = {file: _read(file, columns, names or own[first], names and named) for file, names in own.items()}
+    found = {file: read_labels(file, columns, names or own[first], names and named) for file, names in own.items()}
     for part, files in parts.items():
         num_rows = sum(len(found[file].rows) for file in files)
         if not num_rows:
@@ -134,14 +134,14 @@ def _note(values: Sequence[Any], columns: Columns) -> str:
     return f"data.label: '{columns.label}' {reason}, so its {len(values)} sorted values are the classes: {shown}"
 
 
-def _numbered(
-    labels: _Labels, numbers: Mapping[Any, int], rule: str, file: Path, columns: Columns
-) -> NDArray[np.int64]:
+def _numbered(labels: Labels, numbers: Mapping[Any, int], rule: str, file: Path, columns: Columns) -> NDArray[np.int64]:
     labels.check((value in numbers for value in labels.values), file, f"column '{columns.label}' must be {rule}")
     return np.array([numbers[value] for value in labels.values], np.int64)[labels.rows]
 
 
-def _read(file: Path, columns: Columns, names: tuple[str, ...] | None, named: tuple[str, ...] | None) -> _Labels:
+def read_labels(
+    file: Path, columns: Columns, names: tuple[str, ...] | None, named: tuple[str, ...] | None = None
+) -> Labels:
     """Return the labels of a file: text, or numbers.
 
     Args:
@@ -167,7 +167,7 @@ def _read(file: Path, columns: Columns, names: tuple[str, ...] | None, named: tu
             distinct = _distinct(batch.column(0), file, num_rows, columns)
             rows.append(np.array([found.setdefault(value, len(found)) for value in distinct.values])[distinct.rows])
             num_rows += len(batch)
-    labels = _Labels([*found], np.concatenate(rows))
+    labels = Labels([*found], np.concatenate(rows))
     if columns.kind == TEXT:
         return labels
     last = len(names or range(MAX_CLASSES)) - 1
@@ -177,9 +177,9 @@ def _read(file: Path, columns: Columns, names: tuple[str, ...] | None, named: tu
         return labels
     if len({*names}) < len(names) or len({*named}) < len(named):
         raise DataError(f"{file}: class names in another order must be distinct, got {one_line(', '.join(names))}")
-    labels = _Labels([names[number] for number in labels.values], labels.rows)
+    labels = Labels([names[number] for number in labels.values], labels.rows)
     labels.check((name in named for name in labels.values), file, f"{rule} a class of the other files")
-    return _Labels([named.index(name) for name in labels.values], labels.rows)
+    return Labels([named.index(name) for name in labels.values], labels.rows)
 
 
 def _check_columns(file: Path, columns: Columns) -> None:
@@ -197,7 +197,7 @@ def _check_columns(file: Path, columns: Columns) -> None:
         ) from error
 
 
-def _distinct(column: "pyarrow.Array", file: Path, first_row: int, columns: Columns) -> _Labels:
+def _distinct(column: "pyarrow.Array", file: Path, first_row: int, columns: Columns) -> Labels:
     """Return the labels in some rows of a file, after a check that each is whole and not missing."""
     import pyarrow
     from pyarrow import compute
@@ -216,10 +216,10 @@ def _distinct(column: "pyarrow.Array", file: Path, first_row: int, columns: Colu
         texts = column.dictionary.take(pyarrow.array(used))
         short = compute.binary_length(texts).to_numpy() <= MAX_NAME_BYTES
         check(short[rows], f"have at most {MAX_NAME_BYTES} bytes of text")
-        return _Labels(texts.to_pylist(), rows)
+        return Labels(texts.to_pylist(), rows)
     numbers = (column.dictionary_decode() if is_dictionary else column).to_numpy(zero_copy_only=False)
     if pyarrow.types.is_floating(column.type):
         numbers = numbers.astype(np.float64)
         check((np.floor(numbers) == numbers) & (abs(numbers) < 2**53), "hold a whole number")
     values, rows = np.unique(numbers.astype(np.int64), return_inverse=True)
-    return _Labels(values.tolist(), rows)
+    return Labels(values.tolist(), rows)

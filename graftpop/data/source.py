@@ -49,6 +49,8 @@ class Source:
     mean_std: tuple[Color, Color] | None = None  # of pixels in [0, 1]; None: computed from the training images
     label: str | None = None  # Parquet: the label column
     image_size: int | None = None  # side of the squares that images are scaled to; None: they have one size
+    has_identities: bool = False  # recognition: its labels are identity, camera and role
+    camera: str | None = None  # recognition: the camera column of a Parquet table
     notes: tuple[str, ...] = ()  # as those of its contents, but not cached
 
 

@@ -13,15 +13,21 @@ from graftpop.data.cifar import find_cifar10, find_cifar100
 from graftpop.data.decoding import DamagedImage
 from graftpop.data.digits import find_digits
 from graftpop.data.folder import ImageFiles, find_folder
+from graftpop.data.identities import held_out_identities, match_note, numbered
 from graftpop.data.images import MemoryImages, Splits
+from graftpop.data.market import find_market
+from graftpop.data.omniglot import find_omniglot
 from graftpop.data.parquet import find_parquet
+from graftpop.data.parquet_identities import find_parquet_identities
 from graftpop.data.source import Source
 from graftpop.data.stratified_split import stratified_rows
 from graftpop.data.streamed import IMAGENET_MEAN, IMAGENET_STD, INPUT_SIDE, StreamedImages
+from graftpop.data.user_data import user_splits
 from graftpop.errors import DataError, choose
-from graftpop.settings import DataSettings
+from graftpop.settings import DataSettings, TaskSettings
+from graftpop.user_code import PYTHON
 
-__all__ = ["DATASETS", "load_splits"]
+__all__ = ["DATASETS", "IDENTITIES", "data_set", "load_splits"]
 
 DATASETS: Final[Mapping[str, Callable[[DataSettings], Source | ImageFiles]]] = {
     "digits": find_digits,
@@ -31,25 +37,48 @@ DATASETS: Final[Mapping[str, Callable[[DataSettings], Source | ImageFiles]]] = {
     "folder": find_folder,
 }
 
+IDENTITIES: Final[Mapping[str, Callable[[DataSettings], Source]]] = {
+    "omniglot": find_omniglot,
+    "parquet": find_parquet_identities,
+    "market1501": find_market,
+    "dukemtmc": find_market,
+}
+"""The data sets of recognition."""
+
+CLASSIFICATION: Final = TaskSettings()
+
 MIN_TRAINING_IMAGES: Final = 2  # BatchNorm cannot train on one
 PADDING_SHARE: Final = 8  # default padding of crops: an eighth of the side, 4 of CIFAR's 32 pixels
 
 
-def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0) -> Splits:
+def data_set(name: str, task: TaskSettings) -> Callable[[DataSettings], Source | ImageFiles]:
+    """Return the function that finds a data set for a task.
+
+    Raises:
+        DataError: the task has no such data set.
+    """
+    return choose(IDENTITIES if task.name == "recognition" else DATASETS, name, "data.name", DataError)
+
+
+def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0, task: TaskSettings = CLASSIFICATION) -> Splits:
     """Return the training, validation and test images of a data set.
 
     Images in memory are decoded once per node, into the cache. If the data set has no validation images, they are
-    split off the training images, stratified by class; that split is a function of `seed` alone.
+    split off the training images, stratified by class, or for recognition as whole identities; that split is a function
+    of `seed` alone.
 
     Args:
         data: the data set, its split and its augmentation.
         seed: chooses the `data.max_train_images` images and the validation images.
         num_workers: processes that read images streamed from files; 0 reads in this process.
+        task: the task, which decides the data sets and their targets.
 
     Raises:
         DataError: the data set is unknown, absent, damaged, or does not fit the settings.
     """
-    find = choose(DATASETS, data.name, "data.name", DataError)
+    if data.name.startswith(PYTHON):
+        return user_splits(data, seed=seed, num_workers=num_workers, has_labels=not task.is_user_defined)
+    find = data_set(data.name, task)
     try:
         found = find(data)
         if data.label is not None and (isinstance(found, ImageFiles) or found.label is None):
@@ -62,6 +91,11 @@ def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0) -> Split
                 f"data.image_size: must be unset unless data.name is parquet or folder, got {data.image_size} "
                 f"for {data.name}; leave it out"
             )
+        if data.camera is not None and not (isinstance(found, Source) and found.camera):
+            raise DataError(
+                f"data.camera: must be unset unless a Parquet table is used for recognition, got '{data.camera}' for "
+                f"{data.name}; leave it out"
+            )
         if data.on_damage != "refuse" and data.name != "folder":
             raise DataError(
                 f"data.on_damage: must be refuse unless data.name is folder, got {data.on_damage} for {data.name}; "
@@ -69,7 +103,7 @@ def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0) -> Split
             )
         if isinstance(found, ImageFiles):
             return _streamed_splits(found, data, seed, num_workers)
-        return _memory_splits(found, decoded(found), data, seed)
+        return _memory_splits(found, decoded(found), data, task, seed)
     except DamagedImage as error:
         if data.name != "folder":
             raise
@@ -78,7 +112,7 @@ def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0) -> Split
         raise DataError(f"data: {data.name} must be readable, got {error}; check its folder") from error
 
 
-def _memory_splits(source: Source, images: Decoded, data: DataSettings, seed: int) -> Splits:
+def _memory_splits(source: Source, images: Decoded, data: DataSettings, task: TaskSettings, seed: int) -> Splits:
     pixels, labels = images.parts["train"]
     side = min(pixels.shape[2:])
     crop_padding = side // PADDING_SHARE if data.crop_padding == "auto" else data.crop_padding
@@ -86,12 +120,50 @@ def _memory_splits(source: Source, images: Decoded, data: DataSettings, seed: in
         raise DataError(f"data.crop_padding: must be at most the images' side, {side}, got {crop_padding}")
     mean, std = source.mean_std or (images.mean, images.std)
     recipe = Recipe(mean, std, crop_padding, source.flip if data.flip == "auto" else data.flip)
+    if source.has_identities:
+        return _identity_splits(images, data, task, seed, recipe, source.notes)
     train_rows, val_rows = _cut(labels, data, seed, has_val="val" in images.parts)
     train = MemoryImages(pixels, labels, recipe, train_rows)
     val = MemoryImages(*images.parts["val"], recipe) if val_rows is None else replace(train, rows=val_rows)
     test = MemoryImages(*images.parts["test"], recipe)
     notes = source.notes + images.notes
     return Splits(train, val, test, images.class_names, (3, *pixels.shape[2:]), recipe, notes)
+
+
+def _identity_splits(
+    images: Decoded, data: DataSettings, task: TaskSettings, seed: int, recipe: Recipe, notes: tuple[str, ...]
+) -> Splits:
+    """Return the splits of recognition: training images with identities from 0, the others with camera and role."""
+    pixels, labels = images.parts["train"]
+    generator = torch.Generator().manual_seed(seed)
+    if "val" in images.parts:
+        rows, held_out = torch.arange(len(labels)), None
+    else:
+        rows, held_out = held_out_identities(labels, data.max_train_images, data.val_fraction, generator)
+    for part in images.parts.keys() - {"train"}:
+        both = set(labels[:, 0].tolist()) & set(images.parts[part][1][:, 0].tolist()) - {-1}
+        if both:
+            names = ", ".join(images.class_names[identity] for identity in sorted(both)[:5])
+            raise DataError(
+                f"data: identities of {part} must not occur in training, got {len(both)} that do: {names}; move their "
+                f"images to one of them"
+            )
+    targets = torch.full((len(labels),), -1)
+    targets[rows] = numbered(labels[rows, 0])
+    per_identity = task.images_per_identity if task.triplet_weight else None
+    train = MemoryImages(pixels, targets, recipe, rows, per_identity)
+    val = (
+        MemoryImages(*images.parts["val"], recipe)
+        if held_out is None
+        else MemoryImages(pixels, labels, recipe, held_out)
+    )
+    test = MemoryImages(*images.parts["test"], recipe)
+    of_val = val.labels if held_out is None else labels[held_out]
+    more = (match_note(found, part) for part, found in (("val", of_val), ("test", test.labels)))
+    trained = tuple(images.class_names[identity] for identity in labels[rows, 0].unique().tolist())
+    return Splits(
+        train, val, test, trained, (3, *pixels.shape[2:]), recipe, (*notes, *images.notes, *filter(None, more))
+    )
 
 
 def _streamed_splits(images: ImageFiles, data: DataSettings, seed: int, num_workers: int) -> Splits:

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Subset
 from graftpop.data.augment import Recipe
 from graftpop.data.batch_reader import in_order, read_batches, shuffled
 from graftpop.data.images import Splits
+from graftpop.data.input_shape import InputShape
 from graftpop.errors import DataError
 from graftpop.seeds import derive, seeded
 
@@ -22,7 +23,9 @@ AS_THEY_ARE: Final = Recipe((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0, False)
 
 @dataclass(frozen=True, eq=False)
 class DatasetImages:
-    """A map-style data set of (image, label), with images as float tensors (C, H, W), ready for the network.
+    """A map-style data set of (input, target): tensors that are ready for the network, such as images (C, H, W).
+
+    Floating-point inputs become float32, and images get channels last in memory. Targets are integers or tensors.
 
     Torch's global generator is seeded for each item, by the epoch's seed and the item's index. So the random transforms
     of torchvision give the same image for any number of workers.
@@ -49,9 +52,12 @@ class DatasetImages:
         return self._read(in_order(self.num_images, batch_size), 0, device)
 
     def _read(self, batches: Sequence[Tensor], seed: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in read_batches(_Seeded(self.dataset, seed), batches, self.num_workers, device):
-            with_layout = images.float().contiguous(memory_format=torch.channels_last)
-            yield with_layout.to(device, non_blocking=True), labels.long().to(device, non_blocking=True)
+        for inputs, targets in read_batches(_Seeded(self.dataset, seed), batches, self.num_workers, device):
+            inputs = inputs.float() if inputs.is_floating_point() else inputs.long()
+            if inputs.dim() == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            targets = targets.float() if targets.is_floating_point() else targets.long()
+            yield inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
 
 class _Seeded(Dataset[Any]):
@@ -77,29 +83,31 @@ def dataset_splits(  # three splits, and all that their images do not say
     val_fraction: float,
     seed: int,
     num_workers: int = 0,
+    has_labels: bool = True,
 ) -> Splits:
     """Return three splits of user-defined data sets.
 
     Args:
-        train: items (image, label), the image a tensor (C, H, W).
+        train: items (input, target), the input a tensor such as an image (C, H, W).
         val: used for selection; None: split off `train` at random.
         test: read once, at the end.
         classes: names by label.
         val_fraction: share of `train` to split off, in (0, 1).
         seed: fixes that split.
         num_workers: processes that read; 0 reads in this process.
+        has_labels: whether targets must be integers, the labels of classes; otherwise they may be any tensors.
 
     Raises:
-        DataError: a first item is not an image and a label, the shapes of the splits differ, or fewer than 2 images
+        DataError: a first item is not an input and a target, the shapes of the splits differ, or fewer than 2 items
             are left to train on.
     """
     shapes = {
-        name: _image_shape(part, name)
+        name: _input_shape(part, name, has_labels)
         for name, part in (("train", train), ("val", val), ("test", test))
         if part is not None
     }
     if len(set(shapes.values())) > 1:
-        raise DataError(f"data: images must have one shape in all splits, got {shapes}")
+        raise DataError(f"data: inputs must have one shape in all splits, got {shapes}")
     if val is None:
         num = _length(train)
         order = torch.randperm(num, generator=torch.Generator().manual_seed(derive(seed, "split"))).tolist()
@@ -118,15 +126,22 @@ def _length(dataset: Dataset[Any]) -> int:
     return len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
 
 
-def _image_shape(dataset: Dataset[Any], name: str) -> tuple[int, int, int]:
+def _input_shape(dataset: Dataset[Any], name: str, has_labels: bool) -> InputShape:
     if not _length(dataset):
-        raise DataError(f"data: {name} has no images; each split needs at least one")
+        raise DataError(f"data: {name} has no items; each split needs at least one")
     item = dataset[0]
-    image, label = item if isinstance(item, tuple | list) and len(item) == 2 else (None, None)
-    if not isinstance(image, Tensor) or image.dim() != 3 or not isinstance(label, int | Tensor):
-        got = tuple(type(part).__name__ for part in item) if isinstance(item, tuple | list) else type(item).__name__
+    value, target = item if isinstance(item, tuple | list) and len(item) == 2 else (None, None)
+    is_target = isinstance(target, int | float | Tensor)
+    if has_labels and not (isinstance(target, int) or (isinstance(target, Tensor) and target.dim() == 0)):
+        is_target = False
+    if not isinstance(value, Tensor) or value.dim() == 0 or not is_target:
+        got = tuple(map(_kind, item)) if isinstance(item, tuple | list) else type(item).__name__
         raise DataError(
-            f"data: an item of {name} must be (image, label), the image a tensor (C, H, W), got {got}; "
-            f"use a transform such as torchvision's ToTensor"
+            f"data: an item of {name} must be (input, {'label' if has_labels else 'target'}), the input a tensor such "
+            f"as an image (C, H, W), got {got}; use a transform such as torchvision's ToTensor"
         )
-    return image.shape[0], image.shape[1], image.shape[2]
+    return InputShape.of(value)
+
+
+def _kind(part: object) -> str:
+    return f"tensor {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__

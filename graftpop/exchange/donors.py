@@ -18,7 +18,7 @@ def donors_among(peers: Sequence[int], topology: str, best_peer: int, rng: rando
     Args:
         peers: the present peers, in ascending order.
         topology: a key of TOPOLOGIES.
-        best_peer: the peer with the highest validation accuracy.
+        best_peer: the peer with the best validation score.
         rng: generator for random topologies.
     """
     if len(peers) < 2:

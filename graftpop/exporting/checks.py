@@ -1,4 +1,4 @@
-"""Checks of an exported file against its network: equal scores and equal accuracy."""
+"""Checks of an exported file against its network: equal outputs and an equal score."""
 
 import math
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from torch import Tensor
 from graftpop.data import Images
 from graftpop.errors import ModelError
 from graftpop.exporting.formats import Predict
+from graftpop.metrics import Metric
+from graftpop.tasks.task import Task
 
 __all__ = ["Measurement", "check_agreement", "measure", "measure_on_noise"]
 
@@ -20,78 +22,80 @@ NUM_NOISE_IMAGES: Final = 100
 
 @dataclass(frozen=True)
 class Measurement:
-    """Accuracy of an exported file and its agreement with its network.
+    """Score of an exported file, the task's primary metric, and its agreement with its network.
 
     Attributes:
         images: name of the images: `val`, `test` or `noise`.
         num_images: number of images.
-        accuracy: accuracy of the file, in [0, 1]; nan on noise.
-        network_accuracy: accuracy of the network, in [0, 1]; nan on noise.
-        difference: largest difference between their scores, relative to the image's largest score if that is above 1.
+        score: score of the file; nan on noise.
+        network_score: score of the network; nan on noise.
+        difference: largest difference between their outputs, relative to the image's largest output if that is above 1.
     """
 
     images: str
     num_images: int
-    accuracy: float
-    network_accuracy: float
+    score: float
+    network_score: float
     difference: float
 
 
 @torch.no_grad()
-def measure(name: str, images: Images, network: Predict, file: Predict) -> Measurement:
-    """Return the accuracies of a file and its network on a split, and their difference.
+def measure(name: str, images: Images, task: Task, network: Predict, file: Predict) -> Measurement:
+    """Return the scores of a file and its network on a split, and the difference of their outputs.
 
     Args:
         name: name of the split.
         images: images of the split.
+        task: the task.
         network: network in evaluation mode.
         file: network decoded from the file.
     """
-    num_right = num_right_of_network = 0
-    differences = []
-    for pixels, labels in images.evaluation_batches(BATCH, torch.device("cpu")):
-        expected, found = network(pixels), file(pixels)
-        differences.append(_difference(expected, found))
-        num_right += int(torch.count_nonzero(found.argmax(1) == labels))
-        num_right_of_network += int(torch.count_nonzero(expected.argmax(1) == labels))
-    num_images = images.num_images
-    return Measurement(
-        name,
-        num_images,
-        num_right / num_images,
-        num_right_of_network / num_images,
-        float(torch.tensor(differences).max()),  # unlike max(), nan if one of them is
+    outputs: list[Tensor] = []
+    of_network: list[Tensor] = []
+    targets: list[Tensor] = []
+    for inputs, of_batch in images.evaluation_batches(BATCH, torch.device("cpu")):
+        outputs.append(file(inputs))
+        of_network.append(network(inputs))
+        targets.append(of_batch)
+    differences = [_difference(expected, found) for expected, found in zip(of_network, outputs, strict=True)]
+    score, network_score = (
+        task.score(task.predict(torch.cat(each)), torch.cat(targets))[task.metrics[0].name]
+        for each in (outputs, of_network)
     )
+    # unlike max(), the largest difference is nan if one of them is
+    return Measurement(name, images.num_images, score, network_score, float(torch.tensor(differences).max()))
 
 
 @torch.no_grad()
-def measure_on_noise(image_shape: tuple[int, int, int], network: Predict, file: Predict) -> Measurement:
+def measure_on_noise(image_shape: tuple[int, ...], network: Predict, file: Predict) -> Measurement:
     """Return the difference between a file and its network on noise images, for runs whose data is missing."""
     images = torch.randn(NUM_NOISE_IMAGES, *image_shape, generator=torch.Generator().manual_seed(0))
     return Measurement("noise", NUM_NOISE_IMAGES, math.nan, math.nan, _difference(network(images), file(images)))
 
 
-def check_agreement(measurement: Measurement) -> None:
-    """Check that a file gives the scores and the accuracy of its network.
+def check_agreement(measurement: Measurement, primary: Metric) -> None:
+    """Check that a file gives the outputs and the score of its network.
 
     Raises:
-        ModelError: scores or accuracies differ by more than `TOLERANCE`.
+        ModelError: outputs or scores differ by more than `TOLERANCE`.
     """
     images = f"{measurement.num_images:,} images ({measurement.images})"
     if not measurement.difference <= TOLERANCE:  # true for nan
         raise ModelError(
-            f"export: the file's scores must agree with the network's within {TOLERANCE:g}, got a difference of "
+            f"export: the file's outputs must agree with the network's within {TOLERANCE:g}, got a difference of "
             f"{measurement.difference:.2g} on {images}; choose another format"
         )
-    if abs(measurement.accuracy - measurement.network_accuracy) > TOLERANCE:
+    expected, found = measurement.network_score, measurement.score
+    if abs(found - expected) > TOLERANCE * max(1.0, abs(expected)):
         raise ModelError(
-            f"export: the file must have the network's accuracy, {100 * measurement.network_accuracy:.2f} %, got "
-            f"{100 * measurement.accuracy:.2f} % on {images}; choose another format"
+            f"export: the file must have the network's {primary.name}, {primary.text(expected)}, got "
+            f"{primary.text(found)} on {images}; choose another format"
         )
 
 
 def _difference(expected: Tensor, found: Tensor) -> float:
     if expected.shape != found.shape:
         return math.inf
+    expected, found = expected.flatten(1), found.flatten(1)
     scale = expected.abs().amax(1).clamp(min=1.0)
     return float(((found - expected).abs().amax(1) / scale).max())

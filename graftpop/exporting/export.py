@@ -9,9 +9,11 @@ from graftpop.exporting.checks import Measurement, check_agreement, measure, mea
 from graftpop.exporting.formats import FORMATS, Predict, check_packages
 from graftpop.exporting.readme import readme_text
 from graftpop.exporting.selection import SelectedNetwork, select_network
+from graftpop.metrics import Metric
 from graftpop.run.provenance import read_provenance
 from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import Folder
+from graftpop.tasks.find import make_task
 
 __all__ = ["Exported", "export_network"]
 
@@ -24,6 +26,7 @@ class Exported:
         file: path or URI, without secrets, of the network's file; `config.json` is in the same folder.
         readme: path or URI, without secrets, of the README.
         description: description of the network, one sentence.
+        primary: the metric that is measured.
         measurements: measurements on the validation and test images, or on noise.
         unmeasured: error message with the reason for noise; empty if the run's data was used.
     """
@@ -31,6 +34,7 @@ class Exported:
     file: str
     readme: str
     description: str
+    primary: Metric
     measurements: list[Measurement]
     unmeasured: str
 
@@ -57,8 +61,9 @@ def export_network(run: RunFolder, format: str, peer: str = "best", out: str | N
     selected = select_network(run, peer)
     content = file_format.encode(selected.network, selected.card)
     measurements, unmeasured = _measure(selected, file_format.decode(content, selected.card))
+    primary = selected.settings.primary
     for measurement in measurements:
-        check_agreement(measurement)
+        check_agreement(measurement, primary)
     text = readme_text(selected, format, read_provenance(run), measurements, is_noise=bool(unmeasured))
     try:
         folder.create()
@@ -68,7 +73,12 @@ def export_network(run: RunFolder, format: str, peer: str = "best", out: str | N
     except OSError as error:
         raise StorageError(f"--out {folder.location}: cannot be written: {error}; choose another folder") from error
     return Exported(
-        (folder / file_format.file).shown, (folder / "README.md").shown, selected.description, measurements, unmeasured
+        (folder / file_format.file).shown,
+        (folder / "README.md").shown,
+        selected.description,
+        primary,
+        measurements,
+        unmeasured,
     )
 
 
@@ -86,12 +96,14 @@ def _check_is_free(folder: Folder) -> None:
 def _measure(selected: SelectedNetwork, file: Predict) -> tuple[list[Measurement], str]:
     """Return the measurements on the run's data; on noise, with the reason, if that data is not available."""
     try:
-        splits = load_splits(selected.settings.data, seed=selected.settings.seed)
+        splits = load_splits(selected.settings.data, seed=selected.settings.seed, task=selected.settings.task)
         _check_is_same_data(splits, selected)
     except DataError as error:
         return [measure_on_noise(selected.card.image_shape, selected.network, file)], str(error)
+    task = make_task(selected.settings.task)
     return [
-        measure(name, images, selected.network, file) for name, images in (("val", splits.val), ("test", splits.test))
+        measure(name, images, task, selected.network, file)
+        for name, images in (("val", splits.val), ("test", splits.test))
     ], ""
 
 

@@ -1,4 +1,4 @@
-"""The README of an exported network: origin, input and output, loading, accuracy and recipe."""
+"""The README of an exported network: origin, input and output, loading, score and recipe."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from graftpop import __version__
 from graftpop.exporting.checks import Measurement
 from graftpop.exporting.formats import FORMATS, INPUT, output_name
 from graftpop.exporting.selection import SelectedNetwork
+from graftpop.metrics import Metric
 from graftpop.models import TIMM, TORCHVISION
 from graftpop.settings import Settings
 
@@ -95,7 +96,7 @@ def readme_text(
         "": f"{selected.description} {_origin(selected)}",
         "Input and output": _interface(selected, name),
         "Load it": _loading(selected, name),
-        "Accuracy": _accuracy(measurements, is_noise=is_noise),
+        "Score": _score(measurements, settings.primary, is_noise=is_noise),
         "Data": _data(settings),
         "Recipe": f"```yaml\n{_recipe(settings)}```",
         "Versions": _versions(provenance, name),
@@ -170,7 +171,7 @@ def _loading(selected: SelectedNetwork, name: str) -> str:
     return f"In the folder of this README:\n\n```python\n{code}\n```"
 
 
-def _accuracy(measurements: Sequence[Measurement], *, is_noise: bool) -> str:
+def _score(measurements: Sequence[Measurement], primary: Metric, *, is_noise: bool) -> str:
     if is_noise:
         (noise,) = measurements
         return (
@@ -178,12 +179,12 @@ def _accuracy(measurements: Sequence[Measurement], *, is_noise: bool) -> str:
             f"network within {noise.difference:.1e} on {noise.num_images} noise images."
         )
     rows = [
-        f"| {SPLITS[row.images]} | {row.num_images:,} | {100 * row.accuracy:.2f} % | {row.difference:.1e} |"
+        f"| {SPLITS[row.images]} | {row.num_images:,} | {primary.text(row.score)} | {row.difference:.1e} |"
         for row in measurements
     ]
     return "\n".join(
         [
-            "| images | number | accuracy | largest difference from the network |",
+            f"| images | number | {primary.name} | largest difference from the network |",
             "|---|---|---|---|",
             *rows,
             "",

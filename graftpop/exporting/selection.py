@@ -17,6 +17,8 @@ from graftpop.peer.peer import Peer
 from graftpop.run.checkpoints import Checkpoint, CheckpointMetadata, Checkpoints
 from graftpop.run.run_folder import RunFolder
 from graftpop.settings import DiagnosticsSettings, Settings
+from graftpop.space import parse_space
+from graftpop.space.yaml_tree import read_sections
 from graftpop.study.trials import best_row
 
 __all__ = ["SelectedNetwork", "select_network"]
@@ -56,7 +58,9 @@ def select_network(run: RunFolder, peer: str) -> SelectedNetwork:
         DataError: the training images, which a soup needs, are missing.
     """
     run.check_is_run()
-    row = best_row(run.read_table("trials").to_pylist())
+    where = f"{run.location}/space.yaml"
+    primary = parse_space(read_sections(run.read_text("space.yaml"), where), where).primary
+    row = best_row(run.read_table("trials").to_pylist(), primary)
     if row is None:
         raise CheckpointError(
             f"{run.location}: no trial has finished a round, so there is no network to export; resume the run with "
@@ -111,7 +115,7 @@ def _peer(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Mod
         return network, card, f"The {kind} soup of {len(peers)} peers: a mean of their weights."
     if len(peers) == 1:
         return network, card, "The only peer."
-    reason = ", the one with the highest validation accuracy" if number == best else ""
+    reason = ", the one with the best validation score" if number == best else ""
     return network, card, f"Peer {number} of {len(peers)}{reason}."
 
 

@@ -8,7 +8,7 @@ References:
     Online Distillation, ICLR 2018 (codistillation).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +20,28 @@ __all__ = ["distillation_term"]
 
 
 def distillation_term(
-    teachers: Sequence[nn.Module], *, temperature: float, weight: float, dtype: torch.dtype
+    teachers: Sequence[nn.Module],
+    logits_of: Callable[[nn.Module, Tensor], Tensor],
+    *,
+    temperature: float,
+    weight: float,
+    dtype: torch.dtype,
 ) -> LossTerm:
     """Return weight * temperature**2 * CE(mean of the teachers' probabilities, student); zero without teachers.
 
     Args:
         teachers: networks in evaluation mode; the list is read at every step, so that later additions count.
+        logits_of: returns a teacher's logits (B, C) for a batch of inputs.
         temperature: divisor of all logits, > 0.
-        weight: weight of the term; the labels' loss has weight 1.
+        weight: weight of the term; the task's loss has weight 1.
         dtype: dtype of the teachers' arithmetic.
     """
 
-    def term(logits: Tensor, pixels: Tensor) -> Tensor:
+    def term(logits: Tensor, inputs: Tensor) -> Tensor:
         if not teachers:
             return logits.new_zeros(())
-        with torch.no_grad(), torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
-            teacher_logits = [teacher(pixels).float() for teacher in teachers]
+        with torch.no_grad(), torch.autocast(inputs.device.type, dtype, enabled=dtype != torch.float32):
+            teacher_logits = [logits_of(teacher, inputs).float() for teacher in teachers]
         return weight * distillation_loss(logits, mean_probabilities(teacher_logits, temperature), temperature)
 
     return term

@@ -19,7 +19,7 @@ def mutual_term(peer: int, *, temperature: float, weight: float) -> MutualTerm:
     Args:
         peer: index of the peer among the K logits.
         temperature: divisor of all logits, > 0.
-        weight: weight of the term; the labels' loss has weight 1.
+        weight: weight of the term; the task's loss has weight 1.
     """
 
     def term(logits: Tensor, all_logits: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from graftpop.models.module_check import without_ties
 from graftpop.models.pretrained import load_teacher
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings, TeacherSettings
+from graftpop.tasks.task import Task
 from graftpop.training.flat_state import FlatState
 from graftpop.training.learner import Learner
 from graftpop.training.schedules import learning_rate
@@ -30,6 +31,7 @@ class Teachers:
     Args:
         settings: the population's settings; without a section distillation there are no teachers.
         splits: the data.
+        task: the task that trained teachers learn.
         device: device of the teachers.
 
     Attributes:
@@ -40,8 +42,8 @@ class Teachers:
         ModelError: a teacher's network or published weights do not exist, or do not fit the data.
     """
 
-    def __init__(self, settings: Settings, splits: Splits, device: torch.device) -> None:
-        self._settings, self._splits, self._device = settings, splits, device
+    def __init__(self, settings: Settings, splits: Splits, task: Task, device: torch.device) -> None:
+        self._settings, self._splits, self._task, self._device = settings, splits, task, device
         self._teacher_settings = settings.distillation.teachers if settings.distillation else []
         self.networks = [
             load_teacher(
@@ -70,7 +72,14 @@ class Teachers:
             network = self._network_of(teacher)
         lr = learning_rate(training.lr, training.schedule, epochs)
         learner = Learner(
-            network, self._splits.train, training, lr=lr, seed=self._settings.seed, peer=name, device=self._device
+            network,
+            self._splits.train,
+            training,
+            self._task,
+            lr=lr,
+            seed=self._settings.seed,
+            peer=name,
+            device=self._device,
         )
         num_images = sum(learner.train_epoch().num_images for _ in range(epochs))
         return tensors_to_bytes(without_ties(network.state_dict())), num_images

@@ -2,20 +2,23 @@
 
 import json
 import math
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
+import torch
 from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, ValidationError
 
+from graftpop.data.input_shape import InputShape
 from graftpop.settings.section import Count, Section
 
 __all__ = ["MAX_CARD_BYTES", "ModelCard", "read_card"]
 
 MAX_CARD_BYTES: Final = 2**24  # names of 65,536 classes
 MAX_CLASSES: Final = 2**16
+MAX_AXES: Final = 8
 MAX_IMAGE_VALUES: Final = 3 * 2**25  # the pixel limit of images
 
 
-def _bounded(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+def _bounded(shape: tuple[int, ...]) -> tuple[int, ...]:
     if math.prod(shape) > MAX_IMAGE_VALUES:
         raise ValueError
     return shape
@@ -38,13 +41,22 @@ class ModelCard(Section):
     num_classes: Count = Field(le=MAX_CLASSES, description=f"in [1, {MAX_CLASSES}]")
     # InstanceOf takes any folder's name, str only Unicode
     class_names: Annotated[tuple[InstanceOf[str], ...], FROM_LIST] = Field(default=(), description="a list of names")
-    image_shape: Annotated[tuple[Count, Count, Count], FROM_LIST, AfterValidator(_bounded)] = Field(
-        description=f"[channels, height, width], at most {MAX_IMAGE_VALUES} in all"
+    image_shape: Annotated[tuple[Count, ...], FROM_LIST, AfterValidator(_bounded)] = Field(
+        min_length=1,
+        max_length=MAX_AXES,
+        description=f"the shape of one input, [channels, height, width] for images, at most {MAX_IMAGE_VALUES} in all",
     )
+    input_dtype: Literal["float32", "int64"] = Field(default="float32", description="float32 or int64")
+    task: str = Field(default="classification", pattern=r"^[^\p{C}\p{Z}]*$", description="a name")
     mean: Annotated[tuple[Number, Number, Number], FROM_LIST] = Field(description="three numbers")
     std: Annotated[tuple[Above0, Above0, Above0], FROM_LIST] = Field(description="three numbers above 0")
     ensemble: Count | None = Field(default=None, description="a number of networks")
     removed_filters: Annotated[int, Field(ge=0)] | None = Field(default=None, description="a number of filters")
+
+    @property
+    def input_shape(self) -> InputShape:
+        """The shape of one input, with its dtype."""
+        return InputShape(self.image_shape, torch.int64 if self.input_dtype == "int64" else torch.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the given values by name, for JSON; defaults are omitted."""

@@ -11,7 +11,7 @@ from graftpop.models.forward_check import blank_images, eval_copy
 __all__ = ["count_flops", "count_parameters"]
 
 
-def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
+def count_flops(network: nn.Module, image_shape: tuple[int, ...]) -> int:
     """Return the floating-point operations of the forward pass of one image.
 
     Convolutions and matrix products count, each multiply-add as 2. Most pruning papers count it as 1: their "FLOPs" are

@@ -9,6 +9,7 @@ import copy
 import torch
 from torch import nn
 
+from graftpop.data.input_shape import InputShape
 from graftpop.errors import ModelError, describe_exception
 from graftpop.models.module_check import check_modules
 
@@ -33,13 +34,14 @@ def eval_copy(network: nn.Module, where: str = "network") -> nn.Module:
         ) from error
 
 
-def blank_images(network: nn.Module, num_images: int, image_shape: tuple[int, int, int]) -> torch.Tensor:
-    """Return black images (num_images, C, H, W) on the device of a network's weights."""
+def blank_images(network: nn.Module, num_images: int, image_shape: tuple[int, ...]) -> torch.Tensor:
+    """Return black images (num_images, C, H, W), or other inputs of zeros, on the device of a network's weights."""
     weights = next(network.parameters(), torch.empty(0))
-    return torch.zeros(num_images, *image_shape, device=weights.device)
+    dtype = image_shape.dtype if isinstance(image_shape, InputShape) else torch.float32
+    return torch.zeros(num_images, *image_shape, dtype=dtype, device=weights.device)
 
 
-def run_forward(network_copy: nn.Module, image_shape: tuple[int, int, int], where: str) -> object:
+def run_forward(network_copy: nn.Module, image_shape: tuple[int, ...], where: str) -> object:
     """Return the output of a network for two black images.
 
     Args:
@@ -56,17 +58,19 @@ def run_forward(network_copy: nn.Module, image_shape: tuple[int, int, int], wher
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"{where} cannot take images of shape {image_shape}: {reason}; choose a network made for this "
-            f"size, or larger images"
+            f"{where} cannot take {_kind(image_shape)}: {reason}; choose a network made for this size, or larger images"
         ) from error
     except Exception as error:  # a user-defined network may raise anything
-        raise ModelError(
-            f"{where} must take images of shape {image_shape}, got {describe_exception(error)}; fix it"
-        ) from error
+        raise ModelError(f"{where} must take {_kind(image_shape)}, got {describe_exception(error)}; fix it") from error
     return output
 
 
-def check_forward(network: nn.Module, image_shape: tuple[int, int, int], num_classes: int, where: str) -> None:
+def _kind(shape: tuple[int, ...]) -> str:
+    dtype = getattr(shape, "dtype", torch.float32)
+    return f"images of shape {tuple(shape)}" if dtype == torch.float32 else f"inputs of shape {tuple(shape)}, {dtype}"
+
+
+def check_forward(network: nn.Module, image_shape: tuple[int, ...], num_classes: int, where: str) -> None:
     """Check that a network has supported modules, and maps images of a shape to one logit per class.
 
     Args:

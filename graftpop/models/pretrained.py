@@ -38,7 +38,7 @@ class Normalization(NamedTuple):
 def load_teacher(
     settings: TeacherSettings,
     num_classes: int,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     where: str,
     *,
     mean: Sequence[float],

@@ -17,19 +17,19 @@ def uniform_soup(weights: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(weights)).mean(0)
 
 
-def greedy_soup(weights: Iterable[Tensor], accuracy_of: Callable[[Tensor], float]) -> Tensor:
+def greedy_soup(weights: Iterable[Tensor], merit_of: Callable[[Tensor], float]) -> Tensor:
     """Return the mean of those networks that do not make it worse.
 
     The first is in; each further one stays if the mean with it is at least as accurate as without.
 
     Args:
         weights: flat, each (N,), the most accurate first.
-        accuracy_of: function from flat weights to the accuracy on the validation images.
+        merit_of: function from flat weights to their merit on the validation split, higher is better.
     """
     first, *others = weights
-    chosen, best = [first], accuracy_of(first)
+    chosen, best = [first], merit_of(first)
     for candidate in others:
-        accuracy = accuracy_of(uniform_soup([*chosen, candidate]))
-        if accuracy >= best:
-            chosen, best = [*chosen, candidate], accuracy
+        merit = merit_of(uniform_soup([*chosen, candidate]))
+        if merit >= best:
+            chosen, best = [*chosen, candidate], merit
     return uniform_soup(chosen)

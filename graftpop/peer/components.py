@@ -1,8 +1,9 @@
-"""The components of a peer (network, images, optimizer), named by the settings or user-defined."""
+"""The components of a peer (network, data, task, optimizer), named by the settings or user-defined."""
 
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,9 @@ from torch import nn
 from graftpop.data import Splits, load_splits
 from graftpop.models import find_model
 from graftpop.settings import Settings
+from graftpop.tasks.classification import Classification
+from graftpop.tasks.find import make_task
+from graftpop.tasks.task import Task
 from graftpop.training.optimizers import MakeOptimizer
 
 __all__ = ["Components", "named_components"]
@@ -22,9 +26,10 @@ class Components:
     """Functions that create a peer's components, called once per peer in its process.
 
     Attributes:
-        make_network: function from the number of classes to a new network, with weights from torch's global generator.
-        make_splits: function from the number of reader processes to the images.
+        make_network: function from the number of outputs to a new network, with weights from torch's global generator.
+        make_splits: function from the number of reader processes to the data.
         make_optimizer: function from parameters to their optimizer; None: SGD with the settings' values.
+        make_task: returns a new task.
         user_parts: user-defined parts of the exchange, by key of the settings: `exchange`, `graft.alpha`,
             `graft.criterion`; those that the settings name and are absent here are imported.
     """
@@ -32,6 +37,7 @@ class Components:
     make_network: Callable[[int], nn.Module]
     make_splits: Callable[[int], Splits]
     make_optimizer: MakeOptimizer | None = None
+    make_task: Callable[[], Task] = Classification
     user_parts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
@@ -39,9 +45,9 @@ def named_components(settings: Settings) -> Components:
     """Return the components that the settings name; the peers' processes log the notes on the data."""
 
     def make_splits(num_workers: int) -> Splits:
-        splits = load_splits(settings.data, seed=settings.seed, num_workers=num_workers)
+        splits = load_splits(settings.data, seed=settings.seed, num_workers=num_workers, task=settings.task)
         for note in splits.notes:
             logger.warning("%s", note)
         return splits
 
-    return Components(find_model(settings.model.name), make_splits)
+    return Components(find_model(settings.model.name), make_splits, make_task=partial(make_task, settings.task))

@@ -80,7 +80,7 @@ def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float, 
     """
     try:
         network, card = read_network(folder)
-        sites = find_sites(network, card.image_shape, card.model, choice)
+        sites = find_sites(network, card.input_shape, card.model, choice)
     except CheckpointError as error:
         raise CheckpointError(f"diagnostics.density_of: {error}") from error
     baseline = site_weights(network, sites)
@@ -94,8 +94,8 @@ def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float, 
 
 
 def compare_pair(own: Snapshot, other: Snapshot) -> Measured:
-    """Return the L2 distance of two peers' weights, and the share of validation images on which they disagree."""
-    return [
-        ("distance", distance(torch.tensor(own.weights), torch.tensor(other.weights))),
-        ("disagreement", disagreement(torch.tensor(own.predicted), torch.tensor(other.predicted))),
-    ]
+    """Return the L2 distance of two peers' weights, and the share of validation items on which they disagree."""
+    measured = [("distance", distance(torch.tensor(own.weights), torch.tensor(other.weights)))]
+    if own.predicted.size:
+        measured.append(("disagreement", disagreement(torch.tensor(own.predicted), torch.tensor(other.predicted))))
+    return measured

@@ -6,17 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from graftpop.data import Splits
+from graftpop.data.input_shape import InputShape
 from graftpop.models.card import ModelCard
 from graftpop.models.flops import count_flops, count_parameters
 from graftpop.ops.soups import greedy_soup, uniform_soup
 from graftpop.rows import TrialRow
 from graftpop.settings import Settings
 from graftpop.sites import Site
+from graftpop.tasks.find import num_outputs
+from graftpop.tasks.task import Task
 from graftpop.training.learner import Learner
 from graftpop.training.removal import remove_dropped
 from graftpop.training.snapshot import Snapshot
 
-__all__ = ["FinalNetwork", "accuracy"]
+__all__ = ["FinalNetwork"]
 
 
 class FinalNetwork:
@@ -25,16 +28,18 @@ class FinalNetwork:
     Args:
         learner: the peer's learner, with the network.
         sites: sites of the network.
-        splits: the peer's images.
+        splits: the peer's data.
+        task: the peer's task.
         settings: the population's settings.
 
     Attributes:
         small: the network without its dropped filters; None until some were removed.
     """
 
-    def __init__(self, learner: Learner, sites: list[Site], splits: Splits, settings: Settings) -> None:
+    def __init__(self, learner: Learner, sites: list[Site], splits: Splits, task: Task, settings: Settings) -> None:
         self.small: nn.Module | None = None
-        self._learner, self._sites, self._splits, self._settings = learner, sites, splits, settings
+        self._learner, self._sites, self._splits, self._task = learner, sites, splits, task
+        self._settings = settings
         self._num_removed = 0
 
     def remove_dropped(self) -> None:
@@ -48,21 +53,22 @@ class FinalNetwork:
         """Replace the weights by a mean of snapshots, with new BatchNorm statistics.
 
         Args:
-            kind: `uniform_soup` averages all, `greedy_soup` those that do not lower the validation accuracy.
-            snapshots: the peers' snapshots, the most accurate first.
+            kind: `uniform_soup` averages all, `greedy_soup` those that do not worsen the validation score.
+            snapshots: the peers' snapshots, the best first.
         """
         weights = [torch.tensor(snapshot.weights) for snapshot in snapshots]
-        soup = uniform_soup(weights) if kind == "uniform_soup" else greedy_soup(weights, self._val_accuracy_of)
+        soup = uniform_soup(weights) if kind == "uniform_soup" else greedy_soup(weights, self._merit_of)
         self._set_weights(soup)
 
     def _set_weights(self, weights: Tensor) -> None:
         self._learner.state.buffer.copy_(weights)
         self._learner.recalibrate()
 
-    def _val_accuracy_of(self, weights: Tensor) -> float:
+    def _merit_of(self, weights: Tensor) -> float:
         self._set_weights(weights)
-        logits, labels = self._learner.evaluate(self._splits.val, exact=False)
-        return accuracy(logits.argmax(1), labels)
+        outputs, targets = self._learner.evaluate(self._splits.val, exact=False)
+        primary = self._settings.primary
+        return primary.merit(self._task.score(self._task.predict(outputs), targets)[primary.name])
 
     def cost(self) -> TrialRow:
         """Return the network's parameters and FLOPs for one image, and both after removal if filters were removed."""
@@ -82,15 +88,17 @@ class FinalNetwork:
         splits = self._splits
         card = ModelCard(
             model=self._settings.model.name,
-            num_classes=len(splits.class_names),
+            num_classes=num_outputs(self._task, splits),
             class_names=splits.class_names,
-            image_shape=splits.image_shape,
+            image_shape=tuple(splits.image_shape),
             mean=splits.recipe.mean,
             std=splits.recipe.std,
         )
-        return card if self.small is None else card.model_copy(update={"removed_filters": self._num_removed})
-
-
-def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Return the share of predicted classes (N,) that equal the labels (N,)."""
-    return int(torch.count_nonzero(predicted == labels)) / len(labels)
+        changes: dict[str, object] = {}
+        if self.small is not None:
+            changes["removed_filters"] = self._num_removed
+        if self._settings.task.name != "classification":
+            changes["task"] = self._settings.task.name
+        if isinstance(splits.image_shape, InputShape) and splits.image_shape.dtype != torch.float32:
+            changes["input_dtype"] = str(splits.image_shape.dtype).removeprefix("torch.")
+        return card.model_copy(update=changes)

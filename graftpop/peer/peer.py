@@ -5,10 +5,9 @@ Arguments and results are numbers, bytes and numpy arrays, so a peer works the s
 
 import math
 import os
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from graftpop.errors import ModelError, PeerDiverged
@@ -21,18 +20,19 @@ from graftpop.losses.teachers import SnapshotTeachers, Teachers
 from graftpop.models.card import ModelCard
 from graftpop.peer.components import Components, named_components
 from graftpop.peer.diagnostics import Diagnostics, compare_pair
-from graftpop.peer.final_network import FinalNetwork, accuracy
+from graftpop.peer.final_network import FinalNetwork
 from graftpop.peer.learning import add_loss_terms, make_learner
 from graftpop.peer.sites import rankable, sites_of
 from graftpop.peer.state import Stateful, load_state, state_bytes
 from graftpop.peer.step_exchange import StepExchange
-from graftpop.rows import DiagnosticRow, Exchanged, PeerRow, TrialRow
+from graftpop.rows import DiagnosticRow, Exchanged, PeerRow, TrialRow, with_metrics
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings
+from graftpop.tasks.find import num_outputs
 from graftpop.training.collective import CollectiveCall, as_numpy_collective, run_alone
 from graftpop.training.filters import site_filters
 from graftpop.training.learner import EpochMetrics
-from graftpop.training.snapshot import Snapshot
+from graftpop.training.snapshot import Snapshot, as_tensor
 
 __all__ = ["Peer"]
 
@@ -45,7 +45,7 @@ class Peer:
         index: index of the peer, from 0.
         device: torch device of the training, such as `cuda`.
         num_workers: processes that read its images from disk, if they do not fit in memory.
-        components: the peer's network, images and optimizer; None: as the settings name them.
+        components: the peer's network, data, task and optimizer; None: as the settings name them.
     """
 
     def __init__(
@@ -61,10 +61,11 @@ class Peer:
         self._device = torch.device(device)
         components = components or named_components(settings)
         splits = self._splits = components.make_splits(num_workers)
+        task = self._task = components.make_task()
         with seeded(derive(settings.seed, "initialisation", index), torch.device("cpu")):
-            network = components.make_network(len(splits.class_names))
+            network = components.make_network(num_outputs(task, splits))
         sites = sites_of(settings, network, splits.image_shape)
-        self._learner = make_learner(settings, index, network, splits, self._device, components)
+        self._learner = make_learner(settings, index, network, splits, task, self._device, components)
         self._measures = site_measures(self._learner.state, sites, settings.graft)
         per_round, every = settings.population.epochs_per_round, settings.population.exchange_every
         context = ExchangeContext(
@@ -85,11 +86,11 @@ class Peer:
         self._hooks = make_hooks(settings, self._learner, site_filters(self._learner, rankable(sites)), index)
         self._stateful: list[Stateful] = [*self._hooks, *([self._rule] if self._rule is not None else [])]
         self._diagnostics = Diagnostics(site_filters(self._learner, sites), settings.diagnostics, settings.sites)
-        self._teachers = Teachers(settings, splits, self._device)
+        self._teachers = Teachers(settings, splits, task, self._device)
         self._snapshot_teachers = SnapshotTeachers(network)
-        add_loss_terms(self._learner, settings, index, self._teachers, self._snapshot_teachers)
-        self._final = FinalNetwork(self._learner, sites, splits, settings)
-        self._predicted = torch.empty(0, dtype=torch.int64)
+        add_loss_terms(self._learner, settings, index, task, self._teachers, self._snapshot_teachers)
+        self._final = FinalNetwork(self._learner, sites, splits, task, settings)
+        self._decisions = torch.empty(0, dtype=torch.int64)
         self._teacher_images = 0
         self._epochs: list[EpochMetrics] = []  # of this round
 
@@ -121,21 +122,21 @@ class Peer:
         epochs = self._epochs
         if self._learner.epoch == self._settings.num_epochs:
             self._finish()
-        logits, labels = self._learner.evaluate(self._splits.val, exact=False)
-        self._predicted = logits.argmax(1)
+        outputs, targets = self._learner.evaluate(self._splits.val, exact=False)
+        predictions = self._task.predict(outputs)
+        self._decisions = self._task.decisions(predictions, targets)
         self._measures.update()
         entropies, has_sites = self._measures.entropies, len(self._measures.site_names) > 0
         train_images = sum(epoch.num_images for epoch in epochs)
         train_s = sum(epoch.train_s for epoch in epochs)
         teacher_images, self._teacher_images = self._teacher_images, 0
-        return {
+        row: PeerRow = {
             "peer": self._index,
             "epoch": self._learner.epoch,
             "lr": epochs[-1].lr,
             "train_loss": epochs[-1].loss,
             "train_accuracy": epochs[-1].accuracy,
-            "val_loss": float(F.cross_entropy(logits, labels)),
-            "val_accuracy": accuracy(self._predicted, labels),
+            "val_loss": self._task.validation_loss(outputs, targets),
             "num_invalid_filters": int(self._measures.num_invalid_filters.sum()) if has_sites else None,
             "mean_entropy_nats": float(entropies.mean()) if has_sites else None,
             "images_per_s": train_images / train_s,
@@ -143,6 +144,7 @@ class Peer:
             "train_images": train_images + teacher_images,
             "diagnostics": self._diagnostics.measure(entropies),
         }
+        return with_metrics(row, "val", self._task.score(predictions, targets))
 
     def _finish(self) -> None:
         for hook in self._hooks:
@@ -183,7 +185,7 @@ class Peer:
             self._learner.state,
             self._index,
             self._measures.entropies,
-            self._predicted,
+            self._decisions,
             self._rule.publish() if self._rule is not None else {},
         )
 
@@ -198,7 +200,7 @@ class Peer:
                 raise ModelError(
                     f"model.name: '{self._settings.model.name}' must build the same architecture for every peer that "
                     f"exchanges weights, got {self._learner.state.buffer.numel()} numbers at peer {self._index} and "
-                    f"{donor.weights.size} at peer {donor.peer}; make the network a function of the number of classes"
+                    f"{donor.weights.size} at peer {donor.peer}; make the network a function of the number of outputs"
                 )
         figures = self._rule_of_exchange.receive(donors)
         return {"figures": dict(figures or {}), "columns": self._rule_of_exchange.columns()}
@@ -241,19 +243,19 @@ class Peer:
 
     # --- output ---
 
-    def predict(self, split: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the class probabilities (N, C) for a split, `val` or `test`, and its labels (N,).
+    def predict(self, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the task's predictions (N, ...) for a split, `val` or `test`, and its targets (N, ...).
 
         The test set is evaluated in float32, the validation split in the training precision.
         """
         images = {"val": self._splits.val, "test": self._splits.test}[split]
-        logits, labels = self._learner.evaluate(images, exact=split == "test")
-        return logits.softmax(1).numpy(), labels.numpy()
+        outputs, targets = self._learner.evaluate(images, exact=split == "test")
+        return self._task.predict(outputs).numpy(), targets.numpy()
 
-    def ensemble_accuracy(self, *predictions: tuple[NDArray[np.float32], NDArray[np.int64]]) -> float:
-        """Return the accuracy of the mean of some peers' class probabilities, each from `predict`."""
-        mean = sum(probability for probability, _ in predictions) / len(predictions)
-        return float((np.asarray(mean).argmax(1) == predictions[0][1]).mean())
+    def ensemble_scores(self, *predictions: tuple[NDArray[Any], NDArray[Any]]) -> dict[str, float]:
+        """Return the value of every metric, by name, for the combined predictions of some peers, from `predict`."""
+        combined = self._task.combine([as_tensor(one) for one, _ in predictions])
+        return dict(self._task.score(combined, as_tensor(predictions[0][1])))
 
     def make_soup(self, kind: str, *snapshots: Snapshot) -> None:
         """See `FinalNetwork.make_soup`."""

@@ -11,7 +11,7 @@ from graftpop.sites import Site, find_sites
 __all__ = ["rankable", "sites_of"]
 
 
-def sites_of(settings: Settings, network: nn.Module, image_shape: tuple[int, int, int]) -> list[Site]:
+def sites_of(settings: Settings, network: nn.Module, image_shape: tuple[int, ...]) -> list[Site]:
     """Return the sites of a network, as `graft.sites` chooses them, in module order.
 
     Args:

@@ -45,7 +45,7 @@ class Published(NamedTuple):
 
     round: int
     handle: Any
-    val_accuracy: float
+    merit: float
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class AsyncRounds:
         self._roster.came_back(peer, self._done[peer] + 1)
         newest = self._newest.get(peer)
         if newest is not None and newest.handle is None:
-            yield from self._publish(peer, self._done[peer], newest.val_accuracy)
+            yield from self._publish(peer, self._done[peer], newest.merit)
         yield from self._program(peer)
 
     def _round(self, peer: int, number: int) -> PeerProgram:
@@ -176,7 +176,7 @@ class AsyncRounds:
         if has_diverged := isinstance(row, PeerDiverged):
             row = yield from self._reseed(peer, number, row, num_epochs)
         if settings.exchanges and not is_last:
-            yield from self._publish(peer, number, row["val_accuracy"])
+            yield from self._publish(peer, number, self._settings.primary.merit_of(row))
         if self._trained[peer] == self._slowest:
             self._slowest, self._has_progress = None, True
         self._trained[peer] = number
@@ -196,9 +196,9 @@ class AsyncRounds:
             self._slowest = min(self._trained[peer] for peer in self._roster.peers)
         return number - self._slowest > self._settings.population.max_staleness
 
-    def _publish(self, peer: int, number: int, val_accuracy: float) -> PeerProgram:
+    def _publish(self, peer: int, number: int, merit: float) -> PeerProgram:
         handle = yield PeerCall("publish", (), "ref")
-        self._newest[peer] = Published(number, handle, val_accuracy)
+        self._newest[peer] = Published(number, handle, merit)
         self._has_progress = True
 
     def _exchange(self, peer: int, number: int) -> Generator[PeerCall | None, Any, tuple[Exchanged | None, int]]:
@@ -268,8 +268,8 @@ class AsyncRounds:
         return result, min(published.round for published in there)
 
     def _best_of(self, peers: Iterable[int]) -> int:
-        """Return the peer with the best validation accuracy at its last publication."""
-        return max(peers, key=lambda peer: self._newest[peer].val_accuracy)
+        """Return the peer with the best validation score at its last publication."""
+        return max(peers, key=lambda peer: self._newest[peer].merit)
 
     # --- losses ---
 

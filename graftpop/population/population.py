@@ -18,7 +18,7 @@ from graftpop.population.group import Group
 from graftpop.population.recovery import PeersLeft, Recovery, ResultRef
 from graftpop.population.roster import Roster
 from graftpop.population.round import Round
-from graftpop.rows import Event, PeerRow, TrialRow
+from graftpop.rows import Event, PeerRow, TrialRow, with_metrics
 from graftpop.settings import Settings
 
 __all__ = ["Population"]
@@ -122,7 +122,7 @@ class Population:
         num_epochs = settings.epochs_of_round(number)
         trained = self._call_all("train", num_epochs)
         rows: dict[int, PeerRow] = {peer: row for peer, row in trained.items() if not isinstance(row, PeerDiverged)}
-        done = Round(number, number == settings.num_rounds, list(rows.values()))
+        done = Round(number, number == settings.num_rounds, list(rows.values()), primary=settings.primary)
         exchanges = settings.exchanges_after(number) and len(rows) > 1
         compares = settings.diagnostics.pairs and len(rows) > 1
         start = time.perf_counter()
@@ -163,7 +163,9 @@ class Population:
                 self._on_event,
             )
         results = self._async_rounds.step(number)
-        done = Round(number, number == self._settings.num_rounds, [result.row for result in results.values()])
+        settings = self._settings
+        rows = [result.row for result in results.values()]
+        done = Round(number, number == settings.num_rounds, rows, primary=settings.primary)
         for peer, result in results.items():
             if result.exchanged is not None:
                 done.add_exchanges({peer: result.exchanged}, {peer: result.staleness})
@@ -210,30 +212,32 @@ class Population:
             done: the last round.
 
         Returns:
-            `val_accuracy` and `test_accuracy` of the output, `ensemble_test_accuracy` of the mean softmax of all peers,
-            and the cost of the best peer's network (parameters, FLOPs).
+            `best_peer`; every metric of the task for the output on both splits (`val_accuracy`, `test_accuracy`) and
+            for the combined predictions of all peers (`ensemble_test_accuracy`); the cost of the best peer's network.
         """
         return self._restart_on_loss(lambda: self._finish(done))
 
     def _finish(self, done: Round) -> dict[str, Any]:
-        ranked = sorted((row for row in done.peers if row["peer"] in self.peers), key=lambda row: -row["val_accuracy"])
+        metrics, primary = self._settings.metrics, self._settings.primary
+        ranked = sorted(
+            (row for row in done.peers if row["peer"] in self.peers), key=lambda row: -primary.merit_of(row)
+        )
         best, output = int(ranked[0]["peer"]), self._settings.population.output
         tested = self._predict("test", self.peers)
-        of_all = self._one("ensemble_accuracy", best, *tested.values())
+        of_all = self._one("ensemble_scores", best, *tested.values())
         if self._settings.population.makes_soup:
             snapshots = self._publish(self.peers)
             self._one("make_soup", best, output, *(snapshots[row["peer"]] for row in ranked))
             tested = self._predict("test", [best])
         members = self.peers if output == "ensemble" else [best]
-        val_accuracy = ranked[0]["val_accuracy"]
-        if output != "best_peer":  # the round has the best peer's
-            val_accuracy = self._one("ensemble_accuracy", best, *self._predict("val", members).values())
-        outcome: TrialRow = {
-            "val_accuracy": val_accuracy,
-            "test_accuracy": self._one("ensemble_accuracy", best, *(tested[peer] for peer in members)),
-            "ensemble_test_accuracy": of_all,
-        }
-        outcome |= self._one("cost", best)
+        if output == "best_peer":  # the round has its scores
+            val = {metric.name: metric.value_of(ranked[0]) for metric in metrics}
+        else:
+            val = self._one("ensemble_scores", best, *self._predict("val", members).values())
+        test = self._one("ensemble_scores", best, *(tested[peer] for peer in members))
+        outcome: TrialRow = self._one("cost", best)
+        for split, scores in (("val", val), ("test", test), ("ensemble_test", of_all)):
+            outcome = with_metrics(outcome, split, scores)
         if self._settings.population.makes_soup:  # the best peer changed
             self._commit()
         return {"best_peer": best, **outcome}

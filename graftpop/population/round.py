@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from graftpop.metrics import ACCURACY, Metric
 from graftpop.rows import DiagnosticRow, Exchanged, PeerRow
 
 __all__ = ["Round"]
@@ -19,6 +20,7 @@ class Round:
         peers: one row per peer.
         grafts: columns of the exchange, one value per receiver and site.
         diagnostics: one row per peer and diagnostic.
+        primary: the metric that selects peers.
     """
 
     round: int
@@ -26,6 +28,7 @@ class Round:
     peers: list[PeerRow]
     grafts: dict[str, list[Any]] = field(default_factory=dict)
     diagnostics: list[DiagnosticRow] = field(default_factory=list)
+    primary: Metric = ACCURACY
 
     def add_exchanges(self, by_receiver: Mapping[int, Exchanged], staleness: Mapping[int, int] | None = None) -> None:
         """Append the records of some receivers' exchanges, one receiver after the other.
@@ -59,10 +62,10 @@ class Round:
 
     @property
     def best_peer(self) -> int:
-        """The peer with the highest validation accuracy; the lowest number among equals."""
-        return max(self.peers, key=lambda row: row["val_accuracy"])["peer"]
+        """The peer with the best validation score; the lowest number among equals."""
+        return max(self.peers, key=self.primary.merit_of)["peer"]
 
     @property
-    def val_accuracy(self) -> float:
-        """The population's validation accuracy: its best peer's."""
-        return max(row["val_accuracy"] for row in self.peers)
+    def score(self) -> float:
+        """The population's validation score: the primary metric of its best peer, such as its accuracy."""
+        return self.primary.value_of(max(self.peers, key=self.primary.merit_of))

@@ -1,4 +1,4 @@
-"""Figures of training: accuracy of all trials by images trained, and curves of one trial's peers."""
+"""Figures of training: score of all trials by images trained, and curves of one trial's peers."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from graftpop.reporting.figure import INK, Figure, color, two_panels, with_layout
+from graftpop.metrics import Metric
+from graftpop.reporting.figure import INK, Figure, color, score_axis, two_panels, with_layout
 
-__all__ = ["accuracy_by_images", "peers_by_round"]
+__all__ = ["score_by_images", "peers_by_round"]
 
 MOST_POINTS = 40_000
 """Limit for all curves of a figure together; more points take seconds to draw and show nothing new."""
@@ -20,8 +21,8 @@ FEWEST_POINTS = 12
 """Minimum number of points per curve, even if that exceeds `MOST_POINTS`."""
 
 
-def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | None) -> Figure:
-    """Return each trial's validation accuracy, of its best peer, by the images that all its peers trained on.
+def score_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | None, primary: Metric) -> Figure:
+    """Return each trial's validation score, of its best peer, by the images that all its peers trained on.
 
     Populations of different sizes thus compare at equal compute. Large studies are drawn with fewer points per curve.
 
@@ -29,29 +30,31 @@ def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | 
         rounds: rows of `rounds.parquet`, at least one.
         groups: label by trial; one color per label.
         best: ID of the highlighted trial.
+        primary: the primary metric of the task.
     """
-    curves = _curves(rounds)
+    curves = _curves(rounds, primary)
+    shown, digits = (":.2%", 5) if primary.is_share else (":.4g", 8)
     most = max(FEWEST_POINTS, MOST_POINTS // len(curves))
     plot = go.Figure()
     for index, group in enumerate(dict.fromkeys(groups.values())):
         images: list[int | None] = []  # None between two curves
-        accuracies: list[float | None] = []
+        scores: list[float | None] = []
         trials: list[str | None] = []
         for trial in (trial for trial in curves if groups.get(trial) == group):
             indices = _thinned(len(curves[trial][0]), most)
             x, y = (values[indices] for values in curves[trial])
             images += [*map(int, x), None]
-            accuracies += [*(round(float(value), 5) for value in y), None]
+            scores += [*(round(float(value), digits) for value in y), None]
             trials += [trial] * (len(x) + 1)
         plot.add_scatter(
             x=images,
-            y=accuracies,
+            y=scores,
             customdata=trials,
             name=group,
             mode="lines",
             opacity=0.55,
             line={"color": color(index), "width": 1.5},
-            hovertemplate="trial %{customdata}<br>%{y:.2%} after %{x:,} images",
+            hovertemplate=f"trial %{{customdata}}<br>%{{y{shown}}} after %{{x:,}} images",
         )
     if best in curves:
         x, y = curves[best]
@@ -62,7 +65,7 @@ def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | 
             mode="lines",
             meta=INK,
             line={"width": 3},
-            hovertemplate=f"best trial {best}<br>%{{y:.2%}} after %{{x:,}} images<extra></extra>",
+            hovertemplate=f"best trial {best}<br>%{{y{shown}}} after %{{x:,}} images<extra></extra>",
         )
     plot.add_scatter(
         x=[],
@@ -72,32 +75,32 @@ def accuracy_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | 
         meta=INK,
         line={"width": 2.5, "dash": "dot"},
         showlegend=False,
-        hovertemplate="%{y:.2%} after %{x:,} images",
+        hovertemplate=f"%{{y{shown}}} after %{{x:,}} images",
     )
     with_layout(
         plot,
         height=420,
         xaxis={"title": {"text": "images trained by all peers"}, "rangemode": "tozero"},
-        yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".0%"},
+        yaxis=score_axis(primary),
     )
-    description = f"Validation accuracy of {len(curves)} trial{'s' * (len(curves) != 1)} by images trained."
+    description = f"Validation {primary.name} of {len(curves)} trial{'s' * (len(curves) != 1)} by images trained."
     if best in curves:
         x, y = curves[best]
-        description += f" The best, trial {best}, reaches {y[-1]:.2%} after {x[-1]:,.0f} images."
+        description += f" The best, trial {best}, reaches {primary.text(y[-1])} after {x[-1]:,.0f} images."
     return Figure(plot, description)
 
 
-def _curves(rounds: pa.Table) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """Return for each trial the images trained so far (R,) and the best peer's validation accuracy (R,) by round."""
+def _curves(rounds: pa.Table, primary: Metric) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Return for each trial the images trained so far (R,) and the best peer's validation score (R,) by round."""
     by_round = (
         rounds.group_by(["trial_id", "round"])
-        .aggregate([("val_accuracy", "max"), ("train_images", "sum")])
+        .aggregate([(primary.val, primary.mode), ("train_images", "sum")])
         .sort_by([("trial_id", "ascending"), ("round", "ascending")])
     )
     trials = by_round["trial_id"].to_numpy(zero_copy_only=False)
-    images, accuracies = by_round["train_images_sum"].to_numpy(), by_round["val_accuracy_max"].to_numpy()
+    images, scores = by_round["train_images_sum"].to_numpy(), by_round[f"{primary.val}_{primary.mode}"].to_numpy()
     starts = [0, *(np.flatnonzero(trials[1:] != trials[:-1]) + 1), len(trials)]
-    return {str(trials[low]): (images[low:high].cumsum(), accuracies[low:high]) for low, high in pairwise(starts)}
+    return {str(trials[low]): (images[low:high].cumsum(), scores[low:high]) for low, high in pairwise(starts)}
 
 
 def _thinned(num: int, most: int) -> NDArray[np.int64]:
@@ -105,23 +108,22 @@ def _thinned(num: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, num - 1, min(num, most)).round().astype(np.int64))
 
 
-def peers_by_round(rounds: pa.Table, trial: str) -> Figure:
-    """Return validation accuracy and training loss of each peer of a trial by round.
+def peers_by_round(rounds: pa.Table, trial: str, primary: Metric) -> Figure:
+    """Return validation score and training loss of each peer of a trial by round.
 
     Args:
         rounds: rows of the trial in `rounds.parquet`, at least one.
         trial: trial ID.
+        primary: the primary metric of the task.
     """
-    plot = two_panels(
-        pc.max(rounds["round"]).as_py(),
-        {"title": {"text": "validation accuracy"}, "tickformat": ".0%"},
-        {"title": {"text": "training loss"}},
-    )
+    plot = two_panels(pc.max(rounds["round"]).as_py(), score_axis(primary), {"title": {"text": "training loss"}})
     peers: Sequence[int] = sorted(pc.unique(rounds["peer"]).to_pylist())
     for index, peer in enumerate(peers):
         own = rounds.filter(pc.equal(rounds["peer"], peer)).sort_by("round")
         line = {"color": color(index), "width": 2}
-        for row, (column, digits) in enumerate((("val_accuracy", ".2%"), ("train_loss", ".4g")), start=1):
+        for row, (column, digits) in enumerate(
+            ((primary.val, ".2%" if primary.is_share else ".4g"), ("train_loss", ".4g")), start=1
+        ):
             plot.add_scatter(
                 x=own["round"].to_numpy(),
                 y=own[column].to_numpy().astype(np.float32),
@@ -135,9 +137,9 @@ def peers_by_round(rounds: pa.Table, trial: str) -> Figure:
                 col=1,
             )
     last = rounds.filter(pc.equal(rounds["round"], pc.max(rounds["round"])))
-    low, high = pc.min_max(last["val_accuracy"]).as_py().values()
+    low, high = pc.min_max(last[primary.val]).as_py().values()
     return Figure(
         plot,
-        f"Validation accuracy and training loss of {len(peers)} peer{'s' * (len(peers) != 1)} of trial {trial} by "
-        f"round. In the last round, accuracy ranges from {low:.2%} to {high:.2%}.",
+        f"Validation {primary.name} and training loss of {len(peers)} peer{'s' * (len(peers) != 1)} of trial {trial} "
+        f"by round. In the last round, {primary.name} ranges from {primary.text(low)} to {primary.text(high)}.",
     )

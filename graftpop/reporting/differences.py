@@ -16,8 +16,10 @@ def paired_differences(group: Group) -> Figure:
         group: group with at least one difference.
     """
     variants = list(group.differences)
+    scale, unit, digits = (100, " points", ".2f") if group.primary.is_share else (1, "", ".4g")
+    title = f"difference from {group.baseline}{', percentage points' * group.primary.is_share}"
     seeds = [
-        (variant, seed, 100 * value)
+        (variant, seed, scale * value)
         for variant, difference in group.differences.items()
         for seed, value in difference.by_seed.items()
     ]
@@ -29,11 +31,11 @@ def paired_differences(group: Group) -> Figure:
         name="one seed",
         marker={"color": color(5), "size": 8, "opacity": 0.7},
         customdata=[str(seed) for _, seed, _ in seeds],
-        hovertemplate="%{y}, seed %{customdata}: %{x:+.2f} points<extra></extra>",
+        hovertemplate=f"%{{y}}, seed %{{customdata}}: %{{x:+{digits}}}{unit}<extra></extra>",
     )
-    means = {variant: 100 * difference.mean for variant, difference in group.differences.items()}
+    means = {variant: scale * difference.mean for variant, difference in group.differences.items()}
     half = [
-        0.0 if difference.interval is None else 100 * (difference.interval[1] - difference.mean)
+        0.0 if difference.interval is None else scale * (difference.interval[1] - difference.mean)
         for difference in group.differences.values()
     ]
     plot.add_scatter(
@@ -45,17 +47,13 @@ def paired_differences(group: Group) -> Figure:
         marker={"size": 10, "symbol": "diamond"},
         error_x={"type": "data", "array": half, "thickness": 2},
         customdata=half,
-        hovertemplate="%{y}: %{x:+.2f} \u00b1 %{customdata:.2f} points<extra></extra>",
+        hovertemplate=f"%{{y}}: %{{x:+{digits}}} \u00b1 %{{customdata:{digits}}}{unit}<extra></extra>",
     )
     with_layout(
         plot,
         height=140 + 30 * len(variants),
         yaxis={"range": [len(variants) - 0.5, -0.5], "automargin": True},
-        xaxis={
-            "title": {"text": f"difference from {group.baseline}, percentage points"},
-            "zeroline": True,
-            "zerolinewidth": 2,
-        },
+        xaxis={"title": {"text": title}, "zeroline": True, "zerolinewidth": 2},
     )
     return Figure(
         plot,

@@ -8,7 +8,20 @@ from typing import Any, Final
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-__all__ = ["BLUE_TO_ORANGE", "COLORS", "GREY", "INK", "Figure", "color", "round_axis", "two_panels", "with_layout"]
+from graftpop.metrics import Metric
+
+__all__ = [
+    "BLUE_TO_ORANGE",
+    "COLORS",
+    "GREY",
+    "INK",
+    "Figure",
+    "color",
+    "round_axis",
+    "score_axis",
+    "two_panels",
+    "with_layout",
+]
 
 GREY: Final = "#8a8a8a"
 
@@ -36,6 +49,11 @@ class Figure:
 def color(index: int) -> str:
     """Return a color by index; colors repeat after the last one."""
     return COLORS[index % len(COLORS)]
+
+
+def score_axis(metric: Metric) -> dict[str, Any]:
+    """Return the axis of a metric on the validation split."""
+    return {"title": {"text": f"validation {metric.name}"}, **({"tickformat": ".0%"} if metric.is_share else {})}
 
 
 def round_axis(num_rounds: int) -> dict[str, Any]:

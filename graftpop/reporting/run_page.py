@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from graftpop.comparison import Group, compare_trials, comparison_html, comparison_markdown
 from graftpop.errors import CheckpointError
+from graftpop.metrics import Metric
 from graftpop.reporting.configuration import configuration_sentences
-from graftpop.reporting.curves import accuracy_by_images
+from graftpop.reporting.curves import score_by_images
 from graftpop.reporting.differences import paired_differences
 from graftpop.reporting.search import FEWEST_TRIALS, importance_figure, importances, parallel_coordinates, pareto_figure
 from graftpop.reporting.tables import cells, heads, shown_columns, text_of
@@ -22,23 +23,21 @@ from graftpop.space import Space, parse_space
 from graftpop.space.yaml_tree import read_sections
 from graftpop.study.trials import best_row, objective_values, pareto_front, restored_row
 
-__all__ = ["ROUND_COLUMNS", "Tables", "read_report_html", "report_html", "report_markdown", "write_report"]
+__all__ = ["Tables", "read_report_html", "report_html", "report_markdown", "round_columns", "write_report"]
 
 MOST_GROUPS = 7
 """Largest number of groups of trials with a color each."""
 
 EVENTS_SHOWN = 200
 
-ROUND_COLUMNS = ("trial_id", "round", "peer", "train_loss", "val_accuracy", "train_images")
-"""Columns read from `rounds.parquet`, which has hundreds of thousands of rows in large studies."""
 
 TRIAL_FIGURES = {
-    "peers": "Validation accuracy and training loss of each peer, by round.",
+    "peers": "Validation score and training loss of each peer, by round.",
     "alpha/RECEIVER": "Alpha by site and round. Blue: the receiver took more of the donor's weights. Orange: it kept "
     "more of its own weights.",
     "entropies/RECEIVER": "Entropy of the weights of each site, for the receiver and its donor.",
     "invalid/RECEIVER": "Invalid filters of each site, before and after grafting.",
-    "distances": "Distance between the weights of each pair of peers, and share of validation images on which their "
+    "distances": "Distance between the weights of each pair of peers, and share of validation items on which their "
     "predictions differ.",
     "lineage": "Donors and receivers. A line runs from the donor, at the round of its snapshot, to the receiver in the "
     "round after the exchange.",
@@ -55,6 +54,11 @@ class Tables(NamedTuple):
     events: pa.Table
 
 
+def round_columns(primary: Metric) -> tuple[str, ...]:
+    """Return the columns to read from `rounds.parquet`, which has hundreds of thousands of rows in large studies."""
+    return "trial_id", "round", "peer", "train_loss", primary.val, "train_images"
+
+
 def write_report(folder: RunFolder) -> None:
     """Write `report.html` of a run folder from its current tables."""
     folder.write_text("report.html", read_report_html(folder))
@@ -62,16 +66,19 @@ def write_report(folder: RunFolder) -> None:
 
 def read_report_html(folder: RunFolder) -> str:
     """Return the page of a run folder, from its current tables."""
+    text = folder.read_text("space.yaml")
+    space = parse_space(read_sections(text, "space.yaml"), "space.yaml")
+    folder = RunFolder(folder.location, space.metrics)
     trials = folder.read_table("trials")
-    detailed = trials_in_detail(trials.to_pylist())
+    detailed = trials_in_detail(trials.to_pylist(), space.primary)
     tables = Tables(
         trials,
-        folder.read_table("rounds", columns=ROUND_COLUMNS),
+        folder.read_table("rounds", columns=round_columns(space.primary)),
         folder.read_table("grafts", trial_ids=detailed),
         folder.read_table("diagnostics", trial_ids=detailed),
         folder.read_table("events"),
     )
-    return report_html(tables, space=folder.read_text("space.yaml"), provenance=read_provenance(folder))
+    return report_html(tables, space=text, provenance=read_provenance(folder))
 
 
 def report_markdown(folder: RunFolder) -> str:
@@ -103,11 +110,11 @@ def report_html(tables: Tables, *, space: str, provenance: Mapping[str, Any]) ->
     sections = [
         *_comparison(rows, parsed, figures),
         _best(rows, parsed, tables),
-        _trials(rows, tables),
+        _trials(rows, parsed.primary, tables),
         _curves(rows, parsed, tables.rounds, figures),
         *_trade_offs(rows, parsed, figures),
         *_search(rows, parsed, figures),
-        *_details(rows, tables, figures),
+        *_details(rows, parsed.primary, tables, figures),
         *_events(tables.events),
         Section("space", "Search space", Markup("<pre>{}</pre>").format(space)),
     ]
@@ -141,38 +148,35 @@ def _comparison(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[s
 
 
 def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Section:
-    best = best_row(rows)
+    best, primary = best_row(rows, space.primary), space.primary
     if best is None:
         return Section("best", "Best configuration", part("paragraphs", ["No trial has finished a round yet."]))
     sample = space.sample_of(best)
-    accuracies = [
+    scores = [
         (name, text_of(column, best[column]))
+        for metric in space.metrics
         for column, name in (
-            ("val_accuracy", "validation accuracy"),
-            ("test_accuracy", "test accuracy"),
-            ("ensemble_test_accuracy", "test accuracy of the ensemble of all peers"),
+            (metric.val, f"validation {metric.name}"),
+            (metric.test, f"test {metric.name}"),
+            (metric.ensemble, f"test {metric.name} of the ensemble of all peers"),
         )
-        if best[column] is not None
+        if best[column] is not None and (metric == primary or column == metric.test)
     ]
     sentences = configuration_sentences(space.resolve(sample), rows_of(tables.grafts, best["trial_id"]))
-    equals = sum(row["val_accuracy"] == best["val_accuracy"] and row["status"] == best["status"] for row in rows) - 1
+    equals = sum(row[primary.val] == best[primary.val] and row["status"] == best["status"] for row in rows) - 1
     if equals:
-        sentences.append(f"{equals} other trial{'s' * (equals > 1)} reached the same validation accuracy.")
+        sentences.append(f"{equals} other trial{'s' * (equals > 1)} reached the same validation {primary.name}.")
     return Section(
         "best",
         "Best configuration",
         part(
-            "best",
-            best["trial_id"],
-            accuracies,
-            sentences,
-            [(key, text_of(key, value)) for key, value in sample.items()],
+            "best", best["trial_id"], scores, sentences, [(key, text_of(key, value)) for key, value in sample.items()]
         ),
     )
 
 
-def _trials(rows: Sequence[Mapping[str, Any]], tables: Tables) -> Section:
-    best = best_row(rows)
+def _trials(rows: Sequence[Mapping[str, Any]], primary: Metric, tables: Tables) -> Section:
+    best = best_row(rows, primary)
     columns = shown_columns(tables.trials.column_names, rows)
     _, *others = columns or ["trial_id"]
     return Section(
@@ -188,19 +192,21 @@ def _trials(rows: Sequence[Mapping[str, Any]], tables: Tables) -> Section:
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], space: Space, rounds: pa.Table, figures: dict[str, str]) -> Section:
-    title = "Accuracy by images trained"
+    title = f"{space.primary.name.capitalize()} by images trained"
     if not rounds.num_rows:
         return Section("curves", title, part("paragraphs", ["No round has finished yet."]))
-    best = best_row(rows)
-    figures["curves"] = accuracy_by_images(rounds, _groups(rows, space), best["trial_id"] if best else None).to_json()
+    best = best_row(rows, space.primary)
+    figures["curves"] = score_by_images(
+        rounds, _groups(rows, space), best["trial_id"] if best else None, space.primary
+    ).to_json()
     return Section(
         "curves",
         title,
         part(
             "figure",
             "curves",
-            "Validation accuracy of the best peer of each population, by the images that all its peers trained on. "
-            "Populations of different sizes thus compare at equal compute.",
+            f"Validation {space.primary.name} of the best peer of each population, by the images that all its peers "
+            "trained on. Populations of different sizes thus compare at equal compute.",
         ),
     )
 
@@ -217,14 +223,14 @@ def _groups(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, str]:
 
 
 def _search(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, str]) -> Iterator[Section]:
-    measured = [row for row in rows if row["val_accuracy"] is not None]
+    measured = [row for row in rows if row[space.primary.val] is not None]
     if not space.domains or len(measured) < 2:
         return
-    figures["parallel"] = parallel_coordinates(measured, space.domains).to_json()
+    figures["parallel"] = parallel_coordinates(measured, space.domains, space.primary).to_json()
     body = part(
         "figure",
         "parallel",
-        "One line per trial, through its sampled values to its validation accuracy. Drag along an axis to select "
+        "One line per trial, through its sampled values to its validation score. Drag along an axis to select "
         "trials; drag a heading to move its axis.",
         f"{8 + 6 * len(space.domains)}rem",
     )
@@ -234,7 +240,7 @@ def _search(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, 
 
 
 def _trade_offs(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, str]) -> Iterator[Section]:
-    objectives = space.resolve().tune.objectives
+    objectives = space.resolve().objectives
     front = pareto_front(rows, objectives)
     if len(objectives) < 2 or not front:
         return
@@ -246,7 +252,7 @@ def _trade_offs(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[s
         ["trial", *heads(list(objectives))],
         [
             (row["trial_id"], *(text_of(name, value) for name, value in zip(objectives, values, strict=True)))
-            for row in sorted(rows, key=lambda row: -(row["val_accuracy"] or 0))
+            for row in sorted(rows, key=lambda row: -space.primary.merit_of(row) if row["trial_id"] in front else 0.0)
             if row["trial_id"] in front and (values := objective_values(row, objectives)) is not None
         ],
     )
@@ -256,12 +262,12 @@ def _trade_offs(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[s
 def _importances(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, str]) -> Markup:
     shares = importances(rows, space)
     if not shares:
-        text = f"Importances need {FEWEST_TRIALS} completed trials whose accuracies are not all equal."
+        text = f"Importances need {FEWEST_TRIALS} completed trials whose scores are not all equal."
         return part("paragraphs", [text])
     figures["importances"] = importance_figure(shares).to_json()
     num = sum(row["status"] == "completed" for row in rows)
     caption = (
-        f"Importance of each searched key for the validation accuracy, estimated by PED-ANOVA from {num} completed "
+        f"Importance of each searched key for the validation score, estimated by PED-ANOVA from {num} completed "
         f"trials, each key from the trials in which it matters. Ranges: 10th to 90th percentile over resamples of the "
         f"trials."
     )
@@ -273,8 +279,10 @@ def _importances(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[
     )
 
 
-def _details(rows: Sequence[Mapping[str, Any]], tables: Tables, figures: dict[str, str]) -> Iterator[Section]:
-    details = details_of(trials_in_detail(rows), tables[1:])
+def _details(
+    rows: Sequence[Mapping[str, Any]], primary: Metric, tables: Tables, figures: dict[str, str]
+) -> Iterator[Section]:
+    details = details_of(trials_in_detail(rows, primary), tables[1:], primary)
     if not details:
         return
     for of_trial in details.values():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
+from graftpop.metrics import Metric, is_share
 from graftpop.reporting.figure import Figure, color, with_layout
 from graftpop.space import Domain, Space
 from graftpop.study.optuna_space import OptunaSpace
@@ -38,25 +39,26 @@ class Importance(NamedTuple):
     high: float
 
 
-def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain]) -> Figure:
-    """Return one line per trial through its sampled values to its validation accuracy.
+def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Domain], primary: Metric) -> Figure:
+    """Return one line per trial through its sampled values to its validation score.
 
     Args:
-        rows: rows of `trials.parquet` with a validation accuracy, at least one.
+        rows: rows of `trials.parquet` with a validation score, at least one.
         domains: searched keys, at least one.
+        primary: the primary metric of the task.
     """
-    rows = sorted(rows, key=lambda row: float(row["val_accuracy"]))  # the best are drawn last, on top
-    accuracies = [row["val_accuracy"] for row in rows]
+    rows = sorted(rows, key=primary.merit_of)  # the best are drawn last, on top
+    scores = [row[primary.val] for row in rows]
     dimensions = [_dimension(key, domain, [row[key] for row in rows]) for key, domain in domains.items()]
-    dimensions.append({"label": "val accuracy", "values": accuracies, "tickformat": ".1%"})
-    plot = go.Figure(
-        go.Parcoords(dimensions=dimensions, labelangle=-14, line={"color": accuracies, "colorscale": GREY_TO_ORANGE})
-    )
+    digits = {"tickformat": ".1%"} if primary.is_share else {}
+    dimensions.append({"label": f"val {primary.name}", "values": scores, **digits})
+    line = {"color": [primary.merit(score) for score in scores], "colorscale": GREY_TO_ORANGE}
+    plot = go.Figure(go.Parcoords(dimensions=dimensions, labelangle=-14, line=line))
     with_layout(plot, height=430).update_layout(margin={"l": 72, "r": 64, "t": 84, "b": 24})
     return Figure(
         plot,
-        f"Values of {', '.join(domains)} in {len(rows)} trials, with the validation accuracies reached: "
-        f"{min(accuracies):.2%} to {max(accuracies):.2%}.",
+        f"Values of {', '.join(domains)} in {len(rows)} trials, with the validation {primary.name} reached: "
+        f"{primary.text(min(scores))} to {primary.text(max(scores))}.",
     )
 
 
@@ -98,11 +100,11 @@ def _dimension(key: str, domain: Domain, values: Sequence[Any]) -> dict[str, Any
 
 
 def importances(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, Importance]:
-    """Return the importance of each searched key for the validation accuracy, the most important first.
+    """Return the importance of each searched key for the validation score, the most important first.
 
     Computed from completed trials by Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255), a key that
     matters in some trials only from these (arXiv 2601.20800). Empty for fewer than `FEWEST_TRIALS` completed trials, or
-    if all reached the same accuracy.
+    if all reached the same score.
 
     Args:
         rows: rows of `trials.parquet`, restored.
@@ -111,8 +113,9 @@ def importances(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, Im
     import numpy as np
     import optuna
 
-    completed = [row for row in rows if row["status"] == "completed" and row["val_accuracy"] is not None]
-    if len(completed) < FEWEST_TRIALS or len({row["val_accuracy"] for row in completed}) < 2 or not space.domains:
+    val = space.primary.val
+    completed = [row for row in rows if row["status"] == "completed" and row[val] is not None]
+    if len(completed) < FEWEST_TRIALS or len({row[val] for row in completed}) < 2 or not space.domains:
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     searched = OptunaSpace(space.domains)
@@ -123,7 +126,7 @@ def importances(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, Im
             optuna.create_trial(
                 params=searched.params(sample),
                 distributions={key: searched.distributions[key] for key in sample},
-                value=row["val_accuracy"],
+                value=row[val],
             )
         )
     shares = _shares(trials, space)
@@ -138,10 +141,10 @@ def _shares(trials: Sequence[Any], space: Space) -> dict[str, float]:
     """Return the importance of each key as shares that sum to 1; 0 for all if no key stands out."""
     import optuna
 
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(direction="maximize" if space.primary.mode == "max" else "minimize")
     study.add_trials(trials)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a resample may have too few trials of a kind, or equal accuracies
+        warnings.simplefilter("ignore")  # a resample may have too few trials of a kind, or equal scores
         found = optuna.importance.get_param_importances(study, normalize=False)
     total = sum(found.values())
     return {key: found.get(key, 0.0) / total if total else 0.0 for key in space.domains}
@@ -204,7 +207,7 @@ def pareto_figure(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, st
             hovertemplate="%{text}: %{y}, %{x}<extra></extra>",
         )
     axes = [
-        {"title": {"text": name.replace("_", " ")}, "tickformat": ".1%" if name.endswith("accuracy") else None}
+        {"title": {"text": name.replace("_", " ")}, "tickformat": ".1%" if is_share(name) else None}
         for name in (second, first)
     ]
     with_layout(plot, height=380, xaxis=axes[0], yaxis=axes[1])

@@ -1,4 +1,4 @@
-"""A report of several runs side by side: their best trials, accuracy curves, and differing settings."""
+"""A report of several runs side by side: their best trials, curves, and differing settings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ import plotly.graph_objects as go
 import pyarrow as pa
 import yaml
 
-from graftpop.reporting.curves import accuracy_by_images
-from graftpop.reporting.figure import Figure, color, with_layout
-from graftpop.reporting.run_page import ROUND_COLUMNS
+from graftpop.errors import CheckpointError
+from graftpop.metrics import Metric
+from graftpop.reporting.curves import score_by_images
+from graftpop.reporting.figure import Figure, color, score_axis, with_layout
+from graftpop.reporting.run_page import round_columns
 from graftpop.reporting.tables import text_of
 from graftpop.reporting.template import Section, page_html, part
 from graftpop.run.provenance import hardware_text, read_provenance
@@ -23,8 +25,8 @@ from graftpop.study.trials import best_row, duration, restored_row
 
 __all__ = ["several_runs_html"]
 
-CHANGES_ACCURACY = ("seed", "data.", "tune.metric")
-"""Keys and prefixes of keys that must be equal, or accuracies are measured differently."""
+CHANGES_SCORES = ("seed", "data.", "task.", "tune.metric")
+"""Keys and prefixes of keys that must be equal, or scores are measured differently."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Run:
     @property
     def best(self) -> Mapping[str, Any] | None:
         """Row of the best trial; None before the first round."""
-        return best_row(self.rows)
+        return best_row(self.rows, self.space.primary)
 
 
 def several_runs_html(folders: Sequence[RunFolder]) -> str:
@@ -60,12 +62,20 @@ def several_runs_html(folders: Sequence[RunFolder]) -> str:
         folders: folders of the runs, at least two.
 
     Raises:
-        CheckpointError: a file of a run is damaged.
+        CheckpointError: a file of a run is damaged, or the runs have different metrics.
     """
     labels = _labels([folder.shown for folder in folders])
     runs = [_read(folder, label) for folder, label in zip(folders, labels, strict=True)]
+    primary = runs[0].space.primary
+    if other := next((run for run in runs if run.space.primary != primary), None):
+        raise CheckpointError(
+            f"report: runs must have one metric to be compared, got {primary.val} in {runs[0].location} and "
+            f"{other.space.primary.val} in {other.location}; write a page for each"
+        )
     figures: dict[str, str] = {}
-    return page_html(" and ".join(labels), [], [_runs(runs), *_curves(runs, figures), _settings(runs)], figures)
+    return page_html(
+        " and ".join(labels), [], [_runs(runs, primary), *_curves(runs, figures, primary), _settings(runs)], figures
+    )
 
 
 def _labels(locations: Sequence[str]) -> list[str]:
@@ -82,13 +92,15 @@ def _read(folder: RunFolder, label: str) -> Run:
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
     rows = [restored_row(row, space.domains) for row in folder.read_table("trials").to_pylist()]
-    best = best_row(rows)
-    rounds = folder.read_table("rounds", trial_ids=[best["trial_id"]] if best else [], columns=ROUND_COLUMNS)
+    best = best_row(rows, space.primary)
+    rounds = folder.read_table(
+        "rounds", trial_ids=[best["trial_id"]] if best else [], columns=round_columns(space.primary)
+    )
     curve = rounds.set_column(0, "trial_id", pa.array([label] * rounds.num_rows, pa.string()))
     return Run(label, folder.shown, space, read_provenance(folder), rows, curve)
 
 
-def _runs(runs: Sequence[Run]) -> Section:
+def _runs(runs: Sequence[Run], primary: Metric) -> Section:
     heads = [
         "run",
         "study",
@@ -96,9 +108,9 @@ def _runs(runs: Sequence[Run]) -> Section:
         "trials",
         "images trained",
         "time of trials",
-        "validation accuracy",
-        "test accuracy",
-        "ensemble test accuracy",
+        f"validation {primary.name}",
+        f"test {primary.name}",
+        f"ensemble test {primary.name}",
         "best configuration",
         "hardware",
     ]
@@ -106,12 +118,15 @@ def _runs(runs: Sequence[Run]) -> Section:
         "runs",
         "Runs",
         part(
-            "table", "The best trial of each run, selected on its validation split", heads, [_line(run) for run in runs]
+            "table",
+            "The best trial of each run, selected on its validation split",
+            heads,
+            [_line(run, primary) for run in runs],
         ),
     )
 
 
-def _line(run: Run) -> list[str]:
+def _line(run: Run, primary: Metric) -> list[str]:
     best = run.best or {}
     num_ended = sum(row["status"] in ("completed", "stopped") for row in run.rows)
     values = ", ".join(f"{key} = {text_of(key, best[key])}" for key in run.space.domains if best)
@@ -122,46 +137,45 @@ def _line(run: Run) -> list[str]:
         f"{num_ended} of {len(run.rows)}",
         f"{sum(row['train_images'] or 0 for row in run.rows):,}",
         duration(sum(row["wall_s"] or 0.0 for row in run.rows)),
-        *(text_of(column, best.get(column)) for column in ("val_accuracy", "test_accuracy", "ensemble_test_accuracy")),
+        *(text_of(column, best.get(column)) for column in (primary.val, primary.test, primary.ensemble)),
         values,
         hardware_text(run.provenance),
     ]
 
 
-def _curves(runs: Sequence[Run], figures: dict[str, str]) -> Iterator[Section]:
+def _curves(runs: Sequence[Run], figures: dict[str, str], primary: Metric) -> Iterator[Section]:
     measured = [run for run in runs if run.curve.num_rows]
     if not measured:
         return
     rounds = pa.concat_tables(run.curve for run in measured)
-    figures["curves"] = accuracy_by_images(rounds, {run.label: run.label for run in measured}, None).to_json()
-    figures["trials"] = _all_trials(measured).to_json()
+    figures["curves"] = score_by_images(rounds, {run.label: run.label for run in measured}, None, primary).to_json()
+    figures["trials"] = _all_trials(measured, primary).to_json()
     body = part("figure", "curves", "The best trial of each run, by the images that all its peers trained on.")
-    body += part("figure", "trials", "Validation accuracy of every trial of each run.")
-    yield Section("curves", "Accuracy", body)
+    body += part("figure", "trials", f"Validation {primary.name} of every trial of each run.")
+    yield Section("curves", primary.name.capitalize(), body)
 
 
-def _all_trials(runs: Sequence[Run]) -> Figure:
-    plot = go.Figure()
+def _all_trials(runs: Sequence[Run], primary: Metric) -> Figure:
+    plot, shown = go.Figure(), ":.2%" if primary.is_share else ":.4g"
     for index, run in enumerate(runs):
-        rows = [row for row in run.rows if row["val_accuracy"] is not None]
+        rows = [row for row in run.rows if row[primary.val] is not None]
         plot.add_box(
-            y=[row["val_accuracy"] for row in rows],
+            y=[row[primary.val] for row in rows],
             name=run.label,
             boxpoints="all",
             jitter=0.4,
             pointpos=0,
             marker={"color": color(index)},
             text=[row["trial_id"] for row in rows],
-            hovertemplate="trial %{text}: %{y:.2%}<extra></extra>",
+            hovertemplate=f"trial %{{text}}: %{{y{shown}}}<extra></extra>",
         )
-    with_layout(
-        plot, height=380, showlegend=False, yaxis={"title": {"text": "validation accuracy"}, "tickformat": ".1%"}
-    )
-    return Figure(plot, f"Validation accuracies of all trials of {len(runs)} runs.")
+    digits = {"tickformat": ".1%"} if primary.is_share else {}
+    with_layout(plot, height=380, showlegend=False, yaxis=score_axis(primary) | digits)
+    return Figure(plot, f"Validation {primary.name} of all trials of {len(runs)} runs.")
 
 
 def _settings(runs: Sequence[Run]) -> Section:
-    """Return the keys in which the spaces differ, with a warning if these change how accuracy is measured."""
+    """Return the keys in which the spaces differ, with a warning if these change how scores are measured."""
     flat = [dict(_flat(read_sections(run.space.to_yaml(), run.label))) for run in runs]
     all_keys = dict.fromkeys(key for values in flat for key in values)
     keys = [key for key in all_keys if len({str(values.get(key)) for values in flat}) > 1]
@@ -173,10 +187,8 @@ def _settings(runs: Sequence[Run]) -> Section:
         ["key", *(run.label for run in runs)],
         [[key, *("" if values.get(key) is None else str(values[key]) for values in flat)] for key in keys],
     )
-    if differing := [key for key in keys if key.startswith(CHANGES_ACCURACY)]:
-        warning = (
-            f"Before comparing: the runs differ in {', '.join(differing)}, so their accuracies are not comparable."
-        )
+    if differing := [key for key in keys if key.startswith(CHANGES_SCORES)]:
+        warning = f"Before comparing: the runs differ in {', '.join(differing)}, so their scores are not comparable."
         body = part("paragraphs", [warning]) + body
     return Section("settings", "Settings", body)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from graftpop.metrics import is_share, text_of_metric
 from graftpop.study.trials import duration
 
 __all__ = ["Cell", "cells", "heads", "shown_columns", "text_of"]
@@ -42,11 +43,11 @@ def cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[Cell]:
 
 
 def text_of(column: str, value: Any) -> str:
-    """Return a value as text: accuracies in percent, times in hours, minutes and seconds."""
+    """Return a value as text: shares in percent, times in hours, minutes and seconds."""
     if value is None:
         return ""
-    if column.endswith("accuracy"):
-        return f"{100 * value:.2f} %"
+    if is_share(column):
+        return text_of_metric(column, value)
     if column == "wall_s":
         return duration(value)
     if isinstance(value, float):

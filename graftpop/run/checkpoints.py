@@ -47,7 +47,7 @@ class CheckpointMetadata(_Described):
 
     Attributes:
         round: number of completed rounds; 0 is before the first.
-        score: validation score; the checkpoint with the highest is kept.
+        score: merit of the validation score, higher is better; the checkpoint with the highest is kept.
         is_complete: whether the population has finished all rounds.
         peers: indices of the peers that take part.
         num_restarts: number of replacements, by peer.

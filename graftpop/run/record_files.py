@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from graftpop.errors import CheckpointError, one_line
-from graftpop.run.schemas import RECORD_SCHEMAS
+from graftpop.metrics import Metric
+from graftpop.run.schemas import schemas
 from graftpop.run.storage import Folder
 
 __all__ = ["DamagedFile", "RecordTable", "Source", "large_tables", "record_tables"]
@@ -65,10 +66,13 @@ class RecordTable:
         folder: folder that all trials of the run share.
         name: name of the table, in file names.
         schema: schema of the table.
+
+    Attributes:
+        schema: schema of the table.
     """
 
     def __init__(self, folder: Folder, name: str, schema: pa.Schema) -> None:
-        self._folder, self._name, self._schema = folder, name, schema
+        self._folder, self._name, self.schema = folder, name, schema
         self._is_part = re.compile(rf"finished-(\d+)\.{name}\.parquet").fullmatch
         self._trials_of: dict[str, set[str]] = {}  # of parts; a part never changes
 
@@ -95,7 +99,7 @@ class RecordTable:
         sources = [Source(own, {trial_id})]
         if not self._folder.exists(own):
             sources = [part for part in self.sources([], set()) if trial_id in part.trials]
-        return pa.concat_tables([self._schema.empty_table(), *self.merged(sources, {trial_id: 0})])
+        return pa.concat_tables([self.schema.empty_table(), *self.merged(sources, {trial_id: 0})])
 
     def sources(self, trial_ids: Iterable[str], without: set[str]) -> list[Source]:
         """Return all files with the trials whose rows are read from each.
@@ -133,7 +137,7 @@ class RecordTable:
             OSError: a file cannot be read.
         """
         streams = [_by_trial(self._row_groups(file), trials, places) for file, trials in sources]
-        streams.append(_by_trial((_with_columns(table, self._schema) for table in kept), places.keys(), places))
+        streams.append(_by_trial((_with_columns(table, self.schema) for table in kept), places.keys(), places))
         return (table for _, table in heapq.merge(*streams, key=lambda entry: entry[0]))
 
     def fold(self, finished: Iterable[str], places: Mapping[str, int], without: set[str]) -> None:
@@ -176,7 +180,7 @@ class RecordTable:
 
     def _write(self, file: str, tables: Iterable[pa.Table], trials: Sequence[str]) -> None:
         stream = pa.BufferOutputStream()
-        schema = self._schema.with_metadata({HASH: "0" * HASH_DIGITS, TRIALS: json.dumps(trials)})
+        schema = self.schema.with_metadata({HASH: "0" * HASH_DIGITS, TRIALS: json.dumps(trials)})
         with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
             for table in tables:
                 writer.write_table(table)
@@ -192,7 +196,7 @@ class RecordTable:
                     table = file.read_row_group(number)
                 except (pa.ArrowException, OSError) as error:
                     raise DamagedFile(name, (self._folder / name).location, error) from error
-                yield _with_columns(table, self._schema)
+                yield _with_columns(table, self.schema)
 
     def _opened(self, name: str) -> pq.ParquetFile:
         """Open a file after checking its hash; a file of an earlier version has none.
@@ -210,13 +214,14 @@ class RecordTable:
             raise DamagedFile(name, (self._folder / name).location, error) from error
 
 
-def record_tables(folder: Folder) -> dict[str, RecordTable]:
-    """Return all tables of records by name.
+def record_tables(folder: Folder, metrics: Sequence[Metric]) -> dict[str, RecordTable]:
+    """Return the tables that trials write, by name.
 
     Args:
         folder: folder that all trials of the run share.
+        metrics: metrics of the task.
     """
-    return {name: RecordTable(folder, name, schema) for name, schema in RECORD_SCHEMAS.items()}
+    return {name: RecordTable(folder, name, schema) for name, schema in schemas(metrics).items() if name != "trials"}
 
 
 def _by_trial(

@@ -15,12 +15,14 @@ from typing import Any
 import pyarrow as pa
 
 from graftpop.errors import CheckpointError
+from graftpop.metrics import Metric
 from graftpop.population import Event
 from graftpop.run.record_files import DamagedFile, large_tables, record_tables
-from graftpop.run.schemas import SCHEMAS
+from graftpop.run.schemas import schemas
 from graftpop.run.storage import Folder, unreachable
 from graftpop.run.throttle import Throttle
 from graftpop.run.trial_records import TrialRecords
+from graftpop.settings.task import METRICS
 
 __all__ = ["RunFolder"]
 
@@ -35,21 +37,25 @@ class RunFolder:
 
     Args:
         location: folder or URI.
+        metrics: metrics of the run's task; they decide the columns of its tables.
 
     Attributes:
         location: absolute path or URI.
         shown: the location with its secrets masked, for output and records.
         local_path: the path on this machine; None in an object store.
         name: last part of the location, the run's name in trackers and in Optuna's storage.
+        metrics: metrics of the run's task.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, metrics: Sequence[Metric] = METRICS["classification"]) -> None:
+        self.metrics = metrics
         self._folder = Folder(location)
         self.location, self.shown = self._folder.location, self._folder.shown
         self.local_path = self._folder.local_path
         self.name = posixpath.basename(self.location.partition("?")[0])
         self._joining = Throttle(SHARE_OF_JOINING)
-        self._records = record_tables(self.of_trials("records"))
+        self._schemas = schemas(metrics)
+        self._records = record_tables(self.of_trials("records"), metrics)
         self._warned: set[str] = set()
 
     def locked(self) -> AbstractContextManager[None]:
@@ -124,7 +130,7 @@ class RunFolder:
             StorageError: the storage cannot be reached.
         """
         if not self.exists(f"{name}.parquet"):
-            return SCHEMAS[name].empty_table()
+            return self._schemas[name].empty_table()
         return self._folder.read_table(
             f"{name}.parquet", only=None if trial_ids is None else ("trial_id", trial_ids), columns=columns
         )
@@ -148,7 +154,7 @@ class RunFolder:
             rows: one per trial.
             searched: column types of the searched keys; values of a text column are converted to text.
         """
-        trial_id, *figures = SCHEMAS["trials"]
+        trial_id, *figures = self._schemas["trials"]
         schema = pa.schema([trial_id, ("status", pa.string()), *searched.items(), *figures])
         text = [key for key, kind in searched.items() if kind == pa.string()]
         rows = [row | {key: None if row.get(key) is None else str(row[key]) for key in text} for row in rows]
@@ -189,7 +195,9 @@ class RunFolder:
         sources = files.sources(places, damaged)
         missing = places.keys() - {trial for source in sources for trial in source.trials}
         kept = [self.joined_rows(name, sorted(missing))] if damaged else []
-        self._folder.write_tables(f"{name}.parquet", large_tables(files.merged(sources, places, kept)), SCHEMAS[name])
+        self._folder.write_tables(
+            f"{name}.parquet", large_tables(files.merged(sources, places, kept)), self._schemas[name]
+        )
 
     def _for_each_table(
         self,
@@ -217,7 +225,7 @@ class RunFolder:
 
     def _repair(self, trial_id: str) -> None:
         """Replace the damaged files of a finished trial, with an event for each."""
-        records = TrialRecords(self.of_trials("records"), trial_id)
+        records = TrialRecords(self.of_trials("records"), trial_id, self.metrics)
         for cause in records.restart_after(sys.maxsize, lambda name: self.joined_rows(name, [trial_id])):
             records.add_event(Event(records.last_round, None, "records_damaged", cause))
         records.write()
@@ -234,7 +242,7 @@ class RunFolder:
         try:
             return self.read_table(name, trial_ids=trial_ids)
         except CheckpointError:
-            return SCHEMAS[name].empty_table()
+            return self._schemas[name].empty_table()
 
     def write_best(self, peer_file: bytes, metrics: Mapping[str, Any]) -> None:
         """Write `best/`: weights, model card and metrics of the best network.

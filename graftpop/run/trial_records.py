@@ -5,15 +5,15 @@ after it, so that no row is missing or doubled; all events are kept. If a file i
 joined table instead, as far as that has them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from graftpop.metrics import Metric
 from graftpop.population import Event, Round
 from graftpop.run.record_files import DamagedFile, record_tables
-from graftpop.run.schemas import RECORD_SCHEMAS, SCHEMAS
 from graftpop.run.storage import Folder
 
 __all__ = ["TrialRecords"]
@@ -25,28 +25,29 @@ class TrialRecords:
     Args:
         folder: folder that all trials of the run share.
         trial_id: trial ID, in file names and in every row.
+        metrics: metrics of the task.
     """
 
-    def __init__(self, folder: Folder, trial_id: str) -> None:
+    def __init__(self, folder: Folder, trial_id: str, metrics: Sequence[Metric]) -> None:
         self._folder = folder
         self._trial_id = trial_id
-        self._files = record_tables(folder)
-        self._tables = {name: schema.empty_table() for name, schema in RECORD_SCHEMAS.items()}
+        self._files = record_tables(folder, metrics)
+        self._tables = {name: files.schema.empty_table() for name, files in self._files.items()}
 
     def add_round(self, done: Round) -> None:
         """Add a round; `write` makes it visible to other processes."""
         rounds = [{"trial_id": self._trial_id, **row} for row in done.peers]
         grafts = {"trial_id": [self._trial_id] * len(done.grafts.get("site", [])), **done.grafts}
         diagnostics = [{"trial_id": self._trial_id, **row} for row in done.diagnostics]
-        self._add("rounds", pa.Table.from_pylist(rounds, SCHEMAS["rounds"]))
+        self._add("rounds", pa.Table.from_pylist(rounds, self._files["rounds"].schema))
         if done.grafts:
-            self._add("grafts", pa.Table.from_pydict(grafts, SCHEMAS["grafts"]))
-        self._add("diagnostics", pa.Table.from_pylist(diagnostics, SCHEMAS["diagnostics"]))
+            self._add("grafts", pa.Table.from_pydict(grafts, self._files["grafts"].schema))
+        self._add("diagnostics", pa.Table.from_pylist(diagnostics, self._files["diagnostics"].schema))
 
     def add_event(self, event: Event) -> None:
         """Add an event; `write` or `write_events` makes it visible to other processes."""
         row = {"trial_id": self._trial_id, **asdict(event)}
-        self._add("events", pa.Table.from_pylist([row], SCHEMAS["events"]))
+        self._add("events", pa.Table.from_pylist([row], self._files["events"].schema))
 
     def restart_after(self, round: int, joined: Callable[[str], pa.Table] | None = None) -> list[str]:
         """Read the records of an earlier process up to a round, and all its events; drop later rounds.
@@ -69,7 +70,7 @@ class TrialRecords:
                 table = files.read(self._trial_id)
             except DamagedFile as error:
                 files.keep_aside(error.file)
-                table = joined(name) if joined else SCHEMAS[name].empty_table()
+                table = joined(name) if joined else files.schema.empty_table()
                 damaged.append(f"{error}; continues with {table.num_rows} of its rows, from {name}.parquet")
             taken[name] = table if name == "events" else table.filter(pc.less_equal(table["round"], round))
         self._tables |= taken

@@ -17,6 +17,7 @@ from graftpop.settings.methods import (
 from graftpop.settings.population import DiagnosticsSettings, PopulationSettings
 from graftpop.settings.settings import Settings
 from graftpop.settings.study import ResourceSettings, TuneSettings
+from graftpop.settings.task import TaskSettings
 from graftpop.settings.training import DataSettings, ModelSettings, TrainingSettings
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "ResourceSettings",
     "Settings",
     "SwaSettings",
+    "TaskSettings",
     "TeacherSettings",
     "TrainingSettings",
     "TuneSettings",

@@ -19,7 +19,7 @@ class PopulationSettings(Section):
     """Which peer is whose donor. auto: the exchange rule's own, ring for grafting. ring: peer i receives from peer
     i - 1, peer 0 from the last. random_pairs: the peers of a pair receive from each other, and pairs are drawn anew
     each time. all: each peer receives from all others, grafting their mean. best: all others receive from the peer with
-    the best validation accuracy."""
+    the best validation score."""
 
     epochs_per_round: Count = 1
     """Epochs per round."""
@@ -40,9 +40,10 @@ class PopulationSettings(Section):
     - i) / n)) / 2."""
 
     output: Literal["best_peer", "ensemble", "uniform_soup", "greedy_soup"] = "best_peer"
-    """Result of the population. best_peer: the peer with the best validation accuracy. ensemble:
-    the mean of all peers' probabilities. uniform_soup: the mean of all peers' weights. greedy_soup: the mean of the
-    weights of the peers that do not lower its validation accuracy, added from best to worst."""
+    """Result of the population. best_peer: the peer with the best validation score, the task's primary metric.
+    ensemble: the combined predictions of all peers, such as their mean probabilities. uniform_soup: the mean of all
+    peers' weights. greedy_soup: the mean of the weights of the peers that do not worsen its validation score, added
+    from best to worst."""
 
     deadline_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10.0
     """A peer counts as lost when a round takes it longer than this many median rounds, and longer than a minute."""
@@ -85,5 +86,5 @@ class DiagnosticsSettings(Section):
     """L1 norm below which a filter of that baseline counts as invalid."""
 
     pairs: bool = False
-    """Whether to record, for every pair of peers, the distance of their weights and the share of validation images on
+    """Whether to record, for every pair of peers, the distance of their weights and the share of validation items on
     which they disagree."""

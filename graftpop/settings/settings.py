@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from graftpop.metrics import Metric, Mode
 from graftpop.settings.methods import (
     AttenuationSettings,
     DistillationSettings,
@@ -14,6 +15,7 @@ from graftpop.settings.methods import (
 from graftpop.settings.population import DiagnosticsSettings, PopulationSettings
 from graftpop.settings.section import ExchangeSection, Name, Section, Seed, SiteChoice, UserPart
 from graftpop.settings.study import ResourceSettings, TuneSettings
+from graftpop.settings.task import TaskSettings
 from graftpop.settings.training import DataSettings, ModelSettings, TrainingSettings
 
 __all__ = ["Settings"]
@@ -30,6 +32,7 @@ class Settings(Section):
     seed: Seed = 0
     """Seed of initialization, data order, augmentation, splits and search."""
 
+    task: TaskSettings = TaskSettings()
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
@@ -54,6 +57,28 @@ class Settings(Section):
         if self.training.total_epochs is not None:
             return self.training.total_epochs // self.population.num_peers
         return self.training.epochs or DEFAULT_EPOCHS
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of the task, the primary first."""
+        return self.task.all_metrics
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that selects peers and trials."""
+        return self.metrics[0]
+
+    @property
+    def objectives(self) -> dict[str, Mode]:
+        """The searched metrics with their modes."""
+        own: dict[str, Mode] = {self.primary.val: self.primary.mode}
+        metrics = [self.primary.val if name == "auto" else name for name in self.tune.metric_names]
+        modes = self.tune.mode if isinstance(self.tune.mode, list) else [self.tune.mode] * len(metrics)
+        of_auto = (own.get(name, "min") for name in metrics)
+        return {
+            name: own_mode if mode == "auto" else mode
+            for name, mode, own_mode in zip(metrics, modes, of_auto, strict=False)
+        }
 
     @property
     def peers_per_actor(self) -> int | Literal["auto"]:

@@ -4,25 +4,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from graftpop.metrics import Mode
 from graftpop.settings.section import Auto, Count, Section
 
 __all__ = ["ResourceSettings", "TuneSettings"]
 
 
-Metric = Literal["val_accuracy", "flops", "parameters"]
-Mode = Literal["max", "min"]
-
-
 class TuneSettings(Section):
     """The search by Ray Tune: sampler, scheduler, number of trials, retries and trackers."""
 
-    metric: Metric | Annotated[list[Metric], Field(min_length=1)] = "val_accuracy"
-    """val_accuracy: the validation accuracy of the population's output. flops and parameters: FLOPs per image and
-    parameters of one network, after filters were removed. A list searches for the best trade-offs between its metrics;
-    val_accuracy must be one of them, and selects the best trial."""
+    metric: str | Annotated[list[str], Field(min_length=1)] = "auto"
+    """auto: the task's primary metric on the validation split, of the population's output; it can also be named, such
+    as val_accuracy. flops and parameters: FLOPs per image and parameters of one network, after filters were removed. A
+    list searches for the best trade-offs between its metrics; the primary metric must be one of them, and selects the
+    best trial."""
 
-    mode: Mode | Annotated[list[Mode], Field(min_length=1)] = "max"
-    """max: higher is better. min: lower is better. A list has one item for each metric, max for val_accuracy."""
+    mode: Mode | Auto | Annotated[list[Mode], Field(min_length=1)] = "auto"
+    """max: higher is better. min: lower is better. auto: as the task says, and min for flops and parameters. A list has
+    one item for each metric."""
 
     num_samples: Count | None = None
     """Number of trials; must be null with sampler grid. null: 10, or every combination of a grid."""
@@ -53,11 +52,9 @@ class TuneSettings(Section):
     --resume takes the URL from GRAFTPOP_STORAGE_URL. null: nowhere."""
 
     @property
-    def objectives(self) -> dict[str, str]:
-        """The metrics with their modes."""
-        metrics = self.metric if isinstance(self.metric, list) else [self.metric]
-        modes = self.mode if isinstance(self.mode, list) else [self.mode]
-        return dict(zip(metrics, modes, strict=False))  # `check_search` refuses another number of modes
+    def metric_names(self) -> list[str]:
+        """The metrics as a list, `auto` among them."""
+        return self.metric if isinstance(self.metric, list) else [self.metric]
 
 
 class ResourceSettings(Section):

@@ -13,7 +13,9 @@ class DataSettings(Section):
     """The data set, its validation split and its augmentation."""
 
     name: str = "cifar10"
-    """Name of the data set; parquet reads tables of images, folder reads images from class folders."""
+    """Name of the data set. parquet reads tables of images, folder reads images from class folders. For recognition:
+    omniglot, parquet, or market1501 and dukemtmc, whose folders bounding_box_train, query and bounding_box_test are
+    below root."""
 
     root: str | None = None
     """Path of the data; required for parquet and folder. null: for cifar10 $GRAFTPOP_DATA/cifar10, then the cache
@@ -30,9 +32,15 @@ class DataSettings(Section):
     """Name of the label column of a Parquet table: whole numbers, true/false or text. null: found from the table's
     schema."""
 
+    camera: str | None = None
+    """Name of the column of a Parquet table that says who made an image, a camera or a drawer; only for recognition. An
+    image is not searched for among those of its own identity and camera. null: camera, or drawer for omniglot, if there
+    is such a column; otherwise every image has a camera of its own."""
+
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Side in pixels of the square to which images of parquet and folder are scaled and cropped. null: unchanged if all
-    images have one size; otherwise folder uses 224."""
+    """Side in pixels of the square to which images of parquet, folder and omniglot are scaled and cropped; for
+    market1501 and dukemtmc the height, twice the width, to which images are scaled without a cut. null: 256 for these
+    two, otherwise unchanged if all images have one size; else folder uses 224."""
 
     on_damage: Literal["refuse", "skip"] = "refuse"
     """Treatment of image files of folder that cannot be decoded. refuse: the study does not start. skip: they are left

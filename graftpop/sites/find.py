@@ -29,7 +29,7 @@ PARAMETRIZATIONS: Final = ".parametrizations."
 
 def find_sites(
     network: nn.Module,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     name: str,
     choice: SiteChoice = "auto",
     needed_by: str | None = "graft",

@@ -47,7 +47,7 @@ class Trace:
     output_layers: set[str] = field(default_factory=set)
 
 
-def trace_network(network: nn.Module, image_shape: tuple[int, int, int], where: str) -> Trace:
+def trace_network(network: nn.Module, image_shape: tuple[int, ...], where: str) -> Trace:
     """Run a network once on blank images and return the observations.
 
     Args:

@@ -34,6 +34,12 @@ UNDER_PBT = ("graft.A", "graft.c", "graft.alpha", "training.lr")
 USER_CODE: Final = ("graft.criterion",)
 """Keys of NAME_TABLES that may also name user code."""
 
+NEED_ROOT: Final = ("parquet", "folder", "market1501", "dukemtmc")
+"""Data sets that are found only through data.root."""
+
+OF_COST: Final = ("flops", "parameters")
+"""Metrics beside those of the task."""
+
 MOST_GRID_TRIALS = 100_000
 
 
@@ -81,9 +87,22 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
     if population.mode == "async":
         _check_async(settings, origin)
     _check_actors(settings, origin)
-    if data.name in ("parquet", "folder") and data.root is None:
+    _check_triplets(settings, origin)
+    if data.name in NEED_ROOT and data.root is None:
         raise SpaceError(
             f"{origin('data.root')}: data set '{data.name}' needs the folder of its images, got null; set data.root"
+        )
+
+
+def _check_triplets(settings: Settings, origin: Origin) -> None:
+    task, batch_size = settings.task, settings.training.batch_size
+    if task.name != "recognition" or not task.triplet_weight:
+        return
+    if batch_size % task.images_per_identity or batch_size < 2 * task.images_per_identity:
+        raise SpaceError(
+            f"{origin('training.batch_size')}: must be a multiple of task.images_per_identity "
+            f"({task.images_per_identity}), for at least two identities, with the triplet loss, got {batch_size}; "
+            f"choose {max(2, round(batch_size / task.images_per_identity)) * task.images_per_identity}"
         )
 
 
@@ -190,18 +209,19 @@ def check_search(settings: Settings, domains: Mapping[str, Domain], origin: Orig
 
 
 def _check_objectives(settings: Settings, origin: Origin) -> None:
-    tune = settings.tune
-    metrics = tune.metric if isinstance(tune.metric, list) else [tune.metric]
-    modes = tune.mode if isinstance(tune.mode, list) else [tune.mode]
-    if "val_accuracy" not in metrics or len(set(metrics)) < len(metrics):
+    tune, primary = settings.tune, settings.primary
+    metrics = [primary.val if name == "auto" else name for name in tune.metric_names]
+    if primary.val not in metrics or len(set(metrics)) < len(metrics) or set(metrics) - {primary.val, *OF_COST}:
         raise SpaceError(
-            f"{origin('tune.metric')}: must be val_accuracy, or a list of it and other metrics, got {tune.metric}; "
-            f"write [val_accuracy, flops]"
+            f"{origin('tune.metric')}: must be {primary.val}, or a list of it, flops and parameters, got "
+            f"{tune.metric!r}; write {primary.val}, or [{primary.val}, flops]"
         )
-    if len(modes) != len(metrics) or tune.objectives["val_accuracy"] != "max":
+    num_modes = len(tune.mode) if isinstance(tune.mode, list) else 1 if tune.mode != "auto" else len(metrics)
+    if num_modes != len(metrics) or settings.objectives[primary.val] != primary.mode:
+        modes = [primary.mode if name == primary.val else "min" for name in metrics]
         raise SpaceError(
-            f"{origin('tune.mode')}: must have one item per metric, max for val_accuracy, got {tune.mode} for "
-            f"{tune.metric}; write {['max' if name == 'val_accuracy' else 'min' for name in metrics]}"
+            f"{origin('tune.mode')}: must have one item per metric, {primary.mode} for {primary.val}, got {tune.mode} "
+            f"for {tune.metric}; write {modes}, or auto"
         )
     if len(metrics) > 1 and tune.scheduler != "none":
         raise SpaceError(

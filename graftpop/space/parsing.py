@@ -29,6 +29,7 @@ from graftpop.space.yaml_tree import (
     read_sections,
     with_defaults,
 )
+from graftpop.user_code import PYTHON
 
 __all__ = ["SEARCHABLE", "load_space", "parse_space"]
 
@@ -80,9 +81,9 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
 
     check_renamed(tree, where, origins or {})
     origin = Origins(where, origins)
-    sections = deepcopy({name: value for name, value in tree.items() if name not in STUDY_KEYS})
+    sections = _with_task({name: value for name, value in deepcopy(dict(tree)).items() if name not in STUDY_KEYS})
     comparison = read_comparison(tree, origin)
-    variants = {name: changes or {} for name, changes in deepcopy(comparison.variants or {}).items()}
+    variants = {name: _with_task(changes or {}) for name, changes in deepcopy(comparison.variants or {}).items()}
     is_comparison = bool(variants) or comparison.seeds is not None
     if comparison.seeds is not None:
         _put_seeds(sections, comparison.seeds, origin)
@@ -91,6 +92,7 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     domains: dict[str, Domain] = {"variant": Domain("grid", tuple(variants))} if variants else {}
     common = with_defaults(_take_domains(sections, (), domains, origin))
     domains = in_order(domains)
+    _check_task(common, variants, origin)
     storage_url = _mask_storage_(common)
     check_overlap(variants, domains, origin)
     check_published(comparison, domains, origin)
@@ -118,6 +120,34 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     check_search(space.resolve(), domains, origin, is_comparison=is_comparison)
     _check_first(space, origin)
     return space
+
+
+def _with_task(sections: dict[str, Any]) -> dict[str, Any]:
+    """Return sections in which a task that is given by its name alone is a section."""
+    task = sections.get("task")
+    return {**sections, "task": {"name": task}} if isinstance(task, str) else sections
+
+
+def _check_task(common: dict[str, Any], variants: Mapping[str, Mapping[str, Any]], origin: Origin) -> None:
+    """Fill in the metrics of a user-defined task, whose class is imported, and check that all trials have one task.
+
+    Raises:
+        SpaceError: the task cannot be imported, or a variant has another.
+    """
+    task = common["task"]
+    for variant, changes in variants.items():
+        given = changes.get("task")
+        for key in ("name", "metrics"):
+            if isinstance(given, dict) and isinstance(task, dict) and given.get(key, task.get(key)) != task.get(key):
+                raise SpaceError(
+                    f"{origin(f'variants.{variant}.task.{key}')}: must be the same in all variants, since their scores "
+                    f"are compared, got {given[key]}; move it to task.{key}"
+                )
+    name = task.get("name") if isinstance(task, dict) else None
+    if isinstance(name, str) and name.startswith(PYTHON) and task.get("metrics") is None:
+        from graftpop.tasks.find import metrics_of
+
+        task["metrics"] = {metric.name: metric.mode for metric in metrics_of(name)}
 
 
 def _check_first(space: Space, origin: Origin) -> None:
@@ -206,6 +236,11 @@ def _read_domain(key: str, value: Mapping[str, Any], origin: Origin) -> Domain:
         raise SpaceError(
             f"{origin(key)}: data must be searched by choice or grid, since every data set is read "
             f"before the study starts, got {value}; list the values"
+        )
+    if key in ("task", "task.name", "task.metrics"):
+        raise SpaceError(
+            f"{origin(key)}: cannot be searched, since the scores of different tasks cannot be compared, got {value}; "
+            f"fix it"
         )
     return read_domain(value, origin(key))
 

@@ -69,18 +69,28 @@ def settings_schema() -> Schema:
 def _tables(schema: Schema) -> Iterable[tuple[str, str, list[Schema]]]:
     """Yield the class and the key of each value that is looked up in a table, and the table's names as schemas."""
     # imported here, since the tables hold functions that need torch
-    from graftpop.data import DATASETS
+    from graftpop.data import DATASETS, IDENTITIES
     from graftpop.models import MODELS
     from graftpop.space.constraints import NAME_TABLES, USER_CODE
 
-    by_key: dict[str, Mapping[str, object]] = {"data.name": DATASETS, "model.name": MODELS, **NAME_TABLES}
+    by_key: dict[str, Mapping[str, object]] = {
+        "data.name": {**DATASETS, **IDENTITIES},
+        "model.name": MODELS,
+        **NAME_TABLES,
+    }
     tables: list[tuple[str, str, Mapping[str, object]]] = [("TeacherSettings", "model", MODELS)]
     for path, table in by_key.items():
         section, _, key = path.partition(".")
         tables.append((class_of(schema["properties"][section]), key, table))
     user_code = {(class_of(schema["properties"][path.partition(".")[0]]), path.partition(".")[2]) for path in USER_CODE}
     for section, key, table in tables:
-        patterns = [OTHER_LIBRARIES] if table is MODELS else [USER_NAME] if (section, key) in user_code else []
+        patterns = (
+            [OTHER_LIBRARIES]
+            if table is MODELS
+            else [USER_NAME]
+            if (section, key) in user_code or key == "name"
+            else []
+        )
         yield section, key, [{"type": "string", "enum": [*table]}, *patterns]
 
 

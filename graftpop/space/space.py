@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from graftpop.metrics import Metric
 from graftpop.settings import Settings
 from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.conditions import conditions_of
@@ -49,6 +50,16 @@ class Space:
     def resolve(self, sample: Mapping[str, Any] | None = None) -> Settings:
         """Return the settings of a sample; searched keys that it omits have the first value of their domain."""
         return Settings.model_validate(self.merged_tree(sample or {}))
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of the task, the primary first; the same in all trials."""
+        return self.resolve().metrics
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that selects peers and trials."""
+        return self.metrics[0]
 
     def merged_tree(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return the tree that `resolve` validates: `tree`, overlaid by the variant and then by the sampled values.

@@ -15,6 +15,7 @@ from graftpop.peer.components import named_components
 from graftpop.peer.learning import make_learner
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings
+from graftpop.tasks.find import num_outputs
 
 __all__ = ["Estimate", "PlannedTrial", "about", "estimate"]
 
@@ -77,7 +78,9 @@ def estimate(trials: Sequence[PlannedTrial], num_trials: int) -> Estimate:
         DataError: the data cannot be read.
     """
     by_data = {str(trial.settings.data): trial.settings for trial in trials}
-    splits = {data: load_splits(settings.data, seed=settings.seed) for data, settings in by_data.items()}
+    splits = {
+        data: load_splits(settings.data, seed=settings.seed, task=settings.task) for data, settings in by_data.items()
+    }
     by_kind = {_kind(trial): trial for trial in trials}
     limit_s = TIMING_S / (2 * len(by_kind))
     image_s = {kind: _image_s(trial, splits[kind[0]], limit_s) for kind, trial in by_kind.items()}
@@ -129,9 +132,10 @@ def _image_s(trial: PlannedTrial, splits: Splits, limit_s: float) -> tuple[float
     torch.set_num_threads(trial.num_threads)
     try:
         with seeded(derive(settings.seed, "initialisation", 0), torch.device("cpu")):
-            network = components.make_network(len(splits.class_names))
+            task = components.make_task()
+            network = components.make_network(num_outputs(task, splits))
         learner = make_learner(
-            settings, 0, network, replace(splits, train=train), torch.device(trial.device), components
+            settings, 0, network, replace(splits, train=train), task, torch.device(trial.device), components
         )
         for _ in learner.epoch_steps():  # a mutual term is added by the peer: nothing is yielded
             pass

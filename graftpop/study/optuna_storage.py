@@ -6,15 +6,16 @@ answers again, at the latest by --resume.
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from graftpop.errors import ResourceError, SpaceError, one_line
 from graftpop.masking import MASK, masked
+from graftpop.metrics import Metric
 from graftpop.run.background_worker import BackgroundWorker
 from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space
@@ -46,13 +47,14 @@ class OptunaStorage:
         space: search space of the study.
         folder: folder of the run; a relative path in `tune.optuna_storage` starts there.
         known: trials of an earlier session.
-        scores: validation accuracy of the known trials, by trial ID and round.
+        scores: validation score of the known trials, by trial ID and round.
     """
 
     def __init__(
         self, space: Space, folder: RunFolder, known: list[Trial], scores: Mapping[str, Mapping[int, float]]
     ) -> None:
         self._searched, self._folder, self._where = OptunaSpace(space.domains), folder, str(storage_url(space))
+        self._metrics, self._primary = space.metrics, space.primary
         self._storage: Any = None
         self._scores: dict[str, dict[int, float]] = {trial_id: dict(found) for trial_id, found in scores.items()}
         self._seen: dict[str, tuple[str, int]] = {}
@@ -68,7 +70,7 @@ class OptunaStorage:
             self._seen[trial.trial_id] = trial.status, trial.round
             scores = self._scores.setdefault(trial.trial_id, {})
             if trial.round:
-                scores[trial.round] = trial.result["val_accuracy"]
+                scores[trial.round] = trial.result[self._primary.val]
             with self._lock:
                 self._pending[trial.number] = replace(trial), dict(scores)
         if changed:
@@ -83,11 +85,12 @@ class OptunaStorage:
         import optuna
 
         storage, name = opened(self._where, self._folder), self._folder.name
-        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        direction: Literal["maximize", "minimize"] = "maximize" if self._primary.mode == "max" else "minimize"
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
         study.set_user_attr("run", self._folder.shown)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names(["val_accuracy"])
+            study.set_metric_names([self._primary.val])
         self._study_id, self._storage = storage.get_study_id_from_name(name), storage
 
     def _flush(self) -> None:
@@ -146,17 +149,17 @@ class OptunaStorage:
         if state.is_finished():
             began = self._searched.sample(there.params)
             changed = {key: value for key, value in trial.sample.items() if value != began.get(key)}  # by scheduler pbt
-            for name, value in (_attributes(trial) | changed).items():
+            for name, value in (_attributes(trial, self._metrics) | changed).items():
                 storage.set_trial_user_attr(optuna_id, name, value)
-            score = None if state == TrialState.FAIL else trial.result.get("val_accuracy")
+            score = None if state == TrialState.FAIL else trial.result.get(self._primary.val)
             storage.set_trial_state_values(optuna_id, state, None if score is None else [score])
         elif state == TrialState.WAITING != there.state:
             storage.set_trial_state_values(optuna_id, state)
 
 
-def _attributes(trial: Trial) -> dict[str, Any]:
+def _attributes(trial: Trial, metrics: Sequence[Metric]) -> dict[str, Any]:
     """Return a trial's user attributes: its row of `trials.parquet` without the searched keys, and its error."""
-    attributes = {**trial.row(), "error": trial.error or None}
+    attributes = {**trial.row(metrics), "error": trial.error or None}
     return {name: value for name, value in attributes.items() if value is not None and name not in trial.sample}
 
 

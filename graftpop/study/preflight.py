@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from graftpop.data import DATASETS, Splits, is_to_download, load_splits
-from graftpop.errors import DataError, SpaceError, choose
+from graftpop.data import Splits, data_set, is_to_download, load_splits
+from graftpop.errors import DataError, SpaceError
 from graftpop.exchange.assignment import check_released
 from graftpop.exchange.build import check_user_parts
 from graftpop.exchange.user_parts import named_user_parts
@@ -20,9 +20,11 @@ from graftpop.settings import Settings, TeacherSettings
 from graftpop.sites import Site, alpha_share
 from graftpop.space import Space
 from graftpop.study.trackers import TRACKERS
+from graftpop.tasks.check import check_network
+from graftpop.tasks.find import make_task, num_outputs
 from graftpop.training.filters import site_weights
 from graftpop.training.removal import check_removable
-from graftpop.user_code import PYTHON
+from graftpop.user_code import PYTHON, import_user_code
 
 __all__ = ["Findings", "check_data_and_models", "check_names", "check_packages", "data_to_download", "user_code_names"]
 
@@ -50,17 +52,22 @@ def check_names(space: Space) -> None:
     """
     every = _all_settings(space)
     for data in dict.fromkeys(settings.data.name for settings in every):
-        choose(DATASETS, data, "data.name", DataError)
+        if data.startswith(PYTHON):
+            import_user_code(data, "data.name", DataError)
+        else:
+            data_set(data, every[0].task)
     for name, where in _networks(every):
         find_model(name, where)
 
 
 def user_code_names(space: Space) -> list[str]:
-    """Return the names of user code that a trial may use, `python:MODULE.NAME`: networks and parts of the exchange."""
+    """Return the names of user code that a trial may use, `python:MODULE.NAME`: task, data, networks, exchange."""
     networks = (name for name, _ in _networks([*space.settings_of("model"), *space.settings_of("distillation")]))
     exchanges = [*space.settings_of("graft", "exchange"), *space.boundary_settings()]
     parts = (name for settings in exchanges for name in named_user_parts(settings).values())
-    return [name for name in dict.fromkeys((*networks, *parts)) if name.startswith(PYTHON)]
+    data = (settings.data.name for settings in space.settings_of("data"))
+    own = (space.resolve().task.name, *data, *networks, *parts)
+    return [name for name in dict.fromkeys(own) if name.startswith(PYTHON)]
 
 
 class Findings(NamedTuple):
@@ -94,7 +101,7 @@ def check_data_and_models(space: Space) -> Findings:
     }
     for data in dict.fromkeys(settings.data for settings in every):
         here = [settings for settings in every if settings.data == data]
-        splits = load_splits(data, seed=here[0].seed)
+        splits = load_splits(data, seed=here[0].seed, task=here[0].task)
         notes |= dict.fromkeys(" ".join(note.split()) for note in splits.notes)
         for name in dict.fromkeys(settings.model.name for settings in here):
             of_name = [settings for settings in here if settings.model.name == name]
@@ -132,8 +139,10 @@ def _teachers(settings: Settings) -> Iterator[tuple[str, TeacherSettings]]:
 
 def _check_network(name: str, splits: Splits, possible_settings: list[Settings], *, released: bool) -> Iterator[str]:
     """Check that a network fits the data and the methods of some settings; yield lines about its sites."""
-    network = build(name, len(splits.class_names))
-    check_forward(network, splits.image_shape, len(splits.class_names), f"model.name: '{name}'")
+    task = make_task(possible_settings[0].task)
+    network = build(name, num_outputs(task, splits))
+    for settings in {_use_of_logits(settings): settings for settings in possible_settings}.values():
+        check_network(settings, task, network, splits)
     if released:
         check_released(list(network.state_dict()))
     for settings in {_use_of_sites(settings): settings for settings in possible_settings}.values():
@@ -147,6 +156,10 @@ def _check_network(name: str, splits: Splits, possible_settings: list[Settings],
         if baseline.density_of is not None:
             weights = site_weights(network, sites)
             valid_filters(baseline.density_of, weights, baseline.density_threshold, settings.sites)
+
+
+def _use_of_logits(settings: Settings) -> tuple[bool, ...]:
+    return settings.distillation is not None, settings.mutual is not None
 
 
 def _use_of_sites(settings: Settings) -> tuple[object, ...]:

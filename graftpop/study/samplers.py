@@ -34,7 +34,7 @@ class Sampler(Protocol):
 
         Args:
             trial: the trial, in any status.
-            scores: its validation accuracy by round.
+            scores: its validation score, the task's primary metric, by round.
         """
 
     def sample(self, number: int) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class Sampler(Protocol):
         ...
 
     def report(self, number: int, round: int, score: float) -> None:
-        """Record the validation accuracy of a trial after a round."""
+        """Record the validation score of a trial after a round."""
 
     def tell(self, number: int, status: str, figures: Mapping[str, Any]) -> None:
         """Record the end of a trial.
@@ -84,7 +84,7 @@ class _Optuna:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._make, self._same_keys = space, make, same_keys
-        self._seed, self._objectives = space.resolve().seed, space.resolve().tune.objectives
+        self._seed, self._objectives = space.resolve().seed, space.resolve().objectives
         self._num_random = min(MOST_RANDOM_TRIALS, space.num_trials() // 2)
         self._searched = OptunaSpace(space.domains)
         self._study = optuna.create_study(

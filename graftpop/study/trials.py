@@ -10,7 +10,8 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from graftpop.errors import CheckpointError
-from graftpop.rows import TrialRow
+from graftpop.metrics import Metric
+from graftpop.rows import TrialRow, columns_of
 from graftpop.run.checkpoints import Checkpoints
 from graftpop.run.run_folder import RunFolder
 from graftpop.space import Domain, Space
@@ -74,13 +75,13 @@ class Trial:
         """Whether it has ended and a resumed study leaves it alone."""
         return self.is_over and self.status != "interrupted"
 
-    def row(self) -> dict[str, Any]:
-        """Return the trial's row of `trials.parquet`."""
+    def row(self, metrics: Sequence[Metric]) -> dict[str, Any]:
+        """Return the trial's row of `trials.parquet`, with the metrics of its task."""
         return {
             "trial_id": self.trial_id,
             "status": self.status,
             **self.sample,
-            **{name: self.result.get(name) for name in TrialRow.__annotations__},
+            **{name: self.result.get(name) for name in columns_of(TrialRow, metrics)},
             "epochs": self.result.get("epoch", 0),
             "wall_s": self.wall_s,
             "error": self.error or None,
@@ -124,7 +125,7 @@ def objective_values(figures: Mapping[str, Any], metrics: Iterable[str]) -> list
 
     Args:
         figures: a trial's last report, or its row of `trials.parquet`.
-        metrics: val_accuracy, flops or parameters; the last two after removal of filters, if some were removed.
+        metrics: val_accuracy, flops and parameters, for example; the last two after removal of filters.
     """
     values = [figures.get(f"{metric}_left") or figures.get(metric) for metric in metrics]
     return None if None in values else [value for value in values if value is not None]
@@ -173,25 +174,28 @@ def recovered_trials(folder: RunFolder, space: Space) -> list[Trial]:
     return trials
 
 
-def best_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the row of `trials.parquet` with the highest validation accuracy; None before any round is complete.
+def best_row(rows: Iterable[Mapping[str, Any]], primary: Metric) -> Mapping[str, Any] | None:
+    """Return the row of `trials.parquet` with the best validation score; None before any round is complete.
 
     Completed trials come before all others; among equals the first row wins.
+
+    Args:
+        rows: rows of `trials.parquet`.
+        primary: the primary metric of the task.
     """
-    return _best(rows, lambda row: (row["status"], row["val_accuracy"]))
+    return _best(rows, lambda row: (row["status"], row[primary.val]), primary)
 
 
-def best_trial(trials: Sequence[Trial]) -> Trial | None:
+def best_trial(trials: Sequence[Trial], primary: Metric) -> Trial | None:
     """Return the best trial by the rule of `best_row`; None before any round is complete."""
-    return _best(trials, lambda trial: (trial.status, trial.result.get("val_accuracy")))
+    return _best(trials, lambda trial: (trial.status, trial.result.get(primary.val)), primary)
 
 
-def _best(items: Iterable[T], outcome: Callable[[T], tuple[str, float | None]]) -> T | None:
-    """Return the best item by the rule of `best_row`, given a function from an item to its status and accuracy."""
-    measured = [(item, *outcome(item)) for item in items]
-    measured = [one for one in measured if one[2] is not None]
-    best = max(measured, key=lambda one: (one[1] == "completed", one[2]), default=None)
-    return None if best is None else best[0]
+def _best(items: Iterable[T], outcome: Callable[[T], tuple[str, float | None]], primary: Metric) -> T | None:
+    """Return the best item by the rule of `best_row`, given a function from an item to its status and score."""
+    measured = [(item, status == "completed", value) for item in items for status, value in [outcome(item)]]
+    scored = [(item, is_complete, primary.merit(value)) for item, is_complete, value in measured if value is not None]
+    return max(scored, key=lambda one: one[1:], default=(None,))[0]
 
 
 def duration(seconds: float) -> str:

@@ -1,12 +1,11 @@
 """The training of one network: epochs of gradient descent, evaluation, and the state for a checkpoint."""
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim.swa_utils import update_bn
@@ -16,6 +15,7 @@ from graftpop.errors import CheckpointError
 from graftpop.models.module_check import without_ties
 from graftpop.seeds import derive, seeded
 from graftpop.settings import TrainingSettings
+from graftpop.tasks.task import Outputs, Task
 from graftpop.training.collective import run_alone
 from graftpop.training.flat_state import FlatState
 from graftpop.training.optimizers import MakeOptimizer, Optimizer, TorchOptimizer
@@ -33,22 +33,22 @@ class EpochMetrics:
     """Result of one epoch of training.
 
     Attributes:
-        loss: mean cross-entropy with the labels over the epoch's images, without further loss terms.
-        accuracy: share of its images that were classified correctly, in [0, 1].
+        loss: mean of the task's loss over the epoch's images, without further loss terms.
+        accuracy: share of its images that were classified correctly, in [0, 1]; None if the task has no classes.
         lr: learning rate of its first step.
         num_images: images trained on.
         train_s: duration of the epoch, in seconds.
     """
 
     loss: float
-    accuracy: float
+    accuracy: float | None
     lr: float
     num_images: int
     train_s: float
 
 
 LossTerm = Callable[[Tensor, Tensor], Tensor]
-"""Maps a step's logits (B, C), in float32, and its augmented images (B, 3, H, W) to a scalar added to the loss."""
+"""Maps a step's logits (B, C), in float32, and its inputs (B, ...), augmented, to a scalar added to the loss."""
 
 MutualTerm = Callable[[Tensor, Tensor], Tensor]
 """Maps a step's logits (B, C) and those of all peers on the same images, (K, B, C), to a scalar added to the loss."""
@@ -79,6 +79,7 @@ class Learner:
         network: the network to train.
         train: the training images.
         settings: batch size, momentum, weight decay and precision.
+        task: loss and predictions.
         lr: maps the epochs trained so far, fractional within an epoch, to the learning rate.
         seed: the study's seed.
         peer: index of the peer, or a teacher's name; seeds dropout and, without `data_peer`, data order.
@@ -90,16 +91,17 @@ class Learner:
         network: the network; its tensors are views of `state.buffer`.
         state: the network's tensors as one buffer.
         epoch: epochs trained so far.
-        loss_terms: terms added to the labels' cross-entropy at every step.
+        loss_terms: terms added to the task's loss at every step.
         mutual_term: a further term, from the logits of all peers; None if there is none.
         weight_exchange: exchanges weights within an epoch; None if there are no such exchanges.
     """
 
-    def __init__(  # nine parameters: everything that differs between peers, methods and devices
+    def __init__(  # ten parameters: everything that differs between peers, methods and devices
         self,
         network: nn.Module,
         train: Images,
         settings: TrainingSettings,
+        task: Task,
         *,
         lr: Callable[[float], float],
         seed: int,
@@ -115,7 +117,7 @@ class Learner:
         self.mutual_term: MutualTerm | None = None
         self.weight_exchange: WeightExchange | None = None
         self._train_images = train
-        self._settings = settings
+        self._settings, self._task = settings, task
         self._lr, self._seed, self._peer, self._device = lr, seed, peer, device
         self._data_peer = peer if data_peer is None else data_peer
         self._dtype = training_dtype(settings.precision, device)
@@ -157,24 +159,25 @@ class Learner:
         images, batch_size = self._train_images, self._settings.batch_size
         num_batches = self.num_batches
         loss_sum = torch.zeros((), device=self._device)
-        num_correct = torch.zeros((), dtype=torch.int64, device=self._device)
+        num_correct: Tensor | None = None
         num_images = 0
         self.network.train()
         order_seed = derive(self._seed, "data", self._data_peer, self.epoch)
         batches = images.training_batches(batch_size, order_seed, self._device)
-        for batch, (pixels, labels) in enumerate(batches):
+        for batch, (inputs, targets) in enumerate(batches):
             self._optimizer.lr = self._lr(self.epoch + batch / num_batches)
             # seeded per batch, because other peers of this process may use torch's generators between two batches
             with (
                 seeded(derive(self._seed, "dropout", self._peer, self.epoch, batch), self._device),
                 torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
             ):
-                logits = self.network(pixels)
-            logits = logits.float()
-            label_loss = F.cross_entropy(logits, labels)
-            loss = label_loss
+                outputs = self._task.forward(self.network, inputs)
+            outputs = _in_float32(outputs)
+            task_loss = self._task.loss(outputs, targets)
+            loss = task_loss
+            logits = self._logits(outputs) if self.loss_terms or self.mutual_term is not None else torch.empty(0)
             for term in self.loss_terms:
-                loss = loss + term(logits, pixels)
+                loss = loss + term(logits, inputs)
             if self.mutual_term is not None:
                 all_logits = yield logits.detach()
                 loss = loss + self.mutual_term(logits, all_logits)
@@ -186,14 +189,16 @@ class Learner:
             self._step_of_epoch = batch + 1
             if self.weight_exchange is not None and self.num_steps() % self.weight_exchange.every == 0:
                 self.weight_exchange((yield self.state.buffer), self.num_steps())
-            loss_sum += label_loss.detach() * len(labels)
-            num_correct += torch.count_nonzero(logits.detach().argmax(1) == labels)
-            num_images += len(labels)
+            loss_sum += task_loss.detach() * len(targets)
+            num_images += len(targets)
+            with torch.no_grad():
+                correct = self._task.num_correct(outputs, targets)
+            if correct is not None:
+                num_correct = correct if num_correct is None else num_correct + correct
         lr = self._lr(self.epoch)
         self.epoch, self._step_of_epoch = self.epoch + 1, 0
-        return EpochMetrics(
-            float(loss_sum) / num_images, int(num_correct) / num_images, lr, num_images, time.perf_counter() - start
-        )
+        accuracy = None if num_correct is None else int(num_correct) / num_images
+        return EpochMetrics(float(loss_sum) / num_images, accuracy, lr, num_images, time.perf_counter() - start)
 
     @property
     def num_batches(self) -> int:
@@ -241,16 +246,16 @@ class Learner:
         order_seed = derive(self._seed, "recalibration", self._data_peer)
         batches = self._train_images.training_batches(self._settings.batch_size, order_seed, self._device)
         with seeded(derive(self._seed, "recalibration dropout", self._peer), self._device):
-            update_bn((pixels for pixels, _ in batches), self.network)
+            update_bn((inputs for inputs, _ in batches), self.network)
             if any(map(is_parametrized, self.network.modules())):
                 self.network.train()
                 with torch.no_grad():
-                    for pixels, _ in batches:  # none are left if there was a BatchNorm
-                        self.network(pixels)
+                    for inputs, _ in batches:  # none are left if there was a BatchNorm
+                        self.network(inputs)
 
     @torch.no_grad()
-    def evaluate(self, images: Images, *, exact: bool = True) -> tuple[Tensor, Tensor]:
-        """Return logits (N, C) and labels (N,) of a split, on the CPU.
+    def evaluate(self, images: Images, *, exact: bool = True) -> tuple[Outputs, Tensor]:
+        """Return the task's outputs for a split, in float32, and its targets (N, ...), on the CPU.
 
         Args:
             images: images of the split.
@@ -259,8 +264,15 @@ class Learner:
         self.network.eval()
         batches = images.evaluation_batches(EVALUATION_BATCH[self._device.type], self._device)
         with torch.autocast(self._device.type, self._dtype, enabled=not exact and self._dtype != torch.float32):
-            logits, labels = zip(*((self.network(pixels), labels) for pixels, labels in batches), strict=True)
-        return torch.cat(logits).float().cpu(), torch.cat(labels).cpu()
+            outputs, targets = zip(
+                *((self._task.infer(self.network, inputs), targets) for inputs, targets in batches), strict=True
+            )
+        return _in_float32(_joined(outputs)), torch.cat(targets).cpu()
+
+    def _logits(self, outputs: Outputs) -> Tensor:
+        logits = self._task.logits(outputs)
+        assert logits is not None, "the settings refuse distillation and mutual learning without logits"
+        return logits
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that a resumed learner needs: the network, the optimizer state and the epoch."""
@@ -287,3 +299,16 @@ class Learner:
             reason = str(error).splitlines()[-1].strip()
             raise CheckpointError(f"checkpoint: not one of this network: {reason}") from error
         self.epoch, self._step_of_epoch = int(epoch), 0
+
+
+def _in_float32(outputs: Outputs) -> Outputs:
+    if isinstance(outputs, tuple):
+        return tuple(map(_in_float32, outputs))
+    return outputs.float() if outputs.is_floating_point() else outputs
+
+
+def _joined(batches: Sequence[Outputs]) -> Outputs:
+    """Return the outputs of all batches in one, on the CPU."""
+    if isinstance(batches[0], tuple):
+        return tuple(_joined(parts) for parts in zip(*batches, strict=True))
+    return torch.cat(list(batches)).cpu()

@@ -57,7 +57,7 @@ def _zeroed(network: nn.Module, site: Site) -> list[Tensor]:
 
 
 def remove_dropped(
-    network: nn.Module, sites: list[Site], image_shape: tuple[int, int, int], name: str
+    network: nn.Module, sites: list[Site], image_shape: tuple[int, ...], name: str
 ) -> tuple[nn.Module, int]:
     """Return a smaller network with the same outputs in evaluation mode, and the number of filters removed.
 
@@ -102,7 +102,7 @@ def remove_dropped(
     return small.to(next(network.parameters()).device), num_removed
 
 
-def check_removable(network: nn.Module, sites: list[Site], image_shape: tuple[int, int, int], name: str) -> None:
+def check_removable(network: nn.Module, sites: list[Site], image_shape: tuple[int, ...], name: str) -> None:
     """Check, before any training, that filters can be removed from a network.
 
     A third of the filters is dropped in a copy and removed. Layers of equal width drop the same third, so that channels
@@ -118,7 +118,7 @@ def check_removable(network: nn.Module, sites: list[Site], image_shape: tuple[in
 
 
 def _cuts(
-    network: nn.Module, dropped: Mapping[str, list[int]], image_shape: tuple[int, int, int]
+    network: nn.Module, dropped: Mapping[str, list[int]], image_shape: tuple[int, ...]
 ) -> dict[tuple[Cut, nn.Module], set[int]]:
     """Return the channels to cut from each module, numbered as in the whole network.
 
@@ -196,7 +196,7 @@ def _can_be_cut(node: Any) -> bool:
     return kind in ("BN", "LINEAR", "CONCAT")
 
 
-def _dependency_graph(network: nn.Module, image_shape: tuple[int, int, int]) -> Any:
+def _dependency_graph(network: nn.Module, image_shape: tuple[int, ...]) -> Any:
     try:
         from torch_pruning import DependencyGraph
     except ImportError as error:
@@ -210,7 +210,7 @@ def _dependency_graph(network: nn.Module, image_shape: tuple[int, int, int]) -> 
 
 
 @torch.no_grad()
-def _zero_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[nn.Module, set[int]]:
+def _zero_inputs(network: nn.Module, image_shape: tuple[int, ...]) -> dict[nn.Module, set[int]]:
     """Return the input channels of each channel-mixing module that are zero for every image.
 
     A twin network runs on an image of ones. Its weights are 1 where the network's are nonzero, so that nothing cancels
@@ -251,7 +251,7 @@ def _num_filters(network: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _outputs_agree(network: nn.Module, small: nn.Module, image_shape: tuple[int, int, int]) -> bool:
+def _outputs_agree(network: nn.Module, small: nn.Module, image_shape: tuple[int, ...]) -> bool:
     images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).double()
     expected, found = (copy.deepcopy(one).cpu().double().eval()(images) for one in (network, small))
     return torch.allclose(found, expected, rtol=TOLERANCE, equal_nan=True)

@@ -25,7 +25,7 @@ class Snapshot:
         weights: (N,) float32, the flat buffer.
         integers: (I,) int64, the integer buffers, concatenated.
         entropies: (S,) float64, in nats, one per site.
-        predicted: (V,) int64, predicted class of each validation image.
+        predicted: (V,) int64, decision of the task for each validation item; empty if it has none.
         published: further arrays that the exchange rule published, by name.
     """
 

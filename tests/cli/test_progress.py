@@ -10,6 +10,7 @@ from rich.console import Console
 
 from graftpop.cli import progress
 from graftpop.cli.progress import LiveProgress, Pace, PlainProgress, trials_table, value_text
+from graftpop.metrics import ACCURACY
 from graftpop.study.trials import Trial
 
 RESULT: dict[str, Any] = {
@@ -43,7 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def shown(*trials: Trial) -> list[list[str]]:
     """Return the cells of the table as it is printed, row by row."""
     console = Console(record=True, width=160, file=StringIO())
-    console.print(trials_table(trials))
+    console.print(trials_table(trials, [ACCURACY]))
     return [re.split(r" {2,}", line.strip()) for line in console.export_text().splitlines()]
 
 
@@ -88,7 +89,7 @@ def test_table_without_searched_keys_has_no_columns_for_them() -> None:
 
 def test_only_the_best_trial_is_bold() -> None:
     trials = [trial(0, val_accuracy=0.5), trial(1, val_accuracy=0.7), trial(2)]
-    assert [row.style for row in trials_table(trials).rows] == [None, "bold", None]
+    assert [row.style for row in trials_table(trials, [ACCURACY]).rows] == [None, "bold", None]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_values_are_shown_with_four_digits(value: object, text: str) -> None:
 
 def lines_of(*steps: list[Trial], num_trials: int = 2) -> list[str]:
     output = StringIO()
-    with PlainProgress(Console(file=output, width=40), num_trials, 12) as watch:
+    with PlainProgress(Console(file=output, width=40), num_trials, 12, [ACCURACY]) as watch:
         for trials in steps:
             watch(trials)
     return output.getvalue().splitlines()
@@ -136,7 +137,7 @@ def test_plain_lines_show_start_and_end_of_a_trial(clock: list[float]) -> None:
 
 def test_running_trial_gets_a_line_every_ten_seconds(clock: list[float]) -> None:
     output = StringIO()
-    watch = PlainProgress(Console(file=output, width=40), 1, 12)
+    watch = PlainProgress(Console(file=output, width=40), 1, 12, [ACCURACY])
     watch([trial(0)])
     rounds = []
     for number in range(1, 13):
@@ -149,7 +150,7 @@ def test_running_trial_gets_a_line_every_ten_seconds(clock: list[float]) -> None
 
 def test_waiting_trial_of_a_resumed_study_gets_no_lines(clock: list[float]) -> None:
     output = StringIO()
-    watch = PlainProgress(Console(file=output, width=40), 1, 12)
+    watch = PlainProgress(Console(file=output, width=40), 1, 12, [ACCURACY])
     for _ in range(3):
         clock[0] += 20.0
         watch([trial(0, "pending", **RESULT)])
@@ -224,7 +225,9 @@ def test_remaining_time_has_hours(clock: list[float]) -> None:
 def last_drawn(trials: list[Trial], num_trials: int) -> list[str]:
     """Return the last lines on the terminal."""
     output = StringIO()
-    with LiveProgress(Console(width=160, height=60, file=output, force_terminal=True), num_trials, 12) as watch:
+    with LiveProgress(
+        Console(width=160, height=60, file=output, force_terminal=True), num_trials, 12, [ACCURACY]
+    ) as watch:
         watch([trial(0)])
         watch(trials)
         output.truncate(0)
@@ -256,7 +259,7 @@ def test_events_are_printed_once_above_the_live_table() -> None:
     earlier.status = "stopped"
     trials = [replaced, stopped, failed, done, earlier]
     output = StringIO()
-    with LiveProgress(Console(width=160, height=60, file=output, force_terminal=True), 5, 12) as watch:
+    with LiveProgress(Console(width=160, height=60, file=output, force_terminal=True), 5, 12, [ACCURACY]) as watch:
         watch(trials)
         replaced.events += [
             "round 7: peer 1 replaced after 8.1 s",

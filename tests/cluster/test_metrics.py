@@ -24,6 +24,7 @@ import ray
 
 from graftpop.cluster import metrics
 from graftpop.cluster.metrics import METRICS, MetricsExport, peer_metrics
+from graftpop.metrics import ACCURACY
 from graftpop.population import Round
 
 ROOT = Path(__file__).parents[2]
@@ -55,14 +56,14 @@ def test_round_gives_metrics_mean_alpha_and_staleness_per_peer() -> None:
         staleness=[2, 2, -1, -1],
         site=[*"abab"],
     )
-    assert json.loads(peer_metrics(done, {1: 4})) == [
+    assert json.loads(peer_metrics(done, {1: 4}, [ACCURACY])) == [
         {"peer": 0, "val_accuracy": 0.5, "mean_alpha": 0.375, "num_restarts": 0, "staleness": -1},
         {"peer": 1, "val_accuracy": 0.25, "mean_alpha": 0.625, "num_restarts": 4, "staleness": 2},
     ]
 
 
 def test_round_without_exchange_has_no_alpha_or_staleness() -> None:
-    assert json.loads(peer_metrics(round_of({"peer": 0, "val_loss": 1.5}), {})) == [
+    assert json.loads(peer_metrics(round_of({"peer": 0, "val_loss": 1.5}), {}, [ACCURACY])) == [
         {"peer": 0, "val_loss": 1.5, "num_restarts": 0}
     ]
 
@@ -117,7 +118,7 @@ def wait_until_exported(export: MetricsExport, metric: str, study: str, expected
 @pytest.mark.timeout(120)
 def test_values_are_exported_until_their_trial_ends(scraped_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "SHOWN_AFTER_END_S", 1.0)
-    export, metric = MetricsExport("slow"), "graftpop_val_loss_nats"
+    export, metric = MetricsExport("slow", [ACCURACY]), "graftpop_val_loss_nats"
     export.take("00000", '[{"peer": 0, "val_loss": 0.5}]')
     export.take("00001", '[{"peer": 0, "val_loss": 2.5, "mean_alpha": 0.25}]')
     wait_until_exported(export, metric, "slow", {("00000", "0"): 0.5, ("00001", "0"): 2.5})
@@ -135,7 +136,7 @@ def test_values_are_exported_until_their_trial_ends(scraped_ray: None, monkeypat
 
 @ray_test
 def test_study_with_a_name_beyond_ascii_keeps_its_metrics(scraped_ray: None, caplog: pytest.LogCaptureFixture) -> None:
-    export, metric = MetricsExport("größe 1"), "graftpop_val_loss_nats"
+    export, metric = MetricsExport("größe 1", [ACCURACY]), "graftpop_val_loss_nats"
     export.take("00000", '[{"peer": 0, "val_loss": 0.5}]')
     wait_until_exported(export, metric, "gr%C3%B6%C3%9Fe 1", {("00000", "0"): 0.5})
     assert caplog.messages == []
@@ -145,7 +146,7 @@ def test_study_with_a_name_beyond_ascii_keeps_its_metrics(scraped_ray: None, cap
 def test_invalid_value_is_logged_once_and_the_others_are_exported(
     scraped_ray: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    export = MetricsExport("faulty")
+    export = MetricsExport("faulty", [ACCURACY])
     export.take("00000", '[{"peer": 0, "train_loss": "none", "val_loss": 0.5}]')
     export.set()
     export.set()
@@ -162,7 +163,7 @@ from test_metrics import wait_until_exported
 
 ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
          _system_config={"metrics_report_interval_ms": 1000})
-export = MetricsExport("large")
+export = MetricsExport("large", [ACCURACY])
 for number in range(260):
     export.take(f"{number:05}", json.dumps([{"peer": peer, "num_restarts": number} for peer in range(8)]))
 places = [(f"{number:05}", str(peer)) for number in range(260) for peer in range(8)]

@@ -18,6 +18,7 @@ from graftpop.cluster.resources import Node
 from graftpop.cluster.room import RoomWatch
 from graftpop.cluster.study import read_known
 from graftpop.cluster.trainable import PopulationTrainable
+from graftpop.metrics import ACCURACY
 from graftpop.population import Event
 from graftpop.run import run_folder
 from graftpop.run.record_files import TRIALS_PER_FOLD
@@ -49,7 +50,7 @@ def known_trial(run: RunFolder, number: int) -> Trial:
 
 
 def record_event(run: RunFolder, number: int) -> None:
-    records = TrialRecords(run.of_trials("records"), f"{number:05}")
+    records = TrialRecords(run.of_trials("records"), f"{number:05}", [ACCURACY])
     records.add_event(Event(1, 0, "lost", "killed"))
     records.write_events()
 

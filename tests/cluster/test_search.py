@@ -21,6 +21,7 @@ from graftpop.cluster.search import (
     trial_id_of,
     trials_to_run,
 )
+from graftpop.metrics import ACCURACY
 from graftpop.settings import TuneSettings
 from graftpop.space import parse_space
 from graftpop.study.samplers import make_sampler
@@ -44,7 +45,7 @@ def test_tune_gets_each_trial_once_resumed_ones_first() -> None:
 @pytest.mark.parametrize("suggests", [True, False])
 def test_tune_saves_no_state_of_the_search(suggests: bool, tmp_path: Path) -> None:
     """It would hold the credentials of a storage URI."""
-    search = SuggestedTrials(iter(()), make_sampler(parse_space({}))) if suggests else None
+    search = SuggestedTrials(iter(()), make_sampler(parse_space({})), ACCURACY) if suggests else None
     search_algorithm(search).save_to_dir(str(tmp_path), "now")
     assert list(tmp_path.iterdir()) == []
 
@@ -67,7 +68,7 @@ def test_searcher_samples_on_demand_and_reports_final_states() -> None:
     space = parse_space({"graft": {"A": {"uniform": [0.0, 0.9]}}})
     sampler: Any = make_sampler(space)
     sampler.recall(trial(0, "interrupted"), {})
-    search = SuggestedTrials(trials_to_run(space, [trial(0)], sampler, range(1, 4)), sampler)
+    search = SuggestedTrials(trials_to_run(space, [trial(0)], sampler, range(1, 4)), sampler, ACCURACY)
     first = search.suggest("a")
     assert first == {"trial": {"trial_id": "00000", "sample": {"graft.A": 0.0}}}
     assert len(sampler._study.trials) == 1
@@ -94,11 +95,11 @@ def test_asha_remembers_results_of_earlier_sessions() -> None:
     for num_finished in range(4):
         made = scheduler(space)
         for number in range(num_finished):
-            replay_final_result(made, trial(number), {round: 0.9 for round in range(1, 16)})
+            replay_final_result(made, trial(number), "val_accuracy", {round: 0.9 for round in range(1, 16)})
         for number in range(num_finished, 3):
             running = TuneTrial("population", stub=True, trial_id=f"tune-{number}")
             made.on_trial_add(NO_CONTROLLER, running)
-            replay_results(made, running, {round: 0.9 for round in range(1, 8)})
+            replay_results(made, running, "val_accuracy", {round: 0.9 for round in range(1, 8)})
         late = TuneTrial("population", stub=True, trial_id="late")
         made.on_trial_add(NO_CONTROLLER, late)
         decisions = [

@@ -7,6 +7,7 @@ import pytest
 
 from graftpop.cluster.recorder import was_grafted
 from graftpop.cluster.trial_report import event_line, summarize
+from graftpop.metrics import ACCURACY
 from graftpop.population import Event, Round
 from graftpop.rows import GraftColumns
 from graftpop.run.run_folder import RunFolder
@@ -30,7 +31,7 @@ def row(peer: int, **changes: Any) -> Any:
 
 def test_summary_has_means_over_peers_and_totals_over_rounds() -> None:
     done = Round(2, False, [row(0), row(1)])
-    summary = summarize(done, {"train_images": 400, "wall_s": 9.0}, [[0], [1]])
+    summary = summarize(done, {"train_images": 400, "wall_s": 9.0}, [[0], [1]], [ACCURACY])
     assert summary == {
         "round": 2,
         "epoch": 2,
@@ -52,7 +53,7 @@ def test_summary_has_means_over_peers_and_totals_over_rounds() -> None:
 )
 def test_speed_adds_up_times_of_peers_in_one_actor(actors: list[list[int]], expected: float) -> None:
     rows = [row(0, train_s=1.0, images_per_s=200.0), row(1, train_s=3.0, images_per_s=200 / 3)]
-    assert summarize(Round(1, False, rows), {}, actors)["images_per_s"] == pytest.approx(expected)
+    assert summarize(Round(1, False, rows), {}, actors, [ACCURACY])["images_per_s"] == pytest.approx(expected)
 
 
 def test_event_line_names_round_peer_duration_and_cause() -> None:
@@ -64,7 +65,7 @@ def test_was_grafted_only_for_receivers_of_the_round(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path))
     run.create()
     assert not was_grafted(run, "00000", 1, 0)  # no table yet
-    records = TrialRecords(run.of_trials("records"), "00000")
+    records = TrialRecords(run.of_trials("records"), "00000", [ACCURACY])
     for number, alpha in ((1, 0.5), (2, 1.0), (3, None)):
         done = Round(number, number == 3, [])
         if alpha is not None:

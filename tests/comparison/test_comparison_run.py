@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from graftpop.__main__ import app
 from graftpop.comparison.groups import compare_trials, published_percent
+from graftpop.metrics import ACCURACY
 from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space, parse_space
 from graftpop.study.trials import Trial, column_types
@@ -59,7 +60,7 @@ def run_folder(path: Path, tree: Mapping[str, Any]) -> RunFolder:
     (path / "tune").mkdir()
     folder.write_text("space.yaml", space.to_yaml())
     folder.write_text("run.json", json.dumps(PROVENANCE))
-    folder.write_trials([trial.row() for trial in trials_of(space)], column_types(space.domains))
+    folder.write_trials([trial.row([ACCURACY]) for trial in trials_of(space)], column_types(space.domains))
     return folder
 
 
@@ -68,7 +69,7 @@ def test_text_values_match_settings_and_published_accuracies(tmp_path: Path) -> 
     rows = run_folder(tmp_path, COMPARISON).read_table("trials").to_pylist()
     assert {row["graft.alpha"] for row in rows} == {"adaptive", "0.5"}
     groups = compare_trials(rows, space)
-    assert groups == compare_trials([trial.row() for trial in trials_of(space)], space)
+    assert groups == compare_trials([trial.row([ACCURACY]) for trial in trials_of(space)], space)
     assert [group.values for group in groups] == [{"graft.alpha": "adaptive"}, {"graft.alpha": 0.5}]
     assert [published_percent(group, "late", space.published) for group in groups] == [[], [(93.25, None)]]
     assert [line.variant for line in groups[0].lines] == ["late", "plain"]
@@ -78,7 +79,7 @@ def test_text_values_match_settings_and_published_accuracies(tmp_path: Path) -> 
 
 def test_trials_that_were_never_created_are_missing() -> None:
     space = parse_space(COMPARISON)
-    (group,) = compare_trials([trial.row() for trial in trials_of(space)[:1]], space)
+    (group,) = compare_trials([trial.row([ACCURACY]) for trial in trials_of(space)[:1]], space)
     assert [line.num_missing for line in group.lines] == [1, 2]
 
 
@@ -86,7 +87,7 @@ def test_variants_without_seeds_compare_one_trial_each() -> None:
     space = parse_space(
         {name: COMPARISON[name] for name in ("name", "data", "training", "baseline", "variants")} | {"graft": {}}
     )
-    (group,) = compare_trials([trial.row() for trial in trials_of(space)], space)
+    (group,) = compare_trials([trial.row([ACCURACY]) for trial in trials_of(space)], space)
     assert [(line.n, line.num_missing) for line in group.lines] == [(1, 0), (1, 0)]
     assert (group.differences["late"].mean, group.differences["late"].interval) == (0.125, None)
 

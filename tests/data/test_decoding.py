@@ -142,7 +142,7 @@ def test_scaled_image_is_its_central_square(short: int, ends: int, is_tall: bool
     pixels = np.zeros((short, 3 * short + 2 * ends, 3), np.uint8)
     pixels[:, ends : ends + 3 * short] = (200, 100, 50)  # wide enough for the filter of the outer pixels
     image = png(pixels.swapaxes(0, 1) if is_tall else pixels)
-    ((blocks, labels),) = decode_blocks([(image, "0", 3)], side, side, scaled=True)
+    ((blocks, labels),) = decode_blocks([(image, "0", 3)], side, side, size=side)
     assert blocks.shape == (1, side, side, 3)
     assert (blocks == (200, 100, 50)).all()
     assert labels.tolist() == [3]
@@ -150,9 +150,18 @@ def test_scaled_image_is_its_central_square(short: int, ends: int, is_tall: bool
 
 def test_scaling_by_half_keeps_a_gradient() -> None:
     ramp = np.broadcast_to(np.arange(0, 256, 8, dtype=np.uint8)[:, None], (32, 32, 3))  # 8 per column
-    ((blocks, _),) = decode_blocks([(png(ramp), "0", 0)], 16, 16, scaled=True)
+    ((blocks, _),) = decode_blocks([(png(ramp), "0", 0)], 16, 16, size=16)
     inside = slice(1, 15)  # the filter of the outer pixels has no symmetric neighbors
     assert (blocks[0, :, inside] == (np.arange(16) * 16 + 4)[inside, None]).all()  # 8 * (2 * column + 0.5)
+
+
+def test_size_of_two_sides_stretches_the_image() -> None:
+    halves = np.zeros((8, 4, 3), np.uint8)
+    halves[:, 2:] = 255
+    ((blocks, _),) = decode_blocks([(png(halves), "0", 0)], 4, 8, size=(4, 8))
+    assert blocks.shape == (1, 4, 8, 3)
+    assert (blocks[0, :, :3] < 64).all()
+    assert (blocks[0, :, 5:] > 192).all()
 
 
 def rotated_tiff() -> bytes:

@@ -26,7 +26,10 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from graftpop.cluster.metrics import LABELS, METRICS
+from graftpop.cluster.metrics import LABELS, METRICS, task_metrics
+from graftpop.metrics import ACCURACY
+
+EXPORTED = {**task_metrics([ACCURACY]), **METRICS}
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -186,16 +189,16 @@ def names(text: str) -> list[str]:
 
 
 def test_grafana_dashboard_has_one_panel_per_metric(dashboard: dict[str, Any]) -> None:
-    assert sorted(names(json.dumps(dashboard["panels"]))) == sorted(METRICS)
+    assert sorted(names(json.dumps(dashboard["panels"]))) == sorted(EXPORTED)
     for panel in dashboard["panels"]:
         (target,) = panel["targets"]
         (metric,) = names(target["expr"])
-        assert panel["description"] == f"{METRICS[metric][1]}."
+        assert panel["description"] == f"{EXPORTED[metric][1]}."
         assert panel["fieldConfig"]["defaults"]["unit"]
         assert target["legendFormat"] == "{{trial}}/peer-{{peer}}"
         for label in LABELS:  # filtered by the variable of its name
             assert re.search(rf'\b{label}=~?"\${label}"', target["expr"])
-    assert set(names(json.dumps(dashboard["templating"]))) <= METRICS.keys()
+    assert set(names(json.dumps(dashboard["templating"]))) <= EXPORTED.keys()
 
 
 def test_grafana_dashboard_uses_the_chosen_prometheus_only(dashboard: dict[str, Any]) -> None:
@@ -227,7 +230,7 @@ def test_grafanas_model_reads_the_whole_dashboard(dashboard: dict[str, Any]) -> 
     register_default_plugins()
     read = json.loads(json.dumps(Dashboard.from_json(dashboard), cls=JSONEncoder))
     of_the_import = {"__inputs", "__requires", "id"}  # fields of the import form, absent in the imported dashboard
-    assert [panel["type"] for panel in read["panels"]] == ["timeseries"] * len(METRICS)
+    assert [panel["type"] for panel in read["panels"]] == ["timeseries"] * len(EXPORTED)
     lost = list(missing({key: value for key, value in dashboard.items() if key not in of_the_import}, read))
     assert not lost, lost
 
@@ -235,7 +238,7 @@ def test_grafanas_model_reads_the_whole_dashboard(dashboard: dict[str, Any]) -> 
 def test_every_metric_is_documented() -> None:
     text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| `ray_graftpop_")]
-    assert sorted(names("".join(row[1] for row in rows))) == sorted(METRICS)
+    assert sorted(names("".join(row[1] for row in rows))) == sorted(EXPORTED)
     assert all(cell.strip() for row in rows for cell in row[1:4])
 
 

@@ -23,7 +23,9 @@ import graftpop
 from graftpop.__main__ import app
 from graftpop.errors import ModelError
 from graftpop.exporting.checks import check_agreement, measure, measure_on_noise
+from graftpop.metrics import ACCURACY
 from graftpop.models.weight_file import read_any_weights
+from graftpop.tasks.classification import Classification
 
 FORMATS = ("safetensors", "onnx", "torch-export")
 SHAPE = (3, 8, 8)
@@ -132,7 +134,7 @@ def test_exported_best_peer_equals_the_trained_one(run: Path, format: str, monke
     assert f"| test | {len(labels)} | {100 * accuracy:.2f} % |" in readme
     assert readme.startswith("---\npipeline_tag: image-classification\n")
     assert f"Peer {summary['best_peer']} of 3, " in readme
-    assert "highest validation accuracy" in readme
+    assert "best validation score" in readme
     assert np.shape(run_of_readme(folder, monkeypatch)["logits"]) == (1, 10)
 
 
@@ -329,18 +331,25 @@ def network() -> nn.Module:
 def test_file_with_different_scores_is_refused(change: Any) -> None:
     original = network()
     for measurement, name in (
-        (measure("test", few_digits().test, original, lambda images: change(original(images))), "test"),
+        (
+            measure("test", few_digits().test, Classification(), original, lambda images: change(original(images))),
+            "test",
+        ),
         (measure_on_noise(SHAPE, original, lambda images: change(original(images))), "noise"),
     ):
         with pytest.raises(ModelError, match=rf"0\.0001, got a difference of .* on \d+ images \({name}\)"):
-            check_agreement(measurement)
+            check_agreement(measurement, ACCURACY)
 
 
 def test_file_with_close_scores_and_different_accuracy_is_refused() -> None:
     original = network()
     measurement = measure(
-        "test", few_digits().test, lambda images: 1e-6 * original(images), lambda images: -1e-6 * original(images)
+        "test",
+        few_digits().test,
+        Classification(),
+        lambda images: 1e-6 * original(images),
+        lambda images: -1e-6 * original(images),
     )
     assert measurement.difference < 1e-4
     with pytest.raises(ModelError, match=r"accuracy, .* %, got .* % on \d+ images \(test\)"):
-        check_agreement(measurement)
+        check_agreement(measurement, ACCURACY)

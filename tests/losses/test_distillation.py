@@ -12,6 +12,11 @@ from graftpop.losses.distillation import distillation_term
 from graftpop.losses.mutual import mutual_term
 
 
+def direct(network: nn.Module, images: Tensor) -> Tensor:
+    logits: Tensor = network(images)
+    return logits
+
+
 def teacher(seed: int) -> nn.Module:
     return seeded_small_net(seed, dropout=0.5).eval().requires_grad_(False)
 
@@ -64,7 +69,7 @@ def slow_mutual(all_logits: Tensor, peer: int, temperature: float) -> float:
 @pytest.mark.parametrize(("temperature", "weight"), [(2.0, 1.0), (1.0, 0.3), (5.0, 2.0)])
 def test_distillation_term_equals_the_formula(num_teachers: int, temperature: float, weight: float) -> None:
     teachers = [teacher(seed) for seed in range(num_teachers)]
-    term = distillation_term(teachers, temperature=temperature, weight=weight, dtype=torch.float32)
+    term = distillation_term(teachers, direct, temperature=temperature, weight=weight, dtype=torch.float32)
     pixels, student = images(), logits_of(0)
     expected = slow_distillation(student, [each(pixels) for each in teachers], temperature)
     assert term(student, pixels).item() == pytest.approx(weight * expected, rel=1e-5)
@@ -73,7 +78,7 @@ def test_distillation_term_equals_the_formula(num_teachers: int, temperature: fl
 def test_gradients_reach_the_student_but_no_teacher() -> None:
     student, fixed = seeded_small_net(3), teacher(1)
     before = copied(fixed.state_dict())
-    term = distillation_term([fixed], temperature=2.0, weight=1.0, dtype=torch.float32)
+    term = distillation_term([fixed], direct, temperature=2.0, weight=1.0, dtype=torch.float32)
     term(student(images()), images()).backward()
     assert all(
         parameter.grad is not None and parameter.grad.any()
@@ -87,7 +92,7 @@ def test_gradients_reach_the_student_but_no_teacher() -> None:
 
 def test_trainable_teachers_get_no_gradient() -> None:
     trainable = seeded_small_net(1).eval()
-    term = distillation_term([trainable], temperature=2.0, weight=1.0, dtype=torch.float32)
+    term = distillation_term([trainable], direct, temperature=2.0, weight=1.0, dtype=torch.float32)
     student = logits_of(0).requires_grad_()
     term(student, images()).backward()
     assert student.grad is not None
@@ -96,7 +101,7 @@ def test_trainable_teachers_get_no_gradient() -> None:
 
 def test_term_is_zero_without_teachers_and_counts_later_additions() -> None:
     teachers: list[nn.Module] = []
-    term = distillation_term(teachers, temperature=2.0, weight=1.0, dtype=torch.float32)
+    term = distillation_term(teachers, direct, temperature=2.0, weight=1.0, dtype=torch.float32)
     assert term(logits_of(0), images()).item() == 0.0
     teachers.append(teacher(1))
     expected = slow_distillation(logits_of(0), [teachers[0](images())], 2.0)
@@ -105,7 +110,7 @@ def test_term_is_zero_without_teachers_and_counts_later_additions() -> None:
 
 def test_learner_without_teachers_trains_as_without_the_term() -> None:
     learner, plain = make_learner(seeded_small_net()), make_learner(seeded_small_net())
-    learner.loss_terms.append(distillation_term([], temperature=2.0, weight=1.0, dtype=torch.float32))
+    learner.loss_terms.append(distillation_term([], direct, temperature=2.0, weight=1.0, dtype=torch.float32))
     learner.train_epoch()
     plain.train_epoch()
     assert same_bits(learner.state_dict(), plain.state_dict())
@@ -113,7 +118,7 @@ def test_learner_without_teachers_trains_as_without_the_term() -> None:
 
 def test_loss_is_minimal_at_the_teachers_probabilities() -> None:
     fixed = teacher(1)
-    term = distillation_term([fixed], temperature=2.0, weight=1.0, dtype=torch.float32)
+    term = distillation_term([fixed], direct, temperature=2.0, weight=1.0, dtype=torch.float32)
     agreed = fixed(images()).requires_grad_()
     least = term(agreed, images())
     least.backward()
@@ -125,7 +130,7 @@ def test_loss_is_minimal_at_the_teachers_probabilities() -> None:
 def test_teachers_compute_in_the_precision_of_training() -> None:
     fixed = teacher(1)
     values = [
-        distillation_term([fixed], temperature=2.0, weight=1.0, dtype=dtype)(logits_of(0), images())
+        distillation_term([fixed], direct, temperature=2.0, weight=1.0, dtype=dtype)(logits_of(0), images())
         for dtype in (torch.float32, torch.bfloat16)
     ]
     assert {value.dtype for value in values} == {torch.float32}

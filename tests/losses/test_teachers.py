@@ -28,11 +28,17 @@ from graftpop.losses.teachers import SnapshotTeachers, Teachers
 from graftpop.models import build
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings
+from graftpop.tasks.classification import Classification
 from graftpop.training.learner import Learner
 from graftpop.training.schedules import learning_rate
 from graftpop.training.snapshot import Snapshot
 
 CPU = torch.device("cpu")
+
+
+def direct(network: nn.Module, images: Tensor) -> Tensor:
+    logits: Tensor = network(images)
+    return logits
 
 
 def distillation_settings(*teachers: dict[str, Any], seed: int = 0) -> Settings:
@@ -41,7 +47,7 @@ def distillation_settings(*teachers: dict[str, Any], seed: int = 0) -> Settings:
 
 
 def make_teachers(*teachers: dict[str, Any], seed: int = 0) -> Teachers:
-    return Teachers(distillation_settings(*teachers, seed=seed), few_digits(), CPU)
+    return Teachers(distillation_settings(*teachers, seed=seed), few_digits(), Classification(), CPU)
 
 
 @pytest.fixture
@@ -80,7 +86,7 @@ def is_fixed(network: nn.Module) -> bool:
 
 def test_trained_teacher_equals_a_learner_seeded_by_its_name() -> None:
     settings = distillation_settings({"model": "resnet8", "epochs": 2}, {"model": "resnet8_leaky", "epochs": 1}, seed=3)
-    teachers = Teachers(settings, few_digits(), CPU)
+    teachers = Teachers(settings, few_digits(), Classification(), CPU)
     for index, (name, epochs) in enumerate([("resnet8", 2), ("resnet8_leaky", 1)]):
         with seeded(derive(3, "initialisation", f"teacher-{index}"), CPU):
             network = build(name, 10)
@@ -88,6 +94,7 @@ def test_trained_teacher_equals_a_learner_seeded_by_its_name() -> None:
             network,
             few_digits().train,
             settings.training,
+            Classification(),
             lr=learning_rate(0.05, "cosine", epochs),
             seed=3,
             peer=f"teacher-{index}",
@@ -157,7 +164,7 @@ def test_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_settings_without_distillation_have_no_teachers() -> None:
-    teachers = Teachers(Settings(), few_digits(), CPU)
+    teachers = Teachers(Settings(), few_digits(), Classification(), CPU)
     assert teachers.networks == []
 
 
@@ -186,7 +193,7 @@ def test_loss_term_uses_the_latest_snapshots() -> None:
     learner = make_learner(seeded_small_net(0))
     teachers = SnapshotTeachers(learner.network)
     networks = teachers.networks
-    term = distillation_term(networks, temperature=1.0, weight=1.0, dtype=torch.float32)
+    term = distillation_term(networks, direct, temperature=1.0, weight=1.0, dtype=torch.float32)
     pixels, _ = next(few_digits().val.evaluation_batches(20, CPU))
     logits = torch.zeros(20, 10)
     assert term(logits, pixels).item() == 0.0
@@ -208,7 +215,9 @@ def test_training_the_student_leaves_snapshot_teachers_unchanged() -> None:
     for array in (snapshot.weights, snapshot.integers, snapshot.entropies):
         array.setflags(write=False)  # like arrays shared by another process
     teachers.take([snapshot])
-    learner.loss_terms.append(distillation_term(teachers.networks, temperature=1.0, weight=1.0, dtype=torch.float32))
+    learner.loss_terms.append(
+        distillation_term(teachers.networks, direct, temperature=1.0, weight=1.0, dtype=torch.float32)
+    )
     before = outputs(teachers.networks[0])
     student = learner.state.buffer.clone()
     learner.train_epoch()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from graftpop.data import load_splits
 from graftpop.errors import PeerDiverged
+from graftpop.metrics import ACCURACY
 from graftpop.models.network_file import rebuilt_network, split_peer_file
 from graftpop.peer.components import Components
 from graftpop.peer.peer import Peer
@@ -117,7 +118,7 @@ def test_reseeded_peer_has_the_donors_weights_at_the_end_of_the_round(num_epochs
     expected = trained(donor)
     row = receiver.reseed(donor.publish(), num_epochs)
     assert row["epoch"] == epoch
-    assert (row["val_loss"], row["val_accuracy"]) == (expected["val_loss"], expected["val_accuracy"])
+    assert (row["val_loss"], ACCURACY.value_of(row)) == (expected["val_loss"], ACCURACY.value_of(expected))
     assert np.array_equal(receiver.publish().weights, donor.publish().weights)
 
 
@@ -192,7 +193,7 @@ def good_and_bad() -> tuple[Peer, Peer]:
     """A trained peer, and one whose weights would lower the accuracy of a soup with it."""
     settings = make_settings(training={"epochs": 12, "batch_size": 16})
     good, bad = Peer(settings, 0), Peer(settings, 1)
-    assert trained(good, 11)["val_accuracy"] > trained(bad)["val_accuracy"] + 0.1
+    assert ACCURACY.value_of(trained(good, 11)) > ACCURACY.value_of(trained(bad)) + 0.1
     return good, bad
 
 
@@ -263,8 +264,8 @@ def test_ensemble_is_right_where_the_mean_probability_is() -> None:
     labels = np.array([1, 1])
     unsure, sure = (np.array([[1 - p, p], [1 - p, p]], np.float32) for p in (0.4, 0.9))
     peer = Peer(make_settings(), 0)
-    assert peer.ensemble_accuracy((unsure, labels)) == 0.0
-    assert peer.ensemble_accuracy((unsure, labels), (sure, labels)) == 1.0
+    assert peer.ensemble_scores((unsure, labels))["accuracy"] == 0.0
+    assert peer.ensemble_scores((unsure, labels), (sure, labels))["accuracy"] == 1.0
 
 
 def test_greedy_soup_is_validated_in_the_training_precision() -> None:

@@ -18,9 +18,10 @@ import graftpop
 from graftpop.cluster.metrics import peer_metrics
 from graftpop.cluster.trial_report import summarize
 from graftpop.errors import ModelError
+from graftpop.metrics import ACCURACY
 from graftpop.peer.peer import Peer
 from graftpop.population import LocalGroup, Population
-from graftpop.run.schemas import SCHEMAS
+from graftpop.run.schemas import schemas
 from graftpop.settings import Settings
 from graftpop.space import parse_space
 from graftpop.study.preflight import check_data_and_models
@@ -104,10 +105,10 @@ def test_alpha_1_keeps_the_weights_of_a_network_without_sites() -> None:
 
 def test_tables_and_reports_leave_the_columns_of_sites_empty() -> None:
     done = population_of(settings_of({"graft": {"alpha": 1.0}})).step()
-    rounds = pyarrow.Table.from_pylist([dict(row) for row in done.peers], SCHEMAS["rounds"])
+    rounds = pyarrow.Table.from_pylist([dict(row) for row in done.peers], schemas([ACCURACY])["rounds"])
     assert rounds["mean_entropy_nats"].null_count == rounds["num_invalid_filters"].null_count == 3
-    assert "num_invalid_filters" not in summarize(done, {}, [[0, 1, 2]])
-    assert "entropy" not in peer_metrics(done, {})
+    assert "num_invalid_filters" not in summarize(done, {}, [[0, 1, 2]], [ACCURACY])
+    assert "entropy" not in peer_metrics(done, {}, [ACCURACY])
 
 
 @pytest.mark.parametrize(

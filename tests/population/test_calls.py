@@ -8,6 +8,7 @@ import pytest
 from space_makers import make_settings
 
 from graftpop.errors import PeerError, PeerLost
+from graftpop.metrics import ACCURACY
 from graftpop.peer.peer import Peer
 from graftpop.population import Calls, Event, LocalGroup, Population
 from graftpop.population.deadlines import SHORTEST_S
@@ -114,7 +115,7 @@ def test_soup_is_made_best_first_then_tested_and_validated(output: str) -> None:
     best = population.finish(last)["best_peer"]
     ((calls, _),) = group.of("make_soup")
     kind, *snapshots = calls[best]
-    ranked = sorted(last.peers, key=lambda row: -row["val_accuracy"])
+    ranked = sorted(last.peers, key=ACCURACY.merit_of, reverse=True)
     assert (list(calls), kind) == ([best], output)
     assert [snapshot.peer for snapshot in snapshots] == [row["peer"] for row in ranked]
     predicted = [calls for calls, _ in group.of("predict")]

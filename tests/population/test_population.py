@@ -20,6 +20,7 @@ from space_makers import make_settings
 from torch import Tensor
 
 from graftpop.errors import CheckpointError
+from graftpop.metrics import ACCURACY
 from graftpop.models.card import read_card
 from graftpop.peer.peer import Peer
 from graftpop.population import Calls, LocalGroup, Population, Round
@@ -225,7 +226,7 @@ def test_rows_hold_consistent_plain_numbers() -> None:
     done = grafted()[0][0]
     json.dumps([done.peers, done.grafts])
     for row in done.peers:
-        assert 0 <= row["val_accuracy"] <= 1
+        assert 0 <= ACCURACY.value_of(row) <= 1
         assert row["images_per_s"] == pytest.approx(row["train_images"] / row["train_s"])
         of_peer = [
             entropy
@@ -233,8 +234,8 @@ def test_rows_hold_consistent_plain_numbers() -> None:
             if receiver == row["peer"]
         ]
         assert row["mean_entropy_nats"] == pytest.approx(sum(of_peer) / 7)
-    assert done.val_accuracy == max(row["val_accuracy"] for row in done.peers)
-    assert done.peers[done.best_peer]["val_accuracy"] == done.val_accuracy
+    assert done.score == max(map(ACCURACY.value_of, done.peers))
+    assert ACCURACY.value_of(done.peers[done.best_peer]) == done.score
 
 
 def test_round_metrics_are_measured_before_the_exchange() -> None:
@@ -247,7 +248,7 @@ def test_round_metrics_are_measured_before_the_exchange() -> None:
 def test_first_of_equally_accurate_peers_is_the_best() -> None:
     rows: list[Any] = [{"peer": peer, "val_accuracy": accuracy} for peer, accuracy in enumerate([0.5, 0.7, 0.7])]
     done = Round(1, True, rows)
-    assert (done.best_peer, done.val_accuracy) == (1, 0.7)
+    assert (done.best_peer, done.score) == (1, 0.7)
 
 
 def test_ensemble_accuracy_is_that_of_the_mean_softmax() -> None:
@@ -267,7 +268,7 @@ def test_ensemble_accuracy_is_that_of_the_mean_softmax() -> None:
     assert len(labels) == 359
     assert outcome["ensemble_test_accuracy"] == num_right / len(labels)
     assert outcome["test_accuracy"] == num_right_of_best / len(labels)
-    assert outcome["val_accuracy"] == done.val_accuracy
+    assert outcome["val_accuracy"] == done.score
     assert all(np.allclose(probabilities.sum(1), 1, atol=1e-5) for probabilities, _ in tests)
 
 

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 import graftpop
 from graftpop.data import MemoryImages, load_splits
 from graftpop.errors import CheckpointError, StorageError
+from graftpop.metrics import ACCURACY
 from graftpop.peer.peer import Peer
 from graftpop.population import Event, Round
 from graftpop.run import run_folder
@@ -120,7 +121,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_tables_of_rounds_and_grafts_have_their_columns(run: RunFolder) -> None:
-    records = TrialRecords(run.of_trials("records"), "a")
+    records = TrialRecords(run.of_trials("records"), "a", [ACCURACY])
     append(records, round_of(1))
     run.join_records(["a"], now=True)
     assert run.read_table("rounds").column_names == COLUMNS["rounds"]
@@ -136,7 +137,7 @@ def test_resuming_at_any_round_keeps_each_row_once(
 ) -> None:
     """A step of None runs the next round; a share goes back to that part of the rounds, True in a new process."""
     folder = tmp_path_factory.mktemp("records")
-    records = TrialRecords(Folder(str(folder)), "a")
+    records = TrialRecords(Folder(str(folder)), "a", [ACCURACY])
     kept: list[tuple[int, int]] = []
     for attempt, step in enumerate(steps):
         if step is None:
@@ -145,7 +146,7 @@ def test_resuming_at_any_round_keeps_each_row_once(
         else:
             share, in_new_process = step
             kept = kept[: round(share * len(kept))]
-            records = TrialRecords(Folder(str(folder)), "a") if in_new_process else records
+            records = TrialRecords(Folder(str(folder)), "a", [ACCURACY]) if in_new_process else records
             records.restart_after(len(kept))
             records.write()
         assert columns_of(folder / "a.rounds.parquet", "trial_id", "round", "peer", "train_loss") == (
@@ -159,7 +160,7 @@ def test_resuming_at_any_round_keeps_each_row_once(
 
 def test_restarting_without_earlier_records_starts_empty(tmp_path: Path) -> None:
     """Under population based training a trial may adopt a checkpoint before its own first round."""
-    records = TrialRecords(Folder(str(tmp_path)), "b")
+    records = TrialRecords(Folder(str(tmp_path)), "b", [ACCURACY])
     records.restart_after(7)
     append(records, round_of(8, attempt=2))
     assert columns_of(tmp_path / "b.rounds.parquet", "trial_id", "round", "peer", "train_loss") == (
@@ -168,7 +169,7 @@ def test_restarting_without_earlier_records_starts_empty(tmp_path: Path) -> None
 
 
 def test_events_are_written_before_their_round_completes(tmp_path: Path) -> None:
-    records = TrialRecords(Folder(str(tmp_path)), "a")
+    records = TrialRecords(Folder(str(tmp_path)), "a", [ACCURACY])
     append(records, round_of(1))
     records.add_round(round_of(2))
     records.add_event(Event(2, 1, "lost", "killed"))
@@ -182,12 +183,12 @@ def test_events_have_their_time_in_utc() -> None:
 
 
 def test_events_are_kept_whatever_round_is_restarted_after(tmp_path: Path) -> None:
-    records = TrialRecords(Folder(str(tmp_path)), "a")
+    records = TrialRecords(Folder(str(tmp_path)), "a", [ACCURACY])
     for number in (1, 2, 3):
         records.add_round(round_of(number))
         records.add_event(Event(number, 1, "lost", "killed"))
     records.write()
-    records = TrialRecords(Folder(str(tmp_path)), "a")
+    records = TrialRecords(Folder(str(tmp_path)), "a", [ACCURACY])
     records.restart_after(1)
     records.write()
     assert columns_of(tmp_path / "a.events.parquet", "round") == [(1,), (2,), (3,)]
@@ -195,7 +196,7 @@ def test_events_are_kept_whatever_round_is_restarted_after(tmp_path: Path) -> No
 
 
 def test_last_round_adds_no_grafts(tmp_path: Path) -> None:
-    records = TrialRecords(Folder(str(tmp_path)), "a")
+    records = TrialRecords(Folder(str(tmp_path)), "a", [ACCURACY])
     append(records, round_of(1))
     append(records, round_of(2, is_last=True))
     assert len(columns_of(tmp_path / "a.rounds.parquet", "round")) == 2 * NUM_PEERS
@@ -207,7 +208,7 @@ def test_last_round_adds_no_grafts(tmp_path: Path) -> None:
 
 def test_joining_keeps_trial_order_and_skips_absent_files(run: RunFolder) -> None:
     for name, num_rounds in (("b", 1), ("a", 2)):
-        records = TrialRecords(run.of_trials("records"), name)
+        records = TrialRecords(run.of_trials("records"), name, [ACCURACY])
         for number in range(1, num_rounds + 1):
             append(records, round_of(number))
     run.join_records(["a", "not-begun", "b"], now=True)
@@ -226,7 +227,7 @@ def test_joining_before_the_first_record_writes_empty_tables(run: RunFolder) -> 
 
 def test_joining_omits_trials_of_other_ids(run: RunFolder) -> None:
     for name in ("a", "b"):
-        append(TrialRecords(run.of_trials("records"), name), round_of(1))
+        append(TrialRecords(run.of_trials("records"), name, [ACCURACY]), round_of(1))
     run.join_records(["b"], now=True)
     assert set(run.read_table("rounds")["trial_id"].to_pylist()) == {"b"}
 
@@ -234,7 +235,7 @@ def test_joining_omits_trials_of_other_ids(run: RunFolder) -> None:
 def test_joining_waits_until_it_is_due_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_folder, "SHARE_OF_JOINING", 1e-9)  # due again after years
     run = RunFolder(str(tmp_path / "run"))
-    records = TrialRecords(run.of_trials("records"), "a")
+    records = TrialRecords(run.of_trials("records"), "a", [ACCURACY])
     lengths = []
     for number, now in enumerate((False, False, True), start=1):
         append(records, round_of(number))
@@ -245,7 +246,7 @@ def test_joining_waits_until_it_is_due_unless_told_otherwise(tmp_path: Path, mon
 
 def test_table_of_some_trials_has_their_rows_alone(run: RunFolder) -> None:
     for name in ("a", "b", "c"):
-        append(TrialRecords(run.of_trials("records"), name), round_of(1))
+        append(TrialRecords(run.of_trials("records"), name, [ACCURACY]), round_of(1))
     run.join_records(["a", "b", "c"], now=True)
     for trial_ids in (["b"], ["a", "c"], []):
         assert set(run.read_table("rounds", trial_ids=trial_ids)["trial_id"].to_pylist()) == set(trial_ids)
@@ -257,7 +258,7 @@ def test_concurrent_reader_sees_whole_rounds_only(run: RunFolder) -> None:
     all_written, failures, seen = threading.Event(), list[str](), list[int]()
 
     def write(trial_id: str) -> None:
-        records = TrialRecords(run.of_trials("records"), trial_id)
+        records = TrialRecords(run.of_trials("records"), trial_id, [ACCURACY])
         for number in range(1, num_rounds + 1):
             append(records, round_of(number))
 
@@ -308,7 +309,7 @@ def cut(path: Path) -> None:
 
 
 def records_of_rounds(run: RunFolder, trial_id: str, num_rounds: int) -> TrialRecords:
-    records = TrialRecords(run.of_trials("records"), trial_id)
+    records = TrialRecords(run.of_trials("records"), trial_id, [ACCURACY])
     for number in range(1, num_rounds + 1):
         records.add_round(round_of(number))
         records.add_event(Event(number, 1, "lost", "killed"))
@@ -342,7 +343,7 @@ def test_trial_goes_on_without_the_rows_of_a_damaged_file(
     path = Path(run.location, f"tune/records/a.{name}.parquet")
     damage(path)
     content = path.read_bytes()
-    records = TrialRecords(run.of_trials("records"), "a")
+    records = TrialRecords(run.of_trials("records"), "a", [ACCURACY])
     (line,) = records.restart_after(2)
     assert str(path) in line
     append(records, round_of(3, attempt=1))
@@ -367,7 +368,7 @@ def test_trial_takes_the_rows_of_a_damaged_file_from_the_joined_table(run: RunFo
     run.join_records(["a", "b"], now=True)
     for name in ("rounds", "events"):
         cut(Path(run.location, f"tune/records/a.{name}.parquet"))
-    records = TrialRecords(run.of_trials("records"), "a")
+    records = TrialRecords(run.of_trials("records"), "a", [ACCURACY])
     lines = records.restart_after(2, lambda name: run.joined_rows(name, ["a"]))
     assert [re.search(r"(\d+) of its rows", line)[1] for line in lines] == ["9", "3"]  # type: ignore[index]
     append(records, round_of(3, attempt=1))
@@ -409,7 +410,7 @@ def test_damaged_part_keeps_its_rows_in_the_joined_table(run: RunFolder, caplog:
     trials = [f"{number:05}" for number in range(2 * TRIALS_PER_FOLD)]
     first, last = trials[:TRIALS_PER_FOLD], trials[TRIALS_PER_FOLD:]
     for trial in first:
-        append(TrialRecords(run.of_trials("records"), trial), round_of(1))
+        append(TrialRecords(run.of_trials("records"), trial, [ACCURACY]), round_of(1))
     run.join_records(first, now=True)
     run.fold_records(first, first)
     (part,) = Path(run.location, "tune/records").glob("finished-*.rounds.parquet")
@@ -417,7 +418,7 @@ def test_damaged_part_keeps_its_rows_in_the_joined_table(run: RunFolder, caplog:
     part.write_bytes(content[: len(content) // 2])
     run = RunFolder(run.location)
     for trial in last:
-        append(TrialRecords(run.of_trials("records"), trial), round_of(1))
+        append(TrialRecords(run.of_trials("records"), trial, [ACCURACY]), round_of(1))
     run.fold_records(trials, trials)
     run.join_records(trials, now=True, finished=trials)
     (line,) = caplog.messages
@@ -431,7 +432,7 @@ def test_damaged_part_keeps_its_rows_in_the_joined_table(run: RunFolder, caplog:
 def test_files_of_records_are_bounded(run: RunFolder) -> None:
     trials = [f"{number:05}" for number in range(TRIALS_PER_FOLD)]
     for trial in trials:
-        append(TrialRecords(run.of_trials("records"), trial), round_of(1))
+        append(TrialRecords(run.of_trials("records"), trial, [ACCURACY]), round_of(1))
     run.join_records(trials, now=True)
     assert run.of_trials("records").names() == sorted(
         f"{trial}.{name}.parquet" for trial in trials for name in COLUMNS if name != "trials"
@@ -532,7 +533,7 @@ def test_run_folder_accepts_a_file_uri(tmp_path: Path) -> None:
     assert not run.exists()
     run.create()
     run.write_text("space.yaml", "name: caf\u00e9\n")
-    append(TrialRecords(run.of_trials("records"), "a"), round_of(1))
+    append(TrialRecords(run.of_trials("records"), "a", [ACCURACY]), round_of(1))
     run.join_records(["a"], now=True)
     assert run.read_text("space.yaml") == (tmp_path / "run" / "space.yaml").read_text(encoding="utf-8")
     assert len(columns_of(tmp_path / "run" / "rounds.parquet", "round")) == NUM_PEERS

@@ -7,6 +7,7 @@ import pyarrow
 import pytest
 
 from graftpop.errors import CheckpointError
+from graftpop.metrics import ACCURACY
 from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
 from graftpop.run.run_folder import RunFolder
 from graftpop.space import Domain, parse_space
@@ -27,7 +28,7 @@ def trial(number: int, status: str = "completed", **result: Any) -> Trial:
 
 
 def number_of_best(*trials: Trial) -> int | None:
-    best = best_trial(trials)
+    best = best_trial(trials, ACCURACY)
     return None if best is None else best.number
 
 
@@ -60,8 +61,8 @@ def test_test_accuracy_does_not_affect_the_best_trial() -> None:
 
 
 def test_without_a_measured_trial_there_is_no_best_trial() -> None:
-    assert best_trial([]) is None
-    assert best_trial([trial(0, "failed"), trial(1, "pending")]) is None
+    assert best_trial([], ACCURACY) is None
+    assert best_trial([trial(0, "failed"), trial(1, "pending")], ACCURACY) is None
 
 
 UNKNOWN_COST = dict.fromkeys(("parameters", "flops", "removed_filters", "parameters_left", "flops_left"))
@@ -84,7 +85,7 @@ def test_row_has_the_searched_values_and_the_last_report() -> None:
         images_per_s=5.0,
     )
     done.wall_s = 7.5
-    assert done.row() == {
+    assert done.row([ACCURACY]) == {
         "trial_id": "t3",
         "status": "completed",
         "graft.A": 0.25,
@@ -103,7 +104,7 @@ def test_row_has_the_searched_values_and_the_last_report() -> None:
 
 def test_row_before_the_first_round_has_no_measurements() -> None:
     started = trial(0, "running")
-    assert started.row() == {
+    assert started.row([ACCURACY]) == {
         "trial_id": "t0",
         "status": "running",
         "graft.A": 0.25,
@@ -122,7 +123,7 @@ def test_row_before_the_first_round_has_no_measurements() -> None:
 
 def test_row_has_the_cost_of_the_whole_and_of_the_cut_network() -> None:
     cost: dict[str, Any] = {name: number for number, name in enumerate(UNKNOWN_COST, start=1)}
-    row = trial(0, **cost).row()
+    row = trial(0, **cost).row([ACCURACY])
     assert {name: row[name] for name in cost} == cost
 
 
@@ -196,7 +197,7 @@ def test_trials_are_recovered_from_their_table_and_checkpoints(tmp_path: Path) -
         Trial("00001", 1, {"graft.alpha": 0.5}, 12, "failed", {}, 0.0, "peer 0: lost"),
     ]
     folder = RunFolder(str(tmp_path))
-    folder.write_trials([trial.row() for trial in trials], column_types(space.domains))
+    folder.write_trials([trial.row([ACCURACY]) for trial in trials], column_types(space.domains))
     metadata = CheckpointMetadata(
         round=12, score=1 / 3, is_complete=True, peers=[0], num_restarts={}, summary=summary, settings={}
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from graftpop.data import Splits, load_splits
 from graftpop.models import build
 from graftpop.settings import DataSettings, TrainingSettings
+from graftpop.tasks.classification import Classification
 from graftpop.training.learner import Learner
 from graftpop.training.schedules import learning_rate
 
@@ -113,6 +114,7 @@ def make_learner(  # a test sets one or two of these
         network,
         (splits or few_digits()).train,
         settings,
+        Classification(),
         lr=learning_rate(lr, schedule, epochs),
         seed=seed,
         peer=peer,

@@ -8,8 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from graftpop.metrics import ACCURACY
 from graftpop.reporting.run_page import Tables, report_html
-from graftpop.run.schemas import SCHEMAS
+from graftpop.run.schemas import schemas
 
 SPACE = """
 name: made-up
@@ -112,10 +113,10 @@ def page(
                 pa.Table.from_pylist(list(rows), schema)
                 for rows, schema in (
                     (trials, _schema(trials, list(columns))),
-                    (rounds, SCHEMAS["rounds"]),
-                    (grafts, SCHEMAS["grafts"]),
-                    (diagnostics, SCHEMAS["diagnostics"]),
-                    (events, SCHEMAS["events"]),
+                    (rounds, schemas([ACCURACY])["rounds"]),
+                    (grafts, schemas([ACCURACY])["grafts"]),
+                    (diagnostics, schemas([ACCURACY])["diagnostics"]),
+                    (events, schemas([ACCURACY])["events"]),
                 )
             )
         ),

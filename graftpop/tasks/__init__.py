@@ -1,0 +1,1 @@
+"""Tasks: what networks learn and how they are scored, one a file."""

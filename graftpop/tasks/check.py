@@ -1,0 +1,77 @@
+"""A trial run of a task, before a study starts."""
+
+import copy
+from typing import Final
+
+import torch
+from torch import nn
+
+from graftpop.data.images import Splits
+from graftpop.errors import SpaceError
+from graftpop.models.forward_check import check_forward
+from graftpop.models.module_check import check_modules
+from graftpop.settings import Settings
+from graftpop.tasks.find import has_logits, num_outputs
+from graftpop.tasks.task import Task
+from graftpop.tasks.user_task import UserTask
+
+__all__ = ["check_network"]
+
+NUM_ITEMS: Final = 64
+"""Items on which a user-defined task is tried."""
+
+
+def check_network(settings: Settings, task: Task, network: nn.Module, splits: Splits) -> None:
+    """Check that a network fits a task and its data; a user-defined task is tried on a few items.
+
+    Args:
+        settings: the population's settings.
+        task: the population's task.
+        network: network of a peer; not changed.
+        splits: the data.
+
+    Raises:
+        ModelError: the network does not take the data, or its output has another shape than a built-in task needs.
+        SpaceError: a user-defined task fails or returns something unsuitable, or a method needs what it lacks.
+    """
+    where = f"model.name: '{settings.model.name}'"
+    if isinstance(task, UserTask):
+        check_modules(network, where)
+        _try(settings, task, copy.deepcopy(network), splits)
+    else:
+        check_forward(network, splits.image_shape, num_outputs(task, splits), where)
+    method = "distillation" if settings.distillation is not None else "mutual" if settings.mutual is not None else None
+    if method is not None and not has_logits(task):
+        raise SpaceError(
+            f"{method}: compares logits, which task {settings.task.name} does not have; define its method logits, or "
+            f"remove {method}"
+        )
+
+
+def _try(settings: Settings, task: UserTask, network: nn.Module, splits: Splits) -> None:
+    """Run a user-defined task on a training batch and on a part of the validation split."""
+    where, cpu = f"task.name: {settings.task.name}", torch.device("cpu")
+    named = {metric.name: metric.mode for metric in task.metrics}
+    if settings.task.metrics is not None and settings.task.metrics != named:
+        raise SpaceError(
+            f"task.metrics: must be those of the class, {named}, got {settings.task.metrics}; leave it out"
+        )
+    batches = splits.train.training_batches(min(NUM_ITEMS, settings.training.batch_size), settings.seed, cpu)
+    inputs, targets = next(batches)
+    outputs = task.forward(network.train(), inputs)
+    loss = task.loss(outputs, targets)
+    if not loss.isfinite():
+        raise SpaceError(f"{where}.loss must be finite on the first batch, got {loss:g}; check it, or scale the data")
+    if not loss.requires_grad:
+        raise SpaceError(f"{where}.loss must depend on the network's weights, got a constant; use its outputs")
+    correct = task.num_correct(outputs, targets)
+    if correct is not None and not 0 <= int(correct) <= len(targets):
+        raise SpaceError(f"{where}.num_correct must be in [0, {len(targets)}], got {int(correct)}; count the items")
+    with torch.no_grad():
+        inputs, targets = next(splits.val.evaluation_batches(NUM_ITEMS, cpu))
+        outputs = task.infer(network.eval(), inputs)
+        predictions = task.predict(outputs)
+        task.score(task.combine([predictions, predictions]), targets)
+        task.validation_loss(outputs, targets)
+        task.decisions(predictions, targets)
+        task.logits(outputs)
