@@ -64,8 +64,9 @@ class Population:
         num_workers: number of processes that read items, per peer.
         on_ray: True: the peers are Ray actors, on the cluster of this process or else on a new one on this machine;
             False: they train one after the other in this process.
-        sections: `name`, `seed`, `training`, `population`, `graft` and the other methods, as in the YAML of a space.
-            `graft` may have a function as `alpha` or `criterion`.
+        sections: `name`, `seed`, `training`, `augmentation`, `population`, `graft` and the other methods, as in the
+            YAML of a space. `augmentation` may not have `policy` and `color_jitter`, which act on pixels. `graft` may
+            have a function as `alpha` or `criterion`.
 
     Attributes:
         settings: all settings, with their defaults.
@@ -117,6 +118,7 @@ class Population:
             val_fraction=val_fraction,
             seed=self.settings.seed,
             has_labels=not task_settings.is_user_defined,
+            augmentation=self.settings.augmentation,
         )
         splits, probe = make_splits(), self._new_network()
         check_network(self.settings, new_task(), probe, splits)

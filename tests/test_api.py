@@ -21,6 +21,7 @@ import graftpop
 from graftpop.data import batch_reader
 from graftpop.data.torch_dataset import DatasetImages, dataset_splits
 from graftpop.errors import DataError, GraftpopError, ModelError, SpaceError
+from graftpop.settings import AugmentationSettings
 from graftpop.training.optimizers import TorchOptimizer
 from graftpop.training.sgd import MomentumSGD
 
@@ -181,6 +182,23 @@ def test_batches_are_channels_last_in_memory() -> None:
         assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_user_defined_images_are_erased_and_mixed() -> None:
+    train, test = digits()
+    augmentation = AugmentationSettings(erasing=1.0, mixup=1.0)
+    splits, plain = (
+        dataset_splits(train, test, test, classes="0123456789", val_fraction=0.1, seed=0, augmentation=settings)
+        for settings in (augmentation, AugmentationSettings())
+    )
+    (images, targets), (original, labels) = (next(each.train.training_batches(300, 0, CPU)) for each in (splits, plain))
+    assert (images != original).flatten(1).any(1).float().mean() > 0.9
+    assert targets.shape == (300, 10)
+    share = targets.gather(1, labels[:, None]).min()
+    torch.testing.assert_close(targets.sum(1), torch.ones(300))
+    assert 0 < share < 1
+    population = make_population(augmentation={"erasing": 0.5, "cutmix": 1.0})
+    assert len(list(population.run())) == population.settings.num_rounds
+
+
 @pytest.mark.parametrize(("num_images", "num_val"), [(3, 1), (14, 1), (16, 2), (26, 3)])
 def test_number_of_validation_images_is_rounded_and_not_0(num_images: int, num_val: int) -> None:
     train, test = digits()
@@ -290,6 +308,8 @@ def test_momentum_can_be_read_changed_and_reset(make: Any) -> None:
         ({"model": {"name": "resnet20"}}, SpaceError, "^model: "),
         ({"optimizer": adam, "training": {"lr": 0.1}}, SpaceError, r"^training\.lr: .*got both"),
         ({"graft": {"A": {"uniform": [0, 1]}}}, SpaceError, r"^[^\n]*got [^\n]*graft\.A"),
+        ({"augmentation": {"policy": "randaugment"}}, DataError, r"^augmentation\.policy: .*none.*, got randaugment; "),
+        ({"augmentation": {"color_jitter": 0.4}}, DataError, r"^augmentation\.color_jitter: .*0.*, got 0\.4; "),
         ({"graft": {"topology": "ring"}}, SpaceError, "graft.topology"),
         (
             {

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from graftpop.settings import NO_AUGMENTATION, AugmentationSettings
+
 __all__ = ["crop_and_flip", "normalize", "random_crop_box", "Recipe"]
 
 
@@ -25,6 +27,7 @@ class Recipe:
     std: tuple[float, float, float]
     crop_padding: int  # training: pixels of black padding before a random crop; 0 turns it off
     flip: bool  # training: mirror left-right with probability 1/2
+    augmentation: AugmentationSettings = NO_AUGMENTATION  # training: only its policy and color jitter
 
 
 def crop_and_flip(pixels: Tensor, dy: Tensor, dx: Tensor, mirrored: Tensor, padding: int) -> Tensor:

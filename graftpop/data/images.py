@@ -13,6 +13,7 @@ from torch import Tensor
 
 from graftpop.data.augment import Recipe, crop_and_flip, normalize
 from graftpop.data.identities import identity_batches
+from graftpop.data.policies import varied
 
 __all__ = ["Images", "MemoryImages", "Recipe", "Splits"]
 
@@ -83,7 +84,7 @@ class MemoryImages:
         return len(self.labels if self.rows is None else self.rows)
 
     def training_batches(self, batch_size: int, seed: int, device: torch.device) -> Batches:
-        """Yield every image once, randomly cropped and mirrored, in random order; see `Images`."""
+        """Yield every image once, randomly cropped, mirrored and varied, in random order; see `Images`."""
         generator = torch.Generator().manual_seed(seed)
         padding = self.recipe.crop_padding
         order = self._training_order(batch_size, generator)
@@ -91,10 +92,14 @@ class MemoryImages:
         mirrored = torch.rand(len(order), generator=generator) < (0.5 if self.recipe.flip else 0.0)
         pixels, labels, order = self._on(device, order)
         draws = torch.stack((order, *offsets.to(device), mirrored.long().to(device)))
-        for rows, dy, dx, flips in torch.split(draws, batch_size, dim=1):
-            if len(rows) > 1:
-                images = crop_and_flip(_take(pixels, rows), dy, dx, flips.bool(), padding)
-                yield normalize(images, self.recipe), labels.index_select(0, rows)
+        cropped = (
+            (crop_and_flip(_take(pixels, rows), dy, dx, flips.bool(), padding), labels.index_select(0, rows))
+            for rows, dy, dx, flips in torch.split(draws, batch_size, dim=1)
+            if len(rows) > 1
+        )
+        size = (pixels.shape[2], pixels.shape[3])
+        for images, targets in varied(cropped, self.recipe.augmentation, len(order), size, seed):
+            yield normalize(images, self.recipe), targets
 
     def _training_order(self, batch_size: int, generator: torch.Generator) -> Tensor:
         if self.per_identity is None:

@@ -16,6 +16,7 @@ from graftpop.data.folder import ImageFiles, find_folder
 from graftpop.data.identities import held_out_identities, match_note, numbered
 from graftpop.data.images import MemoryImages, Splits
 from graftpop.data.market import find_market
+from graftpop.data.mixing import with_mixing
 from graftpop.data.omniglot import find_omniglot
 from graftpop.data.parquet import find_parquet
 from graftpop.data.parquet_identities import find_parquet_identities
@@ -24,7 +25,7 @@ from graftpop.data.stratified_split import stratified_rows
 from graftpop.data.streamed import IMAGENET_MEAN, IMAGENET_STD, INPUT_SIDE, StreamedImages
 from graftpop.data.user_data import user_splits
 from graftpop.errors import DataError, choose
-from graftpop.settings import DataSettings, TaskSettings
+from graftpop.settings import NO_AUGMENTATION, AugmentationSettings, DataSettings, TaskSettings
 from graftpop.user_code import PYTHON
 
 __all__ = ["DATASETS", "IDENTITIES", "data_set", "load_splits"]
@@ -60,7 +61,14 @@ def data_set(name: str, task: TaskSettings) -> Callable[[DataSettings], Source |
     return choose(IDENTITIES if task.name == "recognition" else DATASETS, name, "data.name", DataError)
 
 
-def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0, task: TaskSettings = CLASSIFICATION) -> Splits:
+def load_splits(
+    data: DataSettings,
+    *,
+    seed: int,
+    num_workers: int = 0,
+    task: TaskSettings = CLASSIFICATION,
+    augmentation: AugmentationSettings = NO_AUGMENTATION,
+) -> Splits:
     """Return the training, validation and test images of a data set.
 
     Images in memory are decoded once per node, into the cache. If the data set has no validation images, they are
@@ -68,16 +76,19 @@ def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0, task: Ta
     of `seed` alone.
 
     Args:
-        data: the data set, its split and its augmentation.
+        data: the data set, its split and its crops.
         seed: chooses the `data.max_train_images` images and the validation images.
         num_workers: processes that read images streamed from files; 0 reads in this process.
         task: the task, which decides the data sets and their targets.
+        augmentation: further augmentation of the training images.
 
     Raises:
         DataError: the data set is unknown, absent, damaged, or does not fit the settings.
     """
     if data.name.startswith(PYTHON):
-        return user_splits(data, seed=seed, num_workers=num_workers, has_labels=not task.is_user_defined)
+        return user_splits(
+            data, seed=seed, num_workers=num_workers, has_labels=not task.is_user_defined, augmentation=augmentation
+        )
     find = data_set(data.name, task)
     try:
         found = find(data)
@@ -102,8 +113,12 @@ def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0, task: Ta
                 "leave it out"
             )
         if isinstance(found, ImageFiles):
-            return _streamed_splits(found, data, seed, num_workers)
-        return _memory_splits(found, decoded(found), data, task, seed)
+            splits = _streamed_splits(found, data, seed, num_workers, augmentation)
+        elif found.has_identities:
+            splits = _identity_splits(found, decoded(found), data, seed, task, augmentation)
+        else:
+            splits = _memory_splits(found, decoded(found), data, seed, augmentation)
+        return replace(splits, train=with_mixing(splits.train, augmentation, len(splits.class_names)))
     except DamagedImage as error:
         if data.name != "folder":
             raise
@@ -112,16 +127,11 @@ def load_splits(data: DataSettings, *, seed: int, num_workers: int = 0, task: Ta
         raise DataError(f"data: {data.name} must be readable, got {error}; check its folder") from error
 
 
-def _memory_splits(source: Source, images: Decoded, data: DataSettings, task: TaskSettings, seed: int) -> Splits:
+def _memory_splits(
+    source: Source, images: Decoded, data: DataSettings, seed: int, augmentation: AugmentationSettings
+) -> Splits:
     pixels, labels = images.parts["train"]
-    side = min(pixels.shape[2:])
-    crop_padding = side // PADDING_SHARE if data.crop_padding == "auto" else data.crop_padding
-    if crop_padding > side:
-        raise DataError(f"data.crop_padding: must be at most the images' side, {side}, got {crop_padding}")
-    mean, std = source.mean_std or (images.mean, images.std)
-    recipe = Recipe(mean, std, crop_padding, source.flip if data.flip == "auto" else data.flip)
-    if source.has_identities:
-        return _identity_splits(images, data, task, seed, recipe, source.notes)
+    recipe = _recipe(source, images, data, augmentation)
     train_rows, val_rows = _cut(labels, data, seed, has_val="val" in images.parts)
     train = MemoryImages(pixels, labels, recipe, train_rows)
     val = MemoryImages(*images.parts["val"], recipe) if val_rows is None else replace(train, rows=val_rows)
@@ -131,9 +141,15 @@ def _memory_splits(source: Source, images: Decoded, data: DataSettings, task: Ta
 
 
 def _identity_splits(
-    images: Decoded, data: DataSettings, task: TaskSettings, seed: int, recipe: Recipe, notes: tuple[str, ...]
+    source: Source,
+    images: Decoded,
+    data: DataSettings,
+    seed: int,
+    task: TaskSettings,
+    augmentation: AugmentationSettings,
 ) -> Splits:
     """Return the splits of recognition: training images with identities from 0, the others with camera and role."""
+    recipe = _recipe(source, images, data, augmentation)
     pixels, labels = images.parts["train"]
     generator = torch.Generator().manual_seed(seed)
     if "val" in images.parts:
@@ -152,28 +168,36 @@ def _identity_splits(
     targets[rows] = numbered(labels[rows, 0])
     per_identity = task.images_per_identity if task.triplet_weight else None
     train = MemoryImages(pixels, targets, recipe, rows, per_identity)
-    val = (
-        MemoryImages(*images.parts["val"], recipe)
-        if held_out is None
-        else MemoryImages(pixels, labels, recipe, held_out)
-    )
+    if held_out is None:
+        val, val_targets = MemoryImages(*images.parts["val"], recipe), images.parts["val"][1]
+    else:
+        val, val_targets = MemoryImages(pixels, labels, recipe, held_out), labels[held_out]
     test = MemoryImages(*images.parts["test"], recipe)
-    of_val = val.labels if held_out is None else labels[held_out]
-    more = (match_note(found, part) for part, found in (("val", of_val), ("test", test.labels)))
+    more = (match_note(found, part) for part, found in (("val", val_targets), ("test", test.labels)))
+    notes = (*source.notes, *images.notes, *filter(None, more))
     trained = tuple(images.class_names[identity] for identity in labels[rows, 0].unique().tolist())
-    return Splits(
-        train, val, test, trained, (3, *pixels.shape[2:]), recipe, (*notes, *images.notes, *filter(None, more))
-    )
+    return Splits(train, val, test, trained, (3, *pixels.shape[2:]), recipe, notes)
 
 
-def _streamed_splits(images: ImageFiles, data: DataSettings, seed: int, num_workers: int) -> Splits:
+def _recipe(source: Source, images: Decoded, data: DataSettings, augmentation: AugmentationSettings) -> Recipe:
+    side = min(images.parts["train"][0].shape[2:])
+    crop_padding = side // PADDING_SHARE if data.crop_padding == "auto" else data.crop_padding
+    if crop_padding > side:
+        raise DataError(f"data.crop_padding: must be at most the images' side, {side}, got {crop_padding}")
+    mean, std = source.mean_std or (images.mean, images.std)
+    return Recipe(mean, std, crop_padding, source.flip if data.flip == "auto" else data.flip, augmentation)
+
+
+def _streamed_splits(
+    images: ImageFiles, data: DataSettings, seed: int, num_workers: int, augmentation: AugmentationSettings
+) -> Splits:
     if data.crop_padding != "auto":
         raise DataError(
             "data.crop_padding: must be auto for streamed images, which are cropped to random boxes, "
             f"got {data.crop_padding}; leave it out"
         )
     side = data.image_size or INPUT_SIDE
-    recipe = Recipe(IMAGENET_MEAN, IMAGENET_STD, 0, True if data.flip == "auto" else data.flip)
+    recipe = Recipe(IMAGENET_MEAN, IMAGENET_STD, 0, True if data.flip == "auto" else data.flip, augmentation)
 
     def split(part: str, rows: Tensor | None) -> StreamedImages:
         files = images.parts[part] if rows is None else [images.parts[part][row] for row in rows.tolist()]

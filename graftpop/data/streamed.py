@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from graftpop.data.augment import Recipe, normalize, random_crop_box
 from graftpop.data.batch_reader import in_order, read_batches, shuffled
 from graftpop.data.decoding import decode_image
+from graftpop.data.policies import varied
 from graftpop.errors import DataError
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "INPUT_SIDE", "StreamedImages"]
@@ -36,7 +37,7 @@ class StreamedImages:
     Args:
         files: path of each image.
         labels: int64 (num_images,).
-        recipe: normalization and mirroring; its crop padding is ignored.
+        recipe: normalization, mirroring, policy and color jitter; its crop padding is ignored.
         side: side of the network's square input, in pixels.
         num_workers: processes that read; 0 reads in this process.
     """
@@ -63,12 +64,22 @@ class StreamedImages:
     def _read(
         self, batches: Sequence[Tensor], seed: int | None, device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        decoded = self._decoded(batches, seed, device)
+        if seed is not None:
+            size = (self.side, self.side)
+            decoded = varied(decoded, self.recipe.augmentation, self.num_images, size, seed)
+        for pixels, labels in decoded:
+            yield normalize(pixels, self.recipe), labels
+
+    def _decoded(
+        self, batches: Sequence[Tensor], seed: int | None, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         files = _Files(self.files, self.labels, self.recipe.flip, self.side, seed)
         for batch in read_batches(files, batches, self.num_workers, device, _collate):
             if isinstance(batch, DataError):
                 raise batch
             pixels, labels = (part.to(device, non_blocking=True) for part in batch)
-            yield normalize(pixels, self.recipe), labels
+            yield pixels, labels
 
 
 class _Files(Dataset[Item]):

@@ -12,8 +12,10 @@ from graftpop.data.augment import Recipe
 from graftpop.data.batch_reader import in_order, read_batches, shuffled
 from graftpop.data.images import Splits
 from graftpop.data.input_shape import InputShape
+from graftpop.data.mixing import with_mixing
 from graftpop.errors import DataError
 from graftpop.seeds import derive, seeded
+from graftpop.settings import NO_AUGMENTATION, AugmentationSettings
 
 __all__ = ["DatasetImages", "dataset_splits"]
 
@@ -84,6 +86,7 @@ def dataset_splits(  # three splits, and all that their images do not say
     seed: int,
     num_workers: int = 0,
     has_labels: bool = True,
+    augmentation: AugmentationSettings = NO_AUGMENTATION,
 ) -> Splits:
     """Return three splits of user-defined data sets.
 
@@ -96,11 +99,19 @@ def dataset_splits(  # three splits, and all that their images do not say
         seed: fixes that split.
         num_workers: processes that read; 0 reads in this process.
         has_labels: whether targets must be integers, the labels of classes; otherwise they may be any tensors.
+        augmentation: erasing and mixing of the training images.
 
     Raises:
-        DataError: a first item is not an input and a target, the shapes of the splits differ, or fewer than 2 items
-            are left to train on.
+        DataError: the augmentation has a policy or color jitter, a first item is not an input and a target, the shapes
+            of the splits differ, or fewer than 2 items are left to train on.
     """
+    for key in ("policy", "color_jitter"):
+        off, got = getattr(NO_AUGMENTATION, key), getattr(augmentation, key)
+        if got != off:
+            raise DataError(
+                f"augmentation.{key}: must be {off} for a user-defined data set, whose images are ready for the "
+                f"network, got {got}; use torchvision's transforms in the data set"
+            )
     shapes = {
         name: _input_shape(part, name, has_labels)
         for name, part in (("train", train), ("val", val), ("test", test))
@@ -119,7 +130,8 @@ def dataset_splits(  # three splits, and all that their images do not say
             f"data: at least 2 images must be left to train on, got {trains.num_images} beside "
             f"{validates.num_images} for validation; add training images"
         )
-    return Splits(trains, validates, tests, tuple(classes), shapes["train"], AS_THEY_ARE)
+    trained = with_mixing(trains, augmentation, len(classes))
+    return Splits(trained, validates, tests, tuple(classes), shapes["train"], AS_THEY_ARE)
 
 
 def _length(dataset: Dataset[Any]) -> int:

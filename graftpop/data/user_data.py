@@ -5,7 +5,7 @@ from typing import Any
 from graftpop.data.images import Splits
 from graftpop.data.torch_dataset import dataset_splits
 from graftpop.errors import DataError, GraftpopError, describe_exception
-from graftpop.settings import DataSettings
+from graftpop.settings import AugmentationSettings, DataSettings
 from graftpop.user_code import import_user_code
 
 __all__ = ["user_splits"]
@@ -14,7 +14,9 @@ REFUSED = ("label", "camera", "image_size", "max_train_images")
 """Keys that have no effect: the function returns the items as they are."""
 
 
-def user_splits(data: DataSettings, *, seed: int, num_workers: int, has_labels: bool) -> Splits:
+def user_splits(
+    data: DataSettings, *, seed: int, num_workers: int, has_labels: bool, augmentation: AugmentationSettings
+) -> Splits:
     """Return the splits of `data.name: python:MODULE.FUNCTION`.
 
     The function takes no arguments, or `data.root` if that is set. It returns (train, test) or (train, val, test), map
@@ -25,6 +27,7 @@ def user_splits(data: DataSettings, *, seed: int, num_workers: int, has_labels: 
         seed: fixes the validation split.
         num_workers: processes that read; 0 reads in this process.
         has_labels: whether targets must be the labels of classes.
+        augmentation: erasing and mixing of the training images.
 
     Raises:
         DataError: the function cannot be imported, fails, or returns something else.
@@ -55,6 +58,7 @@ def user_splits(data: DataSettings, *, seed: int, num_workers: int, has_labels: 
         seed=seed,
         num_workers=num_workers,
         has_labels=has_labels,
+        augmentation=augmentation,
     )
 
 

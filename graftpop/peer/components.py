@@ -45,7 +45,13 @@ def named_components(settings: Settings) -> Components:
     """Return the components that the settings name; the peers' processes log the notes on the data."""
 
     def make_splits(num_workers: int) -> Splits:
-        splits = load_splits(settings.data, seed=settings.seed, num_workers=num_workers, task=settings.task)
+        splits = load_splits(
+            settings.data,
+            seed=settings.seed,
+            num_workers=num_workers,
+            task=settings.task,
+            augmentation=settings.augmentation,
+        )
         for note in splits.notes:
             logger.warning("%s", note)
         return splits

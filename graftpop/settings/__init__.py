@@ -4,6 +4,7 @@ Each class is one section of the YAML file and checks structure, types and range
 are looked up in tables (models, data sets, schedules, topologies) and rules between keys.
 """
 
+from graftpop.settings.augmentation import NO_AUGMENTATION, AugmentationSettings
 from graftpop.settings.comparison import ComparisonSettings
 from graftpop.settings.methods import (
     AttenuationSettings,
@@ -22,12 +23,14 @@ from graftpop.settings.training import DataSettings, ModelSettings, TrainingSett
 
 __all__ = [
     "AttenuationSettings",
+    "AugmentationSettings",
     "ComparisonSettings",
     "DataSettings",
     "DistillationSettings",
     "GraftSettings",
     "DiagnosticsSettings",
     "ModelSettings",
+    "NO_AUGMENTATION",
     "MutualSettings",
     "PopulationSettings",
     "ReprSettings",

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from graftpop.metrics import Metric, Mode
+from graftpop.settings.augmentation import AugmentationSettings
 from graftpop.settings.methods import (
     AttenuationSettings,
     DistillationSettings,
@@ -34,6 +35,7 @@ class Settings(Section):
 
     task: TaskSettings = TaskSettings()
     data: DataSettings = DataSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     population: PopulationSettings = PopulationSettings()

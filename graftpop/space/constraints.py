@@ -88,9 +88,19 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
         _check_async(settings, origin)
     _check_actors(settings, origin)
     _check_triplets(settings, origin)
+    _check_mixing(settings, origin)
     if data.name in NEED_ROOT and data.root is None:
         raise SpaceError(
             f"{origin('data.root')}: data set '{data.name}' needs the folder of its images, got null; set data.root"
+        )
+
+
+def _check_mixing(settings: Settings, origin: Origin) -> None:
+    mixed = next((key for key in ("mixup", "cutmix") if getattr(settings.augmentation, key)), None)
+    if mixed is not None and settings.task.name != "classification":
+        raise SpaceError(
+            f"{origin(f'augmentation.{mixed}')}: mixes the classes of classification, got task {settings.task.name}; "
+            f"leave it out"
         )
 
 

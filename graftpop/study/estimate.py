@@ -77,9 +77,10 @@ def estimate(trials: Sequence[PlannedTrial], num_trials: int) -> Estimate:
         ModelError: a network cannot train on a batch.
         DataError: the data cannot be read.
     """
-    by_data = {str(trial.settings.data): trial.settings for trial in trials}
+    by_images = {_images(trial.settings): trial.settings for trial in trials}
     splits = {
-        data: load_splits(settings.data, seed=settings.seed, task=settings.task) for data, settings in by_data.items()
+        images: load_splits(settings.data, seed=settings.seed, task=settings.task, augmentation=settings.augmentation)
+        for images, settings in by_images.items()
     }
     by_kind = {_kind(trial): trial for trial in trials}
     limit_s = TIMING_S / (2 * len(by_kind))
@@ -110,10 +111,17 @@ def about(seconds: float) -> str:
 
 
 def _kind(trial: PlannedTrial) -> tuple[str, ...]:
-    """Return a value, beginning with the data, that is equal for trials whose batches take equally long."""
+    """Return a value, beginning with `_images`, that is equal for trials whose batches take equally long."""
     settings, training = trial.settings, trial.settings.training
-    parts = (settings.data, settings.model, training.batch_size, training.precision, trial.device, trial.num_threads)
-    return tuple(map(str, parts))
+    parts = (settings.model, training.batch_size, training.precision, trial.device, trial.num_threads)
+    return _images(settings), *map(str, parts)
+
+
+def _images(settings: Settings) -> str:
+    """Return a value that is equal for settings whose images take equally long."""
+    augmentation = settings.augmentation
+    strengths = (augmentation.color_jitter, augmentation.erasing, augmentation.mixup, augmentation.cutmix)
+    return str((settings.data, augmentation.policy, augmentation.num_ops, [strength > 0 for strength in strengths]))
 
 
 def _peer_s(trial: PlannedTrial, splits: Splits, train_image_s: float, evaluation_image_s: float) -> float:

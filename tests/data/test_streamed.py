@@ -1,6 +1,7 @@
 """Batches of images that are streamed from their files."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -14,10 +15,11 @@ from torchvision import transforms
 from torchvision.models import ResNet18_Weights
 
 from graftpop.data import Splits, StreamedImages, load_splits
-from graftpop.data.augment import Recipe
+from graftpop.data.augment import Recipe, normalize
+from graftpop.data.policies import varied
 from graftpop.data.streamed import IMAGENET_MEAN, IMAGENET_STD
 from graftpop.errors import DataError
-from graftpop.settings import DataSettings
+from graftpop.settings import AugmentationSettings, DataSettings
 
 CPU = torch.device("cpu")
 # Two workers may be more than this machine has cores, and Python warns of forks in a process with threads.
@@ -78,6 +80,39 @@ def test_training_is_the_same_for_any_number_of_workers(root: Path) -> None:
     assert torch.equal(alone[0], parallel[0])
     assert torch.equal(alone[1], parallel[1])
     assert alone[0].shape == (12, 3, 224, 224)
+
+
+def test_policy_erasing_and_mixing_are_the_same_for_any_number_of_workers(root: Path) -> None:
+    settings = DataSettings(name="folder", root=str(root))
+    augmentation = AugmentationSettings(policy="randaugment", color_jitter=0.4, erasing=0.5, cutmix=1.0)
+    alone, parallel = (
+        load_splits(settings, seed=0, num_workers=num_workers, augmentation=augmentation).train
+        for num_workers in (0, 2)
+    )
+    images, targets = together(alone.training_batches(5, 7, CPU))
+    plain = load_splits(settings, seed=0).train
+    unmixed, _ = together(plain.training_batches(5, 7, CPU))
+    assert all(map(torch.equal, (images, targets), together(parallel.training_batches(5, 7, CPU))))
+    assert (images - unmixed).flatten(1).abs().amax(1).gt(0.01).sum() > 6
+    assert targets.shape == (12, 2)
+    torch.testing.assert_close(targets.sum(1), torch.ones(12))
+    assert torch.equal(together(alone.evaluation_batches(5, CPU))[0], together(plain.evaluation_batches(5, CPU))[0])
+
+
+def test_streamed_images_are_changed_by_a_policy_before_normalization(root: Path) -> None:
+    train = replace(cast(StreamedImages, load(root).train), side=16)
+    augmentation = AugmentationSettings(policy="trivialaugment", color_jitter=0.2)
+    pixels = _pixels(train)
+    expected = together(varied(pixels, augmentation, 12, (16, 16), 7))[0]
+    images = together(
+        replace(train, recipe=replace(train.recipe, augmentation=augmentation)).training_batches(5, 7, CPU)
+    )[0]
+    assert torch.equal(images, normalize(expected, train.recipe))
+
+
+def _pixels(train: StreamedImages) -> Iterator[tuple[Tensor, Tensor]]:
+    plain = replace(train, recipe=Recipe((0.0, 0.0, 0.0), (1 / 255,) * 3, 0, train.recipe.flip))
+    return ((images.round().byte(), labels) for images, labels in plain.training_batches(5, 7, CPU))
 
 
 def test_augmentation_does_not_depend_on_the_batch_size(root: Path) -> None:

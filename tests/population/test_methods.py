@@ -42,6 +42,17 @@ METHODS: dict[str, Tree] = {
     "hard pruning": {"attenuation": {"factor": 0.0, "recoverable": False, "criterion": "random"}},
     "swa": {"swa": {"start": 0.3}},
     "swa with its own lr": {"swa": {"start": 0.3, "lr": 0.02}},
+    "augmentation": {
+        "augmentation": {
+            "policy": "randaugment",
+            "color_jitter": 0.4,
+            "erasing": 0.25,
+            "mixup": 0.2,
+            "cutmix": 1.0,
+            "mix_probability": 0.8,
+        }
+    },
+    "augmentation and mutual": {"augmentation": {"mixup": 0.2, "erasing": 0.5}, "mutual": {}, "swa": {"start": 0.3}},
     "pairs": {"diagnostics": {"pairs": True, "thresholds": [0.01, 5.0]}},
 }
 

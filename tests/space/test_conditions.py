@@ -55,6 +55,29 @@ def test_conditional_values_do_not_change_the_draws_of_the_others() -> None:
     assert all("training.lr" in one for one in conditional)
 
 
+def test_augmentation_is_searched_and_its_policies_have_keys_of_their_own() -> None:
+    text = """
+augmentation:
+  policy: {choice: [none, autoaugment, randaugment]}
+  num_ops: {choice: [1, 3]}
+  magnitude: {randint: [5, 16]}
+  learned_on: {choice: [cifar10, svhn]}
+  mixup: {uniform: [0, 1]}
+  cutmix: {choice: [0.0, 1.0]}
+  erasing: {uniform: [0.1, 0.3]}
+  color_jitter: {uniform: [0, 0.4]}
+  mix_probability: {uniform: [0.5, 1]}
+"""
+    space = space_of(text)
+    for sample in drawn(space):
+        policy = sample["augmentation.policy"]
+        assert ("augmentation.num_ops" in sample) == ("augmentation.magnitude" in sample) == (policy == "randaugment")
+        assert ("augmentation.learned_on" in sample) == (policy == "autoaugment")
+        augmentation = space.resolve(sample).augmentation
+        assert (augmentation.policy, augmentation.mixup) == (policy, sample["augmentation.mixup"])
+        assert 0 <= augmentation.mixup <= 1
+
+
 def test_condition_names_existing_keys_and_valid_values() -> None:
     known = list(known_keys(Settings))
     for key, conditions in dependent_keys().items():

@@ -67,3 +67,11 @@ def test_network_that_cannot_train_is_refused() -> None:
     assert message.startswith("model.name: 'python:network_kinds.FailsInTraining' ")
     assert "ArithmeticError: no gradient" in message
     assert "\n" not in message
+
+
+def test_images_of_each_kind_of_augmentation_are_timed() -> None:
+    estimate([planned(), planned(augmentation={"mixup": 0.2}), planned(augmentation={"mixup": 0.4})], 3)
+    once = [*Slow.sizes]
+    Slow.sizes.clear()
+    estimate([planned()], 1)
+    assert len(once) == 2 * len(Slow.sizes)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graftpop.data import MemoryImages, Splits
+from graftpop.data.mixing import with_mixing
 from graftpop.errors import CheckpointError
 from graftpop.seeds import derive, seeded
-from graftpop.settings import TrainingSettings
+from graftpop.settings import AugmentationSettings, TrainingSettings
 from graftpop.tasks.classification import Classification
 from graftpop.training.learner import Learner
 from graftpop.training.precision import training_dtype
@@ -84,6 +85,22 @@ def test_epoch_equals_a_plain_torch_loop() -> None:
         assert metrics[epoch].train_s > 0
     for name, tensor in network.state_dict().items():
         assert torch.allclose(learner.network.state_dict()[name], tensor, rtol=1e-2, atol=1e-4), name
+
+
+def test_metrics_of_mixed_images_are_cross_entropy_and_accuracy_by_the_larger_share() -> None:
+    splits = few_digits()
+    mixed = with_mixing(splits.train, AugmentationSettings(mixup=1.0), 10)
+    network = seeded_small_net().train()
+    learner = make_learner(seeded_small_net(), seed=7, lr=1e-12, splits=replace(splits, train=mixed))
+    metrics = learner.train_epoch()
+    losses, correct = [], 0
+    for pixels, targets in mixed.training_batches(32, derive(7, "data", 0, 0), CPU):
+        log_probability = network(pixels).log_softmax(1)
+        losses += (-(targets * log_probability).sum(1)).tolist()
+        correct += int((targets.argmax(1) == log_probability.argmax(1)).sum())
+    assert metrics.loss == pytest.approx(sum(losses) / 180, rel=1e-4)
+    assert metrics.accuracy == pytest.approx(correct / 180)
+    assert metrics.num_images == 180
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.05)])
