@@ -11,6 +11,7 @@ from network_makers import seeded_network
 
 from graftpop.exchange.grafting import site_measures
 from graftpop.settings import (
+    AugmentationSettings,
     DistillationSettings,
     GraftSettings,
     MutualSettings,
@@ -84,6 +85,7 @@ def test_defaults_are_the_published_ones() -> None:
     repr_ = ReprSettings()
     assert (repr_.S1, repr_.S2, repr_.N, repr_.rate, repr_.skip_first) == (20, 10, 3, 0.3, True)
     assert repr_.criterion == "orthogonality"
+    assert (AugmentationSettings().num_ops, AugmentationSettings().magnitude) == (2, 9)
 
 
 @pytest.mark.parametrize(("compat", "expected"), [("none", 17_544), ("released_code", 17_088)])
