@@ -355,6 +355,9 @@ PEERS: dict[str, Tree] = {
     },
     "attenuation": {"attenuation": {"criterion": "random", "remove": False}},
     "hard pruning": {"attenuation": {"factor": 0.0, "recoverable": False, "rate": 0.3, "remove": False}},
+    "augmentation": {
+        "augmentation": {"policy": "randaugment", "color_jitter": 0.4, "erasing": 0.3, "mixup": 0.2, "cutmix": 1.0}
+    },
 }
 
 

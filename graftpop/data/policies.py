@@ -1,7 +1,7 @@
 """Random operations on batches of pixels, another draw for each image: RandAugment and its kin, color jitter.
 
-Images that drew the same operation are changed together, because torchvision's transforms, which change one image at a
-time, take several times as long. The operations and their magnitudes are torchvision's.
+Images that drew the same operation are changed together, which takes less time than torchvision's transforms of single
+images. The operations and their magnitudes are torchvision's.
 
 References:
     Cubuk et al., AutoAugment, CVPR 2019; Cubuk et al., RandAugment, NeurIPS 2020; Müller and Hutter, TrivialAugment,
