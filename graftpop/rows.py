@@ -1,8 +1,8 @@
 """The columns of a run's tables: their names, types and meanings.
 
 The schemas (`run/schemas.py`) and the tables of docs/records.md are derived from these classes. Every table begins with
-`trial_id`, which is added when it is written; `trials` also has the status and the searched keys. METRIC in a name
-stands for each metric of the task.
+`trial_id`, which is added when it is written; `trials` also has the status and the searched keys. METRIC stands for
+each metric of the task, such as accuracy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,9 +36,9 @@ T = TypeVar("T", bound=Mapping[str, Any])
 class TrialRow(TypedDict, total=False):
     """The figures of a trial; those not measured yet are absent."""
 
-    val_METRIC: Annotated[float, "the metric of the population's output on the validation split, last completed round"]
-    test_METRIC: Annotated[float, "the metric of the output on the test split; empty until the trial is completed"]
-    ensemble_test_METRIC: Annotated[float, "the metric of all peers' combined predictions on the test split"]
+    val_METRIC: Annotated[float, "METRIC of the output on the validation split, last completed round"]
+    test_METRIC: Annotated[float, "METRIC of the output on the test split; empty until the trial is completed"]
+    ensemble_test_METRIC: Annotated[float, "METRIC of all peers' combined predictions on the test split"]
     num_peers: Annotated[int, "peers in the last round; fewer than at the start if some were lost for good"]
     epochs: Annotated[int, "epochs that each peer trained"]
     train_images: Annotated[int, "images trained on by all peers together, including teachers of the trial"]
@@ -65,7 +65,7 @@ class RoundRow(TypedDict):
     val_loss: Annotated[
         float | None, "loss on the validation split before the exchange, without label smoothing; empty if it has none"
     ]
-    val_METRIC: Annotated[NotRequired[float], "the metric on the validation split before the exchange"]
+    val_METRIC: Annotated[NotRequired[float], "METRIC on the validation split before the exchange"]
     num_invalid_filters: Annotated[
         int | None, "filters of all sites with an L1 norm below 0.1, before the exchange; empty without sites"
     ]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import get_type_hints
 
-from graftpop.rows import ROWS
+from graftpop.rows import METRIC, ROWS
 from graftpop.space.commented_yaml import commented_yaml
 from graftpop.space.json_schema import schema_text, space_schema
 from graftpop.space.key_reference import keys_markdown
@@ -32,7 +32,8 @@ def _records_page() -> str:
     page = (ROOT / "docs/records.md").read_text(encoding="utf-8")
     for name, row in ROWS.items():
         hints = get_type_hints(row, include_extras=True)
-        columns = "".join(f"| `{column}` | {hint.__metadata__[0]} |\n" for column, hint in hints.items())
+        lines = "".join(f"| `{column}` | {hint.__metadata__[0]} |\n" for column, hint in hints.items())
+        columns = lines.replace(METRIC, "accuracy")
         own = rf"\n## {name}\.parquet\n.*?\| `trial_id` .*?\n(?:\| `status` .*?\n\| \*searched keys\* .*?\n)?"
         page = re.sub(rf"({own})(?:\|.*?\n)*", r"\1" + columns, page, flags=re.DOTALL)
     return page
