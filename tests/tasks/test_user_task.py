@@ -1,0 +1,176 @@
+"""Tests of user-defined tasks: in a space, in Python, with a metric to minimize, and refused."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import user_tasks
+from safetensors.torch import load as tensors_from_bytes
+from user_tasks import Net, Regression, sums
+
+import graftpop
+from graftpop.errors import GraftpopError, SpaceError
+from graftpop.metrics import Metric
+from graftpop.peer.peer import Peer
+from graftpop.population import LocalGroup, Population
+from graftpop.rows import TrialRow, columns_of
+from graftpop.run.schemas import schemas
+from graftpop.settings import Settings
+from graftpop.space import parse_space
+from graftpop.study.preflight import check_data_and_models, check_names, user_code_names
+
+SPACE = {
+    "task": "python:user_tasks.Regression",
+    "data": {"name": "python:user_tasks.sums"},
+    "model": {"name": "python:user_tasks.Net"},
+    "training": {"epochs": 4, "batch_size": 16, "lr": 0.05, "schedule": "cosine"},
+    "population": {"num_peers": 3},
+    "graft": {},
+}
+METRICS = (Metric("rmse", "min"), Metric("worst", "min"))
+
+
+def settings(**sections: Any) -> Settings:
+    return parse_space({**SPACE, **sections}).resolve()
+
+
+def population(wanted: Settings) -> Population:
+    return Population(LocalGroup(partial(Peer, wanted), wanted.population.num_peers), wanted)
+
+
+def test_metrics_of_the_class_are_those_of_the_space() -> None:
+    assert settings().metrics == METRICS
+    assert settings().objectives == {"val_rmse": "min"}
+    assert settings(tune={"metric": ["auto", "parameters"]}).objectives == {"val_rmse": "min", "parameters": "min"}
+
+
+def test_recorded_space_needs_no_import() -> None:
+    text = parse_space(SPACE).to_yaml()
+    assert "metrics:\n    rmse: min\n    worst: min" in text
+
+
+def test_user_code_of_task_and_data_is_named() -> None:
+    space = parse_space(SPACE)
+    assert user_code_names(space) == [SPACE["task"], SPACE["data"]["name"], SPACE["model"]["name"]]  # type: ignore[index]
+    check_names(space)
+    assert check_data_and_models(space).sites == [
+        "python:user_tasks.Net: 2 sites (auto chose all) with 100.0% of the parameters"
+    ]
+
+
+def test_lower_is_better_everywhere() -> None:
+    running = population(settings(population={"num_peers": 3, "topology": "best", "output": "greedy_soup"}))
+    while not (done := running.step()).is_last:
+        errors = {row["peer"]: METRICS[0].value_of(row) for row in done.peers}
+        assert done.best_peer == min(errors, key=errors.__getitem__)
+        assert done.score == min(errors.values())
+    outcome = running.finish(done)
+    assert outcome["val_rmse"] <= done.score  # the soup keeps what does not make it worse
+    assert {"test_rmse", "test_worst", "ensemble_test_rmse", "ensemble_test_worst"} <= outcome.keys()
+
+
+def test_tables_have_the_columns_of_the_task() -> None:
+    assert list(columns_of(TrialRow, METRICS))[:6] == [
+        f"{split}_{name}" for split in ("val", "test", "ensemble_test") for name in ("rmse", "worst")
+    ]
+    assert {"val_rmse", "val_worst"} <= set(schemas(METRICS)["rounds"].names)
+    assert "val_accuracy" not in schemas(METRICS)["rounds"].names
+
+
+def test_population_resumes_to_the_bit() -> None:
+    whole, half = population(settings()), population(settings())
+    for _ in range(2):
+        whole.step()
+        half.step()
+    resumed = population(settings())
+    resumed.load(dict(half.save()), half.round, {})
+    for _ in range(2):
+        whole.step()
+        resumed.step()
+    for (_, expected), (_, state) in zip(whole.save(), resumed.save(), strict=True):
+        found = tensors_from_bytes(state)
+        assert all(torch.equal(tensor, found[name]) for name, tensor in tensors_from_bytes(expected).items())
+
+
+def test_population_in_python_equals_that_of_the_space() -> None:
+    made = graftpop.Population(
+        Net, *sums(), task=Regression, training=SPACE["training"], population=SPACE["population"], graft={}
+    )
+    scores = [done.score for done in made.run()]
+    running = population(settings())
+    assert scores == [running.step().score for _ in range(4)]
+    assert scores[-1] < scores[0]
+    assert made.outcome["test_rmse"] > 0
+    assert made.network()(torch.zeros(1, 4)).shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("RaisesInLoss", r"\.loss failed: .*no loss today.*user_tasks\.py"),
+        ("LossPerItem", r"\.loss must return a scalar tensor, got a tensor of shape \(\d+, 1\)"),
+        ("InfiniteLoss", r"\.loss must be finite"),
+        ("ConstantLoss", r"\.loss must depend on the network's weights"),
+        ("LacksAMetric", r"\.score must return .*rmse, worst, got \['rmse'\]"),
+        ("ScoresNan", r"\.score must return finite numbers, got .*nan"),
+        ("ScoresText", r"\.score failed: .*low"),
+        ("PredictsOneNumber", r"\.predict must return a tensor with \d+ rows.* got a tensor of shape \(1, 1\)"),
+        ("ReturnsNoTensor", r"\.forward must return a tensor.* got \{'prediction'"),
+        ("NoMetrics", r"\.metrics must be"),
+        ("MetricNamedLoss", r"\.metrics: .*loss"),
+        ("Raises", r"\(\) failed: .*cannot be made"),
+        ("NoTask", r"must be a subclass of graftpop\.Task"),
+        ("Absent", r"user_tasks.*Absent"),
+    ],
+)
+def test_unsuitable_task_is_refused_before_anything_starts(name: str, message: str) -> None:
+    with pytest.raises(SpaceError, match=message) as caught:
+        check_data_and_models(parse_space({**SPACE, "task": f"python:user_tasks.{name}"}))
+    assert f"python:user_tasks.{name}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(SpaceError, match=message):
+        graftpop.Population(Net, *sums(), task=getattr(user_tasks, name, None) or "python:user_tasks.Absent")
+
+
+def test_wrong_shape_of_outputs_shows_in_the_loss() -> None:
+    with pytest.warns(UserWarning, match="size"):  # torch broadcasts them, with a warning
+        check_data_and_models(parse_space({**SPACE, "task": "python:user_tasks.ThreeOutputs"}))
+
+
+@pytest.mark.parametrize(
+    "method", [{"mutual": {}}, {"distillation": {"teachers": [{"model": "resnet8", "epochs": 1}]}}]
+)
+def test_methods_that_compare_logits_are_refused_without_them(method: dict[str, Any]) -> None:
+    with pytest.raises(GraftpopError, match="logits"):
+        check_data_and_models(parse_space({**SPACE, **method}))
+
+
+def test_metrics_other_than_the_class_has_are_refused() -> None:
+    tree = {**SPACE, "task": {"name": SPACE["task"], "metrics": {"rmse": "max"}}}
+    with pytest.raises(SpaceError, match=r"task\.metrics"):
+        check_data_and_models(parse_space(tree))
+
+
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"task": {"name": {"choice": ["classification", "recognition"]}}}, "task.name"),
+        ({"variants": {"a": None, "b": {"task": "recognition"}}}, "variants.b.task.name"),
+        ({"tune": {"metric": "val_accuracy"}}, "tune.metric"),
+        ({"tune": {"mode": "max"}}, "tune.mode"),
+        ({"augmentation": {"mixup": 0.2}}, "augmentation.mixup"),
+    ],
+)
+def test_keys_that_do_not_fit_the_task_are_refused(sections: dict[str, Any], key: str) -> None:
+    with pytest.raises(SpaceError, match=rf"\b{key}: "):
+        parse_space({**SPACE, **sections})
+
+
+def test_data_function_that_returns_no_data_sets_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "no_data.py").write_text("def none(): return 1, 2\ndef fails(): return 1 / 0\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, message in (("none", r"must return \(train, test\).*'int', 'int'"), ("fails", "division by zero")):
+        with pytest.raises(GraftpopError, match=message):
+            check_data_and_models(parse_space({**SPACE, "data": {"name": f"python:no_data.{name}"}}))
