@@ -20,7 +20,7 @@ from graftpop.data.mixing import with_mixing
 from graftpop.data.omniglot import find_omniglot
 from graftpop.data.parquet import find_parquet
 from graftpop.data.parquet_identities import find_parquet_identities
-from graftpop.data.source import Source
+from graftpop.data.source import Color, Source
 from graftpop.data.stratified_split import stratified_rows
 from graftpop.data.streamed import IMAGENET_MEAN, IMAGENET_STD, INPUT_SIDE, StreamedImages
 from graftpop.data.user_data import user_splits
@@ -52,6 +52,9 @@ MIN_TRAINING_IMAGES: Final = 2  # BatchNorm cannot train on one
 PADDING_SHARE: Final = 8  # default padding of crops: an eighth of the side, 4 of CIFAR's 32 pixels
 
 
+MeanStd = tuple[Color, Color] | None
+
+
 def data_set(name: str, task: TaskSettings) -> Callable[[DataSettings], Source | ImageFiles]:
     """Return the function that finds a data set for a task.
 
@@ -68,6 +71,7 @@ def load_splits(
     num_workers: int = 0,
     task: TaskSettings = CLASSIFICATION,
     augmentation: AugmentationSettings = NO_AUGMENTATION,
+    mean_std: MeanStd = None,
 ) -> Splits:
     """Return the training, validation and test images of a data set.
 
@@ -81,6 +85,7 @@ def load_splits(
         num_workers: processes that read images streamed from files; 0 reads in this process.
         task: the task, which decides the data sets and their targets.
         augmentation: further augmentation of the training images.
+        mean_std: normalization of the images; None: that of the data set. User-defined data is used as it is.
 
     Raises:
         DataError: the data set is unknown, absent, damaged, or does not fit the settings.
@@ -113,11 +118,11 @@ def load_splits(
                 "leave it out"
             )
         if isinstance(found, ImageFiles):
-            splits = _streamed_splits(found, data, seed, num_workers, augmentation)
+            splits = _streamed_splits(found, data, seed, num_workers, augmentation, mean_std)
         elif found.has_identities:
-            splits = _identity_splits(found, decoded(found), data, seed, task, augmentation)
+            splits = _identity_splits(found, decoded(found), data, seed, task, augmentation, mean_std)
         else:
-            splits = _memory_splits(found, decoded(found), data, seed, augmentation)
+            splits = _memory_splits(found, decoded(found), data, seed, augmentation, mean_std)
         return replace(splits, train=with_mixing(splits.train, augmentation, len(splits.class_names)))
     except DamagedImage as error:
         if data.name != "folder":
@@ -128,10 +133,15 @@ def load_splits(
 
 
 def _memory_splits(
-    source: Source, images: Decoded, data: DataSettings, seed: int, augmentation: AugmentationSettings
+    source: Source,
+    images: Decoded,
+    data: DataSettings,
+    seed: int,
+    augmentation: AugmentationSettings,
+    mean_std: MeanStd,
 ) -> Splits:
     pixels, labels = images.parts["train"]
-    recipe = _recipe(source, images, data, augmentation)
+    recipe = _recipe(source, images, data, augmentation, mean_std)
     train_rows, val_rows = _cut(labels, data, seed, has_val="val" in images.parts)
     train = MemoryImages(pixels, labels, recipe, train_rows)
     val = MemoryImages(*images.parts["val"], recipe) if val_rows is None else replace(train, rows=val_rows)
@@ -147,9 +157,10 @@ def _identity_splits(
     seed: int,
     task: TaskSettings,
     augmentation: AugmentationSettings,
+    mean_std: MeanStd,
 ) -> Splits:
     """Return the splits of recognition: training images with identities from 0, the others with camera and role."""
-    recipe = _recipe(source, images, data, augmentation)
+    recipe = _recipe(source, images, data, augmentation, mean_std)
     pixels, labels = images.parts["train"]
     generator = torch.Generator().manual_seed(seed)
     if "val" in images.parts:
@@ -179,17 +190,24 @@ def _identity_splits(
     return Splits(train, val, test, trained, (3, *pixels.shape[2:]), recipe, notes)
 
 
-def _recipe(source: Source, images: Decoded, data: DataSettings, augmentation: AugmentationSettings) -> Recipe:
+def _recipe(
+    source: Source, images: Decoded, data: DataSettings, augmentation: AugmentationSettings, mean_std: MeanStd
+) -> Recipe:
     side = min(images.parts["train"][0].shape[2:])
     crop_padding = side // PADDING_SHARE if data.crop_padding == "auto" else data.crop_padding
     if crop_padding > side:
         raise DataError(f"data.crop_padding: must be at most the images' side, {side}, got {crop_padding}")
-    mean, std = source.mean_std or (images.mean, images.std)
+    mean, std = mean_std or source.mean_std or (images.mean, images.std)
     return Recipe(mean, std, crop_padding, source.flip if data.flip == "auto" else data.flip, augmentation)
 
 
 def _streamed_splits(
-    images: ImageFiles, data: DataSettings, seed: int, num_workers: int, augmentation: AugmentationSettings
+    images: ImageFiles,
+    data: DataSettings,
+    seed: int,
+    num_workers: int,
+    augmentation: AugmentationSettings,
+    mean_std: MeanStd,
 ) -> Splits:
     if data.crop_padding != "auto":
         raise DataError(
@@ -197,7 +215,8 @@ def _streamed_splits(
             f"got {data.crop_padding}; leave it out"
         )
     side = data.image_size or INPUT_SIDE
-    recipe = Recipe(IMAGENET_MEAN, IMAGENET_STD, 0, True if data.flip == "auto" else data.flip, augmentation)
+    mean, std = mean_std or (IMAGENET_MEAN, IMAGENET_STD)
+    recipe = Recipe(mean, std, 0, True if data.flip == "auto" else data.flip, augmentation)
 
     def split(part: str, rows: Tensor | None) -> StreamedImages:
         files = images.parts[part] if rows is None else [images.parts[part][row] for row in rows.tolist()]

@@ -96,7 +96,9 @@ def _check_is_free(folder: Folder) -> None:
 def _measure(selected: SelectedNetwork, file: Predict) -> tuple[list[Measurement], str]:
     """Return the measurements on the run's data; on noise, with the reason, if that data is not available."""
     try:
-        splits = load_splits(selected.settings.data, seed=selected.settings.seed, task=selected.settings.task)
+        settings, card = selected.settings, selected.card
+        mean_std = (card.mean, card.std) if settings.model.has_start else None
+        splits = load_splits(settings.data, seed=settings.seed, task=settings.task, mean_std=mean_std)
         _check_is_same_data(splits, selected)
     except DataError as error:
         return [measure_on_noise(selected.card.image_shape, selected.network, file)], str(error)

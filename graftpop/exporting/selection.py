@@ -13,6 +13,7 @@ from graftpop.models import find_model
 from graftpop.models.card import ModelCard
 from graftpop.models.ensemble import Ensemble
 from graftpop.models.network_file import rebuilt_network, split_peer_file
+from graftpop.peer.components import named_components
 from graftpop.peer.peer import Peer
 from graftpop.run.checkpoints import Checkpoint, CheckpointMetadata, Checkpoints
 from graftpop.run.run_folder import RunFolder
@@ -143,8 +144,10 @@ def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, ModelC
             "--peer soup: must average equal networks, got attenuated filters that differ from peer to peer; choose "
             "best, ensemble or a peer"
         )
-    # teachers and files for diagnostics are not needed and may be gone
-    member = Peer(settings.model_copy(update={"distillation": None, "diagnostics": DiagnosticsSettings()}), best)
+    # teachers, files for diagnostics and the weights to start from are not needed and may be gone
+    settings = settings.model_copy(update={"distillation": None, "diagnostics": DiagnosticsSettings()})
+    _, card = split_peer_file(checkpoint.read(_file(best)))
+    member = Peer(settings, best, components=named_components(settings, card))
     snapshots = []
     for peer in metadata.peers:
         member.load(checkpoint.read(_file(peer)))

@@ -103,7 +103,7 @@ class Teachers:
             self.networks.append(network.to(self._device).eval().requires_grad_(False))
 
     def _network_of(self, teacher: TeacherSettings) -> nn.Module:
-        return build(teacher.model or "", len(self._splits.class_names))
+        return build(teacher.model or "", len(self._splits.class_names), args=teacher.args)
 
 
 class SnapshotTeachers:

@@ -8,7 +8,7 @@ import torch
 from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, ValidationError
 
 from graftpop.data.input_shape import InputShape
-from graftpop.settings.section import Count, Section
+from graftpop.settings.section import Arguments, Count, Section
 
 __all__ = ["MAX_CARD_BYTES", "ModelCard", "read_card"]
 
@@ -39,6 +39,7 @@ class ModelCard(Section):
 
     model: str = Field(pattern=r"^[^\p{C}\p{Z}]*$", description="a name")  # printable, without blanks
     num_classes: Count = Field(le=MAX_CLASSES, description=f"in [1, {MAX_CLASSES}]")
+    args: Arguments = Field(default={}, description="a map of names to numbers, true, false, text and lists of them")
     # InstanceOf takes any folder's name, str only Unicode
     class_names: Annotated[tuple[InstanceOf[str], ...], FROM_LIST] = Field(default=(), description="a list of names")
     image_shape: Annotated[tuple[Count, ...], FROM_LIST, AfterValidator(_bounded)] = Field(

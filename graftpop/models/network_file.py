@@ -8,14 +8,17 @@ memory is bounded by the size of the file.
 import json
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from graftpop.errors import CheckpointError, ModelError
 from graftpop.models import PYTHON, build
@@ -23,9 +26,17 @@ from graftpop.models.card import MAX_CARD_BYTES, ModelCard, read_card
 from graftpop.models.ensemble import Ensemble
 from graftpop.models.narrowing import narrow_
 
-__all__ = ["load_network", "read_network", "rebuilt_network", "split_peer_file"]
+__all__ = [
+    "card_in_header",
+    "load_network",
+    "read_card_and_weights",
+    "read_network",
+    "rebuilt_network",
+    "split_peer_file",
+]
 
 MAX_WHOLE_PARAMETERS: Final = 15 * 10**7  # of a full network whose filters were removed; VGG-16 has 1.4e8
+MIN_TENSOR: Final = 2**22  # values that any tensor may have while a network with arguments is built
 
 
 def split_peer_file(content: bytes) -> tuple[bytes, ModelCard]:
@@ -75,16 +86,23 @@ def read_network(place: str | Path) -> tuple[nn.Module, ModelCard]:
         CheckpointError: it holds no such network.
         ModelError: the architecture is unknown, or needs a package that is not installed.
     """
-    place = Path(place)
+    card, weights = read_card_and_weights(Path(place))
+    return rebuilt_network(card, weights, str(place)), card
+
+
+def read_card_and_weights(place: Path) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Return the card and the state_dict of a network, without building it.
+
+    Raises:
+        CheckpointError: the place holds no such network.
+    """
     try:
         if place.is_file():
             content, card = split_peer_file(place.read_bytes())
-            weights = load(content)
-        else:
-            card, weights = _card_and_weights(place)
+            return card, load(content)
+        return _card_and_weights(place)
     except Exception as error:  # as in `split_peer_file`
         raise _no_network(str(place), error) from error
-    return rebuilt_network(card, weights, str(place)), card
 
 
 def _card_and_weights(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
@@ -94,12 +112,17 @@ def _card_and_weights(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     """
     content = (folder / "model.safetensors").read_bytes()  # `safe_open` opens the file twice
     weights = load(content)
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    card = header.get("__metadata__", {}).get("model_card")
+    card = card_in_header(content)
     if card is None:
         with open(folder / "config.json", "rb") as stream:
             card = stream.read(MAX_CARD_BYTES + 1)
     return read_card(card), weights
+
+
+def card_in_header(content: bytes) -> Any:
+    """Return the model card in the header of a safetensors file, JSON to be read by `read_card`; None without one."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header.get("__metadata__", {}).get("model_card")
 
 
 def rebuilt_network(card: ModelCard, weights: Mapping[str, Tensor], where: str) -> nn.Module:
@@ -118,9 +141,12 @@ def rebuilt_network(card: ModelCard, weights: Mapping[str, Tensor], where: str) 
     num_bytes, is_narrow = sum(tensor.nbytes for tensor in weights.values()), card.removed_filters is not None
     try:
         # 2: some networks register a parameter twice; 4: bytes per weight
-        with _at_most(MAX_WHOLE_PARAMETERS if is_narrow else 2 * num_bytes // 4):
+        limit = MAX_WHOLE_PARAMETERS if is_narrow else 2 * num_bytes // 4
+        # without arguments only the number of classes comes from the card, which bounds all but the parameters
+        with _at_most(limit), _SmallTensors(max(limit, MIN_TENSOR)) if card.args else nullcontext():
             members = [
-                build(card.model, card.num_classes, f"{where}/config.json: model") for _ in range(card.ensemble or 1)
+                build(card.model, card.num_classes, f"{where}/config.json: model", card.args)
+                for _ in range(card.ensemble or 1)
             ]
         network = members[0] if card.ensemble is None else Ensemble(members)
         if is_narrow:
@@ -170,6 +196,31 @@ def _at_most(num_parameters: int) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+class _SmallTensors(TorchDispatchMode):
+    """Refuses operations whose result would exceed a number of values, before they allocate it.
+
+    Arguments such as an image size decide on the size of buffers and of intermediate results.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._limit = limit
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        on_meta = {"device": torch.device("meta")} if "device" in kwargs else {}
+        inputs = tree_map_only(Tensor, lambda tensor: torch.empty_like(tensor, device="meta"), (args, kwargs))
+        try:
+            results = tree_leaves(func(*inputs[0], **{**inputs[1], **on_meta}))
+        except Exception:  # the sizes depend on values, as those of unique values do, and are at most the inputs'
+            results = []
+        if any(isinstance(result, Tensor) and result.numel() > self._limit for result in results):
+            raise CheckpointError(f"its arguments need tensors of more than {self._limit} values")
+        return func(*args, **kwargs)
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,8 @@ from torch import nn
 
 from graftpop.data import Splits, load_splits
 from graftpop.models import find_model
+from graftpop.models.card import ModelCard
+from graftpop.models.pretrained import find_start
 from graftpop.settings import Settings
 from graftpop.tasks.classification import Classification
 from graftpop.tasks.find import make_task
@@ -41,8 +43,27 @@ class Components:
     user_parts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
-def named_components(settings: Settings) -> Components:
-    """Return the components that the settings name; the peers' processes log the notes on the data."""
+def named_components(settings: Settings, trained: ModelCard | None = None) -> Components:
+    """Return the components that the settings name; the peers' processes log the notes on data and network.
+
+    Args:
+        settings: the population's settings.
+        trained: card of a trained peer, whose state is loaded next, so that the weights to start from may be gone.
+
+    Raises:
+        CheckpointError: `model.checkpoint` cannot be read.
+        ModelError: the network or its published weights do not exist.
+    """
+    model = settings.model
+    make = find_model(model.name, args=model.args)
+    start = find_start(model) if trained is None else None
+    source = trained or (start.normalization if start is not None else None)
+
+    def make_network(num_classes: int) -> nn.Module:
+        network = make(num_classes)
+        if start is not None and (note := start.load_into_(network, num_classes, model.name)):
+            logger.warning("%s", note)
+        return network
 
     def make_splits(num_workers: int) -> Splits:
         splits = load_splits(
@@ -51,9 +72,10 @@ def named_components(settings: Settings) -> Components:
             num_workers=num_workers,
             task=settings.task,
             augmentation=settings.augmentation,
+            mean_std=None if source is None else (source.mean, source.std),
         )
         for note in splits.notes:
             logger.warning("%s", note)
         return splits
 
-    return Components(find_model(settings.model.name), make_splits, make_task=partial(make_task, settings.task))
+    return Components(make_network, make_splits, make_task=partial(make_task, settings.task))

@@ -94,7 +94,7 @@ class FinalNetwork:
             mean=splits.recipe.mean,
             std=splits.recipe.std,
         )
-        changes: dict[str, object] = {}
+        changes: dict[str, object] = {"args": self._settings.model.args} if self._settings.model.args else {}
         if self.small is not None:
             changes["removed_filters"] = self._num_removed
         if self._settings.task.name != "classification":

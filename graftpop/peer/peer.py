@@ -23,7 +23,7 @@ from graftpop.peer.diagnostics import Diagnostics, compare_pair
 from graftpop.peer.final_network import FinalNetwork
 from graftpop.peer.learning import add_loss_terms, make_learner
 from graftpop.peer.sites import rankable, sites_of
-from graftpop.peer.state import Stateful, load_state, state_bytes
+from graftpop.peer.state import Stateful, check_normalization, load_state, state_bytes
 from graftpop.peer.step_exchange import StepExchange
 from graftpop.rows import DiagnosticRow, Exchanged, PeerRow, TrialRow, with_metrics
 from graftpop.seeds import derive, seeded
@@ -283,9 +283,10 @@ class Peer:
         Raises:
             CheckpointError: the bytes are truncated or belong to another network.
         """
-        self._teacher_images = load_state(
-            state, self._learner, self._stateful, f"checkpoint of peer {self._index}", self._settings.num_epochs
-        )
+        where = f"checkpoint of peer {self._index}"
+        if self._settings.model.has_start:  # the weights to start from decide on the normalization
+            check_normalization(state, self.model_card(), where)
+        self._teacher_images = load_state(state, self._learner, self._stateful, where, self._settings.num_epochs)
         self._measures.update()
         if self._learner.epoch == self._settings.num_epochs:
             self._final.remove_dropped()

@@ -15,11 +15,12 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError
-from graftpop.models.card import ModelCard
+from graftpop.models.card import ModelCard, read_card
 from graftpop.models.module_check import without_ties
+from graftpop.models.network_file import card_in_header
 from graftpop.training.learner import Learner
 
-__all__ = ["Stateful", "load_state", "state_bytes"]
+__all__ = ["Stateful", "check_normalization", "load_state", "state_bytes"]
 
 
 class Stateful(Protocol):
@@ -53,6 +54,28 @@ def state_bytes(
     if small is not None:
         tensors |= without_ties({f"small/{name}": tensor for name, tensor in small.state_dict().items()})
     return tensors_to_bytes(tensors, {"model_card": json.dumps(card.to_dict())})
+
+
+def check_normalization(state: bytes, card: ModelCard, where: str) -> None:
+    """Check that a state belongs to a peer whose images have the same normalization.
+
+    Args:
+        state: bytes from `state_bytes`, or damaged ones, which `load_state` refuses.
+        card: the peer's own model card.
+        where: owner of the state, for messages.
+
+    Raises:
+        CheckpointError: the peer's images are normalized otherwise.
+    """
+    try:
+        saved = read_card(card_in_header(state))
+    except (AttributeError, TypeError, ValueError):
+        return
+    if (saved.mean, saved.std) != (card.mean, card.std):
+        raise CheckpointError(
+            f"{where}: must have the normalization of this peer's images, mean {card.mean} and std {card.std}, got "
+            f"{saved.mean} and {saved.std}; restore the weights of model.checkpoint"
+        )
 
 
 def load_state(state: bytes, learner: Learner, parts: Sequence[Stateful], where: str, num_epochs: int) -> int:

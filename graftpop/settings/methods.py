@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field
 
 from graftpop.settings.section import (
+    Arguments,
     Count,
     ExchangeSection,
     NotNegative,
@@ -103,6 +104,9 @@ class TeacherSettings(Section):
 
     model: str | None = None
     """Name of the network, as in model.name. null: the one named in the checkpoint."""
+
+    args: Arguments = Field(default={})
+    """Keyword arguments of the network's builder, as in model.args."""
 
     epochs: Count | None = None
     """Epochs for which the teacher is trained at the start of each trial, before the students. null: not trained."""

@@ -1,13 +1,15 @@
 """The base class of all sections, and the types of values that several of them use."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from graftpop.user_code import PYTHON
 
 __all__ = [
+    "Arguments",
     "Auto",
     "Count",
     "ExchangeSection",
@@ -35,6 +37,50 @@ Count = Annotated[int, Field(ge=1)]
 UserPart = Annotated[str, Field(pattern=r"^python:.+\..+$")]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+MAX_ARGUMENTS: Final = 64  # of a network, and items of a list among them
+MAX_TEXT: Final = 256  # characters
+MAX_NUMBER: Final = 2**31
+MAX_LISTS: Final = 2  # lists inside each other
+
+
+def _identifier(name: str) -> str:
+    if not (name.isidentifier() and len(name) <= MAX_TEXT):
+        raise PydanticCustomError("identifier", "an argument's name")
+    return name
+
+
+def _plain(value: Any) -> Any:
+    if not (value is None or _is_plain(value)):
+        raise PydanticCustomError("plain", "a number, true, false, text, or a short list of them")
+    return value
+
+
+def _is_plain(value: Any, num_lists: int = 0) -> bool:
+    if isinstance(value, list):
+        return (
+            num_lists < MAX_LISTS
+            and len(value) <= MAX_ARGUMENTS
+            and all(_is_plain(item, num_lists + 1) for item in value)
+        )
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT and value.isprintable()
+    return isinstance(value, int | float) and abs(value) <= MAX_NUMBER  # False for nan
+
+
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+Argument = Annotated[
+    Any,
+    AfterValidator(_plain),
+    WithJsonSchema({"anyOf": [{"type": kind} for kind in ("number", "boolean", "string", "array", "null")]}),
+]
+Arguments = Annotated[
+    dict[Annotated[str, AfterValidator(_identifier)], Argument], Field(max_length=MAX_ARGUMENTS), AfterValidator(_given)
+]
+"""Keyword arguments of a network's builder, which a file may also hold; null leaves an argument out."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from graftpop.settings.section import Auto, Count, NotNegative, Positive, Rate, Section
+from graftpop.settings.section import Arguments, Auto, Count, NotNegative, Positive, Rate, Section
 
 __all__ = ["DataSettings", "ModelSettings", "TrainingSettings"]
 
@@ -60,6 +60,23 @@ class ModelSettings(Section):
     name: str = "resnet32"
     """Name of the network; torchvision:NAME and timm:NAME are classifiers of these libraries, python:MODULE.CLASS is a
     user-defined class."""
+
+    args: Arguments = Field(default={})
+    """Keyword arguments of the network's builder by name, such as drop_rate or img_size: those of timm.create_model,
+    torchvision.models.get_model or the user-defined class. Each may be searched. The value null leaves one out."""
+
+    pretrained: bool = False
+    """Whether every peer starts from the weights that torchvision or timm publish for the model. The output layer is
+    new if the classes differ in number, and images are normalized as these weights need it."""
+
+    checkpoint: str | None = None
+    """Path of a run's best/ folder or of a file of weights, from which every peer starts. The output layer is new if
+    the classes differ in number, and images are normalized as in that run. null: none. Excludes pretrained."""
+
+    @property
+    def has_start(self) -> bool:
+        """Whether peers start from given weights."""
+        return self.pretrained or self.checkpoint is not None
 
 
 class TrainingSettings(Section):

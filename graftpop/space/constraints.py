@@ -89,6 +89,11 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
     _check_actors(settings, origin)
     _check_triplets(settings, origin)
     _check_mixing(settings, origin)
+    if settings.model.pretrained and settings.model.checkpoint is not None:
+        raise SpaceError(
+            f"{origin('model.checkpoint')}: excludes model.pretrained, got {settings.model.checkpoint} beside "
+            "true; remove one"
+        )
     if data.name in NEED_ROOT and data.root is None:
         raise SpaceError(
             f"{origin('data.root')}: data set '{data.name}' needs the folder of its images, got null; set data.root"

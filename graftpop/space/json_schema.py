@@ -100,9 +100,17 @@ def _with_domains(section: Schema, ref: str, *, ranges: bool) -> Schema:
     """Return a section whose values may be domains. No key is required, since variants may set it."""
     keys = {}
     for key, value in section["properties"].items():
-        own = {"$ref": f"{ref}/properties/{key}"}
+        own: Schema = {"$ref": f"{ref}/properties/{key}"}
+        searched = own
+        if "additionalProperties" in value:
+            item, one = value["additionalProperties"], {"$ref": f"{ref}/properties/{key}/additionalProperties"}
+            names = {
+                "pattern": rf"^(?!({'|'.join(DOMAINS)})$)[A-Za-z_]\w*$"
+            }  # a map of one kind is a domain of the whole
+            values = {"anyOf": [one, _domain(item, one, ranges=ranges)]}
+            searched = {"type": "object", "propertyNames": names, "additionalProperties": values}
         # repeats the description of `own`, since editors look for it here when they complete the key
-        keys[key] = {"description": value["description"], "anyOf": [own, _domain(value, own, ranges=ranges)]}
+        keys[key] = {"description": value["description"], "anyOf": [searched, _domain(value, own, ranges=ranges)]}
     return {name: section[name] for name in section if name != "required"} | {"properties": keys}
 
 

@@ -114,6 +114,8 @@ def _table(*names: str, rows: Iterable[tuple[str, ...]]) -> str:
 
 def _values(value: Schema) -> str:
     """Return the values that a key may have: choices, numbers with their range, or a type."""
+    if value.get("type") == "object":
+        return "a map of names to numbers, true, false, text or lists"
     if value.get("type") == "array":
         return ", ".join(filter(None, ("a list", range_in_words(value))))
     choices = [f"`{choice}`" for choice in choices_in(value)]
@@ -141,5 +143,8 @@ def _default(value: Schema) -> str:
 
 def _kinds(node: Schema) -> str:
     """Return the kinds of domain that can search a key."""
-    kinds = [kind for part in node.get("anyOf", ()) if "maxProperties" in part for kind in part["properties"]]
+    parts = node.get("anyOf", ())
+    if any("additionalProperties" in part and "properties" not in part for part in parts):
+        return "each value by any domain"
+    kinds = [kind for part in parts if "maxProperties" in part for kind in part["properties"]]
     return "any domain" if len(kinds) == len(KINDS) else ", ".join(kinds) or "not searched"

@@ -245,14 +245,28 @@ def _read_domain(key: str, value: Mapping[str, Any], origin: Origin) -> Domain:
     return read_domain(value, origin(key))
 
 
+def _split_domains(choice: Any) -> tuple[dict[str, Any], Any]:
+    """Return the domains inside a choice by dotted key, and the choice without them."""
+    if not isinstance(choice, dict):
+        return {}, choice
+    found: dict[str, Any] = {}
+    fixed: dict[str, Any] = {}
+    for name, value in choice.items():
+        if is_domain(value):
+            found[name] = value
+            continue
+        inner, fixed[name] = _split_domains(value)
+        found |= {f"{name}.{key}": domain for key, domain in inner.items()}
+    return found, fixed
+
+
 def _take_inner_domains(section: str, domains: Mapping[str, Domain], origin: Origin) -> dict[str, Domain]:
     """Return the domain of a section without the domains inside its choices, and these with their conditions."""
     whole = domains[section]
     inner: dict[str, Domain] = {}
     choices: list[Any] = []
     for choice in whole.values:
-        found = {name: value for name, value in choice.items() if is_domain(value)} if isinstance(choice, dict) else {}
-        fixed = {name: value for name, value in choice.items() if name not in found} if found else choice
+        found, fixed = _split_domains(choice)
         if fixed in choices:
             raise SpaceError(
                 f"{origin(section)}: choices must differ in a fixed value, got {fixed} twice beside domains; merge them"

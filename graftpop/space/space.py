@@ -208,7 +208,12 @@ class Space:
             for key, domain in self.domains.items()
             if domain.only_with and domain.only_with.key == section and domain.only_with.allows(choice)
         }
-        return choice | inside if inside else choice
+        if not inside:
+            return choice
+        whole = deepcopy(choice)
+        for key, domain in inside.items():
+            put(whole, key, domain)
+        return whole
 
 
 class _OnOneLine(dict[str, Any]):

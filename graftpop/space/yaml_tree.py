@@ -25,6 +25,7 @@ __all__ = [
     "default_of",
     "known_keys",
     "make_paths_absolute_",
+    "maps_of_values",
     "merged",
     "names_at",
     "put",
@@ -183,7 +184,8 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
     settings_key = _key_in_variant(tree, key, override) if key.startswith("variants.") else key
     if (new := new_name(settings_key)) is not None:
         raise SpaceError(f"--set {override}: renamed to {new}; write {key.removesuffix(settings_key)}{new}")
-    if settings_key not in (*known, *Settings.model_fields, *STUDY_KEYS):
+    is_in_map = settings_key.startswith(tuple(f"{name}." for name in maps_of_values(Settings)))
+    if settings_key not in (*known, *Settings.model_fields, *STUDY_KEYS) and not is_in_map:
         in_full = [name for name in known if name.endswith(f".{settings_key}")]
         raise SpaceError(
             f"--set {override}: unknown key '{settings_key}'; write it as "
@@ -245,7 +247,7 @@ def make_paths_absolute_(tree: Any) -> None:
                 tree[name] = _absolute(value, name)
             elif name in PATHS and is_domain(value) and isinstance(values := next(iter(value.values())), list):
                 values[:] = [_absolute(item, name) for item in values]
-            else:
+            elif name != "args":  # arguments of a network are passed as they are
                 make_paths_absolute_(value)
 
 
@@ -266,6 +268,16 @@ def known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
         else:
             yield from known_keys(below, f"{prefix}{name}.")
+
+
+def maps_of_values(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys whose value is a map of the user's names, such as `model.args`."""
+    for name, field in section.model_fields.items():
+        below = section_of(field.annotation)
+        if below is not None:
+            yield from maps_of_values(below, f"{prefix}{name}.")
+        elif get_origin(field.annotation) is dict:
+            yield prefix + name
 
 
 def names_at(path: tuple[str | int, ...]) -> list[str]:

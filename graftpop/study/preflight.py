@@ -1,8 +1,8 @@
 """Checks before a study starts: names, packages, data, networks and teachers of every trial."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
@@ -13,7 +13,8 @@ from graftpop.exchange.build import check_user_parts
 from graftpop.exchange.user_parts import named_user_parts
 from graftpop.models import build, find_model
 from graftpop.models.forward_check import check_forward
-from graftpop.models.pretrained import load_teacher
+from graftpop.models.module_check import check_modules
+from graftpop.models.pretrained import find_start, load_teacher
 from graftpop.peer.diagnostics import valid_filters
 from graftpop.peer.sites import rankable, sites_of
 from graftpop.settings import Settings, TeacherSettings
@@ -27,6 +28,8 @@ from graftpop.training.removal import check_removable
 from graftpop.user_code import PYTHON, import_user_code
 
 __all__ = ["Findings", "check_data_and_models", "check_names", "check_packages", "data_to_download", "user_code_names"]
+
+T = TypeVar("T")
 
 
 def check_packages(space: Space) -> None:
@@ -56,13 +59,13 @@ def check_names(space: Space) -> None:
             import_user_code(data, "data.name", DataError)
         else:
             data_set(data, every[0].task)
-    for name, where in _networks(every):
-        find_model(name, where)
+    for name, where, args in _networks(every):
+        find_model(name, where, args)
 
 
 def user_code_names(space: Space) -> list[str]:
     """Return the names of user code that a trial may use, `python:MODULE.NAME`: task, data, networks, exchange."""
-    networks = (name for name, _ in _networks([*space.settings_of("model"), *space.settings_of("distillation")]))
+    networks = (name for name, *_ in _networks([*space.settings_of("model"), *space.settings_of("distillation")]))
     exchanges = [*space.settings_of("graft", "exchange"), *space.boundary_settings()]
     parts = (name for settings in exchanges for name in named_user_parts(settings).values())
     data = (settings.data.name for settings in space.settings_of("data"))
@@ -74,7 +77,7 @@ class Findings(NamedTuple):
     """Lines about the data and the networks of a study.
 
     Attributes:
-        notes: files that are left out, unusual labels and sizes.
+        notes: files that are left out, unusual labels and sizes, replaced output layers.
         sites: sites of each network on which a method acts, and their share of its parameters.
     """
 
@@ -103,10 +106,20 @@ def check_data_and_models(space: Space) -> Findings:
         here = [settings for settings in every if settings.data == data]
         splits = load_splits(data, seed=here[0].seed, task=here[0].task)
         notes |= dict.fromkeys(" ".join(note.split()) for note in splits.notes)
-        for name in dict.fromkeys(settings.model.name for settings in here):
-            of_name = [settings for settings in here if settings.model.name == name]
-            sites |= dict.fromkeys(_check_network(name, splits, of_name, released=name in released))
-        for where, teacher in dict.fromkeys(pair for settings in here for pair in _teachers(settings)):
+        for alike in _alike(here):
+            name, seen = alike[0].model.name, set()
+            width = num_outputs(make_task(alike[0].task), splits)
+            for model in _distinct(settings.model for settings in alike):
+                network = build(name, width, args=model.args)
+                check_modules(network, f"model.name: '{name}'")  # before its tensors are read
+                shapes = str([tensor.shape for tensor in network.state_dict().values()])
+                if shapes not in seen:
+                    seen.add(shapes)
+                    start = find_start(model)
+                    note = start.load_into_(network, width, name) if start is not None else None
+                    notes |= dict.fromkeys(filter(None, [note]))
+                    sites |= dict.fromkeys(_check_network(network, splits, alike, released=name in released))
+        for where, teacher in _distinct(pair for settings in here for pair in _teachers(settings)):
             _check_teacher(teacher, splits, where)
     return Findings(list(notes), list(sites))
 
@@ -121,13 +134,18 @@ def _all_settings(space: Space) -> list[Settings]:
     return [*space.settings_of("data", "model"), *space.settings_of("data", "distillation"), *space.boundary_settings()]
 
 
-def _networks(possible_settings: list[Settings]) -> Iterator[tuple[str, str]]:
-    """Yield the name of each network and each teacher's network of some settings, with its key."""
-    for name in dict.fromkeys(settings.model.name for settings in possible_settings):
-        yield name, "model.name"
-    for where, teacher in dict.fromkeys(pair for settings in possible_settings for pair in _teachers(settings)):
+def _distinct(values: Iterable[T]) -> list[T]:
+    """Return the values without repetitions, in their order; they need not be hashable."""
+    return list({repr(value): value for value in values}.values())
+
+
+def _networks(possible_settings: list[Settings]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield the name of each network and each teacher's network of some settings, with its key and arguments."""
+    for model in _distinct(settings.model for settings in possible_settings):
+        yield model.name, "model.name", model.args
+    for where, teacher in _distinct(pair for settings in possible_settings for pair in _teachers(settings)):
         if teacher.model is not None:
-            yield teacher.model, f"{where}.model"
+            yield teacher.model, f"{where}.model", teacher.args
 
 
 def _teachers(settings: Settings) -> Iterator[tuple[str, TeacherSettings]]:
@@ -137,10 +155,24 @@ def _teachers(settings: Settings) -> Iterator[tuple[str, TeacherSettings]]:
             yield f"distillation.teachers[{index}]", teacher
 
 
-def _check_network(name: str, splits: Splits, possible_settings: list[Settings], *, released: bool) -> Iterator[str]:
+def _alike(possible_settings: list[Settings]) -> list[list[Settings]]:
+    """Return the settings in groups whose networks differ at most in arguments that are fractions, such as rates.
+
+    Such networks are all built, but checked further only if their weights have other shapes: a search over several
+    rates would otherwise check many equal networks.
+    """
+    groups: dict[str, list[Settings]] = {}
+    for settings in possible_settings:
+        others = {key: value for key, value in settings.model.args.items() if type(value) is not float}
+        groups.setdefault(repr(settings.model.model_copy(update={"args": others})), []).append(settings)
+    return list(groups.values())
+
+
+def _check_network(
+    network: nn.Module, splits: Splits, possible_settings: list[Settings], *, released: bool
+) -> Iterator[str]:
     """Check that a network fits the data and the methods of some settings; yield lines about its sites."""
-    task = make_task(possible_settings[0].task)
-    network = build(name, num_outputs(task, splits))
+    name, task = possible_settings[0].model.name, make_task(possible_settings[0].task)
     for settings in {_use_of_logits(settings): settings for settings in possible_settings}.values():
         check_network(settings, task, network, splits)
     if released:
@@ -182,7 +214,7 @@ def _check_teacher(teacher: TeacherSettings, splits: Splits, where: str) -> None
     num_classes = len(splits.class_names)
     if teacher.epochs is not None:
         check_forward(
-            build(teacher.model or "", num_classes, f"{where}.model"),
+            build(teacher.model or "", num_classes, f"{where}.model", teacher.args),
             splits.image_shape,
             num_classes,
             f"{where}.model:",

@@ -139,6 +139,23 @@ def test_space_with_domains_inside_choices_survives_yaml() -> None:
     assert space_of(space.to_yaml()) == space
 
 
+def test_argument_of_a_network_is_searched_where_that_network_is_chosen() -> None:
+    space = space_of(
+        "model:\n  choice:\n    - {name: resnet8}\n"
+        "    - {name: 'timm:test_vit', args: {depth: 2, drop_rate: {uniform: [0.0, 0.5]}}}"
+    )
+    samples = drawn(space)
+    assert {(one["model"]["name"], "model.args.drop_rate" in one) for one in samples} == {
+        ("resnet8", False),
+        ("timm:test_vit", True),
+    }
+    for one in samples:
+        rate = {"depth": 2, "drop_rate": one["model.args.drop_rate"]} if "model.args.drop_rate" in one else {}
+        assert space.resolve(one).model.args == rate
+    assert len({one.get("model.args.drop_rate") for one in samples}) > 50
+    assert space_of(space.to_yaml()) == space
+
+
 def test_equal_domain_in_two_choices_is_one_key() -> None:
     space = space_of(f"graft: {{choice: [{{level: layer, {CURVE}}}, {{level: filter, {CURVE}}}, {{alpha: 0.5}}]}}")
     for one in drawn(space):

@@ -86,6 +86,7 @@ BEYOND_A_SCHEMA = re.compile(
             "epochs of cycles must be below",
             "needs the folder",
             "needs exactly one of",
+            "takes no arguments",
             "hard pruning",
             "above 1 must be a whole number",
             "low must be below high",

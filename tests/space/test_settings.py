@@ -82,6 +82,12 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "augmentation.cutmix": ([0, 1.0], {-0.1: "greater than or equal to 0, got -0.1", math.inf: "finite"}),
     "augmentation.mix_probability": ([0, 1], {1.1: "less than or equal to 1", "half": f"{NUMBER} 'half'"}),
     "model.name": (["resnet8", "torchvision:alexnet"], {8: "string, got 8"}),
+    "model.args": (
+        [{}, {"a": 0.5, "b_1": 2, "c": True, "d": "text", "e": [1, [2, 3]]}],
+        {3: "a map, got 3", "a": "a map, got 'a'", None: "a map, got"},
+    ),
+    "model.pretrained": ([True, False], {1: "boolean, got 1", "yes": "boolean, got 'yes'"}),
+    "model.checkpoint": ([None, "some/file.pt"], {3: "string, got 3"}),
     "training.epochs": ([None, 1, 10**6], {0: "greater than or equal to 1, got 0", 1.5: f"{WHOLE} 1.5"}),
     "training.total_epochs": ([None, 2, 10**6], {0: "greater than or equal to 1, got 0", 1.5: f"{WHOLE} 1.5"}),
     "training.batch_size": ([2, 4096], {1: "greater than or equal to 2, got 1", None: f"{WHOLE} null"}),

@@ -40,6 +40,10 @@ def refusal(file: Path, text: str, *overrides: str) -> str:
     return str(caught.value)
 
 
+def space_of_yaml(space: Space) -> Space:
+    return parse_space(yaml.safe_load(space.to_yaml()))
+
+
 def loaded(file: Path, text: str, *overrides: str) -> Space:
     file.write_text(text, encoding="utf-8")
     return load_space(file, overrides)
@@ -195,7 +199,7 @@ def test_unreadable_file_is_named_with_the_reason(tmp_path: Path) -> None:
         (
             "distillation: {teachers: [{}, {modl: resnet8}]}",
             "distillation.teachers[1].modl",
-            ["unknown key 'modl'", "model, epochs, checkpoint, pretrained", "did you mean 'model'?"],
+            ["unknown key 'modl'", "model, args, epochs, checkpoint, pretrained", "did you mean 'model'?"],
         ),
         (
             "distillation: {teachers: [{model: {choice: [resnet8, resnet20]}}]}",
@@ -251,7 +255,30 @@ def test_relative_paths_become_absolute_also_in_domains(space_file: Path) -> Non
     assert settings.distillation.teachers[0].checkpoint == str(here / "best")
 
 
+def test_checkpoint_to_start_from_becomes_absolute_but_no_argument_of_the_network(space_file: Path) -> None:
+    model = (
+        loaded(space_file, "model: {checkpoint: run/best, args: {root: here, checkpoint: {choice: [a, b]}}}")
+        .resolve()
+        .model
+    )
+    assert model.checkpoint == str(Path.cwd() / "run/best")
+    assert model.args == {"root": "here", "checkpoint": "a"}
+
+
 # --set
+
+
+def test_override_sets_and_searches_one_argument_of_the_network(space_file: Path) -> None:
+    space = loaded(
+        space_file, "model: {args: {img_size: 8}}", "model.args.drop_rate=0.1", "model.args.depth={randint: [1, 3]}"
+    )
+    assert space.domains == {"model.args.depth": Domain("randint", (1, 3))}
+    assert space.resolve({"model.args.depth": 2}).model.args == {"img_size": 8, "drop_rate": 0.1, "depth": 2}
+    assert space_of_yaml(space) == space
+    assert refusal(space_file, "", "model.arg.depth=1").startswith("--set model.arg.depth=1: ")
+    message = refusal(space_file, "", "model.args.drop={unifrom: [0, 1]}")
+    assert "model.args.drop: " in message
+    assert "did you mean 'uniform'" in message
 
 
 def test_later_overrides_win(space_file: Path) -> None:

@@ -62,6 +62,17 @@ class TwoSites(nn.Module):
         return logits
 
 
+class WithDropout(TwoSites):
+    """Two sites behind dropout of the images, by an argument."""
+
+    def __init__(self, num_classes: int, *, rate: float = 0.0, widths: list[int] | None = None) -> None:
+        super().__init__(num_classes)
+        self.dropout, self.widths = nn.Dropout(rate), widths
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(self.dropout(images))
+
+
 class Slow(TwoSites):
     """Waits in every step, so that its training leaves the processor to others."""
 
