@@ -153,7 +153,8 @@ def _interface(selected: SelectedNetwork, name: str) -> str:
     ):
         lines.append(
             f"- The weights have the names of `{card.model}`: that library's network with "
-            f"{card.num_classes} classes loads them by `load_state_dict`."
+            f"{card.num_classes} classes{f' and the arguments {card.args}' if card.args else ''} loads them by "
+            f"`load_state_dict`."
         )
     return "\n".join(lines)
 

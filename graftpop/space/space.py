@@ -149,13 +149,14 @@ class Space:
         """Yield settings that cover, in every variant, all combinations of the values searched in some sections.
 
         Args:
-            sections: names of sections; a range in them is represented by its boundary values.
+            sections: names of sections; a range in them is represented by its boundary values, and a single argument of
+                a network by its first value, since `boundary_settings` pairs it with all others.
         """
         samples = combinations(
             {
                 key: domain.boundary_values
                 for key, domain in self.domains.items()
-                if key == "variant" or key.split(".")[0] in sections
+                if key == "variant" or (key.split(".")[0] in sections and key.count(".") < 2)
             }
         )
         return (self.resolve(self.active(sample)) for sample in samples)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 OUTPUT = {
     "language_model": r"(round \d: validation perplexity [\d.]+\n){3}test perplexity [\d.]+, ensemble [\d.]+\n",
     "regression": r"(round \d: validation error 0\.\d+\n){8}test error 0\.\d+, R2 0\.\d+\n",
-    "timm_networks": r"^(\w+: \d+ sites with (99\.\d|100\.0)% of the parameters\n){4}$",
+    "timm_networks": r"^([\w:]+: \d+ sites with (99\.\d|100\.0)% of the parameters\n){4}$",
     "user_network": r"round 6: validation accuracy \d+\.\d%\ntest accuracy \d+\.\d%, ensemble \d+\.\d%\n"
     r"the first image is a \d\n",
     "user_tuner": r"best: \{'graft.A': [\d.e-]+, 'population.num_peers': [23]\}, validation accuracy \d+\.\d% after "

@@ -43,6 +43,15 @@ def test_unknown_name_in_any_variant_is_refused(text: str, message: str) -> None
     assert str(caught.value).startswith(message)
 
 
+def test_every_searched_argument_is_built_and_other_shapes_are_run() -> None:
+    model = "data: {name: digits}\nmodel: {name: 'python:network_makers.%s', args: %s}"
+    preflight(model % ("WithDropout", "{rate: {uniform: [0.0, 1.0]}}"))
+    with pytest.raises(GraftpopError, match=r"^model\.name: .*rate=2\.0"):
+        preflight(model % ("WithDropout", "{rate: {choice: [0.0, 0.5, 2.0]}}"))
+    with pytest.raises(GraftpopError, match=r"^model\.name: .*WithWidth.* cannot take images"):
+        preflight(model % ("WithWidth", "{share: {choice: [1.0, 0.5]}}"))
+
+
 def test_notes_on_the_data_are_returned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for part in ("train", "test"):

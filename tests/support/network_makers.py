@@ -73,6 +73,14 @@ class WithDropout(TwoSites):
         return super().forward(self.dropout(images))
 
 
+class WithWidth(TwoSites):
+    """Two sites whose output layer fits the features for a share of 1.0 only."""
+
+    def __init__(self, num_classes: int, share: float = 1.0) -> None:
+        super().__init__(num_classes)
+        self.classifier = nn.Linear(int(16 * share), num_classes)
+
+
 class Slow(TwoSites):
     """Waits in every step, so that its training leaves the processor to others."""
 
