@@ -45,6 +45,8 @@ INTRODUCTION: Final = """\
 
 The sites of {networks} image classifiers. `graftpop` finds them by running the network, see `graft.sites` in
 [the keys](keys.md#graft). Your own network needs no registration: [supported networks](library.md#networks).
+Set sizes and rates by [arguments](library.md#arguments); start from published weights by
+[fine-tuning](library.md#fine-tuning).
 
 {summary}
 Columns of the table below: height and width of the images; number of sites by kind; share of the parameters that have

@@ -76,7 +76,7 @@ def load_teacher(
     if settings.epochs is not None or (settings.checkpoint is None) != settings.pretrained:
         raise ValueError(f"{where}: load_teacher needs one of checkpoint and pretrained, no epochs, got {settings!r}")
     data = Normalization(_color(mean), _color(std))
-    with seeded(0, torch.device("cpu")):  # initial weights, soon replaced, must not advance the global generator
+    with seeded(0, torch.device("cpu")):  # initial weights must not advance the global generator
         if settings.checkpoint is None:
             published = _published(settings.model, settings.args, f"{where}.model", f"{where}.pretrained")
             _check_classes(published.num_classes, num_classes, published.where)
@@ -182,7 +182,7 @@ def find_start(model: ModelSettings) -> Start | None:
         own = HALF if is_inception and not args["transform_input"] else published.normalization
 
         def read() -> Mapping[str, Tensor]:
-            with seeded(0, torch.device("cpu")):  # initial weights, soon replaced, must not advance the generator
+            with seeded(0, torch.device("cpu")):  # soon replaced weights must not advance the generator
                 weights = published.load().state_dict()
             return {name: tensor for name, tensor in weights.items() if not name.startswith(AUXILIARY)}
 

@@ -144,6 +144,9 @@ def published(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, **args
     folder.mkdir(parents=True)
     with seeded(3, torch.device("cpu")):
         network = torchvision.models.get_model(name, weights=None, num_classes=1000, **args)
+        for module in network.modules():  # torch's initial weights would make logits independent of the image
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
     url = torchvision.models.get_model_weights(name).DEFAULT.url
     torch.save(network.state_dict(), folder / url.rpartition("/")[2])
     return network
@@ -179,7 +182,7 @@ def test_inception_normalizes_images_once(
     network, _ = started(1000, **model.model_dump())
     start = find_start(model)
     assert start is not None
-    assert start.normalization is not None
+    assert start.normalization == (IMAGENET if args else ((0.5,) * 3, (0.5,) * 3))
     pixels = torch.rand(2, 3, 64, 64)
     full = torchvision.models.get_model("googlenet", weights="DEFAULT").eval()
 
@@ -189,6 +192,7 @@ def test_inception_normalizes_images_once(
     with torch.no_grad():
         logits = network.eval()(normalized(*start.normalization))
         torch.testing.assert_close(logits, full(normalized(*IMAGENET)), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(logits, full(pixels), rtol=1e-2, atol=1e-2)
 
 
 def test_published_weights_of_timm_are_adapted_by_its_arguments(
