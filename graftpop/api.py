@@ -145,6 +145,8 @@ class Population:
                         self.outcome = running.finish(done)
                         self._best_peer = self.outcome["best_peer"]
                     yield done
+                    if done.is_last:  # perhaps early
+                        break
             finally:  # also if the caller leaves the loop: the peers end here, their networks stay readable
                 states = dict(running.save()) if running.round else {}
                 self._read_states = states.items

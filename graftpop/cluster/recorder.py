@@ -128,7 +128,8 @@ class Recorder(Callback):
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record the end of a trial."""
         seen = self._see(trial)
-        seen.status = "failed" if seen.error else "completed" if seen.round == seen.num_rounds else "stopped"
+        is_tested = self._folder.metrics[0].test in seen.result  # after its last round, which may come early
+        seen.status = "failed" if seen.error else "completed" if is_tested else "stopped"
         trial.run_metadata.metric_n_steps.clear()  # 80 KB per trial, for averages of metrics that nobody reads
         trial.run_metadata.metric_analysis.clear()
         self._changed(now=True, best=True)

@@ -175,7 +175,8 @@ class PopulationTrainable(tune.Trainable):
                 for name, content in files.items()
                 if name.startswith("teacher-")
             }
-            self._population.load(states, newest.metadata.round, teachers, newest.metadata.num_restarts)
+            scores = self._records.scores(self._space.primary)
+            self._population.load(states, newest.metadata.round, teachers, newest.metadata.num_restarts, scores)
         elif self._population.prepare():  # keep the trained teachers
             self._write_checkpoint(self._population, is_complete=False)
         return self._population

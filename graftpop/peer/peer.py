@@ -146,6 +146,11 @@ class Peer:
         }
         return with_metrics(row, "val", self._task.score(predictions, targets))
 
+    def end(self) -> PeerRow:
+        """End the training before its last epoch, and return the peer's row, measured again."""
+        self._finish()
+        return self._measured()
+
     def _finish(self) -> None:
         for hook in self._hooks:
             hook.finish()

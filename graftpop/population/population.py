@@ -6,7 +6,7 @@ other stays behind handles.
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -51,6 +51,7 @@ class Population:
         self._recovery = Recovery(group, self._roster, self._deadlines, together=settings.runs_in_lockstep)
         self._async_rounds: AsyncRounds | None = None
         self._states: dict[int, Any] = {}
+        self._scores: list[float] = []  # of the completed rounds
         self._teachers: tuple[Any, ...] = ()
 
     @property
@@ -79,6 +80,7 @@ class Population:
             done = self._restart_on_loss(self._round)
             self._deadlines.add(time.monotonic() - start)
         self.round = done.round
+        self._scores.append(done.score)
         return done
 
     def _restart_on_loss(self, act: Callable[[], T]) -> T:
@@ -123,7 +125,10 @@ class Population:
         trained = self._call_all("train", num_epochs)
         rows: dict[int, PeerRow] = {peer: row for peer, row in trained.items() if not isinstance(row, PeerDiverged)}
         done = Round(number, number == settings.num_rounds, list(rows.values()), primary=settings.primary)
-        exchanges = settings.exchanges_after(number) and len(rows) > 1
+        if not done.is_last and rows and len(rows) == len(trained) and self._is_settled(done.score):
+            ended = self._call_all("end")
+            done = Round(number, True, list(ended.values()), primary=settings.primary)
+        exchanges = settings.exchanges_after(number) and len(rows) > 1 and not done.is_last
         compares = settings.diagnostics.pairs and len(rows) > 1
         start = time.perf_counter()
         # all snapshots are taken before any receiver changes, and only of those whose weights are finite
@@ -148,6 +153,12 @@ class Population:
         done.complete()
         self._commit()
         return done
+
+    def _is_settled(self, score: float) -> bool:
+        """Return whether no score of the last `training.patience` rounds is better than the best one before them."""
+        patience, primary = self._settings.training.patience, self._settings.primary
+        merits = [primary.merit(one) for one in (*self._scores, score)]
+        return patience is not None and len(merits) > patience and max(merits[-patience:]) <= max(merits[:-patience])
 
     def _async_round(self) -> Round:
         number = self.round + 1
@@ -289,6 +300,7 @@ class Population:
         round: int,
         teachers: Mapping[int, bytes],
         num_restarts: Mapping[int, int] = MappingProxyType({}),
+        scores: Sequence[float] = (),
     ) -> None:
         """Resume from the states that `save` and `save_teachers` returned after a round.
 
@@ -297,8 +309,10 @@ class Population:
             round: number of completed rounds.
             teachers: state by index of the teacher.
             num_restarts: number of replacements by peer until then.
+            scores: validation scores of the completed rounds, for `training.patience`.
         """
         self._recovery.round = self.round = round
+        self._scores = list(scores)
         self._roster.num_restarts.update(num_restarts)
         self._roster.dismiss([peer for peer in self.peers if peer not in states])
         self._states = {peer: self._group.put(state) for peer, state in states.items()}

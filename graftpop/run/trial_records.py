@@ -76,6 +76,14 @@ class TrialRecords:
         self._tables |= taken
         return damaged
 
+    def scores(self, primary: Metric) -> list[float]:
+        """Return the best peer's value of a metric on the validation split for each round, in order."""
+        by_round: dict[int, float] = {}
+        for row in self._tables["rounds"].select(["round", primary.val]).to_pylist():
+            best = by_round.get(row["round"], row[primary.val])
+            by_round[row["round"]] = max(best, row[primary.val], key=primary.merit)
+        return [by_round[round] for round in sorted(by_round)]
+
     @property
     def last_round(self) -> int:
         """The last round with rows; 0 before the first."""

@@ -104,6 +104,10 @@ class TrainingSettings(Section):
     """Learning rate over time. step: divided by 10 after every 60 epochs. cosine: falls to 0 along a cosine, updated
     every batch. constant: unchanged."""
 
+    patience: Count | None = None
+    """Rounds in a row without a better validation score of the population's best peer after which the training ends
+    early. null: it never does."""
+
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the computation; weights are always float32. float32: full precision. bfloat16: mixed precision.
     auto: bfloat16 where the hardware computes in it, else float32."""

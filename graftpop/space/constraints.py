@@ -87,6 +87,8 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
     if population.mode == "async":
         _check_async(settings, origin)
     _check_actors(settings, origin)
+    if settings.training.patience is not None:
+        _check_patience(settings, origin)
     _check_triplets(settings, origin)
     _check_mixing(settings, origin)
     if settings.model.pretrained and settings.model.checkpoint is not None:
@@ -97,6 +99,20 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
     if data.name in NEED_ROOT and data.root is None:
         raise SpaceError(
             f"{origin('data.root')}: data set '{data.name}' needs the folder of its images, got null; set data.root"
+        )
+
+
+def _check_patience(settings: Settings, origin: Origin) -> None:
+    needing_length = {
+        "population.mode: async": settings.population.mode == "async",
+        "repr": settings.repr is not None,
+        "attenuation": settings.attenuation is not None,
+        "swa": settings.swa is not None,
+    }
+    if cause := next((key for key, is_set in needing_length.items() if is_set), None):
+        raise SpaceError(
+            f"{origin('training.patience')}: must be null with {cause}, whose steps depend on the length of the "
+            f"training, got {settings.training.patience}; remove one"
         )
 
 

@@ -111,6 +111,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         ["step", "cosine", "constant"],
         {"cosin": "unknown name 'cosin'; choose from step, cosine, constant; did you mean 'cosine'?"},
     ),
+    "training.patience": ([None, 1], {0: "greater than or equal to 1, got 0", 1.5: WHOLE}),
     "training.precision": (
         ["auto", "float32", "bfloat16"],
         {"float23": "'auto', 'float32' or 'bfloat16', got 'float23'; did you mean 'float32'?"},

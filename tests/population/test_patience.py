@@ -1,0 +1,71 @@
+"""Tests of `training.patience`: an early end without an exchange, at the same round in a resumed population."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from graftpop.errors import SpaceError
+from graftpop.peer.peer import Peer
+from graftpop.population import LocalGroup, Population, Round
+from graftpop.settings import Settings
+from graftpop.space import parse_space
+
+PATIENCE = 2
+
+
+def settings(**sections: Any) -> Settings:
+    tree: dict[str, Any] = {
+        "data": {"name": "python:user_tasks.sums"},
+        "task": "python:user_tasks.Regression",
+        "model": {"name": "python:user_tasks.Net"},
+        "training": {"epochs": 60, "batch_size": 16, "lr": 0.3, "schedule": "constant", "patience": PATIENCE},
+        "population": {"num_peers": 2},
+        "graft": {},
+    }
+    return parse_space({**tree, **sections}).resolve()
+
+
+def population(wanted: Settings) -> Population:
+    return Population(LocalGroup(partial(Peer, wanted), wanted.population.num_peers), wanted)
+
+
+def ended(running: Population, scores: list[float]) -> Round:
+    """Run to the end, and append the score of each round to `scores`."""
+    while not (done := running.step()).is_last:
+        scores.append(done.score)
+    scores.append(done.score)
+    return done
+
+
+def test_training_ends_after_rounds_without_a_better_score() -> None:
+    scores: list[float] = []
+    running = population(settings())
+    done = ended(running, scores)
+    assert done.round < settings().num_rounds
+    settled = [
+        number > PATIENCE and min(scores[number - PATIENCE : number]) >= min(scores[: number - PATIENCE])
+        for number in range(1, len(scores) + 1)
+    ]
+    assert settled == [False] * (len(scores) - 1) + [True]
+    assert done.grafts == {}  # the last round does not exchange
+    assert running.finish(done)["val_rmse"] == scores[-1]
+
+
+def test_resumed_training_ends_at_the_same_round() -> None:
+    whole: list[float] = []
+    last = ended(population(settings()), whole)
+    half = population(settings())
+    scores = [half.step().score for _ in range(last.round - 1)]
+    resumed = population(settings())
+    resumed.load(dict(half.save()), half.round, {}, scores=scores)
+    assert resumed.step().is_last
+    assert whole[:-1] == scores
+
+
+@pytest.mark.parametrize(
+    "method", [{"swa": {}}, {"attenuation": {}}, {"population": {"num_peers": 2, "mode": "async"}}]
+)
+def test_methods_that_need_the_length_of_the_training_are_refused(method: dict[str, Any]) -> None:
+    with pytest.raises(SpaceError, match=r"training\.patience: "):
+        settings(**method)
