@@ -30,7 +30,7 @@ class ExchangeContext:
         measures: entropies and invalid filters of the sites, measured after the last epoch.
         settings: the population's settings.
         num_steps: returns the optimizer steps trained so far; with the peer, it seeds random numbers.
-        lr_ratio: returns the current learning rate divided by the initial one.
+        lr_ratio: returns the current learning rate divided by the initial one, or by the one after a warmup.
         steps_between: optimizer steps from one exchange to the next.
         user_parts: user-defined functions of the rule, by key of the settings, such as `graft.alpha`.
     """

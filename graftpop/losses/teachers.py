@@ -70,7 +70,7 @@ class Teachers:
         name = f"teacher-{index}"
         with seeded(derive(self._settings.seed, "initialisation", name), torch.device("cpu")):
             network = self._network_of(teacher)
-        lr = learning_rate(training.lr, training.schedule, epochs)
+        lr = learning_rate(training, epochs)
         learner = Learner(
             network,
             self._splits.train,

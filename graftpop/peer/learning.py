@@ -12,7 +12,7 @@ from graftpop.settings import Settings
 from graftpop.tasks.task import Task
 from graftpop.training.learner import Learner
 from graftpop.training.precision import training_dtype
-from graftpop.training.schedules import learning_rate, peer_learning_rate
+from graftpop.training.schedules import learning_rate, peak_epoch, peer_learning_rate
 
 __all__ = ["add_loss_terms", "make_learner"]
 
@@ -46,7 +46,8 @@ def make_learner(  # everything that a learner is made of
         splits.train,
         training,
         task,
-        lr=learning_rate(lr, training.schedule, settings.num_epochs, settings.swa),
+        lr=learning_rate(training, settings.num_epochs, settings.swa, lr=lr),
+        peak_epoch=peak_epoch(training, settings.num_epochs),
         seed=settings.seed,
         peer=peer,
         device=device,

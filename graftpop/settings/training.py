@@ -1,12 +1,22 @@
 """Sections of the data, the network and the training of one peer."""
 
-from typing import Annotated, Literal
+from itertools import pairwise
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
-from graftpop.settings.section import Arguments, Auto, Count, NotNegative, Positive, Rate, Section
+from graftpop.settings.section import Arguments, Auto, Count, NotNegative, OnlyWith, Positive, Rate, Section
 
 __all__ = ["DataSettings", "ModelSettings", "TrainingSettings"]
+
+DECAYING: Final = OnlyWith("training.schedule", ("step",))
+
+
+def _rising(epochs: list[int]) -> list[int]:
+    if any(later <= earlier for earlier, later in pairwise(epochs)):
+        raise PydanticCustomError("rising", "whole numbers in rising order")
+    return epochs
 
 
 class DataSettings(Section):
@@ -92,7 +102,7 @@ class TrainingSettings(Section):
     """Images per step. The papers print 256; their released code uses 128."""
 
     lr: Positive = 0.1
-    """Learning rate at the start."""
+    """Learning rate at the start of the schedule; the highest one with warmup_epochs and one_cycle."""
 
     momentum: Rate = 0.9
     """Momentum of SGD."""
@@ -101,8 +111,22 @@ class TrainingSettings(Section):
     """Weight decay of SGD."""
 
     schedule: str = "step"
-    """Learning rate over time. step: divided by 10 after every 60 epochs. cosine: falls to 0 along a cosine, updated
-    every batch. constant: unchanged."""
+    """Learning rate over time, updated every step. step: multiplied by decay_rate after decay_epochs. cosine: falls to
+    min_lr along a cosine. linear: falls to min_lr along a line. one_cycle: rises from lr / 25 to lr in 30 % of the
+    epochs, then falls to lr / 250000, along cosines. constant: unchanged."""
+
+    warmup_epochs: Annotated[NotNegative, OnlyWith("training.schedule", ("step", "cosine", "linear", "constant"))] = 0.0
+    """Epochs at the start in which the learning rate is multiplied by a factor that rises linearly from 0.01 to 1. The
+    schedule counts its epochs from the start of the training."""
+
+    decay_epochs: Annotated[Count | Annotated[list[Count], Field(min_length=1), AfterValidator(_rising)], DECAYING] = 60
+    """A number: epochs between two decays. A list: the epochs after which the decays happen, in rising order."""
+
+    decay_rate: Annotated[float, Field(gt=0, lt=1), DECAYING] = 0.1
+    """Factor of the learning rate at every decay."""
+
+    min_lr: Annotated[NotNegative, OnlyWith("training.schedule", ("cosine", "linear"))] = 0.0
+    """Learning rate at the end, at most lr. Peers with other learning rates than lr end at the same share of theirs."""
 
     patience: Count | None = None
     """Rounds in a row without a better validation score of the population's best peer after which the training ends

@@ -15,6 +15,7 @@ LENGTHS = (
     "repr",
     "training.epochs",
     "training.total_epochs",
+    "training.warmup_epochs",
     "population.num_peers",
     "population.epochs_per_round",
     "graft.burn_in_rounds",

@@ -72,6 +72,7 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
     """
     population, data = settings.population, settings.data
     _check_epochs(settings, domains, origin)
+    _check_schedule(settings, origin)
     if population.epochs_per_round > settings.num_epochs:
         limit = (
             "training.epochs"
@@ -208,6 +209,20 @@ def _check_epochs(settings: Settings, domains: Mapping[str, Domain], origin: Ori
         raise SpaceError(
             f"{origin('training.total_epochs')}: must be a multiple of population.num_peers "
             f"({num_peers}), got {total}; choose {nearest}"
+        )
+
+
+def _check_schedule(settings: Settings, origin: Origin) -> None:
+    training = settings.training
+    if training.schedule != "one_cycle" and training.warmup_epochs >= settings.num_epochs:
+        raise SpaceError(
+            f"{origin('training.warmup_epochs')}: must be below the epochs of the training ({settings.num_epochs}), "
+            f"got {training.warmup_epochs:g}; warm up for less, or train longer"
+        )
+    if training.schedule in ("cosine", "linear") and training.min_lr > training.lr:
+        raise SpaceError(
+            f"{origin('training.min_lr')}: must be at most training.lr ({training.lr:g}), got {training.min_lr:g}; "
+            f"lower it, or raise training.lr"
         )
 
 

@@ -124,7 +124,7 @@ def _values(value: Schema) -> str:
         whole = "whole number" if number["type"] == "integer" else "number"
         choices.append(f"{whole}, {range_in_words(value)}")
     kinds = {part.get("type") for part in parts_of(value) if not {"enum", "const"} & part.keys()}
-    others = {"boolean": "true or false", "string": "text", "null": "null"}
+    others = {"boolean": "true or false", "string": "text", "array": "a list", "null": "null"}
     patterns = [part["pattern"] for part in parts_of(value) if "pattern" in part]
     prefixes = [name for name in ("torchvision", "timm", "python") if any(name in pattern for pattern in patterns)]
     named = [f"`{name}:{'MODULE.NAME' if name == 'python' else 'NAME'}`" for name in prefixes]

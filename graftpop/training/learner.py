@@ -85,6 +85,7 @@ class Learner:
         peer: index of the peer, or a teacher's name; seeds dropout and, without `data_peer`, data order.
         device: device of the training.
         data_peer: peer whose data order is followed; None for the peer's own order.
+        peak_epoch: epochs after which `lr` is highest, the reference of `lr_ratio`.
         make_optimizer: returns the optimizer; None for SGD with the settings' momentum and weight decay.
 
     Attributes:
@@ -108,6 +109,7 @@ class Learner:
         peer: int | str,
         device: torch.device,
         data_peer: int | str | None = None,
+        peak_epoch: float = 0.0,
         make_optimizer: MakeOptimizer | None = None,
     ) -> None:
         self.network = network.to(device)
@@ -118,7 +120,8 @@ class Learner:
         self.weight_exchange: WeightExchange | None = None
         self._train_images = train
         self._settings, self._task = settings, task
-        self._lr, self._seed, self._peer, self._device = lr, seed, peer, device
+        self._lr, self._peak_epoch = lr, peak_epoch
+        self._seed, self._peer, self._device = seed, peer, device
         self._data_peer = peer if data_peer is None else data_peer
         self._dtype = training_dtype(settings.precision, device)
         if self._dtype == torch.bfloat16 and device.type == "cpu":
@@ -210,8 +213,8 @@ class Learner:
         return self.epoch * self.num_batches + self._step_of_epoch
 
     def lr_ratio(self) -> float:
-        """Return the learning rate of the last step divided by the initial one."""
-        return self._optimizer.lr / self._lr(0.0)
+        """Return the learning rate of the last step divided by the one at the peak, by default the initial one."""
+        return self._optimizer.lr / self._lr(self._peak_epoch)
 
     def momentum(self, name: str) -> Tensor | None:
         """Return the momentum of a parameter, writable in place, or None before its first step."""

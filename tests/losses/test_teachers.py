@@ -95,7 +95,7 @@ def test_trained_teacher_equals_a_learner_seeded_by_its_name() -> None:
             few_digits().train,
             settings.training,
             Classification(),
-            lr=learning_rate(0.05, "cosine", epochs),
+            lr=learning_rate(settings.training, epochs),
             seed=3,
             peer=f"teacher-{index}",
             device=CPU,

@@ -1,5 +1,6 @@
 """Rules between keys, checked for every pair of values that the domains can yield."""
 
+import random
 from typing import Any
 
 import pytest
@@ -238,7 +239,7 @@ def test_user_defined_data_set_needs_its_folder(name: str) -> None:
         (
             "training: {schedule: {choice: [step, cosin]}}",
             "training.schedule",
-            ["'cosin'", "step, cosine, constant", "did you mean 'cosine'?"],
+            ["'cosin'", "step, cosine, linear, one_cycle, constant", "did you mean 'cosine'?"],
         ),
         (
             "population: {topology: {choice: [ring, rang]}}",
@@ -274,6 +275,45 @@ def test_every_key_with_a_table_is_looked_up(key: str) -> None:
 )
 def test_searched_values_are_validated_like_fixed_ones(text: str, key: str, parts: list[str]) -> None:
     assert_refused(text, key, *parts)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "parts"),
+    [
+        ("training: {epochs: 4, warmup_epochs: 4}", "training.warmup_epochs", ["(4)", "got 4; "]),
+        (
+            "training: {total_epochs: {choice: [24, 12]}, warmup_epochs: {uniform: [0.0, 5.0]}}\n"
+            "population: {num_peers: {choice: [2, 3]}}",
+            "training.warmup_epochs",
+            ["(4)", "got 5; "],
+        ),
+        ("training: {schedule: cosine, lr: 0.1, min_lr: 0.2}", "training.min_lr", ["training.lr (0.1)", "got 0.2"]),
+        (
+            "training: {schedule: {choice: [step, linear]}, lr: {uniform: [0.1, 1.0]}, min_lr: {uniform: [0.0, 0.2]}}",
+            "training.min_lr",
+            ["training.lr (0.1)", "got 0.2"],
+        ),
+        ("training: {decay_epochs: [30, 20]}", "training.decay_epochs", ["rising", "got [30, 20]"]),
+        ("training: {decay_epochs: [30, 30]}", "training.decay_epochs", ["rising", "got [30, 30]"]),
+    ],
+)
+def test_schedule_that_cannot_work_is_refused(text: str, key: str, parts: list[str]) -> None:
+    assert_refused(text, key, *parts)
+
+
+def test_keys_of_other_schedules_are_neither_checked_nor_sampled() -> None:
+    assert accepted("training: {schedule: one_cycle, epochs: 4, warmup_epochs: 9, min_lr: 0.2}").training.lr == 0.1
+    space = parse_space(
+        yaml.safe_load(
+            "training: {schedule: {choice: [step, cosine]}, min_lr: {uniform: [0.0, 0.1]}, "
+            "decay_epochs: {choice: [2, [1, 3]]}}"
+        )
+    )
+    found = [space.sample(random.Random(seed)) for seed in range(20)]
+    assert {(one["training.schedule"], *sorted(one)) for one in found} == {
+        ("step", "training.decay_epochs", "training.schedule"),
+        ("cosine", "training.min_lr", "training.schedule"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ VALUES: list[Any] = [
 BEYOND_A_SCHEMA = re.compile(
     "|".join(
         (
-            r"integer( or 'auto')?, got \d+\.0$",  # JSON Schema takes 2.0 as a whole number
+            r"integer( or 'auto'| or a valid list)?, got \d+\.0$",  # JSON Schema takes 2.0 as a whole number
             "is not searched",
             "must be val_accuracy, or a list",
             "must have one item per metric",
@@ -85,6 +85,8 @@ BEYOND_A_SCHEMA = re.compile(
             "must be below the number",
             "epochs of cycles must be below",
             "needs the folder",
+            "in rising order",
+            "must be below the epochs of the training",
             "needs exactly one of",
             "takes no arguments",
             "hard pruning",

@@ -2,6 +2,7 @@
 
 import time
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,17 +125,18 @@ def make_learner(  # a test sets one or two of these
     schedule: str = "cosine",
     precision: str = "float32",
     splits: Splits | None = None,
+    **training: Any,
 ) -> Learner:
-    """Return a learner of a network on the CPU, by default with the few digits."""
+    """Return a learner of a network on the CPU, by default with the few digits; `training` has further settings."""
     settings = TrainingSettings.model_validate(
-        {"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule, "precision": precision}
+        {"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule, "precision": precision} | training
     )
     return Learner(
         network,
         (splits or few_digits()).train,
         settings,
         Classification(),
-        lr=learning_rate(lr, schedule, epochs),
+        lr=learning_rate(settings, epochs),
         seed=seed,
         peer=peer,
         device=torch.device("cpu"),
