@@ -99,7 +99,11 @@ class TrainingSettings(Section):
     """Epochs of all peers together, a multiple of num_peers; excludes epochs. null: epochs * num_peers."""
 
     batch_size: Annotated[int, Field(ge=2)] = 128
-    """Images per step. The papers print 256; their released code uses 128."""
+    """Images per batch. The papers print 256; their released code uses 128."""
+
+    accumulate: Count = 1
+    """Batches per optimizer step, whose loss is the mean over their images. The last step of an epoch may have
+    fewer."""
 
     lr: Positive = 0.1
     """Learning rate at the start of the schedule; the highest one with warmup_epochs and one_cycle."""
@@ -109,6 +113,10 @@ class TrainingSettings(Section):
 
     weight_decay: NotNegative = 5e-4
     """Weight decay of SGD."""
+
+    clip_grad_norm: Positive | None = None
+    """Largest L2 norm of the gradients of all weights together; longer gradients are scaled down to it. null: no
+    limit."""
 
     schedule: str = "step"
     """Learning rate over time, updated every step. step: multiplied by decay_rate after decay_epochs. cosine: falls to

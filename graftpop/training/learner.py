@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim.swa_utils import update_bn
 
@@ -163,12 +164,15 @@ class Learner:
         num_batches = self.num_batches
         loss_sum = torch.zeros((), device=self._device)
         num_correct: Tensor | None = None
-        num_images = 0
+        num_images, waiting, self._step_of_epoch = 0, 0, 0
         self.network.train()
         order_seed = derive(self._seed, "data", self._data_peer, self.epoch)
         batches = images.training_batches(batch_size, order_seed, self._device)
+        accumulate = self._settings.accumulate
         for batch, (inputs, targets) in enumerate(batches):
-            self._optimizer.lr = self._lr(self.epoch + batch / num_batches)
+            if not waiting:
+                self._optimizer.lr = self._lr(self.epoch + batch / num_batches)
+                self._optimizer.zero_grad()
             # seeded per batch, because other peers of this process may use torch's generators between two batches
             with (
                 seeded(derive(self._seed, "dropout", self._peer, self.epoch, batch), self._device),
@@ -184,33 +188,52 @@ class Learner:
             if self.mutual_term is not None:
                 all_logits = yield logits.detach()
                 loss = loss + self.mutual_term(logits, all_logits)
-            self._optimizer.zero_grad()
-            loss.backward()
-            self._apply_masks()
-            self.state.check_shapes()
-            self._optimizer.step()
-            self._step_of_epoch = batch + 1
-            if self.weight_exchange is not None and self.num_steps() % self.weight_exchange.every == 0:
-                self.weight_exchange((yield self.state.buffer), self.num_steps())
+            (loss if accumulate == 1 else loss * len(targets)).backward()
+            waiting += len(targets)
+            if (batch + 1) % accumulate == 0:
+                yield from self._step(waiting)
+                waiting = 0
             loss_sum += task_loss.detach() * len(targets)
             num_images += len(targets)
             with torch.no_grad():
                 correct = self._task.num_correct(outputs, targets)
             if correct is not None:
                 num_correct = correct if num_correct is None else num_correct + correct
+        if waiting:
+            yield from self._step(waiting)
         lr = self._lr(self.epoch)
         self.epoch, self._step_of_epoch = self.epoch + 1, 0
         accuracy = None if num_correct is None else int(num_correct) / num_images
         return EpochMetrics(float(loss_sum) / num_images, accuracy, lr, num_images, time.perf_counter() - start)
 
+    def _step(self, num_images: int) -> Generator[Tensor, Tensor, None]:
+        """Update the weights by the gradients of some images; yield the weights if an exchange follows."""
+        if self._settings.accumulate > 1:  # the gradients are sums over the images
+            torch._foreach_div_(
+                [weight.grad for weight in self._parameters.values() if weight.grad is not None], num_images
+            )
+        self._apply_masks()
+        if self._settings.clip_grad_norm is not None:
+            clip_grad_norm_(self._parameters.values(), self._settings.clip_grad_norm)
+        self.state.check_shapes()
+        self._optimizer.step()
+        self._step_of_epoch += 1
+        if self.weight_exchange is not None and self.num_steps() % self.weight_exchange.every == 0:
+            self.weight_exchange((yield self.state.buffer), self.num_steps())
+
     @property
     def num_batches(self) -> int:
-        """Optimizer steps per epoch."""
+        """Batches per epoch."""
         return -(-self._train_images.num_images // self._settings.batch_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps per epoch."""
+        return -(-self.num_batches // self._settings.accumulate)
 
     def num_steps(self) -> int:
         """Return the optimizer steps trained so far."""
-        return self.epoch * self.num_batches + self._step_of_epoch
+        return self.epoch * self.steps_per_epoch + self._step_of_epoch
 
     def lr_ratio(self) -> float:
         """Return the learning rate of the last step divided by the one at the peak, by default the initial one."""

@@ -39,6 +39,18 @@ def test_rule_acts_after_every_nth_step_over_all_epochs(every: int) -> None:
     assert found == ([sum(first) / len(first)] if first else [])
 
 
+@pytest.mark.parametrize(("every", "exchanges"), [(1, 4), (2, 2), (3, 1)])
+def test_steps_of_accumulated_batches_are_counted_once(every: int, exchanges: int) -> None:
+    """Three batches in groups of two are two steps per epoch."""
+    settings = make_settings(
+        exchange="python:user_parts.Pull",
+        population={"num_peers": 2, "exchange_every": every},
+        training={"epochs": 2, "accumulate": 2},
+    )
+    states, _ = run(settings)
+    assert [int(state["exchange/count"]) for state in states] == [exchanges] * 2
+
+
 def test_full_pull_after_the_last_step_leaves_equal_peers() -> None:
     settings = make_settings(
         papa={"rate": 1 - 1e-12},

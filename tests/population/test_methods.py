@@ -53,6 +53,9 @@ METHODS: dict[str, Tree] = {
         }
     },
     "augmentation and mutual": {"augmentation": {"mixup": 0.2, "erasing": 0.5}, "mutual": {}, "swa": {"start": 0.3}},
+    "accumulation": {"training": {"accumulate": 2, "clip_grad_norm": 0.5}},
+    "accumulation in mutual learning": {"mutual": {}, "training": {"accumulate": 2}},
+    "warmup": {"training": {"warmup_epochs": 1.5}},
     "pairs": {"diagnostics": {"pairs": True, "thresholds": [0.01, 5.0]}},
 }
 
