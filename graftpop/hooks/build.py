@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from graftpop.hooks.attenuation import Attenuation
 from graftpop.hooks.hook import Hook
+from graftpop.hooks.moving_average import MovingAverage
 from graftpop.hooks.repr import RePr
 from graftpop.hooks.scions import InternalScions, NoiseScions
 from graftpop.hooks.weight_averaging import StochasticWeightAveraging
@@ -38,4 +39,6 @@ def make_hooks(settings: Settings, learner: Learner, filters: Sequence[SiteFilte
         hooks.append(Attenuation(learner, filters, settings.attenuation, epochs=epochs, seed=seed, peer=peer))
     if settings.swa is not None:
         hooks.append(StochasticWeightAveraging(learner, start=settings.swa.start, epochs=epochs))
+    if settings.ema is not None:
+        hooks.append(MovingAverage(learner, decay=settings.ema.decay))
     return hooks

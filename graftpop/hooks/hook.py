@@ -27,6 +27,9 @@ class Hook:
             epoch: epochs trained so far, at least 1.
         """
 
+    def restart(self) -> None:
+        """Discard the results of earlier steps, after the weights were replaced from outside."""
+
     def finish(self) -> None:
         """Act on the network after the last epoch."""
 

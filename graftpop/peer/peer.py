@@ -179,6 +179,8 @@ class Peer:
         """
         copy_from_(self._learner.state, donor)
         self._learner.continue_at(self._learner.epoch + num_epochs - len(self._epochs))
+        for hook in self._hooks:
+            hook.restart()
         return self._measured()
 
     def publish(self) -> Snapshot:

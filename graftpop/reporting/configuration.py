@@ -25,6 +25,7 @@ METHODS = {
     "repr": "drops redundant filters for a while and reinitializes them orthogonal to the rest (RePr)",
     "attenuation": "attenuates its weakest filters after every epoch",
     "swa": "averages its weights over the last epochs",
+    "ema": "ends with an exponential moving average of its weights",
 }
 CRITERIA = {"entropy": ("entropy", "entropies", " nats"), "l1": ("L1 norm", "L1 norms", " in L1 norm")}
 """Singular, plural and unit of the criteria that have a name of their own; others are "score by NAME"."""

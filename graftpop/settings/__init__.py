@@ -9,6 +9,7 @@ from graftpop.settings.comparison import ComparisonSettings
 from graftpop.settings.methods import (
     AttenuationSettings,
     DistillationSettings,
+    EmaSettings,
     GraftSettings,
     MutualSettings,
     ReprSettings,
@@ -27,6 +28,7 @@ __all__ = [
     "ComparisonSettings",
     "DataSettings",
     "DistillationSettings",
+    "EmaSettings",
     "GraftSettings",
     "DiagnosticsSettings",
     "ModelSettings",

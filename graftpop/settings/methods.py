@@ -22,6 +22,7 @@ from graftpop.user_code import PYTHON
 __all__ = [
     "AttenuationSettings",
     "DistillationSettings",
+    "EmaSettings",
     "GraftSettings",
     "MutualSettings",
     "PapaSettings",
@@ -204,3 +205,11 @@ class SwaSettings(Section):
 
     lr: Positive | None = None
     """Constant learning rate used from the start of averaging. null: the schedule continues."""
+
+
+class EmaSettings(Section):
+    """Exponential moving average: each peer ends with a mean of its weights in which later optimizer steps count
+    more."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Share of the mean that is kept at every optimizer step."""

@@ -7,6 +7,7 @@ from graftpop.settings.augmentation import AugmentationSettings
 from graftpop.settings.methods import (
     AttenuationSettings,
     DistillationSettings,
+    EmaSettings,
     GraftSettings,
     MutualSettings,
     PapaSettings,
@@ -49,6 +50,7 @@ class Settings(Section):
     repr: ReprSettings | None = None
     attenuation: AttenuationSettings | None = None
     swa: SwaSettings | None = None
+    ema: EmaSettings | None = None
     diagnostics: DiagnosticsSettings = DiagnosticsSettings()
     tune: TuneSettings = TuneSettings()
     resources: ResourceSettings = ResourceSettings()

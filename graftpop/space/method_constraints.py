@@ -9,6 +9,8 @@ __all__ = ["check_methods"]
 EXCLUSIVE = (
     ("repr", "attenuation", "both drop filters"),
     ("swa", "attenuation", "averaging restores attenuated filters"),
+    ("ema", "attenuation", "averaging restores attenuated filters"),
+    ("swa", "ema", "both replace the final weights"),
 )
 """Pairs of sections that exclude each other, with the reason."""
 

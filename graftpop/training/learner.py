@@ -96,6 +96,7 @@ class Learner:
         loss_terms: terms added to the task's loss at every step.
         mutual_term: a further term, from the logits of all peers; None if there is none.
         weight_exchange: exchanges weights within an epoch; None if there are no such exchanges.
+        after_step: called after every optimizer step and the exchange that follows it.
     """
 
     def __init__(  # ten parameters: everything that differs between peers, methods and devices
@@ -119,6 +120,7 @@ class Learner:
         self.loss_terms: list[LossTerm] = []
         self.mutual_term: MutualTerm | None = None
         self.weight_exchange: WeightExchange | None = None
+        self.after_step: list[Callable[[], None]] = []
         self._train_images = train
         self._settings, self._task = settings, task
         self._lr, self._peak_epoch = lr, peak_epoch
@@ -220,6 +222,8 @@ class Learner:
         self._step_of_epoch += 1
         if self.weight_exchange is not None and self.num_steps() % self.weight_exchange.every == 0:
             self.weight_exchange((yield self.state.buffer), self.num_steps())
+        for act in self.after_step:
+            act()
 
     @property
     def num_batches(self) -> int:

@@ -55,6 +55,8 @@ METHODS: dict[str, Tree] = {
     "augmentation and mutual": {"augmentation": {"mixup": 0.2, "erasing": 0.5}, "mutual": {}, "swa": {"start": 0.3}},
     "accumulation": {"training": {"accumulate": 2, "clip_grad_norm": 0.5}},
     "accumulation in mutual learning": {"mutual": {}, "training": {"accumulate": 2}},
+    "ema": {"ema": {"decay": 0.6}},
+    "ema and exchange in steps": {"ema": {"decay": 0.6}, "papa": {}, "population": {"exchange_every": 2}},
     "warmup": {"training": {"warmup_epochs": 1.5}},
     "pairs": {"diagnostics": {"pairs": True, "thresholds": [0.01, 5.0]}},
 }

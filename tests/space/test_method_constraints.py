@@ -93,7 +93,9 @@ def test_searched_repr_cycles_that_are_too_long_are_found() -> None:
     assert accepted(text.replace("40", "43"))
 
 
-@pytest.mark.parametrize(("first", "second"), [("repr", "attenuation"), ("swa", "attenuation")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("repr", "attenuation"), ("swa", "attenuation"), ("ema", "attenuation"), ("swa", "ema")]
+)
 def test_methods_that_undo_each_other_exclude_each_other(first: str, second: str) -> None:
     assert_refused(f"{first}: {{}}\n{second}: {{}}", first, f"excludes {second}", "got both")
     assert_refused(f"{GRID}{first}: {{}}\n{second}: {{grid: [null, {{}}]}}", first, f"excludes {second}", "got both")
@@ -117,6 +119,7 @@ def test_hard_pruning_needs_factor_0() -> None:
         "graft: {}\nrepr: {}",
         "graft: {}\nattenuation: {}",
         "repr: {}\nswa: {}",
+        "repr: {}\nema: {}",
         "graft: {}\nmutual: {}\nswa: {}",
         "population: {output: ensemble}\nattenuation: {}",
         "population: {num_peers: 1}\nmutual: {}",
@@ -126,7 +129,7 @@ def test_other_methods_can_be_combined(text: str) -> None:
     assert accepted(text)
 
 
-@pytest.mark.parametrize("section", ["data", "distillation", "mutual", "repr", "attenuation", "swa"])
+@pytest.mark.parametrize("section", ["data", "distillation", "mutual", "repr", "attenuation", "swa", "ema"])
 def test_data_and_every_method_are_searchable(section: str) -> None:
     keys: dict[str, tuple[str, Any]] = {
         "data": ("max_train_images", {"choice": [100, 200]}),
@@ -135,6 +138,7 @@ def test_data_and_every_method_are_searchable(section: str) -> None:
         "repr": ("rate", {"uniform": [0.1, 0.5]}),
         "attenuation": ("criterion", {"choice": ["l1", "l2"]}),
         "swa": ("start", {"uniform": [0.5, 0.9]}),
+        "ema": ("decay", {"uniform": [0.9, 0.999]}),
     }
     key, domain = keys[section]
     tree = {section: {key: domain}}

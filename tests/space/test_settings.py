@@ -108,10 +108,22 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         {-1e-4: "greater than or equal to 0, got -0.0001", math.inf: "a finite number, got inf"},
     ),
     "training.schedule": (
-        ["step", "cosine", "constant"],
-        {"cosin": "unknown name 'cosin'; choose from step, cosine, constant; did you mean 'cosine'?"},
+        ["step", "cosine", "linear", "one_cycle", "constant"],
+        {
+            "cosin": "unknown name 'cosin'; choose from step, cosine, linear, one_cycle, constant; "
+            "did you mean 'cosine'?"
+        },
     ),
     "training.patience": ([None, 1], {0: "greater than or equal to 1, got 0", 1.5: WHOLE}),
+    "training.warmup_epochs": ([0, 0.5, 5], {-1: "greater than or equal to 0, got -1", 200: "below the epochs"}),
+    "training.decay_epochs": (
+        [1, 60, [100, 150]],
+        {0: "greater than or equal to 1", 1.5: "integer or a valid list, got 1.5", 60.0: "integer"},
+    ),
+    "training.decay_rate": ([0.1, 0.999], {0: "greater than 0, got 0", 1: "less than 1, got 1"}),
+    "training.min_lr": ([0, 1e-5, 0.1], {-1e-5: "greater than or equal to 0", math.inf: "a finite number, got inf"}),
+    "training.accumulate": ([1, 64], {0: "greater than or equal to 1, got 0", None: f"{WHOLE} null"}),
+    "training.clip_grad_norm": ([None, 0.1, 5], {0: "greater than 0, got 0", "1.0": "got '1.0'"}),
     "training.precision": (
         ["auto", "float32", "bfloat16"],
         {"float23": "'auto', 'float32' or 'bfloat16', got 'float23'; did you mean 'float32'?"},
@@ -220,6 +232,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "attenuation.remove": ([True, False], {None: "boolean, got null"}),
     "swa.start": ([0, 0.999], {1: "less than 1, got 1", -0.1: "greater than or equal to 0, got -0.1"}),
     "swa.lr": ([None, 1e-9, 1], {0: "greater than 0, got 0", "1e-3": "write 0.001"}),
+    "ema.decay": ([0.5, 0.9999], {1: "less than 1, got 1", 0: "greater than 0, got 0"}),
     "diagnostics.thresholds": ([[], [0.1, 1]], {0.1: "list, got 0.1"}),
     "diagnostics.density_of": ([None, "run/best"], {1: "string, got 1"}),
     "diagnostics.density_threshold": ([1e-9, 10], {0: "greater than 0, got 0"}),
