@@ -23,10 +23,12 @@ from graftpop.population.round import Round
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings
 from graftpop.space import parse_space
+from graftpop.space.optimizer_arguments import check_training
 from graftpop.space.yaml_tree import STUDY_KEYS
 from graftpop.tasks.check import check_network
 from graftpop.tasks.find import make_task, metrics_of
 from graftpop.tasks.task import Task
+from graftpop.training.named_optimizers import hidden_weights
 from graftpop.training.optimizers import MakeOptimizer
 from graftpop.user_code import name_of
 
@@ -35,7 +37,7 @@ __all__ = ["Population"]
 SPACE_ONLY = ("data", "model", "tune", *STUDY_KEYS)
 """Sections and keys of a space that `Population` refuses."""
 
-SET_BY_OPTIMIZER = ("lr", "momentum", "weight_decay")
+SET_BY_OPTIMIZER = ("optimizer", "lr", "momentum", "weight_decay", "decay_norm_and_bias")
 
 
 class Population:
@@ -59,8 +61,8 @@ class Population:
         task: a user-defined task, a subclass of `graftpop.Task` or a function that makes one; or the section `task` of
             a space. None: classification.
         exchange: a user-defined exchange rule, a subclass of `graftpop.ExchangeRule`; excludes the section `graft`.
-        optimizer: makes a torch optimizer from parameters; None: SGD with the settings of `training`. Its learning rate
-            replaces `training.lr` and follows `training.schedule`.
+        optimizer: makes a torch optimizer from parameters; None: `training.optimizer`. Its learning rate replaces
+            `training.lr` and follows `training.schedule`.
         num_workers: number of processes that read items, per peer.
         on_ray: True: the peers are Ray actors, on the cluster of this process or else on a new one on this machine;
             False: they train one after the other in this process.
@@ -121,6 +123,8 @@ class Population:
             augmentation=self.settings.augmentation,
         )
         splits, probe = make_splits(), self._new_network()
+        if optimizer is None and self.settings.training.optimizer.name == "muon":
+            hidden_weights(probe)
         check_network(self.settings, new_task(), probe, splits)
         check_user_parts(self.settings, probe, sites_of(self.settings, probe, splits.image_shape), parts)
         self._components = Components(network, _Splits(make_splits, num_workers), optimizer, new_task, parts)
@@ -239,4 +243,6 @@ def _settings(
         raise SpaceError(
             f"Population: must search nothing, got a domain for {', '.join(space.domains)}; use graftpop.tune to search"
         )
-    return space.resolve()
+    settings = space.resolve()
+    check_training(settings.training)
+    return settings

@@ -132,6 +132,35 @@ def test_torch_sgd_trains_like_the_built_in_one(make: Any, plain: dict[str, floa
     assert [row["train_loss"] for row in first.peers] == pytest.approx([row["train_loss"] for row in second.peers])
 
 
+def test_named_optimizer_trains_like_the_same_one_by_a_function() -> None:
+    training: dict[str, Any] = {"epochs": 1, "batch_size": 32, "precision": "float32"}
+    named = training | {"lr": 0.01, "weight_decay": 0.1, "optimizer": {"name": "adamw", "betas": [0.8, 0.9]}}
+    made = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1, betas=(0.8, 0.9))
+    one, other = make_population(training=named), make_population(optimizer=made, training=training)
+    list(one.run()), list(other.run())
+    assert same_bits(weights_of(one.network(0)), weights_of(other.network(0)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("optimizer", {"name": "adam"}), ("decay_norm_and_bias", False), ("lr", 0.1)]
+)
+def test_function_for_the_optimizer_excludes_the_keys_that_it_sets(key: str, value: Any) -> None:
+    with pytest.raises(SpaceError, match=rf"^training\.{key}: .*optimizer"):
+        make_population(optimizer=adam, training={key: value})
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "key"),
+    [
+        ({"name": "adamw", "beta": 0.9}, "training.optimizer.beta"),
+        ({"name": "adamw", "eps": -1.0}, "training.optimizer"),
+    ],
+)
+def test_wrong_argument_of_a_named_optimizer_is_refused_at_once(optimizer: dict[str, Any], key: str) -> None:
+    with pytest.raises(SpaceError, match=rf"{key}: "):
+        make_population(training={"optimizer": optimizer})
+
+
 class Drawing(Dataset[Any]):
     """Items that draw from torch's generator when read, like transforms."""
 

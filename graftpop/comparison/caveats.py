@@ -13,8 +13,10 @@ EQUAL_COMPUTE = 0.01
 
 SCHEDULE_KEYS = (
     "training.lr",
+    "training.optimizer",
     "training.momentum",
     "training.weight_decay",
+    "training.decay_norm_and_bias",
     "training.schedule",
     "training.warmup_epochs",
     "training.decay_epochs",

@@ -30,7 +30,7 @@ class Components:
     Attributes:
         make_network: function from the number of outputs to a new network, with weights from torch's global generator.
         make_splits: function from the number of reader processes to the data.
-        make_optimizer: function from parameters to their optimizer; None: SGD with the settings' values.
+        make_optimizer: function from parameters to their optimizer; None: the one that the settings name.
         make_task: returns a new task.
         user_parts: user-defined parts of the exchange, by key of the settings: `exchange`, `graft.alpha`,
             `graft.criterion`; those that the settings name and are absent here are imported.

@@ -16,6 +16,7 @@ from graftpop.settings.methods import (
     SwaSettings,
     TeacherSettings,
 )
+from graftpop.settings.optimizer import OptimizerSettings
 from graftpop.settings.population import DiagnosticsSettings, PopulationSettings
 from graftpop.settings.settings import Settings
 from graftpop.settings.study import ResourceSettings, TuneSettings
@@ -34,6 +35,7 @@ __all__ = [
     "ModelSettings",
     "NO_AUGMENTATION",
     "MutualSettings",
+    "OptimizerSettings",
     "PopulationSettings",
     "ReprSettings",
     "ResourceSettings",

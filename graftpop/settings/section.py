@@ -6,8 +6,6 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from graftpop.user_code import PYTHON
-
 __all__ = [
     "Arguments",
     "Auto",
@@ -89,7 +87,7 @@ class OnlyWith:
 
     Attributes:
         key: dotted key.
-        values: its values; PYTHON among them stands for every name of user code.
+        values: its values; a prefix such as `python:` stands for every name that begins with it.
     """
 
     key: str
@@ -97,8 +95,8 @@ class OnlyWith:
 
     def allows(self, value: Any) -> bool:
         """Return whether the other key has one of the values."""
-        is_user_code = isinstance(value, str) and value.startswith(PYTHON)
-        return (PYTHON if is_user_code else value) in self.values
+        prefix, colon, _ = value.partition(":") if isinstance(value, str) else ("", "", "")
+        return (f"{prefix}:" if colon else value) in self.values
 
 
 class Section(BaseModel):

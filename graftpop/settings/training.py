@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from graftpop.settings.optimizer import TIMM, OptimizerSettings
 from graftpop.settings.section import Arguments, Auto, Count, NotNegative, OnlyWith, Positive, Rate, Section
 
 __all__ = ["DataSettings", "ModelSettings", "TrainingSettings"]
@@ -90,7 +91,7 @@ class ModelSettings(Section):
 
 
 class TrainingSettings(Section):
-    """How one peer trains: SGD with momentum and weight decay."""
+    """How one peer trains: optimizer, learning rate, batches and precision."""
 
     epochs: Count | None = None
     """Epochs that each peer trains. null: 200, or total_epochs / num_peers if total_epochs is set."""
@@ -108,11 +109,19 @@ class TrainingSettings(Section):
     lr: Positive = 0.1
     """Learning rate at the start of the schedule; the highest one with warmup_epochs and one_cycle."""
 
-    momentum: Rate = 0.9
-    """Momentum of SGD."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """Name and arguments of the optimizer, such as {name: adamw, betas: [0.9, 0.99]}; each or all may be searched. sgd
+    has the argument nesterov. adam, adamw, nadam, radam, adamax, rmsprop, adagrad, adadelta and muon are torch's, and
+    timm:NAME is timm's. muon trains 2-d weights of hidden layers, AdamW the others."""
+
+    momentum: Annotated[Rate, OnlyWith("training.optimizer.name", ("sgd", "rmsprop", "muon", TIMM))] = 0.9
+    """Momentum of the optimizer, if it has one; adam and its kin have betas instead."""
 
     weight_decay: NotNegative = 5e-4
-    """Weight decay of SGD."""
+    """Weight decay as the optimizer applies it: in the gradient of sgd and adam, apart from it in adamw and muon."""
+
+    decay_norm_and_bias: bool = True
+    """Whether weight decay applies to normalization and biases too, that is to parameters with one axis or none."""
 
     clip_grad_norm: Positive | None = None
     """Largest L2 norm of the gradients of all weights together; longer gradients are scaled down to it. null: no

@@ -15,9 +15,9 @@ from pydantic.fields import FieldInfo
 from graftpop.settings import Settings
 from graftpop.settings.section import OnlyWith
 from graftpop.space.domains import Domain
-from graftpop.space.yaml_tree import default_of, section_of
+from graftpop.space.yaml_tree import default_of, section_of, value_at
 
-__all__ = ["conditions_of", "dependent_keys", "in_order", "possible_values"]
+__all__ = ["conditions_of", "dependent_keys", "in_order", "possible_values", "searched_around"]
 
 
 @cache
@@ -60,12 +60,21 @@ def possible_values(condition: OnlyWith, key: str, domains: Mapping[str, Domain]
         domains: domains of the searched keys.
         fixed: the value of the condition's key if it is not searched.
     """
-    section, _, name = condition.key.partition(".")
-    if condition.key in domains:
-        return domains[condition.key].boundary_values
-    if section in domains and (within := domains[key].only_with) is not None:
-        return [choice.get(name, default_of(condition.key)) for choice in within.values]
-    return (fixed,)
+    searched = searched_around(condition.key, domains)
+    if searched is None:
+        return (fixed,)
+    if searched == condition.key:
+        return domains[searched].boundary_values
+    within, names = domains[key].only_with, condition.key.removeprefix(f"{searched}.").split(".")
+    choices = within.values if within is not None and within.key == searched else domains[searched].values
+    return [value_at(choice, names, default_of(condition.key)) for choice in choices]
+
+
+def searched_around(key: str, domains: Mapping[str, Domain]) -> str | None:
+    """Return the searched key that decides the value of a key: itself, or a section around it; None: it is fixed."""
+    names = key.split(".")
+    around = (".".join(names[:length]) for length in range(len(names), 0, -1))
+    return next((name for name in around if name in domains), None)
 
 
 def in_order(domains: Mapping[str, Domain]) -> dict[str, Domain]:
@@ -74,8 +83,9 @@ def in_order(domains: Mapping[str, Domain]) -> dict[str, Domain]:
 
     def add(key: str) -> None:
         for condition in conditions_of(key, domains):
-            if condition.key in domains and condition.key not in ordered:
-                add(condition.key)
+            searched = searched_around(condition.key, domains)
+            if searched is not None and searched not in ordered:
+                add(searched)
         ordered.setdefault(key, domains[key])
 
     for key in domains:

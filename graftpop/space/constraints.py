@@ -11,6 +11,7 @@ from graftpop.ops.topology import TOPOLOGIES
 from graftpop.settings import Settings
 from graftpop.space.conditions import conditions_of, possible_values
 from graftpop.space.domains import Domain
+from graftpop.space.optimizer_arguments import check_arguments
 from graftpop.space.validation_messages import Origin
 from graftpop.training.schedules import SCHEDULES
 from graftpop.user_code import PYTHON
@@ -73,6 +74,7 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
     population, data = settings.population, settings.data
     _check_epochs(settings, domains, origin)
     _check_schedule(settings, origin)
+    check_arguments(settings.training.optimizer, origin, import_timm=False)
     if population.epochs_per_round > settings.num_epochs:
         limit = (
             "training.epochs"

@@ -177,4 +177,7 @@ def number_hint(text: str) -> str:
         number = float(text)
     except ValueError:
         return ""
-    return f"; '{text}' is text in YAML, write {int(text) if text.isdecimal() else number!r}"
+    written = str(int(text)) if text.isdecimal() else repr(number)
+    if "e" in written and "." not in written:  # 1e-08 is text too
+        written = written.replace("e", ".0e")
+    return f"; '{text}' is text in YAML, write {written}"

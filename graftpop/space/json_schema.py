@@ -5,7 +5,8 @@ is a definition of the same name. If its values may be domains, there is a secon
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from graftpop.settings import ComparisonSettings, Settings
@@ -13,7 +14,7 @@ from graftpop.space.comparison_keys import SECTIONS
 from graftpop.space.domains import DOMAINS
 from graftpop.space.parsing import SEARCHABLE
 from graftpop.space.settings_schema import Schema, class_of, number_in, schema_of, settings_schema
-from graftpop.space.yaml_tree import known_keys
+from graftpop.space.yaml_tree import known_keys, maps_of_values
 
 __all__ = ["KINDS", "schema_text", "space_schema"]
 
@@ -59,7 +60,7 @@ def space_schema() -> Schema:
         | {
             f"Searched{name}": _with_domains(fixed[name], f"#/$defs/{name}", ranges=section != "data")
             for section in SEARCHABLE
-            if (name := class_of(top[section]))
+            for name in _classes_in(top[section], fixed)
         }
         | comparison["$defs"]
         | {"Variant": _variant(top, fixed), **KINDS},
@@ -96,22 +97,33 @@ def _at_top(name: str, node: Schema, fixed: Schema) -> Schema:
     return description | {"anyOf": [searched, *null, _domain(choice, choice)]}
 
 
+def _classes_in(node: Schema, fixed: Schema) -> Iterator[str]:
+    """Yield the class of a section and the classes of the sections inside it."""
+    if name := class_of(node):
+        yield name
+        for value in fixed[name]["properties"].values():
+            yield from _classes_in(value, fixed)
+
+
 def _with_domains(section: Schema, ref: str, *, ranges: bool) -> Schema:
     """Return a section whose values may be domains. No key is required, since variants may set it."""
     keys = {}
     for key, value in section["properties"].items():
-        own: Schema = {"$ref": f"{ref}/properties/{key}"}
+        inner = class_of(value)
+        own: Schema = {"$ref": f"#/$defs/Searched{inner}" if inner else f"{ref}/properties/{key}"}
         searched = own
         if "additionalProperties" in value:
             item, one = value["additionalProperties"], {"$ref": f"{ref}/properties/{key}/additionalProperties"}
-            names = {
+            pattern = {
                 "pattern": rf"^(?!({'|'.join(DOMAINS)})$)[A-Za-z_]\w*$"
             }  # a map of one kind is a domain of the whole
             values = {"anyOf": [one, _domain(item, one, ranges=ranges)]}
-            searched = {"type": "object", "propertyNames": names, "additionalProperties": values}
+            searched = {"type": "object", "propertyNames": pattern, "additionalProperties": values}
         # repeats the description of `own`, since editors look for it here when they complete the key
         keys[key] = {"description": value["description"], "anyOf": [searched, _domain(value, own, ranges=ranges)]}
-    return {name: section[name] for name in section if name != "required"} | {"properties": keys}
+    # in an open section, a map of one kind would be a section with an argument of that name
+    names = {"propertyNames": {"not": {"enum": [*DOMAINS]}}} if section.get("additionalProperties") else {}
+    return {name: section[name] for name in section if name != "required"} | {"properties": keys} | names
 
 
 def _domain(value: Schema, own: Schema, *, ranges: bool = True) -> Schema:
@@ -171,5 +183,11 @@ def _comparison() -> Schema:
         name: {"anyOf": [{"$ref": "#/$defs/Variant"}, NULL]} for name in variants["patternProperties"]
     }
     searched = [key for key in (*SEARCHABLE, *known_keys(Settings)) if key.split(".")[0] in SEARCHABLE]
-    row["propertyNames"] = {"enum": [*row["properties"], *(key for key in searched if key != "seed")]}
+    maps = "|".join(re.escape(key) for key in maps_of_values(Settings))
+    row["propertyNames"] = {
+        "anyOf": [
+            {"enum": [*row["properties"], *(key for key in searched if key != "seed")]},
+            {"pattern": rf"^({maps})\."},
+        ]
+    }
     return schema

@@ -114,6 +114,8 @@ def _table(*names: str, rows: Iterable[tuple[str, ...]]) -> str:
 
 def _values(value: Schema) -> str:
     """Return the values that a key may have: choices, numbers with their range, or a type."""
+    if class_of(value):
+        return "a map"
     if value.get("type") == "object":
         return "a map of names to numbers, true, false, text or lists"
     if value.get("type") == "array":

@@ -219,7 +219,7 @@ def _take_domains(
         key = ".".join((*path, str(name)))
         if is_domain(value):
             domains[key] = _read_domain(key, value, origin)
-            if not path:
+            if any(isinstance(choice, dict) for choice in domains[key].values):
                 domains |= _take_inner_domains(key, domains, origin)
             node[name] = domains[key].boundary_values[0]
         elif isinstance(value, dict):

@@ -15,7 +15,7 @@ from graftpop.settings import Settings
 from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.conditions import conditions_of
 from graftpop.space.domains import Domain
-from graftpop.space.yaml_tree import default_of, merged, put
+from graftpop.space.yaml_tree import default_of, merged, put, value_at
 
 __all__ = ["Space"]
 
@@ -98,7 +98,7 @@ class Space:
     def with_needed(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return a part of a sample with values of other searched keys that make its keys matter."""
         needed = {
-            on.key: next(value for value in self.domains[on.key].boundary_values if value in on.values)
+            on.key: next(value for value in self.domains[on.key].boundary_values if on.allows(value))
             for key in sample
             for on in conditions_of(key, self.domains)
             if on.key in self.domains and on.key not in sample
@@ -120,22 +120,18 @@ class Space:
             key: a searched key.
             chosen: values of the keys before it in `domains`, those that matter; fixed or first values replace others.
         """
-        return all(self.value_of(on.key, chosen) in on.values for on in conditions_of(key, self.domains))
+        return all(on.allows(self.value_of(on.key, chosen)) for on in conditions_of(key, self.domains))
 
     def value_of(self, key: str, chosen: Mapping[str, Any]) -> Any:
         """Return the value of a key, or of a whole section, in a sample; None if its section is off."""
-        section, _, name = key.partition(".")
-        if key in chosen:
-            return chosen[key]
-        if not name:
+        names = key.split(".")
+        for length in range(len(names), 0, -1):
+            if (around := ".".join(names[:length])) in chosen:
+                return value_at(chosen[around], names[length:], default_of(key))
+        if len(names) == 1:
             return self.domains[key].values[0]
         variant = self.variants[chosen.get("variant", next(iter(self.variants)))] if self.variants else {}
-        for tree in [chosen] if section in chosen else [variant, self.tree]:
-            if section in tree and tree[section] is None:
-                return None
-            if name in tree.get(section, ()):
-                return tree[section][name]
-        return default_of(key)
+        return value_at(variant, names, value_at(self.tree, names, default_of(key)))
 
     def boundary_settings(self) -> Iterator[Settings]:
         """Yield settings that cover, in every variant, all pairs of boundary values of any two searched keys."""

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from graftpop.errors import closest
+from graftpop.settings.optimizer import TIMM
 from graftpop.space.domains import DOMAINS, number_hint
 from graftpop.space.yaml_tree import STUDY_KEYS, names_at
 from graftpop.user_code import PYTHON
@@ -35,7 +36,8 @@ class Origins:
 
     def __call__(self, key: str) -> str:
         """Return the start of a message about a key."""
-        set_by = (self._overridden.get(name) for name in (key, key.partition("[")[0], re.split(r"[.\[]", key)[0]))
+        ends = [len(key), *(match.start() for match in reversed([*re.finditer(r"[.\[]", key)]))]
+        set_by = (self._overridden.get(key[:end]) for end in ends)
         return f"{next(filter(None, set_by), self._where)}: {key}"
 
 
@@ -142,6 +144,8 @@ def _rule(problem: ErrorDetails) -> str:
         return "a map"
     if problem["type"] == "string_pattern_mismatch" and problem["ctx"]["pattern"] == r"\S":
         return "text"
+    if problem["type"] == "string_pattern_mismatch" and TIMM in problem["ctx"]["pattern"]:
+        return f"{TIMM}NAME"
     if problem["type"] == "string_pattern_mismatch" and PYTHON in problem["ctx"]["pattern"]:
         return f"{PYTHON}MODULE.NAME"
     if problem["type"] == "string_pattern_mismatch":

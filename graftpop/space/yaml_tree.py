@@ -6,7 +6,7 @@ and number of nodes are bounded. Aliases are refused, so the data is never large
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
@@ -32,6 +32,7 @@ __all__ = [
     "read_sections",
     "read_yaml",
     "section_of",
+    "value_at",
     "with_defaults",
 ]
 
@@ -264,20 +265,38 @@ def known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield the dotted keys of a section and of the sections below it."""
     for name, field in section.model_fields.items():
         below = section_of(field.annotation)
-        if below is None:
+        if below is None or _is_open(below):
             yield prefix + name
         else:
             yield from known_keys(below, f"{prefix}{name}.")
 
 
 def maps_of_values(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys whose value is a map of the user's names, such as `model.args`."""
+    """Yield the dotted keys whose value is a map of further names, such as `model.args` and `training.optimizer`."""
     for name, field in section.model_fields.items():
         below = section_of(field.annotation)
-        if below is not None:
+        if below is not None and _is_open(below):
+            yield prefix + name
+        elif below is not None:
             yield from maps_of_values(below, f"{prefix}{name}.")
         elif get_origin(field.annotation) is dict:
             yield prefix + name
+
+
+def _is_open(section: type[BaseModel]) -> bool:
+    """Return whether a section may have keys of any name beside its own."""
+    return section.model_config.get("extra") == "allow"
+
+
+def value_at(tree: Any, names: Sequence[str], default: Any) -> Any:
+    """Return the value at a path of nested maps: `default` if a name is missing, None below a null."""
+    for name in names:
+        if tree is None:
+            return None
+        if not isinstance(tree, Mapping) or name not in tree:
+            return default
+        tree = tree[name]
+    return tree
 
 
 def names_at(path: tuple[str | int, ...]) -> list[str]:
@@ -290,10 +309,13 @@ def names_at(path: tuple[str | int, ...]) -> list[str]:
 
 
 def default_of(key: str) -> Any:
-    """Return the default of a `section.key`."""
-    section, _, name = key.partition(".")
-    below = section_of(Settings.model_fields[section].annotation)
-    return below.model_fields[name].get_default() if below else None
+    """Return the default of a `section.key`; None for an argument, such as `training.optimizer.betas`."""
+    below: type[BaseModel] | None = Settings
+    *sections, name = key.split(".")
+    for section in sections:
+        below = section_of(below.model_fields[section].annotation) if below else None
+    field = below.model_fields.get(name) if below else None
+    return field.get_default() if field else None
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:

@@ -20,10 +20,12 @@ from graftpop.peer.sites import rankable, sites_of
 from graftpop.settings import Settings, TeacherSettings
 from graftpop.sites import Site, alpha_share
 from graftpop.space import Space
+from graftpop.space.optimizer_arguments import check_training
 from graftpop.study.trackers import TRACKERS
 from graftpop.tasks.check import check_network
 from graftpop.tasks.find import make_task, num_outputs
 from graftpop.training.filters import site_weights
+from graftpop.training.named_optimizers import hidden_weights
 from graftpop.training.removal import check_removable
 from graftpop.user_code import PYTHON, import_user_code
 
@@ -48,12 +50,15 @@ def check_packages(space: Space) -> None:
 
 
 def check_names(space: Space) -> None:
-    """Check the names of every data set and network that a trial may use; import the modules of `user_code_names`.
+    """Check the names of every data set, network and optimizer of the trials; import the modules of `user_code_names`.
 
     Raises:
-        GraftpopError: a name is unknown.
+        GraftpopError: a name is unknown, or an optimizer cannot train with its arguments.
     """
     every = _all_settings(space)
+    trainings = {str((one.optimizer, one.momentum)): one for one in (settings.training for settings in every)}
+    for training in trainings.values():
+        check_training(training)
     for data in dict.fromkeys(settings.data.name for settings in every):
         if data.startswith(PYTHON):
             import_user_code(data, "data.name", DataError)
@@ -120,7 +125,7 @@ def check_data_and_models(space: Space) -> Findings:
                     notes |= dict.fromkeys(filter(None, [note]))
                     sites |= dict.fromkeys(_check_network(network, splits, alike, released=name in released))
         for where, teacher in _distinct(pair for settings in here for pair in _teachers(settings)):
-            _check_teacher(teacher, splits, where)
+            _check_teacher(teacher, splits, where, uses_muon=_uses_muon(here))
     return Findings(list(notes), list(sites))
 
 
@@ -175,6 +180,8 @@ def _check_network(
     name, task = possible_settings[0].model.name, make_task(possible_settings[0].task)
     for settings in {_use_of_logits(settings): settings for settings in possible_settings}.values():
         check_network(settings, task, network, splits)
+    if _uses_muon(possible_settings):
+        hidden_weights(network, name)
     if released:
         check_released(list(network.state_dict()))
     for settings in {_use_of_sites(settings): settings for settings in possible_settings}.values():
@@ -210,14 +217,16 @@ def _sites_line(settings: Settings, network: nn.Module, sites: Sequence[Site]) -
     return f"{settings.model.name}: {len(sites)} sites ({choice}) with {share:.1%} of the parameters"
 
 
-def _check_teacher(teacher: TeacherSettings, splits: Splits, where: str) -> None:
+def _uses_muon(possible_settings: Sequence[Settings]) -> bool:
+    return any(settings.training.optimizer.name == "muon" for settings in possible_settings)
+
+
+def _check_teacher(teacher: TeacherSettings, splits: Splits, where: str, *, uses_muon: bool) -> None:
     num_classes = len(splits.class_names)
     if teacher.epochs is not None:
-        check_forward(
-            build(teacher.model or "", num_classes, f"{where}.model", teacher.args),
-            splits.image_shape,
-            num_classes,
-            f"{where}.model:",
-        )
+        network = build(teacher.model or "", num_classes, f"{where}.model", teacher.args)
+        check_forward(network, splits.image_shape, num_classes, f"{where}.model:")
+        if uses_muon:
+            hidden_weights(network, teacher.model or "")
     else:
         load_teacher(teacher, num_classes, splits.image_shape, where, mean=splits.recipe.mean, std=splits.recipe.std)

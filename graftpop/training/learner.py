@@ -19,9 +19,9 @@ from graftpop.settings import TrainingSettings
 from graftpop.tasks.task import Outputs, Task
 from graftpop.training.collective import run_alone
 from graftpop.training.flat_state import FlatState
+from graftpop.training.named_optimizers import named_optimizer
 from graftpop.training.optimizers import MakeOptimizer, Optimizer, TorchOptimizer
 from graftpop.training.precision import avoid_slow_kernels_, training_dtype
-from graftpop.training.sgd import MomentumSGD
 
 __all__ = ["EpochMetrics", "Learner", "LossTerm", "MutualTerm", "Steps", "WeightExchange"]
 
@@ -79,7 +79,7 @@ class Learner:
     Args:
         network: the network to train.
         train: the training images.
-        settings: batch size, momentum, weight decay and precision.
+        settings: batch size, optimizer and precision.
         task: loss and predictions.
         lr: maps the epochs trained so far, fractional within an epoch, to the learning rate.
         seed: the study's seed.
@@ -87,7 +87,7 @@ class Learner:
         device: device of the training.
         data_peer: peer whose data order is followed; None for the peer's own order.
         peak_epoch: epochs after which `lr` is highest, the reference of `lr_ratio`.
-        make_optimizer: returns the optimizer; None for SGD with the settings' momentum and weight decay.
+        make_optimizer: returns the optimizer; None for the one that the settings name.
 
     Attributes:
         network: the network; its tensors are views of `state.buffer`.
@@ -132,7 +132,7 @@ class Learner:
         self._parameters = dict(self.network.named_parameters())
         self._masks: list[tuple[nn.Parameter, Tensor]] = []
         self._optimizer: Optimizer = (
-            MomentumSGD(self._parameters, lr=lr(0.0), momentum=settings.momentum, weight_decay=settings.weight_decay)
+            named_optimizer(self.network, settings, lr(peak_epoch))
             if make_optimizer is None
             else TorchOptimizer(self._parameters, make_optimizer)
         )

@@ -4,7 +4,7 @@ Creating a `torch.optim.Optimizer` imports torch's compiler, which no peer uses,
 function `torch.optim.sgd.sgd` does the same arithmetic without it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,15 @@ class MomentumSGD:
     """Stochastic gradient descent with momentum and weight decay.
 
         v <- momentum * v + gradient + weight_decay * w,    v = 0 at first
-        w <- w - lr * v
+        w <- w - lr * v,    with nesterov: w <- w - lr * (gradient + weight_decay * w + momentum * v)
 
     Args:
         parameters: the network's parameters by name.
         lr: learning rate of the next step.
         momentum: factor of `v`, in [0, 1); at 0 no `v` is kept.
         weight_decay: factor of the weights in their gradient, >= 0.
+        undecayed: names of parameters without weight decay.
+        nesterov: whether to look ahead; needs a momentum.
 
     Attributes:
         lr: learning rate of the next step.
@@ -39,12 +41,22 @@ class MomentumSGD:
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], *, lr: float, momentum: float, weight_decay: float
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        undecayed: Collection[str] = (),
+        nesterov: bool = False,
     ) -> None:
+        if nesterov and not momentum:
+            raise ValueError("nesterov needs a momentum above 0")
         self.lr = lr
         self.momenta: dict[str, Tensor] = {}
         self._parameters = parameters
         self._momentum, self._weight_decay = momentum, weight_decay
+        self._undecayed, self._nesterov = frozenset(undecayed), nesterov
 
     def momentum(self, name: str) -> Tensor | None:
         """Return `v` of a parameter, writable in place, or None before its first step."""
@@ -82,6 +94,13 @@ class MomentumSGD:
         if self._momentum:
             for name in moved.keys() - self.momenta.keys():
                 self.momenta[name] = torch.zeros_like(moved[name])
+        undecayed = self._undecayed & moved.keys()
+        self._move({name: moved[name] for name in moved if name not in undecayed}, self._weight_decay)
+        self._move({name: moved[name] for name in moved if name in undecayed}, 0.0)
+
+    def _move(self, moved: Mapping[str, nn.Parameter], weight_decay: float) -> None:
+        if not moved:
+            return
         sgd(
             list(moved.values()),
             [parameter.grad for parameter in moved.values() if parameter.grad is not None],
@@ -89,8 +108,8 @@ class MomentumSGD:
             fused=True,
             lr=self.lr,
             momentum=self._momentum,
-            weight_decay=self._weight_decay,
+            weight_decay=weight_decay,
             dampening=0.0,
-            nesterov=False,
+            nesterov=self._nesterov,
             maximize=False,
         )

@@ -1,6 +1,7 @@
 """Exchanges after optimizer steps, in populations of real peers."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from graftpop.peer.peer import Peer
 from graftpop.population import LocalGroup, Population
 from graftpop.settings import Settings
+from graftpop.training.schedules import one_cycle
 
 NUM_BATCHES = 3
 """Batches per epoch of the settings."""
@@ -49,6 +51,21 @@ def test_steps_of_accumulated_batches_are_counted_once(every: int, exchanges: in
     )
     states, _ = run(settings)
     assert [int(state["exchange/count"]) for state in states] == [exchanges] * 2
+
+
+@pytest.mark.parametrize("training", [{"schedule": "constant", "warmup_epochs": 1.0}, {"schedule": "one_cycle"}])
+def test_pull_of_papa_grows_with_the_learning_rate_up_to_its_rate(training: dict[str, Any]) -> None:
+    settings = make_settings(
+        papa={"rate": 0.5}, population={"num_peers": 2, "exchange_every": 10}, training={"epochs": 10, **training}
+    )
+    _, figures = run(settings)
+    shares = [value for of_round in figures for peer, name, value in of_round if (peer, name) == (0, "papa_share")]
+    assert len(shares) == 3  # after steps 10, 20 and 30
+    if training["schedule"] == "constant":
+        assert shares == pytest.approx([0.5] * 3)
+    else:
+        ratios = [one_cycle(steps / NUM_BATCHES, 10) for steps in (9, 19, 29)]
+        assert shares == pytest.approx([0.5 * ratio for ratio in ratios])
 
 
 def test_full_pull_after_the_last_step_leaves_equal_peers() -> None:

@@ -57,6 +57,8 @@ METHODS: dict[str, Tree] = {
     "accumulation in mutual learning": {"mutual": {}, "training": {"accumulate": 2}},
     "ema": {"ema": {"decay": 0.6}},
     "ema and exchange in steps": {"ema": {"decay": 0.6}, "papa": {}, "population": {"exchange_every": 2}},
+    "adagrad without decay of vectors": {"training": {"optimizer": {"name": "adagrad"}, "decay_norm_and_bias": False}},
+    "nesterov": {"training": {"optimizer": {"nesterov": True}}},
     "warmup": {"training": {"warmup_epochs": 1.5}},
     "pairs": {"diagnostics": {"pairs": True, "thresholds": [0.01, 5.0]}},
 }

@@ -8,9 +8,10 @@ import yaml
 from space_makers import assert_refused
 
 from graftpop.settings import Settings
+from graftpop.settings.optimizer import TIMM
 from graftpop.space import Space, parse_space
 from graftpop.space.conditions import dependent_keys
-from graftpop.space.yaml_tree import known_keys
+from graftpop.space.yaml_tree import known_keys, put
 from graftpop.user_code import PYTHON
 
 CURVE = "A: {uniform: [0.0, 1.0]}, c: {loguniform: [1.0, 500.0]}"
@@ -83,11 +84,14 @@ def test_condition_names_existing_keys_and_valid_values() -> None:
     for key, conditions in dependent_keys().items():
         assert key in known
         for on in conditions:
-            section, _, name = on.key.partition(".")
             for value in on.values:
-                chosen = "python:user_parts.spread" if value == PYTHON else value
-                settings = parse_space({section: {name: chosen}}).resolve()
-                assert getattr(getattr(settings, section), name) == chosen
+                chosen = {PYTHON: "python:user_parts.spread", TIMM: "timm:lamb"}.get(value, value)
+                tree: dict[str, Any] = {}
+                put(tree, on.key, chosen)
+                found: Any = parse_space(tree).resolve()
+                for name in on.key.split("."):
+                    found = getattr(found, name)
+                assert found == chosen
                 assert on.allows(chosen)
 
 

@@ -85,6 +85,8 @@ BEYOND_A_SCHEMA = re.compile(
             "must be below the number",
             "epochs of cycles must be below",
             "needs the folder",
+            "has no argument",
+            "is set by training",
             "in rising order",
             "must be below the epochs of the training",
             "needs exactly one of",
@@ -182,6 +184,12 @@ def test_schema_and_parser_agree_on_domains(key: str, domain: dict[str, Any]) ->
         "graft: {choice: [null, {A: 0.5}]}",
         "{}",
         "distillation: {choice: [{teachers: [{checkpoint: file}]}, null]}",
+        "training: {optimizer: {name: adamw, betas: [0.9, 0.99]}}",
+        "training: {optimizer: {name: {choice: [sgd, 'timm:lamb']}}}",
+        "training: {optimizer: {name: adamw, eps: {loguniform: [1.0e-9, 1.0e-7]}}}",
+        "training: {optimizer: {choice: [{name: sgd}, {name: adamw, betas: {choice: [[0.9, 0.99], [0.8, 0.9]]}}]}}",
+        "{variants: {a: }, tune: {sampler: grid}, training: {optimizer: {name: adamw, eps: {grid: [0.1, 0.2]}}}, "
+        "published: {source: s, accuracy: [{variant: a, training.optimizer.eps: 0.1, percent: 9}]}}",
     ],
 )
 def test_valid_comparisons_and_sections_are_accepted(text: str) -> None:
@@ -214,6 +222,10 @@ def test_valid_comparisons_and_sections_are_accepted(text: str) -> None:
         "distillation: {}",
         "distillation: {weight: 2.0}",
         "distillation: {choice: [{}]}",
+        "training: {optimizer: {name: adamv}}",
+        "training: {optimizer: {name: {choice: [sgd, adamv]}}}",
+        "training: {optimizer: adamw}",
+        "training: {optimizer: null}",
         "trainin: {}",
         "data: null",
         "tune: {num_samples: {choice: [3]}}",

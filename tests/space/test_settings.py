@@ -102,6 +102,11 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
             "fast": f"{NUMBER} 'fast'",
         },
     ),
+    "training.optimizer": (
+        [],  # tests/space/test_optimizer_arguments.py
+        {"sgd": "a map of keys, got 'sgd'", None: "a map of keys, got null"},
+    ),
+    "training.decay_norm_and_bias": ([True, False], {1: "boolean, got 1"}),
     "training.momentum": ([0, 0.999], {1: "less than 1, got 1", -0.1: "greater than or equal to 0"}),
     "training.weight_decay": (
         [0, 1.0],

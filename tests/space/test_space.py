@@ -177,7 +177,9 @@ def test_unreadable_file_is_named_with_the_reason(tmp_path: Path) -> None:
             "training.epoch",
             [
                 "unknown key 'epoch'",
-                "epochs, total_epochs, batch_size, lr, momentum, weight_decay, schedule, precision",
+                "epochs, total_epochs, batch_size, accumulate, lr, optimizer, momentum, weight_decay, "
+                "decay_norm_and_bias, clip_grad_norm, schedule, warmup_epochs, decay_epochs, decay_rate, "
+                "min_lr, precision",
                 "did you mean 'epochs'?",
             ],
         ),
@@ -447,7 +449,7 @@ def test_unknown_key_is_refused_in_every_section(section: str, name: Any, value:
     with pytest.raises(
         SpaceError,
         match=r"unknown key '.*'; choose from (name|policy|epochs|num_peers|source|rate|teachers|"
-        r"exchange|S1|factor|start|thresholds|metric|cpus)",
+        r"exchange|S1|factor|start|decay|thresholds|metric|cpus)",
     ):
         parse_space({section: {name: value}} if section else {name: value})
 

@@ -96,6 +96,20 @@ def test_bad_data_or_network_in_any_variant_is_refused(text: str, key: str, reas
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: {name: {choice: ['python:site_networks.TorchAttention', resnet8]}}\n"
+        "training: {optimizer: {name: {choice: [sgd, muon]}}}",
+        "model: {name: 'python:site_networks.TorchAttention'}\ntraining: {optimizer: {name: muon}}\n"
+        "distillation: {teachers: [{model: resnet8, epochs: 1}]}",
+    ],
+)
+def test_muon_is_refused_for_networks_and_teachers_without_hidden_matrices(text: str) -> None:
+    with pytest.raises(GraftpopError, match=r"^training\.optimizer\.name: muon .*resnet8"):
+        preflight(f"data: {{name: digits}}\n{text}")
+
+
 def test_compat_is_accepted_for_a_supported_network() -> None:
     compat = TWO % "{graft: {compat: released_code}}"
     preflight("data: {name: digits}\nmodel: {name: 'torchvision:resnet18'}\n" + compat)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from network_makers import same_bits
 from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError
@@ -25,6 +26,21 @@ def test_loaded_state_replaces_the_old_one() -> None:
     used = adam(1)
     used.load_state_dict(adam(0).state_dict())
     assert used.state_dict() == {}
+
+
+def test_reset_restores_the_state_before_the_first_step() -> None:
+    network = nn.Linear(3, 2)
+    optimizer = TorchOptimizer(
+        dict(network.named_parameters()), lambda weights: torch.optim.Adagrad(weights, initial_accumulator_value=0.5)
+    )
+    before = {name: tensor.clone() for name, tensor in optimizer.state_dict().items()}
+    assert float(before["optimizer/weight/sum"].min()) == 0.5
+    for _ in range(2):
+        network(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        assert not same_bits(optimizer.state_dict(), before)
+        optimizer.reset()
+        assert same_bits(optimizer.state_dict(), before)
 
 
 def test_loaded_state_is_a_copy() -> None:

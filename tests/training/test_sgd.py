@@ -1,6 +1,7 @@
 """Stochastic gradient descent equals torch's optimizer."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -25,19 +26,14 @@ def give_gradients(parameters: dict[str, nn.Parameter], step: int) -> None:
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 5e-4])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_steps_equal_torchs_optimizer_bit_for_bit(momentum: float, weight_decay: float) -> None:
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_steps_equal_torchs_optimizer_bit_for_bit(momentum: float, nesterov: bool, weight_decay: float) -> None:
     parameters = make_parameters()
     expected = copy.deepcopy(parameters)
-    optimizer = MomentumSGD(parameters, lr=0.1, momentum=momentum, weight_decay=weight_decay)
-    late = torch.optim.SGD([expected["last"]], lr=0.1, momentum=momentum, weight_decay=weight_decay, fused=True)
-    other = torch.optim.SGD(
-        [expected[name] for name in ("weight", "scale", "unused")],
-        lr=0.1,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        fused=True,
-    )
+    options: dict[str, Any] = {"lr": 0.1, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+    optimizer = MomentumSGD(parameters, **options)
+    late = torch.optim.SGD([expected["last"]], **options, fused=True)
+    other = torch.optim.SGD([expected[name] for name in ("weight", "scale", "unused")], **options, fused=True)
     for step in range(5):
         lr = optimizer.lr = 0.1 / (step + 1)
         for torchs in (late, other):
@@ -54,6 +50,27 @@ def test_steps_equal_torchs_optimizer_bit_for_bit(momentum: float, weight_decay:
     for name, momentum_tensor in optimizer.momenta.items():
         torchs_momentum = (late if name == "last" else other).state[expected[name]]["momentum_buffer"]
         assert torch.equal(momentum_tensor, torchs_momentum)
+
+
+def test_undecayed_parameters_step_as_without_weight_decay() -> None:
+    some, none, all_of_them = (make_parameters() for _ in range(3))
+    for parameters, weight_decay, undecayed in (
+        (some, 0.1, ["scale", "last"]),
+        (none, 0.0, []),
+        (all_of_them, 0.1, []),
+    ):
+        optimizer = MomentumSGD(parameters, lr=0.1, momentum=0.9, weight_decay=weight_decay, undecayed=undecayed)
+        for step in range(3):
+            give_gradients(parameters, step)
+            optimizer.step()
+    assert all(torch.equal(some[name], none[name]) for name in ("scale", "last"))
+    assert torch.equal(some["weight"], all_of_them["weight"])
+    assert not torch.equal(some["weight"], none["weight"])
+
+
+def test_nesterov_without_momentum_is_refused() -> None:
+    with pytest.raises(ValueError, match="momentum"):
+        MomentumSGD(make_parameters(), lr=0.1, momentum=0.0, weight_decay=0.0, nesterov=True)
 
 
 def test_zero_grad_leaves_no_gradient() -> None:
