@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from graftpop import population
+from graftpop.data.images import Splits
 from graftpop.data.torch_dataset import dataset_splits
 from graftpop.errors import ModelError, SpaceError
 from graftpop.exchange.build import check_user_parts
@@ -119,15 +120,15 @@ class Population:
             classes=list(map(str, names)),
             val_fraction=val_fraction,
             seed=self.settings.seed,
+            num_workers=num_workers,
             has_labels=not task_settings.is_user_defined,
-            augmentation=self.settings.augmentation,
         )
-        splits, probe = make_splits(), self._new_network()
+        splits, probe = make_splits(augmentation=self.settings.augmentation), self._new_network()
         if optimizer is None and self.settings.training.optimizer.name == "muon":
             hidden_weights(probe)
         check_network(self.settings, new_task(), probe, splits)
         check_user_parts(self.settings, probe, sites_of(self.settings, probe, splits.image_shape), parts)
-        self._components = Components(network, _Splits(make_splits, num_workers), optimizer, new_task, parts)
+        self._components = Components(network, _Splits(make_splits), optimizer, _NewTask(given_task), parts)
         self._read_states: Callable[[], Iterable[tuple[int, bytes]]] = tuple
         self._best_peer = 0
         self.outcome: dict[str, Any] = {}
@@ -196,13 +197,24 @@ class Population:
 
 
 class _Splits:
-    """Makes the splits with the user's number of reading processes, whatever number a peer passes."""
+    """Makes the splits of a peer, with the user's number of reading processes whatever number the peer passes."""
 
-    def __init__(self, make: Callable[..., Any], num_workers: int) -> None:
-        self._make, self._num_workers = make, num_workers
+    def __init__(self, make: Callable[..., Splits]) -> None:
+        self._make = make
 
-    def __call__(self, num_workers: int) -> Any:
-        return self._make(num_workers=self._num_workers)
+    def __call__(self, settings: Settings, num_workers: int) -> Splits:
+        del num_workers
+        return self._make(augmentation=settings.augmentation)
+
+
+class _NewTask:
+    """Makes the task of a peer, user-defined or as its settings say."""
+
+    def __init__(self, given: Callable[[], Task] | None) -> None:
+        self._given = given
+
+    def __call__(self, settings: Settings) -> Task:
+        return make_task(settings.task, self._given)
 
 
 def _named_parts(

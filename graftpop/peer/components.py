@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -13,7 +12,6 @@ from graftpop.models import find_model
 from graftpop.models.card import ModelCard
 from graftpop.models.pretrained import find_start
 from graftpop.settings import Settings
-from graftpop.tasks.classification import Classification
 from graftpop.tasks.find import make_task
 from graftpop.tasks.task import Task
 from graftpop.training.optimizers import MakeOptimizer
@@ -23,23 +21,28 @@ __all__ = ["Components", "named_components"]
 logger = logging.getLogger("graftpop")
 
 
+def named_task(settings: Settings) -> Task:
+    """Return the task that the settings name."""
+    return make_task(settings.task)
+
+
 @dataclass(frozen=True)
 class Components:
     """Functions that create a peer's components, called once per peer in its process.
 
     Attributes:
         make_network: function from the number of outputs to a new network, with weights from torch's global generator.
-        make_splits: function from the number of reader processes to the data.
+        make_splits: function from the peer's settings and the number of reader processes to the data.
         make_optimizer: function from parameters to their optimizer; None: the one that the settings name.
-        make_task: returns a new task.
+        make_task: function from the peer's settings to a new task.
         user_parts: user-defined parts of the exchange, by key of the settings: `exchange`, `graft.alpha`,
             `graft.criterion`; those that the settings name and are absent here are imported.
     """
 
     make_network: Callable[[int], nn.Module]
-    make_splits: Callable[[int], Splits]
+    make_splits: Callable[[Settings, int], Splits]
     make_optimizer: MakeOptimizer | None = None
-    make_task: Callable[[], Task] = Classification
+    make_task: Callable[[Settings], Task] = named_task
     user_parts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
@@ -65,17 +68,17 @@ def named_components(settings: Settings, trained: ModelCard | None = None) -> Co
             logger.warning("%s", note)
         return network
 
-    def make_splits(num_workers: int) -> Splits:
+    def make_splits(of_peer: Settings, num_workers: int) -> Splits:
         splits = load_splits(
-            settings.data,
-            seed=settings.seed,
+            of_peer.data,
+            seed=of_peer.seed,
             num_workers=num_workers,
-            task=settings.task,
-            augmentation=settings.augmentation,
+            task=of_peer.task,
+            augmentation=of_peer.augmentation,
             mean_std=None if source is None else (source.mean, source.std),
         )
         for note in splits.notes:
             logger.warning("%s", note)
         return splits
 
-    return Components(make_network, make_splits, make_task=partial(make_task, settings.task))
+    return Components(make_network, make_splits)

@@ -56,12 +56,13 @@ class Peer:
         num_workers: int = 0,
         components: Components | None = None,
     ) -> None:
-        self._settings = settings
+        population = settings
+        self._settings = settings = population.of_peer(index)
         self._index = index
         self._device = torch.device(device)
         components = components or named_components(settings)
-        splits = self._splits = components.make_splits(num_workers)
-        task = self._task = components.make_task()
+        splits = self._splits = components.make_splits(settings, num_workers)
+        task = self._task = components.make_task(settings)
         with seeded(derive(settings.seed, "initialisation", index), torch.device("cpu")):
             network = components.make_network(num_outputs(task, splits))
         sites = sites_of(settings, network, splits.image_shape)
@@ -86,7 +87,7 @@ class Peer:
         self._hooks = make_hooks(settings, self._learner, site_filters(self._learner, rankable(sites)), index)
         self._stateful: list[Stateful] = [*self._hooks, *([self._rule] if self._rule is not None else [])]
         self._diagnostics = Diagnostics(site_filters(self._learner, sites), settings.diagnostics, settings.sites)
-        self._teachers = Teachers(settings, splits, task, self._device)
+        self._teachers = Teachers(population, splits, task, self._device)
         self._snapshot_teachers = SnapshotTeachers(network)
         add_loss_terms(self._learner, settings, index, task, self._teachers, self._snapshot_teachers)
         self._final = FinalNetwork(self._learner, sites, splits, task, settings)

@@ -53,6 +53,8 @@ def _training(settings: Settings) -> Iterator[str]:
         )
     if population.diversity == "learning_rate" and num_peers > 1:
         yield "They start from different weights and have different learning rates."
+    elif not isinstance(population.diversity, str):
+        yield f"They start from different weights and differ in {' and '.join(population.diversity)}."
     methods = [text for section, text in METHODS.items() if getattr(settings, section) is not None]
     if methods:
         yield f"Each network {'; it '.join(methods)}."

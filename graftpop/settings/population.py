@@ -1,12 +1,31 @@
 """Sections of the population and of its diagnostics."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from graftpop.settings.section import Auto, Count, OnlyWith, Positive, Section
 
 __all__ = ["DiagnosticsSettings", "PopulationSettings"]
+
+
+class Range(Section):
+    """Evenly spaced numbers."""
+
+    range: Annotated[tuple[float, float], Field(strict=False)]
+    """The first and the last number."""
+
+    def value(self, index: int, num: int) -> float:
+        """Return one of `num` numbers by its index, from 0; the first if it is the only one."""
+        first, last = self.range
+        return first + (last - first) * index / max(1, num - 1)
+
+
+Dotted = Annotated[str, Field(pattern=r"^\w+\..+$")]
+"""A key with its section."""
+
+Spread = Annotated[list[Any], Field(min_length=1)] | Range
+"""Values of one key for the peers."""
 
 
 class PopulationSettings(Section):
@@ -35,9 +54,10 @@ class PopulationSettings(Section):
     max_staleness: Annotated[int, Field(ge=0), OnlyWith("population.mode", ("async",))] = 2
     """How many rounds a donor's snapshot or the slowest peer may be behind before a peer waits."""
 
-    diversity: Literal["none", "learning_rate"] = "none"
-    """none: all peers have the same learning rate. learning_rate: peer i of n, from 1, starts at lr * (1 + cos(pi * (n
-    - i) / n)) / 2."""
+    diversity: Literal["none", "learning_rate"] | Annotated[dict[Dotted, Spread], Field(min_length=1)] = "none"
+    """none: all peers train alike. learning_rate: peer i of n, from 1, starts at lr * (1 + cos(pi * (n - i) / n)) / 2.
+    A map gives the peers values of keys of training, augmentation and task.label_smoothing: those of a list in turn, or
+    a range divided evenly: {training.weight_decay: [0, 0.001], augmentation.mixup: {range: [0, 0.4]}}."""
 
     output: Literal["best_peer", "ensemble", "uniform_soup", "greedy_soup"] = "best_peer"
     """Result of the population. best_peer: the peer with the best validation score, the task's primary metric.

@@ -55,6 +55,28 @@ class Settings(Section):
     tune: TuneSettings = TuneSettings()
     resources: ResourceSettings = ResourceSettings()
 
+    def of_peer(self, peer: int) -> "Settings":
+        """Return the settings of a peer, by its index from 0: with its own values of the keys in population.diversity.
+
+        Raises:
+            ValidationError: a key does not exist, or has no such value.
+        """
+        diversity = self.population.diversity
+        if isinstance(diversity, str):
+            return self
+        tree = self.model_dump()
+        tree["population"]["diversity"] = "none"
+        for key, values in diversity.items():
+            *path, name = key.split(".")
+            section = tree
+            for part in path:
+                section = section[part]
+            if isinstance(values, list):
+                section[name] = values[peer % len(values)]
+            else:
+                section[name] = values.value(peer, self.population.num_peers)
+        return Settings.model_validate(tree)
+
     @property
     def num_epochs(self) -> int:
         """Number of epochs that each peer trains."""

@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from graftpop.errors import SpaceError, choose
+from pydantic import ValidationError
+
+from graftpop.errors import SpaceError, choose, closest, one_line
 from graftpop.ops.attenuation import FACTOR_SCHEDULES, RATE_SCHEDULES
 from graftpop.ops.criteria import CRITERIA
 from graftpop.ops.topology import TOPOLOGIES
@@ -13,6 +15,7 @@ from graftpop.space.conditions import conditions_of, possible_values
 from graftpop.space.domains import Domain
 from graftpop.space.optimizer_arguments import check_arguments
 from graftpop.space.validation_messages import Origin
+from graftpop.space.yaml_tree import known_keys
 from graftpop.training.schedules import SCHEDULES
 from graftpop.user_code import PYTHON
 
@@ -37,6 +40,14 @@ USER_CODE: Final = ("graft.criterion",)
 
 NEED_ROOT: Final = ("parquet", "folder", "market1501", "dukemtmc")
 """Data sets that are found only through data.root."""
+
+DIVERSE: Final = ("training.", "augmentation.", "task.label_smoothing")
+"""Keys, and beginnings of keys, in which peers may differ."""
+
+NOT_DIVERSE: Final = tuple(
+    f"training.{key}" for key in ("epochs", "total_epochs", "batch_size", "accumulate", "patience", "precision")
+)
+"""Keys of training that peers share, since they exchange at the same step or round."""
 
 OF_COST: Final = ("flops", "parameters")
 """Metrics beside those of the task."""
@@ -90,6 +101,8 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
     if population.mode == "async":
         _check_async(settings, origin)
     _check_actors(settings, origin)
+    if not isinstance(settings.population.diversity, str):
+        _check_diversity(settings, settings.population.diversity, domains, origin)
     if settings.training.patience is not None:
         _check_patience(settings, origin)
     _check_triplets(settings, origin)
@@ -103,6 +116,43 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
         raise SpaceError(
             f"{origin('data.root')}: data set '{data.name}' needs the folder of its images, got null; set data.root"
         )
+
+
+def _check_diversity(
+    settings: Settings, diversity: Mapping[str, object], domains: Mapping[str, Domain], origin: Origin
+) -> None:
+    """Check that the peers may have the values that `population.diversity` gives them."""
+    keys = [*known_keys(Settings), "training.optimizer"]
+    known = [key for key in keys if key.startswith(DIVERSE) and key not in NOT_DIVERSE]
+    for key in diversity:
+        where = origin("population.diversity")
+        if key not in known and not key.startswith("training.optimizer."):
+            raise SpaceError(
+                f"{where}: '{key}' must be a key of training, augmentation, or task.label_smoothing in which peers can "
+                f"differ{closest(key, known)}"
+            )
+        is_augmentation = key.startswith("augmentation.")
+        trains_teachers = settings.distillation is not None and any(
+            one.epochs for one in settings.distillation.teachers
+        )
+        if is_augmentation and (settings.exchanges_logits or trains_teachers):
+            cause = "mutual.exchange: logits" if settings.exchanges_logits else "teachers that the peers train"
+            raise SpaceError(
+                f"{where}: {key} must be the same for all peers with {cause}, since they need the same images, got "
+                f"{diversity[key]}; remove one"
+            )
+    for peer in range(settings.population.num_peers):
+        try:
+            own = settings.of_peer(peer)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise SpaceError(
+                f"{origin('population.diversity')}: {key} of peer {peer}: {one_line(first['msg'])}, got "
+                f"{first['input']!r}; change it"
+            ) from error
+        check_names(own, origin)
+        check_rules(own, domains, origin)
 
 
 def _check_patience(settings: Settings, origin: Origin) -> None:

@@ -88,7 +88,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_values(values: list[Any]) -> str | None:
-    if len({repr(value) for value in values}) < len(values):
+    wholes = (int(value) if isinstance(value, float) and value.is_integer() else value for value in values)  # 1.0 is 1
+    if len(set(map(repr, wholes))) < len(values):
         return "values must differ from each other"
     return None if values else "needs at least one value"
 

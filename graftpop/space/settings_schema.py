@@ -46,6 +46,9 @@ def schema_of(section: type[Section]) -> Schema:
         for key in node["properties"].values():
             if "description" in key:
                 key["description"] = " ".join(key["description"].split())
+            for part in parts_of(key):
+                if "patternProperties" in part:  # pydantic lets other names pass
+                    part["additionalProperties"] = False
     return schema
 
 

@@ -104,7 +104,8 @@ def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[st
         kind = str(next(iter(value)))
         if kind in DOMAINS:
             return f"{origin(key)}: cannot be searched inside a list, got {value}; search the list as a whole"
-        return f"{origin(key)}: unknown domain '{kind}'; choose from {', '.join(DOMAINS)}{closest(kind, DOMAINS)}"
+        if "." not in kind:  # else a map of keys
+            return f"{origin(key)}: unknown domain '{kind}'; choose from {', '.join(DOMAINS)}{closest(kind, DOMAINS)}"
     rules = " or ".join(dict.fromkeys(_rule(problem) for problem in problems))
     searched = " among the searched values" if any(f"{key}.".startswith(f"{name}.") for name in sample) else ""
     hint = _hint(value, problems)

@@ -140,7 +140,7 @@ def _image_s(trial: PlannedTrial, splits: Splits, limit_s: float) -> tuple[float
     torch.set_num_threads(trial.num_threads)
     try:
         with seeded(derive(settings.seed, "initialisation", 0), torch.device("cpu")):
-            task = components.make_task()
+            task = components.make_task(settings)
             network = components.make_network(num_outputs(task, splits))
         learner = make_learner(
             settings, 0, network, replace(splits, train=train), task, torch.device(trial.device), components

@@ -30,7 +30,7 @@ def trained(peer: Peer, num_epochs: int = 1) -> PeerRow:
 
 def peer_with(make_network: Callable[[int], nn.Module] = TwoSites, make_optimizer: Any = None, **sections: Any) -> Peer:
     settings = make_settings(sections)
-    return Peer(settings, 0, components=Components(make_network, lambda _: splits_of(settings), make_optimizer))
+    return Peer(settings, 0, components=Components(make_network, lambda _, __: splits_of(settings), make_optimizer))
 
 
 def splits_of(settings: Settings) -> Any:

@@ -146,7 +146,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "population.diversity": (
         ["none", "learning_rate"],
         {
-            "lr": "'none' or 'learning_rate', got 'lr'",
+            "lr": "'none' or 'learning_rate' or a map, got 'lr'",
             "learning_rat": "got 'learning_rat'; did you mean 'learning_rate'?",
         },
     ),
