@@ -164,8 +164,9 @@ def site_measures(state: FlatState, sites: Sequence[Site], graft: GraftSettings 
 def _alpha_rule(graft: GraftSettings) -> AlphaRule:
     if graft.alpha != "adaptive":
         return lambda own, theirs: fixed_alpha(own, float(graft.alpha))
-    rule = released_alpha if graft.compat == "released_code" else adaptive_alpha
-    return partial(rule, A=graft.A, c=graft.c)
+    if graft.compat == "released_code":
+        return partial(released_alpha, A=graft.A, c=graft.c)
+    return partial(adaptive_alpha, A=graft.A, c=graft.c, base=graft.base)
 
 
 def _stretches(state: FlatState, assignment: Assignment, *, by_unit: bool) -> Iterable[_Stretch]:

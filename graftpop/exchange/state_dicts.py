@@ -18,11 +18,11 @@ __all__ = ["graft_state_dicts"]
 
 
 def graft_state_dicts(
-    receiver: Mapping[str, Tensor], donor: Mapping[str, Tensor], *, A: float = 0.4, c: float = 500.0
+    receiver: Mapping[str, Tensor], donor: Mapping[str, Tensor], *, A: float = 0.4, c: float = 500.0, base: float = 0.5
 ) -> dict[str, Tensor]:
     """Return the receiver's state dict grafted with the donor's state dict, layer by layer; neither is changed.
 
-        alpha  = A / pi * atan(c * (H_receiver - H_donor)) + 1/2        of each site
+        alpha  = A / pi * atan(c * (H_receiver - H_donor)) + base,   in [0, 1], of each site
         result = alpha * receiver + (1 - alpha) * donor
 
     H is the entropy of a site's weights in 10 bins, in nats. Names and shapes give the sites. They are the
@@ -47,8 +47,9 @@ def graft_state_dicts(
     Args:
         receiver: a network's `state_dict()`.
         donor: `state_dict()` of a network of the same architecture, with the same dtypes, on the same device.
-        A: width of the interval of alpha around 1/2, in [0, 1]; 0 averages the two.
+        A: width of the interval of alpha around `base`, in [0, 1]; 0 averages the two.
         c: steepness, > 0, per nat.
+        base: alpha of equal entropies, in [0, 1].
 
     Returns:
         A new dict of new tensors, in the receiver's order. Integer buffers are the receiver's.
@@ -56,7 +57,7 @@ def graft_state_dicts(
     Raises:
         ModelError: the two differ in a name, shape, dtype or device; the entries are not in the network's order; a
             site is not finite; or there is none.
-        ValueError: A or c is outside its range.
+        ValueError: A, c or base is outside its range.
 
     References:
         Meng et al., Filter Grafting for Deep Neural Networks, CVPR 2020, arXiv:2001.05868.
@@ -69,7 +70,9 @@ def graft_state_dicts(
             "graft: the state dicts must hold a weight, a floating-point tensor with two axes longer than one, got "
             "none; give network.state_dict() of a network with layers"
         )
-    alphas = adaptive_alpha(_entropies("receiver", receiver, sites), _entropies("donor", donor, sites), A=A, c=c)
+    alphas = adaptive_alpha(
+        _entropies("receiver", receiver, sites), _entropies("donor", donor, sites), A=A, c=c, base=base
+    )
     alpha_of = dict(zip(sites, alphas, strict=True))
     grafted, alpha = {}, alphas[0]  # entries before the first site follow it
     for name, own in receiver.items():

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Final
 
-__all__ = ["Donors", "TOPOLOGIES", "Topology", "best", "everyone", "random_pairs", "ring"]
+__all__ = ["Donors", "TOPOLOGIES", "Topology", "best", "everyone", "mean", "random_pairs", "ring"]
 
 Donors = tuple[tuple[int, ...], ...]
 """For each receiver its donors: none, one, or several whose weights are averaged."""
@@ -73,6 +73,22 @@ def everyone(num_peers: int, best_peer: int, rng: Random) -> Donors:
     return tuple(tuple(donor for donor in range(num_peers) if donor != receiver) for receiver in range(num_peers))
 
 
+def mean(num_peers: int, best_peer: int, rng: Random) -> Donors:
+    """Return all peers, itself included, as the donors of each peer: one mean for all.
+
+    Args:
+        num_peers: at least 2.
+        best_peer: unused.
+        rng: unused.
+
+    Raises:
+        ValueError: fewer than 2 peers.
+    """
+    del best_peer, rng
+    _check_num_peers("mean", num_peers)
+    return (tuple(range(num_peers)),) * num_peers
+
+
 def best(num_peers: int, best_peer: int, rng: Random) -> Donors:
     """Return the best peer as the donor of all others; it receives from nobody.
 
@@ -96,4 +112,10 @@ def _check_num_peers(where: str, num_peers: int) -> None:
         raise ValueError(f"{where}: needs at least 2 peers, got {num_peers=}")
 
 
-TOPOLOGIES: Final[Mapping[str, Topology]] = {"ring": ring, "random_pairs": random_pairs, "all": everyone, "best": best}
+TOPOLOGIES: Final[Mapping[str, Topology]] = {
+    "ring": ring,
+    "random_pairs": random_pairs,
+    "all": everyone,
+    "mean": mean,
+    "best": best,
+}

@@ -17,6 +17,7 @@ DONORS = {
     "ring": "the previous peer in a ring",
     "random_pairs": "a random partner, drawn in each round",
     "all": "the mean of all others",
+    "mean": "the mean of all, itself included",
     "best": "the best peer",
 }
 METHODS = {
@@ -128,9 +129,10 @@ def _adaptive_alpha(graft: GraftSettings, grafts: pa.Table) -> Iterator[str]:
         difference, gap = "the median difference of this trial,", pc.quantile(gaps, 0.5)[0].as_py()
     elif grafts.num_rows:
         yield f"The recorded layer entropies did not decide alpha; the {plural} of {graft.level}s did."
+    low, high = max(0.0, graft.base - graft.A / 2), min(1.0, graft.base + graft.A / 2)
     shift = graft.A / math.pi * math.atan(graft.c * gap)
     yield (
-        f"With A = {graft.A:.3g}, alpha is between {0.5 - graft.A / 2:.2f} and {0.5 + graft.A / 2:.2f}. With "
+        f"With A = {graft.A:.3g}, alpha is between {low:.2f} and {high:.2f}. With "
         f"c = {graft.c:.3g}, {difference} {gap:.2g}{unit}{',' * difference.endswith(',')} moves it to "
-        f"{0.5 + shift:.3f} or {0.5 - shift:.3f}."
+        f"{min(1.0, graft.base + shift):.3f} or {max(0.0, graft.base - shift):.3f}."
     )

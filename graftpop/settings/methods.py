@@ -49,14 +49,18 @@ class GraftSettings(ExchangeSection):
 
     alpha: Annotated[Share | Literal["adaptive"] | UserPart, EXTERNAL] = "adaptive"
     """Share of its own weights that a receiver keeps; 0.5 is plain averaging. adaptive: A/pi * atan(c * (H_receiver -
-    H_donor)) + 1/2, with H the score named by criterion. python:MODULE.FUNCTION: a function of both scores."""
+    H_donor)) + base, with H the score named by criterion. python:MODULE.FUNCTION: a function of both scores."""
 
     A: Annotated[Share, ADAPTIVE] = 0.4
-    """Width of the interval around 1/2 in which alpha varies. The default is the value of the papers."""
+    """Width of the interval around base in which alpha varies. The default is the value of the papers."""
 
     c: Annotated[Positive, ADAPTIVE] = 500.0
     """Steepness of alpha in the difference H_receiver - H_donor, per nat for entropy. The default is the value of the
     papers."""
+
+    base: Annotated[Share, ADAPTIVE] = 0.5
+    """alpha where receiver and donor have equal scores; alpha is clipped to [0, 1]. The default is the value of the
+    papers, at which two peers take equal parts of each other."""
 
     criterion: Annotated[str, SCORED] = "entropy"
     """Measure of information, H in the formula of alpha. entropy: entropy of the weights' histogram, in nats. l1: L1

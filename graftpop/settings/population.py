@@ -36,9 +36,9 @@ class PopulationSettings(Section):
 
     topology: str = "auto"
     """Which peer is whose donor. auto: the exchange rule's own, ring for grafting. ring: peer i receives from peer
-    i - 1, peer 0 from the last. random_pairs: the peers of a pair receive from each other, and pairs are drawn anew
-    each time. all: each peer receives from all others, grafting their mean. best: all others receive from the peer with
-    the best validation score."""
+    i - 1, peer 0 from the last. random_pairs: the peers of a pair receive from each other; pairs are drawn anew each
+    time. all: each peer receives the mean of all others. mean: that of all peers. best: all others receive from the
+    peer with the best validation score."""
 
     epochs_per_round: Count = 1
     """Epochs per round."""

@@ -32,7 +32,7 @@ NAME_TABLES: Final[Mapping[str, Mapping[str, object]]] = {
 }
 """Keys whose value is a name, and the table with the names. data.name and model.name are checked with the data."""
 
-UNDER_PBT = ("graft.A", "graft.c", "graft.alpha", "training.lr")
+UNDER_PBT = ("graft.A", "graft.c", "graft.base", "graft.alpha", "training.lr")
 """Keys that population based training may change while a population runs: none changes the peers or their networks."""
 
 USER_CODE: Final = ("graft.criterion",)

@@ -1,5 +1,8 @@
 """Rules of the methods' sections: their requirements on training and peers, and the pairs that exclude each other."""
 
+from collections.abc import Mapping
+from typing import Final
+
 from graftpop.errors import SpaceError
 from graftpop.settings import Settings
 from graftpop.space.validation_messages import Origin
@@ -14,7 +17,12 @@ EXCLUSIVE = (
 )
 """Pairs of sections that exclude each other, with the reason."""
 
-RELEASED_CODE_VALUES = {"level": "layer", "criterion": "entropy", "source": "external"}
+RELEASED_CODE_VALUES: Final[Mapping[str, object]] = {
+    "base": 0.5,
+    "level": "layer",
+    "criterion": "entropy",
+    "source": "external",
+}
 """Keys of graft that compat: released_code fixes."""
 
 
@@ -73,11 +81,11 @@ def _check_graft(settings: Settings, origin: Origin) -> None:
             f"{origin(f'graft.{key}')}: must be {needed} with exchanges after optimizer steps, got "
             f"{getattr(graft, key)}; set it, or population.exchange_every: round"
         )
-    for key, needed in RELEASED_CODE_VALUES.items():
-        if graft.compat == "released_code" and getattr(graft, key) != needed:
+    for key, published in RELEASED_CODE_VALUES.items():
+        if graft.compat == "released_code" and getattr(graft, key) != published:
             raise SpaceError(
-                f"{origin(f'graft.{key}')}: must be {needed} with graft.compat: released_code, got "
-                f"{getattr(graft, key)}; set {needed}, or graft.compat: none"
+                f"{origin(f'graft.{key}')}: must be {published} with graft.compat: released_code, got "
+                f"{getattr(graft, key)}; set {published}, or graft.compat: none"
             )
 
 

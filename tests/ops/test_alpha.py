@@ -75,6 +75,12 @@ def test_alpha_stays_within_0_to_1_unlike_the_printed_formula() -> None:
     assert ours == pytest.approx([0.3, 0.7], abs=1e-3)
 
 
+@given(entropies, entropies, amplitudes, steepnesses, st.floats(0, 1))
+def test_base_shifts_alpha_and_is_clipped(own: float, donor: float, A: float, c: float, base: float) -> None:
+    expected = min(1.0, max(0.0, A / math.pi * math.atan(c * (own - donor)) + base))
+    assert adaptive_alpha(scalar(own), scalar(donor), A=A, c=c, base=base).item() == pytest.approx(expected, abs=1e-12)
+
+
 def test_alpha_is_not_rounded() -> None:
     alpha = adaptive_alpha(scalar(1.001), scalar(1.0), A=0.4, c=500).item()
     assert alpha == pytest.approx(0.5 + 0.4 / math.pi * math.atan(0.5), abs=1e-12)
@@ -102,6 +108,7 @@ def test_alpha_is_float64_and_arguments_are_unchanged(dtype: torch.dtype) -> Non
         ({"A": -0.1}, r"^adaptive_alpha: A .*\[0, 1\], got A=-0\.1"),
         ({"A": 1.4}, r"^adaptive_alpha: A .*\[0, 1\], got A=1\.4"),
         ({"A": math.nan}, r"^adaptive_alpha: A .*\[0, 1\], got A=nan"),
+        ({"base": 1.1}, r"^adaptive_alpha: base .*\[0, 1\], got base=1\.1"),
         ({"c": 0.0}, r"^adaptive_alpha: c .*got c=0\.0"),
         ({"c": math.nan}, r"^adaptive_alpha: c .*got c=nan"),
     ],

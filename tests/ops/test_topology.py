@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftpop.ops.topology import TOPOLOGIES, Donors, Topology, best, everyone, random_pairs, ring
+from graftpop.ops.topology import TOPOLOGIES, Donors, Topology, best, everyone, mean, random_pairs, ring
 
 every_topology = pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
 sizes = st.integers(2, 60)
@@ -34,7 +34,7 @@ def test_equal_random_states_give_equal_donors(topology: Topology, num_peers: in
     assert topology(num_peers, 0, Random(seed)) == topology(num_peers, 0, Random(seed))
 
 
-@pytest.mark.parametrize("topology", [ring, everyone, best])
+@pytest.mark.parametrize("topology", [ring, everyone, mean, best])
 def test_only_random_pairs_draw_from_the_random_state(topology: Topology) -> None:
     rng = Random(0)
     before = rng.getstate()
@@ -42,7 +42,7 @@ def test_only_random_pairs_draw_from_the_random_state(topology: Topology) -> Non
     assert rng.getstate() == before
 
 
-@pytest.mark.parametrize("topology", [ring, random_pairs, everyone])
+@pytest.mark.parametrize("topology", [ring, random_pairs, everyone, mean])
 def test_only_best_topology_uses_the_best_peer(topology: Topology) -> None:
     assert len({topology(6, best_peer, Random(3)) for best_peer in range(6)}) == 1
 
@@ -92,6 +92,11 @@ def test_all_topology_gives_each_peer_all_others(num_peers: int) -> None:
     donors = everyone(num_peers, 0, Random(0))
     assert all({receiver, *donors[receiver]} == set(range(num_peers)) for receiver in range(num_peers))
     assert {len(given_by) for given_by in donors} == {num_peers - 1}
+
+
+@given(sizes)
+def test_mean_topology_gives_each_peer_all_peers(num_peers: int) -> None:
+    assert mean(num_peers, 0, Random(0)) == (tuple(range(num_peers)),) * num_peers
 
 
 @given(sizes, seeds)

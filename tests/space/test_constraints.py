@@ -244,7 +244,7 @@ def test_user_defined_data_set_needs_its_folder(name: str) -> None:
         (
             "population: {topology: {choice: [ring, rang]}}",
             "population.topology",
-            ["'rang'", "ring, random_pairs, all, best", "did you mean 'ring'?"],
+            ["'rang'", "ring, random_pairs, all, mean, best", "did you mean 'ring'?"],
         ),
     ],
 )
@@ -412,17 +412,19 @@ def test_pbt_needs_random_search(sampler: str) -> None:
     ],
 )
 def test_pbt_searches_only_keys_that_keep_peers_and_networks(text: str, key: str) -> None:
-    assert_refused(PBT + text, key, "graft.A, graft.c, graft.alpha, training.lr", "got {", "tune.scheduler: asha")
+    keys = "graft.A, graft.c, graft.base, graft.alpha, training.lr"
+    assert_refused(PBT + text, key, keys, "got {", "tune.scheduler: asha")
 
 
 def test_pbt_needs_a_searched_key() -> None:
-    assert_refused(PBT, "tune.scheduler", "pbt", "graft.A, graft.c, graft.alpha, training.lr")
+    assert_refused(PBT, "tune.scheduler", "pbt", "graft.A, graft.c, graft.base, graft.alpha, training.lr")
 
 
 def test_pbt_searches_the_curve_of_alpha_and_the_learning_rate() -> None:
     text = (
         f"{PBT}training: {{lr: {{loguniform: [0.01, 0.1]}}}}\n"
-        "graft: {A: {uniform: [0.0, 1.0]}, c: {uniform: [1.0, 9.0]}, alpha: {choice: [adaptive, 0.5]}}"
+        "graft: {A: {uniform: [0.0, 1.0]}, c: {uniform: [1.0, 9.0]}, base: {choice: [0.5, 0.8]}, "
+        "alpha: {choice: [adaptive, 0.5]}}"
     )
     assert set(parse_space(yaml.safe_load(text)).domains) == set(UNDER_PBT)
 

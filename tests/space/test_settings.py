@@ -136,7 +136,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "population.num_peers": ([2, 64], {0: "greater than or equal to 1, got 0", "two": f"{WHOLE} 'two'"}),
     "population.topology": (
         ["auto", "ring", "random_pairs", "all", "best"],
-        {"rign": "unknown name 'rign'; choose from auto, ring, random_pairs, all, best; did you mean 'ring'?"},
+        {"rign": "unknown name 'rign'; choose from auto, ring, random_pairs, all, mean, best; did you mean 'ring'?"},
     ),
     "population.exchange_every": (
         ["round", 1, 100],
@@ -186,6 +186,10 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "graft.criterion": (
         [*CRITERIA, "python:user_parts.spread"],
         {"entropi": "unknown name 'entropi'; choose from l1, l2, entropy", 1: "string, got 1"},
+    ),
+    "graft.base": (
+        [0, 0.8, 1],
+        {1.1: "less than or equal to 1, got 1.1", -0.1: "greater than or equal to 0, got -0.1"},
     ),
     "graft.sites": (["auto", "conv_bn", "all"], {"al": "'auto', 'conv_bn' or 'all', got 'al'; did you mean 'all'?"}),
     "graft.level": (["layer", "filter"], {"layers": "'layer' or 'filter', got 'layers'; did you mean 'layer'?"}),
