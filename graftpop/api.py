@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from graftpop import population
-from graftpop.data.images import Splits
-from graftpop.data.torch_dataset import dataset_splits
+from graftpop.data import Splits, given_classes, given_splits
+from graftpop.data.huggingface import has_images, hub_parts
 from graftpop.errors import ModelError, SpaceError
 from graftpop.exchange.build import check_user_parts
 from graftpop.exchange.rule import ExchangeRule
@@ -22,7 +22,7 @@ from graftpop.peer.sites import sites_of
 from graftpop.population.group import Group, LocalGroup
 from graftpop.population.round import Round
 from graftpop.seeds import derive, seeded
-from graftpop.settings import Settings
+from graftpop.settings import DataSettings, Settings, TaskSettings
 from graftpop.space import parse_space
 from graftpop.space.optimizer_arguments import check_training
 from graftpop.space.yaml_tree import STUDY_KEYS
@@ -35,8 +35,11 @@ from graftpop.user_code import name_of
 
 __all__ = ["Population"]
 
-SPACE_ONLY = ("data", "model", "tune", *STUDY_KEYS)
+SPACE_ONLY = ("model", "tune", *STUDY_KEYS)
 """Sections and keys of a space that `Population` refuses."""
+
+OF_IMAGES = ("label", "image_size", "max_train_images", "crop_padding", "flip")
+"""Keys of `data` for images of Hugging Face; `Population` refuses all others."""
 
 SET_BY_OPTIMIZER = ("optimizer", "lr", "momentum", "weight_decay", "decay_norm_and_bias")
 
@@ -54,7 +57,9 @@ class Population:
         network: makes a new network from the number of classes, such as its class; its weights must come from torch's
             global generator. It returns logits (B, classes), or what a user-defined task takes.
         train: training items (input, target): a tensor such as an image (C, H, W), passed to the network as it is, and
-            an integer in [0, classes); a user-defined task may have other targets.
+            an integer in [0, classes); a user-defined task may have other targets. A Hugging Face `Dataset` of images
+            is decoded and augmented like the images of a space; one with a transform that returns tensors is used as it
+            is. A `DatasetDict` stands for `train`, `val` and `test`.
         test: test items, read once, after the last round.
         val: items for selection; None: split off from `train`.
         val_fraction: share of `train` to split off, in (0, 1).
@@ -68,8 +73,9 @@ class Population:
         on_ray: True: the peers are Ray actors, on the cluster of this process or else on a new one on this machine;
             False: they train one after the other in this process.
         sections: `name`, `seed`, `training`, `augmentation`, `population`, `graft` and the other methods, as in the
-            YAML of a space. `augmentation` may not have `policy` and `color_jitter`, which act on pixels. `graft` may
-            have a function as `alpha` or `criterion`.
+            YAML of a space. `graft` may have a function as `alpha` or `criterion`. For a Hugging Face data set of
+            images, `data` may have `label`, `image_size`, `max_train_images`, `crop_padding` and `flip`. For other
+            data, `augmentation` may not have `policy` and `color_jitter`, which act on pixels.
 
     Attributes:
         settings: all settings, with their defaults.
@@ -83,8 +89,8 @@ class Population:
     def __init__(  # one keyword per option of the public interface
         self,
         network: Callable[[int], nn.Module],
-        train: Dataset[Any],
-        test: Dataset[Any],
+        train: Dataset[Any] | Mapping[str, Any],
+        test: Dataset[Any] | None = None,
         *,
         val: Dataset[Any] | None = None,
         val_fraction: float = 0.1,
@@ -100,25 +106,26 @@ class Population:
         given_task = task if callable(task) else None
         if task is not None:
             sections["task"] = task if given_task is None else _task_section(given_task)
-        task_settings = parse_space({"task": sections.get("task", {})}, "Population").resolve().task
+        train, val, test = hub_parts(train, val, test)
+        if test is None:
+            raise SpaceError("test: must be given unless train is a DatasetDict, got none; give test items")
+        data, task_settings = _data_and_task(sections, has_images(train), val_fraction)
         new_task = partial(make_task, task_settings, given_task)
         outputs = new_task().num_outputs
-        names = classes if classes is not None else getattr(train, "classes", None) or ()
+        names = classes if classes is not None else given_classes(train, val, test, data)
         if not names and outputs is None:
             raise SpaceError(
                 "classes: must name the classes if train has no attribute `classes`, got none; give classes=[...]"
             )
-        if not 0 < val_fraction < 1:
-            raise SpaceError(f"val_fraction: must be in (0, 1), got {val_fraction}")
         self._network, self._num_outputs, self._on_ray = network, outputs or len(names), on_ray
         self.settings = _settings(network, self._num_outputs, optimizer, sections)
         make_splits = partial(
-            dataset_splits,
+            given_splits,
             train,
             val,
             test,
+            data,
             classes=list(map(str, names)),
-            val_fraction=val_fraction,
             seed=self.settings.seed,
             num_workers=num_workers,
             has_labels=not task_settings.is_user_defined,
@@ -237,6 +244,20 @@ def _task_section(task: Callable[[], Task]) -> dict[str, Any]:
     """Return the section of a task that was handed over as an object."""
     name = name_of(task)
     return {"name": name, "metrics": {metric.name: metric.mode for metric in metrics_of(name, task)}}
+
+
+def _data_and_task(
+    sections: Mapping[str, Any], has_images: bool, val_fraction: float
+) -> tuple[DataSettings, TaskSettings]:
+    data = sections.get("data", {})
+    for name in data if isinstance(data, Mapping) else ():
+        if not has_images or name not in OF_IMAGES:
+            raise SpaceError(f"data.{name}: has no effect on such data in graftpop.Population, got a value; omit it")
+    if not 0 < val_fraction < 1:
+        raise SpaceError(f"val_fraction: must be in (0, 1), got {val_fraction}")
+    first = {name: sections[name] for name in ("data", "task") if name in sections}
+    settings = parse_space(first, "Population").resolve()
+    return settings.data.model_copy(update={"val_fraction": val_fraction}), settings.task
 
 
 def _settings(

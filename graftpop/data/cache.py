@@ -174,7 +174,11 @@ def _folder_of(source: Source) -> Path:
         status = file.stat()
         files.append((str(file.resolve()), status.st_size, status.st_mtime_ns))
     parts = [FORMAT_VERSION, source.name, source.label, source.image_size, files]
-    key = json.dumps([*parts, source.camera] if source.has_identities else parts)
+    if source.has_identities:
+        parts.append(source.camera)
+    if source.version is not None:
+        parts.append(source.version)
+    key = json.dumps(parts)
     return cache_folder() / "decoded" / f"{source.name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
 
 
@@ -244,7 +248,7 @@ def _check_room(folder: Path, source: Source, contents: Contents) -> None:
     if needed > machine_bytes():
         raise DataError(f"{takes} {machine_bytes()} bytes of memory; use smaller images, see data.image_size")
     num_bytes = sum(file.stat().st_size for file in source.files)
-    if needed > max(FREE_BYTES, MAX_INFLATION * num_bytes):
+    if source.files and needed > max(FREE_BYTES, MAX_INFLATION * num_bytes):
         raise DataError(
             f"{takes} files of {num_bytes} bytes, which may decode to {FREE_BYTES} bytes or {MAX_INFLATION} times "
             "their size; remove repeated or empty images, or set data.image_size to scale them"

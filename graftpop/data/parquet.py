@@ -13,13 +13,22 @@ from numpy.typing import NDArray
 
 from graftpop.data.decoding import Label, decode_blocks, size_of
 from graftpop.data.parquet_labels import Columns, class_names, read_classes
-from graftpop.data.parquet_table import batches, features_of, image_column, label_column, label_kind, reading, schema_of
+from graftpop.data.parquet_table import (
+    TableFile,
+    batches,
+    features_of,
+    image_column,
+    label_column,
+    label_kind,
+    reading,
+    schema_of,
+)
 from graftpop.data.paths import check_inside
 from graftpop.data.source import Contents, Part, Source, name_parts, root_folder
 from graftpop.errors import DataError
 from graftpop.settings import DataSettings
 
-__all__ = ["IMAGE_COLUMNS", "find_parquet", "images_of", "parquet_files", "parquet_source"]
+__all__ = ["IMAGE_COLUMNS", "find_parquet", "images_of", "parquet_files", "parquet_source", "part_of"]
 
 IMAGE_COLUMNS: Final = ("image", "img")
 
@@ -44,10 +53,10 @@ def parquet_files(folder: Path) -> dict[str, list[Path]]:
     for file in sorted(folder.rglob("*.parquet")):
         parts = file.relative_to(folder).parts
         for depth in reversed(range(len(parts))):
-            if (part := _part(parts[depth])) is not None:
+            if (part := part_of(parts[depth])) is not None:
                 check_inside(file, folder)
                 files.setdefault(part, []).append(file)
-                above = [name for name in parts[:depth] if _part(name) is None and name.lower() != "data"]
+                above = [name for name in parts[:depth] if part_of(name) is None and name.lower() != "data"]
                 data_sets.setdefault(part, set()).add("/".join(above) or ".")
                 break
     for part, names in data_sets.items():
@@ -59,25 +68,26 @@ def parquet_files(folder: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _part(name: str) -> str | None:
+def part_of(name: str) -> str | None:
+    """Return the part that the name of a file, folder or split begins with: "train", "val" or "test"."""
     return next((part for part in ("train", "val", "test") if name.lower().startswith(part)), None)
 
 
 def parquet_source(
     name: str,
     folder: Path,
-    files: Mapping[str, list[Path]],
+    files: Mapping[str, Sequence[TableFile]],
     label: str | None,
     *,
     usual_label: str | None = None,
     image_size: int | None = None,
 ) -> Source:
-    """Return a data set in Parquet files, whose mirrored images are as good as the originals.
+    """Return a data set in tables, whose mirrored images are as good as the originals.
 
     Args:
         name: name of the data set.
         folder: the searched folder, for messages.
-        files: files by part, see `parquet_files`.
+        files: Parquet files by part, see `parquet_files`, or other tables.
         label: the label column; None: found from the schema.
         usual_label: label column to use, if it exists, where `label` is None.
         image_size: side of the squares that images are cropped and scaled to, in pixels; None: all have one size.
@@ -99,11 +109,12 @@ def parquet_source(
     def open_tables() -> Contents:
         return _open(parts, columns, image_size)
 
-    every_file = tuple(file for part in parts.values() for file in part)
+    tables = [file for part in parts.values() for file in part]
+    every_file = tuple(path for file in tables for path in ([file] if isinstance(file, Path) else file.files))
     return Source(name, every_file, open_tables, flip=True, label=label, image_size=image_size)
 
 
-def _open(parts: Mapping[str, list[Path]], columns: Columns, side: int | None) -> Contents:
+def _open(parts: Mapping[str, Sequence[TableFile]], columns: Columns, side: int | None) -> Contents:
     classes = read_classes(parts, columns)
     images = {part: images_of(files, columns.image, classes.labels[part]) for part, files in parts.items()}
     encoded, where, _ = next(images_of(parts["train"], columns.image, classes.labels["train"]))
@@ -121,15 +132,13 @@ def _open(parts: Mapping[str, list[Path]], columns: Columns, side: int | None) -
 
 
 def images_of(
-    files: Sequence[Path], image: str, labels: Sequence[NDArray[np.int64]]
+    files: Sequence[TableFile], image: str, labels: Sequence[NDArray[np.int64]]
 ) -> Iterator[tuple[bytes, str, Label]]:
     """Yield (encoded image, its name for messages, label) row by row, reading a few rows at a time."""
-    from pyarrow import parquet
-
     for file, of_file in zip(files, labels, strict=True):
         row = 0
-        with reading(file), parquet.ParquetFile(file) as table:
-            for batch in batches(table, file, f"{image}.bytes"):
+        with reading(file):
+            for batch in batches(file, image, "bytes"):
                 for cell, number in zip(batch.column(image), of_file[row : row + len(batch)].tolist(), strict=True):
                     where, encoded = f"{file} row {row}", (cell.as_py() or {}).get("bytes")
                     if encoded is None:

@@ -5,7 +5,6 @@ Numbers with names (a hub's ClassLabel) mean the names: a file that lists them i
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,11 +13,13 @@ from numpy.typing import NDArray
 from graftpop.data.parquet_table import (
     TEXT,
     TRUE_FALSE,
+    TableFile,
     batches,
     column_list,
     features_of,
     image_column,
     label_kind,
+    num_rows_of,
     page_bytes,
     reading,
     schema_of,
@@ -60,7 +61,7 @@ class Labels:
     values: list[Any]
     rows: NDArray[np.int64]
 
-    def check(self, fit: Iterable[bool], file: Path, rule: str) -> None:
+    def check(self, fit: Iterable[bool], file: TableFile, rule: str) -> None:
         """Check that all values fit; name the first row that does not."""
         wrong = np.flatnonzero(~np.array([*fit], bool)[self.rows])
         if len(wrong):
@@ -68,7 +69,7 @@ class Labels:
             raise DataError(f"{file} row {wrong[0]}: {rule}, got {got}")
 
 
-def class_names(file: Path, columns: Columns) -> tuple[str, ...] | None:
+def class_names(file: TableFile, columns: Columns) -> tuple[str, ...] | None:
     """Return the names of the class numbers in a file; None if it has none.
 
     Raises:
@@ -87,7 +88,7 @@ def class_names(file: Path, columns: Columns) -> tuple[str, ...] | None:
     return tuple(map(str, names))
 
 
-def read_classes(parts: Mapping[str, list[Path]], columns: Columns) -> Classes:
+def read_classes(parts: Mapping[str, Sequence[TableFile]], columns: Columns) -> Classes:
     """Return the classes and all labels of a data set.
 
     The classes are the names in the first training file; without names, the labels of the training files, sorted.
@@ -134,13 +135,15 @@ def _note(values: Sequence[Any], columns: Columns) -> str:
     return f"data.label: '{columns.label}' {reason}, so its {len(values)} sorted values are the classes: {shown}"
 
 
-def _numbered(labels: Labels, numbers: Mapping[Any, int], rule: str, file: Path, columns: Columns) -> NDArray[np.int64]:
+def _numbered(
+    labels: Labels, numbers: Mapping[Any, int], rule: str, file: TableFile, columns: Columns
+) -> NDArray[np.int64]:
     labels.check((value in numbers for value in labels.values), file, f"column '{columns.label}' must be {rule}")
     return np.array([numbers[value] for value in labels.values], np.int64)[labels.rows]
 
 
 def read_labels(
-    file: Path, columns: Columns, names: tuple[str, ...] | None, named: tuple[str, ...] | None = None
+    file: TableFile, columns: Columns, names: tuple[str, ...] | None, named: tuple[str, ...] | None = None
 ) -> Labels:
     """Return the labels of a file: text, or numbers.
 
@@ -150,20 +153,19 @@ def read_labels(
         names: meaning of the numbers in the file, or the names of the first training file; None: there are none.
         named: class names whose positions replace the numbers; None: the numbers stay.
     """
-    from pyarrow import parquet
-
     _check_columns(file, columns)
-    with reading(file), parquet.ParquetFile(file) as table:
-        if not 0 <= table.metadata.num_rows <= min(MAX_ROWS, file.stat().st_size):  # each image takes several bytes
+    with reading(file):
+        claimed, most_rows = num_rows_of(file)
+        if not 0 <= claimed <= min(MAX_ROWS, most_rows):
             raise DataError(
-                f"{file}: must have at most {MAX_ROWS} rows, and no more than it has bytes, got "
-                f"{table.metadata.num_rows}; split it into several files"
+                f"{file}: must have at most {MAX_ROWS} rows, and no more than it has bytes, got {claimed}; split it "
+                "into several files"
             )
         page_bytes(file, [f"{columns.image}.bytes", columns.label])
         found: dict[Any, int] = {}
         rows = [np.zeros(0, np.int64)]
         num_rows = 0
-        for batch in batches(table, file, columns.label):
+        for batch in batches(file, columns.label):
             distinct = _distinct(batch.column(0), file, num_rows, columns)
             rows.append(np.array([found.setdefault(value, len(found)) for value in distinct.values])[distinct.rows])
             num_rows += len(batch)
@@ -182,7 +184,7 @@ def read_labels(
     return Labels([named.index(name) for name in labels.values], labels.rows)
 
 
-def _check_columns(file: Path, columns: Columns) -> None:
+def _check_columns(file: TableFile, columns: Columns) -> None:
     """Check that a file has the columns of the first training file."""
     schema = schema_of(file)
     kinds = [label_kind(field.type) for field in schema if field.name == columns.label]
@@ -197,7 +199,7 @@ def _check_columns(file: Path, columns: Columns) -> None:
         ) from error
 
 
-def _distinct(column: "pyarrow.Array", file: Path, first_row: int, columns: Columns) -> Labels:
+def _distinct(column: "pyarrow.Array", file: TableFile, first_row: int, columns: Columns) -> Labels:
     """Return the labels in some rows of a file, after a check that each is whole and not missing."""
     import pyarrow
     from pyarrow import compute

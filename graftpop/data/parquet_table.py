@@ -1,21 +1,23 @@
-"""One Parquet file of images: its schema, its image and label columns, and its rows in batches of bounded memory."""
+"""One table of images: its schema, its image and label columns, and its rows in batches of bounded memory.
+
+A table is the path of a Parquet file, or a `Table` in another format.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from graftpop.data.parquet_page_sizes import largest_page
 from graftpop.errors import DataError, closest, one_line
 
 if TYPE_CHECKING:
     import pyarrow
-    from pyarrow import parquet
 
 __all__ = [
-    "NUMBERS", "TEXT", "TRUE_FALSE", "batches", "column_list", "features_of", "image_column", "label_column",
-    "label_kind", "page_bytes", "reading", "schema_of",
+    "BATCH_ROWS", "NUMBERS", "TEXT", "TRUE_FALSE", "Table", "TableFile", "batches", "column_list", "features_of",
+    "image_column", "label_column", "label_kind", "num_rows_of", "page_bytes", "reading", "schema_of",
 ]  # fmt: skip
 
 NUMBERS, TRUE_FALSE, TEXT = "whole numbers", "true/false", "text"
@@ -24,21 +26,66 @@ BATCH_ROWS: Final = 256  # in memory
 BATCH_BYTES: Final = 2**26  # bounds the rows if each were as large as a page: a dictionary page can repeat one image
 
 
-def batches(table: "parquet.ParquetFile", file: Path, column: str) -> "Iterator[pyarrow.RecordBatch]":
+class Table(Protocol):
+    """A table that is not in Parquet; its text names it in messages."""
+
+    @property
+    def format(self) -> str:
+        """Name of the format, for messages."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold it."""
+
+    @property
+    def most_rows(self) -> int:
+        """The most rows that can be true."""
+
+    def schema(self) -> "pyarrow.Schema":
+        """Return its schema."""
+
+    def num_rows(self) -> int:
+        """Return its number of rows."""
+
+    def batches(self, column: str) -> "Iterator[pyarrow.RecordBatch]":
+        """Yield a column in batches of at most BATCH_ROWS rows."""
+
+
+TableFile = Path | Table
+
+
+def batches(file: TableFile, column: str, field: str = "") -> "Iterator[pyarrow.RecordBatch]":
     """Yield a column in batches of at most BATCH_ROWS rows; the larger its pages, the fewer rows.
 
     Args:
-        table: an open file.
-        file: its path.
-        column: path in the schema, joined by dots.
+        file: a table.
+        column: name of a column.
+        field: the only field of a struct column to read, if that is possible.
     """
+    from pyarrow import parquet
+
+    if not isinstance(file, Path):
+        yield from file.batches(column)
+        return
+    column += f".{field}" if field else ""
     num_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // (page_bytes(file, [column]) + 1)))
-    yield from table.iter_batches(num_rows, columns=[column])
+    with parquet.ParquetFile(file) as table:
+        yield from table.iter_batches(num_rows, columns=[column])
 
 
-def page_bytes(file: Path, columns: Sequence[str]) -> int:
-    """Return the decompressed size of the largest page in bytes, at most MAX_PAGE_BYTES."""
-    largest = largest_page(file, columns)
+def num_rows_of(file: TableFile) -> tuple[int, int]:
+    """Return the number of rows that a table claims, and the most that can be true."""
+    from pyarrow import parquet
+
+    if not isinstance(file, Path):
+        return file.num_rows(), file.most_rows
+    # each image takes several bytes
+    return parquet.read_metadata(file).num_rows, file.stat().st_size
+
+
+def page_bytes(file: TableFile, columns: Sequence[str]) -> int:
+    """Return the decompressed size of the largest page in bytes, at most MAX_PAGE_BYTES; 0 if it has no pages."""
+    largest = largest_page(file, columns) if isinstance(file, Path) else 0
     if largest > MAX_PAGE_BYTES:
         raise DataError(
             f"{file}: pages must have at most {MAX_PAGE_BYTES} bytes decompressed, got {largest}; "
@@ -47,20 +94,20 @@ def page_bytes(file: Path, columns: Sequence[str]) -> int:
     return largest
 
 
-def schema_of(file: Path) -> "pyarrow.Schema":
-    """Return the schema of a file, whose column names are one line each."""
+def schema_of(file: TableFile) -> "pyarrow.Schema":
+    """Return the schema of a table, whose column names are one line each."""
     from pyarrow import parquet
 
     with reading(file):
-        schema = parquet.read_schema(file)
+        schema = parquet.read_schema(file) if isinstance(file, Path) else file.schema()
         if broken := [name for name in schema.names if "".join(name.splitlines()) != name]:
             raise DataError(f"{file}: column names must be one line, got {broken[0]!a}; rename it")
         return schema
 
 
 @contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Turn the errors that libraries raise on a damaged file into a DataError."""
+def reading(file: TableFile) -> Iterator[None]:
+    """Turn the errors that libraries raise on a damaged table into a DataError."""
     import pyarrow
 
     try:
@@ -68,7 +115,8 @@ def reading(file: Path) -> Iterator[None]:
     except DataError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise DataError(f"{file}: cannot be read as Parquet ({one_line(error)}); fetch it again") from error
+        kind = "Parquet" if isinstance(file, Path) else file.format
+        raise DataError(f"{file}: cannot be read as {kind} ({one_line(error)}); fetch it again") from error
 
 
 def features_of(schema: "pyarrow.Schema") -> dict[str, Any]:
@@ -80,12 +128,12 @@ def features_of(schema: "pyarrow.Schema") -> dict[str, Any]:
         return {}
 
 
-def image_column(schema: "pyarrow.Schema", file: Path, names: Sequence[str]) -> str:
+def image_column(schema: "pyarrow.Schema", file: object, names: Sequence[str]) -> str:
     """Return the first of some names that is a column of images.
 
     Args:
-        schema: of the file.
-        file: its path, for messages.
+        schema: of the table.
+        file: the table, for messages.
         names: candidates.
 
     Raises:
@@ -102,14 +150,14 @@ def image_column(schema: "pyarrow.Schema", file: Path, names: Sequence[str]) -> 
     raise DataError(f"{file}: needs a column 'image' or 'img' of struct{{bytes, path}}, got {column_list(schema)}")
 
 
-def label_column(schema: "pyarrow.Schema", features: Mapping[str, Any], requested: str | None, file: Path) -> str:
+def label_column(schema: "pyarrow.Schema", features: Mapping[str, Any], requested: str | None, file: object) -> str:
     """Return the label column: the requested one, else the only one that the schema allows.
 
     Args:
-        schema: of the file.
+        schema: of the table.
         features: the hub's metadata, see `features_of`.
         requested: `data.label`.
-        file: the path, for messages.
+        file: the table, for messages.
 
     Raises:
         DataError: there is none, or several.

@@ -52,6 +52,7 @@ class Source:
     has_identities: bool = False  # recognition: its labels are identity, camera and role
     camera: str | None = None  # recognition: the camera column of a Parquet table
     notes: tuple[str, ...] = ()  # as those of its contents, but not cached
+    version: str | None = None  # of contents that are in no files
 
 
 def root_folder(data: DataSettings) -> Path:

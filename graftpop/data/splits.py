@@ -1,8 +1,8 @@
 """Loading of the training, validation and test splits that the settings describe."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from graftpop.data.cifar import find_cifar10, find_cifar100
 from graftpop.data.decoding import DamagedImage
 from graftpop.data.digits import find_digits
 from graftpop.data.folder import ImageFiles, find_folder
+from graftpop.data.huggingface import find_hf, hub_source
 from graftpop.data.identities import held_out_identities, match_note, numbered
 from graftpop.data.images import MemoryImages, Splits
 from graftpop.data.market import find_market
@@ -23,18 +24,20 @@ from graftpop.data.parquet_identities import find_parquet_identities
 from graftpop.data.source import Color, Source
 from graftpop.data.stratified_split import stratified_rows
 from graftpop.data.streamed import IMAGENET_MEAN, IMAGENET_STD, INPUT_SIDE, StreamedImages
-from graftpop.data.user_data import user_splits
+from graftpop.data.torch_dataset import dataset_splits
+from graftpop.data.user_data import user_datasets
 from graftpop.errors import DataError, choose
 from graftpop.settings import NO_AUGMENTATION, AugmentationSettings, DataSettings, TaskSettings
 from graftpop.user_code import PYTHON
 
-__all__ = ["DATASETS", "IDENTITIES", "data_set", "load_splits"]
+__all__ = ["DATASETS", "IDENTITIES", "data_set", "given_classes", "given_splits", "load_splits"]
 
 DATASETS: Final[Mapping[str, Callable[[DataSettings], Source | ImageFiles]]] = {
     "digits": find_digits,
     "cifar10": find_cifar10,
     "cifar100": find_cifar100,
     "parquet": find_parquet,
+    "hf": find_hf,
     "folder": find_folder,
 }
 
@@ -91,8 +94,14 @@ def load_splits(
         DataError: the data set is unknown, absent, damaged, or does not fit the settings.
     """
     if data.name.startswith(PYTHON):
-        return user_splits(
-            data, seed=seed, num_workers=num_workers, has_labels=not task.is_user_defined, augmentation=augmentation
+        return given_splits(
+            *user_datasets(data),
+            data,
+            seed=seed,
+            num_workers=num_workers,
+            has_labels=not task.is_user_defined,
+            augmentation=augmentation,
+            mean_std=mean_std,
         )
     find = data_set(data.name, task)
     try:
@@ -104,7 +113,7 @@ def load_splits(
             )
         if data.image_size is not None and isinstance(found, Source) and found.image_size is None:
             raise DataError(
-                f"data.image_size: must be unset unless data.name is parquet or folder, got {data.image_size} "
+                f"data.image_size: must be unset unless data.name is hf, parquet or folder, got {data.image_size} "
                 f"for {data.name}; leave it out"
             )
         if data.camera is not None and not (isinstance(found, Source) and found.camera):
@@ -122,7 +131,7 @@ def load_splits(
         elif found.has_identities:
             splits = _identity_splits(found, decoded(found), data, seed, task, augmentation, mean_std)
         else:
-            splits = _memory_splits(found, decoded(found), data, seed, augmentation, mean_std)
+            return _memory_splits(found, decoded(found), data, seed, augmentation, mean_std)
         return replace(splits, train=with_mixing(splits.train, augmentation, len(splits.class_names)))
     except DamagedImage as error:
         if data.name != "folder":
@@ -130,6 +139,64 @@ def load_splits(
         raise DataError(f"{error}, or set data.on_damage to skip") from error
     except OSError as error:
         raise DataError(f"data: {data.name} must be readable, got {error}; check its folder") from error
+
+
+def given_splits(  # three splits, and all that their items do not say
+    train: Any,
+    val: Any,
+    test: Any,
+    data: DataSettings,
+    *,
+    classes: Sequence[str] = (),
+    seed: int,
+    num_workers: int = 0,
+    has_labels: bool = True,
+    augmentation: AugmentationSettings = NO_AUGMENTATION,
+    mean_std: MeanStd = None,
+) -> Splits:
+    """Return the splits of data sets in Python.
+
+    Args:
+        train: a torch data set, see `dataset_splits`, or images of Hugging Face, see `hub_source`.
+        val: likewise; None: split off `train`.
+        test: likewise.
+        data: share of the validation split; for images of Hugging Face also the label, the size and the crops.
+        classes: class names; empty: the data set's own.
+        seed: fixes the validation split.
+        num_workers: processes that read; 0 reads in this process.
+        has_labels: whether targets must be the labels of classes.
+        augmentation: further augmentation of the training images.
+        mean_std: normalization of images of Hugging Face; None: that of the training images.
+
+    Raises:
+        DataError: the data sets do not fit the settings or the classes.
+    """
+    source = hub_source(train, val, test, data)
+    if source is not None:
+        splits = _memory_splits(source, decoded(source), data, seed, augmentation, mean_std)
+        if classes and len(classes) != len(splits.class_names):
+            raise DataError(
+                f"classes: must name the {len(splits.class_names)} classes of column '{source.label}', got "
+                f"{len(classes)}; leave them out, or use cast_column('{source.label}', datasets.ClassLabel(names=...))"
+            )
+        return replace(splits, class_names=tuple(classes) or splits.class_names)
+    return dataset_splits(
+        train,
+        val,
+        test,
+        classes=list(map(str, classes or getattr(train, "classes", ()))),
+        val_fraction=data.val_fraction,
+        seed=seed,
+        num_workers=num_workers,
+        has_labels=has_labels,
+        augmentation=augmentation,
+    )
+
+
+def given_classes(train: Any, val: Any, test: Any, data: DataSettings) -> Sequence[str]:
+    """Return the class names that data sets in Python have, empty if none; arguments as in `given_splits`."""
+    source = hub_source(train, val, test, data)
+    return decoded(source).class_names if source is not None else getattr(train, "classes", None) or ()
 
 
 def _memory_splits(
@@ -146,8 +213,9 @@ def _memory_splits(
     train = MemoryImages(pixels, labels, recipe, train_rows)
     val = MemoryImages(*images.parts["val"], recipe) if val_rows is None else replace(train, rows=val_rows)
     test = MemoryImages(*images.parts["test"], recipe)
+    trained = with_mixing(train, augmentation, len(images.class_names))
     notes = source.notes + images.notes
-    return Splits(train, val, test, images.class_names, (3, *pixels.shape[2:]), recipe, notes)
+    return Splits(trained, val, test, images.class_names, (3, *pixels.shape[2:]), recipe, notes)
 
 
 def _identity_splits(

@@ -1,41 +1,32 @@
-"""User-defined data sets that a space names: a function that returns torch data sets."""
+"""User-defined data sets that a space names: a function that returns data sets of torch or Hugging Face."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from graftpop.data.images import Splits
-from graftpop.data.torch_dataset import dataset_splits
+from graftpop.data.huggingface import has_images, hub_parts
 from graftpop.errors import DataError, GraftpopError, describe_exception
-from graftpop.settings import AugmentationSettings, DataSettings
+from graftpop.settings import DataSettings
 from graftpop.user_code import import_user_code
 
-__all__ = ["user_splits"]
+__all__ = ["user_datasets"]
 
 REFUSED = ("label", "camera", "image_size", "max_train_images")
 """Keys that have no effect: the function returns the items as they are."""
 
 
-def user_splits(
-    data: DataSettings, *, seed: int, num_workers: int, has_labels: bool, augmentation: AugmentationSettings
-) -> Splits:
-    """Return the splits of `data.name: python:MODULE.FUNCTION`.
+def user_datasets(data: DataSettings) -> tuple[Any, Any, Any]:
+    """Return training, validation (or None) and test data of `data.name: python:MODULE.FUNCTION`.
 
     The function takes no arguments, or `data.root` if that is set. It returns (train, test) or (train, val, test), map
-    style data sets of (input, target). Class names are the attribute `classes` of `train`, if there are classes.
+    style data sets of (input, target), or data of Hugging Face, see `hub_parts`.
 
     Args:
-        data: name, root and share of the validation split.
-        seed: fixes the validation split.
-        num_workers: processes that read; 0 reads in this process.
-        has_labels: whether targets must be the labels of classes.
-        augmentation: erasing and mixing of the training images.
+        data: name and root.
 
     Raises:
-        DataError: the function cannot be imported, fails, or returns something else.
+        DataError: the function cannot be imported, fails, or returns something else; or a key has no effect.
     """
     where = f"data.name: {data.name}"
-    for key in REFUSED:
-        if (value := getattr(data, key)) is not None:
-            raise DataError(f"data.{key}: has no effect on {data.name}, got {value}; apply it in the function")
     make = import_user_code(data.name, "data.name", DataError)
     try:
         parts: Any = make() if data.root is None else make(data.root)
@@ -43,23 +34,19 @@ def user_splits(
         raise
     except Exception as error:  # user code may raise anything
         raise DataError(f"{where} failed: {describe_exception(error)}; fix it") from error
-    if not isinstance(parts, tuple | list) or len(parts) not in (2, 3) or not all(map(_is_map_style, parts)):
+    if isinstance(parts, Mapping):
+        parts = (parts, None, None)
+    elif not isinstance(parts, tuple | list) or len(parts) not in (2, 3) or not all(map(_is_map_style, parts)):
         got = tuple(type(part).__name__ for part in parts) if isinstance(parts, tuple | list) else type(parts).__name__
         raise DataError(
             f"{where} must return (train, test) or (train, val, test), torch data sets with a length, got {got}; fix it"
         )
     train, *val, test = parts
-    return dataset_splits(
-        train,
-        val[0] if val else None,
-        test,
-        classes=list(map(str, getattr(train, "classes", ()))),
-        val_fraction=data.val_fraction,
-        seed=seed,
-        num_workers=num_workers,
-        has_labels=has_labels,
-        augmentation=augmentation,
-    )
+    train, val, test = hub_parts(train, val[0] if val else None, test)
+    for key in REFUSED:
+        if (value := getattr(data, key)) is not None and (key == "camera" or not has_images(train)):
+            raise DataError(f"data.{key}: has no effect on {data.name}, got {value}; apply it in the function")
+    return train, val, test
 
 
 def _is_map_style(part: Any) -> bool:

@@ -24,12 +24,12 @@ class DataSettings(Section):
     """The data set, its validation split and its augmentation."""
 
     name: str = "cifar10"
-    """Name of the data set. parquet reads tables of images, folder reads images from class folders. For recognition:
-    omniglot, parquet, or market1501 and dukemtmc, whose folders bounding_box_train, query and bounding_box_test are
-    below root."""
+    """Name of the data set. parquet reads tables of images, hf the folder that Hugging Face's DatasetDict.save_to_disk
+    wrote, folder reads images from class folders. For recognition: omniglot, parquet, or market1501 and dukemtmc, whose
+    folders bounding_box_train, query and bounding_box_test are below root."""
 
     root: str | None = None
-    """Path of the data; required for parquet and folder. null: for cifar10 $GRAFTPOP_DATA/cifar10, then the cache
+    """Path of the data; required for parquet, hf and folder. null: for cifar10 $GRAFTPOP_DATA/cifar10, then the cache
     folder, then a download into it; likewise for cifar100."""
 
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -40,8 +40,8 @@ class DataSettings(Section):
     all."""
 
     label: str | None = None
-    """Name of the label column of a Parquet table: whole numbers, true/false or text. null: found from the table's
-    schema."""
+    """Name of the label column of a Parquet or Hugging Face table: whole numbers, true/false or text. null: found from
+    the table's schema."""
 
     camera: str | None = None
     """Name of the column of a Parquet table that says who made an image, a camera or a drawer; only for recognition. An
@@ -49,7 +49,7 @@ class DataSettings(Section):
     is such a column; otherwise every image has a camera of its own."""
 
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Side in pixels of the square to which images of parquet, folder and omniglot are scaled and cropped; for
+    """Side in pixels of the square to which images of parquet, hf, folder and omniglot are scaled and cropped; for
     market1501 and dukemtmc the height, twice the width, to which images are scaled without a cut. null: 256 for these
     two, otherwise unchanged if all images have one size; else folder uses 224."""
 

@@ -38,7 +38,7 @@ UNDER_PBT = ("graft.A", "graft.c", "graft.base", "graft.alpha", "training.lr")
 USER_CODE: Final = ("graft.criterion",)
 """Keys of NAME_TABLES that may also name user code."""
 
-NEED_ROOT: Final = ("parquet", "folder", "market1501", "dukemtmc")
+NEED_ROOT: Final = ("parquet", "hf", "folder", "market1501", "dukemtmc")
 """Data sets that are found only through data.root."""
 
 DIVERSE: Final = ("training.", "augmentation.", "task.label_smoothing")

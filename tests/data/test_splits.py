@@ -223,4 +223,4 @@ def test_user_data_needs_an_existing_root(name: str, tmp_path: Path) -> None:
 
 
 def test_names_of_data_sets() -> None:
-    assert sorted(DATASETS) == ["cifar10", "cifar100", "digits", "folder", "parquet"]
+    assert sorted(DATASETS) == ["cifar10", "cifar100", "digits", "folder", "hf", "parquet"]

@@ -5,14 +5,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from arrow_inputs import arrow_input, whole_arrow
 from checkpoint_inputs import best_input, peer_input, weights_input
 from image_inputs import image_input
 from parquet_inputs import parquet_input, whole_table
 from space_inputs import space_input
 
 from graftpop.cli.weight_tables import network_figures
+from graftpop.data.arrow_file import ArrowFile
 from graftpop.data.decoding import decode_image, size_of
 from graftpop.data.parquet import parquet_files, parquet_source
+from graftpop.data.source import Source
 from graftpop.errors import CheckpointError, DataError, GraftpopError, ModelError, SpaceError
 from graftpop.models.network_file import read_network, split_peer_file
 from graftpop.models.weight_file import read_any_weights, read_weights
@@ -36,7 +39,21 @@ def read_parquet(rng: random.Random, folder: Path) -> None:
     parts = rng.choice(((changed, whole_table()), (whole_table(), changed), (changed, changed), (changed, changed)))
     for name, content in zip(("train", "test"), parts, strict=True):
         (folder / f"{name}.parquet").write_bytes(content)
-    contents = parquet_source("fuzz", folder, parquet_files(folder), None).open()
+    _decode(parquet_source("fuzz", folder, parquet_files(folder), None))
+
+
+def read_arrow(rng: random.Random, folder: Path) -> None:
+    """Decode all images of two tables, one of them mutated."""
+    parts = [arrow_input(rng), whole_arrow()]
+    rng.shuffle(parts)
+    tables = {name: [ArrowFile(folder / f"{name}.arrow")] for name in ("train", "test")}
+    for (table,), content in zip(tables.values(), parts, strict=True):
+        table.path.write_bytes(content)
+    _decode(parquet_source("fuzz", folder, tables, None))
+
+
+def _decode(source: Source) -> None:
+    contents = source.open()
     for part in contents.parts.values():
         num_images = 0
         for pixels, labels in part.blocks:
@@ -79,6 +96,7 @@ def read_checkpoint(rng: random.Random, folder: Path) -> None:
 READERS: Final[Mapping[str, tuple[Callable[[random.Random, Path], None], tuple[type[GraftpopError], ...]]]] = {
     "space": (read_space, (SpaceError,)),
     "parquet": (read_parquet, (DataError,)),
+    "arrow": (read_arrow, (DataError,)),
     "image": (read_image, (DataError,)),
     "checkpoint": (read_checkpoint, (CheckpointError, ModelError)),
 }

@@ -12,7 +12,7 @@ from image_inputs import image_input, whole_images
 from mutations import INTERESTING, mutated, random_bytes
 from pyarrow import parquet
 
-__all__ = ["parquet_input", "whole_table"]
+__all__ = ["odd_table", "parquet_input", "whole_table"]
 
 NUM_ROWS: Final = 6
 IMAGE: Final = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
@@ -34,11 +34,9 @@ def parquet_input(rng: random.Random) -> bytes:
     if kind == 0:
         return b"PAR1" + random_bytes(rng) + b"PAR1"
     if kind <= 3:
-        return _odd_table(rng)
+        return odd_table(rng)
     whole = (
-        whole_table(rng.choice(CODECS), rng.choice(("1.0", "2.0")), rng.random() < 0.5)
-        if kind < 10
-        else _odd_table(rng)
+        whole_table(rng.choice(CODECS), rng.choice(("1.0", "2.0")), rng.random() < 0.5) if kind < 10 else odd_table(rng)
     )
     footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
     if kind <= 5:
@@ -59,7 +57,7 @@ def _images(encoded: Sequence[bytes | None]) -> pyarrow.Array:
     return pyarrow.array([None if one is None else {"bytes": one, "path": "../../../etc/x"} for one in encoded], IMAGE)
 
 
-def _odd_table(rng: random.Random) -> bytes:
+def odd_table(rng: random.Random) -> bytes:
     size = rng.choice((NUM_ROWS, NUM_ROWS, NUM_ROWS, 1, 0, 300))
     images = [image_input(rng) if rng.random() < 0.1 else whole_images()[0] for _ in range(size)]
     labels = [

@@ -11,13 +11,14 @@ import warnings
 from pathlib import Path
 
 import pytest
+from arrow_inputs import arrow_input
 from checkpoint_inputs import best_input, peer_input, weights_input
 from fuzzed_readers import READERS, outcome
 from image_inputs import image_input
 from parquet_inputs import parquet_input
 from space_inputs import space_input
 
-NUM_INPUTS = {"space": 300, "parquet": 200, "image": 1000, "checkpoint": 200}
+NUM_INPUTS = {"space": 300, "parquet": 200, "arrow": 200, "image": 1000, "checkpoint": 200}
 LIMIT_S = 10.0  # processor time, independent of other load
 LIMIT_KIB = 2**20
 
@@ -40,7 +41,7 @@ def test_reader_accepts_or_refuses_within_time_and_memory(reader: str, tmp_path:
 
 
 def hash_of_inputs() -> str:
-    makers = (space_input, parquet_input, image_input, best_input, weights_input, peer_input)
+    makers = (space_input, parquet_input, arrow_input, image_input, best_input, weights_input, peer_input)
     inputs = [make(random.Random(f"{seed}")) for make in makers for seed in range(25)]
     return hashlib.sha256(repr(inputs).encode()).hexdigest()
 
