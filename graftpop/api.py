@@ -106,6 +106,10 @@ class Population:
         given_task = task if callable(task) else None
         if task is not None:
             sections["task"] = task if given_task is None else _task_section(given_task)
+        if isinstance(network, nn.Module):
+            raise ModelError(
+                f"network: must make a new network for each peer, got a {type(network).__name__}; give its class"
+            )
         train, val, test = hub_parts(train, val, test)
         if test is None:
             raise SpaceError("test: must be given unless train is a DatasetDict, got none; give test items")

@@ -35,6 +35,19 @@ class Twice(Net):
         return super().forward(images), super().forward(images)
 
 
+class LightningModule(nn.Module):
+    """Stands in for the class of Lightning, which is no dependency."""
+
+    __module__ = "lightning.pytorch.core.module"
+
+
+class OfLightning(LightningModule, Net):
+    """Would be trained by its own training_step."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        raise AssertionError(batch_idx)
+
+
 class Typo(Net):
     """Uses an absent layer."""
 
@@ -357,6 +370,8 @@ def test_momentum_can_be_read_changed_and_reset(make: Any) -> None:
         ),
         ({"network": lambda num_classes: Net(num_classes + 1)}, ModelError, r"10\).*got \(2, 11\)"),
         ({"network": Twice}, ModelError, "got tuple"),
+        ({"network": OfLightning}, ModelError, "OfLightning'.*LightningModule.*training_step.*graftpop.Task"),
+        ({"network": Net(10)}, ModelError, "^network: .*got a Net; "),
         ({"network": Typo}, ModelError, r"Typo'.*\(1, 8, 8\).*AttributeError: 'Typo' object has no attribute 'layer'"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from graftpop.data.images import Splits
-from graftpop.errors import SpaceError
+from graftpop.errors import ModelError, SpaceError
 from graftpop.models.forward_check import check_forward
 from graftpop.models.module_check import check_modules
 from graftpop.settings import Settings
@@ -31,10 +31,16 @@ def check_network(settings: Settings, task: Task, network: nn.Module, splits: Sp
         splits: the data.
 
     Raises:
-        ModelError: the network does not take the data, or its output has another shape than a built-in task needs.
+        ModelError: the network does not take the data, its output has another shape than a built-in task needs, or it
+            is a LightningModule.
         SpaceError: a user-defined task fails or returns something unsuitable, or a method needs what it lacks.
     """
     where = f"model.name: '{settings.model.name}'"
+    if _is_lightning_module(network):
+        raise ModelError(
+            f"{where} must be a plain network, which a task trains, got a LightningModule, whose training_step would be "
+            "ignored; give the network inside it with a graftpop.Task"
+        )
     if isinstance(task, UserTask):
         check_modules(network, where)
         _try(settings, task, copy.deepcopy(network), splits)
@@ -46,6 +52,14 @@ def check_network(settings: Settings, task: Task, network: nn.Module, splits: Sp
             f"{method}: compares logits, which task {settings.task.name} does not have; define its method logits, or "
             f"remove {method}"
         )
+
+
+def _is_lightning_module(network: nn.Module) -> bool:
+    """Return whether a network is a LightningModule, without an import of Lightning."""
+    return any(
+        kind.__name__ == "LightningModule" and kind.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
+        for kind in type(network).__mro__
+    )
 
 
 def _try(settings: Settings, task: UserTask, network: nn.Module, splits: Splits) -> None:
