@@ -156,7 +156,17 @@ def compressed(root: Path) -> None:
 
 
 def compressed_dictionary(root: Path) -> None:
-    rewritten(root, codec="lz4", kind=pyarrow.array(["a" * 100, "b" * 100, "c" * 100] * 10).dictionary_encode())
+    """Compress the dictionary of a column, but none of the batches."""
+    kind = pyarrow.array(["a" * 100, "b" * 100, "c" * 100] * 10).dictionary_encode()
+    rewritten(root, codec="lz4", kind=kind)
+    file = root / "train" / "data-00000-of-00002.arrow"
+    small = list(pyarrow.ipc.MessageReader.open_stream(file.read_bytes()))
+    rewritten(root, kind=kind)
+    whole = list(pyarrow.ipc.MessageReader.open_stream(file.read_bytes()))
+    assert [message.type for message in whole[:3]] == ["schema", "dictionary", "record batch"]
+    with pyarrow.OSFile(str(file), "wb") as sink:
+        for message in (whole[0], small[1], *whole[2:]):
+            message.serialize_to(sink)
 
 
 def cut_short(root: Path) -> None:
@@ -264,6 +274,7 @@ def test_images_are_decoded_once_and_augmented(format: str | None) -> None:
     decoded = list((cache_folder() / "decoded").glob("hf-*/meta.json"))
     splits_of(data, data.select(range(9, 15)))
     assert list((cache_folder() / "decoded").glob("hf-*/meta.json")) == decoded
+    assert splits_of(data, data.select(range(5))).test.num_images == 5
     other = splits_of(data, data.select(range(8, 15)), image_size=8, crop_padding=1, flip=False)
     assert (other.image_shape, other.test.num_images) == ((3, 8, 8), 7)
     assert (other.recipe.crop_padding, other.recipe.flip) == (1, False)
