@@ -1,6 +1,6 @@
 # Long tests and measurements, too slow for every change.
 
-.PHONY: nodes chaos mutants coverage lowest
+.PHONY: nodes chaos mutants coverage lowest integrations
 nodes:  ## studies on a cluster of several nodes, some of which die or hang; thirteen minutes on 2 cores
 	python -m pytest -n 0 -m nodes
 chaos:  ## kill peers, trials, drivers and nodes a hundred times; about an hour and a half on 2 cores
@@ -9,6 +9,10 @@ mutants:  ## change the code in small ways, one at a time; the unit tests must n
 	python tests/mutants/run.py
 coverage:  ## lines and branches that the unit tests reach
 	python -m pytest -m "not ray" --cov=graftpop --cov-branch --cov-report=term:skip-covered
+integrations:  ## the callbacks of PyTorch Lightning and Hugging Face's Trainer, in build/integrations
+	python -m venv build/integrations
+	build/integrations/bin/pip install -c constraints.txt . lightning 'transformers[torch]' datasets pytest pytest-timeout pytest-xdist
+	build/integrations/bin/python -m pytest -n 0 tests/integrations tests/data/test_huggingface.py
 lowest:  ## the unit tests with the lowest supported version of every run-time dependency, in build/lowest
 	python -m venv build/lowest
 	build/lowest/bin/pip install -c constraints-lowest.txt '.[pruning]' \

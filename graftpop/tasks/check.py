@@ -38,8 +38,8 @@ def check_network(settings: Settings, task: Task, network: nn.Module, splits: Sp
     where = f"model.name: '{settings.model.name}'"
     if _is_lightning_module(network):
         raise ModelError(
-            f"{where} must be a plain network, which a task trains, got a LightningModule, whose training_step would be "
-            "ignored; give the network inside it with a graftpop.Task"
+            f"{where} must be a plain network, which a task trains, got a LightningModule, whose training_step would "
+            "be ignored; give the network inside it with a graftpop.Task, or see graftpop.integrations.lightning"
         )
     if isinstance(task, UserTask):
         check_modules(network, where)

@@ -5,6 +5,7 @@ __all__ = ["LAYERS"]
 LAYERS = (
     ("tune", "init", "report", "inspect", "export", "__main__"),
     ("api",),
+    ("integrations",),
     ("cli",),
     ("cluster",),
     ("exporting",),

@@ -1,0 +1,1 @@
+"""Grafting within other people's training loops."""
