@@ -88,7 +88,8 @@ def load_splits(
         num_workers: processes that read images streamed from files; 0 reads in this process.
         task: the task, which decides the data sets and their targets.
         augmentation: further augmentation of the training images.
-        mean_std: normalization of the images; None: that of the data set. User-defined data is used as it is.
+        mean_std: normalization of the images; None: that of the data set. Tensors of user-defined data are used as they
+            are.
 
     Raises:
         DataError: the data set is unknown, absent, damaged, or does not fit the settings.
