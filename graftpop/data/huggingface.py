@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["find_hf", "has_images", "hub_parts", "hub_source"]
 
 SPLITS: Final = "the splits train and test (or validation)"
+IMAGES: Final = "a Hugging Face data set of images"
+TENSORS: Final = "a Hugging Face data set with a transform or without images"
 INPUT_KEYS: Final = (*IMAGE_COLUMNS, "pixel_values")  # the last is usual after a transform
 
 
@@ -111,12 +113,8 @@ def hub_parts(train: Any, val: Any, test: Any) -> tuple[Any, Any, Any]:
     if odd := next((name for name in kinds if kinds[name] != kinds["train"]), None):
         raise DataError(f"{odd}: must be {kinds['train']}, as train is, got {kinds[odd]}; treat both alike")
     if kinds["train"] == TENSORS:
-        return tuple(data and HubItems(data, name) for name, data in given.items())  # type: ignore[return-value]
+        train, val, test = (None if data is None else HubItems(data, name) for name, data in given.items())
     return train, val, test
-
-
-IMAGES: Final = "a Hugging Face data set of images"
-TENSORS: Final = "a Hugging Face data set with a transform or without images"
 
 
 def _is_hub(dataset: object) -> bool:

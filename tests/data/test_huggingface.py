@@ -351,6 +351,8 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: (arrays(PIXELS),) * 2, r"^train: column 'image' .*\(16, 24, 3\); .*cast_column"),
     (lambda: (dataset(), dataset([-1] * 30)), r"^test row 0: .*'label'.*\[0, 2\], got -1"),
     (lambda: (dataset(), None), "^test: .*DatasetDict"),
+    (lambda: (dataset().with_transform(tensors), dataset().select([]).with_transform(tensors)), "^test: .*none"),
+    (lambda: (dataset(), dataset().select([])), "^test: .*no rows"),
     (lambda: ({"train": dataset(), "test": dataset()}, dataset()), "^train: .*DatasetDict"),
     (lambda: ({"train": dataset()}, None), "^train: .*no test images"),
     (lambda: ({"train": dataset(), "test": dataset(), "test2": dataset()}, None), "^train: .*test and test2"),
