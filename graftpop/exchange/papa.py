@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from graftpop.exchange.rule import ExchangeRule
+from graftpop.exchange.snapshots import weights_by_peer
 from graftpop.training.snapshot import Snapshot
 
 __all__ = ["Papa"]
@@ -35,10 +36,7 @@ class Papa(ExchangeRule):
         """
         settings = self.context.settings.papa
         assert settings is not None
-        weights = {donor.peer: donor.weights_on(self.weights.device) for donor in donors} | {
-            self.context.peer: self.weights
-        }
-        mean = torch.stack([weights[peer] for peer in sorted(weights)]).mean(0)
+        mean = torch.stack([*weights_by_peer(self.context.peer, self.weights, donors).values()]).mean(0)
         share = 1 - (1 - settings.rate * self.context.lr_ratio()) ** (self.context.steps_between / STEPS)
         distance = torch.linalg.vector_norm(self.weights - mean, dtype=torch.float64).item()
         self.weights.lerp_(mean, share)

@@ -10,7 +10,7 @@ from torch import Tensor
 from graftpop.training.flat_state import FlatState
 from graftpop.training.snapshot import ALL_OTHERS, Snapshot, as_tensor
 
-__all__ = ["copy_from_", "integers_of", "mean_snapshot", "take_snapshot"]
+__all__ = ["copy_from_", "integers_of", "mean_snapshot", "take_snapshot", "weights_by_peer"]
 
 
 def take_snapshot(
@@ -37,6 +37,18 @@ def mean_snapshot(snapshots: Sequence[Snapshot]) -> Snapshot:
         return snapshots[0]
     mean = torch.stack([as_tensor(snapshot.weights) for snapshot in snapshots]).mean(0)
     return replace(snapshots[0], peer=ALL_OTHERS, weights=mean.numpy(), entropies=np.empty(0))
+
+
+def weights_by_peer(peer: int, own: Tensor, donors: Sequence[Snapshot]) -> dict[int, Tensor]:
+    """Return the weights (N,) of a peer and its donors, in the order of their indices, so that all compute alike.
+
+    Args:
+        peer: index of the peer.
+        own: its weights.
+        donors: snapshots of its donors.
+    """
+    weights = {donor.peer: donor.weights_on(own.device) for donor in donors} | {peer: own}
+    return {index: weights[index] for index in sorted(weights)}
 
 
 def copy_from_(state: FlatState, donor: Snapshot) -> None:

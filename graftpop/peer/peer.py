@@ -63,7 +63,10 @@ class Peer:
         components = components or named_components(settings)
         splits = self._splits = components.make_splits(settings, num_workers)
         task = self._task = components.make_task(settings)
-        with seeded(derive(settings.seed, "initialisation", index), torch.device("cpu")):
+        with seeded(
+            derive(settings.seed, "initialisation", 0 if settings.initialization == "same" else index),
+            torch.device("cpu"),
+        ):
             network = components.make_network(num_outputs(task, splits))
         sites = sites_of(settings, network, splits.image_shape)
         self._learner = make_learner(settings, index, network, splits, task, self._device, components)

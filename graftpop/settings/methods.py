@@ -25,10 +25,13 @@ __all__ = [
     "EmaSettings",
     "GraftSettings",
     "MutualSettings",
+    "OuterSettings",
     "PapaSettings",
     "ReprSettings",
+    "SpartaSettings",
     "SwaSettings",
     "TeacherSettings",
+    "WashSettings",
 ]
 
 
@@ -102,6 +105,43 @@ class PapaSettings(ExchangeSection):
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Share of the way per 10 optimizer steps at the initial learning rate; it falls with the learning rate. The
     default is the value of the paper, which exchanges after every 10 steps: population.exchange_every: 10."""
+
+
+class WashSettings(ExchangeSection):
+    """WASH: a few weights of the peers are shuffled among them, place by place."""
+
+    rule: ClassVar[str] = "graftpop.exchange.wash.Wash"
+    topology: ClassVar[str] = "all"
+    initialization: ClassVar[Literal["own", "same"]] = "same"
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Probability that a place in the first layer is shuffled in an exchange; it falls linearly to 0 in the last layer.
+    The paper exchanges after every step: population.exchange_every: 1."""
+
+
+class SpartaSettings(ExchangeSection):
+    """SPARTA: a few weights of every peer, at the same places, become their mean over the peers."""
+
+    rule: ClassVar[str] = "graftpop.exchange.sparta.Sparta"
+    topology: ClassVar[str] = "all"
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.005
+    """Probability that a place is averaged in an exchange. The default is for exchanges after every step:
+    population.exchange_every: 1."""
+
+
+class OuterSettings(ExchangeSection):
+    """DiLoCo: an outer optimizer moves common weights by the peers' mean change, and all continue from there."""
+
+    rule: ClassVar[str] = "graftpop.exchange.outer.Outer"
+    topology: ClassVar[str] = "all"
+    initialization: ClassVar[Literal["own", "same"]] = "same"
+
+    lr: Positive = 0.7
+    """Learning rate of the outer optimizer; 1 with momentum 0 is averaging."""
+
+    momentum: Rate = 0.9
+    """Nesterov momentum of the outer optimizer."""
 
 
 class TeacherSettings(Section):

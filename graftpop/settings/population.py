@@ -40,6 +40,10 @@ class PopulationSettings(Section):
     time. all: each peer receives the mean of all others. mean: that of all peers. best: all others receive from the
     peer with the best validation score."""
 
+    initialization: Literal["auto", "own", "same"] = "auto"
+    """own: each peer draws initial weights of its own. same: all peers start from the same weights. auto: the exchange
+    rule's own, same for wash and outer, own for the others."""
+
     epochs_per_round: Count = 1
     """Epochs per round."""
 

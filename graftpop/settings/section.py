@@ -116,7 +116,9 @@ class ExchangeSection(Section):
     Attributes:
         rule: MODULE.CLASS of the rule, a subclass of `graftpop.exchange.rule.ExchangeRule`.
         topology: the topology of `population.topology: auto`.
+        initialization: the initialization of `population.initialization: auto`.
     """
 
     rule: ClassVar[str]
     topology: ClassVar[str] = "ring"
+    initialization: ClassVar[Literal["own", "same"]] = "own"

@@ -10,9 +10,12 @@ from graftpop.settings.methods import (
     EmaSettings,
     GraftSettings,
     MutualSettings,
+    OuterSettings,
     PapaSettings,
     ReprSettings,
+    SpartaSettings,
     SwaSettings,
+    WashSettings,
 )
 from graftpop.settings.population import DiagnosticsSettings, PopulationSettings
 from graftpop.settings.section import ExchangeSection, Name, Section, Seed, SiteChoice, UserPart
@@ -42,6 +45,9 @@ class Settings(Section):
     population: PopulationSettings = PopulationSettings()
     graft: GraftSettings | None = None
     papa: PapaSettings | None = None
+    wash: WashSettings | None = None
+    sparta: SpartaSettings | None = None
+    outer: OuterSettings | None = None
     exchange: UserPart | None = None
     """User-defined exchange rule, python:MODULE.CLASS. null: none."""
 
@@ -152,6 +158,13 @@ class Settings(Section):
         """The topology of the exchange, with auto replaced by the rule's own."""
         own = next((section.topology for section in self.exchange_sections.values()), "ring")
         return own if self.population.topology == "auto" else self.population.topology
+
+    @property
+    def initialization(self) -> Literal["own", "same"]:
+        """The initial weights of the peers, with auto replaced by the rule's own."""
+        if self.population.initialization != "auto":
+            return self.population.initialization
+        return next((section.initialization for section in self.exchange_sections.values()), "own")
 
     @property
     def method_on_sites(self) -> str | None:

@@ -17,6 +17,9 @@ EXCLUSIVE = (
 )
 """Pairs of sections that exclude each other, with the reason."""
 
+AT_ONE_STEP: Final = ("wash", "sparta", "outer")
+"""Exchange rules in which all peers change at the same step."""
+
 RELEASED_CODE_VALUES: Final[Mapping[str, object]] = {
     "base": 0.5,
     "level": "layer",
@@ -58,6 +61,22 @@ def _check_exchange(settings: Settings, origin: Origin) -> None:
         raise SpaceError(
             f"{origin('population.exchange_every')}: must be round without an exchange rule, got "
             f"{population.exchange_every}; add a rule, or remove it"
+        )
+    if settings.wash is not None and settings.topology not in ("all", "mean"):
+        raise SpaceError(
+            f"{origin('population.topology')}: must be all with wash, which shuffles the weights of all peers, got "
+            f"{settings.topology}; set all, or leave it out"
+        )
+    at_one_step = next((name for name in AT_ONE_STEP if getattr(settings, name) is not None), None)
+    if at_one_step is not None and population.mode == "async":
+        raise SpaceError(
+            f"{origin('population.mode')}: must be sync with {at_one_step}, whose peers change at the same step, got "
+            f"async; set it, or remove {at_one_step}"
+        )
+    if settings.outer is not None and settings.initialization != "same":
+        raise SpaceError(
+            f"{origin('population.initialization')}: must be same with outer, whose peers continue from common "
+            f"weights, got {population.initialization}; set it, or remove outer"
         )
     if settings.exchanges_in_steps and settings.topology == "best":
         raise SpaceError(

@@ -20,11 +20,12 @@ __all__ = ["Entry", "FlatState", "Stretch"]
 
 @dataclass(frozen=True)
 class Entry:
-    """Position of one tensor in the buffer: its name, first element and number of elements."""
+    """Position of one tensor in the buffer: its name, first element and number of elements; whether it is trained."""
 
     name: str
     offset: int
     numel: int
+    is_parameter: bool = True
 
 
 class Stretch(NamedTuple):
@@ -71,7 +72,7 @@ class FlatState:
             view.copy_(tensor.detach())
             tensor.data = view
             self._pointers[name] = view.data_ptr()
-            self.entries.append(Entry(name, offset, tensor.numel()))
+            self.entries.append(Entry(name, offset, tensor.numel(), isinstance(tensor, nn.Parameter)))
             offset += tensor.numel()
         self._entries_by_name = {entry.name: entry for entry in self.entries}
 
@@ -82,6 +83,10 @@ class FlatState:
     def get(self, name: str) -> Tensor | None:
         """Return the view of one tensor, detached, or None if no floating-point tensor has that name."""
         return self[name] if name in self._tensors else None
+
+    def shape_of(self, name: str) -> torch.Size:
+        """Return the shape of one tensor."""
+        return self._shapes[name]
 
     def check_shapes(self) -> None:
         """Check that no view was given another shape; torch's fused optimizers would write past its end.

@@ -348,3 +348,10 @@ def test_compat_exchange_in_a_population_equals_the_released_code() -> None:
         alphas = references.released_graft(reference, published[1 - receiver], A=0.4, c=500)
         assert done.grafts["alpha"][7 * receiver : 7 * receiver + 7] == list(alphas.values())
         assert all(torch.equal(state[f"network/{name}"], tensor) for name, tensor in reference.state_dict().items())
+
+
+@pytest.mark.parametrize(("initialization", "are_equal"), [("own", False), ("same", True)])
+def test_peers_may_start_from_the_same_weights(initialization: str, are_equal: bool) -> None:
+    settings = grafting_settings(population={"initialization": initialization})
+    first, second = (torch.tensor(Peer(settings, index).publish().weights) for index in range(2))
+    assert torch.equal(first, second) == are_equal
