@@ -12,7 +12,7 @@ from torch import Tensor
 from graftpop.errors import DataError
 from graftpop.ops.retrieval import GALLERY, QUERY, has_match
 
-__all__ = ["held_out_identities", "identity_batches", "match_note", "numbered"]
+__all__ = ["check_identities", "held_out_identities", "identity_batches", "match_note", "numbered"]
 
 BOTH: Final = QUERY | GALLERY
 FEWEST: Final = 2
@@ -75,6 +75,20 @@ def match_note(targets: Tensor, where: str) -> str | None:
     return f"{where}: {len(found) - num_found:,} of {len(found):,} queries have no match and are left out"
 
 
+def check_identities(num_identities: int, per_identity: int, batch_size: int) -> None:
+    """Check that a batch can have `per_identity` images of each of its identities, all of them distinct.
+
+    Raises:
+        DataError: there are fewer identities to train on.
+    """
+    if num_identities * per_identity < batch_size:
+        raise DataError(
+            f"training.batch_size: must be at most {num_identities * per_identity} with the triplet loss, "
+            f"task.images_per_identity ({per_identity}) of each of {num_identities} training identities, got "
+            f"{batch_size}; lower it, or use more identities"
+        )
+
+
 def identity_batches(labels: Tensor, per_identity: int, batch_size: int, generator: torch.Generator) -> Tensor:
     """Return the positions of an epoch's images in order: each batch has `per_identity` images of distinct identities.
 
@@ -87,11 +101,15 @@ def identity_batches(labels: Tensor, per_identity: int, batch_size: int, generat
         batch_size: images per batch, a multiple of `per_identity`.
         generator: source of the random order.
 
+    Raises:
+        DataError: a batch would need more identities than there are.
+
     References:
         Hermans et al., arXiv:1703.07737, section 2 ("PK batches").
     """
     num_identities = int(labels.max()) + 1
-    at_once = min(batch_size // per_identity, num_identities)
+    check_identities(num_identities, per_identity, batch_size)
+    at_once = batch_size // per_identity
     num_batches = -(-len(labels) // batch_size)
     images = _Turns.of_groups(labels, num_identities, generator)
     identities: list[int] = []

@@ -39,18 +39,21 @@ def parquet_identities(name: str, folder: Path, data: DataSettings, *, camera: s
     Raises:
         DataError: a part is missing, or the columns cannot be found.
     """
+    import pyarrow
+
     parts = name_parts(parquet_files(folder), str(folder), "train*.parquet and test*.parquet (or val*.parquet)")
     first = parts["train"][0]
     schema = schema_of(first)
     image = image_column(schema, first, IMAGE_COLUMNS)
-    label = label_column(schema, features_of(schema), data.label, first)
-    columns = Columns(image, label, label_kind(schema.field(label).type) or "")
     wanted = data.camera or (camera if camera in schema.names else None)
     if wanted is not None and (wanted not in schema.names or label_kind(schema.field(wanted).type) is None):
         raise DataError(
             f"data.camera: must be a column of {first} that holds whole numbers or text, got '{wanted}'; the file has "
             f"{column_list(schema)}{closest(wanted, schema.names)}"
         )
+    others = pyarrow.schema([field for field in schema if field.name != wanted])
+    label = label_column(others, features_of(schema), data.label, first)
+    columns = Columns(image, label, label_kind(schema.field(label).type) or "")
     cameras = None if wanted is None else Columns(image, wanted, label_kind(schema.field(wanted).type) or "")
     files = tuple(file for part in parts.values() for file in part)
     return Source(

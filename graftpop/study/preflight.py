@@ -178,7 +178,7 @@ def _check_network(
 ) -> Iterator[str]:
     """Check that a network fits the data and the methods of some settings; yield lines about its sites."""
     name, task = possible_settings[0].model.name, make_task(possible_settings[0].task)
-    for settings in {_use_of_logits(settings): settings for settings in possible_settings}.values():
+    for settings in {_use_of_task(settings): settings for settings in possible_settings}.values():
         check_network(settings, task, network, splits)
     if _uses_muon(possible_settings):
         hidden_weights(network, name)
@@ -197,8 +197,11 @@ def _check_network(
             valid_filters(baseline.density_of, weights, baseline.density_threshold, settings.sites)
 
 
-def _use_of_logits(settings: Settings) -> tuple[bool, ...]:
-    return settings.distillation is not None, settings.mutual is not None
+def _use_of_task(settings: Settings) -> tuple[object, ...]:
+    """Return the values on which the checks of a task depend."""
+    task, batch_size = settings.task, settings.training.batch_size
+    triplets = (task.images_per_identity, batch_size) if task.triplet_weight else None
+    return settings.distillation is not None, settings.mutual is not None, triplets
 
 
 def _use_of_sites(settings: Settings) -> tuple[object, ...]:

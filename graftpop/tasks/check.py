@@ -6,8 +6,10 @@ from typing import Final
 import torch
 from torch import nn
 
+from graftpop.data.identities import check_identities
 from graftpop.data.images import Splits
-from graftpop.errors import ModelError, SpaceError
+from graftpop.data.splits import IDENTITIES
+from graftpop.errors import DataError, ModelError, SpaceError
 from graftpop.models.forward_check import check_forward
 from graftpop.models.module_check import check_modules
 from graftpop.settings import Settings
@@ -34,6 +36,7 @@ def check_network(settings: Settings, task: Task, network: nn.Module, splits: Sp
         ModelError: the network does not take the data, its output has another shape than a built-in task needs, or it
             is a LightningModule.
         SpaceError: a user-defined task fails or returns something unsuitable, or a method needs what it lacks.
+        DataError: recognition has no identities to search for, or too few for a batch of the triplet loss.
     """
     where = f"model.name: '{settings.model.name}'"
     if _is_lightning_module(network):
@@ -46,6 +49,8 @@ def check_network(settings: Settings, task: Task, network: nn.Module, splits: Sp
         _try(settings, task, copy.deepcopy(network), splits)
     else:
         check_forward(network, splits.image_shape, num_outputs(task, splits), where)
+    if settings.task.name == "recognition":
+        _check_recognition(settings, splits)
     method = "distillation" if settings.distillation is not None else "mutual" if settings.mutual is not None else None
     if method is not None and not has_logits(task):
         raise SpaceError(
@@ -60,6 +65,18 @@ def _is_lightning_module(network: nn.Module) -> bool:
         kind.__name__ == "LightningModule" and kind.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
         for kind in type(network).__mro__
     )
+
+
+def _check_recognition(settings: Settings, splits: Splits) -> None:
+    """Check that validation has identities, and that the triplet loss has enough of them to train on."""
+    _, targets = next(splits.val.evaluation_batches(1, torch.device("cpu")))
+    if targets.dim() != 2:
+        raise DataError(
+            f"task.name: recognition needs data with identities and cameras, which are {', '.join(IDENTITIES)}, got "
+            f"user-defined data with labels; choose one of these, or write a user-defined task"
+        )
+    if settings.task.triplet_weight:
+        check_identities(len(splits.class_names), settings.task.images_per_identity, settings.training.batch_size)
 
 
 def _try(settings: Settings, task: UserTask, network: nn.Module, splits: Splits) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,3 +81,32 @@ def write_pickle(file: Path, content: dict[str, Any]) -> str:
     """Write a pickle and return its MD5."""
     file.write_bytes(pickle.dumps(content))
     return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+MARKET_NAMES = {
+    "bounding_box_train": [
+        f"{identity:04}_c{camera}s1_{camera:06}_0{box}.jpg"
+        for identity in (2, 7, 10, 11, 23, 31)
+        for camera in (1, 3)
+        for box in (0, 1)
+    ],
+    "query": ["0001_c1s1_000001_00.jpg", "0005_c2s1_000002_00.jpg"],
+    "bounding_box_test": [
+        "-1_c1s1_000401_03.jpg",
+        "0000_c2s1_000151_01.jpg",
+        "0001_c1s1_000001_01.jpg",
+        "0001_c3s2_000009_00.jpg",
+        "0005_c2s1_000012_00.jpg",
+        "0005_c6s3_000013_00.jpg",
+    ],
+}
+"""Names of files in the layout of Market-1501, by folder: six training identities, and two others."""
+
+
+def write_market(root: Path, names: Mapping[str, Sequence[str]] = MARKET_NAMES) -> None:
+    """Write small images under these names, each of one gray that differs from the others."""
+    gray = itertools.count(1)
+    for folder, files in names.items():
+        (root / folder).mkdir(parents=True)
+        for name in files:
+            Image.new("RGB", (8, 16), (next(gray),) * 3).save(root / folder / name)

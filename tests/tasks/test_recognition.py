@@ -1,16 +1,29 @@
-"""Tests of recognition as a task of a network."""
+"""Tests of recognition as a task of a network, and of populations that learn it."""
 
 import copy
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
+from data_makers import write_market
+from network_makers import same_bits
+from safetensors.torch import load as tensors_from_bytes
+from space_makers import make_settings
 from torch import Tensor, nn
 
-from graftpop.errors import ModelError
+from graftpop.errors import GraftpopError, ModelError
 from graftpop.models import build
 from graftpop.ops.triplet import batch_hard_triplet_loss
-from graftpop.settings import TaskSettings
+from graftpop.peer.peer import Peer
+from graftpop.population import LocalGroup, Population
+from graftpop.settings import Settings, TaskSettings
+from graftpop.space import parse_space
+from graftpop.study.preflight import check_data_and_models
 from graftpop.tasks.recognition import Recognition, without_classifier_
 
 
@@ -87,3 +100,78 @@ def test_cosines_of_an_ensemble_are_averaged() -> None:
     cosines = [F.normalize(each) @ F.normalize(each).T for each in (first, second)]
     combined = F.normalize(task(distance="cosine").combine([first, second]))
     assert torch.allclose(combined @ combined.T, torch.stack(cosines).mean(0), atol=1e-5)
+
+
+# populations
+
+
+@pytest.fixture
+def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Write six training identities and two others, and return the section of the data."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_market(tmp_path / "market")
+    return {"name": "market1501", "root": str(tmp_path / "market"), "image_size": 16, "val_fraction": 0.34}
+
+
+TRIPLETS = {"name": "recognition", "label_smoothing": 0.1, "triplet_weight": 1.0, "images_per_identity": 2}
+
+
+def grafted(people: dict[str, Any], **sections: Any) -> Settings:
+    """Return settings of two peers that graft for three rounds, with triplets of four training identities."""
+    small = {"training": {"epochs": 3, "batch_size": 8}, "population": {"num_peers": 2}, "graft": {}}
+    return make_settings(small, {"data": {**people, "max_train_images": None}, "task": TRIPLETS}, sections)
+
+
+def population(settings: Settings) -> Population:
+    return Population(LocalGroup(partial(Peer, settings), settings.population.num_peers), settings)
+
+
+def test_grafted_population_with_triplets_resumes_to_the_bit(people: dict[str, Any]) -> None:
+    settings = grafted(people)
+    first = population(settings)
+    first.step()
+    second = first.step()
+    assert second.grafts
+    saved = dict(first.save())
+    last = first.step()
+    resumed = population(settings)
+    resumed.load(saved, 2, {})
+    again = resumed.step()
+    states = [{peer: tensors_from_bytes(state) for peer, state in one.save()} for one in (first, resumed)]
+    assert all(same_bits(states[0][peer], states[1][peer]) for peer in (0, 1))
+    assert resumed.finish(again) == (outcome := first.finish(last))
+    names = [metric.name for metric in settings.metrics]
+    assert names == ["map", "rank1", "rank5", "rank10"]
+    assert all(0 <= outcome[f"{split}_{name}"] <= 1 for split in ("val", "test") for name in names)
+    assert [row["val_loss"] for row in last.peers] == [None, None]
+
+
+def test_triplets_change_the_training(people: dict[str, Any]) -> None:
+    losses = [
+        population(grafted(people, task=task)).step().peers[0]["train_loss"]
+        for task in (TRIPLETS, {"triplet_weight": 0.0})
+    ]
+    assert all(map(math.isfinite, losses))
+    assert losses[0] > losses[1]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "per_identity", "got"),
+    [("6", 4, 6), ("4", 4, 4), ("{choice: [8, 16]}", 2, 16), ("8", "{choice: [1, 2]}", 1)],
+)
+def test_batch_that_cannot_hold_the_identities_is_refused(
+    people: dict[str, Any], batch_size: str, per_identity: int | str, got: int
+) -> None:
+    text = f"""
+    task: {{name: recognition, triplet_weight: 1.0, images_per_identity: {per_identity}}}
+    model: {{name: "python:network_makers.TwoSites"}}
+    training: {{batch_size: {batch_size}}}
+    """
+    with pytest.raises(GraftpopError, match=rf"(training\.batch_size|task\.images_per_identity): .*got {got}\b"):
+        check_data_and_models(parse_space({**yaml.safe_load(text), "data": people}))
+
+
+def test_batch_with_all_identities_is_accepted(people: dict[str, Any]) -> None:
+    tree = {"data": people, "task": TRIPLETS, "model": {"name": "python:network_makers.TwoSites"}}
+    check_data_and_models(parse_space({**tree, "training": {"batch_size": 8}}))
+    check_data_and_models(parse_space({**tree, "training": {"batch_size": 128}, "task": "recognition"}))
