@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_makers import write_market
 from PIL import Image
 
 from graftpop.peer.peer import Peer
@@ -44,6 +45,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(root)
 
 
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Write a few images of identities in the layout of Market-1501, and return the root folder."""
+    root = tmp_path_factory.mktemp("people")
+    write_market(root)
+    return str(root)
+
+
 def every_settings(space: Space, *seeds: int) -> Iterator[Settings]:
     """Yield the settings of every trial of some seeds, by default of the first; a range gives its lowest value."""
     values = {
@@ -54,12 +63,14 @@ def every_settings(space: Space, *seeds: int) -> Iterator[Settings]:
     return map(space.resolve, combinations(values | ({"seed": seeds} if seeds else {})))
 
 
-def small(settings: Settings, root: str, *, model: str | None = None) -> Settings:
+def small(settings: Settings, images: str, people: str = "", *, model: str | None = None) -> Settings:
     """Return the settings with tiny data and networks, two rounds, and few peers and cycles."""
     tree = settings.model_dump()
     tree["name"] = "small"
-    tree["data"] |= {"name": "folder", "root": root, "val_fraction": 0.25, "max_train_images": None}
-    tree["model"]["name"] = model or small_model(settings.model.name)
+    tree["data"] |= {"name": "folder", "root": images, "val_fraction": 0.25, "max_train_images": None}
+    if settings.task.name == "recognition":
+        tree["data"] |= {"name": "market1501", "root": people, "image_size": 16, "val_fraction": 0.34}
+    tree["model"] |= {"name": model or small_model(settings.model.name), "pretrained": False}
     tree["training"] |= {"epochs": NUM_ROUNDS, "total_epochs": None, "batch_size": 8, "precision": "float32"}
     tree["population"] |= {"num_peers": min(settings.population.num_peers, MOST_PEERS), "epochs_per_round": 1}
     for teacher in tree["distillation"]["teachers"] if tree["distillation"] else ():
@@ -81,9 +92,10 @@ def assert_finite_figures(settings: Settings) -> None:
     for _ in range(settings.num_rounds):
         done = population.step()
         assert [row["peer"] for row in done.peers] == [*peers]
-        figures = [value for row in done.peers for value in row.values()]
+        figures = [value for row in done.peers for key, value in row.items() if (key, value) != ("val_loss", None)]
         assert all(map(math.isfinite, [*figures, *done.grafts.get("alpha", ())]))
-    assert 0 <= population.finish(done)["test_accuracy"] <= 1
+    outcome = population.finish(done)
+    assert all(0 <= outcome[metric.test] <= 1 for metric in settings.metrics)
 
 
 def head_comment(file: Path) -> str:
@@ -118,7 +130,7 @@ def test_space_written_as_yaml_reads_back_equal(file: Path, tmp_path: Path) -> N
 @of_each("file", SPACES)
 def test_published_rows_match_trials_and_are_distinct(file: Path) -> None:
     space = load_space(file)
-    rows = space.published["accuracy"] if space.published else []
+    rows = space.published["scores"] if space.published else []
     seen = set()
     for row in rows:
         named = {key: value for key, value in row.items() if key not in ("percent", "std")}
@@ -129,10 +141,10 @@ def test_published_rows_match_trials_and_are_distinct(file: Path) -> None:
 
 
 @of_each("file", SPACES)
-def test_every_trial_trains_two_rounds_on_tiny_images(file: Path, images: str) -> None:
+def test_every_trial_trains_two_rounds_on_tiny_images(file: Path, images: str, people: str) -> None:
     every = {
         settings.model_dump_json(): settings
-        for settings in (small(settings, images) for settings in every_settings(load_space(file)))
+        for settings in (small(settings, images, people) for settings in every_settings(load_space(file)))
     }
     assert every
     for key, settings in every.items():
@@ -175,6 +187,19 @@ def test_ablation_of_alpha_fixes_either_a_or_c() -> None:
     assert all(name == f"A{a}-c{c:g}" for (a, c), name in pairs.items())
 
 
+def test_space_of_recognition_has_the_published_recipe() -> None:
+    for settings in every_settings(load_space(FOLDER / "papers" / "reid_market1501.yaml")):
+        training, data, task = settings.training, settings.data, settings.task
+        assert (training.lr, training.momentum, training.weight_decay) == (0.1, 0.9, 5e-4)
+        assert (settings.num_epochs, training.batch_size) == (60, 32)
+        assert (training.schedule, training.decay_epochs, training.decay_rate) == ("step", 20, 0.1)
+        assert (task.label_smoothing, task.triplet_weight, task.distance) == (0.1, 0, "euclidean")
+        assert (data.image_size, data.flip, settings.model.pretrained) == (256, True, True)
+        assert (settings.population.num_peers == 1) == (settings.graft is None)
+        if settings.graft is not None:
+            assert (settings.graft.A, settings.graft.c, settings.population.diversity) == (0.4, 500, "learning_rate")
+
+
 def test_repr_space_has_the_published_cycles_and_epochs() -> None:
     for settings in every_settings(load_space(FOLDER / "papers" / "repr_resnet.yaml")):
         assert (settings.num_epochs, settings.population.num_peers) == (150, 1)
@@ -185,7 +210,7 @@ def test_repr_space_has_the_published_cycles_and_epochs() -> None:
 @of_each("file", PAPERS)
 def test_paper_spaces_have_published_seeds_or_three(file: Path) -> None:
     space = load_space(file)
-    has_std = space.published is not None and any("std" in row for row in space.published["accuracy"])
+    has_std = space.published is not None and any("std" in row for row in space.published["scores"])
     assert space.domains["seed"].values == tuple(range(5 if has_std else 3))
 
 
@@ -207,5 +232,5 @@ def test_commands_in_comments_load_and_the_last_is_small(file: Path, monkeypatch
         spaces.append(load_space(options[1], options[3::2]))
     assert epochs_of(spaces[-1]) <= MOST_EPOCHS_OF_A_SMALL_RUN
     for settings in every_settings(spaces[-1]):
-        assert settings.data.name == "digits"
+        assert settings.data.name == ("omniglot" if settings.task.name == "recognition" else "digits")
         assert settings.model.name.startswith("resnet8")

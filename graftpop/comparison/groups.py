@@ -139,7 +139,7 @@ def published_percent(
 
     A published score that gives no value for a searched key belongs to every group.
     """
-    entries = published["accuracy"] if published else []
+    entries = published["scores"] if published else []
     return [
         (entry["percent"], entry.get("std"))
         for entry in entries

@@ -25,8 +25,8 @@ __all__ = ["find_market"]
 FOLDERS: Final = {"bounding_box_train": BOTH, "query": QUERY, "bounding_box_test": GALLERY}
 """Folders of a data set, each with the role of its images."""
 
-INSIDE: Final = ("", "Market-1501-v15.09.15", "DukeMTMC-reID")
-"""Places of these folders in `data.root`: as the published archives unpack."""
+INSIDE: Final = {"market1501": "Market-1501-v15.09.15", "dukemtmc": "DukeMTMC-reID"}
+"""Folder of each published archive, which `data.root` may hold instead of these folders."""
 
 NAME: Final = re.compile(r"(-1|\d+)_c(\d+)\D.*\.(?:jpg|jpeg|png)", re.IGNORECASE)
 """Name of an image: identity, camera, and more; 0002_c1s1_000451_03.jpg and 0001_c2_f0046182.jpg, for example."""
@@ -48,7 +48,8 @@ def find_market(data: DataSettings) -> Source:
         DataError: a folder is missing or empty, or a file is named otherwise.
     """
     root = root_folder(data)
-    base = next((root / name for name in INSIDE if (root / name / "query").is_dir()), root)
+    archive = root / INSIDE[data.name]
+    base = archive if archive.is_dir() else root
     found: dict[str, list[Found]] = {}
     num_junk = 0
     for folder, role in FOLDERS.items():

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from graftpop.settings.section import Name, Percent, Section, Seed
 
-__all__ = ["ComparisonSettings", "PublishedAccuracy", "PublishedSettings"]
+__all__ = ["ComparisonSettings", "PublishedScore", "PublishedSettings"]
 
 
 def _distinct(seeds: list[int]) -> list[int]:
@@ -16,8 +16,8 @@ def _distinct(seeds: list[int]) -> list[int]:
     return seeds
 
 
-class PublishedAccuracy(Section):
-    """One accuracy of a paper; further keys are searched keys with the values for which it was published."""
+class PublishedScore(Section):
+    """One score of a paper; further keys are searched keys with the values for which it was published."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -25,20 +25,20 @@ class PublishedAccuracy(Section):
     """Name of the variant."""
 
     percent: Percent
-    """Mean test accuracy, in percent."""
+    """Mean test score, the task's primary metric, in percent: accuracy, or mAP of recognition."""
 
     std: Percent | None = None
-    """Standard deviation of the test accuracy, in percent. null: not published."""
+    """Standard deviation of the test score, in percent. null: not published."""
 
 
 class PublishedSettings(Section):
-    """Published accuracies to show beside the measured ones."""
+    """Published scores to show beside the measured ones."""
 
     source: Annotated[str, Field(pattern=r"\S")]
     """Paper and table."""
 
-    accuracy: list[PublishedAccuracy]
-    """List of accuracies."""
+    scores: list[PublishedScore]
+    """List of scores."""
 
 
 class ComparisonSettings(Section):
@@ -57,5 +57,5 @@ class ComparisonSettings(Section):
     """Name of the variant that the others are compared with. null: the first."""
 
     published: PublishedSettings | None = None
-    """Accuracies of a paper, in percent, to show beside the measured ones. Each row names a variant and the values of
+    """Scores of a paper, in percent, to show beside the measured ones. Each row names a variant and the values of
     searched keys."""

@@ -91,14 +91,14 @@ def check_overlap(variants: Mapping[str, Mapping[str, Any]], domains: Mapping[st
 
 
 def check_published(comparison: ComparisonSettings, domains: Mapping[str, Domain], origin: Origin) -> None:
-    """Check that every published accuracy belongs to a variant and to searched keys.
+    """Check that every published score belongs to a variant and to searched keys.
 
     Raises:
-        SpaceError: an accuracy names a variant or a key that the space does not have.
+        SpaceError: a score names a variant or a key that the space does not have.
     """
     names = [*(key for key in domains if key != "seed"), "percent", "std"]
-    for index, row in enumerate(comparison.published.accuracy if comparison.published else ()):
-        where = f"published.accuracy[{index}]"
+    for index, row in enumerate(comparison.published.scores if comparison.published else ()):
+        where = f"published.scores[{index}]"
         for key in row.model_extra or ():
             if key not in names:
                 is_key = key in known_keys(Settings)

@@ -177,7 +177,7 @@ def _variant(top: Schema, fixed: Schema) -> Schema:
 def _comparison() -> Schema:
     """Return the schema of the keys that make a space a comparison."""
     schema = schema_of(ComparisonSettings)
-    variants, row = schema["properties"]["variants"]["anyOf"][0], schema["$defs"]["PublishedAccuracy"]
+    variants, row = schema["properties"]["variants"]["anyOf"][0], schema["$defs"]["PublishedScore"]
     variants |= {"additionalProperties": False}
     variants["patternProperties"] = {
         name: {"anyOf": [{"$ref": "#/$defs/Variant"}, NULL]} for name in variants["patternProperties"]

@@ -1,4 +1,4 @@
-"""Keys and values that version 0.2.0 renamed. An old name is refused; the message gives the new one."""
+"""Keys and values that version 0.2.0 and later renamed. An old name is refused; the message gives the new one."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -14,6 +14,7 @@ RENAMED_KEYS: Final = {
     "measures": "diagnostics",
     "population.replace_limit_s": "population.replace_timeout_s",
     "population.round_limit_s": "population.round_timeout_s",
+    "published.accuracy": "published.scores",
     "tune.log": "tune.trackers",
     "tune.search": "tune.sampler",
     "tune.storage": "tune.optuna_storage",

@@ -195,7 +195,7 @@ class Space:
         if self.variants:
             tree |= {"baseline": self.baseline, "variants": dict(self.variants)}
         if self.published is not None:
-            tree["published"] = {**self.published, "accuracy": [_OnOneLine(row) for row in self.published["accuracy"]]}
+            tree["published"] = {**self.published, "scores": [_OnOneLine(row) for row in self.published["scores"]]}
         return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=120)
 
     def _with_domains(self, section: str, choice: Any) -> Any:

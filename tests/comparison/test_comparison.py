@@ -24,7 +24,7 @@ from graftpop.settings import Settings
 VARIANTS: dict[str, dict[str, Any]] = {"single": {}, "grafting": {"graft": {}}, "noise": {"graft": {"source": "noise"}}}
 PUBLISHED = {
     "source": "Table <1> of a paper",
-    "accuracy": [{"variant": "single", "percent": 92.83}, {"variant": "grafting", "percent": 93.94, "std": 0.25}],
+    "scores": [{"variant": "single", "percent": 92.83}, {"variant": "grafting", "percent": 93.94, "std": 0.25}],
 }
 
 
@@ -365,7 +365,7 @@ def test_verdict_sorts_variants_by_their_intervals_sign() -> None:
 def test_published_accuracies_are_found_by_variant_and_searched_values() -> None:
     published = {
         "source": "a paper",
-        "accuracy": [
+        "scores": [
             {"variant": "grafting", "model.name": "resnet20", "percent": 91.5},
             {"variant": "grafting", "model.name": "resnet32", "percent": 93.25, "std": 0.5},
             {"variant": "grafting", "percent": 90.0},

@@ -24,7 +24,7 @@ COMPARISON: dict[str, Any] = {
     "baseline": "plain",
     "graft": {"alpha": {"grid": ["adaptive", 0.5]}},
     "variants": {"late": {"graft": {"burn_in_rounds": 2}}, "plain": {}},
-    "published": {"source": "a paper", "accuracy": [{"variant": "late", "graft.alpha": 0.5, "percent": 93.25}]},
+    "published": {"source": "a paper", "scores": [{"variant": "late", "graft.alpha": 0.5, "percent": 93.25}]},
 }
 PROVENANCE = {
     "started": "2026-01-01T00:00:00+00:00",

@@ -35,7 +35,7 @@ def grays(images: MemoryImages) -> list[int]:
     return pixels[:, 0, 0, 0].tolist()
 
 
-@pytest.mark.parametrize("inside", ["", "Market-1501-v15.09.15", "DukeMTMC-reID"])
+@pytest.mark.parametrize("inside", ["", "Market-1501-v15.09.15"])
 def test_identities_cameras_and_roles_come_from_names_and_folders(tmp_path: Path, inside: str) -> None:
     write_market(tmp_path / inside)
     splits = load(tmp_path)
@@ -69,6 +69,12 @@ def test_names_of_dukemtmc_are_read(tmp_path: Path) -> None:
     assert labels[:, 1:].tolist() == [[2, QUERY], [5, GALLERY], [2, GALLERY]]
     assert labels[0, 0] == labels[1, 0] != labels[2, 0]
     assert has_match(labels).tolist() == [True]
+
+
+def test_root_may_hold_both_archives(tmp_path: Path) -> None:
+    write_market(tmp_path / "Market-1501-v15.09.15")
+    write_market(tmp_path / "DukeMTMC-reID", {**MARKET_NAMES, "query": MARKET_NAMES["query"][:1]})
+    assert [load(tmp_path, name).test.num_images for name in ("market1501", "dukemtmc")] == [7, 6]
 
 
 def test_held_out_identities_are_searched_among_each_other(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ KEYS: Final = [
     "baseline",
     "published",
     "variants.a.graft.A",
-    "published.accuracy",
+    "published.scores",
     "distillation.teachers",
     "nonsense",
     "a.b.c.d",

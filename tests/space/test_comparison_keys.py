@@ -16,7 +16,7 @@ from graftpop.space import Domain, Space, load_space, parse_space
 
 TWO = "variants: {plain: {}, other: %s}\n"
 OTHER = "variants.other"
-PUBLISHED = "published: {source: Table 1, accuracy: [%s]}"
+PUBLISHED = "published: {source: Table 1, scores: [%s]}"
 
 
 def space_of(text: str) -> Space:
@@ -272,7 +272,7 @@ def test_published_rows_keep_variants_and_searched_keys() -> None:
     space = space_of("model: {name: {grid: [resnet32, resnet56]}}\n" + TWO % "{}" + PUBLISHED % rows)
     assert space.published == {
         "source": "Table 1",
-        "accuracy": [
+        "scores": [
             {"variant": "plain", "model.name": "resnet32", "percent": 92.83, "std": 0.42},
             {"variant": "other", "percent": 93},
         ],
@@ -300,30 +300,26 @@ def test_published_rows_keep_variants_and_searched_keys() -> None:
     ],
 )
 def test_malformed_published_row_is_refused(row: str, place: str, parts: list[str]) -> None:
-    assert_refused("seeds: [0, 1]\n" + TWO % "{}" + PUBLISHED % row, f"published.accuracy{place}", *parts)
+    assert_refused("seeds: [0, 1]\n" + TWO % "{}" + PUBLISHED % row, f"published.scores{place}", *parts)
 
 
 def test_published_percentages_include_0_and_100() -> None:
     space = space_of(TWO % "{}" + PUBLISHED % "{variant: plain, percent: 100, std: 0}, {variant: other, percent: 0}")
     assert space.published is not None
-    assert [(row["percent"], row.get("std")) for row in space.published["accuracy"]] == [(100, 0), (0, None)]
+    assert [(row["percent"], row.get("std")) for row in space.published["scores"]] == [(100, 0), (0, None)]
 
 
 @pytest.mark.parametrize(
     ("published", "key", "parts"),
     [
         ("3", "published", ["a map", "got 3"]),
-        (
-            "{source: a, accuracies: []}",
-            "published.accuracies",
-            ["'accuracies'", "source, accuracy", "did you mean 'accuracy'?"],
-        ),
-        ("{source: a, accuracy: [], note: b}", "published.note", ["'note'", "source, accuracy"]),
-        ("{source: 3, accuracy: []}", "published.source", ["string", "got 3"]),
-        ("{source: ' ', accuracy: []}", "published.source", ["text", "got ' '"]),
-        ("{source: '', accuracy: []}", "published.source", ["text", "got ''"]),
-        ("{source: a, accuracy: {}}", "published.accuracy", ["list", "got {}"]),
-        ("{source: {uniform: [0, 1]}, accuracy: []}", "published.source", ["string", "got {'uniform': [0, 1]}"]),
+        ("{source: a, scored: []}", "published.scored", ["'scored'", "source, scores", "did you mean 'scores'?"]),
+        ("{source: a, scores: [], note: b}", "published.note", ["'note'", "source, scores"]),
+        ("{source: 3, scores: []}", "published.source", ["string", "got 3"]),
+        ("{source: ' ', scores: []}", "published.source", ["text", "got ' '"]),
+        ("{source: '', scores: []}", "published.source", ["text", "got ''"]),
+        ("{source: a, scores: {}}", "published.scores", ["list", "got {}"]),
+        ("{source: {uniform: [0, 1]}, scores: []}", "published.source", ["string", "got {'uniform': [0, 1]}"]),
     ],
 )
 def test_published_numbers_need_a_source_and_rows(published: str, key: str, parts: list[str]) -> None:
@@ -386,9 +382,7 @@ def comparisons(draw: st.DrawFn) -> dict[str, Any]:
         tree["data"] = {"name": {"grid": ["cifar10", "cifar100"]}}
         tree["published"] = {
             "source": "a paper: its table",
-            "accuracy": [
-                {"variant": name, "data.name": "cifar10", "percent": draw(st.floats(0, 100))} for name in names
-            ],
+            "scores": [{"variant": name, "data.name": "cifar10", "percent": draw(st.floats(0, 100))} for name in names],
         }
     return tree
 

@@ -11,8 +11,9 @@ from graftpop.space import load_space, parse_space
 from graftpop.space.renamed import RENAMED_KEYS, RENAMED_VALUES, new_name
 from graftpop.space.yaml_tree import known_keys
 
+OF_STUDY = "published.accuracy"
 KEYS = {
-    **{old: new for old, new in RENAMED_KEYS.items() if "." in old},
+    **{old: new for old, new in RENAMED_KEYS.items() if "." in old and old != OF_STUDY},
     **{
         f"measures.{name}": f"diagnostics.{name}" for name in ("thresholds", "density_of", "density_threshold", "pairs")
     },
@@ -48,6 +49,18 @@ def test_old_key_is_refused_with_its_new_name(old: str, new: str, tmp_path: Path
         with pytest.raises(SpaceError, match=f"renamed.* {prefix}{new}$") as caught:
             load_space(file, [f"{prefix}{old}=1"])
         assert str(caught.value).startswith(f"--set {prefix}{old}=1: ")
+
+
+def test_old_key_of_a_comparison_is_refused_with_its_new_name(tmp_path: Path) -> None:
+    published = {"source": "Table 1", "accuracy": [{"variant": "a", "percent": 90}]}
+    message = refusal({"variants": {"a": None}, "published": published})
+    assert message.startswith(f"space.yaml: {OF_STUDY}: renamed")
+    assert "published.scores" in message
+    file = tmp_path / "space.yaml"
+    file.write_text("variants: {a: }\n")
+    with pytest.raises(SpaceError, match=r"published\.scores$") as caught:
+        load_space(file, [f"{OF_STUDY}=[]"])
+    assert str(caught.value).startswith(f"--set {OF_STUDY}=[]: ")
 
 
 @pytest.mark.parametrize(("key", "old", "new"), VALUES)
