@@ -189,7 +189,7 @@ def test_schema_and_parser_agree_on_domains(key: str, domain: dict[str, Any]) ->
         "training: {optimizer: {name: adamw, eps: {loguniform: [1.0e-9, 1.0e-7]}}}",
         "training: {optimizer: {choice: [{name: sgd}, {name: adamw, betas: {choice: [[0.9, 0.99], [0.8, 0.9]]}}]}}",
         "{variants: {a: }, tune: {sampler: grid}, training: {optimizer: {name: adamw, eps: {grid: [0.1, 0.2]}}}, "
-        "published: {source: s, accuracy: [{variant: a, training.optimizer.eps: 0.1, percent: 9}]}}",
+        "published: {source: s, scores: [{variant: a, training.optimizer.eps: 0.1, percent: 9}]}}",
     ],
 )
 def test_valid_comparisons_and_sections_are_accepted(text: str) -> None:
