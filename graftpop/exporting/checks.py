@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from graftpop.data import Images
+from graftpop.data.input_shape import InputShape
 from graftpop.errors import ModelError
 from graftpop.exporting.formats import Predict
 from graftpop.metrics import Metric
@@ -67,9 +68,12 @@ def measure(name: str, images: Images, task: Task, network: Predict, file: Predi
 
 
 @torch.no_grad()
-def measure_on_noise(image_shape: tuple[int, ...], network: Predict, file: Predict) -> Measurement:
-    """Return the difference between a file and its network on noise images, for runs whose data is missing."""
-    images = torch.randn(NUM_NOISE_IMAGES, *image_shape, generator=torch.Generator().manual_seed(0))
+def measure_on_noise(input_shape: tuple[int, ...], network: Predict, file: Predict) -> Measurement:
+    """Return the difference between a file and its network on noise, or on zeros where the input is whole numbers."""
+    size = (NUM_NOISE_IMAGES, *input_shape)
+    images = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    if isinstance(input_shape, InputShape) and input_shape.dtype != torch.float32:
+        images = torch.zeros(size, dtype=input_shape.dtype)  # the only whole number that every embedding has
     return Measurement("noise", NUM_NOISE_IMAGES, math.nan, math.nan, _difference(network(images), file(images)))
 
 

@@ -10,10 +10,12 @@ from graftpop.exporting.formats import FORMATS, Predict, check_packages
 from graftpop.exporting.readme import readme_text
 from graftpop.exporting.selection import SelectedNetwork, select_network
 from graftpop.metrics import Metric
+from graftpop.models.network_file import deployed
 from graftpop.run.provenance import read_provenance
 from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import Folder
 from graftpop.tasks.find import make_task
+from graftpop.tasks.user_task import UserTask
 
 __all__ = ["Exported", "export_network"]
 
@@ -60,7 +62,8 @@ def export_network(run: RunFolder, format: str, peer: str = "best", out: str | N
     _check_is_free(folder)
     selected = select_network(run, peer)
     content = file_format.encode(selected.network, selected.card)
-    measurements, unmeasured = _measure(selected, file_format.decode(content, selected.card))
+    network = deployed(selected.network, selected.card, run.location)
+    measurements, unmeasured = _measure(selected, network, file_format.decode(content, selected.card))
     primary = selected.settings.primary
     for measurement in measurements:
         check_agreement(measurement, primary)
@@ -93,19 +96,23 @@ def _check_is_free(folder: Folder) -> None:
         )
 
 
-def _measure(selected: SelectedNetwork, file: Predict) -> tuple[list[Measurement], str]:
-    """Return the measurements on the run's data; on noise, with the reason, if that data is not available."""
+def _measure(selected: SelectedNetwork, network: Predict, file: Predict) -> tuple[list[Measurement], str]:
+    """Return the measurements on the run's data; on noise, with the reason, if the score cannot be measured."""
+    task = make_task(selected.settings.task)
+    if isinstance(task, UserTask) and not task.scores_outputs:
+        reason = (
+            f"task.name: {selected.settings.task.name} calls the network itself, so the file's outputs have no score"
+        )
+        return [measure_on_noise(selected.card.input_shape, network, file)], reason
     try:
         settings, card = selected.settings, selected.card
         mean_std = (card.mean, card.std) if settings.model.has_start else None
         splits = load_splits(settings.data, seed=settings.seed, task=settings.task, mean_std=mean_std)
         _check_is_same_data(splits, selected)
     except DataError as error:
-        return [measure_on_noise(selected.card.image_shape, selected.network, file)], str(error)
-    task = make_task(selected.settings.task)
+        return [measure_on_noise(selected.card.input_shape, network, file)], str(error)
     return [
-        measure(name, images, task, selected.network, file)
-        for name, images in (("val", splits.val), ("test", splits.test))
+        measure(name, images, task, network, file) for name, images in (("val", splits.val), ("test", splits.test))
     ], ""
 
 

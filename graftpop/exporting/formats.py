@@ -1,7 +1,7 @@
 """File formats of an export, each with an encoder from network to bytes and a decoder back.
 
 safetensors has weights only; the loaded network takes normalized images. The onnx and torch-export files are complete
-programs: they take pixels in [0, 1] and normalize them.
+programs: they take pixels in [0, 1] and normalize them. The input of a user-defined data set is not normalized.
 """
 
 import io
@@ -16,16 +16,26 @@ from torch import Tensor, nn
 
 from graftpop.errors import ModelError, one_line
 from graftpop.models.card import ModelCard
+from graftpop.models.forward_check import blank_images
 from graftpop.models.module_check import without_ties
-from graftpop.models.network_file import rebuilt_network
+from graftpop.models.network_file import deployed, rebuilt_network
 from graftpop.models.pretrained import Normalization, Renormalized
 
-__all__ = ["FORMATS", "INPUT", "Format", "Predict", "check_packages", "output_name"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Predict",
+    "check_packages",
+    "has_pixels",
+    "input_name",
+    "input_text",
+    "output_name",
+    "output_text",
+]
 
 Predict = Callable[[Tensor], Tensor]
-"""Function from normalized images (B, 3, H, W) to class scores (B, C)."""
+"""Function from normalized images (B, 3, H, W) to class scores (B, C), or from and to what a task's network has."""
 
-INPUT: Final = "pixels"
 ANY_NUMBER: Final = ({0: torch.export.Dim("batch")},)
 PIXELS: Final = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 MOST_ONNX_BYTES: Final = 2**31 - 2**20  # a protocol buffer is limited to 2 GiB; the margin is for the graph
@@ -65,17 +75,66 @@ def check_packages(name: str) -> None:
         )
 
 
+def has_pixels(card: ModelCard) -> bool:
+    """Return whether a network's input is RGB that is normalized, not a user-defined data set's."""
+    return (card.mean, card.std) != PIXELS
+
+
+def input_name(card: ModelCard) -> str:
+    """Return the name of a program's input."""
+    return "pixels" if has_pixels(card) else "inputs"
+
+
 def output_name(card: ModelCard) -> str:
     """Return the name of a network's output."""
+    if card.classifier is not None:
+        return "features"
+    if card.task != "classification":
+        return "outputs"
     return "logits" if card.ensemble is None else "log_probabilities"
 
 
-def _of_pixels(network: nn.Module, card: ModelCard) -> nn.Module:
-    """Return a network that takes pixels in [0, 1]."""
-    return Renormalized(network, PIXELS, Normalization(card.mean, card.std)).requires_grad_(False)
+def input_text(card: ModelCard) -> str:
+    """Return dtype and shape of a network's input."""
+    return f"{card.input_dtype} (batch, {', '.join(map(str, card.image_shape))})"
+
+
+def output_text(network: nn.Module, card: ModelCard) -> str:
+    """Return dtype, shape and meaning of a network's output.
+
+    Args:
+        network: whole network.
+        card: its model card.
+    """
+    if card.classifier is not None:
+        with torch.no_grad():
+            num = deployed(network, card, "the network")(blank_images(network, 2, card.input_shape)).shape[1]
+        distance = "cosine of their angle" if card.distance == "cosine" else "Euclidean distance"
+        text = f"float32 (batch, {num}): features; images of one identity are near each other by the {distance}"
+        scaled = ", each of length 1" if card.distance == "cosine" else ""
+        return text if card.ensemble is None else f"{text}. Those of {card.ensemble} networks are side by side{scaled}"
+    if card.task != "classification":
+        return f"the output of the network, from which the task {card.task} makes its predictions"
+    scores = (
+        "one logit per class"
+        if card.ensemble is None
+        else f"the natural logarithm of the mean of the class probabilities of {card.ensemble} networks; a softmax "
+        f"returns that mean"
+    )
+    return f"float32 (batch, {card.num_classes}): {scores}"
+
+
+def _program(network: nn.Module, card: ModelCard) -> nn.Module:
+    """Return a network that takes pixels in [0, 1], or the input of a user-defined data set."""
+    network = deployed(network, card, "the network")
+    if has_pixels(card):
+        network = Renormalized(network, PIXELS, Normalization(card.mean, card.std))
+    return network.requires_grad_(False)
 
 
 def _pixels(images: Tensor, card: ModelCard) -> Tensor:
+    if not has_pixels(card):
+        return images
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (card.mean, card.std))
     return images * std + mean
 
@@ -83,7 +142,7 @@ def _pixels(images: Tensor, card: ModelCard) -> Tensor:
 def _traced(network: nn.Module, card: ModelCard) -> torch.export.ExportedProgram:
     """Return the exported program of a network, for any batch size."""
     try:
-        program = torch.export.export(_of_pixels(network, card), _example(card), dynamic_shapes=ANY_NUMBER)
+        program = torch.export.export(_program(network, card), _example(card), dynamic_shapes=ANY_NUMBER)
     except CANNOT_TRACE as error:
         raise _cannot_trace("torch.export", card, error) from error
     for node in program.graph.nodes:
@@ -92,6 +151,8 @@ def _traced(network: nn.Module, card: ModelCard) -> torch.export.ExportedProgram
 
 
 def _example(card: ModelCard) -> tuple[Tensor]:
+    if card.input_dtype == "int64":
+        return (torch.zeros(2, *card.image_shape, dtype=torch.int64),)
     return (torch.rand(2, *card.image_shape, generator=torch.Generator().manual_seed(0)),)
 
 
@@ -105,7 +166,7 @@ def _to_safetensors(network: nn.Module, card: ModelCard) -> bytes:
 
 
 def _from_safetensors(content: bytes, card: ModelCard) -> Predict:
-    return rebuilt_network(card, load(content), "model.safetensors")
+    return deployed(rebuilt_network(card, load(content), "model.safetensors"), card, "model.safetensors")
 
 
 def _to_program(network: nn.Module, card: ModelCard) -> bytes:
@@ -133,7 +194,7 @@ def _to_onnx(network: nn.Module, card: ModelCard) -> bytes:
         exported = torch.onnx.export(
             program,
             _example(card),
-            input_names=[INPUT],
+            input_names=[input_name(card)],
             output_names=[output_name(card)],
             dynamic_shapes=ANY_NUMBER,
             dynamo=True,
@@ -143,31 +204,26 @@ def _to_onnx(network: nn.Module, card: ModelCard) -> bytes:
         raise _cannot_trace("torch.onnx", card, error) from error
     assert exported is not None  # dynamo=True returns a program
     proto = exported.model_proto
-    proto.doc_string = _input_and_output(card)
+    proto.doc_string = _input_and_output(network, card)
     properties = {key: json.dumps(value) for key, value in card.to_dict().items()}
     onnx.helper.set_model_props(proto, properties | {"input_and_output": proto.doc_string})
     return bytes(proto.SerializeToString())
 
 
-def _input_and_output(card: ModelCard) -> str:
+def _input_and_output(network: nn.Module, card: ModelCard) -> str:
     """Return a description of a program's input and output."""
-    _, height, width = card.image_shape
-    scores = (
-        "one logit per class"
-        if card.ensemble is None
-        else f"the natural logarithm of the mean of the class probabilities of {card.ensemble} networks"
-    )
-    return (
-        f"{INPUT}: float32 (batch, 3, {height}, {width}), RGB in [0, 1], not normalized: the model subtracts the "
-        f"mean and divides by the std. {output_name(card)}: float32 (batch, {card.num_classes}), {scores}."
-    )
+    takes = ", as the data set gives it"
+    if has_pixels(card):
+        takes = ", RGB in [0, 1], not normalized: the model subtracts the mean and divides by the std"
+    return f"{input_name(card)}: {input_text(card)}{takes}. {output_name(card)}: {output_text(network, card)}."
 
 
 def _from_onnx(content: bytes, card: ModelCard) -> Predict:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {INPUT: _pixels(images, card).contiguous().numpy()})[0])
+    name = input_name(card)
+    return lambda images: torch.from_numpy(session.run(None, {name: _pixels(images, card).contiguous().numpy()})[0])
 
 
 FORMATS: Final[Mapping[str, Format]] = {

@@ -9,10 +9,10 @@ import yaml
 
 from graftpop import __version__
 from graftpop.exporting.checks import Measurement
-from graftpop.exporting.formats import FORMATS, INPUT, output_name
+from graftpop.exporting.formats import FORMATS, has_pixels, input_name, input_text, output_name, output_text
 from graftpop.exporting.selection import SelectedNetwork
-from graftpop.metrics import Metric
 from graftpop.models import TIMM, TORCHVISION
+from graftpop.models.card import ModelCard
 from graftpop.settings import Settings
 
 __all__ = ["readme_text"]
@@ -55,23 +55,25 @@ LOADING: Final[Mapping[str, str]] = {
     "safetensors": """\
 import torch
 import graftpop
-mean, std = (torch.tensor(values).view(3, 1, 1) for values in ({mean}, {std}))
 network = graftpop.load(".")
-pixels = torch.rand(1, {shape})                  # stand-in for images: RGB in [0, 1]
-{output} = network((pixels - mean) / std)""",
+{input}
+{output} = network({name})""",
     "onnx": """\
 import numpy as np
 import onnxruntime
 session = onnxruntime.InferenceSession("{file}")
-pixels = np.random.rand(1, {shape}).astype(np.float32)  # stand-in for images: RGB in [0, 1]
-({output},) = session.run(None, {{"{input}": pixels}})""",
+{input}
+({output},) = session.run(None, {{"{name}": {name}}})""",
     "torch-export": """\
 import torch
 network = torch.export.load("{file}").module()
-pixels = torch.rand(1, {shape})                  # stand-in for images: RGB in [0, 1]
-{output} = network(pixels)""",
+{input}
+{output} = network({name})""",
 }
-"""Python code by format that loads the network and classifies one image."""
+"""Python code by format that loads the network and runs it on one input."""
+
+PIPELINES: Final = {"classification": "image-classification", "recognition": "image-feature-extraction"}
+"""Tags of a model hub by task."""
 
 
 def readme_text(
@@ -96,23 +98,25 @@ def readme_text(
         "": f"{selected.description} {_origin(selected)}",
         "Input and output": _interface(selected, name),
         "Load it": _loading(selected, name),
-        "Score": _score(measurements, settings.primary, is_noise=is_noise),
-        "Data": _data(settings),
+        "Score": _score(measurements, settings, is_noise=is_noise),
+        "Data": _data(settings, selected.card),
         "Recipe": f"```yaml\n{_recipe(settings)}```",
         "Versions": _versions(provenance, name),
         "Papers": PAPERS,
     }
     tags = json.dumps(["graftpop", "filter-grafting", model])
     sections = [f"## {title}\n\n{text}" if title else text for title, text in parts.items()]
-    head = f"---\npipeline_tag: image-classification\ntags: {tags}\n---\n\n# {settings.name}: {model}"
+    pipeline = f"pipeline_tag: {PIPELINES[selected.card.task]}\n" if selected.card.task in PIPELINES else ""
+    head = f"---\n{pipeline}tags: {tags}\n---\n\n# {settings.name}: {model}"
     return "\n\n".join([head, *sections]) + "\n"
 
 
 def _origin(selected: SelectedNetwork) -> str:
     settings, metadata, trial = selected.settings, selected.metadata, selected.trial
+    kind = {"classification": "classes", "recognition": "identities"}.get(selected.card.task, "outputs")
     text = (
         f"From trial {trial['trial_id']} of the run `{settings.name}`; a peer is a `{selected.card.model}` for "
-        f"{selected.card.num_classes} classes, trained for {metadata.summary['epoch']} epochs."
+        f"{selected.card.num_classes} {kind}, trained for {metadata.summary['epoch']} epochs."
     )
     if not metadata.is_complete:
         text += f" The trial was at round {metadata.round} of {settings.num_rounds}; its status is {trial['status']}."
@@ -123,28 +127,26 @@ def _origin(selected: SelectedNetwork) -> str:
 
 def _interface(selected: SelectedNetwork, name: str) -> str:
     card = selected.card
-    channels, height, width = card.image_shape
     mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (card.mean, card.std))
-    if FORMATS[name].takes_pixels:
+    if not has_pixels(card):
+        takes = f"- Input `inputs`, {input_text(card)}, as the data set gives it."
+    elif FORMATS[name].takes_pixels:
         takes = (
-            f"- Input `{INPUT}`, float32 (batch, {channels}, {height}, {width}): RGB **in [0, 1], not "
-            f"normalized**. The file normalizes it with the data's mean ({mean}) and std ({std})."
+            f"- Input `{input_name(card)}`, {input_text(card)}: RGB **in [0, 1], not normalized**. The file normalizes "
+            f"it with the data's mean ({mean}) and std ({std})."
         )
     else:
         takes = (
-            f"- Input: images, float32 (batch, {channels}, {height}, {width}): RGB in [0, 1], **minus the mean "
-            f"({mean}), divided by the std ({std})**; `config.json` has all digits."
+            f"- Input: images, {input_text(card)}: RGB in [0, 1], **minus the mean ({mean}), divided by the std "
+            f"({std})**; `config.json` has all digits."
         )
-    scores = (
-        "one logit per class"
-        if card.ensemble is None
-        else "the natural logarithm of the mean of the members' class probabilities; a softmax returns that mean"
-    )
     lines = [
         takes,
-        f"- Output `{output_name(card)}`, float32 (batch, {card.num_classes}): {scores}.",
-        "- The batch may have any size. `config.json` lists the class names in order.",
+        f"- Output `{output_name(card)}`, {output_text(selected.network, card)}.",
+        "- The batch may have any size." + " `config.json` lists the class names in order." * bool(card.class_names),
     ]
+    if card.classifier is not None:
+        lines[-1] = "- The batch may have any size. `config.json` lists the identities of training; use it for others."
     if (
         name == "safetensors"
         and card.model.startswith((TORCHVISION, TIMM))
@@ -153,8 +155,7 @@ def _interface(selected: SelectedNetwork, name: str) -> str:
     ):
         lines.append(
             f"- The weights have the names of `{card.model}`: that library's network with "
-            f"{card.num_classes} classes{f' and the arguments {card.args}' if card.args else ''} loads them by "
-            f"`load_state_dict`."
+            f"{card.num_classes} classes loads them by `load_state_dict`."
         )
     return "\n".join(lines)
 
@@ -162,22 +163,42 @@ def _interface(selected: SelectedNetwork, name: str) -> str:
 def _loading(selected: SelectedNetwork, name: str) -> str:
     card = selected.card
     code = LOADING[name].format(
-        mean=list(card.mean),
-        std=list(card.std),
-        shape=", ".join(map(str, card.image_shape)),
-        input=INPUT,
-        output=output_name(card),
-        file=FORMATS[name].file,
+        name=input_name(card), input=_example(card, name), output=output_name(card), file=FORMATS[name].file
     )
     return f"In the folder of this README:\n\n```python\n{code}\n```"
 
 
-def _score(measurements: Sequence[Measurement], primary: Metric, *, is_noise: bool) -> str:
+def _example(card: ModelCard, name: str) -> str:
+    """Return Python code that makes one input."""
+    shape = ", ".join(map(str, (1, *card.image_shape)))
+    if not has_pixels(card):
+        made = (
+            f"np.zeros(({shape}), np.{card.input_dtype})"
+            if name == "onnx"
+            else f"torch.zeros({shape}, dtype=torch.{card.input_dtype})"
+        )
+        return f"inputs = {made}  # stand-in for an item of the data set"
+    if name == "onnx":
+        return f"pixels = np.random.rand({shape}).astype(np.float32)  # stand-in for images: RGB in [0, 1]"
+    pixels = f"pixels = torch.rand({shape})  # stand-in for images: RGB in [0, 1]"
+    if FORMATS[name].takes_pixels:
+        return pixels
+    mean, std = list(card.mean), list(card.std)
+    return (
+        f"{pixels}\nmean, std = (torch.tensor(values).view(3, 1, 1) for values in ({mean}, {std}))\n"
+        f"pixels = (pixels - mean) / std"
+    )
+
+
+def _score(measurements: Sequence[Measurement], settings: Settings, *, is_noise: bool) -> str:
+    primary = settings.primary
     if is_noise:
         (noise,) = measurements
+        or_task = ", or the task calls the network itself" * settings.task.is_user_defined
+        kind = "inputs" if settings.task.is_user_defined else "images"
         return (
-            f"Not measured: the run's data was not available when this file was written. The file agrees with the "
-            f"network within {noise.difference:.1e} on {noise.num_images} noise images."
+            f"Not measured: the run's data was not available when this file was written{or_task}. The file agrees with "
+            f"the network within {noise.difference:.1e} on {noise.num_images} noise {kind}."
         )
     rows = [
         f"| {SPLITS[row.images]} | {row.num_images:,} | {primary.text(row.score)} | {row.difference:.1e} |"
@@ -195,14 +216,18 @@ def _score(measurements: Sequence[Measurement], primary: Metric, *, is_noise: bo
     )
 
 
-def _data(settings: Settings) -> str:
+def _data(settings: Settings, card: ModelCard) -> str:
     data = settings.data
     parts = [f"`{data.name}`" + (f", label `{data.label}`" if data.label else "")]
     parts += [f"limited to {data.max_train_images:,} training images"] if data.max_train_images else []
-    parts += [f"each image cropped to a centered square and scaled to {data.image_size} pixels"] * bool(data.image_size)
+    if data.name in ("market1501", "dukemtmc"):
+        parts.append(f"each image scaled to {card.image_shape[1]} x {card.image_shape[2]} pixels")
+    elif data.image_size:
+        parts.append(f"each image cropped to a centered square and scaled to {data.image_size} pixels")
+    kind = "identities" if settings.task.name == "recognition" else "images" if has_pixels(card) else "items"
     return (
-        f"{', '.join(parts)}. Unless the data set has its own validation images, {data.val_fraction:g} of the "
-        f"training images are for validation, drawn with seed {settings.seed}."
+        f"{', '.join(parts)}. Unless the data set has its own validation {kind.replace('identities', 'images')}, "
+        f"{data.val_fraction:g} of the training {kind} are for validation, drawn with seed {settings.seed}."
     )
 
 

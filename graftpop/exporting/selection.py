@@ -11,8 +11,7 @@ from torch import nn
 from graftpop.errors import CheckpointError, one_line
 from graftpop.models import find_model
 from graftpop.models.card import ModelCard
-from graftpop.models.ensemble import Ensemble
-from graftpop.models.network_file import rebuilt_network, split_peer_file
+from graftpop.models.network_file import ensemble_of, rebuilt_network, split_peer_file
 from graftpop.peer.components import named_components
 from graftpop.peer.peer import Peer
 from graftpop.run.checkpoints import Checkpoint, CheckpointMetadata, Checkpoints
@@ -30,7 +29,8 @@ class SelectedNetwork:
     """A network selected from a run.
 
     Attributes:
-        network: network in evaluation mode, from normalized images (B, 3, H, W) to class scores (B, C).
+        network: whole network in evaluation mode, from normalized images (B, 3, H, W) to class scores (B, C), or what a
+            user-defined task's network takes and returns.
         card: data to rebuild the network and normalize its input, as in `config.json` of best/; for an ensemble also
             its number of members.
         description: description of the network, one sentence.
@@ -123,14 +123,17 @@ def _peer(checkpoint: Checkpoint, settings: Settings, peer: str) -> tuple[nn.Mod
 def _ensemble(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, ModelCard, str]:
     metadata = checkpoint.metadata
     _check_has_own_weights("ensemble", metadata, settings)
+    if settings.task.is_user_defined:
+        raise CheckpointError(
+            f"--peer ensemble: only the task knows how predictions combine, got {settings.task.name}; choose best, "
+            f"soup or a peer"
+        )
     networks, cards = zip(*(_network_of(checkpoint, peer) for peer in metadata.peers), strict=True)
     removed = [member.removed_filters for member in cards if member.removed_filters is not None]
     changes = {"ensemble": len(networks)} | ({"removed_filters": sum(removed)} if removed else {})
-    return (
-        Ensemble(networks).eval(),
-        cards[0].model_copy(update=changes),
-        f"An ensemble of {len(networks)} peers: its class probabilities are the mean of theirs.",
-    )
+    card = cards[0].model_copy(update=changes)
+    combined = "features are theirs side by side" if card.classifier else "class probabilities are the mean of theirs"
+    return ensemble_of(networks, card).eval(), card, f"An ensemble of {len(networks)} peers: its {combined}."
 
 
 def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, ModelCard, str]:

@@ -49,6 +49,8 @@ class ModelCard(Section):
     )
     input_dtype: Literal["float32", "int64"] = Field(default="float32", description="float32 or int64")
     task: str = Field(default="classification", pattern=r"^[^\p{C}\p{Z}]*$", description="a name")
+    classifier: str | None = Field(default=None, pattern=r"^[^\p{C}\p{Z}]+$", description="the name of a Linear layer")
+    distance: Literal["euclidean", "cosine"] | None = Field(default=None, description="euclidean or cosine")
     mean: Annotated[tuple[Number, Number, Number], FROM_LIST] = Field(description="three numbers")
     std: Annotated[tuple[Above0, Above0, Above0], FROM_LIST] = Field(description="three numbers above 0")
     ensemble: Count | None = Field(default=None, description="a number of networks")

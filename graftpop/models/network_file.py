@@ -5,6 +5,7 @@ an architecture, never an address. It imports nothing: the module of a user-defi
 memory is bounded by the size of the file.
 """
 
+import copy
 import json
 import sys
 import textwrap
@@ -23,11 +24,14 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from graftpop.errors import CheckpointError, ModelError
 from graftpop.models import PYTHON, build
 from graftpop.models.card import MAX_CARD_BYTES, ModelCard, read_card
-from graftpop.models.ensemble import Ensemble
+from graftpop.models.ensemble import Ensemble, FeatureEnsemble
+from graftpop.models.features import without_classifier_
 from graftpop.models.narrowing import narrow_
 
 __all__ = [
     "card_in_header",
+    "deployed",
+    "ensemble_of",
     "load_network",
     "read_card_and_weights",
     "read_network",
@@ -66,8 +70,9 @@ def split_peer_file(content: bytes) -> tuple[bytes, ModelCard]:
 def load_network(place: str | Path) -> nn.Module:
     """Return the trained network of a folder `RUN/best`, or of one peer, in evaluation mode.
 
-    It maps images (B, 3, H, W) to logits (B, num_classes). Images are floats in [0, 1], normalized by the values of
-    `config.json`: `(x - mean) / std`. An exported ensemble returns the log of its members' mean probabilities.
+    It maps images (B, 3, H, W) to logits (B, num_classes), or to features (B, F) for recognition. Images are floats in
+    [0, 1], normalized by the values of `config.json`: `(x - mean) / std`. An exported ensemble returns the log of its
+    members' mean probabilities, or their features side by side.
 
     Args:
         place: a folder with `config.json` and `model.safetensors`, or a peer's file of a checkpoint.
@@ -76,11 +81,12 @@ def load_network(place: str | Path) -> nn.Module:
         CheckpointError: it holds no such network.
         ModelError: the architecture is unknown, or needs a package that is not installed.
     """
-    return read_network(place)[0]
+    network, card = read_network(place)
+    return deployed(network, card, str(place))
 
 
 def read_network(place: str | Path) -> tuple[nn.Module, ModelCard]:
-    """Return the network as `load_network` does, and its card, as in `config.json`.
+    """Return the whole network, for recognition with its classifier, and its card, as in `config.json`.
 
     Raises:
         CheckpointError: it holds no such network.
@@ -148,7 +154,7 @@ def rebuilt_network(card: ModelCard, weights: Mapping[str, Tensor], where: str) 
                 build(card.model, card.num_classes, f"{where}/config.json: model", card.args)
                 for _ in range(card.ensemble or 1)
             ]
-        network = members[0] if card.ensemble is None else Ensemble(members)
+        network = members[0] if card.ensemble is None else ensemble_of(members, card)
         if is_narrow:
             narrow_(network, weights)
         network.load_state_dict(weights)
@@ -157,6 +163,35 @@ def rebuilt_network(card: ModelCard, weights: Mapping[str, Tensor], where: str) 
     except Exception as error:  # as in `split_peer_file`
         raise _no_network(where, error) from error
     return network.eval()
+
+
+def ensemble_of(members: Sequence[nn.Module], card: ModelCard) -> nn.Module:
+    """Return several networks as one, which combines their outputs as their task does."""
+    if card.task == "recognition":
+        return FeatureEnsemble(members, is_cosine=card.distance == "cosine")
+    return Ensemble(members)
+
+
+def deployed(network: nn.Module, card: ModelCard, where: str) -> nn.Module:
+    """Return a network as it is used after training: for recognition a copy without classifier, which returns features.
+
+    Args:
+        network: whole network from `rebuilt_network`; not changed.
+        card: model card of the network.
+        where: file or folder of both, for messages.
+
+    Raises:
+        CheckpointError: the network has no such classifier.
+    """
+    if card.classifier is None:
+        return network
+    network = copy.deepcopy(network)
+    try:
+        for member in network.members if isinstance(network, FeatureEnsemble) else [network]:
+            without_classifier_(member, card.classifier)
+    except ValueError as error:
+        raise _no_network(where, error) from error
+    return network
 
 
 def _check_is_imported(model: str, where: str) -> None:

@@ -1,6 +1,7 @@
 """A peer's network after training: filters removed, soup, cost, and the model card."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,9 @@ from torch import Tensor, nn
 from graftpop.data import Splits
 from graftpop.data.input_shape import InputShape
 from graftpop.models.card import ModelCard
+from graftpop.models.features import classifier_of
 from graftpop.models.flops import count_flops, count_parameters
+from graftpop.models.forward_check import blank_images
 from graftpop.ops.soups import greedy_soup, uniform_soup
 from graftpop.rows import TrialRow
 from graftpop.settings import Settings
@@ -83,6 +86,11 @@ class FinalNetwork:
             }
         return cost
 
+    @cached_property
+    def _classifier(self) -> str:
+        network = self._learner.network
+        return classifier_of(network, blank_images(network, 2, self._splits.image_shape))[0]
+
     def model_card(self) -> ModelCard:
         """Return the values that rebuild the network and prepare its input."""
         splits = self._splits
@@ -97,8 +105,11 @@ class FinalNetwork:
         changes: dict[str, object] = {"args": self._settings.model.args} if self._settings.model.args else {}
         if self.small is not None:
             changes["removed_filters"] = self._num_removed
-        if self._settings.task.name != "classification":
-            changes["task"] = self._settings.task.name
+        task = self._settings.task
+        if task.name != "classification":
+            changes["task"] = task.name
+        if task.name == "recognition":
+            changes |= {"classifier": self._classifier, "distance": task.distance}
         if isinstance(splits.image_shape, InputShape) and splits.image_shape.dtype != torch.float32:
             changes["input_dtype"] = str(splits.image_shape.dtype).removeprefix("torch.")
         return card.model_copy(update=changes)

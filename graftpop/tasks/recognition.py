@@ -2,19 +2,18 @@
 
 import weakref
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graftpop.errors import ModelError
+from graftpop.models.features import classifier_of
 from graftpop.ops.retrieval import retrieval_scores
 from graftpop.ops.triplet import batch_hard_triplet_loss
 from graftpop.settings.task import METRICS, TaskSettings
 from graftpop.tasks.task import Task
 
-__all__ = ["Recognition", "without_classifier_"]
+__all__ = ["Recognition"]
 
 
 class Recognition(Task):
@@ -87,51 +86,3 @@ class Recognition(Task):
     def logits(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
         """Return the logits of the training identities (B, C)."""
         return outputs[0]
-
-
-def classifier_of(network: nn.Module, inputs: Tensor) -> tuple[str, nn.Linear]:
-    """Return the Linear layer that computes a network's output, and its name; training state does not change.
-
-    Raises:
-        ModelError: there is none.
-    """
-    outputs: dict[int, tuple[str, nn.Linear, Tensor, Tensor]] = {}
-
-    def note(name: str, layer: nn.Linear, _: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
-        outputs[id(output)] = name, layer, given[0], output
-
-    hooks = [
-        layer.register_forward_hook(partial(note, name, layer))
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.Linear)
-    ]
-    was_training = network.training
-    try:
-        with torch.no_grad():
-            output = network.eval()(inputs[:2])
-    finally:
-        network.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    name, layer, features, _ = outputs.get(id(output), ("", None, None, None))
-    if layer is None or features is None or features.dim() != 2:
-        raise ModelError(
-            f"model.name: recognition needs a network whose output is that of a Linear layer with features (B, F), got "
-            f"{type(network).__name__} without one; choose another network"
-        )
-    return name, layer
-
-
-def without_classifier_(network: nn.Module, inputs: Tensor) -> nn.Module:
-    """Replace the last Linear layer of a network by the identity, so that it returns features (B, F).
-
-    Args:
-        network: the network, changed in place.
-        inputs: any batch of its input.
-
-    Raises:
-        ModelError: the network does not end in a Linear layer.
-    """
-    name, _ = classifier_of(network, inputs)
-    network.set_submodule(name, nn.Identity())
-    return network

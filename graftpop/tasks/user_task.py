@@ -53,6 +53,11 @@ class UserTask(Task):
             raise SpaceError(f"{where}.num_outputs must be a whole number above 0, got {task.num_outputs!r}; fix it")
         self.num_outputs = task.num_outputs
 
+    @property
+    def scores_outputs(self) -> bool:
+        """Whether predictions are made of what a network returns, with no calls of the network by the task."""
+        return self.kind.forward is Task.forward and self.kind.infer is Task.infer
+
     def forward(self, network: nn.Module, inputs: Tensor) -> Outputs:
         """Return the task's outputs.
 

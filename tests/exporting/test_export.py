@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import timm
 import torch
 import torchvision
 from network_makers import few_digits, same_bits
-from run_makers import TRIAL, small_settings, trained_run, untrained_run
+from run_makers import TRIAL, run_of_readme, small_settings, trained_run, untrained_run
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
@@ -85,15 +84,6 @@ def digits_to_test() -> tuple[Tensor, Tensor]:
 def normalized(pixels: Tensor) -> Tensor:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (few_digits().recipe.mean, few_digits().recipe.std))
     return (pixels - mean) / std
-
-
-def run_of_readme(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run the Python code of a README in its folder, and return its variables."""
-    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    monkeypatch.chdir(folder)
-    names: dict[str, Any] = {}
-    exec(code, names)
-    return names
 
 
 # formats

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from graftpop.errors import GraftpopError, ModelError
 from graftpop.models import build
+from graftpop.models.features import classifier_of, without_classifier_
 from graftpop.ops.triplet import batch_hard_triplet_loss
 from graftpop.peer.peer import Peer
 from graftpop.population import LocalGroup, Population
 from graftpop.settings import Settings, TaskSettings
 from graftpop.space import parse_space
 from graftpop.study.preflight import check_data_and_models
-from graftpop.tasks.recognition import Recognition, without_classifier_
+from graftpop.tasks.recognition import Recognition
 
 
 def task(**changes: object) -> Recognition:
@@ -61,7 +62,8 @@ def test_features_are_the_input_of_the_last_linear_layer() -> None:
 def test_networks_without_their_classifier_return_the_features(name: str) -> None:
     network = build(name, 5).eval()
     features = task().infer(network, images())
-    assert torch.equal(without_classifier_(copy.deepcopy(network), images())(images()), features)
+    name, _ = classifier_of(network, images())
+    assert torch.equal(without_classifier_(copy.deepcopy(network), name)(images()), features)
 
 
 def test_network_stays_in_training_and_keeps_its_statistics() -> None:
