@@ -40,12 +40,12 @@ def export(
     lines = [f"network    {exported.description}", f"file       {exported.file}", f"readme     {exported.readme}"]
     for check in exported.measurements:
         primary = exported.primary
-        score = "" if exported.unmeasured else f"{primary.name} {primary.text(check.score)}, "
+        score = "" if exported.unmeasured else f"{primary.label} {primary.text(check.score)}, "
         lines.append(
             f"{check.images:<10} {score}{check.num_images:,} images, differs by {check.difference:.1e} at most"
         )
     if exported.unmeasured:
-        lines.append(f"{exported.primary.name:<10} not measured: {exported.unmeasured}")
+        lines.append(f"{exported.primary.label:<10} not measured: {exported.unmeasured}")
     for line in lines:
         console.print(line, soft_wrap=True)
 

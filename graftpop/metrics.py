@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-__all__ = ["ACCURACY", "Metric", "Mode", "is_share", "text_of_metric"]
+__all__ = ["ACCURACY", "Metric", "Mode", "is_share", "label_of", "text_of_metric"]
 
 Mode = Literal["max", "min"]
 
@@ -24,6 +24,21 @@ class Metric:
 
     name: str
     mode: Mode = "max"
+
+    @property
+    def label(self) -> str:
+        """Name in texts: `accuracy`, `mAP`, `rank-1`."""
+        return label_of(self.name)
+
+    @property
+    def title(self) -> str:
+        """Name at the start of a sentence: `Accuracy`, `mAP`."""
+        return self.label if self.label != self.label.lower() else self.label.capitalize()
+
+    @property
+    def direction(self) -> str:
+        """`, lower is better` for a metric to minimize, otherwise empty."""
+        return ", lower is better" * (self.mode == "min")
 
     @property
     def val(self) -> str:
@@ -73,6 +88,15 @@ class Metric:
 
 
 ACCURACY: Final = Metric("accuracy")
+
+
+def label_of(column: str) -> str:
+    """Return the name of a metric or its column in texts.
+
+    >>> label_of("test_map"), label_of("val_rank10"), label_of("ensemble_test_accuracy")
+    ('test mAP', 'val rank-10', 'ensemble test accuracy')
+    """
+    return re.sub(r"\brank(\d+)\b", r"rank-\1", re.sub(r"\bmap\b", "mAP", column.replace("_", " ")))
 
 
 def is_share(column: str) -> bool:

@@ -55,7 +55,7 @@ def trials_table(trials: Sequence[Trial], metrics: Sequence[Metric]) -> Table:
         _head("mean val", primary): primary.mean,
         _head("test", primary): primary.test,
         _head("ensemble", primary): primary.ensemble,
-    } | {_head(f"test {metric.name}", metric): metric.test for metric in others}
+    } | {_head(f"test {metric.label}", metric): metric.test for metric in others}
     for name in ("round", *scores, "invalid", "images/s"):
         table.add_column(name, justify="right")
     for trial in trials:

@@ -55,7 +55,7 @@ def task_metrics(metrics: Sequence[Metric]) -> dict[str, tuple[str, str]]:
     return {
         f"graftpop_{metric.val}{'_ratio' * metric.is_share}": (
             metric.val,
-            f"{metric.name.capitalize()} on the validation split{', from 0 to 1' * metric.is_share}",
+            f"{metric.title} on the validation split{', from 0 to 1' * metric.is_share}",
         )
         for metric in metrics
     }

@@ -111,7 +111,7 @@ def _heads(groups: Sequence[Group], published: Mapping[str, Any] | None) -> list
 def _heading(head: str, primary: Metric) -> tuple[str, str]:
     """Return the heading of a column and its short form, with the metric's name and unit."""
     long, short = OF_SHARE.get(head, (head, COLUMNS[head])) if primary.is_share else (head, COLUMNS[head])
-    return long.replace("METRIC", primary.name), short
+    return long.replace("METRIC", primary.label), short
 
 
 def _texts(line: Line, group: Group, heads: Sequence[str], published: Mapping[str, Any] | None) -> list[str]:
@@ -158,7 +158,7 @@ def _note(groups: Sequence[Group]) -> str:
         f"both completed, with its {100 * CONFIDENCE:.0f} % interval by Student's t."
     )
     if primary.mode == "min":
-        text += f" A lower {primary.name} is better."
+        text += f" A lower {primary.label} is better."
     num = sum(difference.interval is not None for group in groups for difference in group.differences.values())
     if not num:
         return text
@@ -212,7 +212,7 @@ def _points(difference: float, primary: Metric) -> str:
 
 def _table(group: Group, heads: Sequence[str], published: Mapping[str, Any] | None) -> str:
     caption = (
-        f"Test {group.primary.name}: mean {PLUS_MINUS} standard deviation over n seeds. "
+        f"Test {group.primary.label}: mean {PLUS_MINUS} standard deviation over n seeds. "
         "Other columns: means over the same trials."
     )
     columns = [_heading(head, group.primary)[0] for head in heads]

@@ -92,7 +92,7 @@ def check_agreement(measurement: Measurement, primary: Metric) -> None:
     expected, found = measurement.network_score, measurement.score
     if abs(found - expected) > TOLERANCE * max(1.0, abs(expected)):
         raise ModelError(
-            f"export: the file must have the network's {primary.name}, {primary.text(expected)}, got "
+            f"export: the file must have the network's {primary.label}, {primary.text(expected)}, got "
             f"{primary.text(found)} on {images}; choose another format"
         )
 

@@ -206,7 +206,7 @@ def _score(measurements: Sequence[Measurement], settings: Settings, *, is_noise:
     ]
     return "\n".join(
         [
-            f"| images | number | {primary.name} | largest difference from the network |",
+            f"| images | number | {primary.label} | largest difference from the network |",
             "|---|---|---|---|",
             *rows,
             "",

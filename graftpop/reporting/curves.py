@@ -83,7 +83,7 @@ def score_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | Non
         xaxis={"title": {"text": "images trained by all peers"}, "rangemode": "tozero"},
         yaxis=score_axis(primary),
     )
-    description = f"Validation {primary.name} of {len(curves)} trial{'s' * (len(curves) != 1)} by images trained."
+    description = f"Validation {primary.label} of {len(curves)} trial{'s' * (len(curves) != 1)} by images trained."
     if best in curves:
         x, y = curves[best]
         description += f" The best, trial {best}, reaches {primary.text(y[-1])} after {x[-1]:,.0f} images."
@@ -140,6 +140,6 @@ def peers_by_round(rounds: pa.Table, trial: str, primary: Metric) -> Figure:
     low, high = pc.min_max(last[primary.val]).as_py().values()
     return Figure(
         plot,
-        f"Validation {primary.name} and training loss of {len(peers)} peer{'s' * (len(peers) != 1)} of trial {trial} "
-        f"by round. In the last round, {primary.name} ranges from {primary.text(low)} to {primary.text(high)}.",
+        f"Validation {primary.label} and training loss of {len(peers)} peer{'s' * (len(peers) != 1)} of trial {trial} "
+        f"by round. In the last round, {primary.label} ranges from {primary.text(low)} to {primary.text(high)}.",
     )

@@ -17,7 +17,7 @@ def paired_differences(group: Group) -> Figure:
     """
     variants = list(group.differences)
     scale, unit, digits = (100, " points", ".2f") if group.primary.is_share else (1, "", ".4g")
-    title = f"difference from {group.baseline}{', percentage points' * group.primary.is_share}"
+    title = f"difference from {group.baseline}{', percentage points' * group.primary.is_share}{group.primary.direction}"
     seeds = [
         (variant, seed, scale * value)
         for variant, difference in group.differences.items()

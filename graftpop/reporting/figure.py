@@ -53,7 +53,10 @@ def color(index: int) -> str:
 
 def score_axis(metric: Metric) -> dict[str, Any]:
     """Return the axis of a metric on the validation split."""
-    return {"title": {"text": f"validation {metric.name}"}, **({"tickformat": ".0%"} if metric.is_share else {})}
+    return {
+        "title": {"text": f"validation {metric.label}{metric.direction}"},
+        **({"tickformat": ".0%"} if metric.is_share else {}),
+    }
 
 
 def round_axis(num_rounds: int) -> dict[str, Any]:

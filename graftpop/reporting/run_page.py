@@ -110,7 +110,7 @@ def report_html(tables: Tables, *, space: str, provenance: Mapping[str, Any]) ->
     sections = [
         *_comparison(rows, parsed, figures),
         _best(rows, parsed, tables),
-        _trials(rows, parsed.primary, tables),
+        _trials(rows, parsed, tables),
         _curves(rows, parsed, tables.rounds, figures),
         *_trade_offs(rows, parsed, figures),
         *_search(rows, parsed, figures),
@@ -156,16 +156,16 @@ def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Se
         (name, text_of(column, best[column]))
         for metric in space.metrics
         for column, name in (
-            (metric.val, f"validation {metric.name}"),
-            (metric.test, f"test {metric.name}"),
-            (metric.ensemble, f"test {metric.name} of the ensemble of all peers"),
+            (metric.val, f"validation {metric.label}"),
+            (metric.test, f"test {metric.label}"),
+            (metric.ensemble, f"test {metric.label} of the ensemble of all peers"),
         )
         if best[column] is not None and (metric == primary or column == metric.test)
     ]
     sentences = configuration_sentences(space.resolve(sample), rows_of(tables.grafts, best["trial_id"]))
     equals = sum(row[primary.val] == best[primary.val] and row["status"] == best["status"] for row in rows) - 1
     if equals:
-        sentences.append(f"{equals} other trial{'s' * (equals > 1)} reached the same validation {primary.name}.")
+        sentences.append(f"{equals} other trial{'s' * (equals > 1)} reached the same validation {primary.label}.")
     return Section(
         "best",
         "Best configuration",
@@ -175,9 +175,11 @@ def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Se
     )
 
 
-def _trials(rows: Sequence[Mapping[str, Any]], primary: Metric, tables: Tables) -> Section:
-    best = best_row(rows, primary)
-    columns = shown_columns(tables.trials.column_names, rows)
+def _trials(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Section:
+    best = best_row(rows, space.primary)
+    # of further metrics the test score is enough
+    hidden = {column for metric in space.metrics[1:] for column in (metric.val, metric.ensemble)}
+    columns = shown_columns([column for column in tables.trials.column_names if column not in hidden], rows)
     _, *others = columns or ["trial_id"]
     return Section(
         "trials",
@@ -192,7 +194,7 @@ def _trials(rows: Sequence[Mapping[str, Any]], primary: Metric, tables: Tables) 
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], space: Space, rounds: pa.Table, figures: dict[str, str]) -> Section:
-    title = f"{space.primary.name.capitalize()} by images trained"
+    title = f"{space.primary.title} by images trained"
     if not rounds.num_rows:
         return Section("curves", title, part("paragraphs", ["No round has finished yet."]))
     best = best_row(rows, space.primary)
@@ -205,7 +207,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], space: Space, rounds: pa.Table, f
         part(
             "figure",
             "curves",
-            f"Validation {space.primary.name} of the best peer of each population, by the images that all its peers "
+            f"Validation {space.primary.label} of the best peer of each population, by the images that all its peers "
             "trained on. Populations of different sizes thus compare at equal compute.",
         ),
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from graftpop.metrics import Metric, is_share
+from graftpop.metrics import Metric, is_share, label_of
 from graftpop.reporting.figure import Figure, color, with_layout
 from graftpop.space import Domain, Space
 from graftpop.study.optuna_space import OptunaSpace
@@ -51,13 +51,13 @@ def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str
     scores = [row[primary.val] for row in rows]
     dimensions = [_dimension(key, domain, [row[key] for row in rows]) for key, domain in domains.items()]
     digits = {"tickformat": ".1%"} if primary.is_share else {}
-    dimensions.append({"label": f"val {primary.name}", "values": scores, **digits})
+    dimensions.append({"label": f"val {primary.label}", "values": scores, **digits})
     line = {"color": [primary.merit(score) for score in scores], "colorscale": GREY_TO_ORANGE}
     plot = go.Figure(go.Parcoords(dimensions=dimensions, labelangle=-14, line=line))
     with_layout(plot, height=430).update_layout(margin={"l": 72, "r": 64, "t": 84, "b": 24})
     return Figure(
         plot,
-        f"Values of {', '.join(domains)} in {len(rows)} trials, with the validation {primary.name} reached: "
+        f"Values of {', '.join(domains)} in {len(rows)} trials, with the validation {primary.label} reached: "
         f"{primary.text(min(scores))} to {primary.text(max(scores))}.",
     )
 
@@ -207,12 +207,11 @@ def pareto_figure(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, st
             hovertemplate="%{text}: %{y}, %{x}<extra></extra>",
         )
     axes = [
-        {"title": {"text": name.replace("_", " ")}, "tickformat": ".1%" if is_share(name) else None}
-        for name in (second, first)
+        {"title": {"text": label_of(name)}, "tickformat": ".1%" if is_share(name) else None} for name in (second, first)
     ]
     with_layout(plot, height=380, xaxis=axes[0], yaxis=axes[1])
     return Figure(
         plot,
-        f"{first.replace('_', ' ')} and {second} of {len(values)} completed trials, {len(front)} of them on the Pareto "
-        f"front.",
+        f"{label_of(first)} and {label_of(second)} of {len(values)} completed trials, {len(front)} of them on the "
+        f"Pareto front.",
     )

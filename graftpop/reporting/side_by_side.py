@@ -108,9 +108,9 @@ def _runs(runs: Sequence[Run], primary: Metric) -> Section:
         "trials",
         "images trained",
         "time of trials",
-        f"validation {primary.name}",
-        f"test {primary.name}",
-        f"ensemble test {primary.name}",
+        f"validation {primary.label}",
+        f"test {primary.label}",
+        f"ensemble test {primary.label}",
         "best configuration",
         "hardware",
     ]
@@ -151,8 +151,8 @@ def _curves(runs: Sequence[Run], figures: dict[str, str], primary: Metric) -> It
     figures["curves"] = score_by_images(rounds, {run.label: run.label for run in measured}, None, primary).to_json()
     figures["trials"] = _all_trials(measured, primary).to_json()
     body = part("figure", "curves", "The best trial of each run, by the images that all its peers trained on.")
-    body += part("figure", "trials", f"Validation {primary.name} of every trial of each run.")
-    yield Section("curves", primary.name.capitalize(), body)
+    body += part("figure", "trials", f"Validation {primary.label} of every trial of each run.")
+    yield Section("curves", primary.title, body)
 
 
 def _all_trials(runs: Sequence[Run], primary: Metric) -> Figure:
@@ -171,7 +171,7 @@ def _all_trials(runs: Sequence[Run], primary: Metric) -> Figure:
         )
     digits = {"tickformat": ".1%"} if primary.is_share else {}
     with_layout(plot, height=380, showlegend=False, yaxis=score_axis(primary) | digits)
-    return Figure(plot, f"Validation {primary.name} of all trials of {len(runs)} runs.")
+    return Figure(plot, f"Validation {primary.label} of all trials of {len(runs)} runs.")
 
 
 def _settings(runs: Sequence[Run]) -> Section:

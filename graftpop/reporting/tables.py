@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from graftpop.metrics import is_share, text_of_metric
+from graftpop.metrics import is_share, label_of, text_of_metric
 from graftpop.study.trials import duration
 
 __all__ = ["Cell", "cells", "heads", "shown_columns", "text_of"]
@@ -31,7 +31,7 @@ def shown_columns(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> 
 
 def heads(columns: Sequence[str]) -> list[str]:
     """Return the headings of columns of `trials.parquet`."""
-    return [column if "." in column else HEADS.get(column, column.replace("_", " ")) for column in columns]
+    return [column if "." in column else HEADS.get(column, label_of(column)) for column in columns]
 
 
 HEADS = {"trial_id": "trial", "wall_s": "time", "num_peers": "peers"}

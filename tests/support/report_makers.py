@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import yaml
 
-from graftpop.metrics import ACCURACY
 from graftpop.reporting.run_page import Tables, report_html
 from graftpop.run.schemas import schemas
+from graftpop.space import parse_space
 
 SPACE = """
 name: made-up
@@ -95,6 +96,11 @@ def grafts_of(
     ]
 
 
+def of_task(row: Mapping[str, Any], **values: float | None) -> dict[str, Any]:
+    """Return a row with columns of a task's metrics in place of those of accuracy."""
+    return {key: value for key, value in row.items() if "accuracy" not in key} | values
+
+
 def page(
     trials: Sequence[Mapping[str, Any]],
     rounds: Sequence[Mapping[str, Any]] = (),
@@ -107,16 +113,17 @@ def page(
 ) -> str:
     """Return the report page of a run with these rows, started with these options."""
     columns = dict.fromkeys(key for row in trials or [trial("none")] for key in row)
+    recorded = schemas(parse_space(yaml.safe_load(space)).metrics)
     return report_html(
         Tables(
             *(
                 pa.Table.from_pylist(list(rows), schema)
                 for rows, schema in (
                     (trials, _schema(trials, list(columns))),
-                    (rounds, schemas([ACCURACY])["rounds"]),
-                    (grafts, schemas([ACCURACY])["grafts"]),
-                    (diagnostics, schemas([ACCURACY])["diagnostics"]),
-                    (events, schemas([ACCURACY])["events"]),
+                    (rounds, recorded["rounds"]),
+                    (grafts, recorded["grafts"]),
+                    (diagnostics, recorded["diagnostics"]),
+                    (events, recorded["events"]),
                 )
             )
         ),
