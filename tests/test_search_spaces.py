@@ -173,7 +173,7 @@ def test_spaces_of_grafting_papers_have_the_published_recipe(file: Path) -> None
             has_different_rates = settings.population.diversity == "learning_rate"
             assert training.schedule == ("cosine" if has_different_rates else "step")
         if graft is not None and file.stem != "grafting_alpha":
-            assert (graft.A, graft.c, graft.base, graft.alpha, graft.num_bins) == (0.4, 500, "adaptive", 10)
+            assert (graft.A, graft.c, graft.base, graft.alpha, graft.num_bins) == (0.4, 500, 0.5, "adaptive", 10)
         if settings.distillation is not None:
             assert (settings.distillation.temperature, settings.distillation.weight) == (2, 1)
             assert {teacher.epochs for teacher in settings.distillation.teachers} == {200}
