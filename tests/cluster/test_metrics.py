@@ -159,6 +159,7 @@ LARGE = """
 import json, logging, sys
 import ray
 from graftpop.cluster.metrics import MetricsExport
+from graftpop.metrics import ACCURACY
 from test_metrics import wait_until_exported
 
 ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
