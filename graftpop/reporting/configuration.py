@@ -45,11 +45,12 @@ def configuration_sentences(settings: Settings, grafts: pa.Table) -> list[str]:
 def _training(settings: Settings) -> Iterator[str]:
     num_peers, population = settings.population.num_peers, settings.population
     network = f"{settings.model.name} network"
+    most = "at most " if settings.training.patience is not None else ""
     if num_peers == 1:
-        yield f"One {network} trains for {settings.num_epochs} epochs."
+        yield f"One {network} trains for {most}{settings.num_epochs} epochs."
     else:
         yield (
-            f"{num_peers} {network}s train side by side for {settings.num_epochs} epochs each, in "
+            f"{num_peers} {network}s train side by side for {most}{settings.num_epochs} epochs each, in "
             f"{settings.num_rounds} rounds."
         )
     if population.diversity == "learning_rate" and num_peers > 1:
