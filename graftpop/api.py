@@ -24,7 +24,7 @@ from graftpop.population.round import Round
 from graftpop.seeds import derive, seeded
 from graftpop.settings import DataSettings, Settings, TaskSettings
 from graftpop.space import parse_space
-from graftpop.space.optimizer_arguments import check_training
+from graftpop.space.optimizer_arguments import check_optimizers
 from graftpop.space.yaml_tree import STUDY_KEYS
 from graftpop.tasks.check import check_network
 from graftpop.tasks.find import make_task, metrics_of
@@ -135,7 +135,7 @@ class Population:
             has_labels=not task_settings.is_user_defined,
         )
         splits, probe = make_splits(augmentation=self.settings.augmentation), self._new_network()
-        if optimizer is None and self.settings.training.optimizer.name == "muon":
+        if optimizer is None and "muon" in self.settings.optimizers:
             hidden_weights(probe)
         check_network(self.settings, new_task(), probe, splits)
         check_user_parts(self.settings, probe, sites_of(self.settings, probe, splits.image_shape), parts)
@@ -281,5 +281,12 @@ def _settings(
             f"Population: must search nothing, got a domain for {', '.join(space.domains)}; use graftpop.tune to search"
         )
     settings = space.resolve()
-    check_training(settings.training)
+    if optimizer is None:
+        check_optimizers([settings])
+    elif not isinstance(diversity := settings.population.diversity, str):
+        for key in diversity:
+            if key.split(".")[1] in SET_BY_OPTIMIZER and key != "training.lr":
+                raise SpaceError(
+                    f"population.diversity: {key} is set by the optimizer, got {diversity[key]}; leave it out"
+                )
     return settings

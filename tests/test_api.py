@@ -163,6 +163,20 @@ def test_function_for_the_optimizer_excludes_the_keys_that_it_sets(key: str, val
 
 
 @pytest.mark.parametrize(
+    ("key", "value"), [("weight_decay", 0.1), ("optimizer", {"name": "adam"}), ("optimizer.nesterov", True)]
+)
+def test_function_for_the_optimizer_excludes_peers_that_differ_in_what_it_sets(key: str, value: Any) -> None:
+    with pytest.raises(SpaceError, match=rf"^population\.diversity: training\.{key} .*optimizer"):
+        make_population(optimizer=adam, population={"num_peers": 2, "diversity": {f"training.{key}": [value]}})
+
+
+def test_peers_with_one_function_for_the_optimizer_may_differ_in_the_learning_rate() -> None:
+    diverse = {"num_peers": 2, "diversity": {"training.lr": [0.01, 0.02]}}
+    rows = next(make_population(optimizer=adam, population=diverse).run()).peers
+    assert [row["lr"] for row in rows] == [0.01, 0.02]
+
+
+@pytest.mark.parametrize(
     ("optimizer", "key"),
     [
         ({"name": "adamw", "beta": 0.9}, "training.optimizer.beta"),

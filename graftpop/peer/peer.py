@@ -90,7 +90,8 @@ class Peer:
         self._hooks = make_hooks(settings, self._learner, site_filters(self._learner, rankable(sites)), index)
         self._stateful: list[Stateful] = [*self._hooks, *([self._rule] if self._rule is not None else [])]
         self._diagnostics = Diagnostics(site_filters(self._learner, sites), settings.diagnostics, settings.sites)
-        self._teachers = Teachers(population, splits, task, self._device)
+        of_teachers = task if settings is population else components.make_task(population)
+        self._teachers = Teachers(population, splits, of_teachers, self._device)
         self._snapshot_teachers = SnapshotTeachers(network)
         add_loss_terms(self._learner, settings, index, task, self._teachers, self._snapshot_teachers)
         self._final = FinalNetwork(self._learner, sites, splits, task, settings)

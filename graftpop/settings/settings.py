@@ -83,6 +83,17 @@ class Settings(Section):
                 section[name] = values.value(peer, self.population.num_peers)
         return Settings.model_validate(tree)
 
+    def of_peers(self) -> "list[Settings]":
+        """Return the settings of every peer; these alone if all peers train alike."""
+        if isinstance(self.population.diversity, str):
+            return [self]
+        return [self.of_peer(peer) for peer in range(self.population.num_peers)]
+
+    @property
+    def optimizers(self) -> set[str]:
+        """Names of the peers' optimizers."""
+        return {settings.training.optimizer.name for settings in self.of_peers()}
+
     @property
     def num_epochs(self) -> int:
         """Number of epochs that each peer trains."""

@@ -124,12 +124,17 @@ def _check_diversity(
     """Check that the peers may have the values that `population.diversity` gives them."""
     keys = [*known_keys(Settings), "training.optimizer"]
     known = [key for key in keys if key.startswith(DIVERSE) and key not in NOT_DIVERSE]
+    where = origin("population.diversity")
     for key in diversity:
-        where = origin("population.diversity")
-        if key not in known and not key.startswith("training.optimizer."):
+        if key not in known and key.rpartition(".")[0] != "training.optimizer":
             raise SpaceError(
                 f"{where}: '{key}' must be a key of training, augmentation, or task.label_smoothing in which peers can "
                 f"differ{closest(key, known)}"
+            )
+        if searched := next((one for one in domains if f"{one}.".startswith(f"{key}.")), None):
+            raise SpaceError(
+                f"{where}: sets {key} at every peer, so the search of {searched} has no effect, got "
+                f"{domains[searched]} there; remove one"
             )
         is_augmentation = key.startswith("augmentation.")
         trains_teachers = settings.distillation is not None and any(
@@ -146,10 +151,10 @@ def _check_diversity(
             own = settings.of_peer(peer)
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
+            place = ".".join(map(str, first["loc"]))
+            key = next((key for key in diversity if f"{place}.".startswith(f"{key}.")), place)
             raise SpaceError(
-                f"{origin('population.diversity')}: {key} of peer {peer}: {one_line(first['msg'])}, got "
-                f"{first['input']!r}; change it"
+                f"{where}: {key} of peer {peer}: {one_line(first['msg'])}, got {first['input']!r}; change it"
             ) from error
         check_names(own, origin)
         check_rules(own, domains, origin)

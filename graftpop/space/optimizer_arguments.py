@@ -1,16 +1,17 @@
 """Checks of the arguments of `training.optimizer` against the optimizer that it names."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from graftpop.errors import SpaceError, closest
-from graftpop.settings import OptimizerSettings, TrainingSettings
+from graftpop.settings import OptimizerSettings, Settings
 from graftpop.settings.optimizer import TIMM
 from graftpop.space.domains import number_hint
 from graftpop.space.validation_messages import Origin, format_value
 from graftpop.training.named_optimizers import SET_IN_TRAINING, argument_defaults, check_optimizer
 
-__all__ = ["check_arguments", "check_training"]
+__all__ = ["check_arguments", "check_optimizers"]
 
 
 def check_arguments(optimizer: OptimizerSettings, origin: Origin, *, import_timm: bool) -> None:
@@ -46,15 +47,20 @@ def check_arguments(optimizer: OptimizerSettings, origin: Origin, *, import_timm
             raise SpaceError(f"{origin(key)}: must be {rule}, got {format_value(value)}{hint}")
 
 
-def check_training(training: TrainingSettings) -> None:
-    """Check that the optimizer exists, and trains and resumes with its arguments; imports timm if it is timm's.
+def check_optimizers(possible_settings: Iterable[Settings]) -> None:
+    """Check that each peer's optimizer exists, and trains and resumes with its arguments; imports timm if it is timm's.
+
+    Args:
+        possible_settings: settings of one or more populations.
 
     Raises:
         SpaceError: it does not.
     """
-    if training.optimizer != OptimizerSettings():
-        check_arguments(training.optimizer, str, import_timm=True)
-        check_optimizer(training, "training.optimizer")
+    peers = (peer.training for settings in possible_settings for peer in settings.of_peers())
+    for training in {str((one.optimizer, one.momentum)): one for one in peers}.values():
+        if training.optimizer != OptimizerSettings():
+            check_arguments(training.optimizer, str, import_timm=True)
+            check_optimizer(training, "training.optimizer")
 
 
 def _broken_rule(value: Any, default: Any) -> str | None:

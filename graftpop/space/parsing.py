@@ -237,6 +237,11 @@ def _read_domain(key: str, value: Mapping[str, Any], origin: Origin) -> Domain:
             f"{origin(key)}: data must be searched by choice or grid, since every data set is read "
             f"before the study starts, got {value}; list the values"
         )
+    if key.startswith("population.diversity."):
+        raise SpaceError(
+            f"{origin(key)}: cannot be searched inside the map, got {value}; give a list or {{range: [LOW, HIGH]}} "
+            f"for the peers, or search population.diversity as a whole by choice"
+        )
     if key in ("task", "task.name", "task.metrics"):
         raise SpaceError(
             f"{origin(key)}: cannot be searched, since the scores of different tasks cannot be compared, got {value}; "

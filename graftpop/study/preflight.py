@@ -20,7 +20,7 @@ from graftpop.peer.sites import rankable, sites_of
 from graftpop.settings import Settings, TeacherSettings
 from graftpop.sites import Site, alpha_share
 from graftpop.space import Space
-from graftpop.space.optimizer_arguments import check_training
+from graftpop.space.optimizer_arguments import check_optimizers
 from graftpop.study.trackers import TRACKERS
 from graftpop.tasks.check import check_network
 from graftpop.tasks.find import make_task, num_outputs
@@ -56,9 +56,7 @@ def check_names(space: Space) -> None:
         GraftpopError: a name is unknown, or an optimizer cannot train with its arguments.
     """
     every = _all_settings(space)
-    trainings = {str((one.optimizer, one.momentum)): one for one in (settings.training for settings in every)}
-    for training in trainings.values():
-        check_training(training)
+    check_optimizers(every)
     for data in dict.fromkeys(settings.data.name for settings in every):
         if data.startswith(PYTHON):
             import_user_code(data, "data.name", DataError)
@@ -221,7 +219,7 @@ def _sites_line(settings: Settings, network: nn.Module, sites: Sequence[Site]) -
 
 
 def _uses_muon(possible_settings: Sequence[Settings]) -> bool:
-    return any(settings.training.optimizer.name == "muon" for settings in possible_settings)
+    return any("muon" in settings.optimizers for settings in possible_settings)
 
 
 def _check_teacher(teacher: TeacherSettings, splits: Splits, where: str, *, uses_muon: bool) -> None:

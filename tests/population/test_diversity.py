@@ -67,6 +67,10 @@ def test_space_with_diversity_is_written_and_read() -> None:
         ({"training.batch_size": [16, 32]}, r"'training\.batch_size' must be a key"),
         ({"graft.A": [0.1]}, r"'graft\.A' must be a key"),
         ({"training.schedule": ["cosin"]}, "did you mean 'cosine'"),
+        ({"training.optimizer.name.first": ["sgd"]}, r"'training\.optimizer\.name\.first' must be a key"),
+        ({"training.decay_epochs": {"range": [3, 5]}}, r"training\.decay_epochs of peer 0"),
+        ({"training.lr": {"uniform": [0.1, 0.2]}}, r"diversity\.training\.lr: cannot be searched inside .*uniform"),
+        ({"choice": ["none", {"training.lr": {"uniform": [0.1, 0.2]}}]}, r"training\.lr: cannot be searched inside"),
         ({"training.lr": []}, "got"),
         ({}, "got"),
     ],
@@ -74,6 +78,28 @@ def test_space_with_diversity_is_written_and_read() -> None:
 def test_unsuitable_values_are_refused(diversity: dict[str, Any], message: str) -> None:
     with pytest.raises(SpaceError, match=message):
         settings(diversity)
+
+
+@pytest.mark.parametrize(
+    ("diverse", "training"),
+    [
+        ({"training.lr": [0.1, 0.2]}, {"lr": {"uniform": [0.01, 0.1]}}),
+        (
+            {"training.optimizer": [{"name": "sgd"}]},
+            {"optimizer": {"name": "sgd", "nesterov": {"choice": [True, False]}}},
+        ),
+    ],
+)
+def test_searched_key_that_diversity_sets_is_refused(diverse: dict[str, Any], training: dict[str, Any]) -> None:
+    with pytest.raises(SpaceError, match=r"population\.diversity: sets training\.\w+ at every peer"):
+        settings(diverse, training={"epochs": 2, **training})
+
+
+def test_teacher_trains_by_the_settings_of_the_population() -> None:
+    teachers = {"teachers": [{"model": "python:network_makers.TwoSites", "epochs": 1}]}
+    plain = Peer(settings(distillation=teachers), 0).train_teachers(0)
+    diverse = {"task.label_smoothing": [0.3], "training.weight_decay": [0.1]}
+    assert Peer(settings(diverse, distillation=teachers), 0).train_teachers(0) == plain
 
 
 def test_peers_that_exchange_logits_need_the_same_images() -> None:

@@ -12,7 +12,7 @@ from space_makers import assert_refused
 from graftpop.errors import SpaceError
 from graftpop.settings.optimizer import OptimizerSettings
 from graftpop.space import Space, load_space, parse_space
-from graftpop.space.optimizer_arguments import check_training
+from graftpop.space.optimizer_arguments import check_optimizers
 from graftpop.study.preflight import check_names
 from graftpop.training.named_optimizers import TORCH_OPTIMIZERS
 
@@ -69,6 +69,10 @@ def test_wrong_arguments_are_refused_with_their_key(arguments: str, key: str, pa
         ("optimizer: {name: muon, ns_steps: 2.5}", ["muon", "ns_steps"]),
         ("optimizer: {name: {choice: [sgd, adamw]}, eps: {choice: [null, -1.0]}}", ["eps"]),
         ("optimizer: {choice: [{name: sgd}, {name: rmsprop, alpha: -1.0}]}", ["rmsprop", "alpha"]),
+        (
+            "optimizer: {name: adamw}}\npopulation: {diversity: {training.optimizer.betas: [null, [0.9, 1.5]]}",
+            ["adamw", "betas", "1.5"],
+        ),
     ],
 )
 def test_values_that_the_optimizer_refuses_are_refused_before_a_study(training: str, parts: list[str]) -> None:
@@ -82,7 +86,7 @@ def test_values_that_the_optimizer_refuses_are_refused_before_a_study(training: 
 
 @pytest.mark.parametrize("name", [*TORCH_OPTIMIZERS, "sgd"])
 def test_every_name_is_an_optimizer_that_trains_and_resumes(name: str) -> None:
-    check_training(space_of(f"training: {{optimizer: {{name: {name}}}}}").resolve().training)
+    check_optimizers([space_of(f"training: {{optimizer: {{name: {name}}}}}").resolve()])
 
 
 class Forgetful(torch.optim.Adam):
@@ -100,7 +104,7 @@ class Forgetful(torch.optim.Adam):
 def test_optimizer_that_does_not_resume_to_the_bit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cast(dict[str, Any], TORCH_OPTIMIZERS), "adam", Forgetful)
     with pytest.raises(SpaceError, match=r"^training\.optimizer: .*to the bit, got adam"):
-        check_training(space_of("training: {optimizer: {name: adam}}").resolve().training)
+        check_optimizers([space_of("training: {optimizer: {name: adam}}").resolve()])
 
 
 @pytest.mark.parametrize(
@@ -131,7 +135,7 @@ def drawn(text: str, number: int = 40) -> list[dict[str, Any]]:
     rng, space = random.Random(0), space_of(text)
     samples = [space.sample(rng) for _ in range(number)]
     for sample in samples:
-        check_training(space.resolve(sample).training)
+        check_optimizers([space.resolve(sample)])
     return samples
 
 

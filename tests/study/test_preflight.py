@@ -103,6 +103,7 @@ def test_bad_data_or_network_in_any_variant_is_refused(text: str, key: str, reas
         "training: {optimizer: {name: {choice: [sgd, muon]}}}",
         "model: {name: 'python:site_networks.TorchAttention'}\ntraining: {optimizer: {name: muon}}\n"
         "distillation: {teachers: [{model: resnet8, epochs: 1}]}",
+        "model: {name: resnet8}\npopulation: {diversity: {training.optimizer.name: [sgd, muon]}}",
     ],
 )
 def test_muon_is_refused_for_networks_and_teachers_without_hidden_matrices(text: str) -> None:
