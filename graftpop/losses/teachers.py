@@ -16,10 +16,11 @@ from graftpop.models.module_check import without_ties
 from graftpop.models.pretrained import load_teacher
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings, TeacherSettings
+from graftpop.tasks.find import num_outputs
 from graftpop.tasks.task import Task
 from graftpop.training.flat_state import FlatState
 from graftpop.training.learner import Learner
-from graftpop.training.schedules import learning_rate
+from graftpop.training.schedules import learning_rate, peak_epoch
 from graftpop.training.snapshot import Snapshot
 
 __all__ = ["SnapshotTeachers", "Teachers"]
@@ -45,10 +46,11 @@ class Teachers:
     def __init__(self, settings: Settings, splits: Splits, task: Task, device: torch.device) -> None:
         self._settings, self._splits, self._task, self._device = settings, splits, task, device
         self._teacher_settings = settings.distillation.teachers if settings.distillation else []
+        self._num_outputs = num_outputs(task, splits)
         self.networks = [
             load_teacher(
                 teacher,
-                len(splits.class_names),
+                self._num_outputs,
                 splits.image_shape,
                 f"distillation.teachers[{index}]",
                 mean=splits.recipe.mean,
@@ -70,13 +72,13 @@ class Teachers:
         name = f"teacher-{index}"
         with seeded(derive(self._settings.seed, "initialisation", name), torch.device("cpu")):
             network = self._network_of(teacher)
-        lr = learning_rate(training, epochs)
         learner = Learner(
             network,
             self._splits.train,
             training,
             self._task,
-            lr=lr,
+            lr=learning_rate(training, epochs),
+            peak_epoch=peak_epoch(training, epochs),
             seed=self._settings.seed,
             peer=name,
             device=self._device,
@@ -103,7 +105,7 @@ class Teachers:
             self.networks.append(network.to(self._device).eval().requires_grad_(False))
 
     def _network_of(self, teacher: TeacherSettings) -> nn.Module:
-        return build(teacher.model or "", len(self._splits.class_names), args=teacher.args)
+        return build(teacher.model or "", self._num_outputs, args=teacher.args)
 
 
 class SnapshotTeachers:
@@ -122,7 +124,8 @@ class SnapshotTeachers:
         self.networks: list[nn.Module] = []
 
     def take(self, snapshots: Sequence[Snapshot]) -> None:
-        """Load the snapshots' weights into the networks, in their order."""
+        """Load the snapshots' weights into the networks, in their order; one network per snapshot is left."""
+        del self.networks[len(snapshots) :], self._states[len(snapshots) :]
         while len(self.networks) < len(snapshots):
             network = copy.deepcopy(self._pattern).eval().requires_grad_(False)
             self.networks.append(network)

@@ -126,6 +126,12 @@ def _check_teachers(settings: Settings, origin: Origin) -> None:
             raise SpaceError(
                 f"{where}: {sources[0]} needs the name of a network, got model null; set model, as in model.name"
             )
+        training = settings.training
+        if teacher.epochs is not None and training.schedule != "one_cycle" and teacher.epochs <= training.warmup_epochs:
+            raise SpaceError(
+                f"{where}.epochs: must be above training.warmup_epochs ({training.warmup_epochs:g}), which the teacher "
+                f"follows too, got {teacher.epochs}; train it longer, or warm up for less"
+            )
 
 
 def _check_repr(settings: Settings, origin: Origin) -> None:

@@ -108,10 +108,10 @@ def check_data_and_models(space: Space) -> Findings:
     for data in dict.fromkeys(settings.data for settings in every):
         here = [settings for settings in every if settings.data == data]
         splits = load_splits(data, seed=here[0].seed, task=here[0].task)
+        width = num_outputs(make_task(here[0].task), splits)
         notes |= dict.fromkeys(" ".join(note.split()) for note in splits.notes)
         for alike in _alike(here):
             name, seen = alike[0].model.name, set()
-            width = num_outputs(make_task(alike[0].task), splits)
             for model in _distinct(settings.model for settings in alike):
                 network = build(name, width, args=model.args)
                 check_modules(network, f"model.name: '{name}'")  # before its tensors are read
@@ -123,7 +123,7 @@ def check_data_and_models(space: Space) -> Findings:
                     notes |= dict.fromkeys(filter(None, [note]))
                     sites |= dict.fromkeys(_check_network(network, splits, alike, released=name in released))
         for where, teacher in _distinct(pair for settings in here for pair in _teachers(settings)):
-            _check_teacher(teacher, splits, where, uses_muon=_uses_muon(here))
+            _check_teacher(teacher, splits, width, where, uses_muon=_uses_muon(here))
     return Findings(list(notes), list(sites))
 
 
@@ -222,12 +222,11 @@ def _uses_muon(possible_settings: Sequence[Settings]) -> bool:
     return any("muon" in settings.optimizers for settings in possible_settings)
 
 
-def _check_teacher(teacher: TeacherSettings, splits: Splits, where: str, *, uses_muon: bool) -> None:
-    num_classes = len(splits.class_names)
+def _check_teacher(teacher: TeacherSettings, splits: Splits, width: int, where: str, *, uses_muon: bool) -> None:
     if teacher.epochs is not None:
-        network = build(teacher.model or "", num_classes, f"{where}.model", teacher.args)
-        check_forward(network, splits.image_shape, num_classes, f"{where}.model:")
+        network = build(teacher.model or "", width, f"{where}.model", teacher.args)
+        check_forward(network, splits.image_shape, width, f"{where}.model:")
         if uses_muon:
             hidden_weights(network, teacher.model or "")
     else:
-        load_teacher(teacher, num_classes, splits.image_shape, where, mean=splits.recipe.mean, std=splits.recipe.std)
+        load_teacher(teacher, width, splits.image_shape, where, mean=splits.recipe.mean, std=splits.recipe.std)

@@ -108,6 +108,30 @@ def test_trained_teacher_equals_a_learner_seeded_by_its_name() -> None:
         assert same_bits(teachers.networks[-1].state_dict(), dict(network.state_dict()))
 
 
+def test_trained_teachers_optimizer_refers_to_the_highest_learning_rate() -> None:
+    pytest.importorskip("timm")
+    training = {"warmup_epochs": 0.5, "schedule": "constant", "optimizer": {"name": "timm:sgdc"}, "weight_decay": 0.1}
+    settings = make_settings(training=training, distillation={"teachers": [{"model": "resnet8", "epochs": 1}]})
+    with seeded(derive(0, "initialisation", "teacher-0"), CPU):
+        network = build("resnet8", 10)
+    lr = learning_rate(settings.training, 1)
+    options = {"lr": lr, "seed": 0, "peer": "teacher-0", "device": CPU, "peak_epoch": 0.5}
+    Learner(network, few_digits().train, settings.training, Classification(), **options).train_epoch()
+    teachers = Teachers(settings, few_digits(), Classification(), CPU)
+    teachers.take({0: teachers.train(0)[0]})
+    assert same_bits(teachers.networks[0].state_dict(), dict(network.state_dict()))
+
+
+def test_teachers_of_a_task_with_outputs_of_its_own_have_these() -> None:
+    class TwelveOutputs(Classification):
+        num_outputs = 12
+
+    settings = distillation_settings({"model": "resnet8", "epochs": 1})
+    teachers = Teachers(settings, few_digits(), TwelveOutputs(), CPU)
+    teachers.take({0: teachers.train(0)[0]})
+    assert outputs(teachers.networks[0]).shape == (20, 12)
+
+
 def test_trained_teacher_is_the_same_at_every_peer_and_fixed() -> None:
     teacher = {"model": "resnet8", "epochs": 1}
     trainer, other = make_teachers(teacher), make_teachers(teacher)
@@ -205,6 +229,10 @@ def test_loss_term_uses_the_latest_snapshots() -> None:
     assert not torch.equal(outputs(networks[0]), first)
     assert torch.equal(outputs(networks[0]), outputs(seeded_small_net(2).eval()))
     assert term(logits, pixels) > 0
+    teachers.take([snapshot_of(seeded_small_net(seed)) for seed in (1, 2)])
+    teachers.take([snapshot_of(seeded_small_net(3))])  # a peer has left
+    assert networks == before
+    assert torch.equal(outputs(networks[0]), outputs(seeded_small_net(3).eval()))
 
 
 def test_training_the_student_leaves_snapshot_teachers_unchanged() -> None:

@@ -65,6 +65,13 @@ def test_teacher_without_exactly_one_source_is_refused_with_its_index(teacher: s
     assert_refused(second, "distillation.teachers[1]", *parts)
 
 
+def test_teacher_must_train_longer_than_the_warmup() -> None:
+    training = "training: {warmup_epochs: 5}\n"
+    where = "distillation.teachers[0].epochs"
+    assert_refused(f"{training}distillation: {{teachers: [{{model: resnet8, epochs: 5}}]}}", where, "(5)", "got 5")
+    assert accepted(f"{training}distillation: {{teachers: [{{model: resnet8, epochs: 6}}]}}").distillation
+
+
 @pytest.mark.parametrize(
     "teacher",
     [
