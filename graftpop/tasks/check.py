@@ -105,4 +105,5 @@ def _try(settings: Settings, task: UserTask, network: nn.Module, splits: Splits)
         task.score(task.combine([predictions, predictions]), targets)
         task.validation_loss(outputs, targets)
         task.decisions(predictions, targets)
-        task.logits(outputs)
+        if task.logits(outputs) is None and has_logits(task):
+            raise SpaceError(f"{where}.logits must return a tensor (B, C), got None; leave it out if there is none")

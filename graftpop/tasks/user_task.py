@@ -106,13 +106,17 @@ class UserTask(Task):
 
     def validation_loss(self, outputs: Outputs, targets: Tensor) -> float | None:
         """Return the task's loss of a split that is not trained on."""
-        loss: float | None = self._call("validation_loss", self._task.validation_loss, outputs, targets)
-        return loss
+        loss = self._call("validation_loss", self._task.validation_loss, outputs, targets)
+        return None if loss is None else float(self._call("validation_loss", float, loss))
 
     def num_correct(self, outputs: Outputs, targets: Tensor) -> Tensor | None:
         """Return the task's number of correct items."""
-        correct: Tensor | None = self._call("num_correct", self._task.num_correct, outputs, targets)
-        return correct
+        correct = self._call("num_correct", self._task.num_correct, outputs, targets)
+        if correct is None:
+            return None
+        if not (isinstance(correct, int) or (isinstance(correct, Tensor) and correct.numel() == 1)):
+            raise self._refusal("num_correct", "a number or None", correct)
+        return torch.as_tensor(correct)
 
     def logits(self, outputs: Outputs) -> Tensor | None:
         """Return the task's class scores."""
@@ -157,7 +161,8 @@ def _checked_metrics(metrics: Any, where: str) -> tuple[Metric, ...]:
             f"metrics = (graftpop.Metric('rmse', 'min'),)"
         )
     for metric in metrics:
-        if not metric.name.isidentifier() or metric.mode not in ("max", "min") or metric.name == "loss":
+        is_name = metric.name.isascii() and metric.name.isidentifier()
+        if not is_name or metric.mode not in ("max", "min") or metric.name == "loss":
             raise SpaceError(
                 f"{where}.metrics: a name must be letters, digits and underscores, other than loss, and a mode max or "
                 f"min, got {metric}; rename it"

@@ -275,13 +275,14 @@ class Learner:
         """
         order_seed = derive(self._seed, "recalibration", self._data_peer)
         batches = self._train_images.training_batches(self._settings.batch_size, order_seed, self._device)
+        called = _CalledByTask(self.network, self._task)
         with seeded(derive(self._seed, "recalibration dropout", self._peer), self._device):
-            update_bn((inputs for inputs, _ in batches), self.network)
+            update_bn((inputs for inputs, _ in batches), called)
             if any(map(is_parametrized, self.network.modules())):
                 self.network.train()
                 with torch.no_grad():
                     for inputs, _ in batches:  # none are left if there was a BatchNorm
-                        self.network(inputs)
+                        called(inputs)
 
     @torch.no_grad()
     def evaluate(self, images: Images, *, exact: bool = True) -> tuple[Outputs, Tensor]:
@@ -329,6 +330,18 @@ class Learner:
             reason = str(error).splitlines()[-1].strip()
             raise CheckpointError(f"checkpoint: not one of this network: {reason}") from error
         self.epoch, self._step_of_epoch = int(epoch), 0
+
+
+class _CalledByTask(nn.Module):
+    """A network as a task calls it in training."""
+
+    def __init__(self, network: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.network, self._task, self.training = network, task, network.training
+
+    def forward(self, inputs: Tensor) -> Outputs:
+        """Return the task's outputs."""
+        return self._task.forward(self.network, inputs)
 
 
 def _in_float32(outputs: Outputs) -> Outputs:

@@ -78,6 +78,25 @@ class ReturnsNoTensor(Regression):
         return {"prediction": network(inputs)}
 
 
+class LossOfText(Regression):
+    def validation_loss(self, outputs: Any, targets: Tensor) -> float:
+        return "low"  # type: ignore[return-value]
+
+
+class CorrectPerItem(Regression):
+    def num_correct(self, outputs: Any, targets: Tensor) -> Tensor:
+        return outputs[:, 0] > 0
+
+
+class LogitsOfNone(Regression):
+    def logits(self, outputs: Any) -> None:
+        return None
+
+
+class MetricInGreek(Regression):
+    metrics = (graftpop.Metric("\u03c3", "min"),)
+
+
 class NoMetrics(Regression):
     metrics = ()
 

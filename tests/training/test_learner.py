@@ -496,6 +496,28 @@ def norm_after_dropout(seed: int = 0) -> nn.Module:
         )
 
 
+def test_recalibration_calls_the_network_as_the_task_does() -> None:
+    class Halved(Classification):
+        def forward(self, network: nn.Module, inputs: Tensor) -> Tensor:
+            outputs: Tensor = network(inputs / 2)
+            return outputs
+
+    plain = make_learner(seeded_small_net())
+    own = Learner(
+        seeded_small_net(),
+        few_digits().train,
+        TrainingSettings(batch_size=32),
+        Halved(),
+        lr=lambda _: 0.05,
+        seed=0,
+        peer=0,
+        device=CPU,
+    )
+    for learner in (plain, own):
+        learner.recalibrate()
+    assert torch.allclose(own.state["1.running_mean"], plain.state["1.running_mean"] / 2, atol=1e-6)
+
+
 def test_recalibration_with_dropout_is_reproducible_bit_for_bit() -> None:
     states = []
     for random_state in (1, 2):
