@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import reduce
 
 from graftpop.comparison.difference import Difference
-from graftpop.settings import Settings
+from graftpop.settings import AugmentationSettings, Settings
 
 __all__ = ["compute_warnings", "pairing_warnings", "schedule_warnings", "trial_warnings"]
 
@@ -26,6 +26,10 @@ SCHEDULE_KEYS = (
     "training.batch_size",
     "training.accumulate",
     "training.precision",
+    "task.label_smoothing",
+    *(f"augmentation.{name}" for name in AugmentationSettings.model_fields),
+    "model.pretrained",
+    "model.checkpoint",
     "population.diversity",
     "swa.lr",
 )
