@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from graftpop import population
 from graftpop.data import Splits, given_classes, given_splits
 from graftpop.data.huggingface import has_images, hub_parts
+from graftpop.data.torch_dataset import check_augmentation
 from graftpop.errors import ModelError, SpaceError
 from graftpop.exchange.build import check_user_parts
 from graftpop.exchange.rule import ExchangeRule
@@ -137,6 +138,8 @@ class Population:
         splits, probe = make_splits(augmentation=self.settings.augmentation), self._new_network()
         if optimizer is None and "muon" in self.settings.optimizers:
             hidden_weights(probe)
+        for peer in self.settings.of_peers():
+            check_augmentation(peer.augmentation, splits.image_shape)
         check_network(self.settings, new_task(), probe, splits)
         check_user_parts(self.settings, probe, sites_of(self.settings, probe, splits.image_shape), parts)
         self._components = Components(network, _Splits(make_splits), optimizer, _NewTask(given_task), parts)

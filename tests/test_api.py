@@ -386,6 +386,11 @@ def test_momentum_can_be_read_changed_and_reset(make: Any) -> None:
         ({"network": Twice}, ModelError, "got tuple"),
         ({"network": OfLightning}, ModelError, "OfLightning'.*LightningModule.*training_step.*graftpop.Task"),
         ({"network": Net(10)}, ModelError, "^network: .*got a Net; "),
+        (
+            {"population": {"num_peers": 2, "diversity": {"augmentation.policy": ["none", "randaugment"]}}},
+            DataError,
+            r"^augmentation\.policy: ",
+        ),
         ({"network": Typo}, ModelError, r"Typo'.*\(1, 8, 8\).*AttributeError: 'Typo' object has no attribute 'layer'"),
     ],
 )
@@ -413,6 +418,14 @@ def test_bad_arguments_are_refused_in_one_line(
 def test_bad_items_are_refused(items: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         graftpop.Population(Net, items, digits()[1], classes="0123456789")
+
+
+@pytest.mark.parametrize("key", ["erasing", "mixup", "cutmix"])
+@pytest.mark.parametrize("inputs", [torch.zeros(20, 4), torch.zeros(20, 3, 8, 8, dtype=torch.int64)])
+def test_inputs_that_are_no_images_are_neither_erased_nor_mixed(key: str, inputs: Tensor) -> None:
+    items = TensorDataset(inputs, torch.arange(20) % 10)
+    with pytest.raises(DataError, match=rf"^augmentation\.{key}: .*images"):
+        graftpop.Population(Net, items, items, classes="0123456789", augmentation={key: 0.5})
 
 
 def test_network_before_the_first_round_is_refused() -> None:

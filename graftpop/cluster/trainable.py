@@ -121,7 +121,7 @@ class PopulationTrainable(tune.Trainable):
             self._end_peers()
             self._write_with_retries(self._records.write, "its records")
             primary = self._space.primary
-            worst = 0.0 if primary.is_share else primary.worst
+            worst = 0.0 if primary.is_share and primary.mode == "max" else primary.worst
             return {"round": 0, primary.val: worst, **self._report(), "error": str(error), "done": True}
         self._is_complete = done is None or done.is_last
         return {**self._report(), "done": self._is_complete}

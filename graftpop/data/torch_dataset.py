@@ -17,7 +17,7 @@ from graftpop.errors import DataError
 from graftpop.seeds import derive, seeded
 from graftpop.settings import NO_AUGMENTATION, AugmentationSettings
 
-__all__ = ["DatasetImages", "dataset_splits"]
+__all__ = ["DatasetImages", "check_augmentation", "dataset_splits"]
 
 AS_THEY_ARE: Final = Recipe((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0, False)
 """Leaves images unchanged: the data set itself normalizes and augments."""
@@ -102,16 +102,9 @@ def dataset_splits(  # three splits, and all that their images do not say
         augmentation: erasing and mixing of the training images.
 
     Raises:
-        DataError: the augmentation has a policy or color jitter, a first item is not an input and a target, the shapes
-            of the splits differ, or fewer than 2 items are left to train on.
+        DataError: the augmentation does not fit (`check_augmentation`), a first item is not an input and a target, the
+            shapes of the splits differ, or fewer than 2 items are left to train on.
     """
-    for key in ("policy", "color_jitter"):
-        off, got = getattr(NO_AUGMENTATION, key), getattr(augmentation, key)
-        if got != off:
-            raise DataError(
-                f"augmentation.{key}: must be {off} for a user-defined data set, whose images are ready for the "
-                f"network, got {got}; use torchvision's transforms in the data set"
-            )
     shapes = {
         name: _input_shape(part, name, has_labels)
         for name, part in (("train", train), ("val", val), ("test", test))
@@ -119,6 +112,7 @@ def dataset_splits(  # three splits, and all that their images do not say
     }
     if len(set(shapes.values())) > 1:
         raise DataError(f"data: inputs must have one shape in all splits, got {shapes}")
+    check_augmentation(augmentation, shapes["train"])
     if val is None:
         num = _length(train)
         order = torch.randperm(num, generator=torch.Generator().manual_seed(derive(seed, "split"))).tolist()
@@ -132,6 +126,29 @@ def dataset_splits(  # three splits, and all that their images do not say
         )
     trained = with_mixing(trains, augmentation, len(classes))
     return Splits(trained, validates, tests, tuple(classes), shapes["train"], AS_THEY_ARE)
+
+
+def check_augmentation(augmentation: AugmentationSettings, shape: tuple[int, ...]) -> None:
+    """Check that inputs can be augmented.
+
+    Args:
+        augmentation: the section of a peer.
+        shape: shape of an input: an `InputShape` for user-defined tensors, else of images in pixels, which all can.
+
+    Raises:
+        DataError: there is a policy or color jitter of tensors, or erasing or mixing of tensors that are not images.
+    """
+    if not isinstance(shape, InputShape):
+        return
+    of_pixels = "must be {off} for a user-defined data set, whose images are ready for the network"
+    of_images = f"must be {{off}} unless inputs are images (C, H, W) in float32, not {tuple(shape)} in {shape.dtype}"
+    rules = dict.fromkeys(("policy", "color_jitter"), of_pixels)
+    if (len(shape), shape.dtype) != (3, torch.float32):
+        rules |= dict.fromkeys(("erasing", "mixup", "cutmix"), of_images)
+    for key, rule in rules.items():
+        off, got = getattr(NO_AUGMENTATION, key), getattr(augmentation, key)
+        if got != off:
+            raise DataError(f"augmentation.{key}: {rule.format(off=off)}, got {got}; transform inputs in the data set")
 
 
 def _length(dataset: Dataset[Any]) -> int:

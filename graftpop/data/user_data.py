@@ -10,7 +10,7 @@ from graftpop.user_code import import_user_code
 
 __all__ = ["user_datasets"]
 
-REFUSED = ("label", "camera", "image_size", "max_train_images")
+REFUSED = ("label", "camera", "image_size", "max_train_images", "on_damage", "crop_padding", "flip")
 """Keys that have no effect: the function returns the items as they are."""
 
 
@@ -44,7 +44,10 @@ def user_datasets(data: DataSettings) -> tuple[Any, Any, Any]:
     train, *val, test = parts
     train, val, test = hub_parts(train, val[0] if val else None, test)
     for key in REFUSED:
-        if (value := getattr(data, key)) is not None and (key == "camera" or not has_images(train)):
+        of_files = key in ("camera", "on_damage")
+        if (value := getattr(data, key)) != DataSettings.model_fields[key].default and (
+            of_files or not has_images(train)
+        ):
             raise DataError(f"data.{key}: has no effect on {data.name}, got {value}; apply it in the function")
     return train, val, test
 

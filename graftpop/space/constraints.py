@@ -379,6 +379,11 @@ def _check_pbt(settings: Settings, domains: Mapping[str, Domain], origin: Origin
                 f"{origin(key)}: scheduler pbt can change only {', '.join(UNDER_PBT)} while a population runs, "
                 f"got {domains[key]}; fix this key, or set tune.scheduler: asha"
             )
+    if settings.training.patience is not None:
+        raise SpaceError(
+            f"{origin('training.patience')}: must be null with scheduler pbt, whose trials take over each other's "
+            f"training, got {settings.training.patience}; remove it, or set tune.scheduler: asha"
+        )
     if not domains:
         raise SpaceError(
             f"{origin('tune.scheduler')}: pbt needs a searched key, got none; search one of {', '.join(UNDER_PBT)}"

@@ -14,6 +14,7 @@ from graftpop.errors import SpaceError, closest
 from graftpop.masking import masked
 from graftpop.settings import Settings
 from graftpop.settings.section import OnlyWith
+from graftpop.settings.task import METRICS
 from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.comparison_keys import check_overlap, check_published, read_comparison
 from graftpop.space.conditions import in_order
@@ -77,7 +78,7 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
         SpaceError: the space is invalid.
     """
     # imported here, since the tables of names need torch, and the process that leads a trial does without it
-    from graftpop.space.constraints import check_effect, check_search
+    from graftpop.space.search_constraints import check_effect, check_search
 
     check_renamed(tree, where, origins or {})
     origin = Origins(where, origins)
@@ -143,11 +144,18 @@ def _check_task(common: dict[str, Any], variants: Mapping[str, Mapping[str, Any]
                     f"{origin(f'variants.{variant}.task.{key}')}: must be the same in all variants, since their scores "
                     f"are compared, got {given[key]}; move it to task.{key}"
                 )
-    name = task.get("name") if isinstance(task, dict) else None
-    if isinstance(name, str) and name.startswith(PYTHON) and task.get("metrics") is None:
-        from graftpop.tasks.find import metrics_of
+    name, metrics = (task.get("name"), task.get("metrics")) if isinstance(task, dict) else (None, None)
+    if isinstance(name, str) and name.startswith(PYTHON):
+        if metrics is None:
+            from graftpop.tasks.find import metrics_of
 
-        task["metrics"] = {metric.name: metric.mode for metric in metrics_of(name)}
+            task["metrics"] = {metric.name: metric.mode for metric in metrics_of(name)}
+    elif isinstance(name, str) and isinstance(metrics, dict):
+        own = {metric.name: metric.mode for metric in METRICS.get(name, ())}
+        if own and [*metrics.items()] != [*own.items()]:
+            raise SpaceError(
+                f"{origin('task.metrics')}: must be null or those of {name}, {own}, got {metrics}; leave it out"
+            )
 
 
 def _check_first(space: Space, origin: Origin) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import nn
 
 from graftpop.data import Splits, data_set, is_to_download, load_splits
+from graftpop.data.torch_dataset import check_augmentation
 from graftpop.errors import DataError, SpaceError
 from graftpop.exchange.assignment import check_released
 from graftpop.exchange.build import check_user_parts
@@ -109,6 +110,8 @@ def check_data_and_models(space: Space) -> Findings:
         here = [settings for settings in every if settings.data == data]
         splits = load_splits(data, seed=here[0].seed, task=here[0].task)
         width = num_outputs(make_task(here[0].task), splits)
+        for peer in (peer for settings in here for peer in settings.of_peers()):
+            check_augmentation(peer.augmentation, splits.image_shape)
         notes |= dict.fromkeys(" ".join(note.split()) for note in splits.notes)
         for alike in _alike(here):
             name, seen = alike[0].model.name, set()

@@ -416,6 +416,12 @@ def test_pbt_searches_only_keys_that_keep_peers_and_networks(text: str, key: str
     assert_refused(PBT + text, key, keys, "got {", "tune.scheduler: asha")
 
 
+def test_trials_of_pbt_all_train_to_the_end() -> None:
+    text = f"{PBT}training: {{lr: {{choice: [0.1, 0.2]}}, patience: 3}}"
+    assert_refused(text, "training.patience", "pbt", "got 3")
+    assert accepted(text.replace("pbt", "asha"))
+
+
 def test_pbt_needs_a_searched_key() -> None:
     assert_refused(PBT, "tune.scheduler", "pbt", "graft.A, graft.c, graft.base, graft.alpha, training.lr")
 

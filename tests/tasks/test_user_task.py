@@ -165,11 +165,29 @@ def test_metrics_other_than_the_class_has_are_refused() -> None:
         ({"tune": {"metric": "val_accuracy"}}, "tune.metric"),
         ({"tune": {"mode": "max"}}, "tune.mode"),
         ({"augmentation": {"mixup": 0.2}}, "augmentation.mixup"),
+        ({"task": {"metrics": {"accuracy": "min"}}}, "task.metrics"),
     ],
 )
 def test_keys_that_do_not_fit_the_task_are_refused(sections: dict[str, Any], key: str) -> None:
     with pytest.raises(SpaceError, match=rf"\b{key}: "):
         parse_space({**SPACE, **sections})
+
+
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"augmentation": {"erasing": 0.5}}, "augmentation.erasing"),
+        (
+            {"population": {"num_peers": 2, "diversity": {"augmentation.color_jitter": [0.1]}}},
+            "augmentation.color_jitter",
+        ),
+        ({"data": {"name": "python:user_tasks.sums", "flip": True}}, "data.flip"),
+        ({"data": {"name": "python:user_tasks.sums", "crop_padding": 2}}, "data.crop_padding"),
+    ],
+)
+def test_keys_that_do_not_fit_user_defined_data_are_refused(sections: dict[str, Any], key: str) -> None:
+    with pytest.raises(GraftpopError, match=rf"^{key}: "):
+        check_data_and_models(parse_space({**SPACE, **sections}))
 
 
 def test_data_function_that_returns_no_data_sets_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
