@@ -115,8 +115,17 @@ def test_trained_teachers_optimizer_refers_to_the_highest_learning_rate() -> Non
     with seeded(derive(0, "initialisation", "teacher-0"), CPU):
         network = build("resnet8", 10)
     lr = learning_rate(settings.training, 1)
-    options = {"lr": lr, "seed": 0, "peer": "teacher-0", "device": CPU, "peak_epoch": 0.5}
-    Learner(network, few_digits().train, settings.training, Classification(), **options).train_epoch()
+    Learner(
+        network,
+        few_digits().train,
+        settings.training,
+        Classification(),
+        lr=lr,
+        seed=0,
+        peer="teacher-0",
+        device=CPU,
+        peak_epoch=0.5,
+    ).train_epoch()
     teachers = Teachers(settings, few_digits(), Classification(), CPU)
     teachers.take({0: teachers.train(0)[0]})
     assert same_bits(teachers.networks[0].state_dict(), dict(network.state_dict()))

@@ -85,7 +85,7 @@ class LossOfText(Regression):
 
 class CorrectPerItem(Regression):
     def num_correct(self, outputs: Any, targets: Tensor) -> Tensor:
-        return outputs[:, 0] > 0
+        return torch.as_tensor(outputs[:, 0] > 0)
 
 
 class LogitsOfNone(Regression):
