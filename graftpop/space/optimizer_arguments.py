@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from graftpop.errors import SpaceError, closest
-from graftpop.settings import OptimizerSettings, Settings
+from graftpop.settings import OptimizerSettings, Settings, TrainingSettings
 from graftpop.settings.optimizer import TIMM
 from graftpop.space.domains import number_hint
 from graftpop.space.validation_messages import Origin, format_value
@@ -48,7 +48,9 @@ def check_arguments(optimizer: OptimizerSettings, origin: Origin, *, import_timm
 
 
 def check_optimizers(possible_settings: Iterable[Settings]) -> None:
-    """Check that each peer's optimizer exists, and trains and resumes with its arguments; imports timm if it is timm's.
+    """Check that each peer's optimizer exists, trains and resumes with its arguments, and leaves dropped filters at 0.
+
+    It imports timm for timm's optimizers.
 
     Args:
         possible_settings: settings of one or more populations.
@@ -56,11 +58,15 @@ def check_optimizers(possible_settings: Iterable[Settings]) -> None:
     Raises:
         SpaceError: it does not.
     """
-    peers = (peer.training for settings in possible_settings for peer in settings.of_peers())
-    for training in {str((one.optimizer, one.momentum)): one for one in peers}.values():
+    cases: dict[str, tuple[TrainingSettings, bool]] = {}
+    for settings in possible_settings:
+        drops_filters = settings.repr is not None or settings.attenuation is not None
+        for training in (peer.training for peer in settings.of_peers()):
+            cases[str((training.optimizer, training.momentum, drops_filters))] = training, drops_filters
+    for training, drops_filters in cases.values():
         if training.optimizer != OptimizerSettings():
             check_arguments(training.optimizer, str, import_timm=True)
-            check_optimizer(training, "training.optimizer")
+            check_optimizer(training, "training.optimizer", drops_filters=drops_filters)
 
 
 def _broken_rule(value: Any, default: Any) -> str | None:

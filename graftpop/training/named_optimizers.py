@@ -213,12 +213,13 @@ def _timm_class(name: str, where: str) -> Callable[..., Any]:
     return found
 
 
-def check_optimizer(training: TrainingSettings, where: str) -> None:
+def check_optimizer(training: TrainingSettings, where: str, *, drops_filters: bool = False) -> None:
     """Check that an optimizer accepts the values of its arguments, and resumes to the bit: it trains a few weights.
 
     Args:
         training: the settings, with arguments that exist.
         where: start of messages.
+        drops_filters: whether it must leave dropped filters at zero.
 
     Raises:
         SpaceError: it does not.
@@ -240,6 +241,11 @@ def check_optimizer(training: TrainingSettings, where: str) -> None:
         raise SpaceError(
             f"{where}: must resume from its state to the bit, got {shown}, which keeps values elsewhere; choose another"
         )
+    if drops_filters and whole.moves_dropped():
+        raise SpaceError(
+            f"{where}: must leave filters at zero that repr and attenuation drop, got {shown}, which moves weights "
+            f"without gradient and momentum; choose another"
+        )
 
 
 class _TrialRun:
@@ -253,12 +259,22 @@ class _TrialRun:
         self.weights = list(network.values())
         self._optimizer = named_optimizer(network, training, 0.01)
 
-    def take_steps(self, first: int, end: int) -> None:
+    def take_steps(self, first: int, end: int, *, is_dropped: bool = False) -> None:
         for step in range(first, end):
             self._optimizer.zero_grad()
             for weight in self.weights:
                 weight.grad = torch.linspace(-1, 2 + step, weight.numel()).sin().reshape(weight.shape)
+                weight.grad[0] *= not is_dropped
             self._optimizer.step()
+
+    def moves_dropped(self) -> bool:
+        """Return whether each weight's first row changes after it and its momentum were set to 0."""
+        for index, weight in enumerate(self.weights):
+            for tensor in (weight.data, self._optimizer.momentum(str(index))):
+                if tensor is not None:
+                    tensor[0] = 0
+        self.take_steps(4, 6, is_dropped=True)
+        return any(bool(weight[0].any()) for weight in self.weights)
 
     def resume(self, other: "_TrialRun") -> None:
         for weight, others in zip(self.weights, other.weights, strict=True):

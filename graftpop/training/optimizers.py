@@ -19,8 +19,8 @@ NUMBERS = "optimizer_numbers/"
 GROUPS = "optimizer_groups/"
 """Start of the names in a state: tensors of a parameter, Python's numbers of a parameter, values of a group."""
 
-MOMENTUM = ("momentum_buffer", "exp_avg")
-"""Names under which torch's optimizers keep the mean of past gradients."""
+MOMENTUM = ("momentum_buffer", "exp_avg", "momentum")
+"""Names under which torch's and timm's optimizers keep the mean of past gradients."""
 
 
 class Optimizer(Protocol):

@@ -125,6 +125,23 @@ def test_optimizers_of_timm_that_cannot_work_are_refused(name: str, parts: list[
     assert [part for part in parts if part not in message] == [], message
 
 
+@pytest.mark.parametrize("name", ["adan", "madgrad", "mars"])
+@pytest.mark.parametrize("method", ["repr: {S1: 1, S2: 1, N: 1}", "attenuation: {}"])
+def test_optimizers_that_move_dropped_filters_are_refused_with_methods_that_drop_them(name: str, method: str) -> None:
+    pytest.importorskip("timm")
+    space = f"training: {{epochs: 5, optimizer: {{name: 'timm:{name}'}}}}"
+    check_names(space_of(space))
+    with pytest.raises(SpaceError, match=rf"^training\.optimizer: .*dropp?.*timm:{name}"):
+        check_names(space_of(f"{space}\n{method}"))
+
+
+@pytest.mark.parametrize("name", ["adamw", "rmsprop", "muon", "timm:sgdp", "timm:lamb"])
+def test_other_optimizers_leave_dropped_filters_at_zero(name: str) -> None:
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    check_names(space_of(f"training: {{optimizer: {{name: '{name}'}}}}\nattenuation: {{}}"))
+
+
 def test_unknown_arguments_of_timm_are_refused() -> None:
     pytest.importorskip("timm")
     with pytest.raises(SpaceError, match=r"^training\.optimizer\.beta: .*betas"):
