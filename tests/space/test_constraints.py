@@ -9,7 +9,8 @@ from space_makers import RULES, assert_refused, refusal
 
 from graftpop.settings import Settings
 from graftpop.space import Domain, parse_space
-from graftpop.space.constraints import MOST_GRID_TRIALS, NAME_TABLES, UNDER_PBT
+from graftpop.space.constraints import NAME_TABLES
+from graftpop.space.search_constraints import MOST_GRID_TRIALS, UNDER_PBT
 from graftpop.space.yaml_tree import known_keys
 
 PBT = "tune: {scheduler: pbt, sampler: random}\n"
