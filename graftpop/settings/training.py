@@ -143,7 +143,8 @@ class TrainingSettings(Section):
     """Factor of the learning rate at every decay."""
 
     min_lr: Annotated[NotNegative, OnlyWith("training.schedule", ("cosine", "linear"))] = 0.0
-    """Learning rate at the end, at most lr. Peers with other learning rates than lr end at the same share of theirs."""
+    """Learning rate at the end, at most lr. With population.diversity: learning_rate peers end at the same share of
+    theirs."""
 
     patience: Count | None = None
     """Rounds in a row without a better validation score of the population's best peer after which the training ends

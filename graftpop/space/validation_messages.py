@@ -152,7 +152,7 @@ def _rule(problem: ErrorDetails) -> str:
     if problem["type"] == "string_pattern_mismatch":
         return "made of letters, digits, '.', '_' and '-', beginning with a letter or digit"
     if problem["type"] == "string_type" and problem["loc"][-1:] == ("constrained-str",):
-        return f"{PYTHON}MODULE.NAME"  # one of several types
+        return f"{TIMM}NAME" if "optimizer" in problem["loc"] else f"{PYTHON}MODULE.NAME"  # one of several types
     if problem["type"] == "too_short":
         kind = "map" if problem["ctx"]["field_type"] == "Dictionary" else "list"
         return f"a {kind} of {problem['ctx']['min_length']} or more"

@@ -39,6 +39,7 @@ def test_arguments_are_kept_and_null_leaves_one_out() -> None:
     [
         ("name: adamv", "name", ["'adamw'", "timm:NAME", "got 'adamv'", "did you mean"]),
         ("name: 'timm:'", "name", ["timm:NAME", "got 'timm:'"]),
+        ("name: null", "name", ["'adamw'", "timm:NAME", "got null"]),
         ("name: adamw, beta: 0.9", "beta", ["adamw has no argument", "betas, eps, amsgrad", "did you mean 'betas'"]),
         ("eps: 0.1", "eps", ["sgd has no argument", "nesterov"]),
         ("name: adam, fused: true", "fused", ["adam has no argument"]),
