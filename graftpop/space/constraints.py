@@ -112,9 +112,14 @@ def _check_diversity(
     settings: Settings, diversity: Mapping[str, object], domains: Mapping[str, Domain], origin: Origin
 ) -> None:
     """Check that the peers may have the values that `population.diversity` gives them."""
-    keys = [*known_keys(Settings), "training.optimizer"]
-    known = [key for key in keys if key.startswith(DIVERSE) and key not in NOT_DIVERSE]
     where = origin("population.diversity")
+    known = [key for key in known_keys(Settings) if key.startswith(DIVERSE) and key not in NOT_DIVERSE]
+    needing_images = {
+        "mutual.exchange: logits": settings.exchanges_logits,
+        "teachers that the peers train": settings.distillation is not None
+        and any(teacher.epochs for teacher in settings.distillation.teachers),
+    }
+    cause = next((key for key, is_set in needing_images.items() if is_set), None)
     for key in diversity:
         if key not in known and key.rpartition(".")[0] != "training.optimizer":
             raise SpaceError(
@@ -126,12 +131,7 @@ def _check_diversity(
                 f"{where}: sets {key} at every peer, so the search of {searched} has no effect, got "
                 f"{domains[searched]} there; remove one"
             )
-        is_augmentation = key.startswith("augmentation.")
-        trains_teachers = settings.distillation is not None and any(
-            one.epochs for one in settings.distillation.teachers
-        )
-        if is_augmentation and (settings.exchanges_logits or trains_teachers):
-            cause = "mutual.exchange: logits" if settings.exchanges_logits else "teachers that the peers train"
+        if cause is not None and key.startswith("augmentation."):
             raise SpaceError(
                 f"{where}: {key} must be the same for all peers with {cause}, since they need the same images, got "
                 f"{diversity[key]}; remove one"
