@@ -33,7 +33,7 @@ def test_topology_gives_each_peer_other_peers_as_donors(topology: Topology, num_
     for receiver, of_receiver in enumerate(donors):
         assert len(set(of_receiver)) == len(of_receiver)
         assert all(isinstance(donor, int) and 0 <= donor < num_peers for donor in of_receiver)
-        assert receiver not in of_receiver
+        assert receiver not in of_receiver or len(of_receiver) == num_peers  # or it is the mean of all
     assert topology.__doc__
 
 
