@@ -74,7 +74,7 @@ class UserTask(Task):
         """Return the task's loss."""
         loss = self._call("loss", self._task.loss, outputs, targets)
         if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point()):
-            raise self._refusal("loss", "a scalar tensor", loss)
+            raise self._refusal("loss", "a scalar tensor of floating-point numbers", loss)
         return loss
 
     def predict(self, outputs: Outputs) -> Tensor:
@@ -100,7 +100,7 @@ class UserTask(Task):
     def combine(self, predictions: Sequence[Tensor]) -> Tensor:
         """Return the task's combined predictions."""
         combined = self._call("combine", self._task.combine, predictions)
-        if not (isinstance(combined, Tensor) and len(combined) == len(predictions[0])):
+        if not (isinstance(combined, Tensor) and combined.shape[:1] == predictions[0].shape[:1]):
             raise self._refusal("combine", f"a tensor with {len(predictions[0])} rows", combined)
         return combined
 
@@ -134,7 +134,7 @@ class UserTask(Task):
 
     def _outputs(self, method: str, outputs: Outputs, num_items: int) -> Outputs:
         parts = outputs if isinstance(outputs, tuple) else (outputs,)
-        for part in parts:
+        for part in parts or [outputs]:
             if not (isinstance(part, Tensor) and part.shape[:1] == (num_items,)):
                 raise self._refusal(method, f"a tensor, or a tuple of tensors, with {num_items} rows", part)
         return outputs
@@ -149,7 +149,7 @@ class UserTask(Task):
             raise SpaceError(f"{self._where}{name} failed: {describe_exception(error)}; fix it") from error
 
     def _refusal(self, method: str, expected: str, got: object) -> SpaceError:
-        kind = f"a tensor of shape {tuple(got.shape)}" if isinstance(got, Tensor) else repr(got)[:80]
+        kind = f"a tensor of shape {tuple(got.shape)}, {got.dtype}" if isinstance(got, Tensor) else repr(got)[:80]
         return SpaceError(f"{self._where}.{method} must return {expected}, got {kind}; fix it")
 
 

@@ -114,6 +114,126 @@ class Raises(Regression):
         raise ValueError("cannot be made")
 
 
+class OutputsAsText(Regression):
+    num_outputs = "1"  # type: ignore[assignment]
+
+
+class NoOutputs(Regression):
+    num_outputs = 0
+
+
+class LossOfIntegers(Regression):
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        return torch.count_nonzero(outputs > targets)
+
+
+class OneItemLeft(Regression):
+    def forward(self, network: nn.Module, inputs: Tensor) -> Any:
+        return network(inputs)[:1]
+
+
+class OneItemLeftInSecond(Regression):
+    def forward(self, network: nn.Module, inputs: Tensor) -> Any:
+        outputs = network(inputs)
+        return outputs, outputs[:1]
+
+
+class OneItemInferred(Regression):
+    def infer(self, network: nn.Module, inputs: Tensor) -> Any:
+        return network(inputs)[:1]
+
+
+class FurtherScore(Regression):
+    def score(self, predictions: Tensor, targets: Tensor) -> Mapping[str, float]:
+        return {**super().score(predictions, targets), "median": 1.0}
+
+
+class CombinesToOne(Regression):
+    def combine(self, predictions: Sequence[Tensor]) -> Tensor:
+        return predictions[0][:1]
+
+
+class CombinesToANumber(Regression):
+    def combine(self, predictions: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(predictions)).mean()
+
+
+class FailsToCombine(Regression):
+    def combine(self, predictions: Sequence[Tensor]) -> Tensor:
+        raise RuntimeError("not together")
+
+
+class FailsInValidation(Regression):
+    def validation_loss(self, outputs: Any, targets: Tensor) -> float:
+        raise RuntimeError("not validated")
+
+
+class ValidationLossPerItem(Regression):
+    def validation_loss(self, outputs: Any, targets: Tensor) -> float:
+        return F.mse_loss(outputs, targets, reduction="none")  # type: ignore[return-value]
+
+
+class DecidesTwice(Regression):
+    def decisions(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return torch.zeros(len(predictions), 2)
+
+
+class LogitsOfOneAxis(Regression):
+    def logits(self, outputs: Any) -> Tensor:
+        logits: Tensor = outputs[:, 0]
+        return logits
+
+
+class MoreCorrectThanItems(Regression):
+    def num_correct(self, outputs: Any, targets: Tensor) -> Tensor:
+        return torch.tensor(len(targets) + 1)
+
+
+class CorrectPerItem(Regression):
+    def num_correct(self, outputs: Any, targets: Tensor) -> Tensor:
+        correct: Tensor = (outputs > targets).flatten()
+        return correct
+
+
+class CorrectAsText(Regression):
+    def num_correct(self, outputs: Any, targets: Tensor) -> Tensor:
+        return "3"  # type: ignore[return-value]
+
+
+class NoOutputsAtAll(Regression):
+    def forward(self, network: nn.Module, inputs: Tensor) -> Any:
+        return ()
+
+
+class Numbers(Regression):
+    """Python numbers in place of tensors, and the reverse."""
+
+    def num_correct(self, outputs: Any, targets: Tensor) -> Tensor:
+        return int((outputs > targets).sum())  # type: ignore[return-value]
+
+    def validation_loss(self, outputs: Any, targets: Tensor) -> float:
+        return self.loss(outputs, targets)  # type: ignore[return-value]
+
+
+class MetricsTwice(Regression):
+    metrics = (graftpop.Metric("rmse", "min"), graftpop.Metric("rmse", "max"))
+
+
+class MetricUpward(Regression):
+    metrics = (graftpop.Metric("rmse", "up"),)  # type: ignore[arg-type]
+
+
+class MetricOfTwoWords(Regression):
+    metrics = (graftpop.Metric("mean error", "min"),)
+
+
+def number() -> int:
+    return 1
+
+
+NUMBER = 1
+
+
 class NoTask:
     """Not a task at all."""
 
@@ -128,6 +248,14 @@ class Net(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = self.layers(inputs)
         return outputs
+
+
+class NormNet(Net):
+    """Two layers with a normalization, whose statistics training changes."""
+
+    def __init__(self, num_outputs: int) -> None:
+        super().__init__(num_outputs)
+        self.layers.insert(1, nn.BatchNorm1d(8))
 
 
 def sums() -> tuple[TensorDataset, TensorDataset]:

@@ -1,5 +1,6 @@
 """Tests of user-defined tasks: in a space, in Python, with a metric to minimize, and refused."""
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 import user_tasks
+from network_makers import same_bits
 from safetensors.torch import load as tensors_from_bytes
-from user_tasks import Net, Regression, sums
+from user_tasks import Net, NormNet, Regression, sums
 
 import graftpop
+from graftpop.data import load_splits
 from graftpop.errors import GraftpopError, SpaceError
 from graftpop.metrics import Metric
 from graftpop.peer.peer import Peer
@@ -20,6 +23,9 @@ from graftpop.run.schemas import schemas
 from graftpop.settings import Settings
 from graftpop.space import parse_space
 from graftpop.study.preflight import check_data_and_models, check_names, user_code_names
+from graftpop.tasks.check import check_network
+from graftpop.tasks.find import make_task
+from graftpop.tasks.user_task import UserTask
 
 SPACE = {
     "task": "python:user_tasks.Regression",
@@ -110,7 +116,7 @@ def test_population_in_python_equals_that_of_the_space() -> None:
     ("name", "message"),
     [
         ("RaisesInLoss", r"\.loss failed: .*no loss today.*user_tasks\.py"),
-        ("LossPerItem", r"\.loss must return a scalar tensor, got a tensor of shape \(\d+, 1\)"),
+        ("LossPerItem", r"\.loss must return a scalar tensor of .* got a tensor of shape \(\d+, 1\)"),
         ("InfiniteLoss", r"\.loss must be finite"),
         ("ConstantLoss", r"\.loss must depend on the network's weights"),
         ("LacksAMetric", r"\.score must return .*rmse, worst, got \['rmse'\]"),
@@ -125,7 +131,29 @@ def test_population_in_python_equals_that_of_the_space() -> None:
         ("NoMetrics", r"\.metrics must be"),
         ("MetricNamedLoss", r"\.metrics: .*loss"),
         ("Raises", r"\(\) failed: .*cannot be made"),
-        ("NoTask", r"must be a subclass of graftpop\.Task"),
+        ("OutputsAsText", r"\.num_outputs must be a whole number above 0, got '1'"),
+        ("NoOutputs", r"\.num_outputs must be a whole number above 0, got 0"),
+        ("LossOfIntegers", r"\.loss must return a scalar tensor of floating-point numbers, got .*shape \(\).*int64"),
+        ("OneItemLeft", r"\.forward must return .* with \d+ rows, got a tensor of shape \(1, 1\)"),
+        ("OneItemLeftInSecond", r"\.forward must return .* with \d+ rows, got a tensor of shape \(1, 1\)"),
+        ("OneItemInferred", r"\.infer must return .* with \d+ rows, got a tensor of shape \(1, 1\)"),
+        ("FurtherScore", r"\.score must return .*rmse, worst, got \['median', 'rmse', 'worst'\]"),
+        ("CombinesToOne", r"\.combine must return a tensor with \d+ rows, got a tensor of shape \(1, 1\)"),
+        ("CombinesToANumber", r"\.combine must return a tensor with \d+ rows, got a tensor of shape \(\)"),
+        ("FailsToCombine", r"\.combine failed: .*not together"),
+        ("FailsInValidation", r"\.validation_loss failed: .*not validated"),
+        ("ValidationLossPerItem", r"\.validation_loss failed: "),
+        ("DecidesTwice", r"\.decisions must return a tensor \(N,\), got a tensor of shape \(\d+, 2\)"),
+        ("LogitsOfOneAxis", r"\.logits must return a tensor \(B, C\), got a tensor of shape \(\d+,\)"),
+        ("MoreCorrectThanItems", r"\.num_correct must be in \[0, (\d+)\], got \d+"),
+        ("CorrectPerItem", r"\.num_correct must return one number, got a tensor of shape \(\d+,\)"),
+        ("CorrectAsText", r"\.num_correct must return one number, got '3'"),
+        ("NoOutputsAtAll", r"\.forward must return a tensor.* got \(\)"),
+        ("MetricsTwice", r"\.metrics: .*distinct"),
+        ("MetricUpward", r"\.metrics: .*max or min, got .*up"),
+        ("MetricOfTwoWords", r"\.metrics: .*got .*mean error"),
+        ("number", r"must make a graftpop\.Task, got int"),
+        ("NoTask", r"must be a subclass of graftpop\.Task, got another class"),
         ("Absent", r"user_tasks.*Absent"),
     ],
 )
@@ -136,6 +164,41 @@ def test_unsuitable_task_is_refused_before_anything_starts(name: str, message: s
     assert "\n" not in str(caught.value)
     with pytest.raises(SpaceError, match=message):
         graftpop.Population(Net, *sums(), task=getattr(user_tasks, name, None) or "python:user_tasks.Absent")
+
+
+def test_name_of_something_else_than_a_class_is_refused() -> None:
+    with pytest.raises(SpaceError, match=r"python:user_tasks\.NUMBER must be a subclass of graftpop\.Task, got int"):
+        parse_space({**SPACE, "task": "python:user_tasks.NUMBER"})
+
+
+def test_numbers_may_be_of_python_or_of_torch() -> None:
+    running = population(settings(task="python:user_tasks.Numbers"))
+    row = running.step().peers[0]
+    assert type(row["val_loss"]) is float
+    assert 0 <= (row["train_accuracy"] or 0) <= 1
+
+
+def test_trial_run_leaves_the_network_as_it_was() -> None:
+    network = NormNet(1)
+    before = copy.deepcopy(network.state_dict())
+    wanted = settings(model={"name": "python:user_tasks.NormNet"})
+    check_network(wanted, make_task(wanted.task), network, load_splits(wanted.data, seed=0, task=wanted.task))
+    assert same_bits(before, network.state_dict())
+    assert network.training
+
+
+def test_lack_of_memory_is_not_blamed_on_the_task() -> None:
+    class Large(Regression):
+        def loss(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("too large")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        UserTask(Large, "task.name: large").loss(torch.zeros(1), torch.zeros(1))
+
+
+def test_metrics_of_a_recorded_space_are_not_read_again() -> None:
+    wanted = parse_space({"task": {"name": "python:absent_module.Task", "metrics": {"rmse": "min", "mae": "min"}}})
+    assert [metric.name for metric in wanted.resolve().metrics] == ["rmse", "mae"]
 
 
 def test_wrong_shape_of_outputs_shows_in_the_loss() -> None:
@@ -162,10 +225,12 @@ def test_metrics_other_than_the_class_has_are_refused() -> None:
     [
         ({"task": {"name": {"choice": ["classification", "recognition"]}}}, "task.name"),
         ({"variants": {"a": None, "b": {"task": "recognition"}}}, "variants.b.task.name"),
+        ({"variants": {"a": None, "b": {"task": {"metrics": {"rmse": "max"}}}}}, "variants.b.task.metrics"),
         ({"tune": {"metric": "val_accuracy"}}, "tune.metric"),
         ({"tune": {"mode": "max"}}, "tune.mode"),
         ({"augmentation": {"mixup": 0.2}}, "augmentation.mixup"),
         ({"task": {"metrics": {"accuracy": "min"}}}, "task.metrics"),
+        ({"augmentation": {"cutmix": 0.2}}, "augmentation.cutmix"),
     ],
 )
 def test_keys_that_do_not_fit_the_task_are_refused(sections: dict[str, Any], key: str) -> None:
