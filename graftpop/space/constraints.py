@@ -95,6 +95,11 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
         _check_diversity(settings, settings.population.diversity, domains, origin)
     if settings.training.patience is not None:
         _check_patience(settings, origin)
+    if settings.task.metrics is not None and not settings.task.is_user_defined:
+        raise SpaceError(
+            f"{origin('task.metrics')}: must be null for task {settings.task.name}, which has its own, got "
+            f"{settings.task.metrics}; leave it out"
+        )
     _check_triplets(settings, origin)
     _check_mixing(settings, origin)
     if settings.model.pretrained and settings.model.checkpoint is not None:

@@ -302,6 +302,32 @@ def test_schedule_that_cannot_work_is_refused(text: str, key: str, parts: list[s
     assert_refused(text, key, *parts)
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "per_identity", "choose"), [(30, 4, 32), (4, 4, 8), (6, 4, 8), ("{choice: [32, 30]}", 4, 32)]
+)
+def test_batch_of_triplets_that_identities_do_not_fill_is_refused(
+    batch_size: int | str, per_identity: int, choose: int
+) -> None:
+    task = f"{{name: recognition, triplet_weight: 1.0, images_per_identity: {per_identity}}}"
+    where = "training.batch_size", f"({per_identity})", f"choose {choose}"
+    assert_refused(f"task: {task}\ntraining: {{batch_size: {batch_size}}}", *where)
+
+
+@pytest.mark.parametrize(("name", "metric"), [("classification", "rmse: min"), ("recognition", "map: min")])
+def test_metrics_of_a_built_in_task_are_fixed(name: str, metric: str) -> None:
+    assert_refused(f"task: {{name: {name}, metrics: {{{metric}}}}}", "task.metrics", name, "got {'", "leave it out")
+
+
+def test_batches_without_triplets_have_any_size() -> None:
+    assert accepted("task: recognition\ntraining: {batch_size: 30}")
+    assert accepted("training: {batch_size: 30}")
+    assert accepted("task: {name: recognition, triplet_weight: 1.0}\ntraining: {batch_size: 8}")
+
+
+def test_two_sources_of_first_weights_are_refused() -> None:
+    assert_refused("model: {pretrained: true, checkpoint: a.pt}", "model.checkpoint", "model.pretrained", "a.pt")
+
+
 def test_keys_of_other_schedules_are_neither_checked_nor_sampled() -> None:
     assert accepted("training: {schedule: one_cycle, epochs: 4, warmup_epochs: 9, min_lr: 0.2}").training.lr == 0.1
     space = parse_space(
