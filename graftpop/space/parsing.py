@@ -14,7 +14,6 @@ from graftpop.errors import SpaceError, closest
 from graftpop.masking import masked
 from graftpop.settings import Settings
 from graftpop.settings.section import OnlyWith
-from graftpop.settings.task import METRICS
 from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.comparison_keys import check_overlap, check_published, read_comparison
 from graftpop.space.conditions import in_order
@@ -145,17 +144,10 @@ def _check_task(common: dict[str, Any], variants: Mapping[str, Mapping[str, Any]
                     f"are compared, got {given[key]}; move it to task.{key}"
                 )
     name, metrics = (task.get("name"), task.get("metrics")) if isinstance(task, dict) else (None, None)
-    if isinstance(name, str) and name.startswith(PYTHON):
-        if metrics is None:
-            from graftpop.tasks.find import metrics_of
+    if isinstance(name, str) and name.startswith(PYTHON) and metrics is None:
+        from graftpop.tasks.find import metrics_of
 
-            task["metrics"] = {metric.name: metric.mode for metric in metrics_of(name)}
-    elif isinstance(name, str) and isinstance(metrics, dict):
-        own = {metric.name: metric.mode for metric in METRICS.get(name, ())}
-        if own and [*metrics.items()] != [*own.items()]:
-            raise SpaceError(
-                f"{origin('task.metrics')}: must be null or those of {name}, {own}, got {metrics}; leave it out"
-            )
+        task["metrics"] = {metric.name: metric.mode for metric in metrics_of(name)}
 
 
 def _check_first(space: Space, origin: Origin) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from graftpop.data import decoding
-from graftpop.data.decoding import decode_blocks, decode_image, find_damage, size_of
+from graftpop.data.decoding import ImageSize, decode_blocks, decode_image, find_damage, size_of
 from graftpop.errors import DataError
 
 
@@ -148,9 +148,10 @@ def test_scaled_image_is_its_central_square(short: int, ends: int, is_tall: bool
     assert labels.tolist() == [3]
 
 
-def test_scaling_by_half_keeps_a_gradient() -> None:
+@pytest.mark.parametrize("size", [16, (16, 16)])
+def test_scaling_by_half_keeps_a_gradient(size: ImageSize) -> None:
     ramp = np.broadcast_to(np.arange(0, 256, 8, dtype=np.uint8)[:, None], (32, 32, 3))  # 8 per column
-    ((blocks, _),) = decode_blocks([(png(ramp), "0", 0)], 16, 16, size=16)
+    ((blocks, _),) = decode_blocks([(png(ramp), "0", 0)], 16, 16, size=size)
     inside = slice(1, 15)  # the filter of the outer pixels has no symmetric neighbors
     assert (blocks[0, :, inside] == (np.arange(16) * 16 + 4)[inside, None]).all()  # 8 * (2 * column + 0.5)
 

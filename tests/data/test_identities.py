@@ -19,7 +19,7 @@ def labels_of(*counts: int) -> Tensor:
     return torch.tensor([[identity, camera, 3] for identity, count in enumerate(counts) for camera in range(count)])
 
 
-@pytest.mark.parametrize("counts", [[5] * 8, [2, 9, 4, 4, 7, 30, 3, 5]])
+@pytest.mark.parametrize("counts", [[5] * 8, [2, 9, 4, 4, 7, 30, 3, 5], [6] * 11])
 @pytest.mark.parametrize("batch_size", [8, 16, 32])
 def test_batches_have_k_images_of_distinct_identities(counts: list[int], batch_size: int) -> None:
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
@@ -35,6 +35,13 @@ def test_images_of_equally_large_identities_occur_equally_often() -> None:
     counts = torch.bincount(rows, minlength=48)
     assert counts.sum() == 20 * 48
     assert 12 <= counts.min() <= counts.max() <= 28
+
+
+def test_images_of_an_identity_come_in_random_order() -> None:
+    labels = torch.zeros(8).long()
+    turns = identity_batches(labels, 8, 8, generator(0)), identity_batches(labels, 8, 8, generator(1))
+    assert all(sorted(turn.tolist()) == list(range(8)) for turn in turns)
+    assert not torch.equal(*turns)
 
 
 def test_batches_are_a_function_of_the_generator() -> None:
@@ -57,6 +64,15 @@ def test_limit_of_images_takes_whole_identities() -> None:
     labels = labels_of(*[5] * 10)
     train, val = held_out_identities(labels, 33, 0.3, generator())
     assert (len(train), len(val)) == (20, 10)  # six identities, two of them held out
+    train, val = held_out_identities(labels, 30, 0.3, generator())
+    assert (len(train), len(val)) == (20, 10)
+
+
+def test_seed_chooses_the_identities_to_hold_out() -> None:
+    labels = labels_of(*[3] * 20)
+    first, again, other = (held_out_identities(labels, None, 0.25, generator(seed))[1] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_two_identities_are_left_to_train_on() -> None:

@@ -101,6 +101,15 @@ def test_junk_is_counted(tmp_path: Path) -> None:
     assert load(tmp_path / "clean").notes == ()
 
 
+def test_seed_chooses_the_identities_of_validation(tmp_path: Path) -> None:
+    write_market(tmp_path)
+    data = DataSettings(name="market1501", root=str(tmp_path), image_size=16)
+    splits = [load_splits(data, seed=seed, task=RECOGNITION) for seed in (0, 0, 1, 2, 3)]
+    found = [grays(split(one.val)) for one in splits]
+    assert found[0] == found[1]
+    assert len({tuple(images) for images in found}) > 1
+
+
 def test_queries_without_a_match_are_counted(tmp_path: Path) -> None:
     write_market(tmp_path, {**MARKET_NAMES, "query": [*MARKET_NAMES["query"], "0099_c1s1_000001_00.jpg"]})
     assert any("test: 1 of 3 queries" in note for note in load(tmp_path).notes)

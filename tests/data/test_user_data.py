@@ -28,6 +28,7 @@ def two(): return items(20), items(6, 100)
 def three(): return items(20), items(4, 50), items(6, 100)
 def at(root): return items(int(root)), items(6, 100)
 def stream(): return iter(items(20)), items(6)
+def unordered(): return {1, 2}, items(6)
 def four(): return items(4), items(4), items(4), items(4)
 """
 
@@ -78,7 +79,9 @@ def test_key_without_effect_is_refused(key: str, value: object) -> None:
         load("two", 0, **{key: value})
 
 
-@pytest.mark.parametrize(("function", "got"), [("stream", "iterator"), ("four", "TensorDataset', 'Tensor")])
+@pytest.mark.parametrize(
+    ("function", "got"), [("stream", "iterator"), ("unordered", "set"), ("four", "TensorDataset', 'Tensor")]
+)
 def test_other_than_two_or_three_data_sets_with_a_length_are_refused(function: str, got: str) -> None:
     with pytest.raises(DataError, match=rf"made_up_data\.{function} must return .*{got}"):
         load(function)

@@ -513,6 +513,14 @@ def test_alpha_of_width_1_reaches_0_and_1() -> None:
     assert {round(share, 6) for share in alpha} == {0.0, 1.0}
 
 
+def test_base_is_the_center_of_alpha() -> None:
+    networks = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
+    _, _, alpha = exchange(*networks, A=1.0, c=1e12, base=0.25)
+    assert {round(share, 6) for share in alpha} == {0.0, 0.75}
+    _, _, alpha = exchange(*networks, A=0.0, base=0.25)
+    assert set(alpha) == {0.25}
+
+
 def test_copy_takes_integer_buffers_too() -> None:
     receiver, donor = trained_looking("resnet8", 1), trained_looking("resnet8", 2)
     copy_from_(FlatState(receiver), published(grafting(donor)))

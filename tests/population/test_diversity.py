@@ -71,6 +71,7 @@ def test_space_with_diversity_is_written_and_read() -> None:
         ({"training.decay_epochs": {"range": [3, 5]}}, r"training\.decay_epochs of peer 0"),
         ({"training.lr": {"uniform": [0.1, 0.2]}}, r"diversity\.training\.lr: cannot be searched inside .*uniform"),
         ({"choice": ["none", {"training.lr": {"uniform": [0.1, 0.2]}}]}, r"training\.lr: cannot be searched inside"),
+        ({"training.warmup_epochs": [0, 5]}, r"training\.warmup_epochs: .*\(2\), got 5"),
         ({"training.lr": []}, "got"),
         ({}, "got"),
     ],
@@ -105,3 +106,16 @@ def test_teacher_trains_by_the_settings_of_the_population() -> None:
 def test_peers_that_exchange_logits_need_the_same_images() -> None:
     with pytest.raises(SpaceError, match=r"augmentation\.erasing .*mutual\.exchange: logits"):
         settings({"augmentation.erasing": [0, 0.5]}, mutual={})
+
+
+def test_peers_that_train_teachers_need_the_same_images() -> None:
+    teachers = {"teachers": [{"model": "resnet8", "epochs": 1}]}
+    with pytest.raises(SpaceError, match=r"augmentation\.erasing .*teachers"):
+        settings({"augmentation.erasing": [0, 0.5]}, distillation=teachers)
+
+
+def test_whole_optimizers_and_their_arguments_may_differ() -> None:
+    whole = settings({"training.optimizer": [{"name": "sgd"}, {"name": "adamw", "betas": [0.8, 0.9]}]})
+    assert [whole.of_peer(peer).training.optimizer.name for peer in range(3)] == ["sgd", "adamw", "sgd"]
+    one = settings({"training.optimizer.nesterov": [False, True]}, training={"optimizer": {"name": "sgd"}})
+    assert one.of_peer(1).training.optimizer != one.of_peer(0).training.optimizer

@@ -1,7 +1,7 @@
 """Tests of `training.patience`: an early end without an exchange, at the same round in a resumed population."""
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -63,8 +63,32 @@ def test_resumed_training_ends_at_the_same_round() -> None:
     assert whole[:-1] == scores
 
 
+class Scripted(Peer):
+    """A peer whose scores are given, round by round."""
+
+    scores: ClassVar[list[float]]
+
+    def train(self, num_epochs: int) -> Any:
+        return self.scored(super().train(num_epochs))
+
+    def end(self) -> Any:
+        return self.scored(super().end())
+
+    def scored(self, row: Any) -> Any:
+        return {**row, "val_rmse": self.scores[row["epoch"] - 1]}
+
+
+@pytest.mark.parametrize(("scores", "num_rounds"), [([3, 2, 2, 2, 1], 4), ([2, 1, 2, 1, 1], 4), ([3, 3, 2, 3, 1], 5)])
+def test_equal_score_is_no_better_and_every_round_counts(scores: list[float], num_rounds: int) -> None:
+    wanted = settings(training={"epochs": 5, "patience": 2}, population={"num_peers": 1}, graft=None)
+    peer = type("Peer", (Scripted,), {"scores": scores})
+    found: list[float] = []
+    ended(Population(LocalGroup(partial(peer, wanted), 1), wanted), found)
+    assert found == scores[:num_rounds]
+
+
 @pytest.mark.parametrize(
-    "method", [{"swa": {}}, {"attenuation": {}}, {"population": {"num_peers": 2, "mode": "async"}}]
+    "method", [{"swa": {}}, {"attenuation": {}}, {"repr": {}}, {"population": {"num_peers": 2, "mode": "async"}}]
 )
 def test_methods_that_need_the_length_of_the_training_are_refused(method: dict[str, Any]) -> None:
     with pytest.raises(SpaceError, match=r"training\.patience: "):

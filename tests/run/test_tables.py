@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 import graftpop
 from graftpop.data import MemoryImages, load_splits
 from graftpop.errors import CheckpointError, StorageError
-from graftpop.metrics import ACCURACY
+from graftpop.metrics import ACCURACY, Metric
 from graftpop.peer.peer import Peer
 from graftpop.population import Event, Round
 from graftpop.run import run_folder
@@ -156,6 +156,18 @@ def test_resuming_at_any_round_keeps_each_row_once(
             expected_grafts("a", kept)
         )
     assert no_partial(folder)
+
+
+def test_score_of_a_round_is_that_of_its_best_peer(tmp_path: Path) -> None:
+    for metric, best in ((ACCURACY, 0.3), (Metric("accuracy", "min"), 0.1)):
+        records = TrialRecords(Folder(str(tmp_path)), "a", [metric])
+        assert records.scores(metric) == []
+        for number in (1, 2):
+            done = round_of(number)
+            for row, value in zip(done.peers, (0.2, 0.3, 0.1), strict=True):
+                row["val_accuracy"] = number * value  # type: ignore[typeddict-unknown-key]
+            records.add_round(done)
+        assert records.scores(metric) == [best, 2 * best]
 
 
 def test_restarting_without_earlier_records_starts_empty(tmp_path: Path) -> None:

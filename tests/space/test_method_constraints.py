@@ -34,7 +34,12 @@ def test_burn_in_must_be_shorter_than_the_training() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "needed"),
-    [("level", "filter", "layer"), ("criterion", "l1", "entropy"), ("source", "noise", "external")],
+    [
+        ("base", "0.4", "0.5"),
+        ("level", "filter", "layer"),
+        ("criterion", "l1", "entropy"),
+        ("source", "noise", "external"),
+    ],
 )
 def test_released_code_fixes_level_criterion_and_source(key: str, value: str, needed: str) -> None:
     text = f"graft: {{compat: released_code, {key}: {value}}}"

@@ -11,6 +11,7 @@ from graftpop.data import Splits, load_splits
 from graftpop.models import build
 from graftpop.settings import DataSettings, TrainingSettings
 from graftpop.tasks.classification import Classification
+from graftpop.tasks.task import Task
 from graftpop.training.learner import Learner
 from graftpop.training.schedules import learning_rate
 
@@ -125,6 +126,7 @@ def make_learner(  # a test sets one or two of these
     schedule: str = "cosine",
     precision: str = "float32",
     splits: Splits | None = None,
+    task: Task | None = None,
     **training: Any,
 ) -> Learner:
     """Return a learner of a network on the CPU, by default with the few digits; `training` has further settings."""
@@ -135,7 +137,7 @@ def make_learner(  # a test sets one or two of these
         network,
         (splits or few_digits()).train,
         settings,
-        Classification(),
+        task or Classification(),
         lr=learning_rate(settings, epochs),
         seed=seed,
         peer=peer,

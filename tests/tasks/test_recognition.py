@@ -75,6 +75,25 @@ def test_network_stays_in_training_and_keeps_its_statistics() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in network.named_buffers())
 
 
+def test_network_keeps_no_hook() -> None:
+    network = WithHead()
+    task().forward(network, images())
+    assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in network.modules())
+
+
+def test_images_are_found_by_the_distance_of_the_settings() -> None:
+    features = torch.tensor([[1.0, 0.0], [9.0, 0.1], [1.0, 0.5]])  # the second is the nearest in angle alone
+    targets = torch.tensor([[0, 0, 1], [0, 1, 2], [1, 0, 2]])
+    assert [task(distance=name).score(features, targets)["rank1"] for name in ("euclidean", "cosine")] == [0, 1]
+
+
+def test_logits_decide_on_the_correct_ones_and_are_compared() -> None:
+    logits, labels = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]]), torch.tensor([0, 2])
+    outputs = (logits, torch.zeros(2, 4))
+    assert int(task().num_correct(outputs, labels)) == 1
+    assert task().logits(outputs) is logits
+
+
 def test_network_without_a_linear_output_is_refused() -> None:
     convolution = nn.Sequential(nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(ModelError, match="recognition needs"):

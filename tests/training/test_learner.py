@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -234,6 +235,37 @@ def test_inexact_evaluation_is_in_the_precision_of_training() -> None:
     assert torch.equal(exact["bfloat16"], exact["float32"])
     assert not torch.equal(quick["bfloat16"], exact["bfloat16"])
     assert torch.allclose(quick["bfloat16"], exact["bfloat16"], atol=0.05)
+
+
+class Halves(Classification):
+    """Classification with two outputs, whose types the loss notes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def forward(self, network: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(network(inputs).chunk(2, dim=1))
+
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        self.dtypes |= {part.dtype for part in outputs}
+        return super().loss(torch.cat(outputs, 1), targets)
+
+    def num_correct(self, outputs: Any, targets: Tensor) -> Tensor:
+        return super().num_correct(torch.cat(outputs, 1), targets)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_task_gets_all_of_its_outputs_in_float32(precision: str) -> None:
+    task, images = Halves(), few_digits().train
+    learner = make_learner(seeded_small_net(), precision=precision, task=task)
+    learner.train_epoch()
+    assert task.dtypes == {torch.float32}
+    outputs, labels = learner.evaluate(images)
+    expected = make_learner(seeded_small_net())
+    expected.load_state_dict(learner.state_dict())
+    assert torch.equal(torch.cat(outputs, 1), expected.evaluate(images)[0])
+    assert len(labels) == images.num_images == 180
 
 
 def test_evaluation_changes_nothing_and_is_reproducible() -> None:

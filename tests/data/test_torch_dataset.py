@@ -1,0 +1,43 @@
+"""Types and shapes of user-defined inputs and targets, for tasks with targets of any kind."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from graftpop.data import Splits
+from graftpop.data.torch_dataset import dataset_splits
+from graftpop.errors import DataError
+
+
+def splits_of(item: tuple[Any, Any]) -> Splits:
+    items: Any = [item] * 8
+    return dataset_splits(items, None, items, classes=(), val_fraction=0.25, seed=0, has_labels=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (torch.ones(5, dtype=torch.int32), torch.int64),
+        (torch.ones(5, dtype=torch.uint8), torch.int64),
+        (torch.ones(5, dtype=torch.float64), torch.float32),
+        (torch.ones(3, 4, 4, dtype=torch.float16), torch.float32),
+    ],
+)
+def test_tokens_stay_whole_numbers_and_all_else_is_float32(given: torch.Tensor, expected: torch.dtype) -> None:
+    splits = splits_of((given, given))
+    for batches in (
+        splits.train.training_batches(4, 0, torch.device("cpu")),
+        splits.val.evaluation_batches(4, torch.device("cpu")),
+    ):
+        inputs, targets = next(batches)
+        assert inputs.dtype == targets.dtype == expected
+        assert inputs.shape[1:] == targets.shape[1:] == splits.image_shape == given.shape
+
+
+@pytest.mark.parametrize(
+    ("item", "got"), [((torch.ones(3), "one"), r"'str'"), ((torch.tensor(1.0), 1), r"'tensor \(\)'")]
+)
+def test_target_of_text_and_input_of_one_number_are_refused(item: tuple[Any, Any], got: str) -> None:
+    with pytest.raises(DataError, match=rf"train must be \(input, target\).*got .*{got}"):
+        splits_of(item)
