@@ -189,12 +189,6 @@ class MoreCorrectThanItems(Regression):
         return torch.tensor(len(targets) + 1)
 
 
-class CorrectPerItem(Regression):
-    def num_correct(self, outputs: Any, targets: Tensor) -> Tensor:
-        correct: Tensor = (outputs > targets).flatten()
-        return correct
-
-
 class CorrectAsText(Regression):
     def num_correct(self, outputs: Any, targets: Tensor) -> Tensor:
         return "3"  # type: ignore[return-value]
