@@ -10,6 +10,7 @@ from graftpop.ops.attenuation import FACTOR_SCHEDULES, RATE_SCHEDULES
 from graftpop.ops.criteria import CRITERIA
 from graftpop.ops.topology import TOPOLOGIES
 from graftpop.settings import Settings
+from graftpop.settings.task import METRICS
 from graftpop.space.domains import Domain
 from graftpop.space.optimizer_arguments import check_arguments
 from graftpop.space.validation_messages import Origin
@@ -95,9 +96,9 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
         _check_diversity(settings, settings.population.diversity, domains, origin)
     if settings.training.patience is not None:
         _check_patience(settings, origin)
-    if settings.task.metrics is not None and not settings.task.is_user_defined:
+    if not settings.task.is_user_defined and settings.metrics != METRICS[settings.task.name]:
         raise SpaceError(
-            f"{origin('task.metrics')}: must be null for task {settings.task.name}, which has its own, got "
+            f"{origin('task.metrics')}: must be null or those of task {settings.task.name}, got "
             f"{settings.task.metrics}; leave it out"
         )
     _check_triplets(settings, origin)
