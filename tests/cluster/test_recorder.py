@@ -29,7 +29,7 @@ from graftpop.space import parse_space
 from graftpop.study.trials import Trial
 
 SPACE = parse_space({"data": {"name": "digits"}, "training": {"epochs": 1, "lr": {"uniform": [0.1, 1]}}, "graft": {}})
-REPORT = {"round": 1, "epoch": 1, "val_accuracy": 0.5, "events": "", "wall_s": 1.0}
+REPORT = {"round": 1, "epoch": 1, "val_accuracy": 0.5, "test_accuracy": 0.5, "events": "", "wall_s": 1.0}
 
 
 class NoHeartbeats(Heartbeats):

@@ -23,7 +23,7 @@ def test_each_donor_of_a_peer_is_another_peer_once(topology: Topology, num_peers
     donors = topology(num_peers, seed % num_peers, Random(seed))
     assert len(donors) == num_peers
     for receiver, given_by in enumerate(donors):
-        assert receiver not in given_by
+        assert receiver not in given_by or len(given_by) == num_peers  # or the mean of all
         assert len(set(given_by)) == len(given_by)
         assert set(given_by) <= set(range(num_peers))
 
