@@ -4,8 +4,9 @@
     v    <- momentum * v + g
     theta <- theta - lr * (g + momentum * v)        w <- theta for every peer
 
-theta starts at the common initial weights. It and v are parameters; other tensors, such as the statistics of BatchNorm,
-become their mean. The inner optimizers keep their state. With lr 1 and momentum 0 this is averaging.
+theta starts at the common weights: the initial ones, or those after the peers' common epochs. It and v are parameters;
+other tensors, such as the statistics of BatchNorm, become their mean. The inner optimizers keep their state. With lr 1
+and momentum 0 this is averaging.
 
 References:
     Douillard et al., DiLoCo: Distributed Low-Communication Training of Language Models, arXiv:2311.08105: lr 0.7,
@@ -39,6 +40,10 @@ class Outer(ExchangeRule):
         self._is_parameter = torch.zeros_like(self.weights, dtype=torch.bool)
         for entry in context.state.entries:
             self._is_parameter[entry.offset : entry.offset + entry.numel] = entry.is_parameter
+
+    def begin(self) -> None:
+        """Start theta at the weights that all peers share."""
+        self._theta.copy_(self.weights)
 
     def receive(self, donors: Sequence[Snapshot]) -> Mapping[str, float]:
         """Move to the new theta, and return `outer_gradient`, the L2 norm of g over the parameters."""

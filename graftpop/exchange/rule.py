@@ -70,6 +70,12 @@ class ExchangeRule:
         """All floating-point tensors of the peer's network as one flat tensor (N,); writing to it changes them."""
         return self.context.state.buffer
 
+    def begin(self) -> None:
+        """Prepare for exchanges, before the first epoch that an exchange can follow.
+
+        With `population.branch_at` and `population.sync_until` the weights are then the ones that all peers share.
+        """
+
     def publish(self) -> Mapping[str, Tensor]:
         """Return further tensors for the peer's snapshot; receivers find them in `Snapshot.published`."""
         return {}

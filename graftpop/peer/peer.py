@@ -86,7 +86,9 @@ class Peer:
         self._rule = make_rule(context)
         self._step_exchange: StepExchange | None = None
         if self._rule is not None and settings.exchanges_in_steps:
-            self._step_exchange = self._learner.weight_exchange = StepExchange(self._rule, settings, index)
+            start = settings.common_epochs * self._learner.steps_per_epoch
+            self._step_exchange = self._learner.weight_exchange = StepExchange(self._rule, settings, index, start)
+        self._learner.sync_epochs = settings.sync_epochs
         self._hooks = make_hooks(settings, self._learner, site_filters(self._learner, rankable(sites)), index)
         self._stateful: list[Stateful] = [*self._hooks, *([self._rule] if self._rule is not None else [])]
         self._diagnostics = Diagnostics(site_filters(self._learner, sites), settings.diagnostics, settings.sites)
@@ -165,6 +167,8 @@ class Peer:
         if self._learner.epoch > 0:
             for hook in self._hooks:
                 hook.before_epoch(self._learner.epoch)
+        if self._rule is not None and self._learner.epoch == self._settings.common_epochs:
+            self._rule.begin()
         done = yield from as_numpy_collective(self._learner.epoch_steps(), self._device)
         self._epochs.append(done)
         if not (math.isfinite(done.loss) and self._learner.state.buffer.isfinite().all()):

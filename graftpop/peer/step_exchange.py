@@ -23,16 +23,20 @@ class StepExchange:
         rule: the peer's rule.
         settings: the population's settings.
         peer: index of the peer.
+        start: optimizer steps before which there is no exchange.
 
     Attributes:
-        every: optimizer steps from one exchange to the next.
         figures: mean of the rule's figures over the exchanges since `restart`, by name.
     """
 
-    def __init__(self, rule: ExchangeRule, settings: Settings, peer: int) -> None:
-        self.every = int(settings.population.exchange_every)
+    def __init__(self, rule: ExchangeRule, settings: Settings, peer: int, start: int) -> None:
+        self._every, self._start = int(settings.population.exchange_every), start
         self._rule, self._settings, self._peer = rule, settings, peer
         self.restart()
+
+    def follows(self, step: int) -> bool:
+        """Return whether an exchange follows an optimizer step, counted from 1."""
+        return step > self._start and step % self._every == 0
 
     def restart(self) -> None:
         """Forget the figures of earlier exchanges."""

@@ -15,7 +15,7 @@ class Deadlines:
 
         timeout = min(round_timeout_s, max(60 s, deadline_factor * median round))
 
-    Before the first round it is `round_timeout_s`. With a factor of 10 and rounds of 8, 9 and 30 s it is 90 s.
+    Without a round it is `round_timeout_s`. With a factor of 10 and rounds of 8, 9 and 30 s it is 90 s.
 
     Args:
         settings: `deadline_factor` and `round_timeout_s`.
@@ -28,6 +28,10 @@ class Deadlines:
     def add(self, round_s: float) -> None:
         """Record the duration of a round in seconds."""
         self._rounds_s.append(round_s)
+
+    def restart(self) -> None:
+        """Forget all rounds, since the next ones will take another time."""
+        self._rounds_s.clear()
 
     @property
     def timeout_s(self) -> float:

@@ -79,6 +79,8 @@ class Population:
             start = time.monotonic()
             done = self._restart_on_loss(self._round)
             self._deadlines.add(time.monotonic() - start)
+            if self._settings.branches_after(done.round):
+                self._deadlines.restart()
         self.round = done.round
         self._scores.append(done.score)
         return done
@@ -102,10 +104,8 @@ class Population:
         teachers = distillation.teachers if distillation is not None else []
         to_train = [index for index, teacher in enumerate(teachers) if teacher.epochs]
         if to_train:
-            trainers = {
-                peer: tuple(to_train[place :: len(self.peers)])
-                for place, peer in enumerate(self.peers[: len(to_train)])
-            }
+            peers = self.peers[:1] if self._settings.trains_alone(1) else self.peers
+            trainers = {peer: tuple(to_train[place :: len(peers)]) for place, peer in enumerate(peers[: len(to_train)])}
             rounds = max(sum(teachers[index].epochs or 0 for index in indices) for indices in trainers.values())
             trained = self._recovery.call("train_teachers", trainers, result_mode="durable", num_rounds=rounds)
             self._call_all("set_teachers", *trained.values())
@@ -122,10 +122,12 @@ class Population:
                 {peer: tuple(snapshots[other] for other in self.peers if other != peer) for peer in self.peers},
             )
         num_epochs = settings.epochs_of_round(number)
-        trained = self._call_all("train", num_epochs)
+        training = self.peers[:1] if settings.trains_alone(number) else self.peers
+        trained = self._recovery.call("train", dict.fromkeys(training, (num_epochs,)))
         rows: dict[int, PeerRow] = {peer: row for peer, row in trained.items() if not isinstance(row, PeerDiverged)}
         done = Round(number, number == settings.num_rounds, list(rows.values()), primary=settings.primary)
-        if not done.is_last and rows and len(rows) == len(trained) and self._is_settled(done.score):
+        may_end = not done.is_last and not settings.trains_alone(number) and rows and len(rows) == len(trained)
+        if may_end and self._is_settled(done.score):
             ended = self._call_all("end")
             done = Round(number, True, list(ended.values()), primary=settings.primary)
         exchanges = settings.exchanges_after(number) and len(rows) > 1 and not done.is_last
@@ -151,7 +153,7 @@ class Population:
         for row in done.peers:
             row["exchange_s"] = exchange_s
         done.complete()
-        self._commit()
+        self._commit(training, branch=settings.branches_after(number))
         return done
 
     def _is_settled(self, score: float) -> bool:
@@ -259,11 +261,18 @@ class Population:
     def _one(self, method: str, peer: int, *arguments: Any) -> Any:
         return self._recovery.call(method, {peer: arguments})[peer]
 
-    def _commit(self) -> None:
-        """Save all peers' states; a lost peer restarts from here."""
-        saved = self._recovery.call("save", dict.fromkeys(self.peers, ()), result_mode="durable")
-        self._states = {peer: result.handle for peer, result in saved.items()}
-        self._recovery.commit(self._base())
+    def _commit(self, trained: Sequence[int] | None = None, *, branch: bool = False) -> None:
+        """Save the peers' states; a lost peer restarts from here.
+
+        Args:
+            trained: the peers that trained, None for all; the first one's state is also that of the others.
+            branch: whether the others load it now.
+        """
+        saved = self._recovery.call("save", dict.fromkeys(trained or self.peers, ()), result_mode="durable")
+        states = {peer: result.handle for peer, result in saved.items()}
+        first = next(iter(states.values()))
+        self._states = {peer: states.get(peer, first) for peer in self.peers}
+        self._recovery.commit(self._base(), done=not branch)
 
     def _base(self) -> list[tuple[str, dict[int, tuple[Any, ...]]]]:
         base = [("load", {peer: (state,) for peer, state in self._states.items()})]

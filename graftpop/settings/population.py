@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from graftpop.settings.section import Auto, Count, OnlyWith, Positive, Section
+from graftpop.settings.section import Auto, Count, OnlyWith, Positive, Rate, Section, Share
 
 __all__ = ["DiagnosticsSettings", "PopulationSettings"]
 
@@ -43,6 +43,14 @@ class PopulationSettings(Section):
     initialization: Literal["auto", "own", "same"] = "auto"
     """own: each peer draws initial weights of its own. same: all peers start from the same weights. auto: the exchange
     rule's own, same for wash and outer, own for the others."""
+
+    branch_at: Rate = 0.0
+    """Share of the rounds, rounded, that one peer trains alone. The others then start as its copies, with its momentum,
+    each with its own data order and augmentation. 0: all peers train from the start."""
+
+    sync_until: Share = 0.0
+    """Share of the epochs, rounded, in which the peers average their gradients before every optimizer step. They start
+    from the same weights, keep them equal, and exchange weights only afterwards. 0: no such epochs."""
 
     epochs_per_round: Count = 1
     """Epochs per round."""

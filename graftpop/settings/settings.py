@@ -1,5 +1,6 @@
 """The settings of one population: all sections together."""
 
+import math
 from typing import Literal
 
 from graftpop.metrics import Metric, Mode
@@ -96,10 +97,46 @@ class Settings(Section):
 
     @property
     def num_epochs(self) -> int:
-        """Number of epochs that each peer trains."""
+        """Number of epochs of the training, which each peer trains unless it starts as a copy."""
         if self.training.total_epochs is not None:
-            return self.training.total_epochs // self.population.num_peers
+            alone = self._epochs_alone(self.training.total_epochs)
+            return alone + (self.training.total_epochs - alone) // self.population.num_peers
         return self.training.epochs or DEFAULT_EPOCHS
+
+    def _epochs_alone(self, total: int) -> int:
+        """Return the epochs t before the branch, in a training with t + num_peers * (epochs - t) = total.
+
+        Of the whole rounds that leave every peer a whole number of epochs, they are the nearest to `branch_at`.
+        """
+        population = self.population
+        share, num_peers = population.branch_at, population.num_peers
+        epochs = total / (share + num_peers * (1 - share))
+        unit = math.lcm(num_peers, population.epochs_per_round)
+        return unit * min(round(share * epochs / unit), (total - num_peers) // unit)
+
+    @property
+    def branch_epoch(self) -> int:
+        """Number of epochs that one peer trains alone: `population.branch_at` of all, in whole rounds, not the last."""
+        if self.training.total_epochs is not None:
+            return self._epochs_alone(self.training.total_epochs)
+        num_rounds = min(round(self.population.branch_at * self.num_rounds), self.num_rounds - 1)
+        return num_rounds * self.population.epochs_per_round
+
+    @property
+    def sync_epochs(self) -> int:
+        """Number of epochs in which several peers average their gradients; all of them only with `sync_until` 1."""
+        share = self.population.sync_until if self.population.num_peers > 1 else 0.0
+        return min(round(share * self.num_epochs), self.num_epochs - (share < 1))
+
+    @property
+    def common_epochs(self) -> int:
+        """Number of epochs after which the peers go their own ways and exchange weights."""
+        return max(self.branch_epoch, self.sync_epochs)
+
+    @property
+    def trained_epochs(self) -> int:
+        """Number of epochs that all peers train together."""
+        return self.branch_epoch + self.population.num_peers * (self.num_epochs - self.branch_epoch)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -162,7 +199,7 @@ class Settings(Section):
     @property
     def runs_in_lockstep(self) -> bool:
         """Whether peers exchange arrays while they train, so that all must train at the same time."""
-        return self.exchanges_logits or self.exchanges_in_steps
+        return self.exchanges_logits or self.exchanges_in_steps or self.sync_epochs > 0
 
     @property
     def topology(self) -> str:
@@ -175,6 +212,8 @@ class Settings(Section):
         """The initial weights of the peers, with auto replaced by the rule's own."""
         if self.population.initialization != "auto":
             return self.population.initialization
+        if self.sync_epochs:
+            return "same"
         return next((section.initialization for section in self.exchange_sections.values()), "own")
 
     @property
@@ -206,9 +245,22 @@ class Settings(Section):
         return next((key for key, acts in is_set.items() if acts), None)
 
     def exchanges_after(self, round: int) -> bool:
-        """Return whether an exchange follows a round, from 1; none follows the burn-in rounds and the last."""
+        """Return whether an exchange follows a round, from 1.
+
+        None follows the burn-in rounds, the rounds in which the peers have common weights, and the last.
+        """
         burn_in = self.graft.burn_in_rounds if self.graft is not None else 0
-        return self.exchanges and not self.exchanges_in_steps and burn_in < round < self.num_rounds
+        follows_rounds = self.exchanges and not self.exchanges_in_steps
+        is_common = round * self.population.epochs_per_round <= self.common_epochs
+        return follows_rounds and burn_in < round < self.num_rounds and not is_common
+
+    def trains_alone(self, round: int) -> bool:
+        """Return whether one peer trains a round, from 1, alone."""
+        return round * self.population.epochs_per_round <= self.branch_epoch
+
+    def branches_after(self, round: int) -> bool:
+        """Return whether the other peers start as copies after a round, from 1."""
+        return self.trains_alone(round) and not self.trains_alone(round + 1)
 
     def epochs_of_round(self, round: int) -> int:
         """Return the epochs of a round, counted from 1; the last round may have fewer than the others."""

@@ -91,6 +91,10 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
         _check_min_peers(settings, population.min_peers, origin)
     if population.mode == "async":
         _check_async(settings, origin)
+    if population.branch_at:
+        _check_branch(settings, origin)
+    if population.sync_until:
+        _check_sync(settings, origin)
     _check_actors(settings, origin)
     if not isinstance(settings.population.diversity, str):
         _check_diversity(settings, settings.population.diversity, domains, origin)
@@ -201,7 +205,11 @@ def _check_actors(settings: Settings, origin: Origin) -> None:
         )
     where, is_async = origin("population.peers_per_actor"), settings.population.mode == "async"
     if together not in ("auto", settings.peers_per_actor):
-        causes = {"mutual.exchange: logits": settings.exchanges_logits, "population.mode: async": is_async}
+        causes = {
+            "mutual.exchange: logits": settings.exchanges_logits,
+            "population.sync_until": settings.sync_epochs > 0,
+            "population.mode: async": is_async,
+        }
         cause = next((key for key, is_set in causes.items() if is_set), "a number in population.exchange_every")
         raise SpaceError(
             f"{where}: must be 1 with {cause}, since peers of one process train one after the other, "
@@ -227,13 +235,55 @@ def _check_async(settings: Settings, origin: Origin) -> None:
         )
 
 
+def _check_branch(settings: Settings, origin: Origin) -> None:
+    excluded = {
+        "population.mode: async": settings.population.mode == "async",
+        "population.sync_until": settings.population.sync_until > 0,
+        "mutual": settings.mutual is not None,
+    }
+    if cause := next((key for key, is_set in excluded.items() if is_set), None):
+        raise SpaceError(
+            f"{origin('population.branch_at')}: must be 0 with {cause}, got {settings.population.branch_at:g}; "
+            f"remove one"
+        )
+
+
+def _check_sync(settings: Settings, origin: Origin) -> None:
+    """Check that the weights of the peers stay equal in the epochs in which they average their gradients."""
+    population, graft = settings.population, settings.graft
+    diversity = population.diversity
+    excluded = {
+        "population.mode: async": population.mode == "async",
+        "population.initialization: own": population.initialization == "own",
+        "a population.diversity of training": diversity == "learning_rate"
+        or any(key.startswith("training.") for key in diversity),
+        "mutual": settings.mutual is not None,
+        "repr": settings.repr is not None,
+        "attenuation": settings.attenuation is not None,
+        f"graft.source: {graft.source if graft else ''}": graft is not None and graft.source != "external",
+    }
+    if cause := next((key for key, is_set in excluded.items() if is_set), None):
+        raise SpaceError(
+            f"{origin('population.sync_until')}: must be 0 with {cause}, since the peers' weights must stay equal, got "
+            f"{population.sync_until:g}; remove one"
+        )
+    if settings.exchanges and population.sync_until == 1:
+        raise SpaceError(
+            f"{origin('population.sync_until')}: must be below 1 with an exchange rule, which acts afterwards, got 1; "
+            f"lower it, or remove the rule"
+        )
+
+
 def _check_min_peers(settings: Settings, min_peers: int, origin: Origin) -> None:
     where, num_peers = origin("population.min_peers"), settings.population.num_peers
     if min_peers > num_peers:
         raise SpaceError(f"{where}: must be at most population.num_peers ({num_peers}), got {min_peers}")
     if settings.runs_in_lockstep and min_peers < num_peers:
-        key = "mutual.exchange" if settings.exchanges_logits else "population.exchange_every"
-        other = "snapshots" if settings.exchanges_logits else "round"
+        causes = {
+            ("mutual.exchange", "snapshots"): settings.exchanges_logits,
+            ("population.sync_until", "0"): settings.sync_epochs > 0,
+        }
+        key, other = next((cause for cause, is_set in causes.items() if is_set), ("population.exchange_every", "round"))
         raise SpaceError(
             f"{where}: {key} needs all peers at the same step, got {min_peers} of {num_peers}; leave it null, or set "
             f"{key}: {other}"

@@ -86,7 +86,7 @@ def estimate(trials: Sequence[PlannedTrial], num_trials: int) -> Estimate:
     limit_s = TIMING_S / (2 * len(by_kind))
     image_s = {kind: _image_s(trial, splits[kind[0]], limit_s) for kind, trial in by_kind.items()}
     peer_s = [_peer_s(trial, splits[_kind(trial)[0]], *image_s[_kind(trial)]) for trial in trials]
-    shares = [trial.settings.population.num_peers / trial.num_at_once for trial in trials]
+    shares = [trial.settings.trained_epochs / trial.settings.num_epochs / trial.num_at_once for trial in trials]
     mean_s = fmean(seconds * share for seconds, share in zip(peer_s, shares, strict=True))
     slowest = max(trials, key=lambda trial: image_s[_kind(trial)][0] * trial.settings.training.batch_size)
     batch_size = slowest.settings.training.batch_size

@@ -57,14 +57,16 @@ MutualTerm = Callable[[Tensor, Tensor], Tensor]
 Steps = Generator[Tensor, Tensor, EpochMetrics]
 """An epoch as a `CollectiveCall` of tensors: yields a batch's logits (B, C), is sent those of all peers (K, B, C).
 
-With exchanges within the epoch it also yields the flat weights (N,), and is sent those of all peers (K, N).
+With exchanges within the epoch it also yields the flat weights (N,), and is sent those of all peers (K, N); with
+averaged gradients the gradients, likewise.
 """
 
 
 class WeightExchange(Protocol):
-    """Exchanges weights with all peers after every so many optimizer steps."""
+    """Exchanges weights with all peers after some of the optimizer steps."""
 
-    every: int
+    def follows(self, step: int) -> bool:
+        """Return whether an exchange follows a step, counted from 1 over all epochs."""
 
     def __call__(self, weights_KN: Tensor, step: int) -> None:
         """Change the network's weights, given those of all K peers after a step, counted from 1 over all epochs."""
@@ -97,6 +99,7 @@ class Learner:
         mutual_term: a further term, from the logits of all peers; None if there is none.
         weight_exchange: exchanges weights within an epoch; None if there are no such exchanges.
         after_step: called after every optimizer step and the exchange that follows it.
+        sync_epochs: number of epochs in which all peers average their gradients.
     """
 
     def __init__(  # ten parameters: everything that differs between peers, methods and devices
@@ -121,6 +124,7 @@ class Learner:
         self.mutual_term: MutualTerm | None = None
         self.weight_exchange: WeightExchange | None = None
         self.after_step: list[Callable[[], None]] = []
+        self.sync_epochs = 0
         self._train_images = train
         self._settings, self._task = settings, task
         self._lr, self._peak_epoch = lr, peak_epoch
@@ -150,7 +154,7 @@ class Learner:
         )
 
     def epoch_steps(self) -> Steps:
-        """Train on every image once; yield the logits of every batch with a mutual term, the weights if exchanged.
+        """Train on every image once; yield what the peers exchange meanwhile, see `Steps`.
 
         Raises:
             ModelError: the network has replaced its tensors.
@@ -209,21 +213,33 @@ class Learner:
         return EpochMetrics(float(loss_sum) / num_images, accuracy, lr, num_images, time.perf_counter() - start)
 
     def _step(self, num_images: int) -> Generator[Tensor, Tensor, None]:
-        """Update the weights by the gradients of some images; yield the weights if an exchange follows."""
+        """Update the weights by the gradients of some images; yield these to average them, and weights to exchange."""
         if self._settings.accumulate > 1:  # the gradients are sums over the images
             torch._foreach_div_(
                 [weight.grad for weight in self._parameters.values() if weight.grad is not None], num_images
             )
+        if self.epoch < self.sync_epochs:
+            yield from self._average_gradients()
         self._apply_masks()
         if self._settings.clip_grad_norm is not None:
             clip_grad_norm_(self._parameters.values(), self._settings.clip_grad_norm)
         self.state.check_shapes()
         self._optimizer.step()
         self._step_of_epoch += 1
-        if self.weight_exchange is not None and self.num_steps() % self.weight_exchange.every == 0:
+        if self.weight_exchange is not None and self.weight_exchange.follows(self.num_steps()):
             self.weight_exchange((yield self.state.buffer), self.num_steps())
         for act in self.after_step:
             act()
+
+    def _average_gradients(self) -> Generator[Tensor, Tensor, None]:
+        """Replace the gradients by the mean of all peers'; a missing one counts as 0."""
+        weights = [weight for weight in self._parameters.values() if weight.requires_grad]
+        gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+        mean = (yield torch.cat([gradient.flatten() for gradient in gradients])).mean(0)
+        for weight, gradient, part in zip(
+            weights, gradients, mean.split([weight.numel() for weight in weights]), strict=True
+        ):
+            weight.grad = gradient.copy_(part.view(weight.shape))
 
     @property
     def num_batches(self) -> int:

@@ -55,6 +55,14 @@ METHODS[IN_STEPS] = {
     "population": {"exchange_every": 2, "topology": "all"},
 }
 METHODS[IN_SHARED_PROCESSES] = {"graft": {}, "population": {"peers_per_actor": 2}, "resources": {"cpus_per_peer": 0.5}}
+COMMON_EPOCHS: dict[str, dict[str, Any]] = {
+    "branch": {"graft": {}, "population": {"branch_at": 0.4}},
+    "post-local SGD": {
+        "outer": {"lr": 1.0, "momentum": 0.0},
+        "population": {"sync_until": 0.4, "exchange_every": 2, "diversity": "none"},
+    },
+}
+METHODS |= COMMON_EPOCHS
 ASYNC = "asynchronous grafting"
 ASYNC_METHODS = {ASYNC: {"graft": {}, "training": {"epochs": 8}, "population": {"mode": "async", "max_staleness": 2}}}
 
@@ -139,6 +147,11 @@ def assert_equal_to_peers_in_this_process(group: RayGroup, chosen: Settings) -> 
         assert tensors.keys() == expected_tensors.keys()
         for name, tensor in tensors.items():
             assert tensor.equal(expected_tensors[name]), f"peer {peer}: {name}"
+
+
+@pytest.mark.parametrize("method", COMMON_EPOCHS)
+def test_actors_with_common_epochs_equal_peers_in_this_process(reused_group: ReusedGroup, method: str) -> None:
+    assert_equal_to_peers_in_this_process(reused_group.of(method), settings(method))
 
 
 def pids_of(group: RayGroup) -> dict[int, int]:

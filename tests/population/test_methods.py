@@ -1,21 +1,19 @@
 """Invariants of each method in populations of real peers on the digits, in one process."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from network_makers import same_bits
+from population_makers import local_population, networks, run, same, states
 from safetensors.torch import load as tensors_from_bytes
 from space_makers import RULES, make_settings
-from torch import Tensor
 
 from graftpop.peer.peer import Peer
-from graftpop.population import LocalGroup, Population, Round
+from graftpop.population import LocalGroup, Population
 from graftpop.settings import Settings
 
-States = dict[int, dict[str, Tensor]]
 Tree = Mapping[str, Any]
 
 TEACHER = {"teachers": [{"model": "resnet8", "epochs": 1}]}
@@ -60,6 +58,11 @@ METHODS: dict[str, Tree] = {
     "adagrad without decay of vectors": {"training": {"optimizer": {"name": "adagrad"}, "decay_norm_and_bias": False}},
     "nesterov": {"training": {"optimizer": {"nesterov": True}}},
     "warmup": {"training": {"warmup_epochs": 1.5}},
+    "branch": {"population": {"branch_at": 0.4}},
+    "late branch": {"population": {"branch_at": 0.7}},
+    "branch and steps": {"population": {"branch_at": 0.4, "exchange_every": 2}, "outer": {}, "ema": {"decay": 0.6}},
+    "averaged gradients": {"population": {"sync_until": 1.0}},
+    "post-local": {"population": {"sync_until": 0.4, "exchange_every": 2}, "outer": {"lr": 1.0, "momentum": 0.0}},
     "pairs": {"diagnostics": {"pairs": True, "thresholds": [0.01, 5.0]}},
 }
 
@@ -75,30 +78,6 @@ METHODS["user-defined alpha and criterion"] = {
 def method_settings(*trees: Tree, **sections: Tree) -> Settings:
     """Return settings of two small peers that train for three rounds of one epoch, overlaid by trees and sections."""
     return make_settings({"training": {"epochs": 3}, "population": {"num_peers": 2}}, *trees, sections)
-
-
-def local_population(settings: Settings) -> Population:
-    return Population(LocalGroup(partial(Peer, settings), settings.population.num_peers), settings)
-
-
-def states(population: Population) -> States:
-    return {peer: tensors_from_bytes(content) for peer, content in population.save()}
-
-
-def networks(population: Population) -> States:
-    return {
-        peer: {name: tensor for name, tensor in state.items() if name.startswith("network/")}
-        for peer, state in states(population).items()
-    }
-
-
-def run(settings: Settings) -> tuple[Population, list[Round]]:
-    population = local_population(settings)
-    return population, [population.step() for _ in range(settings.num_rounds)]
-
-
-def same(one: States, other: States) -> bool:
-    return one.keys() == other.keys() and all(same_bits(one[peer], other[peer]) for peer in one)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -126,7 +105,7 @@ def test_method_changes_training_and_resumes_to_the_bit(method: Tree) -> None:
         method.get("graft", {}).get("source", "external") == "external" and "graft" in method
     )
     if "diagnostics" not in method:
-        plain = method_settings(population=method.get("population", {}))
+        plain = method_settings(population={"num_peers": settings.population.num_peers})
         assert not same(networks(first), networks(run(plain)[0]))
 
 

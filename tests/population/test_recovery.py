@@ -31,6 +31,12 @@ METHODS: dict[str, Mapping[str, Any]] = {
         "population": {"topology": "all", "output": "greedy_soup"},
         "diagnostics": {"pairs": True},
     },
+    "branch": {"training": {"epochs": 3}, "population": {"branch_at": 0.4}, "graft": {}},
+    "averaged gradients": {
+        "training": {"epochs": 3},
+        "population": {"sync_until": 0.4, "exchange_every": 2},
+        "outer": {},
+    },
     "removal": {"attenuation": {"factor": 0.0, "recoverable": False}, "graft": {}, "population": {"topology": "best"}},
 }
 SMALLER: Mapping[str, Any] = {
@@ -65,7 +71,7 @@ class DyingGroup(LocalGroup):
         self, settings: Settings, deaths: Mapping[int, Collection[int]], never_back: Collection[int] = ()
     ) -> None:
         super().__init__(partial(Peer, settings), settings.population.num_peers)
-        self._exchanges_logits = settings.mutual is not None and settings.mutual.exchange == "logits"
+        self._runs_in_lockstep = settings.runs_in_lockstep
         self._deaths, self._never_back = deaths, never_back
         self._stored: list[StoredResult] = []
         self._dead: set[int] = set()
@@ -90,7 +96,7 @@ class DyingGroup(LocalGroup):
                 runnable[peer] = tuple(
                     argument.value if isinstance(argument, StoredResult) else argument for argument in arguments
                 )
-        if self._exchanges_logits and method == "train" and len(runnable) < len(calls):
+        if self._runs_in_lockstep and method == "train" and len(runnable) < len(calls):
             for peer in runnable:
                 yield peer, CollectiveError(f"peer {peer}: collective failed")
             return
