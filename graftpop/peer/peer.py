@@ -219,6 +219,8 @@ class Peer:
                     f"{donor.weights.size} at peer {donor.peer}; make the network a function of the number of outputs"
                 )
         figures = self._rule_of_exchange.receive(donors)
+        if self._settings.population.repair:
+            self._learner.recalibrate()
         return {"figures": dict(figures or {}), "columns": self._rule_of_exchange.columns()}
 
     def exchanged(self) -> Exchanged:

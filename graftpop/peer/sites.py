@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from graftpop.errors import ModelError
+from graftpop.models.layers import BATCHNORMS
 from graftpop.settings import Settings
 from graftpop.sites import Site, find_sites
 
@@ -38,6 +39,10 @@ def sites_of(settings: Settings, network: nn.Module, image_shape: tuple[int, ...
                 f"{where} must have filters for {method}, units of a convolution, a Linear layer or attention before "
                 f"the output layer, got {', '.join(site.name for site in sites)}; remove {method}"
             )
+    if settings.population.repair and not any(isinstance(module, BATCHNORMS) for module in network.modules()):
+        raise ModelError(
+            f"model.name: '{name}' must have a BatchNorm for population.repair, got none; set population.repair: false"
+        )
     return sites
 
 

@@ -59,6 +59,10 @@ class PopulationSettings(Section):
     """round: an exchange follows every round but the last. A number: the peers exchange after every so many optimizer
     steps, at the same step; not with mode async."""
 
+    repair: bool = False
+    """Whether each peer measures the statistics of BatchNorm anew after every exchange, in one pass over its training
+    images (REPAIR, for layers that a BatchNorm follows). Exchanges must follow rounds."""
+
     mode: Literal["sync", "async"] = "sync"
     """sync: all peers exchange after the same round. async: a peer grafts its donor's newest snapshot and continues
     without waiting; not with mutual or diagnostics.pairs."""

@@ -62,6 +62,11 @@ def _check_exchange(settings: Settings, origin: Origin) -> None:
             f"{origin('population.exchange_every')}: must be round without an exchange rule, got "
             f"{population.exchange_every}; add a rule, or remove it"
         )
+    if population.repair and (not rules or settings.exchanges_in_steps):
+        raise SpaceError(
+            f"{origin('population.repair')}: needs an exchange rule whose exchanges follow rounds, got true with "
+            f"{'no rule' if not rules else f'population.exchange_every: {population.exchange_every}'}; set it to false"
+        )
     if settings.wash is not None and settings.topology not in ("all", "mean"):
         raise SpaceError(
             f"{origin('population.topology')}: must be all with wash, which shuffles the weights of all peers, got "

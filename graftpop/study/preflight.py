@@ -210,8 +210,8 @@ def _use_of_sites(settings: Settings) -> tuple[object, ...]:
     parts = named_user_parts(settings)
     level = settings.graft.level if settings.graft is not None and parts else ""
     removes = settings.attenuation is not None and settings.attenuation.remove
-    methods = settings.method_on_sites, settings.method_on_filters, removes, str(settings.diagnostics)
-    return settings.sites, *methods, level, str(parts)
+    methods = settings.method_on_sites, settings.method_on_filters, removes, settings.population.repair
+    return settings.sites, *methods, level, str(settings.diagnostics), str(parts)
 
 
 def _sites_line(settings: Settings, network: nn.Module, sites: Sequence[Site]) -> str:

@@ -58,6 +58,7 @@ METHODS: dict[str, Tree] = {
     "adagrad without decay of vectors": {"training": {"optimizer": {"name": "adagrad"}, "decay_norm_and_bias": False}},
     "nesterov": {"training": {"optimizer": {"nesterov": True}}},
     "warmup": {"training": {"warmup_epochs": 1.5}},
+    "repair": {"graft": {}, "population": {"repair": True}},
     "branch": {"population": {"branch_at": 0.4}},
     "late branch": {"population": {"branch_at": 0.7}},
     "branch and steps": {"population": {"branch_at": 0.4, "exchange_every": 2}, "outer": {}, "ema": {"decay": 0.6}},
