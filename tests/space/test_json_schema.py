@@ -82,6 +82,7 @@ BEYOND_A_SCHEMA = re.compile(
             "must be at most",
             "must be round without an exchange rule",
             "at most one exchange rule",
+            "needs an exchange rule",
             "must be below the number",
             "epochs of cycles must be below",
             "needs the folder",

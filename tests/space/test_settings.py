@@ -138,6 +138,9 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         ["auto", "ring", "random_pairs", "all", "best"],
         {"rign": "unknown name 'rign'; choose from auto, ring, random_pairs, all, mean, best; did you mean 'ring'?"},
     ),
+    "population.branch_at": ([0, 0.5, 0.99], {1: "less than 1, got 1", -0.1: "greater than or equal to 0, got -0.1"}),
+    "population.sync_until": ([0, 0.5, 1], {1.1: "less than or equal to 1, got 1.1", "half": f"{NUMBER} 'half'"}),
+    "population.repair": ([False], {"on": "boolean, got 'on'", True: "needs an exchange rule"}),
     "population.exchange_every": (
         ["round", 1, 100],
         {0: "greater than or equal to 1", "rund": "did you mean 'round'?"},
