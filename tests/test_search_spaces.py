@@ -9,14 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from data_makers import write_market
 from PIL import Image
 
+from graftpop.errors import SpaceError
+from graftpop.ops.alpha import adaptive_alpha
 from graftpop.peer.peer import Peer
 from graftpop.population import LocalGroup, Population
 from graftpop.settings import Settings
 from graftpop.space import Space, load_space
 from graftpop.space.boundary import combinations
+from graftpop.user_code import import_user_code
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "search_spaces"
@@ -86,12 +90,12 @@ def small_model(name: str) -> str:
 
 
 def assert_finite_figures(settings: Settings) -> None:
-    """Train and test a population; assert that every peer has a row of finite numbers in every round."""
-    peers = range(settings.population.num_peers)
-    population = Population(LocalGroup(partial(Peer, settings), len(peers)), settings)
-    for _ in range(settings.num_rounds):
+    """Train and test a population; assert that every peer that trains has a row of finite numbers in every round."""
+    num_peers = settings.population.num_peers
+    population = Population(LocalGroup(partial(Peer, settings), num_peers), settings)
+    for number in range(1, settings.num_rounds + 1):
         done = population.step()
-        assert [row["peer"] for row in done.peers] == [*peers]
+        assert [row["peer"] for row in done.peers] == [*range(1 if settings.trains_alone(number) else num_peers)]
         figures = [value for row in done.peers for key, value in row.items() if (key, value) != ("val_loss", None)]
         assert all(map(math.isfinite, [*figures, *done.grafts.get("alpha", ())]))
     outcome = population.finish(done)
@@ -108,7 +112,7 @@ def head_comment(file: Path) -> str:
 def epochs_of(space: Space) -> int:
     """Return the epochs that all networks of all trials train in total, including teachers."""
     return sum(
-        settings.num_epochs * settings.population.num_peers + epochs_of_teachers(settings)
+        settings.trained_epochs + epochs_of_teachers(settings)
         for settings in every_settings(space, *space.domains["seed"].values)
     )
 
@@ -151,6 +155,21 @@ def test_every_trial_trains_two_rounds_on_tiny_images(file: Path, images: str, p
         if key not in RAN:
             assert_finite_figures(settings)
             RAN[key] = None
+
+
+def test_controls_have_the_values_of_adaptive_alpha_on_other_sites(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    shuffled, reversed_sign = (
+        import_user_code(f"python:search_spaces.evidence.controls.{name}", "graft.alpha", SpaceError)
+        for name in ("shuffled", "reversed_sign")
+    )
+    own, theirs = torch.linspace(1.0, 2.0, 12), torch.linspace(1.3, 1.7, 12)
+    adaptive = adaptive_alpha(own, theirs, A=0.4, c=100.0, base=0.8)
+    assert torch.equal(shuffled(own, theirs).sort().values, adaptive.sort().values)
+    assert torch.equal(shuffled(own, theirs), shuffled(own, theirs))
+    orders = {tuple(shuffled(own + shift, theirs + shift).argsort().tolist()) for shift in (0.0, 0.1, 0.2)}
+    assert len(orders) == 3
+    torch.testing.assert_close(reversed_sign(own, theirs) - 0.8, 0.8 - adaptive)
 
 
 @pytest.mark.parametrize(("name", "variant"), [("grafting_filter_level", "filter"), ("grafting_peers", "grafting-2")])
