@@ -16,6 +16,7 @@ from graftpop.data.folder import ImageFiles, find_folder
 from graftpop.data.huggingface import find_hf, hub_source
 from graftpop.data.identities import held_out_identities, match_note, numbered
 from graftpop.data.images import MemoryImages, Splits
+from graftpop.data.label_noise import with_label_noise
 from graftpop.data.market import find_market
 from graftpop.data.mixing import with_mixing
 from graftpop.data.omniglot import find_omniglot
@@ -181,6 +182,11 @@ def given_splits(  # three splits, and all that their items do not say
                 f"{len(classes)}; leave them out, or use cast_column('{source.label}', datasets.ClassLabel(names=...))"
             )
         return replace(splits, class_names=tuple(classes) or splits.class_names)
+    if data.label_noise:
+        raise DataError(
+            f"data.label_noise: must be 0 for data sets in Python, got {data.label_noise:g}; change the labels in the "
+            f"data set"
+        )
     return dataset_splits(
         train,
         val,
@@ -211,6 +217,7 @@ def _memory_splits(
     pixels, labels = images.parts["train"]
     recipe = _recipe(source, images, data, augmentation, mean_std)
     train_rows, val_rows = _cut(labels, data, seed, has_val="val" in images.parts)
+    labels = _with_noise(labels, train_rows, images.class_names, data, seed)
     train = MemoryImages(pixels, labels, recipe, train_rows)
     val = MemoryImages(*images.parts["val"], recipe) if val_rows is None else replace(train, rows=val_rows)
     test = MemoryImages(*images.parts["test"], recipe)
@@ -287,16 +294,32 @@ def _streamed_splits(
     mean, std = mean_std or (IMAGENET_MEAN, IMAGENET_STD)
     recipe = Recipe(mean, std, 0, True if data.flip == "auto" else data.flip, augmentation)
 
-    def split(part: str, rows: Tensor | None) -> StreamedImages:
-        files = images.parts[part] if rows is None else [images.parts[part][row] for row in rows.tolist()]
-        labels = torch.tensor([label for _, label in files])
-        return StreamedImages([file for file, _ in files], labels, recipe, side, num_workers)
+    labels = {part: torch.tensor([label for _, label in files]) for part, files in images.parts.items()}
+    train_rows, val_rows = _cut(labels["train"], data, seed, has_val="val" in images.parts)
+    labels["train"] = _with_noise(labels["train"], train_rows, images.class_names, data, seed)
 
-    labels = torch.tensor([label for _, label in images.parts["train"]])
-    train_rows, val_rows = _cut(labels, data, seed, has_val="val" in images.parts)
+    def split(part: str, rows: Tensor | None) -> StreamedImages:
+        rows = torch.arange(len(labels[part])) if rows is None else rows
+        files = [images.parts[part][row][0] for row in rows.tolist()]
+        return StreamedImages(files, labels[part][rows], recipe, side, num_workers)
+
     val = split("val", None) if val_rows is None else split("train", val_rows)
     train, test = split("train", train_rows), split("test", None)
     return Splits(train, val, test, images.class_names, (3, side, side), recipe, images.notes)
+
+
+def _with_noise(labels: Tensor, rows: Tensor, classes: Sequence[str], data: DataSettings, seed: int) -> Tensor:
+    """Return labels (N,) with the noise of `data.label_noise` in the training rows alone."""
+    if not data.label_noise:
+        return labels
+    if len(classes) < 2:
+        raise DataError(
+            f"data.label_noise: needs at least two classes, got {len(classes)}; add images of another class, or set "
+            f"it to 0"
+        )
+    noisy = labels.clone()
+    noisy[rows] = with_label_noise(labels[rows], len(classes), data.label_noise, seed)
+    return noisy
 
 
 def _cut(labels: Tensor, data: DataSettings, seed: int, *, has_val: bool) -> tuple[Tensor, Tensor | None]:

@@ -57,6 +57,10 @@ class DataSettings(Section):
     """Treatment of image files of folder that cannot be decoded. refuse: the study does not start. skip: they are left
     out, and their number is printed and recorded in run.json; a class needs one image that is not damaged."""
 
+    label_noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training labels that are replaced by other classes at random, the same for all peers. Labels of
+    validation and test stay. Needs the labels of a built-in data set of classification."""
+
     crop_padding: Annotated[int, Field(ge=0)] | Auto = "auto"
     """Pixels of padding around training images before a random crop of the original size; 0 turns cropping off. auto:
     an eighth of the side, so 4 for CIFAR."""

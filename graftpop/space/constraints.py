@@ -107,6 +107,11 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
         )
     _check_triplets(settings, origin)
     _check_mixing(settings, origin)
+    if data.label_noise and settings.task.name != "classification":
+        raise SpaceError(
+            f"{origin('data.label_noise')}: must be 0 unless the task is classification, got {data.label_noise:g} with "
+            f"task {settings.task.name}; leave it out"
+        )
     if settings.model.pretrained and settings.model.checkpoint is not None:
         raise SpaceError(
             f"{origin('model.checkpoint')}: excludes model.pretrained, got {settings.model.checkpoint} beside "

@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 
 from graftpop.data import DATASETS, MemoryImages, Splits, load_splits
 from graftpop.data.stratified_split import stratified_rows
+from graftpop.data.streamed import StreamedImages
 from graftpop.errors import DataError
 from graftpop.settings import DataSettings
 
@@ -33,6 +34,16 @@ def rows(split: object) -> set[int]:
     assert indices is not None
     assert len(indices.unique()) == len(indices)
     return set(indices.tolist())
+
+
+def same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
+
+
+def labels_of(splits: Splits) -> list[torch.Tensor]:
+    """Return the labels of the training, validation and test images, in the order of evaluation."""
+    every = (splits.train, splits.val, splits.test)
+    return [torch.cat([labels for _, labels in split.evaluation_batches(64, torch.device("cpu"))]) for split in every]
 
 
 def class_counts(split: object) -> Counter[int]:
@@ -184,6 +195,39 @@ def test_training_and_validation_share_one_memory_map() -> None:
     splits = digits()
     train, val = cast(MemoryImages, splits.train), cast(MemoryImages, splits.val)
     assert train.pixels.data_ptr() == val.pixels.data_ptr()
+
+
+def test_label_noise_changes_its_share_of_the_training_labels_alone() -> None:
+    clean, noisy = digits(), digits(label_noise=0.4)
+    rows_of = {name: cast(MemoryImages, getattr(clean, name)).rows for name in ("train", "val", "test")}
+    assert all(same(rows, cast(MemoryImages, getattr(noisy, name)).rows) for name, rows in rows_of.items())
+    pairs = zip(labels_of(clean), labels_of(noisy), strict=True)
+    (clean_train, noisy_train), *others = pairs
+    wrong = clean_train != noisy_train
+    assert int(wrong.sum()) == round(0.4 * len(clean_train))
+    assert 0.3 < wrong[-200:].float().mean() < 0.5
+    shifts = Counter(((noisy_train - clean_train)[wrong] % 10).tolist())
+    assert sorted(shifts) == [*range(1, 10)]
+    assert max(shifts.values()) < 2 * min(shifts.values())
+    assert all(torch.equal(one, other) for one, other in others)
+    assert torch.equal(labels_of(digits(label_noise=0.4))[0], noisy_train)
+    assert not torch.equal(labels_of(digits(seed=1, label_noise=0.4))[0], noisy_train)
+
+
+def test_label_noise_of_images_in_files(tmp_path: Path) -> None:
+    for part, num_images in (("train", 20), ("test", 2)):
+        images = {
+            "a": random_pixels(num_images, 8, 8),
+            "b": random_pixels(num_images, 6, 8),
+        }  # sizes of streamed images
+        write_class_folders(tmp_path / part, images)
+    clean, noisy = (
+        load_splits(DataSettings(name="folder", root=str(tmp_path), label_noise=share), seed=0) for share in (0.0, 0.5)
+    )
+    assert isinstance(noisy.train, StreamedImages)
+    (clean_train, noisy_train), *others = zip(labels_of(clean), labels_of(noisy), strict=True)
+    assert int((clean_train != noisy_train).sum()) == len(clean_train) // 2
+    assert all(torch.equal(one, other) for one, other in others)
 
 
 def test_settings_replace_the_recipe_of_the_data_set() -> None:

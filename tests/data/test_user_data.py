@@ -79,6 +79,11 @@ def test_key_without_effect_is_refused(key: str, value: object) -> None:
         load("two", 0, **{key: value})
 
 
+def test_label_noise_is_refused() -> None:
+    with pytest.raises(DataError, match=r"^data\.label_noise: .* got 0\.1;"):
+        load("two", label_noise=0.1)
+
+
 @pytest.mark.parametrize(
     ("function", "got"), [("stream", "iterator"), ("unordered", "set"), ("four", "TensorDataset', 'Tensor")]
 )

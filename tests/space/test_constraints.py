@@ -313,6 +313,12 @@ def test_batch_of_triplets_that_identities_do_not_fill_is_refused(
     assert_refused(f"task: {task}\ntraining: {{batch_size: {batch_size}}}", *where)
 
 
+def test_label_noise_needs_classes() -> None:
+    assert_refused("task: recognition\ndata: {label_noise: 0.2}", "data.label_noise", "got 0.2", "recognition")
+    assert accepted("task: recognition\ndata: {label_noise: 0}")
+    assert accepted("data: {label_noise: 0.2}")
+
+
 @pytest.mark.parametrize(("name", "metric"), [("classification", "rmse: min"), ("recognition", "map: min")])
 def test_metrics_of_a_built_in_task_are_fixed(name: str, metric: str) -> None:
     assert_refused(f"task: {{name: {name}, metrics: {{{metric}}}}}", "task.metrics", name, "got {'", "leave it out")

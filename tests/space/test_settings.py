@@ -58,6 +58,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         {0: "greater than or equal to 1, got 0", 4097: "less than or equal to 4096, got 4097", 8.0: WHOLE},
     ),
     "data.on_damage": (["refuse", "skip"], {"ignore": "'refuse' or 'skip', got 'ignore'"}),
+    "data.label_noise": ([0, 0.4], {1: "less than 1, got 1", -0.1: "greater than or equal to 0, got -0.1"}),
     "data.crop_padding": (
         ["auto", 0, 4],
         {

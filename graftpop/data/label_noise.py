@@ -1,0 +1,26 @@
+"""Label noise: training labels replaced by wrong ones."""
+
+import torch
+from torch import Tensor
+
+from graftpop.seeds import derive
+
+__all__ = ["with_label_noise"]
+
+
+def with_label_noise(labels: Tensor, num_classes: int, share: float, seed: int) -> Tensor:
+    """Return labels of which a share is wrong: each of these is any of the other classes, equally likely.
+
+    Args:
+        labels: int64 (N,), in [0, num_classes).
+        num_classes: number of classes, at least 2.
+        share: share of the labels that change, in [0, 1); N * share of them, rounded.
+        seed: chooses the labels that change and their new classes.
+    """
+    num_wrong = round(share * len(labels))
+    generator = torch.Generator().manual_seed(derive(seed, "label_noise"))
+    rows = torch.randperm(len(labels), generator=generator)[:num_wrong]
+    shift = torch.randint(1, num_classes, (num_wrong,), generator=generator)
+    noisy = labels.clone()
+    noisy[rows] = (labels[rows] + shift) % num_classes
+    return noisy
