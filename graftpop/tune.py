@@ -244,7 +244,7 @@ def check_resources(space: "Space", nodes: "Sequence[Node]") -> None:
 
 def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Connection") -> None:
     """Run a study on a cluster, show its progress, write the report and print the results."""
-    from graftpop.cli.progress import LiveProgress, PlainProgress
+    from graftpop.cli.progress import LiveProgress, Pace, PlainProgress
     from graftpop.cluster.study import run_study
     from graftpop.reporting.run_page import write_report
 
@@ -252,7 +252,8 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
         console.print(f"dashboard  {connection.dashboard}", soft_wrap=True)
     console.print(f"run        {folder.shown}", soft_wrap=True)
     progress = LiveProgress if console.is_terminal else PlainProgress
-    with progress(console, space.num_trials(), space.most_rounds(), space.metrics) as watch:
+    pace = Pace(space.num_trials(), space.most_rounds(), space.most_epochs())
+    with progress(console, pace, space.metrics) as watch:
         trials = run_study(space, folder, connection, watch)
     interrupted = sum(trial.is_over for trial in trials) < space.num_trials() or any(
         trial.status == "interrupted" for trial in trials

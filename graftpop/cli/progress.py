@@ -14,7 +14,7 @@ from rich.text import Text
 from graftpop.metrics import Metric, text_of_metric
 from graftpop.study.trials import Trial, best_trial, duration
 
-__all__ = ["LiveProgress", "PlainProgress", "sample_text", "trials_table", "value_text"]
+__all__ = ["LiveProgress", "Pace", "PlainProgress", "sample_text", "trials_table", "value_text"]
 
 SHOWN_TRIALS = 20
 SECONDS_BETWEEN_LINES = 10.0
@@ -81,21 +81,24 @@ def _head(name: str, metric: Metric) -> str:
 class Pace:
     """Completed rounds, total rounds and remaining time of a study.
 
+    Rounds of few peers are shorter, so the time follows from the epochs that all peers train.
+
     Args:
         num_trials: number of trials, those not yet created included.
         rounds_of_trial: largest number of rounds of a trial.
+        epochs_of_trial: largest number of epochs that the peers of a trial train together.
     """
 
-    def __init__(self, num_trials: int, rounds_of_trial: int) -> None:
+    def __init__(self, num_trials: int, rounds_of_trial: int, epochs_of_trial: int) -> None:
         self._num_trials = num_trials
         self._rounds_of_trial = rounds_of_trial
+        self._epochs_of_trial = epochs_of_trial
         self._start = time.monotonic()
-        self._done_before: int | None = None
+        self._done_before: float | None = None
 
     def total_rounds(self, trials: Sequence[Trial]) -> int:
         """Return the rounds of all trials; each trial not yet created counts as the longest one."""
-        uncreated = max(0, self._num_trials - len(trials))
-        return sum(trial.num_rounds for trial in trials) + uncreated * self._rounds_of_trial
+        return sum(trial.num_rounds for trial in trials) + self._num_uncreated(trials) * self._rounds_of_trial
 
     def rounds_done(self, trials: Sequence[Trial]) -> int:
         """Return the completed rounds; a trial that never continues counts with all its rounds."""
@@ -103,13 +106,22 @@ class Pace:
 
     def time_left(self, trials: Sequence[Trial]) -> str:
         """Return the remaining time at the current pace; an empty string before the first round."""
-        done = self.rounds_done(trials)
+        done = sum(_epochs(trial) * (1.0 if trial.is_final else trial.round / trial.num_rounds) for trial in trials)
+        total = sum(map(_epochs, trials)) + self._num_uncreated(trials) * self._epochs_of_trial
         if self._done_before is None:
-            self._done_before = done  # rounds of an earlier session say nothing about this one's pace
+            self._done_before = done  # epochs of an earlier session say nothing about this one's pace
         if done <= self._done_before:
             return ""
         pace_s = (time.monotonic() - self._start) / (done - self._done_before)
-        return f"{duration(pace_s * (self.total_rounds(trials) - done))} left"
+        return f"{duration(pace_s * (total - done))} left"
+
+    def _num_uncreated(self, trials: Sequence[Trial]) -> int:
+        return max(0, self._num_trials - len(trials))
+
+
+def _epochs(trial: Trial) -> int:
+    """Return the epochs of a trial's peers; of one that an earlier version recorded, its rounds."""
+    return trial.num_epochs or trial.num_rounds
 
 
 class NewEvents:
@@ -156,9 +168,9 @@ def images_per_s(trials: Sequence[Trial]) -> float:
 class LiveProgress:
     """A table of trials and a bar, redrawn in place."""
 
-    def __init__(self, console: Console, num_trials: int, rounds_of_trial: int, metrics: Sequence[Metric]) -> None:
+    def __init__(self, console: Console, pace: Pace, metrics: Sequence[Metric]) -> None:
         self._metrics = metrics
-        self._pace = Pace(num_trials, rounds_of_trial)
+        self._pace = pace
         self._events, self._endings = NewEvents(), NewEndings()
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -168,7 +180,7 @@ class LiveProgress:
             TextColumn("{task.fields[speed]}"),
             TextColumn("{task.fields[left]}"),
         )
-        self._task = self._bar.add_task("study", total=num_trials * rounds_of_trial, speed="", left="")
+        self._task = self._bar.add_task("study", total=pace.total_rounds([]), speed="", left="")
         self._live = Live(self._bar, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
@@ -211,10 +223,10 @@ class LiveProgress:
 class PlainProgress:
     """One line when a trial starts, every 10 s while it runs, and when it ends: for files and pipes."""
 
-    def __init__(self, console: Console, num_trials: int, rounds_of_trial: int, metrics: Sequence[Metric]) -> None:
+    def __init__(self, console: Console, pace: Pace, metrics: Sequence[Metric]) -> None:
         self._console = console
         self._primary = metrics[0]
-        self._pace = Pace(num_trials, rounds_of_trial)
+        self._pace = pace
         self._events = NewEvents()
         self._last: dict[str, tuple[str, float]] = {}
 

@@ -24,7 +24,7 @@ from graftpop.run.record_files import TRIALS_PER_FOLD
 from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import retry_on_oserror
 from graftpop.space import Space
-from graftpop.study.trials import Trial, best_trial, column_types, trials_to_json
+from graftpop.study.trials import Trial, best_trial, column_types, planned_trial, trials_to_json
 
 __all__ = ["TRIALS", "Recorder"]
 
@@ -172,9 +172,7 @@ class Recorder(Callback):
                 replay_results(self._scheduled, trial, self._folder.metrics[0].val, self._scores[trial_id])
             else:
                 settings = self._space.resolve(planned["sample"])
-                self._trials[trial_id] = Trial(
-                    trial_id, int(trial_id), self._space.active(planned["sample"]), settings.num_rounds
-                )
+                self._trials[trial_id] = planned_trial(trial_id, self._space.active(planned["sample"]), settings)
             self._seen[trial.trial_id] = self._trials[trial_id]
         return self._seen[trial.trial_id]
 

@@ -161,6 +161,10 @@ class Space:
         """Return the largest number of rounds that a trial can have."""
         return max(settings.num_rounds for settings in self.boundary_settings())
 
+    def most_epochs(self) -> int:
+        """Return the largest number of epochs that all peers of a trial can train together."""
+        return max(settings.trained_epochs for settings in self.boundary_settings())
+
     def num_trials(self) -> int:
         """Return the number of trials of the study."""
         tune = self.resolve().tune

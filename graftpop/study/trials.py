@@ -14,6 +14,7 @@ from graftpop.metrics import Metric
 from graftpop.rows import TrialRow, columns_of
 from graftpop.run.checkpoints import Checkpoints
 from graftpop.run.run_folder import RunFolder
+from graftpop.settings import Settings
 from graftpop.space import Domain, Space
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "duration",
     "objective_values",
     "pareto_front",
+    "planned_trial",
     "recovered_trials",
     "restored_row",
     "trials_from_json",
@@ -48,6 +50,7 @@ class Trial:
         wall_s: running time in seconds.
         error: reason for failed or interrupted, in one line.
         events: other events, one line each.
+        num_epochs: number of epochs that its peers train in all rounds together; 0 if unknown.
     """
 
     trial_id: str
@@ -59,6 +62,7 @@ class Trial:
     wall_s: float = 0.0
     error: str = ""
     events: list[str] = field(default_factory=list)
+    num_epochs: int = 0
 
     @property
     def round(self) -> int:
@@ -86,6 +90,17 @@ class Trial:
             "wall_s": self.wall_s,
             "error": self.error or None,
         }
+
+
+def planned_trial(trial_id: str, sample: Mapping[str, Any], settings: Settings) -> Trial:
+    """Return a trial before it starts.
+
+    Args:
+        trial_id: its ID, a number in digits.
+        sample: the searched keys and their values.
+        settings: all its settings.
+    """
+    return Trial(trial_id, int(trial_id), sample, settings.num_rounds, num_epochs=settings.trained_epochs)
 
 
 def trials_to_json(trials: Sequence[Trial], texts: dict[str, str] | None = None) -> str:
@@ -169,8 +184,10 @@ def recovered_trials(folder: RunFolder, space: Space) -> list[Trial]:
         trial_id, sample = row["trial_id"], space.sample_of(restored_row(row, space.domains))
         newest = next(Checkpoints(folder.of_trials("checkpoints") / trial_id).newest_first(), None)
         result = {} if newest is None else newest.metadata.summary
-        num_rounds, error = space.resolve(sample).num_rounds, row.get("error") or ""
-        trials.append(Trial(trial_id, int(trial_id), sample, num_rounds, row["status"], result, row["wall_s"], error))
+        trial = planned_trial(trial_id, sample, space.resolve(sample))
+        trial.status, trial.result, trial.wall_s = row["status"], result, row["wall_s"]
+        trial.error = row.get("error") or ""
+        trials.append(trial)
     return trials
 
 

@@ -114,7 +114,7 @@ def test_values_are_shown_with_four_digits(value: object, text: str) -> None:
 
 def lines_of(*steps: list[Trial], num_trials: int = 2) -> list[str]:
     output = StringIO()
-    with PlainProgress(Console(file=output, width=40), num_trials, 12, [ACCURACY]) as watch:
+    with PlainProgress(Console(file=output, width=40), Pace(num_trials, 12, 12), [ACCURACY]) as watch:
         for trials in steps:
             watch(trials)
     return output.getvalue().splitlines()
@@ -137,7 +137,7 @@ def test_plain_lines_show_start_and_end_of_a_trial(clock: list[float]) -> None:
 
 def test_running_trial_gets_a_line_every_ten_seconds(clock: list[float]) -> None:
     output = StringIO()
-    watch = PlainProgress(Console(file=output, width=40), 1, 12, [ACCURACY])
+    watch = PlainProgress(Console(file=output, width=40), Pace(1, 12, 12), [ACCURACY])
     watch([trial(0)])
     rounds = []
     for number in range(1, 13):
@@ -150,7 +150,7 @@ def test_running_trial_gets_a_line_every_ten_seconds(clock: list[float]) -> None
 
 def test_waiting_trial_of_a_resumed_study_gets_no_lines(clock: list[float]) -> None:
     output = StringIO()
-    watch = PlainProgress(Console(file=output, width=40), 1, 12, [ACCURACY])
+    watch = PlainProgress(Console(file=output, width=40), Pace(1, 12, 12), [ACCURACY])
     for _ in range(3):
         clock[0] += 20.0
         watch([trial(0, "pending", **RESULT)])
@@ -170,7 +170,7 @@ def test_failed_trial_is_shown_with_its_error(clock: list[float]) -> None:
 
 
 def test_remaining_time_follows_the_pace(clock: list[float]) -> None:
-    pace = Pace(num_trials=2, rounds_of_trial=12)
+    pace = Pace(2, 12, 12)
     trials = [trial(0), trial(1)]
     assert pace.time_left(trials) == ""
     clock[0] += 60.0
@@ -180,7 +180,7 @@ def test_remaining_time_follows_the_pace(clock: list[float]) -> None:
 
 
 def test_trials_not_yet_created_count_as_the_longest(clock: list[float]) -> None:
-    pace = Pace(num_trials=3, rounds_of_trial=100)
+    pace = Pace(3, 100, 100)
     trials = [trial(0)]
     assert (pace.rounds_done(trials), pace.total_rounds(trials)) == (0, 212)
     assert pace.time_left(trials) == ""
@@ -189,20 +189,31 @@ def test_trials_not_yet_created_count_as_the_longest(clock: list[float]) -> None
     assert pace.time_left(trials) == "0:10:00 left"  # 200 rounds at 3 s
 
 
+def test_remaining_time_follows_the_epochs_of_all_peers(clock: list[float]) -> None:
+    pace = Pace(3, 12, 48)
+    alone, four = trial(0), trial(1)
+    alone.num_epochs, four.num_epochs = 12, 48
+    assert pace.time_left([alone, four]) == ""
+    clock[0] += 24.0
+    alone.result = {"round": 12}
+    alone.status = "completed"
+    assert pace.time_left([alone, four]) == "0:03:12 left"  # 48 + 48 epochs at 2 s
+
+
 def test_stopped_trial_has_no_rounds_left(clock: list[float]) -> None:
-    pace = Pace(num_trials=2, rounds_of_trial=12)
+    pace = Pace(2, 12, 12)
     trials = [trial(0, "stopped", round=4), trial(1, round=6)]
     assert (pace.rounds_done(trials), pace.total_rounds(trials)) == (18, 24)
 
 
 def test_interrupted_trial_has_rounds_left(clock: list[float]) -> None:
-    pace = Pace(num_trials=2, rounds_of_trial=12)
+    pace = Pace(2, 12, 12)
     trials = [trial(0, "interrupted", round=4), trial(1, round=6)]
     assert (pace.rounds_done(trials), pace.total_rounds(trials)) == (10, 24)
 
 
 def test_pace_ignores_rounds_of_earlier_sessions(clock: list[float]) -> None:
-    pace = Pace(num_trials=2, rounds_of_trial=12)
+    pace = Pace(2, 12, 12)
     trials = [trial(0, "completed", round=12), trial(1, round=2)]
     assert pace.time_left(trials) == ""
     clock[0] += 10.0
@@ -211,7 +222,7 @@ def test_pace_ignores_rounds_of_earlier_sessions(clock: list[float]) -> None:
 
 
 def test_remaining_time_has_hours(clock: list[float]) -> None:
-    pace = Pace(num_trials=1, rounds_of_trial=12)
+    pace = Pace(1, 12, 12)
     trials = [trial(0)]
     pace.time_left(trials)
     clock[0] += 3661.0
@@ -226,7 +237,7 @@ def last_drawn(trials: list[Trial], num_trials: int) -> list[str]:
     """Return the last lines on the terminal."""
     output = StringIO()
     with LiveProgress(
-        Console(width=160, height=60, file=output, force_terminal=True), num_trials, 12, [ACCURACY]
+        Console(width=160, height=60, file=output, force_terminal=True), Pace(num_trials, 12, 12), [ACCURACY]
     ) as watch:
         watch([trial(0)])
         watch(trials)
@@ -259,7 +270,9 @@ def test_events_are_printed_once_above_the_live_table() -> None:
     earlier.status = "stopped"
     trials = [replaced, stopped, failed, done, earlier]
     output = StringIO()
-    with LiveProgress(Console(width=160, height=60, file=output, force_terminal=True), 5, 12, [ACCURACY]) as watch:
+    with LiveProgress(
+        Console(width=160, height=60, file=output, force_terminal=True), Pace(5, 12, 12), [ACCURACY]
+    ) as watch:
         watch(trials)
         replaced.events += [
             "round 7: peer 1 replaced after 8.1 s",

@@ -10,7 +10,7 @@ import yaml
 from report_makers import figures_of, grafts_of, of_task, page, rounds_of, trial
 from rich.console import Console
 
-from graftpop.cli.progress import PlainProgress, trials_table
+from graftpop.cli.progress import Pace, PlainProgress, trials_table
 from graftpop.comparison import compare_trials, comparison_markdown, comparison_tables
 from graftpop.metrics import Metric
 from graftpop.space import Space, parse_space
@@ -205,7 +205,7 @@ def test_table_of_the_terminal_has_all_metrics_and_the_lowest_error_in_bold() ->
 
 def test_plain_line_has_numbers_without_percent() -> None:
     out = StringIO()
-    with PlainProgress(Console(file=out, width=200), 1, 2, METRICS) as show:
+    with PlainProgress(Console(file=out, width=200), Pace(1, 2, 2), METRICS) as show:
         show([ended(0, 0.25)])
     assert "val 0.25  test 2.25" in out.getvalue()
     assert "%" not in out.getvalue()

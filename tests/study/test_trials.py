@@ -192,9 +192,16 @@ def test_trials_are_recovered_from_their_table_and_checkpoints(tmp_path: Path) -
     summary = {"round": 12, "epoch": 12, "val_accuracy": 1 / 3, "num_peers": 2, "best_peer": 1}
     trials = [
         Trial(
-            "00000", 0, {"graft.alpha": "adaptive", "graft.A": 0.1 + 0.2, "graft.c": 5}, 12, "completed", summary, 1.5
+            "00000",
+            0,
+            {"graft.alpha": "adaptive", "graft.A": 0.1 + 0.2, "graft.c": 5},
+            12,
+            "completed",
+            summary,
+            1.5,
+            num_epochs=24,
         ),
-        Trial("00001", 1, {"graft.alpha": 0.5}, 12, "failed", {}, 0.0, "peer 0: lost"),
+        Trial("00001", 1, {"graft.alpha": 0.5}, 12, "failed", {}, 0.0, "peer 0: lost", num_epochs=24),
     ]
     folder = RunFolder(str(tmp_path))
     folder.write_trials([trial.row([ACCURACY]) for trial in trials], column_types(space.domains))
