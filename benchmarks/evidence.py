@@ -1,0 +1,105 @@
+"""Draw the differences of a comparison: each variant minus the baseline, with its 95 % interval and its seeds.
+
+    python benchmarks/evidence.py ENTRY [--out FOLDER] [--variants NAME...]
+
+ENTRY is a folder of `benchmarks/` with `space.yaml` and `results.jsonl`, which `summary.py --trials` writes. Its
+pictures are NAME-light.svg and NAME-dark.svg, with the name of the space. Needs matplotlib.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+
+from graftpop.comparison import Group, compare_trials
+from graftpop.comparison.groups import Line
+from graftpop.space import load_space
+
+THEMES = {
+    "light": {"ink": "#1b1f24", "faint": "#5c656f", "line": "#d0d7de", "win": "#1a7f37", "loss": "#a34700"},
+    "dark": {"ink": "#e6edf3", "faint": "#9aa4af", "line": "#3d444d", "win": "#56d364", "loss": "#ffa657"},
+}
+INCHES_PER_LINE, LEAST_INCHES, WIDTH = 0.27, 1.0, 8.6
+
+
+def group_of(entry: Path, variants: Sequence[str] = ()) -> tuple[str, Group]:
+    """Return the name of an entry's study and its comparison, with some variants beside the baseline or with all."""
+    space = load_space(entry / "space.yaml")
+    rows = [json.loads(line) for line in (entry / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    (group,) = compare_trials(rows, space)
+    if variants:
+        group = replace(group, lines=tuple(line for line in group.lines if line.variant in {group.baseline, *variants}))
+    return space.resolve().name, group
+
+
+def draw(group: Group, theme: dict[str, str], file: Path) -> None:
+    """Draw one comparison into an SVG file without a background."""
+    lines = [line for line in group.lines if line.mean is not None]
+    baseline = next(line for line in lines if line.variant == group.baseline)
+    others = sorted((line for line in lines if line.difference), key=_mean_difference)
+    style = {"text.color": theme["ink"], "axes.edgecolor": theme["line"], "xtick.color": theme["faint"], "font.size": 9}
+    with mpl.rc_context({**style, "svg.fonttype": "none", "svg.hashsalt": "graftpop", "font.family": "sans-serif"}):
+        figure, axes = plt.subplots(figsize=(WIDTH, LEAST_INCHES + INCHES_PER_LINE * len(others)))
+        axes.axvline(0, color=theme["faint"], linewidth=1)
+        for height, line in enumerate(others):
+            _draw_line(axes, height, line, theme)
+        axes.set_yticks(range(len(others)), [line.variant for line in others], color=theme["ink"])
+        axes.tick_params(length=0)
+        axes.grid(axis="x", color=theme["line"], linewidth=0.5)
+        axes.set_axisbelow(True)
+        for side in ("top", "left", "right"):
+            axes.spines[side].set_visible(False)
+        axes.set_xlabel(f"test score minus that of {group.baseline} ({_score(baseline)}), points", color=theme["faint"])
+        figure.savefig(file, transparent=True, bbox_inches="tight", metadata={"Date": None})
+        plt.close(figure)
+
+
+def _mean_difference(line: Line) -> float:
+    assert line.difference is not None
+    return line.difference.mean
+
+
+def _draw_line(axes: Any, height: int, line: Line, theme: dict[str, str]) -> None:
+    assert line.difference is not None
+    mean = 100 * line.difference.mean
+    low, high = (100 * bound for bound in line.difference.interval or (line.difference.mean,) * 2)
+    color = theme["win"] if low > 0 else theme["loss"] if high < 0 else theme["faint"]
+    seeds = [100 * value for value in line.difference.by_seed.values()]
+    axes.plot([low, high], [height, height], color=color, linewidth=2.2, solid_capstyle="butt")
+    axes.plot(seeds, [height] * len(seeds), "|", color=theme["ink"], markersize=6, alpha=0.55)
+    axes.plot(mean, height, "o", color=color, markersize=5.5)
+    axes.annotate(
+        _score(line),
+        (1.01, height),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        color=theme["faint"],
+        annotation_clip=False,
+    )
+
+
+def _score(line: Line) -> str:
+    assert line.mean is not None
+    return f"{100 * line.mean:.1f} %" + (f" ± {100 * line.std:.1f}" if line.std is not None else "")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("entry", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
+    parser.add_argument("--variants", nargs="+", default=[], metavar="NAME")
+    options = parser.parse_args(arguments)
+    name, group = group_of(options.entry, options.variants)
+    for mode, theme in THEMES.items():
+        file = options.out / f"{name}-{mode}.svg"
+        draw(group, theme, file)
+        print(file)
+
+
+if __name__ == "__main__":
+    main()
