@@ -42,8 +42,14 @@ def draw(group: Group, theme: dict[str, str], file: Path) -> None:
     lines = [line for line in group.lines if line.mean is not None]
     baseline = next(line for line in lines if line.variant == group.baseline)
     others = sorted((line for line in lines if line.difference), key=_mean_difference)
-    style = {"text.color": theme["ink"], "axes.edgecolor": theme["line"], "xtick.color": theme["faint"], "font.size": 9}
-    with mpl.rc_context({**style, "svg.fonttype": "none", "svg.hashsalt": "graftpop", "font.family": "sans-serif"}):
+    style: dict[str, Any] = {
+        "text.color": theme["ink"],
+        "axes.edgecolor": theme["line"],
+        "xtick.color": theme["faint"],
+        "font.size": 9,
+    }
+    style |= {"svg.fonttype": "none", "svg.hashsalt": "graftpop", "font.family": "sans-serif"}
+    with mpl.rc_context(style):
         figure, axes = plt.subplots(figsize=(WIDTH, LEAST_INCHES + INCHES_PER_LINE * len(others)))
         axes.axvline(0, color=theme["faint"], linewidth=1)
         for height, line in enumerate(others):
