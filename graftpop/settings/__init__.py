@@ -5,7 +5,7 @@ are looked up in tables (models, data sets, schedules, topologies) and rules bet
 """
 
 from graftpop.settings.augmentation import NO_AUGMENTATION, AugmentationSettings
-from graftpop.settings.comparison import ComparisonSettings
+from graftpop.settings.comparison import Accounting, CompareSettings, ComparisonSettings
 from graftpop.settings.methods import (
     AttenuationSettings,
     DistillationSettings,
@@ -24,8 +24,10 @@ from graftpop.settings.task import TaskSettings
 from graftpop.settings.training import DataSettings, ModelSettings, TrainingSettings
 
 __all__ = [
+    "Accounting",
     "AttenuationSettings",
     "AugmentationSettings",
+    "CompareSettings",
     "ComparisonSettings",
     "DataSettings",
     "DistillationSettings",

@@ -1,19 +1,30 @@
-"""The top-level keys that make a space a comparison: variants, seeds, baseline and published."""
+"""The top-level keys that make a space a comparison: variants, seeds, baseline, compare and published."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from graftpop.settings.section import Name, Percent, Section, Seed
 
-__all__ = ["ComparisonSettings", "PublishedScore", "PublishedSettings"]
+__all__ = ["Accounting", "CompareSettings", "ComparisonSettings", "PublishedScore", "PublishedSettings"]
+
+Accounting = Literal["images", "epochs", "time"]
 
 
 def _distinct(seeds: list[int]) -> list[int]:
     if len({*seeds}) < len(seeds):
         raise PydanticCustomError("distinct", "distinct whole numbers")
     return seeds
+
+
+class CompareSettings(Section):
+    """The accounting at which variants are compared."""
+
+    equal: Accounting = "images"
+    """What all variants have equal; the report warns of a variant that differs from the baseline by more than 1 %.
+    images: images that all peers together train on, with their teachers'. epochs: epochs of each network, as in the
+    papers. time: training time with one device per peer, by the images of the peer that trains on most."""
 
 
 class PublishedScore(Section):
@@ -55,6 +66,9 @@ class ComparisonSettings(Section):
 
     baseline: str | None = None
     """Name of the variant that the others are compared with. null: the first."""
+
+    compare: CompareSettings | None = None
+    """The accounting at which variants are compared. null: equal images."""
 
     published: PublishedSettings | None = None
     """Scores of a paper, in percent, to show beside the measured ones. Each row names a variant and the values of

@@ -1,4 +1,4 @@
-"""Checks of the keys that make a space a comparison: variants, seeds, baseline and published."""
+"""Checks of the keys that make a space a comparison: variants, seeds, baseline, compare and published."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -28,9 +28,9 @@ def read_comparison(tree: Mapping[str, Any], origin: Origin) -> ComparisonSettin
         SpaceError: a key is invalid, or names a variant that does not exist; a value of a variant is a domain.
     """
     study = {name: tree.get(name) for name in STUDY_KEYS}
-    without = {"baseline": f"{format_value(study['baseline'])} and no variants", "published": "none"}
-    for key, got in without.items():
+    for key in ("baseline", "compare", "published"):
         if study[key] is not None and study["variants"] is None:
+            got = "none" if key == "published" else f"{format_value(study[key])} and no variants"
             raise SpaceError(f"{origin(key)}: needs variants, got {got}; add variants, or remove it")
     try:
         comparison = ComparisonSettings.model_validate(study)

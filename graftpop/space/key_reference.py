@@ -76,8 +76,16 @@ def keys_markdown() -> str:
             table = _keys(name, section["properties"], searched)
             parts.append(f"## {name}\n\n{section['description']}{off}\n\n{table}")
             parts += _listed(name, section, settings)
-    study = _table("key", "meaning", rows=((f"`{key}`", space["properties"][key]["description"]) for key in STUDY_KEYS))
-    return "\n".join([*parts, COMPARISON + study])
+    return "\n".join([*parts, COMPARISON + _table("key", "meaning", rows=_study_keys(space))])
+
+
+def _study_keys(space: Schema) -> Iterator[tuple[str, str]]:
+    """Yield the keys of a comparison, and those of its sections, with their meanings."""
+    for key in STUDY_KEYS:
+        node = space["properties"][key]
+        yield f"`{key}`", node["description"]
+        for name, value in (section_of(node, space) or {"properties": {}})["properties"].items():
+            yield f"`{key}.{name}`", value["description"]
 
 
 def _listed(name: str, section: Schema, settings: Schema) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from graftpop.errors import SpaceError, closest
 from graftpop.masking import masked
-from graftpop.settings import Settings
+from graftpop.settings import CompareSettings, Settings
 from graftpop.settings.section import OnlyWith
 from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.comparison_keys import check_overlap, check_published, read_comparison
@@ -69,7 +69,7 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     """Return the space that plain data describes.
 
     Args:
-        tree: sections, whose values may be domains, and optionally variants, seeds, baseline and published.
+        tree: sections, whose values may be domains, and optionally variants, seeds, baseline, compare and published.
         where: name of the source, at the start of messages.
         origins: options by the key or section that they set, at the start of messages instead of `where`.
 
@@ -101,6 +101,7 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
         domains,
         variants,
         comparison.baseline or next(iter(variants), None),
+        (comparison.compare or CompareSettings()).equal,
         deepcopy(tree.get("published")),
         storage_url,
     )

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from graftpop.metrics import Metric
-from graftpop.settings import Settings
+from graftpop.settings import Accounting, Settings
 from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.conditions import conditions_of
 from graftpop.space.domains import Domain
@@ -33,6 +33,7 @@ class Space:
         domains: domains of the searched keys, by dotted key; `variant` comes first if there are variants.
         variants: sections laid over `tree` key by key, by the variant's name; empty if the space has no variants.
         baseline: the variant that the others are compared with; None without variants.
+        equal: what all variants have equal, see `CompareSettings`.
         published: `source` and `accuracy` of a paper, see `PublishedSettings`.
         storage_url: `tune.optuna_storage` with its password, which `tree` masks; never printed, written or pickled.
     """
@@ -41,6 +42,7 @@ class Space:
     domains: Mapping[str, Domain]
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     baseline: str | None = None
+    equal: Accounting = "images"
     published: Mapping[str, Any] | None = None
     storage_url: str | None = field(default=None, repr=False, compare=False)
 
@@ -197,7 +199,8 @@ class Space:
             if key != "variant" and domain.only_with is None:
                 put(tree, key, _OnOneLine({domain.kind: [self._with_domains(key, value) for value in domain.values]}))
         if self.variants:
-            tree |= {"baseline": self.baseline, "variants": dict(self.variants)}
+            compare = _OnOneLine({"equal": self.equal})
+            tree |= {"baseline": self.baseline, "compare": compare, "variants": dict(self.variants)}
         if self.published is not None:
             tree["published"] = {**self.published, "scores": [_OnOneLine(row) for row in self.published["scores"]]}
         return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=120)

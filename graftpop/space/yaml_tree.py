@@ -181,7 +181,7 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
         )
     if not equals or not key:
         raise SpaceError(f"--set {override}: must be KEY=VALUE, such as --set training.epochs=6")
-    known = list(known_keys(Settings))
+    known = [*known_keys(Settings), *known_keys(ComparisonSettings)]
     settings_key = _key_in_variant(tree, key, override) if key.startswith("variants.") else key
     if (new := new_name(settings_key)) is not None:
         raise SpaceError(f"--set {override}: renamed to {new}; write {key.removesuffix(settings_key)}{new}")
@@ -190,7 +190,7 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
         in_full = [name for name in known if name.endswith(f".{settings_key}")]
         raise SpaceError(
             f"--set {override}: unknown key '{settings_key}'; write it as "
-            f"section.key{closest(in_full[0] if in_full else settings_key, [*known, *STUDY_KEYS])}"
+            f"section.key{closest(in_full[0] if in_full else settings_key, known)}"
         )
     put(tree, key, read_yaml(text, f"--set {override}"))
     tree.pop(INSTEAD_OF.get(key, ""), None)

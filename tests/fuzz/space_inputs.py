@@ -21,6 +21,8 @@ KEYS: Final = [
     "variants",
     "seeds",
     "baseline",
+    "compare",
+    "compare.equal",
     "published",
     "variants.a.graft.A",
     "published.scores",

@@ -1,4 +1,4 @@
-"""Comparisons: variants, seeds, baseline and published numbers."""
+"""Comparisons: variants, seeds, baseline, accounting and published numbers."""
 
 import random
 from pathlib import Path
@@ -267,6 +267,36 @@ def test_baseline_defaults_to_the_first_variant() -> None:
     assert_refused("baseline: plain", "baseline", "got 'plain' and no variants")
 
 
+def test_accounting_is_equal_images_unless_given(tmp_path: Path) -> None:
+    assert space_of(TWO % "{}").equal == "images"
+    assert space_of(TWO % "{}" + "compare: null").equal == "images"
+    assert space_of(TWO % "{}" + "compare: {equal: epochs}").equal == "epochs"
+    file = tmp_path / "space.yaml"
+    file.write_text(TWO % "{}" + "compare: {equal: epochs}", encoding="utf-8")
+    assert load_space(file, ["compare.equal=time"]).equal == "time"
+    with pytest.raises(SpaceError, match=r"^--set compare.equals=time: unknown key .*did you mean 'compare.equal'\?$"):
+        load_space(file, ["compare.equals=time"])
+
+
+@pytest.mark.parametrize(
+    ("compare", "key", "parts"),
+    [
+        ("time", "compare", ["a section", "got 'time'"]),
+        ("{equal: flops}", "compare.equal", ["'images', 'epochs' or 'time'", "got 'flops'"]),
+        ("{equal: null}", "compare.equal", ["'images', 'epochs' or 'time'", "got null"]),
+        ("{equal: {grid: [images, time]}}", "compare.equal", ["got {'grid': ['images', 'time']}"]),
+        ("{equals: time}", "compare.equals", ["'equals'", "did you mean 'equal'?"]),
+    ],
+)
+def test_unknown_or_searched_accounting_is_refused(compare: str, key: str, parts: list[str]) -> None:
+    assert_refused(TWO % "{}" + f"compare: {compare}", key, *parts)
+
+
+def test_accounting_needs_variants_and_is_not_of_one_variant() -> None:
+    assert_refused("compare: {equal: time}", "compare", "needs variants", "got {'equal': 'time'}")
+    assert_refused(TWO % "{compare: {equal: time}}", f"{OTHER}.compare", "'compare'")
+
+
 def test_published_rows_keep_variants_and_searched_keys() -> None:
     rows = "{variant: plain, model.name: resnet32, percent: 92.83, std: 0.42}, {variant: other, percent: 93}"
     space = space_of("model: {name: {grid: [resnet32, resnet56]}}\n" + TWO % "{}" + PUBLISHED % rows)
@@ -379,6 +409,8 @@ def comparisons(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         tree["baseline"] = draw(st.sampled_from(names))
     if draw(st.booleans()):
+        tree["compare"] = {"equal": draw(st.sampled_from(["images", "epochs", "time"]))}
+    if draw(st.booleans()):
         tree["data"] = {"name": {"grid": ["cifar10", "cifar100"]}}
         tree["published"] = {
             "source": "a paper: its table",
@@ -395,6 +427,7 @@ def test_comparison_written_as_yaml_reads_back_equal(tree: dict[str, Any], seed:
     assert again.to_yaml() == space.to_yaml()
     assert list(again.variants) == list(tree["variants"])
     assert again.baseline == tree.get("baseline", next(iter(tree["variants"])))
+    assert again.equal == tree.get("compare", {"equal": "images"})["equal"]
     sample = space.sample(random.Random(seed))
     assert again.resolve(sample) == space.resolve(sample)
 

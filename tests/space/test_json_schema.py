@@ -177,6 +177,8 @@ def test_schema_and_parser_agree_on_domains(key: str, domain: dict[str, Any]) ->
         "variants: null",
         "seeds: [0, 1]",
         "{variants: {a: }, baseline: a}",
+        "{variants: {a: }, compare: {equal: time}}",
+        "{variants: {a: }, compare: {}}",
         "{distillation: {}, variants: {a: {distillation: {teachers: [{checkpoint: f}]}}}}",
         "{variants: {a: }, published: {source: s, scores: [{variant: a, percent: 90, std: 1}]}}",
         "{variants: {a: }, model: {name: {grid: [resnet8]}}, published: {source: s, scores: "
@@ -215,6 +217,8 @@ def test_valid_comparisons_and_sections_are_accepted(text: str) -> None:
         "seeds: [-1]",
         "seeds: 3",
         "baseline: {}",
+        "{variants: {a: }, compare: time}",
+        "{variants: {a: }, compare: {equal: flops}}",
         "{variants: {a: }, published: {source: s}}",
         "{variants: {a: }, published: {source: ' ', scores: []}}",
         "{variants: {a: }, published: {source: s, scores: [{variant: a}]}}",

@@ -22,7 +22,7 @@ from graftpop.space.search_constraints import UNDER_PBT
 from graftpop.space.yaml_tree import MAX_CHARS, MAX_DEPTH, MAX_NODES, MAX_SCALAR_CHARS, known_keys, put, read_yaml
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
-TOP_LEVEL = ", ".join([*Settings.model_fields, "variants, seeds, baseline, published"])
+TOP_LEVEL = ", ".join([*Settings.model_fields, "variants, seeds, baseline, compare, published"])
 
 
 @pytest.fixture
