@@ -42,12 +42,21 @@ class TrialRow(TypedDict, total=False):
     num_peers: Annotated[int, "peers in the last round; fewer than at the start if some were lost for good"]
     epochs: Annotated[int, "epochs that each peer trained"]
     train_images: Annotated[int, "images trained on by all peers together, including teachers of the trial"]
+    peer_images: Annotated[
+        int, "images that one device per peer trains on: in each round those of the peer with most; with its teachers'"
+    ]
     wall_s: Annotated[float, "seconds that the trial ran"]
+    time_s: Annotated[
+        float, "seconds with one device per peer: in each round training and exchange of the slowest peer"
+    ]
     parameters: Annotated[int, "parameters of one network"]
     flops: Annotated[int, "FLOPs of one network for one image"]
     removed_filters: Annotated[int, "filters cut out of the best peer at the end; empty without removal"]
     parameters_left: Annotated[int, "parameters of the best peer after removal; empty without removal"]
     flops_left: Annotated[int, "FLOPs of the best peer for one image after removal; empty without removal"]
+    inference_flops: Annotated[
+        int, "FLOPs of the output for one image after removal; of an ensemble the sum over its peers"
+    ]
     error: Annotated[str, "reason why the trial failed or was interrupted, in one line; otherwise empty"]
 
 
@@ -74,7 +83,7 @@ class RoundRow(TypedDict):
     train_images: Annotated[
         int, "images that the peer trained on in this round; the first round includes its teachers'"
     ]
-    train_s: Annotated[float, "seconds of training"]
+    train_s: Annotated[float, "seconds of training; the first round includes its teachers'"]
     exchange_s: Annotated[NotRequired[float], "seconds of the whole population's exchange; 0 without one"]
 
 

@@ -21,6 +21,11 @@ def summarize(
         actors: the peers of each actor.
         metrics: metrics of the task.
     """
+
+    def total(name: str, value: float) -> dict[str, float]:
+        """Return a total; nothing after rounds of an earlier version, which did not count it."""
+        return {name: previous.get(name, 0) + value} if name in previous or not previous else {}
+
     rows = done.peers
     best = next(row for row in rows if row["peer"] == done.best_peer)
     invalid = [row["num_invalid_filters"] for row in rows if row["num_invalid_filters"] is not None]
@@ -34,7 +39,9 @@ def summarize(
         "train_loss": sum(row["train_loss"] for row in rows) / len(rows),
         **({"num_invalid_filters": sum(invalid) / len(invalid)} if invalid else {}),
         "images_per_s": images_per_s({row["peer"]: row for row in rows}, actors),
-        "train_images": previous.get("train_images", 0) + sum(row["train_images"] for row in rows),
+        **total("train_images", sum(row["train_images"] for row in rows)),
+        **total("peer_images", max(row["train_images"] for row in rows)),
+        **total("time_s", max(row["train_s"] + row["exchange_s"] for row in rows)),
         "exchange_s": rows[0]["exchange_s"],
         "wall_s": previous.get("wall_s", 0.0),
     }
@@ -46,8 +53,7 @@ def images_per_s(rows: Mapping[int, RoundRow], actors: Iterable[Iterable[int]]) 
     sum over peers of images / max over actors of (sum over its peers of train_s)
     """
     busy_s: list[float] = [sum(rows[peer]["train_s"] for peer in peers if peer in rows) for peers in actors]
-    num_images: float = sum(row["images_per_s"] * row["train_s"] for row in rows.values())
-    return num_images / max(busy_s)
+    return sum(row["train_images"] for row in rows.values()) / max(busy_s)
 
 
 def event_line(event: Event) -> str:

@@ -28,11 +28,11 @@ def trainable(space: str | Path, out: str, overrides: Iterable[str] = ()) -> Any
         network = graftpop.load(best.metrics["network"])
 
     Keys of `param_space` are dotted keys of the space. A round reports `round`, `epoch`, the task's metrics, such as
-    `val_accuracy` and `mean_val_accuracy`, `num_invalid_filters`, `images_per_s`, `train_images`, `exchange_s`,
-    `wall_s` and `network`, the best peer's file, which remains after the trial. The last round adds `test_accuracy` and
-    `ensemble_test_accuracy`. A trial reserves its peers' cores, keeps its checkpoints below `out`, and resumes from the
-    newest one when Tune restarts it. A trial that cannot continue, for example after divergence, ends with an `error`
-    and the worst value of the primary metric, `val_accuracy` 0.
+    `val_accuracy` and `mean_val_accuracy`, `num_invalid_filters`, `images_per_s`, `train_images`, `peer_images`,
+    `exchange_s`, `time_s`, `wall_s` and `network`, the best peer's file, which remains after the trial. The last round
+    adds `test_accuracy`, `ensemble_test_accuracy` and the FLOPs. A trial reserves its peers' cores, keeps its
+    checkpoints below `out`, and resumes from the newest one when Tune restarts it. A trial that cannot continue, for
+    example after divergence, ends with an `error` and the worst value of the primary metric, `val_accuracy` 0.
 
     If this process is not connected to Ray, this calls `ray.init()`; a cluster that starts is private to this machine.
 

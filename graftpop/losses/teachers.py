@@ -61,8 +61,8 @@ class Teachers:
         ]
         self._num_loaded = len(self.networks)
 
-    def train(self, index: int) -> tuple[bytes, int]:
-        """Train a teacher on the students' training images; return its serialized state and the images trained on.
+    def train(self, index: int) -> tuple[bytes, int, float]:
+        """Train a teacher on the students' training images; return its serialized state, the images and the seconds.
 
         Args:
             index: index of the teacher in the settings.
@@ -83,8 +83,9 @@ class Teachers:
             peer=name,
             device=self._device,
         )
-        num_images = sum(learner.train_epoch().num_images for _ in range(epochs))
-        return tensors_to_bytes(without_ties(network.state_dict())), num_images
+        done = [learner.train_epoch() for _ in range(epochs)]
+        num_images, train_s = sum(epoch.num_images for epoch in done), sum(epoch.train_s for epoch in done)
+        return tensors_to_bytes(without_ties(network.state_dict())), num_images, train_s
 
     def take(self, states: Mapping[int, bytes]) -> None:
         """Add the trained teachers in the order of the settings; earlier trained ones are replaced.

@@ -98,7 +98,7 @@ class Peer:
         add_loss_terms(self._learner, settings, index, task, self._teachers, self._snapshot_teachers)
         self._final = FinalNetwork(self._learner, sites, splits, task, settings)
         self._decisions = torch.empty(0, dtype=torch.int64)
-        self._teacher_images = 0
+        self._teacher_images, self._teacher_s = 0, 0.0  # not reported yet
         self._epochs: list[EpochMetrics] = []  # of this round
 
     # --- a round ---
@@ -137,6 +137,7 @@ class Peer:
         train_images = sum(epoch.num_images for epoch in epochs)
         train_s = sum(epoch.train_s for epoch in epochs)
         teacher_images, self._teacher_images = self._teacher_images, 0
+        teacher_s, self._teacher_s = self._teacher_s, 0.0
         row: PeerRow = {
             "peer": self._index,
             "epoch": self._learner.epoch,
@@ -147,7 +148,7 @@ class Peer:
             "num_invalid_filters": int(self._measures.num_invalid_filters.sum()) if has_sites else None,
             "mean_entropy_nats": float(entropies.mean()) if has_sites else None,
             "images_per_s": train_images / train_s,
-            "train_s": train_s,
+            "train_s": train_s + teacher_s,
             "train_images": train_images + teacher_images,
             "diagnostics": self._diagnostics.measure(entropies),
         }
@@ -248,8 +249,9 @@ class Peer:
     def train_teachers(self, *indices: int) -> dict[int, bytes]:
         """Train some of the teachers and return their states by index."""
         trained = {index: self._teachers.train(index) for index in indices}
-        self._teacher_images += sum(num_images for _, num_images in trained.values())
-        return {index: state for index, (state, _) in trained.items()}
+        self._teacher_images += sum(num_images for _, num_images, _ in trained.values())
+        self._teacher_s += sum(train_s for *_, train_s in trained.values())
+        return {index: state for index, (state, *_) in trained.items()}
 
     def set_teachers(self, *trained: dict[int, bytes]) -> None:
         """Use the teachers that all peers trained; each argument has states by index."""
@@ -293,7 +295,8 @@ class Peer:
 
     def save(self) -> bytes:
         """Return the peer's complete state; see `state_bytes`."""
-        return state_bytes(self._learner, self._stateful, self._teacher_images, self._final.small, self.model_card())
+        of_teachers = self._teacher_images, self._teacher_s
+        return state_bytes(self._learner, self._stateful, of_teachers, self._final.small, self.model_card())
 
     def load(self, state: bytes) -> None:
         """Resume from a state that `save` returned.
@@ -304,7 +307,9 @@ class Peer:
         where = f"checkpoint of peer {self._index}"
         if self._settings.model.has_start:  # the weights to start from decide on the normalization
             check_normalization(state, self.model_card(), where)
-        self._teacher_images = load_state(state, self._learner, self._stateful, where, self._settings.num_epochs)
+        self._teacher_images, self._teacher_s = load_state(
+            state, self._learner, self._stateful, where, self._settings.num_epochs
+        )
         self._measures.update()
         if self._learner.epoch == self._settings.num_epochs:
             self._final.remove_dropped()

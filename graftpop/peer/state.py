@@ -36,21 +36,26 @@ class Stateful(Protocol):
 
 
 def state_bytes(
-    learner: Learner, parts: Sequence[Stateful], teacher_images: int, small: nn.Module | None, card: ModelCard
+    learner: Learner,
+    parts: Sequence[Stateful],
+    of_teachers: tuple[int, float],
+    small: nn.Module | None,
+    card: ModelCard,
 ) -> bytes:
     """Return the state of a peer.
 
     Args:
         learner: owner of network, momentum and epoch.
         parts: the peer's hooks and its exchange rule.
-        teacher_images: images that the peer trained teachers on and has not reported yet.
+        of_teachers: images and seconds for which the peer trained teachers, not reported yet.
         small: the network without removed filters; None if none were removed.
         card: the model card.
     """
     tensors = learner.state_dict()
     for part in parts:
         tensors |= {f"{part.name}/{key}": tensor.contiguous() for key, tensor in part.state_dict().items()}
-    tensors["teacher_images"] = torch.tensor(teacher_images)
+    images, seconds = of_teachers
+    tensors |= {"teacher_images": torch.tensor(images), "teacher_s": torch.tensor(seconds, dtype=torch.float64)}
     if small is not None:
         tensors |= without_ties({f"small/{name}": tensor for name, tensor in small.state_dict().items()})
     return tensors_to_bytes(tensors, {"model_card": json.dumps(card.to_dict())})
@@ -78,8 +83,10 @@ def check_normalization(state: bytes, card: ModelCard, where: str) -> None:
         )
 
 
-def load_state(state: bytes, learner: Learner, parts: Sequence[Stateful], where: str, num_epochs: int) -> int:
-    """Load a state from `state_bytes` into a learner, hooks and exchange rule; return its `teacher_images`.
+def load_state(
+    state: bytes, learner: Learner, parts: Sequence[Stateful], where: str, num_epochs: int
+) -> tuple[int, float]:
+    """Load a state from `state_bytes` into a learner, hooks and exchange rule; return its `of_teachers`.
 
     Args:
         state: bytes of any length; nothing in them is executed.
@@ -98,22 +105,24 @@ def load_state(state: bytes, learner: Learner, parts: Sequence[Stateful], where:
             f"{where}: must be a complete safetensors file: {error}; use an older checkpoint"
         ) from error
     learner.load_state_dict(tensors)
-    teacher_images = _checked(tensors, learner, where, num_epochs)
+    of_teachers = _checked(tensors, learner, where, num_epochs)
     for part in parts:
         prefix = f"{part.name}/"
         part.load_state_dict(
             {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         )
-    return teacher_images
+    return of_teachers
 
 
-def _checked(tensors: Mapping[str, Tensor], learner: Learner, where: str, num_epochs: int) -> int:
-    """Check the values of a loaded state; return its `teacher_images`."""
+def _checked(tensors: Mapping[str, Tensor], learner: Learner, where: str, num_epochs: int) -> tuple[int, float]:
+    """Check the values of a loaded state; return its `of_teachers`."""
     if not 0 <= learner.epoch <= num_epochs:
         raise CheckpointError(f"{where}: epoch must be in [0, {num_epochs}], got {learner.epoch}")
     if not learner.state.buffer.isfinite().all():
         raise CheckpointError(f"{where}: weights must be finite, got others")
-    images = tensors.get("teacher_images")
+    images, seconds = tensors.get("teacher_images"), tensors.get("teacher_s", torch.zeros(()))  # version 0.2 has none
     if images is None or images.numel() != 1 or images.dtype != torch.int64:
         raise CheckpointError(f"{where}: teacher_images must be one integer")
-    return int(images)
+    if seconds.numel() != 1 or not seconds.isfinite().all():
+        raise CheckpointError(f"{where}: teacher_s must be one finite number")
+    return int(images), float(seconds)

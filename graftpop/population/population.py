@@ -226,7 +226,8 @@ class Population:
 
         Returns:
             `best_peer`; every metric of the task for the output on both splits (`val_accuracy`, `test_accuracy`) and
-            for the combined predictions of all peers (`ensemble_test_accuracy`); the cost of the best peer's network.
+            for the combined predictions of all peers (`ensemble_test_accuracy`); the cost of the best peer's network
+            and of the output.
         """
         return self._restart_on_loss(lambda: self._finish(done))
 
@@ -248,7 +249,9 @@ class Population:
         else:
             val = self._one("ensemble_scores", best, *self._predict("val", members).values())
         test = self._one("ensemble_scores", best, *(tested[peer] for peer in members))
-        outcome: TrialRow = self._one("cost", best)
+        costs: dict[int, TrialRow] = self._recovery.call("cost", dict.fromkeys(members, ()))
+        outcome = costs[best]
+        outcome["inference_flops"] = sum(cost.get("flops_left", cost["flops"]) for cost in costs.values())
         for split, scores in (("val", val), ("test", test), ("ensemble_test", of_all)):
             outcome = with_metrics(outcome, split, scores)
         if self._settings.population.makes_soup:  # the best peer changed

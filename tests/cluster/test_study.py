@@ -93,7 +93,14 @@ def test_study_writes_consistent_tables_and_its_best_network(connection: Connect
     for trial_id, row in by_trial.items():
         last = [peer for peer in rounds if (peer["trial_id"], peer["round"]) == (trial_id, 3)]
         assert row["val_accuracy"] == max(peer["val_accuracy"] for peer in last)
-        assert row["train_images"] == sum(peer["train_images"] for peer in rounds if peer["trial_id"] == trial_id)
+        own = [peer for peer in rounds if peer["trial_id"] == trial_id]
+        assert row["train_images"] == sum(peer["train_images"] for peer in own)
+        assert row["peer_images"] * row["population.num_peers"] == row["train_images"]
+        slowest = [
+            max(peer["train_s"] + peer["exchange_s"] for peer in own if peer["round"] == round_) for round_ in (1, 2, 3)
+        ]
+        assert row["time_s"] == pytest.approx(sum(slowest))
+        assert row["inference_flops"] == row["flops"]
 
         curve = EventAccumulator(str(tmp_path / "tune" / trial_id)).Reload().Scalars("ray/tune/val_accuracy")
         best = [
@@ -154,6 +161,9 @@ def test_resumed_comparison_ends_with_the_same_bits(connection: Connection, tmp_
     trials = {row["variant"]: row for row in pq.read_table(tmp_path / "resumed" / "trials.parquet").to_pylist()}
     assert trials["taught"]["test_accuracy"] == trials["taught"]["ensemble_test_accuracy"]
     assert trials["taught"]["train_images"] == 1.2 * trials["pruned"]["train_images"]
+    assert 10 * trials["taught"]["peer_images"] == 7 * trials["pruned"]["peer_images"]  # 5 epochs and the teacher's 2
+    assert trials["taught"]["inference_flops"] == 2 * trials["taught"]["flops"]
+    assert trials["pruned"]["inference_flops"] == trials["pruned"]["flops_left"] < trials["pruned"]["flops"]
     assert trials["pruned"]["parameters_left"] < trials["pruned"]["parameters"]
     assert trials["taught"]["parameters_left"] is None
     (group,) = compare_trials(list(trials.values()), wanted)
@@ -181,6 +191,14 @@ def check_resuming(wanted: Space, connection: Connection, folder: Path) -> None:
     assert str(damaged) in events[0]["cause"]
     assert any(str(damaged) in line for trial in trials for line in trial.events)
     assert [trial.status for trial in trials] == ["completed"] * wanted.num_trials()
+
+    counted = ["trial_id", "train_images", "peer_images", "inference_flops"]
+    whole, resumed = (
+        pq.read_table(folder / part / "trials.parquet", columns=counted).to_pylist() for part in ("whole", "resumed")
+    )
+    assert resumed == whole
+    assert all(row["peer_images"] for row in whole)
+    assert all(trial.result["time_s"] < trial.wall_s for trial in trials)
 
     for name in ("rounds", "grafts", "diagnostics"):
         whole, resumed = (pq.read_table(folder / part / f"{name}.parquet") for part in ("whole", "resumed"))

@@ -31,7 +31,8 @@ def row(peer: int, **changes: Any) -> Any:
 
 def test_summary_has_means_over_peers_and_totals_over_rounds() -> None:
     done = Round(2, False, [row(0), row(1)])
-    summary = summarize(done, {"train_images": 400, "wall_s": 9.0}, [[0], [1]], [ACCURACY])
+    before = {"train_images": 400, "peer_images": 200, "time_s": 3.0, "wall_s": 9.0}
+    summary = summarize(done, before, [[0], [1]], [ACCURACY])
     assert summary == {
         "round": 2,
         "epoch": 2,
@@ -43,9 +44,34 @@ def test_summary_has_means_over_peers_and_totals_over_rounds() -> None:
         "num_invalid_filters": 2.0,
         "images_per_s": 200.0,
         "train_images": 800,
+        "peer_images": 400,
+        "time_s": 5.25,
         "exchange_s": 0.25,
         "wall_s": 9.0,
     }
+
+
+def totals_of(*rounds: list[Any], summary: dict[str, Any] | None = None) -> list[float | None]:
+    """Return images, images per device and seconds after some rounds of rows."""
+    for number, rows in enumerate(rounds, start=1):
+        summary = summarize(Round(number, False, rows), summary or {}, [[0, 1]], [ACCURACY])
+    assert summary is not None
+    return [summary.get(name) for name in ("train_images", "peer_images", "time_s")]
+
+
+def test_device_per_peer_is_as_busy_as_the_peer_with_most_in_each_round() -> None:
+    """Peers that share an actor count like peers with a device each; the first round may be of one peer alone."""
+    alone = [row(0, train_images=100, train_s=1.0, exchange_s=0.0)]
+    taught = [row(0, train_images=300, train_s=3.0), row(1, train_images=100, train_s=1.0)]
+    even = [row(0, train_images=100, train_s=1.0), row(1, train_images=100, train_s=2.0)]
+    assert totals_of(alone, taught, even) == [700, 500, 1.0 + 3.25 + 2.25]
+    unequal = [row(0, train_s=1.0, exchange_s=4.0), row(1, train_s=3.0, exchange_s=0.5)]  # asynchronous rounds
+    assert totals_of(unequal) == [400, 200, 5.0]
+
+
+def test_totals_that_an_earlier_version_did_not_count_stay_unknown() -> None:
+    before = {"round": 1, "train_images": 400, "wall_s": 9.0}
+    assert totals_of([row(0), row(1)], [row(0), row(1)], summary=before) == [1200, None, None]
 
 
 @pytest.mark.parametrize(

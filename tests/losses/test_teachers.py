@@ -102,9 +102,10 @@ def test_trained_teacher_equals_a_learner_seeded_by_its_name() -> None:
         )
         for _ in range(epochs):
             learner.train_epoch()
-        state, num_images = teachers.train(index)
+        state, num_images, train_s = teachers.train(index)
         teachers.take({index: state})
         assert num_images == 180 * epochs
+        assert train_s > 0
         assert same_bits(teachers.networks[-1].state_dict(), dict(network.state_dict()))
 
 
@@ -146,7 +147,7 @@ def test_trained_teacher_is_the_same_at_every_peer_and_fixed() -> None:
     trainer, other = make_teachers(teacher), make_teachers(teacher)
     assert trainer.networks == other.networks == []
     before = torch.get_rng_state()
-    state, _ = trainer.train(0)
+    state, *_ = trainer.train(0)
     assert torch.equal(torch.get_rng_state(), before)
     assert make_teachers(teacher).train(0)[0] == state
     assert make_teachers(teacher, seed=1).train(0)[0] != state
@@ -174,7 +175,7 @@ def test_checkpoint_teacher_is_loaded_and_kept(checkpoint: str) -> None:
 def test_new_teachers_replace_earlier_ones() -> None:
     teachers = make_teachers({"model": "resnet8", "epochs": 1})
     networks = teachers.networks  # the list that a loss term reads
-    state, _ = teachers.train(0)
+    state, *_ = teachers.train(0)
     teachers.take({0: state})
     teachers.take({0: state})
     assert len(networks) == 1
@@ -185,7 +186,7 @@ def test_new_teachers_replace_earlier_ones() -> None:
 
 def test_state_that_does_not_fit_the_teacher_is_refused() -> None:
     teachers = make_teachers({"model": "resnet8", "epochs": 1})
-    state, _ = teachers.train(0)
+    state, *_ = teachers.train(0)
     for states in ({0: state[:-1]}, {0: b""}, {3: state}):
         with pytest.raises(CheckpointError, match=r"^checkpoint of teacher [03]: [^\n]+$"):
             teachers.take(states)

@@ -141,12 +141,20 @@ def test_graft_records_one_value_per_site_before_and_after(level: str) -> None:
 # --- teachers ---
 
 
-def test_row_counts_the_images_of_every_teacher() -> None:
+def teachers_s(row: PeerRow, own_images: int) -> float:
+    """Return the seconds of a row that belong to teachers."""
+    return row["train_s"] - own_images / row["images_per_s"]
+
+
+def test_row_counts_images_and_seconds_of_every_teacher() -> None:
     teachers = [{"model": "python:network_makers.TwoSites", "epochs": epochs} for epochs in (1, 2)]
     peer = Peer(make_settings(distillation={"teachers": teachers}), 0)
     peer.set_teachers(peer.train_teachers(0), peer.train_teachers(1))
     plain = trained(Peer(make_settings(), 0))
-    assert trained(peer)["train_images"] == (1 + 1 + 2) * plain["train_images"]
+    row, own = trained(peer), plain["train_images"]
+    assert row["train_images"] == (1 + 1 + 2) * own
+    assert teachers_s(row, own) > 0.01 * row["train_s"]
+    assert teachers_s(trained(peer), own) == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("method", ["distillation", "mutual"])
@@ -225,7 +233,7 @@ def test_saved_peer_without_dropped_filters_is_the_smaller_network() -> None:
     assert sum(tensor.numel() for tensor in state.values()) - num_statistics == cost["parameters_left"]
 
 
-def test_loaded_peer_has_the_entropies_and_teacher_images_of_the_saved_one() -> None:
+def test_loaded_peer_has_the_entropies_and_teachers_cost_of_the_saved_one() -> None:
     settings = make_settings(
         distillation={"teachers": [{"model": "python:network_makers.TwoSites", "epochs": 1}]}, graft={}
     )
@@ -235,7 +243,11 @@ def test_loaded_peer_has_the_entropies_and_teacher_images_of_the_saved_one() -> 
     assert np.array_equal(loaded.publish().entropies, saved.publish().entropies)
     for peer in (saved, loaded):
         peer.set_teachers(teachers)
-    assert trained(loaded)["train_images"] == trained(saved)["train_images"]
+    rows = trained(loaded), trained(saved)
+    assert rows[0]["train_images"] == rows[1]["train_images"]
+    own = trained(saved)["train_images"]
+    assert teachers_s(rows[1], own) > 0
+    assert teachers_s(rows[0], own) == pytest.approx(teachers_s(rows[1], own))
 
 
 # --- predictions ---

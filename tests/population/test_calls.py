@@ -126,6 +126,7 @@ def test_ensemble_is_validated_by_the_mean_of_all_peers() -> None:
     settings = make_settings(population={"output": "ensemble"})
     group = RecordingGroup(settings)
     finished(group, settings)
+    assert [set(calls) for calls, _ in group.of("cost")] == [{0, 1, 2}]
     assert [calls for calls, _ in group.of("predict")] == [
         dict.fromkeys(range(3), ("test",)),
         dict.fromkeys(range(3), ("val",)),

@@ -227,6 +227,21 @@ def test_ensemble_output_is_the_mean_softmax() -> None:
     population, rounds = run(method_settings(population={"output": "ensemble"}))
     outcome = population.finish(rounds[-1])
     assert outcome["test_accuracy"] == outcome["ensemble_test_accuracy"]
+    assert outcome["inference_flops"] == 2 * outcome["flops"]
+
+
+@pytest.mark.parametrize("output", ["best_peer", "ensemble", "uniform_soup"])
+def test_inference_costs_the_flops_of_every_network_of_the_output_after_removal(output: str) -> None:
+    settings = method_settings(attenuation={"factor": 0.0}, population={"output": output})
+    peers = [Peer(settings, 0), Peer(settings, 1)]
+    population = Population(LocalGroup(peers.__getitem__, 2), settings)
+    rounds = [population.step() for _ in range(settings.num_rounds)]
+    outcome = population.finish(rounds[-1])
+    costs = [peer.cost() for peer in peers]
+    best = outcome["best_peer"]
+    expected = sum(cost["flops_left"] for cost in costs) if output == "ensemble" else costs[best]["flops_left"]
+    assert outcome["inference_flops"] == expected < len(costs) * outcome["flops"]
+    assert outcome["flops_left"] == costs[best]["flops_left"]
 
 
 def test_removed_filters_leave_a_smaller_network_in_the_records() -> None:

@@ -306,6 +306,8 @@ def test_truncated_or_foreign_checkpoint_is_refused() -> None:
         ("network/conv1.weight", torch.zeros(1), "not one of this network"),
         ("teacher_images", torch.tensor(float("inf")), "teacher_images"),
         ("teacher_images", None, "teacher_images"),
+        ("teacher_s", torch.tensor([1.0, 2.0]), "teacher_s"),
+        ("teacher_s", torch.tensor(float("nan")), "teacher_s"),
     ],
 )
 def test_invalid_peer_state_is_refused_in_one_line(name: str, value: Tensor | None, message: str) -> None:

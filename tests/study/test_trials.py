@@ -65,7 +65,9 @@ def test_without_a_measured_trial_there_is_no_best_trial() -> None:
     assert best_trial([trial(0, "failed"), trial(1, "pending")], ACCURACY) is None
 
 
-UNKNOWN_COST = dict.fromkeys(("parameters", "flops", "removed_filters", "parameters_left", "flops_left"))
+UNKNOWN_COST = dict.fromkeys(
+    ("parameters", "flops", "removed_filters", "parameters_left", "flops_left", "inference_flops")
+)
 
 
 def test_trial_with_accuracy_0_is_measured() -> None:
@@ -81,6 +83,8 @@ def test_row_has_the_searched_values_and_the_last_report() -> None:
         num_peers=2,
         epoch=24,
         train_images=900,
+        peer_images=450,
+        time_s=6.25,
         round=12,
         images_per_s=5.0,
     )
@@ -94,6 +98,8 @@ def test_row_has_the_searched_values_and_the_last_report() -> None:
         "ensemble_test_accuracy": 0.45,
         "num_peers": 2,
         "train_images": 900,
+        "peer_images": 450,
+        "time_s": 6.25,
         "epochs": 24,
         "wall_s": 7.5,
         "error": None,
@@ -113,6 +119,8 @@ def test_row_before_the_first_round_has_no_measurements() -> None:
         "ensemble_test_accuracy": None,
         "num_peers": None,
         "train_images": None,
+        "peer_images": None,
+        "time_s": None,
         "epochs": 0,
         "wall_s": 0.0,
         "error": None,
