@@ -1,15 +1,22 @@
 """Warnings about a comparison: missing trials, unequal compute, different training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import reduce
 
 from graftpop.comparison.difference import Difference
-from graftpop.settings import AugmentationSettings, Settings
+from graftpop.settings import Accounting, AugmentationSettings, Settings
 
-__all__ = ["compute_warnings", "pairing_warnings", "schedule_warnings", "trial_warnings"]
+__all__ = ["EQUAL_COMPUTE", "compute_warnings", "pairing_warnings", "schedule_warnings", "trial_warnings"]
 
 EQUAL_COMPUTE = 0.01
-"""Largest difference from the baseline's number of images without a warning, as a share of that number."""
+"""Largest difference from the baseline's images or epochs without a warning, as a share of these."""
+
+UNITS: Mapping[Accounting, str] = {
+    "images": "images trained",
+    "epochs": "epochs per peer",
+    "time": "images with one device per peer",
+}
+"""The unit of the number that must be equal, by accounting."""
 
 SCHEDULE_KEYS = (
     "training.lr",
@@ -51,12 +58,13 @@ def pairing_warnings(difference: Difference | None) -> Iterator[str]:
         yield f"all {num_pairs} differences are equal, so the interval has zero width and does not reflect chance"
 
 
-def compute_warnings(images: float | None, of_baseline: float | None, baseline: str) -> Iterator[str]:
-    """Yield a warning if a variant and its baseline trained on different numbers of images."""
-    if images is not None and of_baseline is not None and abs(images - of_baseline) > EQUAL_COMPUTE * of_baseline:
+def compute_warnings(equal: Accounting, own: float | None, of_baseline: float | None, baseline: str) -> Iterator[str]:
+    """Yield a warning if a variant and its baseline differ in the number that must be equal."""
+    if own is not None and of_baseline is not None and abs(own - of_baseline) > EQUAL_COMPUTE * of_baseline:
+        numbers = [f"{number:,.1f}".removesuffix(".0") for number in (own, of_baseline)]
         yield (
-            f"compute is not equal: {images:,.0f} images trained, {of_baseline:,.0f} for {baseline} "
-            f"({100 * (images / of_baseline - 1):+.3g} %)"
+            f"{equal} {'is' if equal == 'time' else 'are'} not equal: {numbers[0]} {UNITS[equal]}, {numbers[1]} for "
+            f"{baseline} ({100 * (own / of_baseline - 1):+.3g} %)"
         )
 
 

@@ -12,11 +12,22 @@ from typing import Any
 from graftpop.comparison.caveats import compute_warnings, pairing_warnings, schedule_warnings, trial_warnings
 from graftpop.comparison.difference import Difference, paired_difference
 from graftpop.metrics import ACCURACY, Metric
-from graftpop.settings import Settings
+from graftpop.settings import Accounting, Settings
 from graftpop.space import Space
 from graftpop.study.trials import restored_row
 
-__all__ = ["Group", "Line", "compare", "compare_trials", "published_percent", "verdict"]
+__all__ = ["COSTS", "Group", "Line", "compare", "compare_trials", "published_percent", "verdict"]
+
+COSTS: Mapping[str, str] = {
+    "images": "images trained by all peers",
+    "epochs": "epochs per peer",
+    "time": "training time with one device per peer",
+    "flops": "FLOPs of the output for one image",
+}
+"""What a variant costs, by name in `Line.costs`; the first three are accountings."""
+
+COMPARED: Mapping[Accounting, str] = {"images": "train_images", "epochs": "epochs", "time": "peer_images"}
+"""The column that must be equal, by accounting: for time a count, since measured seconds vary by themselves."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +42,11 @@ class Line:
         train_images: mean number of training images of all peers together, including the training of teachers.
         num_peers: mean number of peers per trial.
         epochs: mean number of epochs per peer.
-        wall_s: mean wall time of a trial, in seconds.
+        time_s: mean training time of a trial with one device per peer, in seconds.
+        inference_flops: mean FLOPs of a trial's output for one image, after removal of filters.
         flops_left: FLOPs per image of the output network after removal of filters, as a share of those before; None if
             no filters were removed.
+        is_equal: whether it costs as much as the baseline in the comparison's accounting.
         difference: difference from the baseline; None for the baseline and without a common seed.
         num_missing: number of planned trials that have not completed.
         warnings: warnings about this variant, each without its name.
@@ -46,11 +59,18 @@ class Line:
     train_images: float | None
     num_peers: float | None
     epochs: float | None
-    wall_s: float | None
+    time_s: float | None
+    inference_flops: float | None
     flops_left: float | None
+    is_equal: bool
     difference: Difference | None
     num_missing: int
     warnings: tuple[str, ...]
+
+    @property
+    def costs(self) -> dict[str, float | None]:
+        """The costs by the names of `COSTS`."""
+        return dict(zip(COSTS, (self.train_images, self.epochs, self.time_s, self.inference_flops), strict=True))
 
 
 @dataclass(frozen=True)
@@ -62,12 +82,28 @@ class Group:
         baseline: name of the variant that the others are compared with.
         lines: one line per variant, in the order of the space.
         primary: the primary metric of the task.
+        equal: what all variants should have equal.
     """
 
     values: Mapping[str, Any]
     baseline: str
     lines: tuple[Line, ...]
     primary: Metric = ACCURACY
+    equal: Accounting = "images"
+
+    @property
+    def unequal(self) -> list[str]:
+        """Names of the variants that cost more or less than the baseline."""
+        return [line.variant for line in self.lines if not line.is_equal]
+
+    def with_costs(self, cost: str) -> list[tuple[Line, float, float]]:
+        """Return the lines with a score and a known cost, each with both."""
+        return [
+            (line, line.mean, value)
+            for line in self.lines
+            for value in [line.costs[cost]]
+            if line.mean is not None and value is not None
+        ]
 
     @property
     def differences(self) -> dict[str, Difference]:
@@ -84,6 +120,7 @@ def compare(
     searched: Sequence[str],
     settings_of: Callable[[Mapping[str, Any]], Settings],
     primary: Metric = ACCURACY,
+    equal: Accounting = "images",
 ) -> list[Group]:
     """Return one group per combination of the searched values other than variant and seed.
 
@@ -95,6 +132,7 @@ def compare(
         searched: searched keys; variant and seed may be among them.
         settings_of: function from a sample with a variant to its settings.
         primary: the primary metric of the task.
+        equal: what all variants should have equal.
     """
     others = [key for key in searched if key not in ("variant", "seed")]
     by_values: dict[str, list[Mapping[str, Any]]] = {}
@@ -105,8 +143,8 @@ def compare(
         values = {key: members[0][key] for key in others}
         settings = {variant: settings_of({"variant": variant, **values}) for variant in variants}
         completed = {variant: _completed(members, variant, primary.test) for variant in variants}
-        lines = (_line(variant, baseline, completed, settings, seeds, primary.test) for variant in variants)
-        groups.append(Group(values, baseline, tuple(lines), primary))
+        lines = (_line(variant, baseline, completed, settings, seeds, primary.test, equal) for variant in variants)
+        groups.append(Group(values, baseline, tuple(lines), primary, equal))
     return groups
 
 
@@ -129,6 +167,7 @@ def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Grou
         searched=list(domains),
         settings_of=space.resolve,
         primary=space.primary,
+        equal=space.equal,
     )
 
 
@@ -151,7 +190,7 @@ def published_percent(
 
 
 def verdict(group: Group) -> str:
-    """Return sentences that say for which variants the interval is above 0, below 0 or includes 0."""
+    """Return sentences: at which accounting, and for which variants, the interval is above 0, below 0 or includes 0."""
     sides: dict[str, list[str]] = {"is above 0 for": [], "is below 0 for": [], "includes 0 for": []}
     for variant, difference in group.differences.items():
         if difference.interval is not None:
@@ -164,7 +203,11 @@ def verdict(group: Group) -> str:
         for line in group.lines
         if line.variant != group.baseline and (line.difference is None or line.difference.interval is None)
     ]
-    sentences = [f"The interval of the difference from {group.baseline} {'; it '.join(clauses)}."] if clauses else []
+    at = f"At equal {group.equal}, the"
+    if group.unequal:
+        verb = "is" if group.equal == "time" else "are"
+        at = f"{group.equal.capitalize()} {verb} not equal for {_listed(group.unequal)}. The"
+    sentences = [f"{at} interval of the difference from {group.baseline} {'; it '.join(clauses)}."] if clauses else []
     if without:
         is_all = len(without) == len(group.lines) - 1
         sentences.append("There is no interval yet." if is_all else f"There is no interval for {_listed(without)}.")
@@ -187,6 +230,7 @@ def _line(
     settings: Mapping[str, Settings],
     seeds: Sequence[Any],
     test: str,
+    equal: Accounting,
 ) -> Line:
     scores = {name: {seed: float(row[test]) for seed, row in rows.items()} for name, rows in completed.items()}
     own = scores[variant]
@@ -194,11 +238,10 @@ def _line(
     rows = completed[variant].values()
     num_missing = max(0, len(seeds) - len(own))
     warnings = list(trial_warnings(num_missing, len(seeds)))
+    cost, of_baseline = (_mean(each, COMPARED[equal]) for each in (rows, completed[baseline].values()))
+    unequal = list(compute_warnings(equal, cost, of_baseline, baseline))
     if variant != baseline:
-        warnings += pairing_warnings(difference)
-        warnings += compute_warnings(
-            _mean(rows, "train_images"), _mean(completed[baseline].values(), "train_images"), baseline
-        )
+        warnings += [*pairing_warnings(difference), *unequal]
         warnings += schedule_warnings(settings[variant], settings[baseline], baseline)
     return Line(
         variant,
@@ -208,8 +251,10 @@ def _line(
         _mean(rows, "train_images"),
         _mean(rows, "num_peers"),
         _mean(rows, "epochs"),
-        _mean(rows, "wall_s"),
+        _mean(rows, "time_s"),
+        _mean(rows, "inference_flops"),
         _flops_left(rows),
+        not unequal,
         difference,
         num_missing,
         tuple(warnings),
@@ -222,7 +267,8 @@ def _flops_left(rows: Iterable[Mapping[str, Any]]) -> float | None:
 
 
 def _mean(rows: Iterable[Mapping[str, Any]], name: str) -> float | None:
-    values = [row[name] for row in rows if row[name] is not None]
+    """Return the mean of a column; None without a value, as in runs of versions without the column."""
+    values = [row[name] for row in rows if row.get(name) is not None]
     return float(statistics.mean(values)) if values else None
 
 

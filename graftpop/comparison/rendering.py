@@ -9,7 +9,7 @@ from rich.markup import escape as plain
 from rich.table import Table
 
 from graftpop.comparison.difference import CONFIDENCE, Difference
-from graftpop.comparison.groups import Group, Line, published_percent, verdict
+from graftpop.comparison.groups import COSTS, Group, Line, published_percent, verdict
 from graftpop.metrics import ACCURACY, Metric
 from graftpop.study.trials import duration
 
@@ -22,7 +22,8 @@ COLUMNS = {
     "images trained, millions": "M images",
     "peers": "peers",
     "epochs per peer": "epochs",
-    "wall time": "time",
+    "time, one device per peer": "time",
+    "inference FLOPs, millions": "MFLOPs",
     "FLOPs left, %": "FLOPs %",
     "difference": "difference",
     f"{100 * CONFIDENCE:.0f} % interval": f"{100 * CONFIDENCE:.0f} %",
@@ -33,10 +34,22 @@ COLUMNS = {
 OF_SHARE = {"test METRIC": ("test METRIC, %", "test %"), "difference": ("difference, points", "points")}
 """Headings with the unit of a metric that is a share."""
 
-OPTIONAL = ("FLOPs left, %", "published, %")
+HEADS_OF_COSTS = dict(
+    zip(
+        COSTS,
+        ("images trained, millions", "epochs per peer", "time, one device per peer", "inference FLOPs, millions"),
+        strict=True,
+    )
+)
+"""The column of each cost."""
+
+MEANINGS = {"images": "of all peers together", "epochs": "of each network", "time": "with one device per peer"}
+"""What is equal, by accounting."""
+
+OPTIONAL = ("time, one device per peer", "inference FLOPs, millions", "FLOPs left, %", "published, %")
 """Columns that are left out if no variant has a value."""
 
-UNDIVIDED = ("n", "peers", "epochs per peer", "wall time", "difference")
+UNDIVIDED = ("n", "peers", "epochs per peer", *OPTIONAL[:2], "difference")
 """Columns that a narrow terminal must not wrap: their texts have no spaces."""
 
 FIGURE = """<figure data-figure="differences/{index}">
@@ -71,7 +84,7 @@ def comparison_markdown(groups: Sequence[Group], published: Mapping[str, Any] | 
     for group in groups:
         parts += [f"**{_name(group)}**"] if group.values else []
         table = [
-            [_heading(head, group.primary)[0] for head in heads],
+            [_heading(head, group)[0] for head in heads],
             ["---", *["---:"] * (len(heads) - 1)],
             *(_texts(line, group, heads, published) for line in group.lines),
         ]
@@ -87,11 +100,16 @@ def comparison_tables(groups: Sequence[Group], published: Mapping[str, Any] | No
     heads = _heads(groups, published)
     for group in groups:
         table = Table(
-            box=None, pad_edge=False, header_style="bold", title=plain(_name(group)) or None, title_justify="left"
+            box=None,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            header_style="bold",
+            title=plain(_name(group)) or None,
+            title_justify="left",
         )
         for head in heads:
             table.add_column(
-                _heading(head, group.primary)[1],
+                _heading(head, group)[1],
                 justify="left" if head == "variant" else "right",
                 overflow="fold",
                 no_wrap=head in UNDIVIDED,
@@ -103,15 +121,20 @@ def comparison_tables(groups: Sequence[Group], published: Mapping[str, Any] | No
 
 
 def _heads(groups: Sequence[Group], published: Mapping[str, Any] | None) -> list[str]:
-    has_removed_filters = any(line.flops_left is not None for group in groups for line in group.lines)
-    says = dict(zip(OPTIONAL, (has_removed_filters, published is not None), strict=True))
+    lines = [line for group in groups for line in group.lines]
+    says = dict.fromkeys(OPTIONAL, published is not None)
+    for head, name in zip(OPTIONAL[:3], ("time_s", "inference_flops", "flops_left"), strict=True):
+        says[head] = any(getattr(line, name) is not None for line in lines)
     return [head for head in COLUMNS if says.get(head, True)]
 
 
-def _heading(head: str, primary: Metric) -> tuple[str, str]:
-    """Return the heading of a column and its short form, with the metric's name and unit."""
-    long, short = OF_SHARE.get(head, (head, COLUMNS[head])) if primary.is_share else (head, COLUMNS[head])
-    return long.replace("METRIC", primary.label), short
+def _heading(head: str, group: Group) -> tuple[str, str]:
+    """Return the heading of a column and its short form, with the metric's name and unit, and whether it is equal."""
+    long, short = OF_SHARE.get(head, (head, COLUMNS[head])) if group.primary.is_share else (head, COLUMNS[head])
+    if head == HEADS_OF_COSTS[group.equal]:
+        mark = "(unequal)" if group.unequal else "(equal)"
+        long, short = f"{long} {mark}", f"{short}\n{mark}"
+    return long.replace("METRIC", group.primary.label), short
 
 
 def _texts(line: Line, group: Group, heads: Sequence[str], published: Mapping[str, Any] | None) -> list[str]:
@@ -134,7 +157,8 @@ def _cells(line: Line, group: Group, published: Mapping[str, Any] | None) -> lis
         str(line.n),
         _with_std(line.mean, line.std, group.primary),
         *("" if value is None else f"{value:.4g}" for value in (images, line.num_peers, line.epochs)),
-        "" if line.wall_s is None else duration(line.wall_s),
+        "" if line.time_s is None else duration(line.time_s),
+        "" if line.inference_flops is None else f"{line.inference_flops / 1e6:.4g}",
         "" if line.flops_left is None else f"{100 * line.flops_left:.1f}",
         *_difference(line, group),
     ]
@@ -152,9 +176,12 @@ def _name(group: Group) -> str:
 
 def _note(groups: Sequence[Group]) -> str:
     """Return an explanation of the differences and of the chance errors of all intervals together."""
-    primary = groups[0].primary if groups else ACCURACY
-    text = (
-        f"Difference: variant minus baseline{' in percentage points' * primary.is_share}, mean over the seeds that "
+    primary, equal = (groups[0].primary, groups[0].equal) if groups else (ACCURACY, "images")
+    text = f"Variants are compared at equal {equal} {MEANINGS[equal]}."
+    if equal == "time":
+        text += " Seconds vary by themselves, so time counts as equal by the images of the peer that trained on most."
+    text += (
+        f" Difference: variant minus baseline{' in percentage points' * primary.is_share}, mean over the seeds that "
         f"both completed, with its {100 * CONFIDENCE:.0f} % interval by Student's t."
     )
     if primary.mode == "min":
@@ -215,7 +242,7 @@ def _table(group: Group, heads: Sequence[str], published: Mapping[str, Any] | No
         f"Test {group.primary.label}: mean {PLUS_MINUS} standard deviation over n seeds. "
         "Other columns: means over the same trials."
     )
-    columns = [_heading(head, group.primary)[0] for head in heads]
+    columns = [_heading(head, group)[0] for head in heads]
     head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in columns)
     body = []
     for line in group.lines:

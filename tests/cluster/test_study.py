@@ -168,7 +168,7 @@ def test_resumed_comparison_ends_with_the_same_bits(connection: Connection, tmp_
     assert trials["taught"]["parameters_left"] is None
     (group,) = compare_trials(list(trials.values()), wanted)
     assert [line.variant for line in group.lines] == ["pruned", "taught"]
-    assert any("compute is not equal" in warning for warning in group.lines[1].warnings)
+    assert any("images are not equal" in warning for warning in group.lines[1].warnings)
 
 
 def check_resuming(wanted: Space, connection: Connection, folder: Path) -> None:

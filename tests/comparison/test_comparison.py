@@ -13,13 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.table import Table
 from scipy import stats
 
 from graftpop.comparison.difference import paired_difference
 from graftpop.comparison.groups import Group, Line, compare, published_percent, verdict
 from graftpop.comparison.rendering import comparison_html, comparison_markdown, comparison_tables
+from graftpop.metrics import ACCURACY, Metric
 from graftpop.reporting.differences import paired_differences
-from graftpop.settings import Settings
+from graftpop.settings import Accounting, Settings
 
 VARIANTS: dict[str, dict[str, Any]] = {"single": {}, "grafting": {"graft": {}}, "noise": {"graft": {"source": "noise"}}}
 PUBLISHED = {
@@ -42,7 +44,12 @@ def row(variant: str, seed: int, test_accuracy: float | None, **other: Any) -> d
         "num_peers": 2,
         "epochs": 10,
         "train_images": 1000,
-        "wall_s": 60.0,
+        "peer_images": 500,
+        "wall_s": 90.0,
+        "time_s": 60.0,
+        "flops": 8_000_000,
+        "flops_left": None,
+        "inference_flops": 8_000_000,
     } | other
 
 
@@ -56,6 +63,8 @@ def groups_of(
     variants: Mapping[str, Mapping[str, Any]] = VARIANTS,
     searched: Sequence[str] = ("variant", "seed"),
     num_seeds: int = 3,
+    equal: Accounting = "images",
+    primary: Metric = ACCURACY,
 ) -> list[Group]:
     return compare(
         rows,
@@ -64,6 +73,8 @@ def groups_of(
         seeds=range(num_seeds),
         searched=searched,
         settings_of=lambda sample: Settings.model_validate(variants[sample["variant"]]),
+        equal=equal,
+        primary=primary,
     )
 
 
@@ -221,19 +232,20 @@ def test_variant_without_trials_has_an_empty_line() -> None:
 
 def test_costs_are_means_over_the_completed_trials() -> None:
     rows = [
-        row("single", 0, 0.5, wall_s=10.0, train_images=100),
-        row("single", 1, 0.5, wall_s=20.0, train_images=200),
-        row("single", 2, None, wall_s=90.0, train_images=900),
+        row("single", 0, 0.5, time_s=10.0, train_images=100, inference_flops=300),
+        row("single", 1, 0.5, time_s=20.0, train_images=200, inference_flops=500),
+        row("single", 2, None, time_s=90.0, train_images=900, inference_flops=900),
     ]
     (group,) = groups_of(rows)
     line = line_of(group, "single")
-    assert (line.wall_s, line.train_images, line.num_peers, line.epochs) == (15.0, 150.0, 2.0, 10.0)
+    assert (line.time_s, line.train_images, line.num_peers, line.epochs) == (15.0, 150.0, 2.0, 10.0)
+    assert line.costs == {"images": 150.0, "epochs": 10.0, "time": 15.0, "flops": 400.0}
 
 
 def test_mean_of_a_column_leaves_out_trials_without_a_value() -> None:
-    rows = [row("single", 0, 0.5, wall_s=10.0), row("single", 1, 0.5, wall_s=None)]
+    rows = [row("single", 0, 0.5, time_s=10.0), row("single", 1, 0.5, time_s=None)]
     (group,) = groups_of(rows)
-    assert line_of(group, "single").wall_s == 10.0
+    assert line_of(group, "single").time_s == 10.0
 
 
 def test_flops_left_is_the_mean_share_of_the_trials_flops() -> None:
@@ -294,8 +306,25 @@ def test_study_without_trials_has_no_group() -> None:
 # warnings
 
 
+COMPARED: dict[Accounting, str] = {"images": "train_images", "epochs": "epochs", "time": "peer_images"}
+"""The column that must be equal, by accounting."""
+
+
+def compared_at(equal: Accounting, own: float | None, **others: Any) -> Group:
+    """Return a comparison whose variant grafting costs `own` in the accounting, where the others cost 1,000."""
+    rows = [
+        trial | {COMPARED[equal]: own if trial["variant"] == "grafting" else 1000}
+        for trial in (
+            row(variant, seed, value, **others) for variant in STUDY for seed, value in enumerate(STUDY[variant])
+        )
+    ]
+    (group,) = groups_of(rows, equal=equal)
+    return group
+
+
+@pytest.mark.parametrize("equal", COMPARED)
 @pytest.mark.parametrize(
-    ("images", "numbers"),
+    ("own", "numbers"),
     [
         (1000, None),
         (1010, None),
@@ -305,13 +334,96 @@ def test_study_without_trials_has_no_group() -> None:
         (2000, ("2,000", "1,000", "(+100 %)")),
     ],
 )
-def test_more_than_one_percent_difference_in_images_is_a_warning(images: int, numbers: tuple[str, ...] | None) -> None:
-    rows = [trial | {"train_images": images} if trial["variant"] == "grafting" else trial for trial in rows_of(STUDY)]
-    (group,) = groups_of(rows)
+def test_more_than_one_percent_difference_in_the_accounting_is_a_warning(
+    own: int, numbers: tuple[str, ...] | None, equal: Accounting
+) -> None:
+    group = compared_at(equal, own)
     warnings = line_of(group, "grafting").warnings
     assert len(warnings) == (numbers is not None)
-    assert all(has_phrases(warning, "compute", "single", *(numbers or ())) for warning in warnings)
+    assert all(has_phrases(warning, f"{equal} ", "not equal", "single", *(numbers or ())) for warning in warnings)
     assert line_of(group, "noise").warnings == ()
+    assert group.unequal == ["grafting"] * (numbers is not None)
+
+
+@pytest.mark.parametrize("equal", COMPARED)
+def test_costs_of_other_accountings_may_differ(equal: Accounting) -> None:
+    others = {column: 77.0 for other, column in COMPARED.items() if other != equal}
+    rows = [
+        trial | (others if trial["variant"] == "grafting" else {}) | {"time_s": 7.0 * trial["seed"], "wall_s": 1.0}
+        for trial in rows_of(STUDY)
+    ]
+    (group,) = groups_of(rows, equal=equal)
+    assert [line.warnings for line in group.lines] == [(), (), ()]
+
+
+def test_warning_compares_means_over_the_seeds() -> None:
+    rows = [trial | {"epochs": 10 + trial["seed"] * (trial["variant"] == "grafting")} for trial in rows_of(STUDY)]
+    (group,) = groups_of(rows, equal="epochs")  # 10, 11 and 12 against 10
+    (warning,) = line_of(group, "grafting").warnings
+    assert has_phrases(warning, "11 epochs", "10 for single", "(+10 %)")
+    rows[3] |= {"epochs": 10.5}
+    (group,) = groups_of(rows, equal="epochs")
+    assert "11.2 epochs" in line_of(group, "grafting").warnings[0]
+
+
+def test_rows_of_an_earlier_version_have_no_device_time_and_no_warning() -> None:
+    new = ("peer_images", "time_s", "inference_flops")
+    rows = [{key: value for key, value in trial.items() if key not in new} for trial in rows_of(STUDY)]
+    (group,) = groups_of(rows, equal="time")
+    line = line_of(group, "grafting")
+    assert line.costs == {"images": 1000.0, "epochs": 10.0, "time": None, "flops": None}
+    assert group.unequal == []
+    assert all(line.warnings == () for line in group.lines)
+    head, single, *_ = cells_of(comparison_html([group], None))
+    assert head == [name.removesuffix(" (equal)") for name in HEAD if "time" not in name and "FLOPs" not in name]
+    assert single == [*SINGLE[:6], *SINGLE[8:]]
+    assert "data-figure" in comparison_html([group], None)
+
+
+@pytest.mark.parametrize(
+    ("equal", "head", "note"),
+    [
+        ("images", "images trained, millions", "all peers together"),
+        ("epochs", "epochs per peer", "each network"),
+        ("time", "time, one device per peer", "one device per peer"),
+    ],
+)
+def test_table_verdict_and_note_name_the_accounting(equal: Accounting, head: str, note: str) -> None:
+    group = compared_at(equal, 1000)
+    heads, *_ = cells_of(comparison_html([group], None))
+    assert [name for name in heads if "equal)" in name] == [f"{head} (equal)"]
+    assert verdict(group).startswith(f"At equal {equal}, the interval")
+    assert has_phrases(comparison_markdown([group], None), f"| {head} (equal) |", f"at equal {equal}", note)
+    unequal = compared_at(equal, 1011)
+    heads, *_ = cells_of(comparison_html([unequal], None))
+    assert [name for name in heads if "equal)" in name] == [f"{head} (unequal)"]
+    assert re.match(rf"{equal.capitalize()} (is|are) not equal for grafting\. The interval", verdict(unequal))
+    output = StringIO()
+    for part in comparison_tables([group], None):
+        Console(file=output, width=100).print(part)
+    assert has_phrases(output.getvalue(), "(equal)", f"At equal {equal}")
+
+
+def test_ensemble_costs_all_its_networks_at_inference() -> None:
+    rows = [
+        trial | {"inference_flops": 24_500_000 if trial["variant"] == "grafting" else 8_000_000}
+        for trial in rows_of(STUDY)
+    ]
+    head, single, grafting, _ = cells_of(comparison_html(groups_of(rows), None))
+    place = head.index("inference FLOPs, millions")
+    assert (single[place], grafting[place]) == ("8", "24.5")
+
+
+def test_metric_to_minimize_is_compared_at_its_accounting() -> None:
+    rows = [trial | {"test_rmse": 4.0 - trial["test_accuracy"], "epochs": 10} for trial in rows_of(STUDY)]
+    rows = [trial | ({"epochs": 20} if trial["variant"] == "noise" else {}) for trial in rows]
+    (group,) = groups_of(rows, equal="epochs", primary=Metric("rmse", "min"))
+    difference = line_of(group, "grafting").difference
+    assert difference is not None
+    assert difference.mean == pytest.approx(-0.02)
+    assert group.unequal == ["noise"]
+    text = comparison_markdown([group], None)
+    assert has_phrases(text, "Epochs are not equal for noise", "lower rmse is better", "noise: epochs are not equal")
 
 
 @pytest.mark.parametrize(
@@ -398,15 +510,16 @@ HEAD = [
     "variant",
     "n",
     "test accuracy, %",
-    "images trained, millions",
+    "images trained, millions (equal)",
     "peers",
     "epochs per peer",
-    "wall time",
+    "time, one device per peer",
+    "inference FLOPs, millions",
     "difference, points",
     "95 % interval",
 ]
-SINGLE = ["single", "3", "91.00 \u00b1 1.00", "0.001", "2", "10", "0:01:00", "baseline", ""]
-GRAFTING = ["grafting", "3", "93.00 \u00b1 1.00", "0.001", "2", "10", "0:01:00", "+2.00", "-0.48 to +4.48"]
+SINGLE = ["single", "3", "91.00 \u00b1 1.00", "0.001", "2", "10", "0:01:00", "8", "baseline", ""]
+GRAFTING = ["grafting", "3", "93.00 \u00b1 1.00", "0.001", "2", "10", "0:01:00", "8", "+2.00", "-0.48 to +4.48"]
 
 
 def test_page_has_one_row_per_variant_in_percent_and_points() -> None:
@@ -421,7 +534,7 @@ def test_page_is_well_formed_and_its_headings_have_a_scope() -> None:
     html = comparison_html([group_of(STUDY)], PUBLISHED)
     page = ElementTree.fromstring(f"<body>{html}</body>")
     assert page.find(".//table/caption") is not None
-    assert [head.get("scope") for head in page.iter("th")] == ["col"] * 10 + ["row"] * 3
+    assert [head.get("scope") for head in page.iter("th")] == ["col"] * 11 + ["row"] * 3
     assert [place.get("data-figure") for place in page.iter("figure")] == ["differences/0"]
 
 
@@ -509,3 +622,13 @@ def test_terminal_does_not_wrap_numbers(width: int) -> None:
     for text in " ".join([*SINGLE, *GRAFTING, "93.94"]).split():
         assert text in words, f"{text} at {width} columns"
     assert max(map(len, output.getvalue().splitlines())) <= width
+
+
+def test_terminal_of_100_columns_has_one_line_per_variant() -> None:
+    variants: dict[str, dict[str, Any]] = {name: {} for name in ("single", "graft-gentle", "codistillation")}
+    rows = rows_of(dict.fromkeys(variants, (0.5, 0.5125, 0.525)))
+    rows = [trial | {"train_images": 400_000 + 10_000 * (trial["variant"] != "single")} for trial in rows]
+    (table,) = (part for part in comparison_tables(groups_of(rows, variants=variants), None) if isinstance(part, Table))
+    output = StringIO()
+    Console(file=output, width=100).print(table)
+    assert [line.split()[0] for line in output.getvalue().splitlines()[-3:]] == list(variants)
