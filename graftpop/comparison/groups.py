@@ -106,6 +106,11 @@ class Group:
         ]
 
     @property
+    def known_costs(self) -> list[str]:
+        """The costs, as in `COSTS`, that are known of two variants with scores or more."""
+        return [cost for cost in COSTS if len(self.with_costs(cost)) > 1]
+
+    @property
     def differences(self) -> dict[str, Difference]:
         """Differences by variant, without variants that have none."""
         return {line.variant: line.difference for line in self.lines if line.difference is not None}

@@ -56,11 +56,14 @@ FIGURE = """<figure data-figure="differences/{index}">
 <figcaption>Mean difference from {baseline} with its interval, and the difference for each seed.</figcaption>
 <div class="plot" role="img"></div></figure>"""
 
+COST_FIGURE = """<figure data-figure="costs/{index}/{cost}"><figcaption>{caption}</figcaption>
+<div class="plot" role="img"></div></figure>"""
+
 PLUS_MINUS = "\u00b1"
 
 
 def comparison_html(groups: Sequence[Group], published: Mapping[str, Any] | None) -> str:
-    """Return the section of the report, with a placeholder for each group's figure, `differences/INDEX`.
+    """Return the section of the report, with placeholders for each group's `differences/INDEX` and `costs/INDEX/COST`.
 
     Args:
         groups: groups from `compare_trials`.
@@ -71,10 +74,28 @@ def comparison_html(groups: Sequence[Group], published: Mapping[str, Any] | None
         parts += [f"<h3>{escape(_name(group))}</h3>"] if group.values else []
         parts += [_table(group, _heads(groups, published), published), f"<p>{escape(verdict(group))}</p>"]
         parts += [FIGURE.format(index=index, baseline=escape(group.baseline))] if group.differences else []
+        parts += _cost_figures(group, index)
         warnings = "".join(f"<li>{escape(line)}</li>" for line in _warnings(group))
         parts += [f"<p>Before comparing:</p><ul>{warnings}</ul>"] if warnings else []
     parts += [f"<p class='note'>Published: {escape(published['source'])}</p>"] if published else []
     return "\n".join([*parts, f"<p class='note'>{escape(_note(groups))}</p>"])
+
+
+def _cost_figures(group: Group, index: int) -> list[str]:
+    """Return the placeholders of the figures of a group, one per known cost."""
+    costs = group.known_costs
+    if not costs:
+        return []
+    mark = " (unequal)" if group.unequal else " (equal)"
+    figures = "".join(
+        COST_FIGURE.format(index=index, cost=cost, caption=f"By {COSTS[cost]}{mark * (cost == group.equal)}.")
+        for cost in costs
+    )
+    text = (
+        f"Mean test {group.primary.label} with its standard deviation, against each cost. Variants with nearly equal "
+    )
+    text += "costs are drawn side by side."
+    return [f"<p>{escape(text)}</p><div class='panels'>{figures}</div>"]
 
 
 def comparison_markdown(groups: Sequence[Group], published: Mapping[str, Any] | None) -> str:

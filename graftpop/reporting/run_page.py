@@ -11,6 +11,7 @@ from graftpop.comparison import Group, compare_trials, comparison_html, comparis
 from graftpop.errors import CheckpointError
 from graftpop.metrics import Metric
 from graftpop.reporting.configuration import configuration_sentences
+from graftpop.reporting.costs import score_by_cost
 from graftpop.reporting.curves import score_by_images
 from graftpop.reporting.differences import paired_differences
 from graftpop.reporting.search import FEWEST_TRIALS, importance_figure, importances, parallel_coordinates, pareto_figure
@@ -144,6 +145,8 @@ def _comparison(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[s
     for index, group in enumerate(groups):
         if group.differences:
             figures[f"differences/{index}"] = paired_differences(group).to_json()
+        for cost in group.known_costs:
+            figures[f"costs/{index}/{cost}"] = score_by_cost(group, cost).to_json()
     yield Section("comparison", "Comparison of variants", Markup(comparison_html(groups, space.published)))
 
 

@@ -111,6 +111,10 @@ def _runs(runs: Sequence[Run], primary: Metric) -> Section:
         f"validation {primary.label}",
         f"test {primary.label}",
         f"ensemble test {primary.label}",
+        "its images",
+        "its epochs per peer",
+        "its time, one device per peer",
+        "its inference FLOPs",
         "best configuration",
         "hardware",
     ]
@@ -138,6 +142,7 @@ def _line(run: Run, primary: Metric) -> list[str]:
         f"{sum(row['train_images'] or 0 for row in run.rows):,}",
         duration(sum(row["wall_s"] or 0.0 for row in run.rows)),
         *(text_of(column, best.get(column)) for column in (primary.val, primary.test, primary.ensemble)),
+        *(text_of(column, best.get(column)) for column in ("train_images", "epochs", "time_s", "inference_flops")),
         values,
         hardware_text(run.provenance),
     ]

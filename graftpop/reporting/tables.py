@@ -34,7 +34,7 @@ def heads(columns: Sequence[str]) -> list[str]:
     return [column if "." in column else HEADS.get(column, label_of(column)) for column in columns]
 
 
-HEADS = {"trial_id": "trial", "wall_s": "time", "num_peers": "peers"}
+HEADS = {"trial_id": "trial", "wall_s": "time", "time_s": "time, one device per peer", "num_peers": "peers"}
 
 
 def cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[Cell]:
@@ -48,7 +48,7 @@ def text_of(column: str, value: Any) -> str:
         return ""
     if is_share(column):
         return text_of_metric(column, value)
-    if column == "wall_s":
+    if column in ("wall_s", "time_s"):
         return duration(value)
     if isinstance(value, float):
         return f"{value:.4g}"

@@ -377,7 +377,7 @@ def test_rows_of_an_earlier_version_have_no_device_time_and_no_warning() -> None
     head, single, *_ = cells_of(comparison_html([group], None))
     assert head == [name.removesuffix(" (equal)") for name in HEAD if "time" not in name and "FLOPs" not in name]
     assert single == [*SINGLE[:6], *SINGLE[8:]]
-    assert "data-figure" in comparison_html([group], None)
+    assert re.findall("costs/0/([a-z]+)", comparison_html([group], None)) == ["images", "epochs"]
 
 
 @pytest.mark.parametrize(
@@ -535,7 +535,8 @@ def test_page_is_well_formed_and_its_headings_have_a_scope() -> None:
     page = ElementTree.fromstring(f"<body>{html}</body>")
     assert page.find(".//table/caption") is not None
     assert [head.get("scope") for head in page.iter("th")] == ["col"] * 11 + ["row"] * 3
-    assert [place.get("data-figure") for place in page.iter("figure")] == ["differences/0"]
+    figures = [place.get("data-figure") for place in page.iter("figure")]
+    assert figures == ["differences/0", *(f"costs/0/{cost}" for cost in ("images", "epochs", "time", "flops"))]
 
 
 def test_variant_names_are_escaped() -> None:

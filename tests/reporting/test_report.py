@@ -298,14 +298,14 @@ def test_unused_layer_entropies_do_not_explain_alpha(graft: dict[str, Any], deci
     assert ("mean alpha of a layer's filters" in text) == (graft.get("level") == "filter")
 
 
-def write_run(folder: Path, trial_id: str, space: str = SPACE) -> None:
+def write_run(folder: Path, trial_id: str, space: str = SPACE, **figures: Any) -> None:
     """Write a run with one trial."""
     (folder / "tune").mkdir(parents=True)
     run, text = RunFolder(str(folder)), parse_space(yaml.safe_load(space)).to_yaml()
     run.write_text("space.yaml", text)
     run.write_text("run.json", json.dumps(PROVENANCE))
     searched = {"graft.A": pa.float64(), "graft.c": pa.float64()}
-    row = trial(trial_id)
+    row = trial(trial_id, **figures)
     run.write_trials([{key: row.get(key) for key in (*row, "epochs", "parameters")}], searched)
     for name, rows in (("rounds", rounds_of(trial_id)), ("grafts", grafts_of(trial_id))):
         schema = run.read_table(name).schema
@@ -346,6 +346,23 @@ def test_several_runs_show_their_differing_keys(tmp_path: Path) -> None:
     curves = figures_of(html)["curves"]["plot"]["data"]
     assert [trace["name"] for trace in curves[:2]] == ["a/run", "b/run"]
     assert curves[0]["x"] == [200, 400, 600, None]
+
+
+def test_best_trials_of_several_runs_are_shown_with_their_costs(tmp_path: Path) -> None:
+    write_run(tmp_path / "old", "00000")
+    write_run(tmp_path / "new", "00000", epochs=12, time_s=90.0, inference_flops=25_000_000)
+    report(str(tmp_path / "old"), str(tmp_path / "new"), "--out", str(tmp_path / "both.html"))
+    html = (tmp_path / "both.html").read_text()
+    heads = re.findall(r'<th scope="col">([^<]+)</th>', html)
+    rows = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr><th scope=.row.*?</tr>", html, re.DOTALL)[:2]]
+    costs = heads.index("its images") - 1
+    assert heads[costs + 1 : costs + 5] == [
+        "its images",
+        "its epochs per peer",
+        "its time, one device per peer",
+        "its inference FLOPs",
+    ]
+    assert [row[costs : costs + 4] for row in rows] == [["600", "", "", ""], ["600", "12", "0:01:30", "25,000,000"]]
 
 
 def test_equal_spaces_have_no_table_of_differing_keys(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import browser
-from report_makers import grafts_of, many_trials, page, rounds_of, trial
+from report_makers import compared, grafts_of, many_trials, page, rounds_of, trial
 
 LIMIT_MS = 20_000
 
@@ -118,6 +119,26 @@ def test_all_figures_are_drawn_without_errors_or_requests(open_tab: Open, report
     assert tab.errors == []
     width = tab.page.viewport_size["width"]
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_comparison_on_a_phone_stacks_its_figures_without_overlapping_labels(open_tab: Open, tmp_path: Path) -> None:
+    scores = {f"variant-{index}": (0.5 + 0.001 * index, 0.51) for index in range(12)}
+    tab = open_tab(written(tmp_path, compared(scores)), color_scheme="dark", viewport={"width": 400, "height": 800})
+    costs = [f"costs/0/{cost}" for cost in ("images", "epochs", "time", "flops")]
+    assert tab.draw_all()[:5] == ["differences/0", *costs]
+    boxes = [tab.page.query_selector(f"[data-figure='{name}']").bounding_box() for name in costs]
+    assert all(box["width"] <= 400 for box in boxes)
+    assert all(above["y"] + above["height"] <= below["y"] for above, below in pairwise(boxes))
+    for name in costs:
+        labels = tab.page.query_selector_all(f"[data-figure='{name}'] .textpoint text")
+        places = sorted((label.bounding_box() for label in labels), key=lambda box: box["y"])
+        assert len(places) == 12
+        assert all(above["y"] + above["height"] <= below["y"] + 1 for above, below in pairwise(places))
+        assert all(place["x"] + place["width"] <= 400 for place in places)
+        inks = {label.evaluate("each => getComputedStyle(each).fill") for label in labels}
+        assert inks == {tab.page.evaluate("getComputedStyle(document.body).color")}
+    assert tab.errors == []
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
 def test_click_on_a_row_selects_its_trial(open_tab: Open, report: str) -> None:

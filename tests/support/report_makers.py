@@ -20,6 +20,14 @@ training: {epochs: 3}
 population: {num_peers: 2}
 graft: {A: {uniform: [0.0, 1.0]}, c: {loguniform: [1, 500]}}
 """
+COMPARED = """
+name: made-up
+data: {name: digits}
+training: {total_epochs: 4}
+seeds: [0, 1]
+variants: {%s}
+compare: {equal: epochs}
+"""
 PROVENANCE = {
     "started": "2026-01-01T00:00:00+00:00",
     "status": "finished",
@@ -130,6 +138,23 @@ def page(
         space=space,
         provenance={**PROVENANCE, "command": ["python", "-m", "graftpop.tune", *options]},
     )
+
+
+def compared(scores: Mapping[str, Sequence[float]], space: str = COMPARED, **costs: Mapping[str, float | None]) -> str:
+    """Return a report of variants with scores by seed, and with costs by column and variant."""
+    text = space % ", ".join(f"{name}: {{}}" for name in scores)
+    rows = [
+        {key: value for key, value in trial(f"{variant}-{seed}").items() if not key.startswith("graft.")}
+        | {"variant": variant, "seed": seed, "val_accuracy": score, "test_accuracy": score, "epochs": 4}
+        | {"train_images": 400, "peer_images": 200, "time_s": 90.0, "flops_left": None, "inference_flops": 3_000_000}
+        | {column: values[variant] for column, values in costs.items() if variant in values}
+        for variant, both in scores.items()
+        for seed, score in enumerate(both)
+    ]
+    if "rmse" in space:
+        rows = [of_task(row, val_rmse=row["val_accuracy"], test_rmse=row["test_accuracy"]) for row in rows]
+        rows = [row | {"ensemble_test_rmse": None} for row in rows]
+    return page(rows, space=parse_space(yaml.safe_load(text)).to_yaml())
 
 
 def _schema(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> pa.Schema:
