@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "search_spaces"
 PAPERS = sorted((FOLDER / "papers").glob("*.yaml"))
 SPACES = sorted(FOLDER.rglob("*.yaml"))
+COMPARISONS = [file for file in SPACES if "\nvariants:" in file.read_text(encoding="utf-8")]
 NUM_CLASSES, NUM_TRAINING_IMAGES = 10, 24
 MOST_PEERS, NUM_ROUNDS = 3, 2
 MOST_EPOCHS_OF_A_SMALL_RUN = 300
@@ -142,6 +143,18 @@ def test_published_rows_match_trials_and_are_distinct(file: Path) -> None:
         assert all(value in space.domains[key].values for key, value in named.items())
         seen.add(tuple(sorted(named.items())))
     assert len(seen) == len(rows)
+
+
+@of_each("file", COMPARISONS)
+def test_variants_are_equal_in_the_accounting_that_their_space_names(file: Path) -> None:
+    assert "\ncompare:" in file.read_text(encoding="utf-8")
+    space = load_space(file)
+    costs = set()
+    for settings in every_settings(space):
+        teachers = settings.distillation.teachers if settings.distillation else []
+        images = settings.trained_epochs + sum(teacher.epochs or 0 for teacher in teachers)
+        costs.add({"images": images, "epochs": settings.num_epochs, "time": settings.num_epochs}[space.equal])
+    assert len(costs) == 1
 
 
 @of_each("file", SPACES)
