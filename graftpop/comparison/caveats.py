@@ -1,12 +1,20 @@
 """Warnings about a comparison: missing trials, unequal compute, different training."""
 
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 
 from graftpop.comparison.difference import Difference
 from graftpop.settings import Accounting, AugmentationSettings, Settings
 
-__all__ = ["EQUAL_COMPUTE", "compute_warnings", "pairing_warnings", "schedule_warnings", "trial_warnings"]
+__all__ = [
+    "EQUAL_COMPUTE",
+    "compute_warnings",
+    "early_end_warnings",
+    "pairing_warnings",
+    "schedule_warnings",
+    "trial_warnings",
+]
 
 EQUAL_COMPUTE = 0.01
 """Largest difference from the baseline's images or epochs without a warning, as a share of these."""
@@ -47,6 +55,16 @@ def trial_warnings(num_missing: int, num_trials: int) -> Iterator[str]:
     """Yield a warning if trials of a variant have not completed."""
     if num_missing:
         yield f"{num_missing} of {num_trials} trials not completed"
+
+
+def early_end_warnings(settings: Settings, epochs: Sequence[int]) -> Iterator[str]:
+    """Yield a warning if `training.patience` ended trials, given the epochs per peer of the completed ones."""
+    num_early = sum(own < settings.num_epochs for own in epochs)
+    if num_early and settings.training.patience is not None:
+        yield (
+            f"training.patience ended {num_early} of {len(epochs)} trials early: mean {statistics.mean(epochs):.4g} of "
+            f"{settings.num_epochs} epochs per peer"
+        )
 
 
 def pairing_warnings(difference: Difference | None) -> Iterator[str]:

@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graftpop.comparison.caveats import compute_warnings, pairing_warnings, schedule_warnings, trial_warnings
+from graftpop.comparison.caveats import (
+    compute_warnings,
+    early_end_warnings,
+    pairing_warnings,
+    schedule_warnings,
+    trial_warnings,
+)
 from graftpop.comparison.difference import Difference, paired_difference
 from graftpop.metrics import ACCURACY, Metric
 from graftpop.settings import Accounting, Settings
@@ -242,7 +248,8 @@ def _line(
     difference = None if variant == baseline else paired_difference(own, scores[baseline])
     rows = completed[variant].values()
     num_missing = max(0, len(seeds) - len(own))
-    warnings = list(trial_warnings(num_missing, len(seeds)))
+    early = early_end_warnings(settings[variant], [row["epochs"] for row in rows])
+    warnings = [*trial_warnings(num_missing, len(seeds)), *early]
     cost, of_baseline = (_mean(each, COMPARED[equal]) for each in (rows, completed[baseline].values()))
     unequal = list(compute_warnings(equal, cost, of_baseline, baseline))
     if variant != baseline:

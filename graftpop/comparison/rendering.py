@@ -43,8 +43,13 @@ HEADS_OF_COSTS = dict(
 )
 """The column of each cost."""
 
-MEANINGS = {"images": "of all peers together", "epochs": "of each network", "time": "with one device per peer"}
-"""What is equal, by accounting."""
+MEANINGS = {
+    "images": "of all peers together",
+    "epochs": "of each network",
+    "time": "with one device per peer",
+    "flops": "of the output",
+}
+"""Whose cost it is, by cost."""
 
 OPTIONAL = ("time, one device per peer", "inference FLOPs, millions", "FLOPs left, %", "published, %")
 """Columns that are left out if no variant has a value."""
@@ -116,7 +121,7 @@ def comparison_markdown(groups: Sequence[Group], published: Mapping[str, Any] | 
 
 
 def comparison_tables(groups: Sequence[Group], published: Mapping[str, Any] | None) -> list[RenderableType]:
-    """Return each group's table, verdict and warnings, for the terminal."""
+    """Return each group's table, verdict and warnings, and the meanings of the costs, for the terminal."""
     parts: list[RenderableType] = []
     heads = _heads(groups, published)
     for group in groups:
@@ -138,7 +143,8 @@ def comparison_tables(groups: Sequence[Group], published: Mapping[str, Any] | No
         for line in group.lines:
             table.add_row(*map(plain, _texts(line, group, heads, published)))
         parts += ["", table, plain(verdict(group)), *(f"[yellow]{plain(text)}[/]" for text in _warnings(group))]
-    return [*parts, ""]
+    costs = [f"{COLUMNS[head]} {MEANINGS[cost]}" for cost, head in HEADS_OF_COSTS.items() if head in heads]
+    return [*parts, *([f"[dim]{'; '.join(costs)}[/]"] if groups else []), ""]
 
 
 def _heads(groups: Sequence[Group], published: Mapping[str, Any] | None) -> list[str]:
@@ -150,12 +156,13 @@ def _heads(groups: Sequence[Group], published: Mapping[str, Any] | None) -> list
 
 
 def _heading(head: str, group: Group) -> tuple[str, str]:
-    """Return the heading of a column and its short form, with the metric's name and unit, and whether it is equal."""
+    """Return the heading of a column and its two-line short form, with metric, unit and whether it is equal."""
     long, short = OF_SHARE.get(head, (head, COLUMNS[head])) if group.primary.is_share else (head, COLUMNS[head])
+    mark = ""
     if head == HEADS_OF_COSTS[group.equal]:
-        mark = "(unequal)" if group.unequal else "(equal)"
-        long, short = f"{long} {mark}", f"{short}\n{mark}"
-    return long.replace("METRIC", group.primary.label), short
+        mark = "unequal" if group.unequal else "equal"
+        long = f"{long} ({mark})"
+    return long.replace("METRIC", group.primary.label), f"{mark}\n{short}"
 
 
 def _texts(line: Line, group: Group, heads: Sequence[str], published: Mapping[str, Any] | None) -> list[str]:
@@ -178,7 +185,7 @@ def _cells(line: Line, group: Group, published: Mapping[str, Any] | None) -> lis
         str(line.n),
         _with_std(line.mean, line.std, group.primary),
         *("" if value is None else f"{value:.4g}" for value in (images, line.num_peers, line.epochs)),
-        "" if line.time_s is None else duration(line.time_s),
+        "" if line.time_s is None else duration(line.time_s) if line.time_s >= 60 else f"{line.time_s:.3g}s",
         "" if line.inference_flops is None else f"{line.inference_flops / 1e6:.4g}",
         "" if line.flops_left is None else f"{100 * line.flops_left:.1f}",
         *_difference(line, group),

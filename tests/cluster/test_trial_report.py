@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from population_makers import run
+from space_makers import make_settings
 
 from graftpop.cluster.recorder import was_grafted
 from graftpop.cluster.trial_report import event_line, summarize
@@ -67,6 +69,32 @@ def test_device_per_peer_is_as_busy_as_the_peer_with_most_in_each_round() -> Non
     assert totals_of(alone, taught, even) == [700, 500, 1.0 + 3.25 + 2.25]
     unequal = [row(0, train_s=1.0, exchange_s=4.0), row(1, train_s=3.0, exchange_s=0.5)]  # asynchronous rounds
     assert totals_of(unequal) == [400, 200, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("population", "images", "epochs", "of_one_device"),
+    [
+        ({"num_peers": 1}, 4, 4, 4),
+        ({"num_peers": 3}, 12, 4, 4),
+        ({"num_peers": 3, "branch_at": 0.5}, 2 + 3 * 2, 4, 2 + 2),
+        ({"num_peers": 2, "branch_at": 0.5, "epochs_per_round": 2}, 2 + 2 * 2, 4, 2 + 2),
+        ({"num_peers": 2, "sync_until": 1.0}, 8, 4, 4),
+        ({"num_peers": 3, "sync_until": 0.5}, 12, 4, 4),
+    ],
+)
+def test_common_epochs_count_once_for_all_peers_and_fully_for_each(
+    population: dict[str, Any], images: int, epochs: int, of_one_device: int
+) -> None:
+    """Images are in passes over the 180 training images."""
+    settings = make_settings(training={"epochs": 4}, population=population)
+    _, rounds = run(settings)
+    summary: dict[str, Any] = {}
+    for done in rounds:
+        summary = summarize(done, summary, [range(3)], settings.metrics)
+    assert (summary["train_images"], summary["peer_images"]) == (180 * images, 180 * of_one_device)
+    assert (summary["epoch"], summary["num_peers"]) == (epochs, population["num_peers"])
+    critical_path = (max(row["train_s"] + row["exchange_s"] for row in done.peers) for done in rounds)
+    assert summary["time_s"] == pytest.approx(sum(critical_path))
 
 
 def test_totals_that_an_earlier_version_did_not_count_stay_unknown() -> None:

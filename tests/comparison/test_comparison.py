@@ -401,7 +401,25 @@ def test_table_verdict_and_note_name_the_accounting(equal: Accounting, head: str
     output = StringIO()
     for part in comparison_tables([group], None):
         Console(file=output, width=100).print(part)
-    assert has_phrases(output.getvalue(), "(equal)", f"At equal {equal}")
+    above, below = output.getvalue().splitlines()[1:3]
+    assert (above.split(), below[: len(above.rstrip())].split()[-1]) == (["equal"], equal)  # right above the heading
+    assert has_phrases(output.getvalue(), f"At equal {equal}", note)
+
+
+def test_trials_that_patience_ended_are_a_warning() -> None:
+    epochs = {"single": (10, 10, 10), "grafting": (6, 10, 5), "noise": (4, 4, 4)}
+    patient = {"training": {"epochs": 10, "patience": 2}}
+    rows = [trial | {"epochs": epochs[trial["variant"]][trial["seed"]]} for trial in rows_of(STUDY)]
+    variants = {"single": patient, "grafting": patient, "noise": {"training": {"epochs": 4}}}
+    (group,) = groups_of(rows, variants=variants, equal="epochs")
+    assert line_of(group, "single").warnings == ()
+    early, unequal = line_of(group, "grafting").warnings
+    assert has_phrases(early, "training.patience", "2 of 3 trials", "7 of 10 epochs")
+    assert has_phrases(unequal, "7 epochs", "10 for single", "(-30 %)")
+    assert not any("patience" in warning for warning in line_of(group, "noise").warnings)
+    assert line_of(group, "grafting").difference is not None
+    (group,) = groups_of([trial | {"epochs": 8} for trial in rows], variants=variants)
+    assert has_phrases(line_of(group, "single").warnings[0], "3 of 3 trials", "8 of 10 epochs")
 
 
 def test_ensemble_costs_all_its_networks_at_inference() -> None:
