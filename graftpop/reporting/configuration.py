@@ -53,6 +53,10 @@ def _training(settings: Settings) -> Iterator[str]:
             f"{num_peers} {network}s train side by side for {most}{settings.num_epochs} epochs each, in "
             f"{settings.num_rounds} rounds."
         )
+    if settings.branch_epoch and num_peers > 1:
+        yield f"One of them trains the first {settings.branch_epoch} epochs alone, and the others start as its copies."
+    elif settings.sync_epochs:
+        yield f"In the first {settings.sync_epochs} epochs they average their gradients."
     if population.diversity == "learning_rate" and num_peers > 1:
         yield "They start from different weights and have different learning rates."
     elif not isinstance(population.diversity, str):

@@ -264,6 +264,8 @@ def test_description_gives_peers_epochs_rounds_and_alpha() -> None:
         ({"graft": {"source": "internal"}}, "strongest filters"),
         ({"graft": {"criterion": "l1"}}, "l1 norm of each layer"),
         ({"graft": {}, "population": {"topology": "all"}}, "mean of all others"),
+        ({"training": {"epochs": 4}, "population": {"branch_at": 0.5}}, "trains the first 2 epochs alone"),
+        ({"training": {"epochs": 4}, "population": {"sync_until": 0.75}}, "first 3 epochs they average"),
         ({"population": {"output": "ensemble"}}, "ensemble"),
         ({"repr": {}}, "(repr)"),
     ],
