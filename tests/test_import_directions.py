@@ -15,7 +15,7 @@ import graftpop
 ROOT = Path(__file__).parent.parent
 COMMANDS = LAYERS[0]
 LAYER_OF = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}
-OPS_MAY_IMPORT = {"torch", "numpy", "math", "random", "collections", "typing", "dataclasses"}
+OPS_MAY_IMPORT = {"torch", "numpy", "scipy", "math", "random", "collections", "typing", "dataclasses"}
 
 
 def module_name(file: Path) -> str:

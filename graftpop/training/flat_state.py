@@ -131,6 +131,11 @@ class FlatState:
         repetitions = math.prod(sizes[:place])
         return Stretch(entry.offset + part.start * inner, repetitions * part.length * inner, repetitions, num_units)
 
+    def view_of(self, buffer: Tensor, name: str) -> Tensor:
+        """Return the view of one tensor in a buffer of this layout."""
+        entry = self._entries_by_name[name]
+        return _shaped(buffer.narrow(0, entry.offset, entry.numel), self._shapes[name])
+
     def memory_of(self, buffer: Tensor, stretch: Stretch) -> Tensor:
         """Return a stretch of a buffer of this layout as (R, U, rest): repetitions, units, values in memory order."""
         return buffer.narrow(0, stretch.offset, stretch.numel).view(stretch.repetitions, stretch.num_units, -1)
