@@ -19,7 +19,7 @@ from graftpop.exchange.build import check_user_parts
 from graftpop.exchange.rule import ExchangeRule
 from graftpop.peer.components import Components
 from graftpop.peer.peer import Peer
-from graftpop.peer.sites import sites_of
+from graftpop.peer.sites import channel_groups_of, sites_of
 from graftpop.population.group import Group, LocalGroup
 from graftpop.population.round import Round
 from graftpop.seeds import derive, seeded
@@ -141,6 +141,7 @@ class Population:
         for peer in self.settings.of_peers():
             check_augmentation(peer.augmentation, splits.image_shape)
         check_network(self.settings, new_task(), probe, splits)
+        channel_groups_of(self.settings, probe, splits.image_shape)
         check_user_parts(self.settings, probe, sites_of(self.settings, probe, splits.image_shape), parts)
         self._components = Components(network, _Splits(make_splits), optimizer, _NewTask(given_task), parts)
         self._read_states: Callable[[], Iterable[tuple[int, bytes]]] = tuple

@@ -340,6 +340,7 @@ PEERS: dict[str, Tree] = {
     "filter level in steps": {"graft": {"c": 1.0, "level": "filter"}, "population": {"exchange_every": 2}},
     "as released": {"graft": {"c": 1.0, "compat": "released_code"}},
     "papa, averaged weights, soup": {"papa": {}, "swa": {"start": 0.3}, "population": {"output": "greedy_soup"}},
+    "alignment": {"graft": {"c": 1.0}, "align": {}, "population": {"num_peers": 3, "topology": "mean"}},
     "papa in steps": {"papa": {}, "population": {"exchange_every": 2}},
     "user-defined rule": {"exchange": "python:user_parts.Pull"},
     "user-defined alpha and criterion": {

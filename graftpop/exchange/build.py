@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graftpop.errors import SpaceError
 from graftpop.exchange.grafting import site_measures
 from graftpop.exchange.rule import ExchangeContext, ExchangeRule
 from graftpop.exchange.snapshots import take_snapshot
@@ -67,6 +68,12 @@ def check_user_parts(
         assert rule is not None
         rules.append(rule)
     receiver, donor = rules
+    ordered = [name for name, tensor in donor.publish().items() if tensor.numel() > 1]
+    if settings.align is not None and ordered:
+        raise SpaceError(
+            f"align: permutes the donors' weights alone, so a rule must publish nothing but single numbers, got "
+            f"'{ordered[0]}' of '{settings.exchange}'; remove align"
+        )
     no_prediction = torch.empty(0, dtype=torch.int64)
     receiver.receive(
         [take_snapshot(donor.context.state, 1, donor.context.measures.entropies, no_prediction, donor.publish())]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from graftpop.errors import ModelError, PeerDiverged
+from graftpop.exchange.alignment import Alignment, received
 from graftpop.exchange.build import make_rule
 from graftpop.exchange.grafting import site_measures
 from graftpop.exchange.rule import ExchangeContext, ExchangeRule
@@ -22,7 +23,7 @@ from graftpop.peer.components import Components, named_components
 from graftpop.peer.diagnostics import Diagnostics, compare_pair
 from graftpop.peer.final_network import FinalNetwork
 from graftpop.peer.learning import add_loss_terms, make_learner
-from graftpop.peer.sites import rankable, sites_of
+from graftpop.peer.sites import channel_groups_of, rankable, sites_of
 from graftpop.peer.state import Stateful, check_normalization, load_state, state_bytes
 from graftpop.peer.step_exchange import StepExchange
 from graftpop.rows import DiagnosticRow, Exchanged, PeerRow, TrialRow, with_metrics
@@ -69,6 +70,7 @@ class Peer:
         ):
             network = components.make_network(num_outputs(task, splits))
         sites = sites_of(settings, network, splits.image_shape)
+        groups = channel_groups_of(settings, network, splits.image_shape)
         self._learner = make_learner(settings, index, network, splits, task, self._device, components)
         self._measures = site_measures(self._learner.state, sites, settings.graft)
         per_round, every = settings.population.epochs_per_round, settings.population.exchange_every
@@ -84,10 +86,13 @@ class Peer:
             user_parts=components.user_parts,
         )
         self._rule = make_rule(context)
+        self._alignment = Alignment(self._learner.state, groups) if groups else None
         self._step_exchange: StepExchange | None = None
         if self._rule is not None and settings.exchanges_in_steps:
             start = settings.common_epochs * self._learner.steps_per_epoch
-            self._step_exchange = self._learner.weight_exchange = StepExchange(self._rule, settings, index, start)
+            self._step_exchange = self._learner.weight_exchange = StepExchange(
+                self._rule, settings, index, start, self._alignment
+            )
         self._learner.sync_epochs = settings.sync_epochs
         self._hooks = make_hooks(settings, self._learner, site_filters(self._learner, rankable(sites)), index)
         self._stateful: list[Stateful] = [*self._hooks, *([self._rule] if self._rule is not None else [])]
@@ -219,10 +224,10 @@ class Peer:
                     f"exchanges weights, got {self._learner.state.buffer.numel()} numbers at peer {self._index} and "
                     f"{donor.weights.size} at peer {donor.peer}; make the network a function of the number of outputs"
                 )
-        figures = self._rule_of_exchange.receive(donors)
+        figures = received(self._rule_of_exchange, donors, self._alignment)
         if self._settings.population.repair:
             self._learner.recalibrate()
-        return {"figures": dict(figures or {}), "columns": self._rule_of_exchange.columns()}
+        return {"figures": figures, "columns": self._rule_of_exchange.columns()}
 
     def exchanged(self) -> Exchanged:
         """Return the records of the exchanges within the round: mean figures, and the columns of the last exchange."""
@@ -278,7 +283,9 @@ class Peer:
         return dict(self._task.score(combined, as_tensor(predictions[0][1])))
 
     def make_soup(self, kind: str, *snapshots: Snapshot) -> None:
-        """See `FinalNetwork.make_soup`."""
+        """See `FinalNetwork.make_soup`; with `align` the snapshots are aligned to this peer first."""
+        if self._alignment is not None:
+            snapshots = tuple(self._alignment.align(snapshot)[0] for snapshot in snapshots)
         self._final.make_soup(kind, snapshots)
 
     def cost(self) -> TrialRow:

@@ -1,4 +1,4 @@
-"""The sites that a population's methods act on."""
+"""The sites that a population's methods act on, and the groups of channels that alignment permutes."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,10 @@ from torch import nn
 from graftpop.errors import ModelError
 from graftpop.models.layers import BATCHNORMS
 from graftpop.settings import Settings
-from graftpop.sites import Site, find_sites
+from graftpop.sites import ChannelGroup, Site, find_sites
+from graftpop.sites.channel_groups import find_channel_groups
 
-__all__ = ["rankable", "sites_of"]
+__all__ = ["channel_groups_of", "rankable", "sites_of"]
 
 
 def sites_of(settings: Settings, network: nn.Module, image_shape: tuple[int, ...]) -> list[Site]:
@@ -49,3 +50,14 @@ def sites_of(settings: Settings, network: nn.Module, image_shape: tuple[int, ...
 def rankable(sites: Sequence[Site]) -> list[Site]:
     """Return the sites whose units compute features: not those of the output layer, nor tables such as embeddings."""
     return [site for site in sites if site.kind != "table" and not site.is_output]
+
+
+def channel_groups_of(settings: Settings, network: nn.Module, image_shape: tuple[int, ...]) -> list[ChannelGroup]:
+    """Return the groups of channels that `align` permutes, in module order; none without that section.
+
+    Arguments as for `sites_of`.
+
+    Raises:
+        ModelError: no channels of the network can be permuted.
+    """
+    return [] if settings.align is None else find_channel_groups(network, image_shape, settings.model.name)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
+from graftpop.exchange.alignment import Alignment, received
 from graftpop.exchange.donors import donors_among
 from graftpop.exchange.rule import ExchangeRule
 from graftpop.settings import Settings
@@ -24,14 +25,17 @@ class StepExchange:
         settings: the population's settings.
         peer: index of the peer.
         start: optimizer steps before which there is no exchange.
+        alignment: aligns the donors; None: they stay as they are.
 
     Attributes:
         figures: mean of the rule's figures over the exchanges since `restart`, by name.
     """
 
-    def __init__(self, rule: ExchangeRule, settings: Settings, peer: int, start: int) -> None:
+    def __init__(
+        self, rule: ExchangeRule, settings: Settings, peer: int, start: int, alignment: Alignment | None = None
+    ) -> None:
         self._every, self._start = int(settings.population.exchange_every), start
-        self._rule, self._settings, self._peer = rule, settings, peer
+        self._rule, self._settings, self._peer, self._alignment = rule, settings, peer, alignment
         self.restart()
 
     def follows(self, step: int) -> bool:
@@ -59,5 +63,5 @@ class StepExchange:
             Snapshot(donor, weights_KN[donor].cpu().numpy(), NO_INTEGERS, NONE, NO_INTEGERS) for donor in donors
         ]
         self._num_exchanges += 1
-        for name, value in (self._rule.receive(snapshots) or {}).items():
+        for name, value in received(self._rule, snapshots, self._alignment).items():
             self._sums[name] = self._sums.get(name, 0.0) + value

@@ -20,6 +20,7 @@ from graftpop.settings.section import (
 from graftpop.user_code import PYTHON
 
 __all__ = [
+    "AlignSettings",
     "AttenuationSettings",
     "DistillationSettings",
     "EmaSettings",
@@ -142,6 +143,12 @@ class OuterSettings(ExchangeSection):
 
     momentum: Rate = 0.9
     """Nesterov momentum of the outer optimizer."""
+
+
+class AlignSettings(Section):
+    """Alignment beside graft, papa or a user-defined rule: before an exchange the units of each donor, such as filters
+    and attention heads, are permuted to match the receiver's, which leaves the donor's outputs as they are. It has no
+    keys: `align: {}`."""
 
 
 class TeacherSettings(Section):

@@ -6,6 +6,7 @@ from typing import Literal
 from graftpop.metrics import Metric, Mode
 from graftpop.settings.augmentation import AugmentationSettings
 from graftpop.settings.methods import (
+    AlignSettings,
     AttenuationSettings,
     DistillationSettings,
     EmaSettings,
@@ -52,6 +53,7 @@ class Settings(Section):
     exchange: UserPart | None = None
     """User-defined exchange rule, python:MODULE.CLASS. null: none."""
 
+    align: AlignSettings | None = None
     distillation: DistillationSettings | None = None
     mutual: MutualSettings | None = None
     repr: ReprSettings | None = None

@@ -73,8 +73,8 @@ def keys_markdown() -> str:
             node = settings["properties"][name]
             off = " Off if null or absent." if {"type": "null"} in parts_of(node) else ""
             searched = space["$defs"].get(f"Searched{class_of(node)}", {"properties": {}})["properties"]
-            table = _keys(name, section["properties"], searched)
-            parts.append(f"## {name}\n\n{section['description']}{off}\n\n{table}")
+            table = f"\n{_keys(name, section['properties'], searched)}" if section["properties"] else ""
+            parts.append(f"## {name}\n\n{section['description']}{off}\n{table}")
             parts += _listed(name, section, settings)
     return "\n".join([*parts, COMPARISON + _table("key", "meaning", rows=_study_keys(space))])
 

@@ -1,6 +1,6 @@
 """Rules of the methods' sections: their requirements on training and peers, and the pairs that exclude each other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from graftpop.errors import SpaceError
@@ -72,6 +72,7 @@ def _check_exchange(settings: Settings, origin: Origin) -> None:
             f"{origin('population.topology')}: must be all with wash, which shuffles the weights of all peers, got "
             f"{settings.topology}; set all, or leave it out"
         )
+    _check_align(settings, rules, origin)
     at_one_step = next((name for name in AT_ONE_STEP if getattr(settings, name) is not None), None)
     if at_one_step is not None and population.mode == "async":
         raise SpaceError(
@@ -87,6 +88,21 @@ def _check_exchange(settings: Settings, origin: Origin) -> None:
         raise SpaceError(
             f"{origin('population.topology')}: best needs validation, which follows a round, got "
             f"population.exchange_every: {population.exchange_every}; set it to round, or choose another topology"
+        )
+
+
+def _check_align(settings: Settings, rules: Sequence[str], origin: Origin) -> None:
+    if settings.align is None:
+        return
+    if not rules:
+        raise SpaceError(
+            f"{origin('align')}: must stand beside an exchange rule, whose donors it aligns, got none; add graft or "
+            f"papa, or remove align"
+        )
+    if in_place := next((name for name in AT_ONE_STEP if getattr(settings, name) is not None), None):
+        raise SpaceError(
+            f"{origin('align')}: excludes {in_place}, whose peers share the places of their weights, got both; "
+            f"remove one"
         )
 
 

@@ -96,7 +96,8 @@ def describe(error: ValidationError, tree: Mapping[str, Any], sample: Mapping[st
     if problems[0]["type"] in ("extra_forbidden", "invalid_key"):
         *sections, name = problems[0]["loc"]
         names = names_at(tuple(sections))
-        return f"{origin(key)}: unknown key '{name}'; choose from {', '.join(names)}{closest(str(name), names)}"
+        choices = f"choose from {', '.join(names)}{closest(str(name), names)}" if names else "the section has none"
+        return f"{origin(key)}: unknown key '{name}'; {choices}"
     if problems[0]["type"] == "missing":
         return f"{origin(key)}: must be given, got nothing; add it"
     may_search = key.split(".")[0] not in STUDY_KEYS

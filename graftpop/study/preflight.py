@@ -17,9 +17,10 @@ from graftpop.models.forward_check import check_forward
 from graftpop.models.module_check import check_modules
 from graftpop.models.pretrained import find_start, load_teacher
 from graftpop.peer.diagnostics import valid_filters
-from graftpop.peer.sites import rankable, sites_of
+from graftpop.peer.sites import channel_groups_of, rankable, sites_of
 from graftpop.settings import Settings, TeacherSettings
 from graftpop.sites import Site, alpha_share
+from graftpop.sites.channel_groups import permutable_share
 from graftpop.space import Space
 from graftpop.space.optimizer_arguments import check_optimizers
 from graftpop.study.trackers import TRACKERS
@@ -82,7 +83,7 @@ class Findings(NamedTuple):
 
     Attributes:
         notes: files that are left out, unusual labels and sizes, replaced output layers.
-        sites: sites of each network on which a method acts, and their share of its parameters.
+        sites: sites of each network on which a method acts, units that are aligned, and their shares of its parameters.
     """
 
     notes: list[str]
@@ -177,7 +178,7 @@ def _alike(possible_settings: list[Settings]) -> list[list[Settings]]:
 def _check_network(
     network: nn.Module, splits: Splits, possible_settings: list[Settings], *, released: bool
 ) -> Iterator[str]:
-    """Check that a network fits the data and the methods of some settings; yield lines about its sites."""
+    """Check that a network fits the data and the methods of some settings; yield lines about its sites and units."""
     name, task = possible_settings[0].model.name, make_task(possible_settings[0].task)
     for settings in {_use_of_task(settings): settings for settings in possible_settings}.values():
         check_network(settings, task, network, splits)
@@ -189,6 +190,9 @@ def _check_network(
         sites = sites_of(settings, network, splits.image_shape)
         if settings.method_on_sites is not None:
             yield _sites_line(settings, network, sites)
+        if groups := channel_groups_of(settings, network, splits.image_shape):
+            share = permutable_share(network, groups)
+            yield f"{name}: align permutes {len(groups)} groups of units with {share:.1%} of the parameters"
         check_user_parts(settings, network, sites, {})
         if settings.attenuation is not None and settings.attenuation.remove:
             check_removable(network, rankable(sites), splits.image_shape, name)
@@ -211,7 +215,7 @@ def _use_of_sites(settings: Settings) -> tuple[object, ...]:
     level = settings.graft.level if settings.graft is not None and parts else ""
     removes = settings.attenuation is not None and settings.attenuation.remove
     methods = settings.method_on_sites, settings.method_on_filters, removes, settings.population.repair
-    return settings.sites, *methods, level, str(settings.diagnostics), str(parts)
+    return settings.sites, settings.align is None, *methods, level, str(settings.diagnostics), str(parts)
 
 
 def _sites_line(settings: Settings, network: nn.Module, sites: Sequence[Site]) -> str:

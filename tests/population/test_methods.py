@@ -59,6 +59,13 @@ METHODS: dict[str, Tree] = {
     "nesterov": {"training": {"optimizer": {"nesterov": True}}},
     "warmup": {"training": {"warmup_epochs": 1.5}},
     "repair": {"graft": {}, "population": {"repair": True}},
+    "alignment": {"graft": {}, "align": {}},
+    "alignment and the mean": {
+        "graft": {"level": "filter"},
+        "align": {},
+        "population": {"num_peers": 3, "topology": "mean", "repair": True, "output": "uniform_soup"},
+    },
+    "alignment in steps": {"papa": {}, "align": {}, "population": {"exchange_every": 2}},
     "branch": {"population": {"branch_at": 0.4}},
     "late branch": {"population": {"branch_at": 0.7}},
     "branch and steps": {"population": {"branch_at": 0.4, "exchange_every": 2}, "outer": {}, "ema": {"decay": 0.6}},

@@ -31,6 +31,7 @@ METHODS: dict[str, Mapping[str, Any]] = {
         "population": {"topology": "all", "output": "greedy_soup"},
         "diagnostics": {"pairs": True},
     },
+    "alignment": {"graft": {}, "align": {}, "population": {"topology": "random_pairs"}},
     "branch": {"training": {"epochs": 3}, "population": {"branch_at": 0.4}, "graft": {}},
     "averaged gradients": {
         "training": {"epochs": 3},

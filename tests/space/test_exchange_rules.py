@@ -1,7 +1,9 @@
 """Rules between the keys of exchanges."""
 
+from typing import Any
+
 import pytest
-from space_makers import assert_refused
+from space_makers import assert_refused, make_settings
 
 
 @pytest.mark.parametrize(
@@ -22,7 +24,21 @@ from space_makers import assert_refused
         ("{graft: {criterion: entropi}}", "graft.criterion", ("entropi", "entropy")),
         ("{graft: {alpha: 1.5}}", "graft.alpha", ("1.5",)),
         ("{papa: {rate: 0}}", "papa.rate", ("0",)),
+        ("{align: {}}", "align", ("got none", "graft")),
+        ("{graft: {source: noise}, align: {}}", "align", ("got none",)),
+        ("{wash: {}, align: {}}", "align", ("wash",)),
+        ("{sparta: {}, align: {}}", "align", ("sparta",)),
+        ("{outer: {}, align: {}}", "align", ("outer",)),
+        ("{graft: {}, align: true}", "align", ("got true",)),
+        ("{graft: {}, align: {rounds: 3}}", "align.rounds", ("rounds",)),
     ],
 )
 def test_exchange_is_refused_in_one_line(text: str, key: str, parts: tuple[str, ...]) -> None:
     assert_refused(text, key, *parts)
+
+
+@pytest.mark.parametrize("rule", [{"graft": {}}, {"papa": {}}, {"exchange": "python:user_parts.Pull"}])
+@pytest.mark.parametrize("population", [{}, {"exchange_every": 9}, {"mode": "async"}])
+def test_alignment_stands_beside_rules_that_take_weights(rule: dict[str, Any], population: dict[str, Any]) -> None:
+    assert make_settings(rule, align={}, population=population).align is not None
+    assert make_settings(rule, population=population).align is None
