@@ -4,7 +4,7 @@
 
 Peers run in Ray actors on this machine, in a ring, as in a trial. The plain recipe exchanges weights through files in a
 temporary folder. The copy moves as many bytes as all peers publish, buffer by buffer in one process, into memory that
-was written before.
+was written before. The alignment of a donor (`align: {}`) is measured apart, in one thread of this process.
 """
 
 import argparse
@@ -17,12 +17,19 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import torch
 from peers import NUM_CORES, peers_of, this_machine
 from plain import PlainPeers
 from turns import NUM_TURNS, Case, in_turns, report
 
+from graftpop.exchange.alignment import Alignment
+from graftpop.models import build
+from graftpop.sites.channel_groups import find_channel_groups
+from graftpop.training.flat_state import FlatState
+
 MODELS = ("resnet32", "mobilenetv2", "torchvision:resnet50")
 PEERS = (2, 8)
+ALIGNED = ("resnet8", "resnet20")
 LARGE_BYTES = 10_000_000
 MOST_COPIES = 4.0
 BYTES_A_WEIGHT = 4
@@ -43,8 +50,16 @@ def main() -> None:
     large = [case for case in cases if float(case.shown["MB a peer"]) * 1e6 >= LARGE_BYTES]
     most = max((case.shown["times a copy"] for case in large), default=None)
     report(
-        "exchange", "times as fast as the plain recipe", 1.0, cases, times_a_copy=most, wanted_times_a_copy=MOST_COPIES
+        "exchange",
+        "times as fast as the plain recipe",
+        1.0,
+        cases,
+        times_a_copy=most,
+        wanted_times_a_copy=MOST_COPIES,
+        alignment_ms=(of_alignment := {name: round(alignment_ms(name, given.turns), 1) for name in ALIGNED}),
     )
+    for name, milliseconds in of_alignment.items():
+        print(f"alignment of a donor, {name}, one thread: {milliseconds} ms")
     if large:
         print(f"of {LARGE_BYTES / 1e6:g} MB and more: at most {most} times a copy, goal below {MOST_COPIES:g}")
 
@@ -71,6 +86,21 @@ def measured(model: str, num_peers: int, num_turns: int, exchange: Callable[[], 
             "times a copy": round(copies, 2),
         },
     )
+
+
+def alignment_ms(model: str, num_turns: int) -> float:
+    """Return the median duration of the alignment of one network to another, both with initial weights."""
+    torch.set_num_threads(1)
+    network, donor = build(model, 10), build(model, 10)
+    alignment = Alignment(FlatState(network), find_channel_groups(network, (3, 32, 32), model))
+    theirs = FlatState(donor).buffer
+
+    def align() -> float:
+        weights, start = theirs.clone(), time.perf_counter()
+        alignment.align_(weights)
+        return time.perf_counter() - start
+
+    return 1000 * median(in_turns(align, num_turns=num_turns)[0])
 
 
 def copying(num_peers: int, num_bytes: int) -> Callable[[], float]:
