@@ -3,7 +3,7 @@
 import math
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,8 @@ FOLDER = ROOT / "search_spaces"
 PAPERS = sorted((FOLDER / "papers").glob("*.yaml"))
 SPACES = sorted(FOLDER.rglob("*.yaml"))
 COMPARISONS = [file for file in SPACES if "\nvariants:" in file.read_text(encoding="utf-8")]
+CONTRASTS = ("one-60", "one-stopped", "sequential")
+"""Variants that are meant to cost more or less than the others."""
 NUM_CLASSES, NUM_TRAINING_IMAGES = 10, 24
 MOST_PEERS, NUM_ROUNDS = 3, 2
 MOST_EPOCHS_OF_A_SMALL_RUN = 300
@@ -58,14 +60,20 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(root)
 
 
-def every_settings(space: Space, *seeds: int) -> Iterator[Settings]:
-    """Yield the settings of every trial of some seeds, by default of the first; a range gives its lowest value."""
+def every_settings(space: Space, *seeds: int, **only: Sequence[str]) -> Iterator[Settings]:
+    """Yield the settings of every trial of some seeds, by default of the first; a range gives its lowest value.
+
+    Args:
+        space: the space.
+        seeds: the seeds.
+        only: values of searched keys, in place of all.
+    """
     values = {
         key: domain.every_value() if domain.is_finite else domain.boundary_values[:1]
         for key, domain in space.domains.items()
         if key != "seed"
     }
-    return map(space.resolve, combinations(values | ({"seed": seeds} if seeds else {})))
+    return map(space.resolve, combinations(values | ({"seed": seeds} if seeds else {}) | only))
 
 
 def small(settings: Settings, images: str, people: str = "", *, model: str | None = None) -> Settings:
@@ -150,7 +158,7 @@ def test_variants_are_equal_in_the_accounting_that_their_space_names(file: Path)
     assert "\ncompare:" in file.read_text(encoding="utf-8")
     space = load_space(file)
     costs = set()
-    for settings in every_settings(space):
+    for settings in every_settings(space, variant=[name for name in space.variants if name not in CONTRASTS]):
         teachers = settings.distillation.teachers if settings.distillation else []
         images = settings.trained_epochs + sum(teacher.epochs or 0 for teacher in teachers)
         costs.add({"images": images, "epochs": settings.num_epochs, "time": settings.num_epochs}[space.equal])

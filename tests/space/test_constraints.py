@@ -372,7 +372,7 @@ def test_keys_that_a_trial_cannot_change_are_not_searched(key: str) -> None:
         f"{section}: {{{name}: {{choice: [1, 2]}}}}",
         key,
         "cannot be searched, got {'choice': [1, 2]}",
-        f"seed, task, data, augmentation, model, training, population, {', '.join(RULES)}, exchange, distillation",
+        f"seed, task, data, augmentation, model, training, population, {', '.join(RULES)}, exchange, align",
     )
 
 
