@@ -43,6 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "distillation": {"teachers": [{"model": "resnet8", "epochs": 1}]},
         "mutual": {"exchange": "snapshots"},
         "graft": {"criterion": "l1"},
+        "align": {},
         "population": {"topology": "all", "output": "greedy_soup"},
         "diagnostics": {"pairs": True},
     },
