@@ -26,14 +26,16 @@ __all__ = ["Channel", "coupled_channels"]
 FIXED: Final = 0  # label of what no permutation moves: images, classes
 ANY: Final = -1  # label of constants and of sums over all channels: alike for every channel, whatever the permutation
 
-MOVES: Final = """view _unsafe_view _reshape_alias permute transpose t expand slice select cat stack split unbind
-split_with_sizes constant_pad_nd unsqueeze squeeze clone flip roll repeat alias detach copy_ index
-index_select gather embedding pixel_shuffle pixel_unshuffle channel_shuffle slice_scatter select_scatter
-"""
+MOVES: Final = frozenset(
+    "view _unsafe_view _reshape_alias permute transpose t expand slice select cat stack split unbind split_with_sizes "
+    "constant_pad_nd unsqueeze squeeze clone flip roll repeat alias detach copy_ index index_select gather embedding "
+    "pixel_shuffle pixel_unshuffle channel_shuffle slice_scatter select_scatter".split()  # noqa: SIM905
+)
 """Operations whose output has the numbers of their inputs, in other places."""
 
-REDUCTIONS: Final = "mean sum amax amin max min var std prod logsumexp linalg_vector_norm"
-PRODUCTS: Final = "mm bmm addmm baddbmm"  # of two matrices; the last two add them to a third
+REDUCTIONS: Final = frozenset("mean sum amax amin max min var std prod logsumexp linalg_vector_norm".split())  # noqa: SIM905
+PRODUCTS: Final = frozenset({"mm", "bmm", "addmm", "baddbmm"})
+"""Products of two matrices; the last two add a third."""
 
 
 class Channel(NamedTuple):
@@ -96,16 +98,16 @@ class _Labels(TorchDispatchMode):
         name = func.overloadpacket.__name__
         given = [arg for arg in tree_flatten((args, kwargs))[0] if _is_float(arg)]
         out = next((one for one in tree_flatten(outputs)[0] if _is_float(one)), None)
-        if out is None or not (name in MOVES.split() or any(map(self._is_known, given))):
+        if out is None or not (name in MOVES or any(map(self._is_known, given))):
             return outputs
-        if name in MOVES.split():  # constants too, which may get labels in place later
+        if name in MOVES:  # constants too, which may get labels in place later
             self._move(func, args, kwargs, outputs)
         elif name == "convolution":
             self._convolve(out, *args[:-1], groups=args[-1])
-        elif name in PRODUCTS.split():
+        elif name in PRODUCTS:
             *addend, left, right = args
             self._multiply(out, left, right, *addend)
-        elif name in REDUCTIONS.split():
+        elif name in REDUCTIONS:
             place = 2 if name == "linalg_vector_norm" else 1
             self._reduce(out, args[0], args[place] if len(args) > place else kwargs.get("dim"))
         elif "batch_norm" in name or "group_norm" in name:
