@@ -27,9 +27,9 @@ FIXED: Final = 0  # label of what no permutation moves: images, classes
 ANY: Final = -1  # label of constants and of sums over all channels: alike for every channel, whatever the permutation
 
 MOVES: Final = frozenset(
-    "view _unsafe_view _reshape_alias permute transpose t expand slice select cat stack split unbind split_with_sizes "
-    "constant_pad_nd unsqueeze squeeze clone flip roll repeat alias detach copy_ index index_select gather embedding "
-    "pixel_shuffle pixel_unshuffle channel_shuffle slice_scatter select_scatter".split()  # noqa: SIM905
+    "view _unsafe_view _reshape_alias permute transpose t expand slice select cat stack split unbind "  # noqa: SIM905
+    "split_with_sizes constant_pad_nd unsqueeze squeeze clone flip roll repeat alias detach copy_ index index_select "
+    "gather embedding pixel_shuffle pixel_unshuffle channel_shuffle slice_scatter select_scatter".split()
 )
 """Operations whose output has the numbers of their inputs, in other places."""
 
