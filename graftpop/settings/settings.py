@@ -176,10 +176,9 @@ class Settings(Section):
     @property
     def exchange_sections(self) -> dict[str, ExchangeSection]:
         """The sections of the exchange rules that are set, by key; at most one."""
-        sections = {name: getattr(self, name) for name in type(self).model_fields}
         return {
             name: section
-            for name, section in sections.items()
+            for name, section in self
             if isinstance(section, ExchangeSection) and getattr(section, "source", "external") == "external"
         }
 

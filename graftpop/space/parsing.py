@@ -1,7 +1,6 @@
 """Reading of spaces: YAML to a validated `Space`."""
 
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -25,6 +24,7 @@ from graftpop.space.yaml_tree import (
     MAX_CHARS,
     STUDY_KEYS,
     apply_override,
+    copied,
     make_paths_absolute_,
     read_sections,
     with_defaults,
@@ -81,9 +81,9 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
 
     check_renamed(tree, where, origins or {})
     origin = Origins(where, origins)
-    sections = _with_task({name: value for name, value in deepcopy(dict(tree)).items() if name not in STUDY_KEYS})
+    sections = _with_task({name: value for name, value in copied(dict(tree)).items() if name not in STUDY_KEYS})
     comparison = read_comparison(tree, origin)
-    variants = {name: _with_task(changes or {}) for name, changes in deepcopy(comparison.variants or {}).items()}
+    variants = {name: _with_task(changes or {}) for name, changes in copied(comparison.variants or {}).items()}
     is_comparison = bool(variants) or comparison.seeds is not None
     if comparison.seeds is not None:
         _put_seeds(sections, comparison.seeds, origin)
@@ -102,7 +102,7 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
         variants,
         comparison.baseline or next(iter(variants), None),
         (comparison.compare or CompareSettings()).equal,
-        deepcopy(tree.get("published")),
+        copied(tree.get("published")),
         storage_url,
     )
     of_variant = {name: VariantOrigins(origin, name, variants[name], common) for name in variants}

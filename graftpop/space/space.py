@@ -3,7 +3,6 @@
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,7 @@ from graftpop.settings import Accounting, Settings
 from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.conditions import conditions_of
 from graftpop.space.domains import Domain
-from graftpop.space.yaml_tree import default_of, merged, put, value_at
+from graftpop.space.yaml_tree import copied, default_of, merged, put, value_at
 
 __all__ = ["Space"]
 
@@ -69,11 +68,11 @@ class Space:
         A user's Tuner samples in any order, and keys of a section that its own choice leaves out.
         """
         variant = self.variants[sample.get("variant", next(iter(self.variants)))] if self.variants else {}
-        tree = deepcopy(merged(self.tree, variant))
+        tree: dict[str, Any] = copied(merged(self.tree, variant))
         for key, value in sorted(sample.items(), key=lambda item: item[0].count(".")):  # sections before their keys
             section, _, name = key.partition(".")
             if key != "variant" and not (name and sample.get(section, tree) is None):
-                put(tree, key, deepcopy(value))
+                put(tree, key, copied(value))
         return tree
 
     def sample_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +193,7 @@ class Space:
 
     def to_yaml(self) -> str:
         """Return the space as YAML, with defaults; `parse_space` reads it back as an equal space."""
-        tree = deepcopy(dict(self.tree))
+        tree = copied(dict(self.tree))
         for key, domain in self.domains.items():
             if key != "variant" and domain.only_with is None:
                 put(tree, key, _OnOneLine({domain.kind: [self._with_domains(key, value) for value in domain.values]}))
@@ -214,7 +213,7 @@ class Space:
         }
         if not inside:
             return choice
-        whole = deepcopy(choice)
+        whole = copied(choice)
         for key, domain in inside.items():
             put(whole, key, domain)
         return whole
