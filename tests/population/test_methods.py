@@ -1,17 +1,18 @@
 """Invariants of each method in populations of real peers on the digits, in one process."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from network_makers import same_bits
-from population_makers import local_population, networks, run, same, states
+from population_makers import States, local_population, networks, run, same, states
 from safetensors.torch import load as tensors_from_bytes
 from space_makers import RULES, make_settings
 
 from graftpop.peer.peer import Peer
-from graftpop.population import LocalGroup, Population
+from graftpop.population import LocalGroup, Population, Round
 from graftpop.settings import Settings
 
 Tree = Mapping[str, Any]
@@ -88,6 +89,13 @@ def method_settings(*trees: Tree, **sections: Tree) -> Settings:
     return make_settings({"training": {"epochs": 3}, "population": {"num_peers": 2}}, *trees, sections)
 
 
+@cache
+def plain_run(num_peers: int = 2) -> tuple[States, list[Round]]:
+    """Return the networks and the rounds of plain training, which several tests compare with."""
+    population, rounds = run(method_settings(population={"num_peers": num_peers}))
+    return networks(population), rounds
+
+
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_method_changes_training_and_resumes_to_the_bit(method: Tree) -> None:
     settings = method_settings(method)
@@ -113,8 +121,8 @@ def test_method_changes_training_and_resumes_to_the_bit(method: Tree) -> None:
         method.get("graft", {}).get("source", "external") == "external" and "graft" in method
     )
     if "diagnostics" not in method:
-        plain = method_settings(population={"num_peers": settings.population.num_peers})
-        assert not same(networks(first), networks(run(plain)[0]))
+        plain, _ = plain_run(settings.population.num_peers)
+        assert not same(networks(first), plain)
 
 
 def test_grafting_with_alpha_1_equals_the_ensemble() -> None:
@@ -130,16 +138,16 @@ def test_grafting_with_alpha_1_equals_the_ensemble() -> None:
 
 def test_mutual_learning_of_one_peer_is_plain_training() -> None:
     mutual, rounds = run(method_settings(mutual={}, population={"num_peers": 1}))
-    plain, plain_rounds = run(method_settings(population={"num_peers": 1}))
-    assert same(networks(mutual), networks(plain))
+    plain, plain_rounds = plain_run(num_peers=1)
+    assert same(networks(mutual), plain)
     assert rounds[-1].score == plain_rounds[-1].score
 
 
 def test_mutual_weight_0_is_training_on_shared_batches() -> None:
     mutual, _ = run(method_settings(mutual={"weight": 0.0}))
-    plain, _ = run(method_settings())
-    assert same_bits(networks(mutual)[0], networks(plain)[0])
-    assert not same_bits(networks(mutual)[1], networks(plain)[1])
+    plain, _ = plain_run()
+    assert same_bits(networks(mutual)[0], plain[0])
+    assert not same_bits(networks(mutual)[1], plain[1])
 
 
 def test_equal_peers_under_mutual_learning_train_like_one_peer() -> None:
@@ -170,7 +178,7 @@ def test_attenuation_factor_1_changes_nothing_before_the_end() -> None:
 
 
 def test_attenuation_of_no_filter_changes_nothing() -> None:
-    assert same(networks(run(method_settings(attenuation={"rate": 0.0}))[0]), networks(run(method_settings())[0]))
+    assert same(networks(run(method_settings(attenuation={"rate": 0.0}))[0]), plain_run()[0])
 
 
 def test_burn_in_leaves_the_first_rounds_without_an_exchange() -> None:
@@ -180,10 +188,11 @@ def test_burn_in_leaves_the_first_rounds_without_an_exchange() -> None:
 
 def test_teacher_with_weight_0_changes_nothing() -> None:
     taught, rounds = run(method_settings(distillation={**TEACHER, "weight": 0.0}))
-    plain, plain_rounds = run(method_settings())
-    for peer, state in networks(plain).items():
+    plain, plain_rounds = plain_run()
+    trained = networks(taught)
+    for peer, state in plain.items():
         for name, tensor in state.items():
-            assert torch.equal(tensor, networks(taught)[peer][name]), name
+            assert torch.equal(tensor, trained[peer][name]), name
     # the peer that trains the teacher counts the teacher's images
     images = [[row["train_images"] for row in done.peers] for done in (*rounds, *plain_rounds)]
     assert images == [[360, 180], *[[180, 180]] * 5]
