@@ -188,19 +188,17 @@ def test_two_concurrent_processes_decode_once(tmp_path: Path, cache: Path) -> No
     code = (
         "import sys, glob, os; from graftpop.data import load_splits;"
         "from graftpop.settings import DataSettings;"
+        "other = os.fork();"  # in a process that has imported torch and no more
         "splits = load_splits(DataSettings(name='parquet', root=sys.argv[1]), seed=0);"
         "file, = glob.glob(sys.argv[2] + '/*/meta.json');"
-        "print(os.stat(file).st_ino, int(splits.train.pixels.sum()))"
+        "os.write(1, f'{os.stat(file).st_ino} {int(splits.train.pixels.sum())}\\n'.encode());"  # a line at once
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) if other else 0)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(graftpop.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), str(cache)], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=50)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert outputs[0] == outputs[1]
-    assert int(outputs[0].split()[1]) == int(random_pixels(500).sum())
+    output = subprocess.check_output(
+        [sys.executable, "-c", code, str(tmp_path), str(cache)], env=environment, timeout=50, text=True
+    )
+    first, second = output.splitlines()
+    assert first == second
+    assert int(first.split()[1]) == int(random_pixels(500).sum())
     assert not list(cache.glob("*.partial"))
