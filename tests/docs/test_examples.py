@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,23 @@ def test_every_example_is_listed() -> None:
     assert sorted(OUTPUT) == sorted(file.stem for file in (ROOT / "examples").glob("*.py"))
 
 
+@pytest.mark.parametrize("name", [name for name in OUTPUT if name not in ON_RAY])
+def test_example_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, where torch is imported already."""
+    file = str(ROOT / "examples" / f"{name}.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [file])
+    runpy.run_path(file, run_name="__main__")
+    output = capsys.readouterr().out
+    assert re.search(OUTPUT[name], output), output
+
+
+@pytest.mark.ray
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.ray] * (name in ON_RAY)) for name in OUTPUT])
-def test_example_runs(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ON_RAY)
+def test_example_on_ray_runs(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / f"{name}.py")],
         cwd=tmp_path,
