@@ -274,8 +274,7 @@ def test_missing_space_is_refused() -> None:
 
 
 def test_more_peers_than_the_cluster_can_place_are_refused() -> None:
-    answer = run_command("-m graftpop.tune", "--space", DIGITS, "--set", "population.num_peers={choice: [2, 5000]}")
-    refused = checked(answer.returncode, answer.stdout, answer.stderr)
+    refused = refusal("--space", DIGITS, "--set", "population.num_peers={choice: [2, 5000]}")
     assert refused.startswith("--set population.num_peers={choice: [2, 5000]}: population.num_peers: 5000 peers ")
     assert re.search(r"1 node, \d+ CPU, \d+ GPU\D+(\d+); .* \1 peers.*resources.cpus_per_peer", refused)
 
