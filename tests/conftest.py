@@ -1,7 +1,9 @@
 """One torch thread, one cache folder per session, repeatable property tests, and the order of files."""
 
+import atexit
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +46,18 @@ def connection() -> "Iterator[Connection]":
             ray.init("local", num_cpus=num_cpus, num_gpus=0, include_dashboard=False, log_to_driver=False)
     yield Connection([Node(float(num_cpus), 0.0)], "", f"node:{ray.util.get_node_ip_address()}")
     ray.shutdown()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without the garbage collector, and exclude the million objects of imported modules from its passes."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+        atexit.register(gc.unfreeze)  # else libraries report leaks
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
