@@ -240,8 +240,8 @@ def with_defaults(tree: Mapping[str, Any], section: type[BaseModel] = Settings) 
         if name in tree:
             full[name] = with_defaults(tree[name], below) if below and isinstance(tree[name], dict) else tree[name]
         elif not field.is_required():
-            default = field.get_default()
-            full[name] = default.model_dump() if isinstance(default, BaseModel) else default
+            default = field.default
+            full[name] = default.model_dump() if isinstance(default, BaseModel) else field.get_default()
     return full | {name: value for name, value in tree.items() if name not in full}
 
 
