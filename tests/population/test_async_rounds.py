@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from random import Random
 from typing import Any
 
@@ -114,13 +114,18 @@ def untimed(done: Round) -> Any:
     return rows, done.grafts, done.diagnostics
 
 
+@cache
+def sync_outcome(topology: str) -> tuple[list[Round], dict[str, Any], dict[int, Any], list[Event]]:
+    settings = async_settings(population={"topology": topology, "mode": "sync"}, training={"epochs": 3})
+    return run(settings, LocalGroup(partial(Peer, settings), NUM_PEERS))
+
+
 @pytest.mark.parametrize("topology", ["ring", "all", "random_pairs", "best"])
 @hypothesis.settings(max_examples=4)
 @hypothesis.given(seed=st.integers(0, 2**32))
 def test_async_rounds_with_max_staleness_0_equal_sync_rounds(topology: str, seed: int) -> None:
-    sync_settings = async_settings(population={"topology": topology, "mode": "sync"}, training={"epochs": 3})
     without_staleness = async_settings(population={"topology": topology, "max_staleness": 0}, training={"epochs": 3})
-    expected = run(sync_settings, LocalGroup(partial(Peer, sync_settings), NUM_PEERS))
+    expected = sync_outcome(topology)
     got = run(without_staleness, PacedGroup(without_staleness, Random(seed)))
     assert [untimed(done) for done in got[0]] == [untimed(done) for done in expected[0]]
     assert got[1] == expected[1]
