@@ -32,6 +32,7 @@ CONTRASTS = ("one-60", "one-stopped", "sequential")
 NUM_CLASSES, NUM_TRAINING_IMAGES = 10, 24
 MOST_PEERS, NUM_ROUNDS = 3, 2
 MOST_EPOCHS_OF_A_SMALL_RUN = 300
+MOST_SETTINGS = 40  # trained of one space, evenly spaced
 
 of_each = partial(pytest.mark.parametrize, ids=lambda file: file.stem)
 
@@ -172,7 +173,7 @@ def test_every_trial_trains_two_rounds_on_tiny_images(file: Path, images: str, p
         for settings in (small(settings, images, people) for settings in every_settings(load_space(file)))
     }
     assert every
-    for key, settings in every.items():
+    for key, settings in list(every.items())[:: math.ceil(len(every) / MOST_SETTINGS)]:
         if key not in RAN:
             assert_finite_figures(settings)
             RAN[key] = None
