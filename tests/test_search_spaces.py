@@ -11,15 +11,24 @@ import numpy as np
 import pytest
 import torch
 from data_makers import write_market
+from network_makers import seeded_small_net
 from PIL import Image
+from population_makers import networks, run, same
+from rule_makers import exchange_all
+from space_makers import make_settings
 
 from graftpop.errors import SpaceError
+from graftpop.exchange.build import make_rule
+from graftpop.exchange.grafting import site_measures
+from graftpop.exchange.rule import ExchangeContext
 from graftpop.ops.alpha import adaptive_alpha
 from graftpop.peer.peer import Peer
 from graftpop.population import LocalGroup, Population
 from graftpop.settings import Settings
+from graftpop.sites import find_sites
 from graftpop.space import Space, load_space
 from graftpop.space.boundary import combinations
+from graftpop.training.flat_state import FlatState
 from graftpop.user_code import import_user_code
 
 ROOT = Path(__file__).parents[1]
@@ -192,6 +201,39 @@ def test_controls_have_the_values_of_adaptive_alpha_on_other_sites(monkeypatch: 
     orders = {tuple(shuffled(own + shift, theirs + shift).argsort().tolist()) for shift in (0.0, 0.1, 0.2)}
     assert len(orders) == 3
     torch.testing.assert_close(reversed_sign(own, theirs) - 0.8, 0.8 - adaptive)
+
+
+def test_momentum_is_blended_as_the_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    rules = []
+    for peer in (0, 1):
+        state = FlatState(seeded_small_net(peer))
+        momenta = {entry.name: state.view_of(state.buffer, entry.name).clone() for entry in state.entries}
+        sites = find_sites(seeded_small_net(peer), (3, 8, 8), "network", "all")
+        settings = make_settings(exchange="python:search_spaces.evidence.rules.MomentumToo")
+        measures = site_measures(state, sites, None)
+        rule = make_rule(ExchangeContext(peer, state, sites, measures, settings, momentum=momenta.get))
+        assert rule is not None
+        rules.append(rule)
+    before = rules[0].weights.clone()
+    exchange_all(rules)
+    state, momentum = rules[0].context.state, rules[0].context.momentum
+    assert not torch.equal(state.buffer, before)
+    for entry in state.entries:
+        blended = momentum(entry.name)
+        assert blended is not None
+        if entry.is_parameter:
+            torch.testing.assert_close(blended, state.view_of(state.buffer, entry.name))
+
+
+def test_blended_momentum_changes_the_training(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    space = load_space(FOLDER / "evidence" / "saturated_variations.yaml")
+    blended = small(space.resolve({"variant": "graft-momentum"}), images)
+    tree = blended.model_dump()
+    tree["exchange"], tree["graft"] = None, {"A": 0.4, "c": 100.0}
+    one, other = (networks(run(settings)[0]) for settings in (blended, Settings.model_validate(tree)))
+    assert not same(one, other)
 
 
 @pytest.mark.parametrize(("name", "variant"), [("grafting_filter_level", "filter"), ("grafting_peers", "grafting-2")])

@@ -32,6 +32,8 @@ class ExchangeContext:
         num_steps: returns the optimizer steps trained so far; with the peer, it seeds random numbers.
         lr_ratio: returns the current learning rate divided by the initial one, or by the one after a warmup.
         steps_between: optimizer steps from one exchange to the next.
+        momentum: returns the mean of past gradients of a parameter by its name, writable in place; None before the
+            first step, or if the optimizer keeps none.
         user_parts: user-defined functions of the rule, by key of the settings, such as `graft.alpha`.
     """
 
@@ -43,6 +45,7 @@ class ExchangeContext:
     num_steps: Callable[[], int] = lambda: 0
     lr_ratio: Callable[[], float] = lambda: 1.0
     steps_between: int = 1
+    momentum: Callable[[str], Tensor | None] = lambda name: None
     user_parts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 

@@ -83,6 +83,7 @@ class Peer:
             num_steps=self._learner.num_steps,
             lr_ratio=self._learner.lr_ratio,
             steps_between=per_round * self._learner.steps_per_epoch if every == "round" else every,
+            momentum=self._learner.momentum,
             user_parts=components.user_parts,
         )
         self._rule = make_rule(context)
