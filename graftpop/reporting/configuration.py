@@ -39,7 +39,8 @@ def configuration_sentences(settings: Settings, grafts: pa.Table) -> list[str]:
         settings: settings of the population.
         grafts: its rows of `grafts.parquet`; may be empty.
     """
-    return [*_training(settings), *_exchange(settings, grafts)]
+    aligned = ["Before, a donor's units are permuted to match the receiver's."] if settings.align is not None else []
+    return [*_training(settings), *_exchange(settings, grafts), *aligned]
 
 
 def _training(settings: Settings) -> Iterator[str]:
@@ -57,10 +58,11 @@ def _training(settings: Settings) -> Iterator[str]:
         yield f"One of them trains the first {settings.branch_epoch} epochs alone, and the others start as its copies."
     elif settings.sync_epochs:
         yield f"In the first {settings.sync_epochs} epochs they average their gradients."
+    start = "the same" if settings.branch_epoch or settings.initialization == "same" else "different"
     if population.diversity == "learning_rate" and num_peers > 1:
-        yield "They start from different weights and have different learning rates."
+        yield f"They start from {start} weights and have different learning rates."
     elif not isinstance(population.diversity, str):
-        yield f"They start from different weights and differ in {' and '.join(population.diversity)}."
+        yield f"They start from {start} weights and differ in {' and '.join(population.diversity)}."
     methods = [text for section, text in METHODS.items() if getattr(settings, section) is not None]
     if methods:
         yield f"Each network {'; it '.join(methods)}."

@@ -266,6 +266,12 @@ def test_description_gives_peers_epochs_rounds_and_alpha() -> None:
         ({"graft": {}, "population": {"topology": "all"}}, "mean of all others"),
         ({"training": {"epochs": 4}, "population": {"branch_at": 0.5}}, "trains the first 2 epochs alone"),
         ({"training": {"epochs": 4}, "population": {"sync_until": 0.75}}, "first 3 epochs they average"),
+        (
+            {"training": {"epochs": 4}, "population": {"branch_at": 0.5, "diversity": "learning_rate"}},
+            "from the same weights",
+        ),
+        ({"population": {"diversity": "learning_rate"}}, "from different weights"),
+        ({"papa": {}, "align": {}}, "permuted"),
         ({"population": {"output": "ensemble"}}, "ensemble"),
         ({"repr": {}}, "(repr)"),
     ],
