@@ -3,26 +3,47 @@
     python benchmarks/summary.py RUN...               tables, then the same as one line of JSON
     python benchmarks/summary.py --trials RUN...      every trial of every run, one JSON object per line
 
-The tables list the trials of every run. The last table has the mean and standard deviation (n - 1) over runs for each
-run's best trial, selected by validation accuracy.
+Trials of earlier versions get the costs that these did not record, from `rounds.parquet`. The tables list the trials of
+every run. The last table has the mean and standard deviation (n - 1) over runs for each run's best trial, selected by
+validation accuracy.
 """
 
 import json
 import statistics
 import sys
+from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+COSTS = ("peer_images", "time_s")
 MEASURES = ("val_accuracy", "test_accuracy", "ensemble_test_accuracy")
 
 
 def print_trials(folders: list[str]) -> None:
     for folder in map(Path, folders):
         seed = json.loads((folder / "run.json").read_text(encoding="utf-8"))["seed"]
-        for row in pq.read_table(folder / "trials.parquet").to_pylist():
-            print(json.dumps({"seed": seed, **row}))
+        trials = pq.read_table(folder / "trials.parquet").to_pylist()
+        costs = costs_by_trial(folder) if any(row.get("time_s") is None for row in trials) else {}
+        for row in trials:
+            known = {name: value for name, value in row.items() if value is not None or name not in COSTS}
+            print(json.dumps({"seed": seed, **row, **costs.get(row["trial_id"], {}), **known}))
+
+
+def costs_by_trial(folder: Path) -> dict[str, dict[str, float]]:
+    """Return the images and seconds with one device per peer of every trial, as `docs/records.md` defines them."""
+    slowest: dict[str, dict[int, tuple[int, float]]] = defaultdict(dict)
+    for row in pq.read_table(folder / "rounds.parquet").to_pylist():
+        images, seconds = slowest[row["trial_id"]].get(row["round"], (0, 0.0))
+        slowest[row["trial_id"]][row["round"]] = (
+            max(images, row["train_images"]),
+            max(seconds, row["train_s"] + row["exchange_s"]),
+        )
+    return {
+        trial_id: dict(zip(COSTS, map(sum, zip(*rounds.values(), strict=True)), strict=True))
+        for trial_id, rounds in slowest.items()
+    }
 
 
 def print_tables(folders: list[str]) -> None:
