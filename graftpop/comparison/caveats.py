@@ -41,6 +41,7 @@ SCHEDULE_KEYS = (
     "training.batch_size",
     "training.accumulate",
     "training.precision",
+    "training.keep",
     "task.label_smoothing",
     *(f"augmentation.{name}" for name in AugmentationSettings.model_fields),
     "model.pretrained",

@@ -5,10 +5,12 @@ Arguments and results are numbers, bytes and numpy arrays, so a peer works the s
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from graftpop.errors import ModelError, PeerDiverged
 from graftpop.exchange.alignment import Alignment, received
@@ -19,6 +21,7 @@ from graftpop.exchange.snapshots import copy_from_, take_snapshot
 from graftpop.hooks.build import make_hooks
 from graftpop.losses.teachers import SnapshotTeachers, Teachers
 from graftpop.models.card import ModelCard
+from graftpop.peer.best_round import BestRound
 from graftpop.peer.components import Components, named_components
 from graftpop.peer.diagnostics import Diagnostics, compare_pair
 from graftpop.peer.final_network import FinalNetwork
@@ -30,6 +33,7 @@ from graftpop.rows import DiagnosticRow, Exchanged, PeerRow, TrialRow, with_metr
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings
 from graftpop.tasks.find import num_outputs
+from graftpop.tasks.task import Outputs
 from graftpop.training.collective import CollectiveCall, as_numpy_collective, run_alone
 from graftpop.training.filters import site_filters
 from graftpop.training.learner import EpochMetrics
@@ -96,7 +100,9 @@ class Peer:
             )
         self._learner.sync_epochs = settings.sync_epochs
         self._hooks = make_hooks(settings, self._learner, site_filters(self._learner, rankable(sites)), index)
-        self._stateful: list[Stateful] = [*self._hooks, *([self._rule] if self._rule is not None else [])]
+        self._best_round = BestRound(self._learner.state) if settings.training.keep == "best" else None
+        more = (self._rule, self._best_round)
+        self._stateful: list[Stateful] = [*self._hooks, *(part for part in more if part is not None)]
         self._diagnostics = Diagnostics(site_filters(self._learner, sites), settings.diagnostics, settings.sites)
         of_teachers = task if settings is population else components.make_task(population)
         self._teachers = Teachers(population, splits, of_teachers, self._device)
@@ -130,13 +136,24 @@ class Peer:
             yield from self._train_epoch()
         return self._measured()
 
-    def _measured(self) -> PeerRow:
-        """Evaluate the network on the validation split, in the training precision, and return the peer's row."""
+    def _measured(self, *, is_last: bool = False) -> PeerRow:
+        """Evaluate the network on the validation split, in the training precision, and return the peer's row.
+
+        Args:
+            is_last: whether the training ends here, as it does after the last epoch.
+        """
         epochs = self._epochs
-        if self._learner.epoch == self._settings.num_epochs:
-            self._finish()
-        outputs, targets = self._learner.evaluate(self._splits.val, exact=False)
-        predictions = self._task.predict(outputs)
+        is_last = is_last or self._learner.epoch == self._settings.num_epochs
+        if is_last:
+            for hook in self._hooks:
+                hook.finish()
+            self._final.remove_dropped()
+        outputs, targets, predictions, scores = self._evaluated()
+        if self._best_round is not None:
+            merit = self._settings.primary.merit(scores[self._settings.primary.name])
+            if is_last and self._best_round.restore_(merit):
+                outputs, targets, predictions, scores = self._evaluated()
+            self._best_round.consider(merit)
         self._decisions = self._task.decisions(predictions, targets)
         self._measures.update()
         entropies, has_sites = self._measures.entropies, len(self._measures.site_names) > 0
@@ -158,17 +175,17 @@ class Peer:
             "train_images": train_images + teacher_images,
             "diagnostics": self._diagnostics.measure(entropies),
         }
-        return with_metrics(row, "val", self._task.score(predictions, targets))
+        return with_metrics(row, "val", scores)
+
+    def _evaluated(self) -> tuple[Outputs, Tensor, Tensor, Mapping[str, float]]:
+        """Return outputs, targets, predictions and scores of the validation split."""
+        outputs, targets = self._learner.evaluate(self._splits.val, exact=False)
+        predictions = self._task.predict(outputs)
+        return outputs, targets, predictions, self._task.score(predictions, targets)
 
     def end(self) -> PeerRow:
         """End the training before its last epoch, and return the peer's row, measured again."""
-        self._finish()
-        return self._measured()
-
-    def _finish(self) -> None:
-        for hook in self._hooks:
-            hook.finish()
-        self._final.remove_dropped()
+        return self._measured(is_last=True)
 
     def _train_epoch(self) -> CollectiveCall[None]:
         if self._learner.epoch > 0:

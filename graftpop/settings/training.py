@@ -154,6 +154,10 @@ class TrainingSettings(Section):
     """Rounds in a row without a better validation score of the population's best peer after which the training ends
     early. null: it never does."""
 
+    keep: Literal["last", "best"] = "last"
+    """Weights with which a peer ends. last: those of its last epoch. best: those of the round with its best validation
+    score, before an exchange; beside patience this is early stopping."""
+
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the computation; weights are always float32. float32: full precision. bfloat16: mixed precision.
     auto: bfloat16 where the hardware computes in it, else float32."""

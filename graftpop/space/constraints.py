@@ -100,6 +100,7 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
         _check_diversity(settings, settings.population.diversity, domains, origin)
     if settings.training.patience is not None:
         _check_patience(settings, origin)
+    _check_keep(settings, origin)
     if not settings.task.is_user_defined and settings.metrics != METRICS[settings.task.name]:
         raise SpaceError(
             f"{origin('task.metrics')}: must be null or those of task {settings.task.name}, got "
@@ -163,6 +164,14 @@ def _check_diversity(
             ) from error
         check_names(own, origin)
         check_rules(own, domains, origin)
+
+
+def _check_keep(settings: Settings, origin: Origin) -> None:
+    if settings.training.keep == "best" and settings.attenuation is not None:
+        raise SpaceError(
+            f"{origin('training.keep')}: must be last with attenuation, which ends with its dropped filters, got best; "
+            f"remove one"
+        )
 
 
 def _check_patience(settings: Settings, origin: Origin) -> None:

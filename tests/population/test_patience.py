@@ -1,9 +1,10 @@
-"""Tests of `training.patience`: an early end without an exchange, at the same round in a resumed population."""
+"""Tests of `training.patience` and `training.keep`: an early end, and the weights of the best round."""
 
 from functools import partial
 from typing import Any, ClassVar
 
 import pytest
+from population_makers import States, networks, same
 
 from graftpop.errors import SpaceError
 from graftpop.peer.peer import Peer
@@ -85,6 +86,58 @@ def test_equal_score_is_no_better_and_every_round_counts(scores: list[float], nu
     found: list[float] = []
     ended(Population(LocalGroup(partial(peer, wanted), 1), wanted), found)
     assert found == scores[:num_rounds]
+
+
+def scores_of(done: Round) -> list[float]:
+    """Return the validation score of every peer."""
+    return [settings().primary.value_of(row) for row in done.peers]
+
+
+KEEP_BEST = {"training": {**settings().model_dump()["training"], "keep": "best"}}
+
+
+def test_peers_end_with_the_weights_of_their_best_round() -> None:
+    alone: dict[str, Any] = {"graft": None, "population": {"num_peers": 2}}
+    plain, scores, after = population(settings(**alone)), list[list[float]](), list[States]()
+    while True:
+        done = plain.step()
+        scores.append(scores_of(done))
+        after.append(networks(plain))
+        if done.is_last:
+            break
+    kept = population(settings(**alone, **KEEP_BEST))
+    while not (ended := kept.step()).is_last:
+        assert scores_of(ended) == scores[ended.round - 1]
+    assert ended.round == done.round
+    best = [min(range(len(scores)), key=lambda place: scores[place][peer]) for peer in (0, 1)]
+    assert any(place < len(scores) - 1 for place in best)
+    assert scores_of(ended) == [scores[place][peer] for peer, place in enumerate(best)]
+    assert same(networks(kept), {peer: after[place][peer] for peer, place in enumerate(best)})
+    outcome = kept.finish(ended)
+    assert outcome["val_rmse"] == min(map(min, scores))
+    assert outcome["test_rmse"] != plain.finish(done)["test_rmse"]
+
+
+def test_whole_training_ends_with_the_best_round_and_resumes_to_the_bit() -> None:
+    tree = {"epochs": 12, "batch_size": 16, "lr": 0.3, "schedule": "constant", "keep": "best"}
+    wanted = settings(training=tree, population={"num_peers": 2})
+    whole, scores = population(wanted), list[list[float]]()
+    halves = dict[int, dict[int, bytes]]()
+    while not (done := whole.step()).is_last:
+        scores.append(scores_of(done))
+        halves[done.round] = dict(whole.save())
+    last = scores_of(done)
+    assert all(own <= min(row[peer] for row in scores) for peer, own in enumerate(last))
+    assert any(own in [row[peer] for row in scores] for peer, own in enumerate(last))
+    resumed = population(wanted)
+    resumed.load(halves[done.round - 1], done.round - 1, {})
+    assert scores_of(resumed.step()) == last
+    assert same(networks(resumed), networks(whole))
+
+
+def test_kept_weights_are_refused_with_attenuation() -> None:
+    with pytest.raises(SpaceError, match=r"training\.keep: .*attenuation"):
+        settings(attenuation={}, training={"epochs": 4, "keep": "best"})
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         },
     ),
     "training.patience": ([None, 1], {0: "greater than or equal to 1, got 0", 1.5: WHOLE}),
+    "training.keep": (["last", "best"], {"first": "'last' or 'best', got 'first'"}),
     "training.warmup_epochs": ([0, 0.5, 5], {-1: "greater than or equal to 0, got -1", 200: "below the epochs"}),
     "training.decay_epochs": (
         [1, 60, [100, 150]],
