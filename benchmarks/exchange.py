@@ -1,26 +1,32 @@
 """Measure an exchange, from publishing to the last graft, against the plain recipe and a copy in memory.
 
     python benchmarks/exchange.py [--models resnet32 ...] [--peers 2 8] [--turns 5]
+    python benchmarks/exchange.py --steps [--models resnet20] [--peers 2 4]
 
 Peers run in Ray actors on this machine, in a ring, as in a trial. The plain recipe exchanges weights through files in a
 temporary folder. The copy moves as many bytes as all peers publish, buffer by buffer in one process, into memory that
 was written before. The alignment of a donor (`align: {}`) is measured apart, in one thread of this process.
+
+With `--steps`, peers exchange after every optimizer step. The table has the milliseconds by which a step takes longer
+than without an exchange, in alternating turns, on images of 8 x 8 pixels, where training is short. The copy then is of
+the weights of all peers, which every peer gathers.
 """
 
 import argparse
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
 from peers import NUM_CORES, peers_of, this_machine
 from plain import PlainPeers
-from turns import NUM_TURNS, Case, in_turns, report
+from turns import NUM_TURNS, Case, in_turns, print_table, report
 
 from graftpop.exchange.alignment import Alignment
 from graftpop.models import build
@@ -30,6 +36,15 @@ from graftpop.training.flat_state import FlatState
 MODELS = ("resnet32", "mobilenetv2", "torchvision:resnet50")
 PEERS = (2, 8)
 ALIGNED = ("resnet8", "resnet20")
+STEP_RULES: Mapping[str, Mapping[str, Any]] = {
+    "papa": {"papa": {}},
+    "graft": {"graft": {}},
+    "graft and align": {"graft": {}, "align": {}},
+    "wash": {"wash": {}},
+    "sparta": {"sparta": {}},
+    "outer": {"outer": {}},
+}
+BATCH, NUM_STEPS = 32, 32
 LARGE_BYTES = 10_000_000
 MOST_COPIES = 4.0
 BYTES_A_WEIGHT = 4
@@ -40,7 +55,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--peers", nargs="+", type=int, default=PEERS)
     parser.add_argument("--turns", type=int, default=NUM_TURNS)
+    parser.add_argument("--steps", action="store_true")
     given = parser.parse_args()
+    if given.steps:
+        with this_machine():
+            for model, num_peers in itertools.product(given.models, given.peers):
+                print_steps(model, num_peers, given.turns)
+        return
 
     cases = []
     with this_machine():
@@ -86,6 +107,40 @@ def measured(model: str, num_peers: int, num_turns: int, exchange: Callable[[], 
             "times a copy": round(copies, 2),
         },
     )
+
+
+def print_steps(model: str, num_peers: int, num_turns: int) -> None:
+    """Print what an exchange after every step costs by each rule."""
+    num_bytes = BYTES_A_WEIGHT * sum(tensor.numel() for tensor in build(model, 10).parameters())
+    rows = []
+    for name, rule in STEP_RULES.items():
+        with training(model, num_peers, {}) as plain, training(model, num_peers, rule) as own:
+            plain_s, own_s, copy_s = in_turns(plain, own, copying(num_peers, num_bytes), num_turns=num_turns)
+        more = [1000 * (one - other) / NUM_STEPS for one, other in zip(own_s, plain_s, strict=True)]
+        texts = (1000 * median(plain_s) / NUM_STEPS, median(more), min(more), max(more), 1000 * median(copy_s))
+        rows.append([name, *(f"{value:.2f}" for value in texts)])
+    print(f"\n{model}, {num_peers} peers, {num_bytes / 1e6:.2f} MB each")
+    print_table(["rule", "step alone, ms", "exchange, ms", "from", "to", "copy of all, ms"], rows)
+
+
+@contextmanager
+def training(model: str, num_peers: int, rule: Mapping[str, Any]) -> Iterator[Callable[[], float]]:
+    """Start peers; yield a function that trains all of them for an epoch and returns the seconds of the slowest."""
+    tree = {
+        "data": {"name": "digits", "max_train_images": BATCH * NUM_STEPS + BATCH, "val_fraction": 1 / (NUM_STEPS + 1)},
+        "model": {"name": model},
+        "training": {"epochs": 10**4, "batch_size": BATCH},
+        "population": {"num_peers": num_peers, **({"exchange_every": 1} if rule else {})},
+        "resources": {"cpus_per_peer": NUM_CORES / (2 * num_peers)},  # two populations at a time
+        **rule,
+    }
+    with peers_of(tree) as ask:
+
+        def train() -> float:
+            rows = ask("train", dict.fromkeys(range(num_peers), (1,)))
+            return max(float(row["train_s"]) for row in rows.values())
+
+        yield train
 
 
 def alignment_ms(model: str, num_turns: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from graftpop.run.provenance import run_provenance
 
-__all__ = ["NUM_TURNS", "Case", "in_turns", "report"]
+__all__ = ["NUM_TURNS", "Case", "in_turns", "print_table", "report"]
 
 NUM_TURNS = 5
 
