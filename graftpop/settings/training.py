@@ -58,8 +58,9 @@ class DataSettings(Section):
     out, and their number is printed and recorded in run.json; a class needs one image that is not damaged."""
 
     label_noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the training labels that are replaced by other classes at random, the same for all peers. Labels of
-    validation and test stay. Needs the labels of a built-in data set of classification."""
+    """Symmetric label noise: share of the training labels that are replaced, each by one of the other classes at
+    random. The same for all peers; labels of validation and test stay. Needs a built-in data set and the task
+    classification."""
 
     crop_padding: Annotated[int, Field(ge=0)] | Auto = "auto"
     """Pixels of padding around training images before a random crop of the original size; 0 turns cropping off. auto:
@@ -151,12 +152,12 @@ class TrainingSettings(Section):
     theirs."""
 
     patience: Count | None = None
-    """Rounds in a row without a better validation score of the population's best peer after which the training ends
-    early. null: it never does."""
+    """Early stopping: the training ends after so many rounds in a row without a better validation score of the
+    population's best peer, but never before a branch. null: it has its full length."""
 
     keep: Literal["last", "best"] = "last"
     """Weights with which a peer ends. last: those of its last epoch. best: those of the round with its best validation
-    score, before an exchange; beside patience this is early stopping."""
+    score, before that round's exchange; use it with patience."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the computation; weights are always float32. float32: full precision. bfloat16: mixed precision.
