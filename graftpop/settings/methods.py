@@ -109,25 +109,25 @@ class PapaSettings(ExchangeSection):
 
 
 class WashSettings(ExchangeSection):
-    """WASH: a few weights of the peers are shuffled among them, place by place."""
+    """WASH: a few entries of the weights are shuffled among the peers, each entry by itself."""
 
     rule: ClassVar[str] = "graftpop.exchange.wash.Wash"
     topology: ClassVar[str] = "all"
     initialization: ClassVar[Literal["own", "same"]] = "same"
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Probability that a place in the first layer is shuffled in an exchange; it falls linearly to 0 in the last layer.
-    The paper exchanges after every step: population.exchange_every: 1."""
+    """Probability that an entry of the first layer is shuffled in an exchange. It falls linearly to 0 in the last
+    layer. The paper exchanges after every step: population.exchange_every: 1."""
 
 
 class SpartaSettings(ExchangeSection):
-    """SPARTA: a few weights of every peer, at the same places, become their mean over the peers."""
+    """SPARTA: a few entries of the weights, the same at every peer, become their mean over the peers."""
 
     rule: ClassVar[str] = "graftpop.exchange.sparta.Sparta"
     topology: ClassVar[str] = "all"
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.005
-    """Probability that a place is averaged in an exchange. The default is for exchanges after every step:
+    """Probability that an entry is averaged in an exchange. The default is for exchanges after every step:
     population.exchange_every: 1."""
 
 
@@ -146,9 +146,9 @@ class OuterSettings(ExchangeSection):
 
 
 class AlignSettings(Section):
-    """Alignment beside graft, papa or a user-defined rule: before an exchange the units of each donor, such as filters
-    and attention heads, are permuted to match the receiver's, which leaves the donor's outputs as they are. It has no
-    keys: `align: {}`."""
+    """Alignment (weight matching), with graft, papa or a user-defined rule: before an exchange the units of each donor,
+    such as filters and attention heads, are permuted to match the receiver's. The donor's outputs stay the same. It has
+    no keys: `align: {}`."""
 
 
 class TeacherSettings(Section):

@@ -45,12 +45,14 @@ class PopulationSettings(Section):
     rule's own, same for wash and outer, own for the others."""
 
     branch_at: Rate = 0.0
-    """Share of the rounds, rounded, that one peer trains alone. The others then start as its copies, with its momentum,
-    each with its own data order and augmentation. 0: all peers train from the start."""
+    """Share of the rounds that one peer trains alone, rounded to whole rounds but never all of them. The others then
+    start as its copies, with its momentum, each with its own data order and augmentation. 0, or a share that is rounded
+    to 0: all peers train from the start."""
 
     sync_until: Share = 0.0
-    """Share of the epochs, rounded, in which the peers average their gradients before every optimizer step. They start
-    from the same weights, keep them equal, and exchange weights only afterwards. 0: no such epochs."""
+    """Share of the epochs, rounded to whole epochs, in which the peers average their gradients before every optimizer
+    step. They start from the same weights, keep them equal, and exchange weights only afterwards. 0: no such epochs.
+    1: data-parallel training."""
 
     epochs_per_round: Count = 1
     """Epochs per round."""
@@ -60,8 +62,8 @@ class PopulationSettings(Section):
     steps, at the same step; not with mode async."""
 
     repair: bool = False
-    """Whether each peer measures the statistics of BatchNorm anew after every exchange, in one pass over its training
-    images (REPAIR, for layers that a BatchNorm follows). Exchanges must follow rounds."""
+    """Whether each peer recomputes the running statistics of BatchNorm after every exchange, in one pass over its
+    training images (REPAIR, for layers that a BatchNorm follows). Exchanges must follow rounds."""
 
     mode: Literal["sync", "async"] = "sync"
     """sync: all peers exchange after the same round. async: a peer grafts its donor's newest snapshot and continues
