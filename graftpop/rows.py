@@ -43,11 +43,14 @@ class TrialRow(TypedDict, total=False):
     epochs: Annotated[int, "epochs that each peer trained"]
     train_images: Annotated[int, "images trained on by all peers together, including teachers of the trial"]
     peer_images: Annotated[
-        int, "images that one device per peer trains on: in each round those of the peer with most; with its teachers'"
+        int,
+        "images of the peer that trains on most in each round, summed over the rounds, with its teachers'; "
+        "`compare.equal: time` compares them",
     ]
     wall_s: Annotated[float, "seconds that the trial ran"]
     time_s: Annotated[
-        float, "seconds with one device per peer: in each round training and exchange of the slowest peer"
+        float,
+        "seconds with one device per peer: training and exchange of the slowest peer in each round, summed over rounds",
     ]
     parameters: Annotated[int, "parameters of one network"]
     flops: Annotated[int, "FLOPs of one network for one image"]
@@ -69,12 +72,17 @@ class RoundRow(TypedDict):
     lr: Annotated[float, "learning rate at the start of the round's last epoch"]
     train_loss: Annotated[float, "mean loss of the task in the round's last epoch, without further loss terms"]
     train_accuracy: Annotated[
-        float | None, "accuracy of the round's last epoch, on augmented images; empty for tasks without classes"
+        float | None,
+        "accuracy of the round's last epoch, on augmented images and with the labels of `data.label_noise`; "
+        "empty for tasks without classes",
     ]
     val_loss: Annotated[
         float | None, "loss on the validation split before the exchange, without label smoothing; empty if it has none"
     ]
-    val_METRIC: Annotated[NotRequired[float], "METRIC on the validation split before the exchange"]
+    val_METRIC: Annotated[
+        NotRequired[float],
+        "METRIC on the validation split before the exchange; in the last round, of the peer's final weights",
+    ]
     num_invalid_filters: Annotated[
         int | None, "filters of all sites with an L1 norm below 0.1, before the exchange; empty without sites"
     ]
@@ -84,7 +92,11 @@ class RoundRow(TypedDict):
         int, "images that the peer trained on in this round; the first round includes its teachers'"
     ]
     train_s: Annotated[float, "seconds of training; the first round includes its teachers'"]
-    exchange_s: Annotated[NotRequired[float], "seconds of the whole population's exchange; 0 without one"]
+    exchange_s: Annotated[
+        NotRequired[float],
+        "seconds of the whole population's exchange after the round; 0 without one. With a number in "
+        "`population.exchange_every`, exchanges count in `train_s`",
+    ]
 
 
 class PeerRow(RoundRow):
@@ -135,7 +147,9 @@ class DiagnosticRow(TypedDict):
         "`network_information_nats`, the sum of the sites' entropies, if there are sites; "
         "`num_filters_below_T` for every `diagnostics.thresholds`; "
         "`density_valid` and `density_invalid` with `diagnostics.density_of`; "
-        "`distance` and `disagreement` with `diagnostics.pairs`",
+        "`distance` and `disagreement` with `diagnostics.pairs`; "
+        "`align_moved` with `align`; `papa_share`, `papa_distance`, `wash_share`, `sparta_share` and `outer_gradient` "
+        "of these rules; names that a user-defined rule returns. Those of rules are means over the round's exchanges",
     ]
     value: Annotated[
         float, "the value, in the unit of its diagnostic; a disagreement is a share of the validation items"
