@@ -59,8 +59,8 @@ def test_population_takes_the_parts_as_objects(mine: ModuleType) -> None:
     shared: dict[str, Any] = {"classes": list("0123456789"), "training": {"epochs": 2, "batch_size": 64}}
     by_rule = graftpop.Population(Net, train, test, exchange=mine.Pull, population={"num_peers": 3}, **shared)
     first, last = by_rule.run()
-    assert [row["diagnostic"] for row in first.diagnostics].count("distance") == 3
-    assert "distance" not in [row["diagnostic"] for row in last.diagnostics]
+    assert [row["diagnostic"] for row in first.diagnostics].count("pull_distance") == 3
+    assert "pull_distance" not in [row["diagnostic"] for row in last.diagnostics]
     graft = {"alpha": mine.keep_the_better, "criterion": mine.spread}
     grafted = graftpop.Population(Net, train, test, graft=graft, **shared)
     assert {round(alpha, 6) for alpha in next(grafted.run()).grafts["alpha"]} == {0.1, 0.9}
