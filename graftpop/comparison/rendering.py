@@ -220,8 +220,8 @@ def _note(groups: Sequence[Group]) -> str:
     misses = 1 - CONFIDENCE
     return (
         f"{text} By chance alone, such an interval misses the true difference in {100 * misses:.0f} % of studies: "
-        f"of the {num} here, {num * misses:.2g} are expected to. One interval of many that barely excludes 0 is weak "
-        f"evidence."
+        f"of the {num} here, {num * misses:.2g} are expected to miss it. One interval of many that barely "
+        f"excludes 0 is weak evidence."
     )
 
 

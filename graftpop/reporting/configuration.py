@@ -55,9 +55,9 @@ def _training(settings: Settings) -> Iterator[str]:
             f"{settings.num_rounds} rounds."
         )
     if settings.branch_epoch and num_peers > 1:
-        yield f"One of them trains the first {settings.branch_epoch} epochs alone, and the others start as its copies."
+        yield f"One of them trains the {_first(settings.branch_epoch)} alone, and the others start as its copies."
     elif settings.sync_epochs:
-        yield f"In the first {settings.sync_epochs} epochs they average their gradients."
+        yield f"In the {_first(settings.sync_epochs)} they average their gradients."
     start = "the same" if settings.branch_epoch or settings.initialization == "same" else "different"
     if population.diversity == "learning_rate" and num_peers > 1:
         yield f"They start from {start} weights and have different learning rates."
@@ -68,6 +68,10 @@ def _training(settings: Settings) -> Iterator[str]:
         yield f"Each network {'; it '.join(methods)}."
     if num_peers > 1 and population.output != "best_peer":
         yield f"The output of the population is their {population.output.replace('_', ' ')}."
+
+
+def _first(num_epochs: int) -> str:
+    return "first epoch" if num_epochs == 1 else f"first {num_epochs} epochs"
 
 
 def _exchange(settings: Settings, grafts: pa.Table) -> Iterator[str]:
