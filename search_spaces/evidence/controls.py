@@ -1,6 +1,6 @@
 """Alphas that keep the values of adaptive grafting and break their link to information; for `exchange.yaml`.
 
-If grafting gains by giving each site its own alpha, these must lose: they have the same shares, on the wrong sites.
+If grafting gains because entropy chooses each site's alpha, these must lose: they give the same alphas to wrong sites.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Variations of grafting that are no options of graftpop, tried in `saturated_variations.yaml`."""
+"""Variations of grafting as user-defined exchange rules, for `saturated_variations.yaml`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
