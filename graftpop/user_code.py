@@ -5,7 +5,7 @@ import os
 import sys
 from typing import Any, Final
 
-from graftpop.errors import GraftpopError, describe_exception
+from graftpop.errors import GraftpopError, closest, describe_exception
 
 __all__ = ["PYTHON", "import_user_code", "name_of"]
 
@@ -27,8 +27,10 @@ def import_user_code(name: str, where: str, error: type[GraftpopError]) -> Any:
     module, _, attribute = name.removeprefix(PYTHON).rpartition(".")
     if os.getcwd() not in sys.path:  # `python -m` adds it, the `graftpop` script does not
         sys.path.insert(0, os.getcwd())
+    if not module:
+        return None
     try:
-        return getattr(importlib.import_module(module), attribute) if module else None
+        found = importlib.import_module(module)
     except (ImportError, AttributeError) as reason:
         raise error(
             f"{where}: '{name}' cannot be imported: {reason}; start the command in the folder of {module}, "
@@ -36,6 +38,10 @@ def import_user_code(name: str, where: str, error: type[GraftpopError]) -> Any:
         ) from reason
     except Exception as reason:  # user code may raise anything
         raise error(f"{where}: '{name}' cannot be imported: {describe_exception(reason)}; fix {module}") from reason
+    if not hasattr(found, attribute):
+        names = [other for other in vars(found) if not other.startswith("_")]
+        raise error(f"{where}: '{name}': {module} has no '{attribute}'; correct the name{closest(attribute, names)}")
+    return getattr(found, attribute)
 
 
 def name_of(part: object) -> str:

@@ -157,10 +157,16 @@ class Population:
         return done
 
     def _is_settled(self, score: float) -> bool:
-        """Return whether no score of the last `training.patience` rounds is better than the best one before them."""
+        """Return whether no score of the last `training.patience` rounds is better than the best one before them.
+
+        The rounds that one peer trains alone do not count among the last ones.
+        """
         patience, primary = self._settings.training.patience, self._settings.primary
         merits = [primary.merit(one) for one in (*self._scores, score)]
-        return patience is not None and len(merits) > patience and max(merits[-patience:]) <= max(merits[:-patience])
+        alone = self._settings.branch_epoch // self._settings.population.epochs_per_round
+        if patience is None or len(merits) < patience + max(1, alone):
+            return False
+        return max(merits[-patience:]) <= max(merits[:-patience])
 
     def _async_round(self) -> Round:
         number = self.round + 1

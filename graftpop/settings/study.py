@@ -24,7 +24,8 @@ class TuneSettings(Section):
     one item for each metric."""
 
     num_samples: Count | None = None
-    """Number of trials; must be null with sampler grid. null: 10, or every combination of a grid."""
+    """Number of trials; must be null with sampler grid. null: 10, every combination of a grid, or 1 if
+    nothing is searched."""
 
     sampler: Literal["tpe", "gp", "qmc", "random", "grid"] = "tpe"
     """tpe: tree-structured Parzen estimator; the one for choices and keys that depend on others. gp: Gaussian process,

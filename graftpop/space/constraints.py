@@ -92,7 +92,7 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
     if population.mode == "async":
         _check_async(settings, origin)
     if population.branch_at:
-        _check_branch(settings, origin)
+        _check_branch(settings, domains, origin)
     if population.sync_until:
         _check_sync(settings, origin)
     _check_actors(settings, origin)
@@ -249,7 +249,7 @@ def _check_async(settings: Settings, origin: Origin) -> None:
         )
 
 
-def _check_branch(settings: Settings, origin: Origin) -> None:
+def _check_branch(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:
     excluded = {
         "population.mode: async": settings.population.mode == "async",
         "population.sync_until": settings.population.sync_until > 0,
@@ -259,6 +259,12 @@ def _check_branch(settings: Settings, origin: Origin) -> None:
         raise SpaceError(
             f"{origin('population.branch_at')}: must be 0 with {cause}, got {settings.population.branch_at:g}; "
             f"remove one"
+        )
+    is_searched = any(key.startswith(("training.", "population.")) for key in domains)
+    if settings.branch_epoch == 0 and not is_searched:
+        raise SpaceError(
+            f"{origin('population.branch_at')}: must give one of the {settings.num_rounds} rounds or more, got "
+            f"{settings.population.branch_at:g}, which is rounded to none; raise it, or set it to 0"
         )
 
 

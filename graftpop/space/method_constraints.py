@@ -96,13 +96,12 @@ def _check_align(settings: Settings, rules: Sequence[str], origin: Origin) -> No
         return
     if not rules:
         raise SpaceError(
-            f"{origin('align')}: must stand beside an exchange rule, whose donors it aligns, got none; add graft or "
+            f"{origin('align')}: needs an exchange rule, whose donors it aligns, got none; add graft or "
             f"papa, or remove align"
         )
     if in_place := next((name for name in AT_ONE_STEP if getattr(settings, name) is not None), None):
         raise SpaceError(
-            f"{origin('align')}: excludes {in_place}, whose peers share the places of their weights, got both; "
-            f"remove one"
+            f"{origin('align')}: excludes {in_place}, whose peers have one order of units, got both; remove one"
         )
 
 

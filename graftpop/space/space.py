@@ -173,7 +173,7 @@ class Space:
             if any(conditions_of(key, self.domains) for key in self.domains):
                 return len(self.grid)
             return math.prod(len(domain.every_value()) for domain in self.domains.values())
-        return tune.num_samples or DEFAULT_NUM_SAMPLES
+        return tune.num_samples or (DEFAULT_NUM_SAMPLES if self.domains else 1)
 
     @cached_property
     def grid(self) -> Sequence[Mapping[str, Any]]:

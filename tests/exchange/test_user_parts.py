@@ -146,9 +146,15 @@ def test_bad_parts_are_refused_in_one_line(
 
 
 def test_part_that_cannot_be_imported_is_refused() -> None:
-    for name in ("python:user_parts.absent", "python:no_such_module.rule"):
-        with pytest.raises(SpaceError, match=r"^graft\.alpha: [^\n]*cannot be imported[^\n]*$"):
-            check(make_settings(graft={"alpha": name}))
+    with pytest.raises(SpaceError, match=r"^graft\.alpha: [^\n]*no_such_module[^\n]*cannot be imported[^\n]*$"):
+        check(make_settings(graft={"alpha": "python:no_such_module.rule"}))
+
+
+def test_part_that_its_module_lacks_is_refused_with_the_closest_one() -> None:
+    with pytest.raises(SpaceError, match=r"^graft\.alpha: [^\n]*'keep_the_beter'[^\n]*'keep_the_better'[^\n]*$"):
+        check(make_settings(graft={"alpha": "python:user_parts.keep_the_beter"}))
+    with pytest.raises(SpaceError, match=r"^graft\.alpha: [^\n]*user_parts has no 'absent'[^\n]*$"):
+        check(make_settings(graft={"alpha": "python:user_parts.absent"}))
 
 
 def test_rule_gets_copies_of_the_snapshots() -> None:

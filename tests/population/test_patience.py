@@ -140,6 +140,15 @@ def test_kept_weights_are_refused_with_attenuation() -> None:
         settings(attenuation={}, training={"epochs": 4, "keep": "best"})
 
 
+def test_rounds_before_the_branch_are_not_the_last_ones() -> None:
+    scores = [1.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+    tree = {"epochs": 6, "patience": 2}
+    wanted = settings(training=tree, population={"num_peers": 2, "branch_at": 0.5}, graft=None)
+    peer = type("Peer", (Scripted,), {"scores": scores})
+    done = ended(Population(LocalGroup(partial(peer, wanted), 2), wanted), [])
+    assert done.round == 5
+
+
 @pytest.mark.parametrize(
     "method", [{"swa": {}}, {"attenuation": {}}, {"repr": {}}, {"population": {"num_peers": 2, "mode": "async"}}]
 )

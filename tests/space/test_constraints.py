@@ -313,6 +313,14 @@ def test_batch_of_triplets_that_identities_do_not_fill_is_refused(
     assert_refused(f"task: {task}\ntraining: {{batch_size: {batch_size}}}", *where)
 
 
+def test_branch_that_is_rounded_to_no_round_is_refused() -> None:
+    branch = "population: {{num_peers: 2, branch_at: {}}}\ntraining: {{epochs: 4}}".format
+    assert_refused(branch(0.1), "population.branch_at", "4 rounds", "got 0.1")
+    assert accepted(branch(0.2)).branch_epoch == 1
+    assert accepted(branch(0))
+    assert parse_space(yaml.safe_load(branch("{uniform: [0.0, 0.5]}")))
+
+
 def test_label_noise_needs_classes() -> None:
     assert_refused("task: recognition\ndata: {label_noise: 0.2}", "data.label_noise", "got 0.2", "recognition")
     assert accepted("task: recognition\ndata: {label_noise: 0}")
@@ -468,8 +476,9 @@ def test_pbt_searches_the_curve_of_alpha_and_the_learning_rate() -> None:
     assert set(parse_space(yaml.safe_load(text)).domains) == set(UNDER_PBT)
 
 
-def test_num_trials_defaults_to_ten() -> None:
-    assert parse_space({}).num_trials() == 10
+def test_num_trials_defaults_to_ten_or_to_one_if_nothing_is_searched() -> None:
+    assert parse_space({"graft": {"A": {"uniform": [0, 1]}}}).num_trials() == 10
+    assert parse_space({}).num_trials() == 1
     assert parse_space({"tune": {"num_samples": 3}}).num_trials() == 3
 
 

@@ -77,7 +77,8 @@ def test_generated_file_is_up_to_date(name: str) -> None:
 def test_comments_give_the_values_behind_null() -> None:
     comments = dict(commented_keys())
     assert f"null: {Settings().num_epochs}," in comments["training.epochs"]
-    assert f"null: {parse_space({}).num_trials()}," in comments["tune.num_samples"]
+    searching = parse_space({"graft": {"A": {"uniform": [0, 1]}}})
+    assert f"null: {searching.num_trials()}," in comments["tune.num_samples"]
 
 
 def test_comments_of_null_sections_give_the_defaults() -> None:

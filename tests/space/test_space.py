@@ -179,7 +179,7 @@ def test_unreadable_file_is_named_with_the_reason(tmp_path: Path) -> None:
                 "unknown key 'epoch'",
                 "epochs, total_epochs, batch_size, accumulate, lr, optimizer, momentum, weight_decay, "
                 "decay_norm_and_bias, clip_grad_norm, schedule, warmup_epochs, decay_epochs, decay_rate, "
-                "min_lr, patience, precision",
+                "min_lr, patience, keep, precision",
                 "did you mean 'epochs'?",
             ],
         ),
