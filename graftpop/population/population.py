@@ -126,7 +126,7 @@ class Population:
         trained = self._recovery.call("train", dict.fromkeys(training, (num_epochs,)))
         rows: dict[int, PeerRow] = {peer: row for peer, row in trained.items() if not isinstance(row, PeerDiverged)}
         done = Round(number, number == settings.num_rounds, list(rows.values()), primary=settings.primary)
-        may_end = not done.is_last and not settings.trains_alone(number) and rows and len(rows) == len(trained)
+        may_end = not done.is_last and rows and len(rows) == len(trained)
         if may_end and self._is_settled(done.score):
             ended = self._call_all("end")
             done = Round(number, True, list(ended.values()), primary=settings.primary)
