@@ -188,11 +188,11 @@ class Peer:
         return self._measured(is_last=True)
 
     def _train_epoch(self) -> CollectiveCall[None]:
+        if self._rule is not None and self._learner.epoch == self._settings.common_epochs:
+            self._rule.begin()  # before the hooks, which draw other numbers at every peer
         if self._learner.epoch > 0:
             for hook in self._hooks:
                 hook.before_epoch(self._learner.epoch)
-        if self._rule is not None and self._learner.epoch == self._settings.common_epochs:
-            self._rule.begin()
         done = yield from as_numpy_collective(self._learner.epoch_steps(), self._device)
         self._epochs.append(done)
         if not (math.isfinite(done.loss) and self._learner.state.buffer.isfinite().all()):

@@ -113,6 +113,16 @@ def test_outer_optimizer_starts_at_the_branch() -> None:
     assert float(moved.norm()) == pytest.approx(0.7 * 1.9 * gradient, rel=1e-3)
 
 
+def test_outer_optimizer_starts_alike_where_a_hook_changes_each_peer_its_own_way() -> None:
+    """RePr revives filters before the first epoch after the branch, with random directions of each peer's own."""
+    cycle = {"S1": 1, "S2": 1, "N": 1, "rate": 0.5}
+    population = local_population(make_settings(TWO, population={"branch_at": 0.5}, outer={}, repr=cycle))
+    for _ in range(3):
+        population.step()
+    first, second = parameters(population)
+    assert same_bits(first, second)
+
+
 @pytest.mark.parametrize("round", [1, 2, 3], ids=["before the branch", "at the branch", "after it"])
 def test_branched_population_resumes_to_the_bit(round: int) -> None:
     settings = make_settings(TWO, population={"branch_at": 0.5}, graft={})
