@@ -45,6 +45,9 @@ NOT_DIVERSE: Final = tuple(
 )
 """Keys of training that peers share, since they exchange at the same step or round."""
 
+OF_STATE: Final = ("training.optimizer", "training.momentum", "training.keep")
+"""Beginnings of keys that decide on what the state of a peer has, so that its copies need the same values."""
+
 
 def check_names(settings: Settings, origin: Origin) -> None:
     """Check that the names in the settings exist in their tables (`NAME_TABLES`).
@@ -250,10 +253,13 @@ def _check_async(settings: Settings, origin: Origin) -> None:
 
 
 def _check_branch(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:
+    """Check that the peers can start as copies of one, with the state of its optimizer and its best round."""
+    of_state = [key for key in settings.population.diversity if key.startswith(OF_STATE)]
     excluded = {
         "population.mode: async": settings.population.mode == "async",
         "population.sync_until": settings.population.sync_until > 0,
         "mutual": settings.mutual is not None,
+        f"a population.diversity of {' and '.join(of_state)}": bool(of_state),
     }
     if cause := next((key for key, is_set in excluded.items() if is_set), None):
         raise SpaceError(

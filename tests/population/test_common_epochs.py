@@ -150,6 +150,21 @@ def test_methods_that_need_all_peers_from_the_start_refuse_a_branch(cause: str) 
     assert_refused(yaml.safe_dump(tree), "population.branch_at", "got 0.5")
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("training.optimizer", [{"name": "adam"}, {"name": "rmsprop"}]),
+        ("training.momentum", [0.0, 0.9]),
+        ("training.keep", ["last", "best"]),
+    ],
+)
+def test_peers_whose_states_differ_cannot_start_as_copies(key: str, values: list[Any]) -> None:
+    population = {"branch_at": 0.5, "diversity": {key: values}}
+    assert_refused(yaml.safe_dump({"population": population}), "population.branch_at", "got 0.5", key)
+    parse_space({"population": population | {"branch_at": 0.0}})
+    parse_space({"population": population | {"diversity": {"training.weight_decay": [0.0, 0.1]}}})
+
+
 # --- sync_until ---
 
 
