@@ -66,6 +66,7 @@ def check_user_parts(
         measures = site_measures(state, sites, settings.graft)
         rule = make_rule(ExchangeContext(peer, state, sites, measures, settings, user_parts=given))
         assert rule is not None
+        rule.begin()
         rules.append(rule)
     receiver, donor = rules
     ordered = [name for name, tensor in donor.publish().items() if tensor.numel() > 1]

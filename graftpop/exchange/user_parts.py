@@ -97,6 +97,14 @@ class UserRule(ExchangeRule):
         self._where = where
         self._rule: ExchangeRule = _call(kind, where, context)
 
+    def begin(self) -> None:
+        """Let the rule prepare for exchanges.
+
+        Raises:
+            SpaceError: the rule raises.
+        """
+        _call(self._rule.begin, self._where)
+
     def publish(self) -> Mapping[str, Tensor]:
         """Return the tensors that the rule publishes.
 

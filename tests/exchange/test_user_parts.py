@@ -111,6 +111,14 @@ class Publishing(ExchangeRule):
         return None
 
 
+class Unready(ExchangeRule):
+    def begin(self) -> None:
+        raise OSError("no anchor")
+
+    def receive(self, donors: Sequence[Snapshot]) -> None:
+        return None
+
+
 class Abstract(ExchangeRule):
     pass
 
@@ -129,6 +137,7 @@ class Abstract(ExchangeRule):
         ("exchange", Replacing, ("exchange", "in place")),
         ("exchange", Text, ("exchange", "numbers by name")),
         ("exchange", Publishing, ("exchange", "publish", "list")),
+        ("exchange", Unready, ("exchange", "no anchor")),
         ("exchange", Abstract, ("exchange", "NotImplementedError")),
         ("exchange", failing, ("exchange", "ExchangeRule")),
     ],

@@ -123,6 +123,18 @@ def test_outer_optimizer_starts_alike_where_a_hook_changes_each_peer_its_own_way
     assert same_bits(first, second)
 
 
+def test_user_defined_rule_begins_at_the_branch() -> None:
+    settings = make_settings(TWO, population={"branch_at": 0.5}, exchange="python:user_parts.Anchored")
+    population = local_population(settings)
+    population.step()
+    population.step()
+    common = torch.cat([tensor.flatten() for tensor in parameters(population)[0].values() if tensor.dim()])
+    assert "exchange/anchor" not in states(population)[0]
+    population.step()
+    for state in states(population).values():
+        assert set(common.tolist()) <= set(state["exchange/anchor"].tolist())
+
+
 @pytest.mark.parametrize("round", [1, 2, 3], ids=["before the branch", "at the branch", "after it"])
 def test_branched_population_resumes_to_the_bit(round: int) -> None:
     settings = make_settings(TWO, population={"branch_at": 0.5}, graft={})

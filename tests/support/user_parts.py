@@ -78,6 +78,30 @@ class Pull(ExchangeRule):
         self.count = tensors["count"]
 
 
+class Anchored(ExchangeRule):
+    """Returns a tenth of the way to the weights with which the peers began to exchange; publishes them from then on."""
+
+    def __init__(self, context: ExchangeContext) -> None:
+        super().__init__(context)
+        self.anchor: Tensor | None = None
+
+    def begin(self) -> None:
+        self.anchor = self.weights.clone()
+
+    def publish(self) -> dict[str, Tensor]:
+        return {"anchor": self.anchor} if self.anchor is not None and self.context.num_steps() else {}
+
+    def receive(self, donors: Sequence[Snapshot]) -> None:
+        assert self.anchor is not None
+        self.weights.lerp_(self.anchor, 0.1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {} if self.anchor is None else {"anchor": self.anchor}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        self.anchor = tensors.get("anchor")
+
+
 def keep_the_better(own: Tensor, theirs: Tensor) -> Tensor:
     """Return alpha 0.9 where the receiver's score is at least the donor's, otherwise 0.1."""
     return torch.where(own >= theirs, 0.9, 0.1)
