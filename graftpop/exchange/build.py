@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graftpop.errors import SpaceError
 from graftpop.exchange.grafting import site_measures
@@ -18,7 +18,7 @@ from graftpop.settings import Settings
 from graftpop.sites import Site
 from graftpop.training.flat_state import FlatState
 
-__all__ = ["check_user_parts", "make_rule"]
+__all__ = ["check_user_parts", "make_rule", "published_by"]
 
 
 def make_rule(context: ExchangeContext) -> ExchangeRule | None:
@@ -69,14 +69,24 @@ def check_user_parts(
         rule.begin()
         rules.append(rule)
     receiver, donor = rules
-    ordered = [name for name, tensor in donor.publish().items() if tensor.numel() > 1]
-    if settings.align is not None and ordered:
-        raise SpaceError(
-            f"align: permutes the donors' weights alone, so a rule must publish nothing but single numbers, got "
-            f"'{ordered[0]}' of '{settings.exchange}'; remove align"
-        )
     no_prediction = torch.empty(0, dtype=torch.int64)
     receiver.receive(
-        [take_snapshot(donor.context.state, 1, donor.context.measures.entropies, no_prediction, donor.publish())]
+        [take_snapshot(donor.context.state, 1, donor.context.measures.entropies, no_prediction, published_by(donor))]
     )
     receiver.load_state_dict(receiver.state_dict())
+
+
+def published_by(rule: ExchangeRule | None) -> Mapping[str, Tensor]:
+    """Return the tensors that a peer's rule publishes; none without a rule.
+
+    Raises:
+        SpaceError: one has an order of its own, which `align` does not permute.
+    """
+    published = {} if rule is None else rule.publish()
+    ordered = [name for name, tensor in published.items() if tensor.numel() > 1]
+    if rule is not None and rule.context.settings.align is not None and ordered:
+        raise SpaceError(
+            f"align: permutes the donors' weights alone, so a rule must publish nothing but single numbers, got "
+            f"'{ordered[0]}' of '{rule.context.settings.exchange}'; remove align"
+        )
+    return published

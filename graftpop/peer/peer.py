@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graftpop.errors import ModelError, PeerDiverged
 from graftpop.exchange.alignment import Alignment, received
-from graftpop.exchange.build import make_rule
+from graftpop.exchange.build import make_rule, published_by
 from graftpop.exchange.grafting import site_measures
 from graftpop.exchange.rule import ExchangeContext, ExchangeRule
 from graftpop.exchange.snapshots import copy_from_, take_snapshot
@@ -222,11 +222,7 @@ class Peer:
         Copy it before the next call: its arrays share the weights' memory.
         """
         return take_snapshot(
-            self._learner.state,
-            self._index,
-            self._measures.entropies,
-            self._decisions,
-            self._rule.publish() if self._rule is not None else {},
+            self._learner.state, self._index, self._measures.entropies, self._decisions, published_by(self._rule)
         )
 
     def exchange(self, *donors: Snapshot) -> Exchanged:

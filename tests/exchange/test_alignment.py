@@ -236,6 +236,15 @@ def test_rule_that_publishes_tensors_is_refused() -> None:
         check_user_parts(settings["align"], network, sites, {"exchange": Publishing})
 
 
+def test_rule_that_publishes_tensors_only_later_is_refused_then() -> None:
+    """A rule may publish the optimizer's momentum, which there is after the first step."""
+    settings = make_settings({"exchange": "python:user_parts.Anchored", "align": {}, "population": {"num_peers": 2}})
+    network = seeded_small_net(0)
+    check_user_parts(settings, network, find_sites(network, SHAPE, "network", "all"), {})
+    with pytest.raises(SpaceError, match=r"^align: .*'anchor'"):
+        run(settings)
+
+
 class Flat(nn.Sequential):
     """Has no units between two layers."""
 
