@@ -155,6 +155,7 @@ def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, ModelC
     for peer in metadata.peers:
         member.load(checkpoint.read(_file(peer)))
         snapshots.append(copy.deepcopy(member.publish()))
+    member.load(checkpoint.read(_file(best)))  # to which `align` aligns them
     member.make_soup("uniform_soup", *snapshots)
     network, card = _rebuilt(member.save(), "the soup")
     return (

@@ -212,6 +212,16 @@ def test_peer_is_selected_by_its_number(run: Path) -> None:
         assert same_bits(network.state_dict(), {name: peer_weights(run, peer)[name] for name in network.state_dict()})
 
 
+def test_exported_soup_of_aligned_peers_is_the_populations(tmp_path: Path) -> None:
+    for output in ("best_peer", "uniform_soup"):
+        summary = trained_run(tmp_path / output, small_settings(align={}, population={"output": output}))
+        assert summary["best_peer"] != 2  # the peer whose file is read last
+    soup = graftpop.load(export(tmp_path / "best_peer", "safetensors", "soup")).state_dict()
+    expected = graftpop.load(export(tmp_path / "uniform_soup", "safetensors", "best")).state_dict()
+    for name, tensor in soup.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)
+
+
 def test_exported_soup_equals_the_populations_uniform_soup(run: Path, tmp_path: Path) -> None:
     summary = trained_run(tmp_path, small_settings(population={"output": "uniform_soup"}))
     population_soup = graftpop.load(export(tmp_path, "safetensors", "best")).state_dict()
