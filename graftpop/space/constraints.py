@@ -41,12 +41,12 @@ DIVERSE: Final = ("training.", "augmentation.", "task.label_smoothing")
 """Keys, and beginnings of keys, in which peers may differ."""
 
 NOT_DIVERSE: Final = tuple(
-    f"training.{key}" for key in ("epochs", "total_epochs", "batch_size", "accumulate", "patience", "precision")
+    f"training.{key}" for key in ("epochs", "total_epochs", "batch_size", "accumulate", "patience", "keep", "precision")
 )
-"""Keys of training that peers share, since they exchange at the same step or round."""
+"""Keys of training that peers share, since they exchange at the same step or round, or end alike."""
 
-OF_STATE: Final = ("training.optimizer", "training.momentum", "training.keep")
-"""Beginnings of keys that decide on what the state of a peer has, so that its copies need the same values."""
+OF_OPTIMIZER: Final = ("training.optimizer", "training.momentum")
+"""Beginnings of keys that decide on the tensors which an optimizer keeps."""
 
 
 def check_names(settings: Settings, origin: Origin) -> None:
@@ -253,13 +253,13 @@ def _check_async(settings: Settings, origin: Origin) -> None:
 
 
 def _check_branch(settings: Settings, domains: Mapping[str, Domain], origin: Origin) -> None:
-    """Check that the peers can start as copies of one, with the state of its optimizer and its best round."""
-    of_state = [key for key in settings.population.diversity if key.startswith(OF_STATE)]
+    """Check that the peers can start as copies of one, with the state of its optimizer."""
+    of_optimizer = [key for key in settings.population.diversity if key.startswith(OF_OPTIMIZER)]
     excluded = {
         "population.mode: async": settings.population.mode == "async",
         "population.sync_until": settings.population.sync_until > 0,
         "mutual": settings.mutual is not None,
-        f"a population.diversity of {' and '.join(of_state)}": bool(of_state),
+        f"a population.diversity of {' and '.join(of_optimizer)}": bool(of_optimizer),
     }
     if cause := next((key for key, is_set in excluded.items() if is_set), None):
         raise SpaceError(

@@ -164,11 +164,7 @@ def test_methods_that_need_all_peers_from_the_start_refuse_a_branch(cause: str) 
 
 @pytest.mark.parametrize(
     ("key", "values"),
-    [
-        ("training.optimizer", [{"name": "adam"}, {"name": "rmsprop"}]),
-        ("training.momentum", [0.0, 0.9]),
-        ("training.keep", ["last", "best"]),
-    ],
+    [("training.optimizer", [{"name": "adam"}, {"name": "rmsprop"}]), ("training.momentum", [0.0, 0.9])],
 )
 def test_peers_whose_states_differ_cannot_start_as_copies(key: str, values: list[Any]) -> None:
     population = {"branch_at": 0.5, "diversity": {key: values}}

@@ -155,3 +155,9 @@ def test_rounds_before_the_branch_are_not_the_last_ones() -> None:
 def test_methods_that_need_the_length_of_the_training_are_refused(method: dict[str, Any]) -> None:
     with pytest.raises(SpaceError, match=r"training\.patience: "):
         settings(**method)
+
+
+def test_all_peers_keep_the_same_weights() -> None:
+    """A soup is made in a peer that loads the states of the others, which must have what its own has."""
+    with pytest.raises(SpaceError, match=r"population\.diversity: 'training\.keep'"):
+        settings(graft=None, population={"num_peers": 2, "diversity": {"training.keep": ["last", "best"]}})
