@@ -80,6 +80,7 @@ class Population:
             done = self._restart_on_loss(self._round)
             self._deadlines.add(time.monotonic() - start)
             if self._settings.branches_after(done.round):
+                self._restart_on_loss(self._load_states)
                 self._deadlines.restart()
         self.round = done.round
         self._scores.append(done.score)
@@ -153,8 +154,13 @@ class Population:
         for row in done.peers:
             row["exchange_s"] = exchange_s
         done.complete()
-        self._commit(training, branch=settings.branches_after(number))
+        self._commit(training)
         return done
+
+    def _load_states(self) -> None:
+        """Load into every peer its state after the last round; no part of a round, which would be trained again."""
+        self._states = {peer: self._states[peer] for peer in self.peers}
+        self._recovery.commit(self._base(), done=False)
 
     def _is_settled(self, score: float) -> bool:
         """Return whether no score of the last `training.patience` rounds is better than the best one before them.
@@ -270,18 +276,18 @@ class Population:
     def _one(self, method: str, peer: int, *arguments: Any) -> Any:
         return self._recovery.call(method, {peer: arguments})[peer]
 
-    def _commit(self, trained: Sequence[int] | None = None, *, branch: bool = False) -> None:
+    def _commit(self, trained: Sequence[int] | None = None) -> None:
         """Save the peers' states; a lost peer restarts from here.
 
         Args:
-            trained: the peers that trained, None for all; the first one's state is also that of the others.
-            branch: whether the others load it now.
+            trained: the peers that trained, None for all; the first one's state is also that of the others, which do
+                not load it yet.
         """
         saved = self._recovery.call("save", dict.fromkeys(trained or self.peers, ()), result_mode="durable")
         states = {peer: result.handle for peer, result in saved.items()}
         first = next(iter(states.values()))
         self._states = {peer: states.get(peer, first) for peer in self.peers}
-        self._recovery.commit(self._base(), done=not branch)
+        self._recovery.commit(self._base())
 
     def _base(self) -> list[tuple[str, dict[int, tuple[Any, ...]]]]:
         base = [("load", {peer: (state,) for peer, state in self._states.items()})]
@@ -335,4 +341,4 @@ class Population:
         self._roster.dismiss([peer for peer in self.peers if peer not in states])
         self._states = {peer: self._group.put(state) for peer, state in states.items()}
         self._teachers = (self._group.put(dict(teachers)),) if teachers else ()
-        self._restart_on_loss(lambda: self._recovery.commit(self._base(), done=False))
+        self._restart_on_loss(self._load_states)

@@ -206,6 +206,17 @@ def test_population_continues_without_a_peer_above_min_peers(call: int) -> None:
     assert 0 <= got.result["ensemble_test_accuracy"] <= 1
 
 
+@pytest.mark.parametrize("peer", [0, 2])
+@pytest.mark.parametrize("call", [1, 6])
+def test_round_before_the_branch_is_not_trained_again_without_a_peer_that_left(peer: int, call: int) -> None:
+    """Peers that wait for the branch are missed only there."""
+    settings = recovery_settings("branch", population={"min_peers": 2})
+    got = run(settings, {call: [peer]}, never_back=[peer])
+    assert [row["epoch"] for done in got.rounds for row in done.peers[:1]] == [1, 2, 3]
+    assert [int(state["epoch"]) for state in got.states.values()] == [3, 3]
+    assert peer not in got.states
+
+
 def test_peer_that_left_stays_away_after_a_checkpoint() -> None:
     settings = recovery_settings(population={"min_peers": 2})
     group = DyingGroup(settings, {1: [1]}, never_back=[1])
