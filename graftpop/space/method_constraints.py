@@ -95,9 +95,10 @@ def _check_align(settings: Settings, rules: Sequence[str], origin: Origin) -> No
     if settings.align is None:
         return
     if not rules:
+        step = "add graft or papa" if settings.graft is None else "set graft.source: external"
         raise SpaceError(
-            f"{origin('align')}: needs an exchange rule, whose donors it aligns, got none; add graft or "
-            f"papa, or remove align"
+            f"{origin('align')}: needs an exchange rule, whose donors it aligns, got none; {step}, or "
+            f"remove align"
         )
     if in_place := next((name for name in AT_ONE_STEP if getattr(settings, name) is not None), None):
         raise SpaceError(

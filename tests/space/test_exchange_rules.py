@@ -25,7 +25,7 @@ from space_makers import assert_refused, make_settings
         ("{graft: {alpha: 1.5}}", "graft.alpha", ("1.5",)),
         ("{papa: {rate: 0}}", "papa.rate", ("0",)),
         ("{align: {}}", "align", ("got none", "graft")),
-        ("{graft: {source: noise}, align: {}}", "align", ("got none",)),
+        ("{graft: {source: noise}, align: {}}", "align", ("got none", "set graft.source: external")),
         ("{wash: {}, align: {}}", "align", ("wash",)),
         ("{sparta: {}, align: {}}", "align", ("sparta",)),
         ("{outer: {}, align: {}}", "align", ("outer",)),
