@@ -42,6 +42,7 @@ SCHEDULE_KEYS = (
     "training.accumulate",
     "training.precision",
     "training.keep",
+    "data.label_noise",
     "task.label_smoothing",
     *(f"augmentation.{name}" for name in AugmentationSettings.model_fields),
     "model.pretrained",

@@ -454,6 +454,7 @@ def test_metric_to_minimize_is_compared_at_its_accounting() -> None:
         ({"training": {"batch_size": 64}}, [("training.batch_size", "64", "128")]),
         ({"training": {"precision": "float32"}}, [("training.precision", "float32", "auto")]),
         ({"task": {"label_smoothing": 0.1}}, [("task.label_smoothing", "0.1", "0.0")]),
+        ({"data": {"label_noise": 0.2}}, [("data.label_noise", "0.2", "0.0")]),
         ({"augmentation": {"policy": "randaugment"}}, [("augmentation.policy", "randaugment", "none")]),
         ({"model": {"pretrained": True}}, [("model.pretrained", "True", "False")]),
         ({"population": {"diversity": "learning_rate"}}, [("population.diversity", "learning_rate", "none")]),
