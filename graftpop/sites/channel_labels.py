@@ -19,7 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from graftpop.models.forward_check import blank_images
+from graftpop.models.layers import BATCHNORMS
 from graftpop.models.module_check import distinct_state
+from graftpop.seeds import seeded
 
 __all__ = ["Channel", "coupled_channels"]
 
@@ -49,6 +51,9 @@ class Channel(NamedTuple):
 def coupled_channels(network_copy: nn.Module, image_shape: tuple[int, ...]) -> list[tuple[Channel, ...]]:
     """Return the units of a network that permutations can move, each with its places in the state, in module order.
 
+    A network with parameters that evaluation does not use, such as those of an auxiliary classifier, runs once more in
+    training mode, which ties their channels too.
+
     Args:
         network_copy: copy of a network in evaluation mode, on the CPU; its tensors get a memory of their own.
         image_shape: (C, H, W) of its images.
@@ -59,9 +64,19 @@ def coupled_channels(network_copy: nn.Module, image_shape: tuple[int, ...]) -> l
     labels = _Labels(network_copy)
     images = blank_images(network_copy, 1, image_shape)
     labels.of[id(images)] = images, torch.full(images.shape, FIXED)
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), labels:
-        output = network_copy(images)
-    labels.fix([tensor for tensor in tree_flatten(output)[0] if isinstance(tensor, Tensor)])
+
+    def run() -> None:
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), labels:
+            output = network_copy(images)
+        labels.fix([tensor for tensor in tree_flatten(output)[0] if isinstance(tensor, Tensor)])
+
+    run()
+    if any(name not in labels.used for name, _ in network_copy.named_parameters()):  # such as an auxiliary classifier
+        for module in network_copy.train().modules():
+            if isinstance(module, BATCHNORMS):
+                module.eval()  # one image may have no variance
+        with seeded(0, images.device):  # for dropout
+            run()
     return labels.units()
 
 
@@ -73,11 +88,13 @@ class _Labels(TorchDispatchMode):
 
     Attributes:
         of: label tensors by ID of the tensor, which is kept alive.
+        used: names of the tensors of the state that operations took.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.of: dict[int, tuple[Tensor, Tensor]] = {}
+        self.used: set[str] = set()
         self._ties: list[Tensor] = []  # pairs of labels, each as one number
         self._state = {name: tensor for name, tensor in distinct_state(network) if tensor.is_floating_point()}
         self._names = {tensor.untyped_storage().data_ptr(): name for name, tensor in self._state.items()}
@@ -97,6 +114,7 @@ class _Labels(TorchDispatchMode):
         outputs = func(*args, **kwargs)
         name = func.overloadpacket.__name__
         given = [arg for arg in tree_flatten((args, kwargs))[0] if _is_float(arg)]
+        self.used.update(filter(None, map(self._name, given)))
         out = next((one for one in tree_flatten(outputs)[0] if _is_float(one)), None)
         if out is None or not (name in MOVES or any(map(self._is_known, given))):
             return outputs

@@ -84,6 +84,27 @@ def test_channels_with_places_in_the_code_stay() -> None:
     assert [group.num_units for group in groups] == [4]
 
 
+class Auxiliary(nn.Module):
+    """Has a classifier that acts in training only, behind dropout and a BatchNorm that one image leaves no variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+        self.auxiliary = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images).relu()
+        logits: Tensor = self.head(self.body(features).relu().mean((2, 3)))
+        return logits + self.auxiliary(features.mean((2, 3))) if self.training else logits
+
+
+def test_layers_that_act_in_training_only_move_too() -> None:
+    groups = find_channel_groups(Auxiliary(), (3, 8, 8), "network")
+    (of_stem,) = ({place.tensor for place in group.places} for group in groups if group.places[0].tensor[:4] == "stem")
+    moved = {"stem.weight", "stem.bias", "body.weight", "auxiliary.2.weight"}
+    assert of_stem == moved | {f"auxiliary.0.{name}" for name in ("weight", "bias", "running_mean", "running_var")}
+
+
 def test_groups_that_change_the_outputs_are_dropped() -> None:
     network = seeded_small_net(0)
     (right,) = find_channel_groups(network, SHAPE, "network")
