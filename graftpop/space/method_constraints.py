@@ -97,8 +97,7 @@ def _check_align(settings: Settings, rules: Sequence[str], origin: Origin) -> No
     if not rules:
         step = "add graft or papa" if settings.graft is None else "set graft.source: external"
         raise SpaceError(
-            f"{origin('align')}: needs an exchange rule, whose donors it aligns, got none; {step}, or "
-            f"remove align"
+            f"{origin('align')}: needs an exchange rule, whose donors it aligns, got none; {step}, or remove align"
         )
     if in_place := next((name for name in AT_ONE_STEP if getattr(settings, name) is not None), None):
         raise SpaceError(
