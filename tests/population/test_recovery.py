@@ -217,6 +217,14 @@ def test_round_before_the_branch_is_not_trained_again_without_a_peer_that_left(p
     assert peer not in got.states
 
 
+def test_checkpoint_before_the_branch_lacks_a_peer_that_left() -> None:
+    settings = recovery_settings("branch", population={"min_peers": 2})
+    population = Population(DyingGroup(settings, {1: [2]}, never_back=[2]), settings)
+    population.step()
+    assert settings.branches_after(1)
+    assert [peer for peer, _ in population.save()] == [0, 1]
+
+
 def test_peer_that_left_stays_away_after_a_checkpoint() -> None:
     settings = recovery_settings(population={"min_peers": 2})
     group = DyingGroup(settings, {1: [1]}, never_back=[1])
