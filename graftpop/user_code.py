@@ -40,7 +40,7 @@ def import_user_code(name: str, where: str, error: type[GraftpopError]) -> Any:
         raise error(f"{where}: '{name}' cannot be imported: {describe_exception(reason)}; fix {module}") from reason
     if not hasattr(found, attribute):
         names = [other for other in vars(found) if not other.startswith("_")]
-        raise error(f"{where}: '{name}': {module} has no '{attribute}'; correct the name{closest(attribute, names)}")
+        raise error(f"{where}: '{name}': '{module}' has no '{attribute}'; correct the name{closest(attribute, names)}")
     return getattr(found, attribute)
 
 

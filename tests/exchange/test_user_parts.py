@@ -162,7 +162,7 @@ def test_part_that_cannot_be_imported_is_refused() -> None:
 def test_part_that_its_module_lacks_is_refused_with_the_closest_one() -> None:
     with pytest.raises(SpaceError, match=r"^graft\.alpha: [^\n]*'keep_the_beter'[^\n]*'keep_the_better'[^\n]*$"):
         check(make_settings(graft={"alpha": "python:user_parts.keep_the_beter"}))
-    with pytest.raises(SpaceError, match=r"^graft\.alpha: [^\n]*user_parts has no 'absent'[^\n]*$"):
+    with pytest.raises(SpaceError, match=r"^graft\.alpha: [^\n]*'user_parts' has no 'absent'[^\n]*$"):
         check(make_settings(graft={"alpha": "python:user_parts.absent"}))
 
 
