@@ -156,12 +156,14 @@ class DiagnosticRow(TypedDict):
     ]
 
 
-EventName = Literal["lost", "replaced", "left", "reseeded", "checkpoint_skipped", "records_damaged", "storage_away"]
+EventName = Literal[
+    "lost", "replaced", "left", "reseeded", "ended_early", "checkpoint_skipped", "records_damaged", "storage_away"
+]
 
 
 @dataclass(frozen=True)
 class Event:
-    """A failure that a population survived."""
+    """A failure that a population survived, or its early end."""
 
     at: Annotated[datetime, "time in UTC"] = field(init=False, compare=False, default_factory=lambda: datetime.now(UTC))
     round: Annotated[int, "round, from 1; 0 is before the first"]
@@ -171,6 +173,7 @@ class Event:
         "`lost` (its process died or timed out), `replaced` (it is back in its last state), "
         "`left` (the others continue without it), "
         "`reseeded` (its loss was not finite; it took its donor's weights), "
+        "`ended_early` (by `training.patience`), "
         "`checkpoint_skipped` (damaged, or ahead of the trial that was to adopt it), "
         "`records_damaged` (a file with the trial's rows was cut short or changed; some rows may be missing), "
         "`storage_away` (nothing could be written for a while)",

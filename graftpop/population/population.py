@@ -84,6 +84,9 @@ class Population:
                 self._deadlines.restart()
         self.round = done.round
         self._scores.append(done.score)
+        if done.is_last and done.round < self._settings.num_rounds:
+            patience = self._settings.training.patience
+            self._on_event(Event(done.round, None, "ended_early", f"no better score in {patience} rounds"))
         return done
 
     def _restart_on_loss(self, act: Callable[[], T]) -> T:

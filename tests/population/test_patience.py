@@ -8,7 +8,7 @@ from population_makers import States, networks, same
 
 from graftpop.errors import SpaceError
 from graftpop.peer.peer import Peer
-from graftpop.population import LocalGroup, Population, Round
+from graftpop.population import Event, LocalGroup, Population, Round
 from graftpop.settings import Settings
 from graftpop.space import parse_space
 
@@ -51,6 +51,19 @@ def test_training_ends_after_rounds_without_a_better_score() -> None:
     assert settled == [False] * (len(scores) - 1) + [True]
     assert done.grafts == {}  # the last round does not exchange
     assert running.finish(done)["val_rmse"] == scores[-1]
+
+
+def test_early_end_is_one_event() -> None:
+    events: list[Event] = []
+    wanted = settings()
+    running = Population(LocalGroup(partial(Peer, wanted), 2), wanted, events.append)
+    done = ended(running, [])
+    (event,) = events
+    assert (event.round, event.peer, event.event) == (done.round, None, "ended_early")
+    assert str(PATIENCE) in event.cause
+    whole = settings(training={"epochs": 2, "patience": 5})
+    ended(Population(LocalGroup(partial(Peer, whole), 2), whole, events.append), [])
+    assert len(events) == 1
 
 
 def test_resumed_training_ends_at_the_same_round() -> None:
