@@ -210,7 +210,7 @@ def test_momentum_is_blended_as_the_weights_are(monkeypatch: pytest.MonkeyPatch)
         state = FlatState(seeded_small_net(peer))
         momenta = {entry.name: state.view_of(state.buffer, entry.name).clone() for entry in state.entries}
         sites = find_sites(seeded_small_net(peer), (3, 8, 8), "network", "all")
-        settings = make_settings(exchange="python:search_spaces.evidence.rules.MomentumToo")
+        settings = make_settings(exchange="python:search_spaces.evidence.rules.MomentumGrafting")
         measures = site_measures(state, sites, None)
         rule = make_rule(ExchangeContext(peer, state, sites, measures, settings, momentum=momenta.get))
         assert rule is not None

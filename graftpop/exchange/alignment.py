@@ -26,7 +26,7 @@ from graftpop.sites.channel_groups import permute_
 from graftpop.training.flat_state import FlatState
 from graftpop.training.snapshot import Snapshot
 
-__all__ = ["Alignment", "received"]
+__all__ = ["Alignment", "receive_aligned"]
 
 MOST_SWEEPS: Final = 50
 LEAST_GAIN: Final = 1e-6  # of the largest similarity of two units; less is rounding, which could go on for ever
@@ -113,7 +113,7 @@ class Alignment:
         return sum(float(self._state.buffer[span].double() @ theirs[span].double()) for span in spans)
 
 
-def received(rule: ExchangeRule, donors: Sequence[Snapshot], alignment: Alignment | None) -> dict[str, float]:
+def receive_aligned(rule: ExchangeRule, donors: Sequence[Snapshot], alignment: Alignment | None) -> dict[str, float]:
     """Change a peer's weights by its rule, given its donors, aligned before, and return the rule's figures.
 
     With an alignment they include `align_moved`, the mean share of the units of each donor that changed places. A peer

@@ -134,9 +134,13 @@ class Grafting(ExchangeRule):
 
     def graft_(self, alpha: Tensor, theirs: Tensor) -> None:
         """Blend a donor's weights (N,) into this peer's, with the alphas from `alpha`."""
+        self.blend_(self.weights, theirs, alpha)
+
+    def blend_(self, buffer: Tensor, theirs: Tensor, alpha: Tensor) -> None:
+        """Blend a donor's buffer (N,) into one of the same layout, with the alphas from `alpha`."""
         for place, first in self._stretches:  # one at a time, while it is in the cache
             share = alpha[first : first + place.num_units, None]
-            own, their = (self._state.memory_of(buffer, place) for buffer in (self.weights, theirs))
+            own, their = (self._state.memory_of(each, place) for each in (buffer, theirs))
             if self._released:
                 own.copy_(released_blend(own, their, share))
             else:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graftpop.errors import ModelError, PeerDiverged
-from graftpop.exchange.alignment import Alignment, received
+from graftpop.exchange.alignment import Alignment, receive_aligned
 from graftpop.exchange.build import make_rule, published_by
 from graftpop.exchange.grafting import site_measures
 from graftpop.exchange.rule import ExchangeContext, ExchangeRule
@@ -238,7 +238,7 @@ class Peer:
                     f"exchanges weights, got {self._learner.state.buffer.numel()} numbers at peer {self._index} and "
                     f"{donor.weights.size} at peer {donor.peer}; make the network a function of the number of outputs"
                 )
-        figures = received(self._rule_of_exchange, donors, self._alignment)
+        figures = receive_aligned(self._rule_of_exchange, donors, self._alignment)
         if self._settings.population.repair:
             self._learner.recalibrate()
         return {"figures": figures, "columns": self._rule_of_exchange.columns()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from graftpop.exchange.alignment import Alignment, received
+from graftpop.exchange.alignment import Alignment, receive_aligned
 from graftpop.exchange.donors import donors_among
 from graftpop.exchange.rule import ExchangeRule
 from graftpop.settings import Settings
@@ -63,5 +63,5 @@ class StepExchange:
             Snapshot(donor, weights_KN[donor].cpu().numpy(), NO_INTEGERS, NONE, NO_INTEGERS) for donor in donors
         ]
         self._num_exchanges += 1
-        for name, value in received(self._rule, snapshots, self._alignment).items():
+        for name, value in receive_aligned(self._rule, snapshots, self._alignment).items():
             self._sums[name] = self._sums.get(name, 0.0) + value

@@ -11,10 +11,10 @@ from graftpop.exchange.rule import ExchangeContext
 from graftpop.settings import GraftSettings
 from graftpop.training.snapshot import ALL_OTHERS, Snapshot
 
-__all__ = ["FadingA", "MomentumToo"]
+__all__ = ["FadingGrafting", "MomentumGrafting"]
 
 
-class OfTheStudy(Grafting):
+class StudyGrafting(Grafting):
     """Grafting with the constants of the variant `graft`."""
 
     def __init__(self, context: ExchangeContext) -> None:
@@ -22,7 +22,7 @@ class OfTheStudy(Grafting):
         super().__init__(replace(context, settings=context.settings.model_copy(update={"graft": graft})))
 
 
-class FadingA(OfTheStudy):
+class FadingGrafting(StudyGrafting):
     """Grafting whose A falls with the learning rate: wide early, an average by 1/2 at the end."""
 
     def alpha(self, their_entropies: Tensor, theirs: Tensor, donor: int = ALL_OTHERS) -> Tensor:
@@ -30,7 +30,7 @@ class FadingA(OfTheStudy):
         return 0.5 + self.context.lr_ratio() * (super().alpha(their_entropies, theirs, donor) - 0.5)
 
 
-class MomentumToo(OfTheStudy):
+class MomentumGrafting(StudyGrafting):
     """Grafting that blends the optimizer's momentum by the same alphas as the weights."""
 
     def publish(self) -> Mapping[str, Tensor]:
@@ -47,10 +47,7 @@ class MomentumToo(OfTheStudy):
         """Blend the donor's weights (N,), and its momentum."""
         super().graft_(alpha, theirs)
         momentum = self._momentum()
-        for place, first in self._stretches:
-            share = alpha[first : first + place.num_units, None].to(momentum.dtype)
-            own, their = (self._state.memory_of(buffer, place) for buffer in (momentum, self._theirs))
-            own.mul_(share).add_((1 - share) * their)
+        self.blend_(momentum, self._theirs, alpha)
         for entry in self._state.entries:
             own_momentum = self.context.momentum(entry.name) if entry.is_parameter else None
             if own_momentum is not None:

@@ -14,7 +14,7 @@ from space_makers import make_settings
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError, SpaceError
-from graftpop.exchange.alignment import Alignment, received
+from graftpop.exchange.alignment import Alignment, receive_aligned
 from graftpop.exchange.build import check_user_parts, make_rule
 from graftpop.exchange.grafting import site_measures
 from graftpop.exchange.rule import ExchangeContext, ExchangeRule
@@ -186,11 +186,11 @@ def test_blend_with_permuted_copies_is_the_network(sections: dict[str, object], 
     donors = [snapshot_of(rule, peer, shuffled(rule.context.state, groups, peer)) for peer in (1, 2)]
     published = [donor.weights.copy() for donor in donors]
     itself = [snapshot_of(rule, 0, own)] if with_itself else []
-    figures = received(rule, [*itself, *donors], alignment)
+    figures = receive_aligned(rule, [*itself, *donors], alignment)
     assert torch.allclose(rule.weights, own, rtol=1e-5, atol=1e-7)
     assert figures["align_moved"] > 0.5
     assert all((donor.weights == before).all() for donor, before in zip(donors, published, strict=True))
-    received(rule, donors, None)
+    receive_aligned(rule, donors, None)
     assert not torch.allclose(rule.weights, own, rtol=1e-2, atol=1e-2)
 
 
