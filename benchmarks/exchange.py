@@ -35,7 +35,7 @@ from graftpop.training.flat_state import FlatState
 
 MODELS = ("resnet32", "mobilenetv2", "torchvision:resnet50")
 PEERS = (2, 8)
-ALIGNED = ("resnet8", "resnet20")
+ALIGNED = ("resnet8", "resnet20", "vgg16")
 STEP_RULES: Mapping[str, Mapping[str, Any]] = {
     "papa": {"papa": {}},
     "graft": {"graft": {}},

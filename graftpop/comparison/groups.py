@@ -30,7 +30,7 @@ COSTS: Mapping[str, str] = {
     "time": "training time with one device per peer",
     "flops": "FLOPs of the output for one image",
 }
-"""What a variant costs, by name in `Line.costs`; the first three are accountings."""
+"""The costs of a variant in words, by name in `Line.costs`; the first three are accountings."""
 
 COMPARED: Mapping[Accounting, str] = {"images": "train_images", "epochs": "epochs", "time": "peer_images"}
 """The column that must be equal, by accounting: for time a count, since measured seconds vary by themselves."""
@@ -88,7 +88,7 @@ class Group:
         baseline: name of the variant that the others are compared with.
         lines: one line per variant, in the order of the space.
         primary: the primary metric of the task.
-        equal: what all variants should have equal.
+        equal: the cost that all variants should have in common.
     """
 
     values: Mapping[str, Any]
@@ -143,7 +143,7 @@ def compare(
         searched: searched keys; variant and seed may be among them.
         settings_of: function from a sample with a variant to its settings.
         primary: the primary metric of the task.
-        equal: what all variants should have equal.
+        equal: the cost that all variants should have in common.
     """
     others = [key for key in searched if key not in ("variant", "seed")]
     by_values: dict[str, list[Mapping[str, Any]]] = {}

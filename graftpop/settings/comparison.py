@@ -22,9 +22,9 @@ class CompareSettings(Section):
     """The accounting at which variants are compared."""
 
     equal: Accounting = "images"
-    """What all variants have equal; the report warns of a variant that differs from the baseline by more than 1 %.
-    images: images that all peers together train on, with their teachers'. epochs: epochs of each network, as in the
-    papers. time: training time with one device per peer, by the images of the peer that trains on most."""
+    """The cost that all variants have in common. The report warns of a variant that differs from the baseline by more
+    than 1 %. images: images that all peers together train on, with their teachers'. epochs: epochs of each network, as
+    in the papers. time: training time with one device per peer, by the images of the peer that trains on most."""
 
 
 class PublishedScore(Section):

@@ -108,7 +108,8 @@ class Settings(Section):
     def _epochs_alone(self, total: int) -> int:
         """Return the epochs t before the branch, in a training with t + num_peers * (epochs - t) = total.
 
-        Of the whole rounds that leave every peer a whole number of epochs, they are the nearest to `branch_at`.
+        They are whole rounds and leave every peer a whole number of epochs; `branch_at` is rounded to the nearest such
+        number.
         """
         population = self.population
         share, num_peers = population.branch_at, population.num_peers

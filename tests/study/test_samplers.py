@@ -185,11 +185,13 @@ def test_ended_trial_is_unknown_to_optuna() -> None:
 
 def test_repeated_round_of_a_resumed_trial_is_accepted() -> None:
     """Optuna warns of a second report, and warnings are errors here."""
-    sampler = make_sampler(parse_space(SEARCHED | {"tune": {"sampler": "tpe"}}))
+    sampler: Any = make_sampler(parse_space(SEARCHED | {"tune": {"sampler": "tpe"}}))
     sampler.sample(0)
     for round in (1, 2, 2, 3):
         sampler.report(0, round, 0.5)
     sampler.tell(0, "stopped", {"round": 3, "val_accuracy": 0.5})
+    (trial,) = sampler._study.trials
+    assert trial.intermediate_values == {1: 0.5, 2: 0.5, 3: 0.5}
 
 
 def test_recalled_trials_keep_their_final_states() -> None:
