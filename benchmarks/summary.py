@@ -12,8 +12,10 @@ import json
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -21,14 +23,14 @@ COSTS = ("peer_images", "time_s")
 MEASURES = ("val_accuracy", "test_accuracy", "ensemble_test_accuracy")
 
 
-def print_trials(folders: list[str]) -> None:
-    for folder in map(Path, folders):
-        seed = json.loads((folder / "run.json").read_text(encoding="utf-8"))["seed"]
-        trials = pq.read_table(folder / "trials.parquet").to_pylist()
-        costs = costs_by_trial(folder) if any(row.get("time_s") is None for row in trials) else {}
-        for row in trials:
-            known = {name: value for name, value in row.items() if value is not None or name not in COSTS}
-            print(json.dumps({"seed": seed, **row, **costs.get(row["trial_id"], {}), **known}))
+def trials_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the trials of a run, with the run's seed and with costs that earlier versions did not record."""
+    seed = json.loads((folder / "run.json").read_text(encoding="utf-8"))["seed"]
+    trials = pq.read_table(folder / "trials.parquet").to_pylist()
+    costs = costs_by_trial(folder) if any(row.get("time_s") is None for row in trials) else {}
+    for row in trials:
+        known = {name: value for name, value in row.items() if value is not None or name not in COSTS}
+        yield {"seed": seed, **row, **costs.get(row["trial_id"], {}), **known}
 
 
 def costs_by_trial(folder: Path) -> dict[str, dict[str, float]]:
@@ -83,6 +85,8 @@ def text(value: object) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--trials":
-        print_trials(sys.argv[2:])
+        for folder in sys.argv[2:]:
+            for row in trials_of(Path(folder)):
+                print(json.dumps(row))
     else:
         print_tables(sys.argv[1:])

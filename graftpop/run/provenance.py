@@ -40,6 +40,9 @@ def run_provenance(arguments: list[str], seed: int) -> dict[str, Any]:
     """
     import torch
 
+    from graftpop.training.precision import training_dtype
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options = arguments[1:] if arguments[:1] == ["tune"] else arguments  # `graftpop tune` has its name before them
     return {
         "command": ["python", "-m", "graftpop.tune", *map(masked, options)],
@@ -52,6 +55,7 @@ def run_provenance(arguments: list[str], seed: int) -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+            "auto_precision": str(training_dtype("auto", device)).removeprefix("torch."),
         },
         "platform": f"{sys.platform} {platform.machine()}",
     }

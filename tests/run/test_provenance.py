@@ -32,6 +32,7 @@ def test_provenance_has_command_seed_versions_and_hardware_as_json() -> None:
     assert hardware["memory_bytes"] > 2**28
     assert isinstance(hardware["processor"], str)
     assert isinstance(hardware["gpus"], list)
+    assert hardware["auto_precision"] in ("float32", "bfloat16")
     assert provenance["platform"].endswith(platform.machine())
 
 
