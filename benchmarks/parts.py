@@ -4,10 +4,10 @@
     python benchmarks/parts.py ENTRY --collect RUN...
 
 ENTRY is a folder of `benchmarks/` with a `space.yaml`. Its seeds run one after another, each with the variants that it
-lacks, so that every complete seed is a paired comparison. After each run, also one ended by Ctrl-C or the time limit, its
-complete trials are added to ENTRY/results.jsonl, with the commit, processor and precision of their run. A seed keeps the
-precision of its first trial, whatever `auto` means on the next machine. `--collect` adds the trials of runs started by
-hand.
+lacks, so that every complete seed is a paired comparison. After each run, also one ended by Ctrl-C or the time limit,
+its complete trials are added to ENTRY/results.jsonl, with the commit, processor and precision of their run. A seed
+keeps the precision of its first trial, whatever `auto` means on the next machine. `--collect` adds the trials of runs
+started by hand.
 """
 
 import argparse
