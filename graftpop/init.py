@@ -38,7 +38,7 @@ HEAD: Final = """\
 #   data: {{name: cifar10}} with model: {{name: resnet20}}
 #   data: {{name: folder, root: FOLDER, image_size: 64}}, your images; model: {{name: python:my_nets.Net}}, your network
 #   papa, wash, sparta, outer: other exchange rules, in place of graft; align beside graft or papa
-#   distillation, mutual, repr, attenuation, swa or ema: other methods
+#   distillation, mutual, repr, pruning, swa or ema: other methods
 #   variants and seeds, for a comparison
 # An editor that reads the first line completes the keys and shows their meaning.
 """

@@ -8,15 +8,16 @@ import torch
 from space_makers import RULES, make_settings
 
 from graftpop.data import DATASETS, load_splits
+from graftpop.hooks.pruning import SCHEDULES as PRUNING_SCHEDULES
 from graftpop.models import MODELS
-from graftpop.ops.attenuation import FACTOR_SCHEDULES, RATE_SCHEDULES, ShareSchedule
+from graftpop.ops.attenuation import ShareSchedule
 from graftpop.ops.criteria import CRITERIA, Criterion, Filters
 from graftpop.ops.topology import TOPOLOGIES, Topology
 from graftpop.settings import (
-    AttenuationSettings,
     DataSettings,
     ModelSettings,
     PopulationSettings,
+    PruningSettings,
     ReprSettings,
     TrainingSettings,
 )
@@ -51,9 +52,9 @@ def test_criterion_gives_each_filter_a_finite_score(criterion: Criterion) -> Non
     assert criterion.__doc__
 
 
-@pytest.mark.parametrize("schedule", [*RATE_SCHEDULES.values(), *FACTOR_SCHEDULES.values()])
+@pytest.mark.parametrize("schedule", [share for schedule in PRUNING_SCHEDULES.values() for share in schedule[:2]])
 @pytest.mark.parametrize("epochs", [1, 2, 61, 200])
-def test_attenuation_schedule_is_monotone_and_in_0_1(schedule: ShareSchedule, epochs: int) -> None:
+def test_pruning_schedule_is_monotone_and_in_0_1(schedule: ShareSchedule, epochs: int) -> None:
     shares = [schedule(done, epochs) for done in range(epochs + 1)]
     assert all(0.0 <= share <= 1.0 for share in shares)
     assert shares in (sorted(shares), sorted(shares, reverse=True))
@@ -86,6 +87,5 @@ def test_defaults_are_in_their_tables() -> None:
     assert TrainingSettings().schedule in SCHEDULES
     assert PopulationSettings().topology == "auto"
     assert {make_settings({rule: {}}).topology for rule in RULES} <= TOPOLOGIES.keys()
-    assert {AttenuationSettings().criterion, ReprSettings().criterion} <= set(CRITERIA)
-    assert AttenuationSettings().rate_schedule in RATE_SCHEDULES
-    assert AttenuationSettings().factor_schedule in FACTOR_SCHEDULES
+    assert {PruningSettings().method.criterion, ReprSettings().criterion} <= set(CRITERIA)
+    assert PruningSettings().method.schedule in PRUNING_SCHEDULES

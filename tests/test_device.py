@@ -36,6 +36,7 @@ from graftpop.hooks.build import make_hooks
 from graftpop.losses.distillation import distillation_term
 from graftpop.losses.mutual import mutual_term
 from graftpop.ops import (
+    allocation,
     alpha,
     attenuation,
     diagnostics,
@@ -48,11 +49,13 @@ from graftpop.ops import (
     released,
     retrieval,
     scions,
+    selection,
     soups,
     triplet,
 )
 from graftpop.ops.criteria import CRITERIA, Filters
 from graftpop.peer.peer import Peer
+from graftpop.peer.sites import pruning_plan_of
 from graftpop.population import LocalGroup, Population
 from graftpop.settings import Settings
 from graftpop.sites import Site, find_sites
@@ -138,10 +141,16 @@ RETRIEVED = torch.tensor([[identity, camera, 3] for identity in range(2) for cam
 """Identity, camera and role of six images."""
 
 OPS: dict[str, Call] = {
+    "allocation.cross_layer": lambda on: allocation.cross_layer(
+        [on(drawn(6, 8)), on(drawn(5, 3, seed=1))], [1.0, 1.1], 5.0, 0.5, [1, 1]
+    ),
+    "allocation.global_ranking": lambda on: allocation.global_ranking(
+        [on(drawn(6)), on(drawn(5, seed=1))], 0.5, [1, 1]
+    ),
+    "allocation.normalized": lambda on: allocation.normalized(on(drawn(6))),
     "alpha.adaptive_alpha": lambda on: alpha.adaptive_alpha(on(drawn(5)), on(drawn(5, seed=1)), c=1.0),
     "alpha.fixed_alpha": lambda on: alpha.fixed_alpha(on(drawn(5)), 0.3),
     "attenuation.attenuate_": attenuated,
-    "attenuation.weakest": lambda on: attenuation.weakest(on(drawn(6)), 0.5),
     **{f"criteria.{name}": criterion_call(name) for name in CRITERIA},
     "diagnostics.density": lambda on: diagnostics.density([on(drawn(6, 8))], [on(drawn(6) > 0)]),
     "diagnostics.disagreement": lambda on: diagnostics.disagreement(on(torch.arange(5)), on(torch.ones(5).long())),
@@ -181,6 +190,8 @@ OPS: dict[str, Call] = {
     "retrieval.retrieval_scores": lambda on: list(retrieval.retrieval_scores(on(drawn(6, 3)), on(RETRIEVED)).values()),
     "scions.internal_scions": lambda on: scions.internal_scions(on(drawn(6, 8)), 6.0),
     "scions.noise_scions": lambda on: scions.noise_scions(on(drawn(6, 8)), 6.0, 0.1, torch.Generator().manual_seed(0)),
+    "selection.k_reciprocal": lambda on: selection.k_reciprocal(on(drawn(6, 8)), 3),
+    "selection.lowest": lambda on: selection.lowest(on(drawn(6)), 3),
     "soups.greedy_soup": lambda on: soups.greedy_soup([on(drawn(9)), on(drawn(9, seed=1))], lambda weights: 0.5),
     "soups.uniform_soup": lambda on: soups.uniform_soup([on(drawn(9)), on(drawn(9, seed=1))]),
     "triplet.batch_hard_triplet_loss": lambda on: triplet.batch_hard_triplet_loss(
@@ -188,6 +199,7 @@ OPS: dict[str, Call] = {
     ),
 }
 READ_VALUES = {
+    *(f"allocation.{name}" for name in ("cross_layer", "global_ranking")),  # numbers of units
     *(f"retrieval.{name}" for name in ("has_match", "retrieval_scores")),  # sorted by numpy
     "triplet.batch_hard_triplet_loss",  # a check of its labels
     *(f"diagnostics.{name}" for name in ("density", "disagreement", "distance", "network_information")),  # numbers
@@ -319,15 +331,17 @@ def test_measures_without_sites_are_on_the_card(fake_parts: Parts) -> None:
     "method",
     [
         {"graft": {"source": "noise", "threshold": 3.0}},
-        {"attenuation": {"criterion": "random"}},
-        {"attenuation": {"factor": 0.0, "recoverable": False}},
+        {"pruning": {"criterion": "random"}},
+        {"pruning": {"preset": "hard"}},
         {"swa": {"start": 0.3}},
     ],
     ids=str,
 )
 def test_hooks_run_on_a_fake_card(fake_parts: Parts, method: Tree) -> None:
     learner, sites, _ = fake_parts
-    (hook,) = make_hooks(settings_of(method), learner, site_filters(learner, sites), 0)
+    settings = settings_of(method)
+    plan = pruning_plan_of(settings, learner.network, sites, (3, 8, 8))
+    (hook,) = make_hooks(settings, learner, site_filters(learner, sites), 0, plan)
     for epoch in (1, 2, 3):
         hook.before_epoch(epoch)
     state = {name: tensor for name, tensor in hook.state_dict().items() if name != "num_averaged"}
@@ -359,8 +373,8 @@ PEERS: dict[str, Tree] = {
         "graft": {"c": 1.0},
         "diagnostics": {"pairs": True, "thresholds": [5.0]},
     },
-    "attenuation": {"attenuation": {"criterion": "random", "remove": False}},
-    "hard pruning": {"attenuation": {"factor": 0.0, "recoverable": False, "rate": 0.3, "remove": False}},
+    "pruning": {"pruning": {"criterion": "random", "remove": False}},
+    "hard pruning": {"pruning": {"preset": "hard", "rate": 0.3, "remove": False}},
     "augmentation": {
         "augmentation": {"policy": "randaugment", "color_jitter": 0.4, "erasing": 0.3, "mixup": 0.2, "cutmix": 1.0}
     },

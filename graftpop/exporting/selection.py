@@ -142,9 +142,9 @@ def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, ModelC
     if _is_soup(metadata, settings) and settings.population.output == "uniform_soup":
         return _peer(checkpoint, settings, "best")
     _check_has_own_weights("soup", metadata, settings)
-    if settings.attenuation is not None:
+    if settings.pruning is not None:
         raise CheckpointError(
-            "--peer soup: must average equal networks, got attenuated filters that differ from peer to peer; choose "
+            "--peer soup: must average equal networks, got pruned filters that differ from peer to peer; choose "
             "best, ensemble or a peer"
         )
     # teachers, files for diagnostics and the weights to start from are not needed and may be gone

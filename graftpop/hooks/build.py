@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from graftpop.hooks.attenuation import Attenuation
 from graftpop.hooks.hook import Hook
 from graftpop.hooks.moving_average import MovingAverage
+from graftpop.hooks.pruning import Pruning, PruningPlan
 from graftpop.hooks.repr import RePr
 from graftpop.hooks.scions import InternalScions, NoiseScions
 from graftpop.hooks.weight_averaging import StochasticWeightAveraging
@@ -15,7 +15,9 @@ from graftpop.training.learner import Learner
 __all__ = ["make_hooks"]
 
 
-def make_hooks(settings: Settings, learner: Learner, filters: Sequence[SiteFilters], peer: int) -> list[Hook]:
+def make_hooks(
+    settings: Settings, learner: Learner, filters: Sequence[SiteFilters], peer: int, plan: PruningPlan | None = None
+) -> list[Hook]:
     """Return the hooks of one peer in the order in which they act.
 
     Hooks that drop filters follow those that change filters, so that dropped filters stay at zero. Weight averaging is
@@ -26,6 +28,7 @@ def make_hooks(settings: Settings, learner: Learner, filters: Sequence[SiteFilte
         learner: the peer's learner.
         filters: filters of every site, in module order.
         peer: index of the peer.
+        plan: plan of the pruning; None without pruning.
     """
     epochs, seed, graft = settings.num_epochs, settings.seed, settings.graft
     hooks: list[Hook] = []
@@ -35,8 +38,9 @@ def make_hooks(settings: Settings, learner: Learner, filters: Sequence[SiteFilte
         hooks.append(InternalScions(filters, threshold=graft.threshold))
     if settings.repr is not None:
         hooks.append(RePr(learner, filters, settings.repr, seed=seed, peer=peer))
-    if settings.attenuation is not None:
-        hooks.append(Attenuation(learner, filters, settings.attenuation, epochs=epochs, seed=seed, peer=peer))
+    if settings.pruning is not None:
+        assert plan is not None, "pruning needs a plan"
+        hooks.append(Pruning(learner, filters, settings.pruning, plan, epochs=epochs, seed=seed, peer=peer))
     if settings.swa is not None:
         hooks.append(StochasticWeightAveraging(learner, start=settings.swa.start, epochs=epochs))
     if settings.ema is not None:

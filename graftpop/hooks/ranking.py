@@ -1,14 +1,23 @@
-"""Scores of a network's filters by a criterion, for RePr and attenuation."""
+"""Scores of a network's units by a criterion, for RePr and pruning."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from graftpop.hooks.data_criteria import DATA_CRITERIA
 from graftpop.ops.criteria import CRITERIA
 from graftpop.training.filters import SiteFilters, filters_of_units
+from graftpop.training.learner import Learner
 
-__all__ = ["ranked", "scores"]
+__all__ = ["ALL_CRITERIA", "COMPARABLE", "ranked", "scores"]
+
+ALL_CRITERIA: Final = {**CRITERIA, **DATA_CRITERIA}
+"""Criteria of weights and of data."""
+
+COMPARABLE: Final = frozenset({"entropy", "orthogonality", "passive", "random", "taylor", "apoz"})
+"""Criteria whose scores mean the same in every layer."""
 
 
 def ranked(filters: Sequence[SiteFilters], *, skip_first: bool) -> Sequence[SiteFilters]:
@@ -21,15 +30,18 @@ def ranked(filters: Sequence[SiteFilters], *, skip_first: bool) -> Sequence[Site
     return filters[1:] if skip_first and len(filters) > 1 else filters
 
 
-def scores(filters: Sequence[SiteFilters], criterion: str, generator: torch.Generator) -> list[Tensor]:
-    """Return the scores of each site's filters as new tensors (O); the lowest are weak.
+def scores(learner: Learner, filters: Sequence[SiteFilters], criterion: str, seed: int) -> list[Tensor]:
+    """Return the scores of each site's units as new tensors (U,); the lowest are weak.
 
     Args:
-        filters: filters, site by site.
-        criterion: a key of CRITERIA.
-        generator: random generator on the CPU, used by the random criterion.
+        learner: the learner that trains the network.
+        filters: units, site by site.
+        criterion: a key of ALL_CRITERIA.
+        seed: seeds the random criterion, and the batches of criteria of data.
     """
-    score = CRITERIA[criterion]
+    if criterion in DATA_CRITERIA:
+        return DATA_CRITERIA[criterion](learner, filters, seed)
+    score, generator = CRITERIA[criterion], torch.Generator().manual_seed(seed)
     return [
         score(filters_of_units(site.weight, site.entry("scale"), site.entry("shift")), generator).clone()
         for site in filters

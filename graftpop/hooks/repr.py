@@ -61,7 +61,7 @@ class RePr(Hook):
             self._keep_dropped()
 
     def _drop(self, epoch: int) -> None:
-        layer_scores = scores(self._filters, self._settings.criterion, self._generator("ranking", epoch))
+        layer_scores = scores(self._learner, self._filters, self._settings.criterion, self._seed_of("ranking", epoch))
         self._dropped = lowest_of_all(layer_scores, self._settings.rate)
         self._old_weights = [
             site.weight[dropped].clone() for site, dropped in zip(self._filters, self._dropped, strict=True)
@@ -74,7 +74,7 @@ class RePr(Hook):
             site.drop_(dropped)  # an exchange may have overwritten the zeros
 
     def _revive(self, epoch: int) -> None:
-        generator = self._generator("directions", epoch)
+        generator = torch.Generator().manual_seed(self._seed_of("directions", epoch))
         for site, dropped, old in zip(self._filters, self._dropped, self._old_weights, strict=True):
             if len(dropped):
                 kept = torch.ones(site.num_filters, dtype=torch.bool, device=site.weight.device)
@@ -83,8 +83,8 @@ class RePr(Hook):
         self._forget()
         self._learner.mask_gradients({})
 
-    def _generator(self, purpose: str, epoch: int) -> torch.Generator:
-        return torch.Generator().manual_seed(derive(self._seed, "repr", purpose, self._peer, epoch))
+    def _seed_of(self, purpose: str, epoch: int) -> int:
+        return derive(self._seed, "repr", purpose, self._peer, epoch)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the indices and the old weights of the dropped filters, by the name of their site."""

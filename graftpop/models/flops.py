@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graftpop.models.forward_check import blank_images, eval_copy
 
-__all__ = ["count_flops", "count_parameters"]
+__all__ = ["count_flops", "count_parameters", "flops_by_weight"]
 
 
 def count_flops(network: nn.Module, image_shape: tuple[int, ...]) -> int:
@@ -26,6 +26,36 @@ def count_flops(network: nn.Module, image_shape: tuple[int, ...]) -> int:
     with torch.no_grad(), counter:
         network_copy(blank_images(network_copy, 1, image_shape))
     return counter.flops
+
+
+def flops_by_weight(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
+    """Return the floating-point operations of each layer for one image, by the name of its weight.
+
+    Layers are modules with a parameter `weight` and without modules inside. Their operations are counted as by
+    `count_flops`; products of two activations belong to none of them.
+
+    Args:
+        network: maps images (B, C, H, W) to logits; not changed.
+        image_shape: (C, H, W).
+    """
+    network_copy = eval_copy(network)
+    counter = _FlopCounter()  # type: ignore[no-untyped-call]
+    flops: dict[str, int] = {}
+
+    def starts(name: str) -> None:
+        flops[name] = flops.get(name, 0) - counter.flops
+
+    def ends(name: str) -> None:
+        flops[name] += counter.flops
+
+    for name, module in network_copy.named_modules():
+        if isinstance(getattr(module, "weight", None), nn.Parameter) and not list(module.children()):
+            weight = f"{name}.weight"
+            module.register_forward_pre_hook(lambda _, __, weight=weight: starts(weight))
+            module.register_forward_hook(lambda _, __, ___, weight=weight: ends(weight))
+    with torch.no_grad(), counter:
+        network_copy(blank_images(network_copy, 1, image_shape))
+    return {name: count for name, count in flops.items() if count}
 
 
 class _CountsFlops:

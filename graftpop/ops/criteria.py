@@ -1,8 +1,9 @@
 """Criteria: functions from the filters of one layer to one score per filter; higher matters more.
 
 All have one signature, so settings choose them by name. Only `random` draws from the generator. Scores are (O,)
-float32 on the weights' device, without a graph. A score depends on its own layer only. `orthogonality`, `entropy` and
-`random` have the same range in every layer; the others grow with the size of weights or BatchNorm entries.
+float32 on the weights' device, without a graph. A score depends on its own layer only. `orthogonality`, `entropy`,
+`passive` and `random` have the same range in every layer; the others grow with the size of weights or BatchNorm
+entries.
 """
 
 import math
@@ -27,8 +28,12 @@ __all__ = [
     "l1",
     "l2",
     "orthogonality",
+    "passive",
     "random",
 ]
+
+TOLERANCE = 1e-6
+"""Relative differences up to this are rounding errors where a direction is chosen."""
 
 
 class Filters(NamedTuple):
@@ -144,6 +149,42 @@ def geometric_median(filters: Filters, generator: torch.Generator) -> Tensor:
     return distances_OO.sum(1)
 
 
+def passive(filters: Filters, generator: torch.Generator) -> Tensor:
+    """Return the squared response of each filter to the leading pattern of each input channel, in [0, 1].
+
+        c_i = first right singular vector of the (O, k^2) kernels of channel i, minus their mean over the filters
+        score_j = (sum over i of s_i * <W_ji - mean_i, c_i>)^2 / the maximum over j,      s_i = 1 or -1
+
+    Axis 1 of the weights has the channels, later axes have the kernel. In a 1x1 convolution or a Linear layer each
+    channel has a kernel of one weight, so c_i = 1. An attention head has its rows as channels. Equal filters all score
+    0.
+
+    A singular vector has no sign. The signs s_i are those of the first right singular vector of the (O, C) matrix of
+    all <W_ji - mean_i, c_i>: channels that separate the filters alike do not cancel. They do not depend on the order
+    of the filters. Where singular values are equal, c_i is the projection of the kernel position that keeps the
+    largest length, the first of several. Computed in float64.
+
+    References:
+        Singh and Plumbley, Efficient CNNs via Passive Filter Pruning, arXiv:2304.02319, and its released code,
+        Proposed_pruning.py. In the code, each c_i has the sign of filter 0's response, so the order of the filters
+        changes the scores; the rule for the signs is ours.
+    """
+    del generator
+    weight = filters.weight.detach().double()
+    weight_OCK = weight.reshape(*weight.shape[:2], -1)
+    centered_OCK = weight_OCK - weight_OCK[:1]  # without it, the mean of equal filters can differ from them
+    centered_OCK = centered_OCK - centered_OCK.mean(0)
+    largest = centered_OCK.abs().amax()
+    centered_OCK = centered_OCK / largest.where(largest > 0, 1.0)  # squares neither overflow nor underflow
+    patterns_CK = _leading_directions(centered_OCK.transpose(0, 1))
+    responses_OC = (centered_OCK * patterns_CK).sum(2)
+    common_C = _leading_directions(responses_OC[None])[0]
+    signs_C = torch.where(common_C < -TOLERANCE, -1.0, 1.0).double()
+    scores_O = (responses_OC @ signs_C).square()
+    highest = scores_O.amax()
+    return (scores_O / highest.where(highest > 0, 1.0)).float()
+
+
 def random(filters: Filters, generator: torch.Generator) -> Tensor:
     """Return uniform random numbers in [0, 1), the control for every other criterion.
 
@@ -153,6 +194,29 @@ def random(filters: Filters, generator: torch.Generator) -> Tensor:
         Prakash et al., RePr, CVPR 2019, compare with it.
     """
     return torch.rand(len(filters.weight), generator=generator, dtype=torch.float32).to(filters.weight.device)
+
+
+def _leading_directions(rows_COK: Tensor) -> Tensor:
+    """Return a first right singular vector of each of C matrices, (C, K) float64, with a rule for every tie.
+
+    It is the normalized projection onto the space of the largest singular value of the axis that is closest to it, the
+    first of several. So its largest entry is positive, and neither the order of the rows nor the device changes it.
+    """
+    columns_CKO = rows_COK.transpose(1, 2)
+    if rows_COK.shape[1] < rows_COK.shape[2]:  # the smaller of the two Gram matrices, R x R
+        squares_CR, left_COR = torch.linalg.eigh(rows_COK @ columns_CKO)
+        right_CKR = columns_CKO @ left_COR / squares_CR.clamp_min(torch.finfo(torch.float64).tiny).sqrt()[:, None]
+    else:
+        squares_CR, right_CKR = torch.linalg.eigh(columns_CKO @ rows_COK)
+    is_first_CR = squares_CR >= squares_CR.amax(1, keepdim=True) * (1 - TOLERANCE)
+    space_CKR = right_CKR * is_first_CR[:, None]
+    lengths_CK = space_CKR.square().sum(2)  # of the axes' projections, squared
+    is_closest_CK = lengths_CK >= lengths_CK.amax(1, keepdim=True) * (1 - TOLERANCE)
+    axis_C11 = is_closest_CK.int().argmax(1)[:, None, None]
+    projected_CK = (space_CKR * space_CKR.take_along_dim(axis_C11, 1)).sum(2)
+    norms_C1 = torch.linalg.vector_norm(projected_CK, dim=1, keepdim=True)
+    directions_CK: Tensor = projected_CK / norms_C1.where(norms_C1 > 0, 1.0)
+    return directions_CK
 
 
 def _deviation(filters: Filters) -> Tensor:
@@ -170,5 +234,6 @@ CRITERIA: Final[Mapping[str, Criterion]] = {
     "bn_activation": bn_activation,
     "orthogonality": orthogonality,
     "geometric_median": geometric_median,
+    "passive": passive,
     "random": random,
 }

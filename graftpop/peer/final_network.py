@@ -47,7 +47,7 @@ class FinalNetwork:
 
     def remove_dropped(self) -> None:
         """Cut dropped filters out of a copy of the network, if the settings say so."""
-        if self._settings.attenuation is not None and self._settings.attenuation.remove:
+        if self._settings.pruning is not None and self._settings.pruning.remove:
             self.small, self._num_removed = remove_dropped(
                 self._learner.network, self._sites, self._splits.image_shape, self._settings.model.name
             )

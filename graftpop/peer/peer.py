@@ -26,7 +26,7 @@ from graftpop.peer.components import Components, named_components
 from graftpop.peer.diagnostics import Diagnostics, compare_pair
 from graftpop.peer.final_network import FinalNetwork
 from graftpop.peer.learning import add_loss_terms, make_learner
-from graftpop.peer.sites import channel_groups_of, rankable, sites_of
+from graftpop.peer.sites import channel_groups_of, pruning_plan_of, rankable, sites_of
 from graftpop.peer.state import Stateful, check_normalization, load_state, state_bytes
 from graftpop.peer.step_exchange import StepExchange
 from graftpop.rows import DiagnosticRow, Exchanged, PeerRow, TrialRow, with_metrics
@@ -75,6 +75,7 @@ class Peer:
             network = components.make_network(num_outputs(task, splits))
         sites = sites_of(settings, network, splits.image_shape)
         groups = channel_groups_of(settings, network, splits.image_shape)
+        plan = pruning_plan_of(settings, network, sites, splits.image_shape)
         self._learner = make_learner(settings, index, network, splits, task, self._device, components)
         self._measures = site_measures(self._learner.state, sites, settings.graft)
         per_round, every = settings.population.epochs_per_round, settings.population.exchange_every
@@ -99,7 +100,7 @@ class Peer:
                 self._rule, settings, index, start, self._alignment
             )
         self._learner.sync_epochs = settings.sync_epochs
-        self._hooks = make_hooks(settings, self._learner, site_filters(self._learner, rankable(sites)), index)
+        self._hooks = make_hooks(settings, self._learner, site_filters(self._learner, rankable(sites)), index, plan)
         self._best_round = BestRound(self._learner.state) if settings.training.keep == "best" else None
         more = (self._rule, self._best_round)
         self._stateful: list[Stateful] = [*self._hooks, *(part for part in more if part is not None)]

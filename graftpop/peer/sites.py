@@ -1,16 +1,18 @@
-"""The sites that a population's methods act on, and the groups of channels that alignment permutes."""
+"""The sites that a population's methods act on, and the groups of their units that are permuted or pruned."""
 
 from collections.abc import Sequence
 
 from torch import nn
 
 from graftpop.errors import ModelError
+from graftpop.hooks.data_criteria import check_data_criterion
+from graftpop.hooks.pruning import PruningPlan, plan_pruning
 from graftpop.models.layers import BATCHNORMS
 from graftpop.settings import Settings
 from graftpop.sites import ChannelGroup, Site, find_sites
 from graftpop.sites.channel_groups import find_channel_groups
 
-__all__ = ["channel_groups_of", "rankable", "sites_of"]
+__all__ = ["channel_groups_of", "pruning_plan_of", "rankable", "sites_of"]
 
 
 def sites_of(settings: Settings, network: nn.Module, image_shape: tuple[int, ...]) -> list[Site]:
@@ -40,6 +42,8 @@ def sites_of(settings: Settings, network: nn.Module, image_shape: tuple[int, ...
                 f"{where} must have filters for {method}, units of a convolution, a Linear layer or attention before "
                 f"the output layer, got {', '.join(site.name for site in sites)}; remove {method}"
             )
+    if settings.repr is not None:
+        check_data_criterion(settings.repr.criterion, rankable(sites), name, "repr.criterion")
     if settings.population.repair and not any(isinstance(module, BATCHNORMS) for module in network.modules()):
         raise ModelError(
             f"model.name: '{name}' must have a BatchNorm for population.repair, got none; set population.repair: false"
@@ -61,3 +65,18 @@ def channel_groups_of(settings: Settings, network: nn.Module, image_shape: tuple
         ModelError: no channels of the network can be permuted.
     """
     return [] if settings.align is None else find_channel_groups(network, image_shape, settings.model.name)
+
+
+def pruning_plan_of(
+    settings: Settings, network: nn.Module, sites: Sequence[Site], image_shape: tuple[int, ...]
+) -> PruningPlan | None:
+    """Return the plan of the pruning; None without that section.
+
+    Arguments as for `sites_of`, and the sites that it returned.
+
+    Raises:
+        ModelError: no units can be removed, or the target cannot be reached.
+    """
+    if settings.pruning is None:
+        return None
+    return plan_pruning(settings.pruning, network, rankable(sites), image_shape, settings.model.name)

@@ -24,7 +24,7 @@ METHODS = {
     "distillation": "learns from teachers",
     "mutual": "learns from the other peers' predictions",
     "repr": "drops redundant filters for a while and reinitializes them orthogonal to the rest (RePr)",
-    "attenuation": "attenuates its weakest filters after every epoch",
+    "pruning": "prunes its weakest filters",
     "swa": "averages its weights over the last epochs",
     "ema": "ends with an exponential moving average of its weights",
 }

@@ -7,7 +7,6 @@ are looked up in tables (models, data sets, schedules, topologies) and rules bet
 from graftpop.settings.augmentation import NO_AUGMENTATION, AugmentationSettings
 from graftpop.settings.comparison import Accounting, CompareSettings, ComparisonSettings
 from graftpop.settings.methods import (
-    AttenuationSettings,
     DistillationSettings,
     EmaSettings,
     GraftSettings,
@@ -18,6 +17,7 @@ from graftpop.settings.methods import (
 )
 from graftpop.settings.optimizer import OptimizerSettings
 from graftpop.settings.population import DiagnosticsSettings, PopulationSettings
+from graftpop.settings.pruning import PruningSettings
 from graftpop.settings.settings import Settings
 from graftpop.settings.study import ResourceSettings, TuneSettings
 from graftpop.settings.task import TaskSettings
@@ -25,7 +25,6 @@ from graftpop.settings.training import DataSettings, ModelSettings, TrainingSett
 
 __all__ = [
     "Accounting",
-    "AttenuationSettings",
     "AugmentationSettings",
     "CompareSettings",
     "ComparisonSettings",
@@ -39,6 +38,7 @@ __all__ = [
     "MutualSettings",
     "OptimizerSettings",
     "PopulationSettings",
+    "PruningSettings",
     "ReprSettings",
     "ResourceSettings",
     "Settings",

@@ -21,7 +21,6 @@ from graftpop.user_code import PYTHON
 
 __all__ = [
     "AlignSettings",
-    "AttenuationSettings",
     "DistillationSettings",
     "EmaSettings",
     "GraftSettings",
@@ -218,34 +217,6 @@ class ReprSettings(Section):
 
     skip_first: bool = True
     """Whether to leave the first convolution unchanged."""
-
-
-class AttenuationSettings(Section):
-    """Pruning: after every epoch the weak filters are multiplied by a factor; at the end they are removed."""
-
-    factor: Share = 0.5
-    """Number by which weak filters are multiplied after every epoch; 0 is soft filter pruning."""
-
-    factor_schedule: str = "constant"
-    """constant: the factor stays the same. falling: it falls linearly to 0."""
-
-    rate: Rate = 0.3
-    """Share of the filters of each layer that counts as weak."""
-
-    rate_schedule: str = "constant"
-    """constant: the rate stays the same. growing: it grows from 0 to its full value, fast at first."""
-
-    recoverable: bool = True
-    """Whether weak filters keep training and may become strong again. false is hard pruning and needs factor 0."""
-
-    criterion: str = "l2"
-    """Score by which filters are ranked; those with the lowest are weak."""
-
-    skip_first: bool = False
-    """Whether to leave the first convolution unchanged."""
-
-    remove: bool = True
-    """Whether to cut the weak filters out of the network at the end of the training."""
 
 
 class SwaSettings(Section):

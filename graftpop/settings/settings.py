@@ -7,7 +7,6 @@ from graftpop.metrics import Metric, Mode
 from graftpop.settings.augmentation import AugmentationSettings
 from graftpop.settings.methods import (
     AlignSettings,
-    AttenuationSettings,
     DistillationSettings,
     EmaSettings,
     GraftSettings,
@@ -20,6 +19,7 @@ from graftpop.settings.methods import (
     WashSettings,
 )
 from graftpop.settings.population import DiagnosticsSettings, PopulationSettings
+from graftpop.settings.pruning import PruningSettings
 from graftpop.settings.section import ExchangeSection, Name, Section, Seed, SiteChoice, UserPart
 from graftpop.settings.study import ResourceSettings, TuneSettings
 from graftpop.settings.task import TaskSettings
@@ -57,7 +57,7 @@ class Settings(Section):
     distillation: DistillationSettings | None = None
     mutual: MutualSettings | None = None
     repr: ReprSettings | None = None
-    attenuation: AttenuationSettings | None = None
+    pruning: PruningSettings | None = None
     swa: SwaSettings | None = None
     ema: EmaSettings | None = None
     diagnostics: DiagnosticsSettings = DiagnosticsSettings()
@@ -225,7 +225,7 @@ class Settings(Section):
         is_set = {
             "graft": graft is not None and (graft.source, graft.alpha) != ("external", 1.0),  # 1.0 exchanges nothing
             "repr": self.repr is not None,
-            "attenuation": self.attenuation is not None,
+            "pruning": self.pruning is not None,
             "diagnostics.thresholds": bool(diagnostics.thresholds),
             "diagnostics.density_of": diagnostics.density_of is not None,
         }
@@ -242,7 +242,7 @@ class Settings(Section):
         is_set = {
             "graft.source": self.graft is not None and self.graft.source != "external",
             "repr": self.repr is not None,
-            "attenuation": self.attenuation is not None,
+            "pruning": self.pruning is not None,
         }
         return next((key for key, acts in is_set.items() if acts), None)
 

@@ -6,7 +6,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from graftpop.errors import SpaceError, choose, closest, one_line
-from graftpop.ops.attenuation import FACTOR_SCHEDULES, RATE_SCHEDULES
+from graftpop.hooks.ranking import ALL_CRITERIA
 from graftpop.ops.criteria import CRITERIA
 from graftpop.ops.topology import TOPOLOGIES
 from graftpop.settings import Settings
@@ -25,10 +25,8 @@ NAME_TABLES: Final[Mapping[str, Mapping[str, object]]] = {
     "training.schedule": SCHEDULES,
     "population.topology": {"auto": None, **TOPOLOGIES},
     "graft.criterion": CRITERIA,
-    "repr.criterion": CRITERIA,
-    "attenuation.criterion": CRITERIA,
-    "attenuation.factor_schedule": FACTOR_SCHEDULES,
-    "attenuation.rate_schedule": RATE_SCHEDULES,
+    "repr.criterion": ALL_CRITERIA,
+    "pruning.criterion": ALL_CRITERIA,
 }
 """Keys whose value is a name, and the table with the names. data.name and model.name are checked with the data."""
 
@@ -59,7 +57,7 @@ def check_names(settings: Settings, origin: Origin) -> None:
         if section is None:
             continue
         value = getattr(section, name)
-        if not (key in USER_CODE and value.startswith(PYTHON)):
+        if value is not None and not (key in USER_CODE and value.startswith(PYTHON)):
             choose(table, value, origin(key))
 
 
@@ -160,9 +158,9 @@ def _check_diversity(
 
 
 def _check_keep(settings: Settings, origin: Origin) -> None:
-    if settings.training.keep == "best" and settings.attenuation is not None:
+    if settings.training.keep == "best" and settings.pruning is not None:
         raise SpaceError(
-            f"{origin('training.keep')}: must be last with attenuation, which ends with its dropped filters, got best; "
+            f"{origin('training.keep')}: must be last with pruning, which ends with its dropped filters, got best; "
             f"remove one"
         )
 
@@ -171,7 +169,7 @@ def _check_patience(settings: Settings, origin: Origin) -> None:
     needing_length = {
         "population.mode: async": settings.population.mode == "async",
         "repr": settings.repr is not None,
-        "attenuation": settings.attenuation is not None,
+        "pruning": settings.pruning is not None,
         "swa": settings.swa is not None,
     }
     if cause := next((key for key, is_set in needing_length.items() if is_set), None):

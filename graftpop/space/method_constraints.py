@@ -5,14 +5,15 @@ from typing import Final
 
 from graftpop.errors import SpaceError
 from graftpop.settings import Settings
+from graftpop.settings.pruning import PRESETS
 from graftpop.space.validation_messages import Origin
 
 __all__ = ["check_methods"]
 
 EXCLUSIVE = (
-    ("repr", "attenuation", "both drop filters"),
-    ("swa", "attenuation", "averaging restores attenuated filters"),
-    ("ema", "attenuation", "averaging restores attenuated filters"),
+    ("repr", "pruning", "both drop filters"),
+    ("swa", "pruning", "averaging restores pruned filters"),
+    ("ema", "pruning", "averaging restores pruned filters"),
     ("swa", "ema", "both replace the final weights"),
 )
 """Pairs of sections that exclude each other, with the reason."""
@@ -39,7 +40,7 @@ def check_methods(settings: Settings, origin: Origin) -> None:
     _check_graft(settings, origin)
     _check_teachers(settings, origin)
     _check_repr(settings, origin)
-    _check_attenuation(settings, origin)
+    _check_pruning(settings, origin)
     for first, second, reason in EXCLUSIVE:
         if getattr(settings, first) is not None and getattr(settings, second) is not None:
             raise SpaceError(f"{origin(first)}: excludes {second}, since {reason}, got both; remove one")
@@ -167,17 +168,31 @@ def _check_repr(settings: Settings, origin: Origin) -> None:
         )
 
 
-def _check_attenuation(settings: Settings, origin: Origin) -> None:
-    attenuation, population = settings.attenuation, settings.population
-    if attenuation is None:
+def _check_pruning(settings: Settings, origin: Origin) -> None:
+    pruning, population = settings.pruning, settings.population
+    if pruning is None:
         return
-    if not attenuation.recoverable and attenuation.factor != 0:
+    preset = PRESETS[pruning.preset] if pruning.preset is not None else {}
+    for key, fixed in preset.items():
+        if getattr(pruning, key) not in (None, fixed):
+            raise SpaceError(
+                f"{origin(f'pruning.{key}')}: must be {fixed} with preset {pruning.preset}, got "
+                f"{getattr(pruning, key)}; leave it out, or remove pruning.preset"
+            )
+    method = pruning.method
+    ranks = method.selection == "lowest" or method.allocation == "global"
+    if pruning.criterion is not None and not ranks:
         raise SpaceError(
-            f"{origin('attenuation.recoverable')}: false is hard pruning and needs factor 0, got "
-            f"{attenuation.factor}; set attenuation.factor: 0, or recoverable: true"
+            f"{origin('pruning.criterion')}: has no effect with selection {method.selection} and allocation "
+            f"{method.allocation}, which use no scores, got {pruning.criterion}; leave it out"
+        )
+    if pruning.target is not None and method.coupled == "apart":
+        raise SpaceError(
+            f"{origin('pruning.coupled')}: must be sum or skip with pruning.target, since units dropped apart may stay "
+            f"in the network as zeros, got apart; set it, or pruning.rate in place of the target"
         )
     if population.makes_soup:
         raise SpaceError(
-            f"{origin('population.output')}: attenuation excludes a mean of weights, since each peer drops other "
-            f"filters, got {population.output}; choose best_peer or ensemble, or remove the section attenuation"
+            f"{origin('population.output')}: pruning excludes a mean of weights, since each peer drops other "
+            f"filters, got {population.output}; choose best_peer or ensemble, or remove the section pruning"
         )

@@ -60,7 +60,7 @@ def check_optimizers(possible_settings: Iterable[Settings]) -> None:
     """
     cases: dict[str, tuple[TrainingSettings, bool]] = {}
     for settings in possible_settings:
-        drops_filters = settings.repr is not None or settings.attenuation is not None
+        drops_filters = settings.repr is not None or settings.pruning is not None
         for training in (peer.training for peer in settings.of_peers()):
             cases[str((training.optimizer, training.momentum, drops_filters))] = training, drops_filters
     for training, drops_filters in cases.values():

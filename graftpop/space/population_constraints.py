@@ -99,7 +99,7 @@ def _check_sync(settings: Settings, origin: Origin) -> None:
         or any(key.startswith("training.") for key in diversity),
         "mutual": settings.mutual is not None,
         "repr": settings.repr is not None,
-        "attenuation": settings.attenuation is not None,
+        "pruning": settings.pruning is not None,
         f"graft.source: {graft.source if graft else ''}": graft is not None and graft.source != "external",
     }
     if cause := next((key for key, is_set in excluded.items() if is_set), None):

@@ -9,6 +9,7 @@ from graftpop.space.domains import DOMAINS
 __all__ = ["RENAMED_KEYS", "RENAMED_VALUES", "check_renamed", "new_name"]
 
 RENAMED_KEYS: Final = {
+    "attenuation": "pruning",
     "data.limit": "data.max_train_images",
     "graft.scion": "graft.source",
     "measures": "diagnostics",

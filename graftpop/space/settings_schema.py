@@ -64,7 +64,9 @@ def settings_schema() -> Schema:
     for path, conditions in dependent_keys().items():
         section, _, key = path.partition(".")
         node = schema["$defs"][class_of(schema["properties"][section])]["properties"][key]
-        needed = " and ".join(f"{on.key}: {' or '.join(on.values)}" for on in conditions)
+        needed = " and ".join(
+            f"{on.key}: {' or '.join('null' if value is None else value for value in on.values)}" for on in conditions
+        )
         node["description"] += f" Only with {needed}."
     return schema
 

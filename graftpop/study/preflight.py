@@ -12,12 +12,13 @@ from graftpop.errors import DataError, SpaceError
 from graftpop.exchange.assignment import check_released
 from graftpop.exchange.build import check_user_parts
 from graftpop.exchange.user_parts import named_user_parts
+from graftpop.hooks.data_criteria import DATA_CRITERIA
 from graftpop.models import build, find_model
 from graftpop.models.forward_check import check_forward
 from graftpop.models.module_check import check_modules
 from graftpop.models.pretrained import find_start, load_teacher
 from graftpop.peer.diagnostics import valid_filters
-from graftpop.peer.sites import channel_groups_of, rankable, sites_of
+from graftpop.peer.sites import channel_groups_of, pruning_plan_of, rankable, sites_of
 from graftpop.settings import Settings, TeacherSettings
 from graftpop.sites import Site, alpha_share
 from graftpop.sites.channel_groups import permutable_share
@@ -194,7 +195,11 @@ def _check_network(
             share = permutable_share(network, groups)
             yield f"{name}: align permutes {len(groups)} groups of units with {share:.1%} of the parameters"
         check_user_parts(settings, network, sites, {})
-        if settings.attenuation is not None and settings.attenuation.remove:
+        plan = pruning_plan_of(settings, network, sites, splits.image_shape)
+        if settings.pruning is not None and plan is not None and plan.size is not None:
+            num_units = sum(group.num_units for group in plan.groups)
+            yield f"{name}: pruning ranks {num_units} units in {len(plan.groups)} groups that can be removed"
+        if settings.pruning is not None and settings.pruning.remove:
             check_removable(network, rankable(sites), splits.image_shape, name)
         baseline = settings.diagnostics
         if baseline.density_of is not None:
@@ -213,8 +218,16 @@ def _use_of_sites(settings: Settings) -> tuple[object, ...]:
     """Return the values that decide the sites of a network, and the checks of their use."""
     parts = named_user_parts(settings)
     level = settings.graft.level if settings.graft is not None and parts else ""
-    removes = settings.attenuation is not None and settings.attenuation.remove
-    methods = settings.method_on_sites, settings.method_on_filters, removes, settings.population.repair
+    pruning, criteria = settings.pruning, set[str]()
+    of_pruning: tuple[object, ...] = ()
+    if pruning is not None:
+        of_pruning = (pruning.method.coupled, pruning.method.allocation, pruning.skip_first, pruning.remove)
+        of_pruning += (pruning.target, pruning.target_of)
+        criteria.add(pruning.method.criterion)
+    if settings.repr is not None:
+        criteria.add(settings.repr.criterion)
+    ranking = (*of_pruning, *sorted(criteria & DATA_CRITERIA.keys()))
+    methods = settings.method_on_sites, settings.method_on_filters, ranking, settings.population.repair
     return settings.sites, settings.align is None, *methods, level, str(settings.diagnostics), str(parts)
 
 

@@ -1,8 +1,9 @@
 """The training of one network: epochs of gradient descent, evaluation, and the state for a checkpoint."""
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Protocol
 
 import torch
@@ -299,6 +300,21 @@ class Learner:
                 with torch.no_grad():
                     for inputs, _ in batches:  # none are left if there was a BatchNorm
                         called(inputs)
+
+    def losses(self, num_batches: int, seed: int) -> Iterator[Tensor]:
+        """Yield the task's loss of some batches of training images, in evaluation mode; the network stays as it is.
+
+        Args:
+            num_batches: number of batches; fewer if an epoch has fewer.
+            seed: seeds their order and augmentation.
+        """
+        self.network.eval()
+        for inputs, targets in islice(
+            self._train_images.training_batches(self._settings.batch_size, seed, self._device), num_batches
+        ):
+            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+                outputs = self._task.forward(self.network, inputs)
+            yield self._task.loss(_in_float32(outputs), targets)
 
     @torch.no_grad()
     def evaluate(self, images: Images, *, exact: bool = True) -> tuple[Outputs, Tensor]:

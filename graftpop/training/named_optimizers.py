@@ -243,7 +243,7 @@ def check_optimizer(training: TrainingSettings, where: str, *, drops_filters: bo
         )
     if drops_filters and whole.moves_dropped():
         raise SpaceError(
-            f"{where}: must leave filters at zero that repr and attenuation drop, got {shown}, which moves weights "
+            f"{where}: must leave filters at zero that repr and pruning drop, got {shown}, which moves weights "
             f"without gradient and momentum; choose another"
         )
 

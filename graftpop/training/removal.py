@@ -20,7 +20,7 @@ from graftpop.models.layers import BATCHNORMS, CONVOLUTIONS, NORMALIZATIONS, is_
 from graftpop.sites import Site
 from graftpop.training.filters import DROPPED
 
-__all__ = ["check_removable", "dropped_filters", "remove_dropped"]
+__all__ = ["check_removable", "dropped_filters", "remove_dropped", "zero_units_"]
 
 Cut = Callable[[nn.Module, list[int]], object]  # function of torch-pruning that removes channels from a module
 TOLERANCE: Final = 1e-5  # relative, in double precision: only the order of sums differs
@@ -112,9 +112,20 @@ def check_removable(network: nn.Module, sites: list[Site], image_shape: tuple[in
     for site in filter(_is_removable, sites):
         width = site.num_units
         third = torch.randperm(width, generator=torch.Generator().manual_seed(width))[: width // 3]
-        for tensor in _zeroed(trial, site):
-            tensor[third.to(tensor.device)] = 0.0
+        zero_units_(trial, site, third)
     remove_dropped(trial, sites, image_shape, name)
+
+
+def zero_units_(network: nn.Module, site: Site, units: Tensor) -> None:
+    """Drop some units of a network that does not train: zero them with their bias, scale and shift.
+
+    Args:
+        network: changed in place.
+        site: a site whose units are the rows of its weight.
+        units: their indices, int64 (D).
+    """
+    for tensor in _zeroed(network, site):
+        tensor[units.to(tensor.device)] = 0.0
 
 
 def _cuts(
@@ -201,8 +212,8 @@ def _dependency_graph(network: nn.Module, image_shape: tuple[int, ...]) -> Any:
         from torch_pruning import DependencyGraph
     except ImportError as error:
         raise ModelError(
-            "attenuation.remove: needs the package torch-pruning, which is not installed; install "
-            "graftpop[pruning], or set attenuation.remove: false"
+            "pruning.remove: needs the package torch-pruning, which is not installed; install "
+            "graftpop[pruning], or set pruning.remove: false"
         ) from error
     image = torch.zeros(1, *image_shape, requires_grad=True)
     with torch.enable_grad():
@@ -260,6 +271,6 @@ def _outputs_agree(network: nn.Module, small: nn.Module, image_shape: tuple[int,
 def _cannot_follow(name: str, reason: str) -> ModelError:
     reason = textwrap.shorten(reason, 200, placeholder=" ...")
     return ModelError(
-        f"attenuation.remove: torch-pruning cannot follow '{name}': {reason}; choose another network, or "
-        f"set attenuation.remove: false"
+        f"pruning.remove: torch-pruning cannot follow '{name}': {reason}; choose another network, or "
+        f"set pruning.remove: false"
     )

@@ -147,7 +147,7 @@ def test_resumed_comparison_ends_with_the_same_bits(connection: Connection, tmp_
             "training": {"total_epochs": 10, "batch_size": 128, "schedule": "cosine"},
             "diagnostics": {"pairs": True},
             "variants": {
-                "pruned": {"population": {"num_peers": 1}, "attenuation": {"factor": 0.0, "recoverable": False}},
+                "pruned": {"population": {"num_peers": 1}, "pruning": {"preset": "hard"}},
                 "taught": {
                     "distillation": {"teachers": [{"model": "resnet8", "epochs": 2}]},
                     "graft": {"level": "filter"},

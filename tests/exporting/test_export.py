@@ -186,8 +186,8 @@ def test_librarys_network_loads_the_exported_weights(model: str, fresh: Any, tmp
 
 
 def test_reduced_network_is_exported_in_its_size(tmp_path: Path) -> None:
-    attenuation = {"factor": 0.0, "recoverable": False}
-    summary = trained_run(tmp_path, small_settings(attenuation=attenuation, population={"num_peers": 2}))
+    pruning = {"preset": "hard"}
+    summary = trained_run(tmp_path, small_settings(pruning=pruning, population={"num_peers": 2}))
     assert summary["removed_filters"] > 0
     pixels, _ = digits_to_test()
     for peer in ("best", "ensemble"):

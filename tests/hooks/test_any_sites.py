@@ -20,9 +20,7 @@ RANKED = {
 """All but the output layer and the tables."""
 
 REPR: dict[str, Any] = {"repr": {"S1": 1, "S2": 1, "N": 1, "rate": 0.6, "criterion": "bn_scale", "skip_first": False}}
-PRUNING: dict[str, Any] = {
-    "attenuation": {"factor": 0.0, "rate": 0.5, "recoverable": False, "remove": False, "skip_first": False}
-}
+PRUNING: dict[str, Any] = {"pruning": {"preset": "hard", "rate": 0.5, "remove": False}}
 NOISE: dict[str, Any] = {"graft": {"source": "noise"}}
 NONE = torch.empty(0, dtype=torch.int64)
 
@@ -72,7 +70,7 @@ def test_pruning_drops_its_share_of_every_ranked_site(name: str) -> None:
     for each in (peer, plain):
         each.train(2)
     state = saved(peer)
-    dropped = {key.split("/")[1]: len(tensor) for key, tensor in state.items() if key.startswith("attenuation/")}
+    dropped = {key.split("/")[1]: len(tensor) for key, tensor in state.items() if key.startswith("pruning/")}
     num_units = {"attn.qkv.q": 2, "attn.qkv.k": 2, "attn.qkv.v": 2, "fc1": 12, "grouped": 6, "plain": 4}
     assert dropped == {site: num_units.get(site, 8) // 2 for site in RANKED[name]}
     left_alone = ["head.weight", "pos_embed", "segments.weight"] if name == "Vit" else ["head.weight"]
@@ -95,7 +93,7 @@ def test_scions_reach_the_invalid_units_of_ranked_sites(name: str, source: str) 
     assert same_bits(saved(with_scions), saved(plain)) == (source == "internal")  # no valid filter to copy
 
 
-@pytest.mark.parametrize("method", [REPR, PRUNING, NOISE], ids=["repr", "attenuation", "noise"])
+@pytest.mark.parametrize("method", [REPR, PRUNING, NOISE], ids=["repr", "pruning", "noise"])
 def test_network_of_tables_is_refused_in_one_line(method: dict[str, Any]) -> None:
     (key,) = method
     with pytest.raises(ModelError) as caught:
@@ -107,7 +105,7 @@ def test_network_of_tables_is_refused_in_one_line(method: dict[str, Any]) -> Non
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("method", [REPR, PRUNING], ids=["repr", "attenuation"])
+@pytest.mark.parametrize("method", [REPR, PRUNING], ids=["repr", "pruning"])
 def test_parametrized_weight_is_refused_in_one_line(method: dict[str, Any]) -> None:
     (key,) = method
     with pytest.raises(ModelError) as caught:

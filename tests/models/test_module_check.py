@@ -107,7 +107,7 @@ def test_tied_weights_stay_tied_and_count_once() -> None:
     [
         ("graft.source", {"graft": {"source": "internal"}}),
         ("graft.source", {"graft": {"source": "noise", "sites": "conv_bn"}}),
-        ("attenuation", {"attenuation": {}}),
+        ("pruning", {"pruning": {}}),
         ("repr", {"repr": {}}),
     ],
 )

@@ -1,4 +1,4 @@
-"""Selection and attenuation of weak filters, and the schedules of rate and factor."""
+"""Attenuation of weak filters, and the schedules of rate and factor."""
 
 import math
 from itertools import pairwise
@@ -8,17 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftpop.ops.attenuation import (
-    FACTOR_SCHEDULES,
-    RATE_SCHEDULES,
-    ShareSchedule,
-    attenuate_,
-    falling,
-    growing,
-    weakest,
-)
+from graftpop.ops.attenuation import ShareSchedule, attenuate_, constant, falling, growing, zero
 
-SCHEDULES = [*RATE_SCHEDULES.values(), *FACTOR_SCHEDULES.values()]
+SCHEDULES = [constant, zero, falling, growing]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -29,7 +21,7 @@ def test_schedules_are_within_0_to_1(schedule: ShareSchedule, epochs: int) -> No
 
 @given(st.integers(1, 400))
 def test_rates_never_fall_and_end_at_1(epochs: int) -> None:
-    for schedule in RATE_SCHEDULES.values():
+    for schedule in (constant, growing):
         shares = [schedule(done, epochs) for done in range(epochs + 1)]
         assert all(earlier <= later for earlier, later in pairwise(shares))
         assert shares[-1] == 1.0
@@ -37,14 +29,14 @@ def test_rates_never_fall_and_end_at_1(epochs: int) -> None:
 
 @given(st.integers(1, 400))
 def test_factors_start_at_1_and_never_rise(epochs: int) -> None:
-    for schedule in FACTOR_SCHEDULES.values():
+    for schedule in (constant, falling):
         shares = [schedule(done, epochs) for done in range(epochs + 1)]
         assert shares[0] == 1.0
         assert all(earlier >= later for earlier, later in pairwise(shares))
 
 
-def test_constant_schedule_is_1_throughout() -> None:
-    assert {table["constant"](done, 10) for table in (RATE_SCHEDULES, FACTOR_SCHEDULES) for done in range(11)} == {1.0}
+def test_constant_schedules_are_1_and_0_throughout() -> None:
+    assert {(constant(done, 10), zero(done, 10)) for done in range(11)} == {(1.0, 0.0)}
 
 
 @pytest.mark.parametrize("epochs", [8, 80, 200])
@@ -66,46 +58,6 @@ def test_falling_factor_is_linear() -> None:
 def test_epoch_outside_the_training_is_refused(schedule: ShareSchedule, epochs_done: int, epochs: int) -> None:
     with pytest.raises(ValueError, match=rf"got {epochs_done=}, {epochs=}"):
         schedule(epochs_done, epochs)
-
-
-@given(st.integers(0, 99), st.integers(1, 1200))
-def test_number_of_weak_filters_equals_exact_arithmetic(percent: int, num_filters: int) -> None:
-    assert len(weakest(torch.zeros(num_filters), percent / 100)) == percent * num_filters // 100
-
-
-def test_rounding_error_does_not_lose_a_weak_filter() -> None:
-    assert 0.29 * 100 < 29
-    assert len(weakest(torch.zeros(100), 0.29)) == 29
-    assert len(weakest(torch.zeros(10), 0.3)) == 3
-
-
-@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.integers(0, 99))
-def test_weakest_are_the_first_of_a_stable_sort(scores: list[int], percent: int) -> None:
-    order = sorted(range(len(scores)), key=lambda number: (scores[number], number))
-    weak = weakest(torch.tensor(scores, dtype=torch.float32), percent / 100)
-    assert weak.dtype == torch.int64
-    assert weak.tolist() == order[: percent * len(scores) // 100]
-
-
-def test_ties_are_ordered_by_index_in_a_wide_layer() -> None:
-    """A sort that is not stable fails here."""
-    assert weakest(torch.arange(4000) % 2, 0.5).tolist() == list(range(0, 4000, 2))
-
-
-@pytest.mark.parametrize("num_filters", [0, 1, 2, 64])
-def test_layer_never_loses_all_its_filters(num_filters: int) -> None:
-    assert len(weakest(torch.zeros(num_filters), 1 - 1e-12)) == max(0, num_filters - 1)
-
-
-@pytest.mark.parametrize("rate", [-0.1, 1.0, math.nan])
-def test_rate_outside_0_to_1_is_refused(rate: float) -> None:
-    with pytest.raises(ValueError, match=r"^weakest: rate .* \[0, 1\), got rate="):
-        weakest(torch.zeros(4), rate)
-
-
-def test_scores_of_another_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^weakest: scores .*\(O,\), got \(4, 1\)"):
-        weakest(torch.zeros(4, 1), 0.5)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.25, 0.3, 1.0])
@@ -133,7 +85,7 @@ def test_factor_0_zeroes_and_factor_1_changes_nothing() -> None:
 
 def test_no_weak_filters_change_nothing() -> None:
     weight = torch.ones(3, 2)
-    attenuate_(weight, weakest(torch.zeros(3), 0.1), 0.0)
+    attenuate_(weight, torch.empty(0, dtype=torch.int64), 0.0)
     assert torch.equal(weight, torch.ones(3, 2))
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise, product
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -24,6 +25,7 @@ from graftpop.ops.criteria import (
     l1,
     l2,
     orthogonality,
+    passive,
     random,
 )
 from graftpop.ops.entropy import filter_entropies
@@ -180,6 +182,94 @@ def test_zero_filter_is_most_orthogonal_and_has_least_norm() -> None:
     weight = torch.cat([torch.zeros(1, 36), normal(5, 36)])
     assert orthogonality(Filters(weight), generator()).argmax() == 0
     assert l1(Filters(weight), generator()).argmin() == l2(Filters(weight), generator()).argmin() == 0
+
+
+def slow_passive(weight: Tensor) -> list[float]:
+    """Return the scores by singular value decompositions, channel by channel; all singular values must differ."""
+    filters = weight.double().numpy().reshape(len(weight), weight.shape[1], -1)
+    centered = filters - filters.mean(0)
+    channels = range(centered.shape[1])
+    patterns = [np.linalg.svd(centered[:, channel])[2][0] for channel in channels]
+    responses = np.array([[row[channel] @ patterns[channel] for channel in channels] for row in centered])
+    signs = np.sign(np.linalg.svd(responses)[2][0])
+    scores = [sum(sign * response for sign, response in zip(signs, row, strict=True)) ** 2 for row in responses]
+    return [float(score / max(scores)) for score in scores]
+
+
+def passive_scores(weight: Tensor) -> list[float]:
+    scores: list[float] = passive(Filters(weight), generator()).tolist()
+    return scores
+
+
+def test_passive_scores_of_one_channel_have_known_values() -> None:
+    weight = torch.tensor([[[2.0, 0.0]], [[0.0, 0.0]], [[-2.0, 0.0]], [[4.0, 0.0]]])
+    assert passive_scores(weight) == pytest.approx([1 / 9, 1 / 9, 1.0, 1.0], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "shape", [(8, 4, 3, 3), (5, 1, 3, 3), (4, 6, 5, 5), (16, 3, 7), (9, 5), (4, 30, 1, 1), (2, 3, 4)]
+)
+def test_passive_scores_equal_a_decomposition_of_each_channel(shape: tuple[int, ...]) -> None:
+    for seed in range(3):
+        weight = normal(*shape, seed=seed) + 0.3
+        assert passive_scores(weight) == pytest.approx(slow_passive(weight), rel=1e-4, abs=1e-6)
+
+
+@given(
+    st.lists(NUMBERS, min_size=2, max_size=6, unique=True),
+    st.lists(NUMBERS.filter(bool), min_size=1, max_size=4),
+    st.lists(NUMBERS.filter(bool), min_size=1, max_size=4),
+)
+def test_channels_that_separate_the_filters_alike_do_not_cancel(
+    strengths: list[int], channels: list[int], pattern: list[int]
+) -> None:
+    """W_jik = a_j b_i v_k has the scores (a_j - mean a)^2 for any signs of b, even if its sum is 0."""
+    weight = torch.einsum("j,i,k->jik", *(torch.tensor(part) / 64.0 for part in (strengths, channels, pattern)))
+    mean = sum(strengths) / len(strengths)
+    squares = [(strength - mean) ** 2 for strength in strengths]
+    assert passive_scores(weight) == pytest.approx([square / max(squares) for square in squares], rel=1e-4, abs=1e-6)
+
+
+def test_channels_with_opposite_kernels_count_twice() -> None:
+    one = normal(6, 1, 3, 3)
+    assert passive_scores(torch.cat([one, -one], 1)) == pytest.approx(passive_scores(one), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (9, 5)])
+@pytest.mark.parametrize("change", ["shift", "scale", "negative", "channels", "positions"])
+def test_passive_scores_keep_under_symmetries(shape: tuple[int, ...], change: str) -> None:
+    weight = normal(*shape)
+    changed = {
+        "shift": weight + 3 * normal(1, *shape[1:], seed=1),
+        "scale": weight * 1e-20,
+        "negative": -weight,
+        "channels": weight.flip(1),
+        "positions": weight.flip(-1),
+    }[change]
+    assert passive_scores(changed) == pytest.approx(passive_scores(weight), rel=1e-4)
+
+
+@given(
+    st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 4)).flatmap(
+        lambda shape: st.lists(st.integers(-1, 1), min_size=math.prod(shape), max_size=math.prod(shape)).map(
+            lambda values: torch.tensor(values, dtype=torch.float32).reshape(shape)
+        )
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_passive_scores_move_with_their_filters_in_layers_with_ties(weight: Tensor, shuffled: Random) -> None:
+    """Such layers have equal singular values, and responses of 0 to the common direction."""
+    order = list(range(len(weight)))
+    shuffled.shuffle(order)
+    expected = passive_scores(weight)
+    assert passive_scores(weight[order]) == pytest.approx([expected[index] for index in order], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(7, 3, 3, 3), (7, 4), (3, 40)])
+def test_equal_filters_have_a_passive_score_of_0(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    weight = normal(1, *shape[1:]).to(dtype) / 3
+    assert passive_scores(weight.expand(shape)) == [0.0] * shape[0]
 
 
 @pytest.mark.parametrize("criterion", JUDGED.values(), ids=JUDGED)

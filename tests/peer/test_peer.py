@@ -221,7 +221,7 @@ def test_greedy_soup_leaves_out_a_network_that_lowers_accuracy(good_and_bad: tup
 
 
 def test_saved_peer_without_dropped_filters_is_the_smaller_network() -> None:
-    peer = Peer(make_settings(attenuation={"factor": 0.0, "recoverable": False}), 0)
+    peer = Peer(make_settings(pruning={"preset": "hard"}), 0)
     assert peer.model_card().removed_filters is None
     trained(peer, 2)
     cost = peer.cost()

@@ -46,7 +46,7 @@ WITH_SITES: dict[str, Tree] = {
     "graft ": {"graft": {"alpha": 0.5}},
     "graft  ": {"graft": {"source": "noise", "alpha": 1.0}},
     "repr": {"training": {"epochs": 3}, "repr": {"S1": 1, "S2": 1, "N": 1}},
-    "attenuation": {"attenuation": {"remove": False}},
+    "pruning": {"pruning": {"remove": False}},
     "diagnostics.thresholds": {"diagnostics": {"thresholds": [0.1]}},
     "diagnostics.density_of": {"diagnostics": {"density_of": "absent"}},
 }

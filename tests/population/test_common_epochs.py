@@ -248,7 +248,7 @@ def test_one_peer_alone_averages_nothing() -> None:
         "{population: {diversity: learning_rate}}",
         "{population: {diversity: {training.weight_decay: [0, 0.1]}}}",
         "{repr: {S1: 1, S2: 1, N: 1}, training: {epochs: 9}}",
-        "{attenuation: {}}",
+        "{pruning: {}}",
         "{graft: {source: noise}}",
     ],
 )

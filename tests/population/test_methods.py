@@ -35,10 +35,11 @@ METHODS: dict[str, Tree] = {
     "codistillation and grafting": {"mutual": {"exchange": "snapshots"}, "graft": {}},
     "repr": {"repr": {"S1": 1, "S2": 1, "N": 1}},
     "repr and grafting": {"repr": {"S1": 1, "S2": 1, "N": 1}, "graft": {}},
-    "attenuation": {"attenuation": {}},
-    "asymptotic soft pruning": {"attenuation": {"factor": 0.0, "rate_schedule": "growing"}},
-    "softer pruning": {"attenuation": {"factor": 1.0, "factor_schedule": "falling"}},
-    "hard pruning": {"attenuation": {"factor": 0.0, "recoverable": False, "criterion": "random"}},
+    "attenuation": {"pruning": {"preset": "attenuation"}},
+    "asymptotic soft pruning": {"pruning": {"preset": "asymptotic"}},
+    "softer pruning": {"pruning": {"preset": "softer"}},
+    "hard pruning": {"pruning": {"preset": "hard", "criterion": "random"}},
+    "CLR-RNF": {"pruning": {"preset": "clr_rnf", "target": 0.7}},
     "swa": {"swa": {"start": 0.3}},
     "swa with its own lr": {"swa": {"start": 0.3, "lr": 0.02}},
     "augmentation": {
@@ -166,7 +167,7 @@ def test_equal_peers_under_mutual_learning_train_like_one_peer() -> None:
 
 
 def test_attenuation_factor_1_changes_nothing_before_the_end() -> None:
-    attenuated = local_population(method_settings(attenuation={"factor": 1.0}))
+    attenuated = local_population(method_settings(pruning={"factor": 1.0}))
     plain = local_population(method_settings())
     for _ in range(2):
         attenuated.step()
@@ -178,7 +179,7 @@ def test_attenuation_factor_1_changes_nothing_before_the_end() -> None:
 
 
 def test_attenuation_of_no_filter_changes_nothing() -> None:
-    assert same(networks(run(method_settings(attenuation={"rate": 0.0}))[0]), plain_run()[0])
+    assert same(networks(run(method_settings(pruning={"rate": 0.0}))[0]), plain_run()[0])
 
 
 def test_burn_in_leaves_the_first_rounds_without_an_exchange() -> None:
@@ -248,7 +249,7 @@ def test_ensemble_output_is_the_mean_softmax() -> None:
 
 @pytest.mark.parametrize("output", ["best_peer", "ensemble", "uniform_soup"])
 def test_inference_costs_the_flops_of_every_network_of_the_output_after_removal(output: str) -> None:
-    settings = method_settings(attenuation={"factor": 0.0}, population={"output": output})
+    settings = method_settings(pruning={"preset": "soft"}, population={"output": output})
     peers = [Peer(settings, 0), Peer(settings, 1)]
     population = Population(LocalGroup(peers.__getitem__, 2), settings)
     rounds = [population.step() for _ in range(settings.num_rounds)]
@@ -261,12 +262,12 @@ def test_inference_costs_the_flops_of_every_network_of_the_output_after_removal(
 
 
 def test_removed_filters_leave_a_smaller_network_in_the_records() -> None:
-    population, rounds = run(method_settings(attenuation={"factor": 0.0}, population={"num_peers": 1}))
+    population, rounds = run(method_settings(pruning={"preset": "soft"}, population={"num_peers": 1}))
     outcome = population.finish(rounds[-1])
     assert outcome["removed_filters"] > 0
     assert outcome["parameters_left"] < outcome["parameters"]
     assert outcome["flops_left"] < outcome["flops"]
-    kept, rounds = run(method_settings(attenuation={"factor": 0.0, "remove": False}, population={"num_peers": 1}))
+    kept, rounds = run(method_settings(pruning={"preset": "soft", "remove": False}, population={"num_peers": 1}))
     assert "removed_filters" not in kept.finish(rounds[-1])
 
 

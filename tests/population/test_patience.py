@@ -148,9 +148,9 @@ def test_whole_training_ends_with_the_best_round_and_resumes_to_the_bit() -> Non
     assert same(networks(resumed), networks(whole))
 
 
-def test_kept_weights_are_refused_with_attenuation() -> None:
-    with pytest.raises(SpaceError, match=r"training\.keep: .*attenuation"):
-        settings(attenuation={}, training={"epochs": 4, "keep": "best"})
+def test_kept_weights_are_refused_with_pruning() -> None:
+    with pytest.raises(SpaceError, match=r"training\.keep: .*pruning"):
+        settings(pruning={}, training={"epochs": 4, "keep": "best"})
 
 
 def test_rounds_before_the_branch_are_not_the_last_ones() -> None:
@@ -163,7 +163,7 @@ def test_rounds_before_the_branch_are_not_the_last_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [{"swa": {}}, {"attenuation": {}}, {"repr": {}}, {"population": {"num_peers": 2, "mode": "async"}}]
+    "method", [{"swa": {}}, {"pruning": {}}, {"repr": {}}, {"population": {"num_peers": 2, "mode": "async"}}]
 )
 def test_methods_that_need_the_length_of_the_training_are_refused(method: dict[str, Any]) -> None:
     with pytest.raises(SpaceError, match=r"training\.patience: "):

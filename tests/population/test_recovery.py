@@ -38,7 +38,7 @@ METHODS: dict[str, Mapping[str, Any]] = {
         "population": {"sync_until": 0.4, "exchange_every": 2},
         "outer": {},
     },
-    "removal": {"attenuation": {"factor": 0.0, "recoverable": False}, "graft": {}, "population": {"topology": "best"}},
+    "removal": {"pruning": {"preset": "hard"}, "graft": {}, "population": {"topology": "best"}},
 }
 SMALLER: Mapping[str, Any] = {
     "data": {"max_train_images": 120},

@@ -115,7 +115,7 @@ def test_malformed_variants_are_refused(variants: str, key: str, parts: list[str
     ("sections", "key", "parts"),
     [
         ("{repr: {S1: 0}}", "repr.S1", ["equal to 1", "got 0"]),
-        ("{attenuation: {rate: 1.0}}", "attenuation.rate", ["less than 1", "got 1.0"]),
+        ("{pruning: {rate: 1.0}}", "pruning.rate", ["less than 1", "got 1.0"]),
         ("{swa: {lr: 1e-3}}", "swa.lr", ["number", "got '1e-3'", "write 0.001"]),
         ("{repr: {SS: 1}}", "repr.SS", ["'SS'", "S1, S2, N, rate, criterion, skip_first"]),
         ("{training: null}", "training", ["section", "got null"]),
@@ -130,7 +130,7 @@ def test_malformed_variants_are_refused(variants: str, key: str, parts: list[str
         (
             "{repr: {criterion: l3}}",
             "repr.criterion",
-            ["'l3'", "l1, l2, entropy, bn_scale, bn_activation, orthogonality, geometric_median, random"],
+            ["'l3'", "l1, l2, entropy, bn_scale, bn_activation, orthogonality, geometric_median, passive, random, "],
         ),
         ("{training: {total_epochs: 5}}", "training.total_epochs", ["population.num_peers (2)", "got 5", "4 or 6"]),
     ],

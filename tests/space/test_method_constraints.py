@@ -106,7 +106,7 @@ def test_searched_repr_cycles_that_are_too_long_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [("repr", "attenuation"), ("swa", "attenuation"), ("ema", "attenuation"), ("swa", "ema")]
+    ("first", "second"), [("repr", "pruning"), ("swa", "pruning"), ("ema", "pruning"), ("swa", "ema")]
 )
 def test_methods_that_undo_each_other_exclude_each_other(first: str, second: str) -> None:
     assert_refused(f"{first}: {{}}\n{second}: {{}}", first, f"excludes {second}", "got both")
@@ -114,26 +114,41 @@ def test_methods_that_undo_each_other_exclude_each_other(first: str, second: str
 
 
 @pytest.mark.parametrize("output", ["uniform_soup", "greedy_soup"])
-def test_attenuation_excludes_soups(output: str) -> None:
-    text = f"population: {{output: {output}}}\nattenuation: {{}}"
-    assert_refused(text, "population.output", f"got {output}", "best_peer or ensemble", "section attenuation")
+def test_pruning_excludes_soups(output: str) -> None:
+    text = f"population: {{output: {output}}}\npruning: {{}}"
+    assert_refused(text, "population.output", f"got {output}", "best_peer or ensemble", "section pruning")
 
 
-def test_hard_pruning_needs_factor_0() -> None:
-    text = "attenuation: {recoverable: false}"
-    assert_refused(text, "attenuation.recoverable", "got 0.5", "attenuation.factor: 0", "recoverable: true")
-    assert accepted("attenuation: {recoverable: false, factor: 0}").attenuation
+def test_preset_fixes_its_keys() -> None:
+    assert_refused(
+        "pruning: {preset: soft, schedule: hard}", "pruning.schedule", "must be soft", "preset soft", "got hard"
+    )
+    searched = "pruning: {preset: {choice: [soft, hard]}, schedule: hard}"
+    assert_refused(searched, "pruning.schedule", "must be soft", "got hard")
+    assert accepted("pruning: {preset: soft, schedule: soft, criterion: l1, rate: 0.5}").pruning
+    assert accepted("pruning: {preset: {choice: [soft, clr_rnf]}}").pruning
+
+
+def test_criterion_without_effect_is_refused() -> None:
+    assert_refused("pruning: {preset: clr_rnf, criterion: l1}", "pruning.criterion", "k_reciprocal", "got l1")
+    assert accepted("pruning: {selection: k_reciprocal, allocation: global, criterion: l1}").pruning
+
+
+def test_target_needs_units_that_can_be_removed() -> None:
+    assert_refused("pruning: {target: 0.5, coupled: apart}", "pruning.coupled", "sum or skip", "got apart")
+    assert accepted("pruning: {target: {uniform: [0.3, 0.9]}, coupled: skip}").pruning
+    assert accepted("pruning: {target: 0.5}").pruning
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "graft: {}\nrepr: {}",
-        "graft: {}\nattenuation: {}",
+        "graft: {}\npruning: {}",
         "repr: {}\nswa: {}",
         "repr: {}\nema: {}",
         "graft: {}\nmutual: {}\nswa: {}",
-        "population: {output: ensemble}\nattenuation: {}",
+        "population: {output: ensemble}\npruning: {}",
         "population: {num_peers: 1}\nmutual: {}",
     ],
 )
@@ -141,14 +156,14 @@ def test_other_methods_can_be_combined(text: str) -> None:
     assert accepted(text)
 
 
-@pytest.mark.parametrize("section", ["data", "distillation", "mutual", "repr", "attenuation", "swa", "ema"])
+@pytest.mark.parametrize("section", ["data", "distillation", "mutual", "repr", "pruning", "swa", "ema"])
 def test_data_and_every_method_are_searchable(section: str) -> None:
     keys: dict[str, tuple[str, Any]] = {
         "data": ("max_train_images", {"choice": [100, 200]}),
         "distillation": ("temperature", {"uniform": [1.0, 4.0]}),
         "mutual": ("exchange", {"choice": ["logits", "snapshots"]}),
         "repr": ("rate", {"uniform": [0.1, 0.5]}),
-        "attenuation": ("criterion", {"choice": ["l1", "l2"]}),
+        "pruning": ("criterion", {"choice": ["l1", "l2"]}),
         "swa": ("start", {"uniform": [0.5, 0.9]}),
         "ema": ("decay", {"uniform": [0.9, 0.999]}),
     }

@@ -127,7 +127,7 @@ def test_optimizers_of_timm_that_cannot_work_are_refused(name: str, parts: list[
 
 
 @pytest.mark.parametrize("name", ["adan", "madgrad", "mars"])
-@pytest.mark.parametrize("method", ["repr: {S1: 1, S2: 1, N: 1}", "attenuation: {}"])
+@pytest.mark.parametrize("method", ["repr: {S1: 1, S2: 1, N: 1}", "pruning: {}"])
 def test_optimizers_that_move_dropped_filters_are_refused_with_methods_that_drop_them(name: str, method: str) -> None:
     pytest.importorskip("timm")
     space = f"training: {{epochs: 5, optimizer: {{name: 'timm:{name}'}}}}"
@@ -140,7 +140,7 @@ def test_optimizers_that_move_dropped_filters_are_refused_with_methods_that_drop
 def test_other_optimizers_leave_dropped_filters_at_zero(name: str) -> None:
     if name.startswith("timm:"):
         pytest.importorskip("timm")
-    check_names(space_of(f"training: {{optimizer: {{name: '{name}'}}}}\nattenuation: {{}}"))
+    check_names(space_of(f"training: {{optimizer: {{name: '{name}'}}}}\npruning: {{}}"))
 
 
 def test_unknown_arguments_of_timm_are_refused() -> None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from space_makers import METHODS, SECTIONS
 
 from graftpop.errors import SpaceError
+from graftpop.hooks.ranking import ALL_CRITERIA
 from graftpop.ops.criteria import CRITERIA
 from graftpop.settings import Settings, TeacherSettings, TrainingSettings
 from graftpop.space import parse_space
@@ -227,28 +228,28 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "repr.N": ([1, 6], {0: "greater than or equal to 1, got 0", 1.5: WHOLE}),
     "repr.rate": ([0, 0.999], {1: "less than 1, got 1", -0.1: "greater than or equal to 0, got -0.1"}),
     "repr.criterion": (
-        list(CRITERIA),
+        list(ALL_CRITERIA),
         {
             "orthogonal": f"{CRITERION} 'orthogonal'; choose from l1, l2, entropy, "
             "bn_scale, bn_activation, orthogonality, geometric_median, "
-            "random; did you mean 'orthogonality'?"
+            "passive, random, taylor, activation, apoz; did you mean 'orthogonality'?"
         },
     ),
     "repr.skip_first": ([True, False], {1: "boolean, got 1"}),
-    "attenuation.factor": ([0, 1], {1.1: "less than or equal to 1, got 1.1", -1: "greater than or"}),
-    "attenuation.factor_schedule": (
-        ["constant", "falling"],
-        {"growing": "unknown name 'growing'; choose from constant, falling"},
-    ),
-    "attenuation.rate": ([0, 0.999], {1: "less than 1, got 1", -0.1: "greater than or equal to 0"}),
-    "attenuation.rate_schedule": (
-        ["constant", "growing"],
-        {"falling": "unknown name 'falling'; choose from constant, growing"},
-    ),
-    "attenuation.recoverable": ([True], {"no": "boolean, got 'no'"}),
-    "attenuation.criterion": (list(CRITERIA), {"l3": f"{CRITERION} 'l3'; choose from l1, l2, "}),
-    "attenuation.skip_first": ([True, False], {0: "boolean, got 0"}),
-    "attenuation.remove": ([True, False], {None: "boolean, got null"}),
+    "pruning.preset": ([None, "soft", "clr_rnf"], {"sfp": "got 'sfp'"}),
+    "pruning.criterion": ([None, *ALL_CRITERIA], {"l3": f"{CRITERION} 'l3'; choose from l1, l2, "}),
+    "pruning.allocation": ([None, "uniform", "global", "cross_layer"], {"local": "got 'local'"}),
+    "pruning.flops_exponent": ([0, 0.5, 10], {-1: "greater than or equal to 0"}),
+    "pruning.selection": ([None, "lowest", "k_reciprocal"], {"highest": "got 'highest'"}),
+    "pruning.schedule": ([None, "attenuate", "soft", "asymptotic", "softer", "hard"], {"gentle": "got 'gentle'"}),
+    "pruning.factor": ([0.001, 1], {1.1: "less than or equal to 1, got 1.1", 0: "greater than 0"}),
+    "pruning.rate": ([0, 0.999], {1: "less than 1, got 1", -0.1: "greater than or equal to 0"}),
+    "pruning.target": ([None, 0.01, 1], {1.5: "less than or equal to 1, got 1.5", 0: "greater than 0"}),
+    "pruning.target_of": (["flops", "parameters"], {"layers": "got 'layers'"}),
+    "pruning.start": ([0, 0.999], {1: "less than 1, got 1", -0.1: "greater than or equal to 0"}),
+    "pruning.coupled": ([None, "apart", "sum", "skip"], {"together": "got 'together'"}),
+    "pruning.skip_first": ([True, False], {0: "boolean, got 0"}),
+    "pruning.remove": ([True, False], {None: "boolean, got null"}),
     "swa.start": ([0, 0.999], {1: "less than 1, got 1", -0.1: "greater than or equal to 0, got -0.1"}),
     "swa.lr": ([None, 1e-9, 1], {0: "greater than 0, got 0", "1e-3": "write 0.001"}),
     "ema.decay": ([0.5, 0.9999], {1: "less than 1, got 1", 0: "greater than 0, got 0"}),

@@ -411,8 +411,7 @@ def test_changed_outputs_are_refused_before_any_training(slope: float) -> None:
     network = ScaledByChannels(lambda num_channels: 1.0 + slope * num_channels)
     sites = find_sites(network, SMALL, "counting", "conv_bn")
     with pytest.raises(
-        ModelError,
-        match=r"^attenuation\.remove: [^\n]+ 'counting': [^\n]+ outputs [^\n]+; [^\n]+ attenuation\.remove: false$",
+        ModelError, match=r"^pruning\.remove: [^\n]+ 'counting': [^\n]+ outputs [^\n]+; [^\n]+ pruning\.remove: false$"
     ):
         check_removable(network, sites, SMALL, "counting")
 
@@ -421,7 +420,7 @@ def test_untraceable_network_is_refused_in_one_line() -> None:
     network = seeded_network("torchvision:shufflenet_v2_x0_5")
     sites = find_sites(network, CIFAR, "shufflenet", "conv_bn")
     with pytest.raises(
-        ModelError, match=r"^attenuation\.remove: [^\n]+ 'shufflenet': [^\n]+; [^\n]+ attenuation\.remove: false$"
+        ModelError, match=r"^pruning\.remove: [^\n]+ 'shufflenet': [^\n]+; [^\n]+ pruning\.remove: false$"
     ):
         check_removable(network, sites, CIFAR, "shufflenet")
 
@@ -429,9 +428,7 @@ def test_untraceable_network_is_refused_in_one_line() -> None:
 def test_missing_torch_pruning_is_refused_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     network = seeded_network("resnet8")
-    with pytest.raises(
-        ModelError, match=r"^attenuation\.remove: [^\n]+ torch-pruning[^\n]+ graftpop\[pruning\], [^\n]+$"
-    ):
+    with pytest.raises(ModelError, match=r"^pruning\.remove: [^\n]+ torch-pruning[^\n]+ graftpop\[pruning\], [^\n]+$"):
         check_removable(network, find_sites(network, CIFAR, "resnet8", "conv_bn"), CIFAR, "resnet8")
 
 
@@ -477,5 +474,5 @@ def test_networks_of_every_kind_of_site_are_found_removable(name: str) -> None:
 def test_circle_of_channels_is_refused_instead_of_followed_without_end() -> None:
     """torch-pruning does not end on overlapping parts of an attention's output."""
     network = site_network("TorchAttention")
-    with pytest.raises(ModelError, match=r"^attenuation\.remove: [^\n]+ 'circle': [^\n]+; [^\n]+: false$"):
+    with pytest.raises(ModelError, match=r"^pruning\.remove: [^\n]+ 'circle': [^\n]+; [^\n]+: false$"):
         check_removable(network, find_sites(network, SMALL, "circle", "all"), SMALL, "circle")

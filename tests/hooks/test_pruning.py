@@ -1,7 +1,8 @@
-"""Attenuation and its variants on trained networks, against loops over filters."""
+"""Pruning of trained networks by its schedules, against loops over filters."""
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,9 +22,18 @@ from hook_makers import (
 from network_makers import same_bits
 from torch import Tensor, nn
 
-from graftpop.hooks.attenuation import Attenuation
-from graftpop.settings import AttenuationSettings
+from graftpop.errors import ModelError
+from graftpop.hooks.pruning import Pruning, plan_pruning
+from graftpop.models.flops import count_flops, count_parameters, flops_by_weight
+from graftpop.ops.allocation import cross_layer
+from graftpop.ops.attenuation import growing
+from graftpop.ops.entropy import filter_entropies
+from graftpop.ops.selection import k_reciprocal
+from graftpop.settings import PruningSettings
+from graftpop.settings.pruning import PRESETS
+from graftpop.sites import find_sites
 from graftpop.training.learner import Learner
+from graftpop.training.removal import remove_dropped
 
 EPOCHS = 8
 Row = list[float]
@@ -35,10 +45,11 @@ SLOW_SCORES: dict[str, Callable[[Row, list[Row]], float]] = {
 }
 
 
-def make(*, network: int = 0, seed: int = 0, peer: int = 0, **settings: Any) -> tuple[Learner, Attenuation]:
+def make(*, network: int = 0, seed: int = 0, peer: int = 0, **settings: Any) -> tuple[Learner, Pruning]:
     learner, filters = three_site_learner(network, peer=peer, epochs=EPOCHS)
-    attenuation = AttenuationSettings.model_validate({"rate": 0.4, **settings})
-    return learner, Attenuation(learner, filters, attenuation, epochs=EPOCHS, seed=seed, peer=peer)
+    pruning = PruningSettings.model_validate({"rate": 0.4, **settings})
+    plan = plan_pruning(pruning, learner.network, [site.site for site in filters], (3, 8, 8), "three sites")
+    return learner, Pruning(learner, filters, pruning, plan, epochs=EPOCHS, seed=seed, peer=peer)
 
 
 def slow_weakest(weight: Tensor, rate: float, criterion: str = "l2") -> list[int]:
@@ -62,7 +73,8 @@ def zeroed(learner: Learner) -> dict[int, list[int]]:
 @pytest.mark.parametrize("criterion", SLOW_SCORES)
 @pytest.mark.parametrize(("factor", "rate"), [(0.5, 0.4), (0.9, 0.1), (0.0, 0.75), (1.0, 0.5)])
 def test_only_the_weakest_filters_are_multiplied(criterion: str, factor: float, rate: float) -> None:
-    learner, hook = make(factor=factor, rate=rate, criterion=criterion)
+    schedule = {"schedule": "attenuate", "factor": factor} if factor else {"schedule": "soft"}
+    learner, hook = make(rate=rate, criterion=criterion, **schedule)
     learner.train_epoch()
     expected = entries(learner)
     for site, weak in weakest_of_all(learner, rate, criterion).items():
@@ -73,7 +85,7 @@ def test_only_the_weakest_filters_are_multiplied(criterion: str, factor: float, 
 
 
 def test_skip_first_leaves_the_first_convolution_unchanged() -> None:
-    learner, hook = make(factor=0.0, skip_first=True)
+    learner, hook = make(schedule="soft", skip_first=True)
     learner.train_epoch()
     hook.before_epoch(1)
     hook.finish()
@@ -105,7 +117,7 @@ def test_recovered_filter_is_no_longer_attenuated() -> None:
 
 def test_attenuated_filters_continue_to_train() -> None:
     """An epoch changes them as it changes equal weights in a network that was never attenuated."""
-    learner, hook = make(factor=0.0)
+    learner, hook = make(schedule="soft")
     learner.train_epoch()
     hook.before_epoch(1)
     never_attenuated, _ = make(network=5)
@@ -118,7 +130,7 @@ def test_attenuated_filters_continue_to_train() -> None:
 
 
 def test_growing_share_reaches_the_rate_at_the_end() -> None:
-    learner, hook = make(factor=0.0, rate=0.6, rate_schedule="growing")
+    learner, hook = make(rate=0.6, schedule="asymptotic")
     num_zeroed = []
     for epoch in range(1, EPOCHS):
         learner.train_epoch()
@@ -134,22 +146,21 @@ def test_growing_share_reaches_the_rate_at_the_end() -> None:
 
 
 def test_falling_factor_reaches_zero_at_the_end() -> None:
-    learner, hook = make(factor=0.8, factor_schedule="falling")
+    learner, hook = make(schedule="softer")
     learner.train_epoch()
     for epoch in range(1, EPOCHS + 1):
         before, weak = entries(learner), weakest_of_all(learner, 0.4)
         hook.before_epoch(epoch)
         for site, conv in enumerate(CONVS):
             now, then = learner.state[f"{conv}.weight"][weak[site]], before[f"network/{conv}.weight"][weak[site]]
-            assert torch.allclose(now, 0.8 * (EPOCHS - epoch) / EPOCHS * then, rtol=1e-6, atol=0)
+            assert torch.allclose(now, (EPOCHS - epoch) / EPOCHS * then, rtol=1e-6, atol=0)
             learner.state[f"{conv}.weight"][weak[site]] = then  # so that every epoch has something to multiply
     hook.before_epoch(EPOCHS)
     assert zeroed(learner) == weakest_of_all(learner, 0.4)
 
 
-@pytest.mark.parametrize("rate_schedule", ["constant", "growing"])
-def test_hard_pruned_filters_stay_zero_and_receive_no_update(rate_schedule: str) -> None:
-    learner, hook = make(factor=0.0, recoverable=False, rate_schedule=rate_schedule, rate=0.5)
+def test_hard_pruned_filters_stay_zero_and_receive_no_update() -> None:
+    learner, hook = make(schedule="hard", rate=0.5)
     learner.train_epoch()
     pruned: dict[int, list[int]] = {0: [], 1: [], 2: []}
     for epoch in range(1, EPOCHS):
@@ -169,7 +180,7 @@ def test_hard_pruned_filters_stay_zero_and_receive_no_update(rate_schedule: str)
 
 
 def test_hard_pruned_filters_are_zeroed_again_after_an_exchange() -> None:
-    learner, hook = make(factor=0.0, recoverable=False)
+    learner, hook = make(schedule="hard")
     train(learner, hook, 2)
     pruned = zeroed(learner)
     learner.state.buffer.add_(1.0)
@@ -220,10 +231,10 @@ def test_finish_with_rate_zero_changes_nothing() -> None:
 
 
 def test_hard_pruning_resumes_bit_for_bit() -> None:
-    undisturbed, hook = make(factor=0.0, recoverable=False, rate_schedule="growing")
+    undisturbed, hook = make(schedule="hard")
     train(undisturbed, hook, 2)
     weights, hook_state = entries(undisturbed), {name: tensor.clone() for name, tensor in hook.state_dict().items()}
-    resumed, resumed_hook = make(network=5, factor=0.0, recoverable=False, rate_schedule="growing")
+    resumed, resumed_hook = make(network=5, schedule="hard")
     resumed.load_state_dict(weights)
     resumed_hook.load_state_dict(hook_state)
     for epoch in (3, 4, 5):
@@ -236,9 +247,9 @@ def test_hard_pruning_resumes_bit_for_bit() -> None:
 
 
 def test_gradients_of_hard_pruned_filters_are_masked_after_resuming() -> None:
-    learner, hook = make(factor=0.0, recoverable=False)
+    learner, hook = make(schedule="hard")
     train(learner, hook, 2)
-    resumed, resumed_hook = make(network=5, factor=0.0, recoverable=False)
+    resumed, resumed_hook = make(network=5, schedule="hard")
     resumed.load_state_dict(entries(learner))
     resumed_hook.load_state_dict(hook.state_dict())
     resumed.train_epoch()  # without before_epoch, which would zero them again
@@ -254,14 +265,14 @@ def test_recoverable_attenuation_has_no_state() -> None:
 def test_random_scores_depend_on_seed_peer_and_epoch() -> None:
     pruned = []
     for seed, peer, epoch in [(0, 0, 1), (0, 0, 1), (1, 0, 1), (0, 1, 1), (0, 0, 2)]:
-        learner, hook = make(seed=seed, peer=peer, factor=0.0, criterion="random")
+        learner, hook = make(seed=seed, peer=peer, schedule="soft", criterion="random")
         hook.before_epoch(epoch)
         pruned.append(zeroed(learner))
     assert [other == pruned[0] for other in pruned] == [True, True, False, False, False]
 
 
 def test_bn_scale_criterion_reads_the_batchnorm_of_the_site() -> None:
-    learner, hook = make(factor=0.0, rate=0.25, criterion="bn_scale")
+    learner, hook = make(schedule="soft", rate=0.25, criterion="bn_scale")
     for norm, width in zip(NORMS, WIDTHS, strict=True):
         learner.state[f"{norm}.weight"].copy_(torch.linspace(1, -1.9, width))  # smallest in size where it crosses zero
     hook.before_epoch(1)
@@ -270,6 +281,85 @@ def test_bn_scale_criterion_reads_the_batchnorm_of_the_site() -> None:
         site: sorted(sorted(range(len(sizes)), key=sizes.__getitem__)[: len(sizes) // 4])
         for site, sizes in enumerate(scale_sizes)
     }
+
+
+def test_pruning_begins_at_its_start() -> None:
+    learner, hook = make(schedule="hard", start=0.5)
+    for epoch in range(1, EPOCHS):
+        learner.train_epoch()
+        hook.before_epoch(epoch)
+        assert any(zeroed(learner).values()) == (epoch >= EPOCHS // 2)
+
+
+def test_global_allocation_ranks_scores_relative_to_their_layers() -> None:
+    learner, hook = make(schedule="soft", allocation="global", rate=0.5, criterion="l1")
+    learner.train_epoch()
+    norms = [learner.state[f"{conv}.weight"].flatten(1).abs().sum(1).double() for conv in CONVS]
+    ranked = sorted(
+        (float(norm / layer.square().sum().sqrt()), site, index)
+        for site, layer in enumerate(norms)
+        for index, norm in enumerate(layer)
+    )
+    hook.before_epoch(1)
+    expected = {site: sorted(index for _, of, index in ranked[: sum(WIDTHS) // 2] if of == site) for site in range(3)}
+    assert zeroed(learner) == expected
+
+
+def test_scores_with_one_range_are_ranked_as_they_are() -> None:
+    learner, hook = make(schedule="soft", allocation="global", rate=0.5, criterion="entropy")
+    learner.train_epoch()
+    scores = [filter_entropies(learner.state[f"{conv}.weight"]) for conv in CONVS]
+    ranked = sorted((float(score), site, index) for site, of in enumerate(scores) for index, score in enumerate(of))
+    hook.before_epoch(1)
+    expected = {site: sorted(index for _, of, index in ranked[: sum(WIDTHS) // 2] if of == site) for site in range(3)}
+    assert zeroed(learner) == expected
+
+
+def test_clr_rnf_drops_all_but_the_recommended_filters() -> None:
+    learner, hook = make(preset="clr_rnf", rate=0.6, flops_exponent=0.5)
+    learner.train_epoch()
+    weights = [learner.state[f"{conv}.weight"].clone() for conv in CONVS]
+    flops = [flops_by_weight(learner.network, (3, 8, 8))[f"{conv}.weight"] for conv in CONVS]
+    counts = cross_layer(weights, flops, 0.5, 0.6, [1, 1, 1])
+    assert len(set(counts)) > 1
+    hook.before_epoch(1)
+    for site, (weight, count) in enumerate(zip(weights, counts, strict=True)):
+        assert other_filters(zeroed(learner)[site], site) == k_reciprocal(weight, WIDTHS[site] - count).tolist()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("kind", ["flops", "parameters"])
+def test_target_is_met_by_every_preset(preset: str, kind: str) -> None:
+    pytest.importorskip("torch_pruning", reason="needs torch-pruning, which cuts the filters out")
+    learner, hook = make(preset=preset, coupled="skip", target=0.5, target_of=kind)
+    train(learner, hook, 2)
+    hook.finish()
+    measure = count_parameters if kind == "parameters" else partial(count_flops, image_shape=(3, 8, 8))
+    sites = find_sites(learner.network, (3, 8, 8), "three sites", "conv_bn")
+    small, _ = remove_dropped(learner.network, sites, (3, 8, 8), "three sites")
+    unit = 1 / min(WIDTHS)  # of the narrowest layer; a wide network comes nearer
+    assert measure(small) / measure(learner.network) == pytest.approx(0.5, abs=unit / 2)
+
+
+def test_target_grows_with_the_schedule() -> None:
+    pytest.importorskip("torch_pruning", reason="needs torch-pruning, which cuts the filters out")
+    _, sites = three_site_learner()
+    learner, hook = make(preset="asymptotic", coupled="skip", target=0.4, target_of="parameters")
+    plan = plan_pruning(
+        PruningSettings(coupled="skip"), learner.network, [site.site for site in sites], (3, 8, 8), "three sites"
+    )
+    assert plan.size is not None
+    for epoch in range(1, EPOCHS):
+        learner.train_epoch()
+        hook.before_epoch(epoch)
+        left = plan.size.share_left("parameters", [len(zeroed(learner)[site]) for site in range(3)])
+        assert left == pytest.approx(1 - 0.6 * growing(epoch, EPOCHS), abs=0.06)
+
+
+def test_unreachable_target_is_refused() -> None:
+    pytest.importorskip("torch_pruning", reason="needs torch-pruning, which cuts the filters out")
+    with pytest.raises(ModelError, match=r"^pruning\.target: must be at least 0\.\d+ of the flops.*got 0\.001"):
+        make(coupled="skip", target=0.001)
 
 
 @pytest.mark.parametrize("eps", [1e-5, 1e-3])

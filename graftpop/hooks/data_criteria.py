@@ -1,0 +1,147 @@
+"""Criteria that need training images: one score per unit, from its outputs or its gradients; higher matters more.
+
+All have one signature, so settings choose them by name. They read up to NUM_BATCHES batches of the training set, in
+evaluation mode, and leave the network as it is. Scores are (U,) float32 on the weights' device, without a graph.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from graftpop.errors import ModelError
+from graftpop.sites import Part, Site
+from graftpop.training.filters import SiteFilters, unit_view
+from graftpop.training.learner import Learner
+
+__all__ = ["DATA_CRITERIA", "DataCriterion", "activation", "apoz", "check_data_criterion", "taylor"]
+
+NUM_BATCHES: Final = 10
+
+DataCriterion = Callable[[Learner, Sequence[SiteFilters], int], list[Tensor]]
+"""From a learner, the units of its sites and a seed of the batches to the scores of each site's units."""
+
+
+def taylor(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> list[Tensor]:
+    """Return how much the loss would change, to first order, if the output of a unit vanished.
+
+        sum over batches of |g * dL/dg|      with a gate g = 1 that multiplies the unit's output y
+
+    g * dL/dg is the sum of y * dL/dy over the images and positions of a batch. The output of an affine map is linear in
+    its parameters, so this equals
+
+        gamma * dL/dgamma + beta * dL/dbeta      of the normalization behind the layer
+        sum of w * dL/dw + b * dL/db             of the layer itself, without a normalization
+
+    and no activation has to be kept.
+
+    References:
+        You et al., Gate Decorator, NeurIPS 2019, and its released code (read): the same sum, with gates for gamma.
+        Molchanov et al., ICLR 2017, square or average it otherwise.
+    """
+    totals = [torch.zeros(site.num_filters, device=site.weight.device) for site in filters]
+    names = sorted({part.tensor for site in filters for part in _last_affine(site.site)})
+    parameters = [learner.network.get_parameter(name) for name in names]
+    for loss in learner.losses(NUM_BATCHES, seed):
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        products = {
+            name: torch.zeros_like(parameter) if gradient is None else parameter.detach() * gradient
+            for name, parameter, gradient in zip(names, parameters, gradients, strict=True)
+        }
+        for total, site in zip(totals, filters, strict=True):
+            parts = (unit_view(products[part.tensor], part, site.num_filters) for part in _last_affine(site.site))
+            total += torch.stack([part.reshape(site.num_filters, -1).sum(1) for part in parts]).sum(0).abs()
+    return totals
+
+
+def activation(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> list[Tensor]:
+    """Return the mean of ReLU(y) over images and positions, for the output y of each unit behind its normalization.
+
+    `bn_activation` is its expectation from the BatchNorm alone.
+
+    References:
+        Molchanov et al., Pruning Convolutional Neural Networks for Resource Efficient Inference, ICLR 2017, compare
+        with it.
+    """
+    return _means(learner, filters, seed, torch.relu)
+
+
+def apoz(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> list[Tensor]:
+    """Return the share of images and positions in which a ReLU would let a unit's output pass, in [0, 1].
+
+        1 - APoZ,    APoZ = average percentage of zeros
+
+    References:
+        Hu et al., Network Trimming, 2016, arXiv:1607.03250: units with many zeros go first.
+    """
+    return _means(learner, filters, seed, partial(torch.gt, other=0))
+
+
+DATA_CRITERIA: Final[Mapping[str, DataCriterion]] = {"taylor": taylor, "activation": activation, "apoz": apoz}
+
+
+def check_data_criterion(criterion: str, sites: Sequence[Site], name: str, where: str) -> None:
+    """Check that a criterion can score the units of some sites; one that needs no data always can.
+
+    Args:
+        criterion: its name.
+        sites: the sites.
+        name: the user's name of the network, used in messages.
+        where: the key of the criterion, used in messages.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    if criterion == "taylor":
+        site = next((one for one in sites if one.norm is not None and one.entry("scale") is None), None)
+        reason = "a normalization without scale"
+    elif criterion in DATA_CRITERIA:
+        site = next((one for one in sites if not _is_by_channel(one)), None)
+        reason = "units that are no channels of its output"
+    else:
+        return
+    if site is not None:
+        raise ModelError(f"{where}: {criterion} cannot score '{site.name}' of '{name}', got {reason}; choose l2")
+
+
+def _last_affine(site: Site) -> list[Part]:
+    """Return the parts of the last affine map that computes a site's output: those of its normalization, or its own."""
+    roles = ("scale", "shift") if site.norm is not None else ("bias",)
+    own = [] if site.norm is not None else [site.weight]
+    return [*own, *(entry.part for entry in site.entries if entry.role in roles)]
+
+
+def _is_by_channel(site: Site) -> bool:
+    is_layer = site.kind in ("convolution", "linear") and site.weight.axis == 0
+    return is_layer and site.num_units == site.weight.length
+
+
+@torch.no_grad()
+def _means(
+    learner: Learner, filters: Sequence[SiteFilters], seed: int, function: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
+    """Return the mean of a function of each unit's output over the images and positions of all batches."""
+    sums = [torch.zeros(site.num_filters, dtype=torch.float64, device=site.weight.device) for site in filters]
+    counts = [0] * len(filters)
+
+    def add(index: int, output: Tensor) -> None:
+        axis = 1 if filters[index].site.kind == "convolution" else -1
+        rows_NU = function(output).movedim(axis, -1).flatten(0, -2)
+        sums[index] += rows_NU.sum(0, dtype=torch.float64)
+        counts[index] += len(rows_NU)
+
+    handles = [
+        learner.network.get_submodule(site.site.norm or site.site.layer).register_forward_hook(
+            lambda _, __, output, index=index: add(index, output)
+        )
+        for index, site in enumerate(filters)
+    ]
+    try:
+        for _ in learner.losses(NUM_BATCHES, seed):
+            pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(total / count).float() for total, count in zip(sums, counts, strict=True)]

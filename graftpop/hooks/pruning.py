@@ -1,0 +1,271 @@
+"""Pruning: weaken or drop the units with the lowest scores between epochs, and drop them for good at the end.
+
+Four choices of the settings make up a method:
+
+    criterion    the score of a unit                  `ops.criteria`, `hooks.data_criteria`
+    allocation   how many units each layer loses      `ops.allocation`
+    selection    which ones                           the lowest, or those of `ops.selection.k_reciprocal`
+    schedule     what happens to them, and when       `SCHEDULES`
+
+`graftpop.settings.pruning.PRESETS` names published combinations. Where the units of several layers can only be removed
+together, they are one group (`training.unit_groups`).
+
+References:
+    He et al., Soft Filter Pruning, IJCAI 2018, and Asymptotic Soft Filter Pruning, 2019; Cai et al., Softer Pruning,
+    ICPR 2020. Filter attenuation is Mousa-Pasandi et al., ICIP 2020. We know only its abstract; a constant factor
+    every epoch is our reading. Lin et al., CLR-RNF, TNNLS 2022. Singh, Plumbley, passive filter pruning, 2023.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from graftpop.errors import ModelError
+from graftpop.hooks.data_criteria import check_data_criterion
+from graftpop.hooks.hook import Hook
+from graftpop.hooks.ranking import COMPARABLE, scores
+from graftpop.models.flops import flops_by_weight
+from graftpop.ops.allocation import cross_layer, global_ranking, normalized, uniform
+from graftpop.ops.attenuation import ShareSchedule, attenuate_, constant, falling, growing, zero
+from graftpop.ops.pruning_target import counts_for_target
+from graftpop.ops.selection import k_reciprocal, lowest
+from graftpop.seeds import derive
+from graftpop.settings import PruningSettings
+from graftpop.sites import Site
+from graftpop.training.filters import SiteFilters, mask_dropped
+from graftpop.training.learner import Learner
+from graftpop.training.unit_groups import Size, UnitGroup, find_unit_groups
+
+__all__ = ["SCHEDULES", "Pruning", "PruningPlan", "plan_pruning"]
+
+
+class Schedule(NamedTuple):
+    """What happens to weak units after every epoch.
+
+    Attributes:
+        amount: share of the rate, or of the reduction to the target, at an epoch.
+        factor: number by which weak units are multiplied.
+        recovers: whether they continue to train.
+    """
+
+    amount: ShareSchedule
+    factor: ShareSchedule
+    recovers: bool = True
+
+
+SCHEDULES: Final[Mapping[str, Schedule]] = {
+    "attenuate": Schedule(constant, constant),  # times `pruning.factor`
+    "soft": Schedule(constant, zero),
+    "asymptotic": Schedule(growing, zero),
+    "softer": Schedule(constant, falling),
+    "hard": Schedule(constant, zero, recovers=False),
+}
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """What pruning has to know of a network before it trains.
+
+    Attributes:
+        groups: its groups of units.
+        flops: floating-point operations of every group's layers for one image.
+        size: its size without some units; None if they may not be removable.
+    """
+
+    groups: Sequence[UnitGroup]
+    flops: Sequence[int]
+    size: Size | None
+
+
+def plan_pruning(
+    settings: PruningSettings, network: nn.Module, sites: Sequence[Site], image_shape: tuple[int, ...], name: str
+) -> PruningPlan:
+    """Return the plan for a network.
+
+    Args:
+        settings: the section of the settings.
+        network: the network; not changed.
+        sites: the sites whose units may be dropped, in module order.
+        image_shape: (C, H, W) of its images.
+        name: the user's name of the network, used in messages.
+
+    Raises:
+        ModelError: no units can be removed, the target cannot be reached, or a layer's FLOPs are not known.
+    """
+    method = settings.method
+    check_data_criterion(method.criterion, sites, name, "pruning.criterion")
+    groups = find_unit_groups(network, sites, image_shape, name, method.coupled)
+    groups = [group for group in groups if not (settings.skip_first and 0 in group.members)] or groups
+    of_weights = flops_by_weight(network, image_shape) if method.allocation == "cross_layer" else {}
+    flops = [sum(of_weights.get(sites[index].weight.tensor, 0) for index in group.members) for group in groups]
+    if method.allocation == "cross_layer" and not all(flops):
+        unknown = sites[next(iter(groups[flops.index(0)].members))].name
+        raise ModelError(
+            f"model.name: '{name}' must have layers with known FLOPs for pruning.allocation: cross_layer, got "
+            f"'{unknown}', whose weight is passed to a function; choose uniform or global"
+        )
+    size = None if method.coupled == "apart" else Size(network, groups, image_shape)
+    if settings.target is not None and size is not None:
+        least = size.share_left(settings.target_of, [group.num_units - 1 for group in groups])
+        if least > settings.target:
+            step = "raise it, or set pruning.coupled: sum" if method.coupled == "skip" else "raise it"
+            raise ModelError(
+                f"pruning.target: must be at least {least:.3f} of the {settings.target_of} of '{name}', which are left "
+                f"with one unit per layer, got {settings.target:g}; {step}"
+            )
+    return PruningPlan(groups, flops, size)
+
+
+class Pruning(Hook):
+    """Pruning of the units of one network.
+
+    Args:
+        learner: the learner that trains the network.
+        filters: units of every site, in the order of the plan's sites.
+        settings: the section of the settings.
+        plan: the plan for the network.
+        epochs: epochs of the whole training.
+        seed: the study's seed.
+        peer: index of the peer; seeds the scores of the random criterion.
+    """
+
+    name = "pruning"
+
+    def __init__(
+        self,
+        learner: Learner,
+        filters: Sequence[SiteFilters],
+        settings: PruningSettings,
+        plan: PruningPlan,
+        *,
+        epochs: int,
+        seed: int,
+        peer: int,
+    ) -> None:
+        self._learner, self._filters, self._plan = learner, filters, plan
+        self._settings, self._method = settings, settings.method
+        self._schedule = SCHEDULES[self._method.schedule]
+        self._groups = [_Units(group, filters) for group in plan.groups]
+        self._first_epoch, self._epochs = max(1, math.floor(settings.start * epochs + 1e-9)), epochs
+        self._seed, self._peer = seed, peer
+        self._dropped = self._nothing()
+
+    def _nothing(self) -> list[Tensor]:
+        return [torch.empty(0, dtype=torch.int64, device=site.weight.device) for site in self._filters]
+
+    def before_epoch(self, epoch: int) -> None:
+        """Multiply the weak units by the factor, or drop them if they do not recover."""
+        if epoch < self._first_epoch:
+            return
+        if not self._schedule.recovers:
+            self._drop(self._dropped if any(map(len, self._dropped)) else self._weak(epoch))
+            return
+        factor = self._schedule.factor(epoch, self._epochs)
+        if self._method.schedule == "attenuate":
+            factor *= self._settings.factor
+        for site, units in zip(self._filters, self._weak(epoch), strict=True):
+            attenuate_(site.weight, units, factor)
+
+    def finish(self) -> None:
+        """Drop the weak units, so that they output zero also after their BatchNorm.
+
+        The BatchNorm statistics were measured with these units, so they are recomputed.
+        """
+        if self._schedule.recovers or not any(map(len, self._dropped)):
+            self._drop(self._weak(self._epochs))
+        if any(map(len, self._dropped)):
+            self._learner.recalibrate()
+
+    def _weak(self, epoch: int) -> list[Tensor]:
+        """Return the units of each site that are weak after an epoch."""
+        seed = derive(self._seed, "pruning", self._peer, epoch)
+        site_scores = scores(self._learner, self._filters, self._method.criterion, seed)
+        group_scores = [units.sum_of(site_scores) for units in self._groups]
+        counts = self._counts(group_scores, self._schedule.amount(epoch, self._epochs))
+        weak = self._nothing()
+        for units, scores_U, count in zip(self._groups, group_scores, counts, strict=True):
+            if self._method.selection == "k_reciprocal":
+                lost = units.all_but(k_reciprocal(units.rows(), len(scores_U) - count))
+            else:
+                lost = lowest(scores_U, count)
+            for index, of_site in units.members.items():
+                weak[index] = of_site[lost]
+        return weak
+
+    def _counts(self, group_scores: Sequence[Tensor], amount: float) -> Sequence[int]:
+        """Return how many units each group loses.
+
+        Args:
+            group_scores: scores of each group's units, (U,).
+            amount: share of the rate, or of the reduction to the target.
+        """
+        settings, method, plan = self._settings, self._method, self._plan
+        least = [1] * len(group_scores)
+
+        def allocate(rate: float) -> Sequence[int]:
+            if method.allocation == "uniform":
+                return uniform([len(scores_U) for scores_U in group_scores], rate, least)
+            if method.allocation == "global":
+                return global_ranking(ranked, rate, least)
+            return cross_layer(rows, plan.flops, settings.flops_exponent, rate, least)
+
+        rows = [units.rows() for units in self._groups] if method.allocation == "cross_layer" else []
+        is_comparable = method.criterion in COMPARABLE
+        ranked = [scores_U if is_comparable else normalized(scores_U) for scores_U in group_scores]
+        if settings.target is None:
+            return allocate(settings.rate * amount)
+        assert plan.size is not None, "the settings refuse a target of units that may not be removable"
+        share_left = partial(plan.size.share_left, settings.target_of)
+        return counts_for_target(1 - (1 - settings.target) * amount, allocate, share_left)
+
+    def _drop(self, weak: list[Tensor]) -> None:
+        self._dropped = weak
+        for site, units in zip(self._filters, weak, strict=True):
+            site.drop_(units)
+        mask_dropped(self._learner, self._filters, weak)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the indices of the dropped units, by the name of their site."""
+        return {
+            site.site.name: dropped for site, dropped in zip(self._filters, self._dropped, strict=True) if len(dropped)
+        }
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore the state that `state_dict` returned, and mask the gradients of the dropped units again."""
+        self._dropped = [
+            tensors.get(site.site.name, nothing).to(nothing.device)
+            for site, nothing in zip(self._filters, self._nothing(), strict=True)
+        ]
+        mask_dropped(self._learner, self._filters, self._dropped)
+
+
+class _Units:
+    """The units of a group in the tensors of a learner.
+
+    Attributes:
+        members: units of each site for the group's units, (U,), by the index of the site.
+    """
+
+    def __init__(self, group: UnitGroup, filters: Sequence[SiteFilters]) -> None:
+        self._filters = filters
+        self.members = {index: units.to(filters[index].weight.device) for index, units in group.members.items()}
+
+    def sum_of(self, site_scores: Sequence[Tensor]) -> Tensor:
+        """Return the sum of the scores of each unit's members, (U,)."""
+        return torch.stack([site_scores[index][units] for index, units in self.members.items()]).sum(0)
+
+    def rows(self) -> Tensor:
+        """Return the weights of each unit in all members, (U, K)."""
+        rows = [self._filters[index].weight[units].flatten(1) for index, units in self.members.items()]
+        return torch.cat(rows, 1)
+
+    def all_but(self, kept: Tensor) -> Tensor:
+        """Return the indices of the other units."""
+        is_lost = torch.ones(len(next(iter(self.members.values()))), dtype=torch.bool, device=kept.device)
+        is_lost[kept] = False
+        return is_lost.nonzero().flatten()

@@ -1,0 +1,161 @@
+"""How many units each layer loses when a share of a network is pruned.
+
+Each function returns one number per layer; a criterion (`ops/criteria.py`) or `k_reciprocal` then chooses the units.
+`least` is the number of units that a layer keeps in any case; a layer with fewer units loses none. Dimensions in names:
+O units of a layer, N weights of all layers.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["cross_layer", "global_ranking", "normalized", "uniform"]
+
+
+def uniform(sizes: Sequence[int], rate: float, least: Sequence[int]) -> list[int]:
+    """Return floor(rate * O) for each layer, but never more than O - least.
+
+    >>> uniform([16, 64, 4], 0.3, [1, 1, 3])
+    [4, 19, 1]
+
+    Args:
+        sizes: number of units, layer by layer.
+        rate: share of each layer's units, in [0, 1).
+        least: units that each layer keeps, at least 0.
+
+    Raises:
+        ValueError: rate is outside its range, or the lists have different lengths.
+    """
+    _check_rate("uniform", rate)
+    return [min(_floor(rate * size), most) for size, most in zip(sizes, _most(sizes, least), strict=True)]
+
+
+def global_ranking(scores: Sequence[Tensor], rate: float, least: Sequence[int]) -> list[int]:
+    """Return how many of the lowest scores of all layers together each layer has.
+
+    The `least` best units of a layer are not in the ranking, so other units take their place:
+
+        total = min(floor(rate * sum of O), sum of O - least)
+
+    Equal scores are ranked in layer order, then in unit order. Within a layer this is the order of `weakest`, so the
+    units are the first of `scores.argsort(stable=True)`.
+
+    >>> global_ranking([torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0])], 0.5, [1, 1])
+    [2, 1]
+
+    Args:
+        scores: (O,) for each layer, higher matters more; may be infinite.
+        rate: share of the units of all layers, in [0, 1).
+        least: units that each layer keeps, at least 0.
+
+    Raises:
+        ValueError: rate is outside its range, a score is nan, or the lists have different lengths.
+    """
+    _check_rate("global_ranking", rate)
+    for layer, scores_O in enumerate(scores):
+        if scores_O.isnan().any():
+            raise ValueError(f"global_ranking: scores must not be nan, got nan in layer {layer}")
+    sizes = [len(scores_O) for scores_O in scores]
+    most = _most(sizes, least)
+    num_dropped = min(_floor(rate * sum(sizes)), sum(most))
+    if num_dropped == 0:
+        return [0] * len(sizes)
+    ranked = [scores_O.sort(stable=True).values[:num] for scores_O, num in zip(scores, most, strict=True)]
+    dropped = torch.cat(ranked).argsort(stable=True)[:num_dropped]
+    ends = torch.tensor(most, device=dropped.device).cumsum(0)
+    layers = torch.bucketize(dropped, ends, right=True)
+    counts: list[int] = layers.bincount(minlength=len(sizes)).tolist()
+    return counts
+
+
+def normalized(scores: Tensor) -> Tensor:
+    """Return the scores of one layer divided by their L2 norm, for a ranking over several layers.
+
+        s_i / sqrt(sum over j of s_j ^ 2)      and zeros if all are zero
+
+    >>> normalized(torch.tensor([3.0, 4.0]))
+    tensor([0.6000, 0.8000])
+
+    Args:
+        scores: (O,), finite.
+
+    Returns:
+        (O,) of the same dtype and device; the signs stay.
+
+    References:
+        Molchanov et al., Pruning Convolutional Neural Networks for Resource Efficient Inference, ICLR 2017, the
+        layer-wise normalization of criteria.
+    """
+    exact_O = scores.double()  # squares of large float32 scores overflow
+    norm = torch.linalg.vector_norm(exact_O)
+    result: Tensor = (exact_O / norm.where(norm > 0, 1.0)).to(scores.dtype)
+    return result
+
+
+def cross_layer(
+    weights: Sequence[Tensor], flops: Sequence[float], exponent: float, rate: float, least: Sequence[int]
+) -> list[int]:
+    """Return how many units each layer loses by a ranking of the single weights of all layers.
+
+        v = |w| / flops_l ^ exponent                     for every weight w of layer l
+        t = smallest of the floor((1 - rate) * N) largest v of all layers
+        p_l = share of layer l's v below t
+        kept_l = max(least_l, floor(O_l * (1 - p_l)))
+
+    So a layer loses many units if its weights are small or, with exponent > 0, if it costs much.
+
+    >>> cross_layer([torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]])], [1.0, 1.0], 0.0, 0.5, [1, 1])
+    [1, 0]
+
+    Args:
+        weights: (O_l, ...) for each layer, not empty, finite; all on one device.
+        flops: cost of each layer in any unit, above 0. A common factor changes nothing.
+        exponent: at least 0; 0 ignores the cost. Float64 must hold (largest / smallest of flops) ^ exponent.
+        rate: share of the weights of all layers that is ranked below t, in [0, 1). The share of units is close to it.
+        least: units that each layer keeps, at least 0.
+
+    Raises:
+        ValueError: rate, exponent or flops are outside their ranges, or the lists have different lengths.
+
+    References:
+        Lin et al., Pruning Networks with Cross-Layer Ranking & k-Reciprocal Nearest Filters, TNNLS 2022: the released
+        code, lmbxmu/CLR-RNF, cifar.py. Its exponent is 0.5 for VGG-16, 10 for ResNet-56 and 5 for ResNet-110. It
+        rounds O * (1 - p) down in floats, which may lose a unit, and fails if a layer loses all. Here the number is
+        exact, and `least` is kept.
+    """
+    _check_rate("cross_layer", rate)
+    if not (math.isfinite(exponent) and exponent >= 0):
+        raise ValueError(f"cross_layer: exponent must be a finite number, at least 0, got {exponent=}")
+    if not all(math.isfinite(cost) and cost > 0 for cost in flops):
+        raise ValueError(f"cross_layer: flops must be finite and above 0, got {list(flops)}")
+    # flops ^ 10 overflows float32, and in other units float64 too; quotients by the smallest do not
+    values = [
+        weight.detach().double().flatten().abs() * (min(flops) / cost) ** exponent
+        for weight, cost in zip(weights, flops, strict=True)
+    ]
+    all_values_N = torch.cat(values)
+    num_weights = len(all_values_N)
+    num_kept = max(1, _floor((1 - rate) * num_weights))
+    threshold = all_values_N.kthvalue(num_weights - num_kept + 1).values
+    num_below: list[int] = torch.stack([(part < threshold).count_nonzero() for part in values]).tolist()
+    sizes = [len(weight) for weight in weights]
+    return [
+        min(size - size * (weight.numel() - below) // weight.numel(), most)
+        for size, weight, below, most in zip(sizes, weights, num_below, _most(sizes, least), strict=True)
+    ]
+
+
+def _check_rate(where: str, rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise ValueError(f"{where}: rate must be in [0, 1), got {rate=}")
+
+
+def _floor(number: float) -> int:
+    return math.floor(number + 1e-9)  # 0.29 * 100 is 28.999999999999996
+
+
+def _most(sizes: Sequence[int], least: Sequence[int]) -> list[int]:
+    """Return the largest number of units that each layer may lose."""
+    return [max(0, size - kept) for size, kept in zip(sizes, least, strict=True)]

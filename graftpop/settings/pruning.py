@@ -1,0 +1,108 @@
+"""The section `pruning`: criterion, allocation, selection and schedule, and the published combinations of them."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import Field
+
+from graftpop.settings.section import NotNegative, OnlyWith, Rate, Section
+
+__all__ = ["PRESETS", "PruningMethod", "PruningSettings"]
+
+Preset = Literal[
+    "attenuation", "soft", "asymptotic", "softer", "hard", "geometric_median", "bn_importance", "passive", "clr_rnf"
+]
+Allocation = Literal["uniform", "global", "cross_layer"]
+Selection = Literal["lowest", "k_reciprocal"]
+Schedule = Literal["attenuate", "soft", "asymptotic", "softer", "hard"]
+Coupled = Literal["apart", "sum", "skip"]
+
+
+class PruningMethod(NamedTuple):
+    """The choices that make up a method of pruning; see the keys of `PruningSettings`."""
+
+    criterion: str = "l2"
+    allocation: Allocation = "uniform"
+    selection: Selection = "lowest"
+    schedule: Schedule = "attenuate"
+    coupled: Coupled = "apart"
+
+
+PRESETS: Final[Mapping[Preset, Mapping[str, Any]]] = {
+    "attenuation": {"schedule": "attenuate"},
+    "soft": {"schedule": "soft"},
+    "asymptotic": {"schedule": "asymptotic"},
+    "softer": {"schedule": "softer"},
+    "hard": {"schedule": "hard"},
+    "geometric_median": {"criterion": "geometric_median", "schedule": "soft"},
+    "bn_importance": {"criterion": "bn_activation", "schedule": "hard", "coupled": "skip"},
+    "passive": {"criterion": "passive", "schedule": "hard", "coupled": "skip"},
+    "clr_rnf": {"allocation": "cross_layer", "selection": "k_reciprocal", "schedule": "hard", "coupled": "skip"},
+}
+"""Keys that each preset fixes; `docs/methods.md` names the sources."""
+
+
+class PruningSettings(Section):
+    """Pruning: weak units of a network (filters, rows of Linear layers) are attenuated or dropped between epochs, and
+    cut out of the network at the end."""
+
+    preset: Preset | None = None
+    """Published combination of criterion, allocation, selection, schedule and coupled; it fixes the values of those
+    that it names. null: none."""
+
+    criterion: str | None = None
+    """Score of a unit; those with the lowest are weak. null: that of the preset, otherwise l2."""
+
+    allocation: Allocation | None = None
+    """How many units each layer loses. uniform: the same share of every layer. global: the lowest scores of all layers
+    together; scores whose range differs from layer to layer are divided by their layer's norm. cross_layer: layers
+    with many weights that are small for their FLOPs lose more. null: that of the preset, otherwise uniform."""
+
+    flops_exponent: Annotated[NotNegative, OnlyWith("pruning.allocation", (None, "cross_layer"))] = 0.5
+    """Exponent of a layer's FLOPs, by which its weights are divided for cross_layer. CLR-RNF has 0.5 for VGG-16, 10 for
+    ResNet-56 and 5 for ResNet-110."""
+
+    selection: Selection | None = None
+    """Which units of a layer go. lowest: those with the lowest scores. k_reciprocal: those that are not among the
+    nearest neighbors of all others (RNF), whatever their scores. null: that of the preset, otherwise lowest."""
+
+    schedule: Schedule | None = None
+    """What happens to weak units after every epoch. attenuate: they are multiplied by factor. soft: they become zero
+    and continue to train. asymptotic: as soft, with a rate that grows. softer: they are multiplied by a factor that
+    falls from 1 to 0. hard: they become zero once and stay so. null: that of the preset, otherwise attenuate."""
+
+    factor: Annotated[float, Field(gt=0, le=1), OnlyWith("pruning.schedule", (None, "attenuate"))] = 0.5
+    """Number by which weak units are multiplied after every epoch, with schedule attenuate."""
+
+    rate: Annotated[Rate, OnlyWith("pruning.target", (None,))] = 0.3
+    """Share of the units that are weak, of each layer or of all together."""
+
+    target: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the network to be left after the removal, in place of a rate. null: the rate decides."""
+
+    target_of: Literal["flops", "parameters"] = "flops"
+    """What the target is a share of. flops: FLOPs of one image, which is also the share of multiplications. parameters:
+    parameters of the network."""
+
+    start: Rate = 0.0
+    """Share of the epochs before the first pruning; it follows the first epoch at the earliest."""
+
+    coupled: Coupled | None = None
+    """Units of several layers that can only be removed together, as in a residual stream. apart: each layer is pruned
+    by itself; what cannot be removed stays as zeros. sum: their scores are added and they go together. skip: they stay;
+    only layers whose units can be removed without others are pruned. null: that of the preset, otherwise sum with a
+    target and apart without."""
+
+    skip_first: bool = False
+    """Whether to leave the first layer unchanged."""
+
+    remove: bool = True
+    """Whether to cut the dropped units out of the network at the end of the training."""
+
+    @property
+    def method(self) -> PruningMethod:
+        """The method: the values of the preset and of the keys, and defaults where both leave them open."""
+        default = PruningMethod(coupled="apart" if self.target is None else "sum")
+        keys: dict[str, Any] = {key: getattr(self, key) for key in PruningMethod._fields}
+        given = {key: value for key, value in keys.items() if value is not None}
+        return default._replace(**{**(PRESETS[self.preset] if self.preset is not None else {}), **given})
