@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from graftpop.hooks.gated import GatedPruning
 from graftpop.hooks.hook import Hook
 from graftpop.hooks.moving_average import MovingAverage
 from graftpop.hooks.pruning import Pruning, PruningPlan
@@ -40,7 +41,8 @@ def make_hooks(
         hooks.append(RePr(learner, filters, settings.repr, seed=seed, peer=peer))
     if settings.pruning is not None:
         assert plan is not None, "pruning needs a plan"
-        hooks.append(Pruning(learner, filters, settings.pruning, plan, epochs=epochs, seed=seed, peer=peer))
+        pruning = GatedPruning if settings.pruning.method.schedule == "gated" else Pruning
+        hooks.append(pruning(learner, filters, settings.pruning, plan, epochs=epochs, seed=seed, peer=peer))
     if settings.swa is not None:
         hooks.append(StochasticWeightAveraging(learner, start=settings.swa.start, epochs=epochs))
     if settings.ema is not None:

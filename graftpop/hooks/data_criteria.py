@@ -16,7 +16,7 @@ from graftpop.sites import Part, Site
 from graftpop.training.filters import SiteFilters, unit_view
 from graftpop.training.learner import Learner
 
-__all__ = ["DATA_CRITERIA", "DataCriterion", "activation", "apoz", "check_data_criterion", "taylor"]
+__all__ = ["DATA_CRITERIA", "DataCriterion", "activation", "apoz", "check_data_criterion", "gate_products", "taylor"]
 
 NUM_BATCHES: Final = 10
 
@@ -45,15 +45,37 @@ def taylor(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> list[
     names = sorted({part.tensor for site in filters for part in _last_affine(site.site)})
     parameters = [learner.network.get_parameter(name) for name in names]
     for loss in learner.losses(NUM_BATCHES, seed):
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        products = {
-            name: torch.zeros_like(parameter) if gradient is None else parameter.detach() * gradient
-            for name, parameter, gradient in zip(names, parameters, gradients, strict=True)
-        }
-        for total, site in zip(totals, filters, strict=True):
-            parts = (unit_view(products[part.tensor], part, site.num_filters) for part in _last_affine(site.site))
-            total += torch.stack([part.reshape(site.num_filters, -1).sum(1) for part in parts]).sum(0).abs()
+        gradients = dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
+        for total, products_U in zip(totals, gate_products(learner, filters, gradients), strict=True):
+            total += products_U.abs()
     return totals
+
+
+@torch.no_grad()
+def gate_products(
+    learner: Learner, filters: Sequence[SiteFilters], gradients: Mapping[str, Tensor | None] | None = None
+) -> list[Tensor]:
+    """Return g * dL/dg of each site's units, (U,), from the gradients of the parameters; see `taylor`.
+
+    Args:
+        learner: the learner that trains the network.
+        filters: units, site by site.
+        gradients: gradients by name of the parameter; None: those that the parameters have. A missing one is 0.
+    """
+    products: dict[str, Tensor] = {}
+    for name in {part.tensor for site in filters for part in _last_affine(site.site)}:
+        parameter = learner.network.get_parameter(name)
+        gradient = parameter.grad if gradients is None else gradients[name]
+        products[name] = torch.zeros_like(parameter) if gradient is None else parameter * gradient
+    return [
+        torch.stack(
+            [
+                unit_view(products[part.tensor], part, site.num_filters).reshape(site.num_filters, -1).sum(1)
+                for part in _last_affine(site.site)
+            ]
+        ).sum(0)
+        for site in filters
+    ]
 
 
 def activation(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> list[Tensor]:

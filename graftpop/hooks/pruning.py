@@ -64,6 +64,7 @@ SCHEDULES: Final[Mapping[str, Schedule]] = {
     "asymptotic": Schedule(growing, zero),
     "softer": Schedule(constant, falling),
     "hard": Schedule(constant, zero, recovers=False),
+    "gated": Schedule(constant, zero, recovers=False),  # `hooks.gated` has its own epochs
 }
 
 
@@ -75,11 +76,17 @@ class PruningPlan:
         groups: its groups of units.
         flops: floating-point operations of every group's layers for one image.
         size: its size without some units; None if they may not be removable.
+        least_share: share of the units of every group that stay.
     """
 
     groups: Sequence[UnitGroup]
     flops: Sequence[int]
     size: Size | None
+    least_share: float
+
+    def least(self, group: UnitGroup) -> int:
+        """Return the least number of units of a group that stay, at least 1."""
+        return max(1, math.ceil(self.least_share * group.num_units - 1e-9))
 
 
 def plan_pruning(
@@ -99,6 +106,12 @@ def plan_pruning(
     """
     method = settings.method
     check_data_criterion(method.criterion, sites, name, "pruning.criterion")
+    ungated = next((site for site in sites if site.entry("scale") is None), None)
+    if method.schedule == "gated" and ungated is not None:
+        raise ModelError(
+            f"pruning.schedule: gated needs layers before a normalization with a scale, which is their gate, got "
+            f"'{ungated.name}' of '{name}'; choose another schedule"
+        )
     groups = find_unit_groups(network, sites, image_shape, name, method.coupled)
     groups = [group for group in groups if not (settings.skip_first and 0 in group.members)] or groups
     of_weights = flops_by_weight(network, image_shape) if method.allocation == "cross_layer" else {}
@@ -110,15 +123,16 @@ def plan_pruning(
             f"'{unknown}', whose weight is passed to a function; choose uniform or global"
         )
     size = None if method.coupled == "apart" else Size(network, groups, image_shape)
+    plan = PruningPlan(groups, flops, size, settings.least_share)
     if settings.target is not None and size is not None:
-        least = size.share_left(settings.target_of, [group.num_units - 1 for group in groups])
-        if least > settings.target:
+        smallest = size.share_left(settings.target_of, [group.num_units - plan.least(group) for group in groups])
+        if smallest > settings.target:
             step = "raise it, or set pruning.coupled: sum" if method.coupled == "skip" else "raise it"
             raise ModelError(
-                f"pruning.target: must be at least {least:.3f} of the {settings.target_of} of '{name}', which are left "
-                f"with one unit per layer, got {settings.target:g}; {step}"
+                f"pruning.target: must be at least {smallest:.3f} of the {settings.target_of} of '{name}', which are "
+                f"left if every layer loses all units that it may, got {settings.target:g}; {step}"
             )
-    return PruningPlan(groups, flops, size)
+    return plan
 
 
 class Pruning(Hook):
@@ -182,11 +196,9 @@ class Pruning(Hook):
             self._learner.recalibrate()
 
     def _weak(self, epoch: int) -> list[Tensor]:
-        """Return the units of each site that are weak after an epoch."""
-        seed = derive(self._seed, "pruning", self._peer, epoch)
-        site_scores = scores(self._learner, self._filters, self._method.criterion, seed)
-        group_scores = [units.sum_of(site_scores) for units in self._groups]
-        counts = self._counts(group_scores, self._schedule.amount(epoch, self._epochs))
+        """Return the units of each site that are weak after an epoch; dropped units stay among them."""
+        group_scores = self._group_scores(self._scores(epoch))
+        counts = self._counts(group_scores, self._amount(epoch))
         weak = self._nothing()
         for units, scores_U, count in zip(self._groups, group_scores, counts, strict=True):
             if self._method.selection == "k_reciprocal":
@@ -197,6 +209,26 @@ class Pruning(Hook):
                 weak[index] = of_site[lost]
         return weak
 
+    def _scores(self, epoch: int) -> list[Tensor]:
+        """Return the scores of each site's units after an epoch."""
+        seed = derive(self._seed, "pruning", self._peer, epoch)
+        return scores(self._learner, self._filters, self._method.criterion, seed)
+
+    def _amount(self, epoch: int) -> float:
+        """Return the share of the rate, or of the reduction to the target, after an epoch."""
+        return self._schedule.amount(epoch, self._epochs)
+
+    def _group_scores(self, site_scores: Sequence[Tensor]) -> list[Tensor]:
+        """Return the scores of each group's units, (U,): comparable where all groups are ranked together."""
+        found = []
+        for units in self._groups:
+            scores_U = units.sum_of(site_scores)
+            if self._method.allocation == "global" and self._method.criterion not in COMPARABLE:
+                scores_U = normalized(scores_U)
+            scores_U[units.among(self._dropped)] = -torch.inf
+            found.append(scores_U)
+        return found
+
     def _counts(self, group_scores: Sequence[Tensor], amount: float) -> Sequence[int]:
         """Return how many units each group loses.
 
@@ -205,18 +237,16 @@ class Pruning(Hook):
             amount: share of the rate, or of the reduction to the target.
         """
         settings, method, plan = self._settings, self._method, self._plan
-        least = [1] * len(group_scores)
+        least = [plan.least(group) for group in plan.groups]
+        rows = [units.rows() for units in self._groups] if method.allocation == "cross_layer" else []
 
         def allocate(rate: float) -> Sequence[int]:
             if method.allocation == "uniform":
                 return uniform([len(scores_U) for scores_U in group_scores], rate, least)
             if method.allocation == "global":
-                return global_ranking(ranked, rate, least)
+                return global_ranking(group_scores, rate, least)
             return cross_layer(rows, plan.flops, settings.flops_exponent, rate, least)
 
-        rows = [units.rows() for units in self._groups] if method.allocation == "cross_layer" else []
-        is_comparable = method.criterion in COMPARABLE
-        ranked = [scores_U if is_comparable else normalized(scores_U) for scores_U in group_scores]
         if settings.target is None:
             return allocate(settings.rate * amount)
         assert plan.size is not None, "the settings refuse a target of units that may not be removable"
@@ -263,6 +293,11 @@ class _Units:
         """Return the weights of each unit in all members, (U, K)."""
         rows = [self._filters[index].weight[units].flatten(1) for index, units in self.members.items()]
         return torch.cat(rows, 1)
+
+    def among(self, of_sites: Sequence[Tensor]) -> Tensor:
+        """Return whether each unit is among some units of its sites, given by site, (U,) bool."""
+        index, units = next(iter(self.members.items()))
+        return torch.isin(units, of_sites[index])
 
     def all_but(self, kept: Tensor) -> Tensor:
         """Return the indices of the other units."""

@@ -5,16 +5,25 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import Field
 
-from graftpop.settings.section import NotNegative, OnlyWith, Rate, Section
+from graftpop.settings.section import Count, NotNegative, OnlyWith, Rate, Section
 
 __all__ = ["PRESETS", "PruningMethod", "PruningSettings"]
 
 Preset = Literal[
-    "attenuation", "soft", "asymptotic", "softer", "hard", "geometric_median", "bn_importance", "passive", "clr_rnf"
+    "attenuation",
+    "soft",
+    "asymptotic",
+    "softer",
+    "hard",
+    "geometric_median",
+    "bn_importance",
+    "passive",
+    "clr_rnf",
+    "gate_decorator",
 ]
 Allocation = Literal["uniform", "global", "cross_layer"]
 Selection = Literal["lowest", "k_reciprocal"]
-Schedule = Literal["attenuate", "soft", "asymptotic", "softer", "hard"]
+Schedule = Literal["attenuate", "soft", "asymptotic", "softer", "hard", "gated"]
 Coupled = Literal["apart", "sum", "skip"]
 
 
@@ -38,6 +47,7 @@ PRESETS: Final[Mapping[Preset, Mapping[str, Any]]] = {
     "bn_importance": {"criterion": "bn_activation", "schedule": "hard", "coupled": "skip"},
     "passive": {"criterion": "passive", "schedule": "hard", "coupled": "skip"},
     "clr_rnf": {"allocation": "cross_layer", "selection": "k_reciprocal", "schedule": "hard", "coupled": "skip"},
+    "gate_decorator": {"criterion": "taylor", "allocation": "global", "schedule": "gated", "coupled": "sum"},
 }
 """Keys that each preset fixes; `docs/methods.md` names the sources."""
 
@@ -69,7 +79,8 @@ class PruningSettings(Section):
     schedule: Schedule | None = None
     """What happens to weak units after every epoch. attenuate: they are multiplied by factor. soft: they become zero
     and continue to train. asymptotic: as soft, with a rate that grows. softer: they are multiplied by a factor that
-    falls from 1 to 0. hard: they become zero once and stay so. null: that of the preset, otherwise attenuate."""
+    falls from 1 to 0. hard: they become zero once and stay so. gated: a few become zero at a time, between epochs in
+    which only the gates train, the scales of the normalizations. null: that of the preset, otherwise attenuate."""
 
     factor: Annotated[float, Field(gt=0, le=1), OnlyWith("pruning.schedule", (None, "attenuate"))] = 0.5
     """Number by which weak units are multiplied after every epoch, with schedule attenuate."""
@@ -92,6 +103,21 @@ class PruningSettings(Section):
     by itself; what cannot be removed stays as zeros. sum: their scores are added and they go together. skip: they stay;
     only layers whose units can be removed without others are pruned. null: that of the preset, otherwise sum with a
     target and apart without."""
+
+    least_share: Rate = 0.0
+    """Share of the units of every layer that stays in any case; one unit always does."""
+
+    ticks: Annotated[Count, OnlyWith("pruning.schedule", (None, "gated"))] = 10
+    """Epochs in a row in which only the gates train and units are dropped after each epoch, with schedule gated."""
+
+    tock_epochs: Annotated[Count, OnlyWith("pruning.schedule", (None, "gated"))] = 10
+    """Epochs in a row in which everything trains, with schedule gated; each cycle begins with them."""
+
+    sparsity: Annotated[NotNegative, OnlyWith("pruning.schedule", (None, "gated"))] = 0.001
+    """Factor of the sum of the absolute gates, which is added to the loss in these epochs, with schedule gated."""
+
+    finetune: Annotated[Rate, OnlyWith("pruning.schedule", (None, "gated"))] = 0.25
+    """Share of the epochs that train what is left after the last dropping, with schedule gated."""
 
     skip_first: bool = False
     """Whether to leave the first layer unchanged."""

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from graftpop.errors import SpaceError
+from graftpop.hooks.gated import phases_of
 from graftpop.settings import Settings
-from graftpop.settings.pruning import PRESETS
+from graftpop.settings.pruning import PRESETS, PruningMethod, PruningSettings
 from graftpop.space.validation_messages import Origin
 
 __all__ = ["check_methods"]
@@ -186,6 +187,8 @@ def _check_pruning(settings: Settings, origin: Origin) -> None:
             f"{origin('pruning.criterion')}: has no effect with selection {method.selection} and allocation "
             f"{method.allocation}, which use no scores, got {pruning.criterion}; leave it out"
         )
+    if method.schedule == "gated":
+        _check_gated(settings, pruning, method, origin)
     if pruning.target is not None and method.coupled == "apart":
         raise SpaceError(
             f"{origin('pruning.coupled')}: must be sum or skip with pruning.target, since units dropped apart may stay "
@@ -195,4 +198,19 @@ def _check_pruning(settings: Settings, origin: Origin) -> None:
         raise SpaceError(
             f"{origin('population.output')}: pruning excludes a mean of weights, since each peer drops other "
             f"filters, got {population.output}; choose best_peer or ensemble, or remove the section pruning"
+        )
+
+
+def _check_gated(settings: Settings, pruning: PruningSettings, method: PruningMethod, origin: Origin) -> None:
+    if method.selection != "lowest":
+        raise SpaceError(
+            f"{origin('pruning.selection')}: must be lowest with schedule gated, which drops units step by step, got "
+            f"{method.selection}; set it, or choose schedule hard"
+        )
+    phases = phases_of(pruning, settings.num_epochs)
+    if not phases.num_ticks(phases.last):
+        raise SpaceError(
+            f"{origin('pruning.tock_epochs')}: must leave epochs for ticks after the first tock and before the last "
+            f"{settings.num_epochs - phases.last} epochs, got {pruning.tock_epochs} of {settings.num_epochs} epochs; "
+            f"shorten the tocks, or train longer"
         )

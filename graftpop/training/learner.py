@@ -99,6 +99,8 @@ class Learner:
         loss_terms: terms added to the task's loss at every step.
         mutual_term: a further term, from the logits of all peers; None if there is none.
         weight_exchange: exchanges weights within an epoch; None if there are no such exchanges.
+        before_step: called before every optimizer step, with the gradients in place; a parameter whose gradient it sets
+            to None stays as it is.
         after_step: called after every optimizer step and the exchange that follows it.
         sync_epochs: number of epochs in which all peers average their gradients.
     """
@@ -124,6 +126,7 @@ class Learner:
         self.loss_terms: list[LossTerm] = []
         self.mutual_term: MutualTerm | None = None
         self.weight_exchange: WeightExchange | None = None
+        self.before_step: list[Callable[[], None]] = []
         self.after_step: list[Callable[[], None]] = []
         self.sync_epochs = 0
         self._train_images = train
@@ -221,6 +224,8 @@ class Learner:
             )
         if self.epoch < self.sync_epochs:
             yield from self._average_gradients()
+        for act in self.before_step:
+            act()
         self._apply_masks()
         if self._settings.clip_grad_norm is not None:
             clip_grad_norm_(self._parameters.values(), self._settings.clip_grad_norm)

@@ -23,6 +23,7 @@ from network_makers import same_bits
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
+from graftpop.hooks.gated import GatedPruning
 from graftpop.hooks.pruning import Pruning, plan_pruning
 from graftpop.models.flops import count_flops, count_parameters, flops_by_weight
 from graftpop.ops.allocation import cross_layer
@@ -49,7 +50,8 @@ def make(*, network: int = 0, seed: int = 0, peer: int = 0, **settings: Any) -> 
     learner, filters = three_site_learner(network, peer=peer, epochs=EPOCHS)
     pruning = PruningSettings.model_validate({"rate": 0.4, **settings})
     plan = plan_pruning(pruning, learner.network, [site.site for site in filters], (3, 8, 8), "three sites")
-    return learner, Pruning(learner, filters, pruning, plan, epochs=EPOCHS, seed=seed, peer=peer)
+    hook = GatedPruning if pruning.method.schedule == "gated" else Pruning
+    return learner, hook(learner, filters, pruning, plan, epochs=EPOCHS, seed=seed, peer=peer)
 
 
 def slow_weakest(weight: Tensor, rate: float, criterion: str = "l2") -> list[int]:
@@ -331,7 +333,8 @@ def test_clr_rnf_drops_all_but_the_recommended_filters() -> None:
 @pytest.mark.parametrize("kind", ["flops", "parameters"])
 def test_target_is_met_by_every_preset(preset: str, kind: str) -> None:
     pytest.importorskip("torch_pruning", reason="needs torch-pruning, which cuts the filters out")
-    learner, hook = make(preset=preset, coupled="skip", target=0.5, target_of=kind)
+    coupled = PRESETS[preset].get("coupled", "skip")
+    learner, hook = make(preset=preset, coupled=coupled, target=0.5, target_of=kind, ticks=1, tock_epochs=1, finetune=0)
     train(learner, hook, 2)
     hook.finish()
     measure = count_parameters if kind == "parameters" else partial(count_flops, image_shape=(3, 8, 8))

@@ -39,6 +39,7 @@ METHODS: dict[str, Tree] = {
     "asymptotic soft pruning": {"pruning": {"preset": "asymptotic"}},
     "softer pruning": {"pruning": {"preset": "softer"}},
     "hard pruning": {"pruning": {"preset": "hard", "criterion": "random"}},
+    "Gate Decorator": {"pruning": {"preset": "gate_decorator", "target": 0.7, "ticks": 1, "tock_epochs": 1}},
     "CLR-RNF": {"pruning": {"preset": "clr_rnf", "target": 0.7}},
     "swa": {"swa": {"start": 0.3}},
     "swa with its own lr": {"swa": {"start": 0.3, "lr": 0.02}},

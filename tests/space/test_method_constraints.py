@@ -134,6 +134,14 @@ def test_criterion_without_effect_is_refused() -> None:
     assert accepted("pruning: {selection: k_reciprocal, allocation: global, criterion: l1}").pruning
 
 
+def test_gated_pruning_needs_ticks() -> None:
+    text = "training: {epochs: 13}\npruning: {preset: gate_decorator}"
+    assert_refused(text, "pruning.tock_epochs", "last 3 epochs", "got 10 of 13 epochs")
+    assert accepted(text.replace("13", "14")).pruning
+    text = "pruning: {schedule: gated, selection: k_reciprocal}"
+    assert_refused(text, "pruning.selection", "must be lowest", "got k_reciprocal")
+
+
 def test_target_needs_units_that_can_be_removed() -> None:
     assert_refused("pruning: {target: 0.5, coupled: apart}", "pruning.coupled", "sum or skip", "got apart")
     assert accepted("pruning: {target: {uniform: [0.3, 0.9]}, coupled: skip}").pruning
