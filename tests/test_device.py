@@ -42,6 +42,7 @@ from graftpop.ops import (
     diagnostics,
     distillation,
     entropy,
+    games,
     graft,
     importance,
     matching,
@@ -137,6 +138,11 @@ def criterion_call(name: str) -> Call:
     return call
 
 
+def game_value(on: Place) -> games.Value:
+    weights = on(drawn(4))
+    return lambda coalitions: (on(coalitions).float() @ weights).exp()
+
+
 RETRIEVED = torch.tensor([[identity, camera, 3] for identity in range(2) for camera in range(3)])
 """Identity, camera and role of six images."""
 
@@ -170,6 +176,13 @@ OPS: dict[str, Call] = {
     "entropy.layer_entropies": lambda on: entropy.layer_entropies(
         [on(drawn(6, 8)), on(drawn(5, seed=1)), on(torch.ones(4))]
     ),
+    "games.interactions_exact": lambda on: games.interactions_exact(game_value(on), 4),
+    "games.mean_interaction": lambda on: games.mean_interaction(game_value(on), 4, 3, torch.Generator().manual_seed(0)),
+    "games.shapley": lambda on: [
+        games.shapley(game_value(on), 4, orders, torch.Generator().manual_seed(0)) for orders in (2, 9)
+    ],
+    "games.shapley_exact": lambda on: games.shapley_exact(game_value(on), 4),
+    "games.shapley_sampled": lambda on: games.shapley_sampled(game_value(on), 4, 3, torch.Generator().manual_seed(0)),
     "graft.blend": lambda on: graft.blend(on(drawn(6, 8)), on(drawn(6, 8, seed=1)), on(drawn(6, 1).sigmoid())),
     "importance.filter_l1_norms": lambda on: importance.filter_l1_norms(on(drawn(6, 8))),
     "importance.num_invalid_filters": lambda on: importance.num_invalid_filters(on(drawn(6, 8)), 5.0),
