@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from graftpop.errors import ModelError
+from graftpop.hooks.dagger import dagger
+from graftpop.hooks.interaction import interaction
+from graftpop.hooks.unit_outputs import has_unit_outputs, unit_outputs
 from graftpop.sites import Part, Site
 from graftpop.training.filters import SiteFilters, unit_view
 from graftpop.training.learner import Learner
@@ -101,7 +104,13 @@ def apoz(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> list[Te
     return _means(learner, filters, seed, partial(torch.gt, other=0))
 
 
-DATA_CRITERIA: Final[Mapping[str, DataCriterion]] = {"taylor": taylor, "activation": activation, "apoz": apoz}
+DATA_CRITERIA: Final[Mapping[str, DataCriterion]] = {
+    "taylor": taylor,
+    "activation": activation,
+    "apoz": apoz,
+    "interaction": interaction,
+    "dagger": dagger,
+}
 
 
 def check_data_criterion(criterion: str, sites: Sequence[Site], name: str, where: str) -> None:
@@ -120,7 +129,7 @@ def check_data_criterion(criterion: str, sites: Sequence[Site], name: str, where
         site = next((one for one in sites if one.norm is not None and one.entry("scale") is None), None)
         reason = "a normalization without scale"
     elif criterion in DATA_CRITERIA:
-        site = next((one for one in sites if not _is_by_channel(one)), None)
+        site = next((one for one in sites if not has_unit_outputs(one)), None)
         reason = "units that are no channels of its output"
     else:
         return
@@ -135,11 +144,6 @@ def _last_affine(site: Site) -> list[Part]:
     return [*own, *(entry.part for entry in site.entries if entry.role in roles)]
 
 
-def _is_by_channel(site: Site) -> bool:
-    is_layer = site.kind in ("convolution", "linear") and site.weight.axis == 0
-    return is_layer and site.num_units == site.weight.length
-
-
 @torch.no_grad()
 def _means(
     learner: Learner, filters: Sequence[SiteFilters], seed: int, function: Callable[[Tensor], Tensor]
@@ -148,22 +152,12 @@ def _means(
     sums = [torch.zeros(site.num_filters, dtype=torch.float64, device=site.weight.device) for site in filters]
     counts = [0] * len(filters)
 
-    def add(index: int, output: Tensor) -> None:
-        axis = 1 if filters[index].site.kind == "convolution" else -1
-        rows_NU = function(output).movedim(axis, -1).flatten(0, -2)
+    def add(index: int, output_BU: Tensor) -> None:
+        rows_NU = function(output_BU).movedim(1, -1).flatten(0, -2)
         sums[index] += rows_NU.sum(0, dtype=torch.float64)
         counts[index] += len(rows_NU)
 
-    handles = [
-        learner.network.get_submodule(site.site.norm or site.site.layer).register_forward_hook(
-            lambda _, __, output, index=index: add(index, output)
-        )
-        for index, site in enumerate(filters)
-    ]
-    try:
+    with unit_outputs(learner, filters, add):
         for _ in learner.losses(NUM_BATCHES, seed):
             pass
-    finally:
-        for handle in handles:
-            handle.remove()
     return [(total / count).float() for total, count in zip(sums, counts, strict=True)]

@@ -20,6 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Final, NamedTuple
 
 import torch
@@ -28,9 +29,10 @@ from torch import Tensor, nn
 from graftpop.errors import ModelError
 from graftpop.hooks.data_criteria import check_data_criterion
 from graftpop.hooks.hook import Hook
+from graftpop.hooks.interaction import utilization
 from graftpop.hooks.ranking import COMPARABLE, scores
 from graftpop.models.flops import flops_by_weight
-from graftpop.ops.allocation import cross_layer, global_ranking, normalized, uniform
+from graftpop.ops.allocation import by_utilization, cross_layer, global_ranking, normalized, uniform
 from graftpop.ops.attenuation import ShareSchedule, attenuate_, constant, falling, growing, zero
 from graftpop.ops.pruning_target import counts_for_target
 from graftpop.ops.selection import k_reciprocal, lowest
@@ -106,6 +108,8 @@ def plan_pruning(
     """
     method = settings.method
     check_data_criterion(method.criterion, sites, name, "pruning.criterion")
+    if method.allocation == "utilization":
+        check_data_criterion("interaction", sites, name, "pruning.allocation")
     ungated = next((site for site in sites if site.entry("scale") is None), None)
     if method.schedule == "gated" and ungated is not None:
         raise ModelError(
@@ -198,7 +202,7 @@ class Pruning(Hook):
     def _weak(self, epoch: int) -> list[Tensor]:
         """Return the units of each site that are weak after an epoch; dropped units stay among them."""
         group_scores = self._group_scores(self._scores(epoch))
-        counts = self._counts(group_scores, self._amount(epoch))
+        counts = self._counts(group_scores, epoch)
         weak = self._nothing()
         for units, scores_U, count in zip(self._groups, group_scores, counts, strict=True):
             if self._method.selection == "k_reciprocal":
@@ -229,22 +233,25 @@ class Pruning(Hook):
             found.append(scores_U)
         return found
 
-    def _counts(self, group_scores: Sequence[Tensor], amount: float) -> Sequence[int]:
+    def _counts(self, group_scores: Sequence[Tensor], epoch: int) -> Sequence[int]:
         """Return how many units each group loses.
 
         Args:
             group_scores: scores of each group's units, (U,).
-            amount: share of the rate, or of the reduction to the target.
+            epoch: epochs trained so far.
         """
-        settings, method, plan = self._settings, self._method, self._plan
+        settings, method, plan, amount = self._settings, self._method, self._plan, self._amount(epoch)
         least = [plan.least(group) for group in plan.groups]
         rows = [units.rows() for units in self._groups] if method.allocation == "cross_layer" else []
+        utilizations = self._utilizations(epoch) if method.allocation == "utilization" else []
 
         def allocate(rate: float) -> Sequence[int]:
             if method.allocation == "uniform":
                 return uniform([len(scores_U) for scores_U in group_scores], rate, least)
             if method.allocation == "global":
                 return global_ranking(group_scores, rate, least)
+            if method.allocation == "utilization":
+                return by_utilization([len(scores_U) for scores_U in group_scores], utilizations, rate, least)
             return cross_layer(rows, plan.flops, settings.flops_exponent, rate, least)
 
         if settings.target is None:
@@ -252,6 +259,11 @@ class Pruning(Hook):
         assert plan.size is not None, "the settings refuse a target of units that may not be removable"
         share_left = partial(plan.size.share_left, settings.target_of)
         return counts_for_target(1 - (1 - settings.target) * amount, allocate, share_left)
+
+    def _utilizations(self, epoch: int) -> list[float]:
+        """Return the utilization of each group: the mean of its layers."""
+        of_sites = utilization(self._learner, self._filters, derive(self._seed, "utilization", self._peer, epoch))
+        return [fmean(of_sites[index] for index in units.members) for units in self._groups]
 
     def _drop(self, weak: list[Tensor]) -> None:
         self._dropped = weak

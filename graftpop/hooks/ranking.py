@@ -16,7 +16,9 @@ __all__ = ["ALL_CRITERIA", "COMPARABLE", "ranked", "scores"]
 ALL_CRITERIA: Final = {**CRITERIA, **DATA_CRITERIA}
 """Criteria of weights and of data."""
 
-COMPARABLE: Final = frozenset({"entropy", "orthogonality", "passive", "random", "taylor", "apoz"})
+COMPARABLE: Final = frozenset(
+    {"entropy", "orthogonality", "passive", "random", "taylor", "apoz", "interaction", "dagger"}
+)
 """Criteria whose scores mean the same in every layer."""
 
 

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["cross_layer", "global_ranking", "normalized", "uniform"]
+__all__ = ["by_utilization", "cross_layer", "global_ranking", "normalized", "uniform"]
+
+LEAST_UTILIZATION = 0.05
+"""Least utilization of a layer, as a share of the largest."""
 
 
 def uniform(sizes: Sequence[int], rate: float, least: Sequence[int]) -> list[int]:
@@ -92,6 +95,41 @@ def normalized(scores: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(exact_O)
     result: Tensor = (exact_O / norm.where(norm > 0, 1.0)).to(scores.dtype)
     return result
+
+
+def by_utilization(sizes: Sequence[int], utilizations: Sequence[float], rate: float, least: Sequence[int]) -> list[int]:
+    """Return how many units each layer loses if layers of low utilization lose more.
+
+        kept_l = O_l * (1 - rate) ^ (m / u_l)      with m the geometric mean of all utilizations u
+
+    A layer of mean utilization loses the share `rate`. A utilization below LEAST_UTILIZATION of the largest counts as
+    that.
+
+    >>> by_utilization([10, 10], [1.0, 4.0], 0.5, [1, 1])
+    [7, 2]
+
+    Args:
+        sizes: number of units, layer by layer.
+        utilizations: u of each layer, finite, at least 0.
+        rate: in [0, 1).
+        least: units that each layer keeps, at least 0.
+
+    Raises:
+        ValueError: rate or a utilization is outside its range, or the lists have different lengths.
+
+    References:
+        SNPFI, arXiv:2307.00758: the utilization of a layer's filters, from their interactions, sets its sparsity. We
+        know only the abstract; the formula is ours.
+    """
+    _check_rate("by_utilization", rate)
+    if not all(math.isfinite(value) and value >= 0 for value in utilizations):
+        raise ValueError(f"by_utilization: utilizations must be finite, at least 0, got {list(utilizations)}")
+    highest = max(utilizations) or 1.0
+    bounded = [max(value / highest, LEAST_UTILIZATION) for value in utilizations]
+    mean = math.exp(sum(map(math.log, bounded)) / len(bounded))
+    shares = [1 - (1 - rate) ** (mean / value) for value in bounded]
+    losses = [_floor(share * size) for share, size in zip(shares, sizes, strict=True)]
+    return [min(loss, most) for loss, most in zip(losses, _most(sizes, least), strict=True)]
 
 
 def cross_layer(

@@ -20,8 +20,10 @@ Preset = Literal[
     "passive",
     "clr_rnf",
     "gate_decorator",
+    "interaction",
+    "dagger",
 ]
-Allocation = Literal["uniform", "global", "cross_layer"]
+Allocation = Literal["uniform", "global", "cross_layer", "utilization"]
 Selection = Literal["lowest", "k_reciprocal"]
 Schedule = Literal["attenuate", "soft", "asymptotic", "softer", "hard", "gated"]
 Coupled = Literal["apart", "sum", "skip"]
@@ -44,6 +46,8 @@ PRESETS: Final[Mapping[Preset, Mapping[str, Any]]] = {
     "softer": {"schedule": "softer"},
     "hard": {"schedule": "hard"},
     "geometric_median": {"criterion": "geometric_median", "schedule": "soft"},
+    "interaction": {"criterion": "interaction", "allocation": "utilization", "schedule": "hard", "coupled": "skip"},
+    "dagger": {"criterion": "dagger", "allocation": "global", "schedule": "hard", "coupled": "skip"},
     "bn_importance": {"criterion": "bn_activation", "schedule": "hard", "coupled": "skip"},
     "passive": {"criterion": "passive", "schedule": "hard", "coupled": "skip"},
     "clr_rnf": {"allocation": "cross_layer", "selection": "k_reciprocal", "schedule": "hard", "coupled": "skip"},
@@ -66,7 +70,8 @@ class PruningSettings(Section):
     allocation: Allocation | None = None
     """How many units each layer loses. uniform: the same share of every layer. global: the lowest scores of all layers
     together; scores whose range differs from layer to layer are divided by their layer's norm. cross_layer: layers
-    with many weights that are small for their FLOPs lose more. null: that of the preset, otherwise uniform."""
+    with many weights that are small for their FLOPs lose more. utilization: layers whose units interact little lose
+    more. null: that of the preset, otherwise uniform."""
 
     flops_exponent: Annotated[NotNegative, OnlyWith("pruning.allocation", (None, "cross_layer"))] = 0.5
     """Exponent of a layer's FLOPs, by which its weights are divided for cross_layer. CLR-RNF has 0.5 for VGG-16, 10 for

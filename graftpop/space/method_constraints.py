@@ -160,6 +160,11 @@ def _check_repr(settings: Settings, origin: Origin) -> None:
     cycles = settings.repr
     if cycles is None:
         return
+    if settings.task.is_user_defined and cycles.criterion == "interaction":
+        raise SpaceError(
+            f"{origin('repr.criterion')}: needs the classes of task classification or recognition, got "
+            f"interaction with task {settings.task.name}; choose another criterion"
+        )
     num_epochs = cycles.N * (cycles.S1 + cycles.S2)
     if num_epochs >= settings.num_epochs:
         raise SpaceError(
@@ -181,6 +186,12 @@ def _check_pruning(settings: Settings, origin: Origin) -> None:
                 f"{getattr(pruning, key)}; leave it out, or remove pruning.preset"
             )
     method = pruning.method
+    if settings.task.is_user_defined and (method.criterion == "interaction" or method.allocation == "utilization"):
+        key = "criterion" if method.criterion == "interaction" else "allocation"
+        raise SpaceError(
+            f"{origin(f'pruning.{key}')}: needs the classes of task classification or recognition, got "
+            f"{getattr(method, key)} with task {settings.task.name}; choose another {key}"
+        )
     ranks = method.selection == "lowest" or method.allocation == "global"
     if pruning.criterion is not None and not ranks:
         raise SpaceError(

@@ -313,13 +313,44 @@ class Learner:
             num_batches: number of batches; fewer if an epoch has fewer.
             seed: seeds their order and augmentation.
         """
+        for inputs, targets in islice(self._batches(seed), num_batches):
+            yield self._task.loss(self._evaluated(inputs), targets)
+
+    def sample(self, num_images: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return a few training images and their targets, at most a batch.
+
+        Args:
+            num_images: number of images.
+            seed: seeds their choice and augmentation.
+        """
+        inputs, targets = next(iter(self._batches(seed)))
+        return inputs[:num_images], targets[:num_images]
+
+    def log_likelihoods(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the log-likelihood of each image's label, (B,), in evaluation mode; of mixed labels its mean.
+
+        Args:
+            inputs: images, (B, ...).
+            targets: classes or identities (B,), or shares of classes (B, C).
+        """
+        log_probabilities = self._logits(self._evaluated(inputs)).log_softmax(1)
+        if targets.dim() == 2 and targets.is_floating_point():
+            return (targets * log_probabilities).sum(1)
+        return log_probabilities.gather(1, targets[:, None].long())[:, 0]
+
+    def _batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self._train_images.training_batches(self._settings.batch_size, seed, self._device))
+
+    def _evaluated(self, inputs: Tensor) -> Outputs:
+        """Return the task's outputs in evaluation mode, in float32."""
         self.network.eval()
-        for inputs, targets in islice(
-            self._train_images.training_batches(self._settings.batch_size, seed, self._device), num_batches
-        ):
-            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-                outputs = self._task.forward(self.network, inputs)
-            yield self._task.loss(_in_float32(outputs), targets)
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            return _in_float32(self._task.forward(self.network, inputs))
+
+    @property
+    def num_images(self) -> int:
+        """Number of training images."""
+        return self._train_images.num_images
 
     @torch.no_grad()
     def evaluate(self, images: Images, *, exact: bool = True) -> tuple[Outputs, Tensor]:
@@ -339,7 +370,7 @@ class Learner:
 
     def _logits(self, outputs: Outputs) -> Tensor:
         logits = self._task.logits(outputs)
-        assert logits is not None, "the settings refuse distillation and mutual learning without logits"
+        assert logits is not None, "the settings refuse what needs logits without them"
         return logits
 
     def state_dict(self) -> dict[str, Tensor]:

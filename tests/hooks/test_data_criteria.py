@@ -1,10 +1,12 @@
 """Criteria of training data, against gates and loops."""
 
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hook_makers import NORMS, WIDTHS, entries, three_site_learner
 from network_makers import make_learner, same_bits
 from site_networks import site_network
@@ -12,7 +14,10 @@ from torch import Tensor, nn
 
 from graftpop.errors import ModelError
 from graftpop.hooks.data_criteria import DATA_CRITERIA, NUM_BATCHES, check_data_criterion
+from graftpop.hooks.interaction import utilization
 from graftpop.hooks.ranking import scores
+from graftpop.hooks.unit_outputs import per_unit, unit_outputs
+from graftpop.models.flops import flops_by_weight
 from graftpop.sites import find_sites
 from graftpop.training.filters import SiteFilters, site_filters
 from graftpop.training.learner import Learner
@@ -88,6 +93,97 @@ def test_means_of_outputs_equal_a_loop(criterion: str, function: Callable[[Tenso
         expected = [float(function(row).mean()) for row in rows]
         assert found.tolist() == pytest.approx(expected, rel=1e-5, abs=1e-7)
         assert len(set(expected)) > 3
+
+
+def log_likelihood(learner: Learner, inputs: Tensor, targets: Tensor) -> float:
+    learner.network.eval()
+    with torch.no_grad():
+        return -float(F.cross_entropy(learner.network(inputs), targets))
+
+
+def test_values_of_a_layers_units_sum_to_that_of_the_layer() -> None:
+    learner, filters = trained_learner()
+    inputs, targets = learner.sample(16, 4)
+    assert len(inputs) == 16
+    whole = log_likelihood(learner, inputs, targets)
+    for norm, found in zip(NORMS, scores(learner, filters, "interaction", 4), strict=True):
+        module = learner.network.get_submodule(norm)
+        handle = module.register_forward_hook(lambda _, __, output: torch.zeros_like(output))
+        without = log_likelihood(learner, inputs, targets)
+        handle.remove()
+        assert float(found.sum()) == pytest.approx(whole - without, rel=1e-4, abs=1e-5)
+
+
+def test_values_of_few_units_are_their_mean_contributions_over_all_orders() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.ReLU(), nn.Linear(3, 10))
+    learner = make_learner(network, batch_size=60)
+    for _ in range(3):
+        learner.train_epoch()
+    (site,) = (site for site in find_sites(network, (3, 8, 8), "linear", "all") if not site.is_output)
+    inputs, targets = learner.sample(3 * learner.num_images // (2 + 4 * 2), 2)  # as many as an epoch pays for
+    parameters = (network.get_parameter("1.weight"), network.get_parameter("1.bias"))
+
+    @torch.no_grad()
+    def value(members: frozenset[int]) -> float:
+        before = [parameter.clone() for parameter in parameters]
+        for parameter in parameters:
+            parameter[sorted({0, 1, 2} - members)] = 0.0
+        found = log_likelihood(learner, inputs, targets)
+        for parameter, old in zip(parameters, before, strict=True):
+            parameter.copy_(old)
+        return found
+
+    expected = [0.0] * 3
+    for order in permutations(range(3)):
+        for place, unit in enumerate(order):
+            earlier = frozenset(order[:place])
+            expected[unit] += (value(earlier | {unit}) - value(earlier)) / 6
+    (found,) = scores(learner, site_filters(learner, [site]), "interaction", 2)
+    assert found.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_values_cost_no_more_than_an_epoch() -> None:
+    learner, filters = linear_learner()
+    images = 0
+
+    def count(_: nn.Module, arguments: tuple[Tensor]) -> None:
+        nonlocal images
+        images += len(arguments[0])
+
+    handle = learner.network.register_forward_pre_hook(count)
+    scores(learner, filters, "interaction", 0)
+    handle.remove()
+    assert 0 < images <= max(3 * learner.num_images, 16 * (2 + 4 * 8 + 2 + 4 * 6))
+
+
+def test_layer_of_silent_units_needs_none_of_them_together() -> None:
+    learner, filters = trained_learner()
+    learner.state["4.weight"].zero_()
+    learner.state["4.bias"].zero_()
+    first, silent, third = utilization(learner, filters, 0)
+    assert silent == 0.0
+    assert third > 0.0 == first  # nothing passes the silent layer
+    assert not scores(learner, filters, "interaction", 0)[1].any()
+
+
+def test_gates_lower_the_objective_and_close_silent_layers() -> None:
+    learner, filters = trained_learner()
+    learner.state["4.weight"].zero_()
+    learner.state["4.bias"].zero_()
+    gates = scores(learner, filters, "dagger", 0)
+    assert all(0 < gate < 1 for of_site in gates for gate in of_site.tolist())
+    assert gates[1].mean() < torch.tensor(2.0).sigmoid()
+    flops = flops_by_weight(learner.network, (3, 8, 8))
+    costs = [flops[site.site.weight.tensor] for site in filters]
+
+    def objective(of_sites: list[Tensor]) -> float:
+        with unit_outputs(learner, filters, lambda index, output: output * per_unit(of_sites[index], output)):
+            loss = sum(float(one.detach()) for one in learner.losses(NUM_BATCHES, 7)) / learner.num_batches
+        means = [float(of_site.mean()) for of_site in of_sites]
+        return loss + sum(cost * mean for cost, mean in zip(costs, means, strict=True)) / sum(costs)
+
+    assert objective(gates) < objective([torch.full_like(of_site, 0.88) for of_site in gates])
 
 
 @pytest.mark.parametrize("criterion", DATA_CRITERIA)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from graftpop.ops.allocation import cross_layer, global_ranking, normalized, uniform
+from graftpop.ops.allocation import by_utilization, cross_layer, global_ranking, normalized, uniform
 
 PERCENT = st.integers(0, 99)
 LEAST = st.lists(st.integers(0, 5), min_size=5, max_size=5)
@@ -235,3 +235,30 @@ def test_lists_of_different_lengths_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="argument"):
             call()
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(0, 99))
+def test_layers_of_equal_utilization_lose_the_rate(sizes: list[int], percent: int) -> None:
+    least = [1] * len(sizes)
+    found = by_utilization(sizes, [3.0] * len(sizes), percent / 100, least)
+    assert found == uniform(sizes, percent / 100, least)
+
+
+@given(st.lists(st.floats(0.1, 1.0), min_size=2, max_size=6), st.floats(0.0, 0.9))
+def test_kept_shares_are_powers_by_utilization(utilizations: list[float], rate: float) -> None:
+    sizes = [1000] * len(utilizations)
+    found = by_utilization(sizes, utilizations, rate, [1] * len(sizes))
+    mean = math.prod(utilizations) ** (1 / len(utilizations))
+    for loss, value in zip(found, utilizations, strict=True):
+        assert loss == pytest.approx(min(999, 1000 * (1 - (1 - rate) ** (mean / value))), abs=1.001)
+
+
+def test_idle_layers_count_as_little_used() -> None:
+    assert by_utilization([100, 100], [0.0, 1.0], 0.3, [1, 1]) == by_utilization([100, 100], [0.05, 1.0], 0.3, [1, 1])
+    assert by_utilization([100, 100], [0.0, 0.0], 0.3, [1, 1]) == [30, 30]
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
+def test_impossible_utilizations_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"^by_utilization: utilizations .* got \["):
+        by_utilization([4, 4], [1.0, value], 0.5, [1, 1])

@@ -40,6 +40,7 @@ METHODS: dict[str, Tree] = {
     "softer pruning": {"pruning": {"preset": "softer"}},
     "hard pruning": {"pruning": {"preset": "hard", "criterion": "random"}},
     "Gate Decorator": {"pruning": {"preset": "gate_decorator", "target": 0.7, "ticks": 1, "tock_epochs": 1}},
+    "gates from weights": {"pruning": {"preset": "dagger", "target": 0.7}},
     "CLR-RNF": {"pruning": {"preset": "clr_rnf", "target": 0.7}},
     "swa": {"swa": {"start": 0.3}},
     "swa with its own lr": {"swa": {"start": 0.3, "lr": 0.02}},

@@ -134,6 +134,21 @@ def test_criterion_without_effect_is_refused() -> None:
     assert accepted("pruning: {selection: k_reciprocal, allocation: global, criterion: l1}").pruning
 
 
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("repr: {criterion: interaction}", "repr.criterion"),
+        ("pruning: {criterion: interaction}", "pruning.criterion"),
+        ("pruning: {allocation: utilization}", "pruning.allocation"),
+    ],
+)
+def test_interaction_needs_classes(section: str, key: str) -> None:
+    task = "task: {name: 'python:user_tasks.Regression'}\n"
+    assert_refused(task + section, key, "classification or recognition", "user_tasks")
+    assert accepted(section)
+    assert accepted(task + section.replace("interaction", "taylor").replace("utilization", "uniform"))
+
+
 def test_gated_pruning_needs_ticks() -> None:
     text = "training: {epochs: 13}\npruning: {preset: gate_decorator}"
     assert_refused(text, "pruning.tock_epochs", "last 3 epochs", "got 10 of 13 epochs")

@@ -232,13 +232,13 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         {
             "orthogonal": f"{CRITERION} 'orthogonal'; choose from l1, l2, entropy, "
             "bn_scale, bn_activation, orthogonality, geometric_median, "
-            "passive, random, taylor, activation, apoz; did you mean 'orthogonality'?"
+            "passive, random, taylor, activation, apoz, interaction, dagger; did you mean 'orthogonality'?"
         },
     ),
     "repr.skip_first": ([True, False], {1: "boolean, got 1"}),
-    "pruning.preset": ([None, "soft", "clr_rnf", "gate_decorator"], {"sfp": "got 'sfp'"}),
+    "pruning.preset": ([None, "soft", "clr_rnf", "gate_decorator", "interaction", "dagger"], {"sfp": "got 'sfp'"}),
     "pruning.criterion": ([None, *ALL_CRITERIA], {"l3": f"{CRITERION} 'l3'; choose from l1, l2, "}),
-    "pruning.allocation": ([None, "uniform", "global", "cross_layer"], {"local": "got 'local'"}),
+    "pruning.allocation": ([None, "uniform", "global", "cross_layer", "utilization"], {"local": "got 'local'"}),
     "pruning.flops_exponent": ([0, 0.5, 10], {-1: "greater than or equal to 0"}),
     "pruning.selection": ([None, "lowest", "k_reciprocal"], {"highest": "got 'highest'"}),
     "pruning.schedule": (
