@@ -100,6 +100,8 @@ def small(settings: Settings, images: str, people: str = "", *, model: str | Non
         teacher |= {"model": small_model(teacher["model"]), "epochs": 1}
     if tree["repr"]:
         tree["repr"] |= {"S1": 1, "S2": 1, "N": 1}
+    if tree["pruning"]:
+        tree["pruning"] |= {"ticks": 1, "tock_epochs": 1}
     tree["tune"], tree["diagnostics"]["density_of"] = {}, None
     return Settings.model_validate(tree)
 
