@@ -205,7 +205,7 @@ def _leading_directions(rows_COK: Tensor) -> Tensor:
     columns_CKO = rows_COK.transpose(1, 2)
     if rows_COK.shape[1] < rows_COK.shape[2]:  # the smaller of the two Gram matrices, R x R
         squares_CR, left_COR = torch.linalg.eigh(rows_COK @ columns_CKO)
-        right_CKR = columns_CKO @ left_COR / squares_CR.clamp_min(torch.finfo(torch.float64).tiny).sqrt()[:, None]
+        right_CKR = columns_CKO @ left_COR  # times the singular values; those of the space are equal
     else:
         squares_CR, right_CKR = torch.linalg.eigh(columns_CKO @ rows_COK)
     is_first_CR = squares_CR >= squares_CR.amax(1, keepdim=True) * (1 - TOLERANCE)
@@ -213,10 +213,9 @@ def _leading_directions(rows_COK: Tensor) -> Tensor:
     lengths_CK = space_CKR.square().sum(2)  # of the axes' projections, squared
     is_closest_CK = lengths_CK >= lengths_CK.amax(1, keepdim=True) * (1 - TOLERANCE)
     axis_C11 = is_closest_CK.int().argmax(1)[:, None, None]
-    projected_CK = (space_CKR * space_CKR.take_along_dim(axis_C11, 1)).sum(2)
-    norms_C1 = torch.linalg.vector_norm(projected_CK, dim=1, keepdim=True)
-    directions_CK: Tensor = projected_CK / norms_C1.where(norms_C1 > 0, 1.0)
-    return directions_CK
+    projected_CK: Tensor = (space_CKR * space_CKR.take_along_dim(axis_C11, 1)).sum(2)
+    norms_C1: Tensor = torch.linalg.vector_norm(projected_CK, dim=1, keepdim=True)
+    return projected_CK / norms_C1.where(norms_C1 > 0, 1.0)
 
 
 def _deviation(filters: Filters) -> Tensor:

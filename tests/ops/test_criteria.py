@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from itertools import pairwise, product
+from itertools import pairwise, permutations, product
 from random import Random
 from typing import Any
 
@@ -236,12 +236,13 @@ def test_channels_with_opposite_kernels_count_twice() -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 4, 3, 3), (9, 5)])
-@pytest.mark.parametrize("change", ["shift", "scale", "negative", "channels", "positions"])
+@pytest.mark.parametrize("change", ["shift", "scale", "tiny", "negative", "channels", "positions"])
 def test_passive_scores_keep_under_symmetries(shape: tuple[int, ...], change: str) -> None:
     weight = normal(*shape)
     changed = {
         "shift": weight + 3 * normal(1, *shape[1:], seed=1),
         "scale": weight * 1e-20,
+        "tiny": weight.double() * 1e-200,
         "negative": -weight,
         "channels": weight.flip(1),
         "positions": weight.flip(-1),
@@ -263,6 +264,36 @@ def test_passive_scores_move_with_their_filters_in_layers_with_ties(weight: Tens
     shuffled.shuffle(order)
     expected = passive_scores(weight)
     assert passive_scores(weight[order]) == pytest.approx([expected[index] for index in order], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [
+            [[0, 1, 0], [1, -1, -1], [-1, -1, -1]],
+            [[-1, 0, 1], [1, 0, 0], [0, 1, 1]],
+            [[1, -1, -1], [0, 0, -1], [1, -1, 0]],
+        ],
+        [[[0], [-0.1], [0], [0]], [[0], [0.1], [-0.1], [0.1]], [[0], [0], [0], [0.1]], [[0], [0.1], [0], [-0.1]]],
+        [[[0.1, 0, 0.1], [0.1, 0, -0.1]], [[0, 0, 0], [0, 0, 0]], [[0.1, 0.1, 0.1], [0, -0.1, 0]]],
+    ],
+    ids=["equal values", "equal values, one position", "equal positions"],
+)
+def test_rounding_does_not_break_ties(rows: list[list[list[float]]]) -> None:
+    weight = torch.tensor(rows)
+    expected = passive_scores(weight)
+    for order in permutations(range(len(rows))):
+        assert passive_scores(weight[list(order)]) == pytest.approx([expected[index] for index in order], rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rounding_does_not_choose_the_sign_of_a_channel_without_part_in_the_common_direction(seed: int) -> None:
+    """The channels separate the filters in orthogonal ways, the first one the most."""
+    drawn = normal(6, 3, seed=seed).double()
+    weight = torch.linalg.qr(drawn - drawn.mean(0))[0] * torch.tensor([1.0, 0.5, 0.2])
+    expected = (weight.sum(1) ** 2 / (weight.sum(1) ** 2).max()).tolist()
+    for order in (torch.randperm(6, generator=generator(shuffled)).tolist() for shuffled in range(24)):
+        assert passive_scores(weight[order]) == pytest.approx([expected[index] for index in order], rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -70,9 +70,17 @@ def test_digits_are_kept_far_from_the_origin(offset: float) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_equal_filters_are_ordered_by_index(seed: int) -> None:
-    weight = normal(5, 300, seed=seed)[[0, 1, 1, 2, 1, 3, 4, 1, 0]]
-    for num_kept in (1, 3, 6, 8):
+    chosen = torch.randint(10, (30,), generator=torch.Generator().manual_seed(seed))
+    weight = normal(10, 200, seed=seed)[chosen]
+    for num_kept in (1, 4, 10, 20, 28):
         assert k_reciprocal(weight, num_kept).tolist() == slow_selection(weight.tolist(), num_kept)
+
+
+def test_equally_good_filters_are_kept_in_the_order_of_their_indices() -> None:
+    """On a circle each filter is the furthest from one other. A sort that is not stable fails here."""
+    angles = torch.arange(400).double() * (2 * math.pi / 400)
+    circle = torch.stack([angles.cos(), angles.sin()], 1)
+    assert k_reciprocal(circle, 150).tolist() == list(range(150))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1])
