@@ -143,6 +143,22 @@ def test_every_tick_drops_an_equal_share_and_nothing_returns() -> None:
         assert not any(tensor.any() for tensor in filter_entries(state, site, sorted(filters), statistics=False))
 
 
+def test_nothing_returns_if_a_tick_needs_less_than_a_unit() -> None:
+    pytest.importorskip("torch_pruning", reason="needs torch-pruning, which cuts the filters out")
+    learner, _, hook = make(target=0.95, coupled="skip", ticks=7, finetune=0.0)
+    dropped: list[set[int]] = [set() for _ in WIDTHS]
+    for epoch in range(1, EPOCHS + 1):
+        learner.train_epoch()
+        if epoch < EPOCHS:
+            hook.before_epoch(epoch)
+        else:
+            hook.finish()
+        now = [{*(~learner.state[f"{norm}.weight"].bool()).nonzero().flatten().tolist()} for norm in NORMS]
+        assert all(earlier <= later for earlier, later in zip(dropped, now, strict=True))
+        dropped = now
+    assert 0 < sum(map(len, dropped)) < 5
+
+
 def test_last_tick_is_followed_by_its_dropping() -> None:
     learner, _, hook = make(ticks=1, finetune=0.0)
     train(learner, hook, EPOCHS)
