@@ -113,6 +113,12 @@ def _removable(
 class Size:
     """The size of a network without some units of its groups, computed without a removal.
 
+        left_t = product over axes a of (1 - sum over groups g of share_atg * counts_g)      of each tensor t
+        share left = sum over t of weight_t * left_t, plus what no group changes, relative to the whole network
+
+    share_atg is the share of t's axis a that one unit of g takes, and weight_t the parameters or FLOPs of t. Dimensions
+    in names: A axes, T tensors, G groups.
+
     Args:
         network: the whole network.
         groups: groups with channels.
@@ -120,29 +126,39 @@ class Size:
     """
 
     def __init__(self, network: nn.Module, groups: Sequence[UnitGroup], image_shape: tuple[int, ...]) -> None:
-        self._channels = [group.channels for group in groups]
-        self._shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
-        self._flops = flops_by_weight(network, image_shape)
-        self._elsewhere = count_flops(network, image_shape) - sum(self._flops.values())
+        shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+        rows = {name: row for row, name in enumerate(shapes)}
+        axes = max(map(len, shapes.values()))
+        self._share_of_unit_ATG = torch.zeros(axes, len(shapes), len(groups), dtype=torch.float64)
+        for column, group in enumerate(groups):
+            assert group.channels is not None, "groups whose units may not be removable have no size"
+            for name, axis, positions in group.channels.places:
+                if name in shapes:
+                    share = positions.shape[1] / shapes[name][axis]
+                    self._share_of_unit_ATG[axis, rows[name], column] += share
+        flops = flops_by_weight(network, image_shape)
+        of_tensors = {
+            "flops": [flops.get(name, 0) for name in shapes],
+            "parameters": [math.prod(shape) for shape in shapes.values()],
+        }
+        self._weights_T = {kind: torch.tensor(sizes, dtype=torch.float64) for kind, sizes in of_tensors.items()}
+        self._elsewhere = {"flops": count_flops(network, image_shape) - sum(of_tensors["flops"]), "parameters": 0}
 
     def share_left(self, kind: Literal["flops", "parameters"], counts: Sequence[int]) -> float:
         """Return the share of the FLOPs or the parameters that is left without some units of each group."""
-        kept = self._kept(counts)
-        if kind == "parameters":
-            whole = {name: math.prod(shape) for name, shape in self._shapes.items()}
-            return sum(whole[name] * kept[name] for name in whole) / sum(whole.values())
-        left = sum(flops * kept.get(name, 1.0) for name, flops in self._flops.items())
-        return (left + self._elsewhere) / (sum(self._flops.values()) + self._elsewhere)
+        return float(self.smooth_share_left(kind, torch.tensor(counts, dtype=torch.float64)))
 
-    def _kept(self, counts: Sequence[int]) -> Mapping[str, float]:
-        """Return the share of each parameter that is left."""
-        lost: dict[str, dict[int, int]] = {name: {} for name in self._shapes}
-        for channels, count in zip(self._channels, counts, strict=True):
-            assert channels is not None, "groups whose units may not be removable have no size"
-            for name, axis, positions in channels.places:
-                if name in lost:
-                    lost[name][axis] = lost[name].get(axis, 0) + positions.shape[1] * count
-        return {
-            name: math.prod(1 - num / self._shapes[name][axis] for axis, num in by_axis.items())
-            for name, by_axis in lost.items()
-        }
+    def smooth_share_left(self, kind: Literal["flops", "parameters"], counts: Tensor) -> Tensor:
+        """Return the same for numbers of units that need not be whole, with a graph.
+
+        Args:
+            kind: what is counted.
+            counts: (G,) float64 on the CPU, each from 0 to the number of units of its group.
+
+        Returns:
+            () float64, in [0, 1].
+        """
+        left_T = (1 - self._share_of_unit_ATG @ counts).prod(0)
+        weights_T, elsewhere = self._weights_T[kind], self._elsewhere[kind]
+        share: Tensor = (weights_T @ left_T + elsewhere) / (weights_T.sum() + elsewhere)
+        return share

@@ -113,6 +113,19 @@ def test_size_equals_that_of_the_network_after_the_removal(name: str, coupled: C
     assert size.share_left("flops", [0] * len(groups)) == size.share_left("parameters", [0] * len(groups)) == 1.0
 
 
+@pytest.mark.parametrize("kind", ["flops", "parameters"])
+def test_size_of_parts_of_units_is_smooth(kind: Literal["flops", "parameters"]) -> None:
+    """It goes through the sizes of whole units, and its slope is right between them."""
+    network, _, groups = parts_of("projected", "sum")
+    size = Size(network, groups, SMALL)
+    lower, upper = [[num if index == group else 2 for index in range(3)] for group in [1] for num in (3, 4)]
+    middle = torch.tensor([2, 3.25, 2], dtype=torch.float64)
+    expected = 0.75 * size.share_left(kind, lower) + 0.25 * size.share_left(kind, upper)  # linear in one layer
+    assert float(size.smooth_share_left(kind, middle)) == pytest.approx(expected, rel=1e-9)
+    counts = torch.tensor([1.5, 3.25, 2.75], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda counts: size.smooth_share_left(kind, counts), counts)
+
+
 def test_network_without_removable_units_is_refused() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
