@@ -147,6 +147,9 @@ RETRIEVED = torch.tensor([[identity, camera, 3] for identity in range(2) for cam
 """Identity, camera and role of six images."""
 
 OPS: dict[str, Call] = {
+    "allocation.budget": lambda on: allocation.budget(
+        [on(drawn(6)), on(drawn(5, seed=1))], lambda counts: 1 - counts.sum() / 11, 0.5, [1, 1]
+    ),
     "allocation.cross_layer": lambda on: allocation.cross_layer(
         [on(drawn(6, 8)), on(drawn(5, 3, seed=1))], [1.0, 1.1], 5.0, 0.5, [1, 1]
     ),
@@ -212,7 +215,7 @@ OPS: dict[str, Call] = {
     ),
 }
 READ_VALUES = {
-    *(f"allocation.{name}" for name in ("cross_layer", "global_ranking")),  # numbers of units
+    *(f"allocation.{name}" for name in ("budget", "cross_layer", "global_ranking")),  # numbers of units
     *(f"retrieval.{name}" for name in ("has_match", "retrieval_scores")),  # sorted by numpy
     "triplet.batch_hard_triplet_loss",  # a check of its labels
     *(f"diagnostics.{name}" for name in ("density", "disagreement", "distance", "network_information")),  # numbers

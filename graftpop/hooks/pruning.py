@@ -14,6 +14,7 @@ References:
     He et al., Soft Filter Pruning, IJCAI 2018, and Asymptotic Soft Filter Pruning, 2019; Cai et al., Softer Pruning,
     ICPR 2020. Filter attenuation is Mousa-Pasandi et al., ICIP 2020. We know only its abstract; a constant factor
     every epoch is our reading. Lin et al., CLR-RNF, TNNLS 2022. Singh, Plumbley, passive filter pruning, 2023.
+    Enderich et al., Holistic Filter Pruning, arXiv:2009.08169, of which we know only the abstract too.
 """
 
 import math
@@ -32,7 +33,7 @@ from graftpop.hooks.hook import Hook
 from graftpop.hooks.interaction import utilization
 from graftpop.hooks.ranking import COMPARABLE, scores
 from graftpop.models.flops import flops_by_weight
-from graftpop.ops.allocation import by_utilization, cross_layer, global_ranking, normalized, uniform
+from graftpop.ops.allocation import budget, by_utilization, cross_layer, global_ranking, normalized, uniform
 from graftpop.ops.attenuation import ShareSchedule, attenuate_, constant, falling, growing, zero
 from graftpop.ops.pruning_target import counts_for_target
 from graftpop.ops.selection import k_reciprocal, lowest
@@ -223,11 +224,11 @@ class Pruning(Hook):
         return self._schedule.amount(epoch, self._epochs)
 
     def _group_scores(self, site_scores: Sequence[Tensor]) -> list[Tensor]:
-        """Return the scores of each group's units, (U,): comparable where all groups are ranked together."""
+        """Return the scores of each group's units, (U,): comparable where those of all groups decide together."""
         found = []
         for units in self._groups:
             scores_U = units.sum_of(site_scores)
-            if self._method.allocation == "global" and self._method.criterion not in COMPARABLE:
+            if self._method.allocation in ("global", "budget") and self._method.criterion not in COMPARABLE:
                 scores_U = normalized(scores_U)
             scores_U[units.among(self._dropped)] = -torch.inf
             found.append(scores_U)
@@ -257,8 +258,10 @@ class Pruning(Hook):
         if settings.target is None:
             return allocate(settings.rate * amount)
         assert plan.size is not None, "the settings refuse a target of units that may not be removable"
-        share_left = partial(plan.size.share_left, settings.target_of)
-        return counts_for_target(1 - (1 - settings.target) * amount, allocate, share_left)
+        target = 1 - (1 - settings.target) * amount
+        if method.allocation == "budget":
+            return budget(group_scores, partial(plan.size.smooth_share_left, settings.target_of), target, least)
+        return counts_for_target(target, allocate, partial(plan.size.share_left, settings.target_of))
 
     def _utilizations(self, epoch: int) -> list[float]:
         """Return the utilization of each group: the mean of its layers."""

@@ -2,19 +2,27 @@
 
 Each function returns one number per layer; a criterion (`ops/criteria.py`) or `k_reciprocal` then chooses the units.
 `least` is the number of units that a layer keeps in any case; a layer with fewer units loses none. Dimensions in names:
-O units of a layer, N weights of all layers.
+O units of a layer, N weights of all layers, L layers, U units of the widest layer.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["by_utilization", "cross_layer", "global_ranking", "normalized", "uniform"]
+from graftpop.ops.pruning_target import counts_for_target
+
+__all__ = ["budget", "by_utilization", "cross_layer", "global_ranking", "normalized", "uniform"]
 
 LEAST_UTILIZATION = 0.05
 """Least utilization of a layer, as a share of the largest."""
+NUM_STEPS = 200
+STEP_SIZE = 0.1
+"""First step of a layer's share of units; steps shrink in a straight line to 0."""
+PENALTIES = (0.01, 100.0)
+"""First and last factor of the distance to the target, which grows geometrically: cheap units go first, and in the end
+the target decides."""
 
 
 def uniform(sizes: Sequence[int], rate: float, least: Sequence[int]) -> list[int]:
@@ -183,6 +191,110 @@ def cross_layer(
         min(size - size * (weight.numel() - below) // weight.numel(), most)
         for size, weight, below, most in zip(sizes, weights, num_below, _most(sizes, least), strict=True)
     ]
+
+
+def budget(
+    scores: Sequence[Tensor], share_left: Callable[[Tensor], Tensor], target: float, least: Sequence[int]
+) -> list[int]:
+    """Return how many units each layer loses, by gradient descent on the shares of all layers together.
+
+    Gradient descent (Adam, `NUM_STEPS` steps) minimizes, over the share r_l of its units that each layer loses,
+
+        sum over l of lost_l(r_l * O_l) / sum of all scores  +  factor * (1 - log share_left(r * O) / log target) ^ 2
+
+        lost_l(n) = sum of the n lowest scores of layer l, linear between whole n
+
+    So a layer loses many units if its scores are low or if its units cost much. The factor grows (`PENALTIES`). Then
+    the shares are scaled and rounded by `counts_for_target`, so the target is met as nearly as single units allow.
+    Layers with equal scores and costs lose equally many, but for the last unit.
+
+    >>> costs = torch.tensor([1.0, 3.0]).double()
+    >>> budget([torch.ones(4), torch.ones(4)], lambda counts_L: 1 - counts_L @ costs / 16, 0.5, [1, 1])
+    [0, 3]
+
+    Args:
+        scores: (O,) for each layer, higher matters more, on one scale. -inf marks units that are dropped already: they
+            are among those that the layer loses. If a score is below 0, the lowest finite one is subtracted from all.
+        share_left: maps numbers of units that the layers lose, (L,) float64 on the CPU and not always whole, to the
+            share of the network that is left, (), with a graph. It never grows with a number.
+        target: share to be left, in (0, 1].
+        least: units that each layer keeps, at least 0.
+
+    Returns:
+        The number of units that each layer loses.
+
+    Raises:
+        ValueError: target is outside its range or cannot be reached, a score is nan or inf, or the lists have different
+            lengths.
+
+    References:
+        Enderich et al., Holistic Filter Pruning for Efficient Deep Neural Networks, arXiv:2009.08169: the size is
+        compared with the target after each forward pass, and gradient descent distributes the budget over the layers.
+        We know only the abstract. The objective and its constants are our reading.
+    """
+    if not 0 < target <= 1:
+        raise ValueError(f"budget: target must be in (0, 1], got {target=}")
+    for layer, scores_O in enumerate(scores):
+        if not (scores_O < torch.inf).all():
+            raise ValueError(f"budget: scores must be finite or -inf, got {scores_O.max().item()} in layer {layer}")
+    most = _most([len(scores_O) for scores_O in scores], least)
+    dropped = [min(int((scores_O == -torch.inf).sum()), num) for scores_O, num in zip(scores, most, strict=True)]
+
+    def share_of(counts: Sequence[int]) -> float:
+        return float(share_left(torch.tensor(counts, dtype=torch.float64)))
+
+    if target == 1 or share_of(dropped) <= target:
+        return dropped
+    if share_of(most) > target:
+        raise ValueError(f"budget: target must be at least {share_of(most):.4g}, got {target:g}")
+    values_LU = _sorted_values(scores, most)
+    sizes_L = torch.tensor([len(scores_O) for scores_O in scores], dtype=torch.float64).clamp_min(1)
+    first_L, last_L = (torch.tensor(counts, dtype=torch.float64) for counts in (dropped, most))
+
+    def objective(shares_L: Tensor, factor: float) -> Tensor:
+        counts_L = shares_L * sizes_L
+        is_lost_LU = (counts_L[:, None] - torch.arange(values_LU.shape[1])).clamp(0, 1)  # the next unit in part
+        share = share_left(counts_L).clamp_min(torch.finfo(torch.float64).tiny)
+        distance = 1 - share.log() / math.log(target)
+        return (values_LU * is_lost_LU).sum() + factor * distance.square()
+
+    best_L = _descend(objective, first_L / sizes_L, last_L / sizes_L) * sizes_L
+
+    def allocate(rate: float) -> list[int]:
+        """Go from the dropped units to the best shares in the first half, and to the most units in the second."""
+        path_L = torch.lerp(first_L, best_L, 2 * rate) if rate < 0.5 else torch.lerp(best_L, last_L, 2 * rate - 1)
+        counts: list[int] = (path_L + 0.5).floor().long().tolist()
+        return counts
+
+    return counts_for_target(target, allocate, share_of)
+
+
+def _sorted_values(scores: Sequence[Tensor], most: Sequence[int]) -> Tensor:
+    """Return the scores that layers may lose, ascending, at least 0, with sum 1, and 0 for dropped units, (L, U)."""
+    values = [scores_O.detach().double().cpu().sort().values[:num] for scores_O, num in zip(scores, most, strict=True)]
+    values_LU = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=-torch.inf)
+    is_dropped_LU = values_LU == -torch.inf
+    lowest = values_LU.masked_fill(is_dropped_LU, 0).min().clamp(max=0)
+    values_LU = (values_LU - lowest).masked_fill(is_dropped_LU, 0)
+    total = values_LU.sum()
+    return values_LU / total.where(total > 0, 1.0)
+
+
+def _descend(objective: Callable[[Tensor, float], Tensor], lowest_L: Tensor, highest_L: Tensor) -> Tensor:
+    """Return where Adam arrives from the lowest values; all stay between lowest and highest."""
+    point_L, mean_L, square_L = lowest_L, torch.zeros_like(lowest_L), torch.zeros_like(lowest_L)
+    first, last = PENALTIES
+    for step in range(NUM_STEPS):
+        here_L = point_L.detach().requires_grad_()
+        with torch.enable_grad():
+            value = objective(here_L, first * (last / first) ** (step / NUM_STEPS))
+        (slope_L,) = torch.autograd.grad(value, here_L)
+        mean_L = 0.9 * mean_L + 0.1 * slope_L
+        square_L = 0.99 * square_L + 0.01 * slope_L.square()
+        unbiased_L = (square_L / (1 - 0.99 ** (step + 1))).sqrt() + 1e-12
+        change_L = mean_L / (1 - 0.9 ** (step + 1)) / unbiased_L
+        point_L = (point_L - STEP_SIZE * (1 - step / NUM_STEPS) * change_L).clamp(lowest_L, highest_L)
+    return point_L
 
 
 def _check_rate(where: str, rate: float) -> None:

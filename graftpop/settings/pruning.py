@@ -22,8 +22,9 @@ Preset = Literal[
     "gate_decorator",
     "interaction",
     "dagger",
+    "holistic",
 ]
-Allocation = Literal["uniform", "global", "cross_layer", "utilization"]
+Allocation = Literal["uniform", "global", "cross_layer", "utilization", "budget"]
 Selection = Literal["lowest", "k_reciprocal"]
 Schedule = Literal["attenuate", "soft", "asymptotic", "softer", "hard", "gated"]
 Coupled = Literal["apart", "sum", "skip"]
@@ -52,6 +53,7 @@ PRESETS: Final[Mapping[Preset, Mapping[str, Any]]] = {
     "passive": {"criterion": "passive", "schedule": "hard", "coupled": "skip"},
     "clr_rnf": {"allocation": "cross_layer", "selection": "k_reciprocal", "schedule": "hard", "coupled": "skip"},
     "gate_decorator": {"criterion": "taylor", "allocation": "global", "schedule": "gated", "coupled": "sum"},
+    "holistic": {"allocation": "budget", "schedule": "asymptotic"},
 }
 """Keys that each preset fixes; `docs/methods.md` names the sources."""
 
@@ -69,9 +71,9 @@ class PruningSettings(Section):
 
     allocation: Allocation | None = None
     """How many units each layer loses. uniform: the same share of every layer. global: the lowest scores of all layers
-    together; scores whose range differs from layer to layer are divided by their layer's norm. cross_layer: layers
-    with many weights that are small for their FLOPs lose more. utilization: layers whose units interact little lose
-    more. null: that of the preset, otherwise uniform."""
+    together, divided by their layer's norm if ranges differ. cross_layer: layers with many weights that are small for
+    their FLOPs lose more. utilization: layers whose units interact little lose more. budget: the counts that reach
+    target with the least sum of lost scores. null: that of the preset, otherwise uniform."""
 
     flops_exponent: Annotated[NotNegative, OnlyWith("pruning.allocation", (None, "cross_layer"))] = 0.5
     """Exponent of a layer's FLOPs, by which its weights are divided for cross_layer. CLR-RNF has 0.5 for VGG-16, 10 for

@@ -192,11 +192,16 @@ def _check_pruning(settings: Settings, origin: Origin) -> None:
             f"{origin(f'pruning.{key}')}: needs the classes of task classification or recognition, got "
             f"{getattr(method, key)} with task {settings.task.name}; choose another {key}"
         )
-    ranks = method.selection == "lowest" or method.allocation == "global"
+    ranks = method.selection == "lowest" or method.allocation in ("global", "budget")
     if pruning.criterion is not None and not ranks:
         raise SpaceError(
             f"{origin('pruning.criterion')}: has no effect with selection {method.selection} and allocation "
             f"{method.allocation}, which use no scores, got {pruning.criterion}; leave it out"
+        )
+    if method.allocation == "budget" and pruning.target is None:
+        raise SpaceError(
+            f"{origin('pruning.allocation')}: budget needs pruning.target, which it distributes over the layers, got "
+            f"null; set pruning.target, or choose another allocation"
         )
     if method.schedule == "gated":
         _check_gated(settings, pruning, method, origin)

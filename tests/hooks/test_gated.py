@@ -159,6 +159,23 @@ def test_nothing_returns_if_a_tick_needs_less_than_a_unit() -> None:
     assert 0 < sum(map(len, dropped)) < 5
 
 
+def test_dropped_units_stay_in_the_budget() -> None:
+    pytest.importorskip("torch_pruning", reason="needs torch-pruning, which cuts the filters out")
+    learner, _, hook = make(allocation="budget", coupled="skip", target=0.5)
+    dropped = [set[int]() for _ in WIDTHS]
+    counts = []
+    while learner.epoch < EPOCHS:
+        if learner.epoch:
+            hook.before_epoch(learner.epoch)
+        now = [{*(~learner.state[f"{norm}.weight"].bool()).nonzero().flatten().tolist()} for norm in NORMS]
+        assert all(earlier <= later for earlier, later in zip(dropped, now, strict=True))
+        dropped = now
+        counts.append(num_dropped(learner))
+        learner.train_epoch()
+    assert counts[:2] == [0, 0]
+    assert 0 < counts[2] < counts[3] == counts[4] < counts[5] < counts[6] == counts[7] < UNITS
+
+
 def test_last_tick_is_followed_by_its_dropping() -> None:
     learner, _, hook = make(ticks=1, finetune=0.0)
     train(learner, hook, EPOCHS)

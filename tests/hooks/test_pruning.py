@@ -26,7 +26,7 @@ from graftpop.errors import ModelError
 from graftpop.hooks.gated import GatedPruning
 from graftpop.hooks.pruning import Pruning, plan_pruning
 from graftpop.models.flops import count_flops, count_parameters, flops_by_weight
-from graftpop.ops.allocation import cross_layer
+from graftpop.ops.allocation import budget, cross_layer, normalized
 from graftpop.ops.attenuation import growing
 from graftpop.ops.entropy import filter_entropies
 from graftpop.ops.selection import k_reciprocal
@@ -329,6 +329,35 @@ def test_clr_rnf_drops_all_but_the_recommended_filters() -> None:
         assert other_filters(zeroed(learner)[site], site) == k_reciprocal(weight, WIDTHS[site] - count).tolist()
 
 
+def test_budget_weighs_scores_relative_to_their_layers() -> None:
+    pytest.importorskip("torch_pruning", reason="needs torch-pruning, which cuts the filters out")
+    method: dict[str, Any] = {
+        "allocation": "budget",
+        "criterion": "l1",
+        "schedule": "hard",
+        "coupled": "skip",
+        "least_share": 0.3,
+    }
+    learner, hook = make(target=0.25, target_of="parameters", **method)
+    learner.train_epoch()
+    learner.state[f"{CONVS[1]}.weight"].mul_(100.0)  # which does not make the layer important
+    norms = [learner.state[f"{conv}.weight"].flatten(1).abs().sum(1) for conv in CONVS]
+    _, filters = three_site_learner()
+    sites = [site.site for site in filters]
+    plan = plan_pruning(PruningSettings(coupled="skip"), learner.network, sites, (3, 8, 8), "three sites")
+    assert plan.size is not None
+    share_left = partial(plan.size.smooth_share_left, "parameters")
+    least = [math.ceil(0.3 * width) for width in WIDTHS]
+    counts = budget([*map(normalized, norms)], share_left, 0.25, least)
+    assert counts != budget(norms, share_left, 0.25, least)
+    assert counts != budget([*map(normalized, norms)], partial(plan.size.smooth_share_left, "flops"), 0.25, least)
+    hook.before_epoch(1)
+    assert zeroed(learner) == {
+        site: sorted(layer.argsort(stable=True)[:count].tolist())
+        for site, (layer, count) in enumerate(zip(norms, counts, strict=True))
+    }
+
+
 @pytest.mark.parametrize(("preset", "of_preset"), PRESETS.items())
 @pytest.mark.parametrize("kind", ["flops", "parameters"])
 def test_target_is_met_by_every_preset(preset: str, of_preset: dict[str, str], kind: str) -> None:
@@ -344,10 +373,11 @@ def test_target_is_met_by_every_preset(preset: str, of_preset: dict[str, str], k
     assert measure(small) / measure(learner.network) == pytest.approx(0.5, abs=unit / 2)
 
 
-def test_target_grows_with_the_schedule() -> None:
+@pytest.mark.parametrize("preset", ["asymptotic", "holistic"])
+def test_target_grows_with_the_schedule(preset: str) -> None:
     pytest.importorskip("torch_pruning", reason="needs torch-pruning, which cuts the filters out")
     _, sites = three_site_learner()
-    learner, hook = make(preset="asymptotic", coupled="skip", target=0.4, target_of="parameters")
+    learner, hook = make(preset=preset, coupled="skip", target=0.4, target_of="parameters")
     plan = plan_pruning(
         PruningSettings(coupled="skip"), learner.network, [site.site for site in sites], (3, 8, 8), "three sites"
     )

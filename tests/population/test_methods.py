@@ -42,6 +42,7 @@ METHODS: dict[str, Tree] = {
     "Gate Decorator": {"pruning": {"preset": "gate_decorator", "target": 0.7, "ticks": 1, "tock_epochs": 1}},
     "gates from weights": {"pruning": {"preset": "dagger", "target": 0.7}},
     "CLR-RNF": {"pruning": {"preset": "clr_rnf", "target": 0.7}},
+    "Holistic Filter Pruning": {"pruning": {"preset": "holistic", "target": 0.7}},
     "swa": {"swa": {"start": 0.3}},
     "swa with its own lr": {"swa": {"start": 0.3, "lr": 0.02}},
     "augmentation": {

@@ -157,6 +157,12 @@ def test_gated_pruning_needs_ticks() -> None:
     assert_refused(text, "pruning.selection", "must be lowest", "got k_reciprocal")
 
 
+@pytest.mark.parametrize("method", ["allocation: budget", "preset: holistic"])
+def test_budget_needs_a_target(method: str) -> None:
+    assert_refused(f"pruning: {{{method}}}", "pruning.allocation", "budget needs pruning.target", "got null")
+    assert accepted(f"pruning: {{{method}, target: 0.5, selection: k_reciprocal, criterion: l1}}").pruning
+
+
 def test_target_needs_units_that_can_be_removed() -> None:
     assert_refused("pruning: {target: 0.5, coupled: apart}", "pruning.coupled", "sum or skip", "got apart")
     assert accepted("pruning: {target: {uniform: [0.3, 0.9]}, coupled: skip}").pruning

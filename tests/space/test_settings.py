@@ -236,9 +236,15 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         },
     ),
     "repr.skip_first": ([True, False], {1: "boolean, got 1"}),
-    "pruning.preset": ([None, "soft", "clr_rnf", "gate_decorator", "interaction", "dagger"], {"sfp": "got 'sfp'"}),
+    "pruning.preset": (
+        [None, "soft", "clr_rnf", "gate_decorator", "interaction", "dagger", "holistic"],
+        {"sfp": "got 'sfp'"},
+    ),
     "pruning.criterion": ([None, *ALL_CRITERIA], {"l3": f"{CRITERION} 'l3'; choose from l1, l2, "}),
-    "pruning.allocation": ([None, "uniform", "global", "cross_layer", "utilization"], {"local": "got 'local'"}),
+    "pruning.allocation": (
+        [None, "uniform", "global", "cross_layer", "utilization", "budget"],
+        {"local": "got 'local'"},
+    ),
     "pruning.flops_exponent": ([0, 0.5, 10], {-1: "greater than or equal to 0"}),
     "pruning.selection": ([None, "lowest", "k_reciprocal"], {"highest": "got 'highest'"}),
     "pruning.schedule": (
@@ -303,6 +309,8 @@ def tree_with(key: str, value: Any) -> dict[str, Any]:
         tree["graft"] = {}
     if key.startswith("distillation"):
         put(tree, "distillation.teachers", TEACHERS)
+    if value in ("budget", "holistic"):
+        put(tree, "pruning.target", 0.5)
     put(tree, key, value)
     return tree
 
