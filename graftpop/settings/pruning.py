@@ -70,10 +70,9 @@ class PruningSettings(Section):
     """Score of a unit; those with the lowest are weak. null: that of the preset, otherwise l2."""
 
     allocation: Allocation | None = None
-    """How many units each layer loses. uniform: the same share of every layer. global: the lowest scores of all layers
-    together, divided by their layer's norm if ranges differ. cross_layer: layers with many weights that are small for
-    their FLOPs lose more. utilization: layers whose units interact little lose more. budget: the counts that reach
-    target with the least sum of lost scores. null: that of the preset, otherwise uniform."""
+    """How many units each layer loses. uniform: one share for all. global: the lowest scores of all layers together.
+    cross_layer: more where weights are small for their FLOPs. utilization: more where units interact little. budget:
+    what reaches target with the least sum of lost scores. null: that of the preset, otherwise uniform."""
 
     flops_exponent: Annotated[NotNegative, OnlyWith("pruning.allocation", (None, "cross_layer"))] = 0.5
     """Exponent of a layer's FLOPs, by which its weights are divided for cross_layer. CLR-RNF has 0.5 for VGG-16, 10 for
@@ -85,9 +84,9 @@ class PruningSettings(Section):
 
     schedule: Schedule | None = None
     """What happens to weak units after every epoch. attenuate: they are multiplied by factor. soft: they become zero
-    and continue to train. asymptotic: as soft, with a rate that grows. softer: they are multiplied by a factor that
-    falls from 1 to 0. hard: they become zero once and stay so. gated: a few become zero at a time, between epochs in
-    which only the gates train, the scales of the normalizations. null: that of the preset, otherwise attenuate."""
+    and train on. asymptotic: as soft, of few units at first. softer: the factor falls from 1 to 0. hard: they become
+    zero once and stay so. gated: a few at a time do, after epochs in which only gates train. null: that of the preset,
+    otherwise attenuate."""
 
     factor: Annotated[float, Field(gt=0, le=1), OnlyWith("pruning.schedule", (None, "attenuate"))] = 0.5
     """Number by which weak units are multiplied after every epoch, with schedule attenuate."""
