@@ -19,9 +19,11 @@ from graftpop.sites import Part, Site
 from graftpop.training.filters import SiteFilters, unit_view
 from graftpop.training.learner import Learner
 
-__all__ = ["DATA_CRITERIA", "DataCriterion", "activation", "apoz", "check_data_criterion", "gate_products", "taylor"]
+__all__ = ["DATA_CRITERIA", "DataCriterion", "activation", "apoz", "check_criterion", "gate_products", "taylor"]
 
 NUM_BATCHES: Final = 10
+OF_NORMALIZATION: Final = ("bn_scale", "bn_activation")
+"""Criteria of weights that read the normalization behind a layer alone."""
 
 DataCriterion = Callable[[Learner, Sequence[SiteFilters], int], list[Tensor]]
 """From a learner, the units of its sites and a seed of the batches to the scores of each site's units."""
@@ -113,8 +115,8 @@ DATA_CRITERIA: Final[Mapping[str, DataCriterion]] = {
 }
 
 
-def check_data_criterion(criterion: str, sites: Sequence[Site], name: str, where: str) -> None:
-    """Check that a criterion can score the units of some sites; one that needs no data always can.
+def check_criterion(criterion: str, sites: Sequence[Site], name: str, where: str) -> None:
+    """Check that a criterion can score the units of some sites.
 
     Args:
         criterion: its name.
@@ -125,7 +127,10 @@ def check_data_criterion(criterion: str, sites: Sequence[Site], name: str, where
     Raises:
         ModelError: it cannot.
     """
-    if criterion == "taylor":
+    if criterion in OF_NORMALIZATION:
+        site = next((one for one in sites if one.entry("scale") is None), None)
+        reason = "no normalization with a scale"
+    elif criterion == "taylor":
         site = next((one for one in sites if one.norm is not None and one.entry("scale") is None), None)
         reason = "a normalization without scale"
     elif criterion in DATA_CRITERIA:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
-from graftpop.hooks.data_criteria import check_data_criterion
+from graftpop.hooks.data_criteria import check_criterion
 from graftpop.hooks.hook import Hook
 from graftpop.hooks.interaction import utilization
 from graftpop.hooks.ranking import COMPARABLE, scores
@@ -108,9 +108,9 @@ def plan_pruning(
         ModelError: no units can be removed, the target cannot be reached, or a layer's FLOPs are not known.
     """
     method = settings.method
-    check_data_criterion(method.criterion, sites, name, "pruning.criterion")
+    check_criterion(method.criterion, sites, name, "pruning.criterion")
     if method.allocation == "utilization":
-        check_data_criterion("interaction", sites, name, "pruning.allocation")
+        check_criterion("interaction", sites, name, "pruning.allocation")
     ungated = next((site for site in sites if site.entry("scale") is None), None)
     if method.schedule == "gated" and ungated is not None:
         raise ModelError(

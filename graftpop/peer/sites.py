@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from graftpop.errors import ModelError
-from graftpop.hooks.data_criteria import check_data_criterion
+from graftpop.hooks.data_criteria import check_criterion
 from graftpop.hooks.pruning import PruningPlan, plan_pruning
 from graftpop.models.layers import BATCHNORMS
 from graftpop.settings import Settings
@@ -43,7 +43,7 @@ def sites_of(settings: Settings, network: nn.Module, image_shape: tuple[int, ...
                 f"the output layer, got {', '.join(site.name for site in sites)}; remove {method}"
             )
     if settings.repr is not None:
-        check_data_criterion(settings.repr.criterion, rankable(sites), name, "repr.criterion")
+        check_criterion(settings.repr.criterion, rankable(sites), name, "repr.criterion")
     if settings.population.repair and not any(isinstance(module, BATCHNORMS) for module in network.modules()):
         raise ModelError(
             f"model.name: '{name}' must have a BatchNorm for population.repair, got none; set population.repair: false"

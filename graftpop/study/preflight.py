@@ -12,7 +12,7 @@ from graftpop.errors import DataError, SpaceError
 from graftpop.exchange.assignment import check_released
 from graftpop.exchange.build import check_user_parts
 from graftpop.exchange.user_parts import named_user_parts
-from graftpop.hooks.data_criteria import DATA_CRITERIA
+from graftpop.hooks.data_criteria import DATA_CRITERIA, OF_NORMALIZATION
 from graftpop.models import build, find_model
 from graftpop.models.forward_check import check_forward
 from graftpop.models.module_check import check_modules
@@ -226,7 +226,7 @@ def _use_of_sites(settings: Settings) -> tuple[object, ...]:
         criteria.add(pruning.method.criterion)
     if settings.repr is not None:
         criteria.add(settings.repr.criterion)
-    ranking = (*of_pruning, *sorted(criteria & DATA_CRITERIA.keys()))
+    ranking = (*of_pruning, *sorted(criteria & {*DATA_CRITERIA, *OF_NORMALIZATION}))
     methods = settings.method_on_sites, settings.method_on_filters, ranking, settings.population.repair
     return settings.sites, settings.align is None, *methods, level, str(settings.diagnostics), str(parts)
 

@@ -13,7 +13,7 @@ from site_networks import site_network
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
-from graftpop.hooks.data_criteria import DATA_CRITERIA, NUM_BATCHES, check_data_criterion
+from graftpop.hooks.data_criteria import DATA_CRITERIA, NUM_BATCHES, check_criterion
 from graftpop.hooks.interaction import utilization
 from graftpop.hooks.ranking import scores
 from graftpop.hooks.unit_outputs import per_unit, unit_outputs
@@ -211,11 +211,14 @@ def test_units_that_a_criterion_cannot_score_are_refused() -> None:
     sites = [site for site in find_sites(vit, (3, 8, 8), "Vit", "all") if site.kind != "table"]
     for criterion in ("activation", "apoz"):
         with pytest.raises(ModelError, match=rf"^repr\.criterion: {criterion} cannot score 'attn\.qkv\.q' of 'Vit'"):
-            check_data_criterion(criterion, sites, "Vit", "repr.criterion")
-    check_data_criterion("taylor", sites, "Vit", "repr.criterion")
+            check_criterion(criterion, sites, "Vit", "repr.criterion")
+    check_criterion("taylor", sites, "Vit", "repr.criterion")
+    for criterion in ("bn_scale", "bn_activation"):
+        with pytest.raises(ModelError, match=rf"^repr\.criterion: {criterion} cannot score .* of 'Vit'.*normalization"):
+            check_criterion(criterion, sites, "Vit", "repr.criterion")
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(144, 10))
     with pytest.raises(ModelError, match=r"^pruning\.criterion: taylor cannot score '0' of 'plain'.*scale"):
-        check_data_criterion("taylor", find_sites(plain, (3, 8, 8), "plain", "all"), "plain", "pruning.criterion")
+        check_criterion("taylor", find_sites(plain, (3, 8, 8), "plain", "all"), "plain", "pruning.criterion")
 
 
 def test_attention_heads_are_scored_by_their_own_gradients() -> None:
