@@ -200,7 +200,7 @@ def test_reduced_network_is_exported_in_its_size(tmp_path: Path) -> None:
     assert num_parameters == summary["parameters_left"]
     message = export_refusal(tmp_path, "--format", "safetensors", "--peer", "soup")
     assert message.startswith("--peer soup: ")
-    assert "attenuated filters" in message
+    assert "pruned filters" in message
 
 
 # selection

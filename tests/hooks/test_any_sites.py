@@ -19,9 +19,7 @@ RANKED = {
 }
 """All but the output layer and the tables."""
 
-REPR: dict[str, Any] = {
-    "repr": {"S1": 1, "S2": 1, "N": 1, "rate": 0.6, "criterion": "orthogonality", "skip_first": False}
-}
+REPR: dict[str, Any] = {"repr": {"S1": 1, "S2": 1, "N": 1, "rate": 0.6, "criterion": "random", "skip_first": False}}
 PRUNING: dict[str, Any] = {"pruning": {"preset": "hard", "rate": 0.5, "remove": False}}
 NOISE: dict[str, Any] = {"graft": {"source": "noise"}}
 NONE = torch.empty(0, dtype=torch.int64)

@@ -449,7 +449,7 @@ def test_unknown_key_is_refused_in_every_section(section: str, name: Any, value:
     with pytest.raises(
         SpaceError,
         match=r"unknown key '.*'; (the section has none|choose from (name|policy|epochs|num_peers|source|rate|teachers|"
-        r"exchange|S1|factor|share|lr|start|decay|thresholds|metric|cpus))",
+        r"exchange|S1|preset|share|lr|start|decay|thresholds|metric|cpus))",
     ):
         parse_space({section: {name: value}} if section else {name: value})
 

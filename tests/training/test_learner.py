@@ -104,7 +104,7 @@ def test_metrics_of_mixed_images_are_cross_entropy_and_accuracy_by_the_larger_sh
     assert metrics.num_images == 180
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.05)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.1)])
 @pytest.mark.parametrize("name", ["resnet8", "resnet20"])
 def test_losses_equal_a_plain_loop_in_torchs_default_layout(name: str, precision: str, tolerance: float) -> None:
     """Layout, precision, the flat buffer and in-place activations speed training up and keep its losses."""
