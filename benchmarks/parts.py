@@ -91,7 +91,10 @@ def run_part(space: dict[str, Any], run: Path, deadline: float) -> bool:
     driver = subprocess.Popen([sys.executable, "-m", "graftpop.tune", *options], cwd=ROOT)
     try:
         driver.wait(max(0.0, deadline - time.monotonic()))
-    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+    except KeyboardInterrupt:  # the terminal has interrupted the driver too
+        driver.wait(STOP_LIMIT_S)
+        return False
+    except subprocess.TimeoutExpired:
         driver.send_signal(signal.SIGINT)
         driver.wait(STOP_LIMIT_S)
         return False

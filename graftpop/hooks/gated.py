@@ -101,8 +101,7 @@ class GatedPruning(Pruning):
     def before_epoch(self, epoch: int) -> None:
         """Drop some units after a tick, and keep all dropped ones at zero."""
         self._drop(self._weak(epoch) if self._phases.of(epoch - 1) == "tick" else self._dropped)
-        for total in self._totals:
-            total.zero_()
+        self.restart()
 
     def _scores(self, epoch: int) -> list[Tensor]:
         return [*self._totals] if self._method.criterion == "taylor" else super()._scores(epoch)

@@ -48,7 +48,7 @@ __all__ = ["SCHEDULES", "Pruning", "PruningPlan", "plan_pruning"]
 
 
 class Schedule(NamedTuple):
-    """What happens to weak units after every epoch.
+    """Treatment of weak units after every epoch.
 
     Attributes:
         amount: share of the rate, or of the reduction to the target, at an epoch.
@@ -73,7 +73,7 @@ SCHEDULES: Final[Mapping[str, Schedule]] = {
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """What pruning has to know of a network before it trains.
+    """Facts about a network that pruning needs before the training.
 
     Attributes:
         groups: its groups of units.

@@ -83,7 +83,7 @@ class PruningSettings(Section):
     nearest neighbors of all others (RNF), whatever their scores. null: that of the preset, otherwise lowest."""
 
     schedule: Schedule | None = None
-    """What happens to weak units after every epoch. attenuate: they are multiplied by factor. soft: they become zero
+    """Treatment of weak units after every epoch. attenuate: they are multiplied by factor. soft: they become zero
     and train on. asymptotic: as soft, of few units at first. softer: the factor falls from 1 to 0. hard: they become
     zero once and stay so. gated: a few at a time do, after epochs in which only gates train. null: that of the preset,
     otherwise attenuate."""
@@ -98,8 +98,8 @@ class PruningSettings(Section):
     """Share of the network to be left after the removal, in place of a rate. null: the rate decides."""
 
     target_of: Literal["flops", "parameters"] = "flops"
-    """What the target is a share of. flops: FLOPs of one image, which is also the share of multiplications. parameters:
-    parameters of the network."""
+    """Size that the target is a share of. flops: FLOPs of one image, which is also the share of multiplications.
+    parameters: parameters of the network."""
 
     start: Rate = 0.0
     """Share of the epochs before the first pruning; it follows the first epoch at the earliest."""

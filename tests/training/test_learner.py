@@ -104,13 +104,16 @@ def test_metrics_of_mixed_images_are_cross_entropy_and_accuracy_by_the_larger_sh
     assert metrics.num_images == 180
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.1)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.05)])
 @pytest.mark.parametrize("name", ["resnet8", "resnet20"])
 def test_losses_equal_a_plain_loop_in_torchs_default_layout(name: str, precision: str, tolerance: float) -> None:
-    """Layout, precision, the flat buffer and in-place activations speed training up and keep its losses."""
-    learner = make_learner(seeded_network(name), lr=0.02, schedule="constant", precision=precision)
+    """Layout, precision, the flat buffer and in-place activations speed training up and keep its losses.
+
+    The learning rate is low, because each step amplifies the rounding, which differs between processors.
+    """
+    learner = make_learner(seeded_network(name), lr=0.005, schedule="constant", precision=precision)
     network = seeded_network(name)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.005, momentum=0.9, weight_decay=5e-4)
     for epoch in range(2):
         losses = []
         for pixels, labels in few_digits().train.training_batches(32, derive(0, "data", 0, epoch), CPU):
