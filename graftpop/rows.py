@@ -57,6 +57,14 @@ class TrialRow(TypedDict, total=False):
     removed_filters: Annotated[int, "filters cut out of the best peer at the end; empty without removal"]
     parameters_left: Annotated[int, "parameters of the best peer after removal; empty without removal"]
     flops_left: Annotated[int, "FLOPs of the best peer for one image after removal; empty without removal"]
+    latency_1_ms: Annotated[
+        float,
+        "milliseconds of the best peer for one image before removal: median of up to 31 forward passes in turns with "
+        "the smaller network, on the trial's machine; empty without removal",
+    ]
+    latency_1_left_ms: Annotated[float, "the same after removal"]
+    latency_128_ms: Annotated[float, "milliseconds of the best peer for 128 images before removal; otherwise as above"]
+    latency_128_left_ms: Annotated[float, "the same after removal"]
     inference_flops: Annotated[
         int, "FLOPs of the output for one image after removal; of an ensemble the sum over its peers"
     ]

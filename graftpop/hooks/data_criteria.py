@@ -11,19 +11,16 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from graftpop.errors import ModelError
 from graftpop.hooks.dagger import dagger
 from graftpop.hooks.interaction import interaction
-from graftpop.hooks.unit_outputs import has_unit_outputs, unit_outputs
+from graftpop.hooks.unit_outputs import unit_outputs
 from graftpop.sites import Part, Site
 from graftpop.training.filters import SiteFilters, unit_view
 from graftpop.training.learner import Learner
 
-__all__ = ["DATA_CRITERIA", "DataCriterion", "activation", "apoz", "check_criterion", "gate_products", "taylor"]
+__all__ = ["DATA_CRITERIA", "DataCriterion", "activation", "apoz", "gate_products", "taylor"]
 
 NUM_BATCHES: Final = 10
-OF_NORMALIZATION: Final = ("bn_scale", "bn_activation")
-"""Criteria of weights that read the normalization behind a layer alone."""
 
 DataCriterion = Callable[[Learner, Sequence[SiteFilters], int], list[Tensor]]
 """From a learner, the units of its sites and a seed of the batches to the scores of each site's units."""
@@ -113,33 +110,6 @@ DATA_CRITERIA: Final[Mapping[str, DataCriterion]] = {
     "interaction": interaction,
     "dagger": dagger,
 }
-
-
-def check_criterion(criterion: str, sites: Sequence[Site], name: str, where: str) -> None:
-    """Check that a criterion can score the units of some sites.
-
-    Args:
-        criterion: its name.
-        sites: the sites.
-        name: the user's name of the network, used in messages.
-        where: the key of the criterion, used in messages.
-
-    Raises:
-        ModelError: it cannot.
-    """
-    if criterion in OF_NORMALIZATION:
-        site = next((one for one in sites if one.entry("scale") is None), None)
-        reason = "no normalization with a scale"
-    elif criterion == "taylor":
-        site = next((one for one in sites if one.norm is not None and one.entry("scale") is None), None)
-        reason = "a normalization without scale"
-    elif criterion in DATA_CRITERIA:
-        site = next((one for one in sites if not has_unit_outputs(one)), None)
-        reason = "units that are no channels of its output"
-    else:
-        return
-    if site is not None:
-        raise ModelError(f"{where}: {criterion} cannot score '{site.name}' of '{name}', got {reason}; choose l2")
 
 
 def _last_affine(site: Site) -> list[Part]:

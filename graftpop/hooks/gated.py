@@ -78,7 +78,9 @@ class GatedPruning(Pruning):
     ) -> None:
         super().__init__(learner, filters, settings, plan, **others)
         self._phases = phases_of(settings, self._epochs)
-        self._totals = [torch.zeros(site.num_filters, device=site.weight.device) for site in filters]
+        self._totals = {
+            index: torch.zeros(site.num_filters, device=site.weight.device) for index, site in self._grouped.items()
+        }
         names = {part.tensor for site in filters for part in site.dropped_parts}
         gates = {entry.part.tensor for site in filters for entry in site.site.entries if entry.role == "scale"}
         shifts = {entry.part.tensor for site in filters for entry in site.site.entries if entry.role == "shift"}
@@ -89,7 +91,8 @@ class GatedPruning(Pruning):
     def _before_step(self) -> None:
         phase = self._phases.of(self._learner.epoch)
         if phase == "tick":
-            for total, products in zip(self._totals, gate_products(self._learner, self._filters), strict=True):
+            products_of_sites = gate_products(self._learner, list(self._grouped.values()))
+            for total, products in zip(self._totals.values(), products_of_sites, strict=True):
                 total += products.abs()
             for parameter in self._frozen:
                 parameter.grad = None
@@ -103,8 +106,8 @@ class GatedPruning(Pruning):
         self._drop(self._weak(epoch) if self._phases.of(epoch - 1) == "tick" else self._dropped)
         self.restart()
 
-    def _scores(self, epoch: int) -> list[Tensor]:
-        return [*self._totals] if self._method.criterion == "taylor" else super()._scores(epoch)
+    def _scores(self, epoch: int) -> Mapping[int, Tensor]:
+        return self._totals if self._method.criterion == "taylor" else super()._scores(epoch)
 
     def _amount(self, epoch: int) -> float:
         return self._phases.num_ticks(epoch) / self._phases.num_ticks(self._phases.last)
@@ -117,16 +120,16 @@ class GatedPruning(Pruning):
 
     def restart(self) -> None:
         """Discard the scores of earlier steps."""
-        for total in self._totals:
+        for total in self._totals.values():
             total.zero_()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the indices of the dropped units, and the scores of this epoch's steps, by the name of their site."""
-        totals = {f"{TOTAL}{site.site.name}": total for site, total in zip(self._filters, self._totals, strict=True)}
+        totals = {f"{TOTAL}{self._grouped[index].site.name}": total for index, total in self._totals.items()}
         return super().state_dict() | totals
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore the state that `state_dict` returned, and mask the gradients of the dropped units again."""
-        for site, total in zip(self._filters, self._totals, strict=True):
-            total.copy_(tensors[f"{TOTAL}{site.site.name}"])
+        for index, total in self._totals.items():
+            total.copy_(tensors[f"{TOTAL}{self._grouped[index].site.name}"])
         super().load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(TOTAL)})

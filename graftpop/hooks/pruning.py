@@ -18,7 +18,7 @@ References:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -28,10 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
-from graftpop.hooks.data_criteria import check_criterion
 from graftpop.hooks.hook import Hook
 from graftpop.hooks.interaction import utilization
-from graftpop.hooks.ranking import COMPARABLE, scores
+from graftpop.hooks.ranking import COMPARABLE, check_criterion, scores
 from graftpop.models.flops import flops_by_weight
 from graftpop.ops.allocation import budget, by_utilization, cross_layer, global_ranking, normalized, uniform
 from graftpop.ops.attenuation import ShareSchedule, attenuate_, constant, falling, growing, zero
@@ -108,17 +107,18 @@ def plan_pruning(
         ModelError: no units can be removed, the target cannot be reached, or a layer's FLOPs are not known.
     """
     method = settings.method
-    check_criterion(method.criterion, sites, name, "pruning.criterion")
+    groups = find_unit_groups(network, sites, image_shape, name, method.coupled)
+    groups = [group for group in groups if not (settings.skip_first and 0 in group.members)] or groups
+    grouped = [sites[index] for index in _grouped(groups)]
+    check_criterion(method.criterion, grouped, name, "pruning.criterion")
     if method.allocation == "utilization":
-        check_criterion("interaction", sites, name, "pruning.allocation")
-    ungated = next((site for site in sites if site.entry("scale") is None), None)
+        check_criterion("interaction", grouped, name, "pruning.allocation")
+    ungated = next((site for site in grouped if site.entry("scale") is None), None)
     if method.schedule == "gated" and ungated is not None:
         raise ModelError(
             f"pruning.schedule: gated needs layers before a normalization with a scale, which is their gate, got "
             f"'{ungated.name}' of '{name}'; choose another schedule"
         )
-    groups = find_unit_groups(network, sites, image_shape, name, method.coupled)
-    groups = [group for group in groups if not (settings.skip_first and 0 in group.members)] or groups
     of_weights = flops_by_weight(network, image_shape) if method.allocation == "cross_layer" else {}
     flops = [sum(of_weights.get(sites[index].weight.tensor, 0) for index in group.members) for group in groups]
     if method.allocation == "cross_layer" and not all(flops):
@@ -138,6 +138,11 @@ def plan_pruning(
                 f"left if every layer loses all units that it may, got {settings.target:g}; {step}"
             )
     return plan
+
+
+def _grouped(groups: Iterable[UnitGroup]) -> list[int]:
+    """Return the indices of the sites in some groups, in module order."""
+    return sorted({index for group in groups for index in group.members})
 
 
 class Pruning(Hook):
@@ -170,6 +175,7 @@ class Pruning(Hook):
         self._settings, self._method = settings, settings.method
         self._schedule = SCHEDULES[self._method.schedule]
         self._groups = [_Units(group, filters) for group in plan.groups]
+        self._grouped = {index: filters[index] for index in _grouped(plan.groups)}
         self._first_epoch, self._epochs = max(1, math.floor(settings.start * epochs + 1e-9)), epochs
         self._seed, self._peer = seed, peer
         self._dropped = self._nothing()
@@ -214,16 +220,17 @@ class Pruning(Hook):
                 weak[index] = of_site[lost]
         return weak
 
-    def _scores(self, epoch: int) -> list[Tensor]:
-        """Return the scores of each site's units after an epoch."""
+    def _scores(self, epoch: int) -> Mapping[int, Tensor]:
+        """Return the scores of the units of each site in a group after an epoch, by the index of the site."""
         seed = derive(self._seed, "pruning", self._peer, epoch)
-        return scores(self._learner, self._filters, self._method.criterion, seed)
+        found = scores(self._learner, list(self._grouped.values()), self._method.criterion, seed)
+        return dict(zip(self._grouped, found, strict=True))
 
     def _amount(self, epoch: int) -> float:
         """Return the share of the rate, or of the reduction to the target, after an epoch."""
         return self._schedule.amount(epoch, self._epochs)
 
-    def _group_scores(self, site_scores: Sequence[Tensor]) -> list[Tensor]:
+    def _group_scores(self, site_scores: Mapping[int, Tensor]) -> list[Tensor]:
         """Return the scores of each group's units, (U,): comparable where those of all groups decide together."""
         found = []
         for units in self._groups:
@@ -265,7 +272,9 @@ class Pruning(Hook):
 
     def _utilizations(self, epoch: int) -> list[float]:
         """Return the utilization of each group: the mean of its layers."""
-        of_sites = utilization(self._learner, self._filters, derive(self._seed, "utilization", self._peer, epoch))
+        seed = derive(self._seed, "utilization", self._peer, epoch)
+        found = utilization(self._learner, list(self._grouped.values()), seed)
+        of_sites = dict(zip(self._grouped, found, strict=True))
         return [fmean(of_sites[index] for index in units.members) for units in self._groups]
 
     def _drop(self, weak: list[Tensor]) -> None:
@@ -300,7 +309,7 @@ class _Units:
         self._filters = filters
         self.members = {index: units.to(filters[index].weight.device) for index, units in group.members.items()}
 
-    def sum_of(self, site_scores: Sequence[Tensor]) -> Tensor:
+    def sum_of(self, site_scores: Mapping[int, Tensor]) -> Tensor:
         """Return the sum of the scores of each unit's members, (U,)."""
         return torch.stack([site_scores[index][units] for index, units in self.members.items()]).sum(0)
 

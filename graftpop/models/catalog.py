@@ -68,8 +68,8 @@ def find_model(
         name: a key of MODELS; `torchvision:NAME` or `timm:NAME` for a classifier of torchvision or timm;
             `python:MODULE.CLASS` for a user-defined class.
         where: key where the name was given, for messages.
-        args: keyword arguments of the builder of torchvision, of timm or of the class; the function raises ModelError
-            for those that it refuses.
+        args: keyword arguments of the network, of the builder of torchvision or timm, or of the class; the function
+            raises ModelError for those that it refuses.
 
     Raises:
         ModelError: unknown network or argument, or timm is not installed.
@@ -85,9 +85,9 @@ def find_model(
     elif name.startswith(PYTHON):
         return user_classifier(name.removeprefix(PYTHON), where, args)
     else:
-        make = _own_classifier(name, where)
-        if args:
-            raise ModelError(f"{at}: must be empty for '{name}', which takes no arguments, got {args}; leave it out")
+        own = _own_classifier(name, where)
+        _check_arguments(own, name, at, args)
+        make = partial(own, **args)
     return _with_refusal(make, f"{at}: must be arguments of '{name}', got {args}") if args else make
 
 
@@ -198,14 +198,7 @@ def user_classifier(name: str, where: str, args: Mapping[str, Any]) -> Callable[
             f"{where}: must be {PYTHON}MODULE.CLASS, a class of torch.nn.Module that takes the number of "
             f"classes, got '{PYTHON}{name}'"
         )
-    parameters = list(inspect.signature(found).parameters.values())[1:] if args else []
-    names = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    unknown = [argument for argument in args if argument not in names]
-    if unknown and not any(one.kind is one.VAR_KEYWORD for one in parameters):
-        raise ModelError(
-            f"{_args_key(where)}: must be arguments of {PYTHON}{name}, got {unknown[0]}; choose from "
-            f"{', '.join(names) or 'none'}{closest(unknown[0], names)}"
-        )
+    _check_arguments(found, f"{PYTHON}{name}", _args_key(where), args)
 
     def make(num_classes: int) -> nn.Module:
         try:
@@ -221,6 +214,18 @@ def user_classifier(name: str, where: str, args: Mapping[str, Any]) -> Callable[
         return network
 
     return make
+
+
+def _check_arguments(builder: Callable[..., nn.Module], name: str, at: str, args: Mapping[str, Any]) -> None:
+    """Check that a builder takes some keyword arguments after the number of classes."""
+    parameters = list(inspect.signature(builder).parameters.values())[1:] if args else []
+    names = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    unknown = [argument for argument in args if argument not in names]
+    if unknown and not any(one.kind is one.VAR_KEYWORD for one in parameters):
+        raise ModelError(
+            f"{at}: must be arguments of {name}, got {unknown[0]}; choose from "
+            f"{', '.join(names) or 'none'}{closest(unknown[0], names)}"
+        )
 
 
 def _did_you_mean(prefix: str, name: str, names: list[str]) -> str:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 __all__ = ["VGG16"]
 
 STAGES: Final = (
-    (64, 64),
-    (128, 128),
-    (256, 256, 256),
-    (512, 512, 512),
-    (512, 512, 512),
-)  # widths; each stage ends in a pooling
+    (1, 1),
+    (2, 2),
+    (4, 4, 4),
+    (8, 8, 8),
+    (8, 8, 8),
+)  # widths, relative to the first; each stage ends in a pooling
 
 
 class VGG16(nn.Module):
@@ -27,14 +27,15 @@ class VGG16(nn.Module):
 
     Args:
         num_classes: logits per image.
+        width: filters of the first convolution; those of the others are in proportion.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, width: int = 64) -> None:
         super().__init__()
         modules: list[nn.Module] = []
         num_inputs = 3
         for widths in STAGES:
-            for num_filters in widths:
+            for num_filters in (width * relative for relative in widths):
                 modules += [
                     nn.Conv2d(num_inputs, num_filters, 3, padding=1),
                     nn.BatchNorm2d(num_filters),

@@ -12,6 +12,7 @@ from graftpop.models.card import ModelCard
 from graftpop.models.features import classifier_of
 from graftpop.models.flops import count_flops, count_parameters
 from graftpop.models.forward_check import blank_images
+from graftpop.models.latency import measure_latencies
 from graftpop.ops.soups import greedy_soup, uniform_soup
 from graftpop.rows import TrialRow
 from graftpop.settings import Settings
@@ -74,7 +75,7 @@ class FinalNetwork:
         return primary.merit(self._task.score(self._task.predict(outputs), targets)[primary.name])
 
     def cost(self) -> TrialRow:
-        """Return the network's parameters and FLOPs for one image, and both after removal if filters were removed."""
+        """Return the network's parameters and FLOPs for one image; with a removal both after it, and the latencies."""
         shape = self._splits.image_shape
         network = self._learner.network
         cost: TrialRow = {"parameters": count_parameters(network), "flops": count_flops(network, shape)}
@@ -83,6 +84,14 @@ class FinalNetwork:
                 "removed_filters": self._num_removed,
                 "parameters_left": count_parameters(self.small),
                 "flops_left": count_flops(self.small, shape),
+            }
+            one, one_left = measure_latencies([network, self.small], shape, 1)
+            batch, batch_left = measure_latencies([network, self.small], shape, 128)
+            cost |= {
+                "latency_1_ms": 1000 * one,
+                "latency_1_left_ms": 1000 * one_left,
+                "latency_128_ms": 1000 * batch,
+                "latency_128_left_ms": 1000 * batch_left,
             }
         return cost
 

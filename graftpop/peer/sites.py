@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from graftpop.errors import ModelError
-from graftpop.hooks.data_criteria import check_criterion
 from graftpop.hooks.pruning import PruningPlan, plan_pruning
+from graftpop.hooks.ranking import check_criterion
 from graftpop.models.layers import BATCHNORMS
 from graftpop.settings import Settings
 from graftpop.sites import ChannelGroup, Site, find_sites

@@ -79,7 +79,8 @@ class ModelSettings(Section):
 
     args: Arguments = Field(default={})
     """Keyword arguments of the network's builder by name, such as drop_rate or img_size: those of timm.create_model,
-    torchvision.models.get_model or the user-defined class. Each may be searched. The value null leaves one out."""
+    torchvision.models.get_model or the user-defined class; of vgg16 the width of its first layer, 64, to which the
+    others are in proportion. Each may be searched. The value null leaves one out."""
 
     pretrained: bool = False
     """Whether every peer starts from the weights that torchvision or timm publish for the model. The output layer is

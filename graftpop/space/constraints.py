@@ -6,7 +6,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from graftpop.errors import SpaceError, choose, closest, one_line
-from graftpop.hooks.ranking import ALL_CRITERIA
+from graftpop.hooks.ranking import ALL_CRITERIA, CRITERIA_OF_GROUPS
 from graftpop.ops.criteria import CRITERIA
 from graftpop.ops.topology import TOPOLOGIES
 from graftpop.settings import Settings
@@ -26,7 +26,7 @@ NAME_TABLES: Final[Mapping[str, Mapping[str, object]]] = {
     "population.topology": {"auto": None, **TOPOLOGIES},
     "graft.criterion": CRITERIA,
     "repr.criterion": ALL_CRITERIA,
-    "pruning.criterion": ALL_CRITERIA,
+    "pruning.criterion": CRITERIA_OF_GROUPS,
 }
 """Keys whose value is a name, and the table with the names. data.name and model.name are checked with the data."""
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from graftpop.errors import SpaceError
 from graftpop.hooks.gated import phases_of
+from graftpop.hooks.torch_pruning_criteria import TORCH_PRUNING_CRITERIA
 from graftpop.settings import Settings
 from graftpop.settings.pruning import PRESETS, PruningMethod, PruningSettings
 from graftpop.space.validation_messages import Origin
@@ -197,6 +198,11 @@ def _check_pruning(settings: Settings, origin: Origin) -> None:
         raise SpaceError(
             f"{origin('pruning.criterion')}: has no effect with selection {method.selection} and allocation "
             f"{method.allocation}, which use no scores, got {pruning.criterion}; leave it out"
+        )
+    if method.criterion in TORCH_PRUNING_CRITERIA and method.coupled == "apart":
+        raise SpaceError(
+            f"{origin('pruning.coupled')}: must be sum or skip with criterion {method.criterion}, which scores what is "
+            f"removed together, got apart; set it, or choose another criterion"
         )
     if method.allocation == "budget" and pruning.target is None:
         raise SpaceError(

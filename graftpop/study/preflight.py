@@ -12,7 +12,7 @@ from graftpop.errors import DataError, SpaceError
 from graftpop.exchange.assignment import check_released
 from graftpop.exchange.build import check_user_parts
 from graftpop.exchange.user_parts import named_user_parts
-from graftpop.hooks.data_criteria import DATA_CRITERIA, OF_NORMALIZATION
+from graftpop.hooks.ranking import RESTRICTED
 from graftpop.models import build, find_model
 from graftpop.models.forward_check import check_forward
 from graftpop.models.module_check import check_modules
@@ -199,7 +199,7 @@ def _check_network(
         if settings.pruning is not None and plan is not None and plan.size is not None:
             num_units = sum(group.num_units for group in plan.groups)
             yield f"{name}: pruning ranks {num_units} units in {len(plan.groups)} groups that can be removed"
-        if settings.pruning is not None and settings.pruning.remove:
+        if settings.pruning is not None and settings.pruning.remove and (plan is None or plan.size is None):
             check_removable(network, rankable(sites), splits.image_shape, name)
         baseline = settings.diagnostics
         if baseline.density_of is not None:
@@ -226,7 +226,7 @@ def _use_of_sites(settings: Settings) -> tuple[object, ...]:
         criteria.add(pruning.method.criterion)
     if settings.repr is not None:
         criteria.add(settings.repr.criterion)
-    ranking = (*of_pruning, *sorted(criteria & {*DATA_CRITERIA, *OF_NORMALIZATION}))
+    ranking = (*of_pruning, *sorted(criteria & RESTRICTED))
     methods = settings.method_on_sites, settings.method_on_filters, ranking, settings.population.repair
     return settings.sites, settings.align is None, *methods, level, str(settings.diagnostics), str(parts)
 

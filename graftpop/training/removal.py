@@ -8,7 +8,7 @@ image. All decisions are made on the whole network; then each module is cut once
 import copy
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from graftpop.models.layers import BATCHNORMS, CONVOLUTIONS, NORMALIZATIONS, is_
 from graftpop.sites import Site
 from graftpop.training.filters import DROPPED
 
-__all__ = ["check_removable", "dropped_filters", "remove_dropped", "zero_units_"]
+__all__ = ["check_removable", "dependency_graph", "dropped_filters", "pruning_group", "remove_dropped", "zero_units_"]
 
 Cut = Callable[[nn.Module, list[int]], object]  # function of torch-pruning that removes channels from a module
 TOLERANCE: Final = 1e-5  # relative, in double precision: only the order of sums differs
@@ -136,18 +136,17 @@ def _cuts(
     torch-pruning's group of some filters lists every module that must lose channels with them. Filters that must stay
     are taken out and the group of the rest is computed again, until no filter of the group must stay.
     """
-    graph = _dependency_graph(network, image_shape)
+    graph = dependency_graph(network, torch.zeros(1, *image_shape))
     zeros = _zero_inputs(network, image_shape)
     modules = dict(network.named_modules())
     cuts: dict[tuple[Cut, nn.Module], set[int]] = defaultdict(set)
     for name, indices in dropped.items():
         if modules[name] not in graph.module2node:  # its weight is passed to a function, as in nn.MultiheadAttention
             continue
-        cut = graph.get_pruner_of_module(modules[name]).prune_out_channels
+        cut = _cut_of(graph, modules[name])
         going = set(indices) - cuts[cut, modules[name]]
         while going:
-            _bound_visits(graph)
-            group = graph.get_pruning_group(modules[name], cut, sorted(going))
+            group = pruning_group(graph, modules[name], sorted(going))
             staying = set().union(*(_staying(graph, item, zeros, cuts) for item in group))
             if not staying:
                 for item in group:
@@ -155,6 +154,26 @@ def _cuts(
                 break
             going -= staying
     return cuts
+
+
+def _cut_of(graph: Any, module: nn.Module) -> Cut:
+    cut: Cut = graph.get_pruner_of_module(module).prune_out_channels
+    return cut
+
+
+def pruning_group(graph: Any, module: nn.Module, filters: Iterable[int]) -> Any:
+    """Return torch-pruning's group of some filters of a module: everything that must lose channels with them.
+
+    Args:
+        graph: see `dependency_graph`.
+        module: a module of its network.
+        filters: indices of filters.
+
+    Raises:
+        RuntimeError: the channels are connected in a circle.
+    """
+    _bound_visits(graph)
+    return graph.get_pruning_group(module, _cut_of(graph, module), list(filters))
 
 
 def _bound_visits(graph: Any) -> None:
@@ -207,15 +226,24 @@ def _can_be_cut(node: Any) -> bool:
     return kind in ("BN", "LINEAR", "CONCAT")
 
 
-def _dependency_graph(network: nn.Module, image_shape: tuple[int, ...]) -> Any:
+def dependency_graph(network: nn.Module, image: Tensor) -> Any:
+    """Return torch-pruning's graph of the modules of a network.
+
+    Args:
+        network: the network.
+        image: an image (1, C, H, W) for it.
+
+    Raises:
+        ModelError: torch-pruning is not installed.
+    """
     try:
         from torch_pruning import DependencyGraph
     except ImportError as error:
         raise ModelError(
-            "pruning.remove: needs the package torch-pruning, which is not installed; install "
-            "graftpop[pruning], or set pruning.remove: false"
+            "pruning: needs the package torch-pruning, which is not installed; install graftpop[pruning], or set "
+            "pruning.coupled: apart and pruning.remove: false"
         ) from error
-    image = torch.zeros(1, *image_shape, requires_grad=True)
+    image = image.detach().clone().requires_grad_(image.is_floating_point())
     with torch.enable_grad():
         return DependencyGraph().build_dependency(network, (image,), verbose=False)  # verbose: warnings
 

@@ -13,9 +13,9 @@ from site_networks import site_network
 from torch import Tensor, nn
 
 from graftpop.errors import ModelError
-from graftpop.hooks.data_criteria import DATA_CRITERIA, NUM_BATCHES, check_criterion
+from graftpop.hooks.data_criteria import DATA_CRITERIA, NUM_BATCHES
 from graftpop.hooks.interaction import utilization
-from graftpop.hooks.ranking import scores
+from graftpop.hooks.ranking import check_criterion, scores
 from graftpop.hooks.unit_outputs import per_unit, unit_outputs
 from graftpop.models.flops import flops_by_weight
 from graftpop.sites import find_sites

@@ -49,6 +49,15 @@ def test_arguments_of_torchvision_set_dropout_and_stochastic_depth() -> None:
     assert dropout_rates(auxiliary) == {0.1}
 
 
+def test_width_of_vgg16_scales_every_layer() -> None:
+    widths, whole = (
+        [module.out_channels for module in build("vgg16", 10, args=args).modules() if isinstance(module, nn.Conv2d)]
+        for args in ({"width": 8}, {})
+    )
+    assert [8 * width for width in widths] == whole
+    assert len(set(whole)) == 4
+
+
 def test_arguments_of_a_class_follow_the_number_of_classes() -> None:
     network = build(USER, 7, args={"rate": 0.25, "widths": [3, 4]})
     assert isinstance(network, WithDropout)
@@ -59,7 +68,9 @@ def test_arguments_of_a_class_follow_the_number_of_classes() -> None:
 @pytest.mark.parametrize(
     ("name", "args", "parts"),
     [
-        ("resnet8", {"dropout": 0.5}, ["'resnet8'", "{'dropout': 0.5}"]),
+        ("resnet8", {"dropout": 0.5}, ["resnet8", "got dropout", "choose from none"]),
+        ("vgg16", {"widht": 8}, ["vgg16", "got widht", "choose from width", "did you mean 'width'"]),
+        ("vgg16", {"width": "wide"}, ["'vgg16'", "'wide'", "TypeError"]),
         ("torchvision:resnet18", {"dropout": 0.5}, ["'torchvision:resnet18'", "TypeError", "'dropout'"]),
         ("torchvision:vit_b_16", {"dropout": "much"}, ["'torchvision:vit_b_16'", "'much'"]),
         (USER, {"ratio": 0.5}, ["got ratio; choose from rate, widths", "did you mean 'rate'"]),

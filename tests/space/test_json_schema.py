@@ -91,7 +91,7 @@ BEYOND_A_SCHEMA = re.compile(
             "in rising order",
             "must be below the epochs of the training",
             "needs exactly one of",
-            "takes no arguments",
+            "must be arguments of",
             "hard pruning",
             "above 1 must be a whole number",
             "low must be below high",

@@ -163,6 +163,14 @@ def test_budget_needs_a_target(method: str) -> None:
     assert accepted(f"pruning: {{{method}, target: 0.5, selection: k_reciprocal, criterion: l1}}").pruning
 
 
+def test_importances_of_torch_pruning_need_units_that_can_be_removed() -> None:
+    criterion = "criterion: 'torch_pruning:TaylorImportance'"
+    assert_refused(f"pruning: {{{criterion}}}", "pruning.coupled", "sum or skip", "got apart")
+    assert accepted(f"pruning: {{{criterion}, coupled: skip}}").pruning
+    assert accepted(f"pruning: {{{criterion}, target: 0.5}}").pruning
+    assert_refused("repr: {criterion: 'torch_pruning:TaylorImportance'}", "repr.criterion", "TaylorImportance")
+
+
 def test_target_needs_units_that_can_be_removed() -> None:
     assert_refused("pruning: {target: 0.5, coupled: apart}", "pruning.coupled", "sum or skip", "got apart")
     assert accepted("pruning: {target: {uniform: [0.3, 0.9]}, coupled: skip}").pruning

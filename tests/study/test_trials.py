@@ -65,8 +65,9 @@ def test_without_a_measured_trial_there_is_no_best_trial() -> None:
     assert best_trial([trial(0, "failed"), trial(1, "pending")], ACCURACY) is None
 
 
+LATENCIES = ("latency_1_ms", "latency_1_left_ms", "latency_128_ms", "latency_128_left_ms")
 UNKNOWN_COST = dict.fromkeys(
-    ("parameters", "flops", "removed_filters", "parameters_left", "flops_left", "inference_flops")
+    ("parameters", "flops", "removed_filters", "parameters_left", "flops_left", *LATENCIES, "inference_flops")
 )
 
 

@@ -428,7 +428,7 @@ def test_untraceable_network_is_refused_in_one_line() -> None:
 def test_missing_torch_pruning_is_refused_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     network = seeded_network("resnet8")
-    with pytest.raises(ModelError, match=r"^pruning\.remove: [^\n]+ torch-pruning[^\n]+ graftpop\[pruning\], [^\n]+$"):
+    with pytest.raises(ModelError, match=r"^pruning: [^\n]+ torch-pruning[^\n]+ graftpop\[pruning\], [^\n]+$"):
         check_removable(network, find_sites(network, CIFAR, "resnet8", "conv_bn"), CIFAR, "resnet8")
 
 
