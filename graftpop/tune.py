@@ -254,7 +254,7 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
     progress = LiveProgress if console.is_terminal else PlainProgress
     pace = Pace(space.num_trials(), space.most_rounds(), space.most_epochs())
     with progress(console, pace, space.metrics) as watch:
-        trials = run_study(space, folder, connection, watch)
+        trials = run_study(space, folder, connection, watch, watch.stopping)
     interrupted = sum(trial.is_over for trial in trials) < space.num_trials() or any(
         trial.status == "interrupted" for trial in trials
     )
@@ -270,11 +270,11 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
 
 def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
     """Print the table of trials, the comparison if there are variants, the best trial and the paths of the results."""
-    from graftpop.cli.progress import sample_text, trials_table
+    from graftpop.cli.trial_table import TrialTable, sample_text
     from graftpop.comparison import compare_trials, comparison_tables
     from graftpop.study.trials import best_trial, pareto_front
 
-    console.print(trials_table(trials, space.metrics))
+    console.print(TrialTable(trials, space.metrics, is_whole=True))
     for trial in trials:
         if trial.error:
             console.print(f"[red]trial {trial.number} {trial.status}[/]: ", end="")
@@ -307,7 +307,7 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | 
     Nothing is written but the cache of decoded images, and no server of a tracker or storage is called.
     """
     from graftpop.cli.duration import duration_text, typical_trials
-    from graftpop.cli.progress import sample_text
+    from graftpop.cli.trial_table import sample_text
     from graftpop.cluster.connection import connect, local_node
     from graftpop.cluster.resources import resource_request
     from graftpop.study.optuna_storage import check_driver

@@ -5,83 +5,29 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 from rich.text import Text
 
+from graftpop.cli.trial_table import TrialTable, sample_text
 from graftpop.metrics import Metric, text_of_metric
-from graftpop.study.trials import Trial, best_trial, duration
+from graftpop.study.trials import Trial, duration
 
-__all__ = ["LiveProgress", "Pace", "PlainProgress", "sample_text", "trials_table", "value_text"]
+__all__ = ["LiveProgress", "Pace", "PlainProgress"]
+
+STOPPING = "stopping: saving what is complete; press Ctrl-C again to end at once"
 
 SHOWN_TRIALS = 20
+LINES_BELOW = 3  # the number of hidden trials, the bar, and the cursor
 SECONDS_BETWEEN_LINES = 10.0
-STYLES = {"running": "cyan", "completed": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}
-
-
-def value_text(value: object) -> str:
-    """Return a measured value as short text; floats have four digits."""
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def sample_text(value: object) -> str:
-    """Return a searched value as short text."""
-    return "null" if value is None else value_text(value)
-
-
-def trials_table(trials: Sequence[Trial], metrics: Sequence[Metric]) -> Table:
-    """Return a table with one row per trial: searched values, round, metrics, images per second.
-
-    The primary metric has four columns, each further one its test score.
-
-    Args:
-        trials: the trials.
-        metrics: metrics of the task, the primary first.
-    """
-    searched = list(dict.fromkeys(key for trial in trials for key in trial.sample))
-    primary, *others = metrics
-    best = best_trial(trials, primary)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("trial", justify="right")
-    table.add_column("status")
-    for key in searched:
-        table.add_column(key.rpartition(".")[2], justify="right")
-    scores = {
-        _head("val", primary): primary.val,
-        _head("mean val", primary): primary.mean,
-        _head("test", primary): primary.test,
-        _head("ensemble", primary): primary.ensemble,
-    } | {_head(f"test {metric.label}", metric): metric.test for metric in others}
-    for name in ("round", *scores, "invalid", "images/s"):
-        table.add_column(name, justify="right")
-    for trial in trials:
-        result = trial.result
-        table.add_row(
-            str(trial.number),
-            f"[{STYLES.get(trial.status, 'dim')}]{trial.status}[/]",
-            *(sample_text(trial.sample[key]) if key in trial.sample else "-" for key in searched),
-            f"{trial.round}/{trial.num_rounds}",
-            *(text_of_metric(column, result.get(column)).removesuffix(" %") for column in scores.values()),
-            value_text(result.get("num_invalid_filters")),
-            f"{result['images_per_s']:,.0f}" if "images_per_s" in result else "",
-            style="bold" if trial is best else None,
-        )
-    return table
-
-
-def _head(name: str, metric: Metric) -> str:
-    """Return the heading of a column of a metric."""
-    return f"{name} %" if metric.is_share else name
 
 
 class Pace:
     """Completed rounds, total rounds and remaining time of a study.
 
-    Rounds of few peers are shorter, so the time follows from the epochs that all peers train.
+    Rounds of few peers are shorter, so the time follows from the epochs that all peers train. The start of processes
+    does not count: training began as long before the first complete round as that took.
 
     Args:
         num_trials: number of trials, those not yet created included.
@@ -95,6 +41,7 @@ class Pace:
         self._epochs_of_trial = epochs_of_trial
         self._start = time.monotonic()
         self._done_before: float | None = None
+        self._has_round = False
 
     def total_rounds(self, trials: Sequence[Trial]) -> int:
         """Return the rounds of all trials; each trial not yet created counts as the longest one."""
@@ -112,6 +59,10 @@ class Pace:
             self._done_before = done  # epochs of an earlier session say nothing about this one's pace
         if done <= self._done_before:
             return ""
+        if not self._has_round:
+            self._has_round = True
+            took_s = max(trial.result.get("time_s", float("inf")) for trial in trials if trial.round)
+            self._start = max(self._start, time.monotonic() - took_s)
         pace_s = (time.monotonic() - self._start) / (done - self._done_before)
         return f"{duration(pace_s * (total - done))} left"
 
@@ -181,7 +132,8 @@ class LiveProgress:
             TextColumn("{task.fields[left]}"),
         )
         self._task = self._bar.add_task("study", total=pace.total_rounds([]), speed="", left="")
-        self._live = Live(self._bar, console=console, refresh_per_second=4, transient=True)
+        self._trials: Sequence[Trial] = []
+        self._live = Live(self, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -195,7 +147,7 @@ class LiveProgress:
     def __call__(self, trials: list[Trial]) -> None:
         """Redraw the table, and print new events above it."""
         for line in (*self._events.lines(trials), *self._endings.lines(trials)):
-            self._live.console.print(Text(line, style="yellow"), soft_wrap=True)
+            self._print(line)
         speed = images_per_s(trials)
         self._bar.update(
             self._task,
@@ -204,20 +156,31 @@ class LiveProgress:
             speed=f"{speed:,.0f} images/s" if speed else "",
             left=self._pace.time_left(trials),
         )
-        self._live.update(self._render(trials))
+        self._trials = trials
 
-    def _render(self, trials: list[Trial]) -> RenderableType:
-        running = [trial for trial in trials if not trial.is_over]
-        over = [trial for trial in trials if trial.is_over]
-        shown = running[:SHOWN_TRIALS] + over[-max(1, SHOWN_TRIALS - len(running)) :]
-        shown.sort(key=lambda trial: trial.number)
-        if not shown:
-            return self._bar
-        hidden = len(trials) - len(shown)
-        parts: list[RenderableType] = [trials_table(shown, self._metrics)]
-        if hidden:
-            parts.append(f"[dim]and {hidden} more trials[/]")
-        return Group(*parts, self._bar)
+    def stopping(self) -> None:
+        """Say above the table that the study ends."""
+        self._print(STOPPING)
+
+    def _print(self, line: str) -> None:
+        self._live.console.print(Text(line, style="yellow"), soft_wrap=True)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table and the bar for the size of the terminal, which may have changed."""
+        most = max(1, min(SHOWN_TRIALS, console.size.height - LINES_BELOW - 1))
+        running = [trial for trial in self._trials if not trial.is_over][:most]
+        over = [trial for trial in self._trials if trial.is_over]
+        room = most - len(running)
+        shown = sorted([*running, *over[len(over) - room :]] if room < len(over) else [*running, *over], key=_number)
+        if shown:
+            yield TrialTable(shown, self._metrics)
+        if hidden := len(self._trials) - len(shown):
+            yield Text(f"and {hidden} more trials", style="dim")
+        yield self._bar
+
+
+def _number(trial: Trial) -> int:
+    return trial.number
 
 
 class PlainProgress:
@@ -237,6 +200,10 @@ class PlainProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Do nothing."""
+
+    def stopping(self) -> None:
+        """Print that the study ends."""
+        self._console.print(STOPPING, highlight=False, markup=False, soft_wrap=True)
 
     def __call__(self, trials: list[Trial]) -> None:
         """Print new events, and the trials whose line is due."""

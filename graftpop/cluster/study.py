@@ -22,6 +22,7 @@ from graftpop.cluster.search import (
     search_algorithm,
     trials_to_run,
 )
+from graftpop.cluster.stop_notice import StopNotice
 from graftpop.cluster.trackers import Tracker
 from graftpop.cluster.trainable import PopulationTrainable, placement_of
 from graftpop.cluster.tune_losses import losses_counted
@@ -43,7 +44,11 @@ logger = logging.getLogger("graftpop")
 
 
 def run_study(
-    space: Space, folder: RunFolder, connection: Connection, watch: Callable[[list[Trial]], None]
+    space: Space,
+    folder: RunFolder,
+    connection: Connection,
+    watch: Callable[[list[Trial]], None],
+    on_stop: Callable[[], None] = lambda: None,
 ) -> list[Trial]:
     """Run the unfinished trials of a study and return all its trials.
 
@@ -54,6 +59,7 @@ def run_study(
         folder: the run folder, with the trials of earlier sessions.
         connection: the cluster.
         watch: called with all trials whenever one changes.
+        on_stop: called when a SIGINT ends the study, before what is pending is written.
 
     Raises:
         ResourceError: no trial found room for a long time; the cluster has lost nodes.
@@ -115,7 +121,7 @@ def run_study(
                 max_failures=tuned.max_failures,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: str(trial.config["trial"]["trial_id"]),
-                callbacks=[recorder, metrics, TBXLoggerCallback(), *trackers],
+                callbacks=[StopNotice(on_stop), recorder, metrics, TBXLoggerCallback(), *trackers],
                 raise_on_failed_trial=False,
                 verbose=0,
             )

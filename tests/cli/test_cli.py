@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from graftpop import __version__
 from graftpop.__main__ import app
-from graftpop.cli.progress import value_text
+from graftpop.cli.trial_table import value_text
 from graftpop.space import load_space
 from graftpop.study.samplers import make_sampler
 

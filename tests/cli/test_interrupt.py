@@ -62,6 +62,7 @@ def wait_for_rounds(process: "subprocess.Popen[str]", run: Path, number: int) ->
 def check_interrupted(process: "subprocess.Popen[str]", run: Path, code: int) -> None:
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (code, "")
+    assert "stopping" in output
     assert f"python -m graftpop.tune --resume {run}" in output
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
 

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from graftpop.cli import progress
-from graftpop.cli.progress import LiveProgress, Pace, PlainProgress, trials_table, value_text
+from graftpop.cli.progress import LiveProgress, Pace, PlainProgress
+from graftpop.cli.trial_table import TrialTable, value_text
 from graftpop.metrics import ACCURACY
 from graftpop.study.trials import Trial
 
@@ -41,11 +42,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def shown(*trials: Trial) -> list[list[str]]:
+def printed(*trials: Trial, width: int = 160, is_whole: bool = False) -> list[str]:
+    """Return the lines of the table as it is printed on a terminal of some width."""
+    console = Console(record=True, width=width, file=StringIO())
+    console.print(TrialTable(trials, [ACCURACY], is_whole=is_whole))
+    return console.export_text().splitlines()
+
+
+def shown(*trials: Trial, **options: Any) -> list[list[str]]:
     """Return the cells of the table as it is printed, row by row."""
-    console = Console(record=True, width=160, file=StringIO())
-    console.print(trials_table(trials, [ACCURACY]))
-    return [re.split(r" {2,}", line.strip()) for line in console.export_text().splitlines()]
+    return [re.split(r" {2,}", line.strip()) for line in printed(*trials, **options)]
 
 
 # the table
@@ -89,7 +95,47 @@ def test_table_without_searched_keys_has_no_columns_for_them() -> None:
 
 def test_only_the_best_trial_is_bold() -> None:
     trials = [trial(0, val_accuracy=0.5), trial(1, val_accuracy=0.7), trial(2)]
-    assert [row.style for row in trials_table(trials, [ACCURACY]).rows] == [None, "bold", None]
+    rows = Console(width=160).render_lines(TrialTable(trials, [ACCURACY]))[1:]
+    assert [any(part.style and part.style.bold for part in row) for row in rows] == [False, True, False]
+
+
+DONE = RESULT | {"round": 12, "test_accuracy": 0.875, "ensemble_test_accuracy": 0.9}
+
+
+@pytest.mark.parametrize("width", [*range(16, 121, 8), 80])
+def test_no_cell_is_cut_at_any_width(width: int) -> None:
+    trials = trial(0, **RESULT), trial(1, "completed", **DONE), trial(2, "pending")
+    everything = {cell for row in shown(*trials) for cell in row} | {"\u25b6", "\u2713", "\u00b7"}
+    lines = printed(*trials, width=width)
+    assert len(lines) == 4
+    assert max(map(len, lines)) <= width
+    for line in lines:
+        assert {cell for cell in re.split(r" {2,}", line.strip()) if cell} <= everything
+
+
+def test_narrow_table_keeps_the_columns_of_most_worth() -> None:
+    trials = trial(0, **RESULT), trial(1, "completed", **DONE)
+    heads = [shown(*trials, width=width)[0] for width in (80, 60, 40, 20)]
+    assert heads == [
+        ["trial", "num_peers", "A", "round", "val %", "mean val %", "test %", "ensemble %"],
+        ["trial", "num_peers", "A", "round", "val %", "test %"],
+        ["trial", "round", "val %", "test %"],
+        ["trial", "val %"],
+    ]
+    running_only = shown(trials[0], width=80)[0]  # nothing is tested yet
+    assert running_only == ["trial", "status", "num_peers", "A", "round", "val %", "mean val %", "invalid", "images/s"]
+
+
+def test_whole_table_continues_below_with_all_columns() -> None:
+    trials = trial(0, **RESULT), trial(1, "completed", **DONE)
+    lines = printed(*trials, width=50, is_whole=True)
+    assert max(map(len, lines)) <= 50
+    blocks = [block.splitlines() for block in "\n".join(line.rstrip() for line in lines).split("\n\n")]
+    heads = [re.split(r" {2,}", block[0].strip()) for block in blocks]
+    assert len(heads) > 1
+    assert {head[0] for head in heads} == {"trial"}
+    assert ["trial", *(name for head in heads for name in head[1:])] == shown(*trials)[0]
+    assert all(block[2].split()[0] == "1" for block in blocks)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +276,18 @@ def test_remaining_time_has_hours(clock: list[float]) -> None:
     assert pace.time_left(trials) == "1:01:01 left"
 
 
+def test_start_of_processes_does_not_count_as_training(clock: list[float]) -> None:
+    pace = Pace(1, 12, 12)
+    trials = [trial(0)]
+    pace.time_left(trials)
+    clock[0] += 60.0
+    trials[0].result = {"round": 1, "time_s": 2.0}
+    assert pace.time_left(trials) == "0:00:22 left"
+    clock[0] += 4.0
+    trials[0].result = {"round": 2, "time_s": 4.0}
+    assert pace.time_left(trials) == "0:00:30 left"  # 6 s for two rounds
+
+
 # the live table
 
 
@@ -258,6 +316,30 @@ def test_live_table_shows_running_trials_and_counts_hidden_ones() -> None:
     assert [line.split()[0] for line in lines[1:21]] == [str(number) for number in range(15, 35)]
     assert lines[21] == "and 15 more trials"
     assert lines[22].startswith("study")
+
+
+def test_live_table_follows_the_size_of_the_terminal() -> None:
+    output = StringIO()
+    console = Console(width=160, height=60, file=output, force_terminal=True)
+    progress = LiveProgress(console, Pace(40, 12, 12), [ACCURACY])
+    with progress as watch:
+        watch([trial(number, **RESULT) for number in range(30)])
+    for width, height, num_rows in ((160, 60, 20), (80, 24, 20), (60, 12, 8), (30, 6, 2)):
+        console.size = ConsoleDimensions(width, height)
+        lines = console.render_lines(progress, pad=False)
+        assert len(lines) == num_rows + 3 <= max(height, 23)
+        assert max(sum(part.cell_length for part in line) for line in lines) <= width
+
+
+def test_stop_is_announced_at_once() -> None:
+    for kind, is_terminal in ((LiveProgress, True), (PlainProgress, False)):
+        output = StringIO()
+        console = Console(width=160, file=output, force_terminal=is_terminal)
+        with kind(console, Pace(1, 12, 12), [ACCURACY]) as watch:
+            watch([trial(0, **RESULT)])
+            output.truncate(0)
+            watch.stopping()
+            assert "stopping" in output.getvalue()
 
 
 def test_live_table_without_trials_is_the_bar_alone() -> None:

@@ -10,7 +10,8 @@ import yaml
 from report_makers import figures_of, grafts_of, of_task, page, rounds_of, trial
 from rich.console import Console
 
-from graftpop.cli.progress import Pace, PlainProgress, trials_table
+from graftpop.cli.progress import Pace, PlainProgress
+from graftpop.cli.trial_table import TrialTable
 from graftpop.comparison import compare_trials, comparison_markdown, comparison_tables
 from graftpop.metrics import Metric
 from graftpop.space import Space, parse_space
@@ -179,7 +180,7 @@ def test_further_metrics_have_their_test_score_alone() -> None:
 
 def lines_of(metrics: tuple[Metric, ...], *trials: Trial) -> list[str]:
     console = Console(record=True, width=200, file=StringIO())
-    console.print(trials_table(trials, metrics))
+    console.print(TrialTable(trials, metrics))
     return console.export_text(styles=True).splitlines()
 
 
