@@ -254,3 +254,15 @@ def test_prometheus_accepts_its_configuration() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_image_copies_files_that_its_context_has() -> None:
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = {source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]}
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[0] == "!"}
+    assert copied == kept
+    assert all((ROOT / name).exists() for name in copied)
+    assert {"constraints.txt", "graftpop", "search_spaces"} <= copied
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    assert (ROOT / ".devcontainer" / container["build"]["dockerfile"]).resolve() == ROOT / "Dockerfile"
+    assert (ROOT / ".devcontainer" / container["build"]["context"]).resolve() == ROOT
