@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from safetensors.torch import load as tensors_from_bytes
 from torch import nn
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 
 from graftpop import population
 from graftpop.data import Splits, given_classes, given_splits
@@ -22,6 +25,7 @@ from graftpop.peer.peer import Peer
 from graftpop.peer.sites import channel_groups_of, sites_of
 from graftpop.population.group import Group, LocalGroup
 from graftpop.population.round import Round
+from graftpop.run.schemas import schemas
 from graftpop.seeds import derive, seeded
 from graftpop.settings import DataSettings, Settings, TaskSettings
 from graftpop.space import parse_space
@@ -33,6 +37,10 @@ from graftpop.tasks.task import Task
 from graftpop.training.named_optimizers import hidden_weights
 from graftpop.training.optimizers import MakeOptimizer
 from graftpop.user_code import name_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
 
 __all__ = ["Population"]
 
@@ -146,21 +154,29 @@ class Population:
         self._components = Components(network, _Splits(make_splits), optimizer, _NewTask(given_task), parts)
         self._read_states: Callable[[], Iterable[tuple[int, bytes]]] = tuple
         self._best_peer = 0
+        self._rounds: list[Round] = []
         self.outcome: dict[str, Any] = {}
 
-    def run(self) -> Iterator[Round]:
+    def run(self, *, progress: bool = False) -> Iterator[Round]:
         """Train from the first round to the last, and yield each round when it is complete.
+
+        Args:
+            progress: show a bar with the score, in a terminal or a notebook.
 
         Raises:
             PeerError: a peer failed, or was lost more often than allowed.
         """
         with self._group() as group:
             running = population.Population(group, self.settings)
-            self._read_states = running.save
+            self._read_states, self._rounds, self.outcome = running.save, [], {}
+            bar = tqdm(total=self.settings.num_rounds, unit="round", disable=not progress)
             try:
                 while running.round < self.settings.num_rounds:
                     done = running.step()
                     self._best_peer = done.best_peer
+                    self._rounds.append(done)
+                    bar.set_postfix({done.primary.label: done.primary.text(done.score)}, refresh=False)
+                    bar.update()
                     if done.is_last:
                         self.outcome = running.finish(done)
                         self._best_peer = self.outcome["best_peer"]
@@ -168,6 +184,7 @@ class Population:
                     if done.is_last:  # perhaps early
                         break
             finally:  # also if the caller leaves the loop: the peers end here, their networks stay readable
+                bar.close()
                 states = dict(running.save()) if running.round else {}
                 self._read_states = states.items
 
@@ -192,6 +209,64 @@ class Population:
             {name.removeprefix("network/"): tensor for name, tensor in tensors.items() if name.startswith("network/")}
         )
         return network.eval()
+
+    @property
+    def history(self) -> "pd.DataFrame":
+        """The results so far: one row per round and peer, with the columns of `rounds.parquet`."""
+        return self._table("rounds").to_pandas()
+
+    def plot(self, what: Literal["score", "alpha", "entropy"] = "score", peer: int = 0) -> "go.Figure":
+        """Return a plotly figure of the rounds so far.
+
+        Args:
+            what: score: validation score and training loss of every peer by round. alpha, entropy: the share of its own
+                weights that a peer kept, and the entropies of its weights and of its donors', by site and round.
+            peer: the peer, for alpha and entropy.
+
+        Raises:
+            ModelError: no round is complete; or the peer was not grafted, or the figure would show one constant.
+        """
+        from graftpop.reporting.curves import peers_by_round
+        from graftpop.reporting.exchange import alpha_map, entropy_maps
+
+        if not self._rounds:
+            raise ModelError("Population.plot: needs a complete round, got none; call run first")
+        if what == "score":
+            figure = peers_by_round(self._table("rounds"), "population", self.settings.primary)
+        else:
+            grafts = self._table("grafts")
+            grafts = grafts.filter(pc.equal(grafts["receiver"], peer))
+            if not grafts.num_rows:
+                raise ModelError(f"Population.plot: {what} needs a peer that was grafted, got peer {peer}")
+            figure = (alpha_map if what == "alpha" else entropy_maps)(grafts, peer)
+        if figure.plot is None:
+            raise ModelError(f"Population.plot: {what} shows no change; {figure.description}")
+        return figure.plot
+
+    def _table(self, name: Literal["rounds", "grafts"]) -> pa.Table:
+        """Return the rows of all rounds so far, without the trial."""
+        schema = schemas(self.settings.metrics)[name]
+        schema = schema.remove(schema.get_field_index("trial_id"))
+        if name == "rounds":
+            return pa.Table.from_pylist([row for done in self._rounds for row in done.peers], schema)
+        return pa.concat_tables(
+            [schema.empty_table(), *(pa.table(done.grafts, schema) for done in self._rounds if done.grafts)]
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the state of the population as a table, for notebooks."""
+        import pandas as pd
+
+        primary, settings = self.settings.primary, self.settings
+        facts = {
+            "network": settings.model.name.rpartition(":")[2],
+            "peers": settings.population.num_peers,
+            "rounds": f"{len(self._rounds)} of {settings.num_rounds}",
+            "best peer": self._best_peer if self._rounds else "",
+            f"validation {primary.label}": primary.text(self._rounds[-1].score) if self._rounds else "",
+            f"test {primary.label}": primary.text(self.outcome[primary.test]) if self.outcome else "",
+        }
+        return str(pd.DataFrame([facts]).to_html(index=False))
 
     def _new_network(self) -> nn.Module:
         with seeded(derive(self.settings.seed, "network"), torch.device("cpu")):

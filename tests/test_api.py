@@ -89,6 +89,31 @@ def test_unequal_architectures_are_refused_when_they_meet() -> None:
         next(make_population(Changing).run())
 
 
+def test_history_and_figures_show_every_round(capsys: pytest.CaptureFixture[str]) -> None:
+    population = make_population()
+    with pytest.raises(ModelError, match=r"^Population\.plot: "):
+        population.plot()
+    assert "0 of 2" in population._repr_html_()
+    rounds = list(population.run(progress=True))
+    assert "2/2" in capsys.readouterr().err
+    rows = [row for done in rounds for row in done.peers]
+    history = population.history
+    assert list(zip(history["round"], history["peer"], strict=True)) == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert history["val_accuracy"].tolist() == [row["val_accuracy"] for row in rows]
+    scores = [trace for trace in population.plot().data if trace.yaxis == "y"]
+    assert [(trace.name, list(trace.x)) for trace in scores] == [("peer 0", [1, 2]), ("peer 1", [1, 2])]
+    assert scores[1].y.tolist() == pytest.approx([rows[1]["val_accuracy"], rows[3]["val_accuracy"]])
+    grafts = rounds[0].grafts
+    expected = [alpha for receiver, alpha in zip(grafts["receiver"], grafts["alpha"], strict=True) if receiver == 1]
+    (alphas,) = population.plot("alpha", peer=1).data
+    assert np.ravel(alphas.z).tolist() == pytest.approx(expected)
+    with pytest.raises(ModelError, match=r"^Population\.plot: .*peer 7"):
+        population.plot("alpha", peer=7)
+    page = population._repr_html_() + rounds[1]._repr_html_()
+    for text in ("2 of 2", f"{population.outcome['test_accuracy']:.2%}".replace("%", " %"), "Round 2", "train_loss"):
+        assert text in page
+
+
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in network.state_dict().items()}
 

@@ -43,7 +43,7 @@ def test_python_names_are_pinned() -> None:
         "sections",
     ]
     public = {name for name in vars(graftpop.Population) if not name.startswith("_")}
-    assert public == {"run", "network"}
+    assert public == {"run", "network", "history", "plot"}
 
 
 def test_commands_are_pinned() -> None:

@@ -65,6 +65,14 @@ class Round:
         """The peer with the best validation score; the lowest number among equals."""
         return max(self.peers, key=self.primary.merit_of)["peer"]
 
+    def _repr_html_(self) -> str:
+        """Return the peers' rows as a table, for notebooks."""
+        import pandas as pd
+
+        title = f"Round {self.round}: validation {self.primary.label} {self.primary.text(self.score)}"
+        rows = pd.DataFrame(self.peers).drop(columns="round", errors="ignore")
+        return f"<p>{title}, of peer {self.best_peer}</p>{rows.to_html(index=False, na_rep='', float_format='%.4g')}"
+
     @property
     def score(self) -> float:
         """The population's validation score: the primary metric of its best peer, such as its accuracy."""
