@@ -173,12 +173,10 @@ def read_domain(node: Mapping[str, Any], where: str) -> Domain:
 
 
 def number_hint(text: str) -> str:
-    """Return a hint such as "; '1e-4' is text in YAML, write 0.0001"; empty if the text spells no number."""
+    """Return a hint such as "; '0.1' is text in YAML, write 0.1"; empty if the text spells no number."""
     try:
         number = float(text)
     except ValueError:
         return ""
     written = str(int(text)) if text.isdecimal() else repr(number)
-    if "e" in written and "." not in written:  # 1e-08 is text too
-        written = written.replace("e", ".0e")
     return f"; '{text}' is text in YAML, write {written}"

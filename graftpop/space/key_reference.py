@@ -29,8 +29,7 @@ search it. [search_spaces/cifar.yaml](../search_spaces/cifar.yaml) shows all key
 `# yaml-language-server: $schema=FILE`, the editor completes, explains and checks keys while you type.
 `python -m graftpop.init` writes a small space to start from, with the schema next to it.
 
-Set a key on the command line with `--set section.key=VALUE`, where VALUE is YAML. Numbers with an exponent need a
-point: `1.0e-4` is a number, `1e-4` is text.
+Set a key on the command line with `--set section.key=VALUE`, where VALUE is YAML.
 """
 DOMAINS: Final = """\
 ## Domains

@@ -14,7 +14,7 @@ from graftpop.settings import Accounting, Settings
 from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.conditions import conditions_of
 from graftpop.space.domains import Domain
-from graftpop.space.yaml_tree import copied, default_of, merged, put, value_at
+from graftpop.space.yaml_tree import copied, default_of, merged, put, read_exponents_, value_at
 
 __all__ = ["Space"]
 
@@ -230,6 +230,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+read_exponents_(_Dumper)
 _Dumper.add_representer(
     _OnOneLine, lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", data, flow_style=True)
 )

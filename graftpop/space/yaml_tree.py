@@ -30,6 +30,7 @@ __all__ = [
     "merged",
     "names_at",
     "put",
+    "read_exponents_",
     "read_sections",
     "read_yaml",
     "section_of",
@@ -54,6 +55,8 @@ MAX_SCALAR_CHARS: Final = 4096  # the longest path on Linux
 SMALLEST: Final = 1e-100  # smallest number above 0; the largest is its inverse
 
 YAML: Final = "tag:yaml.org,2002:"
+EXPONENT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+$")
+"""A number with an exponent, in YAML 1.2. PyYAML follows YAML 1.1, where it needs a point and a sign: `1.0e+4`."""
 PLAIN_KINDS: Final = {None, *(YAML + kind for kind in ("null", "bool", "int", "float", "str", "seq", "map"))}
 NOT_ON_ONE_LINE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -110,7 +113,8 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
         """Construct a number small and large enough that sums and quotients stay finite."""
         value = super().construct_yaml_float(node)
-        if value and math.isfinite(value) and not SMALLEST <= abs(value) <= 1 / SMALLEST:
+        is_number = math.isfinite(value) or EXPONENT.match(node.value)  # 1e400 is infinite in Python
+        if value and is_number and not SMALLEST <= abs(value) <= 1 / SMALLEST:
             raise _refusal(f"number beyond {SMALLEST:g} to {1 / SMALLEST:g}", node)
         return value
 
@@ -122,6 +126,14 @@ _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != YAML + "timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+def read_exponents_(kind: type[yaml.SafeLoader] | type[yaml.SafeDumper]) -> None:
+    """Let a loader read `1e-2` as a number, in place; a dumper then quotes such text."""
+    kind.add_implicit_resolver(YAML + "float", EXPONENT, list("-+.0123456789"))
+
+
+read_exponents_(_PlainLoader)
 _PlainLoader.add_constructor(YAML + "int", _PlainLoader.construct_yaml_int)
 _PlainLoader.add_constructor(YAML + "float", _PlainLoader.construct_yaml_float)
 

@@ -346,7 +346,7 @@ def test_bad_input_is_refused_before_anything_starts(arguments: list[str], messa
         ("\x00", r"space\.yaml: not valid YAML: "),
         ("seed: 1\nseed: 2", r"space\.yaml: line 2 .*'seed'"),
         ("trainin: {}", r"space\.yaml: trainin: unknown key 'trainin'; choose from .*; did you mean 'training'\?$"),
-        ("training: {lr: 1e-4}", r"space\.yaml: training\.lr: .*got '1e-4'; .*0\.0001$"),
+        ("training: {lr: '1e-4'}", r"space\.yaml: training\.lr: .*got '1e-4'; .*0\.0001$"),
         ("model: {name: resnet9}", r"space\.yaml: model\.name: unknown name 'resnet9'"),
         (
             "population: {num_peers: 5000}\ndata: {name: digits}\nmodel: {name: resnet8}",

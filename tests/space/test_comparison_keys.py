@@ -116,7 +116,7 @@ def test_malformed_variants_are_refused(variants: str, key: str, parts: list[str
     [
         ("{repr: {S1: 0}}", "repr.S1", ["equal to 1", "got 0"]),
         ("{pruning: {rate: 1.0}}", "pruning.rate", ["less than 1", "got 1.0"]),
-        ("{swa: {lr: 1e-3}}", "swa.lr", ["number", "got '1e-3'", "write 0.001"]),
+        ("{swa: {lr: '1e-3'}}", "swa.lr", ["number", "got '1e-3'", "write 0.001"]),
         ("{repr: {SS: 1}}", "repr.SS", ["'SS'", "S1, S2, N, rate, criterion, skip_first"]),
         ("{training: null}", "training", ["section", "got null"]),
         ("{distillation: {}}", "distillation.teachers", ["must be given"]),

@@ -270,7 +270,7 @@ def test_every_key_with_a_table_is_looked_up(key: str) -> None:
             "training.batch_size",
             ["equal to 2", "got 1 among the searched"],
         ),
-        ("training: {lr: {choice: [0.1, 1e-4]}}", "training.lr", ["got '1e-4' among the searched", "write 0.0001"]),
+        ("training: {lr: {choice: [0.1, '1e-4']}}", "training.lr", ["got '1e-4' among the searched", "write 0.0001"]),
         ("model: {choice: [resnet8, resnet20]}", "model", ["section", "got 'resnet8' among the searched"]),
     ],
 )

@@ -59,6 +59,23 @@ def test_empty_file_gives_the_defaults(space_file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "lr"),
+    [("1e-2", 0.01), ("1E-2", 0.01), ("2.5e-3", 0.0025), (".5e-1", 0.05), ("+1e0", 1.0), ("1.e+0", 1.0), ("1e1", 10.0)],
+)
+def test_number_may_have_an_exponent_without_a_point(space_file: Path, written: str, lr: float) -> None:
+    of_file = loaded(space_file, f"training: {{lr: {written}}}\n").resolve().training.lr
+    assert (of_file, type(of_file)) == (lr, float)
+    assert loaded(space_file, "", f"training.lr={written}").resolve().training.lr == lr
+
+
+def test_text_that_looks_like_a_number_stays_text_in_the_written_space(space_file: Path) -> None:
+    space = loaded(space_file, "name: '1e5'\nmodel: {name: torchvision:resnet18, args: {weights: '1E-5'}}\n")
+    space_file.write_text(space.to_yaml(), encoding="utf-8")
+    assert load_space(space_file) == space
+    assert space.resolve().name == "1e5"
+
+
+@pytest.mark.parametrize(
     ("text", "where", "problem"),
     [
         ("[1]", "space.yaml: ", "got list"),
@@ -108,6 +125,7 @@ def test_duplicate_key_is_refused(space_file: Path, text: str, key: str, line: i
         ("seed: " + ":".join(["59"] * 400) + ".5", "space.yaml: ", "too large"),
         ("training: {lr: 1.0e+300}", "space.yaml: line 1 ", "1e-100 to 1e+100"),
         ("training: {lr: 1.0e-300}", "space.yaml: line 1 ", "1e-100 to 1e+100"),
+        ("training: {lr: 1e400}", "space.yaml: line 1 ", "1e-100 to 1e+100"),
         ("seed: !!int x", "space.yaml: ", "'x'"),
         ("seed: !!int ''", "space.yaml: ", "not valid YAML"),
         ("seed: !!bool x", "space.yaml: ", "'x'"),
@@ -219,9 +237,9 @@ def test_unreadable_file_is_named_with_the_reason(tmp_path: Path) -> None:
             "training.lr",
             ["'choises'", "choice, uniform, loguniform, quniform, randint, grid", "did you mean 'choice'?"],
         ),
-        ("training: {lr: 1e-4}", "training.lr", ["number", "got '1e-4'", "write 0.0001"]),
+        ("training: {lr: '1e-4'}", "training.lr", ["number", "got '1e-4'", "write 0.0001"]),
         (
-            "training: {lr: {loguniform: [1e-4, 1e-1]}}",
+            "training: {lr: {loguniform: ['1e-4', '1e-1']}}",
             "training.lr",
             ["two numbers [low, high]", "got ['1e-4', '1e-1']", "write 0.0001"],
         ),
@@ -337,7 +355,7 @@ def test_override_replaces_an_invalid_value_of_the_file(space_file: Path) -> Non
         ("elsewhere=6", "", ["unknown key 'elsewhere'", "section.key"]),
         ("graft.A.uniform=[0, 1]", "", ["unknown key 'graft.A.uniform'", "section.key"]),
         ("training.epochs=abc", "training.epochs: ", ["integer", "got 'abc'"]),
-        ("training.lr=1e-4", "training.lr: ", ["number", "got '1e-4'", "write 0.0001"]),
+        ("training.lr='1e-4'", "training.lr: ", ["number", "got '1e-4'", "write 0.0001"]),
         ("training.epochs={choice: [1, 2}", "line 1 ", ["'}'"]),
         ("training.epochs={choice: []}", "training.epochs: ", ["choice", "got []"]),
         ("training={epochs: 3, lr: x}", "training.lr: ", ["number", "got 'x'"]),
