@@ -13,56 +13,22 @@ References:
     Networks, NeurIPS 2019, and its released code, github.com/youzhonghui/gate-decorator-pruning.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from graftpop.hooks.data_criteria import gate_products
+from graftpop.hooks.gated_phases import phases_of
 from graftpop.hooks.pruning import Pruning, PruningPlan
 from graftpop.settings import PruningSettings
 from graftpop.training.filters import SiteFilters
 from graftpop.training.learner import Learner
 
-__all__ = ["GatedPruning", "Phases", "phases_of"]
+__all__ = ["GatedPruning"]
 
-Phase = Literal["tick", "tock", "train"]
 TOTAL = "total/"  # prefix of the scores in the state
-
-
-class Phases(NamedTuple):
-    """The phases of a training.
-
-    Attributes:
-        first: epoch that begins the first tock.
-        last: epoch before which the last units are dropped.
-        ticks: ticks in a cycle.
-        tock_epochs: epochs of a tock.
-    """
-
-    first: int
-    last: int
-    ticks: int
-    tock_epochs: int
-
-    def of(self, epoch: int) -> Phase:
-        """Return the phase of an epoch, counted from 0."""
-        if not self.first <= epoch < self.last:
-            return "train"
-        return "tock" if (epoch - self.first) % (self.tock_epochs + self.ticks) < self.tock_epochs else "tick"
-
-    def num_ticks(self, epoch: int) -> int:
-        """Return the number of ticks before an epoch."""
-        return sum(self.of(earlier) == "tick" for earlier in range(epoch))
-
-
-def phases_of(settings: PruningSettings, epochs: int) -> Phases:
-    """Return the phases of a training of some epochs."""
-    first = math.floor(settings.start * epochs + 1e-9)
-    last = epochs - math.floor(settings.finetune * epochs + 1e-9)
-    return Phases(first, last, settings.ticks, settings.tock_epochs)
 
 
 class GatedPruning(Pruning):

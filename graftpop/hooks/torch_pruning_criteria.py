@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from graftpop.hooks.data_criteria import NUM_BATCHES, DataCriterion
 from graftpop.models.forward_check import eval_copy
+from graftpop.settings.pruning import TORCH_PRUNING
 from graftpop.training.filters import SiteFilters
 from graftpop.training.learner import Learner
 from graftpop.training.removal import dependency_graph, pruning_group
@@ -64,9 +65,9 @@ def _set_gradients(network: nn.Module, learner: Learner, seed: int) -> None:
 
 
 TORCH_PRUNING_CRITERIA: Final[Mapping[str, DataCriterion]] = {
-    f"torch_pruning:{name}": partial(importance, name)
+    f"{TORCH_PRUNING}{name}": partial(importance, name)
     for name in ("MagnitudeImportance", "BNScaleImportance", "TaylorImportance", "FPGMImportance")
 }
 
-OF_BATCHNORM: Final = frozenset({"torch_pruning:BNScaleImportance"})
+OF_BATCHNORM: Final = frozenset({f"{TORCH_PRUNING}BNScaleImportance"})
 """Criteria that read the BatchNorm behind a layer alone."""

@@ -7,7 +7,10 @@ from pydantic import Field
 
 from graftpop.settings.section import Count, NotNegative, OnlyWith, Rate, Section
 
-__all__ = ["PRESETS", "PruningMethod", "PruningSettings"]
+__all__ = ["PRESETS", "TORCH_PRUNING", "PruningMethod", "PruningSettings"]
+
+TORCH_PRUNING: Final = "torch_pruning:"
+"""Prefix of the importances of torch-pruning, which score the units of several layers together."""
 
 Preset = Literal[
     "attenuation",

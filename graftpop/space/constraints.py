@@ -1,4 +1,7 @@
-"""Rules that the types of the settings do not express: names that must exist, and keys that must fit each other."""
+"""Rules that the types of the settings do not express: names that must exist, and keys that must fit each other.
+
+`torch_constraints` has the rules that need torch, which takes seconds to import.
+"""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,32 +9,26 @@ from typing import Final
 from pydantic import ValidationError
 
 from graftpop.errors import SpaceError, choose, closest, one_line
-from graftpop.hooks.ranking import ALL_CRITERIA, CRITERIA_OF_GROUPS
-from graftpop.ops.criteria import CRITERIA
 from graftpop.ops.topology import TOPOLOGIES
 from graftpop.settings import Settings
 from graftpop.settings.task import METRICS
 from graftpop.space.domains import Domain
-from graftpop.space.optimizer_arguments import check_arguments
 from graftpop.space.population_constraints import check_population
 from graftpop.space.validation_messages import Origin
 from graftpop.space.yaml_tree import known_keys
 from graftpop.training.schedules import SCHEDULES
 from graftpop.user_code import PYTHON
 
-__all__ = ["NAME_TABLES", "check_names", "check_rules"]
+__all__ = ["NAME_TABLES", "USER_CODE", "check_names", "check_rules"]
 
 NAME_TABLES: Final[Mapping[str, Mapping[str, object]]] = {
     "training.schedule": SCHEDULES,
     "population.topology": {"auto": None, **TOPOLOGIES},
-    "graft.criterion": CRITERIA,
-    "repr.criterion": ALL_CRITERIA,
-    "pruning.criterion": CRITERIA_OF_GROUPS,
 }
 """Keys whose value is a name, and the table with the names. data.name and model.name are checked with the data."""
 
 USER_CODE: Final = ("graft.criterion",)
-"""Keys of NAME_TABLES that may also name user code."""
+"""Keys with a table of names that may also name user code."""
 
 NEED_ROOT: Final = ("parquet", "hf", "folder", "market1501", "dukemtmc")
 """Data sets that are found only through data.root."""
@@ -45,13 +42,18 @@ NOT_DIVERSE: Final = tuple(
 """Keys of training that peers share, since they exchange at the same step or round, or end alike."""
 
 
-def check_names(settings: Settings, origin: Origin) -> None:
-    """Check that the names in the settings exist in their tables (`NAME_TABLES`).
+def check_names(settings: Settings, origin: Origin, tables: Mapping[str, Mapping[str, object]] = NAME_TABLES) -> None:
+    """Check that the names in the settings exist in their tables.
+
+    Args:
+        settings: one sample of the space, resolved.
+        origin: see `Origin`.
+        tables: tables by the dotted key of the name.
 
     Raises:
         SpaceError: a name is unknown.
     """
-    for key, table in NAME_TABLES.items():
+    for key, table in tables.items():
         section_name, _, name = key.partition(".")
         section = getattr(settings, section_name)
         if section is None:
@@ -75,7 +77,6 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
     population, data = settings.population, settings.data
     _check_epochs(settings, domains, origin)
     _check_schedule(settings, origin)
-    check_arguments(settings.training.optimizer, origin, import_timm=False)
     if population.epochs_per_round > settings.num_epochs:
         limit = (
             "training.epochs"

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from graftpop.errors import SpaceError
-from graftpop.hooks.gated import phases_of
-from graftpop.hooks.torch_pruning_criteria import TORCH_PRUNING_CRITERIA
+from graftpop.hooks.gated_phases import phases_of
 from graftpop.settings import Settings
-from graftpop.settings.pruning import PRESETS, PruningMethod, PruningSettings
+from graftpop.settings.pruning import PRESETS, TORCH_PRUNING, PruningMethod, PruningSettings
 from graftpop.space.validation_messages import Origin
 
 __all__ = ["check_methods"]
@@ -199,7 +198,7 @@ def _check_pruning(settings: Settings, origin: Origin) -> None:
             f"{origin('pruning.criterion')}: has no effect with selection {method.selection} and allocation "
             f"{method.allocation}, which use no scores, got {pruning.criterion}; leave it out"
         )
-    if method.criterion in TORCH_PRUNING_CRITERIA and method.coupled == "apart":
+    if method.criterion.startswith(TORCH_PRUNING) and method.coupled == "apart":
         raise SpaceError(
             f"{origin('pruning.coupled')}: must be sum or skip with criterion {method.criterion}, which scores what is "
             f"removed together, got apart; set it, or choose another criterion"

@@ -1,6 +1,6 @@
 """Reading of spaces: YAML to a validated `Space`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -16,8 +16,11 @@ from graftpop.settings.section import OnlyWith
 from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.comparison_keys import check_overlap, check_published, read_comparison
 from graftpop.space.conditions import in_order
+from graftpop.space.constraints import check_names, check_rules
 from graftpop.space.domains import Domain, is_domain, read_domain
+from graftpop.space.method_constraints import check_methods
 from graftpop.space.renamed import check_renamed
+from graftpop.space.search_constraints import check_effect, check_search
 from graftpop.space.space import Space
 from graftpop.space.validation_messages import Origin, Origins, VariantOrigins, describe, format_value
 from graftpop.space.yaml_tree import (
@@ -31,7 +34,7 @@ from graftpop.space.yaml_tree import (
 )
 from graftpop.user_code import PYTHON
 
-__all__ = ["SEARCHABLE", "load_space", "parse_space"]
+__all__ = ["SEARCHABLE", "load_space", "parse_space", "read_space"]
 
 FIXED = ("name", "diagnostics", "tune", "resources")
 SEARCHABLE = tuple(name for name in Settings.model_fields if name not in FIXED)
@@ -49,6 +52,23 @@ def load_space(path: str | Path, overrides: Iterable[str] = ()) -> Space:
     Raises:
         SpaceError: the file cannot be read, or the space is invalid.
     """
+    space, check_rest = read_space(path, overrides)
+    check_rest()
+    return space
+
+
+def read_space(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Space, Callable[[], None]]:
+    """Return the space of a YAML file, checked as far as possible without torch, and a function that checks the rest.
+
+    Importing torch takes seconds; a user learns of most mistakes without that wait.
+
+    Args:
+        path: path of the file.
+        overrides: as for `load_space`.
+
+    Raises:
+        SpaceError: the file cannot be read, or the space is invalid. The returned function raises it too.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_CHARS + 1)  # `read_yaml` refuses the extra character
@@ -62,7 +82,7 @@ def load_space(path: str | Path, overrides: Iterable[str] = ()) -> Space:
         key = apply_override(tree, override)
         origins[key] = f"--set {override}"
     make_paths_absolute_(tree)
-    return parse_space(tree, str(path), origins)
+    return _parse(tree, str(path), origins)
 
 
 def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[str, str] | None = None) -> Space:
@@ -76,10 +96,14 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     Raises:
         SpaceError: the space is invalid.
     """
-    # imported here, since the tables of names need torch, and the process that leads a trial does without it
-    from graftpop.space.search_constraints import check_effect, check_search
+    space, check_rest = _parse(tree, where, origins or {})
+    check_rest()
+    return space
 
-    check_renamed(tree, where, origins or {})
+
+def _parse(tree: Mapping[str, Any], where: str, origins: Mapping[str, str]) -> tuple[Space, Callable[[], None]]:
+    """Return the space that plain data describes, checked without torch, and a function that checks the rest."""
+    check_renamed(tree, where, origins)
     origin = Origins(where, origins)
     sections = _with_task({name: value for name, value in copied(dict(tree)).items() if name not in STUDY_KEYS})
     comparison = read_comparison(tree, origin)
@@ -111,16 +135,19 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
             f"{where}: must have at most {MAX_BOUNDARY_SAMPLES} pairs of searched values, since each is validated, "
             f"got more; search ranges instead of long lists, or fewer variants"
         )
+    unchecked: dict[str, tuple[Settings, Origin]] = {}  # by the values that need torch, so that each is checked once
     for sample in combinations({"variant": tuple(variants)} if variants else {}):
         of_sample = of_variant.get(sample.get("variant", ""), origin)
         first = space.active(space.complete(sample))
         _check(space, first, of_sample)  # before, since an invalid value seems to leave others without effect
         check_effect(domains, partial(space.value_of, chosen=sample), of_sample)
     for sample in space.boundary_samples():
-        _check(space, sample, of_variant.get(sample.get("variant", ""), origin))
+        of_sample = of_variant.get(sample.get("variant", ""), origin)
+        settings = _check(space, sample, of_sample)
+        unchecked.setdefault(repr(_needing_torch(settings)), (settings, of_sample))
     check_search(space.resolve(), domains, origin, is_comparison=is_comparison)
     _check_first(space, origin)
-    return space
+    return space, partial(_check_rest, list(unchecked.values()))
 
 
 def _with_task(sections: dict[str, Any]) -> dict[str, Any]:
@@ -181,11 +208,8 @@ def _check_first(space: Space, origin: Origin) -> None:
             raise SpaceError(f"{where}: {key} has no effect beside the other values, got {sample}; remove it")
 
 
-def _check(space: Space, sample: Mapping[str, Any], origin: Origin) -> None:
-    """Check the settings of a sample against types, names and rules."""
-    from graftpop.space.constraints import check_names, check_rules
-    from graftpop.space.method_constraints import check_methods
-
+def _check(space: Space, sample: Mapping[str, Any], origin: Origin) -> Settings:
+    """Check the settings of a sample against types, names and rules, and return them."""
     try:
         settings = space.resolve(sample)
     except ValidationError as error:
@@ -194,6 +218,22 @@ def _check(space: Space, sample: Mapping[str, Any], origin: Origin) -> None:
     check_names(settings, origin)
     check_rules(settings, space.domains, origin)
     check_methods(settings, origin)
+    return settings
+
+
+def _needing_torch(settings: Settings) -> tuple[object, ...]:
+    """Return the values on which `check_torch_names` depends."""
+    criteria = [section and section.criterion for section in (settings.graft, settings.repr, settings.pruning)]
+    population = settings.population
+    return *criteria, settings.training.optimizer, population.diversity, population.num_peers
+
+
+def _check_rest(unchecked: Iterable[tuple[Settings, Origin]]) -> None:
+    """Check what needs torch, which is imported here: the process that leads a trial does without it."""
+    from graftpop.space.torch_constraints import check_torch_names
+
+    for settings, origin in unchecked:
+        check_torch_names(settings, origin)
 
 
 def _mask_storage_(tree: dict[str, Any]) -> str | None:

@@ -77,11 +77,13 @@ def _tables(schema: Schema) -> Iterable[tuple[str, str, list[Schema]]]:
     from graftpop.data import DATASETS, IDENTITIES
     from graftpop.models import MODELS
     from graftpop.space.constraints import NAME_TABLES, USER_CODE
+    from graftpop.space.torch_constraints import CRITERION_TABLES
 
     by_key: dict[str, Mapping[str, object]] = {
         "data.name": {**DATASETS, **IDENTITIES},
         "model.name": MODELS,
         **NAME_TABLES,
+        **CRITERION_TABLES,
     }
     tables: list[tuple[str, str, Mapping[str, object]]] = [("TeacherSettings", "model", MODELS)]
     for path, table in by_key.items():

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from graftpop.errors import ModelError
 from graftpop.hooks.data_criteria import gate_products
-from graftpop.hooks.gated import GatedPruning, Phases
+from graftpop.hooks.gated import GatedPruning
+from graftpop.hooks.gated_phases import Phases
 from graftpop.hooks.pruning import plan_pruning
 from graftpop.settings import PruningSettings
 from graftpop.training.filters import SiteFilters

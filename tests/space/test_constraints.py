@@ -11,10 +11,12 @@ from graftpop.settings import Settings
 from graftpop.space import Domain, parse_space
 from graftpop.space.constraints import NAME_TABLES
 from graftpop.space.search_constraints import MOST_GRID_TRIALS, UNDER_PBT
+from graftpop.space.torch_constraints import CRITERION_TABLES
 from graftpop.space.yaml_tree import known_keys
 
 PBT = "tune: {scheduler: pbt, sampler: random}\n"
 GRID = "tune: {sampler: grid}\n"
+TABLES = {**NAME_TABLES, **CRITERION_TABLES}
 
 
 def accepted(text: str) -> Settings:
@@ -253,11 +255,11 @@ def test_searched_names_are_looked_up(text: str, key: str, parts: list[str]) -> 
     assert_refused(text, key, *parts)
 
 
-@pytest.mark.parametrize("key", NAME_TABLES)
+@pytest.mark.parametrize("key", TABLES)
 def test_every_key_with_a_table_is_looked_up(key: str) -> None:
     assert key in known_keys(Settings)
     section, _, name = key.partition(".")
-    assert_refused(f"{section}: {{{name}: nonsense}}", key, "'nonsense'", ", ".join(NAME_TABLES[key]))
+    assert_refused(f"{section}: {{{name}: nonsense}}", key, "'nonsense'", ", ".join(TABLES[key]))
 
 
 @pytest.mark.parametrize(
