@@ -26,6 +26,9 @@ __all__ = ["tune"]
 TRIALS_SHOWN = 3
 """Number of trials that --dry-run prints."""
 
+STAGE = "{:<10} {}"
+"""A line about what the command does now and on what; the label is as wide as those of the results."""
+
 RESUME = "resume with: python -m graftpop.tune --resume"
 
 console = Console(highlight=False)
@@ -85,17 +88,32 @@ def tune(  # one parameter per option
         return
     if space is None:
         raise SpaceError("--space: needs a YAML file, got none; try --space search_spaces/digits.yaml")
-    from graftpop.space import load_space
-    from graftpop.study.preflight import check_names, check_packages
+    print_stage("checking", str(space))  # before the imports, which take seconds
+    from graftpop.cluster.connection import check_can_lead
+    from graftpop.space import read_space
 
-    loaded = load_space(space, settings)
+    loaded, check_rest = read_space(space, settings)
+    if not dry_run:
+        check_can_lead(address)
+    folder = new_run_folder(out, loaded)
+    from graftpop.study.trackers import check_packages
+
+    with prefixed_errors(str(space), settings):
+        check_packages(loaded)
+    check_rest()  # this and all that follows imports torch
+    from graftpop.study.preflight import check_names
+
     with prefixed_errors(str(space), settings):
         check_names(loaded)
-        check_packages(loaded)
     if dry_run:
-        print_plan(loaded, str(space), settings, out, address)
+        print_plan(loaded, folder, str(space), settings, address)
         return
-    start_study(loaded, str(space), settings, out, address)
+    start_study(loaded, folder, str(space), settings, address)
+
+
+def print_stage(action: str, what: str) -> None:
+    """Print what the command does now, before it takes seconds."""
+    console.print(STAGE.format(action, what), markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -108,18 +126,17 @@ def prefixed_errors(where: str, overrides: Sequence[str] = ()) -> Iterator[None]
         raise type(error)(f"{next(origins, where)}: {error}") from error
 
 
-def start_study(space: "Space", where: str, overrides: Sequence[str], out: str | None, address: str | None) -> None:
-    """Check space, data, networks and resources, then run a new study."""
-    from graftpop.cluster.connection import check_can_lead, local_node
+def start_study(space: "Space", folder: "RunFolder", where: str, overrides: Sequence[str], address: str | None) -> None:
+    """Check data, networks and resources, then run a new study."""
+    from graftpop.cluster.connection import local_node
     from graftpop.run.provenance import run_provenance
     from graftpop.study.optuna_storage import check_storage
     from graftpop.study.preflight import check_data_and_models
     from graftpop.study.trackers import check_trackers
 
-    check_can_lead(address)
     settings = space.resolve()
-    folder = new_run_folder(out, space)
-    with prefixed_errors(where, overrides), console.status("checking data and networks"):
+    with prefixed_errors(where, overrides):
+        print_stage("loading", data_text(space))
         findings = check_data_and_models(space)
         if address is None:
             check_resources(space, [local_node()])
@@ -140,6 +157,15 @@ def start_study(space: "Space", where: str, overrides: Sequence[str], out: str |
             raise
 
 
+def data_text(space: "Space") -> str:
+    """Return the names of the data sets of a study, with a note on those that are downloaded first."""
+    from graftpop.study.preflight import data_to_download
+
+    absent = data_to_download(space)
+    names = dict.fromkeys(settings.data.name for settings in space.settings_of("data"))
+    return ", ".join(f"{name}, which is downloaded first" if name in absent else name for name in names)
+
+
 def new_run_folder(out: str | None, space: "Space") -> "RunFolder":
     """Return the folder of a new run, `--out` or one named after the study; it is not created."""
     from graftpop.run.provenance import utc_now
@@ -156,13 +182,14 @@ def new_run_folder(out: str | None, space: "Space") -> "RunFolder":
 
 def resume_study(location: str, address: str | None) -> None:
     """Resume the study of a run folder."""
+    print_stage("checking", location)
     from graftpop.cluster.connection import check_can_lead
     from graftpop.run.provenance import read_provenance, run_provenance
     from graftpop.run.run_folder import RunFolder
     from graftpop.space import parse_space
     from graftpop.space.yaml_tree import read_sections
     from graftpop.study.optuna_storage import storage_url
-    from graftpop.study.preflight import check_data_and_models, check_packages
+    from graftpop.study.trackers import check_packages
 
     check_can_lead(address)
     folder = RunFolder(location)
@@ -170,9 +197,12 @@ def resume_study(location: str, address: str | None) -> None:
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
     folder = RunFolder(location, space.metrics)
-    with prefixed_errors(where), console.status("checking data and networks"):
+    with prefixed_errors(where):
         storage_url(space)  # raises without its password
         check_packages(space)
+        from graftpop.study.preflight import check_data_and_models
+
+        print_stage("loading", data_text(space))
         findings = check_data_and_models(space)
     print_findings(findings)
     with folder.locked():
@@ -189,6 +219,7 @@ def lead_study(
     from graftpop.cluster.nodes import check_nodes
     from graftpop.run.provenance import read_provenance
 
+    print_connecting(address)
     try:
         with connect(address) as connection:
             with prefixed_errors(where, overrides):
@@ -202,6 +233,14 @@ def lead_study(
             raise OutputError(f"{error}; {RESUME} {folder.shown}") from error
         print_interrupted(folder)
         raise typer.Exit(interrupted_code()) from None
+
+
+def print_connecting(address: str | None) -> None:
+    """Print that the command starts Ray, or joins a cluster."""
+    if address is None:
+        print_stage("starting", "Ray on this machine")
+    else:
+        print_stage("joining", f"Ray at {address}")
 
 
 def write_provenance(folder: "RunFolder", provenance: dict[str, Any]) -> None:
@@ -301,7 +340,7 @@ def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") ->
     console.print(f"report     {folder.shown}/report.html", soft_wrap=True)
 
 
-def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | None, address: str | None) -> None:
+def print_plan(space: "Space", folder: "RunFolder", where: str, overrides: Sequence[str], address: str | None) -> None:
     """Check a study as its start does; print its settings, the cluster, the first trials and the estimated duration.
 
     Nothing is written but the cache of decoded images, and no server of a tracker or storage is called.
@@ -315,15 +354,17 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | 
     from graftpop.study.samplers import make_sampler
     from graftpop.study.trackers import check_destinations
 
-    folder = new_run_folder(out, space)
-    with prefixed_errors(where, overrides), console.status("checking data and networks"):
+    with prefixed_errors(where, overrides):
         absent = data_to_download(space)
+        if not absent:
+            print_stage("loading", data_text(space))
         findings = Findings([], []) if absent else check_data_and_models(space)
         check_destinations(space, folder)
         check_driver(space, folder)
     if address is None:
         nodes = [local_node()]
     else:
+        print_connecting(address)
         with connect(address) as connection:
             nodes = connection.nodes
     with prefixed_errors(where, overrides):
@@ -334,9 +375,11 @@ def print_plan(space: "Space", where: str, overrides: Sequence[str], out: str | 
         names = ", ".join(absent)
         duration = f"not estimated: {names} is not on this machine; a study downloads it, then checks the networks"
     else:
-        with prefixed_errors(where, overrides), console.status("timing a few batches"):
+        print_stage("timing", "a few batches")
+        with prefixed_errors(where, overrides):
             duration = duration_text(typical_trials(space), num_trials, nodes)
 
+    console.print()
     console.print(space.to_yaml(), markup=False, end="")
     console.print(
         f"\ncluster    {len(nodes)} node{'s' * (len(nodes) > 1)}, {sum(node.cpus for node in nodes):g} CPU, "

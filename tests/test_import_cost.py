@@ -1,10 +1,15 @@
 """Imports cost memory and seconds in each process: peers, trials and commands import only what they need."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
+COMPARISON = ROOT / "search_spaces" / "compare_digits.yaml"
 
 ROUNDS = """
 import json, sys
@@ -47,6 +52,29 @@ def test_process_of_a_trial_does_not_import_torch() -> None:
     imported = imported_by(TRIAL)
     assert "graftpop.cluster.trainable" in imported
     assert "torch" not in imported
+
+
+def test_study_prints_a_line_at_once_and_imports_torch_after_all_checks_without_it(tmp_path: Path) -> None:
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held/space.yaml").touch()
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "graftpop.tune", "--space", str(COMPARISON), "--out", "held"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    lines = ran.stdout.splitlines()
+    (checking,) = (number for number, line in enumerate(lines) if line.startswith("checking "))
+    imported = [line.rpartition("|")[2].strip().split(".")[0] for line in lines]
+    assert ran.returncode == 2
+    assert lines[-1].startswith(f"error: --out {tmp_path}/held: ")
+    assert "yaml" in imported[checking:]
+    assert not {"yaml", "numpy", "pyarrow"} & set(imported[:checking])
+    assert not {"torch", "ray", "torchvision", "optuna", "sklearn"} & set(imported)
 
 
 @pytest.mark.parametrize("command", ["inspect", "export"])

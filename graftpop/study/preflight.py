@@ -1,14 +1,13 @@
-"""Checks before a study starts: names, packages, data, networks and teachers of every trial."""
+"""Checks before a study starts: names, data, networks and teachers of every trial."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 from graftpop.data import Splits, data_set, is_to_download, load_splits
 from graftpop.data.torch_dataset import check_augmentation
-from graftpop.errors import DataError, SpaceError
+from graftpop.errors import DataError
 from graftpop.exchange.assignment import check_released
 from graftpop.exchange.build import check_user_parts
 from graftpop.exchange.user_parts import named_user_parts
@@ -24,7 +23,6 @@ from graftpop.sites import Site, alpha_share
 from graftpop.sites.channel_groups import permutable_share
 from graftpop.space import Space
 from graftpop.space.optimizer_arguments import check_optimizers
-from graftpop.study.trackers import TRACKERS
 from graftpop.tasks.check import check_network
 from graftpop.tasks.find import make_task, num_outputs
 from graftpop.training.filters import site_weights
@@ -32,24 +30,9 @@ from graftpop.training.named_optimizers import hidden_weights
 from graftpop.training.removal import check_removable
 from graftpop.user_code import PYTHON, import_user_code
 
-__all__ = ["Findings", "check_data_and_models", "check_names", "check_packages", "data_to_download", "user_code_names"]
+__all__ = ["Findings", "check_data_and_models", "check_names", "data_to_download", "user_code_names"]
 
 T = TypeVar("T")
-
-
-def check_packages(space: Space) -> None:
-    """Check that the packages of the study's trackers are installed.
-
-    Raises:
-        SpaceError: a package is not installed.
-    """
-    for tracker in space.resolve().tune.trackers:
-        package = TRACKERS[tracker].package
-        if find_spec(package) is None:
-            raise SpaceError(
-                f"tune.trackers: {tracker} needs the package {package}, which is not installed; pip "
-                f"install 'graftpop[{tracker}]'"
-            )
 
 
 def check_names(space: Space) -> None:

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, ClassVar, Final
 
 from graftpop.errors import SpaceError
@@ -13,7 +14,7 @@ from graftpop.run.background_worker import BackgroundWorker
 from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space
 
-__all__ = ["TRACKERS", "TrackerClient", "check_destinations", "check_trackers"]
+__all__ = ["TRACKERS", "TrackerClient", "check_destinations", "check_packages", "check_trackers"]
 
 WANDB_TIMEOUT_S: Final = 30.0
 """How long Weights & Biases may take to start a run, and to send its last data; it waits as long again at exit."""
@@ -203,6 +204,21 @@ class Aim(TrackerClient):
 
 TRACKERS: Final[Mapping[str, type[TrackerClient]]] = {"wandb": Wandb, "mlflow": MLflow, "comet": Comet, "aim": Aim}
 """The class of each name in `tune.trackers`."""
+
+
+def check_packages(space: Space) -> None:
+    """Check that the packages of the study's trackers are installed.
+
+    Raises:
+        SpaceError: a package is not installed.
+    """
+    for tracker in space.resolve().tune.trackers:
+        package = TRACKERS[tracker].package
+        if find_spec(package) is None:
+            raise SpaceError(
+                f"tune.trackers: {tracker} needs the package {package}, which is not installed; pip "
+                f"install 'graftpop[{tracker}]'"
+            )
 
 
 def check_destinations(space: Space, folder: RunFolder) -> None:

@@ -125,7 +125,8 @@ def test_dry_run_shows_the_plan_and_starts_nothing(
 ) -> None:
     result = tune("--space", space, "--dry-run")
     assert (result.exit_code, result.stderr) == (0, "")
-    settings, _, plan = result.stdout.partition("\n\n")
+    stages, settings, plan = result.stdout.split("\n\n", 2)
+    assert stages.split()[:2] == ["checking", space]
     assert settings + "\n" == load_space(space).to_yaml()
     lines = [line for line in plan.splitlines() if not line.startswith("sites")]
     sites = [line for line in plan.splitlines() if line.startswith("sites")]
@@ -146,7 +147,7 @@ def test_dry_run_shows_the_plan_and_starts_nothing(
 
 
 def test_dry_run_of_cifar_shows_the_papers_recipe() -> None:
-    training = yaml.safe_load(tune("--space", CIFAR, "--dry-run").stdout.partition("\n\n")[0])["training"]
+    training = yaml.safe_load(tune("--space", CIFAR, "--dry-run").stdout.split("\n\n")[1])["training"]
     assert (training["epochs"], training["batch_size"], training["lr"], training["schedule"]) == (200, 128, 0.1, "step")
 
 
@@ -170,7 +171,7 @@ def test_dry_run_applies_the_options() -> None:
         "wandb",
         "--dry-run",
     )
-    settings = yaml.safe_load(result.stdout.partition("\n\n")[0])
+    settings = yaml.safe_load(result.stdout.split("\n\n")[1])
     assert settings["tune"]["trackers"] == ["mlflow", "wandb"]
     assert (settings["training"]["epochs"], settings["population"]["num_peers"], settings["seed"]) == (7, 5, 3)
     assert "9 trials of up to 7 rounds" in result.stdout
@@ -384,7 +385,7 @@ def test_run_with_a_damaged_space_is_not_resumed(text: str, message: str, empty_
     (empty_folder / "run" / "space.yaml").write_text(text)
     (empty_folder / "run" / "run.json").write_text("{}")
     result = tune("--resume", "run")
-    assert (result.exit_code, result.stdout) == (2, "")
+    assert (result.exit_code, result.stdout.split()) == (2, ["checking", "run"])
     assert re.match(f"error: {empty_folder}/run/space.yaml: {message}", result.stderr)
 
 
@@ -393,7 +394,7 @@ def test_run_without_the_password_of_its_storage_is_not_resumed(empty_folder: Pa
     (empty_folder / "run" / "space.yaml").write_text("tune: {optuna_storage: 'postgresql://me:***@host/db'}")
     (empty_folder / "run" / "run.json").write_text("{}")
     result = tune("--resume", "run")
-    assert (result.exit_code, result.stdout) == (2, "")
+    assert (result.exit_code, result.stdout.split()) == (2, ["checking", "run"])
     assert result.stderr.startswith(f"error: {empty_folder}/run/space.yaml: tune.optuna_storage: ")
     assert "GRAFTPOP_STORAGE_URL" in result.stderr
 

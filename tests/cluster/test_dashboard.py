@@ -62,10 +62,8 @@ def test_dashboard_at_printed_address_names_all_actors(run: "subprocess.Popen[st
     from playwright.sync_api import expect
 
     assert run.stdout is not None
-    assert run.stdout.readline().startswith("sites ")
-    printed = re.match(
-        r"dashboard +(http://127.0.0.1:\d+)  \(it asks for a token: ray get-auth-token\)", run.stdout.readline()
-    )
+    line = next(line for line in run.stdout if line.startswith("dashboard "))
+    printed = re.match(r"dashboard +(http://127.0.0.1:\d+)  \(it asks for a token: ray get-auth-token\)", line)
     assert printed is not None
     token = (folder / ".ray" / "auth_token").read_text()
     with browser() as chromium:

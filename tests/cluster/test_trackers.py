@@ -18,8 +18,7 @@ from graftpop.errors import GraftpopError, ResourceError, SpaceError
 from graftpop.run.run_folder import RunFolder
 from graftpop.settings import TuneSettings
 from graftpop.space import Space, parse_space
-from graftpop.study.preflight import check_packages
-from graftpop.study.trackers import TRACKERS, check_trackers
+from graftpop.study.trackers import TRACKERS, check_packages, check_trackers
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.filterwarnings("default")]  # of the trackers' packages
 UNREACHABLE = "http://127.0.0.1:9"

@@ -56,10 +56,13 @@ def test_first_command_writes_a_complete_run_and_a_good_network(tmp_path: Path) 
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    sites, first, second = ended.stdout.splitlines()[:3]
+    checking, loading, sites, starting, dashboard, folder = ended.stdout.splitlines()[:6]
+    assert checking.split() == ["checking", "search_spaces/digits.yaml"]
+    assert loading.split() == ["loading", "digits"]
     assert sites.split()[:3] == ["sites", "resnet8:", "7"]
-    assert re.match(r"dashboard  http://\S+:\d+  .*ray get-auth-token", first)
-    assert second.split() == ["run", str(run)]
+    assert starting.split()[:2] == ["starting", "Ray"]
+    assert re.match(r"dashboard  http://\S+:\d+  .*ray get-auth-token", dashboard)
+    assert folder.split() == ["run", str(run)]
 
     assert {path.name for path in run.iterdir()} == {
         "space.yaml",

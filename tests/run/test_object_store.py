@@ -21,7 +21,7 @@ from graftpop.run.record_files import TRIALS_PER_FOLD, RecordTable
 from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import Folder, retry_on_oserror
 from graftpop.space import load_space
-from graftpop.tune import resume_study, start_study
+from graftpop.tune import new_run_folder, resume_study, start_study
 
 SCHEMA = pa.schema([("number", pa.int64())])
 KEYS = {
@@ -215,7 +215,8 @@ def test_study_is_complete_and_resuming_it_changes_nothing(
     uri = server.uri("bucket/runs/study", PASSWORD)
     storage = f"tune.optuna_storage=guarded://me:{PASSWORD}@host/{tmp_path}/study.db"
     monkeypatch.setattr(sys, "argv", ["graftpop", "tune", "--out", uri, "--set", storage])
-    start_study(load_space(tmp_path / "space.yaml", [storage]), "space.yaml", [storage], uri, None)
+    space = load_space(tmp_path / "space.yaml", [storage])
+    start_study(space, new_run_folder(uri, space), "space.yaml", [storage], None)
     folder = Folder(uri)
     assert {"best", "report.html", "rounds.parquet", "run.json", "space.yaml", "trials.parquet", "tune"} <= set(
         folder.names()
