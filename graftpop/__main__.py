@@ -10,14 +10,18 @@ from graftpop.export import export
 from graftpop.init import init
 from graftpop.inspect import InspectCommand, inspect
 from graftpop.report import report
-from graftpop.tune import tune
+from graftpop.spaces import spaces
+from graftpop.tune import TuneCommand, tune
 
 __all__ = ["main"]
 
 app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True)
-for command in (init, tune, report, export):
-    app.command()(command)
+app.command()(spaces)
+app.command()(init)
+app.command(cls=TuneCommand)(tune)
+app.command()(report)
 app.command(cls=InspectCommand)(inspect)
+app.command()(export)
 
 
 def print_version(is_wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""`python -m graftpop.init [FILE]`: write a small search space to start from, and its schema for the editor."""
+"""`python -m graftpop.init [FILE]`: write a search space to start from, and its schema for the editor."""
 
 import shlex
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from graftpop.cli.exit_codes import one_line_errors, run_command
-from graftpop.errors import SpaceError, StorageError
+from graftpop.errors import SpaceError, StorageError, choose
+from graftpop.shipped_spaces import complete_space, shipped_spaces
 
 __all__ = ["init"]
 
@@ -20,8 +21,10 @@ TREE: Final[dict[str, Any]] = {
     "graft": {"A": {"uniform": [0.0, 1.0]}, "c": {"loguniform": [1.0, 500.0]}},
     "tune": {"num_samples": 4},
 }
+FIRST_LINE: Final = "# yaml-language-server: $schema={schema}\n"
+"""Names the schema for the editor, in every space."""
+
 HEAD: Final = """\
-# yaml-language-server: $schema={schema}
 # A first study: two small networks learn scikit-learn's digits side by side and graft filters from each other. Ray Tune
 # trains four such populations with different values of graft.A and graft.c. Under a minute on 2 cores.
 #   python -m graftpop.tune --space {file} --dry-run   check, estimate the duration, print the plan
@@ -49,20 +52,32 @@ def init(
     file: Annotated[Path, typer.Argument(help="YAML file to write; its schema is written next to it.")] = Path(
         "space.yaml"
     ),
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="NAME",
+            help="Copy a space that `graftpop spaces` lists.",
+            autocompletion=complete_space,
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Write a small search space that runs as it is and explains its keys."""
+    """Write a small search space that runs as it is and explains its keys, or a copy of a shipped one."""
     schema_file = file.with_suffix(".schema.json")
     for path in (file, schema_file):
         if path.exists():
             raise SpaceError(f"{path}: must not exist yet, got a file; choose another FILE")
+    shipped = choose(shipped_spaces(), source, "--from") if source is not None else None
     from graftpop.space.commented_yaml import commented_yaml
     from graftpop.space.json_schema import schema_text, space_schema
 
-    shown = shlex.quote(str(file))
-    texts = {
-        schema_file: f"{schema_text(space_schema())}\n",
-        file: commented_yaml(TREE, HEAD.format(file=shown, schema=schema_file.name)),
-    }
+    shown, first_line = shlex.quote(str(file)), FIRST_LINE.format(schema=schema_file.name)
+    if shipped is None:
+        text = commented_yaml(TREE, first_line + HEAD.format(file=shown))
+    else:
+        text = first_line + shipped.read_text(encoding="utf-8").partition("\n")[2]
+    texts = {schema_file: f"{schema_text(space_schema())}\n", file: text}
     for path, text in texts.items():
         try:
             with path.open("x", encoding="utf-8") as written:

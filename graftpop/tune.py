@@ -1,17 +1,19 @@
 """`python -m graftpop.tune`: search over populations with Ray Tune."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from graftpop.cli.exit_codes import OutputError, interrupted_code, one_line_errors, run_command
 from graftpop.errors import GraftpopError, SpaceError
+from graftpop.shipped_spaces import complete_space
 
 if TYPE_CHECKING:  # slow imports are made inside the functions, so that --help answers at once
     from graftpop.cluster.connection import Connection
@@ -21,7 +23,7 @@ if TYPE_CHECKING:  # slow imports are made inside the functions, so that --help 
     from graftpop.study.preflight import Findings
     from graftpop.study.trials import Trial
 
-__all__ = ["tune"]
+__all__ = ["TuneCommand", "tune"]
 
 TRIALS_SHOWN = 3
 """Number of trials that --dry-run prints."""
@@ -36,9 +38,48 @@ if not console.is_terminal:
     console.width = 200  # rich assumes 80 columns for a file or pipe, which cuts the tables
 
 
+class TuneCommand(TyperCommand):
+    """A command that answers an option named like a key of a space, such as --epochs 3, with its --set option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse the first unknown option that names a key."""
+        known = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        for number, argument in enumerate(args):
+            option, equals, value = argument.partition("=")
+            if option.startswith("--") and option not in known and not ctx.resilient_parsing:
+                following = next((word for word in args[number + 1 : number + 2] if word[:2] != "--"), "VALUE")
+                _refuse_key(option, value if equals else following)
+        return list(super().parse_args(ctx, args))
+
+
+def _refuse_key(option: str, value: str) -> None:
+    """Refuse an option that names keys of a space.
+
+    Raises:
+        SpaceError: a key has the option's name, or a section whose own name is a key.
+    """
+    from graftpop.space.yaml_tree import keys_named
+
+    if keys := keys_named(option.removeprefix("--").replace("-", "_")):
+        choices = " or ".join(shlex.join(["--set", f"{key}={value}"]) for key in keys)
+        raise SpaceError(f"{option}: a key of the space is set by --set, got {option} {value}; write {choices}")
+
+
 @one_line_errors
 def tune(  # one parameter per option
-    space: Annotated[Path | None, typer.Option(help="YAML file of the search space.", show_default=False)] = None,
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FILE",
+            help="YAML file of the search space, or a name that `graftpop spaces` lists.",
+            autocompletion=complete_space,
+            show_default=False,
+        ),
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The same as FILE.", autocompletion=complete_space, show_default=False),
+    ] = None,
     out: Annotated[
         str | None, typer.Option(help="Folder or URI of the run; default runs/NAME-TIME.", show_default=False)
     ] = None,
@@ -80,35 +121,38 @@ def tune(  # one parameter per option
     settings += [f"seed={seed}"] if seed is not None else []
     settings += [f"tune.trackers=[{', '.join(tracker)}]"] if tracker else []
     if resume is not None:
-        if space or out or settings or dry_run:
+        if file or space or out or settings or dry_run:
             raise SpaceError(
                 "--resume: a run keeps its settings, got other options; give --resume RUN alone or with --address"
             )
         resume_study(resume, address)
         return
-    if space is None:
-        raise SpaceError("--space: needs a YAML file, got none; try --space search_spaces/digits.yaml")
-    print_stage("checking", str(space))  # before the imports, which take seconds
+    if file is not None and space is not None:
+        raise SpaceError(f"--space: is the same as FILE, got {space} beside {file}; give one")
+    where = file or space
+    if where is None:
+        raise SpaceError("--space: needs a YAML file or the name of a shipped space, got none; try --space digits")
+    print_stage("checking", where)  # before the imports, which take seconds
     from graftpop.cluster.connection import check_can_lead
     from graftpop.space import read_space
 
-    loaded, check_rest = read_space(space, settings)
+    loaded, check_rest = read_space(where, settings)
     if not dry_run:
         check_can_lead(address)
     folder = new_run_folder(out, loaded)
     from graftpop.study.trackers import check_packages
 
-    with prefixed_errors(str(space), settings):
+    with prefixed_errors(where, settings):
         check_packages(loaded)
     check_rest()  # this and all that follows imports torch
     from graftpop.study.preflight import check_names
 
-    with prefixed_errors(str(space), settings):
+    with prefixed_errors(where, settings):
         check_names(loaded)
     if dry_run:
-        print_plan(loaded, folder, str(space), settings, address)
+        print_plan(loaded, folder, where, settings, address)
         return
-    start_study(loaded, folder, str(space), settings, address)
+    start_study(loaded, folder, where, settings, address)
 
 
 def print_stage(action: str, what: str) -> None:
@@ -397,4 +441,4 @@ def print_plan(space: "Space", folder: "RunFolder", where: str, overrides: Seque
 
 
 if __name__ == "__main__":
-    run_command(tune)
+    run_command(tune, cls=TuneCommand)

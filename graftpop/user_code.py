@@ -3,11 +3,12 @@
 import importlib
 import os
 import sys
+from importlib.util import find_spec
 from typing import Any, Final
 
 from graftpop.errors import GraftpopError, closest, describe_exception
 
-__all__ = ["PYTHON", "import_user_code", "name_of"]
+__all__ = ["PYTHON", "import_user_code", "is_importable", "name_of"]
 
 PYTHON: Final = "python:"
 """Prefix of the name of user code: `python:MODULE.NAME`."""
@@ -25,8 +26,7 @@ def import_user_code(name: str, where: str, error: type[GraftpopError]) -> Any:
         GraftpopError: of class `error`; the module cannot be imported, or lacks the attribute.
     """
     module, _, attribute = name.removeprefix(PYTHON).rpartition(".")
-    if os.getcwd() not in sys.path:  # `python -m` adds it, the `graftpop` script does not
-        sys.path.insert(0, os.getcwd())
+    _add_working_directory()
     if not module:
         return None
     try:
@@ -42,6 +42,20 @@ def import_user_code(name: str, where: str, error: type[GraftpopError]) -> Any:
         names = [other for other in vars(found) if not other.startswith("_")]
         raise error(f"{where}: '{name}': '{module}' has no '{attribute}'; correct the name{closest(attribute, names)}")
     return getattr(found, attribute)
+
+
+def is_importable(name: str) -> bool:
+    """Return whether the module of `python:MODULE.NAME` is found; packages around it are imported, it is not."""
+    _add_working_directory()
+    try:
+        return find_spec(name.removeprefix(PYTHON).rpartition(".")[0]) is not None
+    except (ImportError, ValueError):  # from a package around it; from an empty name
+        return False
+
+
+def _add_working_directory() -> None:
+    if os.getcwd() not in sys.path:  # `python -m` adds it, the `graftpop` script does not
+        sys.path.insert(0, os.getcwd())
 
 
 def name_of(part: object) -> str:

@@ -27,7 +27,8 @@ search it. [search_spaces/cifar.yaml](../search_spaces/cifar.yaml) shows all key
 
 [search_spaces/schema.json](../search_spaces/schema.json) is for your editor. If the first line of a space is
 `# yaml-language-server: $schema=FILE`, the editor completes, explains and checks keys while you type.
-`python -m graftpop.init` writes a small space to start from, with the schema next to it.
+`python -m graftpop.init` writes a small space to start from, with the schema next to it; `--from NAME` copies a space
+that `graftpop spaces` lists.
 
 Set a key on the command line with `--set section.key=VALUE`, where VALUE is YAML.
 """

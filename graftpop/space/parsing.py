@@ -13,6 +13,7 @@ from graftpop.errors import SpaceError, closest
 from graftpop.masking import masked
 from graftpop.settings import CompareSettings, Settings
 from graftpop.settings.section import OnlyWith
+from graftpop.shipped_spaces import find_space, shipped_spaces
 from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.comparison_keys import check_overlap, check_published, read_comparison
 from graftpop.space.conditions import in_order
@@ -32,7 +33,7 @@ from graftpop.space.yaml_tree import (
     read_sections,
     with_defaults,
 )
-from graftpop.user_code import PYTHON
+from graftpop.user_code import PYTHON, is_importable
 
 __all__ = ["SEARCHABLE", "load_space", "parse_space", "read_space"]
 
@@ -42,10 +43,10 @@ MAX_BOUNDARY_SAMPLES = 100_000  # about 5 s of validation
 
 
 def load_space(path: str | Path, overrides: Iterable[str] = ()) -> Space:
-    """Return the space of a YAML file after applying overrides.
+    """Return the space of a YAML file, or of the package, after applying overrides.
 
     Args:
-        path: path of the file.
+        path: path of the file, or the name of a space that ships with the package.
         overrides: `section.key=VALUE` with VALUE in YAML; later ones win. Values of variants win over overrides of the
             common sections.
 
@@ -63,26 +64,41 @@ def read_space(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Space, 
     Importing torch takes seconds; a user learns of most mistakes without that wait.
 
     Args:
-        path: path of the file.
+        path: as for `load_space`.
         overrides: as for `load_space`.
 
     Raises:
         SpaceError: the file cannot be read, or the space is invalid. The returned function raises it too.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        found = find_space(str(path))
+        with found.open(encoding="utf-8") as file:
             text = file.read(MAX_CHARS + 1)  # `read_yaml` refuses the extra character
     except (OSError, UnicodeDecodeError) as error:
+        likely = closest(str(path).removeprefix("search_spaces/").removesuffix(".yaml"), shipped_spaces())
         raise SpaceError(
-            f"{path}: cannot be read: {error}; --space needs a YAML file such as search_spaces/digits.yaml"
+            f"{path}: cannot be read: {error}; give a YAML file, or a name that `graftpop spaces` lists{likely}"
         ) from error
     tree = read_sections(text, str(path))
     origins = {}
     for override in overrides:
         key = apply_override(tree, override)
         origins[key] = f"--set {override}"
+    if found != Path(path):
+        _check_user_code(tree, str(path))
     make_paths_absolute_(tree)
     return _parse(tree, str(path), origins)
+
+
+def _check_user_code(tree: Any, where: str) -> None:
+    """Check that the user code of a shipped space is found, which only a checkout has."""
+    if isinstance(tree, dict | list):
+        for node in tree.values() if isinstance(tree, dict) else tree:
+            _check_user_code(node, where)
+    elif isinstance(tree, str) and tree.startswith(PYTHON) and not is_importable(tree):
+        raise SpaceError(
+            f"{where}: needs the code {tree}, which an installed graftpop lacks; start the command in a checkout"
+        )
 
 
 def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[str, str] | None = None) -> Space:

@@ -24,6 +24,7 @@ __all__ = [
     "apply_override",
     "copied",
     "default_of",
+    "keys_named",
     "known_keys",
     "make_paths_absolute_",
     "maps_of_values",
@@ -289,6 +290,16 @@ def known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
         else:
             yield from known_keys(below, f"{prefix}{name}.")
+
+
+def keys_named(name: str) -> list[str]:
+    """Return the dotted keys of the settings that end with a name; for a section that has a name, the key of that.
+
+    >>> keys_named("patience"), keys_named("model"), keys_named("optimizer")
+    (['training.patience'], ['model.name'], ['training.optimizer.name'])
+    """
+    found = [key for key in known_keys(Settings) if f".{key}".endswith(f".{name}") or key == f"{name}.name"]
+    return [key if default_of(f"{key}.name") is None else f"{key}.name" for key in found]
 
 
 def maps_of_values(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -271,7 +271,7 @@ def test_missing_space_is_refused() -> None:
     answer = run_command("-m graftpop.tune")
     refused = checked(answer.returncode, answer.stdout, answer.stderr)
     assert refused.startswith("--space: ")
-    assert "search_spaces/digits.yaml" in refused
+    assert "--space digits" in refused
 
 
 def test_more_peers_than_the_cluster_can_place_are_refused() -> None:

@@ -3,7 +3,7 @@
 __all__ = ["LAYERS"]
 
 LAYERS = (
-    ("tune", "init", "report", "inspect", "export", "__main__"),
+    ("spaces", "init", "tune", "report", "inspect", "export", "__main__"),
     ("api",),
     ("integrations",),
     ("cli",),
@@ -29,6 +29,7 @@ LAYERS = (
     ("rows",),
     ("metrics",),
     ("user_code",),
+    ("shipped_spaces",),
     ("errors",),
     ("masking",),
 )
