@@ -115,7 +115,7 @@ def test_version_and_completion_are_options_of_the_command() -> None:
             DIGITS,
             4,
             12,
-            r"about \d+ \w+ on this machine with \d+ cores, .* per batch of 64 images, .* start .* 13 s .*",
+            r"about \d+ \w+ on this machine with \d+ cores, .* per batch of 32 images, .* start .* 13 s .*",
         ),
         (CIFAR, 16, 200, "not estimated: cifar10 .*"),  # a dry run does not download it
     ],
@@ -469,7 +469,7 @@ def write_folders(folder: Path, side: int) -> None:
 
 
 def of_folders(data_folder: Path, **options: Any) -> list[str]:
-    settings = {"data.name": "folder", "data.root": data_folder, **options}
+    settings = {"data.name": "folder", "data.root": data_folder, "data.max_train_images": "null", **options}
     return ["--space", DIGITS, *(part for key, value in settings.items() for part in ("--set", f"{key}={value}"))]
 
 
