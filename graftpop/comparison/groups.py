@@ -4,6 +4,7 @@ Differences are paired: variant minus baseline with the same seed. An effect tha
 `rendering` formats the results.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,6 +97,27 @@ class Group:
     lines: tuple[Line, ...]
     primary: Metric = ACCURACY
     equal: Accounting = "images"
+
+    @property
+    def ranked(self) -> list[Line]:
+        """The baseline, then the other lines by their difference, the best first and those without one last."""
+        return sorted(
+            self.lines,
+            key=lambda line: (
+                line.variant != self.baseline,
+                math.inf if line.difference is None else -self.primary.merit(line.difference.mean),
+            ),
+        )
+
+    @property
+    def front(self) -> list[Line]:
+        """The Pareto front of score and FLOPs of the output: each line scores better than all with fewer FLOPs."""
+        front: list[tuple[Line, float]] = []
+        known = [(flops, -self.primary.merit(mean), line) for line, mean, flops in self.with_costs("flops")]
+        for _, loss, line in sorted(known, key=lambda one: one[:2]):
+            if not front or loss < front[-1][1]:
+                front.append((line, loss))
+        return [line for line, _ in front]
 
     @property
     def unequal(self) -> list[str]:

@@ -17,16 +17,16 @@ __all__ = ["comparison_html", "comparison_markdown", "comparison_tables"]
 
 COLUMNS = {
     "variant": "variant",
-    "n": "n",
     "test METRIC": "test",
+    "difference": "difference",
+    f"{100 * CONFIDENCE:.0f} % interval": f"{100 * CONFIDENCE:.0f} %",
+    "n": "n",
     "images trained, millions": "M images",
     "peers": "peers",
     "epochs per peer": "epochs",
     "time, one device per peer": "time",
     "inference FLOPs, millions": "MFLOPs",
     "FLOPs left, %": "FLOPs %",
-    "difference": "difference",
-    f"{100 * CONFIDENCE:.0f} % interval": f"{100 * CONFIDENCE:.0f} %",
     "published, %": "publ. %",
 }
 """Column headings, with their short forms for the terminal; METRIC stands for the metric's name."""
@@ -92,10 +92,10 @@ def _cost_figures(group: Group, index: int) -> list[str]:
     if not costs:
         return []
     mark = " (unequal)" if group.unequal else " (equal)"
-    figures = "".join(
-        COST_FIGURE.format(index=index, cost=cost, caption=f"By {COSTS[cost]}{mark * (cost == group.equal)}.")
-        for cost in costs
-    )
+    captions = {cost: f"By {COSTS[cost]}{mark * (cost == group.equal)}." for cost in costs}
+    if len(group.front) > 1:
+        captions["flops"] += " Dotted: the Pareto front."
+    figures = "".join(COST_FIGURE.format(index=index, cost=cost, caption=captions[cost]) for cost in costs)
     text = (
         f"Mean test {group.primary.label} with its standard deviation, against each cost. Variants with nearly equal "
     )
@@ -112,7 +112,7 @@ def comparison_markdown(groups: Sequence[Group], published: Mapping[str, Any] | 
         table = [
             [_heading(head, group)[0] for head in heads],
             ["---", *["---:"] * (len(heads) - 1)],
-            *(_texts(line, group, heads, published) for line in group.lines),
+            *(_texts(line, group, heads, published) for line in group.ranked),
         ]
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in table))
         parts += filter(None, [verdict(group), "\n".join(f"- {line}" for line in _warnings(group))])
@@ -140,7 +140,7 @@ def comparison_tables(groups: Sequence[Group], published: Mapping[str, Any] | No
                 overflow="fold",
                 no_wrap=head in UNDIVIDED,
             )
-        for line in group.lines:
+        for line in group.ranked:
             table.add_row(*map(plain, _texts(line, group, heads, published)))
         parts += ["", table, plain(verdict(group)), *(f"[yellow]{plain(text)}[/]" for text in _warnings(group))]
     costs = [f"{COLUMNS[head]} {MEANINGS[cost]}" for cost, head in HEADS_OF_COSTS.items() if head in heads]
@@ -182,13 +182,13 @@ def _cells(line: Line, group: Group, published: Mapping[str, Any] | None) -> lis
     images = None if line.train_images is None else line.train_images / 1e6
     texts = [
         line.variant,
-        str(line.n),
         _with_std(line.mean, line.std, group.primary),
+        *_difference(line, group),
+        str(line.n),
         *("" if value is None else f"{value:.4g}" for value in (images, line.num_peers, line.epochs)),
         "" if line.time_s is None else duration(line.time_s) if line.time_s >= 60 else f"{line.time_s:.3g}s",
         "" if line.inference_flops is None else f"{line.inference_flops / 1e6:.4g}",
         "" if line.flops_left is None else f"{100 * line.flops_left:.1f}",
-        *_difference(line, group),
     ]
     found = published_percent(group, line.variant, published)
     return [
@@ -273,7 +273,7 @@ def _table(group: Group, heads: Sequence[str], published: Mapping[str, Any] | No
     columns = [_heading(head, group)[0] for head in heads]
     head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in columns)
     body = []
-    for line in group.lines:
+    for line in group.ranked:
         _, *others = (escape(_minus(text)) for text in _texts(line, group, heads, published))
         body.append(
             f"<tr><th scope='row'>{escape(line.variant)}</th>"

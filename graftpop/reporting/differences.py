@@ -15,12 +15,13 @@ def paired_differences(group: Group) -> Figure:
     Args:
         group: group with at least one difference.
     """
-    variants = list(group.differences)
+    differences = {line.variant: line.difference for line in group.ranked if line.difference is not None}
     scale, unit, digits = (100, " points", ".2f") if group.primary.is_share else (1, "", ".4g")
-    title = f"difference from {group.baseline}{', percentage points' * group.primary.is_share}{group.primary.direction}"
+    title = f"difference from {group.baseline}{', points' * group.primary.is_share}{group.primary.direction}"
+    limits = {"minallowed": -100, "maxallowed": 100} if group.primary.is_share else {}
     seeds = [
         (variant, seed, scale * value)
-        for variant, difference in group.differences.items()
+        for variant, difference in differences.items()
         for seed, value in difference.by_seed.items()
     ]
     plot = go.Figure()
@@ -33,14 +34,14 @@ def paired_differences(group: Group) -> Figure:
         customdata=[str(seed) for _, seed, _ in seeds],
         hovertemplate=f"%{{y}}, seed %{{customdata}}: %{{x:+{digits}}}{unit}<extra></extra>",
     )
-    means = {variant: scale * difference.mean for variant, difference in group.differences.items()}
+    means = {variant: scale * difference.mean for variant, difference in differences.items()}
     half = [
         0.0 if difference.interval is None else scale * (difference.interval[1] - difference.mean)
-        for difference in group.differences.values()
+        for difference in differences.values()
     ]
     plot.add_scatter(
         x=list(means.values()),
-        y=variants,
+        y=list(differences),
         mode="markers",
         meta=INK,
         name=f"mean and {100 * CONFIDENCE:.0f} % interval",
@@ -51,12 +52,12 @@ def paired_differences(group: Group) -> Figure:
     )
     with_layout(
         plot,
-        height=140 + 30 * len(variants),
-        yaxis={"range": [len(variants) - 0.5, -0.5], "automargin": True},
-        xaxis={"title": {"text": title}, "zeroline": True, "zerolinewidth": 2},
+        height=140 + 30 * len(differences),
+        yaxis={"range": [len(differences) - 0.5, -0.5], "automargin": True},
+        xaxis={"title": {"text": title}, "zeroline": True, "zerolinewidth": 2, **limits},
     )
     return Figure(
         plot,
-        f"Differences of {len(variants)} variant{'s' * (len(variants) != 1)} from {group.baseline}: means with "
+        f"Differences of {len(differences)} variant{'s' * (len(differences) != 1)} from {group.baseline}: means with "
         f"intervals, as in the table, and each seed.",
     )

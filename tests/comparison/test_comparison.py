@@ -1,5 +1,6 @@
 """The comparison of variants: statistics against closed forms and scipy, warnings, and rendering."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -376,7 +377,7 @@ def test_rows_of_an_earlier_version_have_no_device_time_and_no_warning() -> None
     assert all(line.warnings == () for line in group.lines)
     head, single, *_ = cells_of(comparison_html([group], None))
     assert head == [name.removesuffix(" (equal)") for name in HEAD if "time" not in name and "FLOPs" not in name]
-    assert single == [*SINGLE[:6], *SINGLE[8:]]
+    assert single == SINGLE[:8]
     assert re.findall("costs/0/([a-z]+)", comparison_html([group], None)) == ["images", "epochs"]
 
 
@@ -527,18 +528,18 @@ def cells_of(html: str) -> list[list[str]]:
 
 HEAD = [
     "variant",
-    "n",
     "test accuracy, %",
+    "difference, points",
+    "95 % interval",
+    "n",
     "images trained, millions (equal)",
     "peers",
     "epochs per peer",
     "time, one device per peer",
     "inference FLOPs, millions",
-    "difference, points",
-    "95 % interval",
 ]
-SINGLE = ["single", "3", "91.00 \u00b1 1.00", "0.001", "2", "10", "0:01:00", "8", "baseline", ""]
-GRAFTING = ["grafting", "3", "93.00 \u00b1 1.00", "0.001", "2", "10", "0:01:00", "8", "+2.00", "-0.48 to +4.48"]
+SINGLE = ["single", "91.00 \u00b1 1.00", "baseline", "", "3", "0.001", "2", "10", "0:01:00", "8"]
+GRAFTING = ["grafting", "93.00 \u00b1 1.00", "+2.00", "-0.48 to +4.48", "3", "0.001", "2", "10", "0:01:00", "8"]
 
 
 def test_page_has_one_row_per_variant_in_percent_and_points() -> None:
@@ -546,7 +547,19 @@ def test_page_has_one_row_per_variant_in_percent_and_points() -> None:
     assert head == HEAD
     assert single == SINGLE
     assert grafting == GRAFTING
-    assert noise[-2:] == ["+0.00", "-2.48 to +2.48"]
+    assert noise[2:4] == ["+0.00", "-2.48 to +2.48"]
+
+
+def test_rows_follow_the_differences_after_the_baseline() -> None:
+    accuracies = {"low": [0.4], "single": [0.5], "failed": [None], "high": [0.6]}
+    (group,) = groups_of(rows_of(accuracies), variants={name: {} for name in accuracies}, num_seeds=1)
+    order = ["single", "high", "low", "failed"]
+    assert [cells[0] for cells in cells_of(comparison_html([group], None))[1:]] == order
+    lines = comparison_markdown([group], None).splitlines()[2:6]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines] == order
+    assert paired_differences(group).plot.data[1].y == ("high", "low")
+    minimized = dataclasses.replace(group, primary=Metric("rmse", "min"))
+    assert [line.variant for line in minimized.ranked] == ["single", "low", "high", "failed"]
 
 
 def test_page_is_well_formed_and_its_headings_have_a_scope() -> None:
@@ -567,7 +580,7 @@ def test_variant_names_are_escaped() -> None:
 
 def test_difference_that_rounds_to_0_has_no_minus_sign() -> None:
     group = group_of({"single": [0.5, 0.5, 0.5], "grafting": [0.5 - 1e-9, 0.5, 0.5], "noise": [0.5, 0.5, 0.5]})
-    assert cells_of(comparison_html([group], None))[2][-2:] == ["+0.00", "+0.00 to +0.00"]
+    assert cells_of(comparison_html([group], None))[2][2:4] == ["+0.00", "+0.00 to +0.00"]
 
 
 def test_published_accuracies_have_a_column_and_a_source() -> None:

@@ -100,7 +100,7 @@ def test_comparison_report_has_tables_and_markdown(tmp_path: Path) -> None:
     printed = CliRunner().invoke(app, ["report", str(tmp_path), "--markdown"])
     assert printed.exit_code == 0
     assert "**graft.alpha = 0.5**" in printed.stdout
-    row = "| late | 2 | 71.88 \u00b1 2.21 | 0.001 | 2 | 4 | 4s | 1.5 | +12.50 | +12.50 to +12.50 | 93.25 |"
+    row = "| late | 71.88 \u00b1 2.21 | +12.50 | +12.50 to +12.50 | 2 | 0.001 | 2 | 4 | 4s | 1.5 | 93.25 |"
     assert row in printed.stdout.splitlines()
     assert not (tmp_path / "report.html").exists()
     written = CliRunner().invoke(app, ["report", str(tmp_path)])
