@@ -1,5 +1,7 @@
 """Figures of a comparison: the test score of every variant against one of its costs."""
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
@@ -7,7 +9,8 @@ from numpy.typing import NDArray
 from graftpop.comparison import Group
 from graftpop.comparison.caveats import EQUAL_COMPUTE
 from graftpop.comparison.groups import COSTS
-from graftpop.reporting.figure import INK, Figure, color, with_layout
+from graftpop.metrics import Metric
+from graftpop.reporting.figure import INK, Figure, color, score_axis, with_layout
 
 __all__ = ["score_by_cost"]
 
@@ -34,7 +37,8 @@ def score_by_cost(group: Group, cost: str) -> Figure:
     """Return the mean test score of every variant, with its standard deviation, against one of its costs.
 
     Variants with nearly equal costs are drawn side by side. Names are in a column at the right, so they never overlap;
-    a line leads from each to its point.
+    a line leads from each to its point. A dotted line connects the Pareto front of score and FLOPs. Costs that differ
+    by less than `EQUAL_COMPUTE` have no plot.
 
     Args:
         group: group with at least one variant whose score and cost are known.
@@ -45,16 +49,31 @@ def score_by_cost(group: Group, cost: str) -> Figure:
     scores, costs = (np.array(column, float) for column in columns)
     unit, size = _unit(costs.max()) if cost == "time" else ("", 1.0)
     costs /= size
+    if costs.max() - costs.min() <= EQUAL_COMPUTE * costs.max():
+        return Figure(None, f"All {len(lines)} variants: {_range(costs)}{unit}.")
     x, is_one_row = _side_by_side(costs, scores)
     stds = np.array([line.std or 0.0 for line in lines])
     low, high = (scores - stds).min(), (scores + stds).max()
     pad = 0.05 * (high - low) or 0.01 * (abs(high) or 1.0)
     low, high = low - pad, high + pad
+    if primary.is_share:
+        low, high = max(0.0, low), min(1.0, high)
     area_px = max(SHORTEST_PX, LABEL_PX * len(lines))
     heights = _spread(scores, LABEL_PX / area_px * (high - low), low, high)
     left, right = x.min() - NEAR * costs.max(), x.max() + NEAR * costs.max()
     labels = [_shortened(line.variant) for line in lines]
     plot = go.Figure()
+    front = [lines.index(line) for line in group.front] if cost == "flops" else []
+    if len(front) > 1:
+        plot.add_scatter(
+            x=x[front].tolist(),
+            y=scores[front].tolist(),
+            name="Pareto front",
+            mode="lines",
+            line={"shape": "hv", "width": 1, "dash": "dot"},
+            meta=INK,
+            hoverinfo="skip",
+        )
     for line, point, score, height, value in zip(lines, x, scores, heights, costs, strict=True):
         is_baseline = line.variant == group.baseline
         shared = {"name": line.variant, "meta": INK if is_baseline else None, "mode": "lines"}
@@ -70,7 +89,8 @@ def score_by_cost(group: Group, cost: str) -> Figure:
         plot.add_scatter(
             x=[point],
             y=[score],
-            error_y={"type": "data", "array": [line.std or 0.0], "thickness": 1.5, "width": 3},
+            error_y=_error_bar(score, line.std or 0.0, primary),
+            cliponaxis=False,
             marker={"color": own_color, "size": 9, "symbol": "diamond" if is_baseline else "circle"},
             text=f"{primary.text(score)} \u00b1 {primary.text(line.std)}".removesuffix(" \u00b1 "),
             hovertemplate=f"{line.variant}: %{{text}}<br>{_number(value)}{unit}<extra></extra>",
@@ -96,15 +116,16 @@ def score_by_cost(group: Group, cost: str) -> Figure:
             "zeroline": False,
             **({"tickvals": [(left + right) / 2], "ticktext": [_range(costs)]} if is_one_row else {}),
         },
-        yaxis={
-            "title": {"text": f"test {primary.label}{primary.direction}"},
-            "range": [low, high],
-            "zeroline": False,
-            **({"tickformat": ".1%"} if primary.is_share else {}),
-        },
+        yaxis={"range": [low, high], "zeroline": False, **score_axis(primary, "test")},
     )
     plot.update_layout(margin={"r": 12 + 7 * max(map(len, labels))})
     return Figure(plot, f"Mean test {primary.label} of {len(labels)} variants by {COSTS[cost]}, as in the table.")
+
+
+def _error_bar(score: float, std: float, primary: Metric) -> dict[str, Any]:
+    """Return the error bar of a score, within [0, 1] for a share."""
+    above, below = (min(std, 1 - score), min(std, score)) if primary.is_share else (std, std)
+    return {"type": "data", "array": [above], "arrayminus": [below], "thickness": 1.5, "width": 3}
 
 
 def _shortened(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,15 +11,40 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from graftpop.metrics import Metric
-from graftpop.reporting.figure import INK, Figure, color, score_axis, two_panels, with_layout
+from graftpop.reporting.figure import COLORS, GREY, INK, Figure, color, score_axis, two_panels, with_layout
 
-__all__ = ["score_by_images", "peers_by_round"]
+__all__ = ["Variant", "mean_score_by_images", "peers_by_round", "score_by_images"]
 
 MOST_POINTS = 40_000
 """Limit for all curves of a figure together; more points take seconds to draw and show nothing new."""
 
 FEWEST_POINTS = 12
 """Minimum number of points per curve, even if that exceeds `MOST_POINTS`."""
+
+
+FEW_CURVES = 30
+"""Up to this number, the curves of a search are nearly opaque; more would cover each other."""
+
+MOST_VISIBLE = 7
+"""Number of variants that are drawn at first; the page shows the others by their names."""
+
+DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+class Variant(NamedTuple):
+    """A variant of a comparison.
+
+    Attributes:
+        label: its name, with the other searched values.
+        trials: IDs of its completed trials, at least one.
+        index: index of its color.
+        is_baseline: whether the others are compared with it.
+    """
+
+    label: str
+    trials: Sequence[str]
+    index: int
+    is_baseline: bool
 
 
 def score_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | None, primary: Metric) -> Figure:
@@ -35,24 +61,14 @@ def score_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | Non
     curves = _curves(rounds, primary)
     shown, digits = (":.2%", 5) if primary.is_share else (":.4g", 8)
     most = max(FEWEST_POINTS, MOST_POINTS // len(curves))
+    mode = "lines" if max(len(x) for x, _ in curves.values()) > 1 else "markers"  # one point makes no line
     plot = go.Figure()
     for index, group in enumerate(dict.fromkeys(groups.values())):
-        images: list[int | None] = []  # None between two curves
-        scores: list[float | None] = []
-        trials: list[str | None] = []
-        for trial in (trial for trial in curves if groups.get(trial) == group):
-            indices = _thinned(len(curves[trial][0]), most)
-            x, y = (values[indices] for values in curves[trial])
-            images += [*map(int, x), None]
-            scores += [*(round(float(value), digits) for value in y), None]
-            trials += [trial] * (len(x) + 1)
         plot.add_scatter(
-            x=images,
-            y=scores,
-            customdata=trials,
+            **_joined({trial: curve for trial, curve in curves.items() if groups.get(trial) == group}, most, digits),
             name=group,
-            mode="lines",
-            opacity=0.55,
+            mode=mode,
+            opacity=0.9 if len(curves) <= FEW_CURVES else 0.55,
             line={"color": color(index), "width": 1.5},
             hovertemplate=f"trial %{{customdata}}<br>%{{y{shown}}} after %{{x:,}} images",
         )
@@ -62,11 +78,42 @@ def score_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | Non
             x=x.tolist(),
             y=y.tolist(),
             name=f"best: {best}",
-            mode="lines",
+            mode=mode,
             meta=INK,
             line={"width": 3},
             hovertemplate=f"best trial {best}<br>%{{y{shown}}} after %{{x:,}} images<extra></extra>",
         )
+    _finished(plot, primary)
+    description = f"Validation {primary.label} of {len(curves)} trial{'s' * (len(curves) != 1)} by images trained."
+    if best in curves:
+        x, y = curves[best]
+        description += f" The best, trial {best}, reaches {primary.text(y[-1])} after {x[-1]:,.0f} images."
+    return Figure(plot, description)
+
+
+def _joined(
+    curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]], most: int, digits: int
+) -> dict[str, list[int | float | str | None]]:
+    """Return the curves of several trials as one trace with the trials' IDs as `customdata`.
+
+    Args:
+        curves: images and scores by trial.
+        most: largest number of points per curve.
+        digits: number of digits of a score.
+    """
+    joined: dict[str, list[int | float | str | None]] = {"x": [], "y": [], "customdata": []}
+    for trial, curve in curves.items():
+        indices = _thinned(len(curve[0]), most)
+        x, y = (values[indices] for values in curve)
+        joined["x"] += [*map(int, x), None]  # None between two curves
+        joined["y"] += [*(round(float(value), digits) for value in y), None]
+        joined["customdata"] += [trial] * (len(x) + 1)
+    return joined
+
+
+def _finished(plot: go.Figure, primary: Metric, legend_rows: int = 1) -> None:
+    """Add an empty curve, which the page fills with the selected trial's, and the layout."""
+    shown = ":.2%" if primary.is_share else ":.4g"
     plot.add_scatter(
         x=[],
         y=[],
@@ -79,15 +126,77 @@ def score_by_images(rounds: pa.Table, groups: Mapping[str, str], best: str | Non
     )
     with_layout(
         plot,
-        height=420,
+        height=400 + 20 * legend_rows,
         xaxis={"title": {"text": "images trained by all peers"}, "rangemode": "tozero"},
         yaxis=score_axis(primary),
     )
-    description = f"Validation {primary.label} of {len(curves)} trial{'s' * (len(curves) != 1)} by images trained."
-    if best in curves:
-        x, y = curves[best]
-        description += f" The best, trial {best}, reaches {primary.text(y[-1])} after {x[-1]:,.0f} images."
-    return Figure(plot, description)
+
+
+def mean_score_by_images(rounds: pa.Table, variants: Sequence[Variant], primary: Metric) -> Figure:
+    """Return each variant's mean validation score, of the best peers, by images trained, with a band of one std.
+
+    A trial that ended early counts with its last score. The first `MOST_VISIBLE` variants are visible at first.
+
+    Args:
+        rounds: rows of `rounds.parquet`, with those of all these trials.
+        variants: variants in the order of the legend, at least one.
+        primary: the primary metric of the task.
+    """
+    curves = _curves(rounds, primary)
+    shown, digits = (":.2%", 5) if primary.is_share else (":.4g", 8)
+    most = max(FEWEST_POINTS, MOST_POINTS // (3 * len(variants) + len(curves)))
+    plot, ends = go.Figure(), []
+    for place, variant in enumerate(variants):
+        x, means, stds = _mean_curve([curves[trial] for trial in variant.trials], most)
+        low, high = means - stds, means + stds
+        if primary.is_share:
+            low, high = low.clip(0, 1), high.clip(0, 1)
+        shared = {"legendgroup": variant.label, "visible": True if place < MOST_VISIBLE else "legendonly"}
+        tint = GREY if variant.is_baseline else color(variant.index)
+        if len(variant.trials) > 1:
+            plot.add_scatter(
+                x=np.concatenate([x, x[::-1]]),
+                y=np.concatenate([high, low[::-1]]).astype(np.float32),
+                fill="toself",
+                fillcolor=tint,
+                opacity=0.2,
+                mode="lines",
+                line={"width": 0},
+                hoverinfo="skip",
+                showlegend=False,
+                **shared,
+            )
+        plot.add_scatter(
+            x=x,
+            y=means.astype(np.float32),
+            text=[primary.text(float(std)) for std in stds],
+            name=variant.label,
+            mode="lines" if len(x) > 1 else "markers",
+            meta=INK if variant.is_baseline else None,
+            line={"color": tint, "width": 2, "dash": DASHES[variant.index // len(COLORS) % len(DASHES)]},
+            hovertemplate=f"%{{y{shown}}} \u00b1 %{{text}} after %{{x:,}} images",
+            **shared,
+        )
+        ends.append(f"{variant.label} {primary.text(float(means[-1]))}")
+    plot.add_scatter(**_joined(curves, most, digits), visible=False)  # for the selected trial
+    _finished(plot, primary, legend_rows=-(-len(variants) // 5))
+    return Figure(plot, f"Mean validation {primary.label} by images trained. It ends at: {', '.join(ends)}.")
+
+
+def _mean_curve(
+    curves: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]], most: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return images trained, mean score and its standard deviation (n - 1), each (R,) with R at most `most`.
+
+    Args:
+        curves: images and scores of each trial by round; a shorter one continues with its last score.
+        most: largest number of rounds.
+    """
+    images = max((images for images, _ in curves), key=len)
+    scores = np.array([np.pad(own, (0, len(images) - len(own)), mode="edge") for _, own in curves])
+    stds = scores.std(axis=0, ddof=1) if len(scores) > 1 else np.zeros(len(images))
+    rounds = _thinned(len(images), most)
+    return images[rounds], scores.mean(axis=0)[rounds], stds[rounds]
 
 
 def _curves(rounds: pa.Table, primary: Metric) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:

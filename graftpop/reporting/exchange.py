@@ -9,16 +9,24 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from graftpop.reporting.figure import BLUE_TO_ORANGE, GREY, INK, Figure, color, round_axis, two_panels, with_layout
+from graftpop.reporting.figure import (
+    BLUE_TO_ORANGE,
+    GREY,
+    INK,
+    Figure,
+    color,
+    color_bar,
+    round_axis,
+    share_axis,
+    two_panels,
+    with_layout,
+)
 from graftpop.training.snapshot import ALL_OTHERS
 
 __all__ = ["alpha_map", "distances", "entropy_maps", "invalid_filter_maps", "lineage"]
 
 MOST_COLUMNS = 100
 """Most rounds in a heat map; a longer training is drawn with evenly spread rounds, the last one included."""
-
-LEAST_SPAN = 0.05
-"""Smallest half-width of alpha's color scale around 1/2; it keeps tiny deviations pale."""
 
 TITLE_HEIGHT = 48
 """Space in pixels for the title between two heat maps."""
@@ -29,28 +37,32 @@ BY_SITE_AND_ROUND = "%{y}, round %{x}: %{z:.3g}<extra></extra>"
 def alpha_map(grafts: pa.Table, receiver: int) -> Figure:
     """Return a receiver's alpha, the share of its own weights that it kept, by site and round.
 
+    Colors span [0, 1] in every figure, so those of different receivers and trials compare.
+
     Args:
         grafts: rows of this receiver in one trial, at least one.
         receiver: peer number of the receiver.
     """
     sites, rounds, alpha = _by_site_and_round(grafts, "alpha")
-    span = max(LEAST_SPAN, float(np.nanmax(np.abs(alpha - 0.5))))
+    low, high = np.nanmin(alpha), np.nanmax(alpha)
+    if low == high:
+        return Figure(None, f"Alpha of peer {receiver} was {low:.3g} at every site in every round.")
     plot = go.Figure(
         go.Heatmap(
             z=alpha,
             x=rounds,
             y=sites,
-            zmin=0.5 - span,
-            zmax=0.5 + span,
+            zmin=0,
+            zmax=1,
             colorscale=BLUE_TO_ORANGE,
-            colorbar={"title": {"text": "alpha"}, "thickness": 12},
+            colorbar=color_bar("alpha"),
             hovertemplate=BY_SITE_AND_ROUND,
         )
     )
     with_layout(plot, height=_height(sites), xaxis=round_axis(int(rounds[-1] - rounds[0] + 1)), yaxis=_site_axis())
     return Figure(
         plot,
-        f"Alpha of peer {receiver} by site and round: from {np.nanmin(alpha):.3f} to {np.nanmax(alpha):.3f}, "
+        f"Alpha of peer {receiver} by site and round: from {low:.3f} to {high:.3f}, "
         f"{np.nanmean(alpha):.3f} on average.",
     )
 
@@ -76,7 +88,7 @@ def distances(diagnostics: pa.Table) -> Figure:
     plot = two_panels(
         pc.max(diagnostics["round"]).as_py(),
         {"title": {"text": "distance between weights"}, "rangemode": "tozero"},
-        {"title": {"text": "disagreement"}, "tickformat": ".0%", "rangemode": "tozero"},
+        {"title": {"text": "disagreement"}, "rangemode": "tozero", **share_axis()},
     )
     pairs = sorted({(row["peer"], row["other"]) for row in diagnostics.select(["peer", "other"]).to_pylist()})
     for index, (peer, other) in enumerate(pairs):
@@ -136,10 +148,11 @@ def lineage(grafts: pa.Table, events: pa.Table) -> Figure:
         marker={
             "color": [round(row["alpha_mean"], 4) for row in rows],
             "colorscale": BLUE_TO_ORANGE,
-            "cmid": 0.5,
+            "cmin": 0,
+            "cmax": 1,
             "size": 9,
             "line": {"width": 1, "color": GREY},
-            "colorbar": {"title": {"text": "alpha"}, "thickness": 12},
+            "colorbar": color_bar("alpha"),
         },
         text=[
             f"after round {row['round']}: peer {row['receiver']} from {_donor(row['donor'])}, mean alpha "
@@ -170,7 +183,7 @@ def lineage(grafts: pa.Table, events: pa.Table) -> Figure:
     with_layout(
         plot,
         height=170 + 44 * len(peers),
-        xaxis=round_axis(max((row["round"] for row in rows), default=0)) | {"zeroline": False},
+        xaxis=round_axis(max((row["round"] for row in [*rows, *peer_events]), default=0)) | {"zeroline": False},
         yaxis={
             "tickvals": peers,
             "ticktext": [f"peer {peer}" for peer in peers],
@@ -194,28 +207,30 @@ def _donor(peer: int) -> str:
 
 def _two_maps(grafts: pa.Table, columns: dict[str, str], unit: str, title: str) -> Figure:
     sites, rounds, _ = _by_site_and_round(grafts, "alpha")
+    maps = [_by_site_and_round(grafts, column)[2] for column in columns.values()]
+    over = "per round, all sites together" if unit == "filters" else "over sites and rounds"
+    low, high = np.nanmin(maps), np.nanmax(maps)
+    if low == high:
+        return Figure(None, f"{title}: {low:.3g} {unit} at every site in every round.")
     height = 2 * _height(sites)
     spacing = TITLE_HEIGHT / height  # else the second title overlaps the first map
     plot = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=spacing, subplot_titles=list(columns))
-    means, most = [], []
-    for row, column in enumerate(columns.values(), start=1):
-        _, _, values = _by_site_and_round(grafts, column)
+    means = []
+    for row, values in enumerate(maps, start=1):
         plot.add_heatmap(
             z=values, x=rounds, y=sites, coloraxis="coloraxis", hovertemplate=BY_SITE_AND_ROUND, row=row, col=1
         )
-        most.append(float(np.nanmax(values)))
         means.append(f"{np.nanmean(np.nansum(values, 0) if unit == 'filters' else values):.3g}")
-    bounds = {"cmin": 0, "cmax": max(1.0, *most)} if unit == "filters" else {}
+    bounds = {"cmin": 0, "cmax": max(1.0, float(high))} if unit == "filters" else {}
     with_layout(
         plot,
         height=height,
-        coloraxis={"colorscale": "Cividis", "colorbar": {"title": {"text": unit}, "thickness": 12}, **bounds},
+        coloraxis={"colorscale": "Cividis", "colorbar": color_bar(unit), **bounds},
         xaxis=round_axis(int(rounds[-1] - rounds[0] + 1)) | {"title": None, "showticklabels": False, "ticks": ""},
         xaxis2=round_axis(int(rounds[-1] - rounds[0] + 1)),
         yaxis=_site_axis(),
         yaxis2=_site_axis(),
     )
-    over = "per round, all sites together" if unit == "filters" else "over sites and rounds"
     return Figure(plot, f"{title}, by site and round. Means {over}: {' and '.join(means)} {unit}.")
 
 

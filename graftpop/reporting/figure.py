@@ -17,8 +17,10 @@ __all__ = [
     "INK",
     "Figure",
     "color",
+    "color_bar",
     "round_axis",
     "score_axis",
+    "share_axis",
     "two_panels",
     "with_layout",
 ]
@@ -31,19 +33,29 @@ COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
 INK: Final = "ink"
 """As `meta` of a trace: the page draws its lines and markers in the color of the text."""
 
-BLUE_TO_ORANGE: Final = ((0.0, "#1f5fbf"), (0.5, "#c9c9c9"), (1.0, "#e07b00"))
+BLUE_TO_ORANGE: Final = (
+    (0.0, "#123f8c"),
+    (0.3, "#1f5fbf"),
+    (0.45, "#8aa6d8"),
+    (0.5, "#c9c9c9"),
+    (0.55, "#eab878"),
+    (0.7, "#e07b00"),
+    (1.0, "#a34f00"),
+)
+"""For alpha on [0, 1]; steep around 1/2, where most values are."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot with a description for screen readers."""
+    """A plot with a description for screen readers; without a plot, the page shows the description."""
 
-    plot: go.Figure
+    plot: go.Figure | None
     description: str
 
     def to_json(self) -> str:
         """Return plot and description as JSON; numpy arrays stay packed."""
-        return f'{{"description": {json.dumps(self.description)}, "plot": {self.plot.to_json(validate=False)}}}'
+        plot = "null" if self.plot is None else self.plot.to_json(validate=False)
+        return f'{{"description": {json.dumps(self.description)}, "plot": {plot}}}'
 
 
 def color(index: int) -> str:
@@ -51,12 +63,19 @@ def color(index: int) -> str:
     return COLORS[index % len(COLORS)]
 
 
-def score_axis(metric: Metric) -> dict[str, Any]:
-    """Return the axis of a metric on the validation split."""
-    return {
-        "title": {"text": f"validation {metric.label}{metric.direction}"},
-        **({"tickformat": ".0%"} if metric.is_share else {}),
-    }
+def share_axis(is_share: bool = True) -> dict[str, Any]:
+    """Return the entries of an axis of shares, in percent within [0, 1]; empty if the values are no shares."""
+    return {"tickformat": "~%", "minallowed": 0, "maxallowed": 1} if is_share else {}
+
+
+def score_axis(metric: Metric, split: str = "validation") -> dict[str, Any]:
+    """Return the axis of a metric on a split."""
+    return {"title": {"text": f"{split} {metric.label}{metric.direction}"}, **share_axis(metric.is_share)}
+
+
+def color_bar(title: str) -> dict[str, Any]:
+    """Return a narrow color bar with a title."""
+    return {"title": {"text": title, "side": "right"}, "thickness": 12, "outlinewidth": 0}
 
 
 def round_axis(num_rounds: int) -> dict[str, Any]:

@@ -1,22 +1,25 @@
 "use strict";
-// Draws figures as they scroll into view, follows the light or dark color scheme, sorts and filters tables, and shows
-// the trial in the address: #trial=00003.
+// Draws figures when they scroll into view or the page is idle, follows the light or dark color scheme, fits figures to
+// paper, sorts, filters and saves tables, and shows the trial in the address: #trial=00003.
 
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const isTouch = matchMedia("(hover: none)").matches;
+const root = document.documentElement;
 const trialChoice = document.getElementById("trial");
 const receiverChoice = document.getElementById("receiver");
 
 function pageColor(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  return getComputedStyle(root).getPropertyValue(name).trim();
 }
 
 function themed(plot) {
-  const [ink, line, paper] = ["--ink", "--line", "--paper"].map(pageColor);
+  const [ink, line, faint, paper] = ["--ink", "--line", "--faint", "--paper"].map(pageColor);
   const layout = {...plot.layout, paper_bgcolor: paper, plot_bgcolor: paper, font: {color: ink, size: 12}};
   for (const key of Object.keys(plot.layout).filter((name) => /^[xy]axis/.test(name)).concat("xaxis", "yaxis")) {
-    layout[key] = {...plot.layout[key], gridcolor: line, zerolinecolor: line, linecolor: line};
+    layout[key] = {...plot.layout[key], gridcolor: line, zerolinecolor: faint, linecolor: faint, showline: true};
   }
+  if (isTouch) layout.dragmode = false;  // a finger scrolls the page; without the mode bar nothing would reset a zoom
   const data = plot.data.map((trace) => trace.meta !== "ink" ? trace : {
     ...trace, line: {...trace.line, color: ink}, marker: {...trace.marker, color: ink}});
   return {data, layout};
@@ -31,12 +34,29 @@ function draw(element) {
   element.hidden = !figure;
   if (!figure) return;
   const plot = element.querySelector(".plot");
-  const {data, layout} = themed(figure.plot);
   plot.setAttribute("aria-label", figure.description);
-  plot.style.minHeight = `${layout.height}px`;
   element.dataset.drawn = nameOf(element);
-  Plotly.react(plot, data, layout, {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"]})
-    .then(() => { if (nameOf(element) === "curves") select(trialOfAddress()); });
+  plot.style.minHeight = heightOf(figure);
+  if (!figure.plot) {
+    Plotly.purge(plot);
+    plot.textContent = figure.description;
+    return;
+  }
+  if (!plot.data) plot.textContent = "";
+  const {data, layout} = themed(figure.plot);
+  if (root.classList.contains("paper")) layout.width = plot.clientWidth;
+  const displayModeBar = isTouch ? false : "hover";
+  Plotly.react(plot, data, layout, {
+    responsive: true, displaylogo: false, displayModeBar, modeBarButtonsToRemove: ["select2d", "lasso2d"],
+  }).then(() => { if (nameOf(element) === "curves") select(trialOfAddress()); });
+}
+
+function heightOf(figure) {
+  return figure.plot ? `${figure.plot.layout.height}px` : "";
+}
+
+function drawAll(elements) {
+  for (const element of elements) draw(element);
 }
 
 const inView = new IntersectionObserver((entries) => {
@@ -51,10 +71,23 @@ function drawWhenInView(elements) {
     const figure = figures[nameOf(element)];
     element.hidden = !figure;
     if (!figure) continue;
-    element.querySelector(".plot").style.minHeight = `${figure.plot.layout.height}px`;
+    element.querySelector(".plot").style.minHeight = heightOf(figure);
     inView.unobserve(element);
     inView.observe(element);
+    delete element.dataset.drawn;
   }
+  whenIdle(drawNext);
+}
+
+// Printing and searching in the page find every figure once it is drawn.
+const whenIdle = window.requestIdleCallback ?? ((call) => setTimeout(call, 200));
+
+function drawNext() {
+  const element = document.querySelector("[data-figure]:not([hidden], [data-drawn])");
+  if (!element) return;
+  inView.unobserve(element);
+  draw(element);
+  whenIdle(drawNext);
 }
 
 // --- the selected trial ---
@@ -109,8 +142,9 @@ function followAddress() {
 
 function keyOf(row, column) {
   const key = row.cells[column].dataset.key;
+  if (key === "") return -Infinity;  // no value
   const number = Number(key);
-  return key === "" || Number.isNaN(number) ? key : number;
+  return Number.isNaN(number) ? key : number;
 }
 
 function sortBy(table, column) {
@@ -143,6 +177,54 @@ for (const field of document.querySelectorAll("[data-filters]")) {
   filter();
 }
 
+function csvOf(table) {
+  const rows = [...table.rows].filter((row) => !row.hidden);
+  const text = (cell) => cell.dataset.key ?? cell.textContent.trim();
+  const quoted = (cell) => `"${text(cell).replaceAll('"', '""')}"`;
+  return rows.map((row) => [...row.cells].map(quoted).join(",") + "\r\n").join("");
+}
+
+for (const table of document.querySelectorAll("table")) {
+  const link = document.createElement("a");
+  link.textContent = "CSV";
+  link.className = "csv";
+  link.href = "#";
+  link.download = `${document.title}-${table.closest("section").id}.csv`;
+  link.addEventListener("click", () => {
+    URL.revokeObjectURL(link.href);
+    link.href = URL.createObjectURL(new Blob([csvOf(table)], {type: "text/csv"}));
+  });
+  table.caption.firstElementChild.append(" ", link);
+}
+
+// --- the command ---
+
+document.getElementById("copy")?.addEventListener("click", async ({target}) => {
+  const command = document.getElementById("command");
+  try {
+    await navigator.clipboard.writeText(command.textContent);
+    target.textContent = "Copied";
+  } catch {  // pages from another machine without TLS have no clipboard
+    getSelection().selectAllChildren(command);
+  }
+});
+
+// --- paper ---
+
+addEventListener("beforeprint", () => {
+  root.classList.add("paper");
+  for (const {style, offsetWidth} of document.querySelectorAll("table")) {
+    style.zoom = Math.min(1, document.body.clientWidth / offsetWidth);
+  }
+  drawAll(document.querySelectorAll("[data-figure]:not([hidden])"));
+});
+addEventListener("afterprint", () => {
+  root.classList.remove("paper");
+  for (const table of document.querySelectorAll("table")) table.style.zoom = "";
+  drawAll(document.querySelectorAll("[data-drawn]:not([hidden])"));
+  for (const plot of document.querySelectorAll("[data-drawn]:not([hidden]) .js-plotly-plot")) Plotly.Plots.resize(plot);
+});
+
 // --- start ---
 
 if (trialChoice) {
@@ -152,6 +234,5 @@ if (trialChoice) {
 }
 drawWhenInView(document.querySelectorAll("[data-figure]:not([data-figure^='trial/'])"));
 addEventListener("hashchange", followAddress);
-addEventListener("beforeprint", () => document.querySelectorAll("[data-figure]:not([hidden])").forEach(draw));
-dark.addEventListener("change", () => document.querySelectorAll("[data-drawn]:not([hidden])").forEach(draw));
+dark.addEventListener("change", () => drawAll(document.querySelectorAll("[data-drawn]:not([hidden])")));
 followAddress();

@@ -1,10 +1,11 @@
 """The report of a run: one self-contained page, built only from files in the run folder."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
 
 from graftpop.comparison import Group, compare_trials, comparison_html, comparison_markdown
@@ -12,9 +13,10 @@ from graftpop.errors import CheckpointError
 from graftpop.metrics import Metric
 from graftpop.reporting.configuration import configuration_sentences
 from graftpop.reporting.costs import score_by_cost
-from graftpop.reporting.curves import score_by_images
+from graftpop.reporting.curves import Variant, mean_score_by_images, score_by_images
 from graftpop.reporting.differences import paired_differences
-from graftpop.reporting.search import FEWEST_TRIALS, importance_figure, importances, parallel_coordinates, pareto_figure
+from graftpop.reporting.search import pareto_figure
+from graftpop.reporting.search_section import search_section
 from graftpop.reporting.tables import cells, heads, shown_columns, text_of
 from graftpop.reporting.template import Section, page_html, part
 from graftpop.reporting.trial_details import details_of, rows_of, trials_in_detail
@@ -107,19 +109,21 @@ def report_html(tables: Tables, *, space: str, provenance: Mapping[str, Any]) ->
     """
     parsed = parse_space(read_sections(space, "space.yaml"), "space.yaml")
     rows = [restored_row(row, parsed.domains) for row in tables.trials.to_pylist()]
+    groups = compare_trials(rows, parsed) if parsed.variants else []
     figures: dict[str, str] = {}  # as JSON, by name
     sections = [
-        *_comparison(rows, parsed, figures),
-        _best(rows, parsed, tables),
+        *_comparison(groups, parsed, figures),
+        *_best(rows, parsed, tables),
         _trials(rows, parsed, tables),
-        _curves(rows, parsed, tables.rounds, figures),
+        _curves(rows, parsed, groups, tables.rounds, figures),
         *_trade_offs(rows, parsed, figures),
-        *_search(rows, parsed, figures),
+        *search_section(rows, parsed, figures),
         *_details(rows, parsed.primary, tables, figures),
         *_events(tables.events),
         Section("space", "Search space", Markup("<pre>{}</pre>").format(space)),
     ]
-    return page_html(parsed.resolve().name, _about(provenance), sections, figures)
+    command = shlex.join(provenance.get("command", ()))
+    return page_html(parsed.resolve().name, _about(provenance), sections, figures, command)
 
 
 def _about(provenance: Mapping[str, Any]) -> list[str]:
@@ -131,17 +135,15 @@ def _about(provenance: Mapping[str, Any]) -> list[str]:
         line
         for line in (
             f"{provenance['started']}, {provenance.get('status', 'running')}; {hardware_text(provenance)}",
-            shlex.join(provenance["command"]),
             f"{versions}{f'; commit {commit[:12]}' if commit else ''}",
         )
         if line
     ]
 
 
-def _comparison(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, str]) -> Iterator[Section]:
+def _comparison(groups: Sequence[Group], space: Space, figures: dict[str, str]) -> Iterator[Section]:
     if not space.variants:
         return
-    groups: list[Group] = compare_trials(rows, space)
     for index, group in enumerate(groups):
         if group.differences:
             figures[f"differences/{index}"] = paired_differences(group).to_json()
@@ -150,10 +152,13 @@ def _comparison(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[s
     yield Section("comparison", "Comparison of variants", Markup(comparison_html(groups, space.published)))
 
 
-def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Section:
+def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Iterator[Section]:
     best, primary = best_row(rows, space.primary), space.primary
+    if space.variants:  # the best trial of a comparison is one lucky seed
+        return
     if best is None:
-        return Section("best", "Best configuration", part("paragraphs", ["No trial has finished a round yet."]))
+        yield Section("best", "Best configuration", part("paragraphs", ["No trial has finished a round yet."]))
+        return
     sample = space.sample_of(best)
     scores = [
         (name, text_of(column, best[column]))
@@ -169,7 +174,7 @@ def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Se
     equals = sum(row[primary.val] == best[primary.val] and row["status"] == best["status"] for row in rows) - 1
     if equals:
         sentences.append(f"{equals} other trial{'s' * (equals > 1)} reached the same validation {primary.label}.")
-    return Section(
+    yield Section(
         "best",
         "Best configuration",
         part(
@@ -179,10 +184,12 @@ def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Se
 
 
 def _trials(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Section:
-    best = best_row(rows, space.primary)
+    best = None if space.variants else best_row(rows, space.primary)
     # of further metrics the test score is enough
     hidden = {column for metric in space.metrics[1:] for column in (metric.val, metric.ensemble)}
-    columns = shown_columns([column for column in tables.trials.column_names if column not in hidden], rows)
+    shown = [column for column in tables.trials.column_names if column not in hidden]
+    scores = [column for column in shown if column in (space.primary.val, space.primary.test)]  # first, for a phone
+    columns = shown_columns(list(dict.fromkeys(["trial_id", *scores, *shown])), rows)
     _, *others = columns or ["trial_id"]
     return Section(
         "trials",
@@ -196,11 +203,20 @@ def _trials(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> 
     )
 
 
-def _curves(rows: Sequence[Mapping[str, Any]], space: Space, rounds: pa.Table, figures: dict[str, str]) -> Section:
+def _curves(
+    rows: Sequence[Mapping[str, Any]], space: Space, groups: Sequence[Group], rounds: pa.Table, figures: dict[str, str]
+) -> Section:
     title = f"{space.primary.title} by images trained"
     if not rounds.num_rows:
         return Section("curves", title, part("paragraphs", ["No round has finished yet."]))
-    best = best_row(rows, space.primary)
+    if variants := _completed_variants(rows, groups, set(pc.unique(rounds["trial_id"]).to_pylist())):
+        figures["curves"] = mean_score_by_images(rounds, variants, space.primary).to_json()
+        caption = (
+            f"Mean validation {space.primary.label} over the completed trials of each variant, by the images that all "
+            f"peers trained on, with a band of one standard deviation. Click a name to show or hide its curve."
+        )
+        return Section("curves", title, part("figure", "curves", caption))
+    best = None if space.variants else best_row(rows, space.primary)
     figures["curves"] = score_by_images(
         rounds, _groups(rows, space), best["trial_id"] if best else None, space.primary
     ).to_json()
@@ -216,6 +232,28 @@ def _curves(rows: Sequence[Mapping[str, Any]], space: Space, rounds: pa.Table, f
     )
 
 
+def _completed_variants(
+    rows: Sequence[Mapping[str, Any]], groups: Sequence[Group], with_rounds: Set[str]
+) -> list[Variant]:
+    """Return the variants that have completed trials: those of each group, its baseline first, then by difference.
+
+    Args:
+        rows: rows of `trials.parquet`, restored.
+        groups: groups from `compare_trials`.
+        with_rounds: IDs of the trials whose rounds are known.
+    """
+    variants = []
+    for group in groups:
+        for line in group.ranked:
+            values = {"variant": line.variant, "status": "completed", **group.values}
+            found = [row["trial_id"] for row in rows if all(row[key] == value for key, value in values.items())]
+            trials = [trial for trial in found if trial in with_rounds]
+            label = ", ".join([line.variant, *(f"{key} = {value}" for key, value in group.values.items())])
+            index = len(variants) if group.values else group.lines.index(line)
+            variants.append(Variant(label, trials, index, line.variant == group.baseline))
+    return [variant for variant in variants if variant.trials]
+
+
 def _groups(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, str]:
     """Return the label that gives each trial its color: its variant, or its number of peers if variants are many."""
     if 1 < len(space.variants) <= MOST_GROUPS:
@@ -225,23 +263,6 @@ def _groups(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, str]:
         trial: f"{number} peer{'s' * (number > 1)}"
         for trial, number in sorted(numbers.items(), key=lambda item: item[1])
     }
-
-
-def _search(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, str]) -> Iterator[Section]:
-    measured = [row for row in rows if row[space.primary.val] is not None]
-    if not space.domains or len(measured) < 2:
-        return
-    figures["parallel"] = parallel_coordinates(measured, space.domains, space.primary).to_json()
-    body = part(
-        "figure",
-        "parallel",
-        "One line per trial, through its sampled values to its validation score. Drag along an axis to select "
-        "trials; drag a heading to move its axis.",
-        f"{8 + 6 * len(space.domains)}rem",
-    )
-    if not space.variants:  # a comparison has its own table
-        body += _importances(rows, space, figures)
-    yield Section("search", "Searched keys", body)
 
 
 def _trade_offs(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, str]) -> Iterator[Section]:
@@ -262,26 +283,6 @@ def _trade_offs(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[s
         ],
     )
     yield Section("trade-offs", "Trade-offs", body)
-
-
-def _importances(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, str]) -> Markup:
-    shares = importances(rows, space)
-    if not shares:
-        text = f"Importances need {FEWEST_TRIALS} completed trials whose scores are not all equal."
-        return part("paragraphs", [text])
-    figures["importances"] = importance_figure(shares).to_json()
-    num = sum(row["status"] == "completed" for row in rows)
-    caption = (
-        f"Importance of each searched key for the validation score, estimated by PED-ANOVA from {num} completed "
-        f"trials, each key from the trials in which it matters. Ranges: 10th to 90th percentile over resamples of the "
-        f"trials."
-    )
-    return part("figure", "importances", caption) + part(
-        "table",
-        "Importance of the searched keys",
-        ["key", "share", "range"],
-        [(key, f"{one.share:.1%}", f"{one.low:.1%} to {one.high:.1%}") for key, one in shares.items()],
-    )
 
 
 def _details(

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from graftpop.metrics import Metric, is_share, label_of
-from graftpop.reporting.figure import Figure, color, with_layout
+from graftpop.reporting.figure import Figure, color, share_axis, with_layout
+from graftpop.reporting.optuna_figures import frozen_trials, study_of
 from graftpop.space import Domain, Space
-from graftpop.study.optuna_space import OptunaSpace
 from graftpop.study.trials import objective_values, pareto_front
 
 __all__ = ["FEWEST_TRIALS", "Importance", "importance_figure", "importances", "parallel_coordinates", "pareto_figure"]
@@ -111,24 +111,12 @@ def importances(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, Im
         space: the study's space.
     """
     import numpy as np
-    import optuna
 
     val = space.primary.val
     completed = [row for row in rows if row["status"] == "completed" and row[val] is not None]
     if len(completed) < FEWEST_TRIALS or len({row[val] for row in completed}) < 2 or not space.domains:
         return {}
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    searched = OptunaSpace(space.domains)
-    trials = []
-    for row in completed:
-        sample = space.sample_of(row)
-        trials.append(
-            optuna.create_trial(
-                params=searched.params(sample),
-                distributions={key: searched.distributions[key] for key in sample},
-                value=row[val],
-            )
-        )
+    trials = frozen_trials(completed, space)
     shares = _shares(trials, space)
     rng = random.Random(0)
     resampled = [_shares(rng.choices(trials, k=len(trials)), space) for _ in range(NUM_RESAMPLES)]
@@ -141,8 +129,7 @@ def _shares(trials: Sequence[Any], space: Space) -> dict[str, float]:
     """Return the importance of each key as shares that sum to 1; 0 for all if no key stands out."""
     import optuna
 
-    study = optuna.create_study(direction="maximize" if space.primary.mode == "max" else "minimize")
-    study.add_trials(trials)
+    study = study_of(trials, space.primary)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a resample may have too few trials of a kind, or equal scores
         found = optuna.importance.get_param_importances(study, normalize=False)
@@ -170,7 +157,7 @@ def importance_figure(shares: Mapping[str, Importance]) -> Figure:
         plot,
         height=110 + 34 * len(shares),
         yaxis={"autorange": "reversed", "automargin": True},
-        xaxis={"title": {"text": "share of the importance"}, "tickformat": ".0%", "range": [0, 1]},
+        xaxis={"title": {"text": "share of the importance"}, "range": [0, 1], **share_axis()},
     )
     return Figure(
         plot,
@@ -203,11 +190,12 @@ def pareto_figure(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, st
             mode="lines+markers" if name == "Pareto front" and len(objectives) == 2 else "markers",
             line={"shape": "hv" if objectives[second] == "min" else "vh", "dash": "dot"},
             marker={"color": tint, "size": 9},
+            cliponaxis=False,
             name=name,
             hovertemplate="%{text}: %{y}, %{x}<extra></extra>",
         )
     axes = [
-        {"title": {"text": label_of(name)}, "tickformat": ".1%" if is_share(name) else None} for name in (second, first)
+        {"title": {"text": label_of(name)}, "zeroline": False, **share_axis(is_share(name))} for name in (second, first)
     ]
     with_layout(plot, height=380, xaxis=axes[0], yaxis=axes[1])
     return Figure(

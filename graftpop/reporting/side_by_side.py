@@ -174,8 +174,7 @@ def _all_trials(runs: Sequence[Run], primary: Metric) -> Figure:
             text=[row["trial_id"] for row in rows],
             hovertemplate=f"trial %{{text}}: %{{y{shown}}}<extra></extra>",
         )
-    digits = {"tickformat": ".1%"} if primary.is_share else {}
-    with_layout(plot, height=380, showlegend=False, yaxis=score_axis(primary) | digits)
+    with_layout(plot, height=380, showlegend=False, yaxis=score_axis(primary))
     return Figure(plot, f"Validation {primary.label} of all trials of {len(runs)} runs.")
 
 

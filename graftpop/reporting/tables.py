@@ -8,12 +8,9 @@ from graftpop.study.trials import duration
 
 __all__ = ["Cell", "cells", "heads", "shown_columns", "text_of"]
 
-LAST = "-Infinity"
-"""Sort key of cells without a value."""
-
 
 class Cell(NamedTuple):
-    """A cell: shown text and sort key, a number or text."""
+    """A cell: shown text and exact value, by which the table is sorted and which its CSV has; both empty for none."""
 
     text: str
     key: str
@@ -39,7 +36,7 @@ HEADS = {"trial_id": "trial", "wall_s": "time", "time_s": "time, one device per 
 
 def cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[Cell]:
     """Return the cells of a trial for the given columns."""
-    return [Cell(text_of(column, row[column]), LAST if row[column] is None else str(row[column])) for column in columns]
+    return [Cell(text_of(column, row[column]), "" if row[column] is None else str(row[column])) for column in columns]
 
 
 def text_of(column: str, value: Any) -> str:

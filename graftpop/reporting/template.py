@@ -21,7 +21,9 @@ class Section(NamedTuple):
     body: Markup
 
 
-def page_html(title: str, about: Sequence[str], sections: Sequence[Section], figures: Mapping[str, str]) -> str:
+def page_html(
+    title: str, about: Sequence[str], sections: Sequence[Section], figures: Mapping[str, str], command: str = ""
+) -> str:
     """Return a self-contained HTML page.
 
     Args:
@@ -29,6 +31,7 @@ def page_html(title: str, about: Sequence[str], sections: Sequence[Section], fig
         about: lines below the title.
         sections: sections in order.
         figures: figures as JSON, by the names in the sections' placeholders.
+        command: the command that made the run, to copy; empty if unknown.
     """
     figures_json = "{" + ", ".join(f"{json.dumps(name)}: {figure}" for name, figure in figures.items()) + "}"
     return (
@@ -37,6 +40,7 @@ def page_html(title: str, about: Sequence[str], sections: Sequence[Section], fig
         .render(
             title=title,
             about=about,
+            command=command,
             sections=sections,
             style=Markup(_file("page.css")),
             script=Markup(_file("page.js")),

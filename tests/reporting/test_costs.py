@@ -56,7 +56,7 @@ def test_points_are_the_tables_means_and_deviations_by_each_cost() -> None:
 def test_variants_with_equal_costs_are_drawn_side_by_side() -> None:
     means = (0.3, 0.7, 0.5, 0.4, 0.6, 0.2, 0.8, 0.1)
     scores = {name: (mean, mean) for name, mean in zip("abcdefgh", means, strict=True)}
-    html = compared(scores, train_images={"h": 1000})
+    html = compared(scores, train_images={"h": 1000}, inference_flops={"h": 3_060_000})
     points = points_of(plot_of(html, "images"))
     row = sorted(points[name][:2] for name in "abcdefg")
     assert [score for _, score in row] == sorted(score for _, score in row)
@@ -65,9 +65,42 @@ def test_variants_with_equal_costs_are_drawn_side_by_side() -> None:
     assert max(row)[0] < points["h"][0] == 1000
     assert shown_costs(plot_of(html, "images")) == [*["400"] * 7, "1,000"]
     axis = plot_of(html, "flops")["layout"]["xaxis"]  # one row of all
-    assert axis["ticktext"] == ["3,000,000"]
+    assert axis["ticktext"] == ["3,000,000 to 3,060,000"]
     places = [point[0] for point in points_of(plot_of(html, "flops")).values()]
     assert axis["range"][0] < min(places) < max(places) < axis["range"][1]
+
+
+def test_equal_costs_have_a_sentence_in_place_of_a_plot() -> None:
+    figure = figures_of(compared(FEW, time_s={"one": 90.8}))["costs/0/images"]
+    assert figure["plot"] is None
+    assert "400" in figure["description"]
+    assert figures_of(compared(FEW, time_s={"one": 90.8}))["costs/0/time"]["plot"] is None  # within 1 %
+    assert figures_of(compared(FEW, time_s={"one": 91.8}))["costs/0/time"]["plot"] is not None
+
+
+def front_of(html: str, cost: str = "flops") -> list[tuple[list[float], list[float]]]:
+    """Return places and scores of the line through the Pareto front."""
+    return [(trace["x"], trace["y"]) for trace in plot_of(html, cost)["data"] if trace.get("name") == "Pareto front"]
+
+
+def test_line_connects_the_variants_on_the_front_of_score_and_flops() -> None:
+    flops = {"one": 2e6, "two": 6e6, "four": 4e6, "worse": 5e6, "dear": 8e6}
+    html = compared(FEW | {"worse": (0.4, 0.4), "dear": (0.6, 0.6)}, inference_flops=flops, epochs={"one": 8})
+    assert front_of(html) == [([2e6, 4e6, 6e6], pytest.approx([0.51, 0.56, 0.6]))]
+    assert front_of(html, "epochs") == []
+    assert "Pareto front" in html[html.index('"costs/0/flops"') : html.index('id="trials"')]
+    space = COMPARED.replace("data:", 'task: {name: "python:anywhere.Regression", metrics: {rmse: min}}\ndata:')
+    assert front_of(compared(FEW, space, inference_flops=flops)) == []
+    falling = {"one": (0.9, 0.9), "two": (0.6, 0.6), "four": (0.7, 0.7)}
+    assert front_of(compared(falling, space, inference_flops=flops)) == [([2e6, 4e6, 6e6], [0.9, 0.7, 0.6])]
+
+
+def test_error_bars_of_shares_end_at_1() -> None:
+    plot = plot_of(compared({"one": (0.9, 1.0), "two": (0.5, 0.6)}, epochs={"one": 8}), "epochs")
+    bars = {trace["name"]: trace["error_y"] for trace in plot["data"] if trace["mode"] == "markers"}
+    assert bars["one"]["array"] == [pytest.approx(0.05)]
+    assert bars["one"]["arrayminus"] == [pytest.approx(0.1 / 2**0.5)]
+    assert plot["layout"]["yaxis"]["range"][1] == 1
 
 
 def test_dearer_variant_of_a_row_stays_at_its_right() -> None:
@@ -79,7 +112,7 @@ def test_dearer_variant_of_a_row_stays_at_its_right() -> None:
 @pytest.mark.parametrize("num", [2, 20])
 def test_labels_do_not_overlap_and_follow_the_scores(num: int) -> None:
     scores = {f"variant-{index}": (0.5 + 1e-4 * (7 * index % num), 0.5) for index in range(num)} | {"low": (0.1, 0.1)}
-    plot = plot_of(compared(scores), "epochs")
+    plot = plot_of(compared(scores, epochs={"low": 8}), "epochs")
     (labels,) = (trace for trace in plot["data"] if trace["mode"] == "text")
     low, high = plot["layout"]["yaxis"]["range"]
     margin = plot["layout"]["margin"]
@@ -96,7 +129,7 @@ def test_labels_do_not_overlap_and_follow_the_scores(num: int) -> None:
 
 def test_labels_of_equal_scores_are_above_and_below_them() -> None:
     scores = {"low": 0.1, "one": 0.5, "two": 0.5, "high": 0.9}
-    plot = plot_of(compared({name: (score, score) for name, score in scores.items()}), "epochs")
+    plot = plot_of(compared({name: (score, score) for name, score in scores.items()}, epochs={"low": 8}), "epochs")
     (labels,) = (trace for trace in plot["data"] if trace["mode"] == "text")
     heights = dict(zip(labels["text"], labels["y"], strict=True))
     assert heights["one"] != heights["two"]
@@ -106,7 +139,7 @@ def test_labels_of_equal_scores_are_above_and_below_them() -> None:
 
 def test_long_names_are_shortened_beside_the_plot_alone() -> None:
     name = "a-variant-with-a-name-of-many-letters"
-    plot = plot_of(compared(FEW | {name: (0.5, 0.5)}), "epochs")
+    plot = plot_of(compared(FEW | {name: (0.5, 0.5)}, epochs={"one": 8}), "epochs")
     (labels,) = (trace for trace in plot["data"] if trace["mode"] == "text")
     assert max(map(len, labels["text"])) == 18
     assert any(trace.get("hovertemplate", "").startswith(f"{name}: ") for trace in plot["data"])
@@ -114,7 +147,7 @@ def test_long_names_are_shortened_beside_the_plot_alone() -> None:
 
 def test_metric_to_minimize_has_no_percent() -> None:
     space = COMPARED.replace("data:", 'task: {name: "python:anywhere.Regression", metrics: {rmse: min}}\ndata:')
-    html = compared({"one": (2.0, 3.0), "two": (1.5, 2.25)}, space)
+    html = compared({"one": (2.0, 3.0), "two": (1.5, 2.25)}, space, epochs={"one": 8})
     axis = plot_of(html, "epochs")["layout"]["yaxis"]
     assert axis["title"]["text"] == "test rmse, lower is better"
     assert "tickformat" not in axis
@@ -129,7 +162,7 @@ def test_unknown_costs_and_single_variants_have_no_figure() -> None:
 
 
 def test_seed_without_a_second_has_no_deviation() -> None:
-    html = compared({name: scores[:1] for name, scores in FEW.items()})
+    html = compared({name: scores[:1] for name, scores in FEW.items()}, epochs={"one": 8})
     assert points_of(plot_of(html, "epochs"))["two"][2:] == (0.0, "60.00 %")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
-from report_makers import PROVENANCE, SPACE, figures_of, grafts_of, many_trials, page, rounds_of, trial
+from report_makers import PROVENANCE, SPACE, compared, figures_of, grafts_of, many_trials, page, rounds_of, trial
 from typer.testing import CliRunner
 
 from graftpop.__main__ import app
@@ -96,22 +96,49 @@ def test_large_study_is_thinned_but_keeps_curve_ends() -> None:
 
 
 def test_graft_figures_are_drawn_by_site_and_round() -> None:
-    figures = figures_of(page([trial("one")], rounds_of("one"), grafts_of("one")))
+    grafts = [row | {"alpha": 0.25 * row["round"]} for row in grafts_of("one")]
+    figures = figures_of(page([trial("one")], rounds_of("one"), grafts))
     (heat,) = figures["trial/one/alpha/1"]["plot"]["data"]
     assert heat["y"] == ["conv1", "layer1.<conv>"]
     assert numbers(heat["x"]).tolist() == [1, 2]
-    assert numbers(heat["z"]).tolist() == [[0.75, 0.75], [0.75, 0.75]]
-    assert (heat["zmin"], heat["zmax"]) == (0.25, 0.75)
-    receiver, donor = figures["trial/one/entropies/1"]["plot"]["data"]
-    assert numbers(receiver["z"]) == pytest.approx(1.6)
+    assert numbers(heat["z"]).tolist() == [[0.25, 0.5], [0.25, 0.5]]
+    assert (heat["zmin"], heat["zmax"]) == (0, 1)
+    receiver, donor = figures["trial/one/entropies/0"]["plot"]["data"]
+    assert numbers(receiver["z"]) == pytest.approx(1.5)
     assert numbers(donor["z"]) == pytest.approx(1.6)
     before, after = figures["trial/one/invalid/0"]["plot"]["data"]
     assert (numbers(before["z"]).max(), numbers(after["z"]).max()) == (3, 1)
 
 
+def test_constant_has_a_sentence_in_place_of_a_plot() -> None:
+    grafts = [row | {"num_invalid_before": 0, "num_invalid_after": 0} for row in grafts_of("one")]
+    figures = figures_of(page([trial("one")], rounds_of("one"), grafts))
+    for name, value in (("alpha/1", "0.75"), ("entropies/1", "1.6"), ("invalid/0", "0 filters")):
+        assert figures[f"trial/one/{name}"]["plot"] is None
+        assert value in figures[f"trial/one/{name}"]["description"]
+    trials = [trial(name, val_accuracy=0.5, A=A) for name, A in (("one", 0.2), ("two", 0.4))]
+    html = page(trials, rounds_of("one"))
+    assert figures_of(html)["history"]["plot"] is None
+    assert "50.00 %" in figures_of(html)["history"]["description"]
+    (lines,) = figures_of(html)["parallel"]["plot"]["data"]
+    assert [dimension["label"] for dimension in lines["dimensions"]] == ["A", "val accuracy"]
+    assert "graft.c was 100 in every trial" in html
+    assert "slices" not in figures_of(html)
+
+
+def test_axes_of_shares_end_at_0_and_1() -> None:
+    trials, rounds = many_trials(24, 2)
+    figures = figures_of(page(trials, rounds))
+    axes = [figures[name]["plot"]["layout"]["yaxis"] for name in ("curves", "history", "slices")]
+    axes += [figures["slices"]["plot"]["layout"]["yaxis2"], figures["importances"]["plot"]["layout"]["xaxis"]]
+    assert {(axis["minallowed"], axis["maxallowed"]) for axis in axes} == {(0, 1)}
+    for name in ("slices", "ranks", "landscape"):  # as far as the searched ranges
+        assert figures[name]["plot"]["layout"]["xaxis"]["range"] == [0, 1]
+
+
 def test_long_heat_map_keeps_first_and_last_of_100_columns() -> None:
     figures = figures_of(page([trial("one")], rounds_of("one", num_rounds=250), grafts_of("one", num_rounds=250)))
-    (heat,) = figures["trial/one/alpha/0"]["plot"]["data"]
+    heat, _ = figures["trial/one/invalid/0"]["plot"]["data"]
     columns = numbers(heat["x"]).tolist()
     assert len(columns) == 100
     assert (columns[0], columns[-1]) == (1, 249)
@@ -179,15 +206,16 @@ training: {epochs: {randint: [1, 5]}, lr: {quniform: [0.1, 0.5, 0.1]}}
 population: {num_peers: 2}
 graft: {alpha: {choice: [adaptive, 0.5]}, A: {uniform: [0.0, 1.0]}, c: {loguniform: [1, 100]}}
 """
-    searched: dict[str, Any] = {"training.epochs": 3, "training.lr": 0.2, "graft.alpha": "0.5"}
-    html = page([trial("one", c=10.0, **searched), trial("two", c=1.0, **searched)], rounds_of("one"), space=space)
+    first: dict[str, Any] = {"training.epochs": 3, "training.lr": 0.2, "graft.alpha": "0.5"}
+    second: dict[str, Any] = {"training.epochs": 4, "training.lr": 0.3, "graft.alpha": "adaptive", "A": 0.5}
+    html = page([trial("one", c=10.0, **first), trial("two", c=1.0, **second)], rounds_of("one"), space=space)
     (lines,) = figures_of(html)["parallel"]["plot"]["data"]
     values = {dimension["label"]: dimension["values"] for dimension in lines["dimensions"]}
     assert values == {
-        "epochs": [3, 3],
-        "lr": [0.2, 0.2],
-        "alpha": [1, 1],
-        "A": [0.4, 0.4],
+        "epochs": [3, 4],
+        "lr": [0.2, 0.3],
+        "alpha": [1, 0],
+        "A": [0.4, 0.5],
         "c": [1, 0],
         "val accuracy": [0.5, 0.5],
     }
@@ -203,6 +231,36 @@ def test_unused_key_has_a_tick_of_its_own_below_the_values() -> None:
     assert (axis["range"], axis["ticktext"][axis["tickvals"].index(-0.125)]) == ([-0.125, 1.0], "unused")
 
 
+def test_history_has_the_best_of_the_completed_trials_so_far() -> None:
+    scores = (0.3, 0.2, None, 0.9, 0.4)
+    status = ("completed", "completed", "failed", "stopped", "completed")
+    trials = [
+        trial(f"{index:05}", val_accuracy=score, status=one, A=0.1 * index)
+        for index, (score, one) in enumerate(zip(scores, status, strict=True))
+    ]
+    figures = figures_of(page(trials, rounds_of("00000")))
+    points, best = figures["history"]["plot"]["data"]
+    assert (points["x"], points["y"]) == ([0, 1, 4], [0.3, 0.2, 0.4])
+    assert best["y"] == [0.3, 0.3, 0.3, 0.3, 0.4]
+    assert "Trial 4" in figures["history"]["description"]
+    (only,) = figures["slices"]["plot"]["data"]  # c was the same in all
+    assert only["x"] == pytest.approx([0, 0.1, 0.4])
+
+
+def test_two_most_important_keys_are_drawn_together() -> None:
+    trials, rounds = many_trials(200, 1)
+    figures = figures_of(page(trials, rounds))
+    points, _ = figures["ranks"]["plot"]["data"]
+    assert len(points["x"]) == 200
+    landscape, drawn = figures["landscape"]["plot"]["data"][:2]
+    assert len(drawn["x"]) == 150  # a grid of all trials would take megabytes
+    assert len(figures["landscape"]["plot"]["layout"]["yaxis"]["range"]) == 2
+    assert landscape["reversescale"] is False
+    few = figures_of(page(trials[:19], rounds[:38]))
+    assert "history" in few
+    assert "ranks" not in few
+
+
 def test_trade_offs_are_shown_with_several_metrics_only() -> None:
     space = SPACE + "tune: {metric: [val_accuracy, flops], mode: [max, min]}\n"
     figures = {"one": (0.9, 10), "two": (0.8, 20), "three": (0.7, 5)}
@@ -212,6 +270,36 @@ def test_trade_offs_are_shown_with_several_metrics_only() -> None:
     assert (dominated["x"], dominated["y"]) == ([20], [0.8])
     assert (front["x"], front["y"]) == ([5, 10], [0.7, 0.9])
     assert "pareto" not in figures_of(page(trials, rounds_of("one")))
+
+
+def test_comparison_has_mean_curves_and_no_best_seed() -> None:
+    rounds = [
+        row | {"val_accuracy": row["val_accuracy"] + 0.1 * seed * (variant == "two")}
+        for variant in ("one", "two")
+        for seed in (0, 1)
+        for row in rounds_of(f"{variant}-{seed}", num_peers=1, num_rounds=3 - (variant == "two" and seed))
+    ]
+    html = compared({"one": (0.5, 0.6), "two": (0.7, 0.8), "three": (0.1, 0.9)}, rounds=rounds)
+    assert 'id="best"' not in html
+    assert "parallel" not in figures_of(html)
+    assert [best for _, best in rows_of_table(html) if best] == []
+    traces = {trace.get("name"): trace for trace in figures_of(html)["curves"]["plot"]["data"]}
+    assert list(traces)[-1] == "selected"
+    assert numbers(traces["two"]["x"]).tolist() == [100, 200, 300]
+    assert numbers(traces["two"]["y"]) == pytest.approx([0.15, 0.25, 0.3])  # the second seed ended after two rounds
+    bands = [trace for trace in figures_of(html)["curves"]["plot"]["data"] if trace.get("fill")]
+    band = numbers(next(band for band in bands if band["legendgroup"] == "two")["y"])
+    assert band[:3] - band[:2:-1] == pytest.approx([0.1 * 2**0.5, 0.1 * 2**0.5, 0], abs=1e-6)
+    (seeds,) = [trace for trace in figures_of(html)["curves"]["plot"]["data"] if trace.get("visible") is False]
+    assert set(seeds["customdata"]) == {"one-0", "one-1", "two-0", "two-1"}  # for the selected trial
+
+
+def test_score_is_the_second_column_of_tables() -> None:
+    html = page([trial("one", test_accuracy=0.5)], rounds_of("one"))
+    heads = re.findall(r'<th scope="col"><button type="button">([^<]+)', html)
+    assert heads[:3] == ["trial", "val accuracy", "test accuracy"]
+    heads = re.findall(r"<th scope='col'>([^<]+)", compared({"one": (0.5, 0.6), "two": (0.7, 0.8)}))
+    assert heads[:3] == ["variant", "test accuracy, %", "difference, points"]
 
 
 def test_text_from_tables_and_spaces_is_escaped() -> None:
@@ -229,7 +317,7 @@ def test_text_from_tables_and_spaces_is_escaped() -> None:
     assert html.count("<script") == html.count("</script>") == 3
     assert "alert(1)</script>" not in html
     assert "A &lt;processor&gt;" in html
-    assert figures_of(html)["trial/one/alpha/0"]["plot"]["data"][0]["y"] == ["</script><!--"]
+    assert figures_of(html)["trial/one/invalid/0"]["plot"]["data"][0]["y"] == ["</script><!--"]
 
 
 def description(grafts: Sequence[Mapping[str, Any]] = (), **sections: Any) -> str:

@@ -1,5 +1,6 @@
-"""The report page in a browser: pointer and keyboard, light and dark color schemes, phone."""
+"""The report page in a browser: pointer and keyboard, light and dark color schemes, phone, paper."""
 
+import csv
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -91,24 +92,28 @@ def open_tab(chromium: Any) -> Iterator["Open"]:
         tab.page.close()
 
 
+CURVES = "document.querySelector(\"[data-figure='curves'] .plot\")"
+
 Open = Callable[..., Tab]
 """Opens a tab at an address, with options of the browser."""
 
-MARKS = "path.js-line, .hm image, .bars path, canvas.gl-canvas-context, .points path"
-"""Elements that plotly draws: lines, heat maps, bars, parallel coordinates, points."""
+MARKS = "path.js-line, .hm image, .bars path, canvas.gl-canvas-context, .points path, .plot:not(:has(svg))"
+"""Elements that plotly draws: lines, heat maps, bars, parallel coordinates, points; or a sentence in their place."""
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}, "device_scale_factor": 2}],
-    ids=["light", "dark on a phone"],
-)
+@pytest.mark.parametrize("options", [{}, PHONE | {"color_scheme": "dark"}], ids=["light", "dark on a phone"])
 def test_all_figures_are_drawn_without_errors_or_requests(open_tab: Open, report: str, options: dict[str, Any]) -> None:
     tab = open_tab(report, **options)
     assert tab.draw_all() == [
         "curves",
+        "history",
+        "slices",
         "parallel",
         "importances",
+        "ranks",
+        "landscape",
         "trial/TRIAL/peers",
         "trial/TRIAL/alpha/RECEIVER",
         "trial/TRIAL/entropies/RECEIVER",
@@ -119,11 +124,34 @@ def test_all_figures_are_drawn_without_errors_or_requests(open_tab: Open, report
     assert tab.errors == []
     width = tab.page.viewport_size["width"]
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    tab.page.query_selector("[data-figure='curves'] .plot").hover()
+    assert [element for element in tab.page.query_selector_all(".modebar") if element.is_visible()] == [] or not options
+    assert tab.page.evaluate(f"{CURVES}.layout.dragmode") is (False if options else None)
+    assert tab.page.evaluate(f"{CURVES}.layout.xaxis.linecolor === pageColor('--faint')")
+
+
+def test_idle_page_draws_all_figures_and_fits_them_to_paper(open_tab: Open, report: str) -> None:
+    tab = open_tab(report, color_scheme="dark")
+    tab.page.wait_for_function("!document.querySelector('[data-figure]:not([hidden], [data-drawn])')")
+    assert tab.page.evaluate("scrollY") == 0
+    tab.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    width = tab.page.query_selector("body").bounding_box()["width"]
+    drawn = tab.page.query_selector_all("[data-figure]:not([hidden]) .plot svg, table")
+    assert len(drawn) > 10
+    assert max(each.bounding_box()["width"] for each in drawn) <= width + 1
+    assert tab.page.evaluate("(each => each.scrollHeight <= each.clientHeight)(document.querySelector('.tall'))")
+    assert tab.page.evaluate(f"{CURVES}.layout.paper_bgcolor") == "#ffffff"
+    tab.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.page.evaluate(f"{CURVES}.layout.paper_bgcolor") == "#0d1117"
+    tab.page.wait_for_function(f"{CURVES}.clientWidth === {CURVES}.querySelector('svg').clientWidth")
+    assert tab.errors == []
 
 
 def test_comparison_on_a_phone_stacks_its_figures_without_overlapping_labels(open_tab: Open, tmp_path: Path) -> None:
     scores = {f"variant-{index}": (0.5 + 0.001 * index, 0.51) for index in range(12)}
-    tab = open_tab(written(tmp_path, compared(scores)), color_scheme="dark", viewport={"width": 400, "height": 800})
+    others = {column: {"variant-0": 3.0} for column in ("train_images", "epochs", "time_s", "inference_flops")}
+    html = compared(scores, **others)
+    tab = open_tab(written(tmp_path, html), color_scheme="dark", viewport={"width": 400, "height": 800})
     costs = [f"costs/0/{cost}" for cost in ("images", "epochs", "time", "flops")]
     assert tab.draw_all()[:5] == ["differences/0", *costs]
     boxes = [tab.page.query_selector(f"[data-figure='{name}']").bounding_box() for name in costs]
@@ -144,7 +172,7 @@ def test_comparison_on_a_phone_stacks_its_figures_without_overlapping_labels(ope
 def test_click_on_a_row_selects_its_trial(open_tab: Open, report: str) -> None:
     tab = open_tab(report)
     tab.page.click("text='00007'")
-    selected = "document.querySelector(\"[data-figure='curves'] .plot\").data?.at(-1)"
+    selected = f"{CURVES}.data?.at(-1)"
     tab.page.wait_for_function(f"{selected}.name === 'trial 00007'")
     assert tab.page.evaluate(f"{selected}.x") == [200, 400, 600, 800, 1000]
     assert tab.page.input_value("#trial") == "00007"
@@ -166,7 +194,7 @@ def test_address_selects_its_trial_or_reports_it_missing(open_tab: Open, report:
     assert tab.page.query_selector("[data-figure='trial/TRIAL/peers']").is_hidden()
 
 
-def test_table_is_sorted_and_filtered_by_keyboard(open_tab: Open, report: str) -> None:
+def test_table_is_sorted_and_filtered_by_keyboard_and_saved(open_tab: Open, report: str) -> None:
     tab = open_tab(report)
     head = tab.page.query_selector("#table-trials th:has-text('graft.A') button")
     head.focus()
@@ -178,11 +206,18 @@ def test_table_is_sorted_and_filtered_by_keyboard(open_tab: Open, report: str) -
     tab.page.fill("[data-filters='trials']", "00003")
     assert tab.texts("#table-trials tbody th") == ["00003"]
     assert tab.texts("[data-counts='trials']") == ["1 of 20"]
+    with tab.page.expect_download() as saved:
+        tab.page.click("#trials .csv")
+    assert saved.value.suggested_filename == "made-up-trials.csv"
+    with open(saved.value.path(), newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert head[:3] == ["trial", "val accuracy", "status"]
+    assert [row[:3] for row in rows] == [["00003", str(1 - abs(3.5 / 20 - 0.3)), "completed"]]  # exact values
 
 
 def test_figures_follow_a_change_of_the_color_scheme(open_tab: Open, report: str) -> None:
     tab = open_tab(report, color_scheme="light")
-    paper = "document.querySelector(\"[data-figure='curves'] .plot\").layout?.paper_bgcolor"
+    paper = f"{CURVES}.layout?.paper_bgcolor"
     tab.page.query_selector("[data-figure='curves']").scroll_into_view_if_needed()
     tab.page.wait_for_function(f"{paper} === '#ffffff'")
     tab.page.emulate_media(color_scheme="dark")
@@ -190,9 +225,13 @@ def test_figures_follow_a_change_of_the_color_scheme(open_tab: Open, report: str
     assert tab.errors == []
 
 
-def test_report_of_a_run_without_rounds_opens_without_errors(open_tab: Open, tmp_path: Path) -> None:
-    tab = open_tab(written(tmp_path, page([])))
+def test_report_of_a_run_without_rounds_has_its_command_to_copy(open_tab: Open, tmp_path: Path) -> None:
+    tab = open_tab(written(tmp_path, page([], options=["--out", "my run"])))
     assert tab.draw_all() == []
+    tab.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tab.page.click("#copy")
+    tab.page.wait_for_function("document.getElementById('copy').textContent === 'Copied'")
+    assert tab.page.evaluate("navigator.clipboard.readText()") == "python -m graftpop.tune --out 'my run'"
     assert tab.errors == []
 
 
@@ -201,7 +240,7 @@ def test_large_study_is_drawn(open_tab: Open, tmp_path: Path) -> None:
     html = page(trials, rounds, grafts_of("00300", num_rounds=200, num_peers=8, sites=[f"conv{i}" for i in range(33)]))
     assert len(html) < 15e6
     tab = open_tab(written(tmp_path, html))
-    assert tab.draw_all()[:3] == ["curves", "parallel", "importances"]
+    assert tab.draw_all()[:5] == ["curves", "history", "slices", "parallel", "importances"]
     assert tab.texts("[data-counts='trials']") == ["1000 of 1000"]
     assert tab.errors == []
 

@@ -140,8 +140,13 @@ def page(
     )
 
 
-def compared(scores: Mapping[str, Sequence[float]], space: str = COMPARED, **costs: Mapping[str, float | None]) -> str:
-    """Return a report of variants with scores by seed, and with costs by column and variant."""
+def compared(
+    scores: Mapping[str, Sequence[float]],
+    space: str = COMPARED,
+    rounds: Sequence[Mapping[str, Any]] = (),
+    **costs: Mapping[str, float | None],
+) -> str:
+    """Return a report of variants with scores by seed, with costs by column and variant, and rounds of VARIANT-SEED."""
     text = space % ", ".join(f"{name}: {{}}" for name in scores)
     rows = [
         {key: value for key, value in trial(f"{variant}-{seed}").items() if not key.startswith("graft.")}
@@ -154,7 +159,7 @@ def compared(scores: Mapping[str, Sequence[float]], space: str = COMPARED, **cos
     if "rmse" in space:
         rows = [of_task(row, val_rmse=row["val_accuracy"], test_rmse=row["test_accuracy"]) for row in rows]
         rows = [row | {"ensemble_test_rmse": None} for row in rows]
-    return page(rows, space=parse_space(yaml.safe_load(text)).to_yaml())
+    return page(rows, rounds, space=parse_space(yaml.safe_load(text)).to_yaml())
 
 
 def _schema(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> pa.Schema:
