@@ -37,13 +37,13 @@ class Variant(NamedTuple):
     Attributes:
         label: its name, with the other searched values.
         trials: IDs of its completed trials, at least one.
-        index: index of its color.
+        place: index of its color.
         is_baseline: whether the others are compared with it.
     """
 
     label: str
     trials: Sequence[str]
-    index: int
+    place: int
     is_baseline: bool
 
 
@@ -146,13 +146,13 @@ def mean_score_by_images(rounds: pa.Table, variants: Sequence[Variant], primary:
     shown, digits = (":.2%", 5) if primary.is_share else (":.4g", 8)
     most = max(FEWEST_POINTS, MOST_POINTS // (3 * len(variants) + len(curves)))
     plot, ends = go.Figure(), []
-    for place, variant in enumerate(variants):
+    for rank, variant in enumerate(variants):
         x, means, stds = _mean_curve([curves[trial] for trial in variant.trials], most)
         low, high = means - stds, means + stds
         if primary.is_share:
             low, high = low.clip(0, 1), high.clip(0, 1)
-        shared = {"legendgroup": variant.label, "visible": True if place < MOST_VISIBLE else "legendonly"}
-        tint = GREY if variant.is_baseline else color(variant.index)
+        shared = {"legendgroup": variant.label, "visible": True if rank < MOST_VISIBLE else "legendonly"}
+        tint = GREY if variant.is_baseline else color(variant.place)
         if len(variant.trials) > 1:
             plot.add_scatter(
                 x=np.concatenate([x, x[::-1]]),
@@ -173,13 +173,14 @@ def mean_score_by_images(rounds: pa.Table, variants: Sequence[Variant], primary:
             name=variant.label,
             mode="lines" if len(x) > 1 else "markers",
             meta=INK if variant.is_baseline else None,
-            line={"color": tint, "width": 2, "dash": DASHES[variant.index // len(COLORS) % len(DASHES)]},
+            line={"color": tint, "width": 2, "dash": DASHES[variant.place // len(COLORS) % len(DASHES)]},
             hovertemplate=f"%{{y{shown}}} \u00b1 %{{text}} after %{{x:,}} images",
             **shared,
         )
         ends.append(f"{variant.label} {primary.text(float(means[-1]))}")
     plot.add_scatter(**_joined(curves, most, digits), visible=False)  # for the selected trial
     _finished(plot, primary, legend_rows=-(-len(variants) // 5))
+    plot.update_layout(legend={"maxheight": 0.25})  # a phone scrolls in it
     return Figure(plot, f"Mean validation {primary.label} by images trained. It ends at: {', '.join(ends)}.")
 
 

@@ -103,14 +103,14 @@ def _read(folder: RunFolder, label: str) -> Run:
 def _runs(runs: Sequence[Run], primary: Metric) -> Section:
     heads = [
         "run",
+        f"validation {primary.label}",
+        f"test {primary.label}",
+        f"ensemble test {primary.label}",
         "study",
         "status",
         "trials",
         "images trained",
         "time of trials",
-        f"validation {primary.label}",
-        f"test {primary.label}",
-        f"ensemble test {primary.label}",
         "its images",
         "its epochs per peer",
         "its time, one device per peer",
@@ -136,12 +136,12 @@ def _line(run: Run, primary: Metric) -> list[str]:
     values = ", ".join(f"{key} = {text_of(key, best[key])}" for key in run.space.domains if best)
     return [
         run.label,
+        *(text_of(column, best.get(column)) for column in (primary.val, primary.test, primary.ensemble)),
         run.space.resolve().name,
         run.provenance.get("status", "running"),
         f"{num_ended} of {len(run.rows)}",
         f"{sum(row['train_images'] or 0 for row in run.rows):,}",
         duration(sum(row["wall_s"] or 0.0 for row in run.rows)),
-        *(text_of(column, best.get(column)) for column in (primary.val, primary.test, primary.ensemble)),
         *(text_of(column, best.get(column)) for column in ("train_images", "epochs", "time_s", "inference_flops")),
         values,
         hardware_text(run.provenance),

@@ -451,6 +451,7 @@ def test_best_trials_of_several_runs_are_shown_with_their_costs(tmp_path: Path) 
     html = (tmp_path / "both.html").read_text()
     heads = re.findall(r'<th scope="col">([^<]+)</th>', html)
     rows = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr><th scope=.row.*?</tr>", html, re.DOTALL)[:2]]
+    assert heads[:3] == ["run", "validation accuracy", "test accuracy"]
     costs = heads.index("its images") - 1
     assert heads[costs + 1 : costs + 5] == [
         "its images",
