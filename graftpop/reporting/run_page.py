@@ -242,7 +242,7 @@ def _completed_variants(
         groups: groups from `compare_trials`.
         with_rounds: IDs of the trials whose rounds are known.
     """
-    variants = []
+    variants: list[Variant] = []
     for group in groups:
         for line in group.ranked:
             values = {"variant": line.variant, "status": "completed", **group.values}

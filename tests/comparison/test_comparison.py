@@ -518,6 +518,13 @@ def test_published_accuracies_are_found_by_variant_and_searched_values() -> None
 # rendering
 
 
+def drawn_differences(group: Group) -> Any:
+    """Return the traces of the figure: one dot per seed, and the means."""
+    plot = paired_differences(group).plot
+    assert plot is not None
+    return plot.data
+
+
 def cells_of(html: str) -> list[list[str]]:
     """Return the texts of a table's cells, row by row, with hyphens for minus signs."""
     return [
@@ -551,13 +558,13 @@ def test_page_has_one_row_per_variant_in_percent_and_points() -> None:
 
 
 def test_rows_follow_the_differences_after_the_baseline() -> None:
-    accuracies = {"low": [0.4], "single": [0.5], "failed": [None], "high": [0.6]}
+    accuracies: dict[str, list[float | None]] = {"low": [0.4], "single": [0.5], "failed": [None], "high": [0.6]}
     (group,) = groups_of(rows_of(accuracies), variants={name: {} for name in accuracies}, num_seeds=1)
     order = ["single", "high", "low", "failed"]
     assert [cells[0] for cells in cells_of(comparison_html([group], None))[1:]] == order
     lines = comparison_markdown([group], None).splitlines()[2:6]
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines] == order
-    assert paired_differences(group).plot.data[1].y == ("high", "low")
+    assert drawn_differences(group)[1].y == ("high", "low")
     minimized = dataclasses.replace(group, primary=Metric("rmse", "min"))
     assert [line.variant for line in minimized.ranked] == ["single", "low", "high", "failed"]
 
@@ -592,7 +599,7 @@ def test_published_accuracies_have_a_column_and_a_source() -> None:
 def test_figure_shows_each_difference_with_interval_and_seeds() -> None:
     variants: dict[str, dict[str, Any]] = {name: {} for name in ("single", "up", "once")}
     (group,) = groups_of(rows_of({"single": [0.5, 0.5], "up": [0.6, 0.601], "once": [0.5, None]}), variants=variants)
-    seeds, means = paired_differences(group).plot.data
+    seeds, means = drawn_differences(group)
     assert list(zip(seeds.y, seeds.customdata, seeds.x, strict=True)) == [
         ("up", "0", pytest.approx(10.0)),
         ("up", "1", pytest.approx(10.1)),

@@ -149,8 +149,8 @@ def test_idle_page_draws_all_figures_and_fits_them_to_paper(open_tab: Open, repo
 
 def test_comparison_on_a_phone_stacks_its_figures_without_overlapping_labels(open_tab: Open, tmp_path: Path) -> None:
     scores = {f"variant-{index}": (0.5 + 0.001 * index, 0.51) for index in range(12)}
-    others = {column: {"variant-0": 3.0} for column in ("train_images", "epochs", "time_s", "inference_flops")}
-    html = compared(scores, **others)
+    low = {"variant-0": 3.0}
+    html = compared(scores, train_images=low, epochs=low, time_s=low, inference_flops=low)
     tab = open_tab(written(tmp_path, html), color_scheme="dark", viewport={"width": 400, "height": 800})
     costs = [f"costs/0/{cost}" for cost in ("images", "epochs", "time", "flops")]
     assert tab.draw_all()[:5] == ["differences/0", *costs]
