@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from graftpop.exchange.state_dicts import graft_state_dicts as graft
     from graftpop.metrics import Metric
     from graftpop.models.network_file import load_network as load
+    from graftpop.results import read_run
     from graftpop.tasks.task import Task
 
 __version__ = "0.2.0"
-__all__ = ["ExchangeRule", "Metric", "Population", "Task", "__version__", "graft", "load", "trainable"]
+__all__ = ["ExchangeRule", "Metric", "Population", "Task", "__version__", "graft", "load", "read_run", "trainable"]
 
 _LOCATIONS = {
     "ExchangeRule": ("graftpop.exchange.rule", "ExchangeRule"),
@@ -21,6 +22,7 @@ _LOCATIONS = {
     "Task": ("graftpop.tasks.task", "Task"),
     "graft": ("graftpop.exchange.state_dicts", "graft_state_dicts"),
     "load": ("graftpop.models.network_file", "load_network"),
+    "read_run": ("graftpop.results", "read_run"),
     "trainable": ("graftpop.cluster.user_tuner", "trainable"),
 }
 

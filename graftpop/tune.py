@@ -375,8 +375,9 @@ def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") ->
     if best is None:
         console.print("no trial completed a round, so there is no best network")
     else:
-        values = ", ".join(f"{key} = {sample_text(value)}" for key, value in best.sample.items())
-        console.print(f"best       trial {best.number}: {values or 'nothing was searched'}", soft_wrap=True)
+        if not space.variants:  # the best trial of a comparison is one lucky seed
+            values = ", ".join(f"{key} = {sample_text(value)}" for key, value in best.sample.items())
+            console.print(f"best       trial {best.number}: {values or 'nothing was searched'}", soft_wrap=True)
         loaded = "" if "://" in folder.location else f', in Python: graftpop.load("{folder.location}/best")'
         console.print(f"network    {folder.shown}/best{loaded}", soft_wrap=True)
     tables = ", ".join(f"{name}.parquet" for name in ("trials", "rounds", "grafts", "diagnostics", "events"))

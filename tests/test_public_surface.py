@@ -25,6 +25,7 @@ def test_python_names_are_pinned() -> None:
         "__version__",
         "graft",
         "load",
+        "read_run",
         "trainable",
     ]
     assert all(hasattr(graftpop, name) for name in graftpop.__all__)

@@ -26,7 +26,15 @@ from graftpop.space import Space, parse_space
 from graftpop.space.yaml_tree import read_sections
 from graftpop.study.trials import best_row, objective_values, pareto_front, restored_row
 
-__all__ = ["Tables", "read_report_html", "report_html", "report_markdown", "round_columns", "write_report"]
+__all__ = [
+    "Tables",
+    "read_figures",
+    "read_report_html",
+    "report_html",
+    "report_markdown",
+    "round_columns",
+    "write_report",
+]
 
 MOST_GROUPS = 7
 """Largest number of groups of trials with a color each."""
@@ -70,18 +78,29 @@ def write_report(folder: RunFolder) -> None:
 def read_report_html(folder: RunFolder) -> str:
     """Return the page of a run folder, from its current tables."""
     text = folder.read_text("space.yaml")
+    return report_html(_read_tables(folder, text), space=text, provenance=read_provenance(folder))
+
+
+def read_figures(folder: RunFolder) -> dict[str, str]:
+    """Return the figures of the page of a run folder by name, each as JSON, from its current tables."""
+    text = folder.read_text("space.yaml")
+    _, _, figures = _sections(_read_tables(folder, text), text)
+    return figures
+
+
+def _read_tables(folder: RunFolder, text: str) -> Tables:
+    """Return the tables of a run folder that the page needs, given its space as YAML."""
     space = parse_space(read_sections(text, "space.yaml"), "space.yaml")
     folder = RunFolder(folder.location, space.metrics)
     trials = folder.read_table("trials")
     detailed = trials_in_detail(trials.to_pylist(), space.primary)
-    tables = Tables(
+    return Tables(
         trials,
         folder.read_table("rounds", columns=round_columns(space.primary)),
         folder.read_table("grafts", trial_ids=detailed),
         folder.read_table("diagnostics", trial_ids=detailed),
         folder.read_table("events"),
     )
-    return report_html(tables, space=text, provenance=read_provenance(folder))
 
 
 def report_markdown(folder: RunFolder) -> str:
@@ -107,10 +126,17 @@ def report_html(tables: Tables, *, space: str, provenance: Mapping[str, Any]) ->
         space: resolved search space, as YAML.
         provenance: content of `run.json`; may be empty.
     """
+    name, sections, figures = _sections(tables, space)
+    command = shlex.join(provenance.get("command", ()))
+    return page_html(name, _about(provenance), sections, figures, command)
+
+
+def _sections(tables: Tables, space: str) -> tuple[str, list[Section], dict[str, str]]:
+    """Return the name of a study, the sections of its page, and its figures as JSON by name."""
     parsed = parse_space(read_sections(space, "space.yaml"), "space.yaml")
     rows = [restored_row(row, parsed.domains) for row in tables.trials.to_pylist()]
     groups = compare_trials(rows, parsed) if parsed.variants else []
-    figures: dict[str, str] = {}  # as JSON, by name
+    figures: dict[str, str] = {}
     sections = [
         *_comparison(groups, parsed, figures),
         *_best(rows, parsed, tables),
@@ -122,8 +148,7 @@ def report_html(tables: Tables, *, space: str, provenance: Mapping[str, Any]) ->
         *_events(tables.events),
         Section("space", "Search space", Markup("<pre>{}</pre>").format(space)),
     ]
-    command = shlex.join(provenance.get("command", ()))
-    return page_html(parsed.resolve().name, _about(provenance), sections, figures, command)
+    return parsed.resolve().name, sections, figures
 
 
 def _about(provenance: Mapping[str, Any]) -> list[str]:

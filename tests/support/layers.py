@@ -4,7 +4,7 @@ __all__ = ["LAYERS"]
 
 LAYERS = (
     ("spaces", "init", "tune", "report", "inspect", "export", "__main__"),
-    ("api",),
+    ("api", "results"),
     ("integrations",),
     ("cli",),
     ("cluster",),
