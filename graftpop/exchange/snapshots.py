@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graftpop.training.cuda import to_host
 from graftpop.training.flat_state import FlatState
 from graftpop.training.snapshot import ALL_OTHERS, Snapshot, as_tensor
 
@@ -21,14 +22,10 @@ def take_snapshot(
     Copy it before the weights change: on a CPU its arrays share their memory.
     """
     integers = [tensor.flatten() for tensor in state.integers.values()]
-    return Snapshot(
-        peer=peer,
-        weights=state.buffer.detach().cpu().numpy(),
-        integers=torch.cat(integers).cpu().numpy() if integers else np.empty(0, np.int64),
-        entropies=entropies.cpu().numpy(),
-        predicted=predicted.cpu().numpy(),
-        published={name: tensor.detach().cpu().numpy() for name, tensor in published.items()},
-    )
+    joined = torch.cat(integers) if integers else torch.empty(0, dtype=torch.int64)
+    copies = to_host([state.buffer, joined, entropies, predicted, *published.values()])
+    weights, joined, entropies, predicted, *arrays = (tensor.numpy() for tensor in copies)
+    return Snapshot(peer, weights, joined, entropies, predicted, dict(zip(published, arrays, strict=True)))
 
 
 def mean_snapshot(snapshots: Sequence[Snapshot]) -> Snapshot:

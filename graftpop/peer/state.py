@@ -18,6 +18,7 @@ from graftpop.errors import CheckpointError
 from graftpop.models.card import ModelCard, read_card
 from graftpop.models.module_check import without_ties
 from graftpop.models.network_file import card_in_header
+from graftpop.training.cuda import to_host
 from graftpop.training.learner import Learner
 
 __all__ = ["Stateful", "check_normalization", "load_state", "state_bytes"]
@@ -58,7 +59,8 @@ def state_bytes(
     tensors |= {"teacher_images": torch.tensor(images), "teacher_s": torch.tensor(seconds, dtype=torch.float64)}
     if small is not None:
         tensors |= without_ties({f"small/{name}": tensor for name, tensor in small.state_dict().items()})
-    return tensors_to_bytes(tensors, {"model_card": json.dumps(card.to_dict())})
+    on_host = dict(zip(tensors, to_host([*tensors.values()]), strict=True))
+    return tensors_to_bytes(on_host, {"model_card": json.dumps(card.to_dict())})
 
 
 def check_normalization(state: bytes, card: ModelCard, where: str) -> None:

@@ -163,3 +163,7 @@ class TrainingSettings(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the computation; weights are always float32. float32: full precision. bfloat16: mixed precision.
     auto: bfloat16 where the hardware computes in it, else float32."""
+
+    deterministic: bool = False
+    """Whether a GPU computes the same bits in every run, as a CPU always does, so that a resumed training equals an
+    uninterrupted one. true: slower, and an operation without a deterministic algorithm on GPUs is an error."""

@@ -37,7 +37,8 @@ DIVERSE: Final = ("training.", "augmentation.", "task.label_smoothing")
 """Keys, and beginnings of keys, in which peers may differ."""
 
 NOT_DIVERSE: Final = tuple(
-    f"training.{key}" for key in ("epochs", "total_epochs", "batch_size", "accumulate", "patience", "keep", "precision")
+    f"training.{key}"
+    for key in ("epochs", "total_epochs", "batch_size", "accumulate", "patience", "keep", "precision", "deterministic")
 )
 """Keys of training that peers share, since they exchange at the same step or round, or end alike."""
 

@@ -113,8 +113,8 @@ def about(seconds: float) -> str:
 def _kind(trial: PlannedTrial) -> tuple[str, ...]:
     """Return a value, beginning with `_images`, that is equal for trials whose batches take equally long."""
     settings, training = trial.settings, trial.settings.training
-    parts = (settings.model, training.batch_size, training.precision, trial.device, trial.num_threads)
-    return _images(settings), *map(str, parts)
+    arithmetic = (training.precision, training.deterministic, trial.device, trial.num_threads)
+    return _images(settings), *map(str, (settings.model, training.batch_size, *arithmetic))
 
 
 def _images(settings: Settings) -> str:

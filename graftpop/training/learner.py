@@ -19,6 +19,7 @@ from graftpop.seeds import derive, seeded
 from graftpop.settings import TrainingSettings
 from graftpop.tasks.task import Outputs, Task
 from graftpop.training.collective import run_alone
+from graftpop.training.cuda import set_up_cuda
 from graftpop.training.flat_state import FlatState
 from graftpop.training.named_optimizers import named_optimizer
 from graftpop.training.optimizers import MakeOptimizer, Optimizer, TorchOptimizer
@@ -120,6 +121,8 @@ class Learner:
         peak_epoch: float = 0.0,
         make_optimizer: MakeOptimizer | None = None,
     ) -> None:
+        if device.type == "cuda":
+            set_up_cuda(deterministic=settings.deterministic)
         self.network = network.to(device)
         self.state = FlatState(self.network)
         self.epoch = self._step_of_epoch = 0
