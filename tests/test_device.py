@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from space_makers import Tree, make_settings
 from stand_in_card import CUDA, StandInCard
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import graftpop.ops
 from graftpop.data.images import Images, MemoryImages
@@ -61,6 +62,7 @@ from graftpop.population import LocalGroup, Population
 from graftpop.settings import Settings
 from graftpop.sites import Site, find_sites
 from graftpop.tasks.classification import Classification
+from graftpop.training.cuda import set_up_cuda
 from graftpop.training.filters import mask_dropped, site_filters
 from graftpop.training.flat_state import FlatState
 from graftpop.training.learner import Learner
@@ -76,11 +78,9 @@ Call = Callable[[Place], object]
 
 @pytest.fixture
 def card() -> Iterator[torch.device]:
-    precise = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    set_up_cuda(deterministic=False)
     with CARD:
         yield CUDA
-    torch.backends.cudnn.allow_tf32 = precise
 
 
 @pytest.fixture
@@ -217,7 +217,6 @@ OPS: dict[str, Call] = {
 READ_VALUES = {
     *(f"allocation.{name}" for name in ("budget", "cross_layer", "global_ranking")),  # numbers of units
     *(f"retrieval.{name}" for name in ("has_match", "retrieval_scores")),  # sorted by numpy
-    "triplet.batch_hard_triplet_loss",  # a check of its labels
     *(f"diagnostics.{name}" for name in ("density", "disagreement", "distance", "network_information")),  # numbers
     "orthogonal.orthogonal_filters",  # a rank
     "scions.internal_scions",  # a number of filters
@@ -275,10 +274,9 @@ def settings_of(*trees: Tree, **sections: Any) -> Settings:
 Parts = tuple[Learner, list[Site], MemoryImages]
 
 
-def learner_on(device: torch.device, network: nn.Module, images: Images) -> Learner:
-    return Learner(
-        network, images, settings_of().training, Classification(), lr=lambda _: 0.1, seed=0, peer=0, device=device
-    )
+def learner_on(device: torch.device, network: nn.Module, images: Images, **training: Any) -> Learner:
+    settings = settings_of(training=training).training
+    return Learner(network, images, settings, Classification(), lr=lambda _: 0.1, seed=0, peer=0, device=device)
 
 
 @pytest.fixture
@@ -424,6 +422,115 @@ def test_peers_train_exchange_and_resume_on_the_card(method: Tree, card: torch.d
     settings = settings_of(method)
     expected = outcome(settings, "cpu")
     assert agree(outcome(settings, "cuda"), expected, tolerance=0.1)
+
+
+# --- how often the host waits for the card ---
+
+
+class Reads(TorchDispatchMode):
+    """Lists the operations whose result, or its shape, depends on values: on a card the host waits for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        by_mask = func is torch.ops.aten.index.Tensor and any(
+            one is not None and one.dtype is torch.bool for one in args[1]
+        )
+        if by_mask or torch.Tag.data_dependent_output in func.tags or func is torch.ops.aten.nonzero.default:
+            self.found.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("training", [{}, {"accumulate": 2, "clip_grad_norm": 1.0}], ids=["plain", "clipped"])
+def test_training_reads_two_values_per_epoch(training: Tree) -> None:
+    network = trained_looking("python:network_makers.TwoSites", 0)
+    learner = learner_on(CPU, network, few_digits().train, batch_size=20, **training)
+    learner.loss_terms.append(lambda logits, inputs: logits.square().mean())
+    learner.mask_gradients({"conv1.weight": (drawn(8) > 0).view(-1, 1, 1, 1)})
+    with Reads() as reads:
+        learner.train_epoch()
+    assert reads.found == ["aten::_local_scalar_dense"] * 2  # the loss and the number of correct images
+
+
+@contextmanager
+def waits() -> Iterator[list[str]]:
+    """Yield a list that receives one entry per time that the host waits for the card in the block."""
+    found: list[str] = []
+    if isinstance(CARD, StandInCard):
+        CARD.waits.clear()
+        yield found
+        found += CARD.waits
+        return
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield found
+    torch.cuda.set_sync_debug_mode("default")
+    found += [str(one.message) for one in caught if "synchroniz" in str(one.message)]
+
+
+STEPS: dict[str, tuple[Tree, int]] = {
+    "sgd": ({}, 0),
+    "all but policies": (
+        {
+            "training": {"accumulate": 2, "optimizer": {"name": "adamw"}},
+            "augmentation": {"color_jitter": 0.4, "erasing": 0.3, "mixup": 0.2, "cutmix": 1.0},
+            "ema": {},
+            "diagnostics": {"thresholds": [1.0, 5.0]},
+        },
+        0,
+    ),
+    "averaged gradients": ({"population": {"sync_until": 1.0}}, 2),
+    "logits": ({"mutual": {}}, 2),
+    "weights": ({"graft": {}, "population": {"exchange_every": 1}}, 5),
+}
+"""Settings, and how often the host waits in a further step of a peer: arrays of all peers pass through it."""
+
+
+@pytest.mark.parametrize(("method", "per_step"), STEPS.values(), ids=STEPS)
+def test_steps_do_not_wait_for_the_card(method: Tree, per_step: int, card: torch.device) -> None:
+    found = []
+    for batch_size in (27, 9):  # 2 and 6 batches
+        settings = settings_of(method, {"training": {"batch_size": batch_size}})
+        group = LocalGroup(partial(Peer, settings, device="cuda"), 2)
+        list(group.run("train", {0: (1,), 1: (1,)}, 60.0))  # fills caches
+        with waits() as found_now:
+            list(group.run("train", {0: (1,), 1: (1,)}, 60.0))
+        found.append(len(found_now))
+    few, many = found
+    assert many - few == 2 * 4 * per_step
+
+
+EXCHANGES: dict[str, tuple[Tree, list[str]]] = {
+    "graft": ({"graft": {}}, ["to the card", "to the card", "tolist"]),  # weights and entropies; all columns
+    "of nine sites": ({"graft": {}, "model": {"name": "resnet8"}}, ["to the card", "to the card", "tolist"]),
+    "filters by l1": ({"graft": {"level": "filter", "criterion": "l1"}}, ["to the card", "to the card", "tolist"]),
+    "papa": ({"papa": {}}, ["to the card", "item"]),  # a figure
+    "wash": ({"wash": {}}, ["to the card", "to the card"]),  # weights and places
+    "sparta": ({"sparta": {}}, ["to the card", "to the card"]),
+    "outer": ({"outer": {}}, ["to the card", "item"]),
+}
+"""Settings, and the times that the host waits while a peer receives a donor, whatever the number of sites."""
+
+
+@pytest.mark.skipif(HAS_CARD, reason="a card also reports the waits of torch's own functions")
+@pytest.mark.parametrize(("method", "expected"), EXCHANGES.values(), ids=EXCHANGES)
+def test_number_of_waits_in_an_exchange(method: Tree, expected: list[str], card: torch.device) -> None:
+    settings = settings_of(method, diagnostics={"thresholds": [1.0, 5.0]})
+    group = LocalGroup(partial(Peer, settings, device="cuda"), 2)
+    list(group.run("train", {0: (1,), 1: (1,)}, 60.0))
+    with waits() as in_training:
+        list(group.run("train", {0: (1,)}, 60.0))
+    with waits() as in_publishing:
+        published = dict(group.run("publish", {0: (), 1: ()}, 60.0, result_mode="ref"))
+    with waits() as in_exchange:
+        list(group.run("exchange", {0: (published[1],)}, 60.0))
+    with waits() as in_saving:
+        list(group.run("save", {0: ()}, 60.0))
+    assert (in_publishing, in_exchange, in_saving) == ([], expected, [])  # `to_host` waits once, which is not listed
+    assert len(in_training) == 13
 
 
 @pytest.mark.parametrize(("criterion", "level"), [(name, level) for name in CRITERIA for level in ("layer", "filter")])

@@ -128,7 +128,7 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
         images: (B, C, H, W).
         boxes: int64 (4, B), see `draw_boxes`.
     """
-    top, left, height, width = boxes.to(images.device)[..., None, None]
+    top, left, height, width = boxes.to(images.device, non_blocking=True)[..., None, None]
     rows, columns = (torch.arange(side, device=images.device) for side in images.shape[2:])
     inside = (top <= rows[:, None]) & (rows[:, None] < top + height) & (left <= columns) & (columns < left + width)
     return images.masked_fill(inside[:, None], 0.0)

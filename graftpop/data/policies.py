@@ -175,9 +175,9 @@ def apply_operations(pixels: Tensor, operations: Sequence[Operation], drawn: Ten
     for numbers in drawn:
         order = numbers.argsort()
         present, counts = numbers.unique(return_counts=True)
-        groups = pixels.index_select(0, order.to(pixels.device)).split(counts.tolist())
+        groups = pixels.index_select(0, order.to(pixels.device, non_blocking=True)).split(counts.tolist())
         changed = [_apply(group, *operations[number]) for group, number in zip(groups, present.tolist(), strict=True)]
-        pixels = torch.cat(changed).index_select(0, order.argsort().to(pixels.device))
+        pixels = torch.cat(changed).index_select(0, order.argsort().to(pixels.device, non_blocking=True))
     return pixels
 
 
@@ -231,7 +231,8 @@ def jitter_colors(pixels: Tensor, factors: Tensor, order: Tensor) -> Tensor:
         factors: float32 (3, B), the factors of brightness, contrast and saturation.
         order: int64 (3, B), the changes of each image in their order: 0 brightness, 1 contrast, 2 saturation.
     """
-    pixels, factors, order = pixels.contiguous(), factors.to(pixels.device), order.to(pixels.device)
+    pixels = pixels.contiguous()
+    factors, order = (drawn.to(pixels.device, non_blocking=True) for drawn in (factors, order))
     for change in order:
         factor, kind = (part.view(-1, 1, 1, 1) for part in (factors.gather(0, change[None]), change))
         red, green, blue = pixels.split(1, dim=1)

@@ -68,8 +68,9 @@ class Grafting(ExchangeRule):
         """Blend a donor's snapshot, or the mean of several, into the weights; momentum does not change."""
         donor, measures = mean_snapshot(donors), self._measures
         theirs = donor.weights_on(self.weights.device)
-        their_entropies = as_tensor(donor.entropies)
-        if not len(their_entropies):  # the mean of several donors, or snapshots within a round
+        if len(donor.entropies):
+            their_entropies = as_tensor(donor.entropies).to(theirs.device)
+        else:  # the mean of several donors, or snapshots within a round
             their_entropies = measures.entropies_in(theirs)
         if self.context.settings.exchanges_in_steps:
             measures.update()
@@ -78,15 +79,20 @@ class Grafting(ExchangeRule):
         if self._released:
             self._graft_integers_(alpha, donor)
         num_sites = len(measures.site_names)
+        before, after = measures.num_invalid_filters, measures.num_invalid_in(self.weights)
+        figures = [measures.entropies, their_entropies, alpha[:num_sites], before, after]
+        # read at once, because the host waits for the device at every reading
+        entropies, donor_entropies, alphas, *counts = torch.stack([figure.double() for figure in figures]).tolist()
+        num_before, num_after = ([int(count) for count in of_sites] for of_sites in counts)
         self._columns = {
             "receiver": [self.context.peer] * num_sites,
             "donor": [donor.peer] * num_sites,
             "site": list(measures.site_names),
-            "receiver_entropy_nats": measures.entropies.tolist(),
-            "donor_entropy_nats": their_entropies.tolist(),
-            "alpha": alpha[:num_sites].tolist(),
-            "num_invalid_before": measures.num_invalid_filters.tolist(),
-            "num_invalid_after": measures.num_invalid_in(self.weights).tolist(),
+            "receiver_entropy_nats": entropies,
+            "donor_entropy_nats": donor_entropies,
+            "alpha": alphas,
+            "num_invalid_before": num_before,
+            "num_invalid_after": num_after,
         }
 
     def columns(self) -> GraftColumns | None:

@@ -30,11 +30,12 @@ class Sparta(ExchangeRule):
         assert settings is not None
         weights = torch.stack([*weights_by_peer(context.peer, self.weights, donors).values()])
         generator = torch.Generator().manual_seed(derive(context.settings.seed, "sparta", context.num_steps()))
-        num_averaged = num_parameters = 0
-        for entry in context.state.entries:
-            if entry.is_parameter:
-                places = (torch.rand(entry.numel, generator=generator) < settings.share).nonzero().flatten()
-                places = (places + entry.offset).to(self.weights.device)
-                self.weights[places] = weights[:, places].mean(0)
-                num_averaged, num_parameters = num_averaged + len(places), num_parameters + entry.numel
-        return {"sparta_share": num_averaged / num_parameters}
+        parameters = [entry for entry in context.state.entries if entry.is_parameter]
+        drawn = [
+            (torch.rand(entry.numel, generator=generator) < settings.share).nonzero().flatten() + entry.offset
+            for entry in parameters
+        ]
+        places = torch.cat(drawn).to(self.weights.device)  # one copy for all entries
+        for of_entry in places.split([*map(len, drawn)]):
+            self.weights[of_entry] = weights[:, of_entry].mean(0)
+        return {"sparta_share": len(places) / sum(entry.numel for entry in parameters)}

@@ -48,12 +48,12 @@ class Wash(ExchangeRule):
         by_peer = weights_by_peer(context.peer, self.weights, donors)
         weights, own = torch.stack([*by_peer.values()]), list(by_peer).index(context.peer)
         generator = torch.Generator().manual_seed(derive(context.settings.seed, "wash", context.num_steps()))
-        num_shuffled = num_parameters = 0
+        drawn = []
         for entry, layer in self._layers:
             share = settings.share * (1 - layer / self._last)
             places = (torch.rand(entry.numel, generator=generator) < share).nonzero().flatten()
             givers = torch.rand(len(weights), len(places), generator=generator).argsort(0)[own]
-            places, givers = ((part).to(self.weights.device) for part in (places + entry.offset, givers))
-            self.weights[places] = weights[givers, places]
-            num_shuffled, num_parameters = num_shuffled + len(places), num_parameters + entry.numel
-        return {"wash_share": num_shuffled / num_parameters}
+            drawn.append(torch.stack([places + entry.offset, givers]))
+        places, givers = torch.cat(drawn, 1).to(self.weights.device)  # one copy for all entries
+        self.weights[places] = weights[givers, places]
+        return {"wash_share": len(places) / sum(entry.numel for entry, _ in self._layers)}

@@ -9,7 +9,7 @@ from torch import Tensor
 from graftpop.errors import CheckpointError
 from graftpop.models.network_file import read_network
 from graftpop.ops.diagnostics import density, disagreement, distance, network_information
-from graftpop.ops.importance import filter_l1_norms, num_invalid_filters
+from graftpop.ops.importance import filter_l1_norms
 from graftpop.settings import DiagnosticsSettings
 from graftpop.sites import SiteChoice, find_sites
 from graftpop.training.filters import SiteFilters, site_weights
@@ -50,11 +50,8 @@ class Diagnostics:
         """Return the diagnostics of the network, given its sites' entropies (S,), nats."""
         measured = [("network_information_nats", network_information(entropies))] if len(entropies) else []
         measured += [
-            (
-                f"num_filters_below_{threshold:g}",
-                float(sum(int(num_invalid_filters(weight, threshold)) for weight in self._weights)),
-            )
-            for threshold in self._thresholds
+            (f"num_filters_below_{threshold:g}", float(number))
+            for threshold, number in zip(self._thresholds, self._numbers_below(), strict=True)
         ]
         if self._valid is not None:
             names = ("density_valid", "density_invalid")
@@ -64,6 +61,14 @@ class Diagnostics:
                 if not math.isnan(value)
             ]
         return measured
+
+    def _numbers_below(self) -> list[int]:
+        """Return the number of filters below each threshold."""
+        if not (self._weights and self._thresholds):
+            return [0] * len(self._thresholds)
+        norms_F = torch.cat([filter_l1_norms(weight) for weight in self._weights])
+        numbers: list[int] = torch.stack([torch.count_nonzero(norms_F < one) for one in self._thresholds]).tolist()
+        return numbers
 
 
 def valid_filters(folder: str, weights: Mapping[str, Tensor], threshold: float, choice: SiteChoice) -> list[Tensor]:

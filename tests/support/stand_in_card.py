@@ -35,15 +35,37 @@ FOLLOWS_FIRST = (
 """Functions that take tensors of two devices on a card, too; the result is on the device of the first."""
 
 
+READS = (
+    "item",
+    "tolist",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "equal",
+)
+"""Names of functions whose result the host reads: a value, or a shape that depends on values."""
+
+FROM_HOST = (torch.tensor, torch.as_tensor)
+
+
 class StandInCard(TorchFunctionMode):
     """Makes torch's functions treat `cuda` as a device, inside of the block.
 
     A tensor is on the card if its memory is, so views, parameters and their `data` need no mark of their own. It is
     stricter than a card: indices and numbers (tensors of no dimension) on the CPU are errors as well.
+
+    Attributes:
+        waits: functions for which the host would wait for a card, by name: it reads a value, or copies to the card or
+            from it without `non_blocking`.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.waits: list[str] = []
         self._held: dict[int, StorageWeakRef] = {}  # a weak reference keeps the address from being used again
 
     def holds(self, tensor: Tensor) -> bool:
@@ -66,12 +88,21 @@ class StandInCard(TorchFunctionMode):
             raise RuntimeError(
                 f"{getattr(func, '__name__', func)}: expected all tensors on one device, got cuda and cpu"
             )
+        self._note_waits(func, args, kwargs, is_held)
         args, kwargs, device = _on_cpu(args, kwargs)
         result = func(*args, **kwargs)
         if (is_held[0] if func in FOLLOWS_FIRST else any(is_held)) if device is None else device.type == "cuda":
             for tensor in _tensors(result):
                 self._hold(tensor)
         return result
+
+    def _note_waits(self, func: Any, args: Any, kwargs: Any, is_held: list[bool]) -> None:
+        name = getattr(func, "__name__", str(func))
+        reads = any(is_held) and (name in READS or (name == "__getitem__" and _has_mask(args[1])))
+        comes = func in FROM_HOST and not any(is_held) and torch.device(kwargs.get("device") or CPU).type == "cuda"
+        copies = func is Tensor.copy_ and is_held[0] != is_held[1] and not kwargs.get("non_blocking")
+        if reads or comes or copies:
+            self.waits.append(name)
 
     def _moved(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         tensor, *others = args
@@ -88,6 +119,8 @@ class StandInCard(TorchFunctionMode):
         result: Tensor = tensor.to(*others, **kwargs)
         if to_card != self.holds(tensor) and result.untyped_storage()._cdata == tensor.untyped_storage()._cdata:
             result = result.clone()
+        if to_card != self.holds(tensor) and not kwargs.get("non_blocking"):
+            self.waits.append("to the card" if to_card else "to the host")
         if to_card:
             self._hold(result)
         return result
@@ -104,6 +137,10 @@ def _tensors(value: object) -> list[Tensor]:
     if isinstance(value, dict):
         value = tuple(value.values())
     return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, list | tuple) else []
+
+
+def _has_mask(index: object) -> bool:
+    return any(tensor.dtype == torch.bool for tensor in _tensors((index,)))
 
 
 def _on_cpu(args: Any, kwargs: Any) -> tuple[Any, Any, torch.device | None]:
