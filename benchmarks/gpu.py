@@ -56,6 +56,7 @@ from graftpop.ops.alpha import adaptive_alpha
 from graftpop.ops.entropy import filter_entropies, layer_entropies
 from graftpop.peer.peer import Peer
 from graftpop.population import LocalGroup, Population
+from graftpop.population.group import ResultMode
 from graftpop.run.provenance import run_provenance
 from graftpop.settings import DataSettings, Settings
 from graftpop.sites import find_sites
@@ -131,7 +132,8 @@ def run_parts(given: argparse.Namespace) -> None:
         }
         for name in given.parts:
             print(f"{name}:", flush=True)
-            part = result["parts"][name] = {"status": "running", "seconds": 0.0, "rows": []}
+            part: Row = {"status": "running", "seconds": 0.0, "rows": []}
+            result["parts"][name] = part
             if reason := reason_to_leave_out(name, given, has_cifar):
                 part["status"] = f"left out: {reason}"
                 continue
@@ -148,7 +150,7 @@ def run_parts(given: argparse.Namespace) -> None:
 
 def reason_to_leave_out(name: str, given: argparse.Namespace, has_cifar: bool) -> str:
     """Return why a part cannot run or is too slow; empty if it runs."""
-    reasons = {
+    reasons: dict[str, str] = {
         "waits": "a CPU has no waits" * (given.device == "cpu"),
         "cifar10": "--quick" if given.quick else "no CIFAR-10" * (not has_cifar),
         "actors": "--quick" if given.quick else "Ray is not installed" * (importlib.util.find_spec("ray") is None),
@@ -230,14 +232,15 @@ def correctness(device: torch.device, quick: bool) -> Rows:
         ),
         "alpha": lambda: (largest(alphas_on, device), 1e-9),
     }
-    for name, tree in {
+    rules: dict[str, Mapping[str, Any]] = {
         "graft": {"graft": {}},
         "graft, filters": {"graft": {"level": "filter", "criterion": "l1"}},
         "papa": {"papa": {}},
         "wash": {"wash": {"share": 0.5}},
         "sparta": {"sparta": {"share": 0.5}},
         "outer": {"outer": {}},
-    }.items():
+    }
+    for name, tree in rules.items():
         checks[f"exchange by {name}, relative"] = partial(exchange_error, device, tree, model)
     for one in (model,) if quick else (model, "torchvision:resnet18", "mobilenetv2"):
         checks[f"numbers that resuming {one} changes, deterministic"] = partial(resuming_error, device, one)
@@ -378,7 +381,7 @@ def cifar(num_images: int) -> dict[str, Any]:
 
 def calls(group: LocalGroup, method: str, arguments: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
     """Return the results of a method by peer; those of `publish` are copied, as for an exchange."""
-    mode = "ref" if method == "publish" else "value"
+    mode: ResultMode = "ref" if method == "publish" else "value"
     return dict(group.run(method, arguments, math.inf, result_mode=mode))
 
 
@@ -456,9 +459,7 @@ def training(device: torch.device, quick: bool) -> Rows:
             plain = PlainPeers(model, 1, Path(folder), torch.get_num_threads(), batch)
             try:
                 ours_s, plain_s = in_turns(
-                    partial(seconds_of_epoch, peer),
-                    lambda plain=plain: plain.ask(f"train {plain_batches}"),
-                    num_turns=turns,
+                    partial(seconds_of_epoch, peer), partial(plain.ask, f"train {plain_batches}"), num_turns=turns
                 )
             finally:
                 plain.close()
@@ -535,7 +536,7 @@ def peers(device: torch.device, quick: bool) -> Rows:
     """Measure rounds of a grafting population whose peers take turns in this process."""
     images, model = (BATCH, "resnet8") if quick else (80 * BATCH, "resnet20")
     for num_peers in PEERS[:2] if quick else PEERS:
-        method = {"graft": {}} if num_peers > 1 else {}
+        method: dict[str, Any] = {"graft": {}} if num_peers > 1 else {}
         settings = settings_of(cifar(images), method, model=model, num_peers=num_peers)
         population = Population(group_of(settings, device), settings)
         population.step()
@@ -583,7 +584,8 @@ class SmallNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits."""
-        return self.classifier(self.features(images))
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
 
 
 def digits(device: torch.device, quick: bool) -> Rows:

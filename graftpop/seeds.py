@@ -27,7 +27,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators inside the block, and restore them after it.
 
     Initialization and dropout draw from them. It takes a few microseconds, cheap enough for every batch;
-    `torch.random.fork_rng` takes a hundred.
+    `torch.random.fork_rng` takes a hundred. The state of a GPU's generator is in the host's memory; the host does
+    not wait for the GPU.
 
     Args:
         seed: seeds the generators.

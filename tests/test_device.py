@@ -431,7 +431,7 @@ class Reads(TorchDispatchMode):
     """Lists the operations whose result, or its shape, depends on values: on a card the host waits for them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -24,8 +24,8 @@ def take_snapshot(
     integers = [tensor.flatten() for tensor in state.integers.values()]
     joined = torch.cat(integers) if integers else torch.empty(0, dtype=torch.int64)
     copies = to_host([state.buffer, joined, entropies, predicted, *published.values()])
-    weights, joined, entropies, predicted, *arrays = (tensor.numpy() for tensor in copies)
-    return Snapshot(peer, weights, joined, entropies, predicted, dict(zip(published, arrays, strict=True)))
+    weights, numbers, nats, decisions, *more = (tensor.numpy() for tensor in copies)
+    return Snapshot(peer, weights, numbers, nats, decisions, dict(zip(published, more, strict=True)))
 
 
 def mean_snapshot(snapshots: Sequence[Snapshot]) -> Snapshot:

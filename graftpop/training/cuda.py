@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -37,14 +37,15 @@ def set_up_cuda(*, deterministic: bool) -> None:
             f"training.deterministic: true needs {WORKSPACE} to be {' or '.join(DETERMINISTIC_WORKSPACES)} before "
             f"CUDA starts, got {workspace or 'none'}; set it in the environment of the process"
         )
+    cudnn: Any = torch.backends.cudnn  # without types for its parts
     with warnings.catch_warnings():  # some versions of torch warn of its older names of these settings
         warnings.simplefilter("ignore")
         # through both interfaces, because torch raises an error where they differ, and the user may use either
         torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision = "ieee"
+        cudnn.allow_tf32 = False
+        cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
     torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.benchmark = not deterministic
+    cudnn.benchmark = not deterministic
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from graftpop.training.cuda import set_up_cuda
 from graftpop.training.learner import Learner
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-backends = torch.backends
+backends: Any = torch.backends
 
 
 @pytest.fixture(autouse=True)
