@@ -97,12 +97,14 @@ def test_history_and_figures_show_every_round(capsys: pytest.CaptureFixture[str]
     rounds = list(population.run(progress=True))
     assert "2/2" in capsys.readouterr().err
     rows = [row for done in rounds for row in done.peers]
+    scores_of_rows = [done.primary.value_of(row) for done in rounds for row in done.peers]
     history = population.history
     assert list(zip(history["round"], history["peer"], strict=True)) == [(1, 0), (1, 1), (2, 0), (2, 1)]
-    assert history["val_accuracy"].tolist() == [row["val_accuracy"] for row in rows]
+    assert history["val_accuracy"].tolist() == scores_of_rows
+    assert history["train_loss"].tolist() == [row["train_loss"] for row in rows]
     scores = [trace for trace in population.plot().data if trace.yaxis == "y"]
     assert [(trace.name, list(trace.x)) for trace in scores] == [("peer 0", [1, 2]), ("peer 1", [1, 2])]
-    assert scores[1].y.tolist() == pytest.approx([rows[1]["val_accuracy"], rows[3]["val_accuracy"]])
+    assert scores[1].y.tolist() == pytest.approx(scores_of_rows[1::2])
     grafts = rounds[0].grafts
     expected = [alpha for receiver, alpha in zip(grafts["receiver"], grafts["alpha"], strict=True) if receiver == 1]
     (alphas,) = population.plot("alpha", peer=1).data

@@ -228,8 +228,8 @@ def test_saved_peer_without_dropped_filters_is_the_smaller_network() -> None:
     assert peer.model_card().removed_filters == cost["removed_filters"] > 0
     assert cost["parameters_left"] < cost["parameters"]
     assert cost["flops_left"] < cost["flops"]
-    for key in ("latency_1", "latency_128"):
-        assert 0 < cost[f"{key}_left_ms"] < 10 * cost[f"{key}_ms"] < 10_000
+    assert 0 < cost["latency_1_left_ms"] < 10 * cost["latency_1_ms"] < 10_000
+    assert 0 < cost["latency_128_left_ms"] < 10 * cost["latency_128_ms"] < 100_000
     state = network_of(peer)
     num_statistics = sum(tensor.numel() for name, tensor in state.items() if "running" in name or "num_" in name)
     assert sum(tensor.numel() for tensor in state.values()) - num_statistics == cost["parameters_left"]
