@@ -41,12 +41,14 @@ def main() -> None:
     print(f"| {' | '.join(HEADS)} |\n|---|{'---:|' * (len(HEADS) - 1)}")
     for line in sorted(group.lines, key=lambda line: -(line.mean or 0.0)):
         rows = [row for row in results if row["variant"] == line.variant]
-        score = "" if line.mean is None else f"{100 * line.mean:.2f} ± {100 * (line.std or 0.0):.2f}"
+        score = "" if line.mean is None else f"{100 * line.mean:.2f}"
+        score += "" if line.std is None else f" ± {100 * line.std:.2f}"
         difference = interval = ""
         if line.difference is not None:
             difference = f"{100 * line.difference.mean:+.2f}"
-            low, high = line.difference.interval or (float("nan"),) * 2
-            interval = f"{100 * low:+.2f} to {100 * high:+.2f}"
+            if line.difference.interval is not None:
+                low, high = line.difference.interval
+                interval = f"{100 * low:+.2f} to {100 * high:+.2f}"
         left = [shares_left(rows, column) for column in COLUMNS]
         shares = [
             f"{100 * mean(found):.1f} %" if found else "" for mean, found in zip(COLUMNS.values(), left, strict=True)
