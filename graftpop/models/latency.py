@@ -22,14 +22,15 @@ def measure_latencies(networks: Sequence[nn.Module], image_shape: tuple[int, ...
     """Return the median duration of a forward pass of each network, in seconds.
 
     The networks take turns, so what else runs on the machine slows all alike: ratios are reliable, durations are those
-    of this machine at this moment. Networks run in evaluation mode, in float32, after one pass that is not counted.
+    of this machine at this moment. Networks run in evaluation mode, in float32, after one pass that is not counted; all
+    with contiguous tensors, since a network that trained may have another memory format, which changes the kernels.
 
     Args:
         networks: networks on one device; not changed.
         image_shape: (C, H, W) of their images.
         batch_size: images per pass.
     """
-    copies = [eval_copy(network) for network in networks]
+    copies = [eval_copy(network).to(memory_format=torch.contiguous_format) for network in networks]
     images = blank_images(copies[0], batch_size, image_shape)
 
     def wait() -> None:

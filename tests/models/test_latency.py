@@ -34,6 +34,18 @@ def test_networks_take_turns_after_one_pass_each() -> None:
     assert all(network.training for network in networks)
 
 
+def test_networks_have_one_memory_format_whatever_their_own() -> None:
+    formats: list[tuple[bool, bool]] = []
+    first, second = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+    for network in (first, second):
+        network.register_forward_pre_hook(
+            lambda module, inputs: formats.append((module.weight.is_contiguous(), inputs[0].is_contiguous()))
+        )
+    measure_latencies([first, second], SHAPE, 2)
+    assert set(formats) == {(True, True)}
+    assert not second.weight.is_contiguous()
+
+
 @pytest.mark.parametrize("batch_size", [1, 128])
 def test_network_with_a_hundred_times_the_layers_takes_longer(batch_size: int) -> None:
     small = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1))
