@@ -1,5 +1,6 @@
 """A Ray actor: one process with one or more peers."""
 
+import logging
 import sys
 import traceback
 from collections.abc import Generator, Sequence
@@ -27,6 +28,8 @@ class PeerActor:
         from graftpop.cluster.malloc import keep_freed_memory
 
         keep_freed_memory()
+        logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s")  # the process's log in the dashboard
+        logging.getLogger("graftpop").setLevel(logging.INFO)
         self._name = f"{settings['name']}/peer-{'-'.join(map(str, peers))}"
         self._device = "cuda" if request.gpus_per_peer else "cpu"
         self._num_cores = max(1, int(len(peers) * request.cpus_per_peer))

@@ -110,8 +110,10 @@ def run_study(
             trainable.__name__ = "population"
             ending.enter_context(losses_counted(room.no_room))
             ending.enter_context(_own_errors())
+            leader = tune.with_resources(trainable, lambda config: placement_of(space, config, connection))
+            leader.__qualname__ = "Population"  # the class of the actor in the dashboard
             tune.run(
-                tune.with_resources(trainable, lambda config: placement_of(space, config, connection)),
+                leader,
                 name="tune",
                 storage_path=folder.location,
                 config={} if suggests else grid_of(to_run),

@@ -3,6 +3,7 @@
 Arguments and results are numbers, bytes and numpy arrays, so a peer works the same in this process and as a Ray actor.
 """
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -40,6 +41,8 @@ from graftpop.training.learner import EpochMetrics
 from graftpop.training.snapshot import Snapshot, as_tensor
 
 __all__ = ["Peer"]
+
+logger = logging.getLogger("graftpop")
 
 
 class Peer:
@@ -176,6 +179,16 @@ class Peer:
             "train_images": train_images + teacher_images,
             "diagnostics": self._diagnostics.measure(entropies),
         }
+        primary = self._settings.primary
+        logger.info(
+            "peer %d, epoch %d: training loss %.4g, validation %s %s, %.0f images/s",
+            self._index,
+            self._learner.epoch,
+            row["train_loss"],
+            primary.label,
+            primary.text(scores[primary.name]),
+            row["images_per_s"],
+        )
         return with_metrics(row, "val", scores)
 
     def _evaluated(self) -> tuple[Outputs, Tensor, Tensor, Mapping[str, float]]:

@@ -1,5 +1,6 @@
 """One peer by itself: its row, exchange, teachers and predictions, against closed forms and plain training."""
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -218,6 +219,15 @@ def test_uniform_soup_is_the_mean_with_statistics_anew(good_and_bad: tuple[Peer,
 def test_greedy_soup_leaves_out_a_network_that_lowers_accuracy(good_and_bad: tuple[Peer, Peer]) -> None:
     soup, best = soup_of("greedy_soup", *good_and_bad), network_of(good_and_bad[0])
     assert all(torch.equal(soup[name], best[name]) for name in LEARNED)
+
+
+def test_training_logs_a_line_per_round(caplog: pytest.LogCaptureFixture) -> None:
+    peer = Peer(make_settings(), 1)
+    with caplog.at_level(logging.INFO, "graftpop"):
+        row = peer.train(1)
+    assert len(caplog.messages) == 1
+    for text in ("peer 1", "epoch 1", f"{row['train_loss']:.4g}", "validation accuracy"):
+        assert text in caplog.messages[0]
 
 
 def test_saved_peer_without_dropped_filters_is_the_smaller_network() -> None:
