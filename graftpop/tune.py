@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 
 from graftpop.cli.exit_codes import OutputError, interrupted_code, one_line_errors, run_command
 from graftpop.errors import GraftpopError, SpaceError
+from graftpop.masking import masked
 from graftpop.shipped_spaces import complete_space
 
 if TYPE_CHECKING:  # slow imports are made inside the functions, so that --help answers at once
@@ -226,7 +227,7 @@ def new_run_folder(out: str | None, space: "Space") -> "RunFolder":
 
 def resume_study(location: str, address: str | None) -> None:
     """Resume the study of a run folder."""
-    print_stage("checking", location)
+    print_stage("checking", masked(location))
     from graftpop.cluster.connection import check_can_lead
     from graftpop.run.provenance import read_provenance, run_provenance
     from graftpop.run.run_folder import RunFolder

@@ -52,7 +52,7 @@ class Residual(nn.Module):
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Narrow two networks, whose full widths take seconds."""
-    monkeypatch.setattr("graftpop.models.vgg.STAGES", ((8, 8), (12, 12), (16, 16), (16,), (20,)))
+    monkeypatch.setattr("graftpop.models.vgg.STAGES", ((2, 2), (3, 3), (4, 4), (4,), (5,)))
     monkeypatch.setattr("graftpop.models.mobilenetv2.STAGES", ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 2, 2)))
 
 
@@ -60,7 +60,7 @@ def network_of(name: str, seed: int = 0) -> nn.Module:
     """Return a network with random weights, norms and statistics."""
     makers = {
         "resnet8": lambda: ResNet(1, nn.ReLU, 10),
-        "vgg": lambda: VGG16(10),
+        "vgg": lambda: VGG16(10, width=4),
         "mobilenetv2": lambda: MobileNetV2(10),
         "densenet": lambda: DenseNet(2, 6, 10),
         "vit": lambda: site_network("Vit", seed),

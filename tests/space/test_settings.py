@@ -136,6 +136,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
         ["auto", "float32", "bfloat16"],
         {"float23": "'auto', 'float32' or 'bfloat16', got 'float23'; did you mean 'float32'?"},
     ),
+    "training.deterministic": ([True, False], {1: "boolean, got 1"}),
     "population.num_peers": ([2, 64], {0: "greater than or equal to 1, got 0", "two": f"{WHOLE} 'two'"}),
     "population.topology": (
         ["auto", "ring", "random_pairs", "all", "best"],
