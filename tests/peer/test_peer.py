@@ -225,6 +225,7 @@ def test_training_logs_a_line_per_round(caplog: pytest.LogCaptureFixture) -> Non
     peer = Peer(make_settings(), 1)
     with caplog.at_level(logging.INFO, "graftpop"):
         row = peer.train(1)
+    assert isinstance(row, dict)
     assert len(caplog.messages) == 1
     for text in ("peer 1", "epoch 1", f"{row['train_loss']:.4g}", "validation accuracy"):
         assert text in caplog.messages[0]
