@@ -19,7 +19,7 @@ __all__ = ["LiveProgress", "Pace", "PlainProgress"]
 STOPPING = "stopping: saving what is complete; press Ctrl-C again to end at once"
 
 SHOWN_TRIALS = 20
-LINES_BELOW = 3  # the number of hidden trials, the bar, and the cursor
+LINES_AROUND = 4  # the heading, the number of hidden trials, the bar, and the cursor
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -167,20 +167,16 @@ class LiveProgress:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the table and the bar for the size of the terminal, which may have changed."""
-        most = max(1, min(SHOWN_TRIALS, console.size.height - LINES_BELOW - 1))
+        most = max(1, min(SHOWN_TRIALS, console.size.height - LINES_AROUND))
         running = [trial for trial in self._trials if not trial.is_over][:most]
         over = [trial for trial in self._trials if trial.is_over]
-        room = most - len(running)
-        shown = sorted([*running, *over[len(over) - room :]] if room < len(over) else [*running, *over], key=_number)
+        latest = over[max(0, len(over) + len(running) - most) :]
+        shown = sorted([*running, *latest], key=lambda trial: trial.number)
         if shown:
             yield TrialTable(shown, self._metrics)
         if hidden := len(self._trials) - len(shown):
             yield Text(f"and {hidden} more trials", style="dim")
         yield self._bar
-
-
-def _number(trial: Trial) -> int:
-    return trial.number
 
 
 class PlainProgress:

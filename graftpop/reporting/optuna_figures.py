@@ -144,7 +144,7 @@ def ranked_pair(study: "Study", keys: tuple[str, str], space: Space) -> Figure:
 def interpolated_pair(study: "Study", keys: tuple[str, str], space: Space) -> Figure:
     """Return the validation score as a landscape over two keys, interpolated between trials; arguments as above.
 
-    Of more than `MOST_INTERPOLATED` trials, the latest are drawn.
+    It uses the latest `MOST_INTERPOLATED` trials.
     """
     from optuna.visualization import plot_contour
 

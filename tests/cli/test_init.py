@@ -10,22 +10,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
+from commands import graftpop
 
-from graftpop.__main__ import app
 from graftpop.space import load_space
 from graftpop.space.settings_schema import section_of, settings_schema
 
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def graftpop(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def test_space_is_small_and_passes_a_dry_run() -> None:

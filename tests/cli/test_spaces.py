@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
+from commands import graftpop
+from typer.testing import CliRunner
 
 from graftpop.__main__ import app
 from graftpop.errors import SpaceError
@@ -20,15 +21,7 @@ FILES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def graftpop(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def test_every_space_is_listed_on_one_line_with_the_beginning_of_its_comment() -> None:

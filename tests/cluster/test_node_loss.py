@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from nodes import SEEN_DEAD_SOON, Node, Nodes, nodes_of
 from safetensors.torch import load_file
+from timings import untimed
 
 from graftpop.cli.exit_codes import INTERRUPTED
 
@@ -99,12 +100,8 @@ def output_of(process: "subprocess.Popen[str]", exit_code: int = 0) -> str:
     return output
 
 
-def untimed(run: Path, table: str) -> list[dict[str, Any]]:
-    timed = {"images_per_s", "train_s", "exchange_s"}
-    return [
-        {key: value for key, value in row.items() if key not in timed}
-        for row in pq.read_table(run / f"{table}.parquet").to_pylist()
-    ]
+def untimed_rows(run: Path, table: str) -> list[dict[str, Any]]:
+    return [*map(untimed, pq.read_table(run / f"{table}.parquet").to_pylist())]
 
 
 def events(run: Path) -> list[tuple[int, str]]:
@@ -148,7 +145,7 @@ def test_study_survives_node_deaths_with_the_same_bits(undisturbed: Path) -> Non
         output = output_of(process)
         assert "completed" in output
         for table in ("rounds", "grafts"):
-            assert untimed(run, table) == untimed(undisturbed, table)
+            assert untimed_rows(run, table) == untimed_rows(undisturbed, table)
         got, expected = (load_file(one / "best" / "model.safetensors") for one in (run, undisturbed))
         assert all(tensor.equal(expected[name]) for name, tensor in got.items())
 
@@ -190,7 +187,7 @@ def test_trial_waits_for_a_node_and_resumes(undisturbed: Path) -> None:
         nodes.add_node(1)
         output_of(process)
         for table in ("rounds", "grafts"):
-            assert untimed(run, table) == untimed(undisturbed, table)
+            assert untimed_rows(run, table) == untimed_rows(undisturbed, table)
 
 
 def test_trial_without_room_ends_while_others_complete_and_resumes() -> None:
@@ -223,7 +220,7 @@ def test_memory_kills_are_losses(undisturbed: Path) -> None:
         assert any("resumes from its last round" in line for line in lines)
         assert all("training.batch_size" in line for line in lines)
         assert "Traceback" not in output
-        assert untimed(run, "rounds") == untimed(undisturbed, "rounds")
+        assert untimed_rows(run, "rounds") == untimed_rows(undisturbed, "rounds")
 
 
 def test_leader_that_no_longer_runs_is_replaced() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from network_makers import same_bits
 from safetensors.torch import load as tensors_from_bytes
 from space_makers import make_settings
+from timings import untimed
 
 from graftpop.errors import PeerDiverged, PeerError, PeerLost, PopulationLost, ResultLost
 from graftpop.peer.peer import Peer
@@ -21,7 +22,6 @@ from graftpop.settings import Settings
 
 NUM_PEERS = 3
 NUM_ROUNDS = 5
-TIMINGS = {"images_per_s", "train_s", "exchange_s"}
 
 
 ASYNC: Mapping[str, Any] = {
@@ -109,9 +109,8 @@ def run(settings: Settings, group: LocalGroup) -> tuple[list[Round], dict[str, A
     return rounds, result, {peer: tensors_from_bytes(state) for peer, state in population.save()}, events
 
 
-def untimed(done: Round) -> Any:
-    rows = [{key: value for key, value in row.items() if key not in TIMINGS} for row in done.peers]
-    return rows, done.grafts, done.diagnostics
+def figures_of(done: Round) -> Any:
+    return [*map(untimed, done.peers)], done.grafts, done.diagnostics
 
 
 @cache
@@ -127,7 +126,7 @@ def test_async_rounds_with_max_staleness_0_equal_sync_rounds(topology: str, seed
     without_staleness = async_settings(population={"topology": topology, "max_staleness": 0}, training={"epochs": 3})
     expected = sync_outcome(topology)
     got = run(without_staleness, PacedGroup(without_staleness, Random(seed)))
-    assert [untimed(done) for done in got[0]] == [untimed(done) for done in expected[0]]
+    assert [figures_of(done) for done in got[0]] == [figures_of(done) for done in expected[0]]
     assert got[1] == expected[1]
     assert all(same_bits(got[2][peer], expected[2][peer]) for peer in range(NUM_PEERS))
 
@@ -311,5 +310,5 @@ def test_async_peers_without_an_exchange_equal_sync_peers() -> None:
     sync_settings = async_settings(graft={"source": "noise"}, population={"mode": "sync"})
     expected = run(sync_settings, LocalGroup(partial(Peer, sync_settings), NUM_PEERS))
     got = run(settings, PacedGroup(settings, Random(0), (1.0, 0.0, 0.5)))
-    assert [untimed(done) for done in got[0]] == [untimed(done) for done in expected[0]]
+    assert [figures_of(done) for done in got[0]] == [figures_of(done) for done in expected[0]]
     assert all(same_bits(got[2][peer], expected[2][peer]) for peer in range(NUM_PEERS))
