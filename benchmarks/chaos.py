@@ -32,6 +32,7 @@ from studies import KINDS, KINDS_ON_NODES, Study, has_namespaces, rounds_done, s
 LIMIT_S = 900.0
 REFUSED = 2
 REFUSAL_LIMIT_S = 120.0
+MAX_WITHOUT_KILL = 3  # studies in a row; more mean that victims are not found
 TIMED = {"images_per_s", "train_s", "exchange_s"}
 CPUS = (0, 1, 1)  # a trial needs both nodes that can die, so each death affects it
 
@@ -156,7 +157,7 @@ def chaos(
     due: list[str] = []  # each kind comes as often as any other, in random order, in all studies together
     events: Counter[str] = Counter()
     back_s: list[float] = []
-    number = 0
+    number = without_kill = 0
     start = time.monotonic()
     spaces = {name: space.replace("NUM_ROUNDS", str(num_rounds)) for name, space in SPACES.items()}
     with started(spaces["grid"], folder / "calm") as calm:
@@ -170,6 +171,7 @@ def chaos(
             spaces[search], folder / f"{number}-{search}", *CPUS * on_nodes, environment=SEEN_DEAD_SOON
         ) as study:
             possible = tuple(kind for kind in kinds if on_nodes or kind != "node")
+            before = len(kills)
             for kill in disturb(study, rng, min(per_study, num_kills - len(kills)), possible, due):
                 kills.append(kill)
                 print(
@@ -177,6 +179,8 @@ def chaos(
                     f"{number} ({where}), {kill['victim']}",
                     flush=True,
                 )
+            without_kill = 0 if len(kills) > before else without_kill + 1
+            assert without_kill < MAX_WITHOUT_KILL, f"{without_kill} studies had no process of kind {', '.join(due)}"
             check_ended_well(study, NUM_TRIALS[search], num_rounds)
         if search == "grid":
             check_equal(study, calm)

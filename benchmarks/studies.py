@@ -23,7 +23,7 @@ KINDS = ("peer", "trial", "driver")
 KINDS_ON_NODES = (*KINDS, "node")
 TITLES = {
     "peer": re.compile(r"ray::(PeerActor|\d+/peer-)"),  # idle, or in a call
-    "trial": re.compile("ray::ResourceTrainable"),  # from tune.with_resources
+    "trial": re.compile(r"ray::Population\b"),
 }
 """Process titles by kind."""
 POLL_S = 0.02

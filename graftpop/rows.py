@@ -48,6 +48,8 @@ class TrialRow(TypedDict, total=False):
         "`compare.equal: time` compares them",
     ]
     wall_s: Annotated[float, "seconds that the trial ran"]
+    started_at: Annotated[datetime, "when its first process started; empty before"]
+    ended_at: Annotated[datetime, "when it ended; empty before, and after an interruption until it ends again"]
     time_s: Annotated[
         float,
         "seconds with one device per peer: training and exchange of the slowest peer in each round, summed over rounds",

@@ -109,7 +109,7 @@ class Recorder(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record the start or restart of a trial."""
-        self._see(trial).status = "running"
+        self._see(trial).start()
         self._changed()
 
     def on_trial_result(
@@ -129,7 +129,7 @@ class Recorder(Callback):
         """Record the end of a trial."""
         seen = self._see(trial)
         is_tested = self._folder.metrics[0].test in seen.result  # after its last round, which may come early
-        seen.status = "failed" if seen.error else "completed" if is_tested else "stopped"
+        seen.end("failed" if seen.error else "completed" if is_tested else "stopped")
         trial.run_metadata.metric_n_steps.clear()  # 80 KB per trial, for averages of metrics that nobody reads
         trial.run_metadata.metric_analysis.clear()
         self._changed(now=True, best=True)
@@ -144,14 +144,15 @@ class Recorder(Callback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record a trial that was lost too often or failed."""
         seen = self._see(trial)
-        seen.status, seen.error = "interrupted" if _can_resume(trial) else "failed", self._reason(trial)
+        seen.error = self._reason(trial)
+        seen.end("interrupted" if _can_resume(trial) else "failed")
         self._changed(now=True, best=True)
 
     def finish(self) -> None:
         """Write everything a last time, with running trials marked interrupted."""
         for seen in self.trials:
             if not seen.is_over:
-                seen.status = "interrupted"
+                seen.end("interrupted")
         retry_on_oserror(
             lambda: self._write(best=True, tables=True), f"{self._folder.location}: the tables cannot be written"
         )

@@ -24,7 +24,7 @@ from graftpop.cluster.search import (
 )
 from graftpop.cluster.stop_notice import StopNotice
 from graftpop.cluster.trackers import Tracker
-from graftpop.cluster.trainable import PopulationTrainable, placement_of
+from graftpop.cluster.trainable import leader, placement_of
 from graftpop.cluster.tune_losses import losses_counted
 from graftpop.errors import CheckpointError, one_line
 from graftpop.metrics import Metric
@@ -100,20 +100,16 @@ def run_study(
             os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # those would restart in a resumed study
             # Tune copies all its files to the run folder each time, TensorBoard's events among them
             os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", SECONDS_BETWEEN_COPIES)
-            trainable = tune.with_parameters(
-                PopulationTrainable,
-                space=space,
-                nodes=connection.nodes,
-                location=folder.location,
-                heart=heartbeats.heart,
-            )
-            trainable.__name__ = "population"
             ending.enter_context(losses_counted(room.no_room))
             ending.enter_context(_own_errors())
-            leader = tune.with_resources(trainable, lambda config: placement_of(space, config, connection))
-            leader.__qualname__ = "Population"  # the class of the actor in the dashboard
             tune.run(
-                leader,
+                leader(
+                    lambda config: placement_of(space, config, connection),
+                    space=space,
+                    nodes=connection.nodes,
+                    location=folder.location,
+                    heart=heartbeats.heart,
+                ),
                 name="tune",
                 storage_path=folder.location,
                 config={} if suggests else grid_of(to_run),

@@ -32,7 +32,7 @@ from graftpop.run.storage import retry_on_oserror
 from graftpop.run.trial_records import TrialRecords
 from graftpop.space import Space
 
-__all__ = ["PopulationTrainable", "placement_of"]
+__all__ = ["PopulationTrainable", "leader", "placement_of"]
 
 POINTER = "trial.json"
 PREDECESSOR_TIMEOUT_S = 120.0
@@ -49,6 +49,22 @@ def placement_of(space: Space, config: dict[str, Any], connection: Connection) -
     request = resource_request(settings, connection.nodes)
     may_shrink = (settings.population.min_peers or request.num_peers) < request.num_peers
     return tune.PlacementGroupFactory([{connection.here: LEAST} if may_shrink else {}, *request.bundles])
+
+
+def leader(placement: Callable[[dict[str, Any]], tune.PlacementGroupFactory], **parameters: Any) -> Any:
+    """Return a trainable for Tune, whose actors lead one trial each.
+
+    The dashboard shows these actors as `Population`, and `ps` as `ray::Population`.
+
+    Args:
+        placement: resources of a trial by its config.
+        **parameters: parameters of `PopulationTrainable.setup`.
+    """
+    trainable = tune.with_parameters(PopulationTrainable, **parameters)
+    trainable.__name__ = "population"  # in the names of Tune's files
+    leading = tune.with_resources(trainable, placement)
+    leading.__qualname__ = "Population"  # the name of the actor's class
+    return leading
 
 
 class PopulationTrainable(tune.Trainable):

@@ -19,6 +19,7 @@ from graftpop.reporting.search import pareto_figure
 from graftpop.reporting.search_section import search_section
 from graftpop.reporting.tables import cells, heads, shown_columns, text_of
 from graftpop.reporting.template import Section, page_html, part
+from graftpop.reporting.timeline import timeline
 from graftpop.reporting.trial_details import details_of, rows_of, trials_in_detail
 from graftpop.run.provenance import hardware_text, read_provenance
 from graftpop.run.run_folder import RunFolder
@@ -40,6 +41,9 @@ MOST_GROUPS = 7
 """Largest number of groups of trials with a color each."""
 
 EVENTS_SHOWN = 200
+
+ON_TIMELINE = {"started_at", "ended_at"}
+"""Columns of `trials.parquet` that the timeline shows in place of the table."""
 
 
 TRIAL_FIGURES = {
@@ -140,7 +144,7 @@ def _sections(tables: Tables, space: str) -> tuple[str, list[Section], dict[str,
     sections = [
         *_comparison(groups, parsed, figures),
         *_best(rows, parsed, tables),
-        _trials(rows, parsed, tables),
+        _trials(rows, parsed, tables, figures),
         _curves(rows, parsed, groups, tables.rounds, figures),
         *_trade_offs(rows, parsed, figures),
         *search_section(rows, parsed, figures),
@@ -208,24 +212,24 @@ def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> It
     )
 
 
-def _trials(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> Section:
+def _trials(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables, figures: dict[str, str]) -> Section:
     best = None if space.variants else best_row(rows, space.primary)
     # of further metrics the test score is enough
-    hidden = {column for metric in space.metrics[1:] for column in (metric.val, metric.ensemble)}
+    hidden = {column for metric in space.metrics[1:] for column in (metric.val, metric.ensemble)} | ON_TIMELINE
     shown = [column for column in tables.trials.column_names if column not in hidden]
     scores = [column for column in shown if column in (space.primary.val, space.primary.test)]  # first, for a phone
     columns = shown_columns(list(dict.fromkeys(["trial_id", *scores, *shown])), rows)
     _, *others = columns or ["trial_id"]
-    return Section(
+    body = part(
         "trials",
-        "Trials",
-        part(
-            "trials",
-            heads(columns),
-            [(row["trial_id"], cells(row, others)) for row in rows],
-            best["trial_id"] if best else None,
-        ),
+        heads(columns),
+        [(row["trial_id"], cells(row, others)) for row in rows],
+        best["trial_id"] if best else None,
     )
+    if drawn := timeline(rows):
+        figures["timeline"] = drawn.to_json()
+        body += part("figure", "timeline", "When each trial ran, from its first start to its end.")
+    return Section("trials", "Trials", body)
 
 
 def _curves(

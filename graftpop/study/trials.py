@@ -1,8 +1,10 @@
 """The trials of a study: the state behind its tables, its terminal output and its report."""
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from operator import ge
 from typing import Any, TypeVar
 
@@ -51,6 +53,8 @@ class Trial:
         error: reason for failed or interrupted, in one line.
         events: other events, one line each.
         num_epochs: number of epochs that its peers train in all rounds together; 0 if unknown.
+        started_at: Unix time of its first start; None before.
+        ended_at: Unix time of its end; None before.
     """
 
     trial_id: str
@@ -63,6 +67,8 @@ class Trial:
     error: str = ""
     events: list[str] = field(default_factory=list)
     num_epochs: int = 0
+    started_at: float | None = None
+    ended_at: float | None = None
 
     @property
     def round(self) -> int:
@@ -88,8 +94,23 @@ class Trial:
             **{name: self.result.get(name) for name in columns_of(TrialRow, metrics)},
             "epochs": self.result.get("epoch", 0),
             "wall_s": self.wall_s,
+            "started_at": _utc(self.started_at),
+            "ended_at": _utc(self.ended_at),
             "error": self.error or None,
         }
+
+    def start(self) -> None:
+        """Record that its processes start, now."""
+        self.status, self.ended_at = "running", None
+        self.started_at = self.started_at or time.time()
+
+    def end(self, status: str) -> None:
+        """Record that it ends, now: completed, stopped, failed or interrupted."""
+        self.status, self.ended_at = status, time.time()
+
+
+def _utc(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def planned_trial(trial_id: str, sample: Mapping[str, Any], settings: Settings) -> Trial:
@@ -187,6 +208,9 @@ def recovered_trials(folder: RunFolder, space: Space) -> list[Trial]:
         trial = planned_trial(trial_id, sample, space.resolve(sample))
         trial.status, trial.result, trial.wall_s = row["status"], result, row["wall_s"]
         trial.error = row.get("error") or ""
+        trial.started_at, trial.ended_at = (
+            at and at.timestamp() for at in (row.get("started_at"), row.get("ended_at"))
+        )
         trials.append(trial)
     return trials
 

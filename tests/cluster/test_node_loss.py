@@ -40,7 +40,7 @@ room.ANNOUNCED_AFTER_S, room.ROOM_TIMEOUT_S = 4.0, 20.0
 run_command(tune)
 """
 """`python -m graftpop.tune` with shorter waits for room."""
-LEADER = re.compile("ray::ResourceTrainable")
+LEADER = re.compile(r"ray::Population\b")
 """Title of a process that leads a trial."""
 HOG = """
 import sys, time

@@ -169,9 +169,10 @@ def test_tables_that_were_not_due_are_written_later(tmp_path: Path, monkeypatch:
 
 def test_state_is_written_at_each_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_folder, "SHARE_OF_JOINING", 1e-9)
-    recorder = recorder_of(RunFolder(str(tmp_path)), 2)
+    recorder, before = recorder_of(RunFolder(str(tmp_path)), 2), time.time()
     for number in range(2, 5):
         run_trial(recorder, number)
         listed = json.loads((tmp_path / "tune/trials.json").read_text())
         assert [trial["status"] for trial in listed] == ["completed"] * (number + 1)
+        assert all(before <= trial["started_at"] <= trial["ended_at"] <= time.time() for trial in listed[2:])
     recorder.finish()

@@ -1,5 +1,6 @@
 """Trials: rows of the table, the best trial, column types and JSON."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,8 @@ def test_row_has_the_searched_values_and_the_last_report() -> None:
         images_per_s=5.0,
     )
     done.wall_s = 7.5
+    done.started_at = datetime(2026, 5, 4, 12, 0, tzinfo=UTC).timestamp()
+    done.ended_at = done.started_at + 8
     assert done.row([ACCURACY]) == {
         "trial_id": "t3",
         "status": "completed",
@@ -103,6 +106,8 @@ def test_row_has_the_searched_values_and_the_last_report() -> None:
         "time_s": 6.25,
         "epochs": 24,
         "wall_s": 7.5,
+        "started_at": datetime(2026, 5, 4, 12, 0, tzinfo=UTC),
+        "ended_at": datetime(2026, 5, 4, 12, 0, 8, tzinfo=UTC),
         "error": None,
         **UNKNOWN_COST,
     }
@@ -124,10 +129,25 @@ def test_row_before_the_first_round_has_no_measurements() -> None:
         "time_s": None,
         "epochs": 0,
         "wall_s": 0.0,
+        "started_at": None,
+        "ended_at": None,
         "error": None,
         **UNKNOWN_COST,
     }
     assert started.round == 0
+
+
+def test_resumed_trial_keeps_its_first_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([100.0, 150.0, 200.0, 260.0])
+    monkeypatch.setattr("time.time", lambda: next(now))
+    one = trial(0, "pending")
+    one.start()
+    one.end("interrupted")
+    assert (one.status, one.started_at, one.ended_at) == ("interrupted", 100.0, 150.0)
+    one.start()
+    assert (one.status, one.started_at, one.ended_at) == ("running", 100.0, None)
+    one.end("completed")
+    assert (one.status, one.started_at, one.ended_at) == ("completed", 100.0, 200.0)
 
 
 def test_row_has_the_cost_of_the_whole_and_of_the_cut_network() -> None:

@@ -33,6 +33,8 @@ COLUMNS = {
         "train_images",
         "peer_images",
         "wall_s",
+        "started_at",
+        "ended_at",
         "time_s",
         "parameters",
         "flops",
