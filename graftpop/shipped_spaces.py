@@ -7,7 +7,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["complete_space", "find_space", "shipped_spaces", "summary"]
+__all__ = ["complete_space", "find_space", "shipped_schema", "shipped_spaces", "summary"]
 
 SUFFIX: Final = ".yaml"
 
@@ -23,6 +23,11 @@ def shipped_spaces() -> Mapping[str, Traversable]:
         for name in sorted(entry.name for entry in folders[prefix].iterdir())
         if name.endswith(SUFFIX)
     }
+
+
+def shipped_schema() -> Traversable:
+    """Return the file of the JSON Schema of a space, which is generated from the settings."""
+    return files("graftpop") / "search_spaces" / "schema.json"
 
 
 def find_space(name: str) -> Path | Traversable:

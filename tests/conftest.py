@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # most test files need no Ray
 hypothesis.settings.register_profile("graftpop", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("graftpop")
 torch.set_num_threads(1)  # small networks gain nothing from more, and the tests compare bits
+os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default, with which peers wait for all other tests
 
 ON_REQUEST = ("chaos", "nodes")
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["protect_token"]
+__all__ = ["protect_token", "read_token"]
 
 OTHERS: Final = 0o077
 """Permissions of group and others."""
@@ -42,6 +42,14 @@ def protect_token(*, create: bool) -> None:
             whole.flush()
             with suppress(FileExistsError):
                 os.link(whole.name, file)
+
+
+def read_token() -> str:
+    """Return the token that Ray uses on this machine, from the first of its three places; empty if there is none."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return file.read_text(encoding="utf-8").strip() if file.exists() else ""
 
 
 def _tighten(path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
-from graftpop.cluster.auth_token import protect_token
+from graftpop.cluster.auth_token import protect_token, read_token
 from graftpop.cluster.resources import Node
 from graftpop.errors import ResourceError, one_line
 
@@ -71,11 +71,13 @@ def check_can_lead(address: str | None) -> None:
 
 
 @contextmanager
-def connect(address: str | None) -> Iterator[Connection]:
+def connect(address: str | None, *, name: str = "", show_token: bool = False) -> Iterator[Connection]:
     """Connect to a cluster within a block; a cluster started for it ends with it.
 
     Args:
         address: `auto`, `HOST:PORT` or `ray://...`; None starts a new local cluster.
+        name: name of the job in Ray's list of jobs.
+        show_token: whether the line about the dashboard has its token.
 
     Raises:
         ResourceError: the cluster cannot be reached or started.
@@ -85,6 +87,7 @@ def connect(address: str | None) -> Iterator[Connection]:
     import ray
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
     from ray.exceptions import AuthenticationError, RaySystemError
+    from ray.job_config import JobConfig
 
     try:
         if address is not None:
@@ -92,7 +95,12 @@ def connect(address: str | None) -> Iterator[Connection]:
             _check_answers(address)
         # `local` instead of None, which would join any cluster that runs on this machine
         with private_start() if address is None else nullcontext(), _sighup_blocked(), _sigterm_kept():
-            context = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
+            context = ray.init(
+                address or "local",
+                job_config=JobConfig(metadata={"job_name": name} if name else {}),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except SystemExit as error:  # by Ray's handler of SIGTERM
         signal.raise_signal(signal.SIGTERM)
         raise KeyboardInterrupt from error
@@ -109,7 +117,8 @@ def connect(address: str | None) -> Iterator[Connection]:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # our table and records report failures
         here = ray.util.get_node_ip_address()
         heads = [node["NodeManagerAddress"] for node in ray.nodes() if HEAD_RESOURCE in node["Resources"]]
-        dashboard = dashboard_text(context.dashboard_url or "", here, heads, asks=is_token_auth_enabled())
+        key = "" if not is_token_auth_enabled() else read_token() if show_token else "ray get-auth-token"
+        dashboard = dashboard_text(context.dashboard_url or "", here, heads, key)
         yield Connection(nodes_of_cluster(), dashboard, f"node:{here}")
     finally:
         ray.shutdown()
@@ -175,20 +184,20 @@ def nodes_of_cluster() -> list[Node]:
     ]
 
 
-def dashboard_text(place: str, here: str, heads: Sequence[str], *, asks: bool) -> str:
+def dashboard_text(place: str, here: str, heads: Sequence[str], token: str) -> str:
     """Return the address of a dashboard, with a hint if it listens on the head only or needs a token.
 
     Args:
         place: HOST:PORT as Ray reports it on any node; empty without a dashboard.
         here: address of this node.
         heads: addresses of the head.
-        asks: whether it needs a token.
+        token: the token that it asks for, or the command that prints it; empty if it asks for none.
     """
     if not place:
         return ""
     is_elsewhere = place.startswith(("127.", "localhost:")) and here not in heads
     where = f" on {', '.join(heads)} only" if is_elsewhere else ""
-    return f"http://{place}{where}{'  (it asks for a token: ray get-auth-token)' if asks else ''}"
+    return f"http://{place}{where}{f'  (it asks for a token: {token})' if token else ''}"
 
 
 def _host_and_port(address: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Metrics of every peer through Ray, for Prometheus to scrape on the driver's node.
+"""Metrics of a study and of its peers through Ray, for Prometheus to scrape on the driver's node.
 
 The driver sets all gauges, because it gets the results of every round and outlives the peers' processes. Observed on
 Ray 2.60:
@@ -15,7 +15,7 @@ import logging
 import math
 import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,13 +27,14 @@ import psutil
 import ray
 from ray.exceptions import RayError
 from ray.tune import Callback
-from ray.tune.experiment import Trial
+from ray.tune.experiment import Trial as TuneTrial
 from ray.util.metrics import Gauge
 
 from graftpop.metrics import Metric
 from graftpop.population import Round
+from graftpop.study.trials import Trial, best_trial
 
-__all__ = ["LABELS", "METRICS", "MetricsExport", "peer_metrics", "task_metrics"]
+__all__ = ["LABELS", "METRICS", "STATUSES", "MetricsExport", "peer_metrics", "study_metrics", "task_metrics"]
 
 LABELS: Final = ("study", "trial", "peer")
 METRICS: Final[Mapping[str, tuple[str, str]]] = {
@@ -58,6 +59,19 @@ def task_metrics(metrics: Sequence[Metric]) -> dict[str, tuple[str, str]]:
             f"{metric.title} on the validation split{', from 0 to 1' * metric.is_share}",
         )
         for metric in metrics
+    }
+
+
+STATUSES: Final = ("pending", "running", "completed", "stopped", "failed", "interrupted")
+
+
+def study_metrics(primary: Metric) -> dict[str, str]:
+    """Return the description of each metric of a study: the number of trials by status, and the best score so far."""
+    return {
+        "graftpop_trials": "Trials by status",
+        f"graftpop_best_{primary.val}{'_ratio' * primary.is_share}": (
+            f"{primary.title} of the best trial so far on the validation split{', from 0 to 1' * primary.is_share}"
+        ),
     }
 
 
@@ -101,7 +115,7 @@ def peer_metrics(done: Round, num_restarts: Mapping[int, int], metrics: Sequence
 
 
 class MetricsExport(Callback):
-    """A Tune callback that exports the newest figures of all peers.
+    """A Tune callback that exports the newest figures of a study and of all its peers.
 
     It is best effort: the first failure is logged, and no trial waits for it.
 
@@ -114,6 +128,10 @@ class MetricsExport(Callback):
         self._study = re.sub("[^ -~]", lambda character: quote(character[0]), study)
         exported = {**METRICS, **task_metrics(metrics)}
         self._gauges = {column: Gauge(name, text, LABELS) for name, (column, text) in exported.items()}
+        numbers, best = study_metrics(metrics[0]).items()
+        self._trials_gauge, self._best_gauge = Gauge(*numbers, ("study", "status")), Gauge(*best, ("study",))
+        self._primary = metrics[0]
+        self._trials: list[Trial] = []
         self._rows: dict[str, dict[int, dict[str, Any]]] = {}  # by trial and peer
         self._ended_at: dict[str, float] = {}
         self._peers: set[tuple[str, int]] = set()
@@ -121,23 +139,27 @@ class MetricsExport(Callback):
         self._has_logged = False
 
     def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         """Record a trial's report."""
         self.take(_id_of(trial), result["figures"])
 
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record the end of a trial."""
         self.end(_id_of(trial))
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record the end of a trial."""
         self.end(_id_of(trial))
 
-    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         """Set all values, at most every few seconds."""
         if time.monotonic() - self._set_at > SECONDS_BETWEEN_SETS:
             self.set()
+
+    def watch(self, trials: list[Trial]) -> None:
+        """Record all trials of the study."""
+        self._trials = trials
 
     def take(self, trial_id: str, figures: str) -> None:
         """Record the result of `peer_metrics`; figures absent from it keep their last value."""
@@ -151,8 +173,9 @@ class MetricsExport(Callback):
         self._ended_at[trial_id] = time.monotonic()
 
     def set(self) -> None:
-        """Set the values of running and recently ended trials."""
+        """Set the values of the study, and of running and recently ended trials."""
         now = self._set_at = time.monotonic()
+        self._set_study()
         self._rows = {
             trial_id: rows
             for trial_id, rows in self._rows.items()
@@ -166,6 +189,13 @@ class MetricsExport(Callback):
                     self._set_peer({"study": self._study, "trial": trial_id, "peer": str(peer)}, row)
                 else:
                     self._log(f"Ray shows {MOST_PEERS} peers only; rounds.parquet has all")
+
+    def _set_study(self) -> None:
+        counts = Counter(trial.status for trial in self._trials)
+        for status in STATUSES:
+            self._trials_gauge.set(counts[status], {"study": self._study, "status": status})
+        if best := best_trial(self._trials, self._primary):
+            self._best_gauge.set(best.result[self._primary.val], {"study": self._study})
 
     def _set_peer(self, labels: dict[str, str], row: Mapping[str, Any]) -> None:
         for column, gauge in self._gauges.items():
@@ -203,7 +233,7 @@ class MetricsExport(Callback):
             time.sleep(0.2)
 
 
-def _id_of(trial: Trial) -> str:
+def _id_of(trial: TuneTrial) -> str:
     """Return a trial's ID from its folder; under PBT its configuration may have another trial's."""
     return Path(str(trial.local_path)).name
 

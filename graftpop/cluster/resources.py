@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ __all__ = [
     "Node",
     "ResourceRequest",
     "bundles_text",
+    "check_resources",
     "cluster_text",
     "fits",
     "peers_at_once",
@@ -114,6 +115,23 @@ def resource_request(settings: Settings, nodes: Sequence[Node]) -> ResourceReque
             f"{f'at most {room} peers, or ' * bool(room)}less in resources.cpus_per_peer and resources.gpus_per_peer"
         )
     return request
+
+
+def check_resources(possible: Iterable[Settings], nodes: Sequence[Node]) -> None:
+    """Check that nodes can hold the populations of a study, the largest first.
+
+    Args:
+        possible: settings of the study's trials.
+        nodes: the nodes.
+
+    Raises:
+        ResourceError: they never can.
+    """
+    distinct = {
+        (settings.population.num_peers, settings.resources, settings.peers_per_actor): settings for settings in possible
+    }
+    for settings in sorted(distinct.values(), key=lambda settings: settings.population.num_peers, reverse=True):
+        resource_request(settings, nodes)
 
 
 def peers_at_once(request: ResourceRequest, nodes: Sequence[Node]) -> int:

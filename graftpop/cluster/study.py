@@ -75,6 +75,7 @@ def run_study(
     def notify(trials: list[Trial]) -> None:
         for storage in stored:
             storage(trials)
+        metrics.watch(trials)
         watch(trials)
 
     unfinished = [trial for trial in known if not trial.is_final]

@@ -1,4 +1,4 @@
-"""A report of several runs side by side: their best trials, curves, and differing settings."""
+"""A report of several runs side by side: the best trials of searches, all trials, and differing settings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 import pyarrow as pa
 import yaml
+from markupsafe import Markup
 
 from graftpop.errors import CheckpointError
 from graftpop.metrics import Metric
@@ -39,7 +40,7 @@ class Run:
         space: search space of the run.
         provenance: content of `run.json`; may be empty.
         rows: restored rows of `trials.parquet`.
-        curve: rounds of its best trial, with the label in place of the trial ID.
+        rounds: rounds of its best trial, with the label in place of the trial ID.
     """
 
     label: str
@@ -47,12 +48,22 @@ class Run:
     space: Space
     provenance: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
-    curve: pa.Table
+    rounds: pa.Table
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """Row of the best trial; None before the first round."""
-        return best_row(self.rows, self.space.primary)
+        """Row of the best trial; None before the first round, and in a comparison, where it is one lucky seed."""
+        return None if self.space.variants else best_row(self.rows, self.space.primary)
+
+    @property
+    def groups(self) -> dict[str, list[Mapping[str, Any]]]:
+        """Rows of the trials with a validation score, of each variant by itself, by a label."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for row in self.rows:
+            if row[self.space.primary.val] is not None:
+                label = f"{self.label}: {row['variant']}" if self.space.variants else self.label
+                found.setdefault(label, []).append(row)
+        return found
 
 
 def several_runs_html(folders: Sequence[RunFolder]) -> str:
@@ -92,12 +103,12 @@ def _read(folder: RunFolder, label: str) -> Run:
     where = f"{folder.location}/space.yaml"
     space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
     rows = [restored_row(row, space.domains) for row in folder.read_table("trials").to_pylist()]
-    best = best_row(rows, space.primary)
+    best = None if space.variants else best_row(rows, space.primary)
     rounds = folder.read_table(
         "rounds", trial_ids=[best["trial_id"]] if best else [], columns=round_columns(space.primary)
     )
-    curve = rounds.set_column(0, "trial_id", pa.array([label] * rounds.num_rows, pa.string()))
-    return Run(label, folder.shown, space, read_provenance(folder), rows, curve)
+    labelled = rounds.set_column(0, "trial_id", pa.array([label] * rounds.num_rows, pa.string()))
+    return Run(label, folder.shown, space, read_provenance(folder), rows, labelled)
 
 
 def _runs(runs: Sequence[Run], primary: Metric) -> Section:
@@ -123,7 +134,7 @@ def _runs(runs: Sequence[Run], primary: Metric) -> Section:
         "Runs",
         part(
             "table",
-            "The best trial of each run, selected on its validation split",
+            "The best trial of each search, selected on its validation split",
             heads,
             [_line(run, primary) for run in runs],
         ),
@@ -134,6 +145,8 @@ def _line(run: Run, primary: Metric) -> list[str]:
     best = run.best or {}
     num_ended = sum(row["status"] in ("completed", "stopped") for row in run.rows)
     values = ", ".join(f"{key} = {text_of(key, best[key])}" for key in run.space.domains if best)
+    if run.space.variants:
+        values = f"comparison of {len(run.space.variants)} variants, see its report"
     return [
         run.label,
         *(text_of(column, best.get(column)) for column in (primary.val, primary.test, primary.ensemble)),
@@ -149,24 +162,25 @@ def _line(run: Run, primary: Metric) -> list[str]:
 
 
 def _curves(runs: Sequence[Run], figures: dict[str, str], primary: Metric) -> Iterator[Section]:
-    measured = [run for run in runs if run.curve.num_rows]
-    if not measured:
-        return
-    rounds = pa.concat_tables(run.curve for run in measured)
-    figures["curves"] = score_by_images(rounds, {run.label: run.label for run in measured}, None, primary).to_json()
-    figures["trials"] = _all_trials(measured, primary).to_json()
-    body = part("figure", "curves", "The best trial of each run, by the images that all its peers trained on.")
-    body += part("figure", "trials", f"Validation {primary.label} of every trial of each run.")
-    yield Section("curves", primary.title, body)
+    body = Markup()
+    if searches := [run for run in runs if run.rounds.num_rows]:
+        rounds = pa.concat_tables(run.rounds for run in searches)
+        labels = {run.label: run.label for run in searches}
+        figures["curves"] = score_by_images(rounds, labels, None, primary).to_json()
+        body += part("figure", "curves", "The best trial of each search, by the images that all its peers trained on.")
+    if groups := {label: rows for run in runs for label, rows in run.groups.items()}:
+        figures["trials"] = _all_trials(groups, len(runs), primary).to_json()
+        body += part("figure", "trials", f"Validation {primary.label} of every trial of each run, or of each variant.")
+    if body:
+        yield Section("curves", primary.title, body)
 
 
-def _all_trials(runs: Sequence[Run], primary: Metric) -> Figure:
+def _all_trials(groups: Mapping[str, Sequence[Mapping[str, Any]]], num_runs: int, primary: Metric) -> Figure:
     plot, shown = go.Figure(), ":.2%" if primary.is_share else ":.4g"
-    for index, run in enumerate(runs):
-        rows = [row for row in run.rows if row[primary.val] is not None]
+    for index, (label, rows) in enumerate(groups.items()):
         plot.add_box(
             y=[row[primary.val] for row in rows],
-            name=run.label,
+            name=label,
             boxpoints="all",
             jitter=0.4,
             pointpos=0,
@@ -175,7 +189,7 @@ def _all_trials(runs: Sequence[Run], primary: Metric) -> Figure:
             hovertemplate=f"trial %{{text}}: %{{y{shown}}}<extra></extra>",
         )
     with_layout(plot, height=380, showlegend=False, yaxis=score_axis(primary))
-    return Figure(plot, f"Validation {primary.label} of all trials of {len(runs)} runs.")
+    return Figure(plot, f"Validation {primary.label} of all trials of {num_runs} runs.")
 
 
 def _settings(runs: Sequence[Run]) -> Section:

@@ -65,15 +65,19 @@ def test_absent_folder_is_refused_in_one_line() -> None:
     assert re.fullmatch(r"error: nowhere/space\.schema\.json: .*No such file or directory.*\n", refused.stderr)
 
 
-def test_module_is_the_same_command_without_large_imports() -> None:
+@pytest.mark.parametrize(
+    ("argument", "printed", "large"),
+    [("--help", "python -m graftpop.init", ["torch", "ray", "pydantic"]), ("mine.yaml", "mine.yaml", ["torch", "ray"])],
+)
+def test_module_is_the_same_command_without_large_imports(argument: str, printed: str, large: list[str]) -> None:
     program = (
-        "import runpy, sys\nsys.argv = ['init', '--help']\n"
+        f"import runpy, sys\nsys.argv = ['init', {argument!r}]\n"
         "try:\n    runpy.run_module('graftpop.init', run_name='__main__')\n"
-        "finally:\n    assert not {'torch', 'ray', 'pydantic'} & sys.modules.keys()"
+        f"finally:\n    assert not set({large!r}) & sys.modules.keys()"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     ran = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    assert "python -m graftpop.init" in ran.stdout
+    assert printed in ran.stdout

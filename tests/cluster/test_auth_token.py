@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from graftpop.cluster.auth_token import protect_token
+from graftpop.cluster.auth_token import protect_token, read_token
 
 
 @pytest.fixture
@@ -51,6 +51,17 @@ def test_existing_token_is_kept_and_made_private_with_a_warning(token: Path, cap
 def test_without_a_cluster_to_start_no_token_is_created(token: Path) -> None:
     protect_token(create=False)
     assert not token.parent.exists()
+
+
+def test_token_is_read_where_ray_reads_it(token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_token() == ""
+    protect_token(create=True)
+    assert read_token() == token.read_text()
+    (tmp_path / "other").write_text("1" * 64 + "\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "other"))
+    assert read_token() == "1" * 64
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "2" * 64)
+    assert read_token() == "2" * 64
 
 
 @pytest.mark.parametrize("variable", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"])

@@ -68,14 +68,14 @@ def test_local_node_has_cores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "here", "asks", "text"),
+    ("place", "here", "token", "text"),
     [
-        ("127.0.0.1:8265", "10.0.0.1", True, "http://127.0.0.1:8265  (it asks for a token: ray get-auth-token)"),
-        ("127.0.0.1:8265", "10.0.0.1", False, "http://127.0.0.1:8265"),
-        ("127.0.0.1:8265", "10.0.0.2", False, "http://127.0.0.1:8265 on 10.0.0.1 only"),
-        ("10.0.0.1:8265", "10.0.0.2", False, "http://10.0.0.1:8265"),
-        ("", "10.0.0.2", True, ""),
+        ("127.0.0.1:8265", "10.0.0.1", "c0ffee", "http://127.0.0.1:8265  (it asks for a token: c0ffee)"),
+        ("127.0.0.1:8265", "10.0.0.1", "", "http://127.0.0.1:8265"),
+        ("127.0.0.1:8265", "10.0.0.2", "", "http://127.0.0.1:8265 on 10.0.0.1 only"),
+        ("10.0.0.1:8265", "10.0.0.2", "", "http://10.0.0.1:8265"),
+        ("", "10.0.0.2", "c0ffee", ""),
     ],
 )
-def test_dashboard_text_names_address_node_and_token(place: str, here: str, asks: bool, text: str) -> None:
-    assert dashboard_text(place, here, ["10.0.0.1"], asks=asks) == text
+def test_dashboard_text_names_address_node_and_token(place: str, here: str, token: str, text: str) -> None:
+    assert dashboard_text(place, here, ["10.0.0.1"], token) == text

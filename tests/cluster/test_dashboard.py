@@ -1,11 +1,13 @@
 """A run on this machine: its dashboard in a real browser, and what other machines and users can reach."""
 
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +48,7 @@ def run(folder: Path) -> Iterator["subprocess.Popen[str]"]:
             "PYTHONUNBUFFERED": "1",
         }
         with subprocess.Popen(
-            [sys.executable, "-m", "graftpop.tune", "--space", "space.yaml", "--out", "run"],
+            [sys.executable, "-m", "graftpop.tune", "--space", "space.yaml", "--out", "run", "--show-token"],
             cwd=folder,
             env=environment,
             umask=0o022,
@@ -58,14 +60,19 @@ def run(folder: Path) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
-def test_dashboard_at_printed_address_names_all_actors(run: "subprocess.Popen[str]", folder: Path) -> None:
+def test_dashboard_at_printed_address_names_the_job_and_all_actors(run: "subprocess.Popen[str]", folder: Path) -> None:
     from playwright.sync_api import expect
 
     assert run.stdout is not None
     line = next(line for line in run.stdout if line.startswith("dashboard "))
-    printed = re.match(r"dashboard +(http://127.0.0.1:\d+)  \(it asks for a token: ray get-auth-token\)", line)
+    printed = re.match(r"dashboard +(http://127.0.0.1:\d+)  \(it asks for a token: (\w+)\)", line)
     assert printed is not None
-    token = (folder / ".ray" / "auth_token").read_text()
+    token = printed[2]
+    assert token == (folder / ".ray" / "auth_token").read_text()
+    jobs = urllib.request.Request(f"{printed[1]}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(jobs, timeout=30) as answer:
+        (job,) = json.load(answer)
+    assert job["metadata"]["job_name"] == "watched"
     with browser() as chromium:
         page = chromium.new_page(viewport={"width": 1600, "height": 1000})
         page.goto(f"{printed[1]}/#/actors")

@@ -12,7 +12,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ import pytest
 import ray
 
 from graftpop.cluster import metrics
-from graftpop.cluster.metrics import METRICS, MetricsExport, peer_metrics
+from graftpop.cluster.metrics import METRICS, STATUSES, MetricsExport, peer_metrics
 from graftpop.metrics import ACCURACY
 from graftpop.population import Round
+from graftpop.study.trials import Trial
 
 ROOT = Path(__file__).parents[2]
 SPACE = """
@@ -91,8 +92,8 @@ def scraped_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def exported(metric: str, study: str) -> dict[tuple[str, str], float]:
-    """Return a metric's values on the driver's node, by trial and peer."""
+def exported(metric: str, study: str, by: Sequence[str] = ("trial", "peer")) -> dict[tuple[str, ...], float]:
+    """Return a metric's values on the driver's node, by some of its labels."""
     (node,) = ray.nodes()
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     with urllib.request.urlopen(address, timeout=10) as answer:
@@ -101,14 +102,20 @@ def exported(metric: str, study: str) -> dict[tuple[str, str], float]:
     for line in lines:
         if line.startswith(f"ray_{metric}{{") and f'study="{study}"' in line:
             labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
-            values[labels["trial"], labels["peer"]] = float(line.rsplit(" ", 1)[1])
+            values[tuple(labels[name] for name in by)] = float(line.rsplit(" ", 1)[1])
     return values
 
 
-def wait_until_exported(export: MetricsExport, metric: str, study: str, expected: dict[tuple[str, str], float]) -> None:
+def wait_until_exported(
+    export: MetricsExport,
+    metric: str,
+    study: str,
+    expected: Mapping[tuple[str, ...], float],
+    by: Sequence[str] = ("trial", "peer"),
+) -> None:
     """Call the export as Tune does until a metric has exactly the expected values."""
     deadline = time.monotonic() + 60.0
-    while (found := exported(metric, study)) != expected:
+    while (found := exported(metric, study, by)) != expected:
         assert time.monotonic() < deadline, f"not exported within 60 s: {expected}, but {found}"
         export.on_step_begin(0, [])
         time.sleep(0.5)
@@ -132,6 +139,22 @@ def test_values_are_exported_until_their_trial_ends(scraped_ray: None, monkeypat
     export.take("00001", '[{"peer": 0, "val_loss": 1.5}]')
     wait_until_exported(export, metric, "slow", {("00001", "0"): 1.5})
     assert exported("graftpop_mean_alpha_ratio", "slow") == {("00001", "0"): 0.25}
+
+
+@ray_test
+def test_study_exports_its_trials_by_status_and_its_best_score(scraped_ray: None) -> None:
+    export = MetricsExport("whole", [ACCURACY])
+    results = [("completed", 0.5), ("completed", 0.25), ("running", 0.75), ("failed", 0.1)]
+    export.watch(
+        [
+            Trial(f"{number:05}", number, {}, 4, status, {"val_accuracy": score})
+            for number, (status, score) in enumerate(results)
+        ]
+    )
+    counts = {"completed": 2.0, "running": 1.0, "failed": 1.0}
+    expected: dict[tuple[str, ...], float] = {(status,): counts.get(status, 0.0) for status in STATUSES}
+    wait_until_exported(export, "graftpop_trials", "whole", expected, ["status"])
+    wait_until_exported(export, "graftpop_best_val_accuracy_ratio", "whole", {("whole",): 0.5}, ["study"])
 
 
 @ray_test
@@ -231,7 +254,7 @@ def prometheus(ray_folder: Path, tmp_path: Path) -> Iterator[str]:
 def dashboard_queries() -> dict[str, str]:
     """Return the queries of the panels of deploy/grafana-dashboard.json, by metric."""
     dashboard = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text(encoding="utf-8"))
-    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     return {metric: expression for metric in METRICS for expression in expressions if f"ray_{metric}{{" in expression}
 
 

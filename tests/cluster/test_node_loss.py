@@ -34,7 +34,8 @@ tune: {sampler: grid}
 
 IMPATIENT = """
 from graftpop.cluster import room
-from graftpop.tune import run_command, tune
+from graftpop.cli.exit_codes import run_command
+from graftpop.tune import tune
 
 room.ANNOUNCED_AFTER_S, room.ROOM_TIMEOUT_S = 4.0, 20.0
 run_command(tune)

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -26,10 +27,12 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from graftpop.cluster.metrics import LABELS, METRICS, task_metrics
+from graftpop.cluster.metrics import LABELS, METRICS, study_metrics, task_metrics
 from graftpop.metrics import ACCURACY
 
-EXPORTED = {**task_metrics([ACCURACY]), **METRICS}
+OF_PEERS = {metric: text for metric, (_, text) in {**task_metrics([ACCURACY]), **METRICS}.items()}
+OF_STUDY = study_metrics(ACCURACY)
+EXPORTED = {**OF_STUDY, **OF_PEERS}
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -191,12 +194,14 @@ def names(text: str) -> list[str]:
 def test_grafana_dashboard_has_one_panel_per_metric(dashboard: dict[str, Any]) -> None:
     assert sorted(names(json.dumps(dashboard["panels"]))) == sorted(EXPORTED)
     for panel in dashboard["panels"]:
+        if panel["type"] == "row":
+            continue
         (target,) = panel["targets"]
         (metric,) = names(target["expr"])
-        assert panel["description"] == f"{EXPORTED[metric][1]}."
+        assert panel["description"] == f"{EXPORTED[metric]}."
         assert panel["fieldConfig"]["defaults"]["unit"]
-        assert target["legendFormat"] == "{{trial}}/peer-{{peer}}"
-        for label in LABELS:  # filtered by the variable of its name
+        assert (target["legendFormat"] == "{{trial}}/peer-{{peer}}") == (metric in OF_PEERS)
+        for label in LABELS if metric in OF_PEERS else LABELS[:1]:  # filtered by the variable of its name
             assert re.search(rf'\b{label}=~?"\${label}"', target["expr"])
     assert set(names(json.dumps(dashboard["templating"]))) <= EXPORTED.keys()
 
@@ -210,8 +215,20 @@ def test_grafana_dashboard_uses_the_chosen_prometheus_only(dashboard: dict[str, 
         "${DS_PROMETHEUS}",
     )
     assert [variable["name"] for variable in variables] == list(LABELS)
-    targets = [target for panel in dashboard["panels"] for target in panel["targets"]]
-    assert {part["datasource"]["uid"] for part in (*variables, *dashboard["panels"], *targets)} == {"${datasource}"}
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    targets = [target for panel in panels for target in panel["targets"]]
+    assert {part["datasource"]["uid"] for part in (*variables, *panels, *targets)} == {"${datasource}"}
+
+
+def test_rows_and_panels_of_the_dashboard_do_not_overlap(dashboard: dict[str, Any]) -> None:
+    cells = Counter(
+        (x, y)
+        for panel in dashboard["panels"]
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    )
+    assert max(cells.values()) == 1
+    assert [panel["title"] for panel in dashboard["panels"] if panel["type"] == "row"] == ["Study", "Peers"]
 
 
 def missing(wanted: Any, read: Any, where: str = "") -> Iterator[str]:
@@ -230,7 +247,7 @@ def test_grafanas_model_reads_the_whole_dashboard(dashboard: dict[str, Any]) -> 
     register_default_plugins()
     read = json.loads(json.dumps(Dashboard.from_json(dashboard), cls=JSONEncoder))
     of_the_import = {"__inputs", "__requires", "id"}  # fields of the import form, absent in the imported dashboard
-    assert [panel["type"] for panel in read["panels"]] == ["timeseries"] * len(EXPORTED)
+    assert Counter(panel["type"] for panel in read["panels"]) == {"row": 2, "timeseries": len(EXPORTED)}
     lost = list(missing({key: value for key, value in dashboard.items() if key not in of_the_import}, read))
     assert not lost, lost
 

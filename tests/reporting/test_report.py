@@ -14,7 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
-from report_makers import PROVENANCE, SPACE, compared, figures_of, grafts_of, many_trials, page, rounds_of, trial
+from report_makers import (
+    COMPARED,
+    PROVENANCE,
+    SPACE,
+    compared,
+    figures_of,
+    grafts_of,
+    many_trials,
+    page,
+    rounds_of,
+    trial,
+)
 from typer.testing import CliRunner
 
 from graftpop.__main__ import app
@@ -395,17 +406,21 @@ def test_unused_layer_entropies_do_not_explain_alpha(graft: dict[str, Any], deci
 
 
 def write_run(folder: Path, trial_id: str, space: str = SPACE, **figures: Any) -> None:
-    """Write a run with one trial."""
+    """Write a run with one trial of a search."""
+    write_trials(folder, space, {"graft.A": pa.float64(), "graft.c": pa.float64()}, trial(trial_id, **figures))
+
+
+def write_trials(folder: Path, space: str, searched: dict[str, pa.DataType], *rows: dict[str, Any]) -> None:
+    """Write a run with these trials, and rounds of the first one."""
     (folder / "tune").mkdir(parents=True)
     run, text = RunFolder(str(folder)), parse_space(yaml.safe_load(space)).to_yaml()
     run.write_text("space.yaml", text)
     run.write_text("run.json", json.dumps(PROVENANCE))
-    searched = {"graft.A": pa.float64(), "graft.c": pa.float64()}
-    row = trial(trial_id, **figures)
-    run.write_trials([{key: row.get(key) for key in (*row, "epochs", "parameters")}], searched)
-    for name, rows in (("rounds", rounds_of(trial_id)), ("grafts", grafts_of(trial_id))):
+    run.write_trials([{key: row.get(key) for key in (*row, "epochs", "parameters")} for row in rows], searched)
+    trial_id = rows[0]["trial_id"]
+    for name, of_trial in (("rounds", rounds_of(trial_id)), ("grafts", grafts_of(trial_id))):
         schema = run.read_table(name).schema
-        Folder(str(folder)).write_tables(f"{name}.parquet", [pa.Table.from_pylist(rows, schema)], schema)
+        Folder(str(folder)).write_tables(f"{name}.parquet", [pa.Table.from_pylist(of_trial, schema)], schema)
 
 
 def report(*arguments: str) -> Any:
@@ -460,6 +475,29 @@ def test_best_trials_of_several_runs_are_shown_with_their_costs(tmp_path: Path) 
         "its inference FLOPs",
     ]
     assert [row[costs : costs + 4] for row in rows] == [["600", "", "", ""], ["600", "12", "0:01:30", "25,000,000"]]
+
+
+def test_comparison_beside_a_search_has_no_best_trial_but_all_scores_by_variant(tmp_path: Path) -> None:
+    write_run(tmp_path / "search", "00000")
+    both = [("one", 0.5), ("one", 0.9), ("two", 0.7)]
+    rows = [
+        trial(f"{number:05}") | {"variant": variant, "seed": number % 2, "val_accuracy": score}
+        for number, (variant, score) in enumerate(both)
+    ]
+    searched = {"variant": pa.string(), "seed": pa.int64()}
+    write_trials(tmp_path / "compared", COMPARED % "one: {}, two: {}", searched, *rows)
+    report(str(tmp_path / "search"), str(tmp_path / "compared"), "--out", str(tmp_path / "both.html"))
+    html = (tmp_path / "both.html").read_text()
+    row = re.findall("<tr><th scope=.row.*?</tr>", html, re.DOTALL)[1]
+    cells = re.findall("<td>(.*?)</td>", row)
+    assert cells[:3] == ["", "", ""]  # the best of its seeds is luck
+    assert "2 variants" in row
+    figures = figures_of(html)
+    names = [trace["name"] for trace in figures["curves"]["plot"]["data"]]
+    assert "search" in names
+    assert "compared" not in names
+    boxes = {trace["name"]: trace["y"] for trace in figures["trials"]["plot"]["data"]}
+    assert boxes == {"search": [0.5], "compared: one": [0.5, 0.9], "compared: two": [0.7]}
 
 
 def test_equal_spaces_have_no_table_of_differing_keys(tmp_path: Path) -> None:

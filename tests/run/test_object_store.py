@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from guarded_database import PASSWORD
 
+from graftpop.cli.study import new_run_folder, resume_study, start_study
 from graftpop.errors import CheckpointError, StorageError
 from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
 from graftpop.run.record_files import TRIALS_PER_FOLD, RecordTable
 from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import Folder, retry_on_oserror
 from graftpop.space import load_space
-from graftpop.tune import new_run_folder, resume_study, start_study
 
 SCHEMA = pa.schema([("number", pa.int64())])
 KEYS = {

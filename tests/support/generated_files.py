@@ -13,14 +13,15 @@ from graftpop.space.yaml_tree import read_sections, with_defaults
 __all__ = ["generated_files"]
 
 ROOT = Path(__file__).parents[2]
+FIRST, CIFAR = "search_spaces/first.yaml", "search_spaces/cifar.yaml"
 
 
 def generated_files() -> dict[str, str]:
     """Return the contents of the generated files by their path in the repository."""
-    cifar = (ROOT / "search_spaces/cifar.yaml").read_text(encoding="utf-8")
-    tree = with_defaults(read_sections(cifar, "search_spaces/cifar.yaml"))
+    first, cifar = ((ROOT / name).read_text(encoding="utf-8") for name in (FIRST, CIFAR))
     return {
-        "search_spaces/cifar.yaml": commented_yaml(tree, head=cifar.partition("\n\n")[0]),
+        FIRST: commented_yaml(read_sections(first, FIRST), head=first.partition("\n\n")[0]),
+        CIFAR: commented_yaml(with_defaults(read_sections(cifar, CIFAR)), head=cifar.partition("\n\n")[0]),
         "docs/keys.md": keys_markdown(),
         "docs/records.md": _records_page(),
         "search_spaces/schema.json": f"{schema_text(space_schema())}\n",

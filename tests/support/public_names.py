@@ -12,6 +12,7 @@ COMMANDS = {
         "--address",
         "--resume",
         "--dry-run",
+        "--show-token",
         "--help",
     },
     "spaces": {"--help"},
