@@ -10,12 +10,23 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 LINK = re.compile(r"(?<=\]\()[^)#:\s]+(?=[)#])")
+SEARCH_BOOST = (("docs/tutorial.md", 4.0), ("docs/methods/", 3.0), ("docs/", 2.0), ("README.md", 2.0))
+"""Weight in the search by the start of a page's path; 1 for all other files, such as reports of measurements."""
+
+
+def on_config(config: Any) -> Any:
+    """Write the version of the package into the foot of every page."""
+    package = Path(config.config_file_path).parent / "graftpop" / "__init__.py"
+    version = re.search(r'^__version__ = "(.+)"$', package.read_text(encoding="utf-8"), re.MULTILINE)
+    assert version is not None, "graftpop/__init__.py: must have a line __version__"
+    config.copyright = f"graftpop {version[1]}, Apache-2.0"
+    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Return the files of the site; a folder that is linked to is a page that lists it."""
     root = Path(config.config_file_path).resolve().parent
-    wanted = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    wanted = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
     found: dict[str, File] = {}
     while wanted:
         path = wanted.pop()
@@ -37,7 +48,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     """Return a page's text with links to folders leading to the pages that list them."""
-    folder = (Path(config.config_file_path).parent / page.file.src_uri).parent
+    name = page.file.src_uri
+    page.meta["search"] = {"boost": next((boost for start, boost in SEARCH_BOOST if name.startswith(start)), 1.0)}
+    folder = (Path(config.config_file_path).parent / name).parent
 
     def to_page(link: re.Match[str]) -> str:
         return f"{link[0].rstrip('/')}/index.md" if (folder / link[0]).is_dir() else link[0]

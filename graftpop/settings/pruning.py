@@ -58,7 +58,7 @@ PRESETS: Final[Mapping[Preset, Mapping[str, Any]]] = {
     "gate_decorator": {"criterion": "taylor", "allocation": "global", "schedule": "gated", "coupled": "sum"},
     "holistic": {"allocation": "budget", "schedule": "asymptotic"},
 }
-"""Keys that each preset fixes; `docs/methods.md` names the sources."""
+"""Keys that each preset fixes; `docs/methods/pruning.md` names the sources."""
 
 
 class PruningSettings(Section):

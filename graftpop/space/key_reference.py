@@ -53,7 +53,7 @@ keys**: beside a choice, gp was worse than random samples after 16 and 32 trials
 COMPARISON: Final = """\
 ## Comparisons
 
-These keys, next to the sections, make a space a comparison. [methods.md](methods.md) describes the methods.
+These keys, next to the sections, make a space a comparison. [Comparisons](methods/comparisons.md) explains them.
 
 """
 
