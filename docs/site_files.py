@@ -10,7 +10,13 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 LINK = re.compile(r"(?<=\]\()[^)#:\s]+(?=[)#])")
-SEARCH_BOOST = (("docs/tutorial.md", 4.0), ("docs/methods/", 3.0), ("docs/", 2.0), ("README.md", 2.0))
+SEARCH_BOOST = (
+    ("docs/keys.md", 4.0),
+    ("docs/tutorial.md", 4.0),
+    ("docs/methods/", 3.0),
+    ("docs/", 2.0),
+    ("README.md", 2.0),
+)
 """Weight in the search by the start of a page's path; 1 for all other files, such as reports of measurements."""
 
 

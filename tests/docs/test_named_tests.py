@@ -9,11 +9,11 @@ from graftpop.run.run_folder import RunFolder
 from graftpop.settings.task import METRICS
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TESTS = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_named_test_exists(document: Path, tmp_path: Path) -> None:
     run = str(tmp_path)
     columns = {
@@ -27,7 +27,7 @@ def test_every_named_test_exists(document: Path, tmp_path: Path) -> None:
         assert re.search(rf"^def {name}\(", TESTS[ROOT / path], re.MULTILINE), (path, name)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_named_section_of_a_test_file_exists(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for path in re.findall(r"`(tests/[\w/.]*)", text):

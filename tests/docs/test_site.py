@@ -77,11 +77,35 @@ def test_site_has_no_dead_links(site: Path) -> None:
     assert dead == []
 
 
-def test_navigation_lists_every_page() -> None:
+def listed_pages(entry: Any) -> Iterator[str]:
+    """Yield the pages of an entry of the navigation, from top to bottom."""
+    if isinstance(entry, str):
+        yield entry
+    else:
+        for below in entry.values() if isinstance(entry, dict) else entry:
+            yield from listed_pages(below)
+
+
+def test_navigation_lists_every_page_once() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    listed = [page for entry in yaml.safe_load(text)["nav"] for page in entry.values()]
-    existing = {f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md")}
-    assert {*listed} == {"README.md", *existing}, "mkdocs.yml: nav needs a line for each page of docs/"
+    listed = [*listed_pages(yaml.safe_load(text)["nav"])]
+    existing = [file.relative_to(ROOT).as_posix() for file in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(["README.md", *existing]), "mkdocs.yml: nav needs a line for each page of docs/"
+
+
+def test_formulas_are_mathml_everywhere(site: Path) -> None:
+    for file in sorted((ROOT / "docs" / "methods").glob("*.md")):
+        source = re.sub(r"`[^`]*`", "", file.read_text(encoding="utf-8").replace("```math", "$"))
+        page = (site / "docs" / "methods" / f"{file.stem}.html").read_text(encoding="utf-8")
+        assert page.count("<math ") == page.count("</math>")
+        assert ("<math " in page) == ("$" in source), file.name
+        article = page.partition("<article")[2].partition("</article>")[0]
+        assert not re.search(r"\$|\\\w", re.sub(r"<code.*?</code>", "", article, flags=re.DOTALL)), file.name
+
+
+def test_api_page_describes_names_from_their_docstrings(site: Path) -> None:
+    page = References(site / "docs" / "reference" / "api.html")
+    assert {"graftpop.Population.run", "graftpop.read_run", "graftpop.Task"} <= page.anchors
 
 
 def test_linked_folder_is_a_page_listing_its_files(site: Path) -> None:
@@ -122,12 +146,15 @@ def test_pages_fit_the_screen_and_load_nothing_external(site: Path, chromium: An
         page.on("request", lambda request: requested.append(request.url))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        for name in ("index.html", "docs/keys.html", "docs/architecture.html"):
+        for name in ("index.html", "docs/keys.html", "docs/architecture.html", "docs/methods/grafting.html"):
             for width in (1280, 390):
                 page.set_viewport_size({"width": width, "height": 900})
                 page.goto(f"{address}/{name}")
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, name
             page.wait_for_load_state("networkidle")
+        sizes = page.evaluate("[...document.querySelectorAll('math')].map(m => m.getBoundingClientRect().height)")
+        assert len(sizes) > 10
+        assert min(sizes) > 5
         assert [url for url in requested if not url.startswith(f"{address}/")] == []
         page.close()
     assert len(requested) > 3
@@ -144,3 +171,7 @@ def test_search_finds_a_key(site: Path, chromium: Any) -> None:
         page.keyboard.type("burn_in_rounds")
         page.wait_for_selector(".md-search-result__item a[href*='docs/keys.html']")
         assert re.search("graft", page.inner_text(".md-search-result__item a[href*='docs/keys.html#']"))
+        page.fill("input.md-search__input", "")
+        page.keyboard.type("mutual learning")
+        first = page.locator(".md-search-result__item:first-child a[href*='docs/methods/mutual']").first
+        first.wait_for()  # the guide comes before the measurements

@@ -397,7 +397,7 @@ def test_unreachable_target_is_refused() -> None:
 
 @pytest.mark.parametrize("eps", [1e-5, 1e-3])
 def test_zero_filters_gradient_is_divided_by_sqrt_eps(eps: float) -> None:
-    """docs/methods/pruning_schedules.md warns of the factor, 316 at torch's eps; other filters have 1 / (deviation of their output)."""
+    """docs/methods/ warns of the factor, 316 at torch's eps; other filters have 1 / (deviation of their output)."""
     generator = torch.Generator().manual_seed(0)
     images, weighting = (torch.randn(8, channels, 5, 5, generator=generator) for channels in (3, 1))
     convolution, norm = nn.Conv2d(3, 1, 1, bias=False), nn.BatchNorm2d(1, eps=eps)
