@@ -10,6 +10,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 LINK = re.compile(r"(?<=\]\()[^)#:\s]+(?=[)#])")
+LONG_NAME = re.compile(r"(?<=<code>)(?:tests/[\w/.]+::\w+|\w+\.\w+\.[\w.]+)(?=</code>)")
 SEARCH_BOOST = (
     ("docs/keys.md", 4.0),
     ("docs/tutorial.md", 4.0),
@@ -62,3 +63,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
         return f"{link[0].rstrip('/')}/index.md" if (folder / link[0]).is_dir() else link[0]
 
     return LINK.sub(to_page, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Return a page whose long names, of tests and functions, may break after each part: tables get narrower."""
+    return LONG_NAME.sub(lambda name: re.sub(r"([/_.]|::)", r"\1<wbr>", name[0]), html)
