@@ -27,8 +27,8 @@ RAY_UNITS = 10_000
 LEAST = 1 / RAY_UNITS
 """The smallest request of a resource."""
 
-MOST_PEERS_SHARING = 8
-"""`auto` lets at most this many peers share one core or one GPU."""
+MOST_PROCESSES_SHARING = 8
+"""`auto` lets at most this many peers share one GPU, or one core in processes of their own."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ def resource_request(settings: Settings, nodes: Sequence[Node]) -> ResourceReque
     1/n of one, with the smallest n at which all fit, for cores before GPUs. (Ray places fractions other than 1/n badly
     across nodes.)
 
-    Under `auto`, peers that share a core also share a process if all cores have equally many: one after the other they
-    train faster than side by side and need less memory. With GPUs this is not automatic, since it was not measured.
+    Under `auto`, peers that share a core also share a process if all cores have equally many, or more than eight: one
+    after the other they train faster than side by side and need less memory. With GPUs this is not automatic, since it
+    was not measured.
 
     Args:
         settings: the population's settings.
@@ -93,9 +94,12 @@ def resource_request(settings: Settings, nodes: Sequence[Node]) -> ResourceReque
     """
     num_peers, resources = settings.population.num_peers, settings.resources
     has_gpus = any(node.gpus for node in nodes)
-    shares = [math.floor(RAY_UNITS / sharing) / RAY_UNITS for sharing in range(1, MOST_PEERS_SHARING + 1)]
+    most = min(max(num_peers, MOST_PROCESSES_SHARING), RAY_UNITS)
+    shares = [math.floor(RAY_UNITS / sharing) / RAY_UNITS for sharing in range(1, most + 1)]
     of_cpus = list(enumerate(shares, 1)) if resources.cpus_per_peer == "auto" else [(1, resources.cpus_per_peer)]
-    of_gpus = (shares if has_gpus else [0.0]) if resources.gpus_per_peer == "auto" else [resources.gpus_per_peer]
+    of_gpus = shares[:MOST_PROCESSES_SHARING] if has_gpus else [0.0]
+    if resources.gpus_per_peer != "auto":
+        of_gpus = [resources.gpus_per_peer]
     requests = [
         ResourceRequest(num_peers, cpus, gpus, _together(settings.peers_per_actor, num_peers, sharing, gpus, nodes))
         for gpus in of_gpus
@@ -150,7 +154,10 @@ def _together(asked: int | Literal["auto"], num_peers: int, sharing: int, gpus: 
     if asked != "auto":
         return min(asked, num_peers)
     num_cores = sum(math.floor(node.cpus) for node in nodes)
-    return sharing if not gpus and sharing * num_cores == num_peers else 1
+    if gpus or not num_cores:
+        return 1
+    equal = math.ceil(num_peers / num_cores)
+    return equal if sharing * num_cores == num_peers or sharing > MOST_PROCESSES_SHARING else 1
 
 
 def _room(request: ResourceRequest, nodes: Sequence[Node]) -> int:

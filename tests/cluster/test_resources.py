@@ -1,5 +1,6 @@
 """Resource requests of trials: `auto` shares the cluster among all peers; impossible requests are refused."""
 
+import math
 import re
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_each_actor_has_one_bundle() -> None:
 @pytest.mark.parametrize(
     ("nodes", "sharing_a_process"),
     [
-        (LAPTOP, {2: 1, 3: 1, 4: 2, 5: 1, 6: 3, 8: 4, 9: 1, 16: 8}),
+        (LAPTOP, {2: 1, 3: 1, 4: 2, 5: 1, 6: 3, 8: 4, 9: 1, 15: 1, 16: 8, 17: 9, 32: 16, 33: 17, 1000: 500}),
         ([Node(3, 0), Node(1, 0)], {4: 1, 6: 1, 8: 2, 12: 3}),
         ([Node(2, 1)], {2: 1, 4: 1, 8: 1}),
     ],
@@ -127,6 +128,14 @@ def test_auto_shares_processes_if_cores_have_equally_many_peers(
         for num_peers in sharing_a_process
         if num_peers <= 8
     } == {1}
+
+
+def test_peers_above_eight_per_core_are_spread_over_all_cores() -> None:
+    request = resource_request(33, AUTO, LAPTOP)
+    assert [len(peers) for peers in request.actors] == [17, 16]
+    assert all_fit(request.bundles, LAPTOP)
+    apart = resource_request(20, AUTO, LAPTOP, 1)
+    assert (len(apart.bundles), apart.cpus_per_peer) == (20, 0.1)
 
 
 def test_auto_counts_whole_cores_alone() -> None:
@@ -222,7 +231,9 @@ def test_bundles_and_nodes_are_described() -> None:
 def test_auto_is_refused_only_if_no_equal_shares_fit(
     num_peers: int, resources: ResourceSettings, nodes: list[Node]
 ) -> None:
-    cpus = SHARES.values() if resources.cpus_per_peer == "auto" else [resources.cpus_per_peer]
+    cpus = [math.floor(1e4 / sharing) / 1e4 for sharing in range(1, max(num_peers, 8) + 1)]
+    if resources.cpus_per_peer != "auto":
+        cpus = [resources.cpus_per_peer]
     gpus: Any = [resources.gpus_per_peer]
     if resources.gpus_per_peer == "auto":
         gpus = SHARES.values() if any(node.gpus for node in nodes) else [0.0]
@@ -241,7 +252,7 @@ def test_auto_is_refused_only_if_no_equal_shares_fit(
         (
             17,
             LAPTOP,
-            {},
+            {"cpus_per_peer": 0.125},
             "17 peers of 0.125 CPU can never be placed on this cluster (1 node, 2 CPU, 0 GPU), which has room "
             "for 16; choose at most 16 peers, or less in ",
         ),
