@@ -20,17 +20,19 @@ from typing import Any
 import pyarrow.parquet as pq
 
 COSTS = ("peer_images", "time_s")
+DATES = ("started_at", "ended_at")
 MEASURES = ("val_accuracy", "test_accuracy", "ensemble_test_accuracy")
 
 
 def trials_of(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the trials of a run, with the run's seed and with costs that earlier versions did not record."""
+    """Yield the trials of a run without dates, with the seed and with costs that earlier versions did not record."""
     seed = json.loads((folder / "run.json").read_text(encoding="utf-8"))["seed"]
     trials = pq.read_table(folder / "trials.parquet").to_pylist()
     costs = costs_by_trial(folder) if any(row.get("time_s") is None for row in trials) else {}
     for row in trials:
-        known = {name: value for name, value in row.items() if value is not None or name not in COSTS}
-        yield {"seed": seed, **row, **costs.get(row["trial_id"], {}), **known}
+        figures = {name: value for name, value in row.items() if name not in DATES}
+        known = {name: value for name, value in figures.items() if value is not None or name not in COSTS}
+        yield {"seed": seed, **figures, **costs.get(row["trial_id"], {}), **known}
 
 
 def costs_by_trial(folder: Path) -> dict[str, dict[str, float]]:

@@ -72,6 +72,8 @@ class Recorder(Callback):
         self._seen: dict[str, Trial] = {}  # by Tune's IDs
         self._texts: dict[str, str] = {}  # in trials.json, of trials that no longer change
         self._best: tuple[str, str, int] | None = None
+        self._keeps_all = space.resolve().tune.keep == "all"
+        self._emptied: set[str] = set()
         self._written_at = 0.0
         self._is_behind = False
         self._num_folded = 0
@@ -206,6 +208,7 @@ class Recorder(Callback):
         self._report.changed()
         if best:
             self._write_best(best_trial(trials, self._folder.metrics[0]))
+            self._remove_networks(trials)
         self._written_at = time.monotonic()
 
     def _write_best(self, best: Trial | None) -> None:
@@ -235,6 +238,16 @@ class Recorder(Callback):
             )
             self._best = best.trial_id, best.status, best.round
             return
+
+    def _remove_networks(self, trials: list[Trial]) -> None:
+        """Remove the networks of trials that have ended and can no longer be the best, if the study keeps the best."""
+        best = best_trial(trials, self._folder.metrics[0])
+        if self._keeps_all or best is None or best.status != "completed":
+            return
+        for trial in trials:
+            if trial.is_final and trial is not best and trial.trial_id not in self._emptied:
+                Checkpoints(self._folder.of_trials("checkpoints") / trial.trial_id).remove_networks()
+                self._emptied.add(trial.trial_id)
 
 
 def was_grafted(folder: RunFolder, trial_id: str, round: int, peer: int) -> bool:

@@ -174,6 +174,12 @@ class Checkpoints:
                 else:
                     on_damage(round, f"{where}: damaged: it is of round {metadata.round}")
 
+    def remove_networks(self) -> None:
+        """Remove the files of peers and teachers; `population.json` stays, so the trial is known but cannot resume."""
+        for checkpoint in self.newest_first():
+            for name in checkpoint.metadata.files:
+                (self._folder / _name(checkpoint.metadata.round)).remove(name)
+
     def up_to(self, round: int) -> list[Checkpoint]:
         """Return the checkpoints up to and including a round, newest first."""
         return [found for found in self.newest_first() if found.metadata.round <= round]

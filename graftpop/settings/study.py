@@ -44,6 +44,10 @@ class TuneSettings(Section):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a trial is retried from its last round after its process or its node is lost."""
 
+    keep: Literal["all", "best"] = "all"
+    """Trials whose networks stay in the run folder. best: the best completed trial alone; of any other that has ended,
+    tables and scores stay. Not with scheduler pbt, whose trials continue from each other."""
+
     trackers: list[Literal["wandb", "mlflow", "comet", "aim"]] = Field(default=[])
     """Experiment trackers to which each trial is logged, in addition to TensorBoard (docs/tracking.md)."""
 

@@ -122,6 +122,11 @@ def _check_pbt(settings: Settings, domains: Mapping[str, Domain], origin: Origin
             f"{origin('training.patience')}: must be null with scheduler pbt, whose trials take over each other's "
             f"training, got {settings.training.patience}; remove it, or set tune.scheduler: asha"
         )
+    if settings.tune.keep == "best":
+        raise SpaceError(
+            f"{origin('tune.keep')}: must be all with scheduler pbt, whose trials continue from each other, got best; "
+            f"remove it, or set tune.scheduler: asha"
+        )
     if not domains:
         raise SpaceError(
             f"{origin('tune.scheduler')}: pbt needs a searched key, got none; search one of {', '.join(UNDER_PBT)}"

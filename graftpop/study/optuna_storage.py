@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final, Literal
@@ -158,9 +159,13 @@ class OptunaStorage:
 
 
 def _attributes(trial: Trial, metrics: Sequence[Metric]) -> dict[str, Any]:
-    """Return a trial's user attributes: its row of `trials.parquet` without the searched keys, and its error."""
+    """Return a trial's user attributes: its row of `trials.parquet` without searched keys and dates, and its error."""
     attributes = {**trial.row(metrics), "error": trial.error or None}
-    return {name: value for name, value in attributes.items() if value is not None and name not in trial.sample}
+    return {
+        name: value
+        for name, value in attributes.items()
+        if value is not None and name not in trial.sample and not isinstance(value, datetime)
+    }
 
 
 def check_storage(space: Space, folder: RunFolder) -> None:

@@ -19,16 +19,24 @@ from graftpop.cluster.room import RoomWatch
 from graftpop.cluster.study import read_known
 from graftpop.cluster.trainable import PopulationTrainable
 from graftpop.metrics import ACCURACY
+from graftpop.peer.peer import Peer
 from graftpop.population import Event
 from graftpop.run import run_folder
+from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
 from graftpop.run.record_files import TRIALS_PER_FOLD
 from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import Folder
 from graftpop.run.trial_records import TrialRecords
-from graftpop.space import parse_space
+from graftpop.space import Space, parse_space
 from graftpop.study.trials import Trial
 
-SPACE = parse_space({"data": {"name": "digits"}, "training": {"epochs": 1, "lr": {"uniform": [0.1, 1]}}, "graft": {}})
+TREE: dict[str, Any] = {
+    "data": {"name": "digits", "max_train_images": 100},
+    "model": {"name": "resnet8"},
+    "training": {"epochs": 1, "lr": {"uniform": [0.1, 1]}},
+    "graft": {},
+}
+SPACE = parse_space(TREE)
 REPORT = {"round": 1, "epoch": 1, "val_accuracy": 0.5, "test_accuracy": 0.5, "events": "", "wall_s": 1.0}
 
 
@@ -55,21 +63,21 @@ def record_event(run: RunFolder, number: int) -> None:
     records.write_events()
 
 
-def recorder_of(run: RunFolder, num_known: int) -> Recorder:
+def recorder_of(run: RunFolder, num_known: int, space: Space = SPACE) -> Recorder:
     run.create()
     known = [known_trial(run, number) for number in range(num_known)]
     scores: dict[str, dict[int, float]] = {trial.trial_id: {} for trial in known}
     room = RoomWatch(run.location, num_known, list, clock=lambda: 0.0)  # never due
-    return Recorder(SPACE, run, lambda trials: None, known, FIFOScheduler(), scores, room, NoHeartbeats())
+    return Recorder(space, run, lambda trials: None, known, FIFOScheduler(), scores, room, NoHeartbeats())
 
 
-def run_trial(recorder: Recorder, number: int) -> None:
+def run_trial(recorder: Recorder, number: int, report: dict[str, Any] = REPORT) -> None:
     """Let a trial start, report its round and end."""
     config = {"trial": {"trial_id": f"{number:05}", "sample": {"training.lr": 0.1}}}
     trial = TuneTrial("population", stub=True, trial_id=f"tune-{number}", config=config)
     recorder.on_step_begin(0, [trial])
     recorder.on_trial_start(0, [trial], trial)
-    recorder.on_trial_result(0, [trial], trial, REPORT)
+    recorder.on_trial_result(0, [trial], trial, report)
     recorder.on_trial_complete(0, [trial], trial)
 
 
@@ -176,3 +184,30 @@ def test_state_is_written_at_each_end(tmp_path: Path, monkeypatch: pytest.Monkey
         assert [trial["status"] for trial in listed] == ["completed"] * (number + 1)
         assert all(before <= trial["started_at"] <= trial["ended_at"] <= time.time() for trial in listed[2:])
     recorder.finish()
+
+
+def test_only_networks_of_the_best_completed_trial_are_kept_if_the_study_asks_for_it(tmp_path: Path) -> None:
+    scores = {0: 0.5, 1: 0.9, 2: 0.7, 3: 0.9}
+    run = RunFolder(str(tmp_path))
+    recorder = recorder_of(run, 0, parse_space(TREE | {"tune": {"keep": "best"}}))
+    network, left = Peer(SPACE.resolve({"training.lr": 0.1}), 0).save(), []
+    for number, score in scores.items():
+        checkpoints = Checkpoints(run.of_trials("checkpoints") / f"{number:05}")
+        for round_ in (1, 2):
+            metadata = CheckpointMetadata(
+                round=round_,
+                score=score,
+                is_complete=round_ == 2,
+                peers=[0],
+                num_restarts={},
+                summary={"round": round_, "best_peer": 0},
+                settings={},
+            )
+            checkpoints.write(metadata, lambda: [("peer-0.safetensors", network)])
+        run_trial(recorder, number, REPORT | {"val_accuracy": score})
+        left.append(sorted({path.parents[1].name for path in tmp_path.rglob("checkpoints/**/peer-0.safetensors")}))
+    assert left == [["00000"], ["00001"], ["00001"], ["00001"]]
+    rounds = [path.parent.name for path in tmp_path.rglob("00002/*/population.json")]
+    assert sorted(rounds) == ["round-000001", "round-000002"]  # the record stays
+    recorder.finish()
+    assert sorted(path.parent.name for path in tmp_path.rglob("00001/*/peer-0.safetensors")) == sorted(rounds)

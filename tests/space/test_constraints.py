@@ -462,6 +462,8 @@ def test_pbt_searches_only_keys_that_keep_peers_and_networks(text: str, key: str
 def test_trials_of_pbt_all_train_to_the_end() -> None:
     text = f"{PBT}training: {{lr: {{choice: [0.1, 0.2]}}, patience: 3}}"
     assert_refused(text, "training.patience", "pbt", "got 3")
+    kept = f"{PBT.strip()[:-1]}, keep: best}}\ntraining: {{lr: {{choice: [0.1, 0.2]}}}}"
+    assert_refused(kept, "tune.keep", "pbt", "got best", "tune.scheduler: asha")
     assert accepted(text.replace("pbt", "asha"))
 
 

@@ -290,6 +290,7 @@ KEYS: dict[str, tuple[list[Any], dict[Any, str]]] = {
     "tune.first": ([None, []], {"adaptive": "list, got 'adaptive'"}),
     "tune.max_failures": ([0, 100], {-1: "greater than or equal to 0, got -1", 0.5: WHOLE}),
     "tune.scheduler": (["none", "asha"], {"ahsa": "'none', 'asha' or 'pbt', got 'ahsa'; did you mean 'asha'?"}),
+    "tune.keep": (["all", "best"], {"last": "'all' or 'best', got 'last'"}),
     "tune.trackers": ([[], ["wandb", "mlflow", "comet", "aim"]], {"mlflow": "list, got 'mlflow'"}),
     "tune.optuna_storage": ([None, "study.log", "sqlite:///study.db"], {1: "string, got 1"}),
     "resources.cpus_per_peer": (

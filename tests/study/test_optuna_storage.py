@@ -50,7 +50,7 @@ def trial(number: int, status: str = "pending", scores: Mapping[int, float] | No
     }
     rounds = dict(scores or {})
     result = {"round": max(rounds), "val_accuracy": rounds[max(rounds)], **found} if rounds else {}
-    return Trial(f"{number:05}", number, sample, 3, status, result)
+    return Trial(f"{number:05}", number, sample, 3, status, result, started_at=1000.0 * number + 1)
 
 
 def advance(known: Trial, status: str, round: int, score: float, **found: Any) -> None:
