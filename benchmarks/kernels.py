@@ -74,7 +74,7 @@ def network_of(model: str, seed: int) -> torch.nn.Module:
         return build(model, 10)
 
 
-def timed(act: Callable[[], None], device: torch.device) -> Callable[[], float]:
+def timed(act: Callable[[], object], device: torch.device) -> Callable[[], float]:
     """Return a function that repeats `act` and returns the mean seconds of one call."""
     repeats = REPEATS[device.type]
 

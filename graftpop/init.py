@@ -21,7 +21,10 @@ def init(
     source: Annotated[
         str,
         typer.Option(
-            "--from", metavar="NAME", help="The space to copy, of `graftpop spaces`.", autocompletion=complete_space
+            "--from",
+            metavar="NAME",
+            help="Shipped space to copy; `graftpop spaces` lists them.",
+            autocompletion=complete_space,
         ),
     ] = "first",
 ) -> None:

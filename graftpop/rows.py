@@ -49,7 +49,7 @@ class TrialRow(TypedDict, total=False):
     ]
     wall_s: Annotated[float, "seconds that the trial ran"]
     started_at: Annotated[datetime, "when its first process started; empty before"]
-    ended_at: Annotated[datetime, "when it ended; empty before, and after an interruption until it ends again"]
+    ended_at: Annotated[datetime, "when it ended or was interrupted; empty while it waits or runs"]
     time_s: Annotated[
         float,
         "seconds with one device per peer: training and exchange of the slowest peer in each round, summed over rounds",

@@ -96,6 +96,8 @@ def tune(  # one parameter per option
     """Search over populations of networks with Ray Tune."""
     if log:
         raise SpaceError(f"--log: renamed to --tracker; write --tracker {log[0]}")
+    if dry_run and show_token:
+        raise SpaceError("--show-token: needs a study with a dashboard, got --dry-run; omit one of them")
     settings = list(overrides or ())
     settings += [f"tune.num_samples={num_samples}"] if num_samples is not None else []
     settings += [f"seed={seed}"] if seed is not None else []

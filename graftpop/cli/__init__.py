@@ -1,1 +1,1 @@
-"""Code shared by the commands: progress, tables of weights, exit codes."""
+"""What the commands do and print: a study, its plan and its progress, tables of weights, exit codes."""

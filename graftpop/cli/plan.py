@@ -25,7 +25,6 @@ def print_plan(space: Space, folder: RunFolder, where: str, overrides: Sequence[
 
     Nothing is written but the cache of decoded images, and no server of a tracker or storage is called.
     """
-
     with prefixed_errors(where, overrides):
         absent = data_to_download(space)
         if not absent:

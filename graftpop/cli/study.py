@@ -140,7 +140,7 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
     from graftpop.reporting.run_page import write_report
 
     if connection.dashboard:
-        console.print(f"dashboard  {connection.dashboard}", soft_wrap=True)
+        console.print(f"dashboard  {connection.dashboard}", markup=False, soft_wrap=True)
     console.print(f"run        {folder.shown}", soft_wrap=True)
     progress = LiveProgress if console.is_terminal else PlainProgress
     pace = Pace(space.num_trials(), space.most_rounds(), space.most_epochs())

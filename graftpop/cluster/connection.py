@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from graftpop.cluster.auth_token import protect_token, read_token
 from graftpop.cluster.resources import Node
@@ -89,18 +90,15 @@ def connect(address: str | None, *, name: str = "", show_token: bool = False) ->
     from ray.exceptions import AuthenticationError, RaySystemError
     from ray.job_config import JobConfig
 
+    # a Ray client takes no job_config, but needs no name either
+    named: dict[str, Any] = {"job_config": JobConfig(metadata={"job_name": name})} if name else {}
     try:
         if address is not None:
             protect_token(create=False)
             _check_answers(address)
         # `local` instead of None, which would join any cluster that runs on this machine
         with private_start() if address is None else nullcontext(), _sighup_blocked(), _sigterm_kept():
-            context = ray.init(
-                address or "local",
-                job_config=JobConfig(metadata={"job_name": name} if name else {}),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            context = ray.init(address or "local", **named, log_to_driver=False, logging_level=logging.ERROR)
     except SystemExit as error:  # by Ray's handler of SIGTERM
         signal.raise_signal(signal.SIGTERM)
         raise KeyboardInterrupt from error

@@ -66,11 +66,11 @@ STATUSES: Final = ("pending", "running", "completed", "stopped", "failed", "inte
 
 
 def study_metrics(primary: Metric) -> dict[str, str]:
-    """Return the description of each metric of a study: the number of trials by status, and the best score so far."""
+    """Return the description of each metric of a study: the number of trials by status, and the best trial's score."""
     return {
         "graftpop_trials": "Trials by status",
         f"graftpop_best_{primary.val}{'_ratio' * primary.is_share}": (
-            f"{primary.title} of the best trial so far on the validation split{', from 0 to 1' * primary.is_share}"
+            f"{primary.title} of the best trial on the validation split{', from 0 to 1' * primary.is_share}"
         ),
     }
 

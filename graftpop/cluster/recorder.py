@@ -24,7 +24,7 @@ from graftpop.run.record_files import TRIALS_PER_FOLD
 from graftpop.run.run_folder import RunFolder
 from graftpop.run.storage import retry_on_oserror
 from graftpop.space import Space
-from graftpop.study.trials import Trial, best_trial, column_types, planned_trial, trials_to_json
+from graftpop.study.trials import Trial, best_trial, column_types, pareto_front, planned_trial, trials_to_json
 
 __all__ = ["TRIALS", "Recorder"]
 
@@ -73,7 +73,7 @@ class Recorder(Callback):
         self._texts: dict[str, str] = {}  # in trials.json, of trials that no longer change
         self._best: tuple[str, str, int] | None = None
         self._keeps_all = space.resolve().tune.keep == "all"
-        self._emptied: set[str] = set()
+        self._emptied = {trial.trial_id for trial in known if trial.is_final}
         self._written_at = 0.0
         self._is_behind = False
         self._num_folded = 0
@@ -139,7 +139,7 @@ class Recorder(Callback):
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record that a trial resumes from its last round."""
         seen = self._see(trial)
-        seen.status = "pending"
+        seen.wait()
         seen.events.append(f"resumes from its last round after: {self._reason(trial)}")
         self._changed()
 
@@ -155,6 +155,7 @@ class Recorder(Callback):
         for seen in self.trials:
             if not seen.is_over:
                 seen.end("interrupted")
+        self._emptied.clear()  # a trial that the scheduler stopped may have written its last round since
         retry_on_oserror(
             lambda: self._write(best=True, tables=True), f"{self._folder.location}: the tables cannot be written"
         )
@@ -171,7 +172,7 @@ class Recorder(Callback):
             trial_id = planned["trial_id"]
             if trial_id in self._trials:
                 known = self._trials[trial_id]
-                known.status = "pending"
+                known.wait()
                 replay_results(self._scheduled, trial, self._folder.metrics[0].val, self._scores[trial_id])
             else:
                 settings = self._space.resolve(planned["sample"])
@@ -202,13 +203,14 @@ class Recorder(Callback):
             self._num_folded = len(finished)
         self._is_behind = True
         if tables or self._folder.is_joining_due:
-            self._folder.write_trials([trial.row(self._folder.metrics) for trial in trials], self._types)
+            self._folder.write_trials([self._row(trial) for trial in trials], self._types)
             self._folder.join_records(trial_ids, now=True, finished=finished)
             self._is_behind = False
         self._report.changed()
         if best:
             self._write_best(best_trial(trials, self._folder.metrics[0]))
-            self._remove_networks(trials)
+            if not self._is_behind:  # a reader of the tables finds the networks that they name
+                self._remove_networks(trials)
         self._written_at = time.monotonic()
 
     def _write_best(self, best: Trial | None) -> None:
@@ -240,14 +242,23 @@ class Recorder(Callback):
             return
 
     def _remove_networks(self, trials: list[Trial]) -> None:
-        """Remove the networks of trials that have ended and can no longer be the best, if the study keeps the best."""
+        """Remove the networks of trials that have ended and cannot become the best, if the study keeps the best.
+
+        A search for trade-offs also keeps those of the Pareto front.
+        """
         best = best_trial(trials, self._folder.metrics[0])
         if self._keeps_all or best is None or best.status != "completed":
             return
+        objectives = self._space.resolve().objectives
+        front = pareto_front(map(self._row, trials), objectives) if len(objectives) > 1 else []
+        spared = {best.trial_id, *front, *self._emptied}
         for trial in trials:
-            if trial.is_final and trial is not best and trial.trial_id not in self._emptied:
+            if trial.is_final and trial.trial_id not in spared:
                 Checkpoints(self._folder.of_trials("checkpoints") / trial.trial_id).remove_networks()
                 self._emptied.add(trial.trial_id)
+
+    def _row(self, trial: Trial) -> dict[str, Any]:
+        return trial.row(self._folder.metrics)
 
 
 def was_grafted(folder: RunFolder, trial_id: str, round: int, peer: int) -> bool:

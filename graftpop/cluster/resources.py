@@ -28,7 +28,7 @@ LEAST = 1 / RAY_UNITS
 """The smallest request of a resource."""
 
 MOST_PROCESSES_SHARING = 8
-"""`auto` lets at most this many peers share one GPU, or one core in processes of their own."""
+"""`auto` lets at most this many processes share one core, and peers one GPU."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ def resource_request(settings: Settings, nodes: Sequence[Node]) -> ResourceReque
         ResourceRequest(num_peers, cpus, gpus, _together(settings.peers_per_actor, num_peers, sharing, gpus, nodes))
         for gpus in of_gpus
         for sharing, cpus in of_cpus
+        if sharing <= MOST_PROCESSES_SHARING * _together(settings.peers_per_actor, num_peers, sharing, gpus, nodes)
     ]
     requests = [
         request

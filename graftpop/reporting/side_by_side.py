@@ -57,11 +57,13 @@ class Run:
 
     @property
     def groups(self) -> dict[str, list[Mapping[str, Any]]]:
-        """Rows of the trials with a validation score, of each variant by itself, by a label."""
+        """Rows of the trials with a validation score by a label, that of each variant and its other keys by itself."""
         found: dict[str, list[Mapping[str, Any]]] = {}
+        others = [key for key in self.space.domains if key not in ("variant", "seed")] if self.space.variants else []
         for row in self.rows:
             if row[self.space.primary.val] is not None:
                 label = f"{self.label}: {row['variant']}" if self.space.variants else self.label
+                label = ", ".join([label, *(f"{key} = {text_of(key, row[key])}" for key in others)])
                 found.setdefault(label, []).append(row)
         return found
 

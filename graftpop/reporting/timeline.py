@@ -73,4 +73,5 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
         },
     )
     took = duration((last - first).total_seconds())
-    return Figure(plot, f"{len(started)} trials between {first:%Y-%m-%d %H:%M} and {last:%H:%M} UTC, in {took}.")
+    trials = f"{len(started)} trial{'s' * (len(started) > 1)}"
+    return Figure(plot, f"{trials} from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, in {took}.")

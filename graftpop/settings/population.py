@@ -101,8 +101,8 @@ class PopulationSettings(Section):
 
     peers_per_actor: Count | Auto = "auto"
     """Number of peers per process. They train one after the other, need less memory, and are lost together. auto: the
-    peers that share a core, if all cores have equally many or more than eight; 1 on GPUs, with mode async and with
-    mutual.exchange logits."""
+    peers that share a core, if all cores have equally many or more than eight; 1 on GPUs, and where peers must run at
+    the same time: mode async, sync_until, a number in exchange_every, mutual.exchange logits."""
 
     @property
     def makes_soup(self) -> bool:

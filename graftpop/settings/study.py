@@ -45,8 +45,9 @@ class TuneSettings(Section):
     """How often a trial is retried from its last round after its process or its node is lost."""
 
     keep: Literal["all", "best"] = "all"
-    """Trials whose networks stay in the run folder. best: the best completed trial alone; of any other that has ended,
-    tables and scores stay. Not with scheduler pbt, whose trials continue from each other."""
+    """Trials whose networks stay in the run folder. best: once a trial is completed, the best one, or the Pareto front;
+    of any other that has ended, tables and scores stay. Not with scheduler pbt, whose trials continue from each
+    other."""
 
     trackers: list[Literal["wandb", "mlflow", "comet", "aim"]] = Field(default=[])
     """Experiment trackers to which each trial is logged, in addition to TensorBoard (docs/tracking.md)."""

@@ -54,7 +54,7 @@ class Trial:
         events: other events, one line each.
         num_epochs: number of epochs that its peers train in all rounds together; 0 if unknown.
         started_at: Unix time of its first start; None before.
-        ended_at: Unix time of its end; None before.
+        ended_at: Unix time of its end or interruption; None while it waits or runs.
     """
 
     trial_id: str
@@ -104,9 +104,14 @@ class Trial:
         self.status, self.ended_at = "running", None
         self.started_at = self.started_at or time.time()
 
+    def wait(self) -> None:
+        """Record that it waits for processes."""
+        self.status, self.ended_at = "pending", None
+
     def end(self, status: str) -> None:
         """Record that it ends, now: completed, stopped, failed or interrupted."""
-        self.status, self.ended_at = status, time.time()
+        self.status = status
+        self.ended_at = None if self.started_at is None else time.time()
 
 
 def _utc(seconds: float | None) -> datetime | None:

@@ -12,7 +12,7 @@ from graftpop.cluster.resources import Node
 from graftpop.cluster.room import ANNOUNCED_AFTER_S, ROOM_TIMEOUT_S, RoomWatch
 from graftpop.errors import ResourceError
 
-ACTOR = "Actor(ResourceTrainable, 7830ac04903bbbc960ce349801000000)"
+ACTOR = "Actor(Population, 7830ac04903bbbc960ce349801000000)"
 MEMORY_KILL = """2 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.7, ID: \
 b3b2f2a42d5b5e9efe445b4692e0f8ecb1fe08ce4849cdf0c33ed995) was 6.79GB used / 23.54GB limit (0.288325)
 OOM kill reason: Memory usage 6688399360B exceeded threshold of 6521223168B (25.8% of 25276059648B limit)
@@ -20,7 +20,7 @@ Ray killed 2 worker(s) based on the killing policy
 Considered workers: [
 Selected to kill: (Task: job ID=01000000, lease ID=0300, task name=PeerActor.__init__, required resources={CPU_group_\
 fa1e7599f91aeced01f33fa4672f01000000: 1}, pid=23914, actual memory used=0.28GB, worker ID=c37a)
-Selected to kill: (Actor(7830ac04903bbbc960ce349801000000): job ID=01000000, lease ID=0100, task name=ResourceTrainable\
+Selected to kill: (Actor(7830ac04903bbbc960ce349801000000): job ID=01000000, lease ID=0100, task name=Population\
 .__init__, required resources={bundle_group_fa1e7599f91aeced01f33fa4672f01000000: 0.001}, pid=23686, actual memory \
 used=0.11GB, worker ID=09b6)
 ]
@@ -48,7 +48,7 @@ def test_memory_kill_without_details_names_the_keys() -> None:
 
 DEAD_LEADER = """Failure # 1 (occurred at 2026-11-29_19-50-52)
 The actor died unexpectedly before finishing this task.
-\tclass_name: with_resources.<locals>.ResourceTrainable
+\tclass_name: Population
 \tactor_id: 84a8a5b05f067f45172ccd5901000000
 \tpid: 26243
 \tnamespace: 0ec89411-c73e-4db3-b125-ebef8817b2df

@@ -186,28 +186,89 @@ def test_state_is_written_at_each_end(tmp_path: Path, monkeypatch: pytest.Monkey
     recorder.finish()
 
 
-def test_only_networks_of_the_best_completed_trial_are_kept_if_the_study_asks_for_it(tmp_path: Path) -> None:
-    scores = {0: 0.5, 1: 0.9, 2: 0.7, 3: 0.9}
-    run = RunFolder(str(tmp_path))
-    recorder = recorder_of(run, 0, parse_space(TREE | {"tune": {"keep": "best"}}))
-    network, left = Peer(SPACE.resolve({"training.lr": 0.1}), 0).save(), []
-    for number, score in scores.items():
-        checkpoints = Checkpoints(run.of_trials("checkpoints") / f"{number:05}")
+@pytest.fixture
+def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are written at every change; networks are removed only then."""
+    monkeypatch.setattr(run_folder, "SHARE_OF_JOINING", 1e9)
+
+
+def write_checkpoint(run: RunFolder, number: int, round: int, network: bytes, *, is_complete: bool = False) -> None:
+    metadata = CheckpointMetadata(
+        round=round,
+        score=0.5,
+        is_complete=is_complete,
+        peers=[0],
+        num_restarts={},
+        summary={"round": round, "best_peer": 0},
+        settings={},
+    )
+    checkpoints = Checkpoints(run.of_trials("checkpoints") / f"{number:05}")
+    checkpoints.write(metadata, lambda: [("peer-0.safetensors", network)])
+
+
+def trials_with_networks(folder: Path) -> list[str]:
+    return sorted({path.parents[1].name for path in folder.rglob("checkpoints/**/peer-0.safetensors")})
+
+
+def test_only_networks_of_the_best_completed_trial_are_kept_if_the_study_asks_for_it(
+    tmp_path: Path, always_due: None
+) -> None:
+    run, space = RunFolder(str(tmp_path)), parse_space(TREE | {"tune": {"keep": "best"}})
+    recorder = recorder_of(run, 0, space)
+    network = Peer(SPACE.resolve({"training.lr": 0.1}), 0).save()
+    left = []
+    for number, score in enumerate([0.5, 0.9, 0.7, 0.9]):
         for round_ in (1, 2):
-            metadata = CheckpointMetadata(
-                round=round_,
-                score=score,
-                is_complete=round_ == 2,
-                peers=[0],
-                num_restarts={},
-                summary={"round": round_, "best_peer": 0},
-                settings={},
-            )
-            checkpoints.write(metadata, lambda: [("peer-0.safetensors", network)])
+            write_checkpoint(run, number, round_, network, is_complete=round_ == 2)
         run_trial(recorder, number, REPORT | {"val_accuracy": score})
-        left.append(sorted({path.parents[1].name for path in tmp_path.rglob("checkpoints/**/peer-0.safetensors")}))
+        left.append(trials_with_networks(tmp_path))
+        listed = run.read_table("trials").to_pylist()
+        best = max(listed, key=lambda row: row["val_accuracy"])
+        assert best["trial_id"] in left[-1]  # a reader of the table finds the best network
     assert left == [["00000"], ["00001"], ["00001"], ["00001"]]
     rounds = [path.parent.name for path in tmp_path.rglob("00002/*/population.json")]
     assert sorted(rounds) == ["round-000001", "round-000002"]  # the record stays
+
+
+def test_networks_written_after_the_end_of_their_trial_are_removed_at_the_end_of_the_study(
+    tmp_path: Path, always_due: None
+) -> None:
+    """A trial that the scheduler stops writes its last round in the background; a killed study leaves networks too."""
+    run, space = RunFolder(str(tmp_path)), parse_space(TREE | {"tune": {"keep": "best"}})
+    recorder = recorder_of(run, 1, space)
+    network = Peer(SPACE.resolve({"training.lr": 0.1}), 0).save()
+    write_checkpoint(run, 0, 1, network)
+    for number, (score, test) in enumerate([(0.9, 0.5), (0.7, None)], start=1):
+        write_checkpoint(run, number, 1, network)
+        run_trial(recorder, number, REPORT | {"val_accuracy": score, "test_accuracy": test})
+    assert run.read_table("trials")["status"].to_pylist() == ["completed", "completed", "stopped"]
+    assert trials_with_networks(tmp_path) == ["00000", "00001"]
+    write_checkpoint(run, 2, 2, network)
+    assert trials_with_networks(tmp_path) == ["00000", "00001", "00002"]
     recorder.finish()
-    assert sorted(path.parent.name for path in tmp_path.rglob("00001/*/peer-0.safetensors")) == sorted(rounds)
+    assert trials_with_networks(tmp_path) == ["00001"]
+
+
+def test_networks_stay_while_the_table_still_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "SHARE_OF_JOINING", 1e-9)  # due once, then again after years
+    run = RunFolder(str(tmp_path))
+    recorder = recorder_of(run, 0, parse_space(TREE | {"tune": {"keep": "best"}}))
+    network = Peer(SPACE.resolve({"training.lr": 0.1}), 0).save()
+    for number, score in enumerate([0.5, 0.9]):
+        write_checkpoint(run, number, 1, network, is_complete=True)
+        run_trial(recorder, number, REPORT | {"val_accuracy": score})
+    assert [row["trial_id"] for row in run.read_table("trials").to_pylist()] == ["00000"]
+    assert trials_with_networks(tmp_path) == ["00000", "00001"]
+    recorder.finish()
+    assert trials_with_networks(tmp_path) == ["00001"]
+
+
+def test_networks_of_the_pareto_front_are_kept(tmp_path: Path, always_due: None) -> None:
+    tune = {"keep": "best", "metric": ["val_accuracy", "flops"], "mode": ["max", "min"]}
+    run, space = RunFolder(str(tmp_path)), parse_space(TREE | {"tune": tune})
+    recorder = recorder_of(run, 0, space)
+    network = Peer(SPACE.resolve({"training.lr": 0.1}), 0).save()
+    for number, (score, flops) in enumerate([(0.9, 300), (0.7, 200), (0.6, 250)]):
+        write_checkpoint(run, number, 1, network, is_complete=True)
+        run_trial(recorder, number, REPORT | {"val_accuracy": score, "flops": flops})
+    assert trials_with_networks(tmp_path) == ["00000", "00001"]

@@ -134,8 +134,14 @@ def test_peers_above_eight_per_core_are_spread_over_all_cores() -> None:
     request = resource_request(33, AUTO, LAPTOP)
     assert [len(peers) for peers in request.actors] == [17, 16]
     assert all_fit(request.bundles, LAPTOP)
-    apart = resource_request(20, AUTO, LAPTOP, 1)
-    assert (len(apart.bundles), apart.cpus_per_peer) == (20, 0.1)
+    assert len(resource_request(64, AUTO, LAPTOP, 4).bundles) == 16
+
+
+@pytest.mark.parametrize(("nodes", "peers_per_actor"), [(LAPTOP, 1), ([Node(2, 4)], "auto")])
+def test_more_than_eight_processes_per_core_are_refused(nodes: list[Node], peers_per_actor: Any) -> None:
+    assert len(resource_request(16, AUTO, nodes, peers_per_actor).bundles) == 16
+    with pytest.raises(ResourceError, match="room for 16"):
+        resource_request(17, AUTO, nodes, peers_per_actor)
 
 
 def test_auto_counts_whole_cores_alone() -> None:
@@ -231,7 +237,8 @@ def test_bundles_and_nodes_are_described() -> None:
 def test_auto_is_refused_only_if_no_equal_shares_fit(
     num_peers: int, resources: ResourceSettings, nodes: list[Node]
 ) -> None:
-    cpus = [math.floor(1e4 / sharing) / 1e4 for sharing in range(1, max(num_peers, 8) + 1)]
+    has_gpus = any(node.gpus for node in nodes) and resources.gpus_per_peer != 0
+    cpus = [math.floor(1e4 / sharing) / 1e4 for sharing in range(1, (8 if has_gpus else max(num_peers, 8)) + 1)]
     if resources.cpus_per_peer != "auto":
         cpus = [resources.cpus_per_peer]
     gpus: Any = [resources.gpus_per_peer]

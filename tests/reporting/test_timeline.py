@@ -37,6 +37,12 @@ def test_bars_span_each_trial_in_the_color_of_its_status() -> None:
     assert "0:01:38" in drawn.description
 
 
+def test_description_has_both_dates_of_a_study_over_several_days() -> None:
+    drawn = timeline([row(0, "completed", 0, 2 * 86_400)])
+    assert drawn is not None
+    assert drawn.description.startswith("1 trial from 2026-05-04 12:00 to 2026-05-06 12:00 UTC")
+
+
 def test_nothing_is_drawn_before_a_trial_starts_or_for_runs_without_times() -> None:
     assert timeline([row(0, "pending", None, None)]) is None
     assert timeline([{"trial_id": "00000", "status": "completed", "wall_s": 3.0}]) is None

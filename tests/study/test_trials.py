@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -138,16 +139,21 @@ def test_row_before_the_first_round_has_no_measurements() -> None:
 
 
 def test_resumed_trial_keeps_its_first_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([100.0, 150.0, 200.0, 260.0])
-    monkeypatch.setattr("time.time", lambda: next(now))
+    now = iter([100.0, 150.0, 200.0])
+    monkeypatch.setattr("graftpop.study.trials.time", SimpleNamespace(time=lambda: next(now)))
     one = trial(0, "pending")
     one.start()
     one.end("interrupted")
     assert (one.status, one.started_at, one.ended_at) == ("interrupted", 100.0, 150.0)
+    one.wait()
+    assert (one.status, one.started_at, one.ended_at) == ("pending", 100.0, None)
     one.start()
     assert (one.status, one.started_at, one.ended_at) == ("running", 100.0, None)
     one.end("completed")
     assert (one.status, one.started_at, one.ended_at) == ("completed", 100.0, 200.0)
+    never = trial(1, "pending")
+    never.end("interrupted")
+    assert (never.status, never.started_at, never.ended_at) == ("interrupted", None, None)
 
 
 def test_row_has_the_cost_of_the_whole_and_of_the_cut_network() -> None:
