@@ -27,9 +27,17 @@ THEMES = {
 INCHES_PER_LINE, LEAST_INCHES, WIDTH = 0.27, 1.0, 8.6
 
 
-def group_of(entry: Path, variants: Sequence[str] = ()) -> tuple[str, Group]:
-    """Return the name of an entry's study and its comparison, with some variants beside the baseline or with all."""
+def group_of(entry: Path, variants: Sequence[str] = (), baseline: str | None = None) -> tuple[str, Group]:
+    """Return the name of an entry's study and its comparison, with some variants beside the baseline or with all.
+
+    Args:
+        entry: folder with `space.yaml` and `results.jsonl`.
+        variants: names of variants.
+        baseline: the variant that the others are compared with; None: that of the space.
+    """
     space = load_space(entry / "space.yaml")
+    if baseline is not None:
+        space = replace(space, baseline=baseline)
     rows = [json.loads(line) for line in (entry / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     (group,) = compare_trials(rows, space)
     if variants:

@@ -1,6 +1,6 @@
 """Print a comparison of pruning methods in Markdown: test score, difference to the whole network, and what is left.
 
-    python benchmarks/sizes.py ENTRY
+    python benchmarks/sizes.py ENTRY [--baseline VARIANT]
 
 ENTRY is a folder of `benchmarks/` with `space.yaml` and `results.jsonl`. Sizes and latencies are shares of the network
 before the removal: means over the seeds, and for latencies medians.
@@ -35,8 +35,10 @@ def shares_left(rows: Sequence[dict[str, Any]], column: str) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("entry", type=Path)
-    entry = parser.parse_args().entry
-    _, group = group_of(entry)
+    parser.add_argument("--baseline", help="variant that the others are compared with; default that of the space")
+    given = parser.parse_args()
+    entry = given.entry
+    _, group = group_of(entry, baseline=given.baseline)
     results = read_results(entry)
     print(f"| {' | '.join(HEADS)} |\n|---|{'---:|' * (len(HEADS) - 1)}")
     for line in sorted(group.lines, key=lambda line: -(line.mean or 0.0)):
