@@ -26,7 +26,11 @@ def main() -> None:
             graftpop.trainable(space, out=f"{folder}/out"),
             param_space={"graft.A": tune.uniform(0, 1), "population.num_peers": tune.choice([2, 3])},
             tune_config=tune.TuneConfig(
-                metric="val_accuracy", mode="max", num_samples=3, scheduler=ASHAScheduler(grace_period=2)
+                metric="val_accuracy",
+                mode="max",
+                num_samples=3,
+                scheduler=ASHAScheduler(grace_period=2),
+                reuse_actors=True,  # processes, which take seconds to start, lead one trial after the other
             ),
             run_config=tune.RunConfig(storage_path=f"{folder}/tune", verbose=0),
         )

@@ -38,7 +38,11 @@ def test_wheel_holds_every_module_and_data_file(wheel: Path) -> None:
         for file in (ROOT / "graftpop").rglob("*")
         if file.suffix in (".py", ".css", ".html", ".js", ".typed")
     }
-    spaces = {f"graftpop/{file.relative_to(ROOT)}" for file in (ROOT / "search_spaces").rglob("*.*")}
+    spaces = {
+        f"graftpop/{file.relative_to(ROOT)}"
+        for file in (ROOT / "search_spaces").rglob("*")
+        if file.suffix in (".yaml", ".json")
+    }
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if name.startswith("graftpop/")}
     assert held == sources | spaces

@@ -275,7 +275,8 @@ def test_missing_space_is_refused() -> None:
 
 
 def test_more_peers_than_the_cluster_can_place_are_refused() -> None:
-    refused = refusal("--space", DIGITS, "--set", "population.num_peers={choice: [2, 5000]}")
+    options = ("--set", "population.num_peers={choice: [2, 5000]}", "--set", "population.mode=async")
+    refused = refusal("--space", DIGITS, *options)
     assert refused.startswith("--set population.num_peers={choice: [2, 5000]}: population.num_peers: 5000 peers ")
     assert re.search(r"1 node, \d+ CPU, \d+ GPU\D+(\d+); .* \1 peers.*resources.cpus_per_peer", refused)
 
@@ -350,7 +351,7 @@ def test_bad_input_is_refused_before_anything_starts(arguments: list[str], messa
         ("training: {lr: '1e-4'}", r"space\.yaml: training\.lr: .*got '1e-4'; .*0\.0001$"),
         ("model: {name: resnet9}", r"space\.yaml: model\.name: unknown name 'resnet9'"),
         (
-            "population: {num_peers: 5000}\ndata: {name: digits}\nmodel: {name: resnet8}",
+            "population: {num_peers: 5000, mode: async}\ngraft: {}\ndata: {name: digits}\nmodel: {name: resnet8}",
             r"space\.yaml: population\.num_peers: 5000 peers of ",
         ),
     ],
