@@ -147,8 +147,8 @@ class SimulatedPeer:
     def predict(self, split: str) -> tuple[Any, Any]:
         return np.zeros((NUM_VAL, 10), np.float32), self._predicted
 
-    def ensemble_accuracy(self, *predictions: tuple[Any, Any]) -> float:
-        return float(np.mean(sum(probability for probability, _ in predictions)))
+    def ensemble_scores(self, *predictions: tuple[Any, Any]) -> dict[str, float]:
+        return {ACCURACY.name: float(np.mean(sum(probability for probability, _ in predictions)))}
 
     def cost(self) -> dict[str, int]:
         return {"parameters": NUM_WEIGHTS, "flops": 0}

@@ -1,1 +1,1 @@
-"""What the commands do and print: a study, its plan and its progress, tables of weights, exit codes."""
+"""Code behind the commands: a study, its plan and its progress, tables of weights, exit codes."""

@@ -1,4 +1,4 @@
-"""What the command of a study prints before its table, and the origin that its errors name."""
+"""Lines that the command of a study prints before its table, and errors with the option or file they come from."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -24,7 +24,7 @@ from graftpop.cluster.search import (
 )
 from graftpop.cluster.stop_notice import StopNotice
 from graftpop.cluster.trackers import Tracker
-from graftpop.cluster.trainable import leader, placement_of
+from graftpop.cluster.trainable import PopulationTrainable, leader, placement_of
 from graftpop.cluster.tune_losses import losses_counted
 from graftpop.errors import CheckpointError, one_line
 from graftpop.metrics import Metric
@@ -105,6 +105,7 @@ def run_study(
             ending.enter_context(_own_errors())
             tune.run(
                 leader(
+                    PopulationTrainable,
                     lambda config: placement_of(space, config, connection),
                     space=space,
                     nodes=connection.nodes,

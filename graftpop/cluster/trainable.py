@@ -51,16 +51,21 @@ def placement_of(space: Space, config: dict[str, Any], connection: Connection) -
     return tune.PlacementGroupFactory([{connection.here: LEAST} if may_shrink else {}, *request.bundles])
 
 
-def leader(placement: Callable[[dict[str, Any]], tune.PlacementGroupFactory], **parameters: Any) -> Any:
+def leader(
+    of_class: type["PopulationTrainable"],
+    placement: Callable[[dict[str, Any]], tune.PlacementGroupFactory],
+    **parameters: Any,
+) -> Any:
     """Return a trainable for Tune, whose actors lead one trial each.
 
     The dashboard shows these actors as `Population`, and `ps` as `ray::Population`.
 
     Args:
+        of_class: the class of these actors.
         placement: resources of a trial by its config.
         **parameters: parameters of `PopulationTrainable.setup`.
     """
-    trainable = tune.with_parameters(PopulationTrainable, **parameters)
+    trainable = tune.with_parameters(of_class, **parameters)
     trainable.__name__ = "population"  # in the names of Tune's files
     leading = tune.with_resources(trainable, placement)
     leading.__qualname__ = "Population"  # the name of the actor's class

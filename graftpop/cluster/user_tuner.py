@@ -9,7 +9,7 @@ from ray import tune
 
 from graftpop.cluster.connection import nodes_of_cluster, private_start
 from graftpop.cluster.resources import resource_request
-from graftpop.cluster.trainable import leader
+from graftpop.cluster.trainable import PopulationTrainable, leader
 from graftpop.errors import SpaceError
 from graftpop.run.run_folder import RunFolder
 from graftpop.space import load_space, parse_space
@@ -61,4 +61,4 @@ def trainable(space: str | Path, out: str, overrides: Iterable[str] = ()) -> Any
         settings = parse_space(base.merged_tree(config), "param_space").resolve()  # all checks, before the trial starts
         return tune.PlacementGroupFactory([{}, *resource_request(settings, nodes).bundles])
 
-    return leader(placement, space=base, nodes=nodes, location=folder.location)
+    return leader(PopulationTrainable, placement, space=base, nodes=nodes, location=folder.location)

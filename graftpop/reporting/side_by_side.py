@@ -40,7 +40,8 @@ class Run:
         space: search space of the run.
         provenance: content of `run.json`; may be empty.
         rows: restored rows of `trials.parquet`.
-        rounds: rounds of its best trial, with the label in place of the trial ID.
+        best: row of the best trial; None before the first round, and in a comparison, where it is one lucky seed.
+        rounds: rounds of the best trial, with the label in place of the trial ID.
     """
 
     label: str
@@ -48,12 +49,8 @@ class Run:
     space: Space
     provenance: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
+    best: Mapping[str, Any] | None
     rounds: pa.Table
-
-    @property
-    def best(self) -> Mapping[str, Any] | None:
-        """Row of the best trial; None before the first round, and in a comparison, where it is one lucky seed."""
-        return None if self.space.variants else best_row(self.rows, self.space.primary)
 
     @property
     def groups(self) -> dict[str, list[Mapping[str, Any]]]:
@@ -110,7 +107,7 @@ def _read(folder: RunFolder, label: str) -> Run:
         "rounds", trial_ids=[best["trial_id"]] if best else [], columns=round_columns(space.primary)
     )
     labelled = rounds.set_column(0, "trial_id", pa.array([label] * rounds.num_rows, pa.string()))
-    return Run(label, folder.shown, space, read_provenance(folder), rows, labelled)
+    return Run(label, folder.shown, space, read_provenance(folder), rows, best, labelled)
 
 
 def _runs(runs: Sequence[Run], primary: Metric) -> Section:
