@@ -1,13 +1,13 @@
 """Run a comparison in parts, on one machine after another: the trials that an entry's results lack.
 
-    python benchmarks/parts.py ENTRY --runs FOLDER [--seeds 0 1 ...] [--minutes M]
+    python benchmarks/parts.py ENTRY --runs FOLDER [--seeds 0 1 ...] [--variants NAME...] [--minutes M]
     python benchmarks/parts.py ENTRY --collect RUN...
 
 ENTRY is a folder of `benchmarks/` with a `space.yaml`. Its seeds run one after another, each with the variants that it
-lacks, so that every complete seed is a paired comparison. After each run, also one ended by Ctrl-C or the time limit,
-its complete trials are added to ENTRY/results.jsonl, with the commit, processor and precision of their run. A seed
-keeps the precision of its first trial, whatever `auto` means on the next machine. `--collect` adds the trials of runs
-started by hand.
+lacks, so that every complete seed is a paired comparison; `--seeds` and `--variants` choose what runs first. After
+each run, also one ended by Ctrl-C or the time limit, its complete trials are added to ENTRY/results.jsonl, with the
+commit, processor and precision of their run. A seed keeps the precision of its first trial, whatever `auto` means on
+the next machine. `--collect` adds the trials of runs started by hand.
 """
 
 import argparse
@@ -81,12 +81,14 @@ def collect(entry: Path, run: Path) -> None:
 
 def run_part(space: dict[str, Any], run: Path, deadline: float) -> bool:
     """Run or resume a part until it ends or the deadline, in `time.monotonic` seconds; return whether it ended."""
+    file, text = run.with_suffix(".yaml"), yaml.safe_dump(space, sort_keys=False)
     if run.exists():
+        if file.read_text(encoding="utf-8") != text:
+            sys.exit(f"{run}: holds other variants or settings than this part; move it away")
         options = ["--resume", str(run.resolve())]
     else:
         run.parent.mkdir(parents=True, exist_ok=True)
-        file = run.with_suffix(".yaml")
-        file.write_text(yaml.safe_dump(space, sort_keys=False), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
         options = ["--space", str(file.resolve()), "--out", str(run.resolve())]
     driver = subprocess.Popen([sys.executable, "-m", "graftpop.tune", *options], cwd=ROOT)
     try:
@@ -106,6 +108,7 @@ def main() -> None:
     parser.add_argument("entry", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--variants", nargs="+", metavar="NAME")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--collect", type=Path, nargs="+", metavar="RUN")
     options = parser.parse_args()
@@ -119,8 +122,12 @@ def main() -> None:
     for seed, variants in missing(space, read_results(options.entry)).items():
         if options.seeds and seed not in options.seeds:
             continue
+        if options.variants:
+            variants = [name for name in variants if name in options.variants]
+        if not variants:
+            continue
         precision = precision_of(seed, read_results(options.entry))
-        run = options.runs / f"{space['name']}-{seed}-from-{len(space['variants']) - len(variants)}"
+        run = options.runs / f"{space['name']}-{seed}-{variants[0]}-and-{len(variants) - 1}"
         ended = run_part(part(space, seed, variants, precision), run, deadline)
         collect(options.entry, run)
         if not ended:

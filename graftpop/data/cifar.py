@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from graftpop.data.cache import cache_folder
 from graftpop.data.cifar_pickles import SIDE, read_batches, read_class_names
+from graftpop.data.decoding import scaled_pixels
 from graftpop.data.download import download_archive
 from graftpop.data.folder import class_folders, folder_source
 from graftpop.data.parquet import parquet_files, parquet_source
@@ -79,7 +80,7 @@ def _find(variant: _Variant, data: DataSettings) -> Source:
             f"{message}; {error}; set GRAFTPOP_DATA{unset} to a folder that holds {variant.name}/, or "
             "data.root to the folder of the images"
         ) from error
-    return _batches_source(cached, variant)
+    return _batches_source(cached, variant, data.image_size)
 
 
 def is_to_download(data: DataSettings) -> bool:
@@ -103,12 +104,15 @@ def _places(variant: _Variant, data: DataSettings) -> dict[str, Path]:
 
 def _source_in(folder: Path, variant: _Variant, data: DataSettings) -> Source | None:
     if (folder / variant.batches).is_dir():
-        return _batches_source(folder, variant)
+        return _batches_source(folder, variant, data.image_size)
     if files := parquet_files(folder):
-        source = parquet_source(variant.name, folder, files, data.label, usual_label=variant.label)
+        source = parquet_source(
+            variant.name, folder, files, data.label, usual_label=variant.label, image_size=data.image_size
+        )
         return replace(source, mean_std=variant.mean_std)
     if (folder / "train").is_dir():
-        return folder_source(variant.name, class_folders(folder), flip=True, mean_std=variant.mean_std)
+        images = class_folders(folder)
+        return folder_source(variant.name, images, flip=True, mean_std=variant.mean_std, image_size=data.image_size)
     return None
 
 
@@ -119,8 +123,9 @@ def _archive(variant: _Variant) -> "type[CIFAR10]":
     return archive
 
 
-def _batches_source(folder: Path, variant: _Variant) -> Source:
+def _batches_source(folder: Path, variant: _Variant, image_size: int | None) -> Source:
     batches = folder / variant.batches
+    side = image_size or SIDE
 
     def open_batches() -> Contents:
         archive = _archive(variant)
@@ -128,8 +133,8 @@ def _batches_source(folder: Path, variant: _Variant) -> Source:
         parts = {}
         for part, files in (("train", archive.train_list), ("test", archive.test_list)):
             pixels, labels = read_batches(batches, dict(files), variant.labels)
-            parts[part] = Part(len(pixels), iter([(pixels, labels)]))
-        return Contents(tuple(names), SIDE, SIDE, parts)
+            parts[part] = Part(len(pixels), iter([(pixels if side == SIDE else scaled_pixels(pixels, side), labels)]))
+        return Contents(tuple(names), side, side, parts)
 
     files = tuple(file for file in sorted(batches.iterdir()) if file.is_file())
-    return Source(variant.name, files, open_batches, flip=True, mean_std=variant.mean_std)
+    return Source(variant.name, files, open_batches, flip=True, mean_std=variant.mean_std, image_size=image_size)

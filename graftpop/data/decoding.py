@@ -15,7 +15,17 @@ from graftpop.errors import DataError, one_line
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Block", "DamagedImage", "ImageSize", "decode_blocks", "decode_image", "find_damage", "scaled", "size_of"]
+__all__ = [
+    "Block",
+    "DamagedImage",
+    "ImageSize",
+    "decode_blocks",
+    "decode_image",
+    "find_damage",
+    "scaled",
+    "scaled_pixels",
+    "size_of",
+]
 
 Label = int | list[int]  # a class, or identity, camera and role
 EncodedImage = tuple[bytes | str, str, Label]  # content or path, name for messages, label
@@ -207,6 +217,13 @@ def scaled(image: "Image.Image", size: ImageSize) -> "Image.Image":
         return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     height, width = size
     return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def scaled_pixels(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return pixels, (N, H, W, 3), scaled to a side as `scaled` scales an image."""
+    from PIL import Image
+
+    return np.stack([np.asarray(scaled(Image.fromarray(image), side)) for image in pixels])
 
 
 def decode_blocks(

@@ -115,8 +115,8 @@ def load_splits(
             )
         if data.image_size is not None and isinstance(found, Source) and found.image_size is None:
             raise DataError(
-                f"data.image_size: must be unset unless data.name is hf, parquet or folder, got {data.image_size} "
-                f"for {data.name}; leave it out"
+                f"data.image_size: must be unset for {data.name}, whose images have one size, got {data.image_size}; "
+                "leave it out"
             )
         if data.camera is not None and not (isinstance(found, Source) and found.camera):
             raise DataError(

@@ -1,4 +1,4 @@
-"""Alphas that keep the values of adaptive grafting and break their link to information; for `exchange.yaml`.
+"""Alphas that keep the values of adaptive grafting and break their link to information; for `saturated.yaml`.
 
 If grafting gains because entropy chooses each site's alpha, these must lose: they give the same alphas to wrong sites.
 """

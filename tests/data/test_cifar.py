@@ -95,6 +95,25 @@ def test_published_batches_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert splits.recipe.flip
 
 
+@pytest.mark.parametrize("layout", ["tables", "batches", "folders"])
+def test_images_of_every_layout_are_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+    folder = tmp_path / "data" / "cifar10"
+    if layout == "tables":
+        write_tables(folder)
+    elif layout == "batches":
+        write_batches(folder, monkeypatch)
+    else:
+        for part, rows in (("train", slice(0, 30)), ("test", slice(30, 36))):
+            write_class_folders(folder / part, {"cat": list(PIXELS[rows])})
+    splits = load(image_size=16)
+    expected = [np.asarray(Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR)) for image in PIXELS]
+    for split, rows in ((splits.train, slice(0, 30)), (splits.test, slice(30, 36))):
+        pixels = cast(MemoryImages, split).pixels.permute(0, 2, 3, 1).numpy()
+        assert np.array_equal(pixels, np.stack(expected[rows]))
+    assert splits.image_shape == (3, 16, 16)
+    assert splits.recipe.crop_padding == 2
+
+
 def test_published_batches_of_cifar100_have_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(name: str, content: dict[str, Any]) -> str:
         (folder / name).write_bytes(pickle.dumps(content))
