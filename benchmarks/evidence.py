@@ -1,9 +1,9 @@
 """Draw the differences of a comparison: each variant minus the baseline, with its 95 % interval and its seeds.
 
-    python benchmarks/evidence.py ENTRY [--out FOLDER] [--variants NAME...]
+    python benchmarks/evidence.py ENTRY [--out FOLDER] [--variants NAME...] [--baseline NAME] [--ensembles NAME...]
 
 ENTRY is a folder of `benchmarks/` with `space.yaml` and `results.jsonl`, which `summary.py --trials` writes. Its
-pictures are NAME-light.svg and NAME-dark.svg, with the name of the space. Needs matplotlib.
+pictures are NAME-light.svg and NAME-dark.svg, with the name of the space, or that of `--name`. Needs matplotlib.
 """
 
 import argparse
@@ -27,22 +27,36 @@ THEMES = {
 INCHES_PER_LINE, LEAST_INCHES, WIDTH = 0.27, 1.0, 8.6
 
 
-def group_of(entry: Path, variants: Sequence[str] = (), baseline: str | None = None) -> tuple[str, Group]:
+def group_of(
+    entry: Path, variants: Sequence[str] = (), baseline: str | None = None, *, ensembles: Sequence[str] = ()
+) -> tuple[str, Group]:
     """Return the name of an entry's study and its comparison, with some variants beside the baseline or with all.
 
     Args:
         entry: folder with `space.yaml` and `results.jsonl`.
         variants: names of variants.
         baseline: the variant that the others are compared with; None: that of the space.
+        ensembles: names of variants whose ensembles are added, each as a variant of its own.
     """
     space = load_space(entry / "space.yaml")
     if baseline is not None:
         space = replace(space, baseline=baseline)
     rows = [json.loads(line) for line in (entry / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows += [_of_ensemble(row) for row in rows if row["variant"] in ensembles]
+    names = {f"{name}, ensemble": name for name in ensembles}
+    space = replace(space, variants={**space.variants, **{new: space.variants[name] for new, name in names.items()}})
     (group,) = compare_trials(rows, space)
     if variants:
-        group = replace(group, lines=tuple(line for line in group.lines if line.variant in {group.baseline, *variants}))
+        kept = {group.baseline, *variants, *names}
+        group = replace(group, lines=tuple(line for line in group.lines if line.variant in kept))
     return space.resolve().name, group
+
+
+def _of_ensemble(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of a trial whose output is the ensemble of all its peers."""
+    score = next(name for name in row if name.startswith("ensemble_test_"))
+    of_all = {score.removeprefix("ensemble_"): row[score], "inference_flops": row["num_peers"] * row["inference_flops"]}
+    return row | {"variant": f"{row['variant']}, ensemble"} | of_all
 
 
 def draw(group: Group, theme: dict[str, str], file: Path) -> None:
@@ -107,10 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("entry", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     parser.add_argument("--variants", nargs="+", default=[], metavar="NAME")
+    parser.add_argument("--baseline", metavar="NAME", help="default: that of the space")
+    parser.add_argument("--ensembles", nargs="+", default=[], metavar="NAME")
+    parser.add_argument("--name", help="of the pictures; default: that of the space")
     options = parser.parse_args(arguments)
-    name, group = group_of(options.entry, options.variants)
+    name, group = group_of(options.entry, options.variants, options.baseline, ensembles=options.ensembles)
     for mode, theme in THEMES.items():
-        file = options.out / f"{name}-{mode}.svg"
+        file = options.out / f"{options.name or name}-{mode}.svg"
         draw(group, theme, file)
         print(file)
 

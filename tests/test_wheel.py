@@ -56,7 +56,7 @@ def test_commands_of_the_wheel_run_outside_the_checkout(wheel: Path, tmp_path: P
         "import sys\n"
         "from graftpop.__main__ import __file__, main\n"
         "print(__file__)\n"
-        "for arguments in ('init --from digits', 'spaces', 'tune evidence/exchange --dry-run'):\n"
+        "for arguments in ('init --from digits', 'spaces', 'tune evidence/saturated --dry-run'):\n"
         "    sys.argv = ['graftpop', *arguments.split()]\n"
         "    try:\n"
         "        main()\n"
@@ -75,7 +75,7 @@ def test_commands_of_the_wheel_run_outside_the_checkout(wheel: Path, tmp_path: P
     lines = ended.stdout.splitlines()
     assert lines[0].startswith(str(installed)), ended.stderr
     assert [line for line in lines if line.startswith("code ")] == ["code 0", "code 0", "code 2"]
-    assert {line.split()[0] for line in lines} >= {"digits", "papers/clr_rnf", "evidence/exchange"}
+    assert {line.split()[0] for line in lines} >= {"digits", "papers/clr_rnf", "evidence/saturated"}
     assert "population:" in (tmp_path / "space.yaml").read_text(encoding="utf-8")
     (error,) = ended.stderr.splitlines()  # its code is in a checkout only
-    assert error.startswith("error: evidence/exchange: ")
+    assert error.startswith("error: evidence/saturated: ")

@@ -56,10 +56,10 @@ def test_space_whose_code_is_in_a_checkout_only_is_refused_outside(
     monkeypatch.setattr("sys.path", [path for path in sys.path if Path(path or ".").absolute() != ROOT])
     for module in [name for name in sys.modules if name.split(".")[0] == "search_spaces"]:  # by other tests
         monkeypatch.delitem(sys.modules, module)
-    with pytest.raises(SpaceError, match=r"^evidence/exchange: .*search_spaces\.evidence\.controls"):
-        load_space("evidence/exchange")
+    with pytest.raises(SpaceError, match=r"^evidence/saturated: .*search_spaces\.evidence\.controls"):
+        load_space("evidence/saturated")
     monkeypatch.chdir(ROOT)
-    assert load_space("evidence/exchange").variants
+    assert load_space("evidence/saturated").variants
 
 
 def test_file_is_an_argument_or_an_option_of_tune() -> None:
