@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graftpop.models.layers import pixel_mean
 from graftpop.models.resnet import he_convolutions_
 
 __all__ = ["DenseNet"]
@@ -74,5 +75,5 @@ class DenseNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, (N, num_classes), of images, (N, 3, H, W)."""
         out = F.relu(self.bn(self.layers(self.conv1(images))), inplace=True)
-        logits: Tensor = self.linear(out.mean((2, 3)))
+        logits: Tensor = self.linear(pixel_mean(out))
         return logits

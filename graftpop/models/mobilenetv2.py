@@ -10,6 +10,8 @@ from typing import Final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graftpop.models.layers import pixel_mean
+
 __all__ = ["MobileNetV2"]
 
 # expansion, output channels, blocks, stride of the first block (Table 2 of the paper, with the CIFAR strides)
@@ -80,5 +82,5 @@ class MobileNetV2(nn.Module):
         """Return logits, (N, num_classes), of images, (N, 3, H, W)."""
         out = F.relu(self.bn1(self.conv1(images)), inplace=True)
         out = F.relu(self.bn2(self.conv2(self.layers(out))), inplace=True)
-        logits: Tensor = self.linear(out.mean((2, 3)))
+        logits: Tensor = self.linear(pixel_mean(out))
         return logits

@@ -10,6 +10,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graftpop.models.layers import pixel_mean
+
 __all__ = ["ResNet", "he_convolutions_"]
 
 
@@ -45,7 +47,8 @@ class BasicBlock(nn.Module):
         """Return `x`; in a widening block every second pixel of it, with zero channels padded on both sides."""
         if not self.num_zero_channels:
             return x
-        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.num_zero_channels, self.num_zero_channels))
+        pixels = x.permute(0, 2, 3, 1)[:, ::2, ::2]  # channels last, for the layout of its gradient; see `pixel_mean`
+        return F.pad(pixels, (self.num_zero_channels, self.num_zero_channels)).permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output, (N, num_filters, H, W), with half the height and width in a widening block."""
@@ -83,7 +86,7 @@ class ResNet(nn.Module):
         """Return logits, (N, num_classes), of images, (N, 3, H, W)."""
         out = self.activation(self.bn1(self.conv1(images)))
         out = self.layer3(self.layer2(self.layer1(out)))
-        logits: Tensor = self.linear(out.mean((2, 3)))
+        logits: Tensor = self.linear(pixel_mean(out))
         return logits
 
 

@@ -8,6 +8,7 @@ convolution with BatchNorm.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graftpop.models.layers import pixel_mean
 from graftpop.models.resnet import he_convolutions_
 
 __all__ = ["ResNeXt"]
@@ -71,5 +72,5 @@ class ResNeXt(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, (N, num_classes), of images, (N, 3, H, W)."""
         out = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        logits: Tensor = self.linear(self.layers(out).mean((2, 3)))
+        logits: Tensor = self.linear(pixel_mean(self.layers(out)))
         return logits

@@ -9,6 +9,8 @@ from typing import Final
 
 from torch import Tensor, nn
 
+from graftpop.models.layers import pixel_mean
+
 __all__ = ["VGG16"]
 
 STAGES: Final = (
@@ -52,5 +54,5 @@ class VGG16(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, (N, num_classes), of images, (N, 3, H, W)."""
-        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
+        logits: Tensor = self.classifier(pixel_mean(self.features(images)))
         return logits

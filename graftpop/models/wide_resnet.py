@@ -8,6 +8,7 @@ the authors' code.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graftpop.models.layers import pixel_mean
 from graftpop.models.resnet import he_convolutions_
 
 __all__ = ["WideResNet"]
@@ -60,7 +61,7 @@ class WideResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, (N, num_classes), of images, (N, 3, H, W)."""
         out = self.layer3(self.layer2(self.layer1(self.conv1(images))))
-        logits: Tensor = self.linear(F.relu(self.bn(out), inplace=True).mean((2, 3)))
+        logits: Tensor = self.linear(pixel_mean(F.relu(self.bn(out), inplace=True)))
         return logits
 
 

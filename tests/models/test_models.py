@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from graftpop.errors import ModelError
 from graftpop.models import MODELS, build, find_model
@@ -438,3 +440,27 @@ def test_user_defined_network_is_imported_from_the_working_directory(
     network = build("python:nets_of_a_test.Small", 7)
     assert isinstance(network, nn.Linear)
     assert network.out_features == 7
+
+
+class MixedLayouts(TorchDispatchMode):
+    """Records the operations on several feature maps, (N, C, H, W) with C and H * W above 1, of which one has its
+    channels first in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        maps = [one for one in args if isinstance(one, Tensor) and one.ndim == 4 and 1 not in one.shape[1:]]
+        if len(maps) > 1 and any(one.is_contiguous() for one in maps):
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet8_leaky", "mobilenetv2", "vgg16", "densenet", "resnext"])
+def test_training_keeps_all_feature_maps_channels_last(name: str) -> None:
+    # Operations on two layouts are several times as slow.
+    network = seeded(name).to(memory_format=torch.channels_last)
+    with MixedLayouts() as layouts:
+        network(images(2, 3, 32, 32).to(memory_format=torch.channels_last)).sum().backward()
+    assert layouts.found == []
