@@ -103,8 +103,8 @@ class Section(BaseModel):
     """One section of the settings: frozen, without unknown keys or implicit conversion (`"3"` is not 3).
 
     The docstring of a key gives its meaning and unit, and explains null, auto and every choice. It omits range and
-    default: the schema and the reference derive them from the field (`graftpop.space.json_schema`), and the keys that
-    it needs from `OnlyWith`.
+    default: the schema and the reference derive them from the field (`tests/support/generators/`), and the keys that it
+    needs from `OnlyWith`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)

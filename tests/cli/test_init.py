@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 import yaml
 from commands import graftpop
+from generators.settings_schema import section_of, settings_schema
 
 from graftpop.space import load_space
-from graftpop.space.settings_schema import section_of, settings_schema
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

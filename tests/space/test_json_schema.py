@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from generators.json_schema import KINDS, schema_text, space_schema
 from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
@@ -17,7 +18,6 @@ from hypothesis import strategies as st
 from graftpop.errors import GraftpopError
 from graftpop.settings import Settings
 from graftpop.space import DOMAINS, parse_space
-from graftpop.space.json_schema import KINDS, schema_text, space_schema
 from graftpop.space.yaml_tree import STUDY_KEYS, known_keys, put
 from graftpop.study.preflight import check_names
 

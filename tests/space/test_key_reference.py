@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 from generated_files import generated_files
+from generators.settings_schema import parts_of, settings_schema
 from space_makers import METHODS
 
 from graftpop.settings import Settings
 from graftpop.space import load_space, parse_space
-from graftpop.space.settings_schema import parts_of, settings_schema
 from graftpop.space.yaml_tree import STUDY_KEYS, known_keys
 
 ROOT = Path(__file__).parents[2]

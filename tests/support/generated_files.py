@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 from typing import get_type_hints
 
+from generators.commented_yaml import commented_yaml
+from generators.json_schema import schema_text, space_schema
+from generators.key_reference import keys_markdown
+
 from graftpop.rows import METRIC, ROWS
-from graftpop.space.commented_yaml import commented_yaml
-from graftpop.space.json_schema import schema_text, space_schema
-from graftpop.space.key_reference import keys_markdown
 from graftpop.space.yaml_tree import read_sections, with_defaults
 
 __all__ = ["generated_files"]

@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from generators.settings_schema import Schema, class_of, number_in, schema_of, settings_schema
+
 from graftpop.settings import ComparisonSettings, Settings
 from graftpop.space.comparison_keys import SECTIONS
 from graftpop.space.domains import DOMAINS
 from graftpop.space.parsing import SEARCHABLE
-from graftpop.space.settings_schema import Schema, class_of, number_in, schema_of, settings_schema
 from graftpop.space.yaml_tree import known_keys, maps_of_values
 
 __all__ = ["KINDS", "schema_text", "space_schema"]

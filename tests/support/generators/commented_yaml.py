@@ -6,9 +6,9 @@ from textwrap import wrap
 from typing import Any, Final
 
 import yaml
+from generators.settings_schema import Schema, choices_in, parts_of, range_in_words, section_of, settings_schema
 
 from graftpop.space.domains import is_domain
-from graftpop.space.settings_schema import Schema, choices_in, parts_of, range_in_words, section_of, settings_schema
 
 __all__ = ["commented_yaml", "on_one_line"]
 

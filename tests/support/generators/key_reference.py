@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from graftpop.space.commented_yaml import on_one_line
-from graftpop.space.json_schema import KINDS, space_schema
-from graftpop.space.settings_schema import (
+from generators.commented_yaml import on_one_line
+from generators.json_schema import KINDS, space_schema
+from generators.settings_schema import (
     Schema,
     choices_in,
     class_of,
@@ -15,6 +15,7 @@ from graftpop.space.settings_schema import (
     section_of,
     settings_schema,
 )
+
 from graftpop.space.yaml_tree import STUDY_KEYS
 
 __all__ = ["keys_markdown"]
