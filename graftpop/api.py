@@ -29,8 +29,8 @@ from graftpop.run.schemas import schemas
 from graftpop.seeds import derive, seeded
 from graftpop.settings import DataSettings, Settings, TaskSettings
 from graftpop.space import parse_space
+from graftpop.space.keys import STUDY_KEYS
 from graftpop.space.optimizer_arguments import check_optimizers
-from graftpop.space.yaml_tree import STUDY_KEYS
 from graftpop.tasks.check import check_network
 from graftpop.tasks.find import make_task, metrics_of
 from graftpop.tasks.task import Task

@@ -13,7 +13,7 @@ from graftpop.errors import CheckpointError, choose
 from graftpop.reporting.run_page import read_figures
 from graftpop.run.run_folder import RunFolder
 from graftpop.space import parse_space
-from graftpop.space.yaml_tree import read_sections
+from graftpop.space.yaml_text import read_sections
 from graftpop.study.trials import restored_row
 
 if TYPE_CHECKING:

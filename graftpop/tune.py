@@ -35,7 +35,7 @@ def _refuse_key(option: str, value: str) -> None:
     Raises:
         SpaceError: a key has the option's name, or a section whose own name is a key.
     """
-    from graftpop.space.yaml_tree import keys_named
+    from graftpop.space.keys import keys_named
 
     if keys := keys_named(option.removeprefix("--").replace("-", "_")):
         choices = " or ".join(shlex.join(["--set", f"{key}={value}"]) for key in keys)

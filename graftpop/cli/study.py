@@ -84,7 +84,7 @@ def resume_study(location: str, address: str | None, *, token: bool = False) -> 
     from graftpop.run.provenance import read_provenance, run_provenance
     from graftpop.run.run_folder import RunFolder
     from graftpop.space import parse_space
-    from graftpop.space.yaml_tree import read_sections
+    from graftpop.space.yaml_text import read_sections
     from graftpop.study.optuna_storage import storage_url
     from graftpop.study.trackers import check_packages
 

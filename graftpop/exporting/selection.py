@@ -18,7 +18,7 @@ from graftpop.run.checkpoints import Checkpoint, CheckpointMetadata, Checkpoints
 from graftpop.run.run_folder import RunFolder
 from graftpop.settings import DiagnosticsSettings, Settings
 from graftpop.space import parse_space
-from graftpop.space.yaml_tree import read_sections
+from graftpop.space.yaml_text import read_sections
 from graftpop.study.trials import best_row
 
 __all__ = ["SelectedNetwork", "select_network"]

@@ -24,7 +24,7 @@ from graftpop.reporting.trial_details import details_of, rows_of, trials_in_deta
 from graftpop.run.provenance import hardware_text, read_provenance
 from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space, parse_space
-from graftpop.space.yaml_tree import read_sections
+from graftpop.space.yaml_text import read_sections
 from graftpop.study.trials import best_row, objective_values, pareto_front, restored_row
 
 __all__ = [

@@ -21,7 +21,7 @@ from graftpop.run.provenance import hardware_text, read_provenance
 from graftpop.run.run_folder import RunFolder
 from graftpop.space import Space, parse_space
 from graftpop.space.domains import is_domain
-from graftpop.space.yaml_tree import read_sections
+from graftpop.space.yaml_text import read_sections
 from graftpop.study.trials import best_row, duration, restored_row
 
 __all__ = ["several_runs_html"]

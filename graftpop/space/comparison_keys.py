@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from graftpop.errors import SpaceError, choose, closest
 from graftpop.settings import ComparisonSettings, Settings
 from graftpop.space.domains import Domain, is_domain
+from graftpop.space.keys import STUDY_KEYS, known_keys
 from graftpop.space.validation_messages import Origin, describe, format_value
-from graftpop.space.yaml_tree import STUDY_KEYS, known_keys
 
 __all__ = ["check_overlap", "check_published", "read_comparison"]
 

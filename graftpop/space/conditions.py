@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 from graftpop.settings import Settings
 from graftpop.settings.section import OnlyWith
 from graftpop.space.domains import Domain
-from graftpop.space.yaml_tree import default_of, section_of, value_at
+from graftpop.space.keys import default_of, section_of
+from graftpop.space.yaml_tree import value_at
 
 __all__ = ["conditions_of", "dependent_keys", "in_order", "possible_values", "searched_around"]
 

@@ -13,9 +13,9 @@ from graftpop.ops.topology import TOPOLOGIES
 from graftpop.settings import Settings
 from graftpop.settings.task import METRICS
 from graftpop.space.domains import Domain
+from graftpop.space.keys import known_keys
 from graftpop.space.population_constraints import check_population
 from graftpop.space.validation_messages import Origin
-from graftpop.space.yaml_tree import known_keys
 from graftpop.training.schedules import SCHEDULES
 from graftpop.user_code import PYTHON
 

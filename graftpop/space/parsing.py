@@ -19,20 +19,15 @@ from graftpop.space.comparison_keys import check_overlap, check_published, read_
 from graftpop.space.conditions import in_order
 from graftpop.space.constraints import check_names, check_rules
 from graftpop.space.domains import Domain, is_domain, read_domain
+from graftpop.space.keys import STUDY_KEYS
 from graftpop.space.method_constraints import check_methods
+from graftpop.space.overrides import apply_override
 from graftpop.space.renamed import check_renamed
 from graftpop.space.search_constraints import check_effect, check_search
 from graftpop.space.space import Space
 from graftpop.space.validation_messages import Origin, Origins, VariantOrigins, describe, format_value
-from graftpop.space.yaml_tree import (
-    MAX_CHARS,
-    STUDY_KEYS,
-    apply_override,
-    copied,
-    make_paths_absolute_,
-    read_sections,
-    with_defaults,
-)
+from graftpop.space.yaml_text import MAX_CHARS, read_sections
+from graftpop.space.yaml_tree import copied, make_paths_absolute_, with_defaults
 from graftpop.user_code import PYTHON, is_importable
 
 __all__ = ["SEARCHABLE", "load_space", "parse_space", "read_space"]

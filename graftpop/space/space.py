@@ -14,7 +14,9 @@ from graftpop.settings import Accounting, Settings
 from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.conditions import conditions_of
 from graftpop.space.domains import Domain
-from graftpop.space.yaml_tree import copied, default_of, merged, put, read_exponents_, value_at
+from graftpop.space.keys import default_of
+from graftpop.space.yaml_text import read_exponents_
+from graftpop.space.yaml_tree import copied, merged, put, value_at
 
 __all__ = ["Space"]
 

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 from graftpop.errors import closest
 from graftpop.settings.optimizer import TIMM
 from graftpop.space.domains import DOMAINS, number_hint
-from graftpop.space.yaml_tree import STUDY_KEYS, names_at
+from graftpop.space.keys import STUDY_KEYS, names_at
 from graftpop.user_code import PYTHON
 
 __all__ = ["Origin", "Origins", "VariantOrigins", "describe", "format_value"]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from graftpop.__main__ import app
 from graftpop.errors import SpaceError
 from graftpop.space import load_space
-from graftpop.space.yaml_tree import keys_named
+from graftpop.space.keys import keys_named
 
 ROOT = Path(__file__).parents[2]
 FILES = {

@@ -22,7 +22,7 @@ from graftpop.settings import (
     TrainingSettings,
 )
 from graftpop.sites import find_sites
-from graftpop.space.yaml_tree import known_keys
+from graftpop.space.keys import known_keys
 from graftpop.training.flat_state import FlatState
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import yaml
 import graftpop
 from graftpop.settings import Settings
 from graftpop.space import parse_space
-from graftpop.space.yaml_tree import known_keys
+from graftpop.space.keys import known_keys
 
 ROOT = Path(__file__).parents[2]
 PAGES = {file.stem: file.read_text(encoding="utf-8") for file in sorted((ROOT / "docs" / "methods").glob("*.md"))}

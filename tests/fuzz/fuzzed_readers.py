@@ -20,7 +20,7 @@ from graftpop.errors import CheckpointError, DataError, GraftpopError, ModelErro
 from graftpop.models.network_file import read_network, split_peer_file
 from graftpop.models.weight_file import read_any_weights, read_weights
 from graftpop.space import load_space, parse_space
-from graftpop.space.yaml_tree import read_sections
+from graftpop.space.yaml_text import read_sections
 
 __all__ = ["READERS", "outcome"]
 

@@ -9,7 +9,8 @@ import yaml
 from mutations import INTERESTING, mutated, random_bytes
 
 from graftpop.settings import Settings
-from graftpop.space.yaml_tree import known_keys, put
+from graftpop.space.keys import known_keys
+from graftpop.space.yaml_tree import put
 
 __all__ = ["space_input"]
 

@@ -11,7 +11,8 @@ from graftpop.settings import Settings
 from graftpop.settings.optimizer import TIMM
 from graftpop.space import Space, parse_space
 from graftpop.space.conditions import dependent_keys
-from graftpop.space.yaml_tree import known_keys, put
+from graftpop.space.keys import known_keys
+from graftpop.space.yaml_tree import put
 from graftpop.user_code import PYTHON
 
 CURVE = "A: {uniform: [0.0, 1.0]}, c: {loguniform: [1.0, 500.0]}"

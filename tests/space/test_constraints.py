@@ -10,9 +10,9 @@ from space_makers import RULES, assert_refused, refusal
 from graftpop.settings import Settings
 from graftpop.space import Domain, parse_space
 from graftpop.space.constraints import NAME_TABLES
+from graftpop.space.keys import known_keys
 from graftpop.space.search_constraints import MOST_GRID_TRIALS, UNDER_PBT
 from graftpop.space.torch_constraints import CRITERION_TABLES
-from graftpop.space.yaml_tree import known_keys
 
 PBT = "tune: {scheduler: pbt, sampler: random}\n"
 GRID = "tune: {sampler: grid}\n"

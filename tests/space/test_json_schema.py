@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from graftpop.errors import GraftpopError
 from graftpop.settings import Settings
 from graftpop.space import DOMAINS, parse_space
-from graftpop.space.yaml_tree import STUDY_KEYS, known_keys, put
+from graftpop.space.keys import STUDY_KEYS, known_keys
+from graftpop.space.yaml_tree import put
 from graftpop.study.preflight import check_names
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").rglob("*.yaml"))

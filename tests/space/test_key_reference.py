@@ -13,7 +13,7 @@ from space_makers import METHODS
 
 from graftpop.settings import Settings
 from graftpop.space import load_space, parse_space
-from graftpop.space.yaml_tree import STUDY_KEYS, known_keys
+from graftpop.space.keys import STUDY_KEYS, known_keys
 
 ROOT = Path(__file__).parents[2]
 CIFAR = ROOT / "search_spaces" / "cifar.yaml"

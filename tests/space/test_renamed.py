@@ -8,8 +8,8 @@ import pytest
 from graftpop.errors import SpaceError
 from graftpop.settings import Settings
 from graftpop.space import load_space, parse_space
+from graftpop.space.keys import known_keys
 from graftpop.space.renamed import RENAMED_KEYS, RENAMED_VALUES, new_name
-from graftpop.space.yaml_tree import known_keys
 
 OF_STUDY = "published.accuracy"
 KEYS = {

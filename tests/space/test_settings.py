@@ -14,8 +14,9 @@ from graftpop.hooks.ranking import ALL_CRITERIA
 from graftpop.ops.criteria import CRITERIA
 from graftpop.settings import Settings, TeacherSettings, TrainingSettings
 from graftpop.space import parse_space
+from graftpop.space.keys import known_keys
 from graftpop.space.validation_messages import format_value
-from graftpop.space.yaml_tree import known_keys, put
+from graftpop.space.yaml_tree import put
 
 # by key: accepted values, including its bounds, and refused values with a part of the message
 WHOLE = "integer, got"

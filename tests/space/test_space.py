@@ -18,8 +18,10 @@ from graftpop.models import find_model
 from graftpop.settings import Settings
 from graftpop.space import Domain, Space, load_space, parse_space
 from graftpop.space.boundary import boundary_samples
+from graftpop.space.keys import known_keys
 from graftpop.space.search_constraints import UNDER_PBT
-from graftpop.space.yaml_tree import MAX_CHARS, MAX_DEPTH, MAX_NODES, MAX_SCALAR_CHARS, known_keys, put, read_yaml
+from graftpop.space.yaml_text import MAX_CHARS, MAX_DEPTH, MAX_NODES, MAX_SCALAR_CHARS, read_yaml
+from graftpop.space.yaml_tree import put
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 TOP_LEVEL = ", ".join([*Settings.model_fields, "variants, seeds, baseline, compare, published"])

@@ -9,7 +9,8 @@ from generators.json_schema import schema_text, space_schema
 from generators.key_reference import keys_markdown
 
 from graftpop.rows import METRIC, ROWS
-from graftpop.space.yaml_tree import read_sections, with_defaults
+from graftpop.space.yaml_text import read_sections
+from graftpop.space.yaml_tree import with_defaults
 
 __all__ = ["generated_files"]
 

@@ -10,7 +10,7 @@ from graftpop.errors import SpaceError
 from graftpop.settings import Settings
 from graftpop.settings.section import ExchangeSection
 from graftpop.space import parse_space
-from graftpop.space.yaml_tree import section_of
+from graftpop.space.keys import section_of
 
 Tree = Mapping[str, Any]
 

@@ -16,7 +16,7 @@ from generators.settings_schema import (
     settings_schema,
 )
 
-from graftpop.space.yaml_tree import STUDY_KEYS
+from graftpop.space.keys import STUDY_KEYS
 
 __all__ = ["keys_markdown"]
 

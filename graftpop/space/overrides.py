@@ -1,0 +1,54 @@
+"""Overrides of a space: `--set KEY=VALUE`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from graftpop.errors import SpaceError, choose, closest
+from graftpop.settings import ComparisonSettings, Settings
+from graftpop.space.keys import STUDY_KEYS, known_keys, maps_of_values
+from graftpop.space.renamed import new_name
+from graftpop.space.yaml_text import NOT_ON_ONE_LINE, read_yaml
+from graftpop.space.yaml_tree import put
+
+__all__ = ["apply_override"]
+
+INSTEAD_OF = {"seed": "seeds", "seeds": "seed"}
+"""Keys that exclude each other: an override of one removes the other."""
+
+
+def apply_override(tree: dict[str, Any], override: str) -> str:
+    """Apply `key=value` to a tree, or `variants.NAME.key=value` to one of its variants, and return the key.
+
+    Raises:
+        SpaceError: the override has another form, its key is unknown, or its value is not valid YAML.
+    """
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if NOT_ON_ONE_LINE.search(override):
+        raise SpaceError(
+            f"--set {key[:60]!a}: must be one line without control characters; write lists as [1, 2], maps as {{a: 1}}"
+        )
+    if not equals or not key:
+        raise SpaceError(f"--set {override}: must be KEY=VALUE, such as --set training.epochs=6")
+    known = [*known_keys(Settings), *known_keys(ComparisonSettings)]
+    settings_key = _key_in_variant(tree, key, override) if key.startswith("variants.") else key
+    if (new := new_name(settings_key)) is not None:
+        raise SpaceError(f"--set {override}: renamed to {new}; write {key.removesuffix(settings_key)}{new}")
+    is_in_map = settings_key.startswith(tuple(f"{name}." for name in maps_of_values(Settings)))
+    if settings_key not in (*known, *Settings.model_fields, *STUDY_KEYS) and not is_in_map:
+        in_full = [name for name in known if name.endswith(f".{settings_key}")]
+        raise SpaceError(
+            f"--set {override}: unknown key '{settings_key}'; write it as "
+            f"section.key{closest(in_full[0] if in_full else settings_key, known)}"
+        )
+    put(tree, key, read_yaml(text, f"--set {override}"))
+    tree.pop(INSTEAD_OF.get(key, ""), None)
+    return key
+
+
+def _key_in_variant(tree: Mapping[str, Any], key: str, override: str) -> str:
+    """Return the `section.key` of `variants.NAME.section.key`, after checking that the variant exists."""
+    variants = tree.get("variants")
+    name, _, settings_key = key.removeprefix("variants.").partition(".")
+    choose(variants if isinstance(variants, dict) else {}, name, f"--set {override}: variants")
+    return settings_key
