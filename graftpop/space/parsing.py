@@ -1,7 +1,6 @@
 """Reading of spaces: YAML to a validated `Space`."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -12,28 +11,26 @@ from pydantic import ValidationError
 from graftpop.errors import SpaceError, closest
 from graftpop.masking import masked
 from graftpop.settings import CompareSettings, Settings
-from graftpop.settings.section import OnlyWith
 from graftpop.shipped_spaces import find_space, shipped_spaces
 from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.comparison_keys import check_overlap, check_published, read_comparison
 from graftpop.space.conditions import in_order
 from graftpop.space.constraints import check_names, check_rules
-from graftpop.space.domains import Domain, is_domain, read_domain
+from graftpop.space.domains import Domain
+from graftpop.space.domains_in_tree import take_domains_
 from graftpop.space.keys import STUDY_KEYS
 from graftpop.space.method_constraints import check_methods
 from graftpop.space.overrides import apply_override
 from graftpop.space.renamed import check_renamed
-from graftpop.space.search_constraints import check_effect, check_search
+from graftpop.space.search_constraints import check_effect, check_first, check_search
 from graftpop.space.space import Space
-from graftpop.space.validation_messages import Origin, Origins, VariantOrigins, describe, format_value
+from graftpop.space.validation_messages import Origin, Origins, VariantOrigins, describe
 from graftpop.space.yaml_text import MAX_CHARS, read_sections
 from graftpop.space.yaml_tree import copied, make_paths_absolute_, with_defaults
 from graftpop.user_code import PYTHON, is_importable
 
-__all__ = ["SEARCHABLE", "load_space", "parse_space", "read_space"]
+__all__ = ["load_space", "parse_space", "read_space"]
 
-FIXED = ("name", "diagnostics", "tune", "resources")
-SEARCHABLE = tuple(name for name in Settings.model_fields if name not in FIXED)
 MAX_BOUNDARY_SAMPLES = 100_000  # about 5 s of validation
 
 
@@ -124,9 +121,9 @@ def _parse(tree: Mapping[str, Any], where: str, origins: Mapping[str, str]) -> t
         _put_seeds(sections, comparison.seeds, origin)
     if is_comparison and isinstance(sections.setdefault("tune", {}), dict):
         sections["tune"].setdefault("sampler", "grid")
-    domains: dict[str, Domain] = {"variant": Domain("grid", tuple(variants))} if variants else {}
-    common = with_defaults(_take_domains(sections, (), domains, origin))
-    domains = in_order(domains)
+    searched = take_domains_(sections, origin)
+    domains = in_order(({"variant": Domain("grid", tuple(variants))} if variants else {}) | searched)
+    common = with_defaults(sections)
     _check_task(common, variants, origin)
     storage_url = _mask_storage_(common)
     check_overlap(variants, domains, origin)
@@ -157,7 +154,7 @@ def _parse(tree: Mapping[str, Any], where: str, origins: Mapping[str, str]) -> t
         settings = _check(space, sample, of_sample)
         unchecked.setdefault(repr(_needing_torch(settings)), (settings, of_sample))
     check_search(space.resolve(), domains, origin, is_comparison=is_comparison)
-    _check_first(space, origin)
+    check_first(space, origin)
     return space, partial(_check_rest, list(unchecked.values()))
 
 
@@ -187,36 +184,6 @@ def _check_task(common: dict[str, Any], variants: Mapping[str, Mapping[str, Any]
         from graftpop.tasks.find import metrics_of
 
         task["metrics"] = {metric.name: metric.mode for metric in metrics_of(name)}
-
-
-def _check_first(space: Space, origin: Origin) -> None:
-    """Check the values to try first.
-
-    Raises:
-        SpaceError: a key is not searched, a value lies outside its domain, a key cannot matter, or there are too many.
-    """
-    given = space.resolve().tune.first or []
-    where = origin("tune.first")
-    if given and space.resolve().tune.sampler == "grid":
-        raise SpaceError(f"{where}: must be null with sampler grid, got {given}; remove it")
-    if len(given) > space.num_trials():
-        raise SpaceError(
-            f"{where}: must have at most as many items as trials ({space.num_trials()}), got {len(given)}; set "
-            f"tune.num_samples: {len(given)}"
-        )
-    for sample in given:
-        for key, value in sample.items():
-            if key not in space.domains:
-                names = list(space.domains)
-                raise SpaceError(
-                    f"{where}: '{key}' is not searched, choose from {', '.join(names)}{closest(key, names)}"
-                )
-            if not space.domains[key].contains(value):
-                raise SpaceError(
-                    f"{where}: {key} must lie in its domain {space.domains[key]}, got {format_value(value)}; change one"
-                )
-        for key in sample.keys() - space.active(space.with_needed(sample)).keys():
-            raise SpaceError(f"{where}: {key} has no effect beside the other values, got {sample}; remove it")
 
 
 def _check(space: Space, sample: Mapping[str, Any], origin: Origin) -> Settings:
@@ -261,82 +228,3 @@ def _put_seeds(sections: dict[str, Any], seeds: list[int], origin: Origin) -> No
     if "seed" in sections:
         raise SpaceError(f"{origin('seeds')}: excludes seed, got {seeds} beside seed {sections['seed']}; remove one")
     sections["seed"] = {"grid": seeds}
-
-
-def _take_domains(
-    node: dict[str, Any], path: tuple[str, ...], domains: dict[str, Domain], origin: Origin
-) -> dict[str, Any]:
-    """Replace each domain of a tree by its first value, collect it in `domains`, and return the tree."""
-    for name, value in node.items():
-        key = ".".join((*path, str(name)))
-        if is_domain(value):
-            domains[key] = _read_domain(key, value, origin)
-            if any(isinstance(choice, dict) for choice in domains[key].values):
-                domains |= _take_inner_domains(key, domains, origin)
-            node[name] = domains[key].boundary_values[0]
-        elif isinstance(value, dict):
-            _take_domains(value, (*path, str(name)), domains, origin)
-    return node
-
-
-def _read_domain(key: str, value: Mapping[str, Any], origin: Origin) -> Domain:
-    if key.split(".")[0] not in SEARCHABLE:
-        raise SpaceError(
-            f"{origin(key)}: cannot be searched, got {value}; fix it, or search in {', '.join(SEARCHABLE)}"
-        )
-    if key.split(".")[0] == "data" and not {"choice", "grid"} & value.keys():
-        raise SpaceError(
-            f"{origin(key)}: data must be searched by choice or grid, since every data set is read "
-            f"before the study starts, got {value}; list the values"
-        )
-    if key.startswith("population.diversity."):
-        raise SpaceError(
-            f"{origin(key)}: cannot be searched inside the map, got {value}; give a list or {{range: [LOW, HIGH]}} "
-            f"for the peers, or search population.diversity as a whole by choice"
-        )
-    if key in ("task", "task.name", "task.metrics"):
-        raise SpaceError(
-            f"{origin(key)}: cannot be searched, since the scores of different tasks cannot be compared, got {value}; "
-            f"fix it"
-        )
-    return read_domain(value, origin(key))
-
-
-def _split_domains(choice: Any) -> tuple[dict[str, Any], Any]:
-    """Return the domains inside a choice by dotted key, and the choice without them."""
-    if not isinstance(choice, dict):
-        return {}, choice
-    found: dict[str, Any] = {}
-    fixed: dict[str, Any] = {}
-    for name, value in choice.items():
-        if is_domain(value):
-            found[name] = value
-            continue
-        inner, fixed[name] = _split_domains(value)
-        found |= {f"{name}.{key}": domain for key, domain in inner.items()}
-    return found, fixed
-
-
-def _take_inner_domains(section: str, domains: Mapping[str, Domain], origin: Origin) -> dict[str, Domain]:
-    """Return the domain of a section without the domains inside its choices, and these with their conditions."""
-    whole = domains[section]
-    inner: dict[str, Domain] = {}
-    choices: list[Any] = []
-    for choice in whole.values:
-        found, fixed = _split_domains(choice)
-        if fixed in choices:
-            raise SpaceError(
-                f"{origin(section)}: choices must differ in a fixed value, got {fixed} twice beside domains; merge them"
-            )
-        choices.append(fixed)
-        for name, value in found.items():
-            key = f"{section}.{name}"
-            domain = _read_domain(key, value, origin)
-            before = inner.get(key, domain)
-            if (before.kind, before.values) != (domain.kind, domain.values):
-                raise SpaceError(
-                    f"{origin(key)}: must have the same domain in every choice, got {before} and {domain}; use one"
-                )
-            others = before.only_with.values if before.only_with else ()
-            inner[key] = replace(domain, only_with=OnlyWith(section, (*others, fixed)))
-    return {section: replace(whole, values=tuple(choices)), **inner}

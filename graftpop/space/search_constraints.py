@@ -1,16 +1,17 @@
-"""Rules of the search: domains that sampler and scheduler can work with, and keys that have an effect."""
+"""Rules of the search: domains that fit sampler and scheduler, keys with an effect, values of the first trials."""
 
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from graftpop.errors import SpaceError
+from graftpop.errors import SpaceError, closest
 from graftpop.settings import Settings
 from graftpop.space.conditions import conditions_of, possible_values
 from graftpop.space.domains import Domain
-from graftpop.space.validation_messages import Origin
+from graftpop.space.space import Space
+from graftpop.space.validation_messages import Origin, format_value
 
-__all__ = ["UNDER_PBT", "check_effect", "check_search"]
+__all__ = ["UNDER_PBT", "check_effect", "check_first", "check_search"]
 
 UNDER_PBT = ("graft.A", "graft.c", "graft.base", "graft.alpha", "training.lr")
 """Keys that population based training may change while a population runs: none changes the peers or their networks."""
@@ -152,3 +153,33 @@ def check_effect(domains: Mapping[str, Domain], value_of: Callable[[str], Any], 
                     f"{origin(key)}: has no effect where {condition.key} is {' or '.join(map(str, possible))}, got "
                     f"{domain}; set {condition.key}: {condition.values[0]}, or do not search it"
                 )
+
+
+def check_first(space: Space, origin: Origin) -> None:
+    """Check the values that the first trials get, `tune.first`.
+
+    Raises:
+        SpaceError: a key is not searched, a value lies outside its domain, a key cannot matter, or there are too many.
+    """
+    given = space.resolve().tune.first or []
+    where = origin("tune.first")
+    if given and space.resolve().tune.sampler == "grid":
+        raise SpaceError(f"{where}: must be null with sampler grid, got {given}; remove it")
+    if len(given) > space.num_trials():
+        raise SpaceError(
+            f"{where}: must have at most as many items as trials ({space.num_trials()}), got {len(given)}; set "
+            f"tune.num_samples: {len(given)}"
+        )
+    for sample in given:
+        for key, value in sample.items():
+            if key not in space.domains:
+                names = list(space.domains)
+                raise SpaceError(
+                    f"{where}: '{key}' is not searched, choose from {', '.join(names)}{closest(key, names)}"
+                )
+            if not space.domains[key].contains(value):
+                raise SpaceError(
+                    f"{where}: {key} must lie in its domain {space.domains[key]}, got {format_value(value)}; change one"
+                )
+        for key in sample.keys() - space.active(space.with_needed(sample)).keys():
+            raise SpaceError(f"{where}: {key} has no effect beside the other values, got {sample}; remove it")

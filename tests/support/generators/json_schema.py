@@ -14,8 +14,8 @@ from generators.settings_schema import Schema, class_of, number_in, schema_of, s
 from graftpop.settings import ComparisonSettings, Settings
 from graftpop.space.comparison_keys import SECTIONS
 from graftpop.space.domains import DOMAINS
+from graftpop.space.domains_in_tree import SEARCHABLE
 from graftpop.space.keys import known_keys, maps_of_values
-from graftpop.space.parsing import SEARCHABLE
 
 __all__ = ["KINDS", "schema_text", "space_schema"]
 
