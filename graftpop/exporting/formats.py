@@ -19,7 +19,7 @@ from graftpop.models.card import ModelCard
 from graftpop.models.forward_check import blank_images
 from graftpop.models.module_check import without_ties
 from graftpop.models.network_file import deployed, rebuilt_network
-from graftpop.models.pretrained import Normalization, Renormalized
+from graftpop.models.normalization import Normalization, Renormalized
 
 __all__ = [
     "FORMATS",

@@ -13,7 +13,7 @@ from graftpop.data import Splits
 from graftpop.errors import CheckpointError
 from graftpop.models import build
 from graftpop.models.module_check import without_ties
-from graftpop.models.pretrained import load_teacher
+from graftpop.models.teacher import load_teacher
 from graftpop.seeds import derive, seeded
 from graftpop.settings import Settings, TeacherSettings
 from graftpop.tasks.find import num_outputs

@@ -3,6 +3,7 @@
 Untrusted files are safe to read: pickles are read with `weights_only=True`, so nothing in them is executed.
 """
 
+import os
 import pickle
 import re
 import textwrap
@@ -18,7 +19,7 @@ from torch import Tensor
 from graftpop.errors import CheckpointError
 from graftpop.models.network_file import split_peer_file
 
-__all__ = ["read_any_weights", "read_weights"]
+__all__ = ["check_exists", "read_any_weights", "read_weights"]
 
 WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net")
 """Keys under which training scripts save the weights."""
@@ -114,3 +115,19 @@ def _is_weight(entry: tuple[Any, Any]) -> bool:
         and value.device.type == "cpu"
         and not value.is_quantized
     )
+
+
+def check_exists(place: Path, where: str) -> None:
+    """Check that a file of weights, or a run's folder best/, exists.
+
+    Args:
+        place: path of the file or the folder.
+        where: key that names it, for messages.
+
+    Raises:
+        CheckpointError: nothing is there.
+    """
+    if not os.path.exists(place):
+        raise CheckpointError(
+            f"{where}: no such file or folder, got '{place}'; give a run's folder best/ or a file of a state_dict"
+        )

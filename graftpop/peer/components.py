@@ -10,7 +10,7 @@ from torch import nn
 from graftpop.data import Splits, load_splits
 from graftpop.models import find_model
 from graftpop.models.card import ModelCard
-from graftpop.models.pretrained import find_start
+from graftpop.models.start import find_start
 from graftpop.settings import Settings
 from graftpop.tasks.find import make_task
 from graftpop.tasks.task import Task

@@ -15,7 +15,8 @@ from graftpop.hooks.ranking import RESTRICTED
 from graftpop.models import build, find_model
 from graftpop.models.forward_check import check_forward
 from graftpop.models.module_check import check_modules
-from graftpop.models.pretrained import find_start, load_teacher
+from graftpop.models.start import find_start
+from graftpop.models.teacher import load_teacher
 from graftpop.peer.diagnostics import valid_filters
 from graftpop.peer.sites import channel_groups_of, pruning_plan_of, rankable, sites_of
 from graftpop.settings import Settings, TeacherSettings

@@ -15,7 +15,7 @@ from torchvision.ops import StochasticDepth
 from graftpop.errors import CheckpointError, ModelError
 from graftpop.models import build
 from graftpop.models.network_file import load_network, read_network
-from graftpop.models.pretrained import load_teacher
+from graftpop.models.teacher import load_teacher
 from graftpop.settings import ModelSettings, TeacherSettings
 
 VIT = {"img_size": 8, "patch_size": 4, "depth": 2, "embed_dim": 12, "num_heads": 3}

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError, ModelError
 from graftpop.models import build
-from graftpop.models.pretrained import Normalization, Start, find_start
+from graftpop.models.normalization import Normalization
+from graftpop.models.start import Start, find_start
 from graftpop.seeds import seeded
 from graftpop.settings import ModelSettings
 

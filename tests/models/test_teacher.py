@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graftpop.errors import CheckpointError, GraftpopError, ModelError
-from graftpop.models import build, pretrained
-from graftpop.models.pretrained import load_teacher
+from graftpop.models import build, published
+from graftpop.models.teacher import load_teacher
 from graftpop.models.weight_file import read_weights
 from graftpop.seeds import seeded
 from graftpop.settings import TeacherSettings
@@ -397,7 +397,7 @@ def test_undownloadable_weights_are_named(torch_cache: Path) -> None:
 
 
 def test_download_that_hangs_times_out(torch_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "SOCKET_LIMIT_S", 0.2)
+    monkeypatch.setattr(published, "SOCKET_LIMIT_S", 0.2)
     monkeypatch.setattr("urllib.request._opener", None)  # it remembers an earlier test's proxy
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connections wait to be accepted
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
