@@ -14,7 +14,7 @@ from graftpop.errors import CheckpointError
 from graftpop.metrics import Metric
 from graftpop.reporting.curves import score_by_images
 from graftpop.reporting.figure import Figure, color, score_axis, with_layout
-from graftpop.reporting.run_page import round_columns
+from graftpop.reporting.run_tables import round_columns
 from graftpop.reporting.tables import text_of
 from graftpop.reporting.template import Section, page_html, part
 from graftpop.run.provenance import hardware_text, read_provenance

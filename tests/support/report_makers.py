@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from graftpop.reporting.run_page import Tables, report_html
+from graftpop.reporting.run_page import report_html
+from graftpop.reporting.run_tables import Tables
 from graftpop.run.schemas import schemas
 from graftpop.space import parse_space
 
