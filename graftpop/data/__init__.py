@@ -2,7 +2,7 @@
 
 from graftpop.data.cifar import is_to_download
 from graftpop.data.images import Images, MemoryImages, Recipe, Splits
-from graftpop.data.splits import DATASETS, IDENTITIES, data_set, given_classes, given_splits, load_splits
+from graftpop.data.loading import DATASETS, IDENTITIES, data_set, given_classes, given_splits, load_splits
 from graftpop.data.streamed import StreamedImages
 
 __all__ = [

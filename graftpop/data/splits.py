@@ -1,219 +1,51 @@
-"""Loading of the training, validation and test splits that the settings describe."""
+"""Training, validation and test splits of a data set's images: in memory, by identity, or streamed from files."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from graftpop.data.augment import Recipe
 from graftpop.data.cache import Decoded, decoded
-from graftpop.data.cifar import find_cifar10, find_cifar100
-from graftpop.data.decoding import DamagedImage
-from graftpop.data.digits import find_digits
-from graftpop.data.folder import ImageFiles, find_folder
-from graftpop.data.huggingface import find_hf, hub_source
+from graftpop.data.folder import ImageFiles
 from graftpop.data.identities import held_out_identities, match_note, numbered
 from graftpop.data.images import MemoryImages, Splits
 from graftpop.data.label_noise import with_label_noise
-from graftpop.data.market import find_market
 from graftpop.data.mixing import with_mixing
-from graftpop.data.omniglot import find_omniglot
-from graftpop.data.parquet import find_parquet
-from graftpop.data.parquet_identities import find_parquet_identities
 from graftpop.data.source import Color, Source
 from graftpop.data.stratified_split import stratified_rows
 from graftpop.data.streamed import IMAGENET_MEAN, IMAGENET_STD, INPUT_SIDE, StreamedImages
-from graftpop.data.torch_dataset import dataset_splits
-from graftpop.data.user_data import user_datasets
-from graftpop.errors import DataError, choose
-from graftpop.settings import NO_AUGMENTATION, AugmentationSettings, DataSettings, TaskSettings
-from graftpop.user_code import PYTHON
+from graftpop.errors import DataError
+from graftpop.settings import AugmentationSettings, DataSettings, TaskSettings
 
-__all__ = ["DATASETS", "IDENTITIES", "data_set", "given_classes", "given_splits", "load_splits"]
-
-DATASETS: Final[Mapping[str, Callable[[DataSettings], Source | ImageFiles]]] = {
-    "digits": find_digits,
-    "cifar10": find_cifar10,
-    "cifar100": find_cifar100,
-    "parquet": find_parquet,
-    "hf": find_hf,
-    "folder": find_folder,
-}
-
-IDENTITIES: Final[Mapping[str, Callable[[DataSettings], Source]]] = {
-    "omniglot": find_omniglot,
-    "parquet": find_parquet_identities,
-    "market1501": find_market,
-    "dukemtmc": find_market,
-}
-"""The data sets of recognition."""
-
-CLASSIFICATION: Final = TaskSettings()
+__all__ = ["MeanStd", "identity_splits", "memory_splits", "streamed_splits"]
 
 MIN_TRAINING_IMAGES: Final = 2  # BatchNorm cannot train on one
+
 PADDING_SHARE: Final = 8  # default padding of crops: an eighth of the side, 4 of CIFAR's 32 pixels
 
-
 MeanStd = tuple[Color, Color] | None
+"""Mean and standard deviation of each color, for pixels in [0, 1]; None: those of the data set."""
 
 
-def data_set(name: str, task: TaskSettings) -> Callable[[DataSettings], Source | ImageFiles]:
-    """Return the function that finds a data set for a task.
-
-    Raises:
-        DataError: the task has no such data set.
-    """
-    return choose(IDENTITIES if task.name == "recognition" else DATASETS, name, "data.name", DataError)
-
-
-def load_splits(
-    data: DataSettings,
-    *,
-    seed: int,
-    num_workers: int = 0,
-    task: TaskSettings = CLASSIFICATION,
-    augmentation: AugmentationSettings = NO_AUGMENTATION,
-    mean_std: MeanStd = None,
+def memory_splits(
+    source: Source, data: DataSettings, seed: int, augmentation: AugmentationSettings, mean_std: MeanStd
 ) -> Splits:
-    """Return the training, validation and test images of a data set.
-
-    Images in memory are decoded once per node, into the cache. If the data set has no validation images, they are
-    split off the training images, stratified by class, or for recognition as whole identities; that split is a function
-    of `seed` alone.
+    """Return the splits of labeled images in memory.
 
     Args:
-        data: the data set, its split and its crops.
-        seed: chooses the `data.max_train_images` images and the validation images.
-        num_workers: processes that read images streamed from files; 0 reads in this process.
-        task: the task, which decides the data sets and their targets.
+        source: location of the images, which are decoded once per node.
+        data: the share of the validation images, the number of training images, label noise and crops.
+        seed: chooses the training and the validation images.
         augmentation: further augmentation of the training images.
-        mean_std: normalization of the images; None: that of the data set. Tensors of user-defined data are used as they
-            are.
+        mean_std: normalization of the images.
 
     Raises:
-        DataError: the data set is unknown, absent, damaged, or does not fit the settings.
+        DataError: the images are damaged, or do not fit the settings.
     """
-    if data.name.startswith(PYTHON):
-        return given_splits(
-            *user_datasets(data),
-            data,
-            seed=seed,
-            num_workers=num_workers,
-            has_labels=not task.is_user_defined,
-            augmentation=augmentation,
-            mean_std=mean_std,
-        )
-    find = data_set(data.name, task)
-    try:
-        found = find(data)
-        if data.label is not None and (isinstance(found, ImageFiles) or found.label is None):
-            raise DataError(
-                f"data.label: must be unset unless the data is in Parquet files, got '{data.label}' for {data.name}; "
-                "leave it out"
-            )
-        if data.image_size is not None and isinstance(found, Source) and found.image_size is None:
-            raise DataError(
-                f"data.image_size: must be unset for {data.name}, whose images have one size, got {data.image_size}; "
-                "leave it out"
-            )
-        if data.camera is not None and not (isinstance(found, Source) and found.camera):
-            raise DataError(
-                f"data.camera: must be unset unless a Parquet table is used for recognition, got '{data.camera}' for "
-                f"{data.name}; leave it out"
-            )
-        if data.on_damage != "refuse" and data.name != "folder":
-            raise DataError(
-                f"data.on_damage: must be refuse unless data.name is folder, got {data.on_damage} for {data.name}; "
-                "leave it out"
-            )
-        if isinstance(found, ImageFiles):
-            splits = _streamed_splits(found, data, seed, num_workers, augmentation, mean_std)
-        elif found.has_identities:
-            splits = _identity_splits(found, decoded(found), data, seed, task, augmentation, mean_std)
-        else:
-            return _memory_splits(found, decoded(found), data, seed, augmentation, mean_std)
-        return replace(splits, train=with_mixing(splits.train, augmentation, len(splits.class_names)))
-    except DamagedImage as error:
-        if data.name != "folder":
-            raise
-        raise DataError(f"{error}, or set data.on_damage to skip") from error
-    except OSError as error:
-        raise DataError(f"data: {data.name} must be readable, got {error}; check its folder") from error
-
-
-def given_splits(  # three splits, and all that their items do not say
-    train: Any,
-    val: Any,
-    test: Any,
-    data: DataSettings,
-    *,
-    classes: Sequence[str] = (),
-    seed: int,
-    num_workers: int = 0,
-    has_labels: bool = True,
-    augmentation: AugmentationSettings = NO_AUGMENTATION,
-    mean_std: MeanStd = None,
-) -> Splits:
-    """Return the splits of data sets in Python.
-
-    Args:
-        train: a torch data set, see `dataset_splits`, or images of Hugging Face, see `hub_source`.
-        val: likewise; None: split off `train`.
-        test: likewise.
-        data: share of the validation split; for images of Hugging Face also the label, the size and the crops.
-        classes: class names; empty: the data set's own.
-        seed: fixes the validation split.
-        num_workers: processes that read; 0 reads in this process.
-        has_labels: whether targets must be the labels of classes.
-        augmentation: further augmentation of the training images.
-        mean_std: normalization of images of Hugging Face; None: that of the training images.
-
-    Raises:
-        DataError: the data sets do not fit the settings or the classes.
-    """
-    source = hub_source(train, val, test, data)
-    if source is not None:
-        splits = _memory_splits(source, decoded(source), data, seed, augmentation, mean_std)
-        if classes and len(classes) != len(splits.class_names):
-            raise DataError(
-                f"classes: must name the {len(splits.class_names)} classes of column '{source.label}', got "
-                f"{len(classes)}; leave them out, or use cast_column('{source.label}', datasets.ClassLabel(names=...))"
-            )
-        return replace(splits, class_names=tuple(classes) or splits.class_names)
-    if data.label_noise:
-        raise DataError(
-            f"data.label_noise: must be 0 for data sets in Python, got {data.label_noise:g}; change the labels in the "
-            f"data set"
-        )
-    return dataset_splits(
-        train,
-        val,
-        test,
-        classes=list(map(str, classes or getattr(train, "classes", ()))),
-        val_fraction=data.val_fraction,
-        seed=seed,
-        num_workers=num_workers,
-        has_labels=has_labels,
-        augmentation=augmentation,
-    )
-
-
-def given_classes(train: Any, val: Any, test: Any, data: DataSettings) -> Sequence[str]:
-    """Return the class names that data sets in Python have, empty if none; arguments as in `given_splits`."""
-    source = hub_source(train, val, test, data)
-    return decoded(source).class_names if source is not None else getattr(train, "classes", None) or ()
-
-
-def _memory_splits(
-    source: Source,
-    images: Decoded,
-    data: DataSettings,
-    seed: int,
-    augmentation: AugmentationSettings,
-    mean_std: MeanStd,
-) -> Splits:
+    images = decoded(source)
     pixels, labels = images.parts["train"]
     recipe = _recipe(source, images, data, augmentation, mean_std)
     train_rows, val_rows = _cut(labels, data, seed, has_val="val" in images.parts)
@@ -226,16 +58,28 @@ def _memory_splits(
     return Splits(trained, val, test, images.class_names, (3, *pixels.shape[2:]), recipe, notes)
 
 
-def _identity_splits(
+def identity_splits(
     source: Source,
-    images: Decoded,
     data: DataSettings,
     seed: int,
     task: TaskSettings,
     augmentation: AugmentationSettings,
     mean_std: MeanStd,
 ) -> Splits:
-    """Return the splits of recognition: training images with identities from 0, the others with camera and role."""
+    """Return the splits of recognition: training images with identities from 0, the others with camera and role.
+
+    Args:
+        source: location of the images, which are decoded once per node.
+        data: the share of the validation identities, the number of training images, and crops.
+        seed: chooses the training images and the validation identities.
+        task: images per identity and batch.
+        augmentation: further augmentation of the training images.
+        mean_std: normalization of the images.
+
+    Raises:
+        DataError: the images are damaged or do not fit the settings, or an identity is in two splits.
+    """
+    images = decoded(source)
     recipe = _recipe(source, images, data, augmentation, mean_std)
     pixels, labels = images.parts["train"]
     generator = torch.Generator().manual_seed(seed)
@@ -277,7 +121,7 @@ def _recipe(
     return Recipe(mean, std, crop_padding, source.flip if data.flip == "auto" else data.flip, augmentation)
 
 
-def _streamed_splits(
+def streamed_splits(
     images: ImageFiles,
     data: DataSettings,
     seed: int,
@@ -285,6 +129,19 @@ def _streamed_splits(
     augmentation: AugmentationSettings,
     mean_std: MeanStd,
 ) -> Splits:
+    """Return the splits of labeled images that are read from their files when a batch needs them.
+
+    Args:
+        images: the files.
+        data: the share of the validation images, the number of training images, label noise and size.
+        seed: chooses the training and the validation images.
+        num_workers: processes that read; 0 reads in this process.
+        augmentation: further augmentation of the training images.
+        mean_std: normalization of the images; None: ImageNet's.
+
+    Raises:
+        DataError: the images do not fit the settings.
+    """
     if data.crop_padding != "auto":
         raise DataError(
             "data.crop_padding: must be auto for streamed images, which are cropped to random boxes, "

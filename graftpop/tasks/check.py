@@ -8,7 +8,7 @@ from torch import nn
 
 from graftpop.data.identities import check_identities
 from graftpop.data.images import Splits
-from graftpop.data.splits import IDENTITIES
+from graftpop.data.loading import IDENTITIES
 from graftpop.errors import DataError, ModelError, SpaceError
 from graftpop.models.forward_check import check_forward
 from graftpop.models.module_check import check_modules
