@@ -15,10 +15,12 @@ from graftpop.exchange.donors import donors_among, reseeding_donor
 from graftpop.population.async_rounds import AsyncRounds
 from graftpop.population.deadlines import Deadlines
 from graftpop.population.group import Group
+from graftpop.population.output import output_of
+from graftpop.population.patience import is_settled
 from graftpop.population.recovery import PeersLeft, Recovery, ResultRef
 from graftpop.population.roster import Roster
 from graftpop.population.round import Round
-from graftpop.rows import Event, PeerRow, TrialRow, with_metrics
+from graftpop.rows import Event, PeerRow
 from graftpop.settings import Settings
 
 __all__ = ["Population"]
@@ -131,7 +133,7 @@ class Population:
         rows: dict[int, PeerRow] = {peer: row for peer, row in trained.items() if not isinstance(row, PeerDiverged)}
         done = Round(number, number == settings.num_rounds, list(rows.values()), primary=settings.primary)
         may_end = not done.is_last and rows and len(rows) == len(trained)
-        if may_end and self._is_settled(done.score):
+        if may_end and is_settled([*self._scores, done.score], settings):
             ended = self._call_all("end")
             done = Round(number, True, list(ended.values()), primary=settings.primary)
         exchanges = settings.exchanges_after(number) and len(rows) > 1 and not done.is_last
@@ -164,18 +166,6 @@ class Population:
         """Load into every peer its state after the last round; no part of a round, which would be trained again."""
         self._states = {peer: self._states[peer] for peer in self.peers}
         self._recovery.commit(self._base(), done=False)
-
-    def _is_settled(self, score: float) -> bool:
-        """Return whether no score of the last `training.patience` rounds is better than the best one before them.
-
-        The rounds that one peer trains alone do not count among the last ones.
-        """
-        patience, primary = self._settings.training.patience, self._settings.primary
-        merits = [primary.merit(one) for one in (*self._scores, score)]
-        alone = self._settings.branch_epoch // self._settings.population.epochs_per_round
-        if patience is None or len(merits) < patience + max(1, alone):
-            return False
-        return max(merits[-patience:]) <= max(merits[:-patience])
 
     def _async_round(self) -> Round:
         number = self.round + 1
@@ -247,37 +237,10 @@ class Population:
         return self._restart_on_loss(lambda: self._finish(done))
 
     def _finish(self, done: Round) -> dict[str, Any]:
-        metrics, primary = self._settings.metrics, self._settings.primary
-        ranked = sorted(
-            (row for row in done.peers if row["peer"] in self.peers), key=lambda row: -primary.merit_of(row)
-        )
-        best, output = int(ranked[0]["peer"]), self._settings.population.output
-        tested = self._predict("test", self.peers)
-        of_all = self._one("ensemble_scores", best, *tested.values())
-        if self._settings.population.makes_soup:
-            snapshots = self._publish(self.peers)
-            self._one("make_soup", best, output, *(snapshots[row["peer"]] for row in ranked))
-            tested = self._predict("test", [best])
-        members = self.peers if output == "ensemble" else [best]
-        if output == "best_peer":  # the round has its scores
-            val = {metric.name: metric.value_of(ranked[0]) for metric in metrics}
-        else:
-            val = self._one("ensemble_scores", best, *self._predict("val", members).values())
-        test = self._one("ensemble_scores", best, *(tested[peer] for peer in members))
-        costs: dict[int, TrialRow] = self._recovery.call("cost", dict.fromkeys(members, ()))
-        outcome = costs[best]
-        outcome["inference_flops"] = sum(cost.get("flops_left", cost["flops"]) for cost in costs.values())
-        for split, scores in (("val", val), ("test", test), ("ensemble_test", of_all)):
-            outcome = with_metrics(outcome, split, scores)
+        outcome = output_of(self._recovery, self._settings, self.peers, done)
         if self._settings.population.makes_soup:  # the best peer changed
             self._commit()
-        return {"best_peer": best, **outcome}
-
-    def _predict(self, split: str, peers: Iterable[int]) -> dict[int, ResultRef]:
-        return self._recovery.call("predict", dict.fromkeys(peers, (split,)), result_mode="ref")
-
-    def _one(self, method: str, peer: int, *arguments: Any) -> Any:
-        return self._recovery.call(method, {peer: arguments})[peer]
+        return outcome
 
     def _commit(self, trained: Sequence[int] | None = None) -> None:
         """Save the peers' states; a lost peer restarts from here.
