@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from graftpop.ops.distillation import distillation_loss, mean_probabilities
-from graftpop.training.learner import LossTerm
+from graftpop.training.epoch import LossTerm
 
 __all__ = ["distillation_term"]
 

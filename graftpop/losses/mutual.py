@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graftpop.ops.distillation import mutual_loss
-from graftpop.training.learner import MutualTerm
+from graftpop.training.epoch import MutualTerm
 
 __all__ = ["mutual_term"]
 

@@ -36,8 +36,8 @@ from graftpop.settings import Settings
 from graftpop.tasks.find import num_outputs
 from graftpop.tasks.task import Outputs
 from graftpop.training.collective import CollectiveCall, as_numpy_collective, run_alone
+from graftpop.training.epoch import EpochMetrics
 from graftpop.training.filters import site_filters
-from graftpop.training.learner import EpochMetrics
 from graftpop.training.snapshot import Snapshot, as_tensor
 
 __all__ = ["Peer"]

@@ -1,16 +1,13 @@
 """The training of one network: epochs of gradient descent, evaluation, and the state for a checkpoint."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.nn.utils.parametrize import is_parametrized
-from torch.optim.swa_utils import update_bn
 
 from graftpop.data.images import Images
 from graftpop.errors import CheckpointError
@@ -20,58 +17,18 @@ from graftpop.settings import TrainingSettings
 from graftpop.tasks.task import Outputs, Task
 from graftpop.training.collective import run_alone
 from graftpop.training.cuda import set_up_cuda
+from graftpop.training.epoch import EpochMetrics, LossTerm, MutualTerm, Steps, WeightExchange
 from graftpop.training.flat_state import FlatState
 from graftpop.training.named_optimizers import named_optimizer
 from graftpop.training.optimizers import MakeOptimizer, Optimizer, TorchOptimizer
+from graftpop.training.outputs import in_float32, joined
 from graftpop.training.precision import avoid_slow_kernels_, training_dtype
+from graftpop.training.recalibration import recalibrate
 
-__all__ = ["EpochMetrics", "Learner", "LossTerm", "MutualTerm", "Steps", "WeightExchange"]
+__all__ = ["Learner"]
 
 EVALUATION_BATCH: Final = {"cpu": 64, "cuda": 1000}
 """Batch size of evaluation by device; on a CPU, the activations of a small batch stay in the cache."""
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """Result of one epoch of training.
-
-    Attributes:
-        loss: mean of the task's loss over the epoch's images, without further loss terms.
-        accuracy: share of its images that were classified correctly, in [0, 1]; None if the task has no classes.
-        lr: learning rate of its first step.
-        num_images: images trained on.
-        train_s: duration of the epoch, in seconds.
-    """
-
-    loss: float
-    accuracy: float | None
-    lr: float
-    num_images: int
-    train_s: float
-
-
-LossTerm = Callable[[Tensor, Tensor], Tensor]
-"""Maps a step's logits (B, C), in float32, and its inputs (B, ...), augmented, to a scalar added to the loss."""
-
-MutualTerm = Callable[[Tensor, Tensor], Tensor]
-"""Maps a step's logits (B, C) and those of all peers on the same images, (K, B, C), to a scalar added to the loss."""
-
-Steps = Generator[Tensor, Tensor, EpochMetrics]
-"""An epoch as a `CollectiveCall` of tensors: yields a batch's logits (B, C), is sent those of all peers (K, B, C).
-
-With exchanges within the epoch it also yields the flat weights (N,), and is sent those of all peers (K, N); with
-averaged gradients the gradients, likewise.
-"""
-
-
-class WeightExchange(Protocol):
-    """Exchanges weights with all peers after some of the optimizer steps."""
-
-    def follows(self, step: int) -> bool:
-        """Return whether an exchange follows a step, counted from 1 over all epochs."""
-
-    def __call__(self, weights_KN: Tensor, step: int) -> None:
-        """Change the network's weights, given those of all K peers after a step, counted from 1 over all epochs."""
 
 
 class Learner:
@@ -192,7 +149,7 @@ class Learner:
                 torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
             ):
                 outputs = self._task.forward(self.network, inputs)
-            outputs = _in_float32(outputs)
+            outputs = in_float32(outputs)
             task_loss = self._task.loss(outputs, targets)
             loss = task_loss
             logits = self._logits(outputs) if self.loss_terms or self.mutual_term is not None else torch.empty(0)
@@ -293,21 +250,11 @@ class Learner:
         self.epoch, self._step_of_epoch = epoch, 0
 
     def recalibrate(self) -> None:
-        """Recompute the running statistics of every BatchNorm, as the mean over the batches of training images.
-
-        Averaged weights need this: the mean of several networks' statistics differs from the mean network's statistics.
-        The same holds for the singular vectors of `spectral_norm`, which every pass in training mode improves.
-        """
+        """Recompute the running statistics of every BatchNorm over the training images; see `recalibration.py`."""
         order_seed = derive(self._seed, "recalibration", self._data_peer)
         batches = self._train_images.training_batches(self._settings.batch_size, order_seed, self._device)
-        called = _CalledByTask(self.network, self._task)
         with seeded(derive(self._seed, "recalibration dropout", self._peer), self._device):
-            update_bn((inputs for inputs, _ in batches), called)
-            if any(map(is_parametrized, self.network.modules())):
-                self.network.train()
-                with torch.no_grad():
-                    for inputs, _ in batches:  # none are left if there was a BatchNorm
-                        called(inputs)
+            recalibrate(self.network, self._task, batches)
 
     def losses(self, num_batches: int, seed: int) -> Iterator[Tensor]:
         """Yield the task's loss of some batches of training images, in evaluation mode; the network stays as it is.
@@ -348,7 +295,7 @@ class Learner:
         """Return the task's outputs in evaluation mode, in float32."""
         self.network.eval()
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            return _in_float32(self._task.forward(self.network, inputs))
+            return in_float32(self._task.forward(self.network, inputs))
 
     @property
     def num_images(self) -> int:
@@ -369,7 +316,7 @@ class Learner:
             outputs, targets = zip(
                 *((self._task.infer(self.network, inputs), targets) for inputs, targets in batches), strict=True
             )
-        return _in_float32(_joined(outputs)), torch.cat(targets).cpu()
+        return in_float32(joined(outputs)), torch.cat(targets).cpu()
 
     def _logits(self, outputs: Outputs) -> Tensor:
         logits = self._task.logits(outputs)
@@ -401,28 +348,3 @@ class Learner:
             reason = str(error).splitlines()[-1].strip()
             raise CheckpointError(f"checkpoint: not one of this network: {reason}") from error
         self.epoch, self._step_of_epoch = int(epoch), 0
-
-
-class _CalledByTask(nn.Module):
-    """A network as a task calls it in training."""
-
-    def __init__(self, network: nn.Module, task: Task) -> None:
-        super().__init__()
-        self.network, self._task, self.training = network, task, network.training
-
-    def forward(self, inputs: Tensor) -> Outputs:
-        """Return the task's outputs."""
-        return self._task.forward(self.network, inputs)
-
-
-def _in_float32(outputs: Outputs) -> Outputs:
-    if isinstance(outputs, tuple):
-        return tuple(map(_in_float32, outputs))
-    return outputs.float() if outputs.is_floating_point() else outputs
-
-
-def _joined(batches: Sequence[Outputs]) -> Outputs:
-    """Return the outputs of all batches in one, on the CPU."""
-    if isinstance(batches[0], tuple):
-        return tuple(_joined(parts) for parts in zip(*batches, strict=True))
-    return torch.cat(list(batches)).cpu()
