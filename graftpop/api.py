@@ -27,30 +27,19 @@ from graftpop.population.group import Group, LocalGroup
 from graftpop.population.round import Round
 from graftpop.run.schemas import schemas
 from graftpop.seeds import derive, seeded
-from graftpop.settings import DataSettings, Settings, TaskSettings
-from graftpop.space import parse_space
-from graftpop.space.keys import STUDY_KEYS
-from graftpop.space.optimizer_arguments import check_optimizers
+from graftpop.settings import Settings
+from graftpop.space.population_arguments import data_and_task, named_parts, population_settings, task_section
 from graftpop.tasks.check import check_network
-from graftpop.tasks.find import make_task, metrics_of
+from graftpop.tasks.find import make_task
 from graftpop.tasks.task import Task
 from graftpop.training.named_optimizers import hidden_weights
 from graftpop.training.optimizers import MakeOptimizer
-from graftpop.user_code import name_of
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 __all__ = ["Population"]
-
-SPACE_ONLY = ("model", "tune", *STUDY_KEYS)
-"""Sections and keys of a space that `Population` refuses."""
-
-OF_IMAGES = ("label", "image_size", "max_train_images", "crop_padding", "flip")
-"""Keys of `data` for images of Hugging Face; `Population` refuses all others."""
-
-SET_BY_OPTIMIZER = ("optimizer", "lr", "momentum", "weight_decay", "decay_norm_and_bias")
 
 
 class Population:
@@ -111,10 +100,10 @@ class Population:
         on_ray: bool = False,
         **sections: Any,
     ) -> None:
-        sections, parts = _named_parts(sections, exchange)
+        sections, parts = named_parts(sections, exchange)
         given_task = task if callable(task) else None
         if task is not None:
-            sections["task"] = task if given_task is None else _task_section(given_task)
+            sections["task"] = task if given_task is None else task_section(given_task)
         if isinstance(network, nn.Module):
             raise ModelError(
                 f"network: must make a new network for each peer, got a {type(network).__name__}; give its class"
@@ -122,7 +111,7 @@ class Population:
         train, val, test = hub_parts(train, val, test)
         if test is None:
             raise SpaceError("test: must be given unless train is a DatasetDict, got none; give test items")
-        data, task_settings = _data_and_task(sections, has_images(train), val_fraction)
+        data, task_settings = data_and_task(sections, has_images(train), val_fraction)
         new_task = partial(make_task, task_settings, given_task)
         outputs = new_task().num_outputs
         names = classes if classes is not None else given_classes(train, val, test, data)
@@ -131,7 +120,7 @@ class Population:
                 "classes: must name the classes if train has no attribute `classes`, got none; give classes=[...]"
             )
         self._network, self._num_outputs, self._on_ray = network, outputs or len(names), on_ray
-        self.settings = _settings(network, self._num_outputs, optimizer, sections)
+        self.settings = population_settings(network, self._num_outputs, optimizer, sections)
         make_splits = partial(
             given_splits,
             train,
@@ -305,67 +294,3 @@ class _NewTask:
 
     def __call__(self, settings: Settings) -> Task:
         return make_task(settings.task, self._given)
-
-
-def _named_parts(
-    sections: Mapping[str, Any], exchange: type[ExchangeRule] | None
-) -> tuple[dict[str, Any], dict[str, Callable[..., Any]]]:
-    """Return the sections with names in place of functions and classes, and these by the key of each."""
-    graft = sections.get("graft")
-    given: dict[str, Callable[..., Any] | None] = {"exchange": exchange}
-    if isinstance(graft, Mapping):
-        given |= {f"graft.{key}": graft[key] for key in ("alpha", "criterion") if callable(graft.get(key))}
-    parts = {key: part for key, part in given.items() if part is not None}
-    named = dict(sections)
-    for key, part in parts.items():
-        section, _, name = key.partition(".")
-        named[section] = {**named[section], name: name_of(part)} if name else name_of(part)
-    return named, parts
-
-
-def _task_section(task: Callable[[], Task]) -> dict[str, Any]:
-    """Return the section of a task that was handed over as an object."""
-    name = name_of(task)
-    return {"name": name, "metrics": {metric.name: metric.mode for metric in metrics_of(name, task)}}
-
-
-def _data_and_task(
-    sections: Mapping[str, Any], has_images: bool, val_fraction: float
-) -> tuple[DataSettings, TaskSettings]:
-    data = sections.get("data", {})
-    for name in data if isinstance(data, Mapping) else ():
-        if not has_images or name not in OF_IMAGES:
-            raise SpaceError(f"data.{name}: has no effect on such data in graftpop.Population, got a value; omit it")
-    if not 0 < val_fraction < 1:
-        raise SpaceError(f"val_fraction: must be in (0, 1), got {val_fraction}")
-    first = {name: sections[name] for name in ("data", "task") if name in sections}
-    settings = parse_space(first, "Population").resolve()
-    return settings.data.model_copy(update={"val_fraction": val_fraction}), settings.task
-
-
-def _settings(
-    network: Callable[[int], nn.Module], num_outputs: int, optimizer: MakeOptimizer | None, sections: Mapping[str, Any]
-) -> Settings:
-    if refused := [name for name in SPACE_ONLY if name in sections]:
-        raise SpaceError(f"{refused[0]}: has no effect in graftpop.Population, got a value; leave it out")
-    training = dict(sections.get("training", {}))
-    if optimizer is not None:
-        if refused := [name for name in SET_BY_OPTIMIZER if name in training]:
-            raise SpaceError(f"training.{refused[0]}: is set by the optimizer, got both; leave it out")
-        with seeded(0, torch.device("cpu")):  # leaves the user's generator unchanged
-            training["lr"] = optimizer(network(num_outputs).parameters()).param_groups[0]["lr"]
-    space = parse_space({**sections, "training": training, "model": {"name": name_of(network)}}, "Population")
-    if space.domains:
-        raise SpaceError(
-            f"Population: must search nothing, got a domain for {', '.join(space.domains)}; use graftpop.tune to search"
-        )
-    settings = space.resolve()
-    if optimizer is None:
-        check_optimizers([settings])
-    elif not isinstance(diversity := settings.population.diversity, str):
-        for key in diversity:
-            if key.split(".")[1] in SET_BY_OPTIMIZER and key != "training.lr":
-                raise SpaceError(
-                    f"population.diversity: {key} is set by the optimizer, got {diversity[key]}; leave it out"
-                )
-    return settings
