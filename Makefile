@@ -18,6 +18,7 @@ lowest:  ## the unit tests with the lowest supported version of every run-time d
 	build/lowest/bin/pip install -c constraints-lowest.txt '.[pruning]' \
 	    duckdb hypothesis jsonschema pytest pytest-timeout pytest-xdist tensorboard
 	build/lowest/bin/python -m pytest -m "not ray" --ignore=tests/exporting --ignore=tests/docs --ignore=tests/test_wheel.py \
+	    --ignore=tests/test_benchmarks.py \
 	    --ignore=tests/reporting/test_report_browser.py --ignore=tests/run/test_object_store.py \
 	    --ignore=tests/cluster/test_trackers.py \
 	    -W "ignore::optuna.exceptions.ExperimentalWarning" \

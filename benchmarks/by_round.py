@@ -5,8 +5,8 @@ python benchmarks/by_round.py RUN alpha                     grafts.parquet, all 
 python benchmarks/by_round.py RUN num_filters_below_50      diagnostics.parquet, by round: mean over peers and seeds
 """
 
+import argparse
 import statistics
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,15 @@ from typing import Any
 import pyarrow.parquet as pq
 
 
-def main(folder: Path, column: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("column")
+    given = parser.parse_args()
+    print_means(given.run, given.column)
+
+
+def print_means(folder: Path, column: str) -> None:
     variant_of = {row["trial_id"]: row["variant"] for row in pq.read_table(folder / "trials.parquet").to_pylist()}
     rounds = pq.read_table(folder / "rounds.parquet").to_pylist()
     if column == "alpha":
@@ -45,4 +53,4 @@ def by_variant(rows: list[dict[str, Any]], variant_of: dict[str, str]) -> dict[s
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main()

@@ -7,6 +7,7 @@ torch has no fast bfloat16 kernel for the backward pass of a depthwise convoluti
 3. The shapes are similar to MobileNetV2's; the batch size is 64.
 """
 
+import argparse
 import statistics
 import time
 
@@ -26,6 +27,7 @@ SHAPES = {  # input channels, width of a filter, groups, stride, side of the ima
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     rows = []
     for name, shape in SHAPES.items():

@@ -8,9 +8,9 @@ every run. The last table has the mean and standard deviation (n - 1) over runs 
 validation accuracy.
 """
 
+import argparse
 import json
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
@@ -50,9 +50,9 @@ def costs_by_trial(folder: Path) -> dict[str, dict[str, float]]:
     }
 
 
-def print_tables(folders: list[str]) -> None:
+def print_tables(folders: list[Path]) -> None:
     best_trials = []
-    for folder in map(Path, folders):
+    for folder in folders:
         provenance = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         trials = pq.read_table(folder / "trials.parquet").to_pylist()
         print(f"\nseed {provenance['seed']}\n")
@@ -85,10 +85,18 @@ def text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    parser.add_argument("--trials", action="store_true", help="print every trial instead")
+    given = parser.parse_args()
+    if not given.trials:
+        print_tables(given.runs)
+        return
+    for folder in given.runs:
+        for row in trials_of(folder):
+            print(json.dumps(row))
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "--trials":
-        for folder in sys.argv[2:]:
-            for row in trials_of(Path(folder)):
-                print(json.dumps(row))
-    else:
-        print_tables(sys.argv[1:])
+    main()
