@@ -68,7 +68,7 @@ class RayGroup:
         self._actors: dict[int, Any] = {}  # by index of actor
         self._actor_of_peer: dict[int, int] = {}  # index of actor by peer
         self._started: dict[ray.ObjectRef[Any], PendingCall] = {}
-        self._ended: deque[ray.ObjectRef[Any]] = deque()  # of these, those known to have ended
+        self._ended: deque[ray.ObjectRef[Any]] = deque()  # the started calls that are known to have ended
         self._assign_peers()
         for index in range(len(request.actors)):
             self._start_process(index)

@@ -21,7 +21,7 @@ BEAT_S = 5.0
 """Time between two heartbeats, and between two looks at them."""
 
 SILENT_LOOKS = 24
-"""A process without a heartbeat in so many successive looks, for two minutes at least, counts as lost.
+"""Successive looks without a heartbeat, at least two minutes, after which a process counts as lost.
 
 A busy or swapping machine delays a thread that does almost nothing by seconds. Looks are counted, not seconds: a driver
 that is stopped and continued, or an actor that does not answer, says nothing about the leading processes.

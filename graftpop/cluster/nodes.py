@@ -17,13 +17,13 @@ from graftpop.space import Space
 __all__ = ["check_nodes"]
 
 FOLDER_TIMEOUT_S = 60.0
-"""The check starts a process, which takes seconds on a busy node."""
+"""Limit for the check of the folder, which starts a process: that takes seconds on a busy node."""
 
 DEATH_TIMEOUT_S = 40.0
-"""Ray takes about 25 s at its defaults to notice that a node is gone."""
+"""How long a failing node may take to be declared dead; at Ray's defaults that takes about 25 s."""
 
 DATA_TIMEOUT_S = 1800.0
-"""Decoding millions of images takes minutes, once per node."""
+"""Limit for the check of the data: decoding millions of images takes minutes, once per node."""
 
 
 def check_nodes(space: Space, location: str) -> None:

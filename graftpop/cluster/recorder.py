@@ -51,7 +51,7 @@ class Recorder(Callback):
         heartbeats: those of the leading processes.
     """
 
-    def __init__(
+    def __init__(  # the study, what earlier sessions know of it, and the observers of its changes
         self,
         space: Space,
         folder: RunFolder,

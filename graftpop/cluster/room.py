@@ -21,7 +21,7 @@ ROOM_TIMEOUT_S = 1800.0
 SECONDS_BETWEEN_CHECKS = 1.0
 
 ANYTHING = "anything"
-"""In place of a demand: the wait of a study without a running trial, for the room of any trial."""
+"""Stands for a demand: no trial of the study runs, and any trial may be the next to find room."""
 
 
 class RoomWatch:
@@ -96,7 +96,7 @@ class RoomWatch:
     def _waits(self, trials: Sequence[Trial]) -> dict[Any, list[Trial]]:
         """Return the waiting trials by demand.
 
-        A demand remains, also without a trial, until it fits: the next trial with it shall not wait as long again.
+        A demand stays until it fits, even after its trial has ended, so that the next such trial does not wait anew.
         """
         pending = [trial for trial in trials if trial.status == Trial.PENDING]
         demands = {*map(_demand, pending), *self._since} - {ANYTHING}

@@ -114,10 +114,10 @@ class SuggestedTrials(Searcher):
             self._sampler.tell(number, "completed" if is_complete else "stopped", result)
 
     def save(self, checkpoint_path: str) -> None:
-        """Tune's snapshots are not read."""
+        """Save nothing: a study reads no snapshot of Tune."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Tune's snapshots are not read."""
+        """Restore nothing: a study reads no snapshot of Tune."""
 
 
 def search_algorithm(searcher: Searcher | None) -> BasicVariantGenerator | SearchGenerator:

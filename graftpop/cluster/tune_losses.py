@@ -20,7 +20,7 @@ from graftpop.cluster.loss_reason import loss_reason
 __all__ = ["losses_counted"]
 
 MEMORY_PAUSE_S = 10.0
-"""How long no trial starts after a loss for want of memory; retries at once would soon be used up."""
+"""Pause before the next trial starts after a loss for lack of memory; immediate retries would soon be used up."""
 
 
 @contextmanager

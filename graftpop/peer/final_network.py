@@ -75,7 +75,10 @@ class FinalNetwork:
         return primary.merit(self._task.score(self._task.predict(outputs), targets)[primary.name])
 
     def cost(self) -> TrialRow:
-        """Return the network's parameters and FLOPs for one image; with a removal both after it, and the latencies."""
+        """Return the network's parameters and its FLOPs per image.
+
+        If filters were removed, also both without these filters, and the latencies with and without them.
+        """
         shape = self._splits.image_shape
         network = self._learner.network
         cost: TrialRow = {"parameters": count_parameters(network), "flops": count_flops(network, shape)}

@@ -203,7 +203,7 @@ class Peer:
 
     def _train_epoch(self) -> CollectiveCall[None]:
         if self._rule is not None and self._learner.epoch == self._settings.common_epochs:
-            self._rule.begin()  # before the hooks, which draw other numbers at every peer
+            self._rule.begin()  # before the hooks, whose random numbers differ between peers
         if self._learner.epoch > 0:
             for hook in self._hooks:
                 hook.before_epoch(self._learner.epoch)

@@ -163,7 +163,10 @@ class Population:
         return done
 
     def _load_states(self) -> None:
-        """Load into every peer its state after the last round; no part of a round, which would be trained again."""
+        """Load into every peer its state after the last round.
+
+        This is no part of a round, because a loss would then repeat the round's training.
+        """
         self._states = {peer: self._states[peer] for peer in self.peers}
         self._recovery.commit(self._base(), done=False)
 

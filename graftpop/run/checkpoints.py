@@ -3,7 +3,7 @@
 A checkpoint is a folder with one file per peer and `population.json`. That file is written last and holds the size and
 the hash of every other file: a folder without it is no checkpoint, and a file that differs from it is damaged. Another
 `format_version` is refused, because skipping it would train again in silence. The last two checkpoints and the best one
-are kept. After the last round two are: the last, and the best or the one before.
+are kept. After the last round, two are kept: the last one, and the best one or the one before it.
 Nothing that is read is executed, and no file name can point outside the folder.
 """
 

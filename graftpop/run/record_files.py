@@ -25,10 +25,10 @@ from graftpop.run.storage import Folder
 __all__ = ["DamagedFile", "RecordTable", "Source", "large_tables", "record_tables"]
 
 TRIALS_PER_FOLD = 16
-"""Number of finished trials with files of their own from which on they are folded."""
+"""Number of finished trials with their own files at which these files are folded."""
 
 MAX_PART_BYTES = 64 * 2**20
-"""Size from which on a part is not folded again, because a part is built in memory."""
+"""A part of this size or more is not folded again, because a part is built in memory."""
 
 ROWS_PER_GROUP = 20_000
 CHUNK_BYTES = 2**20

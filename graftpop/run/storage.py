@@ -210,7 +210,7 @@ class Folder:
             return bytes(stream.read(most_bytes))
 
     def open(self, name: str) -> pa.NativeFile:
-        """Open a file to read; what is read is from a single version of it.
+        """Open a file for reading; its content comes from a single version.
 
         pyarrow opens a path twice, for the footer and for the data, and another process may replace the file in
         between. An object in a store may even be replaced while it is read in parts.

@@ -18,7 +18,7 @@ from graftpop.space.domains import Domain
 from graftpop.space.keys import default_of, section_of
 from graftpop.space.yaml_tree import value_at
 
-__all__ = ["conditions_of", "dependent_keys", "in_order", "possible_values", "searched_around"]
+__all__ = ["conditions_of", "dependent_keys", "in_order", "possible_values"]
 
 
 @cache
@@ -53,7 +53,7 @@ def conditions_of(key: str, domains: Mapping[str, Domain]) -> tuple[OnlyWith, ..
 
 
 def possible_values(condition: OnlyWith, key: str, domains: Mapping[str, Domain], fixed: Any) -> Sequence[Any]:
-    """Return the values that a condition's key can have where a searched key is.
+    """Return the values that a condition's key can have in the trials in which a searched key is sampled.
 
     Args:
         condition: a condition of the searched key.
@@ -61,7 +61,7 @@ def possible_values(condition: OnlyWith, key: str, domains: Mapping[str, Domain]
         domains: domains of the searched keys.
         fixed: the value of the condition's key if it is not searched.
     """
-    searched = searched_around(condition.key, domains)
+    searched = _searched_around(condition.key, domains)
     if searched is None:
         return (fixed,)
     if searched == condition.key:
@@ -71,7 +71,7 @@ def possible_values(condition: OnlyWith, key: str, domains: Mapping[str, Domain]
     return [value_at(choice, names, default_of(condition.key)) for choice in choices]
 
 
-def searched_around(key: str, domains: Mapping[str, Domain]) -> str | None:
+def _searched_around(key: str, domains: Mapping[str, Domain]) -> str | None:
     """Return the searched key that decides the value of a key: itself, or a section around it; None: it is fixed."""
     names = key.split(".")
     around = (".".join(names[:length]) for length in range(len(names), 0, -1))
@@ -84,7 +84,7 @@ def in_order(domains: Mapping[str, Domain]) -> dict[str, Domain]:
 
     def add(key: str) -> None:
         for condition in conditions_of(key, domains):
-            searched = searched_around(condition.key, domains)
+            searched = _searched_around(condition.key, domains)
             if searched is not None and searched not in ordered:
                 add(searched)
         ordered.setdefault(key, domains[key])

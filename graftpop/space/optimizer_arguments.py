@@ -23,7 +23,7 @@ def check_arguments(optimizer: OptimizerSettings, origin: Origin, *, import_timm
         import_timm: whether to check the names and arguments of timm's optimizers, which takes a second.
 
     Raises:
-        SpaceError: it has not; timm is not installed, or has no such optimizer.
+        SpaceError: an argument is unknown or has another type; timm is not installed, or has no such optimizer.
     """
     given = {f"training.optimizer.{key}": value for key, value in (optimizer.model_extra or {}).items()}
     for key, value in given.items():
@@ -56,7 +56,7 @@ def check_optimizers(possible_settings: Iterable[Settings]) -> None:
         possible_settings: settings of one or more populations.
 
     Raises:
-        SpaceError: it does not.
+        SpaceError: an optimizer fails one of these checks.
     """
     cases: dict[str, tuple[TrainingSettings, bool]] = {}
     for settings in possible_settings:

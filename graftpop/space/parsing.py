@@ -147,7 +147,7 @@ def _parse(tree: Mapping[str, Any], where: str, origins: Mapping[str, str]) -> t
     for sample in combinations({"variant": tuple(variants)} if variants else {}):
         of_sample = of_variant.get(sample.get("variant", ""), origin)
         first = space.active(space.complete(sample))
-        _check(space, first, of_sample)  # before, since an invalid value seems to leave others without effect
+        _check(space, first, of_sample)  # first, since keys may seem to have no effect beside an invalid value
         check_effect(domains, partial(space.value_of, chosen=sample), of_sample)
     for sample in space.boundary_samples():
         of_sample = of_variant.get(sample.get("variant", ""), origin)

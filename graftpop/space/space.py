@@ -35,7 +35,7 @@ class Space:
         variants: sections laid over `tree` key by key, by the variant's name; empty if the space has no variants.
         baseline: the variant that the others are compared with; None without variants.
         equal: the cost that all variants have in common, see `CompareSettings`.
-        published: `source` and `accuracy` of a paper, see `PublishedSettings`.
+        published: `source` and `scores` of a paper, see `PublishedSettings`.
         storage_url: `tune.optuna_storage` with its password, which `tree` masks; never printed, written or pickled.
     """
 

@@ -111,7 +111,7 @@ def about(seconds: float) -> str:
 
 
 def _kind(trial: PlannedTrial) -> tuple[str, ...]:
-    """Return a value, beginning with `_images`, that is equal for trials whose batches take equally long."""
+    """Return a value that is equal for trials whose batches take equally long; it begins with that of `_images`."""
     settings, training = trial.settings, trial.settings.training
     arithmetic = (training.precision, training.deterministic, trial.device, trial.num_threads)
     return _images(settings), *map(str, (settings.model, training.batch_size, *arithmetic))
@@ -161,7 +161,7 @@ def _image_s(trial: PlannedTrial, splits: Splits, limit_s: float) -> tuple[float
 
 
 class _FirstBatches:
-    """The first batches of a split, which measures the time that each takes its user.
+    """The first batches of a split, with the time that training or evaluation takes on each.
 
     Args:
         images: the split.
