@@ -16,11 +16,11 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TEST_BATCH", "PlainPeers"]
+__all__ = ["TEST_BATCH", "PlainPeers", "answer_requests", "arguments_of_peer"]
 
 POLL_S = 0.1
 TEST_BATCH = 100
@@ -40,6 +40,9 @@ class PlainPeers:
         batch: batch size.
     """
 
+    program = Path(__file__)
+    """The script of each process."""
+
     def __init__(self, model: str, num_peers: int, folder: Path, num_cores: int, batch: int = 128) -> None:
         threads = max(1, num_cores // num_peers)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -47,7 +50,7 @@ class PlainPeers:
             subprocess.Popen(
                 [
                     sys.executable,
-                    __file__,
+                    str(self.program),
                     "--model",
                     model,
                     "--peer",
@@ -97,7 +100,7 @@ class PlainPeers:
         for process in self._processes:
             assert process.stdout
             if process.stdout.readline() != "done\n":
-                raise RuntimeError(f"plain.py: a process ended with {process.wait(ANSWER_TIMEOUT_S)}")
+                raise RuntimeError(f"{self.program.name}: a process ended with {process.wait(ANSWER_TIMEOUT_S)}")
 
     def _signal(self, number: int) -> None:
         for process in self._processes:
@@ -221,26 +224,35 @@ def endless_batches(part: str, batch_size: int) -> Iterator[tuple[Any, Any]]:
         yield from loader
 
 
-def main() -> None:
+def arguments_of_peer() -> argparse.Namespace:
+    """Return the arguments that `PlainPeers` gives to each process."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--peer", type=int, required=True)
     parser.add_argument("--peers", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--batch", type=int, required=True)
-    given = parser.parse_args()
-    peer = PlainPeer(given)
-    batches, tests = endless_batches("train", given.batch), endless_batches("test", TEST_BATCH)
+    return parser.parse_args()
+
+
+def answer_requests(**actions: Callable[..., Any]) -> None:
+    """Call an action for each line of a name and whole numbers, and print `done` after it; also once at first."""
     print("done", flush=True)
     for line in sys.stdin:
-        match line.split():
-            case ["train", number]:
-                peer.train(batches, int(number))
-            case ["evaluate", number]:
-                peer.evaluate(tests, int(number))
-            case ["exchange"]:
-                peer.exchange()
+        name, *numbers = line.split()
+        actions[name](*map(int, numbers))
         print("done", flush=True)
+
+
+def main() -> None:
+    given = arguments_of_peer()
+    peer = PlainPeer(given)
+    batches, tests = endless_batches("train", given.batch), endless_batches("test", TEST_BATCH)
+    answer_requests(
+        train=lambda number: peer.train(batches, number),
+        evaluate=lambda number: peer.evaluate(tests, number),
+        exchange=peer.exchange,
+    )
 
 
 if __name__ == "__main__":

@@ -1,32 +1,39 @@
-"""Measure images per second of a training population, against the plain recipe in as many processes.
+"""Measure images per second of a training population, against two baselines in as many processes.
 
-    python benchmarks/training.py [--models resnet20 ...] [--peers 1 2 4] [--turns 5]
+    python benchmarks/training.py [--models resnet20 ...] [--peers 1 2 4] [--turns 5] [--baselines plain competent]
 
-CIFAR-10 from GRAFTPOP_DATA. Both train the same networks on equal numbers of augmented images and equal batch sizes;
-graftpop trains in the precision that `auto` selects. In each turn, one population trains an epoch of few images while
-the other is idle. The time is from the request to the last peer's result. It includes graftpop's evaluation on a few
-validation images and its calls through Ray. Each peer has its share of the cores.
+The baselines are the plain recipe (`plain.py`) and the loop of an experienced user (`competent.py`). Each has its
+tables and lines of JSON, one per goal. CIFAR-10 from GRAFTPOP_DATA. All train the same networks on equal numbers of
+augmented images and equal batch sizes; graftpop and the competent loop train in the precision that `auto` selects. In
+each turn, one population trains an epoch of few images while the others are idle. The time is from the request to the
+last peer's result. It includes graftpop's evaluation on a few validation images and its calls through Ray. Each peer
+has its share of the cores; `taskset -c 0` before the command leaves one core to all.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
+from competent import CompetentPeers
 from peers import NUM_CORES, peers_of, this_machine
 from plain import PlainPeers
 from turns import NUM_TURNS, Case, in_turns, report
 
-MODELS = ("resnet20", "resnet32", "mobilenetv2")
+BASELINES = {"plain": PlainPeers, "competent": CompetentPeers}
+MODELS = ("resnet20", "resnet32", "torchvision:resnet18", "mobilenetv2")
 PEERS = (1, 2, 4)
-NUM_IMAGES = {"cpu": {"resnet20": 512, "resnet32": 512}, "cuda": {}}  # of all peers in a turn
+NUM_IMAGES = {"cpu": {"resnet20": 512, "resnet32": 512, "torchvision:resnet18": 512}, "cuda": {}}  # of all peers
 OTHERWISE = {"cpu": 128, "cuda": 40_960}  # CIFAR-10 has 50,000
 LARGEST_BATCH = 128
 WANTED = {"cpu": 1.7, "cuda": 5.0}
+WANTED_OF_COMPETENT = {"mobilenetv2": 2.0}
+OTHERWISE_OF_COMPETENT = 1.25
 VAL_IMAGES = 10
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -36,29 +43,54 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--peers", nargs="+", type=int, default=PEERS)
     parser.add_argument("--turns", type=int, default=NUM_TURNS)
+    parser.add_argument("--baselines", nargs="+", choices=BASELINES, default=list(BASELINES))
     given = parser.parse_args()
 
+    found: dict[tuple[str, float], list[Case]] = {}
     with this_machine():
-        cases = [measured(model, num_peers, given.turns) for model in given.models for num_peers in given.peers]
-    report("training", "times the images/s of the plain recipe", WANTED[DEVICE], cases)
+        for model in given.models:
+            for num_peers in given.peers:
+                for baseline, case in measured(model, num_peers, given.baselines, given.turns).items():
+                    found.setdefault((baseline, wanted(baseline, model)), []).append(case)
+    for (baseline, goal), cases in found.items():
+        print(f"\nbaseline: {baseline}")
+        report("training", f"times the images/s of the {baseline} baseline", goal, cases, baseline=baseline)
 
 
-def measured(model: str, num_peers: int, num_turns: int) -> Case:
+def wanted(baseline: str, model: str) -> float:
+    """Return the smallest acceptable ratio."""
+    return WANTED[DEVICE] if baseline == "plain" else WANTED_OF_COMPETENT.get(model, OTHERWISE_OF_COMPETENT)
+
+
+def measured(model: str, num_peers: int, baselines: Sequence[str], num_turns: int) -> dict[str, Case]:
+    """Return the case of each baseline, by its name; all are measured in the same turns."""
     images = NUM_IMAGES[DEVICE].get(model, OTHERWISE[DEVICE])
     each = images // num_peers
     batch = min(LARGEST_BATCH, each)
-    with population(model, num_peers, each, batch) as train, tempfile.TemporaryDirectory() as folder:
-        plain = PlainPeers(model, num_peers, Path(folder), NUM_CORES, batch)
-        try:
-            ours_s, plain_s = in_turns(train, lambda: plain.ask(f"train {each // batch}"), num_turns=num_turns)
-        finally:
-            plain.close()
-    return Case(
-        f"{model}, {num_peers} peer{'s' * (num_peers > 1)}",
-        ours_s,
-        plain_s,
-        {"batch": batch, "graftpop, images/s": images / median(ours_s), "plain, images/s": images / median(plain_s)},
-    )
+    with (
+        population(model, num_peers, each, batch) as train,
+        tempfile.TemporaryDirectory() as folder,
+        ExitStack() as ends,
+    ):
+        ways: list[Callable[[], float]] = [train]
+        for baseline in baselines:
+            processes = BASELINES[baseline](model, num_peers, Path(folder), NUM_CORES, batch)
+            ends.callback(processes.close)
+            ways.append(partial(processes.ask, f"train {each // batch}"))
+        ours_s, *theirs_s = in_turns(*ways, num_turns=num_turns)
+    return {
+        baseline: Case(
+            f"{model}, {num_peers} peer{'s' * (num_peers > 1)}",
+            ours_s,
+            seconds,
+            {
+                "batch": batch,
+                "graftpop, images/s": images / median(ours_s),
+                f"{baseline}, images/s": images / median(seconds),
+            },
+        )
+        for baseline, seconds in zip(baselines, theirs_s, strict=True)
+    }
 
 
 @contextmanager
