@@ -1,14 +1,18 @@
 """Measure training against the peak of one core: floating-point operations and bytes per second.
 
-    python benchmarks/roofline.py [--models resnet20 ...] [--turns 5]      about two minutes on 2 cores
+    python benchmarks/roofline.py [--models resnet20 ...] [--turns 5]      about five minutes on 2 cores
 
 One peer trains in this process on one thread: CIFAR-10, batches of 128, in float32 and in the precision that `auto`
-selects. Its operations are those of convolutions and classifier, forward and twice as many backward. BatchNorm,
-activations, augmentation and the optimizer take time but count as 0 operations.
+selects. Its operations are those of convolutions and classifier, forward and twice as many backward; products with
+padding count, though graftpop skips some. BatchNorm, activations, augmentation and the optimizer take time but count as
+0 operations.
 
-The peak is measured in alternating turns: the product of two large matrices in the same precision, and a copy in
-memory, counting bytes read and written. Training moves at least the activations of a step, written once and read once.
-The time for that at the speed of the copy is a second bound.
+The peak is measured in alternating turns, in the same precision: the product of two large matrices, and convolutions
+with a 3x3 kernel and as many filters as channels. None of these is a bound alone: the library for products is slower
+than convolutions on some processors. So the bound ("at most") is the fastest turn of the fastest of them, named under
+"by". A copy in memory counts bytes read and written. Training moves at least the activations of a step, written once
+and read once. The time for that at the speed of the copy is a second bound. All times are CPU seconds of the one
+thread, which other load hardly changes.
 """
 
 import argparse
@@ -31,11 +35,14 @@ from graftpop.tasks.classification import Classification
 from graftpop.training.learner import Learner
 from graftpop.training.precision import training_dtype
 
-MODELS = ("resnet20", "resnet32", "mobilenetv2")
+MODELS = ("resnet20", "resnet32", "torchvision:resnet18", "mobilenetv2")
 PRECISIONS: Final = ("auto", "float32")
 BATCH, NUM_BATCHES = 128, 2
 VAL_IMAGES = 10
 SIDE = 2048
+CONVOLUTIONS = ((64, 16, 128), (128, 16, 64), (128, 32, 16), (256, 8, 64), (256, 16, 16))
+"""Channels, side of the images in pixels, and images."""
+
 COPIED_BYTES = 2**28
 FORWARD_AND_BACKWARD = 3
 
@@ -47,7 +54,9 @@ def main() -> None:
     given = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)
-    found = [measured(model, precision, given.turns) for model in given.models for precision in PRECISIONS]
+    dtypes = {precision: training_dtype(precision, torch.device("cpu")) for precision in PRECISIONS}
+    precisions = PRECISIONS if len(set(dtypes.values())) > 1 else PRECISIONS[:1]
+    found = [measured(model, precision, given.turns) for model in given.models for precision in precisions]
     columns = list(found[0])
     print_table(
         columns, [[value if isinstance(value, str) else f"{value:,.4g}" for value in case.values()] for case in found]
@@ -80,19 +89,24 @@ def measured(model: str, precision: Literal["auto", "float32"], num_turns: int) 
         device=torch.device("cpu"),
     )
     flops = FORWARD_AND_BACKWARD * count_flops(learner.network, (3, 32, 32))
-    train_s, product_s, copy_s = map(
-        statistics.median,
-        in_turns(lambda: learner.train_epoch().train_s, product_of_matrices(dtype), copying(), num_turns=num_turns),
+    peaks = {"product": product_of_matrices(dtype)}
+    peaks |= {f"{shape[0]} channels, {shape[1]} px": convolution(*shape, dtype) for shape in CONVOLUTIONS}
+    train_s, copy_s, *peaks_s = in_turns(
+        timed(learner.train_epoch), copying(), *(act for act, _ in peaks.values()), num_turns=num_turns
     )
-    images_per_s = num_images / train_s
-    most_flops, most_bytes = 2 * SIDE**3 / product_s, 2 * COPIED_BYTES / copy_s
+    rates = {name: peaks[name][1] / min(seconds) for name, seconds in zip(peaks, peaks_s, strict=True)}
+    fastest = max(rates, key=lambda name: rates[name])
+    images_per_s = num_images / statistics.median(train_s)
+    most_flops, most_bytes = rates[fastest], 2 * COPIED_BYTES / statistics.median(copy_s)
     moved = 2 * activation_bytes(learner, dtype)
     return {
         "model": model,
         "precision": str(dtype).removeprefix("torch."),
         "images/s": round(images_per_s, 1),
         "GFLOP/s": round(images_per_s * flops / 1e9, 1),
+        "product": round(rates["product"] / 1e9, 1),
         "at most": round(most_flops / 1e9, 1),
+        "by": fastest,
         "share": round(images_per_s * flops / most_flops, 3),
         "GB/s": round(images_per_s * moved / 1e9, 2),
         "copy, GB/s": round(most_bytes / 1e9, 2),
@@ -100,26 +114,35 @@ def measured(model: str, precision: Literal["auto", "float32"], num_turns: int) 
     }
 
 
-def product_of_matrices(dtype: torch.dtype) -> Callable[[], float]:
+def product_of_matrices(dtype: torch.dtype) -> tuple[Callable[[], float], int]:
+    """Return a function that multiplies two matrices and returns its seconds, and its floating-point operations."""
     one, other = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
+    return timed(lambda: torch.mm(one, other)), 2 * SIDE**3
 
-    def multiply() -> float:
-        start = time.perf_counter()
-        torch.mm(one, other)
-        return time.perf_counter() - start
 
-    return multiply
+def convolution(channels: int, side: int, num_images: int, dtype: torch.dtype) -> tuple[Callable[[], float], int]:
+    """Return a function that convolves images and returns its seconds, and its floating-point operations."""
+    images, weight = (
+        torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
+        for shape in ((num_images, channels, side, side), (channels, channels, 3, 3))
+    )
+    return (timed(lambda: torch.conv2d(images, weight, padding=1)), 2 * num_images * side**2 * channels**2 * 9)
+
+
+def timed(act: Callable[[], object]) -> Callable[[], float]:
+    """Return a function that acts, and returns the CPU seconds of it."""
+
+    def run() -> float:
+        start = time.process_time()
+        act()
+        return time.process_time() - start
+
+    return run
 
 
 def copying() -> Callable[[], float]:
     source, target = (torch.ones(COPIED_BYTES, dtype=torch.uint8) for _ in range(2))
-
-    def copy() -> float:
-        start = time.perf_counter()
-        target.copy_(source)
-        return time.perf_counter() - start
-
-    return copy
+    return timed(lambda: target.copy_(source))
 
 
 def activation_bytes(learner: Learner, dtype: torch.dtype) -> float:

@@ -24,6 +24,7 @@ from graftpop.training.optimizers import MakeOptimizer, Optimizer, TorchOptimize
 from graftpop.training.outputs import in_float32, joined
 from graftpop.training.precision import avoid_slow_kernels_, training_dtype
 from graftpop.training.recalibration import recalibrate
+from graftpop.training.weight_gradient import speed_up_weight_gradients_
 
 __all__ = ["Learner"]
 
@@ -97,6 +98,8 @@ class Learner:
         self._dtype = training_dtype(settings.precision, device)
         if self._dtype == torch.bfloat16 and device.type == "cpu":
             avoid_slow_kernels_(self.network)
+        if device.type == "cpu":
+            speed_up_weight_gradients_(self.network)
         self._parameters = dict(self.network.named_parameters())
         self._masks: list[tuple[nn.Parameter, Tensor]] = []
         self._optimizer: Optimizer = (
