@@ -23,7 +23,7 @@ def speed_up_weight_gradients_(network: nn.Module) -> None:
 
     On a CPU this holds for outputs of at most 4x4 pixels of 1x1 kernels and of those with many weights, and of at most
     2x2 of others. Outputs and the other gradients are torch's. The weight gradient differs from torch's by rounding
-    alone; it has the same shape, dtype and strides.
+    alone; it has the same shape and dtype, and is channels last in memory.
 
     Args:
         network: changed in place: the class of its convolutions; tensors, names and `isinstance` stay.
@@ -48,7 +48,6 @@ def is_faster(conv: nn.Conv2d, image_shape: torch.Size) -> bool:
         or conv.dilation != (1, 1)
         or conv.padding_mode != "zeros"
         or isinstance(conv.padding, str)
-        or not conv.weight.is_contiguous(memory_format=torch.channels_last)  # torch's gradient has another layout
     ):
         return False
     few = 4 if max(conv.kernel_size) == 1 or num_weights >= MANY_WEIGHTS else 2

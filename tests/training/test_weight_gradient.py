@@ -32,7 +32,7 @@ PLAIN: list[tuple[dict[str, Any], tuple[int, int]]] = [
     ({"in_channels": 256, "out_channels": 128, "kernel_size": 1}, (5, 5)),
     ({"in_channels": 32, "out_channels": 32, "kernel_size": 3, "padding": 1}, (2, 2)),
     ({"in_channels": 128, "out_channels": 128, "kernel_size": 3, "padding": 1, "groups": 2}, (2, 2)),
-    ({"in_channels": 64, "out_channels": 64, "kernel_size": 3, "padding": 2, "dilation": 2}, (2, 2)),
+    ({"in_channels": 256, "out_channels": 256, "kernel_size": 3, "padding": 2, "dilation": 2}, (1, 1)),
     ({"in_channels": 64, "out_channels": 64, "kernel_size": 3, "padding": "same"}, (2, 2)),
     ({"in_channels": 64, "out_channels": 64, "kernel_size": 3, "padding": 1, "padding_mode": "reflect"}, (2, 2)),
 ]
@@ -58,9 +58,9 @@ def run(conv: nn.Conv2d, images: Tensor) -> list[Tensor]:
     """Return the outputs, and the gradients of images and parameters."""
     images = images.clone().requires_grad_()
     outputs = conv(images)
-    conv.zero_grad()
-    outputs.backward(torch.randn(outputs.shape, generator=torch.Generator().manual_seed(2)).to(outputs))
-    return [outputs.detach(), images.grad, *(parameter.grad for parameter in conv.parameters())]  # type: ignore[list-item]
+    gradient = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(2)).to(outputs)
+    needed = [images, *(parameter for parameter in conv.parameters() if parameter.requires_grad)]
+    return [outputs.detach(), *torch.autograd.grad(outputs, needed, gradient)]
 
 
 class Operations(TorchDispatchMode):
