@@ -1,6 +1,7 @@
 """`python -m graftpop.tune`: search over populations with Ray Tune."""
 
 import shlex
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -8,7 +9,7 @@ from typer.core import TyperCommand
 
 from graftpop.cli.exit_codes import one_line_errors, run_command
 from graftpop.cli.stages import prefixed_errors, print_stage
-from graftpop.cli.study import new_run_folder, resume_study, start_study
+from graftpop.cli.study import new_run_folder, resume_study, start_study, starting_ray
 from graftpop.errors import SpaceError
 from graftpop.shipped_spaces import complete_space
 
@@ -126,17 +127,18 @@ def tune(  # one parameter per option
 
     with prefixed_errors(where, settings):
         check_packages(loaded)
-    check_rest()  # this and all that follows imports torch
-    from graftpop.study.preflight import check_names
+    with nullcontext() if dry_run else starting_ray(loaded, address) as start:
+        check_rest()  # this and all that follows imports torch
+        from graftpop.study.preflight import check_names
 
-    with prefixed_errors(where, settings):
-        check_names(loaded)
-    if dry_run:
-        from graftpop.cli.plan import print_plan
+        with prefixed_errors(where, settings):
+            check_names(loaded)
+        if start is None:  # with --dry-run
+            from graftpop.cli.plan import print_plan
 
-        print_plan(loaded, folder, where, settings, address)
-        return
-    start_study(loaded, folder, where, settings, address, token=show_token)
+            print_plan(loaded, folder, where, settings, address)
+        else:
+            start_study(loaded, folder, where, settings, start, token=show_token)
 
 
 if __name__ == "__main__":

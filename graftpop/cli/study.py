@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,12 +14,12 @@ from graftpop.errors import GraftpopError, SpaceError
 from graftpop.masking import masked
 
 if TYPE_CHECKING:  # slow imports are made inside the functions, so that wrong arguments are refused at once
-    from graftpop.cluster.connection import Connection
+    from graftpop.cluster.connection import Connection, Start
     from graftpop.run.run_folder import RunFolder
     from graftpop.space import Space
     from graftpop.study.trials import Trial
 
-__all__ = ["new_run_folder", "resume_study", "start_study"]
+__all__ = ["new_run_folder", "resume_study", "start_study", "starting_ray"]
 
 RESUME = "resume with: python -m graftpop.tune --resume"
 
@@ -37,14 +38,19 @@ def new_run_folder(out: str | None, space: "Space") -> "RunFolder":
     return folder
 
 
+@contextmanager
+def starting_ray(space: "Space", address: str | None) -> Iterator["Start"]:
+    """Start Ray on this machine beside the work of a block, unless there is the address of a cluster to join later."""
+    from graftpop.cluster.connection import starting
+
+    if address is None:
+        print_connecting(address)
+    with starting(address, name=space.resolve().name) as start:
+        yield start
+
+
 def start_study(
-    space: "Space",
-    folder: "RunFolder",
-    where: str,
-    overrides: Sequence[str],
-    address: str | None,
-    *,
-    token: bool = False,
+    space: "Space", folder: "RunFolder", where: str, overrides: Sequence[str], start: "Start", *, token: bool = False
 ) -> None:
     """Check data, networks and resources, then run a new study; `token` prints that of the dashboard."""
     from graftpop.cluster.connection import local_node
@@ -58,7 +64,7 @@ def start_study(
     with prefixed_errors(where, overrides):
         print_stage("loading", data_text(space))
         findings = check_data_and_models(space)
-        if address is None:
+        if start.address is None:
             check_resources(space.boundary_settings(), [local_node()])
     print_findings(findings)
     folder.create()
@@ -69,7 +75,7 @@ def start_study(
             with prefixed_errors(where, overrides), console.status("connecting to trackers and storage"):
                 check_trackers(space, folder)
                 check_storage(space, folder)
-            lead_study(space, folder, address, where, overrides, token=token)
+            lead_study(space, folder, start, where, overrides, token=token)
         except GraftpopError:
             if not folder.exists("trials.parquet"):  # nothing has started, so the folder stays free
                 folder.remove("space.yaml")
@@ -83,7 +89,7 @@ def resume_study(location: str, address: str | None, *, token: bool = False) -> 
     from graftpop.cluster.connection import check_can_lead
     from graftpop.run.provenance import read_provenance, run_provenance
     from graftpop.run.run_folder import RunFolder
-    from graftpop.space import parse_space
+    from graftpop.space import parse_without_torch
     from graftpop.space.yaml_text import read_sections
     from graftpop.study.optuna_storage import storage_url
     from graftpop.study.trackers import check_packages
@@ -92,34 +98,43 @@ def resume_study(location: str, address: str | None, *, token: bool = False) -> 
     folder = RunFolder(location)
     folder.check_is_run()
     where = f"{folder.location}/space.yaml"
-    space = parse_space(read_sections(folder.read_text("space.yaml"), where), where)
+    space, check_rest = parse_without_torch(read_sections(folder.read_text("space.yaml"), where), where, {})
     folder = RunFolder(location, space.metrics)
     with prefixed_errors(where):
         storage_url(space)  # raises without its password
         check_packages(space)
+    with starting_ray(space, address) as start:
+        check_rest()  # this and all that follows imports torch
         from graftpop.study.preflight import check_data_and_models
 
-        print_stage("loading", data_text(space))
-        findings = check_data_and_models(space)
-    print_findings(findings)
-    with folder.locked():
-        provenance = read_provenance(folder) or run_provenance(sys.argv[1:], space.resolve().seed)
-        write_provenance(folder, {key: value for key, value in provenance.items() if key not in ("finished", "status")})
-        lead_study(space, folder, address, where, token=token)
+        with prefixed_errors(where):
+            print_stage("loading", data_text(space))
+            findings = check_data_and_models(space)
+        print_findings(findings)
+        with folder.locked():
+            provenance = read_provenance(folder) or run_provenance(sys.argv[1:], space.resolve().seed)
+            write_provenance(
+                folder, {key: value for key, value in provenance.items() if key not in ("finished", "status")}
+            )
+            lead_study(space, folder, start, where, token=token)
 
 
 def lead_study(
-    space: "Space", folder: "RunFolder", address: str | None, where: str, overrides: Sequence[str] = (), *, token: bool
+    space: "Space", folder: "RunFolder", start: "Start", where: str, overrides: Sequence[str] = (), *, token: bool
 ) -> None:
     """Connect to a cluster and run a study, new or resumed; an interrupt at any moment is recorded."""
-    from graftpop.cluster.connection import connect
-    from graftpop.cluster.nodes import check_nodes
-    from graftpop.cluster.resources import check_resources
     from graftpop.run.provenance import read_provenance
 
-    print_connecting(address)
     try:
-        with connect(address, name=space.resolve().name, show_token=token) as connection:
+        if start.address is None:
+            import graftpop.cluster.study  # noqa: F401  # its import takes seconds, in which Ray starts
+        else:
+            print_connecting(start.address)
+        from graftpop.cluster.connection import connected
+        from graftpop.cluster.nodes import check_nodes
+        from graftpop.cluster.resources import check_resources
+
+        with connected(start, show_token=token) as connection:
             with prefixed_errors(where, overrides):
                 check_resources(space.boundary_settings(), connection.nodes)
             check_nodes(space, folder.location)

@@ -5,14 +5,18 @@ address of the local cluster with the nodes of this machine, a gRPC channel that
 a new cluster listens on.
 """
 
+import ctypes
 import logging
 import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from threading import Event, Thread
 from typing import Any
 
 from graftpop.cluster.auth_token import protect_token, read_token
@@ -21,12 +25,15 @@ from graftpop.errors import ResourceError, one_line
 
 __all__ = [
     "Connection",
+    "Start",
     "check_can_lead",
     "connect",
+    "connected",
     "dashboard_text",
     "local_node",
     "nodes_of_cluster",
     "private_start",
+    "starting",
 ]
 
 ANSWER_TIMEOUT_S = 10.0
@@ -48,6 +55,19 @@ class Connection:
     nodes: list[Node]
     dashboard: str
     here: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """A cluster that this process will be connected to.
+
+    Attributes:
+        address: None for a local cluster that starts.
+        wait: waits until this process is connected; returns Ray's context.
+    """
+
+    address: str | None
+    wait: Callable[[], Any]
 
 
 def local_node() -> Node:
@@ -72,42 +92,78 @@ def check_can_lead(address: str | None) -> None:
 
 
 @contextmanager
-def connect(address: str | None, *, name: str = "", show_token: bool = False) -> Iterator[Connection]:
-    """Connect to a cluster within a block; a cluster started for it ends with it.
+def starting(address: str | None, *, name: str = "") -> Iterator[Start]:
+    """Start a local cluster in the background within a block, which can prepare its work meanwhile.
+
+    The cluster ends with the block. If the block ends while the cluster starts, as after an error, the start is broken
+    off. Nothing waits for that but the end of this process.
 
     Args:
-        address: `auto`, `HOST:PORT` or `ray://...`; None starts a new local cluster.
+        address: None starts a new local cluster; with `auto`, `HOST:PORT` or `ray://...` nothing happens before
+            `connected`.
         name: name of the job in Ray's list of jobs.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns until it is set
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's table would interrupt ours
+    import ray
+    from ray.job_config import JobConfig
+
+    # a Ray client takes no job_config, but needs no name either
+    named: dict[str, Any] = {"job_config": JobConfig(metadata={"job_name": name})} if name else {}
+    init = partial(ray.init, **named, log_to_driver=False, logging_level=logging.ERROR)
+    if address is not None:
+        yield Start(address, partial(_join, address, init))
+        return
+    context, is_over = Future[Any](), Event()
+
+    def run() -> None:
+        try:
+            with private_start(), _sighup_blocked(), _sigterm_action_kept():
+                # `local` instead of None, which would join any cluster that runs on this machine
+                ready = init("local")
+            context.set_result(ready)
+            is_over.wait()  # the kernel ends Ray's processes with the thread that started them
+        except BaseException as error:
+            if not context.done():
+                context.set_exception(error)
+        finally:
+            ray.shutdown()
+
+    thread = Thread(target=run, name="ray")
+    try:
+        thread.start()
+        yield Start(None, context.result)
+    finally:
+        is_over.set()
+        if context.done():
+            thread.join()
+        else:  # as Ctrl-C does in the main thread
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+
+
+@contextmanager
+def connected(start: Start, *, show_token: bool = False) -> Iterator[Connection]:
+    """Connect to a cluster within a block.
+
+    Args:
+        start: from `starting`.
         show_token: whether the line about the dashboard has its token.
 
     Raises:
         ResourceError: the cluster cannot be reached or started.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns until it is set
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's table would interrupt ours
     import ray
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
     from ray.exceptions import AuthenticationError, RaySystemError
-    from ray.job_config import JobConfig
 
-    # a Ray client takes no job_config, but needs no name either
-    named: dict[str, Any] = {"job_config": JobConfig(metadata={"job_name": name})} if name else {}
     try:
-        if address is not None:
-            protect_token(create=False)
-            _check_answers(address)
-        # `local` instead of None, which would join any cluster that runs on this machine
-        with private_start() if address is None else nullcontext(), _sighup_blocked(), _sigterm_kept():
-            context = ray.init(address or "local", **named, log_to_driver=False, logging_level=logging.ERROR)
-    except SystemExit as error:  # by Ray's handler of SIGTERM
-        signal.raise_signal(signal.SIGTERM)
-        raise KeyboardInterrupt from error
+        context = start.wait()
     except (OSError, ValueError, RuntimeError, RaySystemError, AuthenticationError) as error:
         reason = (one_line(error) or type(error).__name__).rstrip(".")
-        if address is None:
+        if start.address is None:
             raise ResourceError(f"ray: no cluster could be started on this machine: {reason}{_full_disk()}") from error
         raise ResourceError(
-            f"--address {address}: no cluster could be joined: {reason}; start one with "
+            f"--address {start.address}: no cluster could be joined: {reason}; start one with "
             f"`ray start --head`, or omit --address to use this machine alone"
         ) from error
     try:
@@ -120,6 +176,25 @@ def connect(address: str | None, *, name: str = "", show_token: bool = False) ->
         yield Connection(nodes_of_cluster(), dashboard, f"node:{here}")
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[Connection]:
+    """Connect to a cluster within a block, without work beside its start; see `starting` and `connected`."""
+    with starting(address) as start, connected(start) as connection:
+        yield connection
+
+
+def _join(address: str, init: Callable[[str], Any]) -> Any:
+    """Join the cluster at an address by `ray.init`; return Ray's context."""
+    protect_token(create=False)
+    _check_answers(address)
+    try:
+        with _sighup_blocked(), _sigterm_kept():
+            return init(address)
+    except SystemExit as error:  # by Ray's handler of SIGTERM, which it installs in the main thread only
+        signal.raise_signal(signal.SIGTERM)
+        raise KeyboardInterrupt from error
 
 
 @contextmanager
@@ -169,6 +244,20 @@ def _sigterm_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _sigterm_action_kept() -> Iterator[None]:
+    """Restore what the process does at SIGTERM, outside the main thread, where Python cannot.
+
+    Ray's core installs a handler that dumps its stack.
+    """
+    libc, action = ctypes.CDLL(None), ctypes.create_string_buffer(1024)  # larger than any `struct sigaction`
+    libc.sigaction(signal.SIGTERM, None, action)
+    try:
+        yield
+    finally:
+        libc.sigaction(signal.SIGTERM, action, None)
 
 
 def nodes_of_cluster() -> list[Node]:

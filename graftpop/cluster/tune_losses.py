@@ -1,4 +1,4 @@
-"""Losses of leading processes that Ray Tune 2.60 does not count as such; the only place that changes Tune.
+"""Losses of leading processes that Ray Tune 2.60 does not count as such; `tune_environment.py` changes Tune too.
 
 Tune's manager of actors ends the whole experiment on every error of Ray but two; the `OutOfMemoryError` of a process
 that Ray's memory monitor killed is among the others. A trial that waits for room cannot be ended from outside either.

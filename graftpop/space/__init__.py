@@ -5,7 +5,7 @@ starts, instead of by a trial that fails hours later.
 """
 
 from graftpop.space.domains import DOMAINS, Domain
-from graftpop.space.parsing import load_space, parse_space, read_space
+from graftpop.space.parsing import load_space, parse_space, parse_without_torch, read_space
 from graftpop.space.space import Space
 
-__all__ = ["DOMAINS", "Domain", "Space", "load_space", "parse_space", "read_space"]
+__all__ = ["DOMAINS", "Domain", "Space", "load_space", "parse_space", "parse_without_torch", "read_space"]

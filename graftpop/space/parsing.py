@@ -29,7 +29,7 @@ from graftpop.space.yaml_text import MAX_CHARS, read_sections
 from graftpop.space.yaml_tree import copied, make_paths_absolute_, with_defaults
 from graftpop.user_code import PYTHON, is_importable
 
-__all__ = ["load_space", "parse_space", "read_space"]
+__all__ = ["load_space", "parse_space", "parse_without_torch", "read_space"]
 
 MAX_BOUNDARY_SAMPLES = 100_000  # about 5 s of validation
 
@@ -79,7 +79,7 @@ def read_space(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Space, 
     if found != Path(path):
         _check_user_code(tree, str(path))
     make_paths_absolute_(tree)
-    return _parse(tree, str(path), origins)
+    return parse_without_torch(tree, str(path), origins)
 
 
 def _check_user_code(tree: Any, where: str) -> None:
@@ -104,13 +104,18 @@ def parse_space(tree: Mapping[str, Any], where: str = "space", origins: Mapping[
     Raises:
         SpaceError: the space is invalid.
     """
-    space, check_rest = _parse(tree, where, origins or {})
+    space, check_rest = parse_without_torch(tree, where, origins or {})
     check_rest()
     return space
 
 
-def _parse(tree: Mapping[str, Any], where: str, origins: Mapping[str, str]) -> tuple[Space, Callable[[], None]]:
-    """Return the space that plain data describes, checked without torch, and a function that checks the rest."""
+def parse_without_torch(
+    tree: Mapping[str, Any], where: str, origins: Mapping[str, str]
+) -> tuple[Space, Callable[[], None]]:
+    """Return the space that plain data describes, checked without torch, and a function that checks the rest.
+
+    The arguments and errors are those of `parse_space`.
+    """
     check_renamed(tree, where, origins)
     origin = Origins(where, origins)
     sections = _with_task({name: value for name, value in copied(dict(tree)).items() if name not in STUDY_KEYS})

@@ -247,6 +247,23 @@ def test_password_is_not_printed() -> None:
         ),
         (["--set", "tune.optuna_storage=mysql+nodriver://host/db"], r"--set .*: tune.optuna_storage: .*nodriver"),
         (["--set", "tune.optuna_storage=postgresql+pg8000://host/db"], r"--set .*: tune.optuna_storage: .*pg8000"),
+        (
+            ["--set", "data.name=digit"],
+            r"--set data.name=digit: data.name: unknown name 'digit'; .*did you mean 'digits'\?",
+        ),
+        (
+            ["--set", "model.name=resnet9"],
+            "--set model.name=resnet9: model.name: unknown name 'resnet9'; choose from resnet8, .*torchvision:NAME",
+        ),
+        (
+            ["--set", "model.name={choice: [resnet8, torchvision:alexnt]}"],
+            r"--set model.name=.*: model.name: .*torchvision:alexnt.*did you mean torchvision:alexnet\?",
+        ),
+        (
+            ["--set", "model={choice: [{name: resnet8}, {name: resnet9}]}"],
+            "--set model=.*: model.name: unknown name 'resnet9'",
+        ),
+        (["--set", "resources.cpus_per_peer=999"], f"{DIGITS}: population.num_peers: 3 peers of 999 CPU"),
         (["--out", "held"], "--out .*/held: .*--resume .*/held"),
     ],
 )
@@ -305,30 +322,6 @@ def test_more_peers_than_the_cluster_can_place_are_refused() -> None:
         (["--space", DIGITS, "--num-samples", "0"], "--set tune.num_samples=0: tune.num_samples: .*, got 0"),
         (["--space", DIGITS, "--tracker", "wandbb"], r"--set tune.trackers=\[wandbb\]: tune.trackers\[0\]: .*'wandb'"),
         (["--space", DIGITS, "--seed", "-1"], "--set seed=-1: seed: .*, got -1"),
-        (
-            ["--space", DIGITS, "--set", "data.name=digit"],
-            r"--set data.name=digit: data.name: unknown name 'digit'; .*did you mean 'digits'\?",
-        ),
-        (
-            ["--space", DIGITS, "--set", "model.name=resnet9"],
-            "--set model.name=resnet9: model.name: unknown name 'resnet9'; choose from resnet8, .*torchvision:NAME",
-        ),
-        (
-            ["--space", DIGITS, "--set", "model.name={choice: [resnet8, torchvision:alexnt]}"],
-            r"--set model.name=.*: model.name: .*torchvision:alexnt.*did you mean torchvision:alexnet\?",
-        ),
-        (
-            ["--space", DIGITS, "--set", "model={choice: [{name: resnet8}, {name: resnet9}]}"],
-            "--set model=.*: model.name: unknown name 'resnet9'",
-        ),
-        (
-            ["--space", DIGITS, "--set", "data.max_train_images=5000"],
-            r"--set data.max_train_images=5000: data.max_train_images: .* \d+, got 5000",
-        ),
-        (
-            ["--space", DIGITS, "--set", "resources.cpus_per_peer=999"],
-            f"{DIGITS}: population.num_peers: 3 peers of 999 CPU",
-        ),
         (["--space", DIGITS, "--out", "nosuch://bucket/run"], "nosuch://bucket/run: .*s3://"),
         (["--resume", "absent"], ".*/absent: .*no space.yaml; .*runs/NAME-TIME$"),
         (["--resume", "."], ".*/here: .*no space.yaml; "),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -116,18 +117,69 @@ def test_signal_to_a_running_study_is_recorded(tmp_path: Path, number: signal.Si
         check_interrupted(process, run, code)
 
 
-@pytest.mark.chaos
-def test_sigterm_while_ray_starts_is_recorded(tmp_path: Path) -> None:
-    """Ray has a handler of its own then."""
+def ray_processes(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """Wait until a driver has started processes of Ray, and return them."""
+    driver = psutil.Process(process.pid)
+    while not any(child.name() == "gcs_server" for child in driver.children()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    return driver.children(recursive=True)
+
+
+def check_nothing_is_left(processes: list[psutil.Process], run: Path) -> None:
+    assert not run.exists()
+    assert psutil.wait_procs(processes, timeout=30)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.chaos),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.chaos),
+    ],
+)
+def test_signal_while_ray_starts_and_data_is_checked_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     run = tmp_path / "run"
     with driver(tmp_path, "--space", "space.yaml", "--out", str(run)) as process:
-        parent = psutil.Process(process.pid)
-        while not any(child.name() == "gcs_server" for child in parent.children()):
+        of_ray = ray_processes(process)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (code, "interrupted\n")
+    assert "dashboard" not in output
+    check_nothing_is_left(of_ray, run)
+
+
+def test_wrong_data_found_while_ray_starts_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    run = tmp_path / "run"
+    wrong = "data.max_train_images=5000"
+    with driver(tmp_path, "--space", "space.yaml", "--out", str(run), "--set", wrong) as process:
+        of_ray = ray_processes(process)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert re.fullmatch(f"error: --set {wrong}: data.max_train_images: .*\n", errors)
+    assert "dashboard" not in output
+    check_nothing_is_left(of_ray, run)
+
+
+@pytest.mark.chaos
+def test_sigterm_while_a_study_waits_for_ray_is_recorded(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    run = tmp_path / "run"
+    with driver(tmp_path, "--space", "space.yaml", "--out", str(run)) as process:
+        while not (run / "space.yaml").exists():
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
+        time.sleep(2)  # the checks of trackers and storage are over
         process.send_signal(signal.SIGTERM)
-        check_interrupted(process, run, 143)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (143, "")
+    assert f"python -m graftpop.tune --resume {run}" in output
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
 
 
 @pytest.mark.chaos
