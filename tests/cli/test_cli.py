@@ -293,7 +293,7 @@ def test_missing_space_is_refused() -> None:
 
 def test_more_peers_than_the_cluster_can_place_are_refused() -> None:
     options = ("--set", "population.num_peers={choice: [2, 5000]}", "--set", "population.mode=async")
-    refused = refusal("--space", DIGITS, *options)
+    refused = refusal("--space", DIGITS, *options, "--dry-run")
     assert refused.startswith("--set population.num_peers={choice: [2, 5000]}: population.num_peers: 5000 peers ")
     assert re.search(r"1 node, \d+ CPU, \d+ GPU\D+(\d+); .* \1 peers.*resources.cpus_per_peer", refused)
 
@@ -351,7 +351,7 @@ def test_bad_input_is_refused_before_anything_starts(arguments: list[str], messa
 )
 def test_bad_space_is_refused_with_its_file(text: str, message: str) -> None:
     Path("space.yaml").write_text(text, encoding="utf-8")
-    assert re.match(message, refusal("--space", "space.yaml"))
+    assert re.match(message, refusal("--space", "space.yaml", "--dry-run"))
 
 
 def test_folder_with_a_run_is_not_overwritten(empty_folder: Path) -> None:
@@ -450,7 +450,8 @@ def no_tables(folder: Path) -> str:
 @pytest.mark.parametrize("write", [out_of_range, negative, corrupt, empty, no_tables])
 def test_bad_tables_are_refused_with_file_and_row(write: Callable[[Path], str], data_folder: Path) -> None:
     message = write(data_folder).replace("{folder}", re.escape(str(data_folder)))
-    refused = refusal("--space", DIGITS, "--set", "data.name=parquet", "--set", f"data.root={data_folder}")
+    of_parquet = ("--set", "data.name=parquet", "--set", f"data.root={data_folder}")
+    refused = refusal("--space", DIGITS, *of_parquet, "--dry-run")
     assert re.match(f"{re.escape(DIGITS)}: {message}", refused)
 
 
@@ -464,7 +465,8 @@ def write_folders(folder: Path, side: int) -> None:
 
 def of_folders(data_folder: Path, **options: Any) -> list[str]:
     settings = {"data.name": "folder", "data.root": data_folder, "data.max_train_images": "null", **options}
-    return ["--space", DIGITS, *(part for key, value in settings.items() for part in ("--set", f"{key}={value}"))]
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return ["--space", DIGITS, "--dry-run", *options]
 
 
 def test_absent_or_empty_folder_of_images_is_refused(data_folder: Path) -> None:
@@ -501,5 +503,5 @@ def test_network_without_a_site_is_refused(data_folder: Path) -> None:
 def test_network_that_does_not_fit_the_images_is_refused() -> None:
     assert re.match(
         r"--set model.name=torchvision:alexnet: model.name: 'torchvision:alexnet' .*\(3, 8, 8\)",
-        refusal("--space", DIGITS, "--set", "model.name=torchvision:alexnet"),
+        refusal("--space", DIGITS, "--set", "model.name=torchvision:alexnet", "--dry-run"),
     )

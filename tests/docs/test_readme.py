@@ -56,7 +56,7 @@ def test_first_command_writes_a_complete_run_and_a_good_network(tmp_path: Path) 
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    checking, loading, sites, starting, dashboard, folder = ended.stdout.splitlines()[:6]
+    checking, starting, loading, sites, dashboard, folder = ended.stdout.splitlines()[:6]
     assert checking.split() == ["checking", "search_spaces/digits.yaml"]
     assert loading.split() == ["loading", "digits"]
     assert sites.split()[:3] == ["sites", "resnet8:", "7"]

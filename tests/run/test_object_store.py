@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from guarded_database import PASSWORD
 
-from graftpop.cli.study import new_run_folder, resume_study, start_study
+from graftpop.cli.study import new_run_folder, resume_study, start_study, starting_ray
 from graftpop.errors import CheckpointError, StorageError
 from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
 from graftpop.run.record_files import TRIALS_PER_FOLD, RecordTable
@@ -216,7 +216,8 @@ def test_study_is_complete_and_resuming_it_changes_nothing(
     storage = f"tune.optuna_storage=guarded://me:{PASSWORD}@host/{tmp_path}/study.db"
     monkeypatch.setattr(sys, "argv", ["graftpop", "tune", "--out", uri, "--set", storage])
     space = load_space(tmp_path / "space.yaml", [storage])
-    start_study(space, new_run_folder(uri, space), "space.yaml", [storage], None)
+    with starting_ray(space, None) as start:
+        start_study(space, new_run_folder(uri, space), "space.yaml", [storage], start)
     folder = Folder(uri)
     assert {"best", "report.html", "rounds.parquet", "run.json", "space.yaml", "trials.parquet", "tune"} <= set(
         folder.names()
