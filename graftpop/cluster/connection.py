@@ -59,7 +59,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class Start:
-    """A cluster that this process will be connected to.
+    """A cluster that this process is not connected to yet.
 
     Attributes:
         address: None for a local cluster that starts.
@@ -93,7 +93,7 @@ def check_can_lead(address: str | None) -> None:
 
 @contextmanager
 def starting(address: str | None, *, name: str = "") -> Iterator[Start]:
-    """Start a local cluster in the background within a block, which can prepare its work meanwhile.
+    """Start a local cluster in the background, while a block does other work.
 
     The cluster ends with the block. If the block ends while the cluster starts, as after an error, the start is broken
     off. Nothing waits for that but the end of this process.
@@ -248,9 +248,9 @@ def _sigterm_kept() -> Iterator[None]:
 
 @contextmanager
 def _sigterm_action_kept() -> Iterator[None]:
-    """Restore what the process does at SIGTERM, outside the main thread, where Python cannot.
+    """Restore the C handler of SIGTERM in any thread; Python can do so in the main thread only.
 
-    Ray's core installs a handler that dumps its stack.
+    Ray's core installs a handler that prints its stack.
     """
     libc, action = ctypes.CDLL(None), ctypes.create_string_buffer(1024)  # larger than any `struct sigaction`
     libc.sigaction(signal.SIGTERM, None, action)

@@ -14,9 +14,9 @@ __all__ = ["common_environment"]
 
 @contextmanager
 def common_environment() -> Iterator[None]:
-    """Let leading processes and peers that start in this block have the environment of all Ray's processes.
+    """Give leading processes and peers that start in this block the same environment as Ray's other processes.
 
-    Tune still copies what it copies only if it is set here, such as AWS_ACCESS_KEY_ID.
+    Variables that Tune copies from this process, such as AWS_ACCESS_KEY_ID, still reach them.
     """
     variables = class_cache.DEFAULT_ENV_VARS
     before = dict(variables)

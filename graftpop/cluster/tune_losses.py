@@ -1,9 +1,9 @@
-"""Losses of leading processes that Ray Tune 2.60 does not count as such; `tune_environment.py` changes Tune too.
+"""Losses of leading processes that Ray Tune 2.60 does not count as such.
 
 Tune's manager of actors ends the whole experiment on every error of Ray but two; the `OutOfMemoryError` of a process
 that Ray's memory monitor killed is among the others. A trial that waits for room cannot be ended from outside either.
-Tune has no setting, hook or argument for these, so a subclass takes the manager's place. `tests/cluster/
-test_tune_losses.py` fails if a new Ray has another manager.
+Tune has no setting, hook or argument for these, so a subclass takes the manager's place. Beside `tune_environment.py`
+this is the only file that changes Tune. `tests/cluster/test_study.py` fails if a new Ray has another manager.
 """
 
 import time

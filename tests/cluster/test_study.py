@@ -26,6 +26,7 @@ from graftpop.cluster.connection import Connection
 from graftpop.cluster.resources import Node
 from graftpop.cluster.study import run_study
 from graftpop.cluster.trainable import placement_of
+from graftpop.cluster.tune_environment import common_environment
 from graftpop.comparison import compare_trials
 from graftpop.data import load_splits
 from graftpop.errors import ResourceError
@@ -364,12 +365,12 @@ def test_leader_that_no_longer_runs_is_lost(
     assert f"pid {stopped[0]} " in lost.error
 
 
-def test_memory_kill_is_a_failure_of_its_trial(
+def test_memory_kill_is_a_failure_of_its_trial_which_has_no_environment_of_its_own(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del connection
     monkeypatch.setattr(tune_losses, "MEMORY_PAUSE_S", 0.1)
-    with tune_losses.losses_counted({}):
+    with tune_losses.losses_counted({}), common_environment():
         analysis = tune.run(
             KilledForMemory,
             config={"was_killed": str(tmp_path / "was_killed")},
@@ -379,6 +380,7 @@ def test_memory_kill_is_a_failure_of_its_trial(
         )
     (trial,) = analysis.trials
     assert (trial.status, trial.num_failures) == ("TERMINATED", 1)
+    assert trial.last_result["environment"] == {}
     assert "training.batch_size" in Path(trial.error_file).read_text()
 
 

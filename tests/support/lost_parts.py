@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.exceptions import OutOfMemoryError
 
@@ -22,4 +23,4 @@ class KilledForMemory(tune.Trainable):
         return OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.")
 
     def step(self) -> dict[str, Any]:
-        return {"done": True}
+        return {"done": True, "environment": dict(ray.get_runtime_context().runtime_env)}
