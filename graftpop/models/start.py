@@ -17,7 +17,7 @@ from graftpop.models.catalog import INCEPTIONS
 from graftpop.models.network_file import read_card_and_weights
 from graftpop.models.normalization import Normalization
 from graftpop.models.published import published_weights
-from graftpop.models.weight_comparison import another_network, compare
+from graftpop.models.weight_comparison import another_network, compare_weights
 from graftpop.models.weight_file import check_exists, read_any_weights
 from graftpop.seeds import seeded
 from graftpop.settings import ModelSettings
@@ -58,7 +58,7 @@ class Start(NamedTuple):
             ModelError: published weights cannot be downloaded.
         """
         weights = dict(self.read())
-        found = compare(network, weights, num_classes, has_head=self.has_head)
+        found = compare_weights(network, weights, num_classes, has_head=self.has_head)
         if found.differences:
             raise CheckpointError(
                 f"{self.where}: {another_network(name, found.differences)}; set model.name and model.args to its "

@@ -17,7 +17,7 @@ from graftpop.models.forward_check import check_forward
 from graftpop.models.network_file import read_network
 from graftpop.models.normalization import Normalization, Renormalized, normalization
 from graftpop.models.published import published_weights
-from graftpop.models.weight_comparison import another_network, compare
+from graftpop.models.weight_comparison import another_network, compare_weights
 from graftpop.models.weight_file import check_exists, read_weights
 from graftpop.seeds import seeded
 from graftpop.settings import TeacherSettings
@@ -101,7 +101,7 @@ def _from_file(file: Path, settings: TeacherSettings, num_classes: int, where: s
         weights = read_weights(file)
     except CheckpointError as error:
         raise CheckpointError(f"{where}.checkpoint: {error}") from error
-    found = compare(network, weights, num_classes)
+    found = compare_weights(network, weights, num_classes)
     if found.head:
         _check_classes(found.num_classes, num_classes, f"{where}.checkpoint: {file}")
     if found.differences:

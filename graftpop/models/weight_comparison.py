@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["Comparison", "another_network", "compare"]
+__all__ = ["Comparison", "another_network", "compare_weights"]
 
 
 class Comparison(NamedTuple):
@@ -22,7 +22,7 @@ class Comparison(NamedTuple):
     num_classes: int = 0
 
 
-def compare(
+def compare_weights(
     network: nn.Module, weights: Mapping[str, Tensor], num_classes: int, *, has_head: bool = True
 ) -> Comparison:
     """Return how weights differ from a network.
