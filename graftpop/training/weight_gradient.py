@@ -1,6 +1,6 @@
 """The weight gradient of convolutions on the few pixels of a network's last layers.
 
-On a CPU, torch's own kernel takes up to 60 times as long there as the products of matrices that it computes
+On a CPU, torch's own kernel takes up to 95 times as long there as the products of matrices that it computes
 (`benchmarks/small_convolutions.py`).
 """
 
