@@ -110,7 +110,10 @@ def starting(address: str | None, *, name: str = "") -> Iterator[Start]:
 
     # a Ray client takes no job_config, but needs no name either
     named: dict[str, Any] = {"job_config": JobConfig(metadata={"job_name": name})} if name else {}
-    init = partial(ray.init, **named, log_to_driver=False, logging_level=logging.ERROR)
+
+    def init(at: str) -> Any:
+        return ray.init(at, **named, log_to_driver=False, logging_level=logging.ERROR)
+
     if address is not None:
         yield Start(address, partial(_join, address, init))
         return

@@ -465,8 +465,8 @@ def write_folders(folder: Path, side: int) -> None:
 
 def of_folders(data_folder: Path, **options: Any) -> list[str]:
     settings = {"data.name": "folder", "data.root": data_folder, "data.max_train_images": "null", **options}
-    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    return ["--space", DIGITS, "--dry-run", *options]
+    given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return ["--space", DIGITS, "--dry-run", *given]
 
 
 def test_absent_or_empty_folder_of_images_is_refused(data_folder: Path) -> None:
