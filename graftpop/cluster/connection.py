@@ -161,7 +161,10 @@ def connected(start: Start, *, show_token: bool = False) -> Iterator[Connection]
 
     try:
         context = start.wait()
-    except (OSError, ValueError, RuntimeError, RaySystemError, AuthenticationError) as error:
+    except Exception as error:
+        failures = (OSError, ValueError, RuntimeError, RaySystemError, AuthenticationError)
+        if not isinstance(error, failures) and type(error) is not Exception:  # Ray: slow to start
+            raise
         reason = (one_line(error) or type(error).__name__).rstrip(".")
         if start.address is None:
             raise ResourceError(f"ray: no cluster could be started on this machine: {reason}{_full_disk()}") from error
