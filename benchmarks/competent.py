@@ -45,7 +45,7 @@ class CompetentPeer:
         torch.backends.cudnn.benchmark = True
         torch.manual_seed(given.peer)
         self._dtype = training_dtype("auto", self._device)
-        self._network = build(given.model, 10).to(self._device, memory_format=torch.channels_last)
+        self._network = build(given.model, 10).to(self._device).to(memory_format=torch.channels_last)
         self._criterion = nn.CrossEntropyLoss()
         self._optimizer = torch.optim.SGD(
             self._network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True

@@ -36,7 +36,7 @@ from graftpop.training.learner import Learner
 from graftpop.training.precision import training_dtype
 
 MODELS = ("resnet20", "resnet32", "torchvision:resnet18", "mobilenetv2")
-PRECISIONS: Final = ("auto", "float32")
+PRECISIONS: Final[tuple[Literal["auto", "float32"], ...]] = ("auto", "float32")
 BATCH, NUM_BATCHES = 128, 2
 VAL_IMAGES = 10
 SIDE = 2048
