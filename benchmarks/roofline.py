@@ -18,12 +18,11 @@ thread, which other load hardly changes.
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from typing import Final, Literal
 
 import torch
-from turns import NUM_TURNS, in_turns, print_table
+from turns import NUM_TURNS, cpu_timed, in_turns, print_table
 
 from graftpop.cluster.malloc import keep_freed_memory
 from graftpop.data import load_splits
@@ -92,7 +91,7 @@ def measured(model: str, precision: Literal["auto", "float32"], num_turns: int) 
     peaks = {"product": product_of_matrices(dtype)}
     peaks |= {f"{shape[0]} channels, {shape[1]} px": convolution(*shape, dtype) for shape in CONVOLUTIONS}
     train_s, copy_s, *peaks_s = in_turns(
-        timed(learner.train_epoch), copying(), *(act for act, _ in peaks.values()), num_turns=num_turns
+        cpu_timed(learner.train_epoch), copying(), *(act for act, _ in peaks.values()), num_turns=num_turns
     )
     rates = {name: peaks[name][1] / min(seconds) for name, seconds in zip(peaks, peaks_s, strict=True)}
     fastest = max(rates, key=lambda name: rates[name])
@@ -117,7 +116,7 @@ def measured(model: str, precision: Literal["auto", "float32"], num_turns: int) 
 def product_of_matrices(dtype: torch.dtype) -> tuple[Callable[[], float], int]:
     """Return a function that multiplies two matrices and returns its seconds, and its floating-point operations."""
     one, other = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
-    return timed(lambda: torch.mm(one, other)), 2 * SIDE**3
+    return cpu_timed(lambda: torch.mm(one, other)), 2 * SIDE**3
 
 
 def convolution(channels: int, side: int, num_images: int, dtype: torch.dtype) -> tuple[Callable[[], float], int]:
@@ -126,23 +125,12 @@ def convolution(channels: int, side: int, num_images: int, dtype: torch.dtype) -
         torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
         for shape in ((num_images, channels, side, side), (channels, channels, 3, 3))
     )
-    return (timed(lambda: torch.conv2d(images, weight, padding=1)), 2 * num_images * side**2 * channels**2 * 9)
-
-
-def timed(act: Callable[[], object]) -> Callable[[], float]:
-    """Return a function that acts, and returns the CPU seconds of it."""
-
-    def run() -> float:
-        start = time.process_time()
-        act()
-        return time.process_time() - start
-
-    return run
+    return (cpu_timed(lambda: torch.conv2d(images, weight, padding=1)), 2 * num_images * side**2 * channels**2 * 9)
 
 
 def copying() -> Callable[[], float]:
     source, target = (torch.ones(COPIED_BYTES, dtype=torch.uint8) for _ in range(2))
-    return timed(lambda: target.copy_(source))
+    return cpu_timed(lambda: target.copy_(source))
 
 
 def activation_bytes(learner: Learner, dtype: torch.dtype) -> float:

@@ -9,12 +9,10 @@ changes.
 """
 
 import argparse
-import time
-from collections.abc import Callable
 
 import torch
 from torch import nn
-from turns import NUM_TURNS, in_turns, print_table
+from turns import NUM_TURNS, cpu_timed, in_turns, print_table
 
 from graftpop.cluster.malloc import keep_freed_memory
 from graftpop.training.flat_state import FlatState
@@ -73,18 +71,9 @@ def measured(shape: tuple[int, int, int, int, int], dtype: torch.dtype, num_turn
     def by_products() -> None:
         weight_gradient(gradient, images, weight.shape[2:], strides, padding)
 
-    torchs, ours = map(min, in_turns(timed(by_torch), timed(by_products), num_turns=num_turns))
+    torchs, ours = map(min, in_turns(cpu_timed(by_torch), cpu_timed(by_products), num_turns=num_turns))
     used = "yes" if is_faster(conv, images.shape) else "no"
     return [*map(str, shape), f"{1000 * torchs:.2f}", f"{1000 * ours:.2f}", f"{torchs / ours:.2f}", used]
-
-
-def timed(act: Callable[[], None]) -> Callable[[], float]:
-    def run() -> float:
-        start = time.process_time()
-        act()
-        return time.process_time() - start
-
-    return run
 
 
 if __name__ == "__main__":

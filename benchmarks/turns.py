@@ -3,13 +3,14 @@
 import json
 import os
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from graftpop.run.provenance import run_provenance
 
-__all__ = ["NUM_TURNS", "Case", "in_turns", "print_table", "report"]
+__all__ = ["NUM_TURNS", "Case", "cpu_timed", "in_turns", "print_table", "report"]
 
 NUM_TURNS = 5
 
@@ -39,6 +40,17 @@ class Case:
     def ratio(self) -> float:
         """The median of the ratios."""
         return statistics.median(self.ratios)
+
+
+def cpu_timed(act: Callable[[], object]) -> Callable[[], float]:
+    """Return a function that acts and returns the CPU seconds that this process needed."""
+
+    def run() -> float:
+        start = time.process_time()
+        act()
+        return time.process_time() - start
+
+    return run
 
 
 def in_turns(*ways: Callable[[], float], num_turns: int) -> list[list[float]]:

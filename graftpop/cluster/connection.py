@@ -126,7 +126,7 @@ def starting(address: str | None, *, name: str = "") -> Iterator[Start]:
                 ready = init("local")
             context.set_result(ready)
             is_over.wait()  # the kernel ends Ray's processes with the thread that started them
-        except BaseException as error:
+        except BaseException as error:  # of the thread, which `wait` raises in the main one
             if not context.done():
                 context.set_exception(error)
         finally:

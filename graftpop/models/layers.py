@@ -27,6 +27,6 @@ def pixel_mean(maps: Tensor) -> Tensor:
     """Return the means over all pixels, (N, C), of feature maps, (N, C, H, W).
 
     The mean is taken channels last, as networks train here. The gradient of `maps.mean((2, 3))` has its channels first
-    and the same values; ReLU and sums need several times as long for tensors of two layouts.
+    and the same values, and torch is slow where ReLU and sums get tensors of two layouts.
     """
     return maps.permute(0, 2, 3, 1).mean((1, 2))

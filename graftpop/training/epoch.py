@@ -1,4 +1,4 @@
-"""What takes part in an epoch beside the learner, loss terms and exchanges, and the result of an epoch."""
+"""Interfaces of loss terms and of exchanges within an epoch, and the result of an epoch."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass

@@ -459,7 +459,7 @@ class MixedLayouts(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet8_leaky", "mobilenetv2", "vgg16", "densenet", "resnext"])
 def test_training_keeps_all_feature_maps_channels_last(name: str) -> None:
-    # Operations on two layouts are several times as slow.
+    # Operations on two layouts are slow.
     network = seeded(name).to(memory_format=torch.channels_last)
     with MixedLayouts() as layouts:
         network(images(2, 3, 32, 32).to(memory_format=torch.channels_last)).sum().backward()
