@@ -116,7 +116,7 @@ def tune(  # one parameter per option
     if where is None:
         raise SpaceError("--space: needs a YAML file or the name of a shipped space, got none; try --space digits")
     print_stage("checking", where)  # before the imports, which take seconds
-    from graftpop.cluster.connection import check_can_lead
+    from graftpop.cluster.address import check_can_lead
     from graftpop.space import read_space
 
     loaded, check_rest = read_space(where, settings)

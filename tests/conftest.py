@@ -37,7 +37,8 @@ def connection() -> "Iterator[Connection]":
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     import ray
 
-    from graftpop.cluster.connection import Connection, private_start
+    from graftpop.cluster.connection import Connection
+    from graftpop.cluster.local_ray import private_start
     from graftpop.cluster.resources import Node
 
     num_cpus = 4

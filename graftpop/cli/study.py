@@ -86,7 +86,7 @@ def start_study(
 def resume_study(location: str, address: str | None, *, token: bool = False) -> None:
     """Resume the study of a run folder; `token` prints that of the dashboard."""
     print_stage("checking", masked(location))
-    from graftpop.cluster.connection import check_can_lead
+    from graftpop.cluster.address import check_can_lead
     from graftpop.run.provenance import read_provenance, run_provenance
     from graftpop.run.run_folder import RunFolder
     from graftpop.space import parse_without_torch

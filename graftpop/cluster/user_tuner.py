@@ -7,7 +7,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from graftpop.cluster.connection import nodes_of_cluster, private_start
+from graftpop.cluster.connection import nodes_of_cluster
+from graftpop.cluster.local_ray import private_start
 from graftpop.cluster.resources import resource_request
 from graftpop.cluster.trainable import PopulationTrainable, leader
 from graftpop.errors import SpaceError

@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from graftpop.cluster.connection import check_can_lead, connect, dashboard_text, local_node
+from graftpop.cluster.address import check_can_lead
+from graftpop.cluster.connection import connect, dashboard_text, local_node
 from graftpop.errors import ResourceError
 
 
