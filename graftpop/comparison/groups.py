@@ -6,7 +6,7 @@ Differences are paired: variant minus baseline with the same seed. An effect tha
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from graftpop.settings import Accounting, Settings
 from graftpop.space import Space
 from graftpop.study.trials import restored_row
 
-__all__ = ["COSTS", "Group", "Line", "compare", "compare_trials", "published_percent", "verdict"]
+__all__ = ["COSTS", "Group", "Line", "compare_trials", "published_percent", "verdict"]
 
 COSTS: Mapping[str, str] = {
     "images": "images trained by all peers",
@@ -144,45 +144,8 @@ class Group:
         return {line.variant: line.difference for line in self.lines if line.difference is not None}
 
 
-def compare(
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    variants: Sequence[str],
-    baseline: str,
-    seeds: Sequence[Any],
-    searched: Sequence[str],
-    settings_of: Callable[[Mapping[str, Any]], Settings],
-    primary: Metric = ACCURACY,
-    equal: Accounting = "images",
-) -> list[Group]:
-    """Return one group per combination of the searched values other than variant and seed.
-
-    Args:
-        rows: rows of `trials.parquet`.
-        variants: names of the variants, in the order of the lines.
-        baseline: variant that the others are compared with.
-        seeds: seeds that each variant has to complete; [None] if no seed is searched.
-        searched: searched keys; variant and seed may be among them.
-        settings_of: function from a sample with a variant to its settings.
-        primary: the primary metric of the task.
-        equal: the cost that all variants should have in common.
-    """
-    others = [key for key in searched if key not in ("variant", "seed")]
-    by_values: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_values.setdefault(repr([row[key] for key in others]), []).append(row)
-    groups = []
-    for members in by_values.values():
-        values = {key: members[0][key] for key in others}
-        settings = {variant: settings_of({"variant": variant, **values}) for variant in variants}
-        completed = {variant: _completed(members, variant, primary.test) for variant in variants}
-        lines = (_line(variant, baseline, completed, settings, seeds, primary.test, equal) for variant in variants)
-        groups.append(Group(values, baseline, tuple(lines), primary, equal))
-    return groups
-
-
 def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Group]:
-    """Return the groups of a comparison study.
+    """Return the groups of a comparison study: one per combination of the searched values but variant and seed.
 
     Args:
         rows: rows of `trials.parquet`, in which values of mixed types are text, or rows from `Trial.row`.
@@ -190,18 +153,14 @@ def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Grou
     """
     assert space.baseline is not None, "compare_trials: needs a space with variants"
     domains = {key: domain for key, domain in space.domains.items() if key != "variant"}
-    restored = [restored_row(row, domains) for row in rows]
-    seeds = domains["seed"].every_value() if "seed" in domains else [None]
-    return compare(
-        restored,
-        variants=list(space.variants),
-        baseline=space.baseline,
-        seeds=seeds,
-        searched=list(domains),
-        settings_of=space.resolve,
-        primary=space.primary,
-        equal=space.equal,
-    )
+    others = [key for key in domains if key != "seed"]
+    by_values: dict[str, list[Mapping[str, Any]]] = {}
+    for row in (restored_row(row, domains) for row in rows):
+        by_values.setdefault(repr([row[key] for key in others]), []).append(row)
+    return [
+        _group({key: members[0][key] for key in others}, members, space, space.baseline)
+        for members in by_values.values()
+    ]
 
 
 def published_percent(
@@ -247,6 +206,14 @@ def verdict(group: Group) -> str:
     return " ".join(sentences)
 
 
+def _group(values: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], space: Space, baseline: str) -> Group:
+    """Return the group of the trials with some values of the other searched keys."""
+    settings = {variant: space.resolve({"variant": variant, **values}) for variant in space.variants}
+    completed = {variant: _completed(rows, variant, space.primary.test) for variant in space.variants}
+    lines = (_line(variant, baseline, completed, settings, space) for variant in space.variants)
+    return Group(values, baseline, tuple(lines), space.primary, space.equal)
+
+
 def _completed(rows: Sequence[Mapping[str, Any]], variant: str, test: str) -> dict[Any, Mapping[str, Any]]:
     """Return the rows of a variant's completed trials with a score in the column `test`, by seed."""
     return {
@@ -261,19 +228,19 @@ def _line(
     baseline: str,
     completed: Mapping[str, Mapping[Any, Mapping[str, Any]]],
     settings: Mapping[str, Settings],
-    seeds: Sequence[Any],
-    test: str,
-    equal: Accounting,
+    space: Space,
 ) -> Line:
+    """Return the results of a variant, given the completed trials and the settings of all variants by name."""
+    test, accounting = space.primary.test, space.equal
     scores = {name: {seed: float(row[test]) for seed, row in rows.items()} for name, rows in completed.items()}
-    own = scores[variant]
+    own, rows = scores[variant], completed[variant].values()
     difference = None if variant == baseline else paired_difference(own, scores[baseline])
-    rows = completed[variant].values()
-    num_missing = max(0, len(seeds) - len(own))
+    num_seeds = len(space.domains["seed"].every_value()) if "seed" in space.domains else 1
+    num_missing = max(0, num_seeds - len(own))
     early = early_end_warnings(settings[variant], [row["epochs"] for row in rows])
-    warnings = [*trial_warnings(num_missing, len(seeds)), *early]
-    cost, of_baseline = (_mean(each, COMPARED[equal]) for each in (rows, completed[baseline].values()))
-    unequal = list(compute_warnings(equal, cost, of_baseline, baseline))
+    warnings = [*trial_warnings(num_missing, num_seeds), *early]
+    cost, of_baseline = (_mean(each, COMPARED[accounting]) for each in (rows, completed[baseline].values()))
+    unequal = list(compute_warnings(accounting, cost, of_baseline, baseline))
     if variant != baseline:
         warnings += [*pairing_warnings(difference), *unequal]
         warnings += schedule_warnings(settings[variant], settings[baseline], baseline)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from graftpop.hooks.gated import GatedPruning
 from graftpop.hooks.hook import Hook
 from graftpop.hooks.moving_average import MovingAverage
-from graftpop.hooks.pruning import Pruning, PruningPlan
+from graftpop.hooks.pruning import Pruning
+from graftpop.hooks.pruning_plan import PruningPlan
 from graftpop.hooks.repr import RePr
 from graftpop.hooks.scions import InternalScions, NoiseScions
 from graftpop.hooks.weight_averaging import StochasticWeightAveraging

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from graftpop.hooks.data_criteria import gate_products
 from graftpop.hooks.gated_phases import phases_of
-from graftpop.hooks.pruning import Pruning, PruningPlan
+from graftpop.hooks.pruning import Pruning
+from graftpop.hooks.pruning_plan import PruningPlan
 from graftpop.settings import PruningSettings
 from graftpop.training.filters import SiteFilters
 from graftpop.training.learner import Learner

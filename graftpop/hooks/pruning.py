@@ -18,32 +18,29 @@ References:
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import fmean
 from typing import Final, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from graftpop.errors import ModelError
 from graftpop.hooks.hook import Hook
 from graftpop.hooks.interaction import utilization
-from graftpop.hooks.ranking import COMPARABLE, check_criterion, scores
-from graftpop.models.flops import flops_by_weight
+from graftpop.hooks.pruning_plan import PruningPlan, grouped_sites
+from graftpop.hooks.ranking import COMPARABLE, scores
 from graftpop.ops.allocation import budget, by_utilization, cross_layer, global_ranking, normalized, uniform
 from graftpop.ops.attenuation import ShareSchedule, attenuate_, constant, falling, growing, zero
 from graftpop.ops.pruning_target import counts_for_target
 from graftpop.ops.selection import k_reciprocal, lowest
 from graftpop.seeds import derive
 from graftpop.settings import PruningSettings
-from graftpop.sites import Site
 from graftpop.training.filters import SiteFilters, mask_dropped
 from graftpop.training.learner import Learner
-from graftpop.training.unit_groups import Size, UnitGroup, find_unit_groups
+from graftpop.training.unit_groups import UnitGroup
 
-__all__ = ["SCHEDULES", "Pruning", "PruningPlan", "plan_pruning"]
+__all__ = ["SCHEDULES", "Pruning"]
 
 
 class Schedule(NamedTuple):
@@ -68,81 +65,6 @@ SCHEDULES: Final[Mapping[str, Schedule]] = {
     "hard": Schedule(constant, zero, recovers=False),
     "gated": Schedule(constant, zero, recovers=False),  # `hooks.gated` has its own epochs
 }
-
-
-@dataclass(frozen=True)
-class PruningPlan:
-    """Facts about a network that pruning needs before the training.
-
-    Attributes:
-        groups: its groups of units.
-        flops: floating-point operations of every group's layers for one image.
-        size: its size without some units; None if they may not be removable.
-        least_share: share of the units of every group that stay.
-    """
-
-    groups: Sequence[UnitGroup]
-    flops: Sequence[int]
-    size: Size | None
-    least_share: float
-
-    def least(self, group: UnitGroup) -> int:
-        """Return the least number of units of a group that stay, at least 1."""
-        return max(1, math.ceil(self.least_share * group.num_units - 1e-9))
-
-
-def plan_pruning(
-    settings: PruningSettings, network: nn.Module, sites: Sequence[Site], image_shape: tuple[int, ...], name: str
-) -> PruningPlan:
-    """Return the plan for a network.
-
-    Args:
-        settings: the section of the settings.
-        network: the network; not changed.
-        sites: the sites whose units may be dropped, in module order.
-        image_shape: (C, H, W) of its images.
-        name: the user's name of the network, used in messages.
-
-    Raises:
-        ModelError: no units can be removed, the target cannot be reached, or a layer's FLOPs are not known.
-    """
-    method = settings.method
-    groups = find_unit_groups(network, sites, image_shape, name, method.coupled)
-    groups = [group for group in groups if not (settings.skip_first and 0 in group.members)] or groups
-    grouped = [sites[index] for index in _grouped(groups)]
-    check_criterion(method.criterion, grouped, name, "pruning.criterion")
-    if method.allocation == "utilization":
-        check_criterion("interaction", grouped, name, "pruning.allocation")
-    ungated = next((site for site in grouped if site.entry("scale") is None), None)
-    if method.schedule == "gated" and ungated is not None:
-        raise ModelError(
-            f"pruning.schedule: gated needs layers before a normalization with a scale, which is their gate, got "
-            f"'{ungated.name}' of '{name}'; choose another schedule"
-        )
-    of_weights = flops_by_weight(network, image_shape) if method.allocation == "cross_layer" else {}
-    flops = [sum(of_weights.get(sites[index].weight.tensor, 0) for index in group.members) for group in groups]
-    if method.allocation == "cross_layer" and not all(flops):
-        unknown = sites[next(iter(groups[flops.index(0)].members))].name
-        raise ModelError(
-            f"model.name: '{name}' must have layers with known FLOPs for pruning.allocation: cross_layer, got "
-            f"'{unknown}', whose weight is passed to a function; choose uniform or global"
-        )
-    size = None if method.coupled == "apart" else Size(network, groups, image_shape)
-    plan = PruningPlan(groups, flops, size, settings.least_share)
-    if settings.target is not None and size is not None:
-        smallest = size.share_left(settings.target_of, [group.num_units - plan.least(group) for group in groups])
-        if smallest > settings.target:
-            step = "raise it, or set pruning.coupled: sum" if method.coupled == "skip" else "raise it"
-            raise ModelError(
-                f"pruning.target: must be at least {smallest:.3f} of the {settings.target_of} of '{name}', which are "
-                f"left if every layer loses all units that it may, got {settings.target:g}; {step}"
-            )
-    return plan
-
-
-def _grouped(groups: Iterable[UnitGroup]) -> list[int]:
-    """Return the indices of the sites in some groups, in module order."""
-    return sorted({index for group in groups for index in group.members})
 
 
 class Pruning(Hook):
@@ -175,7 +97,7 @@ class Pruning(Hook):
         self._settings, self._method = settings, settings.method
         self._schedule = SCHEDULES[self._method.schedule]
         self._groups = [_Units(group, filters) for group in plan.groups]
-        self._grouped = {index: filters[index] for index in _grouped(plan.groups)}
+        self._grouped = {index: filters[index] for index in grouped_sites(plan.groups)}
         self._first_epoch, self._epochs = max(1, math.floor(settings.start * epochs + 1e-9)), epochs
         self._seed, self._peer = seed, peer
         self._dropped = self._nothing()

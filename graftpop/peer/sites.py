@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from graftpop.errors import ModelError
-from graftpop.hooks.pruning import PruningPlan, plan_pruning
+from graftpop.hooks.pruning_plan import PruningPlan, plan_pruning
 from graftpop.hooks.ranking import check_criterion
 from graftpop.models.layers import BATCHNORMS
 from graftpop.settings import Settings

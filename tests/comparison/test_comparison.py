@@ -18,11 +18,13 @@ from rich.table import Table
 from scipy import stats
 
 from graftpop.comparison.difference import paired_difference
-from graftpop.comparison.groups import Group, Line, compare, published_percent, verdict
+from graftpop.comparison.groups import Group, Line, compare_trials, published_percent, verdict
 from graftpop.comparison.rendering import comparison_html, comparison_markdown, comparison_tables
-from graftpop.metrics import ACCURACY, Metric
+from graftpop.metrics import Metric
 from graftpop.reporting.differences import paired_differences
-from graftpop.settings import Accounting, Settings
+from graftpop.settings import Accounting
+from graftpop.space import Space
+from graftpop.space.domains import Domain
 
 VARIANTS: dict[str, dict[str, Any]] = {"single": {}, "grafting": {"graft": {}}, "noise": {"graft": {"source": "noise"}}}
 PUBLISHED = {
@@ -62,21 +64,15 @@ def rows_of(accuracies: Mapping[str, Sequence[float | None]]) -> list[dict[str, 
 def groups_of(
     rows: Sequence[Mapping[str, Any]],
     variants: Mapping[str, Mapping[str, Any]] = VARIANTS,
-    searched: Sequence[str] = ("variant", "seed"),
+    searched: Mapping[str, Sequence[Any]] | None = None,
     num_seeds: int = 3,
     equal: Accounting = "images",
-    primary: Metric = ACCURACY,
+    task: Mapping[str, Any] | None = None,
 ) -> list[Group]:
-    return compare(
-        rows,
-        variants=list(variants),
-        baseline="single",
-        seeds=range(num_seeds),
-        searched=searched,
-        settings_of=lambda sample: Settings.model_validate(variants[sample["variant"]]),
-        equal=equal,
-        primary=primary,
-    )
+    """Return the groups of trials, with the values of the keys that are searched besides variant and seed."""
+    values = {"variant": list(variants), **(searched or {}), "seed": range(num_seeds)}
+    domains = {key: Domain("grid", tuple(every)) for key, every in values.items()}
+    return compare_trials(rows, Space({"task": task or {}}, domains, variants, "single", equal))
 
 
 def group_of(accuracies: Mapping[str, Sequence[float | None]]) -> Group:
@@ -274,7 +270,7 @@ def test_each_combination_of_other_searched_values_is_a_group() -> None:
         for variant, accuracies in STUDY.items()
         for seed, accuracy in enumerate(accuracies)
     ]
-    groups = groups_of(rows, searched=("variant", "population.num_peers", "seed"))
+    groups = groups_of(rows, searched={"population.num_peers": [2, 4]})
     assert [group.values for group in groups] == [{"population.num_peers": 2}, {"population.num_peers": 4}]
     for group in groups:
         assert line_of(group, "grafting").n == 3
@@ -283,21 +279,13 @@ def test_each_combination_of_other_searched_values_is_a_group() -> None:
 
 
 def test_settings_of_a_line_come_from_its_variant_and_group() -> None:
-    samples = []
-
-    def settings_of(sample: Mapping[str, Any]) -> Settings:
-        samples.append(dict(sample))
-        return Settings()
-
-    compare(
-        [row("single", 0, 0.5, **{"graft.level": "layer"})],
-        variants=["single", "noise"],
-        baseline="single",
-        seeds=[0],
-        searched=["graft.level", "seed", "variant"],
-        settings_of=settings_of,
-    )
-    assert samples == [{"variant": "single", "graft.level": "layer"}, {"variant": "noise", "graft.level": "layer"}]
+    rows = [trial | {"training.epochs": planned} for planned in (10, 20) for trial in rows_of(STUDY)]  # all ended at 10
+    variants = VARIANTS | {"noise": {"training": {"patience": 5}}}
+    complete, early = groups_of(rows, variants, searched={"training.epochs": [10, 20]})
+    assert [line.warnings for line in complete.lines] == [(), (), ()]
+    single, grafting, noise = (line.warnings for line in early.lines)
+    assert single == grafting == ()
+    assert has_phrases(noise[0], "training.patience", "10 of 20 epochs")
 
 
 def test_study_without_trials_has_no_group() -> None:
@@ -436,7 +424,7 @@ def test_ensemble_costs_all_its_networks_at_inference() -> None:
 def test_metric_to_minimize_is_compared_at_its_accounting() -> None:
     rows = [trial | {"test_rmse": 4.0 - trial["test_accuracy"], "epochs": 10} for trial in rows_of(STUDY)]
     rows = [trial | ({"epochs": 20} if trial["variant"] == "noise" else {}) for trial in rows]
-    (group,) = groups_of(rows, equal="epochs", primary=Metric("rmse", "min"))
+    (group,) = groups_of(rows, equal="epochs", task={"name": "python:a.Task", "metrics": {"rmse": "min"}})
     difference = line_of(group, "grafting").difference
     assert difference is not None
     assert difference.mean == pytest.approx(-0.02)
@@ -506,8 +494,9 @@ def test_published_accuracies_are_found_by_variant_and_searched_values() -> None
             {"variant": "grafting", "percent": 90.0},
         ],
     }
-    rows = [row("grafting", 0, 0.5, **{"model.name": name}) for name in ("resnet20", "resnet32", "resnet56")]
-    small, middle, large = groups_of(rows, searched=("variant", "model.name", "seed"))
+    names = ("resnet20", "resnet32", "resnet56")
+    rows = [row("grafting", 0, 0.5, **{"model.name": name}) for name in names]
+    small, middle, large = groups_of(rows, searched={"model.name": names})
     assert published_percent(small, "grafting", published) == [(91.5, None), (90.0, None)]
     assert published_percent(middle, "grafting", published) == [(93.25, 0.5), (90.0, None)]
     assert published_percent(large, "grafting", published) == [(90.0, None)]
@@ -643,7 +632,7 @@ def test_markdown_has_the_same_cells_as_the_page() -> None:
 
 def test_groups_are_named_by_their_values() -> None:
     rows = [row("single", seed, 0.5, **{"population.num_peers": peers}) for peers in (2, 4) for seed in range(3)]
-    groups = groups_of(rows, searched=("variant", "population.num_peers", "seed"))
+    groups = groups_of(rows, searched={"population.num_peers": [2, 4]})
     assert "**population.num_peers = 4**" in comparison_markdown(groups, None)
     assert "<h3>population.num_peers = 4</h3>" in comparison_html(groups, None)
     output = StringIO()

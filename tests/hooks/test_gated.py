@@ -12,7 +12,7 @@ from graftpop.errors import ModelError
 from graftpop.hooks.data_criteria import gate_products
 from graftpop.hooks.gated import GatedPruning
 from graftpop.hooks.gated_phases import Phases
-from graftpop.hooks.pruning import plan_pruning
+from graftpop.hooks.pruning_plan import plan_pruning
 from graftpop.settings import PruningSettings
 from graftpop.training.filters import SiteFilters
 from graftpop.training.learner import Learner

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from graftpop.errors import ModelError
 from graftpop.hooks.gated import GatedPruning
-from graftpop.hooks.pruning import Pruning, plan_pruning
+from graftpop.hooks.pruning import Pruning
+from graftpop.hooks.pruning_plan import plan_pruning
 from graftpop.models.flops import count_flops, count_parameters, flops_by_weight
 from graftpop.ops.allocation import budget, cross_layer, normalized
 from graftpop.ops.attenuation import growing

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from graftpop.errors import ModelError
 from graftpop.hooks.data_criteria import NUM_BATCHES
-from graftpop.hooks.pruning import Pruning, plan_pruning
+from graftpop.hooks.pruning import Pruning
+from graftpop.hooks.pruning_plan import plan_pruning
 from graftpop.hooks.ranking import check_criterion, scores
 from graftpop.hooks.torch_pruning_criteria import TORCH_PRUNING_CRITERIA
 from graftpop.models.flops import count_flops
