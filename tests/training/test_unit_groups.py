@@ -52,11 +52,51 @@ class Flattened(nn.Sequential):
         self.extend([nn.Flatten(), nn.Linear(36, 11), nn.ReLU(), nn.Linear(11, 10)])
 
 
+class NormalizedTwice(nn.Sequential):
+    """A second BatchNorm turns the dropped channels of the first convolution into constants."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU())
+        self.extend([nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+        self.append(nn.Linear(6, 10))
+
+
+class Shuffled(nn.Sequential):
+    """Four channels of the first convolution become one channel of the second."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.PixelShuffle(2), nn.Conv2d(4, 6, 3))
+        self.extend([nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10)])
+
+
+class Correlated(nn.Module):
+    """Part of its arithmetic is a product of activations, which no weight takes part in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.first_norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.second, self.second_norm = nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6)
+        self.head = nn.Linear(36, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.second_norm(self.second(self.first_norm(self.first(x)).relu())).flatten(2)
+        result: Tensor = self.head((out @ out.transpose(1, 2)).flatten(1))
+        return result
+
+
+OWN = {
+    "projected": Projected,
+    "flattened": Flattened,
+    "normalized twice": NormalizedTwice,
+    "shuffled": Shuffled,
+    "correlated": Correlated,
+}
+
+
 @cache
 def parts_of(name: str, coupled: Coupled) -> tuple[nn.Module, list[Site], list[UnitGroup]]:
-    own = {"projected": Projected, "flattened": Flattened}
     with seeded(0, torch.device("cpu")):
-        network = own[name]() if name in own else build(name, 10)
+        network = OWN[name]() if name in OWN else build(name, 10)
     sites = rankable(find_sites(network, SMALL, name, "all"))
     return network, sites, find_unit_groups(network, sites, SMALL, name, coupled)
 
@@ -75,6 +115,8 @@ BLOCKS = [["layer1.0.conv1"], ["layer2.0.conv1"], ["layer3.0.conv1"]]
         ("resnet8", "sum", BLOCKS),  # the stream cannot be cut, since padding enlarges it
         ("projected", "skip", [["stem"], ["inner"]]),
         ("projected", "sum", [["stem"], ["inner"], ["outer", "side"]]),
+        ("normalized twice", "sum", [["5"]]),
+        ("shuffled", "sum", [["4"]]),
         ("projected", "apart", [["stem"], ["inner"], ["outer"], ["side"]]),
     ],
 )
@@ -94,7 +136,8 @@ def test_depthwise_convolution_belongs_to_the_layer_before_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "coupled"), [("resnet8", "skip"), ("flattened", "sum"), ("projected", "sum"), ("mobilenetv2", "skip")]
+    ("name", "coupled"),
+    [("resnet8", "skip"), ("flattened", "sum"), ("projected", "sum"), ("correlated", "sum"), ("mobilenetv2", "skip")],
 )
 def test_size_equals_that_of_the_network_after_the_removal(name: str, coupled: Coupled) -> None:
     whole, sites, groups = parts_of(name, coupled)
