@@ -36,7 +36,7 @@ FOLDER = ROOT / "search_spaces"
 PAPERS = sorted((FOLDER / "papers").glob("*.yaml"))
 SPACES = sorted(FOLDER.rglob("*.yaml"))
 COMPARISONS = [file for file in SPACES if "\nvariants:" in file.read_text(encoding="utf-8")]
-CONTRASTS = ("one-60", "one-100", "one-200", "one-stopped", "sequential")
+CONTRASTS = ("one-5", "one-60", "one-100", "one-200", "one-stopped", "sequential")
 """Variants that are meant to cost more or less than the others."""
 NUM_CLASSES, NUM_TRAINING_IMAGES = 10, 24
 MOST_PEERS, NUM_ROUNDS = 3, 2
