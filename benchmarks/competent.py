@@ -22,7 +22,7 @@ from graftpop.cluster.malloc import keep_freed_memory
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CompetentPeers"]
+__all__ = ["CompetentPeer", "CompetentPeers"]
 
 
 class CompetentPeers(PlainPeers):
@@ -32,7 +32,12 @@ class CompetentPeers(PlainPeers):
 
 
 class CompetentPeer:
-    """One process of the competent baseline."""
+    """One process of the competent baseline.
+
+    Attributes:
+        network: the network that it trains.
+        optimizer: its optimizer.
+    """
 
     def __init__(self, given: argparse.Namespace) -> None:
         import torch
@@ -45,27 +50,25 @@ class CompetentPeer:
         torch.backends.cudnn.benchmark = True
         torch.manual_seed(given.peer)
         self._dtype = training_dtype("auto", self._device)
-        self._network = build(given.model, 10).to(self._device).to(memory_format=torch.channels_last)
+        self.network = build(given.model, 10).to(self._device).to(memory_format=torch.channels_last)
         self._criterion = nn.CrossEntropyLoss()
-        self._optimizer = torch.optim.SGD(
-            self._network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True
-        )
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
         self._batches = endless_batches(given.batch, self._device)
 
     def train(self, num_batches: int) -> tuple[float, float]:
         """Train on `num_batches` batches, and return the mean loss and the accuracy."""
         import torch
 
-        self._network.train()
+        self.network.train()
         loss_sum, accuracy_sum = (torch.zeros((), device=self._device) for _ in range(2))
         for _ in range(num_batches):
             images, targets = next(self._batches)
             with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-                outputs = self._network(images)
+                outputs = self.network(images)
                 loss = self._criterion(outputs, targets)
-            self._optimizer.zero_grad()
+            self.optimizer.zero_grad()
             loss.backward()
-            self._optimizer.step()
+            self.optimizer.step()
             loss_sum += loss.detach()
             accuracy_sum += (outputs.detach().argmax(1) == targets).float().mean()
         return float(loss_sum) / num_batches, float(accuracy_sum) / num_batches

@@ -1,4 +1,4 @@
-"""Measure everything that depends on a GPU, in eight minutes, into one JSON file.
+"""Measure everything that depends on a GPU, in nine minutes, into one JSON file.
 
     python benchmarks/gpu.py [--device cuda] [--out gpu.json] [--quick] [--parts correctness waits ...]
 
@@ -7,7 +7,7 @@ or a run that is cut short, leaves the other rows. The parts:
 
 - correctness: results on the device against the CPU's, each with its tolerance; resuming to the bit
 - waits: how often the host waits for the GPU in a training step and in an exchange
-- training: images/s of one peer against the plain recipe, in alternating turns
+- training: images/s of one peer against the plain recipe and the competent user's loop, in alternating turns
 - exchange: milliseconds of an exchange between peers on one GPU, through the memory of the host
 - kernels: entropy, alpha and blend, against the plain recipe
 - peers: images/s of 1 to 8 peers that take turns on one GPU
@@ -32,6 +32,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -39,6 +40,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from competent import CompetentPeers
 from kernels import measured as kernels_measured
 from kernels import network_of
 from plain import PlainPeers
@@ -69,7 +71,7 @@ from graftpop.training.learner import Learner
 LIMITS_S = {
     "correctness": 60.0,
     "waits": 30.0,
-    "training": 150.0,
+    "training": 180.0,
     "exchange": 30.0,
     "kernels": 40.0,
     "peers": 60.0,
@@ -77,7 +79,7 @@ LIMITS_S = {
     "cifar10": 50.0,
     "actors": 40.0,
 }
-"""Seconds of each part, in the order in which they run; 480 together."""
+"""Seconds of each part, in the order in which they run; 510 together."""
 
 GRACE_S = 10.0
 MODELS = ("resnet20", "resnet32", "torchvision:resnet18", "mobilenetv2")
@@ -445,9 +447,12 @@ def waits(device: torch.device, quick: bool) -> Rows:
 
 
 def training(device: torch.device, quick: bool) -> Rows:
-    """Measure one peer's training against the plain recipe, and the price of exact and of deterministic arithmetic."""
-    batch, ours_images, plain_batches, turns = (32, 32, 1, 1) if quick else (BATCH, 160 * BATCH, 50, 3)
+    """Measure one peer's training against both baselines, and the price of exact and of deterministic arithmetic."""
+    batch, ours_images, their_batches, turns = (32, 32, 1, 1) if quick else (BATCH, 160 * BATCH, 50, 3)
     models = ("resnet8",) if quick else MODELS
+    baselines = {"plain": PlainPeers, "competent": CompetentPeers}
+    if is_to_download(DataSettings(name="cifar10")):
+        del baselines["competent"]  # it trains on images of CIFAR-10
 
     def new_peer(model: str, **options: Any) -> Peer:
         settings = settings_of(cifar(ours_images), model=model, num_peers=1, batch_size=batch, **options)
@@ -455,26 +460,27 @@ def training(device: torch.device, quick: bool) -> Rows:
 
     for model in models:
         peer = new_peer(model)
-        with tempfile.TemporaryDirectory() as folder:
-            plain = PlainPeers(model, 1, Path(folder), torch.get_num_threads(), batch)
-            try:
-                ours_s, plain_s = in_turns(
-                    partial(seconds_of_epoch, peer), partial(plain.ask, f"train {plain_batches}"), num_turns=turns
-                )
-            finally:
-                plain.close()
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as ends:
+            ways = [partial(seconds_of_epoch, peer)]
+            for start in baselines.values():
+                processes = start(model, 1, Path(folder), torch.get_num_threads(), batch)
+                ends.callback(processes.close)
+                ways.append(partial(processes.ask, f"train {their_batches}"))
+            ours_s, *theirs_s = in_turns(*ways, num_turns=turns)
         ours = [ours_images / seconds for seconds in ours_s]
-        theirs = [plain_batches * batch / seconds for seconds in plain_s]
-        ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-        yield {
-            "model": model,
-            "images/s": round(median(ours)),
-            "plain, images/s": round(median(theirs)),
-            "times": round(median(ratios), 2),
-            "from": round(min(ratios), 2),
-            "to": round(max(ratios), 2),
-            "MB": megabytes(device),
-        }
+        for baseline, seconds_of in zip(baselines, theirs_s, strict=True):
+            theirs = [their_batches * batch / seconds for seconds in seconds_of]
+            ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+            yield {
+                "model": model,
+                "baseline": baseline,
+                "images/s": round(median(ours)),
+                "baseline, images/s": round(median(theirs)),
+                "times": round(median(ratios), 2),
+                "from": round(min(ratios), 2),
+                "to": round(max(ratios), 2),
+                "MB": megabytes(device),
+            }
     model = models[0]
     variants: dict[str, dict[str, Any]] = {
         "auto": {},

@@ -1,6 +1,6 @@
 """Measure training against the peak of one core: floating-point operations and bytes per second.
 
-    python benchmarks/roofline.py [--models resnet20 ...] [--turns 5]      about five minutes on 2 cores
+    python benchmarks/roofline.py [--models resnet20 ...] [--turns 5] [--operations]      about five minutes on 2 cores
 
 One peer trains in this process on one thread: CIFAR-10, batches of 128, in float32 and in the precision that `auto`
 selects. Its operations are those of convolutions and classifier, forward and twice as many backward; products with
@@ -13,6 +13,8 @@ than convolutions on some processors. So the bound ("at most") is the fastest tu
 "by". A copy in memory counts bytes read and written. Training moves at least the activations of a step, written once
 and read once. The time for that at the speed of the copy is a second bound. All times are CPU seconds of the one
 thread, which other load hardly changes.
+
+`--operations` prints instead which operations an epoch spends its time on, by torch's profiler.
 """
 
 import argparse
@@ -42,6 +44,14 @@ SIDE = 2048
 CONVOLUTIONS = ((64, 16, 128), (128, 16, 64), (128, 32, 16), (256, 8, 64), (256, 16, 16))
 """Channels, side of the images in pixels, and images."""
 
+OPERATIONS = {
+    "convolution": ("convolution",),
+    "BatchNorm": ("batch_norm",),
+    "ReLU": ("relu", "clamp", "threshold", "hardtanh"),
+    "addition": ("aten::add",),
+}
+"""Words in the names of torch's operations, by kind."""
+
 COPIED_BYTES = 2**28
 FORWARD_AND_BACKWARD = 3
 
@@ -50,12 +60,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--turns", type=int, default=NUM_TURNS)
+    parser.add_argument("--operations", action="store_true")
     given = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)
     dtypes = {precision: training_dtype(precision, torch.device("cpu")) for precision in PRECISIONS}
     precisions = PRECISIONS if len(set(dtypes.values())) > 1 else PRECISIONS[:1]
-    found = [measured(model, precision, given.turns) for model in given.models for precision in precisions]
+    found = [
+        time_of_operations(model, precision) if given.operations else measured(model, precision, given.turns)
+        for model in given.models
+        for precision in precisions
+    ]
     columns = list(found[0])
     print_table(
         columns, [[value if isinstance(value, str) else f"{value:,.4g}" for value in case.values()] for case in found]
@@ -75,18 +90,7 @@ def main() -> None:
 def measured(model: str, precision: Literal["auto", "float32"], num_turns: int) -> dict[str, str | float]:
     dtype = training_dtype(precision, torch.device("cpu"))
     num_images = BATCH * NUM_BATCHES
-    limit = num_images + VAL_IMAGES
-    data = DataSettings(name="cifar10", max_train_images=limit, val_fraction=VAL_IMAGES / limit)
-    learner = Learner(
-        build(model, 10),
-        load_splits(data, seed=0).train,
-        TrainingSettings(batch_size=BATCH, precision=precision),
-        Classification(),
-        lr=lambda epoch: 0.05,
-        seed=0,
-        peer=0,
-        device=torch.device("cpu"),
-    )
+    learner = new_learner(model, precision)
     flops = FORWARD_AND_BACKWARD * count_flops(learner.network, (3, 32, 32))
     peaks = {"product": product_of_matrices(dtype)}
     peaks |= {f"{shape[0]} channels, {shape[1]} px": convolution(*shape, dtype) for shape in CONVOLUTIONS}
@@ -111,6 +115,40 @@ def measured(model: str, precision: Literal["auto", "float32"], num_turns: int) 
         "copy, GB/s": round(most_bytes / 1e9, 2),
         "share of bytes": round(images_per_s * moved / most_bytes, 3),
     }
+
+
+def time_of_operations(model: str, precision: Literal["auto", "float32"]) -> dict[str, str | float]:
+    """Return the CPU seconds of an epoch, and the share of each kind of operation, forward and backward."""
+    learner = new_learner(model, precision)
+    learner.train_epoch()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        learner.train_epoch()
+    seconds = dict.fromkeys([*OPERATIONS, "rest"], 0.0)
+    for event in profiler.key_averages():
+        kinds = (kind for kind, words in OPERATIONS.items() if any(word in event.key for word in words))
+        seconds[next(kinds, "rest")] += event.self_cpu_time_total / 1e6
+    total = sum(seconds.values())
+    return {
+        "model": model,
+        "precision": str(training_dtype(precision, torch.device("cpu"))).removeprefix("torch."),
+        "epoch, s": round(total, 2),
+        **{kind: round(spent / total, 3) for kind, spent in seconds.items()},
+    }
+
+
+def new_learner(model: str, precision: Literal["auto", "float32"]) -> Learner:
+    limit = BATCH * NUM_BATCHES + VAL_IMAGES
+    data = DataSettings(name="cifar10", max_train_images=limit, val_fraction=VAL_IMAGES / limit)
+    return Learner(
+        build(model, 10),
+        load_splits(data, seed=0).train,
+        TrainingSettings(batch_size=BATCH, precision=precision),
+        Classification(),
+        lr=lambda epoch: 0.05,
+        seed=0,
+        peer=0,
+        device=torch.device("cpu"),
+    )
 
 
 def product_of_matrices(dtype: torch.dtype) -> tuple[Callable[[], float], int]:
