@@ -1,4 +1,4 @@
-"""Measure everything that depends on a GPU, in nine minutes, into one JSON file.
+"""Measure everything that depends on a GPU, in at most nine minutes, into one JSON file.
 
     python benchmarks/gpu.py [--device cuda] [--out gpu.json] [--quick] [--parts correctness waits ...]
 
