@@ -14,15 +14,13 @@ The plain recipe trains on as many images in four processes, evaluates on the sa
 
 import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from peers import NUM_CORES
 from plain import TEST_BATCH, PlainPeers
+from studies import timed_trial
 from turns import Case, report
 
 from graftpop.cluster.connection import local_node
@@ -80,28 +78,12 @@ def main() -> None:
 
 def of_a_study(folder: Path, images: int, rounds: int) -> tuple[list[float], float, float]:
     """Return the share for each round between the first and the last, and the seconds of the first and the last."""
-    (folder / "space.yaml").write_text(
-        SPACE.format(images=images, val_fraction=VAL_FRACTION, rounds=rounds, batch=BATCH, num_peers=NUM_PEERS)
-    )
+    space = SPACE.format(images=images, val_fraction=VAL_FRACTION, rounds=rounds, batch=BATCH, num_peers=NUM_PEERS)
+    _, *ends, _ = timed_trial(space, folder, LIMIT_S)
     run = folder / "run"
-    file = run / "tune" / "records" / "00000.rounds.parquet"
-    start = time.time()
-    study = subprocess.Popen(
-        [sys.executable, "-m", "graftpop.tune", "--space", str(folder / "space.yaml"), "--out", str(run)],
-        stdout=subprocess.DEVNULL,
-    )
-    ends = [0.0]  # the trial writes its records at its start and after each round
-    while study.poll() is None:
-        if time.time() - start > LIMIT_S:
-            study.kill()
-            raise SystemExit(f"overhead.py: the study did not end within {LIMIT_S:g} s")
-        if file.exists() and file.stat().st_mtime > ends[-1]:
-            ends.append(file.stat().st_mtime)
-        time.sleep(0.005)
-    ends.pop(0)
     rows = pq.read_table(run / "rounds.parquet").to_pylist()
-    if study.returncode or len(ends) != rounds + 1:
-        raise SystemExit(f"overhead.py: the study ended with {study.returncode}, {len(ends) - 1} rounds seen")
+    if len(ends) != rounds + 1:
+        raise SystemExit(f"overhead.py: {len(ends) - 1} rounds seen of {rounds}")
     processes = resource_request(load_space(run / "space.yaml").resolve(), [local_node()]).actors
     trained = {
         number: sum(row["train_s"] for row in rows if row["round"] == number) / len(processes)

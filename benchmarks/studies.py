@@ -16,7 +16,7 @@ import psutil
 import pyarrow.parquet as pq
 from nodes import Node, Nodes, nodes_of, process_inside
 
-__all__ = ["KINDS", "KINDS_ON_NODES", "Study", "has_namespaces", "read_rows", "rounds_done", "started"]
+__all__ = ["KINDS", "KINDS_ON_NODES", "Study", "has_namespaces", "read_rows", "rounds_done", "started", "timed_trial"]
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("peer", "trial", "driver")
@@ -153,6 +153,36 @@ def started(space: str, folder: Path, *cpus: int, environment: dict[str, str] | 
         finally:
             study.driver.kill()
             study.driver.wait()
+
+
+def timed_trial(space: str, folder: Path, timeout_s: float) -> list[float]:
+    """Run a study of one trial from the command line, in `folder / "run"`, and return its times, in Unix seconds.
+
+    Args:
+        space: search space, in YAML.
+        folder: folder of the study.
+        timeout_s: longest duration.
+
+    Returns:
+        When the command began, when the trial wrote its records at its start and after each round, and when the command
+        ended.
+    """
+    (folder / "space.yaml").write_text(space)
+    command = [sys.executable, "-m", "graftpop.tune", "--space", "space.yaml", "--out", "run"]
+    file = folder / "run" / "tune" / "records" / "00000.rounds.parquet"
+    times = [time.time()]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    driver = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    while driver.poll() is None:
+        if time.time() - times[0] > timeout_s:
+            driver.kill()
+            raise SystemExit(f"studies.py: the study did not end within {timeout_s:g} s")
+        if file.exists() and file.stat().st_mtime > times[-1]:
+            times.append(file.stat().st_mtime)
+        time.sleep(POLL_S)
+    if driver.returncode:
+        raise SystemExit(f"studies.py: the study ended with {driver.returncode}")
+    return [*times, time.time()]
 
 
 def has_namespaces() -> bool:
