@@ -2,10 +2,11 @@
 
     python benchmarks/pbt.py [--turns 3]      about 13 minutes on 2 cores
 
-Both train ResNet-8 on CIFAR-10 for a few epochs, evaluate on a tenth as many images, and exchange after every epoch:
+Both train ResNet-8 on CIFAR-10 for a few epochs, evaluate on a ninth as many images, and exchange after every epoch:
 graftpop's peers graft, while of Ray Tune's trials the worse continues from the better one's checkpoint. Ray Tune's
-trials train by the competent user's loop (`competent.py`). Compared are the seconds from the command to its end, and to
-the end of the first epoch; printed too is the share of the whole time that a trial or peer trains.
+trials train by the competent user's loop (`competent.py`), without a dashboard, and do not read the test set, which
+favors them. Compared are the seconds from the command to its end, and to the end of the first epoch. The share of the
+whole time in which a trial or peer trains is printed too.
 """
 
 import argparse

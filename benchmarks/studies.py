@@ -167,18 +167,21 @@ def timed_trial(space: str, folder: Path, timeout_s: float) -> list[float]:
         When the command began, when the trial wrote its records at its start and after each round, and when the command
         ended.
     """
-    (folder / "space.yaml").write_text(space)
-    command = [sys.executable, "-m", "graftpop.tune", "--space", "space.yaml", "--out", "run"]
-    file = folder / "run" / "tune" / "records" / "00000.rounds.parquet"
+    file, run = folder / "space.yaml", folder / "run"
+    file.write_text(space)
+    rounds = run / "tune" / "records" / "00000.rounds.parquet"
     times = [time.time()]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    driver = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "graftpop.tune", "--space", str(file), "--out", str(run)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+    )
     while driver.poll() is None:
         if time.time() - times[0] > timeout_s:
             driver.kill()
             raise SystemExit(f"studies.py: the study did not end within {timeout_s:g} s")
-        if file.exists() and file.stat().st_mtime > times[-1]:
-            times.append(file.stat().st_mtime)
+        if rounds.exists() and rounds.stat().st_mtime > times[-1]:
+            times.append(rounds.stat().st_mtime)
         time.sleep(POLL_S)
     if driver.returncode:
         raise SystemExit(f"studies.py: the study ended with {driver.returncode}")

@@ -1,4 +1,4 @@
-"""What pruning needs to know of a network before the training: its groups of units, their FLOPs, and its limits."""
+"""The plan of pruning for a network, made before the training: groups of units, their FLOPs, and limits."""
 
 import math
 from collections.abc import Iterable, Sequence
