@@ -5,6 +5,7 @@
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const isTouch = matchMedia("(hover: none)").matches;
+const hasWebGL = document.createElement("canvas").getContext("webgl") !== null;
 const root = document.documentElement;
 const trialChoice = document.getElementById("trial");
 const receiverChoice = document.getElementById("receiver");
@@ -37,9 +38,9 @@ function draw(element) {
   plot.setAttribute("aria-label", figure.description);
   element.dataset.drawn = nameOf(element);
   plot.style.minHeight = heightOf(figure);
-  if (!figure.plot) {
+  if (!canBeDrawn(figure)) {
     Plotly.purge(plot);
-    plot.textContent = figure.description;
+    plot.textContent = figure.plot ? "This figure needs WebGL, which is off in this browser." : figure.description;
     return;
   }
   if (!plot.data) plot.textContent = "";
@@ -51,8 +52,12 @@ function draw(element) {
   }).then(() => { if (nameOf(element) === "curves") select(trialOfAddress()); });
 }
 
+function canBeDrawn({plot}) {
+  return plot && (hasWebGL || !plot.data.some(({type}) => type === "parcoords"));
+}
+
 function heightOf(figure) {
-  return figure.plot ? `${figure.plot.layout.height}px` : "";
+  return canBeDrawn(figure) ? `${figure.plot.layout.height}px` : "";
 }
 
 function drawAll(elements) {
@@ -170,7 +175,10 @@ for (const field of document.querySelectorAll("[data-filters]")) {
   const count = document.querySelector(`[data-counts='${field.dataset.filters}']`);
   const filter = () => {
     const words = field.value.toLowerCase().split(/\s+/);
-    for (const row of rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
+    for (const row of rows) {
+      const cells = [...row.cells].map((cell) => cell.textContent.toLowerCase());
+      row.hidden = !words.every((word) => cells.some((cell) => cell.includes(word)));
+    }
     count.value = `${rows.filter((row) => !row.hidden).length} of ${rows.length}`;
   };
   field.addEventListener("input", filter);

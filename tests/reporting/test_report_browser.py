@@ -50,8 +50,9 @@ def written(folder: Path, html: str) -> str:
 class Tab:
     """An open page with its errors and its requests to other addresses."""
 
-    def __init__(self, chromium: Any, address: str, **options: Any) -> None:
+    def __init__(self, chromium: Any, address: str, init_script: str = "", **options: Any) -> None:
         self.page = chromium.new_page(**{"viewport": {"width": 1200, "height": 900}, **options})
+        self.page.add_init_script(init_script)
         self.page.set_default_timeout(LIMIT_MS)
         self.errors: list[str] = []
         self.page.on("console", lambda message: self.errors.extend([message.text] * (message.type == "error")))
@@ -83,8 +84,8 @@ def open_tab(chromium: Any) -> Iterator["Open"]:
     """Open tabs, and close them after the test: an open one keeps drawing."""
     tabs: list[Tab] = []
 
-    def opened(address: str, **options: Any) -> Tab:
-        tabs.append(Tab(chromium, address, **options))
+    def opened(address: str, *script: str, **options: Any) -> Tab:
+        tabs.append(Tab(chromium, address, *script, **options))
         return tabs[-1]
 
     yield opened
@@ -203,6 +204,8 @@ def test_table_is_sorted_and_filtered_by_keyboard_and_saved(open_tab: Open, repo
     assert tab.page.get_attribute("#table-trials th:has-text('graft.A')", "aria-sort") == "descending"
     tab.page.keyboard.press("Enter")
     assert tab.texts("#table-trials tbody th")[0] == "00000"
+    tab.page.fill("[data-filters='trials']", "00007")  # and not trial 00000, whose accuracy begins with 7
+    assert tab.texts("#table-trials tbody th") == ["00007"]
     tab.page.fill("[data-filters='trials']", "00003")
     assert tab.texts("#table-trials tbody th") == ["00003"]
     assert tab.texts("[data-counts='trials']") == ["1 of 20"]
@@ -243,6 +246,24 @@ def test_large_study_is_drawn(open_tab: Open, tmp_path: Path) -> None:
     assert tab.draw_all()[:5] == ["curves", "history", "slices", "parallel", "importances"]
     assert tab.texts("[data-counts='trials']") == ["1000 of 1000"]
     assert tab.errors == []
+
+
+def test_figure_that_needs_webgl_is_a_sentence_without_it(open_tab: Open, report: str) -> None:
+    without = """
+        const withWebGL = HTMLCanvasElement.prototype.getContext;
+        HTMLCanvasElement.prototype.getContext = function (kind, ...options) {
+          return kind.includes("webgl") ? null : withWebGL.call(this, kind, ...options);
+        };
+    """
+    parallel = {}
+    for script in ("", without):
+        tab = open_tab(report, script)
+        assert "parallel" in tab.draw_all()
+        parallel[script] = tab.page.query_selector("[data-figure='parallel'] .plot")
+        assert tab.errors == []
+    assert "WebGL" not in parallel[""].inner_text()
+    assert "WebGL" in parallel[without].inner_text()
+    assert parallel[without].bounding_box()["height"] < 50 < parallel[""].bounding_box()["height"]
 
 
 def test_single_trial_with_one_peer_is_drawn(open_tab: Open, tmp_path: Path) -> None:
