@@ -36,6 +36,15 @@ from graftpop.run.run_folder import RunFolder
 print(json.dumps(sorted(sys.modules)))
 """
 
+START_OF_TUNE = """
+import json, sys
+import ray.tune
+from graftpop.cluster.tune_environment import callbacks_uncounted
+with callbacks_uncounted():
+    sys.modules["ray.tune.tune"].air_usage.tag_callbacks([ray.tune.Callback()])  # as `tune.run` does
+print(json.dumps(sorted(sys.modules)))
+"""
+
 
 def imported_by(program: str) -> set[str]:
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
@@ -52,6 +61,12 @@ def test_process_of_a_trial_does_not_import_torch() -> None:
     imported = imported_by(TRIAL)
     assert "graftpop.cluster.trainable" in imported
     assert "torch" not in imported
+
+
+def test_start_of_tune_imports_no_tracker() -> None:
+    imported = imported_by(START_OF_TUNE)
+    assert "ray.air._internal.usage" in imported
+    assert not {"mlflow", "wandb", "comet_ml", "aim"} & imported
 
 
 def test_study_prints_a_line_at_once_and_imports_torch_after_all_checks_without_it(tmp_path: Path) -> None:

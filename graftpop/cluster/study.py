@@ -25,7 +25,7 @@ from graftpop.cluster.search import (
 from graftpop.cluster.stop_notice import StopNotice
 from graftpop.cluster.trackers import Tracker
 from graftpop.cluster.trainable import PopulationTrainable, leader, placement_of
-from graftpop.cluster.tune_environment import common_environment
+from graftpop.cluster.tune_environment import callbacks_uncounted, common_environment
 from graftpop.cluster.tune_losses import losses_counted
 from graftpop.errors import CheckpointError, one_line
 from graftpop.metrics import Metric
@@ -104,6 +104,7 @@ def run_study(
             os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", SECONDS_BETWEEN_COPIES)
             ending.enter_context(losses_counted(room.no_room))
             ending.enter_context(common_environment())
+            ending.enter_context(callbacks_uncounted())
             ending.enter_context(_own_errors())
             tune.run(
                 leader(

@@ -1,15 +1,20 @@
-"""Leading processes without an environment of their own, which Ray Tune 2.60 gives them.
+"""What Ray Tune 2.60 does at the start of an experiment, without a setting for it, and graftpop does without.
 
-Tune sets `PL_DISABLE_FORK`, which Lightning alone reads. Ray starts a process with an environment in two steps, each of
-which imports Ray, and never takes one that waits idle; the peers inherit the environment. Tune has no setting for it.
+- Tune gives leading processes an environment of their own: it sets `PL_DISABLE_FORK`, which Lightning alone reads. Ray
+  starts a process with an environment in two steps, each of which imports Ray, and never takes one that waits idle; the
+  peers inherit the environment.
+- Tune imports mlflow, wandb, comet_ml and aim, where they are installed, to count in Ray's usage report how many of
+  their callbacks the experiment has. graftpop calls these libraries itself (`graftpop/study/trackers.py`).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from ray.air._internal import usage
 from ray.tune.execution import class_cache
 
-__all__ = ["common_environment"]
+__all__ = ["callbacks_uncounted", "common_environment"]
 
 
 @contextmanager
@@ -25,3 +30,19 @@ def common_environment() -> Iterator[None]:
         yield
     finally:
         variables.update(before)
+
+
+@contextmanager
+def callbacks_uncounted() -> Iterator[None]:
+    """Let experiments that start in this block import no tracker, and report no number of callbacks to Ray."""
+    tag_callbacks = usage.tag_callbacks
+
+    def no_tag(callbacks: Any) -> bool:
+        del callbacks
+        return False
+
+    usage.tag_callbacks = no_tag
+    try:
+        yield
+    finally:
+        usage.tag_callbacks = tag_callbacks
