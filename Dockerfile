@@ -13,7 +13,7 @@ WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY graftpop graftpop
 COPY search_spaces search_spaces
-RUN pip install --no-cache-dir -c constraints.txt '.[pruning]'
+RUN pip install --no-cache-dir -c constraints.txt '.[pruning]' && rm -rf build graftpop.egg-info
 
 ENTRYPOINT ["graftpop"]
 CMD ["--help"]
