@@ -85,7 +85,7 @@ class Group:
     """Results of all variants for one combination of the other searched values.
 
     Attributes:
-        values: the other searched keys with their values; empty if only variant and seed are searched.
+        values: the other searched keys that matter, with their values; empty if only variant and seed are searched.
         baseline: name of the variant that the others are compared with.
         lines: one line per variant, in the order of the space.
         primary: the primary metric of the task.
@@ -158,9 +158,15 @@ def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Grou
     for row in (restored_row(row, domains) for row in rows):
         by_values.setdefault(repr([row[key] for key in others]), []).append(row)
     return [
-        _group({key: members[0][key] for key in others}, members, space, space.baseline)
+        _group(_active({key: members[0][key] for key in others}, space), members, space, space.baseline)
         for members in by_values.values()
     ]
+
+
+def _active(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
+    """Return the searched values of a group without the keys that cannot matter, which are the same in all variants."""
+    active = space.active({"variant": space.baseline, **values})
+    return {key: value for key, value in active.items() if key != "variant"}
 
 
 def published_percent(

@@ -256,8 +256,11 @@ def column_types(domains: Mapping[str, Domain]) -> dict[str, pa.DataType]:
 
 
 def restored_row(row: Mapping[str, Any], domains: Mapping[str, Domain]) -> dict[str, Any]:
-    """Return a row of `trials.parquet` with the original searched values; those of mixed types are text in the file."""
-    return {**row, **{key: _restored(row[key], domain) for key, domain in domains.items()}}
+    """Return a row of `trials.parquet` with the original searched values; those of mixed types are text in the file.
+
+    Keys that did not matter in the trial are None; a row from `Trial.row` lacks them.
+    """
+    return {**row, **{key: _restored(row.get(key), domain) for key, domain in domains.items()}}
 
 
 def _restored(value: Any, domain: Domain) -> Any:

@@ -1,6 +1,5 @@
 """The comparison of a run, from its folder to the report page and Markdown."""
 
-import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,10 +35,8 @@ PROVENANCE = {
 
 def trials_of(space: Space) -> list[Trial]:
     """Return a completed trial per combination, with accuracies that depend on variant and seed."""
-    names = list(space.domains)
     trials = []
-    for number, values in enumerate(itertools.product(*(domain.every_value() for domain in space.domains.values()))):
-        sample = dict(zip(names, values, strict=True))
+    for number, sample in enumerate(space.grid):
         accuracy = 0.5 + 0.125 * (sample.get("variant") == "late") + sample.get("seed", 0) / 64
         result = {
             "val_accuracy": accuracy,
@@ -78,6 +75,22 @@ def test_text_values_match_settings_and_published_accuracies(tmp_path: Path) -> 
     assert [line.variant for line in groups[0].lines] == ["late", "plain"]
     late = groups[1].differences["late"]
     assert (late.n, late.mean) == (2, 0.125)
+
+
+def test_key_that_matters_in_some_trials_alone_names_their_groups(tmp_path: Path) -> None:
+    tree = COMPARISON | {"graft": {"alpha": {"grid": ["adaptive", 0.5]}, "A": {"grid": [0.2, 0.4]}}}
+    space = parse_space(tree)
+    adaptive = [{"graft.alpha": "adaptive", "graft.A": A} for A in (0.2, 0.4)]
+    for rows in (
+        [trial.row([ACCURACY]) for trial in trials_of(space)],
+        run_folder(tmp_path, tree).read_table("trials").to_pylist(),
+    ):
+        groups = compare_trials(rows, space)
+        assert [group.values for group in groups] == [*adaptive, {"graft.alpha": 0.5}]
+        assert [line.n for group in groups for line in group.lines] == [2] * 6
+    assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 0
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert html.count("<table class='variants'>") == 3
 
 
 def test_trials_that_were_never_created_are_missing() -> None:
