@@ -41,6 +41,8 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
             f"--set {override}: unknown key '{settings_key}'; write it as "
             f"section.key{closest(in_full[0] if in_full else settings_key, known)}"
         )
+    if key.startswith("task.") and isinstance(tree.get("task"), str):  # `put` would replace a task given by its name
+        tree["task"] = {"name": tree["task"]}
     put(tree, key, read_yaml(text, f"--set {override}"))
     tree.pop(INSTEAD_OF.get(key, ""), None)
     return key

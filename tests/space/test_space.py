@@ -336,6 +336,11 @@ def test_override_of_a_key_replaces_a_null_section(space_file: Path) -> None:
     assert graft.alpha == 0.25
 
 
+def test_override_of_a_key_of_the_task_keeps_a_task_given_by_its_name(space_file: Path) -> None:
+    task = loaded(space_file, "task: recognition", "task.distance=cosine").resolve().task
+    assert (task.name, task.distance) == ("recognition", "cosine")
+
+
 def test_override_with_null_removes_the_section_and_its_domains(space_file: Path) -> None:
     space = loaded(space_file, "graft: {A: {uniform: [0.0, 1.0]}}", "graft=null", "population.num_peers=1")
     assert space.resolve().graft is None
