@@ -47,6 +47,11 @@ class Domain:
         """Return all values of a finite domain."""
         return range(self.values[0], self.values[1] + 1) if self.kind == "randint" else self.values
 
+    @property
+    def num_values(self) -> int:
+        """Number of values of a finite domain."""
+        return self.values[1] - self.values[0] + 1 if self.kind == "randint" else len(self.values)
+
     def sample(self, rng: random.Random) -> Any:
         """Return one value drawn at random."""
         if self.kind == "randint":
@@ -74,8 +79,10 @@ class Domain:
 
     def contains(self, value: Any) -> bool:
         """Return whether `sample` may return a value."""
+        if self.kind == "randint":
+            return type(value) is int and self.values[0] <= value <= self.values[1]
         if self.is_finite:
-            return repr(value) in map(repr, self.every_value())
+            return repr(value) in map(repr, self.values)
         return _is_number(value) and math.isclose(self.clip(value), value, rel_tol=1e-9)
 
     def __str__(self) -> str:

@@ -92,7 +92,7 @@ def _check_grid(settings: Settings, domains: Mapping[str, Domain], origin: Origi
                 f"{origin(key)}: must have a finite domain, since sampler grid runs every value, got {domain}; "
                 f"use choice, grid or randint{or_else}"
             )
-    num_trials = math.prod(len(domain.every_value()) for domain in domains.values())
+    num_trials = math.prod(domain.num_values for domain in domains.values())
     if num_trials > MOST_GRID_TRIALS:
         raise SpaceError(
             f"{origin('tune.sampler')}: sampler grid runs at most {MOST_GRID_TRIALS:,} trials, got "

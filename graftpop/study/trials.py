@@ -264,9 +264,9 @@ def restored_row(row: Mapping[str, Any], domains: Mapping[str, Domain]) -> dict[
 
 
 def _restored(value: Any, domain: Domain) -> Any:
-    if not domain.is_finite:
+    if domain.kind not in ("choice", "grid"):
         return value
-    return next((choice for choice in domain.every_value() if value in (choice, str(choice))), value)
+    return next((choice for choice in domain.values if value in (choice, str(choice))), value)
 
 
 def _column_type(values: Iterable[Any]) -> pa.DataType:

@@ -419,6 +419,7 @@ def test_grid_search_is_limited_in_its_number_of_trials() -> None:
     text = f"{GRID}seed: {{randint: [1, %d]}}"
     assert parse_space(yaml.safe_load(text % MOST_GRID_TRIALS)).num_trials() == MOST_GRID_TRIALS == 100_000
     assert_refused(text % (MOST_GRID_TRIALS + 1), "tune.sampler", "100,000", "got 100,001", "tune.sampler: random")
+    assert_refused(f"{GRID}seed: {{randint: [0, {2**63 - 1}]}}", "tune.sampler", "100,000", f"got {2**63:,}")
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])

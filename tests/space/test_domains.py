@@ -217,6 +217,15 @@ def test_finite_domain_lists_all_values(kind: str, expected: tuple[Any, ...]) ->
     assert tuple(domain.every_value()) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "is_inside"), [(0, True), (2**62, True), (2**63 - 1, True), (-1, False), (2**63, False), (1.0, False)]
+)
+def test_wide_range_of_whole_numbers_is_not_searched_value_by_value(value: Any, is_inside: bool) -> None:
+    domain = Domain("randint", (0, 2**63 - 1))
+    assert domain.contains(value) is is_inside
+    assert domain.num_values == 2**63
+
+
 @pytest.mark.parametrize("kind", ["uniform", "loguniform", "quniform"])
 def test_domain_of_floats_is_not_finite(kind: str) -> None:
     assert not read_domain({kind: VALID[kind]}, "key").is_finite

@@ -269,6 +269,8 @@ def test_duration_has_hours_minutes_and_rounded_seconds(seconds: float, text: st
         (Domain("uniform", (0, 1)), 0.3, 0.3),
         (Domain("uniform", (0, 1)), 1.0, 1.0),
         (Domain("loguniform", (0.1, 1)), 0.3, 0.3),
+        (Domain("randint", (0, 2**63 - 1)), 2**62, 2**62),
+        (Domain("randint", (0, 2**63 - 1)), None, None),
     ],
 )
 def test_restored_row_has_the_original_values(domain: Domain, in_file: Any, value: Any) -> None:
