@@ -29,6 +29,8 @@ def init(
     ] = "first",
 ) -> None:
     """Write a copy of a shipped space, by default a small one that runs as it is and explains its keys."""
+    if not file.name:  # the working directory, or /
+        raise SpaceError(f"{file}: must be a file, got a folder; give the path of a new file")
     schema_file = file.with_suffix(".schema.json")
     for path in (file, schema_file):
         if path.exists():

@@ -59,6 +59,14 @@ def test_existing_file_is_kept_and_nothing_is_written(there: str) -> None:
     assert [path.read_text(encoding="utf-8") for path in Path().iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("file", [".", "/", ""])
+def test_path_without_a_name_is_refused_in_one_line(file: str) -> None:
+    refused = graftpop("init", file)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert re.fullmatch(r"error: [./]: .*\n", refused.stderr)
+    assert not list(Path().iterdir())
+
+
 def test_absent_folder_is_refused_in_one_line() -> None:
     refused = graftpop("init", "nowhere/space.yaml")
     assert refused.exit_code == 2
