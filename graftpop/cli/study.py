@@ -156,7 +156,7 @@ def run_study_and_report(space: "Space", folder: "RunFolder", connection: "Conne
 
     if connection.dashboard:
         console.print(f"dashboard  {connection.dashboard}", markup=False, soft_wrap=True)
-    console.print(f"run        {folder.shown}", soft_wrap=True)
+    console.print(f"run        {folder.shown}", markup=False, soft_wrap=True)
     progress = LiveProgress if console.is_terminal else PlainProgress
     pace = Pace(space.num_trials(), space.most_rounds(), space.most_epochs())
     with progress(console, pace, space.metrics) as watch:
@@ -189,7 +189,8 @@ def record_end(folder: "RunFolder", status: str) -> None:
 
 def print_interrupted(folder: "RunFolder") -> None:
     """Print the command that resumes an interrupted run."""
-    console.print(f"[yellow]interrupted[/]; {RESUME} {folder.shown}", soft_wrap=True)
+    console.print("[yellow]interrupted[/]; ", end="")
+    console.print(f"{RESUME} {folder.shown}", markup=False, soft_wrap=True)
 
 
 def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") -> None:
@@ -218,9 +219,11 @@ def print_summary(trials: list["Trial"], folder: "RunFolder", space: "Space") ->
     else:
         if not space.variants:  # the best trial of a comparison is one lucky seed
             values = ", ".join(f"{key} = {sample_text(value)}" for key, value in best.sample.items())
-            console.print(f"best       trial {best.number}: {values or 'nothing was searched'}", soft_wrap=True)
+            console.print(
+                f"best       trial {best.number}: {values or 'nothing was searched'}", markup=False, soft_wrap=True
+            )
         loaded = "" if "://" in folder.location else f', in Python: graftpop.load("{folder.location}/best")'
-        console.print(f"network    {folder.shown}/best{loaded}", soft_wrap=True)
+        console.print(f"network    {folder.shown}/best{loaded}", markup=False, soft_wrap=True)
     tables = ", ".join(f"{name}.parquet" for name in ("trials", "rounds", "grafts", "diagnostics", "events"))
-    console.print(f"tables     {folder.shown}/{tables}", soft_wrap=True)
-    console.print(f"report     {folder.shown}/report.html", soft_wrap=True)
+    console.print(f"tables     {folder.shown}/{tables}", markup=False, soft_wrap=True)
+    console.print(f"report     {folder.shown}/report.html", markup=False, soft_wrap=True)

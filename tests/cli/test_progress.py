@@ -2,6 +2,7 @@
 
 import re
 from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,11 @@ from rich.console import Console, ConsoleDimensions
 
 from graftpop.cli import progress
 from graftpop.cli.progress import LiveProgress, Pace, PlainProgress
+from graftpop.cli.study import print_interrupted, print_summary
 from graftpop.cli.trial_table import TrialTable, value_text
 from graftpop.metrics import ACCURACY
+from graftpop.run.run_folder import RunFolder
+from graftpop.space import parse_space
 from graftpop.study.trials import Trial
 
 RESULT: dict[str, Any] = {
@@ -371,3 +375,18 @@ def test_events_are_printed_once_above_the_live_table() -> None:
         "trial 1  stopped early by the scheduler, after round 6 of 12",
         "trial 2  failed: peer 0: diverged in epoch 7, training loss inf",
     ]
+
+
+# the end of a study
+
+
+def test_brackets_in_the_path_of_a_run_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(str(tmp_path / "lr[red]" / "[/b]"))
+    print_summary([trial(0, "completed", **RESULT)], folder, parse_space({}))
+    print_interrupted(folder)
+    *_, network, tables, report, interrupted = capsys.readouterr().out.splitlines()
+    assert network.startswith(f"network    {folder.location}/best,")
+    assert tables.startswith(f"tables     {folder.location}/trials.parquet")
+    assert report == f"report     {folder.location}/report.html"
+    assert interrupted.startswith("interrupted; resume")
+    assert interrupted.endswith(f" {folder.location}")
