@@ -264,7 +264,9 @@ def restored_row(row: Mapping[str, Any], domains: Mapping[str, Domain]) -> dict[
 
 
 def _restored(value: Any, domain: Domain) -> Any:
-    if domain.kind not in ("choice", "grid"):
+    if domain.kind == "randint":
+        return None if value is None else int(value)
+    if not domain.is_finite:
         return value
     return next((choice for choice in domain.values if value in (choice, str(choice))), value)
 
