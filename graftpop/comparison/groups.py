@@ -99,6 +99,11 @@ class Group:
     equal: Accounting = "images"
 
     @property
+    def texts(self) -> list[str]:
+        """Each value with its key."""
+        return [f"{key} = {'null' if value is None else value}" for key, value in self.values.items()]
+
+    @property
     def ranked(self) -> list[Line]:
         """The baseline, then the other lines by their difference, the best first and those without one last."""
         return sorted(

@@ -199,7 +199,7 @@ def _cells(line: Line, group: Group, published: Mapping[str, Any] | None) -> lis
 
 def _name(group: Group) -> str:
     """Return the group's values as text; empty if only variant and seed are searched."""
-    return ", ".join(f"{key} = {value}" for key, value in group.values.items())
+    return ", ".join(group.texts)
 
 
 def _note(groups: Sequence[Group]) -> str:

@@ -124,7 +124,7 @@ def _fixed_alpha(alpha: float) -> str:
         1.0: "the receiver keeps all of its own weights",
         0.0: "the receiver takes all of the donor's weights",
     }
-    return texts.get(alpha, f"the receiver keeps {alpha:.0%} of its own weights")
+    return texts.get(alpha, f"the receiver keeps {100 * alpha:g}% of its own weights")
 
 
 def _adaptive_alpha(graft: GraftSettings, grafts: pa.Table) -> Iterator[str]:

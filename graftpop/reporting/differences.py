@@ -53,7 +53,7 @@ def paired_differences(group: Group) -> Figure:
     with_layout(
         plot,
         height=140 + 30 * len(differences),
-        yaxis={"range": [len(differences) - 0.5, -0.5], "automargin": True},
+        yaxis={"type": "category", "range": [len(differences) - 0.5, -0.5], "automargin": True},
         xaxis={"title": {"text": title}, "zeroline": True, "zerolinewidth": 2, **limits},
     )
     return Figure(

@@ -180,15 +180,16 @@ def lineage(grafts: pa.Table, events: pa.Table) -> Figure:
         | {row["donor"] for row in rows} - {ALL_OTHERS}
         | {row["peer"] for row in peer_events}
     )
+    first, last = min(peers, default=0), max(peers, default=0)  # peers between them may have no exchange and no event
     with_layout(
         plot,
-        height=170 + 44 * len(peers),
+        height=170 + 44 * (last - first + 1),
         xaxis=round_axis(max((row["round"] for row in [*rows, *peer_events]), default=0)) | {"zeroline": False},
         yaxis={
             "tickvals": peers,
             "ticktext": [f"peer {peer}" for peer in peers],
             "zeroline": False,
-            "range": [len(peers) - 0.5, -0.5],
+            "range": [last + 0.5, first - 0.5],
         },
     )
     return Figure(

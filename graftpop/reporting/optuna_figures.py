@@ -190,5 +190,7 @@ def _value_axis(domain: Domain) -> dict[str, Any]:
     if domain.kind == "randint":
         return {"range": [low - 0.5, high + 0.5], "zeroline": False} | ({"dtick": 1} if high - low < FEW_TRIALS else {})
     if domain.kind == "loguniform":
-        return {"range": [math.log10(low), math.log10(high)], "zeroline": False, "dtick": 1}
+        low, high = math.log10(low), math.log10(high)
+        has_powers = math.floor(high) > math.ceil(low)  # two powers of ten or more, each with a tick
+        return {"range": [low, high], "zeroline": False} | ({"dtick": 1} if has_powers else {})
     return {"range": [low, high], "zeroline": False}

@@ -187,7 +187,7 @@ for (const field of document.querySelectorAll("[data-filters]")) {
 
 function csvOf(table) {
   const rows = [...table.rows].filter((row) => !row.hidden);
-  const text = (cell) => cell.dataset.key ?? cell.textContent.trim();
+  const text = (cell) => cell.dataset.key ?? cell.textContent.trim().replaceAll("\u2212", "-");  // a number has a hyphen
   const quoted = (cell) => `"${text(cell).replaceAll('"', '""')}"`;
   return rows.map((row) => [...row.cells].map(quoted).join(",") + "\r\n").join("");
 }

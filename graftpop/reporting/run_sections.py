@@ -16,7 +16,7 @@ from graftpop.reporting.differences import paired_differences
 from graftpop.reporting.run_tables import Tables
 from graftpop.reporting.search import pareto_figure
 from graftpop.reporting.search_section import search_section
-from graftpop.reporting.tables import cells, heads, shown_columns, text_of
+from graftpop.reporting.tables import cells, heads, searched_text, shown_columns, text_of
 from graftpop.reporting.template import Section, part
 from graftpop.reporting.timeline import timeline
 from graftpop.reporting.trial_details import details_of, rows_of, trials_in_detail
@@ -104,7 +104,11 @@ def _best(rows: Sequence[Mapping[str, Any]], space: Space, tables: Tables) -> It
         "best",
         "Best configuration",
         part(
-            "best", best["trial_id"], scores, sentences, [(key, text_of(key, value)) for key, value in sample.items()]
+            "best",
+            best["trial_id"],
+            scores,
+            sentences,
+            [(key, searched_text(key, value)) for key, value in sample.items()],
         ),
     )
 
@@ -174,7 +178,7 @@ def _completed_variants(
             values = {"variant": line.variant, "status": "completed", **group.values}
             found = [row["trial_id"] for row in rows if all(row[key] == value for key, value in values.items())]
             trials = [trial for trial in found if trial in with_rounds]
-            label = ", ".join([line.variant, *(f"{key} = {value}" for key, value in group.values.items())])
+            label = ", ".join([line.variant, *group.texts])
             index = len(variants) if group.values else group.lines.index(line)
             variants.append(Variant(label, trials, index, line.variant == group.baseline))
     return [variant for variant in variants if variant.trials]

@@ -16,9 +16,9 @@ from graftpop.reporting.optuna_figures import (
     varied_keys,
 )
 from graftpop.reporting.search import FEWEST_TRIALS, importance_figure, importances, parallel_coordinates
-from graftpop.reporting.tables import text_of
+from graftpop.reporting.tables import searched_text
 from graftpop.reporting.template import Section, part
-from graftpop.space import Space
+from graftpop.space import Domain, Space
 
 __all__ = ["search_section"]
 
@@ -46,11 +46,18 @@ def search_section(rows: Sequence[Mapping[str, Any]], space: Space, figures: dic
             "trials; drag a heading to move its axis.",
             f"{8 + 6 * len(varied)}rem",
         )
-    constants = [f"{key} was {text_of(key, measured[0][key])} in every trial." for key in keys if key not in varied]
+    constants = [_constant(key, measured[0][key], domain) for key, domain in keys.items() if key not in varied]
     body += part("paragraphs", [" ".join(constants)] if constants else [])
     if not space.variants:  # a comparison has its own table
         body = _history(rows, space, figures) + body + _importances(rows, space, figures)
     yield Section("search", "Searched keys", body)
+
+
+def _constant(key: str, value: Any, domain: Domain) -> str:
+    """Return a sentence on a key that has one value in all trials; None unless it is a choice: it did not matter."""
+    if value is None and None not in domain.values:
+        return f"{key} mattered in no trial."
+    return f"{key} was {searched_text(key, value)} in every trial."
 
 
 def _history(rows: Sequence[Mapping[str, Any]], space: Space, figures: dict[str, str]) -> Markup:

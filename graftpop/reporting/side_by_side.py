@@ -15,7 +15,7 @@ from graftpop.metrics import Metric
 from graftpop.reporting.curves import score_by_images
 from graftpop.reporting.figure import Figure, color, score_axis, with_layout
 from graftpop.reporting.run_tables import round_columns
-from graftpop.reporting.tables import text_of
+from graftpop.reporting.tables import searched_text, text_of
 from graftpop.reporting.template import Section, page_html, part
 from graftpop.run.provenance import hardware_text, read_provenance
 from graftpop.run.run_folder import RunFolder
@@ -56,11 +56,12 @@ class Run:
     def groups(self) -> dict[str, list[Mapping[str, Any]]]:
         """Rows of the trials with a validation score by a label, that of each variant and its other keys by itself."""
         found: dict[str, list[Mapping[str, Any]]] = {}
-        others = [key for key in self.space.domains if key not in ("variant", "seed")] if self.space.variants else []
         for row in self.rows:
             if row[self.space.primary.val] is not None:
                 label = f"{self.label}: {row['variant']}" if self.space.variants else self.label
-                label = ", ".join([label, *(f"{key} = {text_of(key, row[key])}" for key in others)])
+                sample = self.space.sample_of(row) if self.space.variants else {}
+                others = (one for one in sample.items() if one[0] not in ("variant", "seed"))
+                label = ", ".join([label, *(f"{key} = {searched_text(key, value)}" for key, value in others)])
                 found.setdefault(label, []).append(row)
         return found
 
@@ -143,7 +144,8 @@ def _runs(runs: Sequence[Run], primary: Metric) -> Section:
 def _line(run: Run, primary: Metric) -> list[str]:
     best = run.best or {}
     num_ended = sum(row["status"] in ("completed", "stopped") for row in run.rows)
-    values = ", ".join(f"{key} = {text_of(key, best[key])}" for key in run.space.domains if best)
+    sample = run.space.sample_of(best) if best else {}
+    values = ", ".join(f"{key} = {searched_text(key, value)}" for key, value in sample.items())
     if run.space.variants:
         values = f"comparison of {len(run.space.variants)} variants, see its report"
     return [

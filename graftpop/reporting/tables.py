@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from graftpop.metrics import is_share, label_of, text_of_metric
 from graftpop.study.trials import duration
 
-__all__ = ["Cell", "cells", "heads", "shown_columns", "text_of"]
+__all__ = ["Cell", "cells", "heads", "searched_text", "shown_columns", "text_of"]
 
 
 class Cell(NamedTuple):
@@ -50,3 +50,8 @@ def text_of(column: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def searched_text(key: str, value: Any) -> str:
+    """Return the value of a searched key as text; null as in YAML."""
+    return "null" if value is None else text_of(key, value)

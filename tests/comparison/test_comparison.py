@@ -600,6 +600,14 @@ def test_figure_shows_each_difference_with_interval_and_seeds() -> None:
     assert 'data-figure="differences/0"' in comparison_html([group], None)
 
 
+def test_figure_draws_variants_named_by_numbers_in_their_rows() -> None:
+    variants: dict[str, dict[str, Any]] = {name: {} for name in ("single", "2", "8")}
+    (group,) = groups_of(rows_of({"single": [0.5], "2": [0.6], "8": [0.7]}), variants=variants, num_seeds=1)
+    plot = paired_differences(group).plot
+    assert plot is not None
+    assert plot.layout.yaxis.type == "category"  # else the range of the axis ends before 2
+
+
 def test_group_without_a_difference_has_no_figure() -> None:
     assert "data-figure" not in comparison_html([group_of({"single": [0.5], "grafting": [None]})], None)
 

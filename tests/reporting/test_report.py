@@ -172,6 +172,16 @@ def test_lineage_starts_at_the_round_of_the_snapshot() -> None:
     assert (lost["x"], lost["y"], lost["text"]) == ([2], [1], ["killed"])
 
 
+def test_lineage_shows_peers_without_others_between_them() -> None:
+    lost = {"trial_id": "one", "at": datetime.now(UTC), "round": 2, "event": "lost", "cause": "killed"}
+    plot = figures_of(page([trial("one")], events=[lost | {"peer": peer} for peer in (2, 5)]))["trial/one/lineage"][
+        "plot"
+    ]
+    assert plot["data"][-1]["y"] == [2, 5]
+    high, low = plot["layout"]["yaxis"]["range"]
+    assert (low < 2, high > 5) == (True, True)
+
+
 def test_lineage_omits_means_of_several_donors() -> None:
     grafts = [row | {"donor": -1} for row in grafts_of("one")]
     given, received = figures_of(page([trial("one")], rounds_of("one"), grafts))["trial/one/lineage"]["plot"]["data"]
@@ -240,6 +250,28 @@ def test_unused_key_has_a_tick_of_its_own_below_the_values() -> None:
     (axis,) = [one for one in lines["dimensions"] if one["label"] == "A"]
     assert sorted(axis["values"]) == [-0.125, 0.4]
     assert (axis["range"], axis["ticktext"][axis["tickvals"].index(-0.125)]) == ([-0.125, 1.0], "unused")
+
+
+def test_values_that_are_null_are_told_apart_from_keys_that_did_not_matter() -> None:
+    clip = "training: {epochs: 3, clip_grad_norm: {choice: [null, 1.0]}}"
+    space = SPACE.replace("training: {epochs: 3}", clip)
+    space = space.replace("graft: {", "graft: {alpha: {choice: [0.5, adaptive]}, ")
+    unused: dict[str, Any] = {"training.clip_grad_norm": None, "graft.alpha": "0.5", "graft.A": None, "graft.c": None}
+    html = page([trial(name) | unused for name in ("one", "two")], rounds_of("one"), space=space)
+    assert "<code>training.clip_grad_norm</code> = <b>null</b>" in html
+    assert "<code>graft.A</code>" not in html
+    assert "training.clip_grad_norm was null in every trial" in html
+    assert "graft.A mattered in no trial" in html
+
+
+@pytest.mark.parametrize(
+    ("values", "dtick"), [("[1, 500]", 1), ("[0.1, 1]", 1), ("[0.02, 0.08]", None), ("[0.05, 0.5]", None)]
+)
+def test_logarithmic_axis_has_ticks_within_one_power_of_ten(values: str, dtick: int | None) -> None:
+    low, high = json.loads(values)
+    trials = [trial(f"{index:05}", c=c, val_accuracy=0.1 * index) for index, c in enumerate((low, high))]
+    figures = figures_of(page(trials, rounds_of("00000"), space=SPACE.replace("[1, 500]", values)))
+    assert figures["slices"]["plot"]["layout"]["xaxis"].get("dtick") == dtick
 
 
 def test_history_has_the_best_of_the_completed_trials_so_far() -> None:
@@ -373,6 +405,7 @@ def test_description_gives_peers_epochs_rounds_and_alpha() -> None:
         ({"papa": {}, "align": {}}, "permuted"),
         ({"population": {"output": "ensemble"}}, "ensemble"),
         ({"repr": {}}, "(repr)"),
+        ({"graft": {"alpha": 0.999}}, "keeps 99.9% of"),
     ],
 )
 def test_description_names_methods_and_settings(sections: dict[str, Any], phrase: str) -> None:

@@ -168,6 +168,11 @@ def test_comparison_on_a_phone_stacks_its_figures_without_overlapping_labels(ope
         assert inks == {tab.page.evaluate("getComputedStyle(document.body).color")}
     assert tab.errors == []
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= 400
+    with tab.page.expect_download() as saved:
+        tab.page.click("#comparison .csv")
+    with open(saved.value.path(), newline="", encoding="utf-8") as file:
+        intervals = [row["95 % interval"].split(" to ") for row in csv.DictReader(file)]
+    assert {float(interval[0]) < 0 < float(interval[1]) for interval in intervals[1:]} == {True}
 
 
 def test_click_on_a_row_selects_its_trial(open_tab: Open, report: str) -> None:
