@@ -20,14 +20,14 @@ FEWEST: Final = 2
 
 
 def held_out_identities(
-    labels: Tensor, num_images: int | None, val_fraction: float, generator: torch.Generator
+    labels: Tensor, num_images: int | None, val_fraction: float | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return the rows of the training images and of the held-out identities' images, both in ascending order.
 
     Args:
         labels: int64 (N, 3) of all training images.
         num_images: most images to use, with those held out; identities are taken whole, in random order. None: all.
-        val_fraction: share of the identities to hold out, in (0, 1).
+        val_fraction: share of the identities to hold out, in (0, 1); None: none.
         generator: source of the random order.
 
     Raises:
@@ -37,7 +37,7 @@ def held_out_identities(
     order = torch.randperm(len(identities), generator=generator)
     if num_images is not None:
         order = order[counts[order].cumsum(0) <= num_images]
-    num_val = max(FEWEST, round(val_fraction * len(order)))
+    num_val = 0 if val_fraction is None else max(FEWEST, round(val_fraction * len(order)))
     if len(order) - num_val < FEWEST:
         raise DataError(
             f"data: at least {FEWEST} identities must be left to train on, got {len(order)} and {num_val} of them for "

@@ -83,10 +83,9 @@ def identity_splits(
     recipe = _recipe(source, images, data, augmentation, mean_std)
     pixels, labels = images.parts["train"]
     generator = torch.Generator().manual_seed(seed)
-    if "val" in images.parts:
-        rows, held_out = torch.arange(len(labels)), None
-    else:
-        rows, held_out = held_out_identities(labels, data.max_train_images, data.val_fraction, generator)
+    has_val = "val" in images.parts
+    val_fraction = None if has_val else data.val_fraction
+    rows, held_out = held_out_identities(labels, data.max_train_images, val_fraction, generator)
     for part in images.parts.keys() - {"train"}:
         both = set(labels[:, 0].tolist()) & set(images.parts[part][1][:, 0].tolist()) - {-1}
         if both:
@@ -99,7 +98,7 @@ def identity_splits(
     targets[rows] = numbered(labels[rows, 0])
     per_identity = task.images_per_identity if task.triplet_weight else None
     train = MemoryImages(pixels, targets, recipe, rows, per_identity)
-    if held_out is None:
+    if has_val:
         val, val_targets = MemoryImages(*images.parts["val"], recipe), images.parts["val"][1]
     else:
         val, val_targets = MemoryImages(pixels, labels, recipe, held_out), labels[held_out]

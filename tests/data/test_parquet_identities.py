@@ -92,6 +92,8 @@ def test_val_part_replaces_held_out_identities(root: Path) -> None:
     splits = load(root)
     assert splits.train.num_images == splits.val.num_images == 16
     assert len(splits.class_names) == 4
+    limited = load(root, max_train_images=11)  # two whole identities of four images
+    assert (limited.train.num_images, limited.val.num_images, len(limited.class_names)) == (8, 16, 2)
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
