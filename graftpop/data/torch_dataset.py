@@ -161,7 +161,9 @@ def _input_shape(dataset: Dataset[Any], name: str, has_labels: bool) -> InputSha
     item = dataset[0]
     value, target = item if isinstance(item, tuple | list) and len(item) == 2 else (None, None)
     is_target = isinstance(target, int | float | Tensor)
-    if has_labels and not (isinstance(target, int) or (isinstance(target, Tensor) and target.dim() == 0)):
+    if has_labels and not (
+        isinstance(target, int) or (isinstance(target, Tensor) and target.dim() == 0 and not target.is_floating_point())
+    ):
         is_target = False
     if not isinstance(value, Tensor) or value.dim() == 0 or not is_target:
         got = tuple(map(_kind, item)) if isinstance(item, tuple | list) else type(item).__name__
@@ -173,4 +175,4 @@ def _input_shape(dataset: Dataset[Any], name: str, has_labels: bool) -> InputSha
 
 
 def _kind(part: object) -> str:
-    return f"tensor {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+    return f"tensor {tuple(part.shape)} of {part.dtype}" if isinstance(part, Tensor) else type(part).__name__

@@ -36,8 +36,14 @@ def test_tokens_stay_whole_numbers_and_all_else_is_float32(given: torch.Tensor, 
 
 
 @pytest.mark.parametrize(
-    ("item", "got"), [((torch.ones(3), "one"), r"'str'"), ((torch.tensor(1.0), 1), r"'tensor \(\)'")]
+    ("item", "got"), [((torch.ones(3), "one"), r"'str'"), ((torch.tensor(1.0), 1), r"'tensor \(\) of ")]
 )
 def test_target_of_text_and_input_of_one_number_are_refused(item: tuple[Any, Any], got: str) -> None:
     with pytest.raises(DataError, match=rf"train must be \(input, target\).*got .*{got}"):
         splits_of(item)
+
+
+def test_labels_in_floating_point_are_refused() -> None:
+    items: Any = [(torch.ones(3), torch.tensor(1.0))] * 8
+    with pytest.raises(DataError, match=r"train must be \(input, label\).*got .*torch\.float32"):
+        dataset_splits(items, None, items, classes=("a", "b"), val_fraction=0.25, seed=0)
