@@ -31,6 +31,8 @@ class _Float32Conv2d(nn.Conv2d):
     """A convolution that computes in float32 under bfloat16 autocast."""
 
     def forward(self, input: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(input.device.type):
+            return super().forward(input)  # a copy may be in double precision
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.float())
 

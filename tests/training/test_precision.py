@@ -31,6 +31,9 @@ def test_slow_bfloat16_depthwise_convolutions_use_float32(options: dict[str, Any
         with torch.autocast("cpu", torch.bfloat16):
             from_bfloat16 = conv(images.bfloat16())
             from_float32 = conv(images)
+        in_double = copy.deepcopy(conv).double()(images.double())  # as the removal of filters compares outputs
+    assert in_double.dtype == torch.float64
+    assert torch.allclose(in_double.float(), exact, atol=1e-5)
     assert from_bfloat16.dtype == from_float32.dtype == (torch.float32 if is_slow else torch.bfloat16)
     assert torch.equal(from_float32, exact) == is_slow
     assert torch.allclose(from_bfloat16.float(), exact, atol=0.05)
