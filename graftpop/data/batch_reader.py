@@ -7,9 +7,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["in_order", "read_batches", "shuffled"]
+__all__ = ["count_training_batches", "in_order", "read_batches", "shuffled"]
 
 WORKER_LIMIT_S: Final = 300  # seconds per batch; a slower batch is an error
+
+
+def count_training_batches(num_images: int, batch_size: int) -> int:
+    """Return the batches of an epoch of training; a last one of a single image is dropped.
+
+    >>> count_training_batches(60, 30), count_training_batches(61, 30), count_training_batches(62, 30)
+    (2, 2, 3)
+    """
+    return num_images // batch_size + (num_images % batch_size > 1)
 
 
 def shuffled(num_images: int, batch_size: int, seed: int) -> list[Tensor]:

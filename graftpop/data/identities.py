@@ -9,6 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from graftpop.data.batch_reader import count_training_batches
 from graftpop.errors import DataError
 from graftpop.ops.retrieval import GALLERY, QUERY, has_match
 
@@ -110,7 +111,7 @@ def identity_batches(labels: Tensor, per_identity: int, batch_size: int, generat
     num_identities = int(labels.max()) + 1
     check_identities(num_identities, per_identity, batch_size)
     at_once = batch_size // per_identity
-    num_batches = -(-len(labels) // batch_size)
+    num_batches = count_training_batches(len(labels), batch_size)
     images = _Turns.of_groups(labels, num_identities, generator)
     identities: list[int] = []
     rows: list[int] = []

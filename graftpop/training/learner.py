@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from graftpop.data.batch_reader import count_training_batches
 from graftpop.data.images import Images
 from graftpop.errors import CheckpointError
 from graftpop.models.module_check import without_ties
@@ -213,7 +214,7 @@ class Learner:
     @property
     def num_batches(self) -> int:
         """Batches per epoch."""
-        return -(-self._train_images.num_images // self._settings.batch_size)
+        return count_training_batches(self._train_images.num_images, self._settings.batch_size)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -208,9 +208,11 @@ def test_metrics_record_the_learning_rate_of_the_first_step(schedule: str, expec
 
 @pytest.mark.parametrize(("count", "trained"), [(33, 32), (34, 34), (64, 64), (3, 3)])
 def test_last_batch_of_one_image_is_skipped(count: int, trained: int) -> None:
-    learner = make_learner(seeded_small_net(), batch_size=32, splits=first_images(count))
-    metrics = learner.train_epoch()
-    assert metrics.num_images == trained
+    learner, steps = make_learner(seeded_small_net(), batch_size=32, splits=first_images(count)), []
+    learner.after_step.append(lambda: steps.append(learner.num_steps()))
+    for _ in range(2):
+        assert learner.train_epoch().num_images == trained
+    assert steps == list(range(1, 2 * -(-trained // 32) + 1))  # exchanges follow every n-th step
     assert torch.isfinite(learner.state.buffer).all()
 
 
