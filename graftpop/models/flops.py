@@ -1,5 +1,7 @@
 """Size of a network: floating-point operations per image, and parameters."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ def count_flops(network: nn.Module, image_shape: tuple[int, ...]) -> int:
     """
     network_copy = eval_copy(network)
     counter = _FlopCounter()  # type: ignore[no-untyped-call]  # torch is untyped there
-    with torch.no_grad(), counter:
+    with torch.no_grad(), _attention_in_parts(), counter:
         network_copy(blank_images(network_copy, 1, image_shape))
     return counter.flops
 
@@ -53,9 +55,20 @@ def flops_by_weight(network: nn.Module, image_shape: tuple[int, ...]) -> dict[st
             weight = f"{name}.weight"
             module.register_forward_pre_hook(lambda _, __, weight=weight: starts(weight))
             module.register_forward_hook(lambda _, __, ___, weight=weight: ends(weight))
-    with torch.no_grad(), counter:
+    with torch.no_grad(), _attention_in_parts(), counter:
         network_copy(blank_images(network_copy, 1, image_shape))
     return {name: count for name, count in flops.items() if count}
+
+
+@contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """Keep torch from running its attention in evaluation mode as one operation, for which it has no formula."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class _CountsFlops:

@@ -1,5 +1,7 @@
 """Floating-point operations and parameters, against closed forms and published counts."""
 
+from functools import partial
+
 import pytest
 import torch
 from network_makers import seeded_network
@@ -71,6 +73,37 @@ def test_counting_does_not_change_the_network() -> None:
     count_flops(network, CIFAR)
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+class Attention(nn.Module):
+    """Self-attention of torch over the 64 pixels, with 4 channels and two heads."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.layer = kind(4, 2, batch_first=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.flatten(2).transpose(1, 2)
+        if isinstance(self.layer, nn.MultiheadAttention):
+            pixels, _ = self.layer(pixels, pixels, pixels, need_weights=False)
+            return pixels
+        encoded: torch.Tensor = self.layer(pixels)
+        return encoded
+
+
+ATTENTION = 64 * 4 * (3 * 4 + 4) + 2 * 64 * 64 * 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "multiply_adds"),
+    [
+        (nn.MultiheadAttention, ATTENTION),
+        (partial(nn.TransformerEncoderLayer, dim_feedforward=5), ATTENTION + 2 * 64 * 4 * 5),
+    ],
+    ids=["attention", "encoder layer"],
+)
+def test_torchs_own_attention_counts_in_evaluation_mode(kind: type[nn.Module], multiply_adds: int) -> None:
+    assert count_flops(Attention(kind), (4, 8, 8)) == 2 * multiply_adds
 
 
 @pytest.mark.parametrize("name", ["torchvision:vit_b_16", "torchvision:swin_t", "torchvision:efficientnet_b0"])
