@@ -4,7 +4,8 @@ All have one signature, so settings choose them by name. They read up to NUM_BAT
 evaluation mode, and leave the network as it is. Scores are (U,) float32 on the weights' device, without a graph.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -18,7 +19,7 @@ from graftpop.sites import Part, Site
 from graftpop.training.filters import SiteFilters, unit_view
 from graftpop.training.learner import Learner
 
-__all__ = ["DATA_CRITERIA", "DataCriterion", "activation", "apoz", "gate_products", "taylor"]
+__all__ = ["DATA_CRITERIA", "DataCriterion", "activation", "apoz", "gate_products", "taylor", "trainable"]
 
 NUM_BATCHES: Final = 10
 
@@ -46,11 +47,25 @@ def taylor(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> list[
     totals = [torch.zeros(site.num_filters, device=site.weight.device) for site in filters]
     names = sorted({part.tensor for site in filters for part in _last_affine(site.site)})
     parameters = [learner.network.get_parameter(name) for name in names]
-    for loss in learner.losses(NUM_BATCHES, seed):
-        gradients = dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
-        for total, products_U in zip(totals, gate_products(learner, filters, gradients), strict=True):
-            total += products_U.abs()
+    with trainable(parameters):
+        for loss in learner.losses(NUM_BATCHES, seed):
+            gradients = dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
+            for total, products_U in zip(totals, gate_products(learner, filters, gradients), strict=True):
+                total += products_U.abs()
     return totals
+
+
+@contextmanager
+def trainable(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Let all of some parameters have gradients inside the block, also those that the network has frozen."""
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from graftpop.hooks.data_criteria import NUM_BATCHES, DataCriterion
+from graftpop.hooks.data_criteria import NUM_BATCHES, DataCriterion, trainable
 from graftpop.models.forward_check import eval_copy
 from graftpop.settings.pruning import TORCH_PRUNING
 from graftpop.training.filters import SiteFilters
@@ -56,10 +56,11 @@ def _set_gradients(network: nn.Module, learner: Learner, seed: int) -> None:
     parameters = list(learner.network.parameters())
     sums = [torch.zeros_like(parameter) for parameter in parameters]
     num_batches = 0
-    for loss in learner.losses(NUM_BATCHES, seed):
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        torch._foreach_add_(sums, gradients)
-        num_batches += 1
+    with trainable(parameters):
+        for loss in learner.losses(NUM_BATCHES, seed):
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            torch._foreach_add_(sums, gradients)
+            num_batches += 1
     for parameter, total in zip(network.parameters(), sums, strict=True):
         parameter.grad = total / num_batches
 

@@ -75,6 +75,18 @@ def test_taylor_is_the_size_of_the_gradient_of_a_gate(made: Any, modules: list[s
         assert wanted.max() > 2 * wanted.min()
 
 
+@pytest.mark.parametrize("criterion", ["taylor", "torch_pruning:TaylorImportance"])
+def test_frozen_parameters_change_no_score_of_gradients(criterion: str) -> None:
+    if criterion != "taylor":
+        pytest.importorskip("torch_pruning", reason="needs torch-pruning, whose importance this is")
+    learner, filters = trained_learner()
+    expected = scores(learner, filters, criterion, 3)
+    learner.network[1].requires_grad_(False)
+    found = scores(learner, filters, criterion, 3)
+    assert all(map(torch.equal, found, expected))
+    assert not any(parameter.requires_grad for parameter in learner.network[1].parameters())
+
+
 @pytest.mark.parametrize(
     ("criterion", "function"),
     [("activation", lambda output: output.clamp(min=0)), ("apoz", lambda output: (output > 0).double())],
