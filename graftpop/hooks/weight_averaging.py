@@ -41,6 +41,10 @@ class StochasticWeightAveraging(Hook):
             self._num_averaged += 1
             self._mean.lerp_(self._learner.state.buffer, 1 / self._num_averaged)
 
+    def restart(self) -> None:
+        """Begin a new mean; one with the weights before would mix two networks."""
+        self._num_averaged = 0
+
     def finish(self) -> None:
         """Replace the weights by the mean, and recompute the BatchNorm statistics."""
         self.before_epoch(self._learner.epoch)

@@ -66,6 +66,17 @@ def test_finish_recomputes_the_batchnorm_statistics_of_the_mean() -> None:
     assert same_bits(entries(learner), after)
 
 
+def test_mean_begins_anew_when_the_weights_were_replaced() -> None:
+    learner, hook = make(0.0)
+    train(learner, hook, 2)
+    learner.state.buffer.copy_(make(network=5)[0].state.buffer)
+    hook.restart()
+    learner.train_epoch()
+    expected = trained_entries(entries(learner))  # of the only epoch since
+    hook.finish()
+    assert same_bits(trained_entries(entries(learner)), expected)
+
+
 def test_averaging_resumes_bit_for_bit() -> None:
     undisturbed, hook = make(0.3)
     train(undisturbed, hook, 4)
