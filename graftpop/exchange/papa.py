@@ -37,7 +37,8 @@ class Papa(ExchangeRule):
         settings = self.context.settings.papa
         assert settings is not None
         mean = torch.stack([*weights_by_peer(self.context.peer, self.weights, donors).values()]).mean(0)
-        share = 1 - (1 - settings.rate * self.context.lr_ratio()) ** (self.context.steps_between / STEPS)
+        rate = min(1.0, settings.rate * self.context.lr_ratio())  # swa.lr may be above the initial learning rate
+        share = 1 - (1 - rate) ** (self.context.steps_between / STEPS)
         distance = torch.linalg.vector_norm(self.weights - mean, dtype=torch.float64).item()
         self.weights.lerp_(mean, share)
         return {"papa_share": share, "papa_distance": distance}

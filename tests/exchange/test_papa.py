@@ -55,6 +55,12 @@ def test_mean_stays_and_deviations_shrink_by_the_share(num_peers: int, steps: in
         assert found["papa_distance"] == pytest.approx(float((own - mean).norm()), rel=1e-5)
 
 
+def test_learning_rate_far_above_the_initial_one_pulls_to_the_mean() -> None:
+    rules = [papa(peer, steps_between=7, lr_ratio=lambda: 6.0) for peer in range(2)]  # 0.2 * 6 is above 1
+    before, after, _ = exchange(rules)
+    assert all(torch.allclose(moved, torch.stack(before).mean(0), atol=1e-6) for moved in after)
+
+
 def test_at_ten_steps_the_share_is_the_rate() -> None:
     _, _, figures = exchange([papa(peer, steps_between=10) for peer in range(2)])
     assert [found["papa_share"] for found in figures] == pytest.approx([0.2, 0.2])
