@@ -174,6 +174,7 @@ class Pruning(Hook):
         least = [plan.least(group) for group in plan.groups]
         rows = [units.rows() for units in self._groups] if method.allocation == "cross_layer" else []
         utilizations = self._utilizations(epoch) if method.allocation == "utilization" else []
+        dropped = [int(units.among(self._dropped).sum()) for units in self._groups]
 
         def allocate(rate: float) -> Sequence[int]:
             if method.allocation == "uniform":
@@ -181,7 +182,8 @@ class Pruning(Hook):
             if method.allocation == "global":
                 return global_ranking(group_scores, rate, least)
             if method.allocation == "utilization":
-                return by_utilization([len(scores_U) for scores_U in group_scores], utilizations, rate, least)
+                found = by_utilization([len(scores_U) for scores_U in group_scores], utilizations, rate, least)
+                return [*map(max, found, dropped)]  # utilizations change, but no dropped unit returns
             return cross_layer(rows, plan.flops, settings.flops_exponent, rate, least)
 
         if settings.target is None:

@@ -125,6 +125,19 @@ def test_units_with_the_lowest_scores_of_the_ticks_steps_are_dropped() -> None:
         )
 
 
+def test_nothing_returns_if_a_layer_is_of_more_use_than_before() -> None:
+    learner, _, hook = make(1, allocation="utilization")
+    dropped = [set[int]() for _ in WIDTHS]
+    for epoch in range(1, EPOCHS):
+        learner.train_epoch()
+        hook.before_epoch(epoch)
+        state = hook.state_dict()
+        now = [{*state[site].tolist()} if site in state else set() for site in CONVS]
+        assert all(earlier <= later for earlier, later in zip(dropped, now, strict=True))
+        dropped = now
+    assert sum(map(len, dropped)) > UNITS // 4
+
+
 def test_every_tick_drops_an_equal_share_and_nothing_returns() -> None:
     learner, _, hook = make()
     counts, dropped = [], [set[int]() for _ in WIDTHS]
