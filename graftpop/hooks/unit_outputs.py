@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from graftpop.models.layers import NORMALIZATIONS
 from graftpop.sites import Site
 from graftpop.training.filters import SiteFilters
 from graftpop.training.learner import Learner
@@ -31,14 +32,14 @@ def unit_outputs(learner: Learner, filters: Sequence[SiteFilters], on_output: On
         on_output: the function.
     """
 
-    def called(index: int, output: Tensor) -> Tensor | None:
-        axis = 1 if filters[index].site.kind == "convolution" else -1
+    def called(index: int, module: nn.Module, output: Tensor) -> Tensor | None:
+        axis = _unit_axis(filters[index], module, output)
         changed = on_output(index, output.movedim(axis, 1))
         return None if changed is None else changed.movedim(1, axis)
 
     handles = [
         learner.network.get_submodule(site.site.norm or site.site.layer).register_forward_hook(
-            lambda _, __, output, index=index: called(index, output)
+            lambda module, _, output, index=index: called(index, module, output)
         )
         for index, site in enumerate(filters)
     ]
@@ -47,6 +48,20 @@ def unit_outputs(learner: Learner, filters: Sequence[SiteFilters], on_output: On
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _unit_axis(filters: SiteFilters, module: nn.Module, output: Tensor) -> int:
+    """Return the axis of the units in the output of a layer or of its normalization, which may run on a permuted view.
+
+    A LayerNorm of torch has them on the last axis, and every other normalization of torch on axis 1. In other modules
+    they are where the layer puts them, or on the other axis if that has another length.
+    """
+    if type(module) in (nn.LayerNorm, nn.RMSNorm):
+        return -1
+    if isinstance(module, NORMALIZATIONS) and not isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return 1
+    expected, other = (1, -1) if filters.site.kind == "convolution" else (-1, 1)
+    return expected if output.shape[expected] == filters.num_filters else other
 
 
 def per_unit(values_U: Tensor, output_BU: Tensor) -> Tensor:

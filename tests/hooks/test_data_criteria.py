@@ -75,16 +75,57 @@ def test_taylor_is_the_size_of_the_gradient_of_a_gate(made: Any, modules: list[s
         assert wanted.max() > 2 * wanted.min()
 
 
+class Permuted(nn.Module):
+    """A layer whose normalization sees its output with another order of axes, as in ConvNeXt."""
+
+    def __init__(self, layer: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.norm, self.head = layer, norm, nn.Linear(12, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if isinstance(self.layer, nn.Linear):  # (B, 24, 8) to (B, 12, 24)
+            features = self.norm(self.layer(images.flatten(1, 2)).transpose(1, 2)).mean(2)
+        else:
+            features = self.norm(self.layer(images).permute(0, 2, 3, 1)).mean((1, 2))
+        logits: Tensor = self.head(features)
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm", "axis"),
+    [
+        (nn.Linear(8, 12), nn.BatchNorm1d(12), 1),
+        (nn.Conv2d(3, 12, 3), nn.LayerNorm(12), -1),
+        (nn.Conv2d(3, 12, 3), type("OwnLayerNorm", (nn.LayerNorm,), {})(12), -1),
+    ],
+    ids=["linear", "convolution", "subclass"],
+)
+def test_units_are_on_the_axis_of_their_normalization(layer: nn.Module, norm: nn.Module, axis: int) -> None:
+    learner = make_learner(Permuted(layer, norm), batch_size=60)
+    sites = [site for site in find_sites(learner.network, (3, 8, 8), "permuted", "all") if not site.is_output]
+    filters, seen = site_filters(learner, sites), list[Tensor]()
+
+    def note(_: int, output: Tensor) -> Tensor:
+        seen.append(output.detach().relu().movedim(axis, -1).flatten(0, -2))
+        return output
+
+    losses_with(learner, ["norm"], note, seed=3)
+    (found,) = scores(learner, filters, "activation", 3)
+    assert torch.allclose(found, torch.cat(seen).mean(0), atol=1e-6)
+    (gates,) = scores(learner, filters, "dagger", 3)
+    assert gates.shape == (12,)
+
+
 @pytest.mark.parametrize("criterion", ["taylor", "torch_pruning:TaylorImportance"])
 def test_frozen_parameters_change_no_score_of_gradients(criterion: str) -> None:
     if criterion != "taylor":
         pytest.importorskip("torch_pruning", reason="needs torch-pruning, whose importance this is")
     learner, filters = trained_learner()
     expected = scores(learner, filters, criterion, 3)
-    learner.network[1].requires_grad_(False)
+    learner.network.get_submodule("1").requires_grad_(False)
     found = scores(learner, filters, criterion, 3)
     assert all(map(torch.equal, found, expected))
-    assert not any(parameter.requires_grad for parameter in learner.network[1].parameters())
+    assert not any(parameter.requires_grad for parameter in learner.network.get_submodule("1").parameters())
 
 
 @pytest.mark.parametrize(
