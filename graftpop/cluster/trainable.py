@@ -135,12 +135,14 @@ class PopulationTrainable(tune.Trainable):
             if population is not None and done is not None:
                 self._finish_round(population, done, start)
         except (PopulationLost, StorageError):
-            with suppress(OSError):
-                self._records.write()
+            if self._population is not None:  # before that, the records of an earlier process are not loaded
+                with suppress(OSError):
+                    self._records.write()
             raise
         except GraftpopError as error:
             self._end_peers()
-            self._write_with_retries(self._records.write, "its records")
+            if self._population is not None:
+                self._write_with_retries(self._records.write, "its records")
             primary = self._space.primary
             worst = 0.0 if primary.is_share and primary.mode == "max" else primary.worst
             return {"round": 0, primary.val: worst, **self._report(), "error": str(error), "done": True}

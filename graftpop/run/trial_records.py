@@ -33,6 +33,7 @@ class TrialRecords:
         self._trial_id = trial_id
         self._files = record_tables(folder, metrics)
         self._tables = {name: files.schema.empty_table() for name, files in self._files.items()}
+        self._num_written_events = 0
 
     def add_round(self, done: Round) -> None:
         """Add a round; `write` makes it visible to other processes."""
@@ -51,6 +52,8 @@ class TrialRecords:
 
     def restart_after(self, round: int, joined: Callable[[str], pa.Table] | None = None) -> list[str]:
         """Read the records of an earlier process up to a round, and all its events; drop later rounds.
+
+        Events that were added and not written follow those of the earlier process.
 
         Args:
             round: round that the trial resumes from; 0: from its beginning.
@@ -72,7 +75,11 @@ class TrialRecords:
                 files.keep_aside(error.file)
                 table = joined(name) if joined else files.schema.empty_table()
                 damaged.append(f"{error}; continues with {table.num_rows} of its rows, from {name}.parquet")
-            taken[name] = table if name == "events" else table.filter(pc.less_equal(table["round"], round))
+            if name == "events":
+                added = self._tables[name].slice(self._num_written_events)
+                taken[name], self._num_written_events = pa.concat_tables([table, added]), table.num_rows
+            else:
+                taken[name] = table.filter(pc.less_equal(table["round"], round))
         self._tables |= taken
         return damaged
 
@@ -109,6 +116,8 @@ class TrialRecords:
     def _write(self, name: str) -> None:
         self._folder.create()
         self._files[name].write(self._trial_id, self._tables[name])
+        if name == "events":
+            self._num_written_events = self._tables[name].num_rows
 
     def _add(self, name: str, rows: pa.Table) -> None:
         self._tables[name] = pa.concat_tables([self._tables[name], rows]).combine_chunks()

@@ -18,6 +18,7 @@ from graftpop.cluster.resources import Node
 from graftpop.cluster.room import RoomWatch
 from graftpop.cluster.study import read_known
 from graftpop.cluster.trainable import PopulationTrainable
+from graftpop.errors import StorageError
 from graftpop.metrics import ACCURACY
 from graftpop.peer.peer import Peer
 from graftpop.population import Event
@@ -123,6 +124,47 @@ def test_heartbeats_name_the_next_trial_while_it_waits_for_the_writes_of_the_las
     before = beats.trial_id()
     leader.reset(config)  # type: ignore[no-untyped-call]
     assert named == [Path(leader.logdir).name] != [before]
+
+
+@pytest.mark.parametrize("reason", ["its predecessor still runs", "another version wrote its checkpoint"])
+def test_trial_that_cannot_start_keeps_its_records(
+    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainable, "DEFAULT_STORAGE_PATH", str(tmp_path))
+    monkeypatch.setattr("graftpop.cluster.trainable.PREDECESSOR_TIMEOUT_S", 0.1)
+
+    class Leader(PopulationTrainable):
+        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super().setup(config, SPACE, [Node(2.0, 0.0)], str(tmp_path))
+
+    leader = Leader({"trial": {"trial_id": "00000", "sample": {"training.lr": 0.1}}})
+    run, trial_id = RunFolder(str(tmp_path)), Path(leader.logdir).name
+    records = TrialRecords(run.of_trials("records"), trial_id, [ACCURACY])
+    records.add_event(Event(1, 0, "lost", "killed"))
+    records.write()
+    if reason == "its predecessor still runs":
+        holds, is_over = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with run.of_trials("locks").locked(trial_id, 0):
+                holds.set()
+                is_over.wait()
+
+        predecessor = threading.Thread(target=hold)
+        predecessor.start()
+        holds.wait()
+        try:
+            with pytest.raises(StorageError):
+                leader.step()
+        finally:
+            is_over.set()
+            predecessor.join()
+    else:
+        checkpoint = run.of_trials("checkpoints") / trial_id / "round-000001"
+        checkpoint.create()
+        checkpoint.write("population.json", b'{"format_version": 1}')
+        assert "format_version" in leader.step()["error"]
+    assert run.records_of("events", trial_id)["event"].to_pylist() == ["lost"]
 
 
 def work_of(num_known: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:

@@ -201,9 +201,11 @@ def test_events_are_kept_whatever_round_is_restarted_after(tmp_path: Path) -> No
         records.add_event(Event(number, 1, "lost", "killed"))
     records.write()
     records = TrialRecords(Folder(str(tmp_path)), "a", [ACCURACY])
-    records.restart_after(1)
-    records.write()
-    assert columns_of(tmp_path / "a.events.parquet", "round") == [(1,), (2,), (3,)]
+    records.add_event(Event(4, None, "checkpoint_skipped", "damaged"))  # before the round to resume from is known
+    for _ in range(2):
+        records.restart_after(1)
+        records.write()
+        assert columns_of(tmp_path / "a.events.parquet", "round") == [(1,), (2,), (3,), (4,)]
     assert {number for (number,) in columns_of(tmp_path / "a.rounds.parquet", "round")} == {1}
 
 
