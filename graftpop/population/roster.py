@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
-from graftpop.errors import PeerError, PopulationLost
+from graftpop.errors import PeerError, PeerLost, PopulationLost
 from graftpop.population.group import Group
 from graftpop.rows import Event
 from graftpop.settings import PopulationSettings
@@ -61,12 +61,18 @@ class Roster:
         """Restart lost peers and wait until they answer; return those that timed out.
 
         If a peer's node is gone, the cluster looks for room on other nodes meanwhile.
+
+        Raises:
+            PeerError: a new process cannot be a peer, because data or user code is missing on its node.
         """
         absent = list(peers)
         while absent:
             self._group.restart(absent)
             left_s = max(0.0, min(map(self.left_s, absent)))
             answers = dict(self._group.run("process_id", dict.fromkeys(absent, ()), left_s))
+            for answer in answers.values():
+                if isinstance(answer, PeerError) and not isinstance(answer, PeerLost):
+                    raise answer  # another restart would fail alike
             absent = sorted(self._group.coresident([peer for peer in absent if isinstance(answers[peer], PeerError)]))
             if not absent or min(map(self.left_s, absent)) <= SECONDS_BETWEEN_STARTS:
                 break

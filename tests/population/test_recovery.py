@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import hypothesis
 import pytest
@@ -182,6 +182,28 @@ def test_events_record_cause_and_duration() -> None:
 def test_first_loss_fails_a_population_without_restarts() -> None:
     with pytest.raises(PeerError, match=r"peer 0: died before .* 0 .*population\.max_peer_restarts"):
         run(recovery_settings(population={"max_peer_restarts": 0}), {1: [0]})
+
+
+def test_peer_that_cannot_be_built_anew_fails_the_population_with_its_reason() -> None:
+    class GroupWithoutData(DyingGroup):
+        restarted: ClassVar[list[int]] = []
+
+        def run(
+            self, method: str, calls: Calls, timeout_s: float, *, result_mode: ResultMode = "value"
+        ) -> Iterator[tuple[int, Any]]:
+            for peer in filter(calls.__contains__, self.restarted):
+                yield peer, PeerError(f"peer {peer}: its node lacks data.name")
+            others = {peer: arguments for peer, arguments in calls.items() if peer not in self.restarted}
+            yield from super().run(method, others, timeout_s, result_mode=result_mode)
+
+        def restart(self, peers: Collection[int]) -> None:
+            super().restart(peers)
+            self.restarted.extend(peers)
+
+    settings = recovery_settings(population={"min_peers": 2})
+    with pytest.raises(PeerError, match=r"lacks data\.name"):
+        Population(GroupWithoutData(settings, {1: [1]}), settings).step()
+    assert GroupWithoutData.restarted == [1]
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 5, 6, 7])
