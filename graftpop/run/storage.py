@@ -6,11 +6,13 @@ complete, so it is written under its own name; renaming would copy it.
 
 import copy
 import posixpath
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -177,13 +179,22 @@ class Folder:
             stream.write(content)
 
     def write_tables(self, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-        """Write tables of one schema into one Parquet file, in order."""
-        with (
-            self._whole(name) as stream,
-            pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer,
-        ):
-            for table in tables:
-                writer.write_table(table)
+        """Write tables of one schema into one Parquet file, in order; an error among the tables leaves the old file."""
+
+        def write_to(file: Any) -> None:
+            with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+                for table in tables:
+                    writer.write_table(table)
+
+        if self.is_local:
+            with self._whole(name) as stream:
+                write_to(stream)
+            return
+        with tempfile.TemporaryFile() as whole:  # an object would be replaced, and removed after the error
+            write_to(whole)
+            whole.seek(0)
+            with self._whole(name) as stream:
+                shutil.copyfileobj(whole, stream)
 
     @contextmanager
     def _whole(self, name: str) -> Iterator[pa.NativeFile]:

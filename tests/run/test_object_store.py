@@ -153,14 +153,17 @@ def test_files_and_tables_are_written_read_listed_and_removed(folder: Folder) ->
         folder.read("absent")
 
 
-def test_failed_write_leaves_no_partial_file(folder: Folder) -> None:
+def test_failed_write_leaves_no_partial_file_and_the_old_one(folder: Folder) -> None:
     def tables() -> Iterator[pa.Table]:
         yield pa.Table.from_pydict({"number": [2]}, SCHEMA)
         raise OSError("the network is gone")
 
-    with pytest.raises(OSError, match="the network is gone"):
-        folder.write_tables("a", tables(), SCHEMA)
-    assert folder.names() == []
+    folder.write_tables("old", [pa.Table.from_pydict({"number": [1]}, SCHEMA)], SCHEMA)
+    for name in ("new", "old"):
+        with pytest.raises(OSError, match="the network is gone"):
+            folder.write_tables(name, tables(), SCHEMA)
+    assert folder.names() == ["old"]
+    assert folder.read_table("old").to_pydict() == {"number": [1]}
 
 
 def test_records_of_finished_trials_are_folded(folder: Folder) -> None:
