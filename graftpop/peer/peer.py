@@ -280,10 +280,10 @@ class Peer:
     # --- teachers ---
 
     def train_teachers(self, *indices: int) -> dict[int, bytes]:
-        """Train some of the teachers and return their states by index."""
+        """Train this peer's share of the teachers and return their states by index; a repetition counts once."""
         trained = {index: self._teachers.train(index) for index in indices}
-        self._teacher_images += sum(num_images for _, num_images, _ in trained.values())
-        self._teacher_s += sum(train_s for *_, train_s in trained.values())
+        self._teacher_images = sum(num_images for _, num_images, _ in trained.values())
+        self._teacher_s = sum(train_s for *_, train_s in trained.values())
         return {index: state for index, (state, *_) in trained.items()}
 
     def set_teachers(self, *trained: dict[int, bytes]) -> None:
