@@ -200,16 +200,26 @@ class Folder:
     def _whole(self, name: str) -> Iterator[pa.NativeFile]:
         """Open a file to write; a failure inside the block leaves no part of it."""
         path = self._in(name)
-        partial = f"{path}.partial" if self.is_local else path
+        if not self.is_local:
+            stream = self._filesystem.open_output_stream(path)
+            try:
+                yield stream
+            except BaseException:  # an interrupt leaves no part either
+                with suppress(OSError):
+                    stream.close()  # completes the part, or fails too and leaves the old object
+                    self._filesystem.delete_file(path)
+                raise
+            stream.close()  # a store that refuses the object keeps the old one
+            return
+        partial = f"{path}.partial"
         try:
             with self._filesystem.open_output_stream(partial) as stream:
                 yield stream
-        except BaseException:  # an interrupt leaves no part either
+        except BaseException:
             with suppress(OSError):
                 self._filesystem.delete_file(partial)
             raise
-        if self.is_local:
-            self._filesystem.move(partial, path)
+        self._filesystem.move(partial, path)
 
     def read(self, name: str, most_bytes: int | None = None) -> bytes:
         """Return the content of a file, at most its first `most_bytes` bytes.

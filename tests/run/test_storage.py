@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSystem, LocalFileSystem
 
 from graftpop.errors import CheckpointError, StorageError
 from graftpop.run.storage import Folder, retry_on_oserror
@@ -282,3 +283,32 @@ def test_inner_folder_keeps_the_options_of_its_uri(location: str, inner: str) ->
 )
 def test_retries_of_google_are_limited_to_30_s_unless_the_uri_says_otherwise(uri: str, bounded: str) -> None:
     assert Folder(uri)._filesystem == FileSystem.from_uri(uri + bounded)[0]
+
+
+class RefusedStream:
+    """An upload that a full store refuses at its end."""
+
+    def write(self, content: bytes) -> None:
+        """Take a part of the content."""
+
+    def close(self) -> None:
+        raise OSError("507: the store is full")
+
+
+class FullStore:
+    """A store on this disk, for uploads of which there is no room."""
+
+    def open_output_stream(self, path: str) -> RefusedStream:
+        return RefusedStream()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(LocalFileSystem(), name)
+
+
+def test_object_stays_if_the_store_refuses_its_replacement(tmp_path: Path) -> None:
+    folder: Any = Folder(str(tmp_path))
+    folder.write("a", b"old")
+    folder.is_local, folder._filesystem = False, FullStore()
+    with pytest.raises(OSError, match="507"):
+        folder.write("a", b"new")
+    assert folder.read("a") == b"old"
