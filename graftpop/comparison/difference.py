@@ -20,8 +20,8 @@ class Difference:
         n: number of seeds in common.
         mean: mean of the differences.
         by_seed: difference for each seed.
-        interval: interval of the mean by Student's t at `CONFIDENCE`. None for fewer than two seeds; zero width if all
-            differences are equal.
+        interval: interval of the mean by Student's t, at `CONFIDENCE` by default. None for fewer than two seeds; zero
+            width if all differences are equal.
     """
 
     n: int
@@ -30,10 +30,12 @@ class Difference:
     interval: tuple[float, float] | None
 
 
-def paired_difference(values: Mapping[Any, float], baseline: Mapping[Any, float]) -> Difference | None:
+def paired_difference(
+    values: Mapping[Any, float], baseline: Mapping[Any, float], confidence: float = CONFIDENCE
+) -> Difference | None:
     """Return values minus baseline, both by seed, over their common seeds; None without a common seed.
 
-    mean +- t_{(1 + CONFIDENCE) / 2, n - 1} * sd / sqrt(n)        (Student 1908, The probable error of a mean)
+    mean +- t_{(1 + confidence) / 2, n - 1} * sd / sqrt(n)        (Student 1908, The probable error of a mean)
     """
     by_seed = {seed: value - baseline[seed] for seed, value in values.items() if seed in baseline}
     differences = list(by_seed.values())
@@ -48,5 +50,5 @@ def paired_difference(values: Mapping[Any, float], baseline: Mapping[Any, float]
         return Difference(n, mean, by_seed, (mean, mean))
     from scipy import stats
 
-    low, high = stats.t.interval(CONFIDENCE, n - 1, loc=mean, scale=error)
+    low, high = stats.t.interval(confidence, n - 1, loc=mean, scale=error)
     return Difference(n, mean, by_seed, (float(low), float(high)))

@@ -112,15 +112,15 @@ def test_paired_interval_equals_the_closed_form() -> None:
     assert difference.interval == pytest.approx((0.02 - half, 0.02 + half))
 
 
-@given(st.lists(st.tuples(*[st.integers(0, 10_000)] * 2), min_size=2, max_size=8))
-def test_paired_interval_equals_scipys_t_test(pairs: list[tuple[int, int]]) -> None:
+@given(st.lists(st.tuples(*[st.integers(0, 10_000)] * 2), min_size=2, max_size=8), st.sampled_from([0.95, 0.975]))
+def test_paired_interval_equals_scipys_t_test(pairs: list[tuple[int, int]], confidence: float) -> None:
     first, second = (dict(enumerate(np.array(values) / 10_000)) for values in zip(*pairs, strict=True))
-    difference = paired_difference(first, second)
+    difference = paired_difference(first, second, confidence)
     assert difference is not None
     assert difference.interval is not None
     differences = [first[seed] - second[seed] for seed in first]
     if len({a - b for a, b in pairs}) > 1:
-        expected = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
+        expected = stats.ttest_1samp(differences, 0.0).confidence_interval(confidence)
         assert difference.interval == pytest.approx(tuple(expected), rel=1e-9, abs=1e-12)
     assert difference.mean == pytest.approx(np.mean(differences), abs=1e-12)
     low, high = difference.interval
