@@ -1,5 +1,6 @@
 """The table of trials on a terminal of any width: no cell is cut."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -115,6 +116,7 @@ class TrialTable:
 def _columns(trials: Sequence[Trial], metrics: Sequence[Metric]) -> list[Column]:
     """Return all columns, in the order in which they are shown."""
     searched = list(dict.fromkeys(key for trial in trials for key in trial.sample))
+    names = Counter(key.rpartition(".")[2] for key in searched)
     primary, *others = metrics
 
     def score(name: str, metric: Metric, column: str, worth: int) -> Column:
@@ -134,7 +136,7 @@ def _columns(trials: Sequence[Trial], metrics: Sequence[Metric]) -> list[Column]
         ),
         *(
             Column(
-                key.rpartition(".")[2],
+                name if names[name := key.rpartition(".")[2]] == 1 else key,
                 [sample_text(trial.sample[key]) if key in trial.sample else "-" for trial in trials],
                 50 - place,
             )

@@ -13,7 +13,7 @@ WORKER_LIMIT_S: Final = 300  # seconds per batch; a slower batch is an error
 
 
 def count_training_batches(num_images: int, batch_size: int) -> int:
-    """Return the batches of an epoch of training; a last one of a single image is dropped.
+    """Return the number of training batches in an epoch; a last one of a single image is dropped.
 
     >>> count_training_batches(60, 30), count_training_batches(61, 30), count_training_batches(62, 30)
     (2, 2, 3)

@@ -97,6 +97,12 @@ def test_table_without_searched_keys_has_no_columns_for_them() -> None:
     assert shown()[0][:3] == ["trial", "status", "round"]
 
 
+def test_keys_that_end_alike_have_their_whole_names() -> None:
+    alike = trial(0, **RESULT)
+    alike.sample = {**alike.sample, "model.name": "resnet8", "data.name": "digits"}
+    assert shown(alike)[0][2:6] == ["num_peers", "A", "model.name", "data.name"]
+
+
 def test_only_the_best_trial_is_bold() -> None:
     trials = [trial(0, val_accuracy=0.5), trial(1, val_accuracy=0.7), trial(2)]
     rows = Console(width=160).render_lines(TrialTable(trials, [ACCURACY]))[1:]
