@@ -226,7 +226,7 @@ class AsyncRounds:
         self, peer: int, number: int, error: PeerDiverged, num_epochs: int
     ) -> Generator[PeerCall | None, Any, PeerRow]:
         """Give a diverged peer its donor's newest weights; return its row."""
-        if not self._settings.exchanges or len(self._roster.peers) == 1:
+        if not self._settings.reseeds or len(self._roster.peers) == 1:
             raise error
         self._diverged[peer] = error
         while True:

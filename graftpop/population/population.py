@@ -208,11 +208,11 @@ class Population:
         """Give diverged peers their donors' weights, and add their rows to the round.
 
         Raises:
-            PeerError: no peer has finite weights, or this population does not exchange weights.
+            PeerError: no peer has finite weights, or a peer of this population cannot take another's.
         """
         topology = self._settings.topology
         for peer, error in diverged.items():
-            if not self._settings.exchanges or not snapshots:
+            if not self._settings.reseeds or not snapshots:
                 raise error
             donor = reseeding_donor(peer, list(snapshots), topology, done.best_peer)
             row = self._recovery.call("reseed", {peer: (snapshots[donor], num_epochs)})[peer]

@@ -194,6 +194,11 @@ class Settings(Section):
         return self.exchange_rule is not None
 
     @property
+    def reseeds(self) -> bool:
+        """Whether a diverged peer can take another's weights; with `outer` it would miss a step of the outer optimizer."""
+        return self.exchanges and self.outer is None
+
+    @property
     def exchanges_in_steps(self) -> bool:
         """Whether peers exchange weights within rounds, after some of the optimizer steps."""
         return self.exchanges and self.population.exchange_every != "round"

@@ -332,6 +332,7 @@ def test_reseeded_peer_has_the_bits_that_its_donor_published() -> None:
         ({"graft": {"source": "noise"}}, {1: 1}),  # no weights are exchanged
         ({"population": {"num_peers": 1}, "graft": {}}, {0: 1}),  # a single peer
         ({"mutual": {}}, {1: 1}),  # logits are exchanged at every batch
+        ({"outer": {}, "graft": None}, {1: 1}),  # its outer optimizer would miss a step
     ],
 )
 def test_divergence_without_a_possible_donor_fails_the_population(
