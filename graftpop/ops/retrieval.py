@@ -37,7 +37,7 @@ def retrieval_scores(
         distance: `euclidean`, or `cosine`, 1 minus the cosine of the angle.
 
     Raises:
-        ValueError: no query has a match.
+        ValueError: no query has a match, or there is no query or no gallery.
 
     References:
         Zheng et al., Scalable Person Re-identification: A Benchmark, ICCV 2015 (mAP, cameras); the conventions of
@@ -47,6 +47,8 @@ def retrieval_scores(
     if distance == "cosine":
         features = torch.nn.functional.normalize(features, dim=1)
     is_query, is_gallery = ((targets[:, 2] & bit).bool() for bit in (QUERY, GALLERY))
+    if not (is_query.any() and is_gallery.any()):
+        raise ValueError("retrieval_scores: targets must have a query and a gallery image")
     gallery, gallery_of = features[is_gallery], targets[is_gallery]
     square_G = gallery.square().sum(1)
     rows = max(1, MOST_DISTANCES // max(1, len(gallery)))

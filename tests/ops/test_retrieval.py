@@ -101,6 +101,13 @@ def test_a_match_by_the_same_camera_is_none() -> None:
     assert has_match(targets).tolist() == [False, True]
 
 
+@pytest.mark.parametrize("role", [QUERY, GALLERY])
+def test_queries_or_a_gallery_alone_are_an_error(role: int) -> None:
+    targets = torch.tensor([[0, 0, role], [0, 1, role]])
+    with pytest.raises(ValueError, match="query.*gallery"):
+        retrieval_scores(torch.rand(2, 3), targets)
+
+
 def test_no_match_at_all_is_an_error() -> None:
     with pytest.raises(ValueError, match="match"):
         retrieval_scores(*on_a_line(0, 0))
