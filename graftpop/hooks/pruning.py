@@ -82,7 +82,7 @@ class Pruning(Hook):
 
     name = "pruning"
 
-    def __init__(
+    def __init__(  # the network and its plan, and what makes a repeated run drop the same units
         self,
         learner: Learner,
         filters: Sequence[SiteFilters],
@@ -173,8 +173,10 @@ class Pruning(Hook):
         settings, method, plan, amount = self._settings, self._method, self._plan, self._amount(epoch)
         least = [plan.least(group) for group in plan.groups]
         rows = [units.rows() for units in self._groups] if method.allocation == "cross_layer" else []
-        utilizations = self._utilizations(epoch) if method.allocation == "utilization" else []
-        dropped = [int(units.among(self._dropped).sum()) for units in self._groups]
+        utilizations, dropped = list[float](), list[int]()
+        if method.allocation == "utilization":
+            utilizations = self._utilizations(epoch)
+            dropped = [int(units.among(self._dropped).sum()) for units in self._groups]
 
         def allocate(rate: float) -> Sequence[int]:
             if method.allocation == "uniform":
