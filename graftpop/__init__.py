@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from graftpop.results import read_run
     from graftpop.tasks.task import Task
 
-__version__ = "0.2.0"
+__version__ = "0.2.1"
 __all__ = ["ExchangeRule", "Metric", "Population", "Task", "__version__", "graft", "load", "read_run", "trainable"]
 
 _LOCATIONS = {
