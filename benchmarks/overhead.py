@@ -1,6 +1,7 @@
 """Measure the share of a trial's wall time that its peers spend training, against the plain recipe.
 
     python benchmarks/overhead.py [--images 5000] [--rounds 7]      about five minutes on 2 cores
+    python benchmarks/overhead.py --tiny [--rounds 60]              about a minute
 
 The study runs from the command line: ResNet-20, four peers that graft after each round, CIFAR-10, with checkpoints and
 records. In each round, peers train on `--images` training images, less a tenth for validation. The share is the peers'
@@ -10,11 +11,16 @@ hundred rounds of 45,000 images. Shorter rounds lower the share.
 
 The plain recipe trains on as many images in four processes, evaluates on the same share of test images (10,000 per
 50,000), and exchanges.
+
+`--tiny` measures a round that hardly trains instead: two peers of ResNet-8, one batch of 64 digits. It prints the
+milliseconds of a round and of the training in it, medians.
 """
 
 import argparse
+import json
 import statistics
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,7 +33,7 @@ from graftpop.cluster.connection import local_node
 from graftpop.cluster.resources import resource_request
 from graftpop.space import load_space
 
-NUM_PEERS = 4
+NUM_PEERS, NUM_ROUNDS = 4, 7
 BATCH = 128
 VAL_FRACTION = 0.1
 TEST_SHARE = 10_000 / 50_000
@@ -42,17 +48,33 @@ population: {{num_peers: {num_peers}}}
 graft: {{}}
 tune: {{sampler: grid}}
 """
+TINY_SPACE = """
+name: tiny
+data: {{name: digits, max_train_images: 128, val_fraction: 0.5}}
+model: {{name: resnet8}}
+training: {{epochs: {rounds}, batch_size: 64}}
+population: {{num_peers: 2}}
+graft: {{}}
+tune: {{sampler: grid}}
+"""
+TINY_ROUNDS = 60
+WANTED_TINY_MS = 40.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5_000, help="training images per round, validation included")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tiny", action="store_true", help="measure a round that hardly trains")
+    parser.add_argument("--rounds", type=int)
     given = parser.parse_args()
-    if given.rounds < 3:
-        parser.error(f"--rounds: must be 3 or more, since the first and the last are left out, got {given.rounds}")
+    rounds = given.rounds or (TINY_ROUNDS if given.tiny else NUM_ROUNDS)
+    if rounds < 3:
+        parser.error(f"--rounds: must be 3 or more, since the first and the last are left out, got {rounds}")
+    if given.tiny:
+        print(json.dumps(tiny_round(rounds)))
+        return
     with tempfile.TemporaryDirectory() as folder:
-        shares, first_s, last_s = of_a_study(Path(folder), given.images, given.rounds)
+        shares, first_s, last_s = of_a_study(Path(folder), given.images, rounds)
         plain = of_plain(Path(folder), given.images)
     case = Case(
         f"resnet20, {NUM_PEERS} peers",
@@ -91,6 +113,21 @@ def of_a_study(folder: Path, images: int, rounds: int) -> tuple[list[float], flo
     }
     seconds = {number: ends[number] - ends[number - 1] for number in trained}
     return [trained[number] / seconds[number] for number in range(2, rounds)], seconds[1], seconds[rounds]
+
+
+def tiny_round(rounds: int) -> dict[str, float]:
+    """Return the milliseconds of a round that hardly trains, and of the training in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        _, *ends, _ = timed_trial(TINY_SPACE.format(rounds=rounds), Path(folder), LIMIT_S)
+        trained = [row["train_s"] for row in pq.read_table(Path(folder) / "run" / "rounds.parquet").to_pylist()]
+    if len(ends) != rounds + 1:
+        raise SystemExit(f"overhead.py: {len(ends) - 1} rounds seen of {rounds}")
+    _, *between, _ = (end - start for start, end in pairwise(ends))
+    return {
+        "round_ms": round(1e3 * statistics.median(between), 1),
+        "wanted_ms": WANTED_TINY_MS,
+        "training_ms": round(1e3 * statistics.median(trained), 1),
+    }
 
 
 def of_plain(folder: Path, images: int) -> float:

@@ -6,7 +6,8 @@
 - *next trial*: from the record of a trial's last round, with its test accuracy, to the record of the next trial's first
   round, minus the duration of a later round.
 - *first round*: from the command to the record of the first trial's first round (digits, ResNet-8, two peers). It
-  includes the start of Ray and its dashboard, and has no baseline.
+  includes the start of Ray and its dashboard, and has no baseline. The CPU seconds until then are printed by process;
+  divided by the number of cores they are the least that it can take.
 
 The plain recipe is the baseline of the first two. Its script imports torch and torchvision before it parses arguments,
 and has to be started for each configuration: two processes, until they are ready to train, without loading data.
@@ -18,11 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 from peers import NUM_CORES
 from plain import PlainPeers
+from studies import TITLES
 from turns import NUM_TURNS, Case, in_turns, report
 
 NUM_PEERS, NUM_ROUNDS = 2, 4
@@ -52,13 +57,15 @@ def main() -> None:
     for _ in range(given.turns):
         studies.append(one_study())
         plain_s.append(plain_start())
-    first_s, next_s = ([one[place] for one in studies] for place in (0, 1))
+    first_s, next_s, cpu_s = zip(*studies, strict=True)
+    cpu_by_kind = {kind: round(statistics.median(one[kind] for one in cpu_s), 1) for kind in cpu_s[0]}
     report(
         "startup",
         "times as fast as the plain recipe",
         1.0,
         [case("help", help_s, plain_help_s), case("next trial", next_s, plain_s)],
         first_round_s=[round(seconds, 2) for seconds in first_s],
+        first_round_cpu_s=cpu_by_kind,
         wanted_help_s=HELP_LIMIT_S,
         wanted_gap_s=GAP_LIMIT_S,
     )
@@ -67,9 +74,10 @@ def main() -> None:
         f"help {statistics.median(help_s):.2f} s, goal below {HELP_LIMIT_S:g}; next trial "
         f"{statistics.median(next_s):.2f} s, goal below {GAP_LIMIT_S:g}"
     )
+    print(f"CPU seconds until the first round: {', '.join(f'{kind} {cpu}' for kind, cpu in cpu_by_kind.items())}")
 
 
-def case(name: str, ours_s: list[float], plain_s: list[float]) -> Case:
+def case(name: str, ours_s: Sequence[float], plain_s: Sequence[float]) -> Case:
     return Case(
         name,
         ours_s,
@@ -93,8 +101,12 @@ def plain_start() -> float:
     return took_s
 
 
-def one_study() -> tuple[float, float]:
-    """Run a study of two trials; return the seconds to its first round and the seconds between the trials."""
+def one_study() -> tuple[float, float, dict[str, float]]:
+    """Run a study of two trials.
+
+    Returns:
+        The seconds to its first round and between the trials, and the CPU seconds until the first round, by process.
+    """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "space.yaml").write_text(SPACE)
         run = Path(folder) / "run"
@@ -120,13 +132,28 @@ def one_study() -> tuple[float, float]:
                 file = run / "tune" / "records" / f"{trial}.rounds.parquet"
                 if file.exists() and (at := file.stat().st_mtime) not in times:
                     times.append(at)
+                    if trial == TRIALS[0] and len(times) == 2:
+                        cpu_s = cpu_by_process(study.pid)
             time.sleep(0.002)
         if study.returncode or any(len(times) != NUM_ROUNDS + 1 for times in written.values()):
             raise SystemExit(f"startup.py: the study ended with {study.returncode}, records written at {written}")
     # each trial writes its records at its start and after each round
     (_, *first), (_, *second) = written.values()
     round_s = statistics.median(after - before for before, after in pairwise(second))
-    return first[0] - start, second[0] - first[-1] - round_s
+    return first[0] - start, second[0] - first[-1] - round_s, cpu_s
+
+
+def cpu_by_process(driver: int) -> dict[str, float]:
+    """Return the CPU seconds of the driver and of its children so far: peers, leading process, and the rest, Ray's."""
+    seconds = {"driver": 0.0, "leading process": 0.0, "peers": 0.0, "Ray": 0.0}
+    kinds = {"peers": TITLES["peer"], "leading process": TITLES["trial"]}
+    command = psutil.Process(driver)
+    for process in (command, *command.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            title, used = " ".join(process.cmdline()), process.cpu_times()
+            kind = next((kind for kind, pattern in kinds.items() if pattern.match(title)), "Ray")
+            seconds["driver" if process == command else kind] += used.user + used.system
+    return seconds
 
 
 if __name__ == "__main__":

@@ -16,7 +16,17 @@ import psutil
 import pyarrow.parquet as pq
 from nodes import Node, Nodes, nodes_of, process_inside
 
-__all__ = ["KINDS", "KINDS_ON_NODES", "Study", "has_namespaces", "read_rows", "rounds_done", "started", "timed_trial"]
+__all__ = [
+    "KINDS",
+    "KINDS_ON_NODES",
+    "TITLES",
+    "Study",
+    "has_namespaces",
+    "read_rows",
+    "rounds_done",
+    "started",
+    "timed_trial",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("peer", "trial", "driver")
