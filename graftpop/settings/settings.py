@@ -195,7 +195,7 @@ class Settings(Section):
 
     @property
     def reseeds(self) -> bool:
-        """Whether a diverged peer can take another's weights; with `outer` it would miss a step of the outer optimizer."""
+        """Whether a diverged peer can take another's weights; with `outer` it would miss a step of that optimizer."""
         return self.exchanges and self.outer is None
 
     @property

@@ -1,6 +1,7 @@
 """The entropy of a histogram, against closed forms, scipy, torch.histc and a loop over bins."""
 
 import math
+from collections.abc import Callable
 from random import Random
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from graftpop.ops import entropy as module
-from graftpop.ops.entropy import _sums_of_comparisons, entropy, filter_entropies, layer_entropies
+from graftpop.ops.entropy import _histogram, _sums_of_comparisons, entropy, filter_entropies, layer_entropies
 
 # A dyadic grid: shifts, scalings and bin edges are exact in float32, so that no value crosses an edge by rounding.
 numbers = st.integers(-256, 256)
@@ -88,25 +89,29 @@ def test_layer_entropies_equal_the_entropy_of_each_layer() -> None:
     assert layer_entropies(layers).tolist() == [entropy(layer).item() for layer in layers]
 
 
-@pytest.mark.parametrize("at_a_time", [module.COMPARED, 10])
-def test_sums_of_comparisons_are_the_counts_of_histc(at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """GPUs use these sums; their bins are equal to the last weight."""
+@pytest.mark.parametrize("counts_of", [_histogram, _sums_of_comparisons])
+@pytest.mark.parametrize("at_a_time", [2**16, 10])
+def test_counts_are_those_of_histc(
+    counts_of: Callable[[Tensor, int], Tensor], at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU uses the first function and a GPU the second; the bins are equal to the last weight."""
+    monkeypatch.setattr(module, "COUNTED", at_a_time)
     monkeypatch.setattr(module, "COMPARED", at_a_time)
-    for num_bins in (2, 10, 37):
+    for num_bins in (2, 10, 37, 256, 257, 1000):
         layers = [normal(size, seed=size) * 10.0 ** (size % 9 - 6) + size % 3 for size in range(1, 400)]
         layers += [torch.full((5,), 2.5), torch.zeros(1), torch.arange(100.0)]
         expected = torch.stack([torch.histc(layer, num_bins) for layer in layers]).long()
-        counts = torch.stack([_sums_of_comparisons(layer, num_bins) for layer in layers])
+        counts = torch.stack([counts_of(layer, num_bins) for layer in layers])
         is_spread = torch.tensor([bool(layer.min() < layer.max()) for layer in layers])
         assert torch.equal(counts[is_spread], expected[is_spread])
         assert torch.equal(counts.amax(1)[~is_spread], expected.amax(1)[~is_spread])  # all in any one bin
 
 
 def test_large_layers_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A part has few enough values for the float32 counts of histc; the range is that of the whole layer."""
+    """The range is that of the whole layer, not of a part."""
     layers = [normal(1000), torch.full((1000,), 2.5), torch.arange(1001.0)]
     expected = layer_entropies(layers)
-    monkeypatch.setattr(module, "EXACT_COUNT", 300)
+    monkeypatch.setattr(module, "COUNTED", 300)
     assert torch.equal(layer_entropies(layers), expected)
 
 

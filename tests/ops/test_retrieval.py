@@ -104,7 +104,7 @@ def test_a_match_by_the_same_camera_is_none() -> None:
 @pytest.mark.parametrize("role", [QUERY, GALLERY])
 def test_queries_or_a_gallery_alone_are_an_error(role: int) -> None:
     targets = torch.tensor([[0, 0, role], [0, 1, role]])
-    with pytest.raises(ValueError, match="query.*gallery"):
+    with pytest.raises(ValueError, match=r"query.*gallery"):
         retrieval_scores(torch.rand(2, 3), targets)
 
 
