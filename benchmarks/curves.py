@@ -31,7 +31,7 @@ from graftpop.settings import DataSettings, TrainingSettings
 from graftpop.tasks.classification import Classification
 from graftpop.training.learner import Learner
 
-MODEL, BATCH, LR = "torchvision:resnet18", 32, 0.05
+MODEL, BATCH, LR = "torchvision:resnet18", 32, 0.01
 VAL_IMAGES, NUM_QUARTERS = 5_000, 4
 CPU: Final = torch.device("cpu")
 WAYS = ("weight_gradient", "bfloat16")
@@ -46,7 +46,7 @@ class WithLosses(Classification):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         loss = super().loss(outputs, targets)
-        self.losses.append(float(loss))
+        self.losses.append(float(loss.detach()))
         return loss
 
 
