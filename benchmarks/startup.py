@@ -14,6 +14,7 @@ and has to be started for each configuration: two processes, until they are read
 """
 
 import argparse
+import re
 import statistics
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def one_study() -> tuple[float, float, dict[str, float]]:
 def cpu_by_process(driver: int) -> dict[str, float]:
     """Return the CPU seconds of the driver and of its children so far: peers, leading process, and the rest, Ray's."""
     seconds = {"driver": 0.0, "leading process": 0.0, "peers": 0.0, "Ray": 0.0}
-    kinds = {"peers": TITLES["peer"], "leading process": TITLES["trial"]}
+    kinds = {"peers": TITLES["peer"], "leading process": re.compile(r"ray::[Pp]opulation\b")}  # lower case as it starts
     command = psutil.Process(driver)
     for process in (command, *command.children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
