@@ -103,15 +103,18 @@ def dataset_splits(  # three splits, and all that their images do not say
 
     Raises:
         DataError: the augmentation does not fit (`check_augmentation`), a first item is not an input and a target, the
-            shapes of the splits differ, or fewer than 2 items are left to train on.
+            inputs of the splits differ in shape or dtype, or fewer than 2 items are left to train on.
     """
     shapes = {
         name: _input_shape(part, name, has_labels)
         for name, part in (("train", train), ("val", val), ("test", test))
         if part is not None
     }
-    if len(set(shapes.values())) > 1:
-        raise DataError(f"data: inputs must have one shape in all splits, got {shapes}")
+    kinds = {name: (tuple(shape), shape.dtype) for name, shape in shapes.items()}  # an InputShape equals any dtype's
+    if len(set(kinds.values())) > 1:
+        raise DataError(
+            f"data: inputs must have one shape and dtype in all splits, got {kinds}; transform all splits alike"
+        )
     check_augmentation(augmentation, shapes["train"])
     if val is None:
         num = _length(train)

@@ -47,3 +47,12 @@ def test_labels_in_floating_point_are_refused() -> None:
     items: Any = [(torch.ones(3), torch.tensor(1.0))] * 8
     with pytest.raises(DataError, match=r"train must be \(input, label\).*got .*torch\.float32"):
         dataset_splits(items, None, items, classes=("a", "b"), val_fraction=0.25, seed=0)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_inputs_of_another_dtype_than_in_training_are_refused(part: str) -> None:
+    train: Any = [(torch.ones(3, 4, 4), 0)] * 8
+    other: Any = [(torch.ones(3, 4, 4, dtype=torch.uint8), 0)] * 8
+    parts = {"val": train, "test": train, part: other}
+    with pytest.raises(DataError, match=rf"dtype.*'{part}': .*torch\.int64"):
+        dataset_splits(train, parts["val"], parts["test"], classes=("a",), val_fraction=0.25, seed=0)
