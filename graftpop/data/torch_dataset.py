@@ -1,6 +1,6 @@
 """User-defined torch data sets as splits: items are read one by one and used unchanged."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from graftpop.data.batch_reader import in_order, read_batches, shuffled
 from graftpop.data.images import Splits
 from graftpop.data.input_shape import InputShape
 from graftpop.data.mixing import with_mixing
-from graftpop.errors import DataError
+from graftpop.errors import DataError, one_line
 from graftpop.seeds import derive, seeded
 from graftpop.settings import NO_AUGMENTATION, AugmentationSettings
 
@@ -103,7 +103,8 @@ def dataset_splits(  # three splits, and all that their images do not say
 
     Raises:
         DataError: the augmentation does not fit (`check_augmentation`), a first item is not an input and a target, the
-            inputs of the splits differ in shape or dtype, or fewer than 2 items are left to train on.
+            inputs of the splits differ in shape or dtype, the splits number their classes differently, or fewer than 2
+            items are left to train on.
     """
     shapes = {
         name: _input_shape(part, name, has_labels)
@@ -116,6 +117,8 @@ def dataset_splits(  # three splits, and all that their images do not say
             f"data: inputs must have one shape and dtype in all splits, got {kinds}; transform all splits alike"
         )
     check_augmentation(augmentation, shapes["train"])
+    if has_labels:
+        _check_numbering(train, {"val": val, "test": test})
     if val is None:
         num = _length(train)
         order = torch.randperm(num, generator=torch.Generator().manual_seed(derive(seed, "split"))).tolist()
@@ -175,6 +178,29 @@ def _input_shape(dataset: Dataset[Any], name: str, has_labels: bool) -> InputSha
             f"as an image (C, H, W), got {got}; use a transform such as torchvision's ToTensor"
         )
     return InputShape.of(value)
+
+
+def _check_numbering(train: Dataset[Any], others: Mapping[str, Dataset[Any] | None]) -> None:
+    """Check that a label means the same class in all splits that name their classes.
+
+    ImageFolder numbers the classes of each folder by itself, so a class without a folder shifts the later ones. A split
+    with a `target_transform` may number its labels otherwise than its attribute `classes`.
+    """
+    trained = getattr(train, "classes", None)
+    for name, part in others.items():
+        own = getattr(part, "classes", None)
+        if not (isinstance(trained, list | tuple) and isinstance(own, list | tuple)):
+            continue
+        if any(getattr(one, "target_transform", None) is not None for one in (train, part)):
+            continue
+        for label, class_name in enumerate(own):
+            if label >= len(trained) or class_name != trained[label]:
+                there = f"'{trained[label]}'" if label < len(trained) else "no class"
+                raise DataError(
+                    f"data: labels of {name} must mean the classes of train, got '{one_line(class_name)}' for label "
+                    f"{label}, which is {one_line(there)} in train; number them as train does, such as by a "
+                    f"target_transform"
+                )
 
 
 def _kind(part: object) -> str:

@@ -10,6 +10,19 @@ from graftpop.data.torch_dataset import dataset_splits
 from graftpop.errors import DataError
 
 
+class Named(list[Any]):
+    """Items with names of their classes, as ImageFolder has them."""
+
+    def __init__(self, *classes: str, target_transform: Any = None) -> None:
+        super().__init__([(torch.ones(3, 4, 4), 0)] * 8)
+        self.classes, self.target_transform = list(classes), target_transform
+
+
+def splits_of_named(train: Any, val: Any, test: Any, *, has_labels: bool = True) -> Splits:
+    classes = train.classes
+    return dataset_splits(train, val, test, classes=classes, val_fraction=0.25, seed=0, has_labels=has_labels)
+
+
 def splits_of(item: tuple[Any, Any]) -> Splits:
     items: Any = [item] * 8
     return dataset_splits(items, None, items, classes=(), val_fraction=0.25, seed=0, has_labels=False)
@@ -56,3 +69,26 @@ def test_inputs_of_another_dtype_than_in_training_are_refused(part: str) -> None
     parts = {"val": train, "test": train, part: other}
     with pytest.raises(DataError, match=rf"dtype.*'{part}': .*torch\.int64"):
         dataset_splits(train, parts["val"], parts["test"], classes=("a",), val_fraction=0.25, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("other", "got"),
+    [
+        (("cat", "eel"), "'eel' for label 1, .*'dog'"),
+        (("dog", "cat", "eel"), "'dog' for label 0, .*'cat'"),
+        (("cat", "dog", "eel", "fox"), "'fox' for label 3, "),
+    ],
+)
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_classes_with_other_labels_than_in_training_are_refused(part: str, other: tuple[str, ...], got: str) -> None:
+    train = Named("cat", "dog", "eel")
+    parts = {"val": train, "test": train, part: Named(*other)}
+    with pytest.raises(DataError, match=rf"{part} .*got {got}"):
+        splits_of_named(train, parts["val"], parts["test"])
+
+
+def test_classes_may_end_early_be_renumbered_or_belong_to_a_user_defined_task() -> None:
+    train = Named("cat", "dog", "eel")
+    assert splits_of_named(train, None, Named("cat", "dog")).class_names == ("cat", "dog", "eel")
+    assert splits_of_named(train, None, Named("cat", "eel", target_transform=[0, 2].__getitem__)).test.num_images == 8
+    assert splits_of_named(train, None, Named("fox", "gnu"), has_labels=False).test.num_images == 8
