@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from graftpop.data.images import Splits
-from graftpop.errors import SpaceError
+from graftpop.errors import DataError, SpaceError
 from graftpop.metrics import Metric
 from graftpop.settings.task import TaskSettings
 from graftpop.tasks.classification import Classification
@@ -43,8 +43,19 @@ def metrics_of(name: str, given: Callable[[], Task] | None = None) -> Sequence[M
 
 
 def num_outputs(task: Task, splits: Splits) -> int:
-    """Return the argument of the function that makes the network: the task's own, or the number of classes."""
-    return len(splits.class_names) if task.num_outputs is None else task.num_outputs
+    """Return the argument of the function that makes the network: the task's own, or the number of classes.
+
+    Raises:
+        DataError: user-defined data does not name the classes.
+    """
+    if task.num_outputs is not None:
+        return task.num_outputs
+    if not splits.class_names:
+        raise DataError(
+            "data: training data must have an attribute `classes`, the names of its classes, got none; set it in the "
+            "function of data.name"
+        )
+    return len(splits.class_names)
 
 
 def has_logits(task: Task) -> bool:

@@ -29,6 +29,7 @@ def three(): return items(20), items(4, 50), items(6, 100)
 def at(root): return items(int(root)), items(6, 100)
 def stream(): return iter(items(20)), items(6)
 def unordered(): return {1, 2}, items(6)
+def unnamed(): return [TensorDataset(*items(20).tensors), items(6)]
 def four(): return items(4), items(4), items(4), items(4)
 """
 
@@ -99,4 +100,10 @@ def test_recognition_needs_identities() -> None:
         "model": {"name": "python:user_parts.Net"},
     }
     with pytest.raises(GraftpopError, match=r"^task\.name: recognition needs .*omniglot.* got user-defined data"):
+        check_data_and_models(parse_space(tree))
+
+
+def test_training_data_without_names_of_classes_are_refused() -> None:
+    tree = {"data": {"name": "python:made_up_data.unnamed"}, "model": {"name": "python:user_parts.Net"}}
+    with pytest.raises(DataError, match=r"`classes`.*got none"):
         check_data_and_models(parse_space(tree))
