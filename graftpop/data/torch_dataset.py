@@ -35,10 +35,12 @@ class DatasetImages:
     Args:
         dataset: has a length.
         num_workers: processes that read; 0 reads in this process.
+        num_classes: number of classes, if targets are their labels, which are then checked; None: any targets.
     """
 
     dataset: Dataset[Any]
     num_workers: int = 0
+    num_classes: int | None = None
 
     @property
     def num_images(self) -> int:
@@ -59,6 +61,8 @@ class DatasetImages:
             if inputs.dim() == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             targets = targets.float() if targets.is_floating_point() else targets.long()
+            if self.num_classes is not None:
+                _check_labels(targets, self.num_classes, "data")
             yield inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
 
@@ -103,8 +107,8 @@ def dataset_splits(  # three splits, and all that their images do not say
 
     Raises:
         DataError: the augmentation does not fit (`check_augmentation`), a first item is not an input and a target, the
-            inputs of the splits differ in shape or dtype, the splits number their classes differently, or fewer than 2
-            items are left to train on.
+            inputs of the splits differ in shape or dtype, the splits number their classes differently, a first label
+            is that of no class, or fewer than 2 items are left to train on.
     """
     shapes = {
         name: _input_shape(part, name, has_labels)
@@ -119,12 +123,16 @@ def dataset_splits(  # three splits, and all that their images do not say
     check_augmentation(augmentation, shapes["train"])
     if has_labels:
         _check_numbering(train, {"val": val, "test": test})
+        for name, part in (("train", train), ("val", val), ("test", test)):
+            if part is not None and classes:
+                _check_labels(torch.as_tensor(part[0][1]).reshape(1), len(classes), f"data: {name}")
     if val is None:
         num = _length(train)
         order = torch.randperm(num, generator=torch.Generator().manual_seed(derive(seed, "split"))).tolist()
         num_val = max(1, round(val_fraction * num))
         train, val = Subset(train, order[num_val:]), Subset(train, order[:num_val])
-    trains, validates, tests = (DatasetImages(part, num_workers) for part in (train, val, test))
+    num_classes = len(classes) if has_labels and classes else None
+    trains, validates, tests = (DatasetImages(part, num_workers, num_classes) for part in (train, val, test))
     if trains.num_images < 2:
         raise DataError(
             f"data: at least 2 images must be left to train on, got {trains.num_images} beside "
@@ -178,6 +186,16 @@ def _input_shape(dataset: Dataset[Any], name: str, has_labels: bool) -> InputSha
             f"as an image (C, H, W), got {got}; use a transform such as torchvision's ToTensor"
         )
     return InputShape.of(value)
+
+
+def _check_labels(labels: Tensor, num_classes: int, where: str) -> None:
+    """Check labels (N,): the cross entropy ignores -100, and the accuracy of a test set counts others as wrong."""
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if len(wrong):
+        raise DataError(
+            f"{where}: labels must be in [0, {num_classes - 1}], got {int(wrong[0])}; number the classes from 0, and "
+            f"leave out items without a class"
+        )
 
 
 def _check_numbering(train: Dataset[Any], others: Mapping[str, Dataset[Any] | None]) -> None:

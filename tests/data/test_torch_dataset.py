@@ -92,3 +92,21 @@ def test_classes_may_end_early_be_renumbered_or_belong_to_a_user_defined_task() 
     assert splits_of_named(train, None, Named("cat", "dog")).class_names == ("cat", "dog", "eel")
     assert splits_of_named(train, None, Named("cat", "eel", target_transform=[0, 2].__getitem__)).test.num_images == 8
     assert splits_of_named(train, None, Named("fox", "gnu"), has_labels=False).test.num_images == 8
+
+
+@pytest.mark.parametrize("label", [-100, -1, 2])
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_label_of_no_class_is_refused(part: str, label: int) -> None:
+    right, wrong = (torch.ones(3, 4, 4), 0), (torch.ones(3, 4, 4), label)
+    parts: dict[str, Any] = {"train": [right] * 8, "val": [right] * 8, "test": [right] * 8}
+    with pytest.raises(DataError, match=rf"{part}: .*\[0, 1\], got {label}; "):
+        splits_of_parts(parts | {part: [wrong] * 8})
+    splits = splits_of_parts(parts | {part: [right, right, wrong, right]})
+    images = getattr(splits, part)
+    for read in (images.training_batches(4, 0, torch.device("cpu")), images.evaluation_batches(4, torch.device("cpu"))):
+        with pytest.raises(DataError, match=rf"\[0, 1\], got {label}; "):
+            list(read)
+
+
+def splits_of_parts(parts: dict[str, Any]) -> Splits:
+    return dataset_splits(parts["train"], parts["val"], parts["test"], classes=("a", "b"), val_fraction=0.25, seed=0)
