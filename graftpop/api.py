@@ -114,7 +114,7 @@ class Population:
         data, task_settings = data_and_task(sections, has_images(train), val_fraction)
         new_task = partial(make_task, task_settings, given_task)
         outputs = new_task().num_outputs
-        names = classes if classes is not None else given_classes(train, val, test, data)
+        names = list(classes if classes is not None else given_classes(train, val, test, data))
         if not names and outputs is None:
             raise SpaceError(
                 "classes: must name the classes if train has no attribute `classes`, got none; give classes=[...]"

@@ -447,6 +447,14 @@ def test_bad_items_are_refused(items: Any, message: str) -> None:
         graftpop.Population(Net, items, digits()[1], classes="0123456789")
 
 
+def test_names_of_classes_may_be_an_array() -> None:
+    assert make_population(classes=np.arange(10)).settings.num_epochs == 2
+    train, test = digits()
+    named: Any = Subset(train, range(40))
+    named.classes = np.arange(10)
+    assert graftpop.Population(Net, named, test).outcome == {}
+
+
 @pytest.mark.parametrize("key", ["erasing", "mixup", "cutmix"])
 @pytest.mark.parametrize("inputs", [torch.zeros(20, 4), torch.zeros(20, 3, 8, 8, dtype=torch.int64)])
 def test_inputs_that_are_no_images_are_neither_erased_nor_mixed(key: str, inputs: Tensor) -> None:

@@ -189,5 +189,7 @@ def given_splits(  # three splits, and all that their items do not say
 
 def given_classes(train: Any, val: Any, test: Any, data: DataSettings) -> Sequence[str]:
     """Return the class names that data sets in Python have, empty if none; arguments as in `given_splits`."""
-    source = hub_source(train, val, test, data)
-    return decoded(source).class_names if source is not None else getattr(train, "classes", None) or ()
+    if (source := hub_source(train, val, test, data)) is not None:
+        return decoded(source).class_names
+    names: Sequence[str] | None = getattr(train, "classes", None)
+    return () if names is None else names
