@@ -6,6 +6,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.optim.swa_utils import update_bn
 
 from graftpop.data.images import Batches
+from graftpop.models.layers import BATCHNORMS
 from graftpop.tasks.task import Outputs, Task
 
 __all__ = ["recalibrate"]
@@ -15,7 +16,8 @@ def recalibrate(network: nn.Module, task: Task, batches: Batches) -> None:
     """Recompute the running statistics of every BatchNorm, as the mean over the batches of training images.
 
     Averaged weights need this: the mean of several networks' statistics differs from the mean network's statistics.
-    The same holds for the singular vectors of `spectral_norm`, which every pass in training mode improves.
+    The same holds for the singular vectors of `spectral_norm`, which every pass in training mode improves. A BatchNorm
+    that stays in evaluation mode, because the network's `train` freezes it, keeps its statistics.
 
     Args:
         network: the network; its weights stay as they are.
@@ -23,12 +25,20 @@ def recalibrate(network: nn.Module, task: Task, batches: Batches) -> None:
         batches: inputs (B, ...) and their targets; used up.
     """
     called = _CalledByTask(network, task)
+    statistics = {module: _copied_buffers(module) for module in network.modules() if isinstance(module, BATCHNORMS)}
     update_bn((inputs for inputs, _ in batches), called)
+    for module, before in statistics.items():
+        if before and not module.num_batches_tracked:  # update_bn reset it, and no batch gave it new statistics
+            module.load_state_dict(before, strict=False)
     if any(map(is_parametrized, network.modules())):
         network.train()
         with torch.no_grad():
             for inputs, _ in batches:  # none are left if there was a BatchNorm
                 called(inputs)
+
+
+def _copied_buffers(module: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in module.named_buffers(recurse=False)}
 
 
 class _CalledByTask(nn.Module):

@@ -555,6 +555,36 @@ def test_recalibration_calls_the_network_as_the_task_does() -> None:
     assert torch.allclose(own.state["1.running_mean"], plain.state["1.running_mean"] / 2, atol=1e-6)
 
 
+class FrozenNorm(nn.Module):
+    """A network with one BatchNorm that stays in evaluation mode, and one that is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.unused, self.norm = nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
+        for norm in (self.frozen, self.unused):
+            norm.get_buffer("running_mean").fill_(0.5)
+            norm.get_buffer("running_var").fill_(4.0)
+
+    def train(self, mode: bool = True) -> "FrozenNorm":
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(self.frozen(images)))
+        return logits
+
+
+def test_recalibration_keeps_the_statistics_of_a_batchnorm_that_no_batch_changes() -> None:
+    learner = make_learner(FrozenNorm())
+    before = copied(learner.state_dict())
+    learner.recalibrate()
+    after = learner.state_dict()
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed == {f"network/norm.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
+
+
 def test_recalibration_with_dropout_is_reproducible_bit_for_bit() -> None:
     states = []
     for random_state in (1, 2):
