@@ -145,7 +145,7 @@ def one_study() -> tuple[float, float, dict[str, float]]:
 
 
 def cpu_by_process(driver: int) -> dict[str, float]:
-    """Return the CPU seconds of the driver and of its children so far: peers, leading process, and the rest, Ray's."""
+    """Return the CPU seconds of the driver and of its children so far; Ray has all that no peer and no trial has."""
     seconds = {"driver": 0.0, "leading process": 0.0, "peers": 0.0, "Ray": 0.0}
     kinds = {"peers": TITLES["peer"], "leading process": re.compile(r"ray::[Pp]opulation\b")}  # lower case as it starts
     command = psutil.Process(driver)
