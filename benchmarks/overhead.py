@@ -101,11 +101,9 @@ def main() -> None:
 def of_a_study(folder: Path, images: int, rounds: int) -> tuple[list[float], float, float]:
     """Return the share for each round between the first and the last, and the seconds of the first and the last."""
     space = SPACE.format(images=images, val_fraction=VAL_FRACTION, rounds=rounds, batch=BATCH, num_peers=NUM_PEERS)
-    _, *ends, _ = timed_trial(space, folder, LIMIT_S)
+    ends = ends_of_rounds(space, folder, rounds)
     run = folder / "run"
     rows = pq.read_table(run / "rounds.parquet").to_pylist()
-    if len(ends) != rounds + 1:
-        raise SystemExit(f"overhead.py: {len(ends) - 1} rounds seen of {rounds}")
     processes = resource_request(load_space(run / "space.yaml").resolve(), [local_node()]).actors
     trained = {
         number: sum(row["train_s"] for row in rows if row["round"] == number) / len(processes)
@@ -115,13 +113,19 @@ def of_a_study(folder: Path, images: int, rounds: int) -> tuple[list[float], flo
     return [trained[number] / seconds[number] for number in range(2, rounds)], seconds[1], seconds[rounds]
 
 
+def ends_of_rounds(space: str, folder: Path, rounds: int) -> list[float]:
+    """Run a study of one trial; return when its records were written at its start and after each round."""
+    _, *ends, _ = timed_trial(space, folder, LIMIT_S)
+    if len(ends) != rounds + 1:
+        raise SystemExit(f"overhead.py: {len(ends) - 1} rounds seen of {rounds}")
+    return ends
+
+
 def tiny_round(rounds: int) -> dict[str, float]:
     """Return the milliseconds of a round that hardly trains, and of the training in it."""
     with tempfile.TemporaryDirectory() as folder:
-        _, *ends, _ = timed_trial(TINY_SPACE.format(rounds=rounds), Path(folder), LIMIT_S)
+        ends = ends_of_rounds(TINY_SPACE.format(rounds=rounds), Path(folder), rounds)
         trained = [row["train_s"] for row in pq.read_table(Path(folder) / "run" / "rounds.parquet").to_pylist()]
-    if len(ends) != rounds + 1:
-        raise SystemExit(f"overhead.py: {len(ends) - 1} rounds seen of {rounds}")
     _, *between, _ = (end - start for start, end in pairwise(ends))
     return {
         "round_ms": round(1e3 * statistics.median(between), 1),
