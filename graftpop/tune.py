@@ -11,7 +11,6 @@ from graftpop.cli.exit_codes import one_line_errors, run_command
 from graftpop.cli.stages import prefixed_errors, print_stage
 from graftpop.cli.study import new_run_folder, resume_study, start_study, starting_ray
 from graftpop.errors import SpaceError
-from graftpop.garbage import without_collection
 from graftpop.shipped_spaces import complete_space
 
 __all__ = ["TuneCommand", "tune"]
@@ -129,9 +128,8 @@ def tune(  # one parameter per option
     with prefixed_errors(where, settings):
         check_packages(loaded)
     with nullcontext() if dry_run else starting_ray(loaded, address) as start:
-        with without_collection():
-            check_rest()  # this and all that follows imports torch
-            from graftpop.study.preflight import check_names
+        check_rest()  # this and all that follows imports torch
+        from graftpop.study.preflight import check_names
 
         with prefixed_errors(where, settings):
             check_names(loaded)

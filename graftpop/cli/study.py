@@ -11,7 +11,6 @@ import typer
 from graftpop.cli.exit_codes import OutputError, interrupted_code
 from graftpop.cli.stages import console, data_text, prefixed_errors, print_connecting, print_findings, print_stage
 from graftpop.errors import GraftpopError, SpaceError
-from graftpop.garbage import without_collection
 from graftpop.masking import masked
 
 if TYPE_CHECKING:  # slow imports are made inside the functions, so that wrong arguments are refused at once
@@ -105,9 +104,8 @@ def resume_study(location: str, address: str | None, *, token: bool = False) -> 
         storage_url(space)  # raises without its password
         check_packages(space)
     with starting_ray(space, address) as start:
-        with without_collection():
-            check_rest()  # this and all that follows imports torch
-            from graftpop.study.preflight import check_data_and_models
+        check_rest()  # this and all that follows imports torch
+        from graftpop.study.preflight import check_data_and_models
 
         with prefixed_errors(where):
             print_stage("loading", data_text(space))
@@ -129,8 +127,7 @@ def lead_study(
 
     try:
         if start.address is None:
-            with without_collection():
-                import graftpop.cluster.study  # noqa: F401  # its import takes seconds, in which Ray starts
+            import graftpop.cluster.study  # noqa: F401  # its import takes seconds, in which Ray starts
         else:
             print_connecting(start.address)
         from graftpop.cluster.connection import connected

@@ -12,7 +12,6 @@ from ray import cloudpickle
 from graftpop.cluster.process_group import ProcessGroup
 from graftpop.cluster.resources import ResourceRequest
 from graftpop.errors import GraftpopError, PeerError, PeerLost, describe_exception, printable
-from graftpop.garbage import without_collection
 from graftpop.settings import Settings
 
 __all__ = ["PeerActor", "this_node"]
@@ -24,10 +23,8 @@ class PeerActor:
     def __init__(
         self, settings: dict[str, Any], peers: Sequence[int], request: ResourceRequest, components: bytes | None
     ) -> None:
-        with without_collection():
-            import torch
+        import torch
 
-            import graftpop.peer.peer  # noqa: F401
         from graftpop.cluster.malloc import keep_freed_memory
 
         keep_freed_memory()

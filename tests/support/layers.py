@@ -32,6 +32,5 @@ LAYERS = (
     ("shipped_spaces",),
     ("errors",),
     ("masking",),
-    ("garbage",),
 )
 """Modules and folders of graftpop from top to bottom; each may import from layers below and from its own folder."""
