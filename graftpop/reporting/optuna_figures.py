@@ -109,7 +109,7 @@ def slices(study: "Study", keys: Sequence[str], space: Space) -> Figure:
 
     primary = space.primary
     plot = plot_slice(study, params=list(keys), target_name=f"validation {primary.label}")
-    bar = color_bar("trial") | {"tickformat": "d"}
+    bar = color_bar("trial") | _trial_ticks(len(study.trials))
     plot.update_traces(
         marker={"colorscale": EARLY_TO_LATE, "colorbar": bar, "size": 8, "line": {"width": 0}}, cliponaxis=False
     )
@@ -173,8 +173,12 @@ def _restyled(plot: go.Figure, height: int, **layout: Any) -> None:
 
 
 def _trial_axis(num_trials: int) -> dict[str, Any]:
-    ticks = {"dtick": 1} if num_trials < FEW_TRIALS else {"tickformat": "d"}
-    return {"title": {"text": "trial"}, "zeroline": False, **ticks}
+    return {"title": {"text": "trial"}, "zeroline": False, **_trial_ticks(num_trials)}
+
+
+def _trial_ticks(num_trials: int) -> dict[str, Any]:
+    """Return ticks at whole numbers."""
+    return {"dtick": 1} if num_trials < FEW_TRIALS else {"tickformat": "d"}
 
 
 def _pair_axes(keys: tuple[str, str], domains: Mapping[str, Domain]) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str
     digits = {"tickformat": ".1%"} if primary.is_share else {}
     dimensions.append({"label": f"val {primary.label}", "values": scores, **digits})
     line = {"color": [primary.merit(score) for score in scores], "colorscale": GREY_TO_ORANGE}
-    plot = go.Figure(go.Parcoords(dimensions=dimensions, labelangle=-14, line=line))
+    without_ends = {"color": "rgba(0, 0, 0, 0)"}  # their ticks say them
+    plot = go.Figure(go.Parcoords(dimensions=dimensions, labelangle=-14, rangefont=without_ends, line=line))
     with_layout(plot, height=430).update_layout(margin={"l": 72, "r": 64, "t": 84, "b": 24})
     return Figure(
         plot,

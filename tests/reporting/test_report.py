@@ -288,6 +288,7 @@ def test_history_has_the_best_of_the_completed_trials_so_far() -> None:
     assert "Trial 4" in figures["history"]["description"]
     (only,) = figures["slices"]["plot"]["data"]  # c was the same in all
     assert only["x"] == pytest.approx([0, 0.1, 0.4])
+    assert only["marker"]["colorbar"]["dtick"] == 1
 
 
 def test_two_most_important_keys_are_drawn_together() -> None:
