@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,9 @@ SILENT_LOOKS = 24
 A busy or swapping machine delays a thread that does almost nothing by seconds. Looks are counted, not seconds: a driver
 that is stopped and continued, or an actor that does not answer, says nothing about the leading processes.
 """
+
+BEATS_BEFORE_START = 6
+"""Heartbeats after which the driver starts the actor, so that its process does not delay a study's first round."""
 
 
 class HeartbeatMonitor:
@@ -53,11 +57,9 @@ class Heart:
     """The source of heartbeats in a leading process.
 
     Attributes:
-        monitor: handle of the `HeartbeatMonitor`.
         every_s: seconds between two heartbeats.
     """
 
-    monitor: Any
     every_s: float
 
     def start(self, trial_id: Callable[[], str]) -> None:
@@ -65,11 +67,19 @@ class Heart:
         place = f"pid {os.getpid()} on {ray.util.get_node_ip_address()}"
 
         def send() -> None:
+            monitor: Any = None
             while True:
-                self.monitor.beat.remote(trial_id(), place)
+                with suppress(ValueError, RayError):  # not started yet
+                    monitor = monitor or ray.get_actor(_name())
+                    monitor.beat.remote(trial_id(), place)
                 time.sleep(self.every_s)
 
         threading.Thread(target=send, name="heartbeats", daemon=True).start()
+
+
+def _name() -> str:
+    """Return the name of the monitor of this process's study."""
+    return f"heartbeats of job {ray.get_runtime_context().get_job_id()}"
 
 
 class Silence:
@@ -106,17 +116,18 @@ class Heartbeats:
     """
 
     def __init__(self) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        monitor: Any = ray.remote(num_cpus=0, max_restarts=-1)(HeartbeatMonitor)  # it has no state worth keeping
-        self.heart = Heart(monitor.options(scheduling_strategy=here).remote(), BEAT_S)
+        self.heart = Heart(BEAT_S)
+        self._monitor: Any = None
         self._answer: ray.ObjectRef[Any] | None = None
-        self._asked_at = time.monotonic()
+        self._next_at = time.monotonic() + BEATS_BEFORE_START * BEAT_S
 
     def heard(self) -> dict[str, str] | None:
         """Return the places of the processes with a heartbeat since the last look, by trial ID; None between looks."""
         if self._answer is None:
-            if time.monotonic() - self._asked_at >= BEAT_S:
-                self._answer, self._asked_at = self.heart.monitor.take.remote(), time.monotonic()
+            if time.monotonic() >= self._next_at:
+                if self._monitor is None:
+                    self._monitor = _start_monitor()
+                self._answer, self._next_at = self._monitor.take.remote(), time.monotonic() + BEAT_S
             return None
         done, _ = ray.wait([self._answer], timeout=0)
         if not done:
@@ -129,4 +140,11 @@ class Heartbeats:
 
     def close(self) -> None:
         """End the monitor."""
-        ray.kill(self.heart.monitor)
+        if self._monitor is not None:
+            ray.kill(self._monitor)
+
+
+def _start_monitor() -> Any:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    monitor: Any = ray.remote(num_cpus=0, max_restarts=-1)(HeartbeatMonitor)  # it has no state worth keeping
+    return monitor.options(name=_name(), scheduling_strategy=here).remote()

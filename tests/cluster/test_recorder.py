@@ -108,7 +108,7 @@ def test_heartbeats_name_the_next_trial_while_it_waits_for_the_writes_of_the_las
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainable, "DEFAULT_STORAGE_PATH", str(tmp_path))
-    beats: Any = Beats(None, 1.0)
+    beats: Any = Beats(1.0)
     named: list[str] = []
 
     class Leader(PopulationTrainable):
