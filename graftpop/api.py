@@ -32,7 +32,7 @@ from graftpop.space.population_arguments import data_and_task, named_parts, popu
 from graftpop.tasks.check import check_network
 from graftpop.tasks.find import make_task
 from graftpop.tasks.task import Task
-from graftpop.training.named_optimizers import hidden_weights
+from graftpop.training.named_optimizers import check_user_optimizer, hidden_weights
 from graftpop.training.optimizers import MakeOptimizer
 
 if TYPE_CHECKING:
@@ -138,6 +138,9 @@ class Population:
         for peer in self.settings.of_peers():
             check_augmentation(peer.augmentation, splits.image_shape)
         check_network(self.settings, new_task(), probe, splits)
+        if optimizer is not None:
+            drops_filters = self.settings.repr is not None or self.settings.pruning is not None
+            check_user_optimizer(optimizer, probe, drops_filters=drops_filters)
         channel_groups_of(self.settings, probe, splits.image_shape)
         check_user_parts(self.settings, probe, sites_of(self.settings, probe, splits.image_shape), parts)
         self._components = Components(network, _Splits(make_splits), optimizer, _NewTask(given_task), parts)

@@ -135,6 +135,60 @@ def test_population_trains_grafts_and_returns_its_networks() -> None:
     assert population.outcome["test_accuracy"] == pytest.approx(float(accuracy))
 
 
+class CountsOutside(torch.optim.SGD):
+    """An optimizer whose steps depend on a count that is not in its state."""
+
+    num_steps = 0
+
+    def step(self, closure: Any = None) -> Any:
+        self.num_steps += 1
+        self.param_groups[0]["momentum"] = 0.1 * self.num_steps
+        return super().step()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (torch.optim.Adafactor, "resume, got Adafactor: .*row_var"),  # its state has other shapes than the weights
+        (CountsOutside, "to the bit, got CountsOutside"),
+        (torch.optim.LBFGS, "train .*got LBFGS: .*closure"),
+    ],
+)
+def test_function_whose_optimizer_cannot_resume_is_refused_at_once(make: Any, message: str) -> None:
+    with pytest.raises(SpaceError, match=rf"^optimizer: [^\n]*{message}[^\n]*$"):
+        make_population(optimizer=partial(make, lr=0.01))
+
+
+class Drifting(torch.optim.SGD):
+    """An optimizer that moves all weights, also those without a gradient."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight.data += 1e-3
+        return super().step()
+
+
+def test_function_whose_optimizer_moves_dropped_filters_is_refused_with_methods_that_drop_them() -> None:
+    make_population(optimizer=Drifting)
+    with pytest.raises(SpaceError, match=r"^optimizer: .*drop.*Drifting"):
+        make_population(optimizer=Drifting, pruning={})
+    make_population(optimizer=adam, pruning={})
+
+
+def test_function_for_the_optimizer_may_take_few_weights_of_any_shape() -> None:
+    class Odd(Net):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__(num_classes)
+            self.gain = nn.Parameter(torch.ones(()))
+            self.frozen = nn.Parameter(torch.ones(3, 4, 5), requires_grad=False)
+
+    def make(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam([weight for weight in parameters if weight.dim() in (0, 3)])
+
+    make_population(Odd, optimizer=make, pruning={})
+
+
 def test_networks_outlive_the_loop() -> None:
     population = make_population()
     for _ in population.run():

@@ -4,10 +4,12 @@
 defaults and the section's arguments.
 """
 
+import copy
 import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from graftpop.errors import ModelError, SpaceError, closest, describe_exception
 from graftpop.settings import TrainingSettings
 from graftpop.settings.optimizer import TIMM
-from graftpop.training.optimizers import Optimizer, TorchOptimizer
+from graftpop.training.optimizers import MakeOptimizer, Optimizer, TorchOptimizer
 from graftpop.training.sgd import MomentumSGD
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "SET_IN_TRAINING",
     "argument_defaults",
     "check_optimizer",
+    "check_user_optimizer",
     "hidden_weights",
     "named_optimizer",
 ]
@@ -48,6 +51,9 @@ NO_ARGUMENTS: Final = ("params", "maximize", "foreach", "fused", "capturable", "
 """Parameters of constructors that say how a step is computed, or turn it around."""
 
 MUON_ARGUMENTS: Final = {"adjust_lr_fn": "match_rms_adamw"}
+
+TRIAL_SHAPES: Final = ((32, 16, 3, 3), (32,), (32, 24), (4, 32))
+"""Shapes of the weights on which an optimizer is tried; large enough for states with shapes of their own."""
 
 
 def named_optimizer(network: nn.Module, training: TrainingSettings, lr: float) -> Optimizer:
@@ -224,18 +230,51 @@ def check_optimizer(training: TrainingSettings, where: str, *, drops_filters: bo
     Raises:
         SpaceError: it does not.
     """
-    shown = f"{training.optimizer.name} with {training.optimizer.arguments or 'no arguments'}"
+    weights = (torch.linspace(-1, 1, math.prod(shape)).reshape(shape) for shape in TRIAL_SHAPES)
+    _try(
+        nn.ParameterDict({str(index): nn.Parameter(weight) for index, weight in enumerate(weights)}),
+        partial(named_optimizer, training=training, lr=0.01),
+        where,
+        f"{training.optimizer.name} with {training.optimizer.arguments or 'no arguments'}",
+        drops_filters=drops_filters,
+    )
+
+
+def check_user_optimizer(make: MakeOptimizer, network: nn.Module, *, drops_filters: bool = False) -> None:
+    """Check that a user-defined optimizer trains copies of a network, and resumes to the bit.
+
+    Args:
+        make: makes the optimizer.
+        network: a new network; not changed.
+        drops_filters: whether it must leave dropped filters at zero.
+
+    Raises:
+        SpaceError: it does not.
+    """
+    _try(
+        network,
+        lambda copied: TorchOptimizer(dict(copied.named_parameters()), make),
+        "optimizer",
+        type(make(network.parameters())).__name__,
+        drops_filters=drops_filters,
+    )
+
+
+def _try(
+    network: nn.Module, make: Callable[[nn.Module], Optimizer], where: str, shown: str, *, drops_filters: bool
+) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of packages that would make it faster
-            whole, resumed = _TrialRun(training), _TrialRun(training)
+            whole, resumed = (_TrialRun(copy.deepcopy(network), make) for _ in range(2))
             whole.take_steps(0, 2)
             resumed.resume(whole)
             for each in (whole, resumed):
                 each.take_steps(2, 4)
-    except Exception as error:  # timm's optimizers raise anything
+    except Exception as error:  # optimizers of timm and of users raise anything
         raise SpaceError(
-            f"{where}: must train and resume, got {shown}: {describe_exception(error)}; change the arguments"
+            f"{where}: must train and resume, got {shown}: {describe_exception(error)}; change its arguments, or "
+            f"choose another"
         ) from error
     if not all(map(torch.equal, whole.weights, resumed.weights)):
         raise SpaceError(
@@ -249,32 +288,30 @@ def check_optimizer(training: TrainingSettings, where: str, *, drops_filters: bo
 
 
 class _TrialRun:
-    """A few weights that an optimizer trains by given gradients; large enough for states with shapes of their own."""
+    """A network that an optimizer trains by given gradients."""
 
-    SHAPES = ((32, 16, 3, 3), (32,), (32, 24), (4, 32))
-
-    def __init__(self, training: TrainingSettings) -> None:
-        weights = (torch.linspace(-1, 1, math.prod(shape)).reshape(shape) for shape in self.SHAPES)
-        network = nn.ParameterDict({str(index): nn.Parameter(weight) for index, weight in enumerate(weights)})
-        self.weights = list(network.values())
-        self._optimizer = named_optimizer(network, training, 0.01)
+    def __init__(self, network: nn.Module, make: Callable[[nn.Module], Optimizer]) -> None:
+        self._parameters = dict(network.named_parameters())
+        self.weights = list(self._parameters.values())
+        self._optimizer = make(network)
 
     def take_steps(self, first: int, end: int, *, is_dropped: bool = False) -> None:
         for step in range(first, end):
             self._optimizer.zero_grad()
             for weight in self.weights:
-                weight.grad = torch.linspace(-1, 2 + step, weight.numel()).sin().reshape(weight.shape)
-                weight.grad[0] *= not is_dropped
+                if weight.requires_grad:
+                    weight.grad = torch.linspace(-1, 2 + step, weight.numel()).sin().reshape(weight.shape)
+                    _first_row(weight.grad).mul_(not is_dropped)
             self._optimizer.step()
 
     def moves_dropped(self) -> bool:
         """Return whether each weight's first row changes after it and its momentum were set to 0."""
-        for index, weight in enumerate(self.weights):
-            for tensor in (weight.data, self._optimizer.momentum(str(index))):
+        for name, weight in self._parameters.items():
+            for tensor in (weight.data, self._optimizer.momentum(name)):
                 if tensor is not None:
-                    tensor[0] = 0
+                    _first_row(tensor).zero_()
         self.take_steps(4, 6, is_dropped=True)
-        return any(bool(weight[0].any()) for weight in self.weights)
+        return any(bool(_first_row(weight).any()) for weight in self.weights)
 
     def resume(self, other: "_TrialRun") -> None:
         for weight, others in zip(self.weights, other.weights, strict=True):
@@ -282,3 +319,7 @@ class _TrialRun:
         self._optimizer.load_state_dict(
             {name: tensor.clone() for name, tensor in other._optimizer.state_dict().items()}
         )
+
+
+def _first_row(tensor: Tensor) -> Tensor:
+    return torch.atleast_1d(tensor)[:1]
