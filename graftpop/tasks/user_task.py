@@ -86,15 +86,15 @@ class UserTask(Task):
         return predictions
 
     def score(self, predictions: Tensor, targets: Tensor) -> Mapping[str, float]:
-        """Return the task's metrics."""
+        """Return the task's metrics: the primary is finite, the others may be infinite."""
         scores = self._call("score", self._task.score, predictions, targets)
         names = [metric.name for metric in self.metrics]
         if not (isinstance(scores, Mapping) and set(scores) == set(names)):
             got = sorted(map(str, scores)) if isinstance(scores, Mapping) else scores
             raise self._refusal("score", f"a dict with a number for each of {', '.join(names)}", got)
         numbers = {name: float(self._call("score", float, scores[name])) for name in names}
-        if not all(map(math.isfinite, numbers.values())):
-            raise self._refusal("score", "finite numbers", numbers)
+        if any(map(math.isnan, numbers.values())) or not math.isfinite(numbers[names[0]]):
+            raise self._refusal("score", f"a finite number for {names[0]}, and for others no nan", numbers)
         return numbers
 
     def combine(self, predictions: Sequence[Tensor]) -> Tensor:

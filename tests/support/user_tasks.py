@@ -62,6 +62,21 @@ class ScoresNan(Regression):
         return {"rmse": float("nan"), "worst": 1.0}
 
 
+class ScoresInfinity(Regression):
+    def score(self, predictions: Tensor, targets: Tensor) -> Mapping[str, float]:
+        return {"rmse": float("inf"), "worst": 1.0}
+
+
+class WorstIsNan(Regression):
+    def score(self, predictions: Tensor, targets: Tensor) -> Mapping[str, float]:
+        return {**super().score(predictions, targets), "worst": float("nan")}
+
+
+class WorstIsInfinite(Regression):
+    def score(self, predictions: Tensor, targets: Tensor) -> Mapping[str, float]:
+        return {**super().score(predictions, targets), "worst": float("inf")}
+
+
 class ScoresText(Regression):
     def score(self, predictions: Tensor, targets: Tensor) -> Mapping[str, float]:
         return {"rmse": "low", "worst": 1.0}  # type: ignore[dict-item]

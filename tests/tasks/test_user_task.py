@@ -120,7 +120,9 @@ def test_population_in_python_equals_that_of_the_space() -> None:
         ("InfiniteLoss", r"\.loss must be finite"),
         ("ConstantLoss", r"\.loss must depend on the network's weights"),
         ("LacksAMetric", r"\.score must return .*rmse, worst, got \['rmse'\]"),
-        ("ScoresNan", r"\.score must return finite numbers, got .*nan"),
+        ("ScoresNan", r"\.score must return .*finite.* rmse.*, got .*'rmse': nan"),
+        ("ScoresInfinity", r"\.score must return .*finite.* rmse.*, got .*'rmse': inf"),
+        ("WorstIsNan", r"\.score must return .*, got .*'worst': nan"),
         ("ScoresText", r"\.score failed: .*low"),
         ("PredictsOneNumber", r"\.predict must return a tensor with \d+ rows.* got a tensor of shape \(1, 1\)"),
         ("ReturnsNoTensor", r"\.forward must return a tensor.* got \{'prediction'"),
@@ -175,6 +177,14 @@ def test_numbers_may_be_of_python_or_of_torch() -> None:
     row = running.step().peers[0]
     assert type(row["val_loss"]) is float
     assert 0 <= (row["train_accuracy"] or 0) <= 1
+
+
+def test_metric_other_than_the_primary_may_be_infinite() -> None:
+    wanted = settings(task="python:user_tasks.WorstIsInfinite")
+    running = population(wanted)
+    while not (done := running.step()).is_last:
+        assert done.score < float("inf")
+    assert running.finish(done)["test_worst"] == float("inf")
 
 
 def test_trial_run_leaves_the_network_as_it_was() -> None:
