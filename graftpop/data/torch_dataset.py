@@ -107,25 +107,24 @@ def dataset_splits(  # three splits, and all that their images do not say
 
     Raises:
         DataError: the augmentation does not fit (`check_augmentation`), a first item is not an input and a target, the
-            inputs of the splits differ in shape or dtype, the splits number their classes differently, a first label
-            is that of no class, or fewer than 2 items are left to train on.
+            inputs of the splits or the targets of validation and test differ in shape or dtype, the splits number
+            their classes differently, a first label is that of no class, or fewer than 2 items are left to train on.
     """
     shapes = {
         name: _input_shape(part, name, has_labels)
         for name, part in (("train", train), ("val", val), ("test", test))
         if part is not None
     }
-    kinds = {name: (tuple(shape), shape.dtype) for name, shape in shapes.items()}  # an InputShape equals any dtype's
-    if len(set(kinds.values())) > 1:
-        raise DataError(
-            f"data: inputs must have one shape and dtype in all splits, got {kinds}; transform all splits alike"
-        )
+    _check_alike("inputs", shapes)
     check_augmentation(augmentation, shapes["train"])
     if has_labels:
         _check_numbering(train, {"val": val, "test": test})
         for name, part in (("train", train), ("val", val), ("test", test)):
             if part is not None and classes:
                 _check_labels(torch.as_tensor(part[0][1]).reshape(1), len(classes), f"data: {name}")
+    else:
+        scored = {"train" if val is None else "val": train if val is None else val, "test": test}  # by one function
+        _check_alike("targets", {name: InputShape.of(torch.as_tensor(part[0][1])) for name, part in scored.items()})
     if val is None:
         num = _length(train)
         order = torch.randperm(num, generator=torch.Generator().manual_seed(derive(seed, "split"))).tolist()
@@ -195,6 +194,14 @@ def _check_labels(labels: Tensor, num_classes: int, where: str) -> None:
         raise DataError(
             f"{where}: labels must be in [0, {num_classes - 1}], got {int(wrong[0])}; number the classes from 0, and "
             f"leave out items without a class"
+        )
+
+
+def _check_alike(tensors: str, shapes: Mapping[str, InputShape]) -> None:
+    kinds = {name: (tuple(shape), shape.dtype) for name, shape in shapes.items()}  # an InputShape equals any dtype's
+    if len(set(kinds.values())) > 1:
+        raise DataError(
+            f"data: {tensors} must have one shape and dtype in {', '.join(kinds)}, got {kinds}; transform all alike"
         )
 
 

@@ -72,6 +72,32 @@ def test_inputs_of_another_dtype_than_in_training_are_refused(part: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("given", "other"),
+    [
+        (torch.ones(1), torch.tensor(1.0)),
+        (torch.ones(1), torch.ones(1, dtype=torch.int32)),
+        (1.0, 1),
+        (1, torch.ones(1, dtype=torch.int64)),
+    ],
+)
+def test_targets_of_the_test_that_differ_from_those_of_validation_are_refused(given: Any, other: Any) -> None:
+    first: Any = [(torch.ones(3), given)] * 8
+    second: Any = [(torch.ones(3), other)] * 8
+    for train, val, name in ((first, None, "train"), (second, first, "val")):
+        with pytest.raises(DataError, match=rf"^data: targets [^\n]*'{name}': [^\n]*'test': [^\n]*$"):
+            dataset_splits(train, val, second, classes=(), val_fraction=0.25, seed=0, has_labels=False)
+    assert dataset_splits(first, second, second, classes=(), val_fraction=0.25, seed=0, has_labels=False).test
+
+
+def test_targets_of_one_kind_may_be_numbers_or_tensors() -> None:
+    parts: list[Any] = [[(torch.ones(3), target)] * 8 for target in (1.0, torch.tensor(1.0, dtype=torch.float64))]
+    splits = dataset_splits(parts[0], None, parts[1], classes=(), val_fraction=0.25, seed=0, has_labels=False)
+    targets = [next(each.evaluation_batches(2, torch.device("cpu")))[1] for each in (splits.val, splits.test)]
+    assert torch.equal(targets[0], targets[1])
+    assert targets[0].dtype == targets[1].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
     ("other", "got"),
     [
         (("cat", "eel"), "'eel' for label 1, .*'dog'"),
