@@ -202,14 +202,15 @@ class Learner:
             act()
 
     def _average_gradients(self) -> Generator[Tensor, Tensor, None]:
-        """Replace the gradients by the mean of all peers'; a missing one counts as 0."""
+        """Replace the gradients by the mean of all peers'; a missing one counts as 0, if not missing everywhere."""
         weights = [weight for weight in self._parameters.values() if weight.requires_grad]
         gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-        mean = (yield torch.cat([gradient.flatten() for gradient in gradients])).mean(0)
-        for weight, gradient, part in zip(
-            weights, gradients, mean.split([weight.numel() for weight in weights]), strict=True
-        ):
-            weight.grad = gradient.copy_(part.view(weight.shape))
+        has_gradient = torch.tensor([float(weight.grad is not None) for weight in weights], device=self._device)
+        mean = (yield torch.cat([*(gradient.flatten() for gradient in gradients), has_gradient])).mean(0)
+        *parts, shares = mean.split([*(weight.numel() for weight in weights), len(weights)])
+        for weight, gradient, part, share in zip(weights, gradients, parts, shares.tolist(), strict=True):
+            if share:  # an optimizer would decay a weight with a gradient of 0
+                weight.grad = gradient.copy_(part.view(weight.shape))
 
     @property
     def num_batches(self) -> int:

@@ -208,6 +208,34 @@ def test_averaged_gradients_are_those_of_the_joint_batch(accumulate: int) -> Non
         assert torch.allclose(own, expected, atol=1e-5)
 
 
+class PartlyUsed(nn.Module):
+    """A network with a weight that no peer uses, and a weight that the first peer alone uses."""
+
+    def __init__(self, is_first: bool) -> None:
+        super().__init__()
+        self.layers, self.is_first = without_batchnorm(), is_first
+        self.of_nobody, self.of_first = nn.Parameter(torch.ones(10)), nn.Parameter(torch.ones(10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images)
+        return logits + self.of_first if self.is_first else logits
+
+
+def test_weight_that_no_peer_uses_stays_as_it_is() -> None:
+    """Like that of one network: a gradient of 0 would let it decay."""
+    training: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.5, "batch_size": 30}
+    with torch.random.fork_rng(devices=[]):
+        learners = [make_learner(PartlyUsed(peer == 0), peer=peer, **training) for peer in range(2)]
+    for learner in learners:
+        learner.sync_epochs = 1
+    epochs = {peer: as_numpy_collective(learner.epoch_steps(), CPU) for peer, learner in enumerate(learners)}
+    assert len(dict(run_lockstep(epochs))) == 2
+    first, second = (learner.network.state_dict() for learner in learners)
+    assert same_bits(first, second)
+    assert torch.equal(first["of_nobody"], torch.ones(10))
+    assert (first["of_first"] != 1).all()
+
+
 def test_averaging_gradients_equals_averaging_weights_after_every_step_of_plain_sgd() -> None:
     plain = {"training": {"momentum": 0.0}}
     synced, _ = run(make_settings(TWO, plain, population={"sync_until": 1.0}))
