@@ -353,3 +353,28 @@ def test_file_with_close_scores_and_different_accuracy_is_refused() -> None:
     assert measurement.difference < 1e-4
     with pytest.raises(ModelError, match=r"accuracy, .* %, got .* % on \d+ images \(test\)"):
         check_agreement(measurement, ACCURACY)
+
+
+@pytest.mark.parametrize("num_ties", [1, 2])
+def test_one_prediction_may_differ_if_two_scores_are_equal(num_ties: int) -> None:
+    """The order of the sums in a file decides such a tie, and one image of a small split is far above the tolerance."""
+
+    class Few:
+        num_images = 40
+
+        def evaluation_batches(self, batch_size: int, device: torch.device) -> Any:
+            return iter([(torch.arange(40), torch.zeros(40, dtype=torch.int64))])
+
+    def scores(images: Tensor, of_second: float) -> Tensor:
+        found = torch.tensor([1.0, 0.0]).repeat(len(images), 1)
+        found[:num_ties] = torch.tensor([1.0, of_second])
+        return found
+
+    few: Any = Few()
+    measurement = measure("val", few, Classification(), lambda one: scores(one, 1.0), lambda one: scores(one, 1.000001))
+    assert measurement.network_score - measurement.score == pytest.approx(num_ties / 40)
+    if num_ties == 1:
+        check_agreement(measurement, ACCURACY)
+    else:
+        with pytest.raises(ModelError, match=r"accuracy, 100\.00 %, got 95\.00 % on 40 images \(val\)"):
+            check_agreement(measurement, ACCURACY)
