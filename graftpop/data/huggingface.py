@@ -4,6 +4,7 @@ The folder is read without `datasets`. An object is recognized by its attributes
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,10 +167,22 @@ class HubTable:
     name: str
     dataset: Any
     format = "a data set"
-    files: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The images that are in files of their own; the data set's fingerprint stays when they change."""
+        import pyarrow.compute as pc
+
+        columns = [self.dataset.data.column(name) for name in IMAGE_COLUMNS if _feature(self.dataset, name) == "Image"]
+        paths = [
+            path
+            for column in columns
+            for path in pc.struct_field(column, "path").filter(pc.struct_field(column, "bytes").is_null()).to_pylist()
+        ]
+        return tuple(Path(path) for path in paths if path is not None and os.path.isfile(path))
 
     @property
     def most_rows(self) -> int:

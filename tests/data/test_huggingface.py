@@ -1,6 +1,7 @@
 """Hugging Face data sets: folders of save_to_disk, read without `datasets`; and objects in Python, made by it."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -291,6 +292,24 @@ def test_tensors_of_a_transform_are_used_as_they_are() -> None:
     assert splits.class_names == tuple(CLASSES)
     first, second = (next(splits.train.training_batches(30, 7, cpu))[0] for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_images_that_change_in_their_files_are_decoded_again(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    files = [tmp_path / f"{index}.png" for index in range(len(PIXELS))]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+
+    def written(pixels: Any, changed_at: int) -> Any:
+        for file, image in zip(files, pixels, strict=True):
+            file.write_bytes(png(image))
+            os.utime(file, (changed_at, changed_at))
+        return datasets.Dataset.from_dict({"image": list(map(str, files)), "label": LABELS}, features=features)
+
+    data = written(PIXELS, 1)
+    assert np.array_equal(pixels_of(splits_of(data, data).test), PIXELS)
+    again = written(PIXELS[::-1], 2)
+    assert again._fingerprint == data._fingerprint
+    assert np.array_equal(pixels_of(splits_of(again, again).test), PIXELS[::-1])
 
 
 def test_population_trains_on_a_dataset_dict() -> None:
