@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
@@ -173,16 +174,21 @@ def _input_shape(dataset: Dataset[Any], name: str, has_labels: bool) -> InputSha
         raise DataError(f"data: {name} has no items; each split needs at least one")
     item = dataset[0]
     value, target = item if isinstance(item, tuple | list) and len(item) == 2 else (None, None)
-    is_target = isinstance(target, int | float | Tensor)
+    is_target = isinstance(target, int | float | np.number | Tensor)
     if has_labels and not (
-        isinstance(target, int) or (isinstance(target, Tensor) and target.dim() == 0 and not target.is_floating_point())
+        isinstance(target, int | np.integer)
+        or (isinstance(target, Tensor) and target.dim() == 0 and not target.is_floating_point())
     ):
         is_target = False
-    if not isinstance(value, Tensor) or value.dim() == 0 or not is_target:
+    is_input = isinstance(value, Tensor) and value.dim() > 0
+    if not (is_input and is_target):
         got = tuple(map(_kind, item)) if isinstance(item, tuple | list) else type(item).__name__
+        step = "use a transform such as torchvision's ToTensor"
+        if is_input:
+            step = "make the label an integer" if has_labels else "make the target a number or a tensor"
         raise DataError(
             f"data: an item of {name} must be (input, {'label' if has_labels else 'target'}), the input a tensor such "
-            f"as an image (C, H, W), got {got}; use a transform such as torchvision's ToTensor"
+            f"as an image (C, H, W), got {got}; {step}"
         )
     return InputShape.of(value)
 

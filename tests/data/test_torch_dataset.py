@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,8 +59,21 @@ def test_target_of_text_and_input_of_one_number_are_refused(item: tuple[Any, Any
 
 def test_labels_in_floating_point_are_refused() -> None:
     items: Any = [(torch.ones(3), torch.tensor(1.0))] * 8
-    with pytest.raises(DataError, match=r"train must be \(input, label\).*got .*torch\.float32"):
+    with pytest.raises(DataError, match=r"train must be \(input, label\).*got .*torch\.float32.*; .*integer$"):
         dataset_splits(items, None, items, classes=("a", "b"), val_fraction=0.25, seed=0)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_labels_may_be_integers_of_numpy(kind: Any) -> None:
+    splits = splits_of_parts(dict.fromkeys(("train", "val", "test"), [(torch.ones(3), kind(1))] * 8))
+    assert next(splits.train.training_batches(4, 0, torch.device("cpu")))[1].tolist() == [1] * 4
+    with pytest.raises(DataError, match=r"\[0, 1\], got 2; "):
+        splits_of_parts(dict.fromkeys(("train", "val", "test"), [(torch.ones(3), kind(2))] * 8))
+
+
+def test_targets_may_be_numbers_of_numpy() -> None:
+    batches = splits_of((torch.ones(3), np.float64(0.5))).test.evaluation_batches(4, torch.device("cpu"))
+    assert torch.equal(next(batches)[1], torch.full((4,), 0.5))
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
