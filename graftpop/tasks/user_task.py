@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from graftpop.metrics import Metric
 from graftpop.tasks.task import Outputs, Task
 
 __all__ = ["UserTask", "checked_class"]
+
+MOST: Final = 1 + 1e-6
+"""The largest share; one that was computed in float32 may be above 1."""
 
 
 def checked_class(part: Any, where: str) -> Callable[[], Task]:
@@ -95,6 +98,9 @@ class UserTask(Task):
         numbers = {name: float(self._call("score", float, scores[name])) for name in names}
         if any(map(math.isnan, numbers.values())) or not math.isfinite(numbers[names[0]]):
             raise self._refusal("score", f"a finite number for {names[0]}, and for others no nan", numbers)
+        for metric in self.metrics:
+            if metric.is_share and not 0 <= numbers[metric.name] <= MOST:
+                raise self._refusal("score", f"a share in [0, 1] for {metric.name}, which is shown in percent", numbers)
         return numbers
 
     def combine(self, predictions: Sequence[Tensor]) -> Tensor:

@@ -77,6 +77,25 @@ class WorstIsInfinite(Regression):
         return {**super().score(predictions, targets), "worst": float("inf")}
 
 
+class AccuracyInPercent(Regression):
+    metrics = (graftpop.Metric("rmse", "min"), graftpop.Metric("accuracy"))
+
+    def score(self, predictions: Tensor, targets: Tensor) -> Mapping[str, float]:
+        return {"rmse": 1.0, "accuracy": 40.0}
+
+
+class NegativeRank(Regression):
+    metrics = (graftpop.Metric("rank1"),)
+
+    def score(self, predictions: Tensor, targets: Tensor) -> Mapping[str, float]:
+        return {"rank1": -0.5}
+
+
+class RoundedAccuracy(AccuracyInPercent):
+    def score(self, predictions: Tensor, targets: Tensor) -> Mapping[str, float]:
+        return {"rmse": 1.0, "accuracy": 1.0 + 1e-7}
+
+
 class ScoresText(Regression):
     def score(self, predictions: Tensor, targets: Tensor) -> Mapping[str, float]:
         return {"rmse": "low", "worst": 1.0}  # type: ignore[dict-item]

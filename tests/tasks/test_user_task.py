@@ -123,6 +123,8 @@ def test_population_in_python_equals_that_of_the_space() -> None:
         ("ScoresNan", r"\.score must return .*finite.* rmse.*, got .*'rmse': nan"),
         ("ScoresInfinity", r"\.score must return .*finite.* rmse.*, got .*'rmse': inf"),
         ("WorstIsNan", r"\.score must return .*, got .*'worst': nan"),
+        ("AccuracyInPercent", r"\.score must return .*\[0, 1\].* accuracy.*, got .*'accuracy': 40"),
+        ("NegativeRank", r"\.score must return .*\[0, 1\].* rank1.*, got .*'rank1': -0\.5"),
         ("ScoresText", r"\.score failed: .*low"),
         ("PredictsOneNumber", r"\.predict must return a tensor with \d+ rows.* got a tensor of shape \(1, 1\)"),
         ("ReturnsNoTensor", r"\.forward must return a tensor.* got \{'prediction'"),
@@ -185,6 +187,10 @@ def test_metric_other_than_the_primary_may_be_infinite() -> None:
     while not (done := running.step()).is_last:
         assert done.score < float("inf")
     assert running.finish(done)["test_worst"] == float("inf")
+
+
+def test_share_may_be_above_1_by_rounding() -> None:
+    check_data_and_models(parse_space({**SPACE, "task": "python:user_tasks.RoundedAccuracy"}))
 
 
 def test_trial_run_leaves_the_network_as_it_was() -> None:
