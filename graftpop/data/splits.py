@@ -85,6 +85,7 @@ def identity_splits(
     generator = torch.Generator().manual_seed(seed)
     has_val = "val" in images.parts
     val_fraction = None if has_val else data.val_fraction
+    _check_max_train_images(data, len(labels))
     rows, held_out = held_out_identities(labels, data.max_train_images, val_fraction, generator)
     for part in images.parts.keys() - {"train"}:
         both = set(labels[:, 0].tolist()) & set(images.parts[part][1][:, 0].tolist()) - {-1}
@@ -178,16 +179,20 @@ def _with_noise(labels: Tensor, rows: Tensor, classes: Sequence[str], data: Data
     return noisy
 
 
+def _check_max_train_images(data: DataSettings, num_images: int) -> None:
+    if data.max_train_images is not None and data.max_train_images > num_images:
+        raise DataError(
+            f"data.max_train_images: must be at most the number of training images, {num_images}, got "
+            f"{data.max_train_images}; lower it, or leave it out"
+        )
+
+
 def _cut(labels: Tensor, data: DataSettings, seed: int, *, has_val: bool) -> tuple[Tensor, Tensor | None]:
     """Return training rows, and validation rows if they are split off the training images (None if `has_val`)."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.arange(len(labels))
+    _check_max_train_images(data, len(labels))
     if data.max_train_images is not None:
-        if data.max_train_images > len(labels):
-            raise DataError(
-                f"data.max_train_images: must be at most the number of training images, {len(labels)}, "
-                f"got {data.max_train_images}"
-            )
         rows, _ = stratified_rows(labels, data.max_train_images, generator)
     num_val = 0 if has_val else max(1, round(data.val_fraction * len(rows)))
     if len(rows) - num_val < MIN_TRAINING_IMAGES:

@@ -96,6 +96,14 @@ def test_val_part_replaces_held_out_identities(root: Path) -> None:
     assert (limited.train.num_images, limited.val.num_images, len(limited.class_names)) == (8, 16, 2)
 
 
+def test_more_images_than_there_are_are_refused(root: Path) -> None:
+    """As for classification."""
+    write(root)
+    assert load(root, max_train_images=16).train.num_images == load(root).train.num_images
+    with pytest.raises(DataError, match=r"^data\.max_train_images: .* 16, got 17; "):
+        load(root, max_train_images=17)
+
+
 @pytest.mark.parametrize("part", ["val", "test"])
 def test_identity_that_occurs_in_training_is_refused(root: Path, part: str) -> None:
     write(root)
