@@ -2,20 +2,13 @@
 
 from torch import Tensor, nn
 
-__all__ = ["BATCHNORMS", "CONVOLUTIONS", "NORMALIZATIONS", "TRANSPOSED", "is_depthwise", "pixel_mean"]
+__all__ = ["BATCHNORMS", "CONVOLUTIONS", "INSTANCENORMS", "NORMALIZATIONS", "TRANSPOSED", "is_depthwise", "pixel_mean"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-NORMALIZATIONS = (
-    *BATCHNORMS,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-)
+INSTANCENORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+NORMALIZATIONS = (*BATCHNORMS, *INSTANCENORMS, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def is_depthwise(conv: nn.Module) -> bool:

@@ -255,7 +255,7 @@ class Learner:
         self.epoch, self._step_of_epoch = epoch, 0
 
     def recalibrate(self) -> None:
-        """Recompute the running statistics of every BatchNorm over the training images; see `recalibration.py`."""
+        """Recompute the running statistics of normalizations over the training images; see `recalibration.py`."""
         order_seed = derive(self._seed, "recalibration", self._data_peer)
         batches = self._train_images.training_batches(self._settings.batch_size, order_seed, self._device)
         with seeded(derive(self._seed, "recalibration dropout", self._peer), self._device):

@@ -1,4 +1,6 @@
-"""Recalibration of a network: the running statistics of its BatchNorms, computed anew."""
+"""Recalibration of a network: the running statistics of its normalizations, computed anew."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -6,14 +8,14 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.optim.swa_utils import update_bn
 
 from graftpop.data.images import Batches
-from graftpop.models.layers import BATCHNORMS
+from graftpop.models.layers import BATCHNORMS, INSTANCENORMS
 from graftpop.tasks.task import Outputs, Task
 
 __all__ = ["recalibrate"]
 
 
 def recalibrate(network: nn.Module, task: Task, batches: Batches) -> None:
-    """Recompute the running statistics of every BatchNorm, as the mean over the batches of training images.
+    """Recompute all running statistics of BatchNorm and InstanceNorm, as the mean over the batches of training images.
 
     Averaged weights need this: the mean of several networks' statistics differs from the mean network's statistics.
     The same holds for the singular vectors of `spectral_norm`, which every pass in training mode improves. A BatchNorm
@@ -26,15 +28,32 @@ def recalibrate(network: nn.Module, task: Task, batches: Batches) -> None:
     """
     called = _CalledByTask(network, task)
     statistics = {module: _copied_buffers(module) for module in network.modules() if isinstance(module, BATCHNORMS)}
-    update_bn((inputs for inputs, _ in batches), called)
+    momenta = {
+        module: module.momentum
+        for module in network.modules()
+        if isinstance(module, INSTANCENORMS) and module.track_running_stats
+    }
+
+    def inputs_of_batches() -> Iterator[Tensor]:
+        for number, (inputs, _) in enumerate(batches, start=1):
+            for module in momenta:
+                module.momentum = 1 / number  # gives the mean over the batches; update_bn skips InstanceNorm
+            yield inputs
+
+    inputs_left = inputs_of_batches()
+    update_bn(inputs_left, called)
     for module, before in statistics.items():
         if before and not module.num_batches_tracked:  # update_bn reset it, and no batch gave it new statistics
             module.load_state_dict(before, strict=False)
-    if any(map(is_parametrized, network.modules())):
+    if momenta or any(map(is_parametrized, network.modules())):
+        was_training = network.training
         network.train()
         with torch.no_grad():
-            for inputs, _ in batches:  # none are left if there was a BatchNorm
+            for inputs in inputs_left:  # none are left if there was a BatchNorm
                 called(inputs)
+        network.train(was_training)
+    for module, momentum in momenta.items():
+        module.momentum = momentum
 
 
 def _copied_buffers(module: nn.Module) -> dict[str, Tensor]:

@@ -585,6 +585,24 @@ def test_recalibration_keeps_the_statistics_of_a_batchnorm_that_no_batch_changes
     assert changed == {f"network/norm.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
 
 
+@pytest.mark.parametrize("with_batchnorm", [True, False])
+def test_recalibration_covers_an_instance_norm_with_running_statistics(with_batchnorm: bool) -> None:
+    norm, plain = nn.InstanceNorm2d(3, momentum=0.3, track_running_stats=True), nn.InstanceNorm2d(3, affine=True)
+    layers = [norm, plain, *([nn.BatchNorm2d(3)] if with_batchnorm else [])]
+    learner = make_learner(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10)))
+    learner.state["0.running_mean"].fill_(0.5)
+    learner.state["0.running_var"].fill_(4.0)
+    learner.network.eval()
+    learner.recalibrate()
+    assert not learner.network.training
+    batches = [pixels for pixels, _ in few_digits().train.training_batches(32, derive(0, "recalibration", 0), CPU)]
+    means = torch.stack([pixels.mean((0, 2, 3)) for pixels in batches]).mean(0)
+    variances = torch.stack([pixels.var((2, 3)).mean(0) for pixels in batches]).mean(0)
+    assert torch.allclose(learner.state["0.running_mean"], means, atol=1e-5)
+    assert torch.allclose(learner.state["0.running_var"], variances, rtol=1e-4)
+    assert (norm.momentum, plain.momentum) == (0.3, 0.1)
+
+
 def test_recalibration_with_dropout_is_reproducible_bit_for_bit() -> None:
     states = []
     for random_state in (1, 2):
