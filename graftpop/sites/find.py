@@ -87,7 +87,7 @@ def _every_site(network: nn.Module, trace: Trace) -> Iterator[Site]:
     names = {id(tensor): name for name, tensor in distinct_state(network)}
     owners: dict[str, str] = {}  # a tensor belongs to one layer
     for tensor, weight in network.named_parameters():
-        if not weight.requires_grad:
+        if not (weight.requires_grad and weight.numel()):
             continue
         layer, key, is_plain = _place(tensor, weight, modules)
         consumers = _consumers(trace.norms_of.get(layer, ()), modules)

@@ -223,6 +223,16 @@ def test_frozen_network_has_no_site() -> None:
         find_sites(network, SHAPE, "frozen", "all")
 
 
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0, 4, 3, 3)])
+def test_weight_without_elements_is_no_site(shape: tuple[int, ...]) -> None:
+    network = site_network("TwoDimensions")
+    expected = find_sites(network, SHAPE, "whole", "all")
+    layer = nn.Linear(1, 3)
+    layer.weight = nn.Parameter(torch.empty(shape))
+    network.add_module("empty", layer)
+    assert find_sites(network, SHAPE, "whole", "all") == expected
+
+
 @pytest.mark.parametrize("name", ["TwoDimensions", "Vit"])
 def test_conv_bn_is_refused_by_its_key_where_there_are_none(name: str) -> None:
     network = site_network(name)
