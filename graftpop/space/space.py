@@ -15,7 +15,7 @@ from graftpop.space.boundary import boundary_samples, combinations
 from graftpop.space.conditions import conditions_of
 from graftpop.space.domains import Domain
 from graftpop.space.keys import default_of
-from graftpop.space.yaml_text import read_exponents_
+from graftpop.space.yaml_text import read_numbers_
 from graftpop.space.yaml_tree import copied, merged, put, value_at
 
 __all__ = ["Space"]
@@ -232,7 +232,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-read_exponents_(_Dumper)
+read_numbers_(_Dumper)
 _Dumper.add_representer(
     _OnOneLine, lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", data, flow_style=True)
 )

@@ -12,7 +12,7 @@ import yaml
 
 from graftpop.errors import SpaceError, one_line
 
-__all__ = ["MAX_CHARS", "NOT_ON_ONE_LINE", "read_exponents_", "read_sections", "read_yaml"]
+__all__ = ["MAX_CHARS", "NOT_ON_ONE_LINE", "read_numbers_", "read_sections", "read_yaml"]
 
 # the longest space of the project has 12,000 characters, 336 nodes and a depth of 7
 MAX_CHARS: Final = 2**20
@@ -23,8 +23,15 @@ SMALLEST: Final = 1e-100  # smallest number above 0; the largest is its inverse
 
 YAML: Final = "tag:yaml.org,2002:"
 
-EXPONENT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+$")
-"""A number with an exponent, in YAML 1.2. PyYAML follows YAML 1.1, where it needs a point and a sign: `1.0e+4`."""
+INTEGER: Final = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)$")
+"""A whole number in YAML 1.2, or in base 2, or with `_`. PyYAML follows YAML 1.1, where 010 is 8 and 1:30 is 90."""
+FLOAT: Final = re.compile(
+    r"[-+]?(?:(?:\.[0-9][0-9_]*|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$"
+    r"|\.(?:nan|NaN|NAN)$"
+)
+"""Any other number in YAML 1.2, or with `_`. In YAML 1.1 an exponent needs a point and a sign: `1.0e+4`."""
+OF_YAML_1_1: Final = {YAML + kind for kind in ("timestamp", "int", "float")}
+"""Kinds of values that PyYAML finds in text that has another meaning in YAML 1.2."""
 PLAIN_KINDS: Final = {None, *(YAML + kind for kind in ("null", "bool", "int", "float", "str", "seq", "map"))}
 NOT_ON_ONE_LINE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -74,14 +81,15 @@ class _PlainLoader(yaml.SafeLoader):
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """Construct a whole number of at most 64 bits; Python refuses to print very long ones."""
-        if (value := super().construct_yaml_int(node)).bit_length() > 64:
+        text = self.construct_scalar(node).replace("_", "")
+        if (value := int(text, 0 if re.match("[-+]?0[bx]", text) else 10)).bit_length() > 64:
             raise _refusal("whole number of more than 64 bits", node)
         return value
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
         """Construct a number small and large enough that sums and quotients stay finite."""
         value = super().construct_yaml_float(node)
-        is_number = math.isfinite(value) or EXPONENT.match(node.value)  # 1e400 is infinite in Python
+        is_number = math.isfinite(value) or node.value[-1:].isdigit()  # 1e400 is infinite in Python
         if value and is_number and not SMALLEST <= abs(value) <= 1 / SMALLEST:
             raise _refusal(f"number beyond {SMALLEST:g} to {1 / SMALLEST:g}", node)
         return value
@@ -93,17 +101,18 @@ _PlainLoader.yaml_constructors = {
 
 
 _PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != YAML + "timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in OF_YAML_1_1]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
 
-def read_exponents_(kind: type[yaml.SafeLoader] | type[yaml.SafeDumper]) -> None:
-    """Let a loader read `1e-2` as a number, in place; a dumper then quotes such text."""
-    kind.add_implicit_resolver(YAML + "float", EXPONENT, list("-+.0123456789"))
+def read_numbers_(kind: type[yaml.SafeLoader] | type[yaml.SafeDumper]) -> None:
+    """Let a loader read the numbers of YAML 1.2, in place; a dumper then quotes such text."""
+    kind.add_implicit_resolver(YAML + "int", INTEGER, list("-+0123456789"))  # first, since FLOAT matches these too
+    kind.add_implicit_resolver(YAML + "float", FLOAT, list("-+.0123456789"))
 
 
-read_exponents_(_PlainLoader)
+read_numbers_(_PlainLoader)
 _PlainLoader.add_constructor(YAML + "int", _PlainLoader.construct_yaml_int)
 _PlainLoader.add_constructor(YAML + "float", _PlainLoader.construct_yaml_float)
 
