@@ -1,6 +1,5 @@
 """Overrides of a space: `--set KEY=VALUE`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from graftpop.errors import SpaceError, choose, closest
@@ -31,7 +30,7 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
     if not equals or not key:
         raise SpaceError(f"--set {override}: must be KEY=VALUE, such as --set training.epochs=6")
     known = [*known_keys(Settings), *known_keys(ComparisonSettings)]
-    settings_key = _key_in_variant(tree, key, override) if key.startswith("variants.") else key
+    sections, settings_key = _in_variant(tree, key, override) if key.startswith("variants.") else (tree, key)
     if (new := new_name(settings_key)) is not None:
         raise SpaceError(f"--set {override}: renamed to {new}; write {key.removesuffix(settings_key)}{new}")
     is_in_map = settings_key.startswith(tuple(f"{name}." for name in maps_of_values(Settings)))
@@ -43,14 +42,17 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
         )
     if key.startswith("task.") and isinstance(tree.get("task"), str):  # `put` would replace a task given by its name
         tree["task"] = {"name": tree["task"]}
-    put(tree, key, read_yaml(text, f"--set {override}"))
+    put(sections, settings_key, read_yaml(text, f"--set {override}"))
     tree.pop(INSTEAD_OF.get(key, ""), None)
     return key
 
 
-def _key_in_variant(tree: Mapping[str, Any], key: str, override: str) -> str:
-    """Return the `section.key` of `variants.NAME.section.key`, after checking that the variant exists."""
-    variants = tree.get("variants")
-    name, _, settings_key = key.removeprefix("variants.").partition(".")
-    choose(variants if isinstance(variants, dict) else {}, name, f"--set {override}: variants")
-    return settings_key
+def _in_variant(tree: dict[str, Any], key: str, override: str) -> tuple[dict[str, Any], str]:
+    """Return the sections of the variant NAME, which may have dots, and the key of `variants.NAME.section.key`."""
+    variants = tree["variants"] if isinstance(tree.get("variants"), dict) else {}
+    rest = key.removeprefix("variants.")
+    names = (name for name in map(str, variants) if f"{rest}.".startswith(f"{name}."))
+    name = max(names, key=len, default=rest.partition(".")[0])
+    if not isinstance(choose(variants, name, f"--set {override}: variants"), dict):
+        variants[name] = {}
+    return variants[name], rest[len(name) + 1 :]

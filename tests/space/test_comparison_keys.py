@@ -475,3 +475,12 @@ def test_override_sets_a_key_of_a_variant(tmp_path: Path) -> None:
         load_space(file, ["variants.rpr.repr.S2=3"])
     with pytest.raises(SpaceError, match=r"^--set variants.repr.repr.S3=3: .*'repr.S3'.*did you mean"):
         load_space(file, ["variants.repr.repr.S3=3"])
+
+
+def test_override_sets_a_key_of_a_variant_whose_name_has_dots(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text("variants: {lr: {}, lr.0.1: {training: {lr: 0.1}}}")
+    space = load_space(file, ["variants.lr.0.1.training.lr=0.2", "variants.lr.training.epochs=3"])
+    assert space.variants == {"lr": {"training": {"epochs": 3}}, "lr.0.1": {"training": {"lr": 0.2}}}
+    with pytest.raises(SpaceError, match=r"^--set variants.lr.0.1.training.lr=x: variants.lr.0.1.training.lr: .*'x'"):
+        load_space(file, ["variants.lr.0.1.training.lr=x"])
