@@ -4,10 +4,11 @@ from typing import Any
 
 from graftpop.errors import SpaceError, choose, closest
 from graftpop.settings import ComparisonSettings, Settings
+from graftpop.space.domains import is_domain
 from graftpop.space.keys import STUDY_KEYS, known_keys, maps_of_values
 from graftpop.space.renamed import new_name
 from graftpop.space.yaml_text import NOT_ON_ONE_LINE, read_yaml
-from graftpop.space.yaml_tree import put
+from graftpop.space.yaml_tree import put, value_at
 
 __all__ = ["apply_override"]
 
@@ -40,6 +41,7 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
             f"--set {override}: unknown key '{settings_key}'; write it as "
             f"section.key{closest(in_full[0] if in_full else settings_key, known)}"
         )
+    _check_sections_around(sections, settings_key, override)
     if key.startswith("task.") and isinstance(tree.get("task"), str):  # `put` would replace a task given by its name
         tree["task"] = {"name": tree["task"]}
     put(sections, settings_key, read_yaml(text, f"--set {override}"))
@@ -56,3 +58,15 @@ def _in_variant(tree: dict[str, Any], key: str, override: str) -> tuple[dict[str
     if not isinstance(choose(variants, name, f"--set {override}: variants"), dict):
         variants[name] = {}
     return variants[name], rest[len(name) + 1 :]
+
+
+def _check_sections_around(sections: dict[str, Any], key: str, override: str) -> None:
+    """Check that no section around a key is searched as a whole: the key would go beside its domain."""
+    names = key.split(".")
+    for length in range(1, len(names)):
+        if is_domain(domain := value_at(sections, names[:length], None)):
+            section = ".".join(names[:length])
+            raise SpaceError(
+                f"--set {override}: {section} must not be searched as a whole if a key in it is set, got {domain}; set "
+                f"{section} as a whole, or change its choices in the file"
+            )

@@ -364,6 +364,19 @@ def test_override_with_null_removes_the_section_and_its_domains(space_file: Path
     assert not space.domains
 
 
+@pytest.mark.parametrize(
+    ("section", "override"), [("graft", "graft.A=0.2"), ("training.optimizer", "training.optimizer.betas=[0.8, 0.9]")]
+)
+def test_override_of_a_key_in_a_searched_section_is_refused(space_file: Path, section: str, override: str) -> None:
+    text = "graft: {choice: [null, {A: 0.3}]}\ntraining: {optimizer: {choice: [{name: adam}, {name: adamw}]}}"
+    message = refusal(space_file, text, override)
+    assert message.startswith(f"--set {override}: {section} ")
+    assert "'choice'" in message
+    graft = loaded(space_file, text, "graft={A: 0.2}").resolve().graft
+    assert graft is not None
+    assert graft.A == 0.2
+
+
 def test_override_replaces_an_invalid_value_of_the_file(space_file: Path) -> None:
     assert loaded(space_file, "training: {epochs: 0}", "training.epochs=5").resolve().training.epochs == 5
 
