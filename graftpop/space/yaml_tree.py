@@ -63,11 +63,14 @@ def make_paths_absolute_(tree: Any) -> None:
             make_paths_absolute_(item)
     elif isinstance(tree, dict):
         for name, value in tree.items():
-            if name in PATHS and isinstance(value, str):
+            if name == "args" or f"{name}.".startswith("model.args."):  # passed to the network as they are
+                continue
+            is_path = str(name).rpartition(".")[2] in PATHS  # tune.first and published.scores have dotted keys
+            if is_path and isinstance(value, str):
                 tree[name] = _absolute(value, name)
-            elif name in PATHS and is_domain(value) and isinstance(values := next(iter(value.values())), list):
+            elif is_path and is_domain(value) and isinstance(values := next(iter(value.values())), list):
                 values[:] = [_absolute(item, name) for item in values]
-            elif name != "args":  # arguments of a network are passed as they are
+            else:
                 make_paths_absolute_(value)
 
 

@@ -363,6 +363,17 @@ def test_published_numbers_need_variants() -> None:
 # options and files
 
 
+def test_relative_paths_of_published_scores_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("space.yaml").write_text(
+        "data: {name: folder, root: {grid: [one, two]}}\nvariants: {a: {}}\n"
+        "published: {source: a paper, scores: [{variant: a, data.root: two, percent: 90}]}"
+    )
+    space = load_space("space.yaml")
+    assert space.published is not None
+    assert space.published["scores"] == [{"variant": "a", "data.root": str(tmp_path / "two"), "percent": 90}]
+
+
 def test_overrides_set_common_sections_seeds_and_baseline(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text("seed: 7\nmodel: {name: resnet8}\n" + TWO % "{graft: {}}", encoding="utf-8")

@@ -294,6 +294,16 @@ def test_relative_paths_become_absolute_also_in_domains(space_file: Path) -> Non
     assert settings.distillation.teachers[0].checkpoint == str(here / "best")
 
 
+def test_relative_paths_of_first_values_become_absolute(space_file: Path) -> None:
+    space = loaded(
+        space_file,
+        "data: {name: folder, root: {choice: [one, two]}}\n"
+        "model: {args: {root: {choice: [here, there]}}}\n"
+        "tune: {first: [{data.root: two, model.args.root: there}]}",
+    )
+    assert space.first == [{"data.root": str(Path.cwd() / "two"), "model.args.root": "there"}]
+
+
 def test_checkpoint_to_start_from_becomes_absolute_but_no_argument_of_the_network(space_file: Path) -> None:
     model = (
         loaded(space_file, "model: {checkpoint: run/best, args: {root: here, checkpoint: {choice: [a, b]}}}")
