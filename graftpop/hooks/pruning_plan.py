@@ -59,12 +59,8 @@ def plan_pruning(
     check_criterion(method.criterion, grouped, name, "pruning.criterion")
     if method.allocation == "utilization":
         check_criterion("interaction", grouped, name, "pruning.allocation")
-    ungated = next((site for site in grouped if site.entry("scale") is None), None)
-    if method.schedule == "gated" and ungated is not None:
-        raise ModelError(
-            f"pruning.schedule: gated needs layers before a normalization with a scale, which is their gate, got "
-            f"'{ungated.name}' of '{name}'; choose another schedule"
-        )
+    if method.schedule == "gated":
+        _check_gates(network, grouped, name)
     of_weights = flops_by_weight(network, image_shape) if method.allocation == "cross_layer" else {}
     flops = [sum(of_weights.get(sites[index].weight.tensor, 0) for index in group.members) for group in groups]
     if method.allocation == "cross_layer" and not all(flops):
@@ -84,6 +80,22 @@ def plan_pruning(
                 f"left if every layer loses all units that it may, got {settings.target:g}; {step}"
             )
     return plan
+
+
+def _check_gates(network: nn.Module, sites: Sequence[Site], name: str) -> None:
+    """Check that each site has a gate that the training changes."""
+    for site in sites:
+        gate = site.entry("scale")
+        if gate is None:
+            raise ModelError(
+                f"pruning.schedule: gated needs layers before a normalization with a scale, which is their gate, got "
+                f"'{site.name}' of '{name}'; choose another schedule"
+            )
+        if not network.get_parameter(gate.tensor).requires_grad:
+            raise ModelError(
+                f"pruning.schedule: gated trains the scales of normalizations, which are its gates, got the frozen "
+                f"'{gate.tensor}' of '{name}'; choose another schedule"
+            )
 
 
 def grouped_sites(groups: Iterable[UnitGroup]) -> list[int]:

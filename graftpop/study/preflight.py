@@ -206,7 +206,7 @@ def _use_of_sites(settings: Settings) -> tuple[object, ...]:
     of_pruning: tuple[object, ...] = ()
     if pruning is not None:
         of_pruning = (pruning.method.coupled, pruning.method.allocation, pruning.skip_first, pruning.remove)
-        of_pruning += (pruning.target, pruning.target_of)
+        of_pruning += (pruning.target, pruning.target_of, pruning.method.schedule == "gated")
         criteria.add(pruning.method.criterion)
     if settings.repr is not None:
         criteria.add(settings.repr.criterion)

@@ -226,3 +226,13 @@ def test_layers_without_a_gate_are_refused() -> None:
     ungated = [sites[0], sites[1].__class__(**{**vars(sites[1]), "entries": ()})]
     with pytest.raises(ModelError, match=r"^pruning\.schedule: gated .*'3' of 'three sites'"):
         plan_pruning(PruningSettings(schedule="gated"), learner.network, ungated, (3, 8, 8), "three sites")
+
+
+def test_frozen_gates_are_refused() -> None:
+    """All scores would be 0."""
+    learner, filters = three_site_learner()
+    learner.network.get_parameter("4.weight").requires_grad_(False)
+    sites = [site.site for site in filters]
+    with pytest.raises(ModelError, match=r"^pruning\.schedule: gated .*'4\.weight' of 'three sites'"):
+        plan_pruning(PruningSettings(schedule="gated"), learner.network, sites, (3, 8, 8), "three sites")
+    plan_pruning(PruningSettings(schedule="hard"), learner.network, sites, (3, 8, 8), "three sites")

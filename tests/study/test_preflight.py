@@ -52,6 +52,12 @@ def test_every_searched_argument_is_built_and_other_shapes_are_run() -> None:
         preflight(model % ("WithWidth", "{share: {choice: [1.0, 0.5]}}"))
 
 
+def test_frozen_gates_are_found_also_in_a_later_schedule() -> None:
+    text = "data: {name: digits}\nmodel: {name: 'python:network_makers.FrozenNorms'}\ntraining: {epochs: 60}\n"
+    with pytest.raises(GraftpopError, match=r"^pruning\.schedule: gated .*'bn1\.weight'"):
+        preflight(text + "pruning: {schedule: {choice: [soft, gated]}, coupled: apart, remove: false}")
+
+
 def test_notes_on_the_data_are_returned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for part in ("train", "test"):

@@ -83,6 +83,15 @@ class WithWidth(TwoSites):
         self.classifier = nn.Linear(int(16 * share), num_classes)
 
 
+class FrozenNorms(TwoSites):
+    """Two sites whose BatchNorms keep their scales and shifts."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.bn1.requires_grad_(False)
+        self.bn2.requires_grad_(False)
+
+
 class Slow(TwoSites):
     """Waits in every step, so that its training leaves the processor to others."""
 
