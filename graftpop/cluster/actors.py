@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from graftpop.cluster.loss_reason import loss_reason
 from graftpop.cluster.peer_actor import PeerActor, this_node
 from graftpop.cluster.resources import ResourceRequest
-from graftpop.errors import CollectiveError, PeerError, PeerLost, ResultLost
+from graftpop.errors import CollectiveError, PeerError, PeerLost, PopulationLost, ResultLost
 from graftpop.population import Calls
 from graftpop.population.group import ResultMode
 from graftpop.settings import Settings
@@ -245,7 +245,13 @@ class RayGroup:
 
     def get(self, handle: Any) -> Any:
         """See `Group.get`."""
-        return ray.get(handle, timeout=GET_TIMEOUT_S)
+        try:
+            return ray.get(handle, timeout=GET_TIMEOUT_S)
+        except ObjectLostError as error:
+            raise PopulationLost(
+                f"trial {self._trial}: the states of its peers must stay in the object store, got "
+                f"{type(error).__name__}; the trial resumes from its last checkpoint"
+            ) from error
 
     def close(self) -> None:
         """End the peers' processes."""

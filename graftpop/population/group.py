@@ -76,7 +76,11 @@ class Group(Protocol):
         ...
 
     def get(self, handle: Any) -> Any:
-        """Return the value of a durable handle."""
+        """Return the value of a durable handle.
+
+        Raises:
+            PopulationLost: it is gone all the same.
+        """
         ...
 
 

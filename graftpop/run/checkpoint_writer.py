@@ -45,7 +45,7 @@ class CheckpointWriter:
 
         Raises:
             StorageError: the previous checkpoint could not be written.
-            PopulationLost: the states for the previous checkpoint did not arrive in time.
+            PopulationLost: the states for the previous checkpoint are lost, or did not arrive in time.
         """
         self.finish()
         causes: list[str] = []
@@ -62,7 +62,7 @@ class CheckpointWriter:
 
         Raises:
             StorageError: it could not be written.
-            PopulationLost: the states of its peers did not arrive in time.
+            PopulationLost: the states of its peers are lost, or did not arrive in time.
         """
         if self._writing is None:
             return

@@ -22,7 +22,7 @@ from user_parts import Net, adam_outside_actors, digits
 import graftpop
 from graftpop.cluster.actors import RayGroup
 from graftpop.cluster.resources import Node, ResourceRequest, resource_request
-from graftpop.errors import CollectiveError, PeerError, PeerLost, ResultLost
+from graftpop.errors import CollectiveError, PeerError, PeerLost, PopulationLost, ResultLost
 from graftpop.peer.peer import Peer
 from graftpop.population import Event, LocalGroup, Population
 from graftpop.population.roster import Roster
@@ -275,6 +275,28 @@ def test_durable_results_outlive_their_peer(group: RayGroup) -> None:
     assert int(tensors["epoch"]) == 0
     group.restart([0])
     assert dict(group.run("load", {0: (saved[0],)}, timeout_s=120)) == {0: None}
+
+
+def test_lost_durable_result_loses_the_population(group: RayGroup) -> None:
+    """The checkpoint that needs it fails with the reason, and the trial resumes from the one before."""
+    import ray
+
+    class Owner:
+        def put(self) -> Any:
+            return [ray.put(b"state" * 10**5)]
+
+    owner: Any = ray.remote(num_cpus=0)(Owner).remote()
+    (handle,) = ray.get(owner.put.remote())
+    ray.kill(owner)
+    deadline = time.monotonic() + 60
+
+    def wait_for_loss() -> None:
+        while time.monotonic() < deadline:
+            group.get(handle)
+            time.sleep(0.1)
+
+    with pytest.raises(PopulationLost, match=r"^trial trial: "):
+        wait_for_loss()
 
 
 def test_peer_without_room_within_the_timeout_is_absent(group: RayGroup) -> None:
