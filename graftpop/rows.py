@@ -184,7 +184,7 @@ class Event:
         "`left` (the others continue without it), "
         "`reseeded` (its loss was not finite; it took its donor's weights), "
         "`ended_early` (by `training.patience`), "
-        "`checkpoint_skipped` (damaged, or ahead of the trial that was to adopt it), "
+        "`checkpoint_skipped` (damaged, not written, or ahead of the trial that was to adopt it), "
         "`records_damaged` (a file with the trial's rows was cut short or changed; some rows may be missing), "
         "`storage_away` (nothing could be written for a while)",
     ]

@@ -103,6 +103,10 @@ class PopulationTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Assign another trial, which reuses the peers' processes."""
+        try:
+            self._writer.finish()
+        except (PopulationLost, StorageError) as error:  # Tune would count it as a failure of the next trial
+            self._on_event(Event(self._summary.get("round", 0), None, "checkpoint_skipped", str(error)))
         self._release_lock()
         self._assign_trial(new_config)
         return True

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from graftpop.metrics import ACCURACY
 from graftpop.peer.peer import Peer
 from graftpop.population import Event
 from graftpop.run import run_folder
+from graftpop.run.checkpoint_writer import CheckpointWriter
 from graftpop.run.checkpoints import CheckpointMetadata, Checkpoints
 from graftpop.run.record_files import TRIALS_PER_FOLD
 from graftpop.run.run_folder import RunFolder
@@ -124,6 +125,44 @@ def test_heartbeats_name_the_next_trial_while_it_waits_for_the_writes_of_the_las
     before = beats.trial_id()
     leader.reset(config)  # type: ignore[no-untyped-call]
     assert named == [Path(leader.logdir).name] != [before]
+
+
+class LateStates(CheckpointWriter):
+    """Writes a checkpoint whose states never arrive."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        metadata = CheckpointMetadata(
+            round=1, score=0.5, is_complete=False, peers=[0], num_restarts={}, summary={}, settings={}
+        )
+        self.write(metadata, self._late)
+
+    def _late(self) -> Iterator[tuple[str, bytes]]:
+        raise TimeoutError("no answer")
+
+
+def test_checkpoint_that_a_stopped_trial_cannot_write_is_no_failure_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainable, "DEFAULT_STORAGE_PATH", str(tmp_path))
+    events: list[Event] = []
+
+    class Leader(PopulationTrainable):
+        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super().setup(config, SPACE, [Node(2.0, 0.0)], str(tmp_path))
+
+        def _on_event(self, event: Event) -> None:
+            events.append(event)
+
+    config = {"trial": {"trial_id": "00000", "sample": {"training.lr": 0.1}}}
+    with monkeypatch.context() as patch:
+        patch.setattr("graftpop.cluster.trainable.CheckpointWriter", LateStates)
+        leader = Leader(config)
+    before = Path(leader.logdir).name
+    assert leader.reset(config)  # type: ignore[no-untyped-call]
+    (event,) = events
+    assert event.event == "checkpoint_skipped"
+    assert before in event.cause
 
 
 @pytest.mark.parametrize("reason", ["its predecessor still runs", "another version wrote its checkpoint"])
