@@ -175,7 +175,8 @@ class AsyncRounds:
         start = time.monotonic()
         if has_diverged := isinstance(row, PeerDiverged):
             row = yield from self._reseed(peer, number, row, num_epochs)
-        if settings.exchanges and not is_last:
+        # in the last round only for a diverged peer, which may find no earlier snapshot
+        if settings.exchanges and (not is_last or peer not in self._newest):
             yield from self._publish(peer, number, self._settings.primary.merit_of(row))
         if self._trained[peer] == self._slowest:
             self._slowest, self._has_progress = None, True

@@ -198,6 +198,18 @@ def test_diverged_peer_waits_if_its_donors_snapshot_is_lost() -> None:
     assert [(event.peer, event.event) for event in events if event.event == "reseeded"] == [(0, "reseeded")]
 
 
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_diverged_peer_takes_weights_also_if_the_first_round_is_the_last(epochs: int) -> None:
+    """A training of one round, and one that resumes before its last round."""
+    settings = make_settings(
+        {"graft": {}, "training": {"epochs": epochs, "schedule": "constant"}}, population={"mode": "async"}
+    )
+    group = ScriptedGroup([], {(0, "train"): [PeerDiverged("peer 0: diverged")]})
+    rounds, events = make_rounds(group, settings, done=epochs - 1)
+    assert sorted(rounds.step(epochs)) == [0, 1, 2]
+    assert [(event.peer, event.event, event.round) for event in events] == [(0, "reseeded", epochs)]
+
+
 def test_peer_that_left_is_never_restarted() -> None:
     """All snapshots are lost twice; at the first time peer 2 finds no room."""
     settings = settings_of(max_staleness=0, min_peers=2, replace_timeout_s=0.5)
