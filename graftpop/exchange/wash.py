@@ -5,7 +5,7 @@
 
 The values of every place stay the same as a set, so their mean does too, while the peers are kept in one basin. A layer
 is a weight with two axes or more and the parameters that follow it; those before the first belong to it. The last layer
-is never shuffled. Only parameters are.
+is never shuffled, unless it is the only one, whose p_l is `share`. Only parameters are.
 
 References:
     Fournier et al., WASH: Train your Ensemble with Communication-Efficient Weight Shuffling, then Average,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from rule_makers import exchange_all, make_rules, parameter_mask
+from torch import nn
 
 
 def test_sparta_averages_the_same_places_of_all_peers_and_leaves_the_others() -> None:
@@ -45,6 +46,18 @@ def test_wash_shuffles_less_with_depth_and_never_the_last_layer() -> None:
     assert shares[-1] == 0
     last = state.entries[-1]
     assert torch.equal(before[:, last.offset :], after[:, last.offset :])
+
+
+def test_wash_shuffles_the_only_layer() -> None:
+    def linear(peer: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(peer)
+            return nn.Linear(64, 10)
+
+    rules = make_rules("wash", {"share": 0.3}, make_network=linear)
+    before, after, figures = exchange_all(rules)
+    assert torch.equal(before.sort(0).values, after.sort(0).values)
+    assert figures[0]["wash_share"] == pytest.approx(0.3, abs=0.1)
 
 
 def test_wash_permutes_each_place_by_itself() -> None:

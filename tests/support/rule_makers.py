@@ -1,12 +1,12 @@
 """Exchange rules of several peers on small networks, and an exchange among all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from network_makers import seeded_small_net
 from space_makers import make_settings
-from torch import Tensor
+from torch import Tensor, nn
 
 from graftpop.exchange.build import make_rule
 from graftpop.exchange.grafting import site_measures
@@ -19,12 +19,17 @@ NOTHING = torch.empty(0, dtype=torch.int64)
 
 
 def make_rules(
-    name: str, options: dict[str, Any], num_peers: int = 4, *, same_start: bool = False
+    name: str,
+    options: dict[str, Any],
+    num_peers: int = 4,
+    *,
+    same_start: bool = False,
+    make_network: Callable[[int], nn.Module] = seeded_small_net,
 ) -> list[ExchangeRule]:
     """Return the rule of each peer, with weights of its own or the same as the others'."""
     rules = []
     for peer in range(num_peers):
-        state = FlatState(seeded_small_net(0 if same_start else peer))
+        state = FlatState(make_network(0 if same_start else peer))
         context = ExchangeContext(peer, state, [], site_measures(state, [], None), make_settings({name: options}))
         rule = make_rule(context)
         assert rule is not None
