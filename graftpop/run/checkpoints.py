@@ -1,9 +1,10 @@
 """Checkpoints of one trial's population, one per round: complete or absent, and verified when read.
 
 A checkpoint is a folder with one file per peer and `population.json`. That file is written last and holds the size and
-the hash of every other file: a folder without it is no checkpoint, and a file that differs from it is damaged. Another
-`format_version` is refused, because skipping it would train again in silence. The last two checkpoints and the best one
-are kept. After the last round, two are kept: the last one, and the best one or the one before it.
+the hash of every other file, and its own hash: a folder without it is no checkpoint, and a file that differs from it is
+damaged. An unknown `format_version` is refused, because skipping it would train again in silence. The last two
+checkpoints and the best one are kept. After the last round, two are kept: the last one, and the best one or the one
+before it.
 Nothing that is read is executed, and no file name can point outside the folder.
 """
 
@@ -19,7 +20,7 @@ from graftpop.run.storage import Folder
 
 __all__ = ["Checkpoint", "Checkpoints", "CheckpointMetadata"]
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 METADATA = "population.json"
 MAX_METADATA_BYTES = 16 * 2**20
 LAST_KEPT = 2
@@ -46,6 +47,8 @@ class CheckpointMetadata(_Described):
     """The content of `population.json`.
 
     Attributes:
+        format_version: 2 has no `blake2b`.
+        blake2b: hash of the file as it is with an empty value here.
         round: number of completed rounds; 0 is before the first.
         score: merit of the validation score, higher is better; the checkpoint with the highest is kept.
         is_complete: whether the population has finished all rounds.
@@ -57,7 +60,8 @@ class CheckpointMetadata(_Described):
         files: size and hash of each file, by name.
     """
 
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[2, 3] = FORMAT_VERSION
+    blake2b: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
     round: Count
     score: float
     is_complete: bool
@@ -142,7 +146,9 @@ class Checkpoints:
         for name, content in files():
             folder.write(name, content)
             written[name] = FileMetadata(bytes=len(content), blake2b=_hash(content))
-        folder.write(METADATA, metadata.model_copy(update={"files": written}).model_dump_json(indent=2).encode())
+        text = metadata.model_copy(update={"files": written, "blake2b": ""}).model_dump_json(indent=2)
+        own = f'"blake2b": "{_hash(text.encode())}"'
+        folder.write(METADATA, text.replace('"blake2b": ""', own, 1).encode())
         self._remove_but(self._kept())
 
     def location_of(self, round: int, name: str) -> str:
@@ -161,7 +167,8 @@ class Checkpoints:
             folder, round = self._folder / name, int(numbered[1])
             where = (folder / METADATA).location
             try:
-                metadata = CheckpointMetadata.model_validate_json(folder.read(METADATA, MAX_METADATA_BYTES))
+                content = folder.read(METADATA, MAX_METADATA_BYTES)
+                metadata = CheckpointMetadata.model_validate_json(content)
             except FileNotFoundError:  # its writer or its removal was killed
                 continue
             except OSError as error:
@@ -169,10 +176,12 @@ class Checkpoints:
             except ValidationError as error:
                 on_damage(round, f"{where}: damaged: {_first_problem(error, where)}")
             else:
-                if metadata.round == round:
-                    yield Checkpoint(metadata, folder)
-                else:
+                if metadata.round != round:
                     on_damage(round, f"{where}: damaged: it is of round {metadata.round}")
+                elif not _is_unchanged(content, metadata):
+                    on_damage(round, f"{where}: damaged: its content differs from its hash")
+                else:
+                    yield Checkpoint(metadata, folder)
 
     def remove_networks(self) -> None:
         """Remove the files of peers and teachers; `population.json` stays, so the trial is known but cannot resume."""
@@ -210,16 +219,25 @@ def _first_problem(error: ValidationError, where: str) -> str:
     """Return the first problem of invalid metadata.
 
     Raises:
-        CheckpointError: another `format_version` is the reason.
+        CheckpointError: an unknown `format_version` is the reason.
     """
     problems = {".".join(map(str, problem["loc"])): problem for problem in error.errors()}
     if "format_version" in problems:
+        got = one_line(problems["format_version"]["input"])
         raise CheckpointError(
-            f"{where}: format_version must be {FORMAT_VERSION}, got {one_line(problems['format_version']['input'])}; "
-            f"use the version of graftpop that wrote it (run.json has its number)"
+            f"{where}: format_version must be 2 or {FORMAT_VERSION}, got {got}; use the version of graftpop that wrote "
+            f"it (run.json has its number)"
         ) from error
     key, problem = next(iter(problems.items()))
     return f"{key} {one_line(problem['msg'])}".strip()
+
+
+def _is_unchanged(content: bytes, metadata: CheckpointMetadata) -> bool:
+    """Return whether the content of `population.json` has its own hash; format 2 has none."""
+    own = metadata.blake2b
+    if metadata.format_version == 2 and not own:
+        return True
+    return own == _hash(content.replace(own.encode(), b"", 1))
 
 
 def _name(round: int) -> str:

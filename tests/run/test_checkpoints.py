@@ -59,7 +59,7 @@ def test_checkpoint_reads_back_as_written(checkpoints: Checkpoints) -> None:
     (newest,) = checkpoints.newest_first()
     assert newest.files() == files_of(3)
     assert newest.read("peer-1.safetensors") == files_of(3)["peer-1.safetensors"]
-    assert newest.metadata.model_copy(update={"files": {}}) == metadata(3)
+    assert newest.metadata.model_copy(update={"files": {}, "blake2b": ""}) == metadata(3)
     with pytest.raises(CheckpointError, match=r"peer-7\.safetensors: "):
         newest.read("peer-7.safetensors")
 
@@ -212,11 +212,25 @@ def test_checkpoint_with_foreign_metadata_is_skipped(
 ) -> None:
     write(checkpoints, 1)
     file = tmp_path / "round-000001" / "population.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    without_hash = json.loads(file.read_text()) | {"format_version": 2, "blake2b": ""}
+    file.write_text(json.dumps(without_hash))
+    assert rounds(checkpoints) == [1]
+    file.write_text(json.dumps(without_hash | change))
     assert rounds(checkpoints) == []
 
 
-@pytest.mark.parametrize("version", [1, 3, "2"])
+def test_every_changed_byte_of_the_metadata_is_noticed(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    write(checkpoints, 1)
+    file = tmp_path / "round-000001" / "population.json"
+    content = file.read_bytes()
+    for place in range(len(content)):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert rounds(checkpoints) == [], place
+    file.write_text(json.dumps(json.loads(content) | {"blake2b": ""}))
+    assert rounds(checkpoints) == []
+
+
+@pytest.mark.parametrize("version", [1, 4, "3"])
 def test_checkpoint_of_another_version_is_refused_in_one_line(
     checkpoints: Checkpoints, tmp_path: Path, version: Any
 ) -> None:
@@ -225,7 +239,7 @@ def test_checkpoint_of_another_version_is_refused_in_one_line(
     write(checkpoints, 2)
     file = tmp_path / "round-000002" / "population.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": version, "more": 0}))
-    with pytest.raises(CheckpointError, match=rf"^{file}: format_version [^\n]* 2, got {version}; [^\n]*$"):
+    with pytest.raises(CheckpointError, match=rf"^{file}: format_version [^\n]* 3, got {version}; [^\n]*$"):
         rounds(checkpoints)
 
 
