@@ -52,13 +52,14 @@ class Population:
         network = population.network()
 
     Args:
-        network: makes a new network from the number of classes, such as its class; its weights must come from torch's
-            global generator. It returns logits (B, classes), or what a user-defined task takes.
+        network: makes a new network from the number of classes; usually the class of the network. It must draw the
+            initial weights from torch's global generator. The network returns logits (B, classes), or the outputs that
+            a user-defined task expects.
         train: training items (input, target): a tensor such as an image (C, H, W), passed to the network as it is, and
             an integer in [0, classes); a user-defined task may have other targets. A Hugging Face `Dataset` of images
             is decoded and augmented like the images of a space; one with a transform that returns tensors is used as it
-            is. A `DatasetDict` stands for `train`, `val` and `test`.
-        test: test items, read once, after the last round.
+            is. A `DatasetDict` provides `train`, `val` and `test` together.
+        test: test items, read once, after the last round; required unless `train` is a `DatasetDict`.
         val: items for selection; None: split off from `train`.
         val_fraction: share of `train` to split off, in (0, 1).
         classes: class names by label; None: the attribute `classes` of `train`. A task with `num_outputs` needs none.
@@ -76,7 +77,7 @@ class Population:
             data, `augmentation` may not have `policy` and `color_jitter`, which act on pixels.
 
     Attributes:
-        settings: all settings, with their defaults.
+        settings: all settings; keys that were not given have their defaults.
         outcome: `best_peer`; the metrics of the output, such as `test_accuracy`, and of the combined predictions of all
             peers, `ensemble_test_accuracy`; the cost of the best network. Empty before the last round.
 
@@ -173,9 +174,9 @@ class Population:
                         self.outcome = running.finish(done)
                         self._best_peer = self.outcome["best_peer"]
                     yield done
-                    if done.is_last:  # perhaps early
+                    if done.is_last:  # possibly before the planned end
                         break
-            finally:  # also if the caller leaves the loop: the peers end here, their networks stay readable
+            finally:  # also if the caller leaves the loop; the networks of the ended peers stay readable
                 bar.close()
                 states = dict(running.save()) if running.round else {}
                 self._read_states = states.items
@@ -279,7 +280,7 @@ class Population:
 
 
 class _Splits:
-    """Makes the splits of a peer, with the user's number of reading processes whatever number the peer passes."""
+    """Makes the splits of a peer; the user's number of reading processes replaces the one that the peer passes."""
 
     def __init__(self, make: Callable[..., Splits]) -> None:
         self._make = make
@@ -290,7 +291,7 @@ class _Splits:
 
 
 class _NewTask:
-    """Makes the task of a peer, user-defined or as its settings say."""
+    """Makes the task of a peer: the user-defined one, else the one that its settings name."""
 
     def __init__(self, given: Callable[[], Task] | None) -> None:
         self._given = given

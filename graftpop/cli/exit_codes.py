@@ -18,13 +18,13 @@ __all__ = ["BAD_INPUT", "OutputError", "interrupted_code", "one_line_errors", "r
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-"""By Ctrl-C, or with trials left to resume."""
+"""Exit code after Ctrl-C, or if trials are left to resume."""
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """Signals that act like Ctrl-C."""
 
 OF_THE_MACHINE = {errno.EACCES, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENOSPC, errno.EPERM, errno.EROFS}
-"""Errors of disks, mounts and limits. Any other OSError is a bug and keeps its traceback."""
+"""Numbers of errors of disks, mounts and limits. Any other OSError is a bug and keeps its traceback."""
 
 STDOUT, STDERR = 1, 2
 
@@ -36,7 +36,7 @@ class OutputError(Exception):
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that ends errors and interrupts with one line.
+    """Return a command that reports an error or an interrupt in one line and exits.
 
     Bad input, a disk that is full or read-only, and standard output that cannot be written give exit code 2. Ctrl-C
     gives 130, SIGTERM 143 and SIGHUP 129.
@@ -56,7 +56,7 @@ def _one_line_ends() -> Iterator[None]:
     try:
         with redirect_stdout(cast(IO[str], output)):
             yield
-            output.flush()  # Python reports a failure at its exit in several lines
+            output.flush()  # a failure at Python's exit would print several lines
     except (GraftpopError, OutputError) as error:
         _end(f"error: {error}", BAD_INPUT)
     except KeyboardInterrupt:
@@ -84,7 +84,7 @@ def interrupted_code() -> int:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _code
     _code = 128 + number
-    of_ctrl_c = signal.getsignal(signal.SIGINT)  # Tune's while trials run
+    of_ctrl_c = signal.getsignal(signal.SIGINT)  # Tune's own while trials run
     if not callable(of_ctrl_c):
         raise KeyboardInterrupt
     of_ctrl_c(signal.SIGINT, frame)
@@ -95,13 +95,13 @@ def _ending_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP act like Ctrl-C inside the block."""
     before = {number: signal.getsignal(number) for number in ENDING}
     for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as under nohup
+        if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _interrupt)
     try:
         yield
     finally:
         for number, handler in before.items():
-            if handler is not None:  # not one of C
+            if handler is not None:  # None: a handler that C code installed
                 signal.signal(number, handler)
 
 
@@ -135,14 +135,14 @@ class _Output:
 
 
 def _discard(descriptor: int) -> None:
-    """Send everything further that is written to a file descriptor to nowhere, so that Python's exit does not fail."""
+    """Redirect a file descriptor to the null device, so that the flush at Python's exit does not fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
 
 
 def run_app(app: typer.Typer, name: str) -> None:
-    """Run a command line; the printing of its help may fail too."""
+    """Run a Typer app under the name of its command; a failure to print its help is one line too."""
     with _one_line_ends():
         app(prog_name=name)
 
@@ -154,6 +154,6 @@ def run_command(command: Callable[..., None], **options: Any) -> None:
         command: the command; NAME is the name of the function.
         options: keyword arguments of `typer.Typer.command`.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)  # a shell completes `graftpop` only
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)  # only `graftpop` installs it
     app.command(**options)(command)
     run_app(app, f"python -m graftpop.{command.__name__}")

@@ -26,8 +26,8 @@ SECONDS_BETWEEN_LINES = 10.0
 class Pace:
     """Completed rounds, total rounds and remaining time of a study.
 
-    Rounds of few peers are shorter, so the time follows from the epochs that all peers train. The start of processes
-    does not count: training began as long before the first complete round as that took.
+    Rounds of few peers are shorter, so the remaining time follows from the epochs that all peers train. The start of
+    processes is left out: the clock begins one round's duration before the end of the first round.
 
     Args:
         num_trials: number of trials, those not yet created included.
@@ -71,7 +71,7 @@ class Pace:
 
 
 def _epochs(trial: Trial) -> int:
-    """Return the epochs of a trial's peers; of one that an earlier version recorded, its rounds."""
+    """Return the epochs of a trial's peers together; its rounds if an earlier version recorded it without epochs."""
     return trial.num_epochs or trial.num_rounds
 
 
@@ -82,7 +82,7 @@ class NewEvents:
         self._num_shown: dict[str, int] = {}
 
     def lines(self, trials: Sequence[Trial]) -> Iterator[str]:
-        """Yield one line per new event or early end."""
+        """Yield one line per new event."""
         for trial in trials:
             for event in trial.events[self._num_shown.get(trial.trial_id, 0) :]:
                 yield f"trial {trial.number}  {event}"
@@ -96,7 +96,7 @@ class NewEndings:
         self._running: set[str] = set()
 
     def lines(self, trials: Sequence[Trial]) -> Iterator[str]:
-        """Yield one line per new event or early end."""
+        """Yield one line per trial that stopped early or ended with an error since the last call."""
         for trial in trials:
             if not trial.is_over:
                 self._running.add(trial.trial_id)
@@ -159,7 +159,7 @@ class LiveProgress:
         self._trials = trials
 
     def stopping(self) -> None:
-        """Say above the table that the study ends."""
+        """Print above the table that the study ends."""
         self._print(STOPPING)
 
     def _print(self, line: str) -> None:

@@ -1,4 +1,4 @@
-"""Lines that the command of a study prints before its table, and errors with the option or file they come from."""
+"""Lines that a study's command prints before its table, and errors that name the option or file they come from."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # slow imports are made inside the functions, so that --help 
 __all__ = ["console", "data_text", "prefixed_errors", "print_connecting", "print_findings", "print_stage"]
 
 STAGE = "{:<10} {}"
-"""A line about what the command does now and on what; the label is as wide as those of the results."""
+"""A line with an action and its object; the action's column is as wide as the labels of the results."""
 
 console = Console(highlight=False)
 if not console.is_terminal:
@@ -23,7 +23,7 @@ if not console.is_terminal:
 
 
 def print_stage(action: str, what: str) -> None:
-    """Print what the command does now, before it takes seconds."""
+    """Print the action that the command begins now, because it takes seconds."""
     console.print(STAGE.format(action, what), markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""Start or resume a study, lead it, and print its results."""
+"""Start or resume a study, run it, and print its results."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ def new_run_folder(out: str | None, space: "Space") -> "RunFolder":
 
 @contextmanager
 def starting_ray(space: "Space", address: str | None) -> Iterator["Start"]:
-    """Start Ray on this machine beside the work of a block, unless there is the address of a cluster to join later."""
+    """Start Ray on this machine while the block does other work; with an address, the cluster is joined later."""
     from graftpop.cluster.connection import starting
 
     if address is None:
@@ -52,7 +52,7 @@ def starting_ray(space: "Space", address: str | None) -> Iterator["Start"]:
 def start_study(
     space: "Space", folder: "RunFolder", where: str, overrides: Sequence[str], start: "Start", *, token: bool = False
 ) -> None:
-    """Check data, networks and resources, then run a new study; `token` prints that of the dashboard."""
+    """Check data, networks and resources, then run a new study; `token` also prints the dashboard's token."""
     from graftpop.cluster.connection import local_node
     from graftpop.cluster.resources import check_resources
     from graftpop.run.provenance import run_provenance
@@ -84,7 +84,7 @@ def start_study(
 
 
 def resume_study(location: str, address: str | None, *, token: bool = False) -> None:
-    """Resume the study of a run folder; `token` prints that of the dashboard."""
+    """Resume the study of a run folder; `token` also prints the dashboard's token."""
     print_stage("checking", masked(location))
     from graftpop.cluster.address import check_can_lead
     from graftpop.run.provenance import read_provenance, run_provenance

@@ -31,7 +31,7 @@ MARKS: Final = {
     "interrupted": "\u25a1",
     "pending": "\u00b7",
 }
-"""Signs for the statuses, in place of the words where room is short."""
+"""Signs that replace the words of the statuses where the table is too wide."""
 
 GAP: Final = 2
 """Spaces between two columns."""

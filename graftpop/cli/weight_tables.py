@@ -88,10 +88,10 @@ def network_figures(
         name: path of the network, used in tables and messages.
         weights: state dict of the network.
         thresholds: L1 norms below which a unit is invalid.
-        convolutions_only: whether to leave other weights out; None does if convolutions hold 90 % of the parameters.
+        convolutions_only: whether to count convolutions alone; None: only if they hold at least 90 % of the parameters.
 
     Raises:
-        CheckpointError: the state dict has no such weight.
+        CheckpointError: the state dict has no weight to count.
     """
     if convolutions_only is None:
         convolutions_only = convolutions_suffice(weights)
@@ -123,12 +123,12 @@ def _layer_figures(weight: Tensor, thresholds: Sequence[float]) -> LayerFigures:
 
 
 def print_tables(console: Console, networks: Sequence[NetworkFigures], thresholds: Sequence[float]) -> None:
-    """Print the counted weights, layers of one network or of two side by side, and totals; each as the width permits.
+    """Print which weights are counted, a table of layers and a table of totals, as the terminal's width permits.
 
     Args:
         console: the terminal.
-        networks: any number of networks; the layers of more than two are left out.
-        thresholds: the thresholds of the figures.
+        networks: figures of any number of networks; with more than two, the table of layers is left out.
+        thresholds: the L1 norms with which the figures were computed.
     """
 
     def fits(table: Table) -> bool:
@@ -149,7 +149,7 @@ def print_tables(console: Console, networks: Sequence[NetworkFigures], threshold
 
 
 def _counted_weights(networks: Sequence[NetworkFigures]) -> str:
-    """Return a line on the weights that the tables count, and the share of the parameters that these hold."""
+    """Return a line that names the counted weights and their share of the parameters."""
     kind = "convolution" if _are_convolutions(networks) else "weight with at least two axes"
     shares = dict.fromkeys(f"{100 * share:.1f}" for share in sorted(network.share for network in networks))
     lowest, *_, highest = *shares, *shares
