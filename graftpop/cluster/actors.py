@@ -178,7 +178,8 @@ class RayGroup:
 
         Args:
             pending: the calls.
-            ended: those of them that have ended; all that have are found at once, because each wait looks at all calls.
+            ended: the pending calls that are known to have ended. A wait that finds one collects all of them, because
+                the cost of a wait grows with the number of pending calls.
         """
         if not ended:
             deadline = min(call.deadline for call in pending.values())
@@ -198,7 +199,7 @@ class RayGroup:
         result = self._result(reference, call.peer, call.method)
         if isinstance(result, PeerError) or call.result_mode == "value":
             return call.peer, result
-        # a returned object outlives its process, but not its node
+        # the node's object store keeps a returned object when the process ends, but not when the node is lost
         if call.result_mode == "ref" or result == this_node():
             return call.peer, call.result_ref
         kept = self._result(call.result_ref, call.peer, call.method)
@@ -225,7 +226,7 @@ class RayGroup:
         return {peer for peer, index in self._actor_of_peer.items() if index in indices}
 
     def restart(self, peers: Collection[int]) -> None:
-        """See `Group.restart`; if a peer's node is gone, Ray looks for room on other nodes."""
+        """See `Group.restart`; if a peer's node is gone, Ray places the new process on another node with room."""
         for index in sorted({self._actor_of_peer[peer] for peer in peers}):
             self._start_process(index)
         self._connect_process_group()

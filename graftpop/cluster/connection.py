@@ -71,8 +71,8 @@ def local_node() -> Node:
 def starting(address: str | None, *, name: str = "") -> Iterator[Start]:
     """Start a local cluster in the background, while a block does other work.
 
-    The cluster ends with the block. If the block ends while the cluster starts, as after an error, the start is broken
-    off. Nothing waits for that but the end of this process.
+    The cluster ends with the block. If the block ends while the cluster still starts, for example after an error, the
+    start is abandoned; only the end of this process waits for it.
 
     Args:
         address: None starts a new local cluster; with `auto`, `HOST:PORT` or `ray://...` nothing happens before
@@ -104,7 +104,7 @@ def connected(start: Start, *, show_token: bool = False) -> Iterator[Connection]
 
     Args:
         start: from `starting`.
-        show_token: whether the line about the dashboard has its token.
+        show_token: whether the line about the dashboard includes its token.
 
     Raises:
         ResourceError: the cluster cannot be reached or started.
@@ -141,7 +141,7 @@ def connected(start: Start, *, show_token: bool = False) -> Iterator[Connection]
 
 @contextmanager
 def connect(address: str | None) -> Iterator[Connection]:
-    """Connect to a cluster within a block, without work beside its start; see `starting` and `connected`."""
+    """Connect to a cluster within a block, and do nothing while it starts; see `starting` and `connected`."""
     with starting(address) as start, connected(start) as connection:
         yield connection
 

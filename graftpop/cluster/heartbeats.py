@@ -1,7 +1,8 @@
 """Heartbeats of the processes that lead trials; a process that sends none for a while counts as lost.
 
-Ray notices a process that ends, not one that no longer runs. A thread of each leading process sends heartbeats, also
-while its main thread waits or computes. The driver is no actor and cannot receive them, so an actor on its node does.
+Ray notices a process that has ended, but not one that is stopped or frozen. A thread of each leading process sends
+heartbeats, also while its main thread waits or computes. The driver is no actor and cannot receive them, so an actor on
+its node does.
 """
 
 import os
@@ -19,13 +20,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 __all__ = ["Heart", "Heartbeats", "Silence"]
 
 BEAT_S = 5.0
-"""Time between two heartbeats, and between two looks at them."""
+"""Seconds between two heartbeats, and between two looks at them."""
 
 SILENT_LOOKS = 24
 """Successive looks without a heartbeat, at least two minutes, after which a process counts as lost.
 
-A busy or swapping machine delays a thread that does almost nothing by seconds. Looks are counted, not seconds: a driver
-that is stopped and continued, or an actor that does not answer, says nothing about the leading processes.
+On a busy or swapping machine even an idle thread is delayed by seconds. Looks are counted instead of seconds: the time
+for which the driver is stopped, or the monitor does not answer, says nothing about the leading processes.
 """
 
 BEATS_BEFORE_START = 6

@@ -24,8 +24,8 @@ LEAST_FREE_MIB = 64
 def started_in_thread(init: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
     """Start a local Ray in the background, and yield a function that waits for it.
 
-    Ray ends with the block. If the block ends while Ray starts, as after an error, the start is broken off. Nothing
-    waits for that but the end of this process.
+    Ray ends with the block. If the block ends while Ray still starts, for example after an error, the start is
+    abandoned; only the end of this process waits for it.
 
     Args:
         init: calls `ray.init`. The yielded function returns its result, or raises its exception.
@@ -62,7 +62,8 @@ def started_in_thread(init: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
 def private_start() -> Iterator[None]:
     """Make a cluster that `ray.init` starts within the block private to this machine and user.
 
-    Its processes listen on the loopback interface, all others on every one; its token is readable by its owner alone.
+    Its processes listen on the loopback interface, where Ray's default is every interface. Only the user can read its
+    token.
 
     Raises:
         OSError: the token cannot be created.
@@ -113,7 +114,7 @@ def _sigterm_action_kept() -> Iterator[None]:
 
 
 def hint_of_full_disk() -> str:
-    """Return a hint if the folder of Ray's sessions is nearly full; Ray itself names only what fails then."""
+    """Return a hint if the folder of Ray's sessions is nearly full; Ray's own message names only the consequence."""
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     if not os.path.isdir(folder):
         return ""

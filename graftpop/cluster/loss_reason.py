@@ -21,7 +21,7 @@ def failure_reason(text: str) -> str:
     """Return in one line why a trial failed: our own message if there is one, else Python's last error line.
 
     Args:
-        text: content of the trial's file of errors by Tune, which has the earlier ones too; or a message.
+        text: content of Tune's error file of the trial, which also has the earlier errors; or a message.
     """
     text = printable(text.rpartition("Failure # ")[2])
     if EXIT_DETAIL in text:
@@ -38,7 +38,7 @@ def loss_reason(text: str, actor: object = None) -> str:
 
     Args:
         text: Ray's message.
-        actor: handle of the actor, whose process a message about memory describes among others.
+        actor: handle of the actor; a message about memory lists several processes, and the handle identifies its own.
     """
     if LOW_MEMORY in text:
         return _memory_reason(text, str(actor))

@@ -5,8 +5,9 @@ Ray 2.60:
 
 - A process exports a gauge's value once, within 10 s, and its node's agent shows it for 20 s. So values are set
   repeatedly while their trial runs, and for a while after it.
-- The agent shows the first 2000 label sets of a metric and merges all later ones into one; a process exports no more
-  either (OpenTelemetry's limits). So a study exports no more peers, and warns, instead of showing wrong values.
+- The agent shows the first 2000 label sets of a metric and merges all later ones into one, and a process exports at
+  most as many (OpenTelemetry's limits). So a study exports at most `MOST_PEERS` peers and warns about the others,
+  instead of showing wrong values.
 - The agent of a cluster that was started for a study ends with it. So a scraped study waits for its last scrape.
 """
 
@@ -52,7 +53,7 @@ METRICS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def task_metrics(metrics: Sequence[Metric]) -> dict[str, tuple[str, str]]:
-    """Return the exported metrics of a task, as `METRICS`: `graftpop_val_accuracy_ratio` for accuracy."""
+    """Return the exported metrics of a task in the form of `METRICS`: `graftpop_val_accuracy_ratio` for accuracy."""
     return {
         f"graftpop_{metric.val}{'_ratio' * metric.is_share}": (
             metric.val,
@@ -77,13 +78,13 @@ def study_metrics(primary: Metric) -> dict[str, str]:
 
 SECONDS_BETWEEN_SETS = 5.0
 SHOWN_AFTER_END_S = 120.0
-"""Time for which values are set after their trial's end: twice the longest usual scrape interval."""
+"""Seconds for which values are set after their trial's end: twice the longest usual scrape interval."""
 
 MOST_PEERS = 1990
-"""Limit for all trials of a study together."""
+"""Largest number of exported peers of a study, over all its trials."""
 
 EXPORT_S = 11.0
-"""Time until a set value is shown."""
+"""Seconds until a set value is shown."""
 
 SCRAPE_TIMEOUT_S = EXPORT_S + 60.0
 
@@ -91,7 +92,7 @@ logger = logging.getLogger("graftpop")
 
 
 def peer_metrics(done: Round, num_restarts: Mapping[int, int], metrics: Sequence[Metric]) -> str:
-    """Return each peer's exported figures after a round as JSON text; Tune's loggers would log numbers.
+    """Return each peer's exported figures after a round as JSON text, because Tune's loggers would also log numbers.
 
     Args:
         done: the round.
@@ -234,7 +235,7 @@ class MetricsExport(Callback):
 
 
 def _id_of(trial: TuneTrial) -> str:
-    """Return a trial's ID from its folder; under PBT its configuration may have another trial's."""
+    """Return a trial's ID from its folder; under PBT its configuration may hold another trial's ID."""
     return Path(str(trial.local_path)).name
 
 

@@ -71,8 +71,8 @@ class PeerActor:
         """Run a method of a peer; Ray has replaced references among the arguments by their values.
 
         Raises:
-            PeerError: the method fails in every repetition, because a peer is a function of its seed.
-            PeerLost: a repetition may succeed.
+            PeerError: the method would fail again, because a peer is a function of its seed.
+            PeerLost: the method may succeed when it is repeated.
         """
         if self._failure is not None:
             raise self._failure
@@ -84,7 +84,7 @@ class PeerActor:
         except GraftpopError as error:
             raise PeerError(f"peer {peer}: {error}") from None
         except Exception as error:  # of user code or torch
-            # into Ray's log; Ray's worker dies of a text that is not UTF-8, so the error is not chained either
+            # into Ray's log; a text that is not UTF-8 would crash Ray's worker, so the error is not chained either
             print(printable(traceback.format_exc()), file=sys.stderr)
             kind = PeerLost if _may_pass(error) else PeerError
             raise kind(f"peer {peer}: failed in '{method}': {describe_exception(error)}") from None

@@ -66,7 +66,7 @@ class ProcessGroup:
         return TCPStore(host, port, wait_for_workers=False, timeout=self._timeout, **options)
 
     def run(self, collective: Generator[NDArray[Any], NDArray[Any], Any]) -> Any:
-        """Run a collective to its end, exchanging its arrays with all peers; return its result.
+        """Run a collective to its end and return its result; each array that it yields is exchanged with all peers.
 
         Raises:
             CollectiveError: another peer timed out or left.
@@ -100,7 +100,7 @@ class ProcessGroup:
         return stacked
 
     def _join(self) -> None:
-        """Join the process group and wait until all peers have.
+        """Join the process group and wait until all peers have joined.
 
         Raises:
             RuntimeError: the group is not open, cannot be reached, or is incomplete after the timeout.

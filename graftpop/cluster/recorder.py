@@ -47,8 +47,8 @@ class Recorder(Callback):
         known: trials of earlier sessions.
         scheduled: the scheduler, to which known results are replayed.
         scores: known validation scores by trial and round.
-        room: the trials that wait for room.
-        heartbeats: those of the leading processes.
+        room: watches the trials that wait for room.
+        heartbeats: heartbeats of the leading processes.
     """
 
     def __init__(  # the study, what earlier sessions know of it, and the observers of its changes
@@ -155,7 +155,7 @@ class Recorder(Callback):
         for seen in self.trials:
             if not seen.is_over:
                 seen.end("interrupted")
-        self._emptied.clear()  # a trial that the scheduler stopped may have written its last round since
+        self._emptied.clear()  # a stopped trial may have written its last round since it was emptied
         retry_on_oserror(
             lambda: self._write(best=True, tables=True), f"{self._folder.location}: the tables cannot be written"
         )
@@ -219,7 +219,7 @@ class Recorder(Callback):
         for checkpoint in Checkpoints(self._folder.of_trials("checkpoints") / best.trial_id).newest_first():
             metadata = checkpoint.metadata
             if not metadata.round:
-                continue  # the teachers only
+                continue  # it holds teachers only
             try:
                 peer_file = checkpoint.read(f"peer-{metadata.summary['best_peer']}.safetensors")
             except CheckpointError:
@@ -271,9 +271,9 @@ def was_grafted(folder: RunFolder, trial_id: str, round: int, peer: int) -> bool
 
 
 def _can_resume(trial: TuneTrial) -> bool:
-    """Return whether resuming the study can continue a trial: it lost processes, nodes or storage."""
+    """Return whether a resumed study can continue a trial: the trial lost processes, nodes or storage."""
     here = Path(trial.pickled_error_file) if trial.pickled_error_file else None
-    if here is None or not here.exists():  # the copy in the run folder may be on the storage that is away
+    if here is None or not here.exists():  # the storage of the copy in the run folder may be away
         return False
     error = pickle.loads(here.read_bytes())
     cause = error.cause if isinstance(error, RayTaskError) else error

@@ -81,9 +81,9 @@ def resource_request(settings: Settings, nodes: Sequence[Node]) -> ResourceReque
     1/n of one, with the smallest n at which all fit, for cores before GPUs. (Ray places fractions other than 1/n badly
     across nodes.)
 
-    Under `auto`, peers that share a core also share a process if all cores have equally many, or more than eight: one
-    after the other they train faster than side by side and need less memory. With GPUs this is not automatic, since it
-    was not measured.
+    Under `auto`, peers that share a core also share a process if every core has the same number of peers, or if a core
+    has more than eight. One after the other they train faster than side by side and need less memory. With GPUs this is
+    not automatic, since it was not measured.
 
     Args:
         settings: the population's settings.
@@ -130,7 +130,7 @@ def check_resources(possible: Iterable[Settings], nodes: Sequence[Node]) -> None
         nodes: the nodes.
 
     Raises:
-        ResourceError: they never can.
+        ResourceError: the nodes can never hold one of them.
     """
     distinct = {
         (settings.population.num_peers, settings.resources, settings.peers_per_actor): settings for settings in possible

@@ -21,11 +21,11 @@ ROOM_TIMEOUT_S = 1800.0
 SECONDS_BETWEEN_CHECKS = 1.0
 
 ANYTHING = "anything"
-"""Stands for a demand: no trial of the study runs, and any trial may be the next to find room."""
+"""The demand while no trial of the study runs, because any of the waiting trials may then find room first."""
 
 
 class RoomWatch:
-    """The waits of a study; Tune itself would wait without end and without a word.
+    """Announces and limits the waits of a study's trials; Tune itself waits without limit and prints nothing.
 
     A trial waits if its bundles exceed all nodes together, or if no trial runs. Otherwise it is queued behind others.
 
@@ -36,7 +36,7 @@ class RoomWatch:
         clock: function that returns seconds.
 
     Attributes:
-        no_room: why trials are to end, by their placement group.
+        no_room: reason why the waiting trials of a placement group must end, by placement group.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class RoomWatch:
         self._checked_at, self._waited_s = clock(), 0.0
 
     def check(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, str]]:
-        """Yield the first waiting trial of each demand, once, with a line that says so.
+        """Yield the first waiting trial of each demand, once, with a line that announces the wait.
 
         Raises:
             ResourceError: no trial has found room for longer than `ROOM_TIMEOUT_S`.
@@ -83,7 +83,7 @@ class RoomWatch:
                     )
                 self.no_room[demand] = f"found no room for {ROOM_TIMEOUT_S:g} s: {needs}; add nodes, then use --resume"
                 for trial in waiting:
-                    trial.max_failures = 0  # Tune would retry it, which is no remedy
+                    trial.max_failures = 0  # a retry by Tune would only wait again
             elif waited_s > ANNOUNCED_AFTER_S and not self._announced & {demand, _demand(waiting[0])}:
                 self._announced.add(demand)
                 others = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
@@ -96,7 +96,8 @@ class RoomWatch:
     def _waits(self, trials: Sequence[Trial]) -> dict[Any, list[Trial]]:
         """Return the waiting trials by demand.
 
-        A demand stays until it fits, even after its trial has ended, so that the next such trial does not wait anew.
+        A demand is remembered until it fits, even after its trial has ended, so the next trial with it does not begin a
+        new wait.
         """
         pending = [trial for trial in trials if trial.status == Trial.PENDING]
         demands = {*map(_demand, pending), *self._since} - {ANYTHING}

@@ -50,7 +50,7 @@ def trials_to_run(
 ) -> Iterator[dict[str, Any]]:
     """Yield the value of `trial` in Tune's config for each trial; new ones are sampled lazily.
 
-    Scheduler pbt changes all keys, also those that do not matter yet, so it gets them all.
+    The scheduler pbt changes all keys, including those that do not matter yet, so its trials get values for all keys.
 
     Args:
         space: the study's space.

@@ -1,4 +1,4 @@
-"""An answer to Ctrl-C at once; Tune ends the study only after its current step, and says nothing."""
+"""An immediate answer to Ctrl-C; Tune ends the study only after its current step, and prints nothing."""
 
 import signal
 import threading

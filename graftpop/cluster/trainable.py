@@ -86,7 +86,7 @@ class PopulationTrainable(tune.Trainable):
             space: the study's space.
             nodes: nodes of the cluster for which the resources were computed.
             location: path or URI of the run folder.
-            heart: source of heartbeats; None under a user's Tuner, which looks at none.
+            heart: source of heartbeats; None under a user's Tuner, which does not watch them.
         """
         self._space, self._nodes = space, nodes
         self._run = RunFolder(location, space.metrics)
@@ -128,8 +128,8 @@ class PopulationTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Run one round, record it and report it; the last round also evaluates the test set.
 
-        A population that fails for a reason of its own is reported as done with an `error`. The loss of processes,
-        nodes or storage raises, because the trial can resume from its last round.
+        A population that would fail again is reported as done with an `error`. The loss of processes, nodes or storage
+        raises, because the trial can resume from its last round.
         """
         start = time.monotonic()
         try:
@@ -218,7 +218,7 @@ class PopulationTrainable(tune.Trainable):
         placement_group = get_current_placement_group()
         if placement_group is None:
             raise ResourceError(
-                "PopulationTrainable: needs a placement group with a bundle an actor; wrap it in "
+                "PopulationTrainable: needs a placement group with one bundle per actor; wrap it in "
                 "tune.with_resources with placement_of"
             )
         self._group = RayGroup(settings, request, placement_group, self._id)
@@ -270,7 +270,7 @@ class PopulationTrainable(tune.Trainable):
         self._on_event(Event(round, None, "storage_away", cause))
 
     def _write_with_retries(self, act: Callable[[], None], content: str) -> None:
-        """Write something, with retries while storage is away."""
+        """Run `act`, which writes `content`, with retries while storage is away."""
         round = self._summary.get("round", 0)
         retry_on_oserror(
             act, f"trial {self._id}: {content} cannot be written", lambda cause: self._on_storage_away(round, cause)

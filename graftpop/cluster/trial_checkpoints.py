@@ -20,7 +20,7 @@ def newest_checkpoint(
 
     Args:
         own: checkpoints of the trial.
-        source: checkpoints of the trial to adopt from; `own` if there is none.
+        source: checkpoints of the trial to adopt from; `own` if no other trial is adopted.
         trial_id: trial ID, for messages.
         num_peers: number of peers of the population.
         on_event: called with each skipped checkpoint.

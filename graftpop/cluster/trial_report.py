@@ -23,7 +23,7 @@ def summarize(
     """
 
     def total(name: str, value: float) -> dict[str, float]:
-        """Return a total; nothing after rounds of an earlier version, which did not count it."""
+        """Return a total by its name; empty if an earlier version wrote the summary and did not count it."""
         return {name: previous.get(name, 0) + value} if name in previous or not previous else {}
 
     rows = done.peers

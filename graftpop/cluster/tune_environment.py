@@ -1,10 +1,10 @@
-"""What Ray Tune 2.60 does at the start of an experiment, without a setting for it, and graftpop does without.
+"""Two steps of Ray Tune 2.60 at the start of an experiment that graftpop avoids; Tune has no setting for them.
 
-- Tune gives leading processes an environment of their own: it sets `PL_DISABLE_FORK`, which Lightning alone reads. Ray
-  starts a process with an environment in two steps, each of which imports Ray, and never takes one that waits idle; the
-  peers inherit the environment.
-- Tune imports mlflow, wandb, comet_ml and aim, where they are installed, to count in Ray's usage report how many of
-  their callbacks the experiment has. graftpop calls these libraries itself (`graftpop/study/trackers.py`).
+- Tune gives leading processes an environment of their own, to set `PL_DISABLE_FORK`, which only Lightning reads. Ray
+  starts such a process in two steps, each of which imports Ray, and cannot use an idle process instead. The peers
+  inherit the environment.
+- Tune imports mlflow, wandb, comet_ml and aim, where they are installed, to report the number of their callbacks in
+  Ray's usage statistics. graftpop calls these libraries itself (`graftpop/study/trackers.py`).
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def common_environment() -> Iterator[None]:
 
 @contextmanager
 def callbacks_uncounted() -> Iterator[None]:
-    """Let experiments that start in this block import no tracker, and report no number of callbacks to Ray."""
+    """Keep experiments that start in this block from importing trackers to count their callbacks."""
     tag_callbacks = usage.tag_callbacks
 
     def no_tag(callbacks: Any) -> bool:

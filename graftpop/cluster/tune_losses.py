@@ -1,9 +1,10 @@
 """Losses of leading processes that Ray Tune 2.60 does not count as such.
 
-Tune's manager of actors ends the whole experiment on every error of Ray but two; the `OutOfMemoryError` of a process
-that Ray's memory monitor killed is among the others. A trial that waits for room cannot be ended from outside either.
-Tune has no setting, hook or argument for these, so a subclass takes the manager's place. Beside `tune_environment.py`
-this is the only file that changes Tune. `tests/cluster/test_study.py` fails if a new Ray has another manager.
+Tune's manager of actors tolerates two of Ray's errors; every other one ends the whole experiment. One of these is
+`OutOfMemoryError`, after Ray's memory monitor killed a process. Nor can a trial that waits for room be ended from
+outside. Tune has no setting, hook or argument for either case, so a subclass replaces the manager. Beside
+`tune_environment.py` this is the only file that changes Tune. `tests/cluster/test_study.py` fails if a new Ray has
+another manager.
 """
 
 import time
@@ -20,7 +21,7 @@ from graftpop.cluster.loss_reason import loss_reason
 __all__ = ["losses_counted"]
 
 MEMORY_PAUSE_S = 10.0
-"""Pause before the next trial starts after a loss for lack of memory; immediate retries would soon be used up."""
+"""Seconds before the next trial starts after a loss for lack of memory; immediate retries would soon be used up."""
 
 
 @contextmanager
@@ -28,7 +29,8 @@ def losses_counted(no_room: Mapping[Any, str]) -> Iterator[None]:
     """Let experiments that start in this block count every loss of an actor as the failure of its trial.
 
     Args:
-        no_room: why trials that wait for room are to end, by their placement group; it may change at any time.
+        no_room: reason why the waiting trials of a placement group must end, by placement group; it may change at any
+            time.
     """
 
     class Manager(RayActorManager):
@@ -54,7 +56,7 @@ def losses_counted(no_room: Mapping[Any, str]) -> Iterator[None]:
             super()._actor_start_failed(tracked_actor, self._as_loss(tracked_actor, exception))
 
         def _as_loss(self, tracked_actor: Any, error: Exception) -> Exception:
-            """Return the error of an actor that is lost as one that Tune knows."""
+            """Return an actor's error, turned into a `RayActorError`, which Tune counts, if the actor is lost."""
             if not isinstance(error, RayError) or isinstance(error, RayActorError | RayTaskError):
                 return error
             actor, _ = self._live_actors_to_ray_actors_resources[tracked_actor]
