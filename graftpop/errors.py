@@ -43,8 +43,8 @@ class GraftpopError(Exception):
     """Base of all errors that carry a message for the user.
 
     Args:
-        message: one line; line breaks inside, e.g. from a file name, are replaced by blanks, what is not printable is
-            removed, and the secrets of URLs are masked.
+        message: one line; line breaks inside, e.g. from a file name, become blanks, characters that are not printable
+            are removed, and the secrets of URLs are masked.
     """
 
     def __init__(self, message: str) -> None:
@@ -92,7 +92,7 @@ class PopulationLost(GraftpopError):
 
 
 class ResultLost(PeerError):
-    """An argument of the call is gone, with the process or node that stored it."""
+    """An argument of the call, an earlier result, is gone with the process or node that stored it."""
 
 
 class CollectiveError(PeerError):
@@ -102,12 +102,12 @@ class CollectiveError(PeerError):
 UNPRINTABLE = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # terminal sequences: colors, cursor
     r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # title, links
-    r"|[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]"  # controls but whitespace; halves of characters
+    r"|[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]"  # control characters except whitespace; lone surrogates
 )
 
 
 def printable(text: str) -> str:
-    """Return a text without terminal sequences, control characters and halves of characters; whitespace stays."""
+    """Return a text without terminal sequences, control characters and lone surrogates; whitespace stays."""
     return UNPRINTABLE.sub("", text)
 
 
@@ -133,7 +133,7 @@ def describe_exception(error: Exception) -> str:
 
 
 def _is_file_outside(file: Path, library: Path) -> bool:
-    """Return whether a frame's file is one, and not of the standard library; site-packages is a folder of it."""
+    """Return whether a frame has a file, outside the standard library; site-packages, a folder in it, is outside."""
     return file.is_absolute() and (library not in file.parents or "site-packages" in file.parts)
 
 

@@ -50,7 +50,7 @@ SCHEDULE_KEYS = (
     "population.diversity",
     "swa.lr",
 )
-"""Keys that change a score by themselves: a difference in one is mixed with the difference between methods."""
+"""Keys that change a score by themselves: a difference in one is confounded with the difference between methods."""
 
 
 def trial_warnings(num_missing: int, num_trials: int) -> Iterator[str]:

@@ -140,7 +140,7 @@ class Group:
 
     @property
     def known_costs(self) -> list[str]:
-        """The costs, as in `COSTS`, that are known of two variants with scores or more."""
+        """The costs, as in `COSTS`, that are known for at least two variants with scores."""
         return [cost for cost in COSTS if len(self.with_costs(cost)) > 1]
 
     @property
@@ -150,7 +150,7 @@ class Group:
 
 
 def compare_trials(rows: Sequence[Mapping[str, Any]], space: Space) -> list[Group]:
-    """Return the groups of a comparison study: one per combination of the searched values but variant and seed.
+    """Return the groups of a comparison study: one per combination of the searched values other than variant and seed.
 
     Args:
         rows: rows of `trials.parquet`, in which values of mixed types are text, or rows from `Trial.row`.

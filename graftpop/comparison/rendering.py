@@ -49,7 +49,7 @@ MEANINGS = {
     "time": "with one device per peer",
     "flops": "of the output",
 }
-"""Whose cost it is, by cost."""
+"""Words that say, for each cost, which networks it counts."""
 
 OPTIONAL = ("time, one device per peer", "inference FLOPs, millions", "FLOPs left, %", "published, %")
 """Columns that are left out if no variant has a value."""

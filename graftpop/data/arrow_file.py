@@ -1,6 +1,7 @@
 """One Arrow file of images: a stream of record batches, mapped into memory.
 
-Its buffers are parts of the file, so a damaged file takes no more memory than a whole one; compressed ones are refused.
+The buffers of a batch are parts of the file, so a damaged file takes no more memory than a whole one. Compressed
+buffers are refused.
 """
 
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ class ArrowFile:
 
     @property
     def most_rows(self) -> int:
-        """A row per byte: each image takes several."""
+        """The number of bytes: an image takes several, so the file has fewer rows."""
         return self.path.stat().st_size
 
     def schema(self) -> "pyarrow.Schema":

@@ -92,10 +92,10 @@ def decoded(source: Source, *, timeout_s: float = LOCK_TIMEOUT_S) -> Decoded:
 
 
 def damaged_files(files: Sequence[str], name: str) -> dict[str, str]:
-    """Return the damaged ones among image files, with their messages; every file is decoded once per node.
+    """Return the error message of each damaged image file, by its path; every file is decoded once per node.
 
     Args:
-        files: their paths.
+        files: paths of the image files.
         name: name of the data set.
 
     Raises:

@@ -73,7 +73,7 @@ def decode_image(encoded: bytes | str, where: str, size: tuple[int, int] | None 
     if encoded.startswith(b"\xff\xd8") and encoded.count(b"\xff\xda") > MAX_SCANS:
         raise DataError(f"{where}: a JPEG must have at most {MAX_SCANS} scans, got more; save it again")
     with _opened(encoded, where) as image:
-        if size != (image.width, image.height):  # it may have to be turned, see below
+        if size != (image.width, image.height):  # its EXIF orientation may exchange both, see below
             _check_size(image, size, where)
         orientation = _orientation(image)
         converted = _opaque(image)
@@ -100,7 +100,7 @@ def _orientation(image: "Image.Image") -> int | None:
     from PIL import ExifTags, Image
 
     if image.format == "TIFF":
-        return None  # Pillow turns a TIFF while it decodes it, and swaps its size before
+        return None  # Pillow rotates a TIFF while decoding it, and reports the rotated size before
     known = Image.new("1", (1, 1))  # `getexif` of a PNG itself would decode it
     known.info = image.info
     try:
@@ -134,10 +134,10 @@ def size_of(encoded: bytes | str, where: str) -> tuple[int, int]:
 
 
 def find_damage(files: Sequence[str]) -> dict[int, str]:
-    """Return the messages of the damaged ones among image files, by their positions; decodes every file.
+    """Return the error message of each damaged image file, by its position in `files`; decodes every file.
 
     Args:
-        files: their paths.
+        files: paths of the image files.
 
     Raises:
         DataError: an image is whole, but cannot be used.

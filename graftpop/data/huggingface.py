@@ -92,10 +92,10 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def hub_parts(train: Any, val: Any, test: Any) -> tuple[Any, Any, Any]:
-    """Return training, validation and test data, of which those of Hugging Face can be used.
+    """Return training, validation and test data, with Hugging Face's data sets in a form that graftpop reads.
 
-    The splits of a `DatasetDict` as `train` are taken apart. Data sets whose transform or format returns tensors become
-    torch data sets; those of images stay, see `hub_source`. Torch data sets are returned unchanged.
+    A `DatasetDict` as `train` is split into its parts. Data sets of Hugging Face whose transform or format returns
+    tensors become torch data sets; data sets of images are kept for `hub_source`. Torch data sets are unchanged.
 
     Raises:
         DataError: a data set is streamed, lacks its columns, or is of another kind than `train`.
@@ -123,7 +123,7 @@ def _is_hub(dataset: object) -> bool:
 
 
 def has_images(dataset: Any) -> bool:
-    """Return whether a data set is Hugging Face's with images that are to be decoded."""
+    """Return whether an object is a data set of Hugging Face with images to decode."""
     return _is_hub(dataset) and (
         dataset.format["type"] != "custom" and any(_feature(dataset, name) == "Image" for name in IMAGE_COLUMNS)
     )
@@ -140,7 +140,7 @@ def _feature(dataset: Any, name: str) -> str:
 
 
 def hub_source(train: Any, val: Any, test: Any, data: DataSettings) -> Source | None:
-    """Return the images of Hugging Face data sets in Python, to be decoded like Parquet tables; None if they are none.
+    """Return the images of Hugging Face data sets in Python, decoded like Parquet tables; None for other data sets.
 
     Args:
         train: see `hub_parts`.
@@ -210,7 +210,7 @@ class HubTable:
 
 
 class HubItems(Dataset[tuple[Any, Any]]):
-    """A Hugging Face data set whose rows have tensors, as a torch data set of (input, target).
+    """A Hugging Face data set whose rows hold tensors, as a torch data set of (input, target).
 
     Attributes:
         classes: names of the classes, if a column has them.

@@ -1,7 +1,7 @@
-"""Data of recognition: identities that are split as a whole, and batches with several images of each identity.
+"""Data of recognition: identities that are never divided between splits, and batches with several images of each.
 
-A source of recognition has labels int64 (N, 3): identity, camera and role (`ops.retrieval`). Training sees identities
-numbered from 0; those held out for validation are searched for among each other.
+A source of recognition has labels int64 (N, 3): identity, camera and role (`ops.retrieval`). Training identities are
+numbered from 0. In validation every held-out image is both a query and a gallery image.
 """
 
 from typing import Final
@@ -27,7 +27,8 @@ def held_out_identities(
 
     Args:
         labels: int64 (N, 3) of all training images.
-        num_images: most images to use, with those held out; identities are taken whole, in random order. None: all.
+        num_images: largest number of images to use, including those held out; identities are taken whole, in random
+            order. None: all.
         val_fraction: share of the identities to hold out, in (0, 1); None: none.
         generator: source of the random order.
 
@@ -80,7 +81,7 @@ def check_identities(num_identities: int, per_identity: int, batch_size: int) ->
     """Check that a batch can have `per_identity` images of each of its identities, all of them distinct.
 
     Raises:
-        DataError: there are fewer identities to train on.
+        DataError: a batch would need more identities than there are to train on.
     """
     if num_identities * per_identity < batch_size:
         raise DataError(
@@ -127,7 +128,7 @@ def identity_batches(labels: Tensor, per_identity: int, batch_size: int, generat
 
 
 class _Turns:
-    """Items in random order, again and again in a new order."""
+    """Items in random order, reshuffled whenever all were taken."""
 
     def __init__(self, items: Tensor, generator: torch.Generator) -> None:
         self._items, self._generator = items, generator
@@ -143,7 +144,7 @@ class _Turns:
 
     @classmethod
     def of_groups(cls, labels: Tensor, num_groups: int, generator: torch.Generator) -> "list[_Turns]":
-        """Return the positions of each label as turns."""
+        """Return, for each label, its positions in `labels` as turns."""
         order = torch.argsort(labels, stable=True)
         counts = torch.bincount(labels, minlength=num_groups).tolist()
         return [cls(rows, generator) for rows in order.split(counts)]

@@ -14,7 +14,7 @@ def with_label_noise(labels: Tensor, num_classes: int, share: float, seed: int) 
     Args:
         labels: int64 (N,), in [0, num_classes).
         num_classes: number of classes, at least 2.
-        share: share of the labels that change, in [0, 1); N * share of them, rounded.
+        share: share of the labels that change, in [0, 1); their number is N * share, rounded.
         seed: chooses the labels that change and their new classes.
     """
     num_wrong = round(share * len(labels))

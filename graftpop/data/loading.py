@@ -130,7 +130,7 @@ def load_splits(
         raise DataError(f"data: {data.name} must be readable, got {error}; check its folder") from error
 
 
-def given_splits(  # three splits, and all that their items do not say
+def given_splits(  # three splits, and every property that their items do not state
     train: Any,
     val: Any,
     test: Any,
@@ -188,7 +188,7 @@ def given_splits(  # three splits, and all that their items do not say
 
 
 def given_classes(train: Any, val: Any, test: Any, data: DataSettings) -> Sequence[str]:
-    """Return the class names that data sets in Python have, empty if none; arguments as in `given_splits`."""
+    """Return the class names of data sets in Python, empty if they have none; arguments as in `given_splits`."""
     if (source := hub_source(train, val, test, data)) is not None:
         return decoded(source).class_names
     names: Sequence[str] | None = getattr(train, "classes", None)

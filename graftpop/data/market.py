@@ -33,7 +33,7 @@ NAME: Final = re.compile(r"(-1|\d+)_c(\d+)\D.*\.(?:jpg|jpeg|png)", re.IGNORECASE
 
 JUNK: Final = "-1"
 BACKGROUND: Final = "0000"
-"""Identities of boxes that show no person well, which are left out, and of unnamed persons, who match nothing."""
+"""Identities of boxes that show no person well (left out), and of persons without a name (they match nothing)."""
 
 HEIGHT: Final = 256
 """Height of images, twice the width, unless `data.image_size` is set; as in the papers."""

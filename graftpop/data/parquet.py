@@ -1,7 +1,7 @@
 """Image tables in Parquet, as model hubs store them: a struct column {bytes, path} and a label column.
 
-Paths in a table are ignored. The memory for a file is bounded before it is read: it has at most one row per byte, its
-pages have a maximal size, and the larger the pages, the fewer rows are read at once.
+Paths in a table are ignored. The memory for reading a file is bounded in advance: the file has at most one row per
+byte, its pages have a maximal size, and the larger the pages, the fewer rows are read at once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -98,7 +98,7 @@ def read_classes(parts: Mapping[str, Sequence[TableFile]], columns: Columns) -> 
         columns: those of the first training file.
 
     Raises:
-        DataError: a file cannot be read or has no label column of this kind; or a label is missing or no class.
+        DataError: a file cannot be read, has no label column of this kind, or lacks a label; or a label is no class.
     """
     own = {file: class_names(file, columns) for files in parts.values() for file in files}
     first = parts["train"][0]

@@ -23,7 +23,7 @@ __all__ = [
 NUMBERS, TRUE_FALSE, TEXT = "whole numbers", "true/false", "text"
 MAX_PAGE_BYTES: Final = 2**28  # decompressed; writers cut pages after 1 MiB or 1024 images
 BATCH_ROWS: Final = 256  # in memory
-BATCH_BYTES: Final = 2**26  # bounds the rows if each were as large as a page: a dictionary page can repeat one image
+BATCH_BYTES: Final = 2**26  # for rows as large as a page: a dictionary page can repeat one image
 
 
 class Table(Protocol):
@@ -39,7 +39,7 @@ class Table(Protocol):
 
     @property
     def most_rows(self) -> int:
-        """The most rows that can be true."""
+        """An upper bound of the number of rows."""
 
     def schema(self) -> "pyarrow.Schema":
         """Return its schema."""
@@ -74,7 +74,7 @@ def batches(file: TableFile, column: str, field: str = "") -> "Iterator[pyarrow.
 
 
 def num_rows_of(file: TableFile) -> tuple[int, int]:
-    """Return the number of rows that a table claims, and the most that can be true."""
+    """Return the number of rows that a table claims, and an upper bound of the true number."""
     from pyarrow import parquet
 
     if not isinstance(file, Path):

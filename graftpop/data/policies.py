@@ -1,4 +1,4 @@
-"""Random operations on batches of pixels, another draw for each image: RandAugment and its kin, color jitter.
+"""Random operations on batches of pixels, drawn for each image: AutoAugment and its successors, and color jitter.
 
 Images that drew the same operation are changed together, which takes less time than torchvision's transforms of single
 images. The operations and their magnitudes are torchvision's.
@@ -22,7 +22,7 @@ from graftpop.settings import AugmentationSettings
 __all__ = ["apply_operations", "draw_operations", "jitter_colors", "policy_of", "varied"]
 
 Operation = tuple[str, float]
-"""Name and magnitude of an operation; the magnitude is an angle in degrees, pixels, bits, or a share of the most."""
+"""Name and magnitude of an operation; the magnitude is in degrees, pixels, bits, or a share of the maximum."""
 
 Policy = Sequence[Sequence[Sequence[Operation]]]
 """Sub-policies, one of which is drawn; each has stages; each stage lists operations, one of which is drawn."""
@@ -41,7 +41,7 @@ SIGNED: Final = (
     "Sharpness",
 )
 OPERATIONS: Final = ("Identity", *SIGNED, "Posterize", "Solarize", "AutoContrast", "Equalize")
-"""The operations of RandAugment and TrivialAugment. AutoAugment has Invert besides."""
+"""The operations of RandAugment and TrivialAugment. AutoAugment also has Invert."""
 
 NUM_BINS: Final = {"autoaugment": 10, "randaugment": 31, "trivialaugment": 31}
 TRANSLATION: Final = 150 / 331
@@ -91,7 +91,7 @@ def _with_jitter(batches: Batches, factors: Tensor, order: Tensor) -> Batches:
 
 
 def policy_of(augmentation: AugmentationSettings, height: int, width: int) -> Policy:
-    """Return the policy of the settings for images of a size; the lists of one place are equally long.
+    """Return the policy of the settings for images of a size; all stages list equally many operations.
 
     Args:
         augmentation: its policy is not none.
@@ -144,7 +144,7 @@ def _learned_stage(
 
 
 def draw_operations(policy: Policy, num_images: int, generator: torch.Generator) -> tuple[Sequence[Operation], Tensor]:
-    """Return a policy's different operations, and of each image the positions in this list, int64 (stages, num_images).
+    """Return a policy's distinct operations, and the positions in this list for each image, int64 (stages, num_images).
 
     Args:
         policy: see `policy_of`.

@@ -35,7 +35,7 @@ class Contents:
     height: int
     width: int
     parts: Mapping[str, Part]  # "train", "test" and possibly "val"
-    notes: tuple[str, ...] = ()  # lines for the user: what is done with images or labels that are unusual
+    notes: tuple[str, ...] = ()  # lines for the user about unusual images or labels, and their treatment
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Source:
     image_size: int | None = None  # side of the squares that images are scaled to; None: they have one size
     has_identities: bool = False  # recognition: its labels are identity, camera and role
     camera: str | None = None  # recognition: the camera column of a Parquet table
-    notes: tuple[str, ...] = ()  # as those of its contents, but not cached
+    notes: tuple[str, ...] = ()  # like those of the contents, but not cached
     version: str | None = None  # of contents that are in no files
 
 

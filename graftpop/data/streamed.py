@@ -1,4 +1,4 @@
-"""Images read from their files batch by batch, with the ImageNet recipe: of several sizes, or too many for memory.
+"""Images of several sizes, or too many for memory, read from their files batch by batch, with the ImageNet recipe.
 
 The augmentation of an image is a function of (epoch's seed, image's index), whatever the number of workers; the global
 random state is unused.

@@ -34,7 +34,7 @@ class DatasetImages:
     of torchvision give the same image for any number of workers.
 
     Args:
-        dataset: has a length.
+        dataset: map-style data set with a length.
         num_workers: processes that read; 0 reads in this process.
         num_classes: number of classes, if targets are their labels, which are then checked; None: any targets.
     """
@@ -81,7 +81,7 @@ class _Seeded(Dataset[Any]):
             return self.dataset[index]
 
 
-def dataset_splits(  # three splits, and all that their images do not say
+def dataset_splits(  # three splits, and every property that their items do not state
     train: Dataset[Any],
     val: Dataset[Any] | None,
     test: Dataset[Any],
@@ -109,7 +109,8 @@ def dataset_splits(  # three splits, and all that their images do not say
     Raises:
         DataError: the augmentation does not fit (`check_augmentation`), a first item is not an input and a target, the
             inputs of the splits or the targets of validation and test differ in shape or dtype, the splits number
-            their classes differently, a first label is that of no class, or fewer than 2 items are left to train on.
+            their classes differently, the first label of a split is no class, or fewer than 2 items are left to train
+            on.
     """
     shapes = {
         name: _input_shape(part, name, has_labels)
@@ -147,10 +148,11 @@ def check_augmentation(augmentation: AugmentationSettings, shape: tuple[int, ...
 
     Args:
         augmentation: the section of a peer.
-        shape: shape of an input: an `InputShape` for user-defined tensors, else of images in pixels, which all can.
+        shape: shape of an input; an `InputShape` stands for user-defined tensors, any other tuple for images in pixels,
+            which every augmentation accepts.
 
     Raises:
-        DataError: there is a policy or color jitter of tensors, or erasing or mixing of tensors that are not images.
+        DataError: a policy or color jitter is set for tensors, or erasing or mixing for tensors that are not images.
     """
     if not isinstance(shape, InputShape):
         return
@@ -194,7 +196,7 @@ def _input_shape(dataset: Dataset[Any], name: str, has_labels: bool) -> InputSha
 
 
 def _check_labels(labels: Tensor, num_classes: int, where: str) -> None:
-    """Check labels (N,): the cross entropy ignores -100, and the accuracy of a test set counts others as wrong."""
+    """Check labels (N,): the cross entropy ignores -100, and the test accuracy counts all others outside as wrong."""
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong):
         raise DataError(
@@ -214,8 +216,8 @@ def _check_alike(tensors: str, shapes: Mapping[str, InputShape]) -> None:
 def _check_numbering(train: Dataset[Any], others: Mapping[str, Dataset[Any] | None]) -> None:
     """Check that a label means the same class in all splits that name their classes.
 
-    ImageFolder numbers the classes of each folder by itself, so a class without a folder shifts the later ones. A split
-    with a `target_transform` may number its labels otherwise than its attribute `classes`.
+    ImageFolder numbers the classes of each folder by itself, so a class without a folder shifts the later ones. With a
+    `target_transform`, the labels of a split may differ from the positions in its attribute `classes`.
     """
     trained = getattr(train, "classes", None)
     for name, part in others.items():

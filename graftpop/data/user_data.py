@@ -17,8 +17,8 @@ REFUSED = ("label", "camera", "image_size", "max_train_images", "on_damage", "cr
 def user_datasets(data: DataSettings) -> tuple[Any, Any, Any]:
     """Return training, validation (or None) and test data of `data.name: python:MODULE.FUNCTION`.
 
-    The function takes no arguments, or `data.root` if that is set. It returns (train, test) or (train, val, test), map
-    style data sets of (input, target), or data of Hugging Face, see `hub_parts`.
+    The function takes no arguments, or `data.root` if that is set. It returns (train, test) or (train, val, test):
+    map-style data sets of (input, target), or data of Hugging Face, see `hub_parts`.
 
     Args:
         data: name and root.
