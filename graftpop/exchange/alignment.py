@@ -1,12 +1,13 @@
 """Alignment by weight matching: a donor's units are permuted to match the receiver's before a rule gets the donor.
 
-Networks trained apart compute similar features in other orders. For the permutations P of all groups of channels,
+Networks that were trained separately compute similar features in different orders. For the permutations P of all groups
+of channels,
 
     maximize   <w, P w_donor>    over the parameters w of the receiver
 
-by coordinate descent: given the permutations of the other groups, that of one group is an assignment problem. Groups
-take their turns in module order until none changes, or MOST_SWEEPS times. The running statistics of BatchNorm follow
-without a say. The result is never less similar than the donor as it came.
+by coordinate descent: given the permutations of the other groups, that of one group is an assignment problem. Sweeps
+over the groups in module order end when none changes, or after MOST_SWEEPS. The running statistics of BatchNorm are
+permuted too, but do not enter the sum. The result is never less similar than the donor before.
 
 References:
     Ainsworth, Hayase, Srinivasa, Git Re-Basin, 2022, arXiv:2209.04836, Algorithm 1.
@@ -29,7 +30,7 @@ from graftpop.training.snapshot import Snapshot
 __all__ = ["Alignment", "receive_aligned"]
 
 MOST_SWEEPS: Final = 50
-LEAST_GAIN: Final = 1e-6  # of the largest similarity of two units; less is rounding, which could go on for ever
+LEAST_GAIN: Final = 1e-6  # relative to the largest similarity of two units; smaller gains are rounding errors
 
 
 class Alignment:
@@ -49,7 +50,7 @@ class Alignment:
         ]
         self._parameters = {entry.name for entry in state.entries if entry.is_parameter}
         trained = [[place.tensor for place in group.places if place.tensor in self._parameters] for group in groups]
-        self._has_two_axes = [len({*names}) < len(names) for names in trained]  # of one tensor
+        self._has_two_axes = [len({*names}) < len(names) for names in trained]  # a group of two axes of one tensor
         self._neighbors = [
             {
                 other
@@ -114,10 +115,10 @@ class Alignment:
 
 
 def receive_aligned(rule: ExchangeRule, donors: Sequence[Snapshot], alignment: Alignment | None) -> dict[str, float]:
-    """Change a peer's weights by its rule, given its donors, aligned before, and return the rule's figures.
+    """Align the donors, change a peer's weights by its rule, and return the rule's figures.
 
-    With an alignment they include `align_moved`, the mean share of the units of each donor that changed places. A peer
-    that is one of its own donors needs none.
+    With an alignment the figures include `align_moved`, the mean over the donors of the share of units that changed
+    places. A peer that is among its own donors is not aligned.
     """
     if alignment is None:
         return dict(rule.receive(donors) or {})

@@ -12,7 +12,7 @@ __all__ = ["Assigned", "Assignment", "check_released", "released_assignment", "s
 
 @dataclass(frozen=True)
 class Assigned:
-    """A part of a tensor and the index of its site; `num_units` of several if it has entries for each unit."""
+    """A part of a tensor, and the index of its site; `num_units` is 1 if the part has no entries per unit."""
 
     part: Part
     site: int
@@ -92,7 +92,7 @@ def check_released(names: Sequence[str]) -> None:
         names: names of its tensors, in order.
 
     Raises:
-        ModelError: the first name has no "conv"; the released code ends in an UnboundLocalError there.
+        ModelError: the first name has no "conv"; the released code then raises an UnboundLocalError.
     """
     if "conv" not in names[0]:
         raise ModelError(

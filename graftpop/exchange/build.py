@@ -25,7 +25,7 @@ def make_rule(context: ExchangeContext) -> ExchangeRule | None:
     """Return the exchange rule that the settings name; None if the peers exchange no weights.
 
     Args:
-        context: the peer; its `user_parts` are those that were handed over as objects.
+        context: the peer; its `user_parts` are the parts that were given as objects.
 
     Raises:
         SpaceError: user code cannot be imported.
@@ -52,7 +52,7 @@ def check_user_parts(
         settings: the population's settings.
         network: network of a peer; not changed.
         sites: sites of the network.
-        given: user-defined parts that were handed over as objects, by key.
+        given: user-defined parts that were given as objects, by key.
 
     Raises:
         SpaceError: a user-defined part cannot be imported, fails, or returns anything unsuitable.
@@ -80,7 +80,7 @@ def published_by(rule: ExchangeRule | None) -> Mapping[str, Tensor]:
     """Return the tensors that a peer's rule publishes; none without a rule.
 
     Raises:
-        SpaceError: one has an order of its own, which `align` does not permute.
+        SpaceError: one has several values, whose order `align` would not permute.
     """
     published = {} if rule is None else rule.publish()
     ordered = [name for name, tensor in published.items() if tensor.numel() > 1]

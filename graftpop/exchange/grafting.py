@@ -1,8 +1,8 @@
 """External grafting: at the end of a round, each site or unit of a receiver is blended with the donor's weights.
 
-Each unit has its own alpha, from the scores of the receiver's and the donor's unit. A unit is a site, or at filter
-level one unit of a site: a filter, a row, a head. `Grafting` maps each stretch of the flat buffer to its alpha, so a
-graft is one interpolation per stretch.
+Each site, or at filter level each unit of a site (a filter, a row, a head), has its own alpha, computed from its scores
+in the receiver and in the donor. `Grafting` maps each stretch of the flat buffer to its alpha, so a graft is one
+interpolation per stretch.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -81,7 +81,7 @@ class Grafting(ExchangeRule):
         num_sites = len(measures.site_names)
         before, after = measures.num_invalid_filters, measures.num_invalid_in(self.weights)
         figures = [measures.entropies, their_entropies, alpha[:num_sites], before, after]
-        # read at once, because the host waits for the device at every reading
+        # one transfer for all figures, because the host waits for the device at each
         entropies, donor_entropies, alphas, *counts = torch.stack([figure.double() for figure in figures]).tolist()
         num_before, num_after = ([int(count) for count in of_sites] for of_sites in counts)
         self._columns = {
@@ -100,9 +100,9 @@ class Grafting(ExchangeRule):
         return self._columns
 
     def alpha(self, their_entropies: Tensor, theirs: Tensor, donor: int = ALL_OTHERS) -> Tensor:
-        """Return alpha by unit, float64: for the S sites, at filter level followed by all their units.
+        """Return the alphas of the S sites, (S,) float64; at filter level the alphas of all their units follow.
 
-        At filter level a site's alpha is the mean of its units' alphas; tensors outside of units take it.
+        At filter level a site's alpha is the mean of its units' alphas, for tensors without entries per unit.
 
         Args:
             their_entropies: the donor's entropies, (S,) float64, nats.
@@ -192,7 +192,7 @@ def _stretches(state: FlatState, assignment: Assignment, *, by_unit: bool) -> It
 
 
 def _joined(stretches: Iterable[_Stretch]) -> Iterable[_Stretch]:
-    """Join adjacent stretches with one and the same alpha."""
+    """Join adjacent stretches that share one alpha."""
     last: _Stretch | None = None
     for stretch in stretches:
         if last and stretch.place.num_units == last.place.num_units == 1 and stretch.first == last.first:

@@ -4,9 +4,9 @@
     v    <- momentum * v + g
     theta <- theta - lr * (g + momentum * v)        w <- theta for every peer
 
-theta starts at the common weights: the initial ones, or those after the peers' common epochs. It and v are parameters;
-other tensors, such as the statistics of BatchNorm, become their mean. The inner optimizers keep their state. With lr 1
-and momentum 0 this is averaging.
+theta starts at the common weights: the initial ones, or those after the peers' common epochs. theta and v cover the
+parameters; other tensors, such as the statistics of BatchNorm, become the mean of the peers' tensors. The inner
+optimizers keep their state. With lr 1 and momentum 0 this is averaging.
 
 References:
     Douillard et al., DiLoCo: Distributed Low-Communication Training of Language Models, arXiv:2311.08105: lr 0.7,

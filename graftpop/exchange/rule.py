@@ -29,9 +29,9 @@ class ExchangeContext:
         sites: sites of the network, in module order.
         measures: entropies and invalid filters of the sites, measured after the last epoch.
         settings: the population's settings.
-        num_steps: returns the optimizer steps trained so far; with the peer, it seeds random numbers.
+        num_steps: returns the number of optimizer steps so far; seeds random numbers, together with the peer.
         lr_ratio: returns the current learning rate divided by the initial one, or by the one after a warmup.
-        steps_between: optimizer steps from one exchange to the next.
+        steps_between: number of optimizer steps from one exchange to the next.
         momentum: returns the mean of past gradients of a parameter by its name, writable in place; None before the
             first step, or if the optimizer keeps none.
         user_parts: user-defined functions of the rule, by key of the settings, such as `graft.alpha`.
@@ -52,9 +52,10 @@ class ExchangeContext:
 class ExchangeRule:
     """One peer's part in every exchange.
 
-    A subclass overrides `receive`, and the others where it needs them. Exchanges follow rounds, or every
-    `population.exchange_every` optimizer steps; snapshots then have weights only. A rule draws random numbers from
-    generators seeded by the settings' seed, peers and `context.num_steps()`, so that a run can be repeated.
+    A subclass overrides `receive`, and other methods as needed. Exchanges take place after rounds, or every
+    `population.exchange_every` optimizer steps; in the latter case snapshots have weights only. A rule draws random
+    numbers from generators seeded by the settings' seed, peers and `context.num_steps()`, so that a run can be
+    repeated.
 
     Args:
         context: the peer, its network and its settings.

@@ -37,7 +37,7 @@ def mean_snapshot(snapshots: Sequence[Snapshot]) -> Snapshot:
 
 
 def weights_by_peer(peer: int, own: Tensor, donors: Sequence[Snapshot]) -> dict[int, Tensor]:
-    """Return the weights (N,) of a peer and its donors, in the order of their indices, so that all compute alike.
+    """Return the weights (N,) of a peer and its donors in the order of their indices, so sums agree on all peers.
 
     Args:
         peer: index of the peer.

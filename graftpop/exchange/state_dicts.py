@@ -55,8 +55,8 @@ def graft_state_dicts(
         A new dict of new tensors, in the receiver's order. Integer buffers are the receiver's.
 
     Raises:
-        ModelError: the two differ in a name, shape, dtype or device; the entries are not in the network's order; a
-            site is not finite; or there is none.
+        ModelError: the two differ in a name, shape, dtype or device; the entries are not in the network's order; a site
+            has weights that are not finite; or there is no site.
         ValueError: A, c or base is outside its range.
 
     References:

@@ -27,11 +27,11 @@ def named_user_parts(settings: Settings) -> dict[str, str]:
 
 
 def user_parts(settings: Settings, given: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
-    """Return the user-defined parts by key, imported where they are not given, with checks around alpha and criterion.
+    """Return the user-defined parts by key, imported unless given; the results of alpha and criterion are checked.
 
     Args:
         settings: the population's settings.
-        given: parts that were handed over as objects, by key.
+        given: parts that were given as objects, by key.
 
     Raises:
         SpaceError: a part cannot be imported, or is not callable.
@@ -109,7 +109,7 @@ class UserRule(ExchangeRule):
         """Return the tensors that the rule publishes.
 
         Raises:
-            SpaceError: they are no tensors by name.
+            SpaceError: the rule raises, or returns anything but tensors by name.
         """
         published = _call(self._rule.publish, self._where)
         if not isinstance(published, Mapping) or not all(isinstance(value, Tensor) for value in published.values()):
@@ -119,7 +119,7 @@ class UserRule(ExchangeRule):
         return published
 
     def receive(self, donors: Sequence[Snapshot]) -> Mapping[str, float] | None:
-        """Let the rule change the weights; it gets copies of the snapshots, which others read too.
+        """Let the rule change the weights; it gets copies of the snapshots, because other peers read them too.
 
         Raises:
             SpaceError: the rule raises, leaves weights that are not finite or of another shape, or returns anything but

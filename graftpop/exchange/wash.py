@@ -3,13 +3,14 @@
     p_l = share * (1 - l / (L - 1))    for the places of layer l of L
     with probability p_l, the values of a place are permuted at random among the peers
 
-The values of every place stay the same as a set, so their mean does too, while the peers are kept in one basin. A layer
-is a weight with two axes or more and the parameters that follow it; those before the first belong to it. The last layer
-is never shuffled, unless it is the only one, whose p_l is `share`. Only parameters are.
+The set of the peers' values at a place does not change, nor does their mean, while the peers stay in one basin. A layer
+is a weight with two axes or more and the parameters that follow it; parameters before the first such weight belong to
+its layer. Only parameters are shuffled, and those of the last layer never, unless it is the only one, whose p_l is
+`share`.
 
 References:
     Fournier et al., WASH: Train your Ensemble with Communication-Efficient Weight Shuffling, then Average,
-    arXiv:2405.17517; the rule from a copy of its code by somebody else.
+    arXiv:2405.17517; the rule comes from a third party's copy of its code.
 """
 
 from collections.abc import Mapping, Sequence

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 Predict = Callable[[Tensor], Tensor]
-"""Function from normalized images (B, 3, H, W) to class scores (B, C), or from and to what a task's network has."""
+"""Function from normalized images (B, 3, H, W) to class scores (B, C), or from a task's inputs to its outputs."""
 
 ANY_NUMBER: Final = ({0: torch.export.Dim("batch")},)
 PIXELS: Final = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -29,8 +29,8 @@ class SelectedNetwork:
     """A network selected from a run.
 
     Attributes:
-        network: whole network in evaluation mode, from normalized images (B, 3, H, W) to class scores (B, C), or what a
-            user-defined task's network takes and returns.
+        network: whole network in evaluation mode, from normalized images (B, 3, H, W) to class scores (B, C), or from a
+            user-defined task's inputs to its outputs.
         card: data to rebuild the network and normalize its input, as in `config.json` of best/; for an ensemble also
             its number of members.
         description: description of the network, one sentence.
@@ -155,7 +155,7 @@ def _soup(checkpoint: Checkpoint, settings: Settings) -> tuple[nn.Module, ModelC
     for peer in metadata.peers:
         member.load(checkpoint.read(_file(peer)))
         snapshots.append(copy.deepcopy(member.publish()))
-    member.load(checkpoint.read(_file(best)))  # to which `align` aligns them
+    member.load(checkpoint.read(_file(best)))  # `align` matches the peers to it
     member.make_soup("uniform_soup", *snapshots)
     network, card = _rebuilt(member.save(), "the soup")
     return (
