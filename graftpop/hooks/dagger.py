@@ -26,7 +26,7 @@ from graftpop.training.learner import Learner
 __all__ = ["dagger"]
 
 WIDTH: Final = 16
-OPEN: Final = 2.0  # first b: gates begin at sigmoid(2) = 0.88
+OPEN: Final = 2.0  # initial b: gates begin at sigmoid(2) = 0.88
 FLOPS_WEIGHT: Final = 1.0
 LEARNING_RATE: Final = 0.01
 MOST_STEPS: Final = 50

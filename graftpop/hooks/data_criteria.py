@@ -24,7 +24,7 @@ __all__ = ["DATA_CRITERIA", "DataCriterion", "activation", "apoz", "gate_product
 NUM_BATCHES: Final = 10
 
 DataCriterion = Callable[[Learner, Sequence[SiteFilters], int], list[Tensor]]
-"""From a learner, the units of its sites and a seed of the batches to the scores of each site's units."""
+"""Function from a learner, the units of its sites and a seed of the batches to the scores of each site's units."""
 
 
 def taylor(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> list[Tensor]:
@@ -57,7 +57,7 @@ def taylor(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> list[
 
 @contextmanager
 def trainable(parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Let all of some parameters have gradients inside the block, also those that the network has frozen."""
+    """Make parameters require gradients inside the block, including those that the network has frozen."""
     frozen = [parameter for parameter in parameters if not parameter.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(True)
@@ -77,7 +77,7 @@ def gate_products(
     Args:
         learner: the learner that trains the network.
         filters: units, site by site.
-        gradients: gradients by name of the parameter; None: those that the parameters have. A missing one is 0.
+        gradients: gradients by name of the parameter; None: those stored in the parameters. A missing one is 0.
     """
     products: dict[str, Tensor] = {}
     for name in {part.tensor for site in filters for part in _last_affine(site.site)}:

@@ -48,9 +48,9 @@ def interaction(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> 
 
 
 def utilization(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> list[float]:
-    """Return how much each layer needs its units together: the mean interaction of two, times their number less 1.
+    """Return how much each layer needs its units together: (N - 1) * mean interaction of two of its N units.
 
-    The interaction of two among N units that are only of use together is 1 / (N - 1) of their value; so the product
+    If N units are useful only together, the mean interaction of two is 1 / (N - 1) of their joint value, so the result
     does not depend on the width. A layer of one unit has 0. Arguments as for `interaction`.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -64,7 +64,7 @@ def utilization(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> 
 
 
 def _values(learner: Learner, filters: Sequence[SiteFilters], num_coalitions: int, seed: int) -> Iterator[Value]:
-    """Yield the value function of each site's game, with as many images as an epoch pays for."""
+    """Yield the value function of each site's game; its number of images keeps the cost within one epoch."""
     num_images = max(FEWEST_IMAGES, PASSES_OF_AN_EPOCH * learner.num_images // num_coalitions)
     inputs, targets = learner.sample(num_images, seed)
 

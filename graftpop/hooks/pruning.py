@@ -82,7 +82,7 @@ class Pruning(Hook):
 
     name = "pruning"
 
-    def __init__(  # the network and its plan, and what makes a repeated run drop the same units
+    def __init__(  # the network and its plan, and the seeds that make a run repeatable
         self,
         learner: Learner,
         filters: Sequence[SiteFilters],
@@ -153,7 +153,7 @@ class Pruning(Hook):
         return self._schedule.amount(epoch, self._epochs)
 
     def _group_scores(self, site_scores: Mapping[int, Tensor]) -> list[Tensor]:
-        """Return the scores of each group's units, (U,): comparable where those of all groups decide together."""
+        """Return the scores of each group's units, (U,); comparable between groups if one ranking covers all."""
         found = []
         for units in self._groups:
             scores_U = units.sum_of(site_scores)
@@ -185,7 +185,7 @@ class Pruning(Hook):
                 return global_ranking(group_scores, rate, least)
             if method.allocation == "utilization":
                 found = by_utilization([len(scores_U) for scores_U in group_scores], utilizations, rate, least)
-                return [*map(max, found, dropped)]  # utilizations change, but no dropped unit returns
+                return [*map(max, found, dropped)]  # utilizations change, but dropped units stay dropped
             return cross_layer(rows, plan.flops, settings.flops_exponent, rate, least)
 
         if settings.target is None:
@@ -228,7 +228,7 @@ class _Units:
     """The units of a group in the tensors of a learner.
 
     Attributes:
-        members: units of each site for the group's units, (U,), by the index of the site.
+        members: the site's unit for each of the group's units, (U,), by the index of the site.
     """
 
     def __init__(self, group: UnitGroup, filters: Sequence[SiteFilters]) -> None:
@@ -240,17 +240,17 @@ class _Units:
         return torch.stack([site_scores[index][units] for index, units in self.members.items()]).sum(0)
 
     def rows(self) -> Tensor:
-        """Return the weights of each unit in all members, (U, K)."""
+        """Return the weights of each unit in all sites, (U, K)."""
         rows = [self._filters[index].weight[units].flatten(1) for index, units in self.members.items()]
         return torch.cat(rows, 1)
 
     def among(self, of_sites: Sequence[Tensor]) -> Tensor:
-        """Return whether each unit is among some units of its sites, given by site, (U,) bool."""
+        """Return whether each unit of the group is among the given units of every site, (U,) bool."""
         index, units = next(iter(self.members.items()))
         return torch.isin(units, of_sites[index])
 
     def all_but(self, kept: Tensor) -> Tensor:
-        """Return the indices of the other units."""
+        """Return the indices of the units that are not kept."""
         is_lost = torch.ones(len(next(iter(self.members.values()))), dtype=torch.bool, device=kept.device)
         is_lost[kept] = False
         return is_lost.nonzero().flatten()

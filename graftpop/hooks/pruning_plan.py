@@ -22,9 +22,9 @@ class PruningPlan:
 
     Attributes:
         groups: its groups of units.
-        flops: floating-point operations of every group's layers for one image.
-        size: its size without some units; None if they may not be removable.
-        least_share: share of the units of every group that stay.
+        flops: floating-point operations of each group's layers for one image; 0 unless the allocation is `cross_layer`.
+        size: computes the network's size without some units; None if the units may not be removable.
+        least_share: smallest share of the units of each group that stays.
     """
 
     groups: Sequence[UnitGroup]

@@ -1,4 +1,4 @@
-"""The importances of torch-pruning as criteria, to hold ours against them in one run.
+"""The importances of torch-pruning as criteria, to compare ours with them in one run.
 
 torch-pruning scores the units that it can only remove together: it reduces the scores of all layers of such a group to
 their mean, and divides by the mean of the group's units. Each site of a group gets an equal part, so that the sum over
@@ -31,7 +31,8 @@ def importance(name: str, learner: Learner, filters: Sequence[SiteFilters], seed
     """Return the scores of each site's units, (U,) float32, by a class of torch-pruning with its default arguments.
 
     Args:
-        name: a class of `torch_pruning.importance`. Those of gradients get their mean over up to NUM_BATCHES batches.
+        name: a class of `torch_pruning.importance`. Classes that need gradients get the mean gradient of up to
+            NUM_BATCHES batches.
         learner: the learner that trains the network.
         filters: units, site by site, in channels that torch-pruning can remove.
         seed: seeds the batches.

@@ -1,4 +1,4 @@
-"""Access to what the units of a network put out: to read it, or to change it."""
+"""Access to the outputs of a network's units, to read or to change them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from graftpop.training.learner import Learner
 __all__ = ["has_unit_outputs", "per_unit", "unit_outputs"]
 
 OnOutput = Callable[[int, Tensor], Tensor | None]
-"""From the index of a site and its output (B, U, ...), behind its normalization, to what replaces it; None: nothing."""
+"""Gets the index of a site and its output (B, U, ...) after the normalization; returns a replacement, or None."""
 
 
 def has_unit_outputs(site: Site) -> bool:
@@ -53,8 +53,9 @@ def unit_outputs(learner: Learner, filters: Sequence[SiteFilters], on_output: On
 def _unit_axis(filters: SiteFilters, module: nn.Module, output: Tensor) -> int:
     """Return the axis of the units in the output of a layer or of its normalization, which may run on a permuted view.
 
-    A LayerNorm of torch has them on the last axis, and every other normalization of torch on axis 1. In other modules
-    they are where the layer puts them, or on the other axis if that has another length.
+    In torch's LayerNorm and RMSNorm the units are on the last axis, in its other normalizations on axis 1. In all other
+    modules they are on axis 1 after a convolution and on the last axis after a Linear layer; if that axis has another
+    length, they are on the other of the two.
     """
     if type(module) in (nn.LayerNorm, nn.RMSNorm):
         return -1

@@ -42,7 +42,7 @@ class StochasticWeightAveraging(Hook):
             self._mean.lerp_(self._learner.state.buffer, 1 / self._num_averaged)
 
     def restart(self) -> None:
-        """Begin a new mean; one with the weights before would mix two networks."""
+        """Begin a new mean, because the old one holds weights of another network."""
         self._num_averaged = 0
 
     def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""Grafting of networks that train in separate processes, by files of weights in a folder that all of them see."""
+"""Grafting of networks that train in separate processes, by files of weights in a folder that all can access."""
 
 import logging
 import os
@@ -36,8 +36,9 @@ class SharedFolder:
             train(network)
             shared.publish(network, epoch)
 
-    Nothing is grafted before the first epoch and after the last one. Optimizer state and integer buffers stay. A donor
-    that is absent or late is no error: the training continues, and grafts when the donor has published new weights.
+    Nothing is grafted before the first epoch and after the last one. Optimizer state and integer buffers do not change.
+    A donor that is absent or late is no error: the training continues, and grafts when the donor has published new
+    weights.
 
     Args:
         folder: folder of the weights, empty at first; it is created if it is absent.
@@ -45,8 +46,8 @@ class SharedFolder:
         donor: name of the training that gives its weights, of a network of the same architecture.
         A: width of the interval of alpha around 1/2, see `graftpop.graft`.
         c: steepness of alpha.
-        wait_s: seconds to wait for a donor that has completed fewer epochs. A donor that was waited for in vain is not
-            waited for again before it publishes.
+        wait_s: seconds to wait for a donor that has completed fewer epochs. After a wait in vain there is no further
+            wait until the donor publishes.
 
     Raises:
         SpaceError: a name is not usable.
@@ -137,7 +138,7 @@ class SharedFolder:
         except FileNotFoundError:
             return None, {}
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            if not only_epoch:  # which is repeated while waiting
+            if not only_epoch:  # a wait repeats that reading, and would repeat the warning
                 logger.warning("%s: weights of %s cannot be read: %s", self._name, self._donor, one_line(error))
             return None, {}
 
@@ -146,7 +147,7 @@ class SharedFolder:
 
 
 def check_one_process(num_processes: int) -> None:
-    """Raise a SpaceError if a training runs in several processes, of which each would graft for itself."""
+    """Raise a SpaceError if a training runs in several processes, because each would graft on its own."""
     if num_processes != 1:
         raise SpaceError(f"GraftCallback: needs a training in one process, got {num_processes}; use one device")
 

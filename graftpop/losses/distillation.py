@@ -1,6 +1,6 @@
 """Distillation: a loss from the probabilities of fixed networks.
 
-These are teachers ("cultivation" if the students are also grafted) or the other peers' last snapshots
+The fixed networks are teachers ("cultivation" if the students are also grafted) or the other peers' last snapshots
 (codistillation).
 
 References:

@@ -30,7 +30,7 @@ class Teachers:
     """The teachers of one peer: loaded when created, or trained by one peer and sent to all.
 
     Args:
-        settings: the population's settings; without a section distillation there are no teachers.
+        settings: the population's settings; without the section `distillation` there are no teachers.
         splits: the data.
         task: the task that trained teachers learn.
         device: device of the teachers.

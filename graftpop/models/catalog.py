@@ -187,8 +187,8 @@ def user_classifier(name: str, where: str, args: Mapping[str, Any]) -> Callable[
         args: keyword arguments of the class, after the number of classes.
 
     Raises:
-        ModelError: the module cannot be imported, has no such subclass of torch.nn.Module, or that takes no such
-            argument.
+        ModelError: the module cannot be imported, has no such subclass of torch.nn.Module, or the class does not take
+            an argument.
     """
     found = import_user_code(f"{PYTHON}{name}", where, ModelError)
     if not (

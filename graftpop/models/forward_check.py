@@ -42,7 +42,7 @@ def blank_images(network: nn.Module, num_images: int, image_shape: tuple[int, ..
 
 
 def run_forward(network_copy: nn.Module, image_shape: tuple[int, ...], where: str) -> object:
-    """Return the output of a network for two black images.
+    """Return the output of a network for two blank images or other inputs, see `blank_images`.
 
     Args:
         network_copy: copy of the network, see `eval_copy`.

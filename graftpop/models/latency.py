@@ -15,15 +15,15 @@ __all__ = ["measure_latencies"]
 FEWEST_TURNS: Final = 3
 MOST_TURNS: Final = 31
 BUDGET_S: Final = 1.0
-"""Further turns follow only while all together take less."""
+"""Seconds; another turn begins only while all turns together took less."""
 
 
 def measure_latencies(networks: Sequence[nn.Module], image_shape: tuple[int, ...], batch_size: int) -> list[float]:
     """Return the median duration of a forward pass of each network, in seconds.
 
-    The networks take turns, so what else runs on the machine slows all alike: ratios are reliable, durations are those
-    of this machine at this moment. Networks run in evaluation mode, in float32, after one pass that is not counted; all
-    with contiguous tensors, since a network that trained may have another memory format, which changes the kernels.
+    The networks take turns, so other work on the machine slows them all alike: ratios are reliable, durations hold for
+    this machine at this moment. Networks run in evaluation mode, in float32, after one pass that is not counted. Their
+    tensors are made contiguous, since a trained network may have another memory format and so use other kernels.
 
     Args:
         networks: networks on one device; not changed.

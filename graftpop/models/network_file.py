@@ -251,7 +251,7 @@ class _SmallTensors(TorchDispatchMode):
         inputs = tree_map_only(Tensor, lambda tensor: torch.empty_like(tensor, device="meta"), (args, kwargs))
         try:
             results = tree_leaves(func(*inputs[0], **{**inputs[1], **on_meta}))
-        except Exception:  # the sizes depend on values, as those of unique values do, and are at most the inputs'
+        except Exception:  # sizes that depend on values, as of torch.unique, are at most the inputs'
             results = []
         if any(isinstance(result, Tensor) and result.numel() > self._limit for result in results):
             raise CheckpointError(f"its arguments need tensors of more than {self._limit} values")

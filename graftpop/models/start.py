@@ -46,11 +46,11 @@ class Start(NamedTuple):
     has_head: bool = True
 
     def load_into_(self, network: nn.Module, num_classes: int, name: str) -> str | None:
-        """Load the weights into a new network, but for an output layer of other classes; return a note on that layer.
+        """Load the weights into a new network; an output layer for other classes stays new, which a note then says.
 
         Args:
-            network: network with initial weights, which its output layer then keeps.
-            num_classes: number of its classes.
+            network: network with initial weights, which such an output layer keeps.
+            num_classes: number of classes of the network.
             name: name of the network, for messages.
 
         Raises:
