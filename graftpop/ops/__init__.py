@@ -1,1 +1,1 @@
-"""Pure tensor mathematics: no input or output, no global random state, no change to an argument."""
+"""Pure tensor mathematics: no I/O, no global random state; only names with `_` and `out` change an argument."""

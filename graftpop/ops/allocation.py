@@ -44,7 +44,7 @@ def uniform(sizes: Sequence[int], rate: float, least: Sequence[int]) -> list[int
 
 
 def global_ranking(scores: Sequence[Tensor], rate: float, least: Sequence[int]) -> list[int]:
-    """Return how many of the lowest scores of all layers together each layer has.
+    """Return how many units each layer loses if those with the lowest scores of all layers together go.
 
     The `least` best units of a layer are not in the ranking, so other units take their place:
 
@@ -110,8 +110,8 @@ def by_utilization(sizes: Sequence[int], utilizations: Sequence[float], rate: fl
 
         kept_l = O_l * (1 - rate) ^ (m / u_l)      with m the geometric mean of all utilizations u
 
-    A layer of mean utilization loses the share `rate`. A utilization below LEAST_UTILIZATION of the largest counts as
-    that.
+    A layer of mean utilization loses the share `rate`. A utilization below LEAST_UTILIZATION of the largest is raised
+    to that share.
 
     >>> by_utilization([10, 10], [1.0, 4.0], 0.5, [1, 1])
     [7, 2]
@@ -261,7 +261,7 @@ def budget(
     best_L = _descend(objective, first_L / sizes_L, last_L / sizes_L) * sizes_L
 
     def allocate(rate: float) -> list[int]:
-        """Go from the dropped units to the best shares in the first half, and to the most units in the second."""
+        """Return the counts at a rate: from the dropped units (0) over the best shares (1/2) to the most units (1)."""
         path_L = torch.lerp(first_L, best_L, 2 * rate) if rate < 0.5 else torch.lerp(best_L, last_L, 2 * rate - 1)
         counts: list[int] = (path_L + 0.5).floor().long().tolist()
         return counts

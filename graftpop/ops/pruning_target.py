@@ -10,14 +10,15 @@ NUM_HALVINGS = 30
 def counts_for_target(
     target: float, allocate: Callable[[float], Sequence[int]], share_left: Callable[[Sequence[int]], float]
 ) -> list[int]:
-    """Return how many units each layer loses so that the share of a network that is left comes as near as possible.
+    """Return how many units each layer loses so that the share of a network that is left is nearest to a target.
 
     The rate of an allocation is found by bisection. Since counts are whole numbers, a small step of the rate may change
     many layers at once; such a step is taken layer by layer, unit by unit, in order, up to the nearest share.
 
     Args:
         target: share to be left, in (0, 1].
-        allocate: maps a rate in [0, 1) to the number of units that each layer loses; none falls when the rate grows.
+        allocate: maps a rate in [0, 1) to the number of units that each layer loses; no number falls when the rate
+            grows.
         share_left: maps such numbers to the share of the network that is left.
 
     Returns:

@@ -1,8 +1,8 @@
 """The released filter-grafting code's numerics, to the last bit, behind `graft.compat: released_code`.
 
-It departs from the formulas in three ways: the last bin is open, so that the largest weight mostly falls into no
-bin and the shares do not add up to 1; alpha is rounded to two decimals; and integer buffers are averaged as floats
-and cut back to integers. All of it happens in float32, in the order that is kept here.
+The code departs from the papers' formulas in three ways: the last bin is open, so that the largest weight mostly falls
+into no bin and the shares do not add up to 1; alpha is rounded to two decimals; and integer buffers are averaged as
+floats and cut back to integers. All of it happens in float32, in the order that is kept here.
 
 References:
     github.com/fxmeng/filter-grafting, grafting_cifar/grafting.py: `entropy`, `grafting`.

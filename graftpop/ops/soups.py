@@ -18,12 +18,12 @@ def uniform_soup(weights: Iterable[Tensor]) -> Tensor:
 
 
 def greedy_soup(weights: Iterable[Tensor], merit_of: Callable[[Tensor], float]) -> Tensor:
-    """Return the mean of those networks that do not make it worse.
+    """Return the mean of a greedy choice of networks.
 
-    The first is in; each further one stays if the mean with it is at least as accurate as without.
+    The first network is chosen; each further one is chosen too if the mean with it is at least as good as without.
 
     Args:
-        weights: flat, each (N,), the most accurate first.
+        weights: flat weights of each network, (N,), the best network first.
         merit_of: function from flat weights to their merit on the validation split, higher is better.
     """
     first, *others = weights

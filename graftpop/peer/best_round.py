@@ -12,7 +12,7 @@ __all__ = ["BestRound"]
 
 
 class BestRound:
-    """Keeps a copy of a network's weights as of its best round; among equals the first.
+    """Keeps a copy of a network's weights as of its best round, the first one among equally good rounds.
 
     Args:
         state: the tensors of the network; integer buffers, which only count batches, are not kept.

@@ -36,7 +36,7 @@ class Components:
         make_optimizer: function from parameters to their optimizer; None: the one that the settings name.
         make_task: function from the peer's settings to a new task.
         user_parts: user-defined parts of the exchange, by key of the settings: `exchange`, `graft.alpha`,
-            `graft.criterion`; those that the settings name and are absent here are imported.
+            `graft.criterion`; parts that are named in the settings but absent here are imported.
     """
 
     make_network: Callable[[int], nn.Module]
@@ -51,7 +51,7 @@ def named_components(settings: Settings, trained: ModelCard | None = None) -> Co
 
     Args:
         settings: the population's settings.
-        trained: card of a trained peer, whose state is loaded next, so that the weights to start from may be gone.
+        trained: card of a trained peer whose state is loaded next; the weights to start from are then not needed.
 
     Raises:
         CheckpointError: `model.checkpoint` cannot be read.

@@ -122,7 +122,7 @@ class Peer:
     def train(self, num_epochs: int) -> PeerRow | CollectiveCall[PeerRow]:
         """Train some epochs, evaluate on the validation split, and return the peer's row of `rounds.parquet`.
 
-        With logits or weights exchanged within the round this returns a collective, whose result is the row.
+        If peers exchange logits or weights within the round, this returns a collective; its result is the row.
 
         Raises:
             PeerDiverged: the loss or the weights are no longer finite.

@@ -24,7 +24,7 @@ class StepExchange:
         rule: the peer's rule.
         settings: the population's settings.
         peer: index of the peer.
-        start: optimizer steps before which there is no exchange.
+        start: number of optimizer steps at the beginning that no exchange follows.
         alignment: aligns the donors; None: they stay as they are.
 
     Attributes:

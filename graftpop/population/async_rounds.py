@@ -98,7 +98,7 @@ class AsyncRounds:
         self._donors = lru_cache(maxsize=8)(self._donors_after)  # every receiver of a round asks for all donors
         self._programs = {peer: self._program(peer) for peer in roster.peers}
         self._waiting = set(roster.peers)
-        self._has_progress = True  # since the waiting peers were advanced; many wait, and most results change nothing
+        self._has_progress = True  # since the waiting peers were last advanced; most results let none of them continue
         self._running: dict[int, PeerCall] = {}
         self._starting: set[int] = set()
         self._diverged: dict[int, PeerDiverged] = {}  # diverged peers that wait for a donor
@@ -205,7 +205,7 @@ class AsyncRounds:
     def _exchange(self, peer: int, number: int) -> Generator[PeerCall | None, Any, tuple[Exchanged | None, int]]:
         """Let a peer exchange with its donors' newest snapshots; return the records and the staleness."""
         while True:
-            best = self._roster.peers[0]  # other topologies ignore it
+            best = self._roster.peers[0]  # ignored by topologies other than `best`
             if self._settings.topology == "best":
                 best = self._best_of(other for other in self._roster.peers if other in self._newest)
             donors = self._donors(number, best, len(self._roster.peers))
@@ -261,7 +261,7 @@ class AsyncRounds:
             yield WAIT
             return None
         result = yield PeerCall(method, (*(published.handle for published in there), *arguments))
-        if isinstance(result, ResultLost):  # with a node; its peer is lost too, or publishes again soon
+        if isinstance(result, ResultLost):  # its node is gone; the donor is lost too, or publishes again soon
             for donor, published in zip(donors, there, strict=True):
                 if self._newest.get(donor) is published:
                     self._newest[donor] = published._replace(handle=None)

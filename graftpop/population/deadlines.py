@@ -7,7 +7,7 @@ from graftpop.settings import PopulationSettings
 __all__ = ["SHORTEST_S", "Deadlines"]
 
 SHORTEST_S = 60.0
-"""The shortest timeout: below it the machine's other load matters more than a peer's speed."""
+"""The shortest timeout, in seconds: below it the machine's other load matters more than a peer's speed."""
 
 
 class Deadlines:
@@ -15,7 +15,7 @@ class Deadlines:
 
         timeout = min(round_timeout_s, max(60 s, deadline_factor * median round))
 
-    Without a round it is `round_timeout_s`. With a factor of 10 and rounds of 8, 9 and 30 s it is 90 s.
+    Before the first complete round it is `round_timeout_s`. With a factor of 10 and rounds of 8, 9 and 30 s it is 90 s.
 
     Args:
         settings: `deadline_factor` and `round_timeout_s`.
@@ -30,7 +30,7 @@ class Deadlines:
         self._rounds_s.append(round_s)
 
     def restart(self) -> None:
-        """Forget all rounds, since the next ones will take another time."""
+        """Forget all rounds, because the next ones will take more or less time."""
         self._rounds_s.clear()
 
     @property

@@ -273,9 +273,9 @@ class Population:
         return {index: state for handle in self._teachers for index, state in self._group.get(handle).items()}
 
     def files(self) -> Callable[[], Iterator[tuple[str, bytes]]]:
-        """Return a function that yields name and content of each file of a checkpoint of this moment.
+        """Return a function that yields name and content of each file of a checkpoint of the current state.
 
-        It can be called later, from another thread.
+        The function can be called later, from another thread.
         """
         states = dict(self._states)
 
@@ -301,7 +301,7 @@ class Population:
             states: state by peer; peers without a state have left for good.
             round: number of completed rounds.
             teachers: state by index of the teacher.
-            num_restarts: number of replacements by peer until then.
+            num_restarts: number of replacements so far, by peer.
             scores: validation scores of the completed rounds, for `training.patience`.
         """
         self._recovery.round = self.round = round
