@@ -76,9 +76,9 @@ class TrialRow(TypedDict, total=False):
 class RoundRow(TypedDict):
     """One peer's results of one round; the population adds the round and the seconds of the exchange."""
 
-    round: Annotated[NotRequired[int], "from 1"]
+    round: Annotated[NotRequired[int], "number of the round, from 1"]
     epoch: Annotated[int, "epochs that the peer has trained so far"]
-    peer: Annotated[int, "from 0"]
+    peer: Annotated[int, "index of the peer, from 0"]
     lr: Annotated[float, "learning rate at the start of the round's last epoch"]
     train_loss: Annotated[float, "mean loss of the task in the round's last epoch, without further loss terms"]
     train_accuracy: Annotated[
@@ -97,7 +97,7 @@ class RoundRow(TypedDict):
         int | None, "filters of all sites with an L1 norm below 0.1, before the exchange; empty without sites"
     ]
     mean_entropy_nats: Annotated[float | None, "mean of the entropies of the sites' weights; empty without sites"]
-    images_per_s: Annotated[float, "training speed, without validation and exchange"]
+    images_per_s: Annotated[float, "training images per second, without validation and exchange"]
     train_images: Annotated[
         int, "images that the peer trained on in this round; the first round includes its teachers'"
     ]
@@ -149,8 +149,8 @@ class Exchanged(TypedDict):
 class DiagnosticRow(TypedDict):
     """One diagnostic of a peer after a round; the population adds the round."""
 
-    round: Annotated[NotRequired[int], "from 1"]
-    peer: Annotated[int, "the peer"]
+    round: Annotated[NotRequired[int], "number of the round, from 1"]
+    peer: Annotated[int, "index of the peer, from 0"]
     other: Annotated[int | None, "the second peer of a comparison of two; otherwise empty"]
     diagnostic: Annotated[
         str,
@@ -159,7 +159,7 @@ class DiagnosticRow(TypedDict):
         "`density_valid` and `density_invalid` with `diagnostics.density_of`; "
         "`distance` and `disagreement` with `diagnostics.pairs`; "
         "`align_moved` with `align`; `papa_share`, `papa_distance`, `wash_share`, `sparta_share` and `outer_gradient` "
-        "of these rules; names that a user-defined rule returns. Those of rules are means over the round's exchanges",
+        "of these rules; names that a user-defined rule returns. Figures of rules are means over the round's exchanges",
     ]
     value: Annotated[
         float, "the value, in the unit of its diagnostic; a disagreement is a share of the validation items"

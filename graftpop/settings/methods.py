@@ -67,8 +67,8 @@ class GraftSettings(ExchangeSection):
 
     criterion: Annotated[str, SCORED] = "entropy"
     """Measure of information, H in the formula of alpha. entropy: entropy of the weights' histogram, in nats. l1: L1
-    norm of the weights. Other criteria score filters; a layer has their mean. python:MODULE.FUNCTION: a user-defined
-    criterion."""
+    norm of the weights. Other criteria score filters; the score of a layer is their mean. python:MODULE.FUNCTION: a
+    user-defined criterion."""
 
     level: Annotated[Literal["layer", "filter"], SCORED] = "layer"
     """layer: one alpha per site, such as a convolution with its BatchNorm. filter: one alpha per unit of a site: a

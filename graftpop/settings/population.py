@@ -37,8 +37,8 @@ class PopulationSettings(Section):
     topology: str = "auto"
     """Which peer is whose donor. auto: the exchange rule's own, ring for grafting. ring: peer i receives from peer
     i - 1, peer 0 from the last. random_pairs: the peers of a pair receive from each other; pairs are drawn anew each
-    time. all: each peer receives the mean of all others. mean: that of all peers. best: all others receive from the
-    peer with the best validation score."""
+    time. all: each peer receives the mean of all others. mean: each peer receives the mean of all peers. best: all
+    others receive from the peer with the best validation score."""
 
     initialization: Literal["auto", "own", "same"] = "auto"
     """own: each peer draws initial weights of its own. same: all peers start from the same weights. auto: the exchange
@@ -58,7 +58,7 @@ class PopulationSettings(Section):
     """Epochs per round."""
 
     exchange_every: Literal["round"] | Count = "round"
-    """round: an exchange follows every round but the last. A number: the peers exchange after every so many optimizer
+    """round: an exchange follows every round but the last. A number n: all peers exchange after every n optimizer
     steps, at the same step; not with mode async."""
 
     repair: bool = False
@@ -80,8 +80,8 @@ class PopulationSettings(Section):
     output: Literal["best_peer", "ensemble", "uniform_soup", "greedy_soup"] = "best_peer"
     """Result of the population. best_peer: the peer with the best validation score, the task's primary metric.
     ensemble: the combined predictions of all peers, such as their mean probabilities. uniform_soup: the mean of all
-    peers' weights. greedy_soup: the mean of the weights of the peers that do not worsen its validation score, added
-    from best to worst."""
+    peers' weights. greedy_soup: a mean of weights to which the peers are added from best to worst, each only if the
+    validation score of the mean does not fall."""
 
     deadline_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10.0
     """A peer counts as lost when a round takes it longer than this many median rounds, and longer than a minute."""
@@ -101,8 +101,9 @@ class PopulationSettings(Section):
 
     peers_per_actor: Count | Auto = "auto"
     """Number of peers per process. They train one after the other, need less memory, and are lost together. auto: the
-    peers that share a core, if all cores have equally many or more than eight; 1 on GPUs, and where peers must run at
-    the same time: mode async, sync_until, a number in exchange_every, mutual.exchange logits."""
+    peers that share a core, if every core has the same number of peers or a core has more than eight; 1 on GPUs, and
+    where peers must run at the same time: mode async, sync_until, a number in exchange_every, mutual.exchange
+    logits."""
 
     @property
     def makes_soup(self) -> bool:

@@ -75,7 +75,7 @@ class PruningSettings(Section):
     allocation: Allocation | None = None
     """How many units each layer loses. uniform: one share for all. global: the lowest scores of all layers together.
     cross_layer: more where weights are small for their FLOPs. utilization: more where units interact little. budget:
-    what reaches target with the least sum of lost scores. null: that of the preset, otherwise uniform."""
+    the numbers that reach target with the smallest sum of lost scores. null: that of the preset, otherwise uniform."""
 
     flops_exponent: Annotated[NotNegative, OnlyWith("pruning.allocation", (None, "cross_layer"))] = 0.5
     """Exponent of a layer's FLOPs, by which its weights are divided for cross_layer. CLR-RNF has 0.5 for VGG-16, 10 for
@@ -86,10 +86,10 @@ class PruningSettings(Section):
     nearest neighbors of all others (RNF), whatever their scores. null: that of the preset, otherwise lowest."""
 
     schedule: Schedule | None = None
-    """Treatment of weak units after every epoch. attenuate: they are multiplied by factor. soft: they become zero
-    and train on. asymptotic: as soft, of few units at first. softer: the factor falls from 1 to 0. hard: they become
-    zero once and stay so. gated: a few at a time do, after epochs in which only gates train. null: that of the preset,
-    otherwise attenuate."""
+    """Treatment of weak units after every epoch. attenuate: they are multiplied by factor. soft: they become zero and
+    continue to train. asymptotic: like soft, with few units at first. softer: the factor falls from 1 to 0. hard: they
+    become zero and stay zero. gated: a few at a time become zero and stay zero, after epochs in which only gates train.
+    null: that of the preset, otherwise attenuate."""
 
     factor: Annotated[float, Field(gt=0, le=1), OnlyWith("pruning.schedule", (None, "attenuate"))] = 0.5
     """Number by which weak units are multiplied after every epoch, with schedule attenuate."""
@@ -123,10 +123,11 @@ class PruningSettings(Section):
     """Epochs in a row in which everything trains, with schedule gated; each cycle begins with them."""
 
     sparsity: Annotated[NotNegative, OnlyWith("pruning.schedule", (None, "gated"))] = 0.001
-    """Factor of the sum of the absolute gates, which is added to the loss in these epochs, with schedule gated."""
+    """Factor of the sum of the absolute gates that is added to the loss in the tock_epochs, with schedule gated."""
 
     finetune: Annotated[Rate, OnlyWith("pruning.schedule", (None, "gated"))] = 0.25
-    """Share of the epochs that train what is left after the last dropping, with schedule gated."""
+    """Share of the epochs, at the end, in which no more units are dropped and everything trains, with schedule
+    gated."""
 
     skip_first: bool = False
     """Whether to leave the first layer unchanged."""

@@ -133,7 +133,7 @@ class Settings(Section):
 
     @property
     def common_epochs(self) -> int:
-        """Number of epochs after which the peers go their own ways and exchange weights."""
+        """Number of epochs after which the peers train separately and exchange weights."""
         return max(self.branch_epoch, self.sync_epochs)
 
     @property

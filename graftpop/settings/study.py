@@ -28,9 +28,9 @@ class TuneSettings(Section):
     nothing is searched."""
 
     sampler: Literal["tpe", "gp", "qmc", "random", "grid"] = "tpe"
-    """tpe: tree-structured Parzen estimator; the one for choices and keys that depend on others. gp: Gaussian process,
-    for up to 300 trials. qmc: scrambled Sobol sequence. All are Optuna's; tpe and gp draw the first trials at random,
-    at most 10 and at most half. random: independent samples. grid: every combination; implied by variants and seeds."""
+    """tpe: tree-structured Parzen estimator; suits choices and keys that depend on others. gp: Gaussian process, for up
+    to 300 trials. qmc: scrambled Sobol sequence. All are Optuna's; tpe and gp draw the first trials at random, at most
+    10 and at most half. random: independent samples. grid: every combination; implied by variants and seeds."""
 
     first: list[dict[str, Any]] | None = None
     """Values to try first, as maps from searched keys such as {graft.A: 0.4, graft.c: 500}; keys that a map omits are
@@ -45,9 +45,9 @@ class TuneSettings(Section):
     """How often a trial is retried from its last round after its process or its node is lost."""
 
     keep: Literal["all", "best"] = "all"
-    """Trials whose networks stay in the run folder. best: once a trial is completed, the best one, or the Pareto front;
-    of any other that has ended, tables and scores stay. Not with scheduler pbt, whose trials continue from each
-    other."""
+    """Trials whose networks stay in the run folder. best: once a trial is completed, only those of the best one, or of
+    the Pareto front; other trials that have ended keep their tables and scores. Not with scheduler pbt, whose trials
+    continue from each other."""
 
     trackers: list[Literal["wandb", "mlflow", "comet", "aim"]] = Field(default=[])
     """Experiment trackers to which each trial is logged, in addition to TensorBoard (docs/tracking.md)."""

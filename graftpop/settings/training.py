@@ -49,9 +49,10 @@ class DataSettings(Section):
     is such a column; otherwise every image has a camera of its own."""
 
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Side in pixels of the square to which images are scaled and cropped, 16 for CIFAR at a quarter of the computation
-    for example; for market1501 and dukemtmc the height, twice the width, to which images are scaled without a cut. Not
-    for digits. null: 256 for these two, otherwise unchanged if all images have one size; else folder uses 224."""
+    """Side in pixels of the square to which images are scaled and cropped; for CIFAR, 16 takes a quarter of the
+    computation. For market1501 and dukemtmc it is the height, twice the width, and images are scaled without a cut. Not
+    for digits. null: 256 for market1501 and dukemtmc; otherwise unchanged if all images have one size; else folder uses
+    224."""
 
     on_damage: Literal["refuse", "skip"] = "refuse"
     """Treatment of image files of folder that cannot be decoded. refuse: the study does not start. skip: they are left
@@ -59,8 +60,8 @@ class DataSettings(Section):
 
     label_noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Symmetric label noise: share of the training labels that are replaced, each by one of the other classes at
-    random. The same for all peers; labels of validation and test stay. Needs a built-in data set and the task
-    classification."""
+    random. The same for all peers; the labels of validation and test do not change. Needs a built-in data set and the
+    task classification."""
 
     crop_padding: Annotated[int, Field(ge=0)] | Auto = "auto"
     """Pixels of padding around training images before a random crop of the original size; 0 turns cropping off. auto:
@@ -84,7 +85,7 @@ class ModelSettings(Section):
 
     pretrained: bool = False
     """Whether every peer starts from the weights that torchvision or timm publish for the model. The output layer is
-    new if the classes differ in number, and images are normalized as these weights need it."""
+    new if the classes differ in number, and images are normalized as these weights require."""
 
     checkpoint: str | None = None
     """Path of a run's best/ folder or of a file of weights, from which every peer starts. The output layer is new if
@@ -121,10 +122,10 @@ class TrainingSettings(Section):
     timm:NAME is timm's. muon trains 2-d weights of hidden layers, AdamW the others."""
 
     momentum: Annotated[Rate, OnlyWith("training.optimizer.name", ("sgd", "rmsprop", "muon", TIMM))] = 0.9
-    """Momentum of the optimizer, if it has one; adam and its kin have betas instead."""
+    """Momentum of the optimizer, if it has one; adam and its variants have betas instead."""
 
     weight_decay: NotNegative = 5e-4
-    """Weight decay as the optimizer applies it: in the gradient of sgd and adam, apart from it in adamw and muon."""
+    """Weight decay as the optimizer applies it: added to the gradient in sgd and adam, decoupled in adamw and muon."""
 
     decay_norm_and_bias: bool = True
     """Whether weight decay applies to normalization and biases too, that is to parameters with one axis or none."""
@@ -149,11 +150,11 @@ class TrainingSettings(Section):
     """Factor of the learning rate at every decay."""
 
     min_lr: Annotated[NotNegative, OnlyWith("training.schedule", ("cosine", "linear"))] = 0.0
-    """Learning rate at the end, at most lr. With population.diversity: learning_rate peers end at the same share of
-    theirs."""
+    """Learning rate at the end, at most lr. With population.diversity: learning_rate, every peer ends at the same share
+    of its own learning rate."""
 
     patience: Count | None = None
-    """Early stopping: the training ends after so many rounds in a row without a better validation score of the
+    """Early stopping: the training ends after this many consecutive rounds without a better validation score of the
     population's best peer, but never before a branch. null: it has its full length."""
 
     keep: Literal["last", "best"] = "last"
