@@ -45,7 +45,7 @@ def import_user_code(name: str, where: str, error: type[GraftpopError]) -> Any:
 
 
 def is_importable(name: str) -> bool:
-    """Return whether the module of `python:MODULE.NAME` is found; packages around it are imported, it is not."""
+    """Return whether the module of `python:MODULE.NAME` is found; only the packages that contain it are imported."""
     _add_working_directory()
     try:
         return find_spec(name.removeprefix(PYTHON).rpartition(".")[0]) is not None

@@ -15,7 +15,7 @@ from graftpop.reporting.figure import INK, Figure, color, score_axis, with_layou
 __all__ = ["score_by_cost"]
 
 LABEL_PX = 15
-"""Height of a label."""
+"""Height of a label, in pixels."""
 
 SHORTEST_PX = 240
 """Least height of the plot's area."""

@@ -142,7 +142,8 @@ def ranked_pair(study: "Study", keys: tuple[str, str], space: Space) -> Figure:
 
 
 def interpolated_pair(study: "Study", keys: tuple[str, str], space: Space) -> Figure:
-    """Return the validation score as a landscape over two keys, interpolated between trials; arguments as above.
+    """Return the validation score as a landscape over two keys, interpolated between trials; arguments as in
+    `ranked_pair`.
 
     It uses the latest `MOST_INTERPOLATED` trials.
     """

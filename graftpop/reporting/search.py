@@ -64,7 +64,7 @@ def parallel_coordinates(rows: Sequence[Mapping[str, Any]], domains: Mapping[str
 
 
 def _dimension(key: str, domain: Domain, values: Sequence[Any]) -> dict[str, Any]:
-    """Return an axis; a trial in which the key did not matter passes it below its values, at a tick of its own."""
+    """Return an axis; trials in which the key did not matter have a tick of their own, below all values."""
     label = key.rpartition(".")[2]
     if None in values and None not in domain.values:
         axis = _dimension(key, domain, [value for value in values if value is not None])
@@ -103,9 +103,9 @@ def _dimension(key: str, domain: Domain, values: Sequence[Any]) -> dict[str, Any
 def importances(rows: Sequence[Mapping[str, Any]], space: Space) -> dict[str, Importance]:
     """Return the importance of each searched key for the validation score, the most important first.
 
-    Computed from completed trials by Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255), a key that
-    matters in some trials only from these (arXiv 2601.20800). Empty for fewer than `FEWEST_TRIALS` completed trials, or
-    if all reached the same score.
+    Computed from completed trials by Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255). For a key that
+    matters only in some trials, only those are used (arXiv 2601.20800). Empty for fewer than `FEWEST_TRIALS` completed
+    trials, or if all reached the same score.
 
     Args:
         rows: rows of `trials.parquet`, restored.

@@ -54,7 +54,7 @@ def search_section(rows: Sequence[Mapping[str, Any]], space: Space, figures: dic
 
 
 def _constant(key: str, value: Any, domain: Domain) -> str:
-    """Return a sentence on a key that has one value in all trials; None unless it is a choice: it did not matter."""
+    """Return a sentence on a key that has one value in all trials: the value, or that the key never mattered."""
     if value is None and None not in domain.values:
         return f"{key} mattered in no trial."
     return f"{key} was {searched_text(key, value)} in every trial."

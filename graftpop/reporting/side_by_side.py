@@ -54,7 +54,7 @@ class Run:
 
     @property
     def groups(self) -> dict[str, list[Mapping[str, Any]]]:
-        """Rows of the trials with a validation score by a label, that of each variant and its other keys by itself."""
+        """Rows of the trials with a validation score, by label; a comparison has one label per variant and group."""
         found: dict[str, list[Mapping[str, Any]]] = {}
         for row in self.rows:
             if row[self.space.primary.val] is not None:

@@ -10,7 +10,7 @@ __all__ = ["Cell", "cells", "heads", "searched_text", "shown_columns", "text_of"
 
 
 class Cell(NamedTuple):
-    """A cell: shown text and exact value, by which the table is sorted and which its CSV has; both empty for none."""
+    """A cell: the shown text, and the exact value for sorting and for the CSV; both are empty without a value."""
 
     text: str
     key: str

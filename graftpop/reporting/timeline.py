@@ -1,4 +1,4 @@
-"""The figure of when each trial ran; that of `optuna.visualization` knows neither stopped nor interrupted trials."""
+"""The figure of each trial's running time; Optuna's own timeline has neither stopped nor interrupted trials."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta

@@ -14,10 +14,10 @@ from graftpop.errors import GraftpopError, ResourceError, one_line
 __all__ = ["BackgroundWorker"]
 
 ANSWER_TIMEOUT_S = 60.0
-"""How long a service may take to answer before a study starts."""
+"""Seconds that a service may take to answer before a study starts."""
 
 END_LIMIT_S = 60.0
-"""How long a finished study waits for the calls that are still queued."""
+"""Seconds that a finished study waits for the calls that are still queued."""
 
 logger = logging.getLogger("graftpop")
 

@@ -79,7 +79,7 @@ class _Provenance(BaseModel):
 def read_provenance(folder: RunFolder) -> dict[str, Any]:
     """Return the content of `run.json`; an empty one, with a warning, if it is absent or damaged.
 
-    Nothing depends on it but what people read.
+    The content only informs people; no result depends on it.
     """
     where = f"{folder.shown}/run.json"
     try:

@@ -59,7 +59,7 @@ def share_of(state: Mapping[str, Tensor], names: Iterable[str]) -> float:
 
 
 def units_first(name: str, weight: Tensor) -> Tensor:
-    """Return a weight with its unit axis first: the first axis, of tables such as positions the first longer than one.
+    """Return a weight with its unit axis first: axis 0, or for a table (positions) the first axis longer than one.
 
     Args:
         name: its name in the state dict.

@@ -124,7 +124,7 @@ def unchanged_groups(
     expected = outputs()
 
     def unchanged(some: Sequence[ChannelGroup]) -> list[ChannelGroup]:
-        """Return the right ones of some groups: all if they are right together, otherwise those of each half."""
+        """Return the groups that leave the outputs unchanged: all if they do together, otherwise those of each half."""
         orders = [torch.randperm(group.num_units, generator=generator) for group in some]
         for group, order in zip(some, orders, strict=True):
             if bool(order.equal(torch.arange(group.num_units))):

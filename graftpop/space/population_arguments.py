@@ -46,7 +46,7 @@ def named_parts(
 
 
 def task_section(task: Callable[[], Task]) -> dict[str, Any]:
-    """Return the section of a task that was handed over as an object."""
+    """Return the section of a task that was given as an object."""
     name = name_of(task)
     return {"name": name, "metrics": {metric.name: metric.mode for metric in metrics_of(name, task)}}
 

@@ -23,7 +23,7 @@ LEARNING: Final = ("tpe", "gp")
 """Samplers whose choices depend on earlier results; the others know all samples in advance."""
 
 MOST_RANDOM_TRIALS: Final = 10
-"""Trials of a long study before tpe and gp decide; of a short study they decide half."""
+"""Random trials of a long study before tpe and gp decide; in a short study they decide half of the trials."""
 
 
 class Sampler(Protocol):

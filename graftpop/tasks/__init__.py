@@ -1,1 +1,1 @@
-"""Tasks: what networks learn and how they are scored, one a file."""
+"""Tasks: what networks learn and how they are scored, one per file."""

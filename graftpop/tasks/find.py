@@ -26,7 +26,7 @@ def make_task(settings: TaskSettings, given: Callable[[], Task] | None = None) -
 
     Args:
         settings: the section of the task.
-        given: makes a user-defined task that was handed over as an object; None: it is imported by its name.
+        given: makes a user-defined task that was given as an object; None: the task is imported by its name.
 
     Raises:
         SpaceError: a user-defined task cannot be imported or made.

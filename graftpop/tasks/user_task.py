@@ -35,7 +35,7 @@ class UserTask(Task):
     """A user-defined task whose results are checked.
 
     Args:
-        make: makes the task, such as its class.
+        make: makes the task; usually the class of the task.
         where: its key and name, for messages.
 
     Attributes:
@@ -58,7 +58,7 @@ class UserTask(Task):
 
     @property
     def scores_outputs(self) -> bool:
-        """Whether predictions are made of what a network returns, with no calls of the network by the task."""
+        """Whether the network's own outputs give the predictions, without a task that calls the network itself."""
         return self.kind.forward is Task.forward and self.kind.infer is Task.infer
 
     def forward(self, network: nn.Module, inputs: Tensor) -> Outputs:

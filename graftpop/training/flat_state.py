@@ -31,8 +31,8 @@ class Entry:
 class Stretch(NamedTuple):
     """A part of the buffer with `repetitions` times `num_units` equal blocks, a block of each unit in each repetition.
 
-    The units of most tensors lie behind each other, in one repetition. Those of a second axis, such as the filters of a
-    transposed convolution, lie in as many repetitions as the axes before have places.
+    The units of most tensors lie one after the other, in one repetition. Units on a second axis, such as the filters of
+    a transposed convolution, repeat once per index of the axes before it.
     """
 
     offset: int
@@ -92,17 +92,17 @@ class FlatState:
         """Check that no view was given another shape; torch's fused optimizers would write past its end.
 
         Raises:
-            ModelError: one was.
+            ModelError: a view has another shape.
         """
         for name, tensor in self._tensors.items():
             if tensor.shape != self._shapes[name]:
                 raise _changed(name, self._shapes[name], tensor.shape)
 
     def check_kept(self, network: nn.Module) -> None:
-        """Check that the network still has the tensors, of the same shapes, and its parameters in the buffer.
+        """Check that the network still has the same tensors with the same shapes, and its parameters in the buffer.
 
         Raises:
-            ModelError: it has others, as if a layer was added or replaced.
+            ModelError: a tensor differs, for example because a layer was added or replaced.
         """
         tensors = dict(distinct_state(network))
         for name in dict.fromkeys([*self._shapes, *tensors]):
@@ -117,7 +117,7 @@ class FlatState:
         return Part(name, 0, 0, shape[0] if shape else 1)
 
     def stretch(self, part: Part, num_units: int) -> Stretch:
-        """Return the place of a part in the buffer; its units lie behind each other, or in each of many repetitions.
+        """Return the place of a part in the buffer; its units lie one after the other, in one or more repetitions.
 
         Args:
             part: a whole tensor along any axis, or a part of one along its first axis.

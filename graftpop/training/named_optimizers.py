@@ -48,7 +48,7 @@ TORCH_OPTIMIZERS: Final[Mapping[str, type[torch.optim.Optimizer]]] = {
 
 SET_IN_TRAINING: Final = ("lr", "weight_decay", "momentum")
 NO_ARGUMENTS: Final = ("params", "maximize", "foreach", "fused", "capturable", "differentiable")
-"""Parameters of constructors that say how a step is computed, or turn it around."""
+"""Parameters of constructors that choose how a step is computed, or reverse its direction."""
 
 MUON_ARGUMENTS: Final = {"adjust_lr_fn": "match_rms_adamw"}
 

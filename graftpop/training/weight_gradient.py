@@ -15,14 +15,14 @@ FEWEST_WEIGHTS = 2**15
 """With fewer weights, a product for each place of the kernel takes longer than torch's kernel."""
 
 MANY_WEIGHTS = 2**19
-"""With as many weights in a kernel larger than 1x1, products are faster up to 4 pixels; otherwise up to 2."""
+"""With this many weights or more, a kernel larger than 1x1 is faster by products up to 4x4 pixels, else up to 2x2."""
 
 
 def speed_up_weight_gradients_(network: nn.Module) -> None:
     """Make the convolutions of a network compute their weight gradient by products of matrices where this is faster.
 
-    On a CPU this holds for outputs of at most 4x4 pixels of 1x1 kernels and of those with many weights, and of at most
-    2x2 of others. Outputs and the other gradients are torch's. The weight gradient differs from torch's by rounding
+    On a CPU this holds for outputs of at most 4x4 pixels if the kernel is 1x1 or has many weights, and of at most 2x2
+    pixels otherwise. Outputs and the other gradients are torch's. The weight gradient differs from torch's by rounding
     alone; it has the same shape and dtype, and is channels last in memory.
 
     Args:
