@@ -49,10 +49,9 @@ class DataSettings(Section):
     is such a column; otherwise every image has a camera of its own."""
 
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Side in pixels of the square to which images are scaled and cropped; for CIFAR, 16 takes a quarter of the
-    computation. For market1501 and dukemtmc it is the height, twice the width, and images are scaled without a cut. Not
-    for digits. null: 256 for market1501 and dukemtmc; otherwise unchanged if all images have one size; else folder uses
-    224."""
+    """Side in pixels of the square to which images are scaled and cropped, such as 16 for CIFAR at a quarter of the
+    computation. For market1501 and dukemtmc: the height, twice the width, without a crop. Not for digits. null: 256 for
+    market1501 and dukemtmc; otherwise unchanged if all images have one size, else folder uses 224."""
 
     on_damage: Literal["refuse", "skip"] = "refuse"
     """Treatment of image files of folder that cannot be decoded. refuse: the study does not start. skip: they are left

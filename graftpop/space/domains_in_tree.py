@@ -13,11 +13,14 @@ from graftpop.settings.section import OnlyWith
 from graftpop.space.domains import Domain, is_domain, read_domain
 from graftpop.space.validation_messages import Origin
 
-__all__ = ["SEARCHABLE", "take_domains_"]
+__all__ = ["OF_TASK", "SEARCHABLE", "take_domains_"]
 
 FIXED = ("name", "diagnostics", "tune", "resources")
 
 SEARCHABLE = tuple(name for name in Settings.model_fields if name not in FIXED)
+
+OF_TASK = ("task", "task.name", "task.metrics")
+"""Keys that cannot be searched, since the scores of different tasks cannot be compared."""
 
 
 def take_domains_(tree: dict[str, Any], origin: Origin, path: tuple[str, ...] = ()) -> dict[str, Domain]:
@@ -58,7 +61,7 @@ def _read_domain(key: str, value: Mapping[str, Any], origin: Origin) -> Domain:
             f"{origin(key)}: cannot be searched inside the map, got {value}; give a list or {{range: [LOW, HIGH]}} "
             f"for the peers, or search population.diversity as a whole by choice"
         )
-    if key in ("task", "task.name", "task.metrics"):
+    if key in OF_TASK:
         raise SpaceError(
             f"{origin(key)}: cannot be searched, since the scores of different tasks cannot be compared, got {value}; "
             f"fix it"

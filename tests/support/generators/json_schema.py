@@ -14,7 +14,7 @@ from generators.settings_schema import Schema, class_of, number_in, schema_of, s
 from graftpop.settings import ComparisonSettings, Settings
 from graftpop.space.comparison_keys import SECTIONS
 from graftpop.space.domains import DOMAINS
-from graftpop.space.domains_in_tree import SEARCHABLE
+from graftpop.space.domains_in_tree import OF_TASK, SEARCHABLE
 from graftpop.space.keys import known_keys, maps_of_values
 
 __all__ = ["KINDS", "schema_text", "space_schema"]
@@ -59,7 +59,7 @@ def space_schema() -> Schema:
         },
         "$defs": fixed
         | {
-            f"Searched{name}": _with_domains(fixed[name], f"#/$defs/{name}", ranges=section != "data")
+            f"Searched{name}": _with_domains(section, fixed[name], f"#/$defs/{name}")
             for section in SEARCHABLE
             for name in _classes_in(top[section], fixed)
         }
@@ -95,7 +95,7 @@ def _at_top(name: str, node: Schema, fixed: Schema) -> Schema:
     searched: Schema = {"$ref": f"#/$defs/Searched{section}"}
     required = {"required": fixed[section]["required"]} if "required" in fixed[section] else {}
     choice: Schema = {"anyOf": [searched | required, *null]}
-    return description | {"anyOf": [searched, *null, _domain(choice, choice)]}
+    return description | {"anyOf": [searched, *null, *([] if name in OF_TASK else [_domain(choice, choice)])]}
 
 
 def _classes_in(node: Schema, fixed: Schema) -> Iterator[str]:
@@ -106,8 +106,15 @@ def _classes_in(node: Schema, fixed: Schema) -> Iterator[str]:
             yield from _classes_in(value, fixed)
 
 
-def _with_domains(section: Schema, ref: str, *, ranges: bool) -> Schema:
-    """Return a section whose values may be domains. No key is required, since variants may set it."""
+def _with_domains(top: str, section: Schema, ref: str) -> Schema:
+    """Return a section whose values may be domains. No key is required, since variants may set it.
+
+    Args:
+        top: name of the section at the top of a file, which is this one or holds it.
+        section: schema of the section.
+        ref: a reference to that schema.
+    """
+    ranges = top != "data"
     keys = {}
     for key, value in section["properties"].items():
         inner = class_of(value)
@@ -120,8 +127,9 @@ def _with_domains(section: Schema, ref: str, *, ranges: bool) -> Schema:
             }  # a map of one kind is a domain of the whole
             values = {"anyOf": [one, _domain(item, one, ranges=ranges)]}
             searched = {"type": "object", "propertyNames": pattern, "additionalProperties": values}
+        domain = [] if f"{top}.{key}" in OF_TASK else [_domain(value, own, ranges=ranges)]
         # repeats the description of `own`, since editors look for it here when they complete the key
-        keys[key] = {"description": value["description"], "anyOf": [searched, _domain(value, own, ranges=ranges)]}
+        keys[key] = {"description": value["description"], "anyOf": [searched, *domain]}
     # in an open section, a map of one kind would be a section with an argument of that name
     names = {"propertyNames": {"not": {"enum": [*DOMAINS]}}} if section.get("additionalProperties") else {}
     return {name: section[name] for name in section if name != "required"} | {"properties": keys} | names
@@ -187,7 +195,7 @@ def _comparison() -> Schema:
     maps = "|".join(re.escape(key) for key in maps_of_values(Settings))
     row["propertyNames"] = {
         "anyOf": [
-            {"enum": [*row["properties"], *(key for key in searched if key != "seed")]},
+            {"enum": [*row["properties"], *(key for key in searched if key not in ("seed", *OF_TASK))]},
             {"pattern": rf"^({maps})\."},
         ]
     }
