@@ -35,10 +35,9 @@ class PopulationSettings(Section):
     """Number of networks that train side by side; grafting from another peer needs at least 2."""
 
     topology: str = "auto"
-    """Which peer is whose donor. auto: the exchange rule's own, ring for grafting. ring: peer i receives from peer
-    i - 1, peer 0 from the last. random_pairs: the peers of a pair receive from each other; pairs are drawn anew each
-    time. all: each peer receives the mean of all others. mean: each peer receives the mean of all peers. best: all
-    others receive from the peer with the best validation score."""
+    """Donors of each peer. auto: the exchange rule's own, ring for grafting. ring: the peer before it; for peer 0 the
+    last. random_pairs: the other peer of its pair; new pairs are drawn each time. all: the mean of all others. mean:
+    the mean of all peers. best: the peer with the best validation score, which itself receives nothing."""
 
     initialization: Literal["auto", "own", "same"] = "auto"
     """own: each peer draws initial weights of its own. same: all peers start from the same weights. auto: the exchange
@@ -80,8 +79,8 @@ class PopulationSettings(Section):
     output: Literal["best_peer", "ensemble", "uniform_soup", "greedy_soup"] = "best_peer"
     """Result of the population. best_peer: the peer with the best validation score, the task's primary metric.
     ensemble: the combined predictions of all peers, such as their mean probabilities. uniform_soup: the mean of all
-    peers' weights. greedy_soup: a mean of weights to which the peers are added from best to worst, each only if the
-    validation score of the mean does not fall."""
+    peers' weights. greedy_soup: a mean of weights; peers are added from best to worst if its validation score does not
+    fall."""
 
     deadline_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10.0
     """A peer counts as lost when a round takes it longer than this many median rounds, and longer than a minute."""

@@ -86,10 +86,10 @@ class PruningSettings(Section):
     nearest neighbors of all others (RNF), whatever their scores. null: that of the preset, otherwise lowest."""
 
     schedule: Schedule | None = None
-    """Treatment of weak units after every epoch. attenuate: they are multiplied by factor. soft: they become zero and
-    continue to train. asymptotic: like soft, with few units at first. softer: the factor falls from 1 to 0. hard: they
-    become zero and stay zero. gated: a few at a time become zero and stay zero, after epochs in which only gates train.
-    null: that of the preset, otherwise attenuate."""
+    """Treatment of weak units after every epoch. attenuate: multiplied by factor. soft: set to zero, but trained
+    further. asymptotic: like soft, with few units at first. softer: multiplied by a factor that falls from 1 to 0.
+    hard: set to zero for good. gated: like hard, a few at a time, after epochs in which only gates train. null: that of
+    the preset, otherwise attenuate."""
 
     factor: Annotated[float, Field(gt=0, le=1), OnlyWith("pruning.schedule", (None, "attenuate"))] = 0.5
     """Number by which weak units are multiplied after every epoch, with schedule attenuate."""
