@@ -64,11 +64,14 @@ def settings_schema() -> Schema:
     for path, conditions in dependent_keys().items():
         section, _, key = path.partition(".")
         node = schema["$defs"][class_of(schema["properties"][section])]["properties"][key]
-        needed = " and ".join(
-            f"{on.key}: {' or '.join('null' if value is None else value for value in on.values)}" for on in conditions
-        )
+        needed = " and ".join(f"{on.key}: {' or '.join(map(_in_words, on.values))}" for on in conditions)
         node["description"] += f" Only with {needed}."
     return schema
+
+
+def _in_words(value: str | None) -> str:
+    """Return a value of `OnlyWith`; a prefix such as `timm:` stands for every name that begins with it."""
+    return "null" if value is None else f"{value}NAME" if value.endswith(":") else value
 
 
 def _tables(schema: Schema) -> Iterable[tuple[str, str, list[Schema]]]:
