@@ -88,7 +88,7 @@ def tune(  # one parameter per option
         str | None, typer.Option(metavar="RUN", help="Resume a run that was interrupted or killed.", show_default=False)
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check all, estimate the duration, print the plan, and start nothing.")
+        bool, typer.Option("--dry-run", help="Run all checks, estimate the duration, print the plan, start nothing.")
     ] = False,
     show_token: Annotated[
         bool, typer.Option("--show-token", help="Print the token that the dashboard asks for beside its address.")

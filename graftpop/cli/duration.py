@@ -53,6 +53,6 @@ def duration_text(trials: Sequence[Settings], num_trials: int, nodes: Sequence[N
     return (
         f"{about(found.seconds)} on {f'this machine with {cores}' if len(nodes) == 1 else of_cluster}, an estimate "
         f"for training and validation alone: {found.batch_s:.2g} s per batch of {found.batch_size} images, "
-        f"{found.num_at_once} peer{'s' * (found.num_at_once > 1)} at once; processes start in addition, {START_S} s or "
-        f"more for the first trial and for each one with other resources than the trial before"
+        f"{found.num_at_once} peer{'s' * (found.num_at_once > 1)} at once. The start of processes takes {START_S} s "
+        f"or more in addition, for the first trial and for each trial with other resources than the previous one"
     )
