@@ -207,7 +207,7 @@ def _note(groups: Sequence[Group]) -> str:
     primary, equal = (groups[0].primary, groups[0].equal) if groups else (ACCURACY, "images")
     text = f"Variants are compared at equal {equal} {MEANINGS[equal]}."
     if equal == "time":
-        text += " Seconds vary with the load of the machine, so the images of the peer that trained on most stand for the time."
+        text += " Seconds vary with the machine's load, so the images of the peer that trained on most stand for time."
     text += (
         f" Difference: variant minus baseline{' in percentage points' * primary.is_share}, mean over the seeds that "
         f"both completed, with its {100 * CONFIDENCE:.0f} % interval by Student's t."

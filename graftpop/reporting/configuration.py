@@ -39,8 +39,8 @@ def configuration_sentences(settings: Settings, grafts: pa.Table) -> list[str]:
         settings: settings of the population.
         grafts: its rows of `grafts.parquet`; may be empty.
     """
-    aligned = ["Before each exchange, the donors' units are permuted to match the receiver's."] if settings.align is not None else []
-    return [*_training(settings), *_exchange(settings, grafts), *aligned]
+    aligned = "Before each exchange, the donors' units are permuted to match the receiver's."
+    return [*_training(settings), *_exchange(settings, grafts), *[aligned] * (settings.align is not None)]
 
 
 def _training(settings: Settings) -> Iterator[str]:
