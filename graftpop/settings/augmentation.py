@@ -38,7 +38,7 @@ class AugmentationSettings(Section):
 
     mixup: NotNegative = 0.0
     """alpha of mixup: the images and labels of each batch are mixed in pairs, l : 1 - l, with l from Beta(alpha,
-    alpha). 0: no mixup; an alpha below 0.01 counts as 0.01."""
+    alpha). 0: no mixup; an alpha smaller than 0.01 counts as 0.01."""
 
     cutmix: NotNegative = 0.0
     """alpha of CutMix: a rectangle of each image, with a share 1 - l of its area, comes from another image, and the
