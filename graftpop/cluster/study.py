@@ -60,7 +60,7 @@ def run_study(
         folder: the run folder, with the trials of earlier sessions.
         connection: the cluster.
         watch: called with all trials whenever one changes.
-        on_stop: called when a SIGINT ends the study, before what is pending is written.
+        on_stop: called when a SIGINT ends the study, before pending records are written.
 
     Raises:
         ResourceError: no trial found room for a long time; the cluster has lost nodes.

@@ -9,7 +9,7 @@ __all__ = ["with_label_noise"]
 
 
 def with_label_noise(labels: Tensor, num_classes: int, share: float, seed: int) -> Tensor:
-    """Return labels of which a share is wrong: each of these is any of the other classes, equally likely.
+    """Return labels with a share of wrong ones; each wrong label is one of the other classes, all equally likely.
 
     Args:
         labels: int64 (N,), in [0, num_classes).

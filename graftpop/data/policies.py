@@ -25,7 +25,10 @@ Operation = tuple[str, float]
 """Name and magnitude of an operation; the magnitude is in degrees, pixels, bits, or a share of the maximum."""
 
 Policy = Sequence[Sequence[Sequence[Operation]]]
-"""Sub-policies, one of which is drawn; each has stages; each stage lists operations, one of which is drawn."""
+"""Sub-policies, each a list of stages, each a list of operations.
+
+One sub-policy is drawn for each image, and one operation from each of its stages.
+"""
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 

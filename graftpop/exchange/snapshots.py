@@ -17,7 +17,7 @@ __all__ = ["copy_from_", "integers_of", "mean_snapshot", "take_snapshot", "weigh
 def take_snapshot(
     state: FlatState, peer: int, entropies: Tensor, predicted: Tensor, published: Mapping[str, Tensor]
 ) -> Snapshot:
-    """Return a snapshot of the weights with their entropies (S,), predictions (V,), and what the rule publishes.
+    """Return a snapshot of the weights, with their entropies (S,), predictions (V,) and the rule's published tensors.
 
     Copy it before the weights change: on a CPU its arrays share their memory.
     """

@@ -3,7 +3,7 @@
     tock     `tock_epochs` epochs: everything trains, with `sparsity` * sum of |gate| in the loss
     tick     `ticks` times: one epoch in which only gates, shifts and the output layer train; then the units with the
              lowest scores are dropped
-    ...      tocks and ticks alternate; the last share of the epochs trains what is left
+    ...      tocks and ticks alternate; the last share of the epochs trains the remaining network
 
 A gate is the scale of a unit's normalization. With the criterion `taylor` the score of a unit is summed over the steps
 of the tick's epoch, so it costs nothing.

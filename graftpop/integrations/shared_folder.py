@@ -46,8 +46,8 @@ class SharedFolder:
         donor: name of the training that gives its weights, of a network of the same architecture.
         A: width of the interval of alpha around 1/2, see `graftpop.graft`.
         c: steepness of alpha.
-        wait_s: seconds to wait for a donor that has completed fewer epochs. After a wait in vain there is no further
-            wait until the donor publishes.
+        wait_s: seconds to wait for a donor that has completed fewer epochs. After a wait that timed out there is no
+            other until the donor publishes.
 
     Raises:
         SpaceError: a name is not usable.
@@ -69,7 +69,7 @@ class SharedFolder:
         self._A, self._c, self._wait_s = A, c, wait_s
         self._epoch: int | None = None  # of the published weights that are not grafted yet
         self._used: int | None = None  # the donor's epoch at the last graft
-        self._late: int | None = -1  # the donor's epoch after a wait in vain
+        self._late: int | None = -1  # the donor's epoch when a wait timed out
 
     def publish(self, network: nn.Module, epoch: int) -> None:
         """Write a network's weights for others; a failure is logged.

@@ -88,7 +88,7 @@ def distinct_state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def without_ties(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous tensors of which no two share memory, as safetensors needs them: tied ones are copied."""
+    """Return contiguous tensors with separate memory, as safetensors needs them: tied tensors are copied."""
     separate: dict[str, Tensor] = {}
     starts: set[int] = set()
     for name, tensor in tensors.items():

@@ -36,7 +36,7 @@ class PreactivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-(6n+4)-k; the depth counts convolutions, those of the three shortcuts included.
+    """WRN-(6n+4)-k; the depth counts all convolutions, including those of the three shortcuts.
 
     He initialization (fan out), bias of the classifier zero, as in the authors' Torch code.
 

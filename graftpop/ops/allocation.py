@@ -206,7 +206,7 @@ def budget(
 
     So a layer loses many units if its scores are low or if its units cost much. The factor grows (`PENALTIES`). Then
     the shares are scaled and rounded by `counts_for_target`, so the target is met as nearly as single units allow.
-    Layers with equal scores and costs lose equally many, but for the last unit.
+    Layers with equal scores and costs lose the same number of units, or differ by one.
 
     >>> costs = torch.tensor([1.0, 3.0]).double()
     >>> budget([torch.ones(4), torch.ones(4)], lambda counts_L: 1 - counts_L @ costs / 16, 0.5, [1, 1])

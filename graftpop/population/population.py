@@ -208,7 +208,7 @@ class Population:
         """Give diverged peers their donors' weights, and add their rows to the round.
 
         Raises:
-            PeerError: no peer has finite weights, or a peer of this population cannot take another's.
+            PeerError: no peer has finite weights, or peers of this population cannot take another peer's weights.
         """
         topology = self._settings.topology
         for peer, error in diverged.items():

@@ -172,7 +172,7 @@ def pareto_figure(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, st
     """Return one point per completed trial by its first two metrics, with those on the Pareto front in color.
 
     Args:
-        rows: rows of `trials.parquet`, of which at least one is completed.
+        rows: rows of `trials.parquet`, at least one of a completed trial.
         objectives: two or more metrics with their modes.
     """
     front = pareto_front(rows, objectives)

@@ -87,7 +87,7 @@ class Settings(Section):
         return Settings.model_validate(tree)
 
     def of_peers(self) -> "list[Settings]":
-        """Return the settings of every peer; these alone if all peers train alike."""
+        """Return the settings of every peer; only these settings if `population.diversity` is no map of values."""
         if isinstance(self.population.diversity, str):
             return [self]
         return [self.of_peer(peer) for peer in range(self.population.num_peers)]
@@ -195,7 +195,7 @@ class Settings(Section):
 
     @property
     def reseeds(self) -> bool:
-        """Whether a diverged peer can take another's weights; with `outer` it would miss a step of that optimizer."""
+        """Whether a diverged peer can take another peer's weights; under `outer` it would miss an outer step."""
         return self.exchanges and self.outer is None
 
     @property

@@ -1,6 +1,6 @@
 """The domains in the sections of a space: read, taken out and collected by dotted key.
 
-A choice among sections may hold domains of its own; these are searched in that choice only.
+A choice among sections may hold domains of its own, which are searched in that choice only.
 """
 
 from collections.abc import Mapping
@@ -85,7 +85,7 @@ def _split_domains(choice: Any) -> tuple[dict[str, Any], Any]:
 
 
 def _with_inner_domains(section: str, whole: Domain, origin: Origin) -> dict[str, Domain]:
-    """Return the domain of a key without the domains inside its choices, and these with their conditions."""
+    """Return the domain of a key, and separately the domains inside its choices, with their conditions."""
     if not any(isinstance(choice, dict) for choice in whole.values):
         return {section: whole}
     inner: dict[str, Domain] = {}

@@ -32,7 +32,7 @@ SET_BY_OPTIMIZER = ("optimizer", "lr", "momentum", "weight_decay", "decay_norm_a
 def named_parts(
     sections: Mapping[str, Any], exchange: type[ExchangeRule] | None
 ) -> tuple[dict[str, Any], dict[str, Callable[..., Any]]]:
-    """Return the sections with names in place of functions and classes, and these by the key of each."""
+    """Return the sections with names in place of functions and classes, and the functions and classes by key."""
     graft = sections.get("graft")
     given: dict[str, Callable[..., Any] | None] = {"exchange": exchange}
     if isinstance(graft, Mapping):

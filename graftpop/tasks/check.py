@@ -35,7 +35,7 @@ def check_network(settings: Settings, task: Task, network: nn.Module, splits: Sp
     Raises:
         ModelError: the network does not take the data, its output has another shape than a built-in task needs, or it
             is a LightningModule.
-        SpaceError: a user-defined task fails or returns something unsuitable, or a method needs what it lacks.
+        SpaceError: a user-defined task fails, returns something unsuitable, or lacks the logits that a method needs.
         DataError: recognition has no identities to search for, or too few for a batch of the triplet loss.
     """
     where = f"model.name: '{settings.model.name}'"

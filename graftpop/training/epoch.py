@@ -37,8 +37,8 @@ MutualTerm = Callable[[Tensor, Tensor], Tensor]
 Steps = Generator[Tensor, Tensor, EpochMetrics]
 """An epoch as a `CollectiveCall` of tensors: yields a batch's logits (B, C), is sent those of all peers (K, B, C).
 
-With exchanges within the epoch it also yields the flat weights (N,), and is sent those of all peers (K, N); with
-averaged gradients the gradients, likewise.
+With exchanges within the epoch it also yields the flat weights (N,) and is sent those of all peers (K, N). With
+averaged gradients it yields its flat gradient (P,) and is sent those of all peers (K, P).
 """
 
 

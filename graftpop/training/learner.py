@@ -122,7 +122,7 @@ class Learner:
         )
 
     def epoch_steps(self) -> Steps:
-        """Train on every image once; yield what the peers exchange meanwhile, see `Steps`.
+        """Train on every image once; yield the tensors that the peers exchange meanwhile, see `Steps`.
 
         Raises:
             ModelError: the network has replaced its tensors.

@@ -141,7 +141,7 @@ def weight_gradient(
 
 
 def spans(place: int, num_inputs: int, num_outputs: int, stride: int, padding: int) -> tuple[slice, slice]:
-    """Return along one axis the outputs for which a place of the kernel sees a pixel, and these pixels.
+    """Return, along one axis, the outputs for which a place of the kernel sees a pixel, and the pixels it sees.
 
     Example: `spans(0, 4, 4, 1, 1)` is `slice(1, 4), slice(0, 3, 1)`: the first output sees padding there.
     """
