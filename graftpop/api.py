@@ -158,6 +158,8 @@ class Population:
 
         Raises:
             PeerError: a peer failed, or was lost more often than allowed.
+            PopulationLost: with `on_ray`, lost peers found no room and too few peers remain.
+            ResourceError: with `on_ray`, the cluster has no room for the peers.
         """
         with self._group() as group:
             running = population.Population(group, self.settings)

@@ -182,7 +182,7 @@ def replay_final_result(scheduler: TrialScheduler, trial: Trial, metric: str, sc
 
 
 def _pbt(space: Space) -> TrialScheduler:
-    """Every 1/20 of the rounds, at least every 5, let the worst quarter copy the best and change settings.
+    """Let the worst quarter copy the best and change settings, every 1/20 of the rounds but at least 5 rounds apart.
 
     Tune multiplies values by 1.2 or 0.8 regardless of their domain, so they are clipped to it.
     """

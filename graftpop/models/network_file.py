@@ -79,7 +79,8 @@ def load_network(place: str | Path) -> nn.Module:
 
     Raises:
         CheckpointError: it holds no such network.
-        ModelError: the architecture is unknown, or needs a package that is not installed.
+        ModelError: the architecture is unknown, needs a package that is not installed, or is a user-defined class whose
+            module is not imported yet.
     """
     network, card = read_network(place)
     return deployed(network, card, str(place))
@@ -90,7 +91,8 @@ def read_network(place: str | Path) -> tuple[nn.Module, ModelCard]:
 
     Raises:
         CheckpointError: it holds no such network.
-        ModelError: the architecture is unknown, or needs a package that is not installed.
+        ModelError: the architecture is unknown, needs a package that is not installed, or is a user-defined class whose
+            module is not imported yet.
     """
     card, weights = read_card_and_weights(Path(place))
     return rebuilt_network(card, weights, str(place)), card
@@ -141,7 +143,8 @@ def rebuilt_network(card: ModelCard, weights: Mapping[str, Tensor], where: str) 
 
     Raises:
         CheckpointError: the weights do not fit the network.
-        ModelError: the architecture is unknown, or needs a package that is not installed.
+        ModelError: the architecture is unknown, needs a package that is not installed, or is a user-defined class whose
+            module is not imported yet.
     """
     _check_is_imported(card.model, where)
     num_bytes, is_narrow = sum(tensor.nbytes for tensor in weights.values()), card.removed_filters is not None

@@ -75,11 +75,11 @@ class Task(ABC):
         return torch.stack(list(predictions)).mean(0)
 
     def validation_loss(self, outputs: Outputs, targets: Tensor) -> float | None:
-        """Return the loss of a split that is not trained on; None if it has none. By default `loss`."""
+        """Return the loss of a split that is not trained on, by default `loss`; None if the task has none there."""
         return float(self.loss(outputs, targets))
 
     def num_correct(self, outputs: Outputs, targets: Tensor) -> Tensor | None:
-        """Return how many items of a training batch are classified correctly; None if the task has no classes."""
+        """Return the number of correctly classified items of a training batch, a scalar; None without classes."""
         del outputs, targets
         return None
 
