@@ -154,6 +154,6 @@ def run_command(command: Callable[..., None], **options: Any) -> None:
         command: the command; NAME is the name of the function.
         options: keyword arguments of `typer.Typer.command`.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)  # only `graftpop` installs it
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)  # completion belongs to `graftpop`
     app.command(**options)(command)
     run_app(app, f"python -m graftpop.{command.__name__}")

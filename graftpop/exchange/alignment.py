@@ -50,7 +50,7 @@ class Alignment:
         ]
         self._parameters = {entry.name for entry in state.entries if entry.is_parameter}
         trained = [[place.tensor for place in group.places if place.tensor in self._parameters] for group in groups]
-        self._has_two_axes = [len({*names}) < len(names) for names in trained]  # a group of two axes of one tensor
+        self._has_two_axes = [len({*names}) < len(names) for names in trained]  # a group on two axes of one tensor
         self._neighbors = [
             {
                 other

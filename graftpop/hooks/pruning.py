@@ -82,7 +82,7 @@ class Pruning(Hook):
 
     name = "pruning"
 
-    def __init__(  # the network and its plan, and the seeds that make a run repeatable
+    def __init__(  # the network, its plan, the length of the training, and the seeds
         self,
         learner: Learner,
         filters: Sequence[SiteFilters],

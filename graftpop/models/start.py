@@ -46,7 +46,7 @@ class Start(NamedTuple):
     has_head: bool = True
 
     def load_into_(self, network: nn.Module, num_classes: int, name: str) -> str | None:
-        """Load the weights into a new network; an output layer for other classes stays new, which a note then says.
+        """Load the weights into a new network; return a note if an output layer for other classes stays new.
 
         Args:
             network: network with initial weights, which such an output layer keeps.

@@ -1,1 +1,1 @@
-"""Pure tensor mathematics: no I/O, no global random state; only names with `_` and `out` change an argument."""
+"""Pure tensor mathematics: no I/O, no global random state. Only `attenuate_` and `out=` change an argument."""

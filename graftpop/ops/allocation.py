@@ -44,7 +44,7 @@ def uniform(sizes: Sequence[int], rate: float, least: Sequence[int]) -> list[int
 
 
 def global_ranking(scores: Sequence[Tensor], rate: float, least: Sequence[int]) -> list[int]:
-    """Return how many units each layer loses if those with the lowest scores of all layers together go.
+    """Return how many units each layer loses if the units with the lowest scores of all layers are dropped.
 
     The `least` best units of a layer are not in the ranking, so other units take their place:
 

@@ -58,7 +58,7 @@ class UserTask(Task):
 
     @property
     def scores_outputs(self) -> bool:
-        """Whether the network's own outputs give the predictions, without a task that calls the network itself."""
+        """Whether predictions follow from the network's outputs alone; False if the task calls the network itself."""
         return self.kind.forward is Task.forward and self.kind.infer is Task.infer
 
     def forward(self, network: nn.Module, inputs: Tensor) -> Outputs:

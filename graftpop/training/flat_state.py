@@ -31,8 +31,8 @@ class Entry:
 class Stretch(NamedTuple):
     """A part of the buffer with `repetitions` times `num_units` equal blocks, a block of each unit in each repetition.
 
-    The units of most tensors lie one after the other, in one repetition. Units on a second axis, such as the filters of
-    a transposed convolution, repeat once per index of the axes before it.
+    The units of most tensors lie one after the other, in one repetition. For units on a later axis, such as the filters
+    of a transposed convolution, there is one repetition per index of the axes before it.
     """
 
     offset: int
