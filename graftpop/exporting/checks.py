@@ -81,7 +81,7 @@ def check_agreement(measurement: Measurement, primary: Metric) -> None:
     """Check that a file gives the outputs and the score of its network.
 
     Raises:
-        ModelError: outputs or scores differ by more than `TOLERANCE`; the scores may differ by one image.
+        ModelError: outputs or scores differ by more than `TOLERANCE`; shares may differ by one image.
     """
     images = f"{measurement.num_images:,} images ({measurement.images})"
     if not measurement.difference <= TOLERANCE:  # true for nan
@@ -90,8 +90,9 @@ def check_agreement(measurement: Measurement, primary: Metric) -> None:
             f"{measurement.difference:.2g} on {images}; choose another format"
         )
     expected, found = measurement.network_score, measurement.score
-    one_image = 1.5 / measurement.num_images  # a tie of two outputs decides one prediction; the half is for rounding
-    if abs(found - expected) > max(TOLERANCE, one_image) * max(1.0, abs(expected)):
+    # a tie of two outputs decides one prediction; the half is for rounding
+    allowed = 1.5 / measurement.num_images if primary.is_share else 0.0
+    if abs(found - expected) > max(allowed, TOLERANCE * max(1.0, abs(expected))):
         raise ModelError(
             f"export: the file must have the network's {primary.label}, {primary.text(expected)}, got "
             f"{primary.text(found)} on {images}; choose another format"
