@@ -182,11 +182,10 @@ def _input_shape(dataset: Dataset[Any], name: str, has_labels: bool) -> InputSha
         or (isinstance(target, Tensor) and target.dim() == 0 and not target.is_floating_point())
     ):
         is_target = False
-    is_input = isinstance(value, Tensor) and value.dim() > 0
-    if not (is_input and is_target):
+    if not isinstance(value, Tensor) or value.dim() == 0 or not is_target:
         got = tuple(map(_kind, item)) if isinstance(item, tuple | list) else type(item).__name__
         step = "use a transform such as torchvision's ToTensor"
-        if is_input:
+        if isinstance(value, Tensor) and value.dim():
             step = "make the label an integer" if has_labels else "make the target a number or a tensor"
         raise DataError(
             f"data: an item of {name} must be (input, {'label' if has_labels else 'target'}), the input a tensor such "

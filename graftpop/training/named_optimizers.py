@@ -322,4 +322,5 @@ class _TrialRun:
 
 
 def _first_row(tensor: Tensor) -> Tensor:
-    return torch.atleast_1d(tensor)[:1]
+    first: Tensor = torch.atleast_1d(tensor)[:1]
+    return first

@@ -36,8 +36,8 @@ def recalibrate(network: nn.Module, task: Task, batches: Batches) -> None:
 
     def inputs_of_batches() -> Iterator[Tensor]:
         for number, (inputs, _) in enumerate(batches, start=1):
-            for module in momenta:
-                module.momentum = 1 / number  # gives the mean over the batches; update_bn skips InstanceNorm
+            for norm in momenta:
+                norm.momentum = 1 / number  # gives the mean over the batches; update_bn skips InstanceNorm
             yield inputs
 
     inputs_left = inputs_of_batches()
@@ -52,8 +52,8 @@ def recalibrate(network: nn.Module, task: Task, batches: Batches) -> None:
             for inputs in inputs_left:  # none are left if there was a BatchNorm
                 called(inputs)
         network.train(was_training)
-    for module, momentum in momenta.items():
-        module.momentum = momentum
+    for norm, momentum in momenta.items():
+        norm.momentum = momentum
 
 
 def _copied_buffers(module: nn.Module) -> dict[str, Tensor]:
