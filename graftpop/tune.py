@@ -91,7 +91,7 @@ def tune(  # one parameter per option
         bool, typer.Option("--dry-run", help="Run all checks, estimate the duration, print the plan, start nothing.")
     ] = False,
     show_token: Annotated[
-        bool, typer.Option("--show-token", help="Print the token that the dashboard asks for beside its address.")
+        bool, typer.Option("--show-token", help="Also print the token that the dashboard asks for.")
     ] = False,
 ) -> None:
     """Search over populations of networks with Ray Tune."""
@@ -111,7 +111,7 @@ def tune(  # one parameter per option
         resume_study(resume, address, token=show_token)
         return
     if file is not None and space is not None:
-        raise SpaceError(f"--space: is the same as FILE, got {space} beside {file}; give one")
+        raise SpaceError(f"--space: is the same as FILE, got {space} and {file}; give one")
     where = file or space
     if where is None:
         raise SpaceError("--space: needs a YAML file or the name of a shipped space, got none; try --space digits")

@@ -1,4 +1,4 @@
-"""Connection to a Ray cluster, or to a local one that starts beside other work.
+"""Connection to a Ray cluster, or to a local one that starts during other work.
 
 One import is from `ray._private`, because Ray 2.60 has no public way: whether token authentication is on.
 """

@@ -18,7 +18,7 @@ from graftpop.study.trials import Trial
 __all__ = ["Tracker"]
 
 FIGURES: Final = ("epoch", "train_loss", "num_invalid_filters", "images_per_s", "exchange_s")
-"""Columns of a round's report that trackers get, beside those of `trials.parquet` and the means of the metrics."""
+"""Columns of a round's report that trackers get, besides those of `trials.parquet` and the means of the metrics."""
 
 
 @dataclass(eq=False)

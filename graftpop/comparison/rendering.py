@@ -290,5 +290,5 @@ def _table(group: Group, heads: Sequence[str], published: Mapping[str, Any] | No
 
 
 def _minus(text: str) -> str:
-    """Return a text with minus signs in place of hyphens, which are too short beside digits."""
+    """Return a text with minus signs in place of hyphens, which are too short next to digits."""
     return text.replace("-", "\u2212")

@@ -102,7 +102,7 @@ def hub_parts(train: Any, val: Any, test: Any) -> tuple[Any, Any, Any]:
     """
     if isinstance(train, Mapping) and train and all(map(_is_hub, train.values())):
         if val is not None or test is not None:
-            raise DataError("train: must be a Dataset beside val or test, got a DatasetDict; give one of its splits")
+            raise DataError("train: must be a Dataset if val or test is given, got a DatasetDict; give a split")
         names = _by_part(train, "train")
         parts = name_parts({part: train[name] for part, name in names.items()}, "train", SPLITS)
         return hub_parts(parts["train"], parts.get("val"), parts["test"])
@@ -238,7 +238,7 @@ class HubItems(Dataset[tuple[Any, Any]]):
         candidates = classes or [name for name in others if _is_integer(item[name])] or others
         if len(candidates) != 1:
             raise DataError(
-                f"{where}: needs one column of labels beside '{self._input}', got {one_line(found)}; use "
+                f"{where}: needs one column of labels besides '{self._input}', got {one_line(found)}; use "
                 f"select_columns(['{self._input}', LABEL])"
             )
         self._target = candidates[0]

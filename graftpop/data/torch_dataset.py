@@ -136,7 +136,7 @@ def dataset_splits(  # three splits, and every property that their items do not 
     trains, validates, tests = (DatasetImages(part, num_workers, num_classes) for part in (train, val, test))
     if trains.num_images < 2:
         raise DataError(
-            f"data: at least 2 images must be left to train on, got {trains.num_images} beside "
+            f"data: at least 2 images must be left to train on, got {trains.num_images} and "
             f"{validates.num_images} for validation; add training images"
         )
     trained = with_mixing(trains, augmentation, len(classes))

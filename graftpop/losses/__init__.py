@@ -1,1 +1,1 @@
-"""Loss terms beside the task's own, one per file."""
+"""Loss terms added to the task's own, one per file."""

@@ -97,7 +97,7 @@ def build(name: str, num_classes: int, where: str = "model.name", args: Mapping[
 
 
 def _args_key(where: str) -> str:
-    """Return the key of the arguments beside the key of a name: `model.args` beside `model.name`."""
+    """Return the key of the arguments that belong to the key of a name: `model.args` for `model.name`."""
     return re.sub(r"\w+$", "args", where)
 
 

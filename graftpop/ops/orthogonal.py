@@ -46,7 +46,7 @@ def orthogonal_filters(dropped: Tensor, kept: Tensor, generator: torch.Generator
     """Return new filters for dropped ones, orthogonal to the kept filters and to the old values.
 
     They are also orthogonal to each other, and random in the remaining space: each set of directions is equally likely.
-    D orthogonal filters need D dimensions beside those of the avoided filters. A first convolution, a widening 1x1 or
+    D orthogonal filters need D dimensions besides those of the avoided filters. A first convolution, a widening 1x1 or
     a depthwise convolution may lack them. So the new filters are
 
     1. orthogonal to kept and old filters and to each other, if fan_in - rank(kept and old) >= D;

@@ -1,7 +1,7 @@
 """Scions from inside one network: noise, or its own strong filters, for filters that are invalid.
 
-A filter is invalid when its L1 norm is below a threshold. These functions choose the filters that change and their
-new weights. The caller decides the share of its own weights that a receiver keeps beside an internal scion.
+A filter is invalid when its L1 norm is below a threshold. These functions choose the filters that change and their new
+weights. The caller decides the share of its own weights that a receiver of an internal scion keeps.
 
 References:
     Meng et al., Filter Grafting for Deep Neural Networks, CVPR 2020: noise and internal scions.

@@ -60,7 +60,7 @@ class TrialRecords:
             joined: returns the trial's rows in a joined table, by name; they replace those of a damaged file.
 
         Returns:
-            A line per damaged file. A copy of it is kept beside it, as `*.damaged`.
+            A line per damaged file. A copy of the file is kept next to it, as `*.damaged`.
 
         Raises:
             OSError: a file cannot be read.

@@ -43,7 +43,7 @@ class PublishedScore(Section):
 
 
 class PublishedSettings(Section):
-    """Published scores to show beside the measured ones."""
+    """Published scores to show next to the measured ones."""
 
     source: Annotated[str, Field(pattern=r"\S")]
     """Paper and table."""
@@ -71,5 +71,5 @@ class ComparisonSettings(Section):
     """The accounting at which variants are compared. null: equal images."""
 
     published: PublishedSettings | None = None
-    """Scores of a paper, in percent, to show beside the measured ones. Each row names a variant and the values of
+    """Scores of a paper, in percent, to show next to the measured ones. Each row names a variant and the values of
     searched keys."""

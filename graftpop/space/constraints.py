@@ -108,7 +108,7 @@ def check_rules(settings: Settings, domains: Mapping[str, Domain], origin: Origi
         )
     if settings.model.pretrained and settings.model.checkpoint is not None:
         raise SpaceError(
-            f"{origin('model.checkpoint')}: excludes model.pretrained, got {settings.model.checkpoint} beside "
+            f"{origin('model.checkpoint')}: excludes model.pretrained, got {settings.model.checkpoint} and "
             "true; remove one"
         )
     if data.name in NEED_ROOT and data.root is None:
@@ -209,7 +209,7 @@ def _check_epochs(settings: Settings, domains: Mapping[str, Domain], origin: Ori
         return
     if epochs is not None:
         raise SpaceError(
-            f"{origin('training.total_epochs')}: excludes training.epochs, got {total} beside {epochs}; "
+            f"{origin('training.total_epochs')}: excludes training.epochs, got {total} and {epochs}; "
             f"remove one, or set it to null"
         )
     for key in ("population.num_peers", "training.total_epochs"):

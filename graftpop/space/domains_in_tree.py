@@ -94,7 +94,7 @@ def _with_inner_domains(section: str, whole: Domain, origin: Origin) -> dict[str
         found, fixed = _split_domains(choice)
         if fixed in choices:
             raise SpaceError(
-                f"{origin(section)}: choices must differ in a fixed value, got {fixed} twice beside domains; merge them"
+                f"{origin(section)}: choices must differ in a fixed value, got {fixed} twice with domains; merge them"
             )
         choices.append(fixed)
         for name, value in found.items():

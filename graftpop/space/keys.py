@@ -10,7 +10,7 @@ from graftpop.settings import ComparisonSettings, Settings
 __all__ = ["STUDY_KEYS", "default_of", "keys_named", "known_keys", "maps_of_values", "names_at", "section_of"]
 
 STUDY_KEYS = tuple(ComparisonSettings.model_fields)
-"""Top-level keys beside the sections, which make a space a comparison."""
+"""Top-level keys besides the sections; they make a space a comparison."""
 
 
 def known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -46,7 +46,7 @@ def maps_of_values(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _is_open(section: type[BaseModel]) -> bool:
-    """Return whether a section may have keys of any name beside its own."""
+    """Return whether a section may have keys of any name besides its own."""
     return section.model_config.get("extra") == "allow"
 
 

@@ -152,7 +152,7 @@ def parse_without_torch(
     for sample in combinations({"variant": tuple(variants)} if variants else {}):
         of_sample = of_variant.get(sample.get("variant", ""), origin)
         first = space.active(space.complete(sample))
-        _check(space, first, of_sample)  # first, since keys may seem to have no effect beside an invalid value
+        _check(space, first, of_sample)  # first, since an invalid value may make other keys seem to have no effect
         check_effect(domains, partial(space.value_of, chosen=sample), of_sample)
     for sample in space.boundary_samples():
         of_sample = of_variant.get(sample.get("variant", ""), origin)
@@ -231,5 +231,5 @@ def _mask_storage_(tree: dict[str, Any]) -> str | None:
 
 def _put_seeds(sections: dict[str, Any], seeds: list[int], origin: Origin) -> None:
     if "seed" in sections:
-        raise SpaceError(f"{origin('seeds')}: excludes seed, got {seeds} beside seed {sections['seed']}; remove one")
+        raise SpaceError(f"{origin('seeds')}: excludes seed, got {seeds} and seed {sections['seed']}; remove one")
     sections["seed"] = {"grid": seeds}

@@ -87,7 +87,7 @@ def population_settings(
         sections: sections as in the YAML of a space.
 
     Raises:
-        SpaceError: a section is invalid, has no effect beside the other arguments, or holds a domain.
+        SpaceError: a section is invalid, has no effect with the other arguments, or holds a domain.
     """
     if refused := [name for name in SPACE_ONLY if name in sections]:
         raise SpaceError(f"{refused[0]}: has no effect in graftpop.Population, got a value; leave it out")

@@ -17,7 +17,7 @@ UNDER_PBT = ("graft.A", "graft.c", "graft.base", "graft.alpha", "training.lr")
 """Keys that population based training may change while a population runs: none changes the peers or their networks."""
 
 OF_COST: Final = ("flops", "parameters")
-"""Metrics beside those of the task."""
+"""Metrics besides those of the task."""
 
 MOST_GRID_TRIALS = 100_000
 
@@ -182,4 +182,4 @@ def check_first(space: Space, origin: Origin) -> None:
                     f"{where}: {key} must lie in its domain {space.domains[key]}, got {format_value(value)}; change one"
                 )
         for key in sample.keys() - space.active(space.with_needed(sample)).keys():
-            raise SpaceError(f"{where}: {key} has no effect beside the other values, got {sample}; remove it")
+            raise SpaceError(f"{where}: {key} has no effect with the other values, got {sample}; remove it")

@@ -29,7 +29,7 @@ class Task(ABC):
             def score(self, predictions, targets):
                 return {"rmse": float((predictions - targets).square().mean().sqrt())}
 
-    A task has no state that training changes: every peer has its own, made anew when a peer is replaced.
+    A task has no state that training changes: every peer has its own task, and a replaced peer gets a new one.
 
     Attributes:
         metrics: the metrics, the primary first; it selects peers and trials.

@@ -17,7 +17,7 @@ REVIVED: Final[Mapping[Role, float]] = {"bias": 0.0, "scale": 1.0, "shift": 0.0,
 """Entries of a revived unit. Other entries, such as the slope of a PReLU, keep their values."""
 
 DROPPED: Final[tuple[Role, ...]] = ("bias", "scale", "shift")
-"""Entries that are zero in a dropped unit, beside its weight."""
+"""Entries that are zero in a dropped unit, besides its weight."""
 
 
 @dataclass(frozen=True)

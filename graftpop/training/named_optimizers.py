@@ -127,7 +127,7 @@ def _is_vector(parameter: Tensor) -> bool:
 
 
 def _groups(parameters: Iterable[nn.Parameter], training: TrainingSettings) -> list[dict[str, Any]]:
-    """Return the parameter groups: all parameters, or apart those without weight decay."""
+    """Return the parameter groups: one for all parameters, or a separate one for those without weight decay."""
     if training.decay_norm_and_bias:
         return [{"params": list(parameters)}]
     groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])

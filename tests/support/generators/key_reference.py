@@ -45,9 +45,9 @@ graft: {choice: [null, {alpha: 0.5}, {level: filter, A: {uniform: [0.0, 1.0]}}]}
 
 A key that has no effect under the other values of a trial is not sampled, and is null in `trials.parquet`. The meanings
 below say which keys depend on others: with `alpha: {choice: [adaptive, 0.5]}`, only trials with adaptive alpha have
-values of `graft.A` and `graft.c`. Optuna's gp and qmc need the same keys in every trial; they get a random
-value of such a key, which has no effect and is not recorded. **tpe is the sampler for spaces with choices or such
-keys**: beside a choice, gp was worse than random samples after 16 and 32 trials
+values of `graft.A` and `graft.c`. Optuna's gp and qmc need the same keys in every trial; they get a random value of
+such a key, which has no effect and is not recorded. **tpe is the sampler for spaces with choices or such keys**: with a
+choice, gp was worse than random samples after 16 and 32 trials
 ([figures](../benchmarks/2026-11-29_search_2-cores/README.md)).
 
 """
