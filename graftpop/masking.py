@@ -14,7 +14,7 @@ _OPTION = re.compile(
     r"[^?&=]*=)[^&'\"]*",
     re.IGNORECASE,
 )
-"""A secret behind the question mark of a URL, such as `&secret_key=SECRET`."""
+"""A secret after the question mark of a URL, such as `&secret_key=SECRET`."""
 
 
 def masked(url: str) -> str:

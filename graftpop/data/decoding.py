@@ -77,7 +77,7 @@ def decode_image(encoded: bytes | str, where: str, size: tuple[int, int] | None 
             _check_size(image, size, where)
         orientation = _orientation(image)
         converted = _opaque(image)
-        # A PNG may hold EXIF data behind its pixels.
+        # A PNG may hold EXIF data after its pixels.
         converted = _upright(converted, orientation or _orientation(image))
     _check_size(converted, size, where)
     return converted

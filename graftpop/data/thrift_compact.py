@@ -17,7 +17,7 @@ def read_struct(stream: BinaryIO, max_values: int) -> dict[int, Any]:
     """Return a struct as a dict of values by field number: int, bytes, list, bool, or dict; None for a map.
 
     Args:
-        stream: positioned at the start of the struct; left behind its end.
+        stream: positioned at the start of the struct; left after its end.
         max_values: maximal number of values, nested ones included.
 
     Raises:

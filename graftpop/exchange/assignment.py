@@ -26,7 +26,7 @@ class Assignment:
     Attributes:
         site_names: (S) names of the sites in the records.
         weights: (S) the weights whose scores decide alpha.
-        norms: (S) scale and shift of the normalization behind each site; None if there is none.
+        norms: (S) scale and shift of the normalization after each site; None if there is none.
         parts: all parts of the state, in the order of the buffer.
     """
 

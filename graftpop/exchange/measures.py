@@ -45,7 +45,7 @@ class SiteMeasures:
         return [view[0] if len(view) == 1 else view.movedim(1, 0) for view in views]
 
     def filters_in(self, buffer: Tensor) -> list[Filters]:
-        """Return the units of every site in a buffer, with the normalization behind them, for a criterion."""
+        """Return the units of every site in a buffer, with the normalization after them, for a criterion."""
         return [
             filters_of_units(weight, *(self._entries_in(buffer, stretch) for stretch in norm))
             for weight, norm in zip(self.weights_in(buffer), self._norms, strict=True)

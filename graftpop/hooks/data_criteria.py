@@ -35,7 +35,7 @@ def taylor(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> list[
     g * dL/dg is the sum of y * dL/dy over the images and positions of a batch. The output of an affine map is linear in
     its parameters, so this equals
 
-        gamma * dL/dgamma + beta * dL/dbeta      of the normalization behind the layer
+        gamma * dL/dgamma + beta * dL/dbeta      of the normalization after the layer
         sum of w * dL/dw + b * dL/db             of the layer itself, without a normalization
 
     and no activation has to be kept.
@@ -96,7 +96,7 @@ def gate_products(
 
 
 def activation(learner: Learner, filters: Sequence[SiteFilters], seed: int) -> list[Tensor]:
-    """Return the mean of ReLU(y) over images and positions, for the output y of each unit behind its normalization.
+    """Return the mean of ReLU(y) over images and positions, for the output y of each unit after its normalization.
 
     `bn_activation` is its expectation from the BatchNorm alone.
 

@@ -30,7 +30,7 @@ COMPARABLE: Final = frozenset(
 """Criteria whose scores mean the same in every layer."""
 
 OF_NORMALIZATION: Final = frozenset({"bn_scale", "bn_activation"})
-"""Criteria that read the normalization behind a layer alone."""
+"""Criteria that read only the normalization after a layer."""
 
 RESTRICTED: Final = frozenset(DATA_CRITERIA.keys() | TORCH_PRUNING_CRITERIA.keys() | OF_NORMALIZATION)
 """Criteria that cannot score every site."""

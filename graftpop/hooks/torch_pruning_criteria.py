@@ -72,4 +72,4 @@ TORCH_PRUNING_CRITERIA: Final[Mapping[str, DataCriterion]] = {
 }
 
 OF_BATCHNORM: Final = frozenset({f"{TORCH_PRUNING}BNScaleImportance"})
-"""Criteria that read the BatchNorm behind a layer alone."""
+"""Criteria that read only the BatchNorm after a layer."""

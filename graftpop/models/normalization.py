@@ -1,4 +1,4 @@
-"""Normalization of images, and a network behind a conversion from one normalization to another."""
+"""Normalization of images, and a network after a conversion from one normalization to another."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,7 +25,7 @@ def normalization(mean: Sequence[float], std: Sequence[float]) -> Normalization:
 
 
 class Renormalized(nn.Module):
-    """A network behind a conversion from the data's normalization to its own: `x * scale + shift`.
+    """A network after a conversion from the data's normalization to its own: `x * scale + shift`.
 
     Args:
         network: gets the converted images.

@@ -37,7 +37,7 @@ TOLERANCE = 1e-6
 
 
 class Filters(NamedTuple):
-    """The filters of one layer, with the BatchNorm behind them.
+    """The filters of one layer, with the BatchNorm that follows them.
 
     Attributes:
         weight: weights of the convolution, (O, ...), one row per filter, finite.
