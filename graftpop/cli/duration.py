@@ -14,7 +14,7 @@ from graftpop.study.estimate import PlannedTrial, about, estimate
 __all__ = ["duration_text", "typical_trials"]
 
 TRIALS_ESTIMATED = 50
-"""Most trials whose mean duration is estimated."""
+"""Largest number of trials whose mean duration is estimated."""
 
 
 START_S = 13

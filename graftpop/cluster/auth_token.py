@@ -36,7 +36,7 @@ def protect_token(*, create: bool) -> None:
             _tighten(path)
     if create and not file.exists():
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # complete from the first moment, since another study may start at the same time; private whatever the umask
+        # complete from the first moment, since another study may start at the same time; private under any umask
         with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix="auth_token.") as whole:
             whole.write(secrets.token_hex(32))
             whole.flush()

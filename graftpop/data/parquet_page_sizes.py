@@ -1,8 +1,8 @@
 """Decompressed sizes of the pages of a Parquet file, read from the page headers.
 
-pyarrow allocates the memory that a page's header claims, up to 2 GiB, whatever the footer says. So the headers are
-checked first. The footer is parsed here too: on some damaged footers pyarrow 26 crashes the process.
-Source: parquet-format, README.md (layout) and parquet.thrift (field numbers).
+pyarrow allocates the memory that a page's header claims, up to 2 GiB, even if the footer says less. So the headers are
+checked first. The footer is parsed here too: on some damaged footers pyarrow 26 crashes the process. Source:
+parquet-format, README.md (layout) and parquet.thrift (field numbers).
 """
 
 import io

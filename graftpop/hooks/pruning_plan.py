@@ -33,7 +33,7 @@ class PruningPlan:
     least_share: float
 
     def least(self, group: UnitGroup) -> int:
-        """Return the least number of units of a group that stay, at least 1."""
+        """Return the smallest number of units of a group that stay, at least 1."""
         return max(1, math.ceil(self.least_share * group.num_units - 1e-9))
 
 

@@ -1,4 +1,4 @@
-"""Comparison of weights with a network: the same network, the same but for its output layer, or another one."""
+"""Comparison of weights with a network: the same network, the same except for its output layer, or another one."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -16,7 +16,7 @@ from graftpop.ops.pruning_target import counts_for_target
 __all__ = ["budget", "by_utilization", "cross_layer", "global_ranking", "normalized", "uniform"]
 
 LEAST_UTILIZATION = 0.05
-"""Least utilization of a layer, as a share of the largest."""
+"""Smallest utilization of a layer, as a share of the largest."""
 NUM_STEPS = 200
 STEP_SIZE = 0.1
 """First step of a layer's share of units; steps shrink in a straight line to 0."""

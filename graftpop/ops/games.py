@@ -35,7 +35,7 @@ Each value depends on its own row only, so the function may split a batch to fit
 """
 
 MAX_EXACT_PLAYERS: Final = 16
-"""Most players of the exact functions, whose value function gets all 2 ** N coalitions in one call."""
+"""Largest number of players of the exact functions, whose value function gets all 2 ** N coalitions in one call."""
 
 
 def shapley_exact(value: Value, num_players: int) -> Tensor:

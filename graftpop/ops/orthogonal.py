@@ -58,7 +58,7 @@ def orthogonal_filters(dropped: Tensor, kept: Tensor, generator: torch.Generator
 
     Args:
         dropped: (D, ...), the dropped filters as they were before, finite.
-        kept: (J, ...), the others as they are now, finite, of the same shape but for the first dimension.
+        kept: (J, ...), the others as they are now, finite, of the same shape except for the first dimension.
         generator: on the CPU; D * fan_in normal values are drawn from it in every case.
 
     Returns:

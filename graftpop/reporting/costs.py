@@ -18,7 +18,7 @@ LABEL_PX = 15
 """Height of a label, in pixels."""
 
 SHORTEST_PX = 240
-"""Least height of the plot's area."""
+"""Smallest height of the plot's area, in pixels."""
 
 MOST_CHARACTERS = 18
 """Longest label; a point shows the full name when it is pointed at."""

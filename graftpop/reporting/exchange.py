@@ -26,7 +26,7 @@ from graftpop.training.snapshot import ALL_OTHERS
 __all__ = ["alpha_map", "distances", "entropy_maps", "invalid_filter_maps", "lineage"]
 
 MOST_COLUMNS = 100
-"""Most rounds in a heat map; a longer training is drawn with evenly spread rounds, the last one included."""
+"""Largest number of rounds in a heat map; a longer training is drawn by evenly spread rounds, with the last one."""
 
 TITLE_HEIGHT = 48
 """Space in pixels for the title between two heat maps."""

@@ -25,8 +25,8 @@ from graftpop.seeds import seeded
 
 __all__ = ["Channel", "coupled_channels"]
 
-FIXED: Final = 0  # label of what no permutation moves: images, classes
-ANY: Final = -1  # label of constants and of sums over all channels: alike for every channel, whatever the permutation
+FIXED: Final = 0  # label of numbers that no permutation moves: images, classes
+ANY: Final = -1  # label of constants and of sums over all channels, which are the same for every channel
 
 MOVES: Final = frozenset(
     "view _unsafe_view _reshape_alias permute transpose t expand slice select cat stack split unbind "  # noqa: SIM905

@@ -20,7 +20,7 @@ from graftpop.tasks.find import num_outputs
 __all__ = ["Estimate", "PlannedTrial", "about", "estimate"]
 
 TIMING_S = 10.0
-"""Most seconds spent on timing, unless single batches take longer."""
+"""Limit of the seconds spent on timing, unless single batches take longer."""
 
 MOST_BATCHES = 5
 """Batches timed per network, after two small ones."""

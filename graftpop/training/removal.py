@@ -215,7 +215,7 @@ def _can_be_cut(node: Any) -> bool:
     module, kind, function = node.module, node.type.name, node.grad_fn
     if isinstance(module, CONVOLUTIONS):
         return module.groups == 1 or is_depthwise(module)
-    if kind == "ELEMENTWISE":  # whatever torch-pruning does not know; padding of the channel dimension shifts channels
+    if kind == "ELEMENTWISE":  # unknown to torch-pruning; padding of the channel dimension shifts channels
         return len(getattr(function, "_saved_pad", ())) <= 4
     if kind == "RESHAPE":
         return (
