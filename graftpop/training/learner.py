@@ -205,11 +205,14 @@ class Learner:
         """Replace the gradients by the mean of all peers'; a missing one counts as 0, if not missing everywhere."""
         weights = [weight for weight in self._parameters.values() if weight.requires_grad]
         gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-        has_gradient = torch.tensor([float(weight.grad is not None) for weight in weights], device=self._device)
+        lacking = [index for index, weight in enumerate(weights) if weight.grad is None]
+        has_gradient = torch.ones(len(weights), device=self._device)
+        has_gradient[lacking] = 0
         mean = (yield torch.cat([*(gradient.flatten() for gradient in gradients), has_gradient])).mean(0)
         *parts, shares = mean.split([*(weight.numel() for weight in weights), len(weights)])
-        for weight, gradient, part, share in zip(weights, gradients, parts, shares.tolist(), strict=True):
-            if share:  # an optimizer would decay a weight with a gradient of 0
+        unused = {index for index in lacking if not shares[index]}  # an optimizer would decay a weight with gradient 0
+        for index, (weight, gradient, part) in enumerate(zip(weights, gradients, parts, strict=True)):
+            if index not in unused:
                 weight.grad = gradient.copy_(part.view(weight.shape))
 
     @property
