@@ -183,10 +183,15 @@ def test_function_for_the_optimizer_may_take_few_weights_of_any_shape() -> None:
             self.gain = nn.Parameter(torch.ones(()))
             self.frozen = nn.Parameter(torch.ones(3, 4, 5), requires_grad=False)
 
-    def make(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam([weight for weight in parameters if weight.dim() in (0, 3)])
+    def of_odd_ones(
+        make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], parameters: Iterable[nn.Parameter]
+    ) -> torch.optim.Optimizer:
+        return make([weight for weight in parameters if weight.dim() in (0, 3)])
 
-    make_population(Odd, optimizer=make, pruning={})
+    with pytest.raises(SpaceError, match=r"^optimizer: .*drop.*Drifting"):
+        make_population(Odd, optimizer=partial(of_odd_ones, Drifting), pruning={})
+    population = make_population(Odd, optimizer=partial(of_odd_ones, torch.optim.Adam), pruning={})
+    assert population.settings.pruning is not None
 
 
 def test_networks_outlive_the_loop() -> None:
