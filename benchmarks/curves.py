@@ -1,10 +1,10 @@
 """Hold a faster computation to torch's own in training: loss curves over 200 steps, and the accuracy after them.
 
-    python benchmarks/curves.py [--way weight_gradient | bfloat16] [--seeds 5] [--steps 200]      half an hour
+    python benchmarks/curves.py [--way torch | bfloat16] [--seeds 5] [--steps 200]      half an hour
 
 torchvision's ResNet-18 trains on CIFAR-10 in batches of 32 on one core, once as graftpop computes by default in
-float32, and once the other way: with torch's weight gradients instead of those of `graftpop.training.weight_gradient`,
-or in bfloat16. A seed has the same initial weights, images, order and augmentation in both. Each step rounds
+float32, and once the other way: with torch's convolutions instead of those of `graftpop.training.convolutions`, or in
+bfloat16. A seed has the same initial weights, images, order and augmentation in both. Each step rounds
 differently, and training amplifies that like a small change of the initial weights. So a faster computation is sound
 if the paired differences center on 0 and none is larger than the differences between seeds. The table has the mean
 training loss of each quarter of the steps and the accuracy on 5,000 held-out images: mean and standard deviation over
@@ -34,7 +34,7 @@ from graftpop.training.learner import Learner
 MODEL, BATCH, LR = "torchvision:resnet18", 32, 0.01
 VAL_IMAGES, NUM_QUARTERS = 5_000, 4
 CPU: Final = torch.device("cpu")
-WAYS = ("weight_gradient", "bfloat16")
+WAYS = ("torch", "bfloat16")
 
 
 class WithLosses(Classification):
@@ -52,7 +52,7 @@ class WithLosses(Classification):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--way", choices=WAYS, default="weight_gradient")
+    parser.add_argument("--way", choices=WAYS, default="torch")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200)
     given = parser.parse_args()
@@ -69,13 +69,13 @@ def main() -> None:
         row(name, [default[seed][place] for seed in default], [other[seed][place] for seed in other])
         for place, name in enumerate(names)
     ]
-    other_name = "torch's weight gradients" if given.way == "weight_gradient" else given.way
+    other_name = "torch's convolutions" if given.way == "torch" else given.way
     print_table(["", "default", other_name, "default minus other, 95 %", "largest of one seed"], rows)
     provenance = run_provenance([], 0)
     print(json.dumps({key: provenance[key] for key in ("git", "hardware", "versions")}))
 
 
-def trained(seed: int, num_steps: int, way: Literal["weight_gradient", "bfloat16"] | None) -> list[float]:
+def trained(seed: int, num_steps: int, way: Literal["torch", "bfloat16"] | None) -> list[float]:
     """Train for an epoch of `num_steps` and return the mean loss of each quarter, then the accuracy.
 
     Args:
@@ -99,7 +99,7 @@ def trained(seed: int, num_steps: int, way: Literal["weight_gradient", "bfloat16
         peer=0,
         device=CPU,
     )
-    if way == "weight_gradient":
+    if way == "torch":
         use_torch_(network)
     learner.train_epoch()
     outputs, targets = learner.evaluate(splits.val)

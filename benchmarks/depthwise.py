@@ -2,9 +2,9 @@
 
     python benchmarks/depthwise.py      under a minute
 
-This is why `graftpop.training.precision` keeps some convolutions in float32 when the rest trains in bfloat16. On a CPU,
-torch has no fast bfloat16 kernel for the backward pass of a depthwise convolution with a stride or a filter wider than
-3. The shapes are similar to MobileNetV2's; the batch size is 64.
+This is why `graftpop.training.convolutions` keeps some convolutions in float32 when the rest trains in bfloat16. On a
+CPU, torch has no fast bfloat16 kernel for the backward pass of a depthwise convolution with a stride or a filter wider
+than 3. The shapes are similar to MobileNetV2's; the batch size is 64.
 """
 
 import argparse

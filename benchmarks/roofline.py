@@ -136,8 +136,8 @@ def time_of_operations(model: str, precision: Literal["auto", "float32"]) -> dic
     }
 
 
-def new_learner(model: str, precision: Literal["auto", "float32"]) -> Learner:
-    limit = BATCH * NUM_BATCHES + VAL_IMAGES
+def new_learner(model: str, precision: Literal["auto", "float32"], num_batches: int = NUM_BATCHES) -> Learner:
+    limit = BATCH * num_batches + VAL_IMAGES
     data = DataSettings(name="cifar10", max_train_images=limit, val_fraction=VAL_IMAGES / limit)
     return Learner(
         build(model, 10),

@@ -17,15 +17,15 @@ from graftpop.seeds import derive, seeded
 from graftpop.settings import TrainingSettings
 from graftpop.tasks.task import Outputs, Task
 from graftpop.training.collective import run_alone
+from graftpop.training.convolutions import speed_up_convolutions_
 from graftpop.training.cuda import set_up_cuda
 from graftpop.training.epoch import EpochMetrics, LossTerm, MutualTerm, Steps, WeightExchange
 from graftpop.training.flat_state import FlatState
 from graftpop.training.named_optimizers import named_optimizer
 from graftpop.training.optimizers import MakeOptimizer, Optimizer, TorchOptimizer
 from graftpop.training.outputs import in_float32, joined
-from graftpop.training.precision import avoid_slow_kernels_, training_dtype
+from graftpop.training.precision import training_dtype
 from graftpop.training.recalibration import recalibrate
-from graftpop.training.weight_gradient import speed_up_weight_gradients_
 
 __all__ = ["Learner"]
 
@@ -97,10 +97,8 @@ class Learner:
         self._seed, self._peer, self._device = seed, peer, device
         self._data_peer = peer if data_peer is None else data_peer
         self._dtype = training_dtype(settings.precision, device)
-        if self._dtype == torch.bfloat16 and device.type == "cpu":
-            avoid_slow_kernels_(self.network)
         if device.type == "cpu":
-            speed_up_weight_gradients_(self.network)
+            speed_up_convolutions_(self.network)
         self._parameters = dict(self.network.named_parameters())
         self._masks: list[tuple[nn.Parameter, Tensor]] = []
         self._optimizer: Optimizer = (
