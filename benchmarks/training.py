@@ -28,8 +28,8 @@ from turns import NUM_TURNS, Case, in_turns, report
 BASELINES = {"plain": PlainPeers, "competent": CompetentPeers}
 MODELS = ("resnet20", "resnet32", "torchvision:resnet18", "mobilenetv2")
 PEERS = (1, 2, 4)
-NUM_IMAGES = {"cpu": {"resnet20": 512, "resnet32": 512, "torchvision:resnet18": 512}, "cuda": {}}  # of all peers
-OTHERWISE = {"cpu": 128, "cuda": 40_960}  # CIFAR-10 has 50,000
+NUM_IMAGES = {"cpu": {"mobilenetv2": 512}, "cuda": {}}  # of all peers
+OTHERWISE = {"cpu": 2_048, "cuda": 40_960}  # CIFAR-10 has 50,000
 LARGEST_BATCH = 128
 WANTED = {"cpu": 1.7, "cuda": 5.0}
 WANTED_OF_COMPETENT = {"mobilenetv2": 2.0}
