@@ -190,8 +190,7 @@ def output_of_products(
     )
     products = [
         product(
-            from_BHWI[:, seen_rows, seen_columns].reshape(num_images, -1),
-            to_OHWI[:, kernel_rows, kernel_columns].reshape(num_filters, -1).t(),
+            from_BHWI[:, seen_rows, seen_columns].flatten(1), to_OHWI[:, kernel_rows, kernel_columns].flatten(1).t()
         )
         for seen_rows, kernel_rows in rows
         for seen_columns, kernel_columns in columns
@@ -233,8 +232,8 @@ def input_gradient(
         )
     )
     products = [
-        to_BHWO[:, output_rows, output_columns].reshape(num_images, -1)
-        @ from_HWOI[[[place] for place in kernel_rows], kernel_columns].reshape(-1, num_inputs)
+        to_BHWO[:, output_rows, output_columns].flatten(1)
+        @ from_HWOI[[[place] for place in kernel_rows], kernel_columns].flatten(0, 2)
         for output_rows, kernel_rows in rows
         for output_columns, kernel_columns in columns
     ]
@@ -311,11 +310,8 @@ def depthwise_weight_gradient(
         stride: steps in pixels, along both axes.
         padding: zeros on each side, along both axes.
     """
-    num_images, num_channels, *outputs = gradient.shape
-    pairs = torch.bmm(
-        gradient.permute(1, 2, 3, 0).reshape(num_channels, -1, num_images),
-        input.permute(1, 0, 2, 3).reshape(num_channels, num_images, -1),
-    )
+    _, num_channels, *outputs = gradient.shape
+    pairs = torch.bmm(gradient.permute(1, 2, 3, 0).flatten(1, 2), input.permute(1, 0, 2, 3).flatten(2))
     rows, columns = (
         connections(num_outputs, num_inputs, size, step, zeros)
         for num_outputs, num_inputs, size, step, zeros in zip(
