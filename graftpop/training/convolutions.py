@@ -233,22 +233,22 @@ def input_gradient(
     )
     products = [
         to_BHWO[:, output_rows, output_columns].flatten(1)
-        @ from_HWOI[[[place] for place in kernel_rows], kernel_columns].flatten(0, 2)
+        @ from_HWOI[kernel_rows[:, None], kernel_columns].flatten(0, 2)
         for output_rows, kernel_rows in rows
         for output_columns, kernel_columns in columns
     ]
     return torch.stack(products, 1).view(num_images, *sides, num_inputs).permute(0, 3, 1, 2)
 
 
-def observers(pixel: int, num_outputs: int, kernel_size: int, stride: int, padding: int) -> tuple[slice, list[int]]:
+def observers(pixel: int, num_outputs: int, kernel_size: int, stride: int, padding: int) -> tuple[slice, Tensor]:
     """Return, along one axis, the outputs that see a pixel, and the place of the kernel that each sees it with.
 
-    Example: `observers(0, 2, 3, 1, 1)` is `slice(0, 2), [1, 0]`.
+    Example: `observers(0, 2, 3, 1, 1)` is `slice(0, 2), tensor([1, 0])`.
     """
     place = pixel + padding
     start = max(0, -(-(place - kernel_size + 1) // stride))
     stop = max(start, min(num_outputs, place // stride + 1))
-    return slice(start, stop), [place - output * stride for output in range(start, stop)]
+    return slice(start, stop), place - stride * torch.arange(start, stop)
 
 
 def weight_gradient(
