@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from network_makers import seeded_network
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from graftpop.training import convolutions
 from graftpop.training.convolutions import speed_up_convolutions_
 from graftpop.training.flat_state import FlatState
 
@@ -120,6 +123,43 @@ def test_results_are_torchs_but_for_rounding(options: dict[str, Any], sides: tup
         assert torch.allclose(one.double(), true, rtol=1e-5, atol=1e-6 * float(true.abs().max()))
     for one, true in zip(run(fast.double(), images.double()), exact, strict=True):
         assert torch.allclose(one, true, rtol=1e-10, atol=1e-12 * float(true.abs().max()))
+
+
+@given(
+    num_images=st.integers(0, 2),
+    channels=st.integers(2, 5),
+    is_depthwise=st.booleans(),
+    kernel_size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    sides=st.sampled_from([(2, 2), (1, 2), (1, 1), (6, 8)]),
+    bias=st.booleans(),
+)
+@settings(max_examples=200)
+def test_any_geometry_has_torchs_results(
+    num_images: int,
+    channels: int,
+    is_depthwise: bool,
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    sides: tuple[int, int],
+    bias: bool,
+) -> None:
+    assume(all(side + 2 * zeros >= size for side, zeros, size in zip(sides, padding, kernel_size, strict=True)))
+    filters, groups = (channels, channels) if is_depthwise else (3, 1)
+    torch.manual_seed(0)
+    plain = nn.Conv2d(channels, filters, kernel_size, stride, padding, groups=groups, bias=bias).double()
+    images = torch.randn(num_images, channels, *sides, dtype=torch.double)
+    fast = copy.deepcopy(plain)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolutions, "FEWEST_WEIGHTS", 1)
+        patch.setattr(convolutions, "MOST_WEIGHTS", 1)
+        speed_up_convolutions_(fast)
+        found = run(fast, images)
+    for one, other in zip(found, run(plain, images), strict=True):
+        assert one.shape == other.shape
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("options", "sides"), [*FAST_GRADIENT, *FAST_DEPTHWISE])
