@@ -18,6 +18,14 @@ def test_loss_equals_a_loop_over_anchors(margin: float) -> None:
     assert float(batch_hard_triplet_loss(features, LABELS, margin)) == pytest.approx(sum(losses) / 6, abs=1e-5)
 
 
+def test_item_that_is_alone_with_its_identity_is_at_distance_0_from_itself() -> None:
+    features = 1000 * torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    nearest = torch.cdist(features.double(), features.double()).fill_diagonal_(torch.inf).amin(1)
+    margin = float(nearest.max())
+    loss = float(batch_hard_triplet_loss(features, torch.arange(16), margin))
+    assert loss == pytest.approx(float((margin - nearest).mean()), abs=0.01)  # with rounding left: 1 more
+
+
 def test_gradient_is_finite_where_features_are_equal() -> None:
     features = torch.ones(6, 4, requires_grad=True)
     batch_hard_triplet_loss(features, LABELS, 0.3).backward()
