@@ -16,7 +16,7 @@ Outputs = Any
 
 
 class Task(ABC):
-    """What a network learns, and how it is scored.
+    """The loss that networks train on, and the metrics that score their predictions.
 
     A subclass names its metrics and implements `loss` and `score`; everything else has a default:
 

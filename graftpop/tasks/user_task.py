@@ -134,8 +134,13 @@ class UserTask(Task):
     def decisions(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Return the task's decisions."""
         decisions = self._call("decisions", self._task.decisions, predictions, targets)
-        if not (isinstance(decisions, Tensor) and decisions.dim() == 1):
-            raise self._refusal("decisions", "a tensor (N,)", decisions)
+        num = len(predictions)
+        if not (
+            isinstance(decisions, Tensor)
+            and decisions.dtype == torch.int64
+            and decisions.shape in (torch.Size([0]), torch.Size([num]))
+        ):
+            raise self._refusal("decisions", f"an int64 tensor ({num},), one per item, or an empty one", decisions)
         return decisions
 
     def _outputs(self, method: str, outputs: Outputs, num_items: int) -> Outputs:

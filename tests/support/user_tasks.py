@@ -1,7 +1,7 @@
 """User-defined tasks for tests, named in spaces as `python:user_tasks.NAME`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -209,7 +209,27 @@ class ValidationLossPerItem(Regression):
 
 class DecidesTwice(Regression):
     def decisions(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        return torch.zeros(len(predictions), 2)
+        return torch.zeros(len(predictions), 2, dtype=torch.int64)
+
+
+class DecidesOnce(Regression):
+    def decisions(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return torch.zeros(1, dtype=torch.int64)
+
+
+class DecidesInFloats(Regression):
+    def decisions(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return torch.zeros(len(predictions))
+
+
+class Decides(Regression):
+    """Whether an item is predicted too high."""
+
+    made: ClassVar[list[Tensor]] = []
+
+    def decisions(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        self.made.append((predictions[:, 0] > targets[:, 0]).long())
+        return self.made[-1]
 
 
 class LogitsOfOneAxis(Regression):

@@ -147,7 +147,9 @@ def test_population_in_python_equals_that_of_the_space() -> None:
         ("FailsToCombine", r"\.combine failed: .*not together"),
         ("FailsInValidation", r"\.validation_loss failed: .*not validated"),
         ("ValidationLossPerItem", r"\.validation_loss failed: "),
-        ("DecidesTwice", r"\.decisions must return a tensor \(N,\), got a tensor of shape \(\d+, 2\)"),
+        ("DecidesTwice", r"\.decisions must return .*int64.* \(\d+,\).* got a tensor of shape \(\d+, 2\)"),
+        ("DecidesOnce", r"\.decisions must return .*int64.* \(\d+,\).* got a tensor of shape \(1,\)"),
+        ("DecidesInFloats", r"\.decisions must return .*int64.* \((\d+),\).* got .* \(\1,\), torch\.float32"),
         ("LogitsOfOneAxis", r"\.logits must return a tensor \(B, C\), got a tensor of shape \(\d+,\)"),
         ("MoreCorrectThanItems", r"\.num_correct must be in \[0, (\d+)\], got \d+"),
         ("CorrectAsText", r"\.num_correct must return a number or None, got '3'"),
@@ -179,6 +181,15 @@ def test_numbers_may_be_of_python_or_of_torch() -> None:
     row = running.step().peers[0]
     assert type(row["val_loss"]) is float
     assert 0 <= (row["train_accuracy"] or 0) <= 1
+
+
+def test_peers_disagree_where_decisions_of_their_task_differ() -> None:
+    wanted = settings(task="python:user_tasks.Decides", population={"num_peers": 2}, diagnostics={"pairs": True})
+    running = population(wanted)
+    user_tasks.Decides.made.clear()
+    (share,) = [row["value"] for row in running.step().diagnostics if row["diagnostic"] == "disagreement"]
+    first, second = user_tasks.Decides.made
+    assert share == (first != second).double().mean() > 0
 
 
 def test_metric_other_than_the_primary_may_be_infinite() -> None:
