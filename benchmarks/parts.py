@@ -81,7 +81,7 @@ def collect(entry: Path, run: Path) -> None:
 
 def run_part(space: dict[str, Any], run: Path, deadline: float) -> bool:
     """Run or resume a part until it ends or the deadline, in `time.monotonic` seconds; return whether it ended."""
-    file, text = run.with_suffix(".yaml"), yaml.safe_dump(space, sort_keys=False)
+    file, text = run.with_name(f"{run.name}.yaml"), yaml.safe_dump(space, sort_keys=False)
     if run.exists():
         if file.read_text(encoding="utf-8") != text:
             sys.exit(f"{run}: holds other variants or settings than this part; move it away")
