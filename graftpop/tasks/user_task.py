@@ -135,11 +135,7 @@ class UserTask(Task):
         """Return the task's decisions."""
         decisions = self._call("decisions", self._task.decisions, predictions, targets)
         num = len(predictions)
-        if not (
-            isinstance(decisions, Tensor)
-            and decisions.dtype == torch.int64
-            and decisions.shape in (torch.Size([0]), torch.Size([num]))
-        ):
+        if not (isinstance(decisions, Tensor) and decisions.dtype == torch.int64 and decisions.shape in ((0,), (num,))):
             raise self._refusal("decisions", f"an int64 tensor ({num},), one per item, or an empty one", decisions)
         return decisions
 
